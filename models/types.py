@@ -1,0 +1,101 @@
+"""The values that cross the border of the model library, and the protocol every scorer obeys.
+
+Knows nothing of queues, databases, settings or object stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of every image: the model-side half of a check.
+
+    `labels` are the K answers in a fixed order; `flags` is the subset that raises a flag.
+    `prompt` is the instruction; the letter menu ("A) overlay ...") is appended by `models.prompts`.
+    """
+
+    name: str
+    prompt: str
+    labels: tuple[str, ...]
+    flags: frozenset[str]
+    descriptions: Mapping[str, str] = field(default_factory=dict)  # label -> words shown in the menu
+    max_pixels: int = 448 * 448  # pixel budget after resizing, per image
+    min_pixels: int = 64 * 64
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2:
+            raise ValueError(f"question {self.name!r} needs at least two labels")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"question {self.name!r} names a label twice")
+        unknown = self.flags - set(self.labels)
+        if unknown or not self.flags or self.flags == set(self.labels):
+            raise ValueError(f"question {self.name!r}: flags must be some, not all, of its labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle in pixels of the original image: x0, y0 inclusive, x1, y1 exclusive (xyxy)."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    label: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The raw outcome of one prefill for one image; nothing in it is calibrated.
+
+    margin: logsumexp over flagging labels minus logsumexp over the others, in logits.
+    logits: one value per label (logsumexp over the label's token spellings), in the question's order.
+    mass: probability that the next token is any label token at all; below 0.9 the prompt or adapter is suspect.
+    visual_tokens: number of image tokens the language model read.
+    """
+
+    margin: float
+    logits: tuple[float, ...]
+    mass: float
+    visual_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """What a scorer row must say about the weights so that a margin can be traced."""
+
+    base_model: str  # hub id, or the name of a built-in model, or a folder's path
+    revision: str  # hub commit, or "sha256:..." over the files of a local folder
+    precision: str  # fp32 | bf16 | nf4 | int8
+    adapter_sha256: str | None  # None: the base model alone
+
+
+class Prepared(Protocol):
+    """One image made ready for the device (on the host); only its cost is public."""
+
+    @property
+    def visual_tokens(self) -> int: ...
+
+
+class Scorer(Protocol):
+    """Scores images against one question. `prepare` is thread-safe; `score` belongs to the device thread."""
+
+    @property
+    def question(self) -> Question: ...
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """Resize and normalise one RGB image. CPU only; may run in many threads."""
+        ...
+
+    def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
+        """One forward; the same image gives the same margin whatever its neighbours."""
+        ...
