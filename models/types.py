@@ -16,7 +16,8 @@ from PIL import Image
 class Question:
     """What is asked of every image: the model-side half of a check.
 
-    `labels` are the K answers in a fixed order; `flags` is the subset that raises a flag.
+    `labels` are the K answers in a fixed order; `flags` is the subset that raises a flag (empty: a plain
+    classification, whose margin is the best label against all others).
     `prompt` is the instruction; the letter menu ("A) overlay ...") is appended by `models.prompts`.
     """
 
@@ -34,7 +35,7 @@ class Question:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"question {self.name!r} names a label twice")
         unknown = self.flags - set(self.labels)
-        if unknown or not self.flags or self.flags == set(self.labels):
+        if unknown or self.flags == set(self.labels):
             raise ValueError(f"question {self.name!r}: flags must be some, not all, of its labels")
 
 
@@ -54,7 +55,8 @@ class Box:
 class Reading:
     """The raw outcome of one prefill for one image; nothing in it is calibrated.
 
-    margin: logsumexp over flagging labels minus logsumexp over the others, in logits.
+    margin: logsumexp over flagging labels minus logsumexp over the others, in logits
+        (without flagging labels: best label minus logsumexp over the rest).
     logits: one value per label (logsumexp over the label's token spellings), in the question's order.
     mass: probability that the next token is any label token at all; below 0.9 the prompt or adapter is suspect.
     visual_tokens: number of image tokens the language model read.
