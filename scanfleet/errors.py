@@ -1,0 +1,140 @@
+"""The one tree of errors. Its first fork decides what happens to an image.
+
+ScanfleetError
+ ├─ Retryable              the world failed: try again until it heals; never a verdict, never a failed image
+ │   ├─ StoreUnavailable       bucket or folder cannot be read right now
+ │   ├─ DatabaseUnavailable    the ledger cannot be reached
+ │   ├─ BrokerUnavailable      the queue cannot be reached
+ │   └─ DeviceUnavailable      the model cannot run right now
+ ├─ LeaseLost              another worker owns the batch now: write nothing, go on
+ └─ Permanent              trying again gives the same answer
+     ├─ ImageError             this image: recorded once, with stage and reason; its neighbours go on
+     └─ RequestError           what the person asked for: one line that says what to do, and an exit code
+         ├─ BadSettings  BadCheck  BadManifest  BadSource
+         ├─ SourceNotFound  AccessDenied  EmptySource
+         └─ UnknownName  SchemaOutdated  MissingExtra  ScanIncomplete
+"""
+
+from __future__ import annotations
+
+
+class ScanfleetError(Exception):
+    """Something scanfleet knows how to name."""
+
+    exit_code = 1
+
+
+class Retryable(ScanfleetError):
+    """The world failed; the same call may succeed later."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class StoreUnavailable(Retryable):
+    """The object store cannot be read right now."""
+
+
+class DatabaseUnavailable(Retryable):
+    """The database cannot be reached right now."""
+
+
+class BrokerUnavailable(Retryable):
+    """The message broker cannot be reached right now."""
+
+
+class DeviceUnavailable(Retryable):
+    """The model cannot run on the device right now."""
+
+
+class LeaseLost(ScanfleetError):
+    """The batch belongs to another worker by now."""
+
+
+class Permanent(ScanfleetError):
+    """Trying again gives the same answer."""
+
+
+class ImageError(Permanent):
+    """One image cannot be scored.
+
+    stage: where it failed (fetch, decode, prepare, score, process).
+    reason: a short stable word to filter by (gone, changed, empty, truncated, not_an_image, too_many_pixels ...).
+    """
+
+    def __init__(self, *, stage: str, reason: str, detail: str) -> None:
+        super().__init__(f"{stage}: {reason}: {detail}")
+        self.stage = stage
+        self.reason = reason
+        self.detail = detail
+
+
+class RequestError(Permanent):
+    """The request cannot be carried out as it stands."""
+
+    exit_code = 2
+
+
+class BadSettings(RequestError):
+    """A setting has no valid value."""
+
+    exit_code = 10
+
+
+class BadCheck(RequestError):
+    """A check file is faulty."""
+
+    exit_code = 11
+
+
+class BadManifest(RequestError):
+    """A manifest is faulty."""
+
+    exit_code = 12
+
+
+class BadSource(RequestError):
+    """A source cannot be understood."""
+
+    exit_code = 13
+
+
+class SourceNotFound(RequestError):
+    """The folder, bucket or manifest does not exist."""
+
+    exit_code = 14
+
+
+class AccessDenied(RequestError):
+    """The folder or bucket refuses to be read."""
+
+    exit_code = 15
+
+
+class EmptySource(RequestError):
+    """There is no image in the source."""
+
+    exit_code = 16
+
+
+class UnknownName(RequestError):
+    """No scan, check, image or adapter has this name."""
+
+    exit_code = 17
+
+
+class SchemaOutdated(RequestError):
+    """The database schema is not the one this version needs."""
+
+    exit_code = 18
+
+
+class MissingExtra(RequestError):
+    """An optional part of scanfleet is not installed."""
+
+    exit_code = 19
+
+
+class ScanIncomplete(RequestError):
+    """The scan ended with images that could not be scored."""
+
+    exit_code = 20

@@ -1,0 +1,69 @@
+"""Bytes to pixels, with every limit checked before memory is spent. Untrusted input ends here."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from scanfleet.errors import ImageError
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+
+# We compare the size in the header with our own limit; Pillow's global one only warns between 1x and 2x.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """An upright 8-bit RGB image, and what the file said of itself."""
+
+    image: Image.Image
+    width: int  # pixels, upright
+    height: int
+    format: str
+
+
+def decode(data: bytes, *, max_pixels: int) -> Decoded:
+    """Decode the first frame of an image to upright RGB.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit greys keep their upper byte.
+    Raises ImageError (stage decode): empty, not_an_image, too_many_pixels, truncated.
+    """
+    if not data:
+        raise _fault("empty", "the file has 0 bytes")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            pixels = opened.width * opened.height
+            if pixels > max_pixels:
+                size = f"{opened.width} x {opened.height}"
+                raise _fault("too_many_pixels", f"{size} is over the limit of {max_pixels} pixels")
+            opened.load()
+            image = _to_rgb(ImageOps.exif_transpose(opened))
+            return Decoded(
+                image=image, width=image.width, height=image.height, format=opened.format or "unknown"
+            )
+    except UnidentifiedImageError:
+        raise _fault("not_an_image", f"no {', '.join(FORMATS)} header in {len(data)} bytes") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+        # What Pillow's decoders raise on damaged files; OSError also for "image file is truncated".
+        raise _fault("truncated", f"{type(error).__name__}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow's own conversion clips at 255, which turns a 16-bit X-ray white.
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode == "F":
+        raise _fault("not_an_image", "32-bit floating point pixels have no defined white")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        image.alpha_composite(layer)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _fault(reason: str, detail: str) -> ImageError:
+    return ImageError(stage="decode", reason=reason, detail=detail)

@@ -1,0 +1,100 @@
+"""The Celery application as a factory. Imports no task: the producer sends by name, the worker adds its own.
+
+Each setting has its reason in docs/operations.md; the numbers come from our fault trials on Celery 5.6 and 5.7.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kombu.exceptions
+from celery import Celery
+from kombu import Queue
+
+from scanfleet.errors import BrokerUnavailable
+from scanfleet.messages import SCORE_BATCH, TRAIN_QUEUE, ScoreBatch
+from scanfleet.settings import Settings
+
+REDIS_OPTIONS = {
+    "visibility_timeout": 6 * 3600,  # seconds; recovery is the reconciler's work, not the broker's
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    "global_keyprefix": "scanfleet:",
+}
+PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+
+
+def make_app(settings: Settings, queues: tuple[str, ...] = ()) -> Celery:
+    """A Celery application on the broker of `settings`, knowing `queues` and the training queue."""
+    app = Celery("scanfleet", set_as_current=False)
+    app.conf.update(
+        broker_url=settings.broker,
+        broker_transport_options=_transport_options(settings),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_create_missing_queues=False,
+        task_queues=[Queue(name) for name in dict.fromkeys((*queues, TRAIN_QUEUE))],
+        task_publish_retry_policy=PUBLISH_RETRY,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=True,  # off, it wedges the worker after a Redis restart
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+    )
+    return app
+
+
+def ring(app: Celery, *, queue: str, batch_id: int) -> None:
+    """Knock for one batch. Raises BrokerUnavailable; the batch is safe in the ledger all the same."""
+    message = ScoreBatch(batch_id=batch_id)
+    try:
+        app.send_task(SCORE_BATCH, kwargs=message.model_dump(), queue=Queue(queue))
+    except (kombu.exceptions.OperationalError, OSError) as error:
+        raise BrokerUnavailable(f"cannot reach the broker: {error}") from error
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if settings.broker.startswith("redis"):
+        return dict(REDIS_OPTIONS)
+    if settings.broker.startswith("filesystem"):
+        return _folder_options(settings)
+    return {}
+
+
+def _folder_options(settings: Settings) -> dict[str, Any]:
+    """kombu's filesystem transport: messages are files, taken by an atomic rename on one file system.
+
+    The taken files go to a folder beside the others: kombu's default, the system's temporary folder, may lie on
+    another file system, where a move is a copy and a kill in its midst loses the message.
+    """
+    root = broker_folder(settings)
+    folders = {
+        "data_folder_in": root / "messages",
+        "data_folder_out": root / "messages",
+        "control_folder": root / "control",
+        "processed_folder": root / "taken",
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {name: str(folder) for name, folder in folders.items()}
+    # 50 ms instead of kombu's second: a knock is picked up at once.
+    return options | {"polling_interval": 0.05, "store_processed": True}
+
+
+def broker_folder(settings: Settings) -> Path:
+    """Where the embedded broker keeps its messages."""
+    return settings.data_dir / "broker"
+
+
+def clear_taken(settings: Settings) -> None:
+    """Delete the messages that the embedded broker has handed out: nobody reads them again."""
+    for message in (broker_folder(settings) / "taken").glob("*.msg"):
+        message.unlink(missing_ok=True)

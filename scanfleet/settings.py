@@ -1,0 +1,116 @@
+"""Every setting, with its unit in its name. Order: flag > environment (SCANFLEET_*) > scanfleet.toml > default."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from scanfleet.errors import BadSettings
+
+BROKER_SCHEMES = ("filesystem", "redis", "rediss", "memory")
+DATABASE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="SCANFLEET_", toml_file="scanfleet.toml", extra="forbid", frozen=True, validate_default=True
+    )
+
+    # where things are
+    data_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("scanfleet")))
+    database_url: SecretStr | None = None  # default: SQLite in data_dir
+    broker_url: SecretStr | None = None  # default: kombu's filesystem transport in data_dir
+    s3_endpoint_url: str | None = None  # any S3-compatible server; default: AWS
+
+    # what scores
+    model: str = "pocket"  # a built-in name, a hub id or a folder
+    model_revision: str | None = None  # hub commit
+    precision: str = Field(default="bf16", pattern="^(fp32|bf16|nf4|int8)$")
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    token_budget: int = Field(default=8192, ge=16)  # visual tokens in one forward
+
+    # the batch life
+    batch_images: int = Field(default=64, ge=1, le=4096)
+    lease_seconds: float = Field(default=60.0, gt=0)
+    reconcile_seconds: float = Field(default=2.0, gt=0)
+    ring_again_seconds: float = Field(default=30.0, gt=0)  # a ready batch is rung for again after this
+    max_outstanding_rings: int = Field(default=2000, ge=1)
+    drain_seconds: float = Field(default=15.0, ge=0)  # SIGTERM: finish or hand back within this
+
+    # the stages of a worker
+    batches_in_flight: int = Field(default=3, ge=1, le=64)
+    fetch_threads: int = Field(default=8, ge=1, le=256)
+    fetch_timeout_seconds: float = Field(default=30.0, gt=0)
+    max_image_bytes: int = Field(default=50_000_000, ge=1)
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+
+    log_level: str = "info"
+    log_json: bool = False
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("broker_url", "database_url")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
+        if value is None:
+            return None
+        allowed = BROKER_SCHEMES if info.field_name == "broker_url" else DATABASE_SCHEMES
+        scheme = urlsplit(value.get_secret_value()).scheme
+        if scheme not in allowed:
+            raise ValueError(f"scheme {scheme!r} is not one of {', '.join(allowed)}")
+        return value
+
+    @cached_property
+    def database(self) -> str:
+        """The SQLAlchemy URL, password included: never log it."""
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'scanfleet.db'}"
+        url = self.database_url.get_secret_value()
+        return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @cached_property
+    def broker(self) -> str:
+        """The Celery broker URL, password included: never log it."""
+        return self.broker_url.get_secret_value() if self.broker_url else "filesystem://"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read the settings; flags that are None count as not given.
+
+    Raises BadSettings with one line that names each faulty setting and never its value (it may be a secret).
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise BadSettings(f"settings: {faults} (flag, SCANFLEET_* variable or scanfleet.toml)") from None
+    except ValueError as error:  # tomllib: a scanfleet.toml that is not TOML
+        raise BadSettings(f"scanfleet.toml: {error}") from None
