@@ -57,8 +57,8 @@ class Reading:
 
     margin: logsumexp over flagging labels minus logsumexp over the others, in logits
         (without flagging labels: best label minus logsumexp over the rest).
-    logits: one value per label (logsumexp over the label's token spellings), in the question's order.
-    mass: probability that the next token is any label token at all; below 0.9 the prompt or adapter is suspect.
+    logits: one value per label (logsumexp over the label's token spellings), in the question's order. mass:
+    probability that the next token is any label token at all; below 0.9 the prompt or adapter is suspect.
     visual_tokens: number of image tokens the language model read.
     """
 

@@ -1,0 +1,33 @@
+"""The errors of the model library, split as the fleet needs them.
+
+    ModelError
+    ├── ModelUnavailable    the world failed (hub unreachable, disk): try again later
+    ├── ModelInvalid        the configuration is wrong: a person must change something
+    └── ImageUnsuitable     this one image cannot be scored; its neighbours can
+
+Every message is one line and says what to do.
+"""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """Something about a model, an adapter or an image's fitness for it."""
+
+
+class ModelUnavailable(ModelError):  # noqa: N818 - reads as the state of the world
+    """The model cannot be reached now; the same request may succeed later."""
+
+
+class ModelInvalid(ModelError):  # noqa: N818
+    """The model, adapter or question is wrong and will stay wrong until it is changed."""
+
+
+class ImageUnsuitable(ModelError):  # noqa: N818
+    """The model cannot take this image, for instance because it is a thin strip."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of another library's error, for use inside a message of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

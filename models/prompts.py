@@ -1,0 +1,188 @@
+"""From a question to the tokens around the image, and the tokens that answer it.
+
+One prefill scores an image: the label tokens are read at the position right after the generation prompt.
+Long or multi-token labels therefore get letter codes, each of them one token at exactly that position. The
+instruction stands *before* the image, so that its keys and values are the same for every image of a check
+(the score itself is the published form of Qwen3-VL-Reranker: the last hidden state times the label rows of
+the head).
+
+Knows tokenizers and chat templates; knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from string import ascii_lowercase, ascii_uppercase, digits
+from typing import Any, Protocol
+
+from models.errors import ModelInvalid
+from models.types import Question
+
+IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105 - the Qwen-VL families' placeholder, not a secret
+
+
+class Tokenizer(Protocol):
+    """What we use of a transformers tokenizer."""
+
+    @property
+    def unk_token_id(self) -> int | None: ...
+
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> Any: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    def convert_tokens_to_ids(self, tokens: str) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One user turn with one image, ready to be answered.
+
+    text, text_after: the turn as the chat template renders it, and the part of it that follows the image.
+    before, after: token ids on either side of the image; `after` ends with the generation prompt.
+    """
+
+    text: str
+    text_after: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    image_token_id: int
+
+    def ids(self, visual_tokens: int) -> list[int]:
+        """Token ids of the whole turn with the placeholder expanded to `visual_tokens` tokens."""
+        return [*self.before, *([self.image_token_id] * visual_tokens), *self.after]
+
+    def length(self, visual_tokens: int) -> int:
+        return len(self.before) + visual_tokens + len(self.after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCode:
+    """A label, the code that stands for it in the menu, and the code's single-token spellings."""
+
+    label: str
+    code: str
+    token_ids: tuple[int, ...]  # "A" first, then " A" where that is one token
+
+    @property
+    def answer_id(self) -> int:
+        """The token a trainer teaches the model to emit."""
+        return self.token_ids[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A question as one tokenizer renders it: what scoring and training both read."""
+
+    turn: Turn
+    codes: tuple[LabelCode, ...]  # in the question's label order
+
+    @property
+    def answer_ids(self) -> dict[str, int]:
+        return {code.label: code.answer_id for code in self.codes}
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the prompt for calibrators: the same tokens and label tokens, the same hash."""
+        parts = [self.turn.before, self.turn.after, [code.token_ids for code in self.codes]]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def make_prompt(tokenizer: Tokenizer, question: Question, *, chat_template: str | None = None) -> Prompt:
+    """Render `question` and choose its letter codes.
+
+    Raises ModelInvalid when the tokenizer has too few single-token codes or no usable chat template.
+    """
+    # The codes depend on the generation prompt alone, not on the menu: probe without one.
+    probe = render_turn(tokenizer, question.prompt, chat_template=chat_template)
+    spellings = _choose_codes(tokenizer, probe, len(question.labels))
+    codes = tuple(
+        LabelCode(label=label, code=code, token_ids=ids)
+        for label, (code, ids) in zip(question.labels, spellings, strict=True)
+    )
+    turn = render_turn(tokenizer, instruction(question, codes), chat_template=chat_template)
+    return Prompt(turn=turn, codes=codes)
+
+
+def instruction(question: Question, codes: Sequence[LabelCode]) -> str:
+    """The text of the user turn: the prompt, one line a label, and how to answer."""
+    menu = [f"{code.code}) {question.descriptions.get(code.label) or code.label}" for code in codes]
+    return "\n".join([question.prompt, *menu, "Answer with the letter."])
+
+
+def render_turn(
+    tokenizer: Tokenizer, text: str, *, chat_template: str | None = None, image_token: str = IMAGE_TOKEN
+) -> Turn:
+    """Render one user turn (text, then one image) with the generation prompt, and split it at the image.
+
+    The image placeholder is a special token, so what stands on either side tokenises independently of how
+    often it is repeated; `Turn.ids` relies on that.
+    """
+    content = [{"type": "text", "text": text}, {"type": "image"}]
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=False,
+        add_generation_prompt=True,
+        chat_template=chat_template,
+    )
+    image_id = tokenizer.convert_tokens_to_ids(image_token)
+    ids = tokenizer.encode(rendered, add_special_tokens=False)
+    if image_id is None or image_id == tokenizer.unk_token_id:
+        raise ModelInvalid(
+            f"the tokenizer has no {image_token} token; use a Qwen-VL checkpoint's own tokenizer"
+        )
+    if ids.count(image_id) != 1:
+        raise ModelInvalid(
+            f"the chat template puts {ids.count(image_id)} times {image_token} into the prompt, not once; "
+            "use a vision-language checkpoint and keep the placeholder out of the prompt text"
+        )
+    at = ids.index(image_id)
+    return Turn(
+        text=rendered,
+        text_after=rendered.rpartition(image_token)[2],
+        before=tuple(ids[:at]),
+        after=tuple(ids[at + 1 :]),
+        image_token_id=image_id,
+    )
+
+
+def _choose_codes(tokenizer: Tokenizer, turn: Turn, count: int) -> list[tuple[str, tuple[int, ...]]]:
+    """The first `count` candidate codes that are one token at the emission position, no token shared."""
+    chosen: list[tuple[str, tuple[int, ...]]] = []
+    taken: set[int] = set()
+    for code in _candidates():
+        if len(chosen) == count:
+            break
+        bare = _emitted_token(tokenizer, turn, code)
+        if bare is None or bare in taken:
+            continue
+        spaced = _emitted_token(tokenizer, turn, " " + code)
+        ids = (bare,) if spaced is None or spaced == bare or spaced in taken else (bare, spaced)
+        taken.update(ids)
+        chosen.append((code, ids))
+    if len(chosen) < count:
+        raise ModelInvalid(
+            f"the question has {count} labels but this tokenizer has only {len(chosen)} single-token letter "
+            "codes; ask with fewer labels or another base model"
+        )
+    return chosen
+
+
+def _candidates() -> Iterator[str]:
+    yield from ascii_uppercase
+    yield from ascii_lowercase
+    yield from digits
+    for first, second in product(ascii_uppercase, repeat=2):
+        yield first + second
+
+
+def _emitted_token(tokenizer: Tokenizer, turn: Turn, spelling: str) -> int | None:
+    """The single token that `spelling` becomes right after the generation prompt, or None."""
+    ids = tokenizer.encode(turn.text_after + spelling, add_special_tokens=False)
+    if tuple(ids[:-1]) != turn.after or ids[-1] == tokenizer.unk_token_id:
+        return None
+    return ids[-1]

@@ -1,0 +1,99 @@
+"""Where a model comes from: a hub id, a local folder or the built-in pocket model, always ending in a folder.
+
+A hub repository is first fetched into the hub cache (configuration, tokenizer and safetensors files only,
+so no Python file and no pickle ever reaches this machine) and then read like any folder. That leaves one
+place where the network can fail, and gives every model an exact revision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from models.errors import ModelInvalid, ModelUnavailable, one_line
+
+POCKET = "pocket"
+_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model on this machine's disk.
+
+    revision: the hub commit, or "sha256:..." over the files of a local folder.
+    """
+
+    name: str
+    folder: Path
+    revision: str
+
+
+def locate(model: str, *, revision: str | None = None) -> Checkpoint:
+    """Find `model` ("pocket", a folder, or a hub id "owner/name"), downloading it when needed.
+
+    Raises ModelInvalid for a name that leads nowhere, ModelUnavailable when the hub cannot be reached.
+    """
+    if model == POCKET:
+        from models import pocket
+
+        return _local(POCKET, pocket.folder(), revision)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return _local(model, folder, revision)
+    if model.startswith(("/", ".", "~")) or model.count("/") != 1:
+        raise ModelInvalid(
+            f"no model {model!r}: give 'pocket', an existing folder or a hub id like owner/name"
+        )
+    return _download(model, revision)
+
+
+def _local(name: str, folder: Path, revision: str | None) -> Checkpoint:
+    if not (folder / "config.json").is_file():
+        raise ModelInvalid(f"{folder} holds no model: config.json is missing")
+    found = folder_revision(folder)
+    if revision is not None and revision != found:
+        raise ModelInvalid(
+            f"{folder} is {found}, not the pinned {revision}; restore its files or change the pin"
+        )
+    return Checkpoint(name=name, folder=folder, revision=found)
+
+
+def _download(repo_id: str, revision: str | None) -> Checkpoint:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(_FILES)))
+    except errors.GatedRepoError as error:
+        raise ModelInvalid(f"{repo_id} is gated: accept its terms on the hub and set HF_TOKEN") from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise ModelInvalid(
+            f"the hub has no {repo_id} at revision {revision or 'main'}; check the name"
+        ) from error
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # whichever client the hub library uses
+        raise ModelUnavailable(f"cannot fetch {repo_id} from the hub now: {one_line(error)}") from error
+    return Checkpoint(name=repo_id, folder=folder, revision=folder.name)
+
+
+def folder_revision(folder: Path) -> str:
+    """ "sha256:..." over the names and contents of a folder's weight, configuration and tokenizer files."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        stat = path.stat()
+        digest.update(f"{path.name}\0{file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    found = {path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}
+    return iter(sorted(found))
+
+
+@lru_cache(maxsize=4096)
+def file_sha256(path: Path, _size: int, _mtime_ns: int) -> str:
+    """Hex digest of one file; size and time are the cache's key, so an untouched file is read once a
+    process."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
