@@ -1,0 +1,179 @@
+"""Where image bytes come from: a folder, S3, or memory (the peer that tests use).
+
+A uri is an absolute path, `s3://bucket/key`, or `mem://...`. Listing is lazy: an archive of millions never stands in
+memory. Reading is capped, and pinned to the version that was listed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
+from scanfleet.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """One listed object. etag: whatever changes when the bytes change; None where the source cannot tell."""
+
+    uri: str
+    etag: str | None = None
+    size: int | None = None  # bytes
+
+
+class ObjectStore(Protocol):
+    def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
+        """Every object under a location, lazily; where the store can, only those after a uri.
+
+        Raises SourceNotFound, AccessDenied, StoreUnavailable.
+        """
+        ...
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+        """The bytes of one object.
+
+        Raises ImageError (stage fetch: gone, changed, too_large, refused) when the object is at fault and
+        StoreUnavailable when the world is.
+        """
+        ...
+
+
+def fetch_fault(reason: str, detail: str) -> ImageError:
+    return ImageError(stage="fetch", reason=reason, detail=detail)
+
+
+class FolderStore:
+    """Regular files below `root`. Symlinks that lead out of it, and special files, are refused."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.realpath(root))
+
+    def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
+        del after  # the directory order is the file system's own; the ledger drops what it already holds
+        top = Path(location)
+        if not top.is_dir():
+            raise SourceNotFound(f"no such folder: {location}")
+        yield from self._walk(os.fsencode(os.path.realpath(top)), first=True)
+
+    def _walk(self, folder: bytes, *, first: bool = False) -> Iterator[ObjectInfo]:
+        subfolders = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        subfolders.append(entry.path)
+                    elif info := self._info(entry):
+                        yield info
+        except PermissionError:
+            if first:
+                raise AccessDenied(f"no permission to read the folder {os.fsdecode(folder)}") from None
+            raise AccessDenied(
+                f"no permission to read the subfolder {os.fsdecode(folder)}: grant it or --exclude it"
+            ) from None
+        for subfolder in sorted(subfolders):
+            yield from self._walk(subfolder)
+
+    def _info(self, entry: os.DirEntry[bytes]) -> ObjectInfo | None:
+        try:
+            status = entry.stat()
+        except OSError:
+            return None  # a dangling link, or gone since the directory was read
+        if not stat.S_ISREG(status.st_mode) or (entry.is_symlink() and not self._inside(entry.path)):
+            return None
+        return ObjectInfo(uri=path_to_uri(entry.path), etag=file_etag(status), size=status.st_size)
+
+    def _inside(self, path: bytes) -> bool:
+        return Path(os.fsdecode(os.path.realpath(path))).is_relative_to(self.root)
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+        path = uri_to_path(uri)
+        if not self._inside(path):
+            raise fetch_fault("refused", f"the path leads out of {self.root}")
+        try:
+            return self._read(path, etag=etag, max_bytes=max_bytes)
+        except FileNotFoundError:
+            if not self.root.is_dir():
+                raise StoreUnavailable(f"the folder {self.root} is not there: is it mounted?") from None
+            raise fetch_fault("gone", "the file no longer exists") from None
+        except PermissionError:
+            raise fetch_fault("denied", "no permission to read the file") from None
+        except OSError as error:
+            raise StoreUnavailable(f"cannot read {uri}: {error.strerror}") from error
+
+    def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> bytes:
+        # O_NONBLOCK: opening a pipe that somebody put in the place of the file must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise fetch_fault("refused", "not a regular file")
+            if etag is not None and etag != file_etag(status):
+                raise fetch_fault("changed", "the file changed after it was listed")
+            if status.st_size > max_bytes:
+                raise fetch_fault("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
+            return file.read(max_bytes)
+
+
+@dataclass
+class MemoryStore:
+    """Objects in a dict: the fake that ships beside the real stores."""
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    down: bool = False  # True: every call fails as a store that is away
+
+    def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
+        self._check_up()
+        for uri in sorted(self.objects):
+            if uri.startswith(location) and (after is None or uri > after):
+                yield ObjectInfo(uri=uri, etag=f"{hash(self.objects[uri]):x}", size=len(self.objects[uri]))
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+        self._check_up()
+        data = self.objects.get(uri)
+        if data is None:
+            raise fetch_fault("gone", "the object no longer exists")
+        if etag is not None and etag != f"{hash(data):x}":
+            raise fetch_fault("changed", "the object changed after it was listed")
+        if len(data) > max_bytes:
+            raise fetch_fault("too_large", f"{len(data)} bytes is over the limit of {max_bytes}")
+        return data
+
+    def _check_up(self) -> None:
+        if self.down:
+            raise StoreUnavailable("the memory store was told to be away")
+
+
+def file_etag(status: os.stat_result) -> str:
+    """What changes when a file's bytes change: inode, size and time of modification."""
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def path_to_uri(path: bytes) -> str:
+    """The path itself; a name that is not UTF-8 is percent-encoded after `file://`, so every database can hold it."""
+    try:
+        return path.decode()
+    except UnicodeDecodeError:
+        return "file://" + quote_from_bytes(path)
+
+
+def uri_to_path(uri: str) -> bytes:
+    return unquote_to_bytes(uri[7:]) if uri.startswith("file://") else uri.encode()
+
+
+def open_store(uri: str, settings: Settings, *, root: str | None = None) -> ObjectStore:
+    """The store a uri belongs to. `root`: the folder that local files must not leave."""
+    if uri.startswith("s3://"):
+        from scanfleet.objects_s3 import S3Store
+
+        return S3Store.connect(settings)
+    if "://" in uri and not uri.startswith("file://"):
+        raise BadSource(f"{uri.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
+    if root is None:
+        raise BadSource(f"{uri}: no folder is named that local files may be read from")
+    return FolderStore(Path(root))

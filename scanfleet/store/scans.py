@@ -1,0 +1,217 @@
+"""A scan: started, listed, watched, paused, resumed, cancelled, finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.checks import Check
+from scanfleet.errors import RequestError, UnknownName
+from scanfleet.messages import score_queue
+from scanfleet.store.checks import save_check
+from scanfleet.store.engine import now
+from scanfleet.store.tables import Batch, CheckRow, Image, Scan
+
+_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0/o, 1/l/i: people read these ids aloud
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanInfo:
+    id: str
+    check: str
+    check_id: int
+    model: str
+    queue: str
+    sources: tuple[str, ...]
+    filters: dict[str, Any]
+    state: str
+    cursor: dict[str, Any] | None
+    n_listed: int | None  # None while the listing goes on
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Summed from batches, never from images: ten million images are 156 thousand rows."""
+
+    n_images: int  # enqueued so far
+    n_verdicts: int
+    n_failures: int
+    n_cancelled: int
+    n_reused: int
+    n_flagged: int
+    n_review: int
+    n_batches: int
+    n_leased: int
+    waiting_for: str | None  # the failure of the world that some batch waits for
+
+    @property
+    def n_pending(self) -> int:
+        return self.n_images - self.n_verdicts - self.n_failures - self.n_cancelled
+
+
+def open_scan(
+    connection: sa.Connection,
+    *,
+    check: Check,
+    model: str,
+    sources: Sequence[str],
+    filters: dict[str, Any],
+    fresh: bool = False,
+) -> tuple[ScanInfo, bool]:
+    """The scan of this check, model, sources and filters, and whether it is new. `fresh` starts another one."""
+    identity = _identity(check, model, sources, filters, salt=secrets.token_hex(8) if fresh else "")
+    known = connection.execute(sa.select(Scan.id).where(Scan.identity == identity)).scalar_one_or_none()
+    if known is not None:
+        return get_scan(connection, known), False
+    scan_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
+    connection.execute(
+        sa.insert(Scan).values(
+            id=scan_id,
+            identity=identity,
+            check_id=save_check(connection, check),
+            model=model,
+            queue=score_queue(model),
+            sources=list(sources),
+            filters=filters,
+            state="running",
+            created_at=now(connection),
+        )
+    )
+    return get_scan(connection, scan_id), True
+
+
+def _identity(check: Check, model: str, sources: Sequence[str], filters: dict[str, Any], *, salt: str) -> str:
+    body = json.dumps([check.hash, model, list(sources), filters, salt], sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def get_scan(connection: sa.Connection, scan_id: str) -> ScanInfo:
+    """One scan by its id, or by the start of it when only one begins so. Raises UnknownName."""
+    found = _select_scans(connection, Scan.id.startswith(scan_id, autoescape=True), limit=2)
+    exact = [scan for scan in found if scan.id == scan_id] or found
+    if len(exact) != 1 or not scan_id:
+        problem = "several scans begin with" if exact else "no scan"
+        raise UnknownName(f"{problem} {scan_id!r}: `scanfleet scans ls` lists them")
+    return exact[0]
+
+
+def list_scans(connection: sa.Connection, *, limit: int = 1000) -> list[ScanInfo]:
+    return _select_scans(connection, sa.true(), limit=limit)
+
+
+def _select_scans(connection: sa.Connection, where: sa.ColumnElement[bool], *, limit: int) -> list[ScanInfo]:
+    query = (
+        sa.select(Scan.__table__, CheckRow.name.label("check"))
+        .join(CheckRow, CheckRow.id == Scan.check_id)
+        .where(where)
+        .order_by(Scan.created_at.desc(), Scan.id)
+        .limit(limit)
+    )
+    return [
+        ScanInfo(
+            id=row.id,
+            check=row.check,
+            check_id=row.check_id,
+            model=row.model,
+            queue=row.queue,
+            sources=tuple(row.sources),
+            filters=row.filters,
+            state=row.state,
+            cursor=row.cursor,
+            n_listed=row.n_listed,
+            created_at=row.created_at,
+            finished_at=row.finished_at,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def progress(connection: sa.Connection, scan_id: str) -> Progress:
+    total = sa.func.coalesce
+    row = connection.execute(
+        sa.select(
+            total(sa.func.sum(Batch.n_images), 0).label("n_images"),
+            total(sa.func.sum(Batch.n_verdicts), 0).label("n_verdicts"),
+            total(sa.func.sum(Batch.n_failures), 0).label("n_failures"),
+            total(sa.func.sum(Batch.n_reused), 0).label("n_reused"),
+            total(sa.func.sum(Batch.n_flagged), 0).label("n_flagged"),
+            total(sa.func.sum(Batch.n_review), 0).label("n_review"),
+            total(
+                sa.func.sum(
+                    sa.case(
+                        (Batch.state == "cancelled", Batch.n_images - Batch.n_verdicts - Batch.n_failures), else_=0
+                    )
+                ),
+                0,
+            ).label("n_cancelled"),
+            sa.func.count().label("n_batches"),
+            total(sa.func.sum(sa.case((Batch.state == "leased", 1), else_=0)), 0).label("n_leased"),
+            sa.func.max(Batch.waiting_for).label("waiting_for"),
+        ).where(Batch.scan_id == scan_id)
+    ).one()
+    counts = {name: int(value) for name, value in row._mapping.items() if name != "waiting_for"}
+    return Progress(**counts, waiting_for=row.waiting_for)
+
+
+def pause(connection: sa.Connection, scan_id: str) -> None:
+    """No further batch is claimed; batches under way end normally, which takes seconds."""
+    _move(connection, scan_id, {"running"}, "paused")
+
+
+def resume(connection: sa.Connection, scan_id: str) -> None:
+    _move(connection, scan_id, {"paused"}, "running")
+
+
+def cancel(connection: sa.Connection, scan_id: str) -> int:
+    """End a scan now. What is scored stays; the rest is cancelled. Returns how many images that were.
+
+    Batches under way lose their lease: their late writers write nothing.
+    """
+    _move(connection, scan_id, {"running", "paused"}, "cancelled")
+    connection.execute(
+        sa.update(Batch)
+        .where(Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
+        .values(state="cancelled", lease_token=Batch.lease_token + 1, lease_until=None, waiting_for=None,
+                finished_at=now(connection))
+    )
+    ended = connection.execute(
+        sa.update(Image).where(Image.scan_id == scan_id, Image.state == "pending").values(state="cancelled")
+    )
+    connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(finished_at=now(connection)))
+    return ended.rowcount
+
+
+def _move(connection: sa.Connection, scan_id: str, allowed: set[str], to: str) -> None:
+    moved = connection.execute(
+        sa.update(Scan).where(Scan.id == scan_id, Scan.state.in_(allowed)).values(state=to)
+    )
+    if moved.rowcount == 0:
+        state = get_scan(connection, scan_id).state
+        raise RequestError(f"scan {scan_id} is {state}; only a {' or '.join(sorted(allowed))} scan can be {to}")
+
+
+def finish_if_complete(connection: sa.Connection, scan_id: str) -> bool:
+    """Mark a scan done when its listing has ended and no batch is open. Returns whether it is done now."""
+    open_batches = sa.exists().where(Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
+    moved = connection.execute(
+        sa.update(Scan)
+        .where(Scan.id == scan_id, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
+        .values(state="done", finished_at=now(connection))
+    )
+    return moved.rowcount == 1
+
+
+def reopen(connection: sa.Connection, scan_id: str) -> None:
+    """Let a finished scan take more work: a new listing of its sources, or a retry."""
+    connection.execute(
+        sa.update(Scan).where(Scan.id == scan_id, Scan.state == "done").values(state="running", finished_at=None)
+    )

@@ -1,0 +1,268 @@
+"""The tables, once; migrations/ brings a database to this shape and a test proves that both agree.
+
+Times are UTC. Enumerations are short words under a CHECK constraint, so that a reader of the raw table understands.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up INTEGER keys only
+
+SCAN_STATES = ("running", "paused", "cancelled", "done")
+BATCH_STATES = ("ready", "leased", "done", "cancelled")
+IMAGE_STATES = ("pending", "verdict", "failed", "cancelled")
+DECISIONS = ("clear", "review", "flag")
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """timestamptz on PostgreSQL; on SQLite, which knows no zone, UTC text that sorts by time."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    metadata = sa.MetaData(naming_convention=NAMING)
+    type_annotation_map = {
+        int: BigId,
+        datetime: UtcDateTime(),
+        dict[str, Any]: sa.JSON(none_as_null=True),
+        list[Any]: sa.JSON(none_as_null=True),
+        str: sa.Text(),
+    }
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
+    words = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({words})", name=column)
+
+
+class CheckRow(Base):
+    __tablename__ = "checks"
+    __table_args__ = (sa.UniqueConstraint("name", "hash"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    hash: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    added_at: Mapped[datetime | None]  # by `checks add`; None: stored because a scan used it
+
+
+class Scan(Base):
+    __tablename__ = "scans"
+    __table_args__ = (_one_of("state", SCAN_STATES),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    identity: Mapped[str] = mapped_column(unique=True)  # check, model, sources and filters: the same scan twice is one
+    check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
+    model: Mapped[str]
+    queue: Mapped[str]
+    sources: Mapped[list[Any]]  # as the person gave them
+    filters: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    cursor: Mapped[dict[str, Any] | None]  # where the listing stands
+    n_listed: Mapped[int | None]  # images; set with the last page of the listing
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class Batch(Base):
+    __tablename__ = "batches"
+    __table_args__ = (
+        _one_of("state", BATCH_STATES),
+        sa.Index(None, "state", "queue", "id"),
+        sa.Index(None, "scan_id", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
+    queue: Mapped[str]
+    state: Mapped[str]
+    n_images: Mapped[int]
+    n_verdicts: Mapped[int] = mapped_column(default=0)
+    n_failures: Mapped[int] = mapped_column(default=0)
+    n_reused: Mapped[int] = mapped_column(default=0)  # of n_verdicts: taken over from an earlier scoring
+    n_flagged: Mapped[int] = mapped_column(default=0)
+    n_review: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[int] = mapped_column(default=0)  # grows with every claim; a write must name the current one
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]  # back-off after a failure of the world
+    waiting_for: Mapped[str | None]  # what failed, in words, while it waits
+    rung_at: Mapped[datetime | None]
+    scorer_id: Mapped[int | None] = mapped_column(sa.ForeignKey("scorers.id"))
+    finished_at: Mapped[datetime | None]
+    seconds: Mapped[dict[str, Any] | None]  # stage -> seconds of the attempt that closed the batch
+
+
+class Image(Base):
+    __tablename__ = "images"
+    __table_args__ = (
+        _one_of("state", IMAGE_STATES),
+        sa.UniqueConstraint("scan_id", "identity"),
+        sa.Index(None, "batch_id"),
+        sa.Index(None, "scan_id", "state", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
+    batch_id: Mapped[int] = mapped_column(sa.ForeignKey("batches.id"))
+    uri: Mapped[str]
+    root: Mapped[str | None]  # the folder a local file must not leave
+    etag: Mapped[str | None]
+    size: Mapped[int | None]  # bytes
+    identity: Mapped[str]  # hash of uri and etag
+    meta: Mapped[dict[str, Any] | None]  # pass-through columns of a manifest
+    state: Mapped[str]
+    verdict_id: Mapped[int | None]  # the answer: the newest verdict
+    content_sha256: Mapped[str | None]
+    width: Mapped[int | None]  # pixels, upright
+    height: Mapped[int | None]
+
+
+class Failure(Base):
+    """An image that could not be scored. At most one per image; a retry takes it away."""
+
+    __tablename__ = "failures"
+    __table_args__ = (sa.Index(None, "scan_id", "stage", "reason"),)
+
+    image_id: Mapped[int] = mapped_column(sa.ForeignKey("images.id"), primary_key=True)
+    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
+    stage: Mapped[str]
+    reason: Mapped[str]
+    detail: Mapped[str]
+    at: Mapped[datetime]
+
+
+class ScorerRow(Base):
+    """One immutable scoring configuration; `key` is the hash over all the other columns."""
+
+    __tablename__ = "scorers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
+    base_model: Mapped[str]
+    base_revision: Mapped[str]
+    precision: Mapped[str]
+    adapter_id: Mapped[int | None] = mapped_column(sa.ForeignKey("adapters.id"))
+    max_pixels: Mapped[int]
+    crop: Mapped[str]
+    calibrator: Mapped[dict[str, Any] | None]  # None: the score is not a calibrated probability
+    thresholds: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+
+
+class Verdict(Base):
+    """The answer of one scorer for one image."""
+
+    __tablename__ = "verdicts"
+    __table_args__ = (
+        sa.UniqueConstraint("image_id", "scorer_id"),
+        _one_of("decision", DECISIONS),
+        sa.Index(None, "scorer_id", "content_sha256"),
+        sa.Index(None, "scorer_id", "identity"),
+        sa.Index(None, "scan_id", "decision", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[int] = mapped_column(sa.ForeignKey("images.id"))
+    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
+    scorer_id: Mapped[int] = mapped_column(sa.ForeignKey("scorers.id"))
+    identity: Mapped[str]  # of the image, as listed
+    content_sha256: Mapped[str]
+    label: Mapped[str]
+    decision: Mapped[str]
+    score: Mapped[float | None]  # calibrated probability of a flag; None without a calibrator
+    margin: Mapped[float]  # logits
+    mass: Mapped[float]  # probability of all label tokens together
+    logits: Mapped[list[Any]]  # one per label, in the check's order
+    boxes: Mapped[list[Any] | None]
+    crop: Mapped[list[Any] | None]
+    reused_from: Mapped[int | None]  # the verdict this one was taken over from
+    created_at: Mapped[datetime]
+
+
+class Label(Base):
+    """What a person says is true of an image. Rows are added, never changed."""
+
+    __tablename__ = "labels"
+    __table_args__ = (sa.Index(None, "check_name", "content_sha256"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    check_name: Mapped[str]
+    content_sha256: Mapped[str]
+    uri: Mapped[str | None]
+    label: Mapped[str]
+    boxes: Mapped[list[Any] | None]
+    who: Mapped[str]
+    shown: Mapped[dict[str, Any] | None]  # what the person saw: verdict, score, crop
+    origin: Mapped[str]  # review, import ...
+    at: Mapped[datetime]
+
+
+class Adapter(Base):
+    """A fine-tuned version of a base model for a check."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (sa.UniqueConstraint("check_name", "base_model", "weights_sha256"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    check_name: Mapped[str]
+    check_hash: Mapped[str]
+    base_model: Mapped[str]
+    base_revision: Mapped[str]
+    uri: Mapped[str]  # folder or s3:// prefix that holds the files
+    weights_sha256: Mapped[str]
+    recipe: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]]
+    calibrator: Mapped[dict[str, Any] | None]
+    thresholds: Mapped[dict[str, Any] | None]
+    canary: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+
+
+class Champion(Base):
+    """Which adapter is in use for a check and base model: one pointer, changed in one statement."""
+
+    __tablename__ = "champions"
+
+    check_name: Mapped[str] = mapped_column(primary_key=True)
+    base_model: Mapped[str] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(sa.ForeignKey("adapters.id"))
+    since: Mapped[datetime]
+
+
+class Worker(Base):
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # host-pid-random
+    host: Mapped[str]
+    pid: Mapped[int]
+    queue: Mapped[str]
+    device: Mapped[str]
+    started_at: Mapped[datetime]
+    beat_at: Mapped[datetime]
+    n_images: Mapped[int] = mapped_column(default=0)
+    seconds: Mapped[dict[str, Any] | None]  # stage -> seconds since the start
+    stopped_at: Mapped[datetime | None]

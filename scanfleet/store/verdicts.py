@@ -1,0 +1,213 @@
+"""Verdicts and failures: written in one transaction with the batch, read by page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from scanfleet.errors import ImageError
+from scanfleet.store import batches
+from scanfleet.store.batches import Claim
+from scanfleet.store.engine import now
+from scanfleet.store.scans import finish_if_complete
+from scanfleet.store.tables import Batch, Failure, Image, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewVerdict:
+    """The answer for one image, ready to be written."""
+
+    image_id: int
+    identity: str
+    content_sha256: str
+    width: int | None  # pixels, upright; None when the bytes were never fetched
+    height: int | None
+    label: str
+    decision: str
+    score: float | None
+    margin: float
+    mass: float
+    logits: tuple[float, ...]
+    boxes: tuple[dict[str, Any], ...] | None = None
+    reused_from: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one attempt at a batch brought. Images in neither list wait for the world to heal."""
+
+    scorer_id: int
+    verdicts: Sequence[NewVerdict]
+    failures: Mapping[int, ImageError]  # by image id
+    waiting_for: str | None = None  # why the others wait
+    seconds: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """An earlier verdict of the same scorer for the same bytes."""
+
+    verdict_id: int
+    identity: str
+    content_sha256: str
+    width: int | None
+    height: int | None
+    label: str
+    decision: str
+    score: float | None
+    margin: float
+    mass: float
+    logits: tuple[float, ...]
+    boxes: tuple[dict[str, Any], ...] | None
+
+
+def known_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Known]:
+    """Earlier verdicts for the same listed version (uri and etag), so that the bytes need no fetching."""
+    return {known.identity: known for known in _known(connection, scorer_id, Verdict.identity, identities)}
+
+
+def known_by_content(connection: sa.Connection, scorer_id: int, hashes: Collection[str]) -> dict[str, Known]:
+    """Earlier verdicts for the same bytes under any name."""
+    return {known.content_sha256: known for known in _known(connection, scorer_id, Verdict.content_sha256, hashes)}
+
+
+def _known(
+    connection: sa.Connection, scorer_id: int, column: sa.orm.InstrumentedAttribute[str], values: Collection[str]
+) -> list[Known]:
+    if not values:
+        return []
+    query = (
+        sa.select(Verdict, Image.width, Image.height)
+        .join(Image, Image.id == Verdict.image_id)
+        .where(Verdict.scorer_id == scorer_id, column.in_(list(values)))
+    )
+    return [
+        Known(
+            verdict_id=row.reused_from or row.id,
+            identity=row.identity,
+            content_sha256=row.content_sha256,
+            width=row.width,
+            height=row.height,
+            label=row.label,
+            decision=row.decision,
+            score=row.score,
+            margin=row.margin,
+            mass=row.mass,
+            logits=tuple(row.logits),
+            boxes=None if row.boxes is None else tuple(row.boxes),
+        )
+        for row in connection.execute(query.with_only_columns(*Verdict.__table__.c, Image.width, Image.height))
+    ]
+
+
+def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
+    """The one transaction that ends an attempt: token check, verdicts, failures, image states, batch, scan.
+
+    Raises LeaseLost, and then nothing may be committed.
+    """
+    batches.settle(connection, held, values=_batch_values(outcome), waiting_for=outcome.waiting_for)
+    _write_verdicts(connection, held, outcome)
+    _write_failures(connection, held, outcome.failures)
+    if outcome.waiting_for is None:
+        finish_if_complete(connection, held.scan_id)
+
+
+def _batch_values(outcome: Outcome) -> dict[str, Any]:
+    def count(decision: str) -> int:
+        return sum(verdict.decision == decision for verdict in outcome.verdicts)
+
+    return {
+        "n_verdicts": Batch.n_verdicts + len(outcome.verdicts),
+        "n_failures": Batch.n_failures + len(outcome.failures),
+        "n_reused": Batch.n_reused + sum(verdict.reused_from is not None for verdict in outcome.verdicts),
+        "n_flagged": Batch.n_flagged + count("flag"),
+        "n_review": Batch.n_review + count("review"),
+        "scorer_id": outcome.scorer_id,
+        "seconds": dict(outcome.seconds),
+    }
+
+
+def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
+    if not outcome.verdicts:
+        return
+    at = now(connection)
+    rows = [
+        {
+            "image_id": verdict.image_id,
+            "scan_id": held.scan_id,
+            "scorer_id": outcome.scorer_id,
+            "identity": verdict.identity,
+            "content_sha256": verdict.content_sha256,
+            "label": verdict.label,
+            "decision": verdict.decision,
+            "score": verdict.score,
+            "margin": verdict.margin,
+            "mass": verdict.mass,
+            "logits": list(verdict.logits),
+            "boxes": None if verdict.boxes is None else list(verdict.boxes),
+            "crop": None,
+            "reused_from": verdict.reused_from,
+            "created_at": at,
+        }
+        for verdict in outcome.verdicts
+    ]
+    _upsert(connection, rows)
+    image_ids = [verdict.image_id for verdict in outcome.verdicts]
+    written = sa.select(Verdict.image_id, Verdict.id).where(
+        Verdict.scorer_id == outcome.scorer_id, Verdict.image_id.in_(image_ids)
+    )
+    verdict_ids: dict[int, int] = {row.image_id: row.id for row in connection.execute(written)}
+    connection.execute(
+        sa.update(Image)
+        .where(Image.id == sa.bindparam("b_image"))
+        .values(
+            state="verdict",
+            verdict_id=sa.bindparam("b_verdict"),
+            content_sha256=sa.bindparam("b_sha"),
+            width=sa.bindparam("b_width"),
+            height=sa.bindparam("b_height"),
+        ),
+        [
+            {
+                "b_image": verdict.image_id,
+                "b_verdict": verdict_ids[verdict.image_id],
+                "b_sha": verdict.content_sha256,
+                "b_width": verdict.width,
+                "b_height": verdict.height,
+            }
+            for verdict in outcome.verdicts
+        ],
+    )
+
+
+def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
+    """Insert, or renew the verdict that this scorer gave this image before."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    insert = dialect.insert(Verdict)
+    renewed = {name: insert.excluded[name] for name in rows[0] if name not in ("image_id", "scorer_id")}
+    connection.execute(
+        insert.on_conflict_do_update(index_elements=["image_id", "scorer_id"], set_=renewed), rows
+    )
+
+
+def _write_failures(connection: sa.Connection, held: Claim, failures: Mapping[int, ImageError]) -> None:
+    if not failures:
+        return
+    at = now(connection)
+    rows = [
+        {
+            "image_id": image_id,
+            "scan_id": held.scan_id,
+            "stage": error.stage,
+            "reason": error.reason,
+            "detail": error.detail[:500],
+            "at": at,
+        }
+        for image_id, error in failures.items()
+    ]
+    connection.execute(sa.insert(Failure), rows)
+    connection.execute(sa.update(Image).where(Image.id.in_(list(failures))).values(state="failed"))
