@@ -1,0 +1,67 @@
+# Every target makes its own virtual environment first; nothing needs to be installed by hand.
+# `make test PYTHON=python3.12` chooses the interpreter the environment is made with.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := worker,dev,parquet
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+DEMO_IMAGES ?= 300
+DEMO_SEED ?= 7
+
+.DEFAULT_GOAL := help
+.PHONY: help venv services demo test test-slow check audit bench clean distclean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+venv: $(STAMP) ## make .venv with every extra
+
+# The stamp is written last: an interrupted installation is taken up again, and a changed
+# pyproject.toml installs what is new.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "scanfleet needs Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "could not make $(VENV): install the venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
+	@touch $@
+
+services:
+	@tools/setup-services.sh
+
+demo: $(STAMP) ## make an archive with known truth, scan it, print the result, write demo/report.html
+	rm -rf demo
+	$(BIN)/python -m models.pocket.generate --check overlay --n $(DEMO_IMAGES) --seed $(DEMO_SEED) --out demo/archive
+	SCANFLEET_DATA_DIR=demo/data $(BIN)/scanfleet run demo/archive/manifest.csv --check overlay --truth truth \
+	  --report demo/report.html
+
+test: $(STAMP) services ## tests that take seconds, with real Redis, PostgreSQL and S3
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: $(STAMP) services ## tests that take minutes
+	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+check: $(STAMP) ## style, types, import rules, known vulnerabilities
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory audit
+
+audit: $(STAMP) ## known vulnerabilities of what is installed
+	@$(BIN)/python tools/audit.py
+
+bench: $(STAMP) ## measure: make bench BENCH_ARGS="NAME --json"
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+clean: ## remove what the targets made, except .venv
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv as well
+	rm -rf $(VENV) *.egg-info

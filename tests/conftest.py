@@ -1,0 +1,108 @@
+"""What every test gets: a clean environment, and the real services on request.
+
+A service that is not installed skips its tests on a laptop and fails them where CI is set.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+from hypothesis import settings
+
+from tests.services import Bucket, PostgresServer, RedisServer, S3Server, ServiceMissingError
+from tests.services.process import Service
+
+# No deadline: a loaded two-core machine stalls any single example for longer than hypothesis allows.
+settings.register_profile("scanfleet", deadline=None, print_blob=True)
+settings.load_profile("scanfleet")
+
+# Read once at import by the hub client: nothing in the tests may reach for a download.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the person's own scanfleet settings nor real AWS credentials reach a test."""
+    for name in list(os.environ):
+        if name.startswith(("SCANFLEET_", "AWS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+ServiceT = TypeVar("ServiceT", bound=Service)
+
+
+def _serve(make: Callable[[], ServiceT]) -> Iterator[ServiceT]:
+    try:
+        service = make()
+    except ServiceMissingError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    with service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis for the whole run. Tests that kill or pause take `own_redis`."""
+    yield from _serve(RedisServer)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis of this test's own, to be killed and paused; acknowledged writes survive."""
+    yield from _serve(lambda: RedisServer(appendfsync="always"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole run. Tests that kill or pause take `own_postgres`."""
+    yield from _serve(PostgresServer)
+
+
+@pytest.fixture
+def pg_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """An empty database, as a SQLAlchemy address."""
+    url = postgres_server.fresh_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of this test's own, to be killed and paused."""
+    yield from _serve(PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 server for the whole run. Tests that kill or pause take `own_s3`."""
+    yield from _serve(S3Server)
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket, with credentials for it in the environment; pass its `endpoint_url` on."""
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3_server.make_bucket(f"test-{uuid.uuid4().hex[:12]}")
+    yield bucket
+    s3_server.remove_bucket(bucket)
+
+
+@pytest.fixture
+def own_s3() -> Iterator[S3Server]:
+    """An S3 server of this test's own, to be killed and paused; a kill empties it."""
+    yield from _serve(S3Server)

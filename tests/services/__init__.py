@@ -1,0 +1,16 @@
+"""The real Redis, PostgreSQL and S3 server that integration and acceptance tests run against.
+
+Each class starts one private server on a free port in a directory of its own, and can be killed, paused
+and started again on the same port and data:
+
+    with RedisServer(appendfsync="always") as redis:
+        redis.kill()
+        redis.start()
+"""
+
+from .errors import ServiceFailedError, ServiceMissingError
+from .postgres import PostgresServer
+from .redis import RedisServer
+from .s3 import Bucket, S3Server
+
+__all__ = ["Bucket", "PostgresServer", "RedisServer", "S3Server", "ServiceFailedError", "ServiceMissingError"]

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Redis and PostgreSQL for the tests, which start their own private servers from these binaries.
+# As root on Debian or Ubuntu the missing packages are installed; elsewhere one line says what to install.
+# A missing service never ends this script with an error: its tests skip, or fail where CI is set.
+set -euo pipefail
+
+have_redis() { command -v redis-server >/dev/null || command -v valkey-server >/dev/null; }
+have_postgres() {
+    command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ||
+        { command -v pg_config >/dev/null && [ -x "$(pg_config --bindir)/initdb" ]; }
+}
+
+missing=()
+have_redis || missing+=(redis-server)
+have_postgres || missing+=(postgresql)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "tests of ${missing[*]} will skip: install it (Debian: sudo apt-get install ${missing[*]};" \
+        "macOS: brew install redis postgresql@17)" >&2
+    exit 0
+fi
+
+# The tests want the binaries, not daemons on the standard ports: policy-rc.d answers 101, "do not start".
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+if { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    echo "installed ${missing[*]}"
+else
+    echo "could not install ${missing[*]}, their tests will skip: $(tail -n 1 "$log")" >&2
+fi
+rm -f "$log"
