@@ -1,0 +1,4 @@
+"""Seeded scene generators: every image the pocket model was trained or measured on comes from here.
+
+Knows numpy and Pillow, no torch. One image is a pure function of (seed, family, index, size).
+"""

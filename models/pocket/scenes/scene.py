@@ -1,0 +1,49 @@
+"""One generated picture with its truth, and the seeding rule that makes it repeatable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.types import Box
+
+Mask = NDArray[np.uint8]  # (height, width), 0..255
+Field = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A picture, what is true of it, and how it was made.
+
+    boxes are in pixels of `image`; masks (training only) say where an attribute holds, as (H, W) uint8 planes.
+    """
+
+    image: Image.Image
+    label: str
+    text: str = ""
+    boxes: tuple[Box, ...] = ()
+    style: str = ""
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+
+
+def dice(seed: int, family: str, index: int) -> random.Random:
+    """The random source of one image; string seeds hash with SHA-512, so it is the same on every machine."""
+    return random.Random(f"scanfleet-pocket/{seed}/{family}/{index}")
+
+
+def normal(rng: random.Random, shape: tuple[int, ...]) -> Field:
+    """Standard normal float32 noise drawn from the image's own random source."""
+    return np.random.default_rng(rng.getrandbits(32)).standard_normal(shape, dtype=np.float32)
+
+
+def mask_box(mask: Image.Image, label: str, threshold: int = 24) -> Box | None:
+    """The tight box round what a mask shows above `threshold`, or None for an empty mask."""
+    found = mask.point([0] * threshold + [255] * (256 - threshold)).getbbox()
+    if found is None:
+        return None
+    return Box(x0=found[0], y0=found[1], x1=found[2], y1=found[3], label=label)
