@@ -42,9 +42,7 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
                 raise _fault("too_many_pixels", f"{size} is over the limit of {max_pixels} pixels")
             opened.load()
             image = _to_rgb(ImageOps.exif_transpose(opened))
-            return Decoded(
-                image=image, width=image.width, height=image.height, format=opened.format or "unknown"
-            )
+            return Decoded(image=image, width=image.width, height=image.height, format=opened.format or "unknown")
     except UnidentifiedImageError:
         raise _fault("not_an_image", f"no {', '.join(FORMATS)} header in {len(data)} bytes") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:

@@ -97,7 +97,9 @@ def _raise_listing(error: botocore.exceptions.ClientError, bucket: str) -> Never
     if code in _NO_BUCKET:
         raise SourceNotFound(f"no such bucket: {bucket} (endpoint and region right?)") from None
     if code in _DENIED:
-        raise AccessDenied(f"s3://{bucket} refuses to be listed ({code}): check credentials and bucket policy") from None
+        raise AccessDenied(
+            f"s3://{bucket} refuses to be listed ({code}): check credentials and bucket policy"
+        ) from None
     raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
 

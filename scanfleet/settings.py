@@ -24,7 +24,11 @@ DATABASE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="SCANFLEET_", toml_file="scanfleet.toml", extra="forbid", frozen=True, validate_default=True
+        env_prefix="SCANFLEET_",
+        toml_file="scanfleet.toml",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
     )
 
     # where things are

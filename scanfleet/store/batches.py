@@ -178,8 +178,15 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
 
 def give_back(connection: sa.Connection, held: Claim) -> None:
     """Return an untouched batch at once: the worker is stopping. The attempt does not count."""
-    _touch(connection, held, state="ready", lease_owner=None, lease_until=None, rung_at=None,
-           attempts=Batch.attempts - 1)
+    _touch(
+        connection,
+        held,
+        state="ready",
+        lease_owner=None,
+        lease_until=None,
+        rung_at=None,
+        attempts=Batch.attempts - 1,
+    )
 
 
 def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
@@ -218,7 +225,9 @@ def due_for_ring(
     stale = at - timedelta(seconds=ring_again_seconds)
     ready = (Batch.state == "ready", Scan.state == "running")
     outstanding = connection.execute(
-        sa.select(sa.func.count()).select_from(Batch).join(Scan, Scan.id == Batch.scan_id)
+        sa.select(sa.func.count())
+        .select_from(Batch)
+        .join(Scan, Scan.id == Batch.scan_id)
         .where(*ready, Batch.rung_at >= stale)
     ).scalar_one()
     if outstanding >= max_outstanding:

@@ -75,8 +75,9 @@ def _named_errors() -> Iterator[None]:
         if "no such table" in words or "no such column" in words or "does not exist" in words:
             missing_database = "database" in words and "no such" not in words
             if not missing_database:
-                raise SchemaOutdated(f"the database lacks what this version needs ({words}): "
-                                     "run `scanfleet db upgrade`") from None
+                raise SchemaOutdated(
+                    f"the database lacks what this version needs ({words}): run `scanfleet db upgrade`"
+                ) from None
         if isinstance(error, sa.exc.ProgrammingError):
             raise
         raise DatabaseUnavailable(f"the database cannot be used right now: {words}") from error

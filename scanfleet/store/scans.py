@@ -148,7 +148,8 @@ def progress(connection: sa.Connection, scan_id: str) -> Progress:
             total(
                 sa.func.sum(
                     sa.case(
-                        (Batch.state == "cancelled", Batch.n_images - Batch.n_verdicts - Batch.n_failures), else_=0
+                        (Batch.state == "cancelled", Batch.n_images - Batch.n_verdicts - Batch.n_failures),
+                        else_=0,
                     )
                 ),
                 0,
@@ -180,8 +181,13 @@ def cancel(connection: sa.Connection, scan_id: str) -> int:
     connection.execute(
         sa.update(Batch)
         .where(Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
-        .values(state="cancelled", lease_token=Batch.lease_token + 1, lease_until=None, waiting_for=None,
-                finished_at=now(connection))
+        .values(
+            state="cancelled",
+            lease_token=Batch.lease_token + 1,
+            lease_until=None,
+            waiting_for=None,
+            finished_at=now(connection),
+        )
     )
     ended = connection.execute(
         sa.update(Image).where(Image.scan_id == scan_id, Image.state == "pending").values(state="cancelled")
@@ -191,23 +197,34 @@ def cancel(connection: sa.Connection, scan_id: str) -> int:
 
 
 def _move(connection: sa.Connection, scan_id: str, allowed: set[str], to: str) -> None:
-    moved = connection.execute(
-        sa.update(Scan).where(Scan.id == scan_id, Scan.state.in_(allowed)).values(state=to)
-    )
+    moved = connection.execute(sa.update(Scan).where(Scan.id == scan_id, Scan.state.in_(allowed)).values(state=to))
     if moved.rowcount == 0:
         state = get_scan(connection, scan_id).state
         raise RequestError(f"scan {scan_id} is {state}; only a {' or '.join(sorted(allowed))} scan can be {to}")
 
 
 def finish_if_complete(connection: sa.Connection, scan_id: str) -> bool:
-    """Mark a scan done when its listing has ended and no batch is open. Returns whether it is done now."""
-    open_batches = sa.exists().where(Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
+    """Mark a scan done when its listing has ended and no batch is open. Returns whether it is done now.
+
+    Two workers that settle the last two batches at the same moment each still see the other's open: the reconciler
+    calls `finish_all_complete` for that reason.
+    """
+    return _finish(connection, Scan.id == scan_id) == 1
+
+
+def finish_all_complete(connection: sa.Connection) -> int:
+    """Mark every scan done whose last batch is settled. Returns how many."""
+    return _finish(connection, sa.true())
+
+
+def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+    open_batches = sa.exists().where(Batch.scan_id == Scan.id, Batch.state.in_(("ready", "leased")))
     moved = connection.execute(
         sa.update(Scan)
-        .where(Scan.id == scan_id, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
+        .where(which, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
         .values(state="done", finished_at=now(connection))
     )
-    return moved.rowcount == 1
+    return moved.rowcount
 
 
 def reopen(connection: sa.Connection, scan_id: str) -> None:

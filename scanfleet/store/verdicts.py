@@ -76,7 +76,10 @@ def known_by_content(connection: sa.Connection, scorer_id: int, hashes: Collecti
 
 
 def _known(
-    connection: sa.Connection, scorer_id: int, column: sa.orm.InstrumentedAttribute[str], values: Collection[str]
+    connection: sa.Connection,
+    scorer_id: int,
+    column: sa.orm.InstrumentedAttribute[str],
+    values: Collection[str],
 ) -> list[Known]:
     if not values:
         return []
@@ -189,9 +192,7 @@ def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     insert = dialect.insert(Verdict)
     renewed = {name: insert.excluded[name] for name in rows[0] if name not in ("image_id", "scorer_id")}
-    connection.execute(
-        insert.on_conflict_do_update(index_elements=["image_id", "scorer_id"], set_=renewed), rows
-    )
+    connection.execute(insert.on_conflict_do_update(index_elements=["image_id", "scorer_id"], set_=renewed), rows)
 
 
 def _write_failures(connection: sa.Connection, held: Claim, failures: Mapping[int, ImageError]) -> None:

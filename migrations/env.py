@@ -1,0 +1,24 @@
+"""Runs migrations on the connection that scanfleet.store.schema hands over; it owns the transaction."""
+
+from typing import Any, Literal
+
+from alembic import context
+
+from scanfleet.store.tables import Base, UtcDateTime
+
+
+def render_item(kind: str, item: Any, _: Any) -> str | Literal[False]:
+    """A migration names the types of the database, never ours: those may change later."""
+    return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
+
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite changes a table by copying it
+    compare_type=True,
+    render_item=render_item,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,57 @@
+"""What makes a lost message harmless. Every worker and every waiting producer runs it on a timer, in parallel.
+
+It reads the ledger alone: leases that ran out become ready batches, ready batches that nobody rang for are rung for
+again, and scans whose last batch was settled are marked done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import structlog
+from celery import Celery
+
+from scanfleet.errors import BrokerUnavailable
+from scanfleet.queue import ring
+from scanfleet.settings import Settings
+from scanfleet.store import batches, scans
+from scanfleet.store.engine import transaction
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciled:
+    expired: int  # leases
+    rung: int  # batches
+    finished: int  # scans
+
+
+def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconciled:
+    """One round. Raises DatabaseUnavailable; a broker that is away costs a warning and the next round tries again."""
+    with transaction(engine) as connection:
+        expired = batches.expire_leases(connection)
+        finished = scans.finish_all_complete(connection)
+        due = batches.due_for_ring(
+            connection,
+            ring_again_seconds=settings.ring_again_seconds,
+            max_outstanding=settings.max_outstanding_rings,
+        )
+    if expired:
+        log.warning("leases_expired", n=expired)
+    return Reconciled(expired=expired, rung=ring_all(engine, app, due), finished=finished)
+
+
+def ring_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
+    """Ring for batches already marked as rung, after their commit. Those that did not go out are unmarked."""
+    for n_rung, (batch_id, queue) in enumerate(due):
+        try:
+            ring(app, queue=queue, batch_id=batch_id)
+        except BrokerUnavailable as error:
+            left = [held_id for held_id, _ in due[n_rung:]]
+            log.warning("broker_away", error=str(error), n_unrung=len(left))
+            with transaction(engine) as connection:
+                batches.mark_rung(connection, left, at=None)
+            return n_rung
+    return len(due)

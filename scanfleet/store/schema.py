@@ -1,0 +1,70 @@
+"""Bringing a database to the shape this version needs, and checking that it has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from scanfleet.errors import SchemaOutdated
+from scanfleet.settings import Settings
+from scanfleet.store.engine import connect, reading, transaction
+
+UPGRADE_LOCK = 7_226_352  # PostgreSQL advisory lock: two upgrades at once take turns
+
+
+def upgrade(engine: sa.Engine) -> str:
+    """Run the migrations that are missing, in one transaction. Returns the revision reached."""
+    with transaction(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+        command.upgrade(_config(connection), "head")
+        return _revision(connection) or ""
+
+
+def check_schema(engine: sa.Engine) -> str:
+    """The revision of the database. Raises SchemaOutdated when it is not the newest one."""
+    with reading(engine) as connection:
+        found = _revision(connection)
+    wanted = ScriptDirectory.from_config(_config(None)).get_current_head()
+    if found != wanted:
+        state = "has no schema yet" if found is None else f"has schema {found}"
+        raise SchemaOutdated(f"the database {state}, this version needs {wanted}: run `scanfleet db upgrade`")
+    return found or ""
+
+
+@contextmanager
+def ledger(settings: Settings) -> Iterator[sa.Engine]:
+    """An engine on a database of the right shape, closed at the end.
+
+    The embedded database is brought up to date on the way; a server's only by `scanfleet db upgrade`, because its
+    owner decides when.
+    """
+    engine = connect(settings)
+    try:
+        if settings.database_url is None:
+            try:
+                check_schema(engine)
+            except SchemaOutdated:
+                upgrade(engine)
+        else:
+            check_schema(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _config(connection: sa.Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", "migrations:")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()

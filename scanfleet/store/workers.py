@@ -1,0 +1,53 @@
+"""Workers as rows: who is there, since when, and where its time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.store.engine import now
+from scanfleet.store.tables import Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerInfo:
+    id: str
+    host: str
+    pid: int
+    queue: str
+    device: str
+    started_at: datetime
+    beat_at: datetime
+    n_images: int
+    seconds: dict[str, Any] | None  # stage -> seconds since the start
+
+
+def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int, queue: str, device: str) -> None:
+    at = now(connection)
+    row = {"id": worker, "host": host, "pid": pid, "queue": queue, "device": device}
+    connection.execute(sa.insert(Worker).values(row | {"n_images": 0, "started_at": at, "beat_at": at}))
+
+
+def beat(connection: sa.Connection, *, worker: str, n_images: int, seconds: Mapping[str, float]) -> None:
+    """Say that the worker lives, and what it did since it started."""
+    connection.execute(
+        sa.update(Worker)
+        .where(Worker.id == worker)
+        .values(beat_at=now(connection), n_images=n_images, seconds=dict(seconds))
+    )
+
+
+def stop_worker(connection: sa.Connection, worker: str) -> None:
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(stopped_at=now(connection)))
+
+
+def live_workers(connection: sa.Connection, *, silent_seconds: float) -> list[WorkerInfo]:
+    """Workers that have not stopped and gave a sign within `silent_seconds`."""
+    since = now(connection) - timedelta(seconds=silent_seconds)
+    columns = [column for column in Worker.__table__.c if column.name != "stopped_at"]
+    query = sa.select(*columns).where(Worker.stopped_at.is_(None), Worker.beat_at >= since).order_by(Worker.id)
+    return [WorkerInfo(**row._mapping) for row in connection.execute(query)]

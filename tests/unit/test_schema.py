@@ -1,0 +1,37 @@
+"""The migrations lead from an empty database to the tables, and the embedded database brings itself there."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from scanfleet.errors import SchemaOutdated
+from scanfleet.settings import load_settings
+from scanfleet.store import schema
+from scanfleet.store.engine import connect
+from scanfleet.store.tables import Base
+from tests.schema_diff import schema_diff
+
+
+def test_migrations_lead_to_the_tables(tmp_path: Path) -> None:
+    engine = connect(load_settings(data_dir=tmp_path))
+    schema.upgrade(engine)
+    assert schema_diff(engine) == []
+    engine.dispose()
+
+
+def test_the_diff_sees_a_missing_column(tmp_path: Path) -> None:
+    engine = connect(load_settings(data_dir=tmp_path))
+    schema.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE workers DROP COLUMN device"))
+    assert schema_diff(engine) != []
+    engine.dispose()
+
+
+def test_the_embedded_database_upgrades_itself_and_a_server_does_not(tmp_path: Path) -> None:
+    with schema.ledger(load_settings(data_dir=tmp_path / "embedded")) as engine:
+        assert set(sa.inspect(engine).get_table_names()) > set(Base.metadata.tables)
+    named = load_settings(data_dir=tmp_path, database_url=f"sqlite:///{tmp_path / 'named.db'}")
+    with pytest.raises(SchemaOutdated, match="scanfleet db upgrade"), schema.ledger(named):
+        pass
