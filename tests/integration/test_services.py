@@ -1,4 +1,4 @@
-"""The servers that other integration tests trust: data outlive kill -9, pauses are felt, nothing is left over."""
+"""The servers that integration tests trust: data outlive kill -9, pauses are felt, nothing is left over."""
 
 import os
 import signal
