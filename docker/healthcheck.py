@@ -1,7 +1,8 @@
 """Health of the worker in this container: exit 0 when it answers a ping over the broker, 1 otherwise.
 
-Use: `healthcheck.py [SECONDS]`. The ping travels broker -> worker -> broker, so that a worker that lost its broker connection for good is
-restarted. A busy worker answers: pings are served beside the thread that owns the device.
+Use: `healthcheck.py [SECONDS]`. The ping travels broker -> worker -> broker, so that a worker that lost its
+broker connection for good is restarted. A busy worker answers: pings are served beside the thread that owns
+the device.
 """
 
 import socket

@@ -25,10 +25,12 @@ def _direct() -> set[str]:
 
 def _licence(package: metadata.Distribution) -> str:
     """Expression, first line of the text field, and classifiers: packages fill any of them."""
-    meta = package.metadata
-    text = (meta.get("License") or "").strip().partition("\n")[0]
-    classifiers = [line for line in meta.get_all("Classifier") or [] if line.startswith("License")]
-    return " ".join([meta.get("License-Expression") or "", text, *classifiers])
+    fields: dict[str, list[str]] = {
+        name: package.metadata.get_all(name) or [] for name in ("License-Expression", "License", "Classifier")
+    }
+    text = [value.strip().partition("\n")[0] for value in fields["License"]]
+    classifiers = [value for value in fields["Classifier"] if value.startswith("License")]
+    return " ".join([*fields["License-Expression"], *text, *classifiers])
 
 
 def test_every_direct_dependency_has_its_line_and_no_line_is_stale() -> None:
