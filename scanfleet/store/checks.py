@@ -45,7 +45,7 @@ def list_checks(connection: sa.Connection) -> dict[str, Check]:
 
 
 def resolve_check(connection: sa.Connection, name_or_path: str) -> Check:
-    """A check by file (ends in .toml), or by name: added ones first, then built-in ones. Raises UnknownName, BadCheck."""
+    """A check by file (ends in .toml), or by name: added ones first, then built-in. Raises UnknownName, BadCheck."""
     if name_or_path.endswith(".toml"):
         return load_check(name_or_path)
     checks = list_checks(connection)

@@ -1,0 +1,47 @@
+"""What a benchmark hands back, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+REPEATS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Named figures of one benchmark; the last line of `--json` is exactly these."""
+
+    name: str
+    figures: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+    def show(self, *, as_json: bool) -> None:
+        print(f"{self.name}  ({platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()})")
+        width = max(len(figure) for figure in self.figures)
+        for figure, value in self.figures.items():
+            print(f"  {figure:<{width}}  {value:,.4g}")
+        for note in self.notes:
+            print(f"  {note}")
+        if as_json:
+            print(json.dumps(self.figures))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def median_seconds_side_by_side(*works: Callable[[], object], repeats: int = REPEATS) -> list[float]:
+    """The median of each, measured in turn (A B A B ...), so that a drift of the machine meets all alike."""
+    taken: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats):
+        for number, work in enumerate(works):
+            taken[number].append(seconds(work))
+    return [statistics.median(times) for times in taken]

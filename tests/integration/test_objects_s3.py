@@ -1,0 +1,75 @@
+"""S3 against a real server: paging, pinned reads, and whose fault each failure is."""
+
+import socket
+
+import pytest
+
+from scanfleet.errors import AccessDenied, ImageError, SourceNotFound, StoreUnavailable
+from scanfleet.objects_s3 import S3Store
+from scanfleet.settings import Settings, load_settings
+from tests.services import Bucket
+
+
+@pytest.fixture
+def settings(s3_bucket: Bucket) -> Settings:
+    return load_settings(s3_endpoint_url=s3_bucket.endpoint_url)
+
+
+def test_lists_in_order_from_any_key_and_reads_back(s3_bucket: Bucket, settings: Settings) -> None:
+    for key in ("ads/a b.jpg", "ads/c.jpg", "ads/ü.jpg", "other/x.jpg"):
+        s3_bucket.put(key, key.encode())
+    s3_bucket.put("ads/folder/", b"")
+    store = S3Store.connect(settings)
+    listed = list(store.list(s3_bucket.uri("ads/")))
+    assert [info.uri for info in listed] == [s3_bucket.uri(f"ads/{name}") for name in ("a b.jpg", "c.jpg", "ü.jpg")]
+    rest = store.list(s3_bucket.uri("ads/"), after=listed[0].uri)
+    assert [info.uri for info in rest] == [info.uri for info in listed[1:]]
+    for info in listed:
+        assert store.fetch(info.uri, etag=info.etag, max_bytes=100) == info.uri.split("/", 3)[3].encode()
+        assert info.size == len(info.uri.split("/", 3)[3].encode())
+
+
+def test_listing_goes_over_many_pages(s3_bucket: Bucket, settings: Settings) -> None:
+    for number in range(1005):
+        s3_bucket.client.put_object(Bucket=s3_bucket.name, Key=f"p/{number:05}.jpg", Body=b"x")
+    assert sum(1 for _ in S3Store.connect(settings).list(s3_bucket.uri("p/"))) == 1005
+
+
+def test_the_images_own_faults(s3_bucket: Bucket, settings: Settings) -> None:
+    store = S3Store.connect(settings)
+    uri = s3_bucket.put("a.jpg", b"first")
+    etag = next(iter(store.list(uri))).etag
+    s3_bucket.put("a.jpg", b"second")
+
+    def reason(uri: str, **options: object) -> str:
+        with pytest.raises(ImageError) as caught:
+            store.fetch(uri, **{"etag": None, "max_bytes": 100, **options})  # type: ignore[arg-type]
+        return caught.value.reason
+
+    assert reason(uri, etag=etag) == "changed"
+    assert reason(s3_bucket.uri("nothing.jpg")) == "gone"
+    assert reason(uri, max_bytes=3) == "too_large"
+
+
+def test_a_missing_bucket_is_the_persons_fault_when_listing_and_the_worlds_when_reading(settings: Settings) -> None:
+    store = S3Store.connect(settings)
+    with pytest.raises(SourceNotFound, match="no-such-bucket-here"):
+        list(store.list("s3://no-such-bucket-here/x"))
+    with pytest.raises(StoreUnavailable):
+        store.fetch("s3://no-such-bucket-here/x.jpg", etag=None, max_bytes=10)
+
+
+def test_a_server_that_is_away_is_the_worlds_fault(s3_bucket: Bucket) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    store = S3Store.connect(load_settings(s3_endpoint_url=f"http://127.0.0.1:{port}"))
+    with pytest.raises(StoreUnavailable):
+        store.fetch("s3://b/x.jpg", etag=None, max_bytes=10)
+
+
+def test_missing_credentials_are_named(s3_bucket: Bucket, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(AccessDenied, match="credentials"):
+        list(S3Store.connect(settings).list(s3_bucket.uri()))

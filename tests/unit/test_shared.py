@@ -1,0 +1,128 @@
+"""Settings, checks, messages, queue and log: the small parts that both sides share."""
+
+import doctest
+from pathlib import Path
+
+import kombu
+import pydantic
+import pytest
+
+import scanfleet.log
+import scanfleet.messages
+from scanfleet.checks import builtin_names, load_check, parse_check
+from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, ScanfleetError, UnknownName
+from scanfleet.messages import ScoreBatch
+from scanfleet.queue import clear_taken, make_app, ring
+from scanfleet.settings import load_settings
+
+GOOD = 'name = "x"\nprompt = "what is it?"\nlabels = ["a", "b"]\nflags = ["a"]\n'
+
+
+def test_examples_in_docstrings() -> None:
+    for module in (scanfleet.messages, scanfleet.log):
+        outcome = doctest.testmod(module)
+        assert outcome.attempted
+        assert outcome.failed == 0
+
+
+def test_flag_beats_environment_beats_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scanfleet.toml").write_text("batch_images = 5\nfetch_threads = 5\nlease_seconds = 5.0\n")
+    monkeypatch.setenv("SCANFLEET_BATCH_IMAGES", "6")
+    monkeypatch.setenv("SCANFLEET_FETCH_THREADS", "6")
+    settings = load_settings(batch_images=7, fetch_threads=None)
+    assert (settings.batch_images, settings.fetch_threads, settings.lease_seconds) == (7, 6, 5.0)
+
+
+def test_faulty_settings_are_named_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCANFLEET_BROKER_URL", "sqla://user:hunter2@host/x")
+    with pytest.raises(BadSettings, match="broker_url: scheme 'sqla' is not one of") as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_settings_file_that_is_not_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scanfleet.toml").write_text("batch_images = \n")
+    with pytest.raises(BadSettings, match=r"scanfleet\.toml"):
+        load_settings()
+
+
+def test_secrets_do_not_show_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCANFLEET_DATABASE_URL", "postgresql://user:hunter2@host/x")
+    settings = load_settings()
+    assert "hunter2" not in repr(settings)
+    assert settings.database == "postgresql+psycopg://user:hunter2@host/x"
+
+
+def test_built_in_checks_are_valid_and_have_distinct_hashes() -> None:
+    checks = [load_check(name) for name in builtin_names()]
+    assert [check.name for check in checks] == ["baggage", "flowers", "overlay"]
+    assert len({check.hash for check in checks}) == 3
+
+
+def test_the_hash_is_of_the_words_and_not_of_the_layout() -> None:
+    assert parse_check(GOOD, where="a").hash == parse_check("# note\n" + GOOD, where="b").hash
+    assert parse_check(GOOD, where="a").hash != parse_check(GOOD.replace("what", "who"), where="a").hash
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (GOOD.replace('flags = ["a"]', 'flags = ["c"]'), "f.toml:4: flags: c is not among the labels"),
+        (GOOD.replace('labels = ["a", "b"]', "labels = [1, 2]"), "f.toml:3: labels"),
+        (GOOD + "max_pixels = 5\n", "f.toml:5: max_pixels"),
+        (GOOD + "colour = 5\n", "f.toml:5: colour"),
+        (GOOD + '[descriptions]\nz = "1"\n', "f.toml:5: descriptions: z is not among the labels"),
+        ('name = "x"\nlabels = ["a", "b"]\n', "f.toml:1: prompt: Field required"),
+        ("name = \n", "line 1"),
+    ],
+)
+def test_a_faulty_check_names_line_and_field(text: str, where: str) -> None:
+    with pytest.raises(BadCheck) as caught:
+        parse_check(text, where="f.toml")
+    assert where in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_and_unreadable_checks(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="baggage, flowers, overlay"):
+        load_check("nothing")
+    with pytest.raises(BadCheck, match="cannot be read"):
+        load_check(str(tmp_path / "nothing.toml"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadCheck, match="cannot be read"):
+        load_check(str(tmp_path / "binary.toml"))
+
+
+@pytest.mark.parametrize("body", [{"batch_id": "1"}, {"batch_id": 1, "more": 2}, {}, {"batch_id": 1.5}])
+def test_messages_refuse_what_they_do_not_know(body: dict[str, object]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        ScoreBatch.model_validate(body)
+
+
+def test_a_knock_arrives_over_the_embedded_broker_and_leaves_no_file(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    app = make_app(settings, ("score.fake",))
+    ring(app, queue="score.fake", batch_id=7)
+    with app.connection_for_read() as connection, connection.SimpleQueue("score.fake") as queue:
+        message = queue.get(timeout=5)
+        assert message.payload[1] == {"batch_id": 7}
+        message.ack()
+    clear_taken(settings)
+    assert list((tmp_path / "broker").rglob("*.msg")) == []
+
+
+def test_a_broker_that_is_away_is_named(tmp_path: Path) -> None:
+    with kombu.Connection("redis://127.0.0.1:1/0"), pytest.raises(BrokerUnavailable):
+        ring(make_app(load_settings(broker_url="redis://127.0.0.1:1/0")), queue="score.fake", batch_id=1)
+
+
+def test_every_error_tells_what_it_is_for_and_request_errors_differ_in_exit_code() -> None:
+    def below(kind: type[ScanfleetError]) -> list[type[ScanfleetError]]:
+        return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
+
+    kinds = below(ScanfleetError)
+    assert all(kind.__doc__ for kind in kinds)
+    own = [kind.exit_code for kind in kinds if kind.exit_code >= 10 and kind.exit_code < 75]
+    assert len(own) == len(set(own)) >= 10
