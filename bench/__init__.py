@@ -1,1 +1,1 @@
-"""Measurements: `python -m bench NAME --json`. Ratios within one run, medians of five; docs/benchmarks.md has figures."""
+"""Measurements: `python -m bench NAME --json`. Ratios in one run, medians of five; figures in docs/benchmarks.md."""
