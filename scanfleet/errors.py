@@ -5,7 +5,8 @@ ScanfleetError
  │   ├─ StoreUnavailable       bucket or folder cannot be read right now
  │   ├─ DatabaseUnavailable    the ledger cannot be reached
  │   ├─ BrokerUnavailable      the queue cannot be reached
- │   └─ DeviceUnavailable      the model cannot run right now
+ │   ├─ DeviceUnavailable      the model cannot run right now
+ │   └─ WorkerDied             a local worker ended while there was work left
  ├─ LeaseLost              another worker owns the batch now: write nothing, go on
  └─ Permanent              trying again gives the same answer
      ├─ ImageError             this image: recorded once, with stage and reason; its neighbours go on
@@ -44,6 +45,12 @@ class BrokerUnavailable(Retryable):
 
 class DeviceUnavailable(Retryable):
     """The model cannot run on the device right now."""
+
+
+class WorkerDied(Retryable):
+    """A local worker ended while there was work left; the same command goes on where it stood."""
+
+    exit_code = 21
 
 
 class LeaseLost(ScanfleetError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -49,10 +49,14 @@ def fetch_fault(reason: str, detail: str) -> ImageError:
 
 
 class FolderStore:
-    """Regular files below `root`. Symlinks that lead out of it, and special files, are refused."""
+    """Regular files below `root`. Symlinks that lead out of it, and special files, are refused.
 
-    def __init__(self, root: Path) -> None:
+    skip: says of a subfolder's path that its listing is not wanted; it is not even opened then.
+    """
+
+    def __init__(self, root: Path, *, skip: Callable[[str], bool] | None = None) -> None:
         self.root = Path(os.path.realpath(root))
+        self._skip = skip
 
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         del after  # the directory order is the file system's own; the ledger drops what it already holds
@@ -67,7 +71,8 @@ class FolderStore:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        subfolders.append(entry.path)
+                        if self._skip is None or not self._skip(os.fsdecode(entry.path)):
+                            subfolders.append(entry.path)
                     elif info := self._info(entry):
                         yield info
         except PermissionError:

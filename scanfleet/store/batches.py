@@ -58,10 +58,19 @@ class Claim:
 
 
 def add_images(
-    connection: sa.Connection, *, scan_id: str, queue: str, images: Sequence[NewImage], batch_images: int
+    connection: sa.Connection,
+    *,
+    scan_id: str,
+    queue: str,
+    images: Sequence[NewImage],
+    batch_images: int,
+    at_most: int | None = None,
 ) -> list[int]:
-    """Write the images that the scan does not hold yet, in batches. Returns the ids of the new batches."""
-    fresh = _not_yet_held(connection, scan_id, images)
+    """Write the images that the scan does not hold yet, in batches, `at_most` so many.
+
+    Returns the ids of the new batches.
+    """
+    fresh = not_yet_held(connection, scan_id, images)[:at_most]
     chunks = [fresh[start : start + batch_images] for start in range(0, len(fresh), batch_images)]
     ids = []
     for chunk in chunks:
@@ -89,7 +98,8 @@ def add_images(
     return ids
 
 
-def _not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewImage]) -> list[NewImage]:
+def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewImage]) -> list[NewImage]:
+    """Those images that the scan does not hold, each once."""
     by_identity = {image.identity: image for image in images}  # a manifest may name an image twice
     query = sa.select(Image.identity).where(Image.scan_id == scan_id, Image.identity.in_(list(by_identity)))
     for held in connection.execute(query).scalars():

@@ -219,10 +219,14 @@ def finish_all_complete(connection: sa.Connection) -> int:
 
 def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
     open_batches = sa.exists().where(Batch.scan_id == Scan.id, Batch.state.in_(("ready", "leased")))
+    complete = (which, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
+    # Two statements: whoever opens batches again holds the scan's row meanwhile, and only a statement that begins
+    # after that commit sees them.
+    candidates = connection.execute(sa.select(Scan.id).where(*complete).with_for_update()).scalars().all()
+    if not candidates:
+        return 0
     moved = connection.execute(
-        sa.update(Scan)
-        .where(which, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
-        .values(state="done", finished_at=now(connection))
+        sa.update(Scan).where(Scan.id.in_(candidates), *complete).values(state="done", finished_at=now(connection))
     )
     return moved.rowcount
 
