@@ -33,6 +33,7 @@ log=$(mktemp)
 if { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
     echo "installed ${missing[*]}"
 else
-    echo "could not install ${missing[*]}, their tests will skip: $(tail -n 1 "$log")" >&2
+    reason=$(grep -m 1 '^E: ' "$log" || tail -n 1 "$log")
+    echo "could not install ${missing[*]}, their tests will skip: $reason" >&2
 fi
 rm -f "$log"
