@@ -15,15 +15,15 @@ class ModelError(Exception):
     """Something about a model, an adapter or an image's fitness for it."""
 
 
-class ModelUnavailable(ModelError):  # noqa: N818 - reads as the state of the world
+class ModelUnavailable(ModelError):
     """The model cannot be reached now; the same request may succeed later."""
 
 
-class ModelInvalid(ModelError):  # noqa: N818
+class ModelInvalid(ModelError):
     """The model, adapter or question is wrong and will stay wrong until it is changed."""
 
 
-class ImageUnsuitable(ModelError):  # noqa: N818
+class ImageUnsuitable(ModelError):
     """The model cannot take this image, for instance because it is a thin strip."""
 
 

@@ -123,9 +123,7 @@ def load_processor(folder: Path) -> VisionProcessor:
         )
         settings, _ = ProcessorMixin.get_processor_dict(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ModelInvalid(
-            f"{folder}: cannot read tokenizer or image processor: {one_line(error)}"
-        ) from error
+        raise ModelInvalid(f"{folder}: cannot read tokenizer or image processor: {one_line(error)}") from error
     # Some checkpoints keep a text-only template with the tokenizer, the one with images elsewhere.
     template = settings.get("chat_template") or tokenizer.chat_template
     if not template:

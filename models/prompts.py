@@ -132,9 +132,7 @@ def render_turn(
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     ids = tokenizer.encode(rendered, add_special_tokens=False)
     if image_id is None or image_id == tokenizer.unk_token_id:
-        raise ModelInvalid(
-            f"the tokenizer has no {image_token} token; use a Qwen-VL checkpoint's own tokenizer"
-        )
+        raise ModelInvalid(f"the tokenizer has no {image_token} token; use a Qwen-VL checkpoint's own tokenizer")
     if ids.count(image_id) != 1:
         raise ModelInvalid(
             f"the chat template puts {ids.count(image_id)} times {image_token} into the prompt, not once; "

@@ -44,9 +44,7 @@ def locate(model: str, *, revision: str | None = None) -> Checkpoint:
     if folder.is_dir():
         return _local(model, folder, revision)
     if model.startswith(("/", ".", "~")) or model.count("/") != 1:
-        raise ModelInvalid(
-            f"no model {model!r}: give 'pocket', an existing folder or a hub id like owner/name"
-        )
+        raise ModelInvalid(f"no model {model!r}: give 'pocket', an existing folder or a hub id like owner/name")
     return _download(model, revision)
 
 
@@ -55,9 +53,7 @@ def _local(name: str, folder: Path, revision: str | None) -> Checkpoint:
         raise ModelInvalid(f"{folder} holds no model: config.json is missing")
     found = folder_revision(folder)
     if revision is not None and revision != found:
-        raise ModelInvalid(
-            f"{folder} is {found}, not the pinned {revision}; restore its files or change the pin"
-        )
+        raise ModelInvalid(f"{folder} is {found}, not the pinned {revision}; restore its files or change the pin")
     return Checkpoint(name=name, folder=folder, revision=found)
 
 
@@ -69,9 +65,7 @@ def _download(repo_id: str, revision: str | None) -> Checkpoint:
     except errors.GatedRepoError as error:
         raise ModelInvalid(f"{repo_id} is gated: accept its terms on the hub and set HF_TOKEN") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise ModelInvalid(
-            f"the hub has no {repo_id} at revision {revision or 'main'}; check the name"
-        ) from error
+        raise ModelInvalid(f"the hub has no {repo_id} at revision {revision or 'main'}; check the name") from error
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # whichever client the hub library uses
         raise ModelUnavailable(f"cannot fetch {repo_id} from the hub now: {one_line(error)}") from error
     return Checkpoint(name=repo_id, folder=folder, revision=folder.name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from PIL import Image
 
@@ -20,6 +20,11 @@ class Question:
     classification, whose margin is the best label against all others).
     `prompt` is the instruction; the letter menu ("A) overlay ...") is appended by `models.prompts`.
     """
+
+    __pydantic_config__: ClassVar = {
+        "extra": "forbid",
+        "strict": True,
+    }  # a field we do not know may change the question
 
     name: str
     prompt: str

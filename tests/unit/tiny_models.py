@@ -3,12 +3,23 @@ their own."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase, digits
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2Tokenizer
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -54,3 +65,58 @@ def picture(width: int, height: int, seed: int) -> Image.Image:
     ramp = np.linspace(0, 128, width)[None, :, None] + np.linspace(0, 64, height)[:, None, None]
     noise = rng.uniform(0, 63, (height, width, 3))
     return Image.fromarray((ramp + noise).astype(np.uint8))
+
+
+def _text(**extra: Any) -> dict[str, Any]:
+    made = tokenizer()
+    return {
+        "vocab_size": len(made),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3], **extra},
+        "eos_token_id": made.eos_token_id,
+        "bos_token_id": None,
+        "pad_token_id": made.pad_token_id,
+    }
+
+
+def _config(family: str) -> tuple[type[Any], Any]:
+    if family == "qwen2_vl":
+        vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "patch_size": 14}
+        return Qwen2VLForConditionalGeneration, Qwen2VLConfig(text_config=_text(), vision_config=vision, **_ids())
+    if family == "qwen2_5_vl":
+        vision = {"depth": 2, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 64}
+        vision |= {"fullatt_block_indexes": [1], "window_size": 56}
+        return Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(text_config=_text(), vision_config=vision, **_ids())
+    vision = {"depth": 2, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 64}
+    vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 64}
+    text = _text(mrope_interleaved=True) | {"head_dim": 16}
+    return Qwen3VLForConditionalGeneration, Qwen3VLConfig(text_config=text, vision_config=vision, **_ids())
+
+
+def _ids() -> dict[str, int]:
+    made = tokenizer()
+    names = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    return {name: made.convert_tokens_to_ids(token) for name, token in names.items()}
+
+
+def checkpoint(folder: Path, family: str, *, seed: int = 0) -> Path:
+    """Save a random model of `family` with tokenizer, template and image processor, as a released one would be."""
+    kind, config = _config(family)
+    torch.manual_seed(seed)
+    network = kind(config)
+    for parameter in network.parameters():  # the default initialisation is so small that every image scores alike
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    network.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    image_processor(16 if family == "qwen3_vl" else 14).save_pretrained(folder)
+    return folder

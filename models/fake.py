@@ -1,0 +1,83 @@
+"""A scorer without a model: the peer of PrefillScorer for everything that is tested around scoring.
+
+Deterministic: an image's margin is a hash of its pixels and of the question, so equal images get equal
+margins, alone or in any batch, in any process. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from models.types import ModelIdentity, Question, Reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakePrepared:
+    """An image reduced to its digest; `visual_tokens` as a 28-pixel grid would have."""
+
+    digest: bytes
+    visual_tokens: int
+
+
+class FakeScorer:
+    """Implements `models.types.Scorer`. Margins spread over about -6 … 6.
+
+    calls: the size of every batch that `score` was given, for tests of packing.
+    """
+
+    def __init__(self, *, question: Question, identity: ModelIdentity | None = None, mass: float = 0.99) -> None:
+        self._question = question
+        self._identity = identity or ModelIdentity(
+            base_model="fake", revision="1", precision="fp32", adapter_sha256=None
+        )
+        self._mass = mass
+        self.calls: list[int] = []
+
+    @property
+    def question(self) -> Question:
+        return self._question
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._identity
+
+    def prepare(self, image: Image.Image) -> FakePrepared:
+        digest = hashlib.sha256(self._question.name.encode())
+        digest.update(f"{image.mode}{image.size}".encode())
+        digest.update(image.tobytes())
+        pixels = min(image.width * image.height, self._question.max_pixels)
+        return FakePrepared(digest=digest.digest(), visual_tokens=max(1, pixels // 28**2))
+
+    def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
+        self.calls.append(len(prepared))
+        return [self._read(image) for image in prepared]
+
+    def _read(self, image: FakePrepared) -> Reading:
+        labels = self._question.labels
+        logits = {label: _logit(image.digest, label) for label in labels}
+        flagged = [logits[label] for label in labels if label in self._question.flags]
+        others = [logits[label] for label in labels if label not in self._question.flags]
+        if not flagged:
+            best = max(labels, key=lambda label: logits[label])
+            flagged, others = [logits[best]], [logits[label] for label in labels if label != best]
+        return Reading(
+            margin=_logsumexp(flagged) - _logsumexp(others),
+            logits=tuple(logits[label] for label in labels),
+            mass=self._mass,
+            visual_tokens=image.visual_tokens,
+        )
+
+
+def _logit(digest: bytes, label: str) -> float:
+    number = int.from_bytes(hashlib.sha256(digest + label.encode()).digest()[:4], "big")
+    return 6.0 * number / 2**32 - 3.0
+
+
+def _logsumexp(values: list[float]) -> float:
+    top = max(values)
+    return top + math.log(math.fsum(math.exp(value - top) for value in values))

@@ -1,0 +1,212 @@
+"""Load a base model once, in the asked precision, and hand out scorers that share it.
+
+Safetensors only, no remote code. 4 and 8 bit go through bitsandbytes with vision tower and output head left
+in bf16 (double quantisation and bf16 compute as in QLoRA, arXiv 2305.14314); they save memory, not time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from models.adapters import read_adapter
+from models.errors import ModelInvalid, ModelUnavailable, one_line
+from models.families import Family, family_of
+from models.lora import load_lora
+from models.processing import VisionProcessor, load_processor
+from models.sources import Checkpoint, locate
+from models.types import ModelIdentity, Question
+
+if TYPE_CHECKING:
+    from models.prefill import PrefillScorer
+
+Precision = Literal["fp32", "bf16", "nf4", "int8"]
+
+
+class BaseModel:
+    """A loaded checkpoint and the adapters put into it.
+
+    Many scorers share one base. `lock` guards the network: whoever runs it, or changes which adapter is
+    active, holds the lock, so that no forward ever sees half a switch.
+    """
+
+    def __init__(
+        self, *, network: Any, processor: VisionProcessor, checkpoint: Checkpoint, family: Family, precision: Precision
+    ) -> None:
+        self.network = network  # the transformers model; LoRA modules are injected into it in place
+        self.processor = processor
+        self.checkpoint = checkpoint
+        self.family = family
+        self.precision = precision
+        self.device: torch.device = network.device
+        self.lock = threading.RLock()
+        self._peft: Any = None  # the PeftModel around `network`, once there is an adapter
+        self._active: str | None = None
+        self._loaded: set[str] = set()
+
+    def scorer(self, question: Question, adapter: Path | None = None) -> PrefillScorer:
+        """A scorer for one question, by the base alone or by the adapter in a folder.
+
+        Raises ModelInvalid when the adapter was made for another base or question, is damaged or does not
+        fit.
+        """
+        from models.prefill import PrefillScorer
+
+        digest = None if adapter is None else self._load(adapter, question)
+        identity = ModelIdentity(
+            base_model=self.checkpoint.name,
+            revision=self.checkpoint.revision,
+            precision=self.precision,
+            adapter_sha256=digest,
+        )
+        return PrefillScorer(base=self, question=question, identity=identity)
+
+    def activate(self, adapter_sha256: str | None) -> None:
+        """Make one loaded adapter the active one; None: the base alone, every LoRA module bypassed."""
+        with self.lock:
+            if adapter_sha256 == self._active:
+                return
+            if adapter_sha256 is None:
+                self._peft.base_model.disable_adapter_layers()
+            elif adapter_sha256 in self._loaded:
+                self._peft.base_model.enable_adapter_layers()
+                self._peft.set_adapter(adapter_sha256, inference_mode=True)
+            else:
+                raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; make its scorer again")
+            self._active = adapter_sha256
+
+    def release(self, adapter_sha256: str) -> None:
+        """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
+        with self.lock:
+            if adapter_sha256 not in self._loaded:
+                return
+            self.activate(None)
+            self._peft.delete_adapter(adapter_sha256)
+            self._loaded.remove(adapter_sha256)
+            self._peft.base_model.disable_adapter_layers()
+
+    def _load(self, folder: Path, question: Question) -> str:
+        adapter = read_adapter(folder)
+        card = adapter.card
+        if card.base_revision != self.checkpoint.revision:
+            raise ModelInvalid(
+                f"{folder} was trained on {card.base_model} at {card.base_revision}, not on "
+                f"{self.checkpoint.name} at {self.checkpoint.revision}; load that base or train again"
+            )
+        if card.question != question:
+            raise ModelInvalid(
+                f"{folder} answers another question than {question.name!r}; use the check it was made for"
+            )
+        digest = card.weights_sha256
+        with self.lock:
+            if digest not in self._loaded:
+                before = self._active
+                self._peft = load_lora(self._peft or self.network, adapter, name=digest)
+                self._loaded.add(digest)
+                self._active = digest  # PEFT activates what it adds first; put back what was active
+                self._peft.set_adapter(digest, inference_mode=True)
+                self.activate(before)
+        return digest
+
+
+def load_base(
+    model: str, *, revision: str | None = None, precision: Precision = "bf16", device: str = "auto"
+) -> BaseModel:
+    """Load "pocket", a local folder or a hub id "owner/name".
+
+    revision: hub commit, tag or branch; for a folder the "sha256:..." it must have. device: "auto" (CUDA
+    where there is one), "cpu", "cuda" or "cuda:1". Raises ModelInvalid (unknown or broken model,
+    unsupported family or precision) and ModelUnavailable (hub not reachable, device out of memory).
+    """
+    if precision not in get_args(Precision):
+        raise ModelInvalid(f"precision {precision!r} is unknown; choose one of {', '.join(get_args(Precision))}")
+    checkpoint = locate(model, revision=revision)
+    family = family_of(_model_type(checkpoint.folder), name=model)
+    processor = load_processor(checkpoint.folder)
+    network = _load_network(checkpoint.folder, precision, _device(device))
+    return BaseModel(network=network, processor=processor, checkpoint=checkpoint, family=family, precision=precision)
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelInvalid(f"{folder / 'config.json'} cannot be read: {one_line(error)}") from error
+    model_type: str | None = config.get("model_type")
+    return model_type
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelInvalid("no CUDA device is visible here; use --device cpu or auto")
+    return name
+
+
+def _load_network(folder: Path, precision: Precision, device: str) -> Any:
+    try:
+        with _quiet():
+            network, report = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
+                quantization_config=_quantisation(precision),
+                device_map={"": device},
+                output_loading_info=True,
+            )
+    except torch.OutOfMemoryError as error:
+        raise ModelUnavailable(f"{device} has no room for {folder.name}: free memory or use precision nf4") from error
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelInvalid(f"{folder} cannot be loaded: {one_line(error)}") from error
+    wrong = sorted(report["missing_keys"]) or sorted(str(key) for key in report["mismatched_keys"])
+    if wrong:  # transformers would fill these with random numbers and only warn
+        raise ModelInvalid(f"{folder}: {len(wrong)} weights are missing or of the wrong shape, first {wrong[0]}")
+    if precision == "int8":
+        from models.int8 import keep_activations
+
+        keep_activations(network)
+    network.requires_grad_(False)
+    return network.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar for the loading of weights: a worker's output is its log."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _quantisation(precision: Precision) -> Any:
+    if precision not in ("nf4", "int8"):
+        return None
+    try:
+        import bitsandbytes  # noqa: F401 - transformers' own complaint comes later and is longer
+    except ImportError as error:
+        raise ModelInvalid(f"precision {precision} needs bitsandbytes: pip install bitsandbytes") from error
+    # Matched from the start of a module's name, so that "visual" alone would skip nothing.
+    skip = ["model.visual", "lm_head"]
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=skip,
+    )

@@ -1,0 +1,97 @@
+"""LoRA adapters in and out of a model in memory: injected by name, switched, taken out again, saved.
+
+PEFT replaces the target modules in place; the transformers model keeps its class and its forward. The
+functions here see to it that an adapter is loaded whole or refused: adapters whose keys were renamed
+between releases otherwise load with every tensor missing and no error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from models.adapters import Adapter, AdapterCard, LoraSettings, write_adapter
+from models.errors import ModelInvalid, one_line
+
+
+def lora_config(lora: LoraSettings) -> Any:
+    """PEFT's configuration from our allow-listed fields and nothing else."""
+    targets = lora.target_modules
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=lora.use_rslora,
+        modules_to_save=list(lora.modules_to_save) if lora.modules_to_save else None,
+    )
+
+
+def add_lora(model: Any, lora: LoraSettings, *, name: str) -> Any:
+    """Put fresh LoRA modules named `name` into a model, or into the PeftModel it already is; returns a
+    PeftModel.
+
+    Raises ModelInvalid when the settings match no module of this model, or touch the output head, whose rows
+    scoring reads directly.
+    """
+    try:
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, lora_config(lora))
+        else:
+            model = get_peft_model(model, lora_config(lora), adapter_name=name)
+    except ValueError as error:
+        raise ModelInvalid(f"the adapter does not fit this model: {one_line(error)}") from error
+    if any("lora_" in key and "lm_head" in key for key in adapter_state(model, name)):
+        model.delete_adapter(name)
+        raise ModelInvalid("the adapter changes lm_head, which scoring reads directly; train without it")
+    return model
+
+
+def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
+    """Put a verified adapter into a model under `name`, for inference; returns a PeftModel.
+
+    Every tensor of the file must find its place, and every place must be filled, with equal shapes;
+    otherwise the adapter is taken out again and ModelInvalid says which key was wrong.
+    """
+    try:
+        tensors = load_tensors(adapter.weights)
+    except SafetensorError as error:
+        raise ModelInvalid(f"{adapter.folder}: the weights are not safetensors: {one_line(error)}") from error
+    model = add_lora(model, adapter.lora, name=name)
+    expected = {key: value.shape for key, value in adapter_state(model, name).items()}
+    found = {key: value.shape for key, value in tensors.items()}
+    if expected != found:
+        model.delete_adapter(name)
+        raise ModelInvalid(f"{adapter.folder}: {_difference(expected, found)}; it was trained on another model")
+    set_peft_model_state_dict(model, tensors, adapter_name=name)
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names they have in a file."""
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, adapter_name=name)
+    return state
+
+
+def save_lora(folder: Path, model: Any, *, card: AdapterCard, lora: LoraSettings, name: str = "default") -> AdapterCard:
+    """Write the adapter `name` of a PeftModel as an adapter folder; returns the card as written."""
+    state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, name).items()}
+    return write_adapter(folder, card=card, lora=lora, weights=save_tensors(state))
+
+
+def _difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if unexpected:
+        return f"{len(unexpected)} unexpected tensors, the first is {unexpected[0]}"
+    if missing:
+        return f"{len(missing)} tensors are missing, the first is {missing[0]}"
+    key = next(key for key in sorted(expected) if expected[key] != found[key])
+    return f"{key} has shape {tuple(found[key])}, the model needs {tuple(expected[key])}"

@@ -1,0 +1,40 @@
+"""How good probabilities and proportions are: Brier, NLL, calibration error, Wilson intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import NormalDist
+
+
+def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson 1927 score interval of a proportion, two-sided; (0, 1) without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p, z2 = successes / trials, z * z / trials
+    centre = (p + z2 / 2) / (1 + z2)
+    half = z * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials)) / (1 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def brier(probabilities: Sequence[float], positive: Sequence[bool]) -> float:
+    """Mean squared error of the probabilities, 0 is perfect."""
+    errors = [(p - y) ** 2 for p, y in zip(probabilities, positive, strict=True)]
+    return math.fsum(errors) / len(errors)
+
+
+def negative_log_likelihood(probabilities: Sequence[float], positive: Sequence[bool]) -> float:
+    """Mean surprise in nats; probabilities are kept 1e-12 away from 0 and 1."""
+    seen = [p if y else 1 - p for p, y in zip(probabilities, positive, strict=True)]
+    return -math.fsum(math.log(min(max(p, 1e-12), 1.0)) for p in seen) / len(seen)
+
+
+def calibration_error(probabilities: Sequence[float], positive: Sequence[bool], *, bins: int = 15) -> float:
+    """Expected calibration error over equal-mass bins: mean |confidence - frequency| weighted by bin size."""
+    pairs = sorted(zip(probabilities, positive, strict=True))
+    total = len(pairs)
+    edges = [round(i * total / bins) for i in range(bins + 1)]
+    groups = [pairs[a:b] for a, b in pairwise(edges) if b > a]
+    return math.fsum(abs(math.fsum(p - y for p, y in group)) for group in groups) / total

@@ -1,0 +1,118 @@
+"""The scorer: one prefill per image, read at the position where the answer would begin.
+
+    h = last hidden state at the last position      (B, d)
+    label logit = logsumexp over the label's token spellings of h · W[token]
+    margin = logsumexp(flagging labels) - logsumexp(the others)
+
+The published form of this is Qwen3-VL-Reranker (two rows of the head instead of generating "yes"). No
+logits of shape (B, T, V) are ever made; the whole vocabulary is read once per image, in slices, for the
+label mass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from models.errors import ModelInvalid
+from models.processing import PreparedImage
+from models.types import ModelIdentity, Question, Reading
+
+if TYPE_CHECKING:
+    from models.loading import BaseModel
+
+_VOCABULARY_SLICE = 16_384  # head rows turned to fp32 at a time
+
+
+class PrefillScorer:
+    """Implements `models.types.Scorer` over a transformers model. `prepare` is thread-safe."""
+
+    def __init__(self, *, base: BaseModel, question: Question, identity: ModelIdentity) -> None:
+        self._base = base
+        self._question = question
+        self._identity = identity
+        self.prompt = base.processor.prompt(question)
+        self._head = LabelHead(
+            weight=base.network.get_output_embeddings().weight,
+            token_ids=[code.token_ids for code in self.prompt.codes],
+            flags=[label in question.flags for label in question.labels],
+        )
+
+    @property
+    def question(self) -> Question:
+        return self._question
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._identity
+
+    def prepare(self, image: Image.Image) -> PreparedImage:
+        """Resize, normalise and cut one image. Raises ImageUnsuitable for one the model cannot take."""
+        question = self._question
+        return self._base.processor.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+
+    def tokens(self, prepared: PreparedImage) -> int:
+        """Length of the image's whole sequence, text included: what packing has to count."""
+        return self.prompt.turn.length(prepared.visual_tokens)
+
+    @torch.inference_mode()
+    def score(self, prepared: Sequence[PreparedImage]) -> list[Reading]:
+        """One forward over all given images; a Reading each, in their order."""
+        if not prepared:
+            return []
+        hidden = self.last_hidden(prepared)
+        logits, margins, mass = self._head(hidden)
+        return [
+            Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens)
+            for margin, row, share, image in zip(
+                margins.tolist(), logits.tolist(), mass.tolist(), prepared, strict=True
+            )
+        ]
+
+    def last_hidden(self, prepared: Sequence[PreparedImage]) -> torch.Tensor:
+        """The feature (B, d) at the answer position, on the device; also what a classification head reads."""
+        inputs = self._base.processor.collate([self.prompt.turn] * len(prepared), prepared)
+        with self._base.lock:
+            self._base.activate(self._identity.adapter_sha256)
+            on_device = {name: tensor.to(self._base.device) for name, tensor in inputs.items()}
+            out = self._base.network.base_model(**on_device, use_cache=False)
+            last: torch.Tensor = out.last_hidden_state[:, -1]  # left-padded: the last position is every row's own
+        return last
+
+
+class LabelHead:
+    """Label logits, margin and label mass from hidden states, accumulated in fp32.
+
+    weight: (V, d), the model's output embedding, kept by reference.
+    token_ids: the single-token spellings of each label. flags: which labels raise a flag.
+    """
+
+    def __init__(self, *, weight: torch.Tensor, token_ids: Sequence[Sequence[int]], flags: Sequence[bool]) -> None:
+        if weight.ndim != 2 or not weight.dtype.is_floating_point:
+            raise ModelInvalid("the output head is quantised; load the model with the head left in bf16")
+        self._weight = weight
+        ids = [token for spelling in token_ids for token in spelling]
+        self._rows = weight[torch.tensor(ids, device=weight.device)].float()  # (spellings, d)
+        self._sizes = [len(spelling) for spelling in token_ids]
+        self._flags = torch.tensor(flags, device=weight.device)
+
+    def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """hidden (B, d) -> label logits (B, K), margins (B,), mass (B,)."""
+        hidden = hidden.float()
+        spelled = hidden @ self._rows.T
+        logits = torch.stack([part.logsumexp(-1) for part in torch.split(spelled, self._sizes, dim=-1)], dim=-1)
+        mass = (spelled.logsumexp(-1) - self._log_partition(hidden)).exp().clamp(max=1.0)
+        return logits, self._margin(logits), mass
+
+    def _margin(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._flags.any():
+            return logits[:, self._flags].logsumexp(-1) - logits[:, ~self._flags].logsumexp(-1)
+        ranked = logits.sort(dim=-1, descending=True).values
+        return ranked[:, 0] - ranked[:, 1:].logsumexp(-1)
+
+    def _log_partition(self, hidden: torch.Tensor) -> torch.Tensor:
+        slices = [(hidden @ part.float().T).logsumexp(-1) for part in torch.split(self._weight, _VOCABULARY_SLICE)]
+        return torch.stack(slices).logsumexp(0)
