@@ -1,0 +1,67 @@
+"""`python -m worker score`: a worker that scores batches until it is stopped. `scanfleet worker score` starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from scanfleet.errors import ScanfleetError
+from scanfleet.log import configure_logging, redact
+from scanfleet.settings import load_settings
+
+
+@click.group()
+def main() -> None:
+    """The side of scanfleet that computes."""
+
+
+@main.command()
+@click.option("--model", help="Base model: a built-in name, a hub id or a folder.")
+@click.option("--model-revision", help="Commit of a hub model.")
+@click.option("--precision", help="fp32, bf16, nf4 or int8.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--token-budget", type=int, help="Visual tokens in one forward.")
+@click.option("--batches-in-flight", type=int, help="Batches held at once.")
+@click.option("--fetch-threads", type=int, help="Downloads and decodings at once.")
+@click.option("--lease-seconds", type=float, help="A silent worker's batch is free after this.")
+@click.option("--drain-seconds", type=float, help="SIGTERM: finish or hand back within this.")
+@click.option("--data-dir", help="Folder of the embedded ledger and broker.")
+@click.option("--log-level", help="debug, info, warning or error.")
+@click.option("--log-json/--log-lines", default=None, help="One JSON object a line, or lines for people.")
+def score(**flags: Any) -> None:
+    """Take batches of one base model and score them.
+
+    Exit codes: 0 stopped in order; 75 start me again (the device broke); others name what a person must change.
+    """
+    signal.signal(signal.SIGTERM, _end_before_consuming)
+    try:
+        settings = load_settings(**flags)
+        configure_logging(level=settings.log_level, json=settings.log_json)
+        from worker.serve import serve
+
+        code = serve(settings)
+    except ScanfleetError as error:
+        click.echo(f"error: {redact(str(error))}", err=True)
+        code = error.exit_code
+    _leave(code)
+
+
+def _end_before_consuming(_: int, __: FrameType | None) -> None:
+    """While the model loads there is nothing to drain. Celery puts its own handler in place when it starts."""
+    raise SystemExit(0)
+
+
+def _leave(code: int) -> None:
+    """End now: a download that hangs would hold up the interpreter's own exit until its time-out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

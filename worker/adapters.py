@@ -1,0 +1,128 @@
+"""Adapters on their way to the model: the shipped ones into the registry, any of them into a local folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+import structlog
+
+from models import pocket
+from models.adapters import CARD, AdapterCard, read_card
+from models.errors import ModelInvalid
+from models.types import ModelIdentity
+from scanfleet.checks import builtin_names, load_check
+from scanfleet.objects import open_store
+from scanfleet.settings import Settings
+from scanfleet.store.adapters import AdapterInfo, champion, promote, register_adapter
+from scanfleet.store.engine import transaction
+
+log = structlog.get_logger()
+
+BUILT_IN = "builtin"  # builtin://pocket/overlay: shipped with the code, wherever that is installed
+MAX_FILE_BYTES = 8 << 30
+
+
+class AdapterFolders:
+    """Adapter files on this machine; those in a bucket are fetched once, under the digest of their weights."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def find(self, adapter: AdapterInfo) -> Path:
+        """The folder with the files of an adapter. Raises ModelInvalid, StoreUnavailable."""
+        folder = self._locate(adapter)
+        found = read_card(folder).weights_sha256
+        if found != adapter.weights_sha256:
+            raise ModelInvalid(
+                f"{adapter.uri} now holds other weights ({found[:12]}…) than were registered "
+                f"({adapter.weights_sha256[:12]}…): restore them, or register and promote the new ones"
+            )
+        return folder
+
+    def _locate(self, adapter: AdapterInfo) -> Path:
+        if adapter.uri.startswith(f"{BUILT_IN}://"):
+            return pocket.adapter_folder(PurePosixPath(urlsplit(adapter.uri).path).name)
+        if not adapter.uri.startswith("s3://"):
+            return Path(adapter.uri)
+        folder = self._settings.data_dir / "adapters" / adapter.weights_sha256
+        if not (folder / CARD).is_file():
+            self._download(adapter.uri.rstrip("/") + "/", folder)
+        return folder
+
+    def _download(self, prefix: str, folder: Path) -> None:
+        """The card comes last: a folder with a card is whole."""
+        store = open_store(prefix, self._settings)
+        names = sorted(
+            (info.uri.removeprefix(prefix) for info in store.list(prefix)), key=lambda name: (name == CARD, name)
+        )
+        for name in names:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise ModelInvalid(f"{prefix}{name}: a file name that leads out of the adapter's folder")
+            data = store.fetch(prefix + name, etag=None, max_bytes=MAX_FILE_BYTES)
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(target.name + ".part")
+            part.write_bytes(data)
+            part.replace(target)
+
+
+def register_shipped(engine: sa.Engine, identity: ModelIdentity) -> int:
+    """Enter the adapters that ship with a built-in model, and put them in use where nothing usable is.
+
+    An adapter of an older release of the same built-in model cannot run on these weights, so it gives way.
+    Returns how many there are. Raises DatabaseUnavailable.
+    """
+    if identity.base_model != "pocket":
+        return 0
+    shipped = [info for path in _cards() if (info := _read(path, identity)) is not None]
+    for info in shipped:
+        try:
+            _enter(engine, info)
+        except sa.exc.IntegrityError:
+            _enter(engine, info)  # another worker that starts at this moment entered it first
+    return len(shipped)
+
+
+def _cards() -> list[Path]:
+    return sorted((pocket.folder() / "adapters").glob(f"*/{CARD}"))
+
+
+def _read(path: Path, identity: ModelIdentity) -> AdapterInfo | None:
+    try:
+        card = read_card(path.parent)
+    except ModelInvalid as error:
+        log.warning("shipped_adapter_refused", error=str(error))
+        return None
+    if card.base_revision != identity.revision or card.question.name not in builtin_names():
+        log.warning("shipped_adapter_refused", folder=str(path.parent), error="made for another base or check")
+        return None
+    return _info(card, uri=f"{BUILT_IN}://{identity.base_model}/{path.parent.name}")
+
+
+def _info(card: AdapterCard, *, uri: str) -> AdapterInfo:
+    return AdapterInfo(
+        check_name=card.question.name,
+        check_hash=load_check(card.question.name).hash,
+        base_model=card.base_model,
+        base_revision=card.base_revision,
+        uri=uri,
+        weights_sha256=card.weights_sha256,
+        recipe=dict(card.recipe),
+        metrics=dict(card.metrics),
+        calibrator=None if card.calibrator is None else asdict(card.calibrator),
+        thresholds=None if card.thresholds is None else asdict(card.thresholds),
+        canary=None if card.canary is None else card.canary.model_dump(mode="json"),
+    )
+
+
+def _enter(engine: sa.Engine, info: AdapterInfo) -> None:
+    with transaction(engine) as connection:
+        adapter_id = register_adapter(connection, info)
+        in_use = champion(connection, info.check_name, info.base_model)
+        if in_use is None or in_use.base_revision != info.base_revision:
+            promote(connection, adapter_id)
+            log.info("shipped_adapter_in_use", check=info.check_name, adapter=adapter_id)

@@ -1,0 +1,227 @@
+"""One attempt at one batch: fetch, decode and prepare in threads, score on the device, and gather what came of it.
+
+The calling thread only coordinates: everything that happens elsewhere arrives as an event in its inbox, so an abort
+ends it at once whatever the stages are doing. Memory stays bounded: per batch, at most `fetch_threads` images are being
+fetched and about as many wait to be decoded, and a stage thread with a prepared image waits until the device has room.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from models.types import Reading
+from scanfleet.images import Decoded, decode
+from scanfleet.settings import Settings
+from scanfleet.store.batches import ClaimedImage
+from scanfleet.store.verdicts import Known
+from worker.device import Answer, Device
+from worker.gathering import Gathered
+from worker.scorers import Resolved
+from worker.stores import StoreFinder
+from worker.timing import Stopwatch
+
+KnownByContent = Callable[[int, Collection[str]], Mapping[str, Known]]
+
+
+class Aborted(Exception):
+    """The batch is not ours any more, or the worker hands back: nothing of this attempt is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """What all batches of a worker share."""
+
+    threads: Executor
+    device: Device
+    stores: StoreFinder
+    known_by_content: KnownByContent  # by scorer and hashes; raises DatabaseUnavailable
+    settings: Settings
+
+
+@dataclass(kw_only=True, eq=False)
+class _Twins:
+    """Images of one batch with the same bytes: scored once."""
+
+    sha256: str
+    images: list[ClaimedImage]
+    answer: _Answered | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fetched:
+    image: ClaimedImage
+    data: bytes = field(repr=False)
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NotFetched:
+    image: ClaimedImage
+    error: Exception
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answered:
+    twins: _Twins
+    result: Reading | Exception
+    width: int = 0  # pixels, upright
+    height: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Abort:
+    why: str
+
+
+_Event = _Fetched | _NotFetched | _Answered | _Abort
+
+
+class BatchRun:
+    """`run` fills `gathered`."""
+
+    def __init__(
+        self,
+        *,
+        images: Sequence[ClaimedImage],
+        attempt: int,
+        resolved: Resolved,
+        stages: Stages,
+        gathered: Gathered,
+        watch: Stopwatch,
+    ) -> None:
+        self._gathered = gathered
+        self._watch = watch
+        self._resolved = resolved
+        self._stages = stages
+        self._settings = stages.settings
+        # A later attempt starts elsewhere, so that no image which keeps waiting holds up those behind it.
+        start = (attempt - 1) * self._settings.fetch_threads % len(images) if images else 0
+        self._todo = deque([*images[start:], *images[:start]])
+        self._inbox: SimpleQueue[_Event] = SimpleQueue()
+        self._over = threading.Event()
+        self._fetching = 0
+        self._scoring = 0
+        self._twins: dict[str, _Twins] = {}
+
+    def abort(self, why: str) -> None:
+        """End `run` with Aborted; from any thread."""
+        self._over.set()
+        self._inbox.put(_Abort(why=why))
+
+    def run(self) -> None:
+        """Raises Aborted, DatabaseUnavailable."""
+        try:
+            while True:
+                self._fill()
+                if not self._fetching and not self._scoring:
+                    return
+                self._handle(self._arrivals())
+        finally:
+            self._over.set()  # stage threads drop what they still hold for us
+            self._stages.device.forget(self)
+
+    def _fill(self) -> None:
+        if self._gathered.world_is_down(patience=self._settings.fetch_threads):
+            self._todo.clear()  # one after the other would only run into the same time-out
+        while self._todo and self._fetching < self._settings.fetch_threads:
+            self._fetching += 1
+            self._stages.threads.submit(self._fetch, self._todo.popleft())
+
+    def _arrivals(self) -> list[_Event]:
+        """At least one event, and all that came with it: they share one lookup in the ledger."""
+        events = [self._inbox.get()]
+        try:
+            while True:
+                events.append(self._inbox.get_nowait())
+        except Empty:
+            return events
+
+    def _handle(self, events: list[_Event]) -> None:
+        fetched = []
+        for event in events:
+            match event:
+                case _Abort(why=why):
+                    raise Aborted(why)
+                case _NotFetched(image=image, error=error):
+                    self._fetching -= 1
+                    self._gathered.error(image, error)
+                case _Fetched():
+                    self._fetching -= 1
+                    fetched.append(event)
+                case _Answered(twins=twins):
+                    self._scoring -= 1
+                    twins.answer = event
+                    self._deliver(twins, twins.images)
+        if fetched:
+            self._sort_out(fetched)
+
+    def _sort_out(self, fetched: list[_Fetched]) -> None:
+        """Score only bytes that this scorer has not seen, neither in the ledger nor in this batch."""
+        unseen = {item.sha256 for item in fetched} - set(self._twins)
+        known = self._stages.known_by_content(self._resolved.scorer_id, unseen)
+        for item in fetched:
+            if earlier := known.get(item.sha256):
+                self._gathered.taken_over(item.image, earlier)
+            elif twins := self._twins.get(item.sha256):
+                twins.images.append(item.image)
+                if twins.answer is not None:
+                    self._deliver(twins, [item.image])
+            else:
+                twins = self._twins[item.sha256] = _Twins(sha256=item.sha256, images=[item.image])
+                self._scoring += 1
+                self._stages.threads.submit(self._prepare, twins, item.data)
+
+    def _deliver(self, twins: _Twins, images: Sequence[ClaimedImage]) -> None:
+        answer = twins.answer
+        assert answer is not None
+        for image in images:
+            if isinstance(answer.result, Exception):
+                self._gathered.error(image, answer.result)
+            else:
+                self._gathered.reading(
+                    image, answer.result, sha256=twins.sha256, width=answer.width, height=answer.height
+                )
+
+    # in the stage threads
+
+    def _fetch(self, image: ClaimedImage) -> None:
+        if self._over.is_set():
+            return
+        try:
+            with self._watch.measure("fetch"):
+                store = self._stages.stores(image.uri, image.root)
+                data = store.fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
+                sha256 = hashlib.sha256(data).hexdigest()
+            self._inbox.put(_Fetched(image=image, data=data, sha256=sha256))
+        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
+            self._inbox.put(_NotFetched(image=image, error=error))
+
+    def _prepare(self, twins: _Twins, data: bytes) -> None:
+        if self._over.is_set():
+            return
+        try:
+            with self._watch.measure("decode"):
+                decoded = decode(data, max_pixels=self._settings.max_image_pixels)
+            with self._watch.measure("prepare"):
+                prepared = self._resolved.scorer.prepare(decoded.image)
+            self._stages.device.submit(
+                owner=self, scorer=self._resolved.scorer, prepared=prepared, answer=self._answering(twins, decoded)
+            )
+        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
+            self._inbox.put(_Answered(twins=twins, result=error))
+
+    def _answering(self, twins: _Twins, decoded: Decoded) -> Callable[[Answer], None]:
+        width, height = decoded.width, decoded.height  # not `decoded`: its pixels need not wait for the device
+
+        def answer(given: Answer) -> None:
+            self._watch.add("wait", given.waited)
+            self._watch.add("device", given.seconds)
+            self._inbox.put(_Answered(twins=twins, result=given.result, width=width, height=height))
+
+        return answer

@@ -1,0 +1,94 @@
+"""What an attempt at a batch brought: every image ends as a verdict, as a failure of its own, or waits."""
+
+from __future__ import annotations
+
+import structlog
+
+from models.types import Reading
+from scanfleet.errors import ImageError, Retryable
+from scanfleet.log import redact
+from scanfleet.store.batches import ClaimedImage
+from scanfleet.store.verdicts import Known, NewVerdict, Outcome
+from worker.decisions import MASS_FLOOR, Policy
+from worker.scorers import Resolved
+from worker.timing import Stopwatch
+
+log = structlog.get_logger()
+
+
+class Gathered:
+    """Filled by one thread, the coordinator of the batch."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self._scorer_id = resolved.scorer_id
+        self._policy: Policy = resolved.policy
+        self._verdicts: list[NewVerdict] = []
+        self._failures: dict[int, ImageError] = {}
+        self._waiting_for: str | None = None
+        self._n_waiting = 0
+        self._n_low_mass = 0
+
+    def world_is_down(self, *, patience: int) -> bool:
+        """Whether `patience` images ran into failures of the world and no image into anything else."""
+        return self._n_waiting >= patience and not self._verdicts and not self._failures
+
+    def taken_over(self, image: ClaimedImage, known: Known) -> None:
+        """The same bytes, or the same listed version, were answered by the same scorer before."""
+        verdict = NewVerdict(
+            image_id=image.id,
+            identity=image.identity,
+            content_sha256=known.content_sha256,
+            width=known.width,
+            height=known.height,
+            label=known.label,
+            decision=known.decision,
+            score=known.score,
+            margin=known.margin,
+            mass=known.mass,
+            logits=known.logits,
+            boxes=known.boxes,
+            reused_from=known.verdict_id,
+        )
+        self._verdicts.append(verdict)
+
+    def reading(self, image: ClaimedImage, reading: Reading, *, sha256: str, width: int, height: int) -> None:
+        decision = self._policy.decide(reading)
+        self._n_low_mass += reading.mass < MASS_FLOOR
+        verdict = NewVerdict(
+            image_id=image.id,
+            identity=image.identity,
+            content_sha256=sha256,
+            width=width,
+            height=height,
+            label=decision.label,
+            decision=decision.decision,
+            score=decision.score,
+            margin=reading.margin,
+            mass=reading.mass,
+            logits=reading.logits,
+        )
+        self._verdicts.append(verdict)
+
+    def error(self, image: ClaimedImage, error: Exception) -> None:
+        """Only an ImageError is the image's own fault. Everything else, a bug of ours included, makes it wait."""
+        if isinstance(error, ImageError):
+            self._failures[image.id] = error
+            return
+        self._n_waiting += 1
+        if isinstance(error, Retryable):
+            self._waiting_for = redact(str(error))
+            return
+        log.error("image_attempt_crashed", image=image.id, uri=image.uri, exc_info=error)
+        self._waiting_for = f"unexpected {type(error).__name__} (see the worker's log): {redact(str(error))[:200]}"
+
+    def outcome(self, watch: Stopwatch) -> Outcome:
+        if self._n_low_mass:
+            # The model answers in other words than the labels: prompt or adapter is broken, or does not fit.
+            log.warning("label_mass_low", scorer=self._scorer_id, images=self._n_low_mass, floor=MASS_FLOOR)
+        return Outcome(
+            scorer_id=self._scorer_id,
+            verdicts=self._verdicts,
+            failures=self._failures,
+            waiting_for=self._waiting_for,
+            seconds=watch.seconds(),
+        )

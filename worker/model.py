@@ -1,0 +1,139 @@
+"""The base model of a worker: a real one, or the fake that fleet tests use. Torch is imported on loading only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from PIL import Image
+
+from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
+from models.fake import FakePrepared, FakeScorer
+from models.types import ModelIdentity, Prepared, Question, Reading, Scorer
+from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
+from scanfleet.settings import Settings
+from worker.errors import DeviceBroken, OutOfDeviceMemory
+
+if TYPE_CHECKING:
+    from models.loading import BaseModel, Precision
+
+FAKE = "fake"
+FAKE_SECONDS = "SCANFLEET_FAKE_SECONDS"  # per image: makes the fake slow enough to be killed at work
+
+
+class Model(Protocol):
+    """Weights in memory, that hand out scorers."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+        """A scorer by the base alone, or by the adapter in a folder. Raises ModelInvalid, ModelUnavailable."""
+        ...
+
+
+def load_model(settings: Settings) -> Model:
+    """The model of the settings. Raises BadSettings (a person must act) or DeviceUnavailable (try again)."""
+    if settings.model == FAKE:
+        return FakeModel(seconds_per_image=float(os.environ.get(FAKE_SECONDS, "0")))
+    try:
+        from models.loading import load_base
+    except ImportError as error:
+        raise BadSettings(f"this worker cannot load models ({error}): pip install 'scanfleet[worker]'") from None
+    try:
+        base = load_base(
+            settings.model,
+            revision=settings.model_revision,
+            precision=cast("Precision", settings.precision),
+            device=settings.device,
+        )
+    except ModelInvalid as error:
+        raise BadSettings(f"model: {error}") from error
+    except ModelUnavailable as error:
+        raise DeviceUnavailable(f"model: {error}") from error
+    return LoadedModel(base)
+
+
+class FakeModel:
+    """Scores by hashing pixels. Adapters are refused: it has none."""
+
+    device = "none"
+
+    def __init__(self, *, seconds_per_image: float = 0.0) -> None:
+        self.identity = ModelIdentity(base_model=FAKE, revision="1", precision="fp32", adapter_sha256=None)
+        self._seconds_per_image = seconds_per_image
+
+    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+        if adapter is not None:
+            raise ModelInvalid("the fake model takes no adapter")
+        return cast("Scorer", SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image))
+
+
+class SlowFakeScorer(FakeScorer):
+    """A FakeScorer that takes its time, as a real model does."""
+
+    def __init__(self, *, question: Question, seconds_per_image: float) -> None:
+        super().__init__(question=question)
+        self._seconds_per_image = seconds_per_image
+
+    def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
+        time.sleep(self._seconds_per_image * len(prepared))
+        return super().score(prepared)
+
+
+class LoadedModel:
+    """A `models.loading.BaseModel`, whose errors become those that the fleet acts on."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self._base = base
+        self.device = str(base.device)
+        self.identity = ModelIdentity(
+            base_model=base.checkpoint.name,
+            revision=base.checkpoint.revision,
+            precision=base.precision,
+            adapter_sha256=None,
+        )
+
+    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+        return NamedErrors(self._base.scorer(question, adapter))
+
+
+class NamedErrors:
+    """A scorer on torch: out of memory and a broken device are told apart from bugs."""
+
+    def __init__(self, scorer: Any) -> None:
+        self._scorer = scorer
+
+    @property
+    def question(self) -> Question:
+        return cast("Question", self._scorer.question)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return cast("ModelIdentity", self._scorer.identity)
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        try:
+            return cast("Prepared", self._scorer.prepare(image))
+        except ImageUnsuitable as error:
+            raise ImageError(stage="prepare", reason="unsuitable", detail=str(error)) from error
+
+    def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
+        import torch
+
+        try:
+            return cast("list[Reading]", self._scorer.score(prepared))
+        except torch.OutOfMemoryError as error:
+            message = f"the device has no room for {len(prepared)} image(s) at once"
+            raise OutOfDeviceMemory(message) from error
+        except torch.AcceleratorError as error:
+            # After such an error every further call of this process fails: only a new process helps.
+            raise DeviceBroken(f"the device failed: {str(error).splitlines()[0]}") from error
+        except ModelUnavailable as error:
+            raise DeviceUnavailable(str(error)) from error

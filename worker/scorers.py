@@ -1,0 +1,105 @@
+"""Which scorer answers a batch: resolved once per batch, so a promotion never cuts through one."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import structlog
+
+from models.adapters import read_card
+from models.errors import ModelInvalid, ModelUnavailable
+from models.types import Question, Scorer
+from scanfleet.checks import Check
+from scanfleet.errors import DeviceUnavailable
+from scanfleet.settings import Settings
+from scanfleet.store.adapters import AdapterInfo, champion
+from scanfleet.store.checks import get_check
+from scanfleet.store.engine import reading, transaction
+from scanfleet.store.scorers import ScorerSpec, scorer_id
+from worker.adapters import AdapterFolders
+from worker.decisions import Policy, read_policy
+from worker.model import Model
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resolved:
+    """Everything that turns the images of a batch into verdicts."""
+
+    scorer_id: int  # row of the ledger
+    scorer: Scorer
+    policy: Policy
+
+
+class Scorers:
+    """Scorers by their full configuration. They share one base model."""
+
+    def __init__(self, engine: sa.Engine, model: Model, settings: Settings) -> None:
+        self._engine = engine
+        self._model = model
+        self._folders = AdapterFolders(settings)
+        self._lock = threading.Lock()
+        self._known: dict[str, Resolved] = {}
+
+    def resolve(self, check_id: int) -> Resolved:
+        """The scorer of a check with its champion of this moment.
+
+        Raises DeviceUnavailable, also when the champion's files are wrong: the images are not at fault, so they wait
+        until a person mends or promotes an adapter. Raises DatabaseUnavailable, StoreUnavailable.
+        """
+        with reading(self._engine) as connection:
+            check = get_check(connection, check_id)
+            adapter = champion(connection, check.name, self._model.identity.base_model)
+        spec = self._spec(check_id, check, adapter)
+        with self._lock:  # two batches that meet a new champion load it once
+            if spec.key not in self._known:
+                self._known[spec.key] = self._make(check_id, check, adapter)
+            return self._known[spec.key]
+
+    def _make(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> Resolved:
+        question = question_of(check)
+        try:
+            folder = None if adapter is None else self._folders.find(adapter)
+            if adapter is not None and folder is not None and read_card(folder).question != question:
+                # A check of the same name with other words: the adapter never learnt to answer those.
+                log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
+                adapter = folder = None
+            scorer = self._model.scorer(question, folder)
+        except (ModelInvalid, ModelUnavailable) as error:
+            raise DeviceUnavailable(f"check {check.name}: {error}") from error
+        spec = self._spec(check_id, check, adapter)
+        policy = read_policy(question, calibrator=spec.calibrator, thresholds=spec.thresholds)
+        with transaction(self._engine) as connection:
+            row = scorer_id(connection, spec)
+        log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
+        return Resolved(scorer_id=row, scorer=scorer, policy=policy)
+
+    def _spec(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> ScorerSpec:
+        identity = self._model.identity
+        return ScorerSpec(
+            check_id=check_id,
+            base_model=identity.base_model,
+            base_revision=identity.revision,
+            precision=identity.precision,
+            adapter_id=None if adapter is None else adapter.id,
+            max_pixels=check.max_pixels,
+            crop=check.crop,
+            calibrator=None if adapter is None else adapter.calibrator,
+            thresholds=None if adapter is None else adapter.thresholds,
+        )
+
+
+def question_of(check: Check) -> Question:
+    """The model-side half of a check."""
+    return Question(
+        name=check.name,
+        prompt=check.prompt,
+        labels=check.labels,
+        flags=frozenset(check.flags),
+        descriptions=dict(check.descriptions),
+        max_pixels=check.max_pixels,
+        min_pixels=check.min_pixels,
+    )

@@ -1,0 +1,74 @@
+"""How a worker ends: first it drains, then it hands back what it still holds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class Stop:
+    """Asked once: no new batch, those under way may finish for `drain_seconds`. Asked twice, or late: hand back.
+
+    `request` may be called in a signal handler: it only puts into a reentrant queue, which a thread reads.
+    """
+
+    def __init__(self, *, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
+        self._requests: SimpleQueue[str] = SimpleQueue()
+        self._draining = threading.Event()
+        self._handing_back = threading.Event()
+        self._lock = threading.Lock()
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self._thread = threading.Thread(target=self._watch, name="stop", daemon=True)
+        self._thread.start()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    @property
+    def handing_back(self) -> bool:
+        return self._handing_back.is_set()
+
+    def request(self, why: str) -> None:
+        self._requests.put(why)
+
+    def wait_hand_back(self, seconds: float) -> bool:
+        """Sleep that ends early, with True, when everything is to be handed back."""
+        return self._handing_back.wait(seconds)
+
+    def wait_draining(self, seconds: float | None = None) -> bool:
+        """Sleep that ends early, with True, when the worker is asked to stop."""
+        return self._draining.wait(seconds)
+
+    def listen(self, key: object, call: Callable[[], None]) -> None:
+        """Call when everything is to be handed back; at once if that is so already."""
+        with self._lock:
+            self._listeners[key] = call
+            late = self._handing_back.is_set()
+        if late:
+            call()
+
+    def unlisten(self, key: object) -> None:
+        with self._lock:
+            self._listeners.pop(key, None)
+
+    def _watch(self) -> None:
+        why = self._requests.get()
+        log.info("worker_draining", why=why, drain_seconds=self._drain_seconds)
+        self._draining.set()
+        try:
+            why = self._requests.get(timeout=self._drain_seconds)
+        except Empty:
+            why = "drain time is over"
+        with self._lock:
+            self._handing_back.set()
+            calls = list(self._listeners.values())
+        log.info("worker_handing_back", why=why, batches=len(calls))
+        for call in calls:
+            call()
