@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from models.adapters import read_adapter
 from models.errors import ModelInvalid, ModelUnavailable, one_line
 from models.families import Family, family_of
-from models.lora import load_lora
+from models.lora import load_lora, remove_lora
 from models.processing import VisionProcessor, load_processor
 from models.sources import Checkpoint, locate
 from models.types import ModelIdentity, Question
@@ -72,26 +72,28 @@ class BaseModel:
     def activate(self, adapter_sha256: str | None) -> None:
         """Make one loaded adapter the active one; None: the base alone, every LoRA module bypassed."""
         with self.lock:
-            if adapter_sha256 == self._active:
-                return
-            if adapter_sha256 is None:
-                self._peft.base_model.disable_adapter_layers()
-            elif adapter_sha256 in self._loaded:
-                self._peft.base_model.enable_adapter_layers()
-                self._peft.set_adapter(adapter_sha256, inference_mode=True)
-            else:
+            if adapter_sha256 is not None and adapter_sha256 not in self._loaded:
                 raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; make its scorer again")
-            self._active = adapter_sha256
+            if adapter_sha256 != self._active:
+                self._switch(adapter_sha256)
 
     def release(self, adapter_sha256: str) -> None:
         """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
         with self.lock:
-            if adapter_sha256 not in self._loaded:
-                return
-            self.activate(None)
-            self._peft.delete_adapter(adapter_sha256)
-            self._loaded.remove(adapter_sha256)
+            if adapter_sha256 in self._loaded:
+                self._peft = remove_lora(self._peft, name=adapter_sha256)
+                self._loaded.remove(adapter_sha256)
+                self._switch(None)  # PEFT may have made another one active
+
+    def _switch(self, adapter_sha256: str | None) -> None:
+        self._active = adapter_sha256
+        if self._peft is None:
+            return
+        if adapter_sha256 is None:
             self._peft.base_model.disable_adapter_layers()
+        else:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(adapter_sha256, inference_mode=True)
 
     def _load(self, folder: Path, question: Question) -> str:
         adapter = read_adapter(folder)
@@ -109,11 +111,11 @@ class BaseModel:
         with self.lock:
             if digest not in self._loaded:
                 before = self._active
-                self._peft = load_lora(self._peft or self.network, adapter, name=digest)
-                self._loaded.add(digest)
-                self._active = digest  # PEFT activates what it adds first; put back what was active
-                self._peft.set_adapter(digest, inference_mode=True)
-                self.activate(before)
+                try:
+                    self._peft = load_lora(self._peft or self.network, adapter, name=digest)
+                    self._loaded.add(digest)
+                finally:
+                    self._switch(before)  # loading, even a failed one, moves PEFT's active adapter
         return digest
 
 

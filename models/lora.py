@@ -7,6 +7,7 @@ between releases otherwise load with every tensor missing and no error.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,11 @@ def add_lora(model: Any, lora: LoraSettings, *, name: str) -> Any:
         if isinstance(model, PeftModel):
             model.add_adapter(name, lora_config(lora))
         else:
-            model = get_peft_model(model, lora_config(lora), adapter_name=name)
+            model = _wrap(model, lora_config(lora), name)
     except ValueError as error:
         raise ModelInvalid(f"the adapter does not fit this model: {one_line(error)}") from error
-    if any("lora_" in key and "lm_head" in key for key in adapter_state(model, name)):
-        model.delete_adapter(name)
+    if any("lm_head" in key for key in adapter_state(model, name)):
+        remove_lora(model, name=name)
         raise ModelInvalid("the adapter changes lm_head, which scoring reads directly; train without it")
     return model
 
@@ -67,7 +68,7 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
     expected = {key: value.shape for key, value in adapter_state(model, name).items()}
     found = {key: value.shape for key, value in tensors.items()}
     if expected != found:
-        model.delete_adapter(name)
+        remove_lora(model, name=name)
         raise ModelInvalid(f"{adapter.folder}: {_difference(expected, found)}; it was trained on another model")
     set_peft_model_state_dict(model, tensors, adapter_name=name)
     model.requires_grad_(False)
@@ -75,9 +76,21 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
     return model
 
 
+def remove_lora(model: Any, *, name: str) -> Any:
+    """Take one adapter out of a PeftModel.
+
+    Returns the PeftModel, or None when none is left and the plain layers are back in place.
+    """
+    if list(model.peft_config) == [name]:
+        model.unload()
+        return None
+    model.delete_adapter(name)
+    return model
+
+
 def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:
     """The adapter's tensors under the names they have in a file."""
-    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, adapter_name=name)
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     return state
 
 
@@ -85,6 +98,13 @@ def save_lora(folder: Path, model: Any, *, card: AdapterCard, lora: LoraSettings
     """Write the adapter `name` of a PeftModel as an adapter folder; returns the card as written."""
     state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, name).items()}
     return write_adapter(folder, card=card, lora=lora, weights=save_tensors(state))
+
+
+def _wrap(model: Any, config: Any, name: str) -> Any:
+    with warnings.catch_warnings():
+        # PEFT reads a name that transformers 5.23 renamed; both sides still work.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, config, adapter_name=name)
 
 
 def _difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
