@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     @cached_property
     def broker(self) -> str:
         """The Celery broker URL, password included: never log it."""
-        return self.broker_url.get_secret_value() if self.broker_url else "filesystem://"
+        return self.broker_url.get_secret_value() if self.broker_url else "filesystem://localhost"
 
     @classmethod
     def settings_customise_sources(
