@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from models.calibration import Calibrator, Thresholds
-from models.errors import ModelInvalid
+from models.errors import ModelInvalid, unreadable
 from models.types import Question
 
 CARD, SETTINGS, WEIGHTS = "adapter.json", "adapter_config.json", "adapter_model.safetensors"
@@ -180,6 +180,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelInvalid(f"{path} is missing; give the whole folder of an adapter") from error
+    except OSError as error:
+        raise unreadable(str(path), error) from error
 
 
 def _first(error: ValidationError) -> str:

@@ -31,3 +31,13 @@ def one_line(error: BaseException) -> str:
     """The first line of another library's error, for use inside a message of ours."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def unreadable(what: str, error: OSError) -> ModelError:
+    """The right error for a failed read: absent files stay absent, a failing disk or mount may heal.
+
+    transformers raises bare OSErrors, without an errno, for files it expects and does not find.
+    """
+    if error.errno is None or isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ModelInvalid(f"{what} cannot be loaded: {one_line(error)}")
+    return ModelUnavailable(f"{what} cannot be read now: {one_line(error)}")

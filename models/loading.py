@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from models.adapters import read_adapter
-from models.errors import ModelInvalid, ModelUnavailable, one_line
+from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 from models.families import Family, family_of
 from models.lora import load_lora, remove_lora
 from models.processing import VisionProcessor, load_processor
@@ -169,7 +170,11 @@ def _load_network(folder: Path, precision: Precision, device: str) -> Any:
             )
     except torch.OutOfMemoryError as error:
         raise ModelUnavailable(f"{device} has no room for {folder.name}: free memory or use precision nf4") from error
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except torch.AcceleratorError as error:
+        raise ModelUnavailable(f"{device} failed while {folder.name} was loaded: {one_line(error)}") from error
+    except OSError as error:
+        raise unreadable(str(folder), error) from error
+    except (ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelInvalid(f"{folder} cannot be loaded: {one_line(error)}") from error
     wrong = sorted(report["missing_keys"]) or sorted(str(key) for key in report["mismatched_keys"])
     if wrong:  # transformers would fill these with random numbers and only warn

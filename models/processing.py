@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
 
-from models.errors import ImageUnsuitable, ModelInvalid, one_line
+from models.errors import ImageUnsuitable, ModelInvalid, one_line, unreadable
 from models.prompts import Prompt, Turn, make_prompt
 from models.types import Question
 
@@ -122,7 +122,9 @@ def load_processor(folder: Path) -> VisionProcessor:
             folder, local_files_only=True, trust_remote_code=False, backend="pil"
         )
         settings, _ = ProcessorMixin.get_processor_dict(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(f"{folder}: tokenizer or image processor", error) from error
+    except ValueError as error:
         raise ModelInvalid(f"{folder}: cannot read tokenizer or image processor: {one_line(error)}") from error
     # Some checkpoints keep a text-only template with the tokenizer, the one with images elsewhere.
     template = settings.get("chat_template") or tokenizer.chat_template

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from models.errors import ModelInvalid, ModelUnavailable, one_line
+from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 
 POCKET = "pocket"
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
@@ -51,7 +51,10 @@ def locate(model: str, *, revision: str | None = None) -> Checkpoint:
 def _local(name: str, folder: Path, revision: str | None) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise ModelInvalid(f"{folder} holds no model: config.json is missing")
-    found = folder_revision(folder)
+    try:
+        found = folder_revision(folder)
+    except OSError as error:
+        raise unreadable(str(folder), error) from error
     if revision is not None and revision != found:
         raise ModelInvalid(f"{folder} is {found}, not the pinned {revision}; restore its files or change the pin")
     return Checkpoint(name=name, folder=folder, revision=found)
