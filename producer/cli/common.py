@@ -1,0 +1,82 @@
+"""What every command shares: the global options, the way to the ledger, the words of the help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from scanfleet.settings import Settings
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+class ScanfleetGroup(click.Group):
+    """Lists its commands in the order they were added, which is the order people meet them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The global options as given; None: not given."""
+
+    data_dir: Path | None
+    database_url: str | None
+    broker_url: str | None
+    log_level: str | None
+
+    def settings(self, **more: Any) -> Settings:
+        """Flag > environment > scanfleet.toml > default. Sets up the log on the way. Raises BadSettings."""
+        from scanfleet.log import configure_logging
+        from scanfleet.settings import load_settings
+
+        settings = load_settings(**asdict(self), **more)
+        configure_logging(level=settings.log_level, json=settings.log_json)
+        return settings
+
+    @contextmanager
+    def ledger(self) -> Iterator[sa.Engine]:
+        """The database, its schema checked. Raises SchemaOutdated, DatabaseUnavailable."""
+        from scanfleet.store.schema import ledger
+
+        with ledger(self.settings()) as engine:
+            yield engine
+
+
+def note(text: str) -> None:
+    """One line for the person, on stderr."""
+    click.echo(f"scanfleet: {printable(text)}", err=True)
+
+
+def filter_options(command: FunctionT) -> FunctionT:
+    """The options that choose images: the same for scan and run."""
+    for option in reversed(
+        (
+            click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file."),
+            click.option("--model", metavar="MODEL", help="Built-in name, hub id or folder. Default: the setting."),
+            click.option(
+                "--include", multiple=True, metavar="GLOB", help="Take these files only, whatever their suffix."
+            ),
+            click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these files or folders out."),
+            click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N images in the scan."),
+            click.option("--sample", metavar="N|0.05", help="A random sample: a number of images, or a fraction."),
+            click.option("--seed", type=int, default=0, show_default=True, help="Chooses the sample."),
+            click.option("--fresh", is_flag=True, help="Start another scan even if this one was made before."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: file names and labels come from strangers."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

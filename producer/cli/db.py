@@ -1,0 +1,55 @@
+"""`scanfleet db`: the shape of the database."""
+
+from __future__ import annotations
+
+import click
+
+from producer.cli.common import Flags, ScanfleetGroup
+
+
+@click.group(cls=ScanfleetGroup)
+def db() -> None:
+    """Bring the database to the shape this version needs. The embedded one does that by itself.
+
+    \b
+    Example:
+      scanfleet --database-url postgresql://scanfleet@db/scanfleet db upgrade
+    """
+
+
+@db.command()
+@click.pass_obj
+def upgrade(flags: Flags) -> None:
+    """Run the migrations that are missing, all of them or none. Safe to run twice at once.
+
+    \b
+    Example:
+      scanfleet db upgrade
+    """
+    from scanfleet.store import schema
+    from scanfleet.store.engine import connect
+
+    engine = connect(flags.settings())
+    try:
+        click.echo(schema.upgrade(engine))
+    finally:
+        engine.dispose()
+
+
+@db.command()
+@click.pass_obj
+def check(flags: Flags) -> None:
+    """Print the database's revision; exit 18 when this version needs another.
+
+    \b
+    Example:
+      scanfleet db check
+    """
+    from scanfleet.store import schema
+    from scanfleet.store.engine import connect
+
+    engine = connect(flags.settings())
+    try:
+        click.echo(schema.check_schema(engine))
+    finally:
+        engine.dispose()

@@ -1,0 +1,103 @@
+"""`scanfleet`: the frame around every command. Errors that scanfleet can name become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from producer.cli.checks import checks
+from producer.cli.common import Flags, ScanfleetGroup, note
+from producer.cli.db import db
+from producer.cli.results import results
+from producer.cli.run import run
+from producer.cli.scan import scan
+from producer.cli.scans import scans
+from producer.cli.worker import worker
+
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+PIPE_CLOSED = 128 + signal.SIGPIPE
+
+
+@click.group(cls=ScanfleetGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder of the embedded database and broker, and logs."
+)
+@click.option(
+    "--database-url", help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: SQLite in the data folder."
+)
+@click.option("--broker-url", help="redis://HOST:PORT/N. Default: files in the data folder.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged to stderr.")
+@click.version_option(package_name="scanfleet", message="scanfleet %(version)s")
+@click.pass_context
+def cli(
+    context: click.Context,
+    data_dir: Path | None,
+    database_url: str | None,
+    broker_url: str | None,
+    log_level: str | None,
+) -> None:
+    """Score archives of images with a vision-language model, on this machine or on a fleet.
+
+    \b
+    Example:
+      scanfleet run photos/ --check overlay
+      scanfleet results ls --decision flag
+
+    Every option is also a setting: SCANFLEET_DATABASE_URL in the environment, or database_url in scanfleet.toml.
+    Data goes to stdout, progress and messages to stderr.
+
+    \b
+    Exit codes: 0 done; 1 unexpected; 2 wrong usage; 10 bad setting; 11 bad check; 12 bad manifest;
+    13 bad source; 14 source not found; 15 access denied; 16 no image in the source; 17 unknown name;
+    18 database schema outdated; 19 optional part not installed; 20 images failed (with --strict);
+    21 a local worker died; 75 database, broker or store away: try again; 130 interrupted.
+    """
+    context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
+
+
+for command in (run, scan, scans, results, checks, worker, db):
+    cli.add_command(command)
+
+
+def main() -> int:
+    """The console script. Returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run()
+    except BrokenPipeError:
+        # `scanfleet results ls | head`: the reader has enough. Python would complain again when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def _run() -> int:
+    from scanfleet.errors import ScanfleetError
+    from scanfleet.log import redact
+
+    try:
+        cli.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        note("interrupted")
+        return INTERRUPTED
+    except ScanfleetError as error:
+        note(redact(" ".join(str(error).split())))
+        return error.exit_code
+    return 0
+
+
+def _terminate(_: int, __: FrameType | None) -> NoReturn:
+    """SIGTERM unwinds like an error, so that local workers are stopped on the way out."""
+    raise SystemExit(TERMINATED)

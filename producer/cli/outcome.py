@@ -1,0 +1,72 @@
+"""Prints what a scan came to: counts, answers, failures, and how far the answers agree with a known truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from producer.cli.tables import echo_table
+
+if TYPE_CHECKING:
+    from producer.agreement import Agreement, Proportion
+    from producer.summary import Summary
+
+
+def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
+    """`seconds`: how long the person waited."""
+    scan, done = summary.scan, summary.progress
+    click.echo(f"scan {scan.id}: check {scan.check}, model {scan.model}, {scan.state}")
+    reused = f" ({done.n_reused} taken over from earlier scans)" if done.n_reused else ""
+    click.echo(f"{done.n_images} images: {done.n_verdicts} scored{reused}, {done.n_failures} failed", nl=False)
+    for n, word in ((done.n_cancelled, "cancelled"), (done.n_pending, "pending")):
+        click.echo(f", {n} {word}" if n else "", nl=False)
+    click.echo()
+    _echo_speed(summary, seconds)
+    if summary.answers:
+        click.echo()
+        echo_table(("decision", "label", "images"), [(*key, n) for key, n in summary.answers.items()])
+    if summary.failures:
+        click.echo()
+        echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in summary.failures.items()])
+
+
+def _echo_speed(summary: Summary, seconds: float | None) -> None:
+    words = []
+    if seconds:
+        words.append(f"{seconds:.1f} s with start-up")
+    if summary.images_per_second is not None:
+        words.append(f"{summary.images_per_second:.1f} images/s from the first batch to the last")
+    if words:
+        click.echo(", ".join(words))
+
+
+def echo_agreement(found: Agreement, *, column: str) -> None:
+    """Confusion matrix and rates with their 95 % intervals."""
+    click.echo()
+    click.echo(f"against the truth in column {column} (rows: truth, columns: answer)")
+    confusion = found.confusion()
+    rows: list[tuple[str | int, ...]] = [
+        (truth, *(confusion.get((truth, label), 0) for label in found.labels)) for truth in found.labels
+    ]
+    echo_table(("", *found.labels), [row for row in rows if any(row[1:])])
+    click.echo()
+    click.echo(_rate("accuracy", found.accuracy()))
+    if found.flags:
+        click.echo(_rate("precision of flags", found.precision("flag")))
+        click.echo(_rate("recall of flags", found.recall("flag")))
+        click.echo(_rate("recall of flags and reviews", found.recall("flag", "review")))
+    if found.n_unanswered:
+        click.echo(
+            f"{found.n_unanswered} images with a known truth have no verdict and count in no figure; "
+            f"{found.n_unanswered_flags} of them should have been flagged"
+        )
+    if found.n_unknown:
+        click.echo(f"{found.n_unknown} images have no label of the check in column {column}")
+
+
+def _rate(name: str, share: Proportion) -> str:
+    if share.value is None:
+        return f"{name}: undefined (0 images)"
+    low, high = share.interval
+    return f"{name}: {share.value:.4f} ({share.k} of {share.n}; 95 % interval {low:.4f} to {high:.4f})"

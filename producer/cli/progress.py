@@ -1,0 +1,127 @@
+"""Progress on stderr: live bars on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import click
+
+if TYPE_CHECKING:
+    from producer.enqueue import Enqueued
+    from producer.waiting import Standing
+
+LINE_SECONDS = 5.0
+
+
+class Display(AbstractContextManager["Display"], Protocol):
+    def listed(self, page: Enqueued) -> None:
+        """The listing got this far."""
+        ...
+
+    def scored(self, now: Standing) -> None:
+        """The scan got this far."""
+        ...
+
+
+def open_display() -> Display:
+    """The display that suits stderr."""
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return BarDisplay()
+    return LineDisplay()
+
+
+def listed_words(page: Enqueued) -> str:
+    return f"{page.n_listed} listed, {page.n_new} new"
+
+
+def scored_words(now: Standing) -> str:
+    """`120 of 400 images: 118 scored (7 flagged), 2 failed`, and what holds it up."""
+    done = now.progress
+    ended = done.n_images - done.n_pending
+    words = [f"{ended} of {done.n_images} images: {done.n_verdicts} scored ({done.n_flagged} flagged)"]
+    if done.n_failures:
+        words.append(f"{done.n_failures} failed")
+    if done.n_cancelled:
+        words.append(f"{done.n_cancelled} cancelled")
+    if now.scan.state == "paused":
+        words.append(f"paused (`scanfleet scans resume {now.scan.id}`)")
+    if done.waiting_for and not now.ended:
+        words.append(f"waiting for: {done.waiting_for}")
+    return ", ".join(words)
+
+
+class LineDisplay:
+    """For logs and pipes."""
+
+    def __init__(self, *, every_seconds: float = LINE_SECONDS) -> None:
+        self._every = every_seconds
+        self._due_at = 0.0
+        self._last = ""
+
+    def listed(self, page: Enqueued) -> None:
+        self._line(f"listing: {listed_words(page)}", now=page.ended)
+
+    def scored(self, now: Standing) -> None:
+        self._line(f"scoring: {scored_words(now)}", now=now.ended)
+
+    def _line(self, text: str, *, now: bool) -> None:
+        if text != self._last and (now or time.monotonic() >= self._due_at):
+            click.echo(text, err=True)
+            self._last = text
+            self._due_at = time.monotonic() + self._every
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class BarDisplay:
+    """For people: one line for the listing, one bar for the scoring."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[words]}", markup=False),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._stack = ExitStack()
+        self._listing = self._bars.add_task("listing", total=None, words="", visible=False)
+        self._scoring = self._bars.add_task("scoring", total=None, words="", visible=False)
+
+    def listed(self, page: Enqueued) -> None:
+        total = max(page.n_listed, 1) if page.ended else None
+        self._bars.update(self._listing, total=total, completed=page.n_listed, words=listed_words(page), visible=True)
+
+    def scored(self, now: Standing) -> None:
+        done = now.progress
+        self._bars.update(
+            self._scoring,
+            total=max(done.n_images, 1),
+            completed=done.n_images - done.n_pending,
+            words=scored_words(now),
+            visible=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._bars)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()

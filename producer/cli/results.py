@@ -1,0 +1,153 @@
+"""`scanfleet results`: the answers, on a screen or into other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from producer.cli.common import Flags, ScanfleetGroup, note
+from producer.cli.tables import Cell, echo_table
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from scanfleet.store.results import Result, ResultFilter
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def wanted_options(command: FunctionT) -> FunctionT:
+    for option in reversed(
+        (
+            click.option("--scan", metavar="SCAN", help="Of this scan only. Default: of all scans."),
+            click.option("--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"])),
+            click.option("--label", metavar="LABEL", help="With this answer."),
+            click.option("--decision", type=click.Choice(["clear", "review", "flag"]), help="With this decision."),
+            click.option("--min-score", type=float, metavar="P", help="With at least this score."),
+            click.option("--max-score", type=float, metavar="P", help="With at most this score."),
+            click.option("--prefix", metavar="TEXT", help="Whose uri begins so."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=ScanfleetGroup)
+def results() -> None:
+    """List, show and export verdicts and failures, one per image.
+
+    \b
+    Example:
+      scanfleet results ls --decision flag --min-score 0.9
+    """
+
+
+@results.command("ls")
+@wanted_options
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
+@click.pass_obj
+def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> None:
+    """List results, the oldest first.
+
+    \b
+    Example:
+      scanfleet results ls --scan k7m2 --decision flag
+    """
+    from producer.export import target, write_results
+    from scanfleet.store.results import iter_results
+
+    with flags.ledger() as engine:
+        found = iter_results(engine, _filter(engine, wanted), limit=limit)
+        if form != "table":
+            with target(None, form=form) as file:
+                write_results(found, file, form=form)
+            return
+        rows = [_row(result) for result in found]
+    echo_table(("scan", "state", "label", "decision", "score", "margin", "uri"), rows)
+    if len(rows) == limit:
+        note(f"only the first {limit} are shown: --limit, or `scanfleet results export`")
+
+
+@results.command()
+@click.argument("uri")
+@click.option("--scan", metavar="SCAN", help="Of this scan only.")
+@click.pass_obj
+def show(flags: Flags, uri: str, scan: str | None) -> None:
+    """Show everything known of one image, as JSON: one object for each scan that holds it.
+
+    \b
+    Example:
+      scanfleet results show s3://ads/2026/banner.png
+    """
+    from producer.export import as_record
+    from scanfleet.errors import UnknownName
+    from scanfleet.store.results import iter_results
+
+    with flags.ledger() as engine:
+        found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": _as_listed(uri)})))
+    if not found:
+        raise UnknownName(f"no scan holds {uri}: `scanfleet results ls --prefix` finds names")
+    for result in found:
+        click.echo(json.dumps(as_record(result), indent=2, ensure_ascii=False))
+
+
+@results.command()
+@wanted_options
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "json", "csv", "parquet"]),
+    default="jsonl",
+    show_default=True,
+    help="JSONL and JSON are nested, CSV and Parquet flat.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@click.pass_obj
+def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
+    """Write one line per image, whatever became of it: verdict, failure, pending or cancelled.
+
+    A file appears when it is complete.
+
+    \b
+    Example:
+      scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
+    """
+    from producer.export import target, write_results
+    from scanfleet.store.results import iter_results
+
+    with flags.ledger() as engine:
+        found = iter_results(engine, _filter(engine, wanted), limit=limit)
+        with target(output, form=form) as file:
+            n = write_results(found, file, form=form)
+    note(f"{n} lines" + (f" in {output}" if output else ""))
+
+
+def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
+    """Raises UnknownName for a scan that is not there."""
+    from scanfleet.store.engine import reading
+    from scanfleet.store.results import ResultFilter
+    from scanfleet.store.scans import get_scan
+
+    if wanted["scan"] is not None:
+        with reading(engine) as connection:
+            wanted = wanted | {"scan": get_scan(connection, wanted["scan"]).id}
+    return ResultFilter(**wanted)
+
+
+def _as_listed(uri: str) -> str:
+    """A path as the ledger holds it: absolute, its folder without links."""
+    if "://" in uri:
+        return uri
+    path = Path(uri).expanduser().absolute()
+    return str(path.parent.resolve() / path.name)
+
+
+def _row(result: Result) -> tuple[Cell, ...]:
+    state = result.state if result.failure is None else f"failed ({result.failure.reason})"
+    return (result.scan, state, result.label, result.decision, result.score, result.margin, result.uri)

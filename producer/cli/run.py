@@ -1,0 +1,96 @@
+"""`scanfleet run`: the whole chain on one machine, from folder to figures."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.common import Flags, filter_options, note
+from producer.cli.progress import Display, open_display
+
+if TYPE_CHECKING:
+    from producer.launch import Request, Session
+    from producer.waiting import Standing
+    from producer.workers import LocalWorkers
+
+LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@filter_options
+@click.option("--truth", metavar="COLUMN", help="Manifest column with the true label: print how well the model does.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML contact sheet of flags.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes to start.")
+@click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
+@click.pass_obj
+def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int, strict: bool, **chosen: Any) -> None:
+    """Scan SRC on this machine: list, start workers, wait, print the summary, stop the workers.
+
+    Sources and filters are those of `scanfleet scan`. Ctrl-C stops the workers in order; the same command goes on
+    later. Images that cannot be scored do not change the exit code unless --strict is given.
+
+    \b
+    Example:
+      scanfleet run photos/ --check overlay --report flagged.html
+      scanfleet run demo/manifest.csv --check overlay --truth truth
+    """
+    from producer.launch import Request, open_session
+    from producer.workers import LocalWorkers, require_worker_extra
+    from scanfleet.queue import clear_taken
+
+    require_worker_extra()
+    request = Request(**chosen)
+    settings = flags.settings(model=request.model)
+    begin = time.monotonic()
+    with open_session(settings) as session:
+        with LocalWorkers(settings, n=workers) as local, open_display() as display:
+            now = _score(session, request, local, display)
+        clear_taken(settings)
+        _conclude(session, now, truth=truth, report=report, seconds=time.monotonic() - begin, strict=strict)
+
+
+def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> Standing:
+    """List and score at the same time, until the scan has ended. Raises WorkerDied."""
+    from producer.cli.scan import say_what_was_listed
+    from producer.waiting import standing, tend
+
+    last, look_at = None, 0.0
+    for last in session.enqueue(request):
+        display.listed(last)
+        if last.n_new:
+            local.start()  # at the first page: a faulty source starts no worker
+        local.check()
+        if time.monotonic() >= look_at:
+            display.scored(standing(session.engine, last.scan.id))
+            look_at = time.monotonic() + LOOK_SECONDS
+    assert last is not None  # enqueue raises EmptySource rather than yield nothing
+    say_what_was_listed(last)
+    if standing(session.engine, last.scan.id).progress.n_pending:
+        local.start()  # nothing new, but work that an earlier run left
+    for now in tend(session.engine, session.app, session.settings, last.scan.id, check=local.check):
+        display.scored(now)
+    return now
+
+
+def _conclude(
+    session: Session, now: Standing, *, truth: str | None, report: Path | None, seconds: float, strict: bool
+) -> None:
+    from producer.cli.outcome import echo_agreement, echo_summary
+    from producer.cli.scan import say_how_it_ended
+    from producer.report import write_report
+    from producer.summary import measure_agreement, summarise
+
+    echo_summary(summarise(session.engine, now.scan.id), seconds=seconds)
+    if truth is not None:
+        echo_agreement(measure_agreement(session.engine, now.scan, truth), column=truth)
+    if report is not None:
+        write_report(session.engine, session.settings, now.scan.id, report, truth_column=truth)
+        click.echo()
+        click.echo(f"report: {report}")
+    else:
+        note(f"flagged images: `scanfleet scans report {now.scan.id} -o FILE`")
+    say_how_it_ended(now.scan.id, now.progress.n_failures, now.progress.n_cancelled, strict=strict)

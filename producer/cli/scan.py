@@ -1,0 +1,110 @@
+"""`scanfleet scan`: hand an archive to the fleet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.common import Flags, filter_options, note
+from producer.cli.progress import Display, open_display
+
+if TYPE_CHECKING:
+    from producer.enqueue import Enqueued
+    from producer.launch import Request, Session
+    from scanfleet.settings import Settings
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@filter_options
+@click.option("--dry-run", is_flag=True, help="Say what would be scanned; write nothing.")
+@click.option("--wait", is_flag=True, help="Stay until the scan has ended.")
+@click.option("--strict", is_flag=True, help="With --wait: exit 20 when an image could not be scored.")
+@click.pass_obj
+def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: Any) -> None:
+    """List the images of SRC into the ledger and ring for the workers. Prints the scan's id.
+
+    SRC is a folder, s3://bucket/prefix, an image, or a manifest: .txt (a uri a line), .csv or .jsonl (column or
+    field `uri`; the others are kept with the image). Broken off and started again it goes on; started again later
+    it takes only what is new.
+
+    A glob is matched on the path below SRC; its * also crosses /. Images that cannot be scored do not change the exit
+    code unless --strict is given.
+
+    \b
+    Example:
+      scanfleet scan s3://ads/2026/ --check overlay
+      scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --sample 500 --dry-run
+    """
+    from producer.launch import Request, open_session
+
+    request = Request(**chosen)
+    settings = flags.settings(model=request.model)
+    if dry_run:
+        _show_preview(request, settings)
+        return
+    with open_session(settings) as session, open_display() as display:
+        last = _enqueue(session, request, display)
+        if wait:
+            _wait(session, last, display, strict=strict)
+
+
+def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
+    last = None
+    for page in session.enqueue(request):
+        if last is None:
+            click.echo(page.scan.id)  # at once: a script may follow the scan while it is listed
+        display.listed(page)
+        last = page
+    assert last is not None  # enqueue raises EmptySource rather than yield nothing
+    say_what_was_listed(last)
+    return last
+
+
+def say_what_was_listed(last: Enqueued) -> None:
+    """What the person should know after a listing."""
+    if last.n_skipped:
+        note(f"left out: {last.n_skipped} files without an image's suffix, or by a filter (--include takes them)")
+    if last.broker_away:
+        note("the broker is away; the scan is safe in the database and starts when the broker is back")
+    if last.scan.state == "paused":
+        note(f"the scan is paused: `scanfleet scans resume {last.scan.id}`")
+
+
+def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
+    from producer.waiting import tend
+
+    for now in tend(session.engine, session.app, session.settings, last.scan.id):
+        display.scored(now)
+        if now.ended:
+            say_how_it_ended(now.scan.id, now.progress.n_failures, now.progress.n_cancelled, strict=strict)
+
+
+def say_how_it_ended(scan_id: str, n_failures: int, n_cancelled: int, *, strict: bool) -> None:
+    """Raises ScanIncomplete when images could not be scored and `strict` asks for it."""
+    from scanfleet.errors import ScanIncomplete
+
+    if n_cancelled:
+        note(f"scan {scan_id} was cancelled: {n_cancelled} images were not scored")
+    if not n_failures:
+        return
+    words = f"{n_failures} images could not be scored: `scanfleet scans errors {scan_id}`"
+    if strict:
+        raise ScanIncomplete(words)
+    note(words)
+
+
+def _show_preview(request: Request, settings: Settings) -> None:
+    from producer.cli.tables import size_text
+    from producer.launch import existing_ledger, find_check
+    from producer.preview import preview
+
+    with existing_ledger(settings) as engine:
+        check = find_check(engine, request.check_name)
+        found = preview(engine, request.listing(settings), check=check, model=settings.model)
+    unsized = f" ({found.n_unsized} of unknown size)" if found.n_unsized else ""
+    click.echo(f"images          {found.n_images}")
+    click.echo(f"bytes           {found.n_bytes} ({size_text(found.n_bytes)}){unsized}")
+    click.echo(f"already scored  {found.n_scored}")
+    click.echo(f"left out        {found.n_skipped}")

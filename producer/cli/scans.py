@@ -1,0 +1,270 @@
+"""`scanfleet scans`: what runs, how far it is, and stopping or mending it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.common import Flags, ScanfleetGroup, note
+from producer.cli.tables import echo_table
+
+if TYPE_CHECKING:
+    from scanfleet.store.scans import Progress, ScanInfo
+
+form_option = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+
+
+@click.group(cls=ScanfleetGroup)
+def scans() -> None:
+    """List, watch, pause, resume, cancel and mend scans.
+
+    A scan is named by its id, or by the start of it when no other begins so.
+
+    \b
+    Example:
+      scanfleet scans ls
+    """
+
+
+@scans.command("ls")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Newest scans only.")
+@form_option
+@click.pass_obj
+def list_scans(flags: Flags, limit: int, form: str) -> None:
+    """List scans, the newest first.
+
+    \b
+    Example:
+      scanfleet scans ls --limit 5
+    """
+    from scanfleet.store import scans as store
+    from scanfleet.store.engine import reading
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = [(scan, store.progress(connection, scan.id)) for scan in store.list_scans(connection, limit=limit)]
+    if form == "json":
+        click.echo(json.dumps([_record(scan, done) for scan, done in found], indent=2))
+        return
+    header = ("scan", "check", "model", "state", "images", "scored", "flagged", "failed", "started", "sources")
+    echo_table(header, [_row(scan, done) for scan, done in found])
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@form_option
+@click.pass_obj
+def show(flags: Flags, scan_id: str, form: str) -> None:
+    """Show one scan: settings, counts, answers, failures.
+
+    \b
+    Example:
+      scanfleet scans show k7m2 --format json
+    """
+    from producer.cli.outcome import echo_summary
+    from producer.summary import summarise
+
+    with flags.ledger() as engine:
+        summary = summarise(engine, scan_id)
+    if form == "json":
+        answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
+        failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
+        record = _record(summary.scan, summary.progress) | {"answers": answers, "failures": failures}
+        click.echo(json.dumps(record, indent=2))
+        return
+    echo_summary(summary)
+    click.echo()
+    for source in summary.scan.sources:
+        click.echo(f"source   {source}")
+    for name, value in summary.scan.filters.items():
+        click.echo(f"{name:8} {value}")
+    if summary.scan.n_listed is None:
+        note("the listing has not ended: `scanfleet scan` with the same arguments goes on with it")
+    if summary.progress.waiting_for:
+        note(f"waiting for: {summary.progress.waiting_for}")
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
+@click.pass_obj
+def watch(flags: Flags, scan_id: str, strict: bool) -> None:
+    """Follow a scan until it has ended. Only looks; Ctrl-C leaves the scan alone.
+
+    \b
+    Example:
+      scanfleet scans watch k7m2
+    """
+    from producer.cli.progress import open_display
+    from producer.cli.scan import say_how_it_ended
+    from producer.waiting import watch as look
+
+    with flags.ledger() as engine:
+        with open_display() as display:
+            for now in look(engine, scan_id, every_seconds=1.0):
+                display.scored(now)
+        say_how_it_ended(now.scan.id, now.progress.n_failures, now.progress.n_cancelled, strict=strict)
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.pass_obj
+def pause(flags: Flags, scan_id: str) -> None:
+    """Let no worker take more of a scan; batches under way end normally.
+
+    \b
+    Example:
+      scanfleet scans pause k7m2
+    """
+    from scanfleet.store import scans as store
+    from scanfleet.store.engine import transaction
+
+    with flags.ledger() as engine, transaction(engine) as connection:
+        scan = store.get_scan(connection, scan_id)
+        store.pause(connection, scan.id)
+    note(f"scan {scan.id} is paused")
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.pass_obj
+def resume(flags: Flags, scan_id: str) -> None:
+    """Let a paused scan go on.
+
+    \b
+    Example:
+      scanfleet scans resume k7m2
+    """
+    from scanfleet.store import scans as store
+    from scanfleet.store.engine import transaction
+
+    with flags.ledger() as engine, transaction(engine) as connection:
+        scan = store.get_scan(connection, scan_id)
+        store.resume(connection, scan.id)
+        done = store.finish_if_complete(connection, scan.id)  # its last batch may have ended during the pause
+    note(f"scan {scan.id} is {'done' if done else 'running'}; a worker or `scan --wait` takes it up")
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.pass_obj
+def cancel(flags: Flags, scan_id: str) -> None:
+    """End a scan for good. What is scored stays.
+
+    \b
+    Example:
+      scanfleet scans cancel k7m2
+    """
+    from scanfleet.store import scans as store
+    from scanfleet.store.engine import transaction
+
+    with flags.ledger() as engine, transaction(engine) as connection:
+        scan = store.get_scan(connection, scan_id)
+        n_cancelled = store.cancel(connection, scan.id)
+    note(f"scan {scan.id} is cancelled; {n_cancelled} images were not scored")
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.option("--stage", metavar="STAGE", help="Only failures of this stage: fetch, decode, score ...")
+@click.option("--reason", metavar="REASON", help="Only failures for this reason: gone, truncated ...")
+@click.pass_obj
+def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> None:
+    """Give failed images another chance.
+
+    \b
+    Example:
+      scanfleet scans retry k7m2 --reason denied
+    """
+    from scanfleet.store import scans as store
+    from scanfleet.store.engine import transaction
+    from scanfleet.store.retries import retry_failures
+
+    with flags.ledger() as engine, transaction(engine) as connection:
+        scan = store.get_scan(connection, scan_id)
+        n_retried = retry_failures(connection, scan.id, stage=stage, reason=reason)
+    note(f"{n_retried} images of scan {scan.id} are pending again")
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.option("--stage", metavar="STAGE", help="Only this stage: fetch, decode, score ...")
+@click.option("--reason", metavar="REASON", help="Only this reason: gone, truncated ...")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many images.")
+@form_option
+@click.pass_obj
+def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, limit: int, form: str) -> None:
+    """Show which images could not be scored, and why.
+
+    \b
+    Example:
+      scanfleet scans errors k7m2 --stage decode
+    """
+    from scanfleet.store import results
+    from scanfleet.store import scans as store
+    from scanfleet.store.engine import reading
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        scan = store.get_scan(connection, scan_id)
+        counts = results.count_failures(connection, scan.id)
+        failed = results.list_failures(connection, scan.id, stage=stage, reason=reason, limit=limit)
+    rows = [(each.failure.stage, each.failure.reason, each.uri, each.failure.detail) for each in failed if each.failure]
+    if form == "json":
+        names = ("stage", "reason", "uri", "detail")
+        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        return
+    echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in counts.items()])
+    if rows:
+        click.echo()
+        echo_table(("failed at", "reason", "image", "detail"), rows)
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The HTML file.")
+@click.option("--truth", metavar="COLUMN", help="Manifest column with the true label, shown beside the answer.")
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many images.")
+@click.pass_obj
+def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: int) -> None:
+    """Write a contact sheet of flagged images: one HTML file that needs nothing else.
+
+    \b
+    Example:
+      scanfleet scans report k7m2 -o flagged.html
+    """
+    from producer.report import write_report
+
+    with flags.ledger() as engine:
+        write_report(engine, flags.settings(), scan_id, output, truth_column=truth, max_images=limit)
+    click.echo(output)
+
+
+def _row(scan: ScanInfo, done: Progress) -> tuple[str | int, ...]:
+    sources = ", ".join(scan.sources)
+    counts = (done.n_images, done.n_verdicts, done.n_flagged, done.n_failures)
+    return (scan.id, scan.check, scan.model, scan.state, *counts, f"{scan.created_at:%Y-%m-%d %H:%M}", sources)
+
+
+def _record(scan: ScanInfo, done: Progress) -> dict[str, Any]:
+    return {
+        "scan": scan.id,
+        "check": scan.check,
+        "model": scan.model,
+        "state": scan.state,
+        "sources": list(scan.sources),
+        "filters": scan.filters,
+        "listed": scan.n_listed,
+        "images": done.n_images,
+        "scored": done.n_verdicts,
+        "reused": done.n_reused,
+        "flagged": done.n_flagged,
+        "review": done.n_review,
+        "failed": done.n_failures,
+        "cancelled": done.n_cancelled,
+        "pending": done.n_pending,
+        "waiting_for": done.waiting_for,
+        "created_at": scan.created_at.isoformat(),
+        "finished_at": scan.finished_at and scan.finished_at.isoformat(),
+    }

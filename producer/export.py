@@ -1,0 +1,194 @@
+"""Results as lines: JSON, JSONL, CSV, Parquet. One line per image, in constant memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from scanfleet.errors import BadSource, MissingExtra
+from scanfleet.store.results import Result
+
+FORMATS = ("jsonl", "json", "csv", "parquet")
+PARQUET_ROWS = 5000  # results in one row group
+
+
+def as_record(result: Result) -> dict[str, Any]:
+    """A result as nested plain values; every line has every key."""
+    scorer, failure = result.scorer, result.failure
+    return {
+        "scan": result.scan,
+        "uri": result.uri,
+        "state": result.state,
+        "label": result.label,
+        "decision": result.decision,
+        "score": result.score,
+        "calibrated": result.calibrated,
+        "margin": result.margin,
+        "mass": result.mass,
+        "boxes": result.boxes,
+        "scorer": scorer
+        and {
+            "id": scorer.id,
+            "key": scorer.key,
+            "base_model": scorer.base_model,
+            "revision": scorer.revision,
+            "precision": scorer.precision,
+            "adapter": scorer.adapter,
+        },
+        "reused": result.reused,
+        "scored_at": result.scored_at and result.scored_at.isoformat(),
+        "content_sha256": result.content_sha256,
+        "size": result.size,
+        "width": result.width,
+        "height": result.height,
+        "meta": result.meta,
+        "failure": failure and {"stage": failure.stage, "reason": failure.reason, "detail": failure.detail},
+    }
+
+
+_SCORER = ("id", "key", "base_model", "revision", "precision", "adapter")
+_FAILURE = ("stage", "reason", "detail")
+
+
+def as_flat(result: Result) -> dict[str, Any]:
+    """The same on one level, for tables: scorer_id, failure_stage ...; boxes and meta as JSON text."""
+    record = as_record(result)
+    flat = {name: value for name, value in record.items() if name not in ("scorer", "failure", "meta", "boxes")}
+    flat |= {f"scorer_{name}": (record["scorer"] or {}).get(name) for name in _SCORER}
+    flat |= {f"failure_{name}": (record["failure"] or {}).get(name) for name in _FAILURE}
+    return flat | {name: None if record[name] is None else _dumps(record[name]) for name in ("boxes", "meta")}
+
+
+_NO_RESULT = Result(
+    image_id=0,
+    scan="",
+    uri="",
+    root=None,
+    etag=None,
+    size=None,
+    width=None,
+    height=None,
+    content_sha256=None,
+    meta=None,
+    state="pending",
+)
+COLUMNS = tuple(as_flat(_NO_RESULT))
+
+
+def write_results(results: Iterable[Result], file: IO[bytes], *, form: str) -> int:
+    """Write results in one of FORMATS; returns how many. Raises MissingExtra for Parquet without pyarrow."""
+    return _WRITERS[form](results, file)
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _write_jsonl(results: Iterable[Result], file: IO[bytes]) -> int:
+    n = 0
+    for result in results:
+        file.write(f"{_dumps(as_record(result))}\n".encode())
+        n += 1
+    return n
+
+
+def _write_json(results: Iterable[Result], file: IO[bytes]) -> int:
+    n = 0
+    file.write(b"[")
+    for n, result in enumerate(results, start=1):
+        file.write(f"{',' if n > 1 else ''}\n{_dumps(as_record(result))}".encode())
+    file.write(b"\n]\n")
+    return n
+
+
+def _write_csv(results: Iterable[Result], file: IO[bytes]) -> int:
+    n = 0
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    try:
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for result in results:
+            writer.writerow(as_flat(result))
+            n += 1
+    finally:
+        text.detach()  # the file stays open: it is the caller's
+    return n
+
+
+def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtra("Parquet needs pyarrow: pip install 'scanfleet[parquet]'") from None
+    types = {
+        **dict.fromkeys(("score", "margin", "mass"), pa.float64()),
+        **dict.fromkeys(("size", "width", "height", "scorer_id"), pa.int64()),
+        **dict.fromkeys(("calibrated", "reused"), pa.bool_()),
+    }
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
+    n = 0
+    flat = map(as_flat, results)
+    with pq.ParquetWriter(file, schema) as writer:
+        while rows := list(islice(flat, PARQUET_ROWS)):
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            n += len(rows)
+    return n
+
+
+_WRITERS: dict[str, Callable[[Iterable[Result], IO[bytes]], int]] = {
+    "jsonl": _write_jsonl,
+    "json": _write_json,
+    "csv": _write_csv,
+    "parquet": _write_parquet,
+}
+
+
+@contextmanager
+def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
+    """Where an export goes: a file that appears when it is complete, or stdout. Raises BadSource."""
+    if path is not None:
+        with _appearing(path) as file:
+            yield file
+    elif form != "parquet":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    elif sys.stdout.isatty():
+        raise BadSource("Parquet is not for a terminal: name a file with -o, or redirect")
+    else:  # Parquet ends with an index of positions, which a pipe does not have
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[IO[bytes]]:
+    """Write beside the place and rename at the end: nobody ever reads half a file, and an error leaves the old one."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise BadSource(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

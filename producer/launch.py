@@ -1,0 +1,93 @@
+"""One scan from request to rows: what the commands `scan` and `run` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from celery import Celery
+
+from producer.enqueue import Enqueued, enqueue
+from producer.listing import Listing
+from producer.planning import Filters, parse_sample
+from producer.sources import open_source
+from scanfleet.checks import Check, load_check
+from scanfleet.messages import score_queue
+from scanfleet.queue import make_app
+from scanfleet.settings import Settings
+from scanfleet.store.checks import resolve_check
+from scanfleet.store.engine import reading
+from scanfleet.store.schema import ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `scan` and `run` were asked for, as typed."""
+
+    sources: tuple[str, ...]
+    check_name: str
+    model: str | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    limit: int | None
+    sample: str | None
+    seed: int
+    fresh: bool
+
+    def listing(self, settings: Settings) -> Listing:
+        """Raises RequestError (a filter), SourceNotFound, BadSource."""
+        filters = Filters(
+            include=self.include,
+            exclude=self.exclude,
+            limit=self.limit,
+            sample=None if self.sample is None else parse_sample(self.sample),
+            seed=self.seed,
+        )
+        return Listing([open_source(source, settings) for source in self.sources], filters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Ledger and broker of one command."""
+
+    settings: Settings
+    engine: sa.Engine
+    app: Celery
+
+    def enqueue(self, request: Request) -> Iterator[Enqueued]:
+        """See `producer.enqueue`."""
+        return enqueue(
+            self.engine,
+            self.app,
+            self.settings,
+            listing=request.listing(self.settings),
+            check=find_check(self.engine, request.check_name),
+            fresh=request.fresh,
+        )
+
+
+@contextmanager
+def open_session(settings: Settings) -> Iterator[Session]:
+    """Raises SchemaOutdated, DatabaseUnavailable. The broker is not asked before the first knock."""
+    with ledger(settings) as engine, make_app(settings, (score_queue(settings.model),)) as app:
+        yield Session(settings=settings, engine=engine, app=app)
+
+
+def find_check(engine: sa.Engine | None, name: str) -> Check:
+    """A check by name or file; without a database the built-in ones. Raises UnknownName, BadCheck."""
+    if engine is None:
+        return load_check(name)
+    with reading(engine) as connection:
+        return resolve_check(connection, name)
+
+
+@contextmanager
+def existing_ledger(settings: Settings) -> Iterator[sa.Engine | None]:
+    """The database, or None where the embedded one has not been made yet: a look must not make it."""
+    if settings.database_url is None and not (settings.data_dir / "scanfleet.db").exists():
+        yield None
+        return
+    with ledger(settings) as engine:
+        yield engine

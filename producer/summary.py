@@ -1,0 +1,61 @@
+"""What a scan came to, gathered from the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from producer.agreement import Agreement
+from scanfleet.store import scans
+from scanfleet.store.checks import get_check
+from scanfleet.store.engine import reading
+from scanfleet.store.results import ResultFilter, count_answers, count_failures, iter_results
+from scanfleet.store.scans import Progress, ScanInfo
+from scanfleet.store.tables import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    scan: ScanInfo
+    progress: Progress
+    answers: dict[tuple[str, str], int]  # (decision, label) -> images
+    failures: dict[tuple[str, str], int]  # (stage, reason) -> images
+    images_per_second: float | None  # from the first settled batch to the last; None with fewer than two
+
+
+def summarise(engine: sa.Engine, scan_id: str) -> Summary:
+    with reading(engine) as connection:
+        scan = scans.get_scan(connection, scan_id)
+        return Summary(
+            scan=scan,
+            progress=scans.progress(connection, scan.id),
+            answers=count_answers(connection, scan.id),
+            failures=count_failures(connection, scan.id),
+            images_per_second=_rate(connection, scan.id),
+        )
+
+
+def _rate(connection: sa.Connection, scan_id: str) -> float | None:
+    """Images of all batches but the first, over the time between the first and the last: the start does not count."""
+    settled = (Batch.scan_id == scan_id, Batch.state == "done")
+    columns = sa.select(
+        sa.func.min(Batch.finished_at, type_=Batch.finished_at.type).label("first"),
+        sa.func.max(Batch.finished_at, type_=Batch.finished_at.type).label("last"),
+    )
+    span = connection.execute(columns.where(*settled)).one()
+    if span.first is None or span.last - span.first < timedelta(milliseconds=1):
+        return None
+    later = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_images), 0)).where(*settled, Batch.finished_at > span.first)
+    return int(connection.execute(later).scalar_one()) / (span.last - span.first).total_seconds()
+
+
+def measure_agreement(engine: sa.Engine, scan: ScanInfo, truth_column: str) -> Agreement:
+    """Compare every image with what its manifest says in `truth_column`."""
+    with reading(engine) as connection:
+        check = get_check(connection, scan.check_id)
+    found = Agreement(check.labels, check.flags)
+    for result in iter_results(engine, ResultFilter(scan=scan.id)):
+        found.add((result.meta or {}).get(truth_column), label=result.label, decision=result.decision)
+    return found

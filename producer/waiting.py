@@ -1,0 +1,66 @@
+"""Waiting for a scan: watches its progress in the ledger and, on the way, keeps the fleet going."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from threading import Event
+
+import sqlalchemy as sa
+from celery import Celery
+
+from producer.patience import patiently
+from scanfleet.reconcile import reconcile_once
+from scanfleet.settings import Settings
+from scanfleet.store import scans
+from scanfleet.store.engine import reading
+from scanfleet.store.scans import Progress, ScanInfo
+
+LOOK_SECONDS = 0.25  # between two looks at the ledger
+ENDED = ("done", "cancelled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A scan and how far it is, from one read."""
+
+    scan: ScanInfo
+    progress: Progress
+
+    @property
+    def ended(self) -> bool:
+        return self.scan.state in ENDED
+
+
+def standing(engine: sa.Engine, scan_id: str) -> Standing:
+    """Raises UnknownName, DatabaseUnavailable."""
+    with reading(engine) as connection:
+        scan = scans.get_scan(connection, scan_id)
+        return Standing(scan=scan, progress=scans.progress(connection, scan.id))
+
+
+def watch(engine: sa.Engine, scan_id: str, *, every_seconds: float = LOOK_SECONDS) -> Iterator[Standing]:
+    """How the scan stands, again and again until it has ended; the last one says how it did. Only reads."""
+    pause = Event()
+    while True:
+        now = patiently(lambda: standing(engine, scan_id))
+        yield now
+        if now.ended:
+            return
+        pause.wait(every_seconds)
+
+
+def tend(
+    engine: sa.Engine, app: Celery, settings: Settings, scan_id: str, *, check: Callable[[], None] = lambda: None
+) -> Iterator[Standing]:
+    """`watch`, and a reconciling round every `reconcile_seconds`. `check` may raise to end the wait."""
+    due_at = 0.0
+    for now in watch(engine, scan_id):
+        yield now
+        if now.ended:
+            return
+        check()
+        if time.monotonic() >= due_at:
+            patiently(lambda: reconcile_once(engine, app, settings))
+            due_at = time.monotonic() + settings.reconcile_seconds

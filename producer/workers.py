@@ -1,0 +1,125 @@
+"""Worker processes on this machine, for `scanfleet run`: started, watched, stopped. Knows only their command line."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from scanfleet.errors import MissingExtra, WorkerDied
+from scanfleet.settings import Settings
+
+# -P: a folder that happens to hold a worker.py and is the working directory must not be run.
+COMMAND = (sys.executable, "-P", "-m", "worker", "score")
+STOP_GRACE_SECONDS = 10.0  # beyond the workers' own drain_seconds
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def require_worker_extra() -> None:
+    """Raises MissingExtra where the computing half is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtra("scoring on this machine needs the worker half: pip install 'scanfleet[worker]'")
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """What leads a child process to the same database, broker and model. Not by argument: these hold passwords."""
+    own = {
+        "SCANFLEET_DATA_DIR": os.fspath(settings.data_dir),
+        "SCANFLEET_MODEL": settings.model,
+        "SCANFLEET_LOG_LEVEL": settings.log_level,
+    }
+    if settings.database_url is not None:
+        own["SCANFLEET_DATABASE_URL"] = settings.database_url.get_secret_value()
+    if settings.broker_url is not None:
+        own["SCANFLEET_BROKER_URL"] = settings.broker_url.get_secret_value()
+    return os.environ | own
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class LocalWorkers:
+    """A context: its workers are stopped at the end, also after an error or Ctrl-C."""
+
+    def __init__(self, settings: Settings, *, n: int, command: tuple[str, ...] = COMMAND) -> None:
+        self._settings = settings
+        self._n = n
+        self._command = command
+        self._children: list[_Child] = []
+
+    def start(self) -> None:
+        """Start them unless they run already."""
+        if not self._children:
+            self._children = [self._start(number) for number in range(1, self._n + 1)]
+
+    @property
+    def logs(self) -> list[Path]:
+        return [child.log for child in self._children]
+
+    def check(self) -> None:
+        """Raises WorkerDied when one has ended: with it the wait could last for ever."""
+        for child in self._children:
+            code = child.process.poll()
+            if code is not None:
+                how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+                raise WorkerDied(f"a worker ended ({how}): {last_line(child.log)} (log: {child.log})")
+
+    def _start(self, number: int) -> _Child:
+        folder = self._settings.data_dir / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / f"worker-{os.getpid()}-{number}.log"
+        with log.open("ab") as out:
+            process = subprocess.Popen(  # noqa: S603
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=worker_environment(self._settings),
+                start_new_session=True,  # Ctrl-C reaches us alone; we stop the workers in order
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+        return _Child(process=process, log=log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self._children:
+            if child.process.poll() is None:
+                child.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + self._settings.drain_seconds + STOP_GRACE_SECONDS
+        for child in self._children:
+            try:
+                child.process.wait(timeout=max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+
+
+def _end_with_parent() -> None:
+    """In the child, on Linux: SIGTERM when the parent dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def last_line(log: Path) -> str:
+    """The last line with words in it, shortened."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 8192, 0))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as error:
+        return f"its log cannot be read: {error.strerror}"
+    return next((line.strip()[:500] for line in reversed(lines) if line.strip()), "its log is empty")
