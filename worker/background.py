@@ -16,7 +16,10 @@ JITTER = 0.2  # of the interval, either way: many workers do not all come at onc
 
 
 class Timer:
-    """Calls a function again and again in a thread. A failure of the world costs a warning and one interval."""
+    """Calls a function at once and then again and again, in a thread.
+
+    A failure of the world costs a warning and one interval.
+    """
 
     def __init__(self, name: str, call: Callable[[], object], *, seconds: float) -> None:
         self._name = name
@@ -34,11 +37,15 @@ class Timer:
         self._thread.join()
 
     def _loop(self) -> None:
-        while not self._stopped.wait(self._seconds * random.uniform(1 - JITTER, 1 + JITTER)):  # noqa: S311
-            try:
-                self._call()
-            except Retryable as error:
-                log.warning("timer_waits_for_the_world", timer=self._name, error=str(error))
-            except Exception:
-                # A bug in one timer must not end the others, least of all the heartbeat.
-                log.exception("timer_crashed", timer=self._name)
+        while not self._stopped.is_set():
+            self._once()
+            self._stopped.wait(self._seconds * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+
+    def _once(self) -> None:
+        try:
+            self._call()
+        except Retryable as error:
+            log.warning("timer_waits_for_the_world", timer=self._name, error=str(error))
+        except Exception:
+            # A bug in one timer must not end its thread, least of all the heartbeat's.
+            log.exception("timer_crashed", timer=self._name)

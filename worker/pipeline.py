@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
@@ -35,6 +36,9 @@ class Pipeline:
         self, *, engine: sa.Engine, queue: str, scorers: Scorers, stages: Stages, leases: Leases, stop: Stop
     ) -> None:
         self.totals = Totals()
+        self._lock = threading.Lock()
+        self._n_taken = 0
+        self._n_active = 0
         self.leases = leases
         self._engine = engine
         self._queue = queue
@@ -55,6 +59,9 @@ class Pipeline:
             return
         if lease is None:
             return
+        with self._lock:
+            self._n_taken += 1
+            self._n_active += 1
         try:
             self._attempt(lease)
         except Exception as error:
@@ -64,6 +71,18 @@ class Pipeline:
         finally:
             self._stop.unlisten(lease)
             self.leases.release(lease)
+            with self._lock:
+                self._n_active -= 1
+
+    @property
+    def n_taken(self) -> int:
+        """Batches claimed since the start."""
+        return self._n_taken
+
+    @property
+    def n_active(self) -> int:
+        """Batches under way."""
+        return self._n_active
 
     def _attempt(self, lease: Lease) -> None:
         try:

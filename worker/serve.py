@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import structlog
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from scanfleet.errors import DatabaseUnavailable, Retryable
 from scanfleet.messages import score_queue
@@ -37,12 +39,15 @@ from worker.pipeline import Pipeline, look_up_content
 from worker.scorers import Scorers
 from worker.stop import Stop
 from worker.stores import OpenStores, StoreFinder
+from worker.watchdog import Watchdog, answers, work_in
 
 log = structlog.get_logger()
 
 BEAT_SECONDS = 5.0  # of the worker's row
 CLEAR_SECONDS = 60.0  # of the embedded broker's taken messages
 MAX_RETRY_SECONDS = 60.0
+WATCH_SECONDS = 10.0  # between two looks of the watchdog
+DEAF_SECONDS = 120.0  # this long idle beside ready batches is a wedge
 EX_TEMPFAIL = 75  # sysexits.h: start me again
 
 T = TypeVar("T")
@@ -169,6 +174,15 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(scoring.engine, app, settings), seconds=settings.reconcile_seconds)
     ]
+    watchdog = Watchdog(
+        has_work=work_in(scoring.engine, score_queue(settings.model)),
+        broker_answers=answers(app),
+        n_taken=lambda: scoring.pipeline.n_taken,
+        active=lambda: scoring.pipeline.n_active,
+        deaf=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
+        patience_seconds=max(DEAF_SECONDS, 3 * settings.ring_again_seconds),
+    )
+    all_timers.append(Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS))
     if settings.broker.startswith("filesystem"):
         all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))
     for timer in all_timers:
@@ -188,6 +202,8 @@ def consume(app: Celery, settings: Settings, *, name: str, stop: Stop) -> int:
         stop.request(f"{about.get('sig', 'signal')} received")
 
     signals.worker_shutting_down.connect(on_shutdown, weak=False)
+    # Celery warns of root because of pickle; this application accepts JSON alone.
+    warnings.simplefilter("ignore", SecurityWarning)
     worker = app.Worker(
         hostname=f"{name}@{socket.gethostname()}",
         pool="threads",

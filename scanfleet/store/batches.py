@@ -161,6 +161,14 @@ def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int]]) -> 
     )
 
 
+def has_ready(connection: sa.Connection, queue: str) -> bool:
+    """Whether `claim` would find a batch in this queue now."""
+    due = sa.or_(Batch.not_before.is_(None), Batch.not_before <= now(connection))
+    ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
+    ready = ready.where(Batch.queue == queue, Batch.state == "ready", Scan.state == "running", due)
+    return connection.execute(ready.limit(1)).first() is not None
+
+
 def extend(connection: sa.Connection, held: Claim, *, lease_seconds: float) -> None:
     """Heartbeat: prolong a lease. Raises LeaseLost when it is no longer ours."""
     _touch(connection, held, lease_until=now(connection) + timedelta(seconds=lease_seconds))
