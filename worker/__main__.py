@@ -23,7 +23,7 @@ def main() -> None:
 @main.command()
 @click.option("--model", help="Base model: a built-in name, a hub id or a folder.")
 @click.option("--model-revision", help="Commit of a hub model.")
-@click.option("--precision", help="fp32, bf16, nf4 or int8.")
+@click.option("--precision", help="auto, fp32, bf16, nf4 or int8.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--token-budget", type=int, help="Visual tokens in one forward.")
 @click.option("--batches-in-flight", type=int, help="Batches held at once.")

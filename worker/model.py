@@ -12,6 +12,7 @@ from PIL import Image
 
 from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
 from models.fake import FakePrepared, FakeScorer
+from models.sources import locate
 from models.types import ModelIdentity, Prepared, Question, Reading, Scorer
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
 from scanfleet.settings import Settings
@@ -43,16 +44,17 @@ def load_model(settings: Settings) -> Model:
     if settings.model == FAKE:
         return FakeModel(seconds_per_image=float(os.environ.get(FAKE_SECONDS, "0")))
     try:
+        locate(settings.model, revision=settings.model_revision)  # a wrong name is told before torch is imported
         from models.loading import load_base
-    except ImportError as error:
-        raise BadSettings(f"this worker cannot load models ({error}): pip install 'scanfleet[worker]'") from None
-    try:
+
         base = load_base(
             settings.model,
             revision=settings.model_revision,
             precision=cast("Precision", settings.precision),
             device=settings.device,
         )
+    except ImportError as error:
+        raise BadSettings(f"this worker cannot load models ({error}): pip install 'scanfleet[worker]'") from None
     except ModelInvalid as error:
         raise BadSettings(f"model: {error}") from error
     except ModelUnavailable as error:
