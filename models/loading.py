@@ -121,20 +121,27 @@ class BaseModel:
 
 
 def load_base(
-    model: str, *, revision: str | None = None, precision: Precision = "bf16", device: str = "auto"
+    model: str, *, revision: str | None = None, precision: Precision | Literal["auto"] = "auto", device: str = "auto"
 ) -> BaseModel:
     """Load "pocket", a local folder or a hub id "owner/name".
 
-    revision: hub commit, tag or branch; for a folder the "sha256:..." it must have. device: "auto" (CUDA
-    where there is one), "cpu", "cuda" or "cuda:1". Raises ModelInvalid (unknown or broken model,
-    unsupported family or precision) and ModelUnavailable (hub not reachable, device out of memory).
+    revision: hub commit, tag or branch; for a folder the "sha256:..." it must have.
+    precision: "auto" is bf16 on CUDA and fp32 elsewhere (most CPUs only emulate bf16: five times slower, M).
+    device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+
+    Raises ModelInvalid (unknown or broken model, unsupported family or precision) and ModelUnavailable (hub not
+    reachable, device out of memory).
     """
+    device = _device(device)
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") else "fp32"
     if precision not in get_args(Precision):
-        raise ModelInvalid(f"precision {precision!r} is unknown; choose one of {', '.join(get_args(Precision))}")
+        known = ", ".join(("auto", *get_args(Precision)))
+        raise ModelInvalid(f"precision {precision!r} is unknown; choose one of {known}")
     checkpoint = locate(model, revision=revision)
     family = family_of(_model_type(checkpoint.folder), name=model)
     processor = load_processor(checkpoint.folder)
-    network = _load_network(checkpoint.folder, precision, _device(device))
+    network = _load_network(checkpoint.folder, precision, device)
     return BaseModel(network=network, processor=processor, checkpoint=checkpoint, family=family, precision=precision)
 
 

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     # what scores
     model: str = "pocket"  # a built-in name, a hub id or a folder
     model_revision: str | None = None  # hub commit
-    precision: str = Field(default="bf16", pattern="^(fp32|bf16|nf4|int8)$")
+    precision: str = Field(default="auto", pattern="^(auto|fp32|bf16|nf4|int8)$")  # auto: bf16 on CUDA, else fp32
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     token_budget: int = Field(default=8192, ge=16)  # visual tokens in one forward
 

@@ -52,7 +52,7 @@ def test_an_unsupported_family_is_named_with_those_that_are(folder: Path) -> Non
 
 
 def test_an_unknown_precision_is_named(folder: Path) -> None:
-    assert "fp32, bf16, nf4, int8" in refusal(folder, precision="fp4")
+    assert "auto, fp32, bf16, nf4, int8" in refusal(folder, precision="fp4")
 
 
 def test_a_pickled_checkpoint_is_never_opened(folder: Path) -> None:
@@ -192,3 +192,9 @@ def test_the_light_half_of_the_library_imports_no_torch() -> None:
     names = "models, models.types, models.fake, models.errors, models.adapters, models.calibration, models.prompts"
     check = f"import sys, {names}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_automatic_precision_is_named_in_the_identity(folder: Path) -> None:
+    on_cpu = load_base(str(folder), device="cpu")
+    assert on_cpu.scorer(QUESTION).identity.precision == "fp32"
+    assert on_cpu.network.dtype == torch.float32

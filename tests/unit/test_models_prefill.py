@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,14 +29,6 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "nf4", "int8")
 # Widest difference of a margin between batch 1 and batch N: rounding of fp32; of bf16, where sums of another shape
 # round otherwise and a random two-layer network has nothing to damp it.
 BATCH_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "nf4": 0.05, "int8": 0.05}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

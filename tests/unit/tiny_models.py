@@ -22,6 +22,8 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+torch.set_num_threads(1)  # these models gain nothing from threads and lose much on a busy machine
+
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SPECIAL = (
     "<|endoftext|>",
