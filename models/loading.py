@@ -148,8 +148,10 @@ def load_base(
 def _model_type(folder: Path) -> str | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelInvalid(f"{folder / 'config.json'} cannot be read: {one_line(error)}") from error
+    except OSError as error:
+        raise unreadable(str(folder / "config.json"), error) from error
+    except ValueError as error:
+        raise ModelInvalid(f"{folder / 'config.json'} is not JSON: {one_line(error)}") from error
     model_type: str | None = config.get("model_type")
     return model_type
 

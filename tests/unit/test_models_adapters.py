@@ -24,6 +24,7 @@ from models.adapters import (
     write_adapter,
 )
 from models.calibration import Calibrator, Thresholds
+from models.canary import try_canary
 from models.errors import ModelInvalid
 from models.families import FAMILIES
 from models.loading import BaseModel, load_base
@@ -256,6 +257,41 @@ def test_an_adapter_over_each_precision(folder: Path, adapters: tuple[Path, Path
     assert before != first != second
     assert margins(alone) == before
     assert margins(one) == first
+
+
+# The canary
+
+
+def with_canary(folder: Path, base: BaseModel) -> Canary:
+    """Store what the adapter says of three images, as the end of a training would."""
+    names = tuple(f"canary/{i}.png" for i in range(3))
+    (folder / "canary").mkdir()
+    for i, name in enumerate(names):
+        tiny.picture(90, 60, i).save(folder / name)
+    return Canary(images=names, margins=tuple(margins(base.scorer(QUESTION, folder))))
+
+
+def test_a_sound_adapter_passes_its_canary(base: BaseModel, copied: Path) -> None:
+    canary = with_canary(copied, base)
+    found = try_canary(canary, copied, adapter=base.scorer(QUESTION, copied), base=base.scorer(QUESTION))
+    assert found.max_shift < 1e-4
+    assert found.problem(tolerance=0.01) is None
+
+
+def test_a_canary_notices_other_numbers_and_an_adapter_without_effect(base: BaseModel, copied: Path) -> None:
+    canary = with_canary(copied, base)
+    adapter, alone = base.scorer(QUESTION, copied), base.scorer(QUESTION)
+    moved = Canary(images=canary.images, margins=tuple(margin + 0.1 for margin in canary.margins))
+    assert "moved by up to 0.100" in str(try_canary(moved, copied, adapter=adapter, base=alone).problem())
+    idle = Canary(images=canary.images, margins=tuple(margins(alone)))
+    assert "hardly moves" in str(try_canary(idle, copied, adapter=alone, base=alone).problem())
+
+
+def test_a_canary_without_its_image_is_refused(base: BaseModel, copied: Path) -> None:
+    canary = with_canary(copied, base)
+    (copied / canary.images[1]).unlink()
+    with pytest.raises(ModelInvalid, match=r"canary/1\.png is missing"):
+        try_canary(canary, copied, adapter=base.scorer(QUESTION, copied), base=base.scorer(QUESTION))
 
 
 # Refusals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,15 @@ def test_the_head_reads_the_whole_vocabulary_in_slices() -> None:
 def test_a_quantised_head_is_refused() -> None:
     with pytest.raises(ModelInvalid, match="head is quantised"):
         LabelHead(weight=torch.zeros(10, 4, dtype=torch.int8), token_ids=[[0], [1]], flags=[True, False])
+
+
+def test_many_threads_prepare_at_once_what_one_prepares_alone(bases: dict) -> None:
+    scorer = bases["qwen2_5_vl", "fp32"].scorer(QUESTION)
+    images = pictures() * 8
+    alone = [scorer.prepare(image) for image in images]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(scorer.prepare, images))
+    assert all(torch.equal(a.pixel_values, b.pixel_values) for a, b in zip(alone, together, strict=True))
 
 
 def test_nothing_to_score_is_no_forward(bases: dict) -> None:

@@ -1,0 +1,58 @@
+"""Does an adapter still score as it did at the end of its training? Asked before it is put to use.
+
+Two failures show here and nowhere else: a serving stack that computes something else (the stored margins do not come
+out again), and an adapter that loads without effect (its margins are the base's).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from models.adapters import Canary
+from models.errors import ModelInvalid, unreadable
+from models.types import Scorer
+
+TOLERANCE = 0.05  # of a margin, in logits, in the precision that the canary was stored with
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryResult:
+    """max_shift: widest |margin now - margin stored|. mean_effect: mean |margin of adapter - margin of base|."""
+
+    max_shift: float
+    mean_effect: float
+
+    def problem(self, *, tolerance: float = TOLERANCE) -> str | None:
+        """Why the adapter must not be used, in one line, or None. A wider tolerance suits a coarser precision."""
+        if self.max_shift >= tolerance:
+            return (
+                f"the canary's margins moved by up to {self.max_shift:.3f} (allowed {tolerance:g}); "
+                "this machine or version computes something else than training did"
+            )
+        if self.mean_effect <= 10 * tolerance:
+            return f"the adapter hardly moves the base's margins ({self.mean_effect:.3f} on average); train it again"
+        return None
+
+
+def try_canary(canary: Canary, folder: Path, *, adapter: Scorer, base: Scorer) -> CanaryResult:
+    """Score the canary's images, kept in the adapter's `folder`, with the adapter and with the base alone."""
+    images = [_open(folder / name) for name in canary.images]
+    now = [reading.margin for reading in adapter.score([adapter.prepare(image) for image in images])]
+    alone = [reading.margin for reading in base.score([base.prepare(image) for image in images])]
+    return CanaryResult(
+        max_shift=max(abs(a - b) for a, b in zip(now, canary.margins, strict=True)),
+        mean_effect=sum(abs(a - b) for a, b in zip(now, alone, strict=True)) / len(now),
+    )
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise ModelInvalid(f"{path} is missing; copy the whole adapter folder") from error
+    except OSError as error:
+        raise unreadable(str(path), error) from error
