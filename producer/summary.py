@@ -15,6 +15,8 @@ from scanfleet.store.results import ResultFilter, count_answers, count_failures,
 from scanfleet.store.scans import Progress, ScanInfo
 from scanfleet.store.tables import Batch
 
+SHORTEST_SPAN = timedelta(seconds=1)  # a rate over less is noise
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -22,7 +24,7 @@ class Summary:
     progress: Progress
     answers: dict[tuple[str, str], int]  # (decision, label) -> images
     failures: dict[tuple[str, str], int]  # (stage, reason) -> images
-    images_per_second: float | None  # from the first settled batch to the last; None with fewer than two
+    images_per_second: float | None  # from the first settled batch to the last; None within one second
 
 
 def summarise(engine: sa.Engine, scan_id: str) -> Summary:
@@ -45,7 +47,7 @@ def _rate(connection: sa.Connection, scan_id: str) -> float | None:
         sa.func.max(Batch.finished_at, type_=Batch.finished_at.type).label("last"),
     )
     span = connection.execute(columns.where(*settled)).one()
-    if span.first is None or span.last - span.first < timedelta(milliseconds=1):
+    if span.first is None or span.last - span.first < SHORTEST_SPAN:
         return None
     later = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_images), 0)).where(*settled, Batch.finished_at > span.first)
     return int(connection.execute(later).scalar_one()) / (span.last - span.first).total_seconds()

@@ -82,7 +82,9 @@ def _run() -> int:
     from scanfleet.log import redact
 
     try:
-        cli.main(standalone_mode=False)
+        # Not cli.main(): it turns a closed pipe into exit code 1.
+        with cli.make_context("scanfleet", sys.argv[1:]) as context:
+            cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
-    """`seconds`: how long the person waited."""
+    """`seconds`: how long this scoring took; None when it was done before."""
     scan, done = summary.scan, summary.progress
     click.echo(f"scan {scan.id}: check {scan.check}, model {scan.model}, {scan.state}")
     reused = f" ({done.n_reused} taken over from earlier scans)" if done.n_reused else ""
@@ -33,8 +33,9 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
 
 def _echo_speed(summary: Summary, seconds: float | None) -> None:
     words = []
-    if seconds:
-        words.append(f"{seconds:.1f} s with start-up")
+    if seconds is not None:
+        ended = summary.progress.n_verdicts + summary.progress.n_failures
+        words.append(f"{seconds:.1f} s with start-up ({ended / seconds:.1f} images/s)")
     if summary.images_per_second is not None:
         words.append(f"{summary.images_per_second:.1f} images/s from the first batch to the last")
     if words:

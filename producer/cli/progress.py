@@ -60,7 +60,7 @@ class LineDisplay:
 
     def __init__(self, *, every_seconds: float = LINE_SECONDS) -> None:
         self._every = every_seconds
-        self._due_at = 0.0
+        self._due_at = time.monotonic() + every_seconds
         self._last = ""
 
     def listed(self, page: Enqueued) -> None:

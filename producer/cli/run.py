@@ -50,7 +50,8 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
         with LocalWorkers(settings, n=workers) as local, open_display() as display:
             now = _score(session, request, local, display)
         clear_taken(settings)
-        _conclude(session, now, truth=truth, report=report, seconds=time.monotonic() - begin, strict=strict)
+        seconds = time.monotonic() - begin if local.logs else None
+        _conclude(session, now, truth=truth, report=report, seconds=seconds, strict=strict)
 
 
 def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> Standing:
@@ -77,7 +78,7 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
 
 
 def _conclude(
-    session: Session, now: Standing, *, truth: str | None, report: Path | None, seconds: float, strict: bool
+    session: Session, now: Standing, *, truth: str | None, report: Path | None, seconds: float | None, strict: bool
 ) -> None:
     from producer.cli.outcome import echo_agreement, echo_summary
     from producer.cli.scan import say_how_it_ended

@@ -1,0 +1,133 @@
+"""Results as lines: every format says the same, and a file appears whole or not at all."""
+
+import csv
+import io
+import json
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from producer.export import COLUMNS, as_record, target, write_results
+from scanfleet.errors import BadSource
+from scanfleet.store.results import FailureInfo, Result, ScorerInfo
+
+SCORER = ScorerInfo(id=3, key="k", base_model="pocket", revision="r1", precision="fp32", adapter="abc")
+
+
+def make(image_id: int, **more: Any) -> Result:
+    given: dict[str, Any] = {
+        "image_id": image_id,
+        "scan": "s1",
+        "uri": f"/a/ü {image_id},\n.jpg",
+        "root": "/a",
+        "etag": None,
+        "size": 10,
+        "width": None,
+        "height": None,
+        "content_sha256": None,
+        "meta": None,
+        "state": "pending",
+    }
+    return Result(**(given | more))
+
+
+RESULTS = [
+    make(1),
+    make(
+        2,
+        state="verdict",
+        label="overlay",
+        decision="flag",
+        score=0.1 + 0.2,
+        calibrated=True,
+        margin=-1.25,
+        mass=0.75,
+        scorer=SCORER,
+        meta={"truth": "overlay", "n": 1},
+        boxes=[{"x": 1}],
+        scored_at=datetime(2026, 1, 2, tzinfo=UTC),
+        reused=True,
+    ),
+    make(3, state="failed", failure=FailureInfo(stage="decode", reason="truncated", detail='he said "no"')),
+]
+
+
+def written(form: str, results: list[Result] = RESULTS) -> bytes:
+    file = io.BytesIO()
+    assert write_results(iter(results), file, form=form) == len(results)
+    return file.getvalue()
+
+
+def test_jsonl_and_json_hold_the_same_records() -> None:
+    records = [as_record(result) for result in RESULTS]
+    assert [json.loads(line) for line in written("jsonl").splitlines()] == records
+    assert json.loads(written("json")) == records
+    assert json.loads(written("json", [])) == []
+
+
+def test_a_record_names_scorer_and_failure() -> None:
+    _, verdict, failed = (as_record(result) for result in RESULTS)
+    assert verdict["scorer"] == {
+        "id": 3,
+        "key": "k",
+        "base_model": "pocket",
+        "revision": "r1",
+        "precision": "fp32",
+        "adapter": "abc",
+    }
+    assert (verdict["score"], verdict["margin"], verdict["reused"]) == (0.1 + 0.2, -1.25, True)
+    assert failed["failure"] == {"stage": "decode", "reason": "truncated", "detail": 'he said "no"'}
+    assert failed["scorer"] is None
+
+
+def test_csv_has_every_column_once_and_survives_odd_names() -> None:
+    rows = list(csv.DictReader(io.StringIO(written("csv").decode(), newline="")))
+    assert list(rows[0]) == list(COLUMNS)
+    assert len(set(COLUMNS)) == len(COLUMNS)
+    assert [row["uri"] for row in rows] == [result.uri for result in RESULTS]
+    assert float(rows[1]["score"]) == 0.1 + 0.2
+    assert json.loads(rows[1]["meta"]) == {"truth": "overlay", "n": 1}
+    assert rows[2]["failure_detail"] == 'he said "no"'
+
+
+def test_parquet_keeps_types_even_when_all_values_are_missing() -> None:
+    table = pq.read_table(io.BytesIO(written("parquet")))
+    assert table.column_names == list(COLUMNS)
+    assert table.column("score").to_pylist() == [None, 0.1 + 0.2, None]
+    bare = pq.read_schema(io.BytesIO(written("parquet", [RESULTS[0]])))
+    assert bare == pq.read_schema(io.BytesIO(written("parquet")))
+    assert pq.read_table(io.BytesIO(written("parquet", []))).num_rows == 0
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with target(path, form="jsonl") as file:
+        write_results(RESULTS, file, form="jsonl")
+        assert not path.exists()
+    assert len(path.read_bytes().splitlines()) == 3
+    assert stat.S_IMODE(path.stat().st_mode) & 0o400
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("old")
+
+    def broken() -> Iterator[Result]:
+        yield RESULTS[0]
+        raise RuntimeError("in the midst")
+
+    with pytest.raises(RuntimeError, match="midst"), target(path, form="jsonl") as file:
+        write_results(broken(), file, form="jsonl")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSource, match="cannot write"), target(tmp_path / "no" / "such" / "x.csv", form="csv"):
+        pass
