@@ -17,14 +17,15 @@ from scanfleet.objects import MemoryStore, ObjectStore
 from scanfleet.settings import Settings, load_settings
 from scanfleet.store import batches, scans
 from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import reading, transaction
+from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.scans import Progress
-from scanfleet.store.schema import ledger
+from scanfleet.store.schema import ledger, upgrade
 from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
 from worker.model import FakeModel, Model
 from worker.pipeline import Pipeline
 from worker.serve import Scoring, running
 from worker.stop import Stop
+from worker.stores import OpenStores
 
 QUEUE = score_queue("fake")
 
@@ -57,6 +58,12 @@ class Outage:
         if self.on and self.marker in statement and self.n < self.times:
             self.n += 1
             raise sa.exc.OperationalError(statement, {}, Exception("server closed the connection"))
+
+
+def upgrade_database(settings: Settings) -> None:
+    engine = connect(settings)
+    upgrade(engine)
+    engine.dispose()
 
 
 def add_scan(
@@ -152,12 +159,18 @@ def rig(
     model: Model | None = None,
     store: ObjectStore | None = None,
     drain_seconds: float = 15.0,
+    real_stores: bool = False,
     **settings: Any,
 ) -> Iterator[Rig]:
-    """A pipeline that runs; `store` stands before the memory store where a test wants a fault."""
+    """A pipeline that runs; `store` stands before the memory store where a test wants a fault.
+
+    `real_stores`: folders and buckets instead. A `database_url` is brought to the newest schema first.
+    """
     loaded = load_settings(data_dir=folder, model="fake", **settings)
     memory = MemoryStore()
     stop = Stop(drain_seconds=drain_seconds)
+    if loaded.database_url is not None:
+        upgrade_database(loaded)
     with (
         ledger(loaded) as engine,
         running(
@@ -165,7 +178,7 @@ def rig(
             engine=engine,
             model=model or FakeModel(),
             stop=stop,
-            stores=lambda uri, root: store or memory,
+            stores=OpenStores(loaded) if real_stores else lambda uri, root: store or memory,
         ) as scoring,
     ):
         yield Rig(settings=loaded, engine=engine, store=memory, scoring=scoring, stop=stop)

@@ -58,14 +58,17 @@ class Device:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End after the forward under way; what still waits is answered with DeviceUnavailable."""
+    def stop(self, *, wait_seconds: float | None = None) -> None:
+        """End after the forward under way; what still waits is answered with DeviceUnavailable.
+
+        wait_seconds: how long to wait for that forward; None: however long it takes.
+        """
         with self._changed:
             self._open = False
             waiting = self._clear(lambda _: True)
         for ticket in waiting:
             ticket.answer(_fault(ticket, DeviceUnavailable("the worker is stopping")))
-        self._thread.join()
+        self._thread.join(wait_seconds)
 
     def submit(self, *, owner: object, scorer: Scorer, prepared: Prepared, answer: Callable[[Answer], None]) -> None:
         """Queue one image; blocks while enough of them wait already. Raises DeviceUnavailable once stopped."""

@@ -128,8 +128,8 @@ def running(
         yield Scoring(name=name, engine=engine, pipeline=pipeline, device=device, model=model)
     finally:
         heartbeat.stop()
-        device.stop()
-        # Without waiting: a download that hangs has its own time-out, and nobody wants its bytes any more.
+        # Hardly waiting: a forward or a download that still goes on belongs to a batch that was handed back.
+        device.stop(wait_seconds=1.0)
         threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,0 +1,79 @@
+"""A worker's pipeline on PostgreSQL and a bucket."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scanfleet.objects_s3 import S3Store
+from scanfleet.store.batches import NewImage
+from scanfleet.store.tables import Scan, Verdict
+from tests.services import Bucket, S3Server
+from tests.worker_rig import Rig, png, rig
+
+
+@pytest.fixture
+def options(pg_url: str, s3_bucket: Bucket) -> dict[str, Any]:
+    return {"database_url": pg_url, "s3_endpoint_url": s3_bucket.endpoint_url, "real_stores": True}
+
+
+def listed(worker: Rig, bucket: Bucket) -> list[NewImage]:
+    found = S3Store.connect(worker.settings).list(bucket.uri())
+    return [NewImage(uri=info.uri, etag=info.etag, size=info.size) for info in found]
+
+
+def test_a_bucket_is_scored_into_postgresql(tmp_path: Path, options: dict[str, Any], s3_bucket: Bucket) -> None:
+    for number in range(20):
+        s3_bucket.put(f"ads/ü {number}.png", png(number))
+    with rig(tmp_path, **options) as worker:
+        scan = worker.scan_listed(listed(worker, s3_bucket))
+        worker.drain()
+        assert worker.progress(scan).n_verdicts == 20
+        assert worker.rows(Scan)[0].state == "done"
+        again = worker.scan_listed(listed(worker, s3_bucket))
+        worker.drain()
+        assert worker.progress(again).n_reused == 20
+
+
+def test_objects_that_went_or_changed_are_failures_of_their_own(
+    tmp_path: Path, options: dict[str, Any], s3_bucket: Bucket
+) -> None:
+    for number in range(6):
+        s3_bucket.put(f"{number}.png", png(number))
+    with rig(tmp_path, **options) as worker:
+        images = listed(worker, s3_bucket)
+        s3_bucket.client.delete_object(Bucket=s3_bucket.name, Key="1.png")
+        s3_bucket.put("2.png", png(99))
+        scan = worker.scan_listed(images)
+        worker.drain()
+        assert worker.failures() == {
+            s3_bucket.uri("1.png"): ("fetch", "gone"),
+            s3_bucket.uri("2.png"): ("fetch", "changed"),
+        }
+        assert worker.progress(scan).n_verdicts == 4
+
+
+def test_a_bucket_that_is_away_costs_time_and_nothing_else(
+    tmp_path: Path, pg_url: str, own_s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in own_s3.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = own_s3.make_bucket("archive")
+    with rig(tmp_path, database_url=pg_url, s3_endpoint_url=own_s3.url, real_stores=True) as worker:
+        for number in range(4):
+            bucket.put(f"{number}.png", png(number))
+        scan = worker.scan_listed(listed(worker, bucket))
+        own_s3.kill()
+        worker.drain()
+        progress = worker.progress(scan)
+        assert (progress.n_pending, progress.n_failures) == (4, 0)
+        assert progress.waiting_for is not None
+        assert progress.waiting_for.startswith("s3://archive: ")
+        own_s3.start()  # empty: its objects lived in memory
+        bucket = own_s3.make_bucket("archive")
+        for number in range(4):
+            bucket.put(f"{number}.png", png(number))
+        worker.forget_backoff()
+        worker.drain()
+        assert worker.progress(scan).n_verdicts == 4
+        assert len(worker.rows(Verdict)) == 4

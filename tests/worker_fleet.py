@@ -1,0 +1,168 @@
+"""Real worker processes on one ledger and one broker, for tests that kill, stop and freeze them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from PIL import Image as PillowImage
+
+from models.fake import FakeScorer
+from scanfleet.checks import load_check
+from scanfleet.objects import FolderStore
+from scanfleet.queue import make_app
+from scanfleet.settings import Settings, load_settings
+from scanfleet.store import scans
+from scanfleet.store.batches import NewImage
+from scanfleet.store.engine import connect, reading
+from scanfleet.store.scans import Progress
+from scanfleet.store.schema import upgrade
+from scanfleet.store.tables import Batch, Image, Scan, Verdict
+from tests.worker_rig import add_scan, png
+from worker.scorers import question_of
+
+LOOK_SECONDS = 0.05
+PATIENCE_SECONDS = 120.0  # a loaded machine with two cores
+
+
+class WorkerProcess:
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self.log_path = log
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "score"],
+                env=environment,
+                cwd=log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self, timeout: float = 60) -> int:
+        """The exit code, once it has ended."""
+        return self.process.wait(timeout)
+
+
+class Fleet:
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.archive = folder / "archive"
+        self.settings: Settings = load_settings(data_dir=folder / "data", model="fake", **settings)
+        self.engine = connect(self.settings)
+        upgrade(self.engine)
+        self.workers: list[WorkerProcess] = []
+        self._environment = os.environ | {
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "SCANFLEET_DATA_DIR": str(self.settings.data_dir),
+            "SCANFLEET_MODEL": "fake",
+            "SCANFLEET_DATABASE_URL": self.settings.database,
+            **{f"SCANFLEET_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+
+    def start(self, *, seconds_per_image: float = 0.0, **settings: Any) -> WorkerProcess:
+        """Another worker, not waited for."""
+        own = {f"SCANFLEET_{name.upper()}": str(value) for name, value in settings.items()}
+        environment = self._environment | own | {"SCANFLEET_FAKE_SECONDS": str(seconds_per_image)}
+        worker = WorkerProcess(environment, self.folder / f"worker-{len(self.workers)}.log")
+        self.workers.append(worker)
+        return worker
+
+    def scan(self, n_images: int, *, batch_images: int = 8) -> str:
+        self.archive.mkdir(exist_ok=True)
+        for number in range(n_images):
+            (self.archive / f"{number}.png").write_bytes(png(number))
+        listed = FolderStore(self.archive).list(str(self.archive))
+        images = [NewImage(uri=info.uri, root=str(self.archive), etag=info.etag) for info in listed]
+        return add_scan(self.engine, images, batch_images=batch_images)
+
+    def send(self, name: str, *args: Any, **fields: Any) -> None:
+        """Any message at all to the workers' queue."""
+        from kombu import Queue
+
+        from scanfleet.messages import score_queue
+
+        with make_app(self.settings) as app:
+            app.send_task(name, args=args, kwargs=fields, queue=Queue(score_queue("fake")))
+
+    def progress(self, scan_id: str) -> Progress:
+        with reading(self.engine) as connection:
+            return scans.progress(connection, scan_id)
+
+    def count(self, table: type, *where: sa.ColumnElement[bool]) -> int:
+        with reading(self.engine) as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
+
+    def until(self, condition: Callable[[], bool], *, patience: float = PATIENCE_SECONDS) -> None:
+        deadline = time.monotonic() + patience
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"--- {worker.log_path.name}\n{worker.log[-3000:]}" for worker in self.workers)
+                raise AssertionError(f"waited {patience:.0f} s for nothing:\n{logs}")
+            time.sleep(LOOK_SECONDS)
+
+    def until_scored(self, scan_id: str, n: int) -> None:
+        """Until at least `n` images of a scan have their verdict."""
+        self.until(lambda: self.progress(scan_id).n_verdicts >= n)
+
+    def until_leased(self, n: int = 1) -> None:
+        self.until(lambda: self.count(Batch, Batch.state == "leased") >= n)
+
+    def until_done(self, scan_id: str) -> None:
+        self.until(lambda: self.count(Scan, Scan.id == scan_id, Scan.state == "done") == 1)
+
+    def assert_complete(self, scan_id: str, n_images: int) -> None:
+        """Every image has exactly one verdict, and it is the one that a run without faults gives."""
+        assert self.count(Image, Image.scan_id == scan_id, Image.state == "verdict") == n_images
+        assert self.count(Verdict, Verdict.scan_id == scan_id) == n_images
+        progress = self.progress(scan_id)
+        assert (progress.n_verdicts, progress.n_failures, progress.n_pending) == (n_images, 0, 0)
+        query = sa.select(Image.uri, Verdict.margin).join(Verdict, Verdict.id == Image.verdict_id)
+        with reading(self.engine) as connection:
+            found = {row.uri: row.margin for row in connection.execute(query.where(Image.scan_id == scan_id))}
+        assert found == self.expected()
+
+    def expected(self) -> dict[str, float]:
+        scorer = FakeScorer(question=question_of(load_check("overlay")))
+        margins = {}
+        for path in self.archive.iterdir():
+            with PillowImage.open(path) as image:
+                margins[str(path)] = scorer.score([scorer.prepare(image.convert("RGB"))])[0].margin
+        return margins
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.signal(signal.SIGCONT)
+                worker.signal(signal.SIGKILL)
+                worker.process.wait()
+        self.engine.dispose()
+
+
+@contextmanager
+def fleet(folder: Path, **settings: Any) -> Iterator[Fleet]:
+    quick: dict[str, Any] = {
+        "lease_seconds": 3.0,
+        "reconcile_seconds": 0.3,
+        "ring_again_seconds": 2.0,
+        "drain_seconds": 20.0,
+        "batches_in_flight": 2,
+        "fetch_threads": 2,
+    }
+    made = Fleet(folder, **(quick | settings))
+    try:
+        yield made
+    finally:
+        made.close()
