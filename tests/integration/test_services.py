@@ -122,12 +122,8 @@ def test_closing_removes_process_and_directory() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("kind", ["RedisServer", "PostgresServer", "S3Server"])
-def test_a_killed_test_run_leaves_no_server_behind(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    request.getfixturevalue(
-        {"RedisServer": "redis_server", "PostgresServer": "postgres_server"}.get(kind, "s3_server")
-    )
+def test_a_killed_test_run_leaves_no_server_behind(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    request.getfixturevalue({"RedisServer": "redis_server", "PostgresServer": "postgres_server"}.get(kind, "s3_server"))
     program = f"""
         import sys
         from tests.services import {kind}

@@ -111,9 +111,7 @@ class Service(ABC):
         family = self._family()
         for member in family:
             _signal(member, signal.SIGKILL)
-        psutil.wait_procs(
-            [member for member in family if member.pid != self._process.pid], timeout=STOP_TIMEOUT
-        )
+        psutil.wait_procs([member for member in family if member.pid != self._process.pid], timeout=STOP_TIMEOUT)
         self._process.wait(STOP_TIMEOUT)
         self._process = None
 
@@ -177,9 +175,7 @@ class Service(ABC):
             self._live()
             if time.monotonic() > deadline:
                 name = type(self).__name__
-                raise ServiceFailedError(
-                    f"{name} gave no answer in {START_TIMEOUT:.0f} s: {self.log[-LOG_TAIL:]}"
-                )
+                raise ServiceFailedError(f"{name} gave no answer in {START_TIMEOUT:.0f} s: {self.log[-LOG_TAIL:]}")
             time.sleep(POLL_INTERVAL)
 
 

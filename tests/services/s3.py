@@ -81,9 +81,7 @@ class S3Server(Service):
             region_name=REGION,
             aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-            config=Config(
-                retries={"max_attempts": retries}, connect_timeout=5, read_timeout=30, proxies={"http": ""}
-            ),
+            config=Config(retries={"max_attempts": retries}, connect_timeout=5, read_timeout=30, proxies={"http": ""}),
         )
 
     def make_bucket(self, name: str) -> Bucket:
