@@ -1,0 +1,21 @@
+"""The pocket model: a few-million-parameter Qwen3-VL made from generated images alone, shipped in the repository.
+
+weights/       config, tokenizer, image processor, bf16 weights; adapters/overlay and adapters/baggage
+scenes/        the seeded image generators
+train.py       makes weights/ from scratch          evaluate.py   measures it on fresh images
+generate.py    writes an archive with known truth   recipe.toml   every number of the training
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def folder() -> Path:
+    """The folder of the shipped checkpoint, loadable by transformers' from_pretrained."""
+    return Path(__file__).parent / "weights"
+
+
+def adapter_folder(check: str) -> Path:
+    """The folder of the shipped adapter for a check: "overlay" or "baggage"."""
+    return folder() / "adapters" / check

@@ -46,7 +46,7 @@ def keys(rng: random.Random) -> list[Part]:
     return parts
 
 
-def umbrella(rng: random.Random) -> list[Part]:
+def umbrella(_rng: random.Random) -> list[Part]:
     parts = [
         Part(points=((-0.5, 0), (0.42, 0)), material="steel", thick=0.8, width=0.03),
         Part(points=((0.42, 0), (0.5, 0.03), (0.5, 0.1), (0.44, 0.12)), material="plastic", thick=1.2, width=0.05),
@@ -151,7 +151,9 @@ def dryer(_rng: random.Random) -> list[Part]:
         Part(points=oval(-0.2, -0.16, 0.19, 0.19), material="plastic", thick=0.7),
         Part(points=oval(-0.2, -0.16, 0.1, 0.1), material="light", thick=0.6),
         Part(points=((-0.15, 0), (-0.08, 0.42)), material="plastic", thick=0.9, width=0.14),
-        Part(points=((0.1, -0.24), (0.18, -0.08), (0.26, -0.24), (0.34, -0.08)), material="steel", thick=0.4, width=0.02),
+        Part(
+            points=((0.1, -0.24), (0.18, -0.08), (0.26, -0.24), (0.34, -0.08)), material="steel", thick=0.4, width=0.02
+        ),
     ]
 
 

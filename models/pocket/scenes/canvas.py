@@ -106,7 +106,12 @@ def _things(rng: random.Random, image: Image.Image, count: int) -> None:
             pen.ellipse((cx - r, cy - r, cx + r * 0.7, cy + r * 0.7), fill=c)
         elif kind == 2:
             pen.rectangle((cx - r, cy - r * 0.6, cx + r, cy + r * 0.8), fill=c)
-            side = [(cx + r, cy - r * 0.6), (cx + r * 1.4, cy - r * 0.9), (cx + r * 1.4, cy + r * 0.5), (cx + r, cy + r * 0.8)]
+            side = [
+                (cx + r, cy - r * 0.6),
+                (cx + r * 1.4, cy - r * 0.9),
+                (cx + r * 1.4, cy + r * 0.5),
+                (cx + r, cy + r * 0.8),
+            ]
             pen.polygon(side, fill=dark)
         else:
             pen.rounded_rectangle((cx - r * 0.4, cy - r, cx + r * 0.4, cy + r), r * 0.3, fill=c, outline=dark)
@@ -136,7 +141,9 @@ def marks(rng: random.Random, image: Image.Image, count: int) -> None:
         if kind == 0:
             pen.line([(x, y), (rng.uniform(0, w), rng.uniform(0, h))], fill=c, width=width)
         elif kind == 1:
-            pen.rectangle((x - r, y - r * 0.4, x + r, y + r * 0.4), fill=c if rng.random() < 0.5 else None, outline=c, width=width)
+            pen.rectangle(
+                (x - r, y - r * 0.4, x + r, y + r * 0.4), fill=c if rng.random() < 0.5 else None, outline=c, width=width
+            )
         elif kind == 2:
             pen.rectangle((0, y, w, y + r), fill=c)
         elif kind == 3:

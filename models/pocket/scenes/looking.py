@@ -204,7 +204,9 @@ def outline_parts(rng: random.Random, kind: str) -> tuple[list[Part], str]:
         return _elbow(rng, material, thick), material
     if kind == "crossing":
         t, width = rng.uniform(0.2, 0.8), rng.uniform(0.03, 0.1)
-        lines = [((-0.5 * math.cos(t), s * 0.5 * math.sin(t)), (0.5 * math.cos(t), -s * 0.5 * math.sin(t))) for s in (-1, 1)]
+        lines = [
+            ((-0.5 * math.cos(t), s * 0.5 * math.sin(t)), (0.5 * math.cos(t), -s * 0.5 * math.sin(t))) for s in (-1, 1)
+        ]
         return [Part(points=line, material=material, thick=thick, width=width) for line in lines], material
     if kind == "loops":
         r, gap = rng.uniform(0.1, 0.2), rng.uniform(0.0, 0.15)
@@ -290,3 +292,7 @@ def draw(seed: int, index: int, width: int, height: int) -> Look:
     """Picture `index` of a seed; the kinds take turns."""
     rng = dice(seed, "looking", index)
     return KINDS[index % len(KINDS)](rng, width, height)
+
+
+# Everything a question may be about, for telling kinds of questions apart.
+NAMES = frozenset((*SHAPES, *EVERYDAY, *OUTLINES))

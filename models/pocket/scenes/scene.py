@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,3 +48,19 @@ def mask_box(mask: Image.Image, label: str, threshold: int = 24) -> Box | None:
     if found is None:
         return None
     return Box(x0=found[0], y0=found[1], x1=found[2], y1=found[3], label=label)
+
+
+def stored(rng: random.Random, image: Image.Image, jpeg_share: float) -> tuple[bytes, str]:
+    """The file an archive would hold, and its suffix: JPEG (quality 80 to 95) or PNG."""
+    out = io.BytesIO()
+    if rng.random() < jpeg_share:
+        image.save(out, "JPEG", quality=rng.randint(80, 95))
+        return out.getvalue(), ".jpg"
+    image.save(out, "PNG", compress_level=1)
+    return out.getvalue(), ".png"
+
+
+def through_file(rng: random.Random, image: Image.Image, jpeg_share: float) -> Image.Image:
+    """The picture as it comes back out of such a file."""
+    data, suffix = stored(rng, image, jpeg_share)
+    return image if suffix == ".png" else Image.open(io.BytesIO(data)).convert("RGB")

@@ -18,7 +18,13 @@ def knife(rng: random.Random) -> list[Part]:
     elif make == 1:  # dagger
         blade = ((split, -wide), (0.3, -wide * 0.8), (0.5, 0.0), (0.3, wide * 0.8), (split, wide))
     else:  # broad, nearly square end
-        blade = ((split, -wide * 0.7), (0.5, -wide * 0.7), (0.48, wide * 1.2), (split + 0.05, wide * 1.4), (split, wide))
+        blade = (
+            (split, -wide * 0.7),
+            (0.5, -wide * 0.7),
+            (0.48, wide * 1.2),
+            (split + 0.05, wide * 1.4),
+            (split, wide),
+        )
     handle = rng.choice(("plastic", "organic", "steel"))
     parts = [
         Part(points=blade, material="steel", thick=rng.uniform(0.45, 0.9)),
@@ -41,7 +47,9 @@ def gun(rng: random.Random) -> list[Part]:
         Part(points=((-0.1, 0.0), (-0.11, 0.09)), material="steel", thick=0.6, width=0.025),
     ]
     if rng.random() < 0.65:
-        parts.append(Part(points=rounded(-0.46, -0.22, rng.uniform(0.32, 0.5), -0.02, 0.02), material="steel", thick=metal))
+        parts.append(
+            Part(points=rounded(-0.46, -0.22, rng.uniform(0.32, 0.5), -0.02, 0.02), material="steel", thick=metal)
+        )
         parts.append(Part(points=((-0.2, -0.12), (0.32, -0.12)), material="steel", thick=0.4, width=0.05))
     else:
         parts.append(Part(points=((-0.4, -0.14), (0.5, -0.15)), material="steel", thick=metal, width=0.09))
@@ -64,7 +72,9 @@ def scissors(rng: random.Random) -> list[Part]:
         blade = (turned(-0.12, -0.035), turned(0.3, -0.03), turned(0.5, 0.0), turned(0.3, 0.02), turned(-0.12, 0.03))
         parts.append(Part(points=blade, material="steel", thick=rng.uniform(0.6, 0.9)))
         eye = turned(-0.33, 0.035 * sign)
-        parts.append(Part(points=(turned(-0.1, 0), turned(-0.2, 0.01 * sign)), material="steel", thick=0.7, width=0.045))
+        parts.append(
+            Part(points=(turned(-0.1, 0), turned(-0.2, 0.01 * sign)), material="steel", thick=0.7, width=0.045)
+        )
         parts.append(Part(points=ring(eye[0], eye[1], 0.14, 0.105), material=grips, thick=1.0, width=0.05))
     parts.append(Part(points=oval(0, 0, 0.035, 0.035, 8), material="steel", thick=0.6))
     return parts

@@ -85,7 +85,13 @@ class Depths:
             return None, None
         full: Mask = np.zeros((h, w), np.uint8)
         full[y0:y1, x0:x1] = (silhouette > 0) * np.uint8(255)
-        box = Box(x0=x0 + int(xs_on[0]), y0=y0 + int(ys_on[0]), x1=x0 + int(xs_on[-1]) + 1, y1=y0 + int(ys_on[-1]) + 1, label="")
+        box = Box(
+            x0=x0 + int(xs_on[0]),
+            y0=y0 + int(ys_on[0]),
+            x1=x0 + int(xs_on[-1]) + 1,
+            y1=y0 + int(ys_on[-1]) + 1,
+            label="",
+        )
         return box, full
 
 

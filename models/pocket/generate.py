@@ -1,0 +1,78 @@
+"""Write an archive with known truth: `python -m models.pocket.generate --check overlay --n 400 --seed 7 --out DIR`.
+
+Half of the files are JPEG, half PNG, in folders of a hundred. manifest.csv has one row a file: uri (relative to the
+manifest), truth, style, text (overlay), boxes ("label x0 y0 x1 y1; ..." in pixels), width, height.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.pocket.data import CHECKS
+from models.pocket.scenes.scene import Scene, dice, stored
+
+COLUMNS = ("uri", "truth", "style", "text", "boxes", "width", "height")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to write: n pictures of a check, sizes (side in pixels) taken in turn."""
+
+    check: str
+    n: int
+    seed: int
+    out: Path
+    sizes: tuple[int, ...] = (128, 224, 448)
+
+
+def write_archive(order: Order) -> Path:
+    """Write the pictures and the manifest; returns the manifest's path. The same order gives the same bytes."""
+    order.out.mkdir(parents=True, exist_ok=True)
+    manifest = order.out / "manifest.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.DictWriter(stream, COLUMNS)
+        rows.writeheader()
+        for index in range(order.n):
+            rows.writerow(_write(order, index))
+    return manifest
+
+
+def _write(order: Order, index: int) -> dict[str, str | int]:
+    # One size for as many pictures as there are labels, so that sizes and labels are not tied together.
+    side = order.sizes[index // 10 % len(order.sizes)]
+    scene: Scene = CHECKS[order.check].draw(order.seed, index, side, side)
+    data, suffix = stored(dice(order.seed, order.check + "-file", index), scene.image, 0.5)
+    uri = f"{index // 100:03}/{order.check}-{index:05}{suffix}"
+    path = order.out / uri
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    boxes = "; ".join(f"{b.label} {b.x0:.0f} {b.y0:.0f} {b.x1:.0f} {b.y1:.0f}" for b in scene.boxes)
+    return {
+        "uri": uri,
+        "truth": scene.label,
+        "style": scene.style,
+        "text": scene.text,
+        "boxes": boxes,
+        "width": side,
+        "height": side,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", choices=tuple(CHECKS), required=True)
+    parser.add_argument("--n", type=int, default=400, help="how many pictures")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--sizes", default="128,224,448", help="sides in pixels, taken in turn")
+    arguments = parser.parse_args()
+    sizes = tuple(int(size) for size in arguments.sizes.split(","))
+    order = Order(check=arguments.check, n=arguments.n, seed=arguments.seed, out=arguments.out, sizes=sizes)
+    print(write_archive(order))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The two checks' questions, restated: the model library may not import the fleet. A unit test proves them equal."""
+
+from __future__ import annotations
+
+from models.types import Question
+
+OVERLAY = Question(
+    name="overlay",
+    prompt="Is there text in this image, and was it added on top of the picture or is it part of the scene?",
+    labels=("overlay", "natural", "none"),
+    flags=frozenset({"overlay"}),
+    descriptions={"overlay": "text added on top", "natural": "text in the scene only", "none": "no text"},
+)
+BAGGAGE = Question(
+    name="baggage",
+    prompt="This is an X-ray scan of a bag. Which threat does it show?",
+    labels=("knife", "gun", "scissors", "bottle", "none"),
+    flags=frozenset({"knife", "gun", "scissors", "bottle"}),
+    descriptions={
+        "knife": "knife", "gun": "gun", "scissors": "scissors", "bottle": "bottle", "none": "no threat",
+    },
+)  # fmt: skip
+QUESTIONS = {"overlay": OVERLAY, "baggage": BAGGAGE}

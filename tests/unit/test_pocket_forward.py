@@ -1,0 +1,68 @@
+"""The batch-wise training forward gives the hidden state that transformers gives, with and without LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.pocket import forward
+from models.pocket.adapt import prepare
+from models.pocket.architecture import new_model
+from models.pocket.questions import BAGGAGE, OVERLAY
+from models.pocket.recipe import load_recipe
+from models.processing import VisionProcessor, load_processor
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, VisionProcessor]:
+    torch.set_num_threads(1)
+    folder: Path = tmp_path_factory.mktemp("pocket")
+    model = new_model(folder, seed=1).eval()
+    for p in model.parameters():  # far from the initial zeros and ones, so that every term counts
+        torch.nn.init.normal_(p, std=0.1)
+    return model, load_processor(folder)
+
+
+def _compare(model, processor: VisionProcessor, questions, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (len(questions), size[1], size[0], 3), dtype=np.uint8)
+    turns = [processor.prompt(question).turn for question in questions]
+    images = [processor.prepare(Image.fromarray(x), max_pixels=448 * 448, min_pixels=64 * 64) for x in pixels]
+    with torch.no_grad():
+        expected = model.model(**processor.collate(turns, images)).last_hidden_state[:, -1]
+        lengths = torch.tensor([len(turn.before) for turn in turns])
+        before = torch.zeros(len(turns), int(lengths.max()), dtype=torch.long)
+        for i, turn in enumerate(turns):
+            before[i, -len(turn.before) :] = torch.tensor(turn.before)
+        seen = forward.see(model.model.visual, torch.from_numpy(pixels))
+        found = forward.read(model.model.language_model, seen, before, lengths, torch.tensor(turns[0].after))
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
+        if all(question is questions[0] for question in questions):
+            shared = forward.read(
+                model.model.language_model, seen, before[:1], lengths[:1], torch.tensor(turns[0].after)
+            )
+            torch.testing.assert_close(shared, expected, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (96, 160), (224, 224)])
+def test_prompts_of_several_lengths_in_one_batch(fresh, size) -> None:
+    _compare(*fresh, [OVERLAY, BAGGAGE, OVERLAY], size)
+
+
+def test_one_instruction_shared_by_the_batch(fresh) -> None:
+    model, processor = fresh
+    _compare(model, processor, [OVERLAY] * 3, (160, 96))
+
+
+def test_through_lora_layers_on_the_language_model_alone(fresh) -> None:
+    model, processor = fresh
+    wrapped = prepare(model, load_recipe()).eval()
+    for name, p in wrapped.named_parameters():
+        if "lora_B" in name:
+            assert "visual" not in name
+            torch.nn.init.normal_(p, std=0.1)
+    _compare(model, processor, [BAGGAGE] * 2, (128, 128))
