@@ -170,15 +170,21 @@ class _Run:
 def _open(
     engine: sa.Engine, settings: Settings, listing: Listing, check: Check, *, fresh: bool
 ) -> tuple[ScanInfo, bool]:
-    with transaction(engine) as connection:
-        return scans.open_scan(
-            connection,
-            check=check,
-            model=settings.model,
-            sources=listing.names,
-            filters=listing.filters.as_dict(),
-            fresh=fresh,
-        )
+    def attempt() -> tuple[ScanInfo, bool]:
+        with transaction(engine) as connection:
+            return scans.open_scan(
+                connection,
+                check=check,
+                model=settings.model,
+                sources=listing.names,
+                filters=listing.filters.as_dict(),
+                fresh=fresh,
+            )
+
+    try:
+        return attempt()
+    except sa.exc.IntegrityError:  # another producer opened the same scan, or stored the check, at this moment
+        return attempt()
 
 
 def _resume_at(scan: ScanInfo) -> dict[str, Any] | None:

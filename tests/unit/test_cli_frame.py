@@ -59,12 +59,15 @@ def test_the_command_line_starts_without_torch() -> None:
 
 def test_a_whole_scan_is_listed_without_torch(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
-    code = (
-        "import sys; from producer.cli.main import main;"
-        "sys.argv = ['scanfleet', 'scan', 'a.jpg', '--check', 'overlay']; code = main(); print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules], code)"
+    lines = (
+        "import sys",
+        "from producer.cli.main import main",
+        "sys.argv = ['scanfleet', 'scan', 'a.jpg', '--check', 'overlay']",
+        "code = main()",
+        "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules], code)",
     )
     answer = subprocess.run(
-        [sys.executable, "-P", "-c", code],
+        [sys.executable, "-c", "\n".join(lines)],
         capture_output=True,
         text=True,
         check=True,
