@@ -12,6 +12,7 @@ import structlog
 from models import pocket
 from models.adapters import CARD, AdapterCard, read_card
 from models.errors import ModelInvalid
+from models.sources import POCKET
 from models.types import ModelIdentity
 from scanfleet.checks import builtin_names, load_check
 from scanfleet.objects import open_store
@@ -70,25 +71,23 @@ class AdapterFolders:
             part.replace(target)
 
 
-def register_shipped(engine: sa.Engine, identity: ModelIdentity) -> int:
+def register_shipped(engine: sa.Engine, identity: ModelIdentity, *, folder: Path | None = None) -> int:
     """Enter the adapters that ship with a built-in model, and put them in use where nothing usable is.
 
+    folder: where they lie, if not where the pocket model has them.
     An adapter of an older release of the same built-in model cannot run on these weights, so it gives way.
     Returns how many there are. Raises DatabaseUnavailable.
     """
-    if identity.base_model != "pocket":
+    if identity.base_model != POCKET:
         return 0
-    shipped = [info for path in _cards() if (info := _read(path, identity)) is not None]
+    cards = sorted((folder or pocket.folder() / "adapters").glob(f"*/{CARD}"))
+    shipped = [info for path in cards if (info := _read(path, identity)) is not None]
     for info in shipped:
         try:
             _enter(engine, info)
         except sa.exc.IntegrityError:
             _enter(engine, info)  # another worker that starts at this moment entered it first
     return len(shipped)
-
-
-def _cards() -> list[Path]:
-    return sorted((pocket.folder() / "adapters").glob(f"*/{CARD}"))
 
 
 def _read(path: Path, identity: ModelIdentity) -> AdapterInfo | None:

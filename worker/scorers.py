@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
 
 from models.adapters import read_card
+from models.canary import TOLERANCE, try_canary
 from models.errors import ModelInvalid, ModelUnavailable
 from models.types import Question, Scorer
 from scanfleet.checks import Check
@@ -23,6 +25,8 @@ from worker.decisions import Policy, read_policy
 from worker.model import Model
 
 log = structlog.get_logger()
+
+CANARY_TOLERANCE = {"nf4": 0.1, "int8": 0.1}  # logits; quantising moves every margin a little
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,6 +72,8 @@ class Scorers:
                 log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
                 adapter = folder = None
             scorer = self._model.scorer(question, folder)
+            if folder is not None:
+                self._ask_canary(folder, scorer)
         except (ModelInvalid, ModelUnavailable) as error:
             raise DeviceUnavailable(f"check {check.name}: {error}") from error
         spec = self._spec(check_id, check, adapter)
@@ -76,6 +82,17 @@ class Scorers:
             row = scorer_id(connection, spec)
         log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
         return Resolved(scorer_id=row, scorer=scorer, policy=policy)
+
+    def _ask_canary(self, folder: Path, scorer: Scorer) -> None:
+        """Raises ModelInvalid when the adapter does not score here as it did at the end of its training."""
+        canary = read_card(folder).canary
+        if canary is None:
+            return
+        alone = self._model.scorer(scorer.question, None)
+        tolerance = CANARY_TOLERANCE.get(self._model.identity.precision, TOLERANCE)
+        problem = try_canary(canary, folder, adapter=scorer, base=alone).problem(tolerance=tolerance)
+        if problem is not None:
+            raise ModelInvalid(f"adapter {folder.name}: {problem}")
 
     def _spec(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> ScorerSpec:
         identity = self._model.identity

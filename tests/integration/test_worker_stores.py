@@ -5,11 +5,18 @@ from typing import Any
 
 import pytest
 
+from models.adapters import CARD, AdapterCard, LoraSettings, read_card, write_adapter
+from models.errors import ModelInvalid
+from scanfleet.checks import load_check
 from scanfleet.objects_s3 import S3Store
+from scanfleet.settings import load_settings
+from scanfleet.store.adapters import AdapterInfo
 from scanfleet.store.batches import NewImage
 from scanfleet.store.tables import Scan, Verdict
 from tests.services import Bucket, S3Server
 from tests.worker_rig import Rig, png, rig
+from worker.adapters import AdapterFolders
+from worker.scorers import question_of
 
 
 @pytest.fixture
@@ -77,3 +84,47 @@ def test_a_bucket_that_is_away_costs_time_and_nothing_else(
         worker.drain()
         assert worker.progress(scan).n_verdicts == 4
         assert len(worker.rows(Verdict)) == 4
+
+
+def test_an_adapter_in_a_bucket_is_fetched_once(tmp_path: Path, s3_bucket: Bucket) -> None:
+    settings = load_settings(data_dir=tmp_path / "data", s3_endpoint_url=s3_bucket.endpoint_url)
+    card = upload_adapter(s3_bucket, tmp_path / "made")
+    adapter = registered(s3_bucket.uri("adapters/one"), card)
+    found = AdapterFolders(settings).find(adapter)
+    assert read_card(found) == card
+    assert (found / "canary" / "0.png").read_bytes() == b"png"
+    for key in (CARD, "adapter_config.json", "adapter_model.safetensors", "canary/0.png"):
+        s3_bucket.client.delete_object(Bucket=s3_bucket.name, Key=f"adapters/one/{key}")
+    assert AdapterFolders(settings).find(adapter) == found
+
+
+def test_an_adapter_in_a_bucket_cannot_write_outside_its_folder(tmp_path: Path, s3_bucket: Bucket) -> None:
+    settings = load_settings(data_dir=tmp_path / "data", s3_endpoint_url=s3_bucket.endpoint_url)
+    card = upload_adapter(s3_bucket, tmp_path / "made")
+    s3_bucket.put("adapters/one/../../../outside", b"bad")
+    with pytest.raises(ModelInvalid, match="leads out of"):
+        AdapterFolders(settings).find(registered(s3_bucket.uri("adapters/one"), card))
+    assert not (tmp_path / "outside").exists()
+
+
+def upload_adapter(bucket: Bucket, folder: Path) -> AdapterCard:
+    made = AdapterCard(
+        name="one", question=question_of(load_check("overlay")), base_model="pocket", base_revision="sha256:1"
+    )
+    lora = LoraSettings(r=1, lora_alpha=1, target_modules=("q_proj",))
+    card = write_adapter(folder, card=made, lora=lora, weights=b"weights")
+    for path in folder.iterdir():
+        bucket.put(f"adapters/one/{path.name}", path.read_bytes())
+    bucket.put("adapters/one/canary/0.png", b"png")
+    return card
+
+
+def registered(uri: str, card: AdapterCard) -> AdapterInfo:
+    return AdapterInfo(
+        check_name="overlay",
+        check_hash="h",
+        base_model="pocket",
+        base_revision="sha256:1",
+        uri=uri,
+        weights_sha256=card.weights_sha256,
+    )
