@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import structlog
 from celery import Celery, signals
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from scanfleet.errors import DatabaseUnavailable, Retryable
 from scanfleet.messages import score_queue
@@ -204,6 +204,8 @@ def consume(app: Celery, settings: Settings, *, name: str, stop: Stop) -> int:
     signals.worker_shutting_down.connect(on_shutdown, weak=False)
     # Celery warns of root because of pickle; this application accepts JSON alone.
     warnings.simplefilter("ignore", SecurityWarning)
+    # A task goes on when the broker is lost, on purpose: its result is written to the ledger.
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
     worker = app.Worker(
         hostname=f"{name}@{socket.gethostname()}",
         pool="threads",

@@ -131,6 +131,25 @@ def test_a_redis_that_is_restarted_mid_run_is_found_again(tmp_path: Path, own_re
         assert worker.process.poll() is None  # the same process all the time
 
 
+@pytest.mark.slow
+def test_a_redis_that_is_silent_for_longer_than_its_time_out_is_found_again(
+    tmp_path: Path, own_redis: RedisServer, pg_url: str
+) -> None:
+    """A half-open connection: nothing is refused, nothing is answered."""
+    with fleet(tmp_path, broker_url=own_redis.url, database_url=pg_url) as here:
+        first = here.scan(64)
+        worker = here.start(seconds_per_image=SLOW)
+        here.until_scored(first, 8)
+        own_redis.pause()
+        here.until(lambda: "acknowledgement_failed" in worker.log)
+        own_redis.resume()
+        here.until_done(first)
+        second = here.scan(72)
+        here.until_done(second)
+        here.assert_complete(second, 72)
+        assert worker.process.poll() is None
+
+
 def test_a_database_that_is_restarted_mid_run_is_found_again(
     tmp_path: Path, redis_url: str, own_postgres: PostgresServer
 ) -> None:

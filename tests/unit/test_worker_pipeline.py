@@ -477,6 +477,46 @@ def test_the_time_of_every_stage_is_kept(tmp_path: Path) -> None:
         assert totals["decode"] == seconds["decode"]
 
 
+def test_images_are_decoded_only_as_the_device_needs_them(tmp_path: Path) -> None:
+    entered, gate = threading.Event(), threading.Event()
+    lock, n_prepared = threading.Lock(), [0]
+
+    def count(_: object) -> None:
+        with lock:
+            n_prepared[0] += 1
+
+    def hold(_: object) -> None:
+        entered.set()
+        assert gate.wait(60)
+
+    model = HookedModel(preparing=count, scoring=hold)
+    with rig(tmp_path, model=model, token_budget=16, fetch_threads=4) as worker:
+        scan = worker.scan(pictures(120), batch_images=40)  # an image is one token
+        running = [threading.Thread(target=worker.pipeline.run, args=(None,)) for _ in range(3)]
+        for thread in running:
+            thread.start()
+        assert entered.wait(30)
+        assert not threading.Event().wait(0.5)
+        # In the forward, waiting for it, and one in the hand of each stage thread.
+        assert n_prepared[0] <= 16 + 2 * 16 + 4
+        gate.set()
+        for thread in running:
+            thread.join(60)
+        assert worker.progress(scan).n_verdicts == 120
+
+
+def test_a_batch_without_pending_images_is_closed(tmp_path: Path) -> None:
+    with rig(tmp_path) as worker:
+        scan = worker.scan(pictures(3))
+        worker.drain()
+        with transaction(worker.engine) as connection:
+            connection.execute(sa.update(Batch).values(state="ready"))
+            connection.execute(sa.update(Scan).values(state="running"))
+        worker.drain()
+        assert worker.rows(Batch)[0].state == "done"
+        assert worker.progress(scan).n_verdicts == 3
+
+
 def test_several_batches_at_once_share_the_device(tmp_path: Path) -> None:
     with rig(tmp_path) as worker:
         scan = worker.scan(pictures(64), batch_images=4)
