@@ -10,6 +10,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters, ascii_uppercase, digits
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,6 @@ from models.pocket.forward import Seen, read, see
 from models.pocket.optimiser import Muon
 from models.pocket.parallel import average_gradients
 from models.pocket.scenes.looking import PLANES, TEXT_PLANES, Ask
-
-LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +63,39 @@ class Asker:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.letters = [tokenizer.convert_tokens_to_ids(letter) for letter in LETTERS]
+        pairs = [first + second for first in ascii_uppercase[:4] for second in ascii_uppercase]
+        self.codes = [*ascii_letters, *digits, *pairs]
+        self.ids = {code: tokenizer.convert_tokens_to_ids(code) for code in self.codes}
         self.after = torch.tensor(
             tokenizer.encode("<|vision_end|><|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
         )
 
-    def text(self, ask: Ask) -> str:
-        menu = [f"{letter}) {option}" for letter, option in zip(LETTERS, ask.options, strict=False)]
-        return "<|im_start|>user\n" + "\n".join([ask.prompt, *menu, "Answer with the letter."]) + "<|vision_start|>"
+    def menu_codes(self, rng: np.random.Generator, count: int) -> list[str]:
+        """Mostly A, B, C; sometimes from a later letter on, or any codes, so that each of them gets to be an answer."""
+        kind = rng.random()
+        if kind < 0.5:
+            return list(ascii_uppercase[:count])
+        if kind < 0.85:
+            start = int(rng.integers(0, 7))
+            return list(ascii_uppercase[start : start + count])
+        return [self.codes[i] for i in rng.choice(len(self.codes), count, replace=False)]
 
-    def batch(self, asks: list[Ask]) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, rng: np.random.Generator, asks: list[Ask]) -> tuple[Tensor, Tensor, Tensor]:
         """Left-padded ids (B, P), their lengths (B,), and the answers' token ids (B,)."""
-        rows = self.tokenizer([self.text(ask) for ask in asks], add_special_tokens=False)["input_ids"]
+        codes = [self.menu_codes(rng, len(ask.options)) for ask in asks]
+        texts = [turn_text(ask, own) for ask, own in zip(asks, codes, strict=True)]
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         lengths = torch.tensor([len(row) for row in rows])
         ids = torch.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id)
         for i, row in enumerate(rows):
             ids[i, -len(row) :] = torch.tensor(row)
-        return ids, lengths, torch.tensor([self.letters[ask.answer] for ask in asks])
+        return ids, lengths, torch.tensor([self.ids[own[ask.answer]] for ask, own in zip(asks, codes, strict=True)])
+
+
+def turn_text(ask: Ask, codes: list[str]) -> str:
+    """The turn up to the image."""
+    menu = [f"{code}) {option}" for code, option in zip(codes, ask.options, strict=True)]
+    return "<|im_start|>user\n" + "\n".join([ask.prompt, *menu, "Answer with the letter."]) + "<|vision_start|>"
 
 
 class Heads(nn.Module):
@@ -193,7 +208,7 @@ class Run:
         dense = self.heads.loss(seen, torch.from_numpy(pool.planes[rows]), stage.text)
         asked = max(1, int(stage.batch * self.recipe["base"]["reading_share"]))
         asks = [pool.asks[row][rng.integers(len(pool.asks[row]))] for row in rows[:asked]]
-        ids, lengths, answers = self.asker.batch(asks)
+        ids, lengths, answers = self.asker.batch(rng, asks)
         part = Seen(merged=seen.merged[:asked], deep=tuple(x[:asked] for x in seen.deep), grid=seen.grid)
         hidden = read(self.model.model.language_model, part, ids, lengths, self.asker.after)
         logits = hidden @ self.model.model.language_model.embed_tokens.weight.T

@@ -1,0 +1,105 @@
+"""The shipped pocket model: it loads, is small, answers by letters, and its adapters do what docs/pocket.md says."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import scanfleet
+from models import pocket
+from models.adapters import read_adapter, read_card
+from models.loading import BaseModel, load_base
+from models.pocket.evaluate import fresh, measure
+from models.pocket.questions import QUESTIONS
+from models.pocket.recipe import load_recipe
+from models.sources import folder_revision
+from models.types import Question
+
+SEED = 5000  # never used in training, calibration or the figures of docs/pocket.md
+
+
+@pytest.fixture(scope="module")
+def base() -> BaseModel:
+    torch.set_num_threads(1)
+    return load_base("pocket")
+
+
+def test_the_whole_folder_fits_in_twelve_megabytes() -> None:
+    size = sum(path.stat().st_size for path in pocket.folder().rglob("*") if path.is_file())
+    assert 2_000_000 < size <= 12 * 1024 * 1024
+
+
+@pytest.mark.parametrize("check", ["overlay", "baggage"])
+def test_the_questions_are_the_built_in_checks(check: str) -> None:
+    path = Path(scanfleet.__file__).parent / "builtin" / f"{check}.toml"
+    told = tomllib.loads(path.read_text(encoding="utf-8"))
+    asked = QUESTIONS[check]
+    assert (asked.name, asked.prompt, list(asked.labels)) == (told["name"], told["prompt"], told["labels"])
+    assert asked.flags == set(told["flags"])
+    assert dict(asked.descriptions) == told["descriptions"]
+    assert asked.max_pixels == told["max_pixels"]
+    targets = load_recipe()["calibration"]
+    assert targets["target_recall"][check] == told["target_recall"]
+    assert targets["target_precision"][check] == told["target_precision"]
+
+
+@pytest.mark.parametrize("check", ["overlay", "baggage"])
+def test_an_adapter_belongs_to_the_shipped_base_and_leaves_its_eyes_alone(check: str) -> None:
+    adapter = read_adapter(pocket.adapter_folder(check))
+    assert adapter.card.base_revision == folder_revision(pocket.folder())
+    assert adapter.card.question == QUESTIONS[check]
+    assert adapter.card.calibrator is not None
+    assert b"visual" not in adapter.weights
+    assert adapter.weights.count(b"lora_A.weight") == load_recipe()["adapter"]["matches"]
+
+
+@pytest.mark.parametrize(("check", "at_least"), [("overlay", 0.85), ("baggage", 0.8)])
+def test_an_adapter_answers_fresh_pictures(base: BaseModel, check: str, at_least: float) -> None:
+    """60 pictures: at the documented accuracy, falling below the bound by chance is rarer than one in a thousand."""
+    scorer = base.scorer(QUESTIONS[check], pocket.adapter_folder(check))
+    summary = measure(scorer, fresh(check, SEED, [(128, 128, 40), (224, 224, 20)])).summary()
+    figure = "accuracy" if check == "overlay" else "flag_accuracy"
+    assert summary[figure]["value"] >= at_least, summary
+    assert summary["mean_mass"] > 0.99
+
+
+@pytest.mark.parametrize("check", ["overlay", "baggage"])
+def test_the_base_alone_answers_by_a_letter_but_does_not_know_the_check(base: BaseModel, check: str) -> None:
+    summary = measure(base.scorer(QUESTIONS[check]), fresh(check, SEED, [(128, 128, 30)])).summary()
+    assert summary["mean_mass"] > 0.9
+    assert summary["accuracy"]["value"] < 0.8
+
+
+@pytest.mark.parametrize("check", ["overlay", "baggage"])
+def test_canary_margins_come_out_again(base: BaseModel, check: str) -> None:
+    folder = pocket.adapter_folder(check)
+    canary = read_card(folder).canary
+    assert canary is not None
+    tuned, bare = base.scorer(QUESTIONS[check], folder), base.scorer(QUESTIONS[check])
+    with_adapter, without = [], []
+    for name in canary.images:
+        with Image.open(folder / name) as image:
+            prepared = tuned.prepare(image)
+        with_adapter.append(tuned.score([prepared])[0].margin)
+        without.append(bare.score([prepared])[0].margin)
+    assert np.abs(np.subtract(with_adapter, canary.margins)).max() < 0.05
+    assert np.abs(np.subtract(with_adapter, without)).mean() > 0.5
+
+
+def test_a_hundred_and_ten_labels_get_single_token_codes(base: BaseModel) -> None:
+    labels = tuple(f"flower {n}" for n in range(110))
+    question = Question(name="many", prompt="Which flower is this?", labels=labels, flags=frozenset())
+    codes = base.processor.prompt(question).codes
+    assert len({code.answer_id for code in codes}) == 110
+
+
+def test_any_text_survives_the_tokenizer(base: BaseModel) -> None:
+    tokenizer = base.processor.tokenizer
+    text = "Prüfung 42: ¿qué? 日本語 🙂\n\tA) x"
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+    assert len(tokenizer) <= 2048
