@@ -204,6 +204,18 @@ def test_many_threads_prepare_at_once_what_one_prepares_alone(bases: dict) -> No
     assert all(torch.equal(a.pixel_values, b.pixel_values) for a, b in zip(alone, together, strict=True))
 
 
+def test_no_keys_and_values_are_kept(bases: dict) -> None:
+    scorer = bases["qwen3_vl", "fp32"].scorer(QUESTION)
+    kept: list[object] = []
+    network = bases["qwen3_vl", "fp32"].network
+    hook = network.base_model.register_forward_hook(lambda module, args, out: kept.append(out.past_key_values))
+    try:
+        scorer.score(prepared(scorer))
+    finally:
+        hook.remove()
+    assert kept == [None]
+
+
 def test_nothing_to_score_is_no_forward(bases: dict) -> None:
     assert bases["qwen3_vl", "fp32"].scorer(QUESTION).score([]) == []
 

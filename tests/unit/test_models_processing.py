@@ -114,6 +114,14 @@ def test_codes_that_are_several_tokens_are_never_chosen() -> None:
         make_prompt(tokenizer, classes(63))
 
 
+def test_a_letter_that_melts_into_the_generation_prompt_is_never_chosen() -> None:
+    """After "assistant: " the letter A is the one token " A", not a token that follows the prompt; digits are."""
+    template = tiny.TEMPLATE.replace("assistant\\n", "assistant: ").replace("assistant\n", "assistant: ")
+    prompt = make_prompt(tiny.tokenizer(), OVERLAY, chat_template=template)
+    assert prompt.turn.text.endswith("assistant: ")
+    assert [code.code for code in prompt.codes] == ["0", "1", "2"]
+
+
 def test_a_placeholder_smuggled_into_the_prompt_is_refused() -> None:
     question = Question(name="q", prompt="x <|image_pad|>", labels=("a", "b"), flags=frozenset())
     with pytest.raises(ModelInvalid, match="2 times"):
