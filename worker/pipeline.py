@@ -128,13 +128,10 @@ class Pipeline:
 
     def _write(self, lease: Lease, outcome: Outcome) -> None:
         start = time.perf_counter()
-
-        def write(connection: sa.Connection) -> None:
-            seconds = {**outcome.seconds, "write": round(time.perf_counter() - start, 4)}
-            verdicts.write(connection, lease.claim, _with_seconds(outcome, seconds))
-
-        if self._end(lease, write):
-            seconds = {**outcome.seconds, "write": time.perf_counter() - start}
+        if self._end(lease, lambda connection: verdicts.write(connection, lease.claim, outcome)):
+            # A transaction cannot hold its own duration: it is in the log and in the worker's totals.
+            write_seconds = round(time.perf_counter() - start, 4)
+            seconds = {**outcome.seconds, "write": write_seconds}
             self.totals.add(n_images=len(outcome.verdicts) + len(outcome.failures), seconds=seconds)
             log.info(
                 "batch_written",
@@ -143,6 +140,7 @@ class Pipeline:
                 verdicts=len(outcome.verdicts),
                 failures=len(outcome.failures),
                 waiting_for=outcome.waiting_for,
+                **{f"{stage}_seconds": round(value, 2) for stage, value in seconds.items()},
             )
 
     def _wait(self, lease: Lease, why: str) -> None:
@@ -208,13 +206,3 @@ def look_up_content(engine: sa.Engine) -> Callable[[int, Collection[str]], Mappi
             return verdicts.known_by_content(connection, scorer_id, hashes)
 
     return look_up
-
-
-def _with_seconds(outcome: Outcome, seconds: Mapping[str, float]) -> Outcome:
-    return Outcome(
-        scorer_id=outcome.scorer_id,
-        verdicts=outcome.verdicts,
-        failures=outcome.failures,
-        waiting_for=outcome.waiting_for,
-        seconds=seconds,
-    )

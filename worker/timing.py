@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-STAGES = ("fetch", "decode", "prepare", "wait", "device", "write")
+STAGES = ("fetch", "decode", "prepare", "wait", "device")  # of a batch; a worker adds "write"
 
 
 class Stopwatch:
@@ -22,7 +22,7 @@ class Stopwatch:
 
     def add(self, stage: str, seconds: float) -> None:
         with self._lock:
-            self._seconds[stage] += seconds
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:

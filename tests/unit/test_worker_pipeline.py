@@ -469,12 +469,13 @@ def test_the_time_of_every_stage_is_kept(tmp_path: Path) -> None:
         worker.scan(pictures(3))
         worker.pipeline.run(None)
         seconds = worker.rows(Batch)[0].seconds
-        assert set(seconds) == {"fetch", "decode", "prepare", "wait", "device", "write"}
+        assert set(seconds) == {"fetch", "decode", "prepare", "wait", "device"}
         assert all(value >= 0 for value in seconds.values())
         assert seconds["decode"] > 0
         n_images, totals = worker.pipeline.totals.read()
         assert n_images == 3
         assert totals["decode"] == seconds["decode"]
+        assert totals["write"] > 0
 
 
 def test_images_are_decoded_only_as_the_device_needs_them(tmp_path: Path) -> None:
