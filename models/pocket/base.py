@@ -31,7 +31,8 @@ class Stage:
     """A stretch of training at one image size (width, height).
 
     batch is per process; jpeg: share of JPEG files; dense: weight of the dense loss beside that of the answers;
-    text: weight of the text planes in it (letters are the finest thing to see, and learnt last).
+    text: weight of the text planes in it (letters are the finest thing to see, and learnt last); asked: share of a
+    batch that is asked a question; look False: the vision tower rests, the language model alone learns to read it.
     """
 
     size: tuple[int, int]
@@ -43,6 +44,9 @@ class Stage:
     jpeg: float = 0.5
     dense: float = 20.0
     text: float = 3.0
+    asked: float = 0.4
+    look: bool = True
+    seed: int = 0  # 0: the base seed plus the number of the stage
 
 
 def stages_of(recipe: dict[str, Any]) -> list[Stage]:
@@ -52,10 +56,10 @@ def stages_of(recipe: dict[str, Any]) -> list[Stage]:
 def stage_pool(recipe: dict[str, Any], work: Path, number: int, processes: int = 1) -> Pool:
     """The images of a stage, drawn now if they are not there yet."""
     stage = stages_of(recipe)[number]
+    seed, folder = stage.seed or recipe["base"]["seed"] + number, work / "pools"
     return make_pool(
-        work / "pools", "looking", seed=recipe["base"]["seed"] + number, count=stage.images, size=stage.size,
-        jpeg=stage.jpeg, processes=processes,
-    )  # fmt: skip
+        folder, "looking", seed=seed, count=stage.images, size=stage.size, jpeg=stage.jpeg, processes=processes
+    )
 
 
 class Asker:
@@ -204,16 +208,17 @@ class Run:
         rows = np.sort(rng.integers(0, len(pool), stage.batch))
         rows = rows[rng.permutation(stage.batch)]
         assert pool.planes is not None
-        seen = see(self.model.model.visual, torch.from_numpy(pool.images[rows]))
+        with torch.set_grad_enabled(stage.look):
+            seen = see(self.model.model.visual, torch.from_numpy(pool.images[rows]))
         dense = self.heads.loss(seen, torch.from_numpy(pool.planes[rows]), stage.text)
-        asked = max(1, int(stage.batch * self.recipe["base"]["reading_share"]))
+        asked = max(1, int(stage.batch * stage.asked))
         asks = [pool.asks[row][rng.integers(len(pool.asks[row]))] for row in rows[:asked]]
         ids, lengths, answers = self.asker.batch(rng, asks)
         part = Seen(merged=seen.merged[:asked], deep=tuple(x[:asked] for x in seen.deep), grid=seen.grid)
         hidden = read(self.model.model.language_model, part, ids, lengths, self.asker.after)
         logits = hidden @ self.model.model.language_model.embed_tokens.weight.T
         answer = F.cross_entropy(logits, answers)
-        (answer + stage.dense * dense).backward()
+        (answer + stage.dense * dense if stage.look else answer).backward()
         average_gradients(self.params)
         nn.utils.clip_grad_norm_(self.params, 1.0)
         for optimiser in self.optimisers:
