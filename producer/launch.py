@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 from celery import Celery
@@ -18,8 +20,11 @@ from scanfleet.messages import score_queue
 from scanfleet.queue import make_app
 from scanfleet.settings import Settings
 from scanfleet.store.checks import resolve_check
-from scanfleet.store.engine import reading
+from scanfleet.store.engine import now, reading
 from scanfleet.store.schema import ledger
+from scanfleet.store.workers import live_workers
+
+SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,17 @@ class Session:
     engine: sa.Engine
     app: Celery
 
+    def now(self) -> datetime:
+        """By the database's clock."""
+        with reading(self.engine) as connection:
+            return now(connection)
+
+    def n_workers(self) -> int:
+        """Workers of this model's queue that gave a sign lately."""
+        queue = score_queue(self.settings.model)
+        with reading(self.engine) as connection:
+            return sum(worker.queue == queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS))
+
     def enqueue(self, request: Request) -> Iterator[Enqueued]:
         """See `producer.enqueue`."""
         return enqueue(
@@ -86,7 +102,8 @@ def find_check(engine: sa.Engine | None, name: str) -> Check:
 @contextmanager
 def existing_ledger(settings: Settings) -> Iterator[sa.Engine | None]:
     """The database, or None where the embedded one has not been made yet: a look must not make it."""
-    if settings.database_url is None and not (settings.data_dir / "scanfleet.db").exists():
+    url = sa.make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         yield None
         return
     with ledger(settings) as engine:

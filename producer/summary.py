@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -24,10 +24,11 @@ class Summary:
     progress: Progress
     answers: dict[tuple[str, str], int]  # (decision, label) -> images
     failures: dict[tuple[str, str], int]  # (stage, reason) -> images
-    images_per_second: float | None  # from the first settled batch to the last; None within one second
+    images_per_second: float | None  # between the first batch settled since the start and the last; see `_rate`
 
 
-def summarise(engine: sa.Engine, scan_id: str) -> Summary:
+def summarise(engine: sa.Engine, scan_id: str, *, since: datetime | None = None) -> Summary:
+    """`since`: when the run whose speed is asked for began; None: no speed."""
     with reading(engine) as connection:
         scan = scans.get_scan(connection, scan_id)
         return Summary(
@@ -35,13 +36,16 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
             progress=scans.progress(connection, scan.id),
             answers=count_answers(connection, scan.id),
             failures=count_failures(connection, scan.id),
-            images_per_second=_rate(connection, scan.id),
+            images_per_second=None if since is None else _rate(connection, scan.id, since),
         )
 
 
-def _rate(connection: sa.Connection, scan_id: str) -> float | None:
-    """Images of all batches but the first, over the time between the first and the last: the start does not count."""
-    settled = (Batch.scan_id == scan_id, Batch.state == "done")
+def _rate(connection: sa.Connection, scan_id: str, since: datetime) -> float | None:
+    """Images of all batches but the first, over the time between the first and the last: the start does not count.
+
+    None when that time is too short to mean anything.
+    """
+    settled = (Batch.scan_id == scan_id, Batch.state == "done", Batch.finished_at >= since)
     columns = sa.select(
         sa.func.min(Batch.finished_at, type_=Batch.finished_at.type).label("first"),
         sa.func.max(Batch.finished_at, type_=Batch.finished_at.type).label("last"),

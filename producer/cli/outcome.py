@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.tables import echo_table
+from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
     from producer.agreement import Agreement, Proportion
@@ -18,7 +18,7 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
     scan, done = summary.scan, summary.progress
     click.echo(f"scan {scan.id}: check {scan.check}, model {scan.model}, {scan.state}")
     reused = f" ({done.n_reused} taken over from earlier scans)" if done.n_reused else ""
-    click.echo(f"{done.n_images} images: {done.n_verdicts} scored{reused}, {done.n_failures} failed", nl=False)
+    click.echo(f"{count(done.n_images, 'image')}: {done.n_verdicts} scored{reused}, {done.n_failures} failed", nl=False)
     for n, word in ((done.n_cancelled, "cancelled"), (done.n_pending, "pending")):
         click.echo(f", {n} {word}" if n else "", nl=False)
     click.echo()
@@ -59,11 +59,11 @@ def echo_agreement(found: Agreement, *, column: str) -> None:
         click.echo(_rate("recall of flags and reviews", found.recall("flag", "review")))
     if found.n_unanswered:
         click.echo(
-            f"{found.n_unanswered} images with a known truth have no verdict and count in no figure; "
-            f"{found.n_unanswered_flags} of them should have been flagged"
+            f"without a verdict, and so in no figure: {count(found.n_unanswered, 'image')} with a known truth, "
+            f"of which {found.n_unanswered_flags} should have been flagged"
         )
     if found.n_unknown:
-        click.echo(f"{found.n_unknown} images have no label of the check in column {column}")
+        click.echo(f"without a label of the check in column {column}: {count(found.n_unknown, 'image')}")
 
 
 def _rate(name: str, share: Proportion) -> str:

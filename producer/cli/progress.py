@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
+from producer.cli.tables import count
+
 if TYPE_CHECKING:
     from producer.enqueue import Enqueued
     from producer.waiting import Standing
@@ -43,7 +45,7 @@ def scored_words(now: Standing) -> str:
     """`120 of 400 images: 118 scored (7 flagged), 2 failed`, and what holds it up."""
     done = now.progress
     ended = done.n_images - done.n_pending
-    words = [f"{ended} of {done.n_images} images: {done.n_verdicts} scored ({done.n_flagged} flagged)"]
+    words = [f"{ended} of {count(done.n_images, 'image')}: {done.n_verdicts} scored ({done.n_flagged} flagged)"]
     if done.n_failures:
         words.append(f"{done.n_failures} failed")
     if done.n_cancelled:

@@ -38,20 +38,27 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
       scanfleet run photos/ --check overlay --report flagged.html
       scanfleet run demo/manifest.csv --check overlay --truth truth
     """
+    from producer.cli.outcome import echo_summary
+    from producer.cli.scan import say_how_it_ended
     from producer.launch import Request, open_session
+    from producer.summary import summarise
     from producer.workers import LocalWorkers, require_worker_extra
     from scanfleet.queue import clear_taken
 
     require_worker_extra()
     request = Request(**chosen)
     settings = flags.settings(model=request.model)
-    begin = time.monotonic()
     with open_session(settings) as session:
+        begin, since = time.monotonic(), session.now()
         with LocalWorkers(settings, n=workers) as local, open_display() as display:
             now = _score(session, request, local, display)
         clear_taken(settings)
-        seconds = time.monotonic() - begin if local.logs else None
-        _conclude(session, now, truth=truth, report=report, seconds=seconds, strict=strict)
+        echo_summary(
+            summarise(session.engine, now.scan.id, since=since),
+            seconds=time.monotonic() - begin if local.logs else None,
+        )
+        _conclude(session, now, truth=truth, report=report)
+        say_how_it_ended(now.scan.id, now.progress, strict=strict)
 
 
 def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> Standing:
@@ -77,15 +84,11 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
     return now
 
 
-def _conclude(
-    session: Session, now: Standing, *, truth: str | None, report: Path | None, seconds: float | None, strict: bool
-) -> None:
-    from producer.cli.outcome import echo_agreement, echo_summary
-    from producer.cli.scan import say_how_it_ended
+def _conclude(session: Session, now: Standing, *, truth: str | None, report: Path | None) -> None:
+    from producer.cli.outcome import echo_agreement
     from producer.report import write_report
-    from producer.summary import measure_agreement, summarise
+    from producer.summary import measure_agreement
 
-    echo_summary(summarise(session.engine, now.scan.id), seconds=seconds)
     if truth is not None:
         echo_agreement(measure_agreement(session.engine, now.scan, truth), column=truth)
     if report is not None:
@@ -94,4 +97,3 @@ def _conclude(
         click.echo(f"report: {report}")
     else:
         note(f"flagged images: `scanfleet scans report {now.scan.id} -o FILE`")
-    say_how_it_ended(now.scan.id, now.progress.n_failures, now.progress.n_cancelled, strict=strict)

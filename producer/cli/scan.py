@@ -8,11 +8,13 @@ import click
 
 from producer.cli.common import Flags, filter_options, note
 from producer.cli.progress import Display, open_display
+from producer.cli.tables import count, size_text
 
 if TYPE_CHECKING:
     from producer.enqueue import Enqueued
     from producer.launch import Request, Session
     from scanfleet.settings import Settings
+    from scanfleet.store.scans import Progress
 
 
 @click.command()
@@ -46,6 +48,7 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
         return
     with open_session(settings) as session, open_display() as display:
         last = _enqueue(session, request, display)
+        _say_if_nobody_works(session, last)
         if wait:
             _wait(session, last, display, strict=strict)
 
@@ -65,11 +68,21 @@ def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
 def say_what_was_listed(last: Enqueued) -> None:
     """What the person should know after a listing."""
     if last.n_skipped:
-        note(f"left out: {last.n_skipped} files without an image's suffix, or by a filter (--include takes them)")
+        note(f"left out: {count(last.n_skipped, 'file')} with no image suffix or by a filter (--include takes them)")
+    if not last.n_new:
+        note(f"nothing new: scan {last.scan.id} holds these images already (--fresh starts another one)")
     if last.broker_away:
         note("the broker is away; the scan is safe in the database and starts when the broker is back")
     if last.scan.state == "paused":
         note(f"the scan is paused: `scanfleet scans resume {last.scan.id}`")
+
+
+def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
+    from producer.waiting import standing
+
+    if standing(session.engine, last.scan.id).progress.n_pending and session.n_workers() == 0:
+        model = session.settings.model
+        note(f"no worker for model {model} is there: start one with `scanfleet worker score`, or use `scanfleet run`")
 
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
@@ -78,25 +91,24 @@ def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -
     for now in tend(session.engine, session.app, session.settings, last.scan.id):
         display.scored(now)
         if now.ended:
-            say_how_it_ended(now.scan.id, now.progress.n_failures, now.progress.n_cancelled, strict=strict)
+            say_how_it_ended(now.scan.id, now.progress, strict=strict)
 
 
-def say_how_it_ended(scan_id: str, n_failures: int, n_cancelled: int, *, strict: bool) -> None:
+def say_how_it_ended(scan_id: str, done: Progress, *, strict: bool) -> None:
     """Raises ScanIncomplete when images could not be scored and `strict` asks for it."""
     from scanfleet.errors import ScanIncomplete
 
-    if n_cancelled:
-        note(f"scan {scan_id} was cancelled: {n_cancelled} images were not scored")
-    if not n_failures:
+    if done.n_cancelled:
+        note(f"scan {scan_id} was cancelled; not scored: {count(done.n_cancelled, 'image')}")
+    if not done.n_failures:
         return
-    words = f"{n_failures} images could not be scored: `scanfleet scans errors {scan_id}`"
+    words = f"could not be scored: {count(done.n_failures, 'image')} (`scanfleet scans errors {scan_id}`)"
     if strict:
         raise ScanIncomplete(words)
     note(words)
 
 
 def _show_preview(request: Request, settings: Settings) -> None:
-    from producer.cli.tables import size_text
     from producer.launch import existing_ledger, find_check
     from producer.preview import preview
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from producer.cli.common import Flags, ScanfleetGroup, note
+from producer.cli.scan_changes import cancel, pause, resume, retry
 from producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
@@ -105,87 +106,7 @@ def watch(flags: Flags, scan_id: str, strict: bool) -> None:
         with open_display() as display:
             for now in look(engine, scan_id, every_seconds=1.0):
                 display.scored(now)
-        say_how_it_ended(now.scan.id, now.progress.n_failures, now.progress.n_cancelled, strict=strict)
-
-
-@scans.command()
-@click.argument("scan_id", metavar="SCAN")
-@click.pass_obj
-def pause(flags: Flags, scan_id: str) -> None:
-    """Let no worker take more of a scan; batches under way end normally.
-
-    \b
-    Example:
-      scanfleet scans pause k7m2
-    """
-    from scanfleet.store import scans as store
-    from scanfleet.store.engine import transaction
-
-    with flags.ledger() as engine, transaction(engine) as connection:
-        scan = store.get_scan(connection, scan_id)
-        store.pause(connection, scan.id)
-    note(f"scan {scan.id} is paused")
-
-
-@scans.command()
-@click.argument("scan_id", metavar="SCAN")
-@click.pass_obj
-def resume(flags: Flags, scan_id: str) -> None:
-    """Let a paused scan go on.
-
-    \b
-    Example:
-      scanfleet scans resume k7m2
-    """
-    from scanfleet.store import scans as store
-    from scanfleet.store.engine import transaction
-
-    with flags.ledger() as engine, transaction(engine) as connection:
-        scan = store.get_scan(connection, scan_id)
-        store.resume(connection, scan.id)
-        done = store.finish_if_complete(connection, scan.id)  # its last batch may have ended during the pause
-    note(f"scan {scan.id} is {'done' if done else 'running'}; a worker or `scan --wait` takes it up")
-
-
-@scans.command()
-@click.argument("scan_id", metavar="SCAN")
-@click.pass_obj
-def cancel(flags: Flags, scan_id: str) -> None:
-    """End a scan for good. What is scored stays.
-
-    \b
-    Example:
-      scanfleet scans cancel k7m2
-    """
-    from scanfleet.store import scans as store
-    from scanfleet.store.engine import transaction
-
-    with flags.ledger() as engine, transaction(engine) as connection:
-        scan = store.get_scan(connection, scan_id)
-        n_cancelled = store.cancel(connection, scan.id)
-    note(f"scan {scan.id} is cancelled; {n_cancelled} images were not scored")
-
-
-@scans.command()
-@click.argument("scan_id", metavar="SCAN")
-@click.option("--stage", metavar="STAGE", help="Only failures of this stage: fetch, decode, score ...")
-@click.option("--reason", metavar="REASON", help="Only failures for this reason: gone, truncated ...")
-@click.pass_obj
-def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> None:
-    """Give failed images another chance.
-
-    \b
-    Example:
-      scanfleet scans retry k7m2 --reason denied
-    """
-    from scanfleet.store import scans as store
-    from scanfleet.store.engine import transaction
-    from scanfleet.store.retries import retry_failures
-
-    with flags.ledger() as engine, transaction(engine) as connection:
-        scan = store.get_scan(connection, scan_id)
-        n_retried = retry_failures(connection, scan.id, stage=stage, reason=reason)
-    note(f"{n_retried} images of scan {scan.id} are pending again")
+        say_how_it_ended(now.scan.id, now.progress, strict=strict)
 
 
 @scans.command()
@@ -239,6 +160,10 @@ def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: i
     with flags.ledger() as engine:
         write_report(engine, flags.settings(), scan_id, output, truth_column=truth, max_images=limit)
     click.echo(output)
+
+
+for change in (pause, resume, cancel, retry):
+    scans.add_command(change)
 
 
 def _row(scan: ScanInfo, done: Progress) -> tuple[str | int, ...]:

@@ -33,6 +33,14 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace("-", "", 1).isdigit()
 
 
+def count(n: int, word: str) -> str:
+    """
+    >>> count(1, "image"), count(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
 def size_text(n_bytes: int) -> str:
     """
     >>> size_text(1_500_000)
