@@ -52,10 +52,18 @@ class _Child:
 class LocalWorkers:
     """A context: its workers are stopped at the end, also after an error or Ctrl-C."""
 
-    def __init__(self, settings: Settings, *, n: int, command: tuple[str, ...] = COMMAND) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        n: int,
+        command: tuple[str, ...] = COMMAND,
+        grace_seconds: float = STOP_GRACE_SECONDS,
+    ) -> None:
         self._settings = settings
         self._n = n
         self._command = command
+        self._stop_seconds = settings.drain_seconds + grace_seconds
         self._children: list[_Child] = []
 
     def start(self) -> None:
@@ -100,7 +108,7 @@ class LocalWorkers:
         for child in self._children:
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + self._settings.drain_seconds + STOP_GRACE_SECONDS
+        deadline = time.monotonic() + self._stop_seconds
         for child in self._children:
             try:
                 child.process.wait(timeout=max(deadline - time.monotonic(), 0.1))
