@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from models.adapters import read_card
-from models.canary import TOLERANCE, try_canary
+from models.canary import try_canary
 from models.errors import ModelInvalid, ModelUnavailable
 from models.types import Question, Scorer
 from scanfleet.checks import Check
@@ -25,8 +25,6 @@ from worker.decisions import Policy, read_policy
 from worker.model import Model
 
 log = structlog.get_logger()
-
-CANARY_TOLERANCE = {"nf4": 0.1, "int8": 0.1}  # logits; quantising moves every margin a little
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,8 +87,7 @@ class Scorers:
         if canary is None:
             return
         alone = self._model.scorer(scorer.question, None)
-        tolerance = CANARY_TOLERANCE.get(self._model.identity.precision, TOLERANCE)
-        problem = try_canary(canary, folder, adapter=scorer, base=alone).problem(tolerance=tolerance)
+        problem = try_canary(canary, folder, adapter=scorer, base=alone).problem()
         if problem is not None:
             raise ModelInvalid(f"adapter {folder.name}: {problem}")
 
