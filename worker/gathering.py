@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import structlog
 
 from models.types import Reading
-from scanfleet.errors import ImageError, Retryable
+from scanfleet.errors import DeviceUnavailable, ImageError, Retryable
 from scanfleet.log import redact
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known, NewVerdict, Outcome
@@ -14,6 +16,11 @@ from worker.scorers import Resolved
 from worker.timing import Stopwatch
 
 log = structlog.get_logger()
+
+
+def storable(text: str) -> str:
+    """What every database takes, without secrets: an image may put anything into a decoder's complaint."""
+    return redact(text).replace("\0", "").encode("utf-8", "replace").decode()
 
 
 class Gathered:
@@ -52,6 +59,10 @@ class Gathered:
         self._verdicts.append(verdict)
 
     def reading(self, image: ClaimedImage, reading: Reading, *, sha256: str, width: int, height: int) -> None:
+        if not math.isfinite(reading.margin):
+            # Overflow in a low precision, or broken weights: no answer, and not the image's fault.
+            self.error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
+            return
         decision = self._policy.decide(reading)
         self._n_low_mass += reading.mass < MASS_FLOOR
         verdict = NewVerdict(
@@ -72,14 +83,14 @@ class Gathered:
     def error(self, image: ClaimedImage, error: Exception) -> None:
         """Only an ImageError is the image's own fault. Everything else, a bug of ours included, makes it wait."""
         if isinstance(error, ImageError):
-            self._failures[image.id] = error
+            self._failures[image.id] = ImageError(stage=error.stage, reason=error.reason, detail=storable(error.detail))
             return
         self._n_waiting += 1
         if isinstance(error, Retryable):
-            self._waiting_for = redact(str(error))
+            self._waiting_for = storable(str(error))
             return
         log.error("image_attempt_crashed", image=image.id, uri=image.uri, exc_info=error)
-        self._waiting_for = f"unexpected {type(error).__name__} (see the worker's log): {redact(str(error))[:200]}"
+        self._waiting_for = f"unexpected {type(error).__name__} (see the worker's log): {storable(str(error))[:200]}"
 
     def outcome(self, watch: Stopwatch) -> Outcome:
         if self._n_low_mass:

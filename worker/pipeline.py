@@ -11,13 +11,12 @@ import sqlalchemy as sa
 import structlog
 
 from scanfleet.errors import DatabaseUnavailable, LeaseLost, Retryable
-from scanfleet.log import redact
 from scanfleet.store import batches, verdicts
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.verdicts import Known, Outcome
 from worker.batch import Aborted, BatchRun, Stages
-from worker.gathering import Gathered
+from worker.gathering import Gathered, storable
 from worker.leases import Lease, Leases
 from worker.scorers import Resolved, Scorers
 from worker.stop import Stop
@@ -91,7 +90,7 @@ class Pipeline:
             if not lease.ended:
                 self._give_back(lease, str(aborted))
         except Retryable as error:
-            self._wait(lease, redact(str(error)))
+            self._wait(lease, storable(str(error)))
         else:
             self._write(lease, outcome)
 
