@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from producer.waiting import Standing
 
 LINE_SECONDS = 5.0
+AGAIN_SECONDS = 60.0  # an unchanged line is repeated then: the program lives, and waits
 
 
 class Display(AbstractContextManager["Display"], Protocol):
@@ -63,6 +64,7 @@ class LineDisplay:
     def __init__(self, *, every_seconds: float = LINE_SECONDS) -> None:
         self._every = every_seconds
         self._due_at = time.monotonic() + every_seconds
+        self._again_at = self._due_at
         self._last = ""
 
     def listed(self, page: Enqueued) -> None:
@@ -72,10 +74,11 @@ class LineDisplay:
         self._line(f"scoring: {scored_words(now)}", now=now.ended)
 
     def _line(self, text: str, *, now: bool) -> None:
-        if text != self._last and (now or time.monotonic() >= self._due_at):
+        at = time.monotonic()
+        due = self._due_at if text != self._last else self._again_at
+        if at >= due or (now and text != self._last):
             click.echo(text, err=True)
-            self._last = text
-            self._due_at = time.monotonic() + self._every
+            self._last, self._due_at, self._again_at = text, at + self._every, at + AGAIN_SECONDS
 
     def __enter__(self) -> Self:
         return self
