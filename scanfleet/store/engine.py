@@ -14,6 +14,7 @@ from scanfleet.errors import DatabaseUnavailable, SchemaOutdated
 from scanfleet.settings import Settings
 
 SQLITE_BUSY_SECONDS = 30.0
+IDLE_IN_TRANSACTION_SECONDS = 10.0  # far longer than any of our transactions
 
 
 def connect(settings: Settings) -> sa.Engine:
@@ -26,7 +27,15 @@ def connect(settings: Settings) -> sa.Engine:
         sa.event.listen(engine, "begin", _sqlite_begin)
         return engine
     # pre_ping: after a restart of the server the pool holds dead connections; find out before the work.
-    return sa.create_engine(url, pool_pre_ping=True, pool_size=8, connect_args={"connect_timeout": 5})
+    engine = sa.create_engine(url, pool_pre_ping=True, pool_size=8, connect_args={"connect_timeout": 5})
+    sa.event.listen(engine, "connect", _postgresql_connect)
+    return engine
+
+
+def _postgresql_connect(connection: Any, _: Any) -> None:
+    # A process that is frozen inside a transaction keeps its locks: the server ends it, so that nobody waits for it.
+    connection.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_IN_TRANSACTION_SECONDS * 1000)}")
+    connection.commit()
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:
@@ -81,5 +90,10 @@ def _named_errors() -> Iterator[None]:
         if isinstance(error, sa.exc.ProgrammingError):
             raise
         raise DatabaseUnavailable(f"the database cannot be used right now: {words}") from error
+    except sa.exc.InternalError as error:
+        if not error.connection_invalidated:
+            raise
+        # The server ended the session, as it does with one that was frozen inside a transaction.
+        raise DatabaseUnavailable(f"the database ended the connection: {str(error.orig).splitlines()[0]}") from error
     except (sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         raise DatabaseUnavailable(f"the database cannot be reached: {str(error).splitlines()[0]}") from error
