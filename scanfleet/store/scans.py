@@ -177,7 +177,19 @@ def cancel(connection: sa.Connection, scan_id: str) -> int:
 
     Batches under way lose their lease: their late writers write nothing.
     """
+    # Batches before the scan, as the writer of a batch locks them: the other way round the two could deadlock. Once
+    # more after it, for what a listing added meanwhile.
+    _cancel_batches(connection, scan_id)
     _move(connection, scan_id, {"running", "paused"}, "cancelled")
+    _cancel_batches(connection, scan_id)
+    ended = connection.execute(
+        sa.update(Image).where(Image.scan_id == scan_id, Image.state == "pending").values(state="cancelled")
+    )
+    connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(finished_at=now(connection)))
+    return ended.rowcount
+
+
+def _cancel_batches(connection: sa.Connection, scan_id: str) -> None:
     connection.execute(
         sa.update(Batch)
         .where(Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
@@ -189,11 +201,6 @@ def cancel(connection: sa.Connection, scan_id: str) -> int:
             finished_at=now(connection),
         )
     )
-    ended = connection.execute(
-        sa.update(Image).where(Image.scan_id == scan_id, Image.state == "pending").values(state="cancelled")
-    )
-    connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(finished_at=now(connection)))
-    return ended.rowcount
 
 
 def _move(connection: sa.Connection, scan_id: str, allowed: set[str], to: str) -> None:
