@@ -89,7 +89,7 @@ def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes(here: Flee
     scan = here.scan(16)
     frozen = here.start(seconds_per_image=0.2)
     here.until_leased()
-    frozen.signal(signal.SIGSTOP)
+    here.freeze(frozen)
     here.start()
     here.until_done(scan)
     here.assert_complete(scan, 16)
