@@ -1,8 +1,5 @@
 """Decoding: every kind of file people really have is either upright RGB or an ImageError with a reason."""
 
-import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +8,9 @@ from PIL import Image
 
 from scanfleet.errors import ImageError
 from scanfleet.images import decode
+from tests.odd_files import bomb_png, encoded
 
 LIMIT = 1_000_000
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def bomb_png(side: int) -> bytes:
-    """A valid PNG header that claims side x side pixels, in under 100 bytes."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def reason(data: bytes) -> str:
