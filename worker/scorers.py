@@ -26,6 +26,10 @@ from worker.model import Model
 
 log = structlog.get_logger()
 
+# Quantising moves margins (the pocket model: nf4 by up to 0.15 logits, bf16 by 0.01), so a calibrator fitted at full
+# precision says nothing certain about a quantised scorer: its verdicts carry the raw margin and no score.
+CALIBRATED_PRECISIONS = ("fp32", "bf16")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resolved:
@@ -93,6 +97,7 @@ class Scorers:
 
     def _spec(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> ScorerSpec:
         identity = self._model.identity
+        read_by = adapter if identity.precision in CALIBRATED_PRECISIONS else None
         return ScorerSpec(
             check_id=check_id,
             base_model=identity.base_model,
@@ -101,8 +106,8 @@ class Scorers:
             adapter_id=None if adapter is None else adapter.id,
             max_pixels=check.max_pixels,
             crop=check.crop,
-            calibrator=None if adapter is None else adapter.calibrator,
-            thresholds=None if adapter is None else adapter.thresholds,
+            calibrator=None if read_by is None else read_by.calibrator,
+            thresholds=None if read_by is None else read_by.thresholds,
         )
 
 

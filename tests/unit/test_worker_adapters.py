@@ -12,7 +12,7 @@ import torch
 from models.adapters import CARD, AdapterCard, Canary, LoraSettings, read_card, write_adapter
 from models.calibration import Calibrator, Thresholds
 from models.families import FAMILIES
-from models.loading import BaseModel, load_base
+from models.loading import BaseModel, Precision, load_base
 from models.lora import add_lora, save_lora
 from models.types import ModelIdentity
 from scanfleet.checks import Check, load_check
@@ -34,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.checkpoint(tmp_path_factory.mktemp("tiny"), "qwen3_vl")
 
 
-def load(folder: Path) -> BaseModel:
-    return load_base(str(folder), precision="fp32", device="cpu")
+def load(folder: Path, precision: Precision = "fp32") -> BaseModel:
+    return load_base(str(folder), precision=precision, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,18 @@ def test_the_champion_scores_with_its_calibrator(tmp_path: Path, folder: Path, a
         for row in worker.rows(Verdict):
             assert row.score == pytest.approx(platt.probability(row.margin))
             assert row.decision in (Thresholds(review=-1.0, flag=2.0).decide(row.margin), "review")
+
+
+def test_a_calibrator_of_full_precision_does_not_read_a_quantised_scorer(
+    tmp_path: Path, folder: Path, adapters: tuple[Path, Path]
+) -> None:
+    with rig(tmp_path, model=LoadedModel(load(folder, "int8"))) as worker:
+        adapter_id = put_in_use(worker, info(adapters[0]))
+        scan = worker.scan(pictures(3), check=CHECK)
+        worker.drain()
+        assert adapter_of(worker, scan) == {adapter_id}
+        assert {row.score for row in worker.rows(Verdict)} == {None}
+        assert {(row.calibrator, row.thresholds) for row in worker.rows(ScorerRow)} == {(None, None)}
 
 
 def test_a_promotion_takes_effect_at_the_next_batch_and_never_inside_one(
