@@ -1,14 +1,14 @@
-"""One LoRA adapter per check, on the frozen base: the only part of the pocket model that ever sees a check.
+"""One LoRA adapter per check on the frozen base: the only part of the pocket model that ever sees a check.
 
-The vision tower is frozen, so what it sees of every image is computed once and reused in every epoch; the instruction
-is shared by the whole batch and is read once per step.
+The loss is the answer's letter, and beside it a dense one on the boxes: every 32 x 32 px cell of the vision tower's
+tokens says which label's box it lies in (its heads are thrown away afterwards). The instruction is shared by the
+batch and read once a step. The recipe adapts the tower's linear layers too; docs/pocket.md says why.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,46 +16,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
+from peft import set_peft_model_state_dict
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from models.adapters import LoraSettings
 from models.lora import adapter_state, add_lora
-from models.pocket.data import CHECKS, Pool, make_pool
-from models.pocket.forward import Seen, read, see
-from models.pocket.parallel import average_gradients
+from models.pocket.base import Heads
+from models.pocket.data import Pool, make_pool
+from models.pocket.forward import read, see
 from models.pocket.questions import QUESTIONS
-from models.prefill import LabelHead
 from models.processing import load_processor
-from models.prompts import Prompt
 
 NAME = "pocket"  # of the adapter inside the PeftModel
+WARM_UP = 40  # steps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cache:
-    """What the frozen tower saw of one pool, half precision: merged (N, M, d), deep (L, N, M, d); labels (N,)."""
+class Batch:
+    """The rows of one pool that a step learns from."""
 
-    merged: Tensor
-    deep: Tensor
-    grid: tuple[int, int]
-    labels: Tensor
-
-    def rows(self, rows: Tensor) -> Seen:
-        return Seen(merged=self.merged[rows].float(), deep=tuple(d.float() for d in self.deep[:, rows]), grid=self.grid)
-
-
-@torch.no_grad()
-def look_at(visual: Any, images: np.ndarray[Any, np.dtype[np.uint8]], labels: Sequence[int]) -> Cache:
-    """Run the frozen tower over a pool."""
-    step = max(4, 64 * 128 * 128 // (images.shape[1] * images.shape[2]))
-    seen = [see(visual, torch.from_numpy(np.array(images[i : i + step]))) for i in range(0, len(images), step)]
-    return Cache(
-        merged=torch.cat([s.merged.half() for s in seen]),
-        deep=torch.stack([torch.cat(layer).half() for layer in zip(*(s.deep for s in seen), strict=True)]),
-        grid=seen[0].grid,
-        labels=torch.tensor(labels),
-    )
+    pool: int
+    rows: np.ndarray[Any, np.dtype[np.int64]]
 
 
 def settings(recipe: dict[str, Any]) -> LoraSettings:
@@ -66,32 +48,14 @@ def settings(recipe: dict[str, Any]) -> LoraSettings:
 
 
 def prepare(model: Any, recipe: dict[str, Any]) -> Any:
-    """Wrap the model with fresh LoRA modules; the counts prove that the vision tower is left alone."""
+    """Wrap the model with fresh LoRA modules and prove that they sit where the recipe says."""
     wrapped = add_lora(model, settings(recipe), name=NAME)
     names = {key.split(".lora_")[0] for key in adapter_state(wrapped, NAME)}
-    if len(names) != recipe["adapter"]["matches"] or any("visual" in name for name in names):
-        raise RuntimeError(f"the LoRA targets match {len(names)} modules; expected {recipe['adapter']['matches']}")
+    vision = sum("visual" in name for name in names)
+    part = recipe["adapter"]
+    if (len(names) - vision, vision) != (part["language_matches"], part["vision_matches"]):
+        raise RuntimeError(f"the LoRA targets match {len(names) - vision} language and {vision} vision modules")
     return wrapped
-
-
-def instruction(prompt: Prompt) -> tuple[Tensor, Tensor, Tensor]:
-    before = torch.tensor([prompt.turn.before])
-    return before, torch.tensor([before.shape[1]]), torch.tensor(prompt.turn.after)
-
-
-def train_adapter(rank: int, recipe: dict[str, Any], work: Path, check: str) -> None:
-    """Train the adapter of `check` on `work/base`; rank 0 writes `work/<check>.pt` (LoRA tensors and seconds)."""
-    if (work / f"{check}.pt").exists():
-        return
-    started = time.monotonic()
-    model = Qwen3VLForConditionalGeneration.from_pretrained(work / "base", dtype=torch.float32)
-    wrapped = prepare(model, recipe)
-    prompt = load_processor(work / "base").prompt(QUESTIONS[check])
-    caches = _caches(rank, recipe, work, check, model.model.visual)
-    _fit(rank, recipe, model, prompt, caches, check)
-    if rank == 0:
-        state = {key: value.detach().clone() for key, value in adapter_state(wrapped, NAME).items()}
-        torch.save({"lora": state, "seconds": time.monotonic() - started}, work / f"{check}.pt")
 
 
 def adapter_pool(recipe: dict[str, Any], work: Path, check: str, number: int, processes: int = 1) -> Pool:
@@ -101,81 +65,110 @@ def adapter_pool(recipe: dict[str, Any], work: Path, check: str, number: int, pr
     return make_pool(work / "pools", check, seed=seed, count=part["images"], size=size, processes=processes)
 
 
-def _caches(rank: int, recipe: dict[str, Any], work: Path, check: str, visual: Any) -> list[Cache]:
-    """This process's share of every pool, looked at."""
-    out = []
-    for number in range(len(recipe["adapter"]["pools"])):
-        pool = adapter_pool(recipe, work, check, number)
+def schedule(recipe: dict[str, Any], check: str) -> list[Batch]:
+    """The batches of a run: pools reshuffled each time round, sizes interleaved, fewer of the larger images."""
+    rng = np.random.default_rng([recipe["seed"], recipe["adapter"]["seeds"][check]])
+    steps: list[Batch] = []
+    while len(steps) < recipe["adapter"]["steps"]:
+        turn: list[Batch] = []
+        for number, part in enumerate(recipe["adapter"]["pools"]):
+            size = max(4, round(recipe["adapter"]["batch"] * 128 * 128 / (part["size"][0] * part["size"][1])))
+            order = rng.permutation(part["images"])
+            turn += [Batch(pool=number, rows=order[i : i + size]) for i in range(0, len(order) - size + 1, size)]
+        steps += [turn[i] for i in rng.permutation(len(turn))]
+    return steps[: recipe["adapter"]["steps"]]
+
+
+class Fit:
+    """The training of one adapter, resumable from `work/<check>-part.pt`."""
+
+    def __init__(self, recipe: dict[str, Any], work: Path, check: str) -> None:
+        torch.manual_seed(recipe["seed"])
+        self.recipe, self.work, self.check = recipe, work, check
+        self.model = Qwen3VLForConditionalGeneration.from_pretrained(work / "base", dtype=torch.float32)
+        self.wrapped = prepare(self.model, recipe)
+        self.model.train()
+        vision = self.model.config.vision_config
+        labels = len(QUESTIONS[check].labels)
+        self.heads = Heads(vision.out_hidden_size, len(vision.deepstack_visual_indexes), labels)
+        self.params = [p for p in (*self.model.parameters(), *self.heads.parameters()) if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.params, lr=recipe["adapter"]["lr"], betas=(0.9, 0.98), weight_decay=0.01
+        )
+        prompt = load_processor(work / "base").prompt(QUESTIONS[check])
+        self.before = torch.tensor([prompt.turn.before])
+        self.after = torch.tensor(prompt.turn.after)
+        self.answers = torch.tensor([code.answer_id for code in prompt.codes])
+        self.pools = [adapter_pool(recipe, work, check, n) for n in range(len(recipe["adapter"]["pools"]))]
+        self.at, self.seconds = 0, 0.0
+
+    def load(self) -> None:
+        path = self.work / f"{self.check}-part.pt"
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            set_peft_model_state_dict(self.wrapped, state["lora"], adapter_name=NAME)
+            self.heads.load_state_dict(state["heads"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.at, self.seconds = state["at"], state["seconds"]
+
+    def save(self, name: str) -> None:
+        state = {
+            "lora": {key: value.detach().clone() for key, value in adapter_state(self.wrapped, NAME).items()},
+            "heads": self.heads.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "at": self.at,
+            "seconds": self.seconds,
+        }
+        torch.save(state, self.work / f"{name}.new")
+        (self.work / f"{name}.new").replace(self.work / name)
+
+    def train(self) -> None:
+        """Run the remaining steps; a checkpoint every 100."""
+        batches = schedule(self.recipe, self.check)
+        notes, started = [], time.monotonic()
+        for step in range(self.at, len(batches)):
+            notes.append(self._step(batches[step], step / len(batches), step))
+            if step % 50 == 49:
+                self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
+                self.at = step + 1
+                dense, answer, right = np.mean(notes, 0)
+                print(
+                    f"{self.check} step {step + 1}/{len(batches)}: dense {dense:.4f} answer {answer:.3f} "
+                    f"right {right:.3f} ({self.seconds:.0f} s)",
+                    flush=True,
+                )
+                notes = []
+            if step % 100 == 99:
+                self.save(f"{self.check}-part.pt")
+        self.save(f"{self.check}.pt")
+
+    def _step(self, batch: Batch, share: float, step: int) -> tuple[float, float, float]:
+        pool = self.pools[batch.pool]
         assert pool.labels is not None
-        # Labels cycle with the index: blocks of ten keep them balanced in every process.
-        mine = np.flatnonzero(np.arange(len(pool)) // 10 % recipe["processes"] == rank)
-        out.append(look_at(visual, pool.images[mine], pool.labels[mine].tolist()))
-    return out
-
-
-def _schedule(recipe: dict[str, Any], caches: list[Cache]) -> list[tuple[int, Tensor]]:
-    """(cache, rows) of every step: epochs reshuffled, sizes interleaved, smaller batches for larger images."""
-    rng = torch.Generator().manual_seed(recipe["seed"])
-    steps: list[tuple[int, Tensor]] = []
-    for _ in range(recipe["adapter"]["epochs"]):
-        epoch: list[tuple[int, Tensor]] = []
-        for number, cache in enumerate(caches):
-            batch = max(12, recipe["adapter"]["batch"] * 16 // (cache.grid[0] * cache.grid[1]))
-            order = torch.randperm(len(cache.labels), generator=rng)
-            epoch += [(number, rows) for rows in torch.split(order, batch) if len(rows) == batch]
-        steps += [epoch[i] for i in torch.randperm(len(epoch), generator=rng).tolist()]
-    return steps
-
-
-def _fit(rank: int, recipe: dict[str, Any], model: Any, prompt: Prompt, caches: list[Cache], check: str) -> None:
-    torch.manual_seed(recipe["seed"] + rank)
-    params = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(params, lr=recipe["adapter"]["lr"], betas=(0.9, 0.98), weight_decay=0.01)
-    before, lengths, after = instruction(prompt)
-    answers = torch.tensor([code.answer_id for code in prompt.codes])
-    text = model.model.language_model
-    model.train()
-    steps = _schedule(recipe, caches)
-    notes, started = [], time.monotonic()
-    for step, (number, rows) in enumerate(steps):
-        hidden = read(text, caches[number].rows(rows), before, lengths, after)
+        text = self.model.model.language_model
+        seen = see(self.model.model.visual, torch.from_numpy(pool.images[batch.rows]))
+        dense = self.heads.loss(seen, torch.from_numpy(pool.planes[batch.rows]))
+        hidden = read(text, seen, self.before, torch.tensor([self.before.shape[1]]), self.after)
         logits = hidden @ text.embed_tokens.weight.T
-        target = answers[caches[number].labels[rows]]
-        loss = F.cross_entropy(logits, target)
-        loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(params)
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        share = min(1.0, (step + 1) / 40) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / len(steps))) / 2)
-        optimiser.param_groups[0]["lr"] = recipe["adapter"]["lr"] * share
-        optimiser.step()
-        optimiser.zero_grad()
-        notes.append((loss.item(), (logits.argmax(-1) == target).float().mean().item()))
-        if rank == 0 and step % 100 == 99:
-            mean = np.mean(notes, 0)
-            print(
-                f"{check} step {step + 1}/{len(steps)}: loss {mean[0]:.3f} right {mean[1]:.3f} "
-                f"({time.monotonic() - started:.0f} s)",
-                flush=True,
-            )
-            notes = []
+        target = self.answers[torch.from_numpy(pool.labels[batch.rows])]
+        answer = F.cross_entropy(logits, target)
+        (answer + self.recipe["adapter"]["dense"] * dense).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2
+        self.optimiser.param_groups[0]["lr"] = self.recipe["adapter"]["lr"] * cosine * min(1.0, (step + 1) / WARM_UP)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return dense.item(), answer.item(), _share(logits, target)
 
 
-@torch.no_grad()
-def answer(model: Any, prompt: Prompt, cache: Cache, flags: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """Label logits (N, K), margins (N,) and label mass (N,) of a looked-at pool, by the model as it stands."""
-    head = LabelHead(
-        weight=model.get_output_embeddings().weight, token_ids=[c.token_ids for c in prompt.codes], flags=flags
-    )
-    instruct, step = instruction(prompt), max(8, 2048 // (cache.grid[0] * cache.grid[1]))
-    parts = [
-        head(read(model.model.language_model, cache.rows(rows), *instruct))
-        for rows in torch.split(torch.arange(len(cache.labels)), step)
-    ]
-    logits, margins, mass = (torch.cat(part) for part in zip(*parts, strict=True))
-    return logits, margins, mass
+def _share(logits: Tensor, target: Tensor) -> float:
+    return (logits.argmax(-1) == target).float().mean().item()
 
 
-def labels_of(check: str) -> tuple[str, ...]:
-    labels: tuple[str, ...] = CHECKS[check].LABELS
-    assert labels == QUESTIONS[check].labels
-    return labels
+def train_adapters(rank: int, recipe: dict[str, Any], work: Path, checks: list[str]) -> None:
+    """Process `rank` trains the adapter of `checks[rank]` on `work/base` and writes `work/<check>.pt`."""
+    check = checks[rank]
+    if not (work / f"{check}.pt").exists():
+        fit = Fit(recipe, work, check)
+        fit.load()
+        fit.train()

@@ -105,14 +105,14 @@ def turn_text(ask: Ask, codes: list[str]) -> str:
 class Heads(nn.Module):
     """Linear readers of the attributes, one on the merged tokens and one on each deepstack feature."""
 
-    def __init__(self, width: int, deep: int) -> None:
+    def __init__(self, width: int, deep: int, planes: int) -> None:
         super().__init__()
-        self.readers = nn.ModuleList(nn.Linear(width, len(PLANES)) for _ in range(1 + deep))
+        self.readers = nn.ModuleList(nn.Linear(width, planes) for _ in range(1 + deep))
 
-    def loss(self, seen: Seen, planes: Tensor, text_weight: float) -> Tensor:
-        """planes: (B, rows, columns, K) uint8."""
+    def loss(self, seen: Seen, planes: Tensor, text_weight: float = 1.0) -> Tensor:
+        """planes: (B, rows, columns, K) uint8; the first planes, those of text, may weigh more."""
         target = planes.float().flatten(1, 2) / 255
-        weight = torch.ones(len(PLANES))
+        weight = torch.ones(target.shape[-1])
         weight[: len(TEXT_PLANES)] = text_weight
         per = [
             F.binary_cross_entropy_with_logits(reader(x), target, weight=weight)
@@ -141,7 +141,7 @@ class Run:
 
         self.asker = Asker(AutoTokenizer.from_pretrained(work / ("base" if rank == 0 else f"scratch{rank}")))
         vision = self.model.config.vision_config
-        self.heads = Heads(vision.out_hidden_size, len(vision.deepstack_visual_indexes))
+        self.heads = Heads(vision.out_hidden_size, len(vision.deepstack_visual_indexes), len(PLANES))
         self.params = [*self.model.parameters(), *self.heads.parameters()]
         matrices, rest = self._split()
         self.optimisers: list[torch.optim.Optimizer] = [
@@ -207,7 +207,6 @@ class Run:
         rng = np.random.default_rng([self.recipe["seed"], number, step, self.rank])
         rows = np.sort(rng.integers(0, len(pool), stage.batch))
         rows = rows[rng.permutation(stage.batch)]
-        assert pool.planes is not None
         with torch.set_grad_enabled(stage.look):
             seen = see(self.model.model.visual, torch.from_numpy(pool.images[rows]))
         dense = self.heads.loss(seen, torch.from_numpy(pool.planes[rows]), stage.text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,11 @@ from PIL import Image
 from models.pocket.scenes import baggage, looking, overlay
 from models.pocket.scenes.looking import PLANES, Ask
 from models.pocket.scenes.scene import Mask, dice, through_file
+from models.types import Box
 
 CELL = 32  # pixels: one merged token
 FULL_SHARE = 0.08  # a cell counts wholly as having an attribute once this share of it is covered
+BOX_SHARE = 0.25  # the same for boxes, which are larger than what they hold
 CHECKS = {"overlay": overlay, "baggage": baggage}
 
 
@@ -31,12 +33,13 @@ CHECKS = {"overlay": overlay, "baggage": baggage}
 class Pool:
     """Same-sized images with their truth, row by row.
 
-    images: (N, H, W, 3) uint8. planes: (N, H/32, W/32, len(PLANES)) uint8, 255 = attribute present; only for "looking".
+    images: (N, H, W, 3) uint8. planes: (N, H/32, W/32, K) uint8, 255 = attribute present; K is one of PLANES for
+    "looking", and for a check one of its labels, taken from the boxes.
     asks: questions per image; only for "looking". labels: index into the check's labels; only for a check.
     """
 
     images: NDArray[np.uint8]
-    planes: NDArray[np.uint8] | None = None
+    planes: NDArray[np.uint8]
     asks: tuple[tuple[Ask, ...], ...] = ()
     labels: NDArray[np.int64] | None = None
 
@@ -53,6 +56,15 @@ def cells(masks: dict[str, Mask], w: int, h: int) -> NDArray[np.uint8]:
     return out
 
 
+def box_cells(boxes: Sequence[Box], labels: Sequence[str], w: int, h: int) -> NDArray[np.uint8]:
+    """How much of every 32 px cell lies in a box of each label: (h/32, w/32, len(labels)), 0..255."""
+    planes = np.zeros((h, w, len(labels)), np.float32)
+    for box in boxes:
+        planes[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1), labels.index(box.label)] = 1
+    share = planes.reshape(h // CELL, CELL, w // CELL, CELL, len(labels)).mean((1, 3))
+    return (np.minimum(share / BOX_SHARE, 1) * 255).astype(np.uint8)
+
+
 def _file(kind: str, seed: int, index: int, image: Image.Image, jpeg: float) -> NDArray[np.uint8]:
     return np.asarray(through_file(dice(seed, kind + "-file", index), image, jpeg))
 
@@ -66,7 +78,8 @@ def _look(seed: int, size: tuple[int, int], jpeg: float, index: int) -> tuple[An
 def _check(name: str, seed: int, size: tuple[int, int], jpeg: float, index: int) -> tuple[Any, ...]:
     module = CHECKS[name]
     scene = module.draw(seed, index, *size)
-    return _file(name, seed, index, scene.image, jpeg), module.LABELS.index(scene.label)
+    planes = box_cells(scene.boxes, module.LABELS, *size)
+    return _file(name, seed, index, scene.image, jpeg), planes, module.LABELS.index(scene.label)
 
 
 def make_pool(
@@ -96,17 +109,17 @@ def _draw(path: Path, kind: str, seed: int, count: int, size: tuple[int, int], j
             images[i] = row[0]
             rest.append(row[1:])
     images.flush()
+    np.save(path / "planes.npy", np.stack([row[0] for row in rest]))
     if kind == "looking":
-        np.save(path / "planes.npy", np.stack([row[0] for row in rest]))
         (path / "asks.json").write_text(json.dumps([row[1] for row in rest]))
     else:
-        np.save(path / "labels.npy", np.array([row[0] for row in rest], np.int64))
+        np.save(path / "labels.npy", np.array([row[1] for row in rest], np.int64))
 
 
 def _load(path: Path, kind: str) -> Pool:
-    images = np.load(path / "images.npy", mmap_mode="r")
+    images, planes = np.load(path / "images.npy", mmap_mode="r"), np.load(path / "planes.npy")
     if kind != "looking":
-        return Pool(images=images, labels=np.load(path / "labels.npy"))
+        return Pool(images=images, planes=planes, labels=np.load(path / "labels.npy"))
     rows = json.loads((path / "asks.json").read_text())
     asks = tuple(tuple(Ask(prompt=p, options=tuple(o), answer=a) for p, o, a in row) for row in rows)
-    return Pool(images=images, planes=np.load(path / "planes.npy"), asks=asks)
+    return Pool(images=images, planes=planes, asks=asks)

@@ -28,6 +28,7 @@ from models.pocket.scenes.scene import dice, through_file
 from models.prefill import PrefillScorer
 from models.types import Question, Reading
 
+LOOKING = "looking"  # the part about the base's own questions
 SIZES_EVERY_TIME = 16  # images scored together at 128 px
 
 
@@ -146,11 +147,13 @@ def kind_of(prompt: str) -> str:
     return kind.replace("…?", "…")
 
 
-def report(base: BaseModel, adapters: Path, *, quick: float = 1.0) -> dict[str, Any]:
-    """Everything docs/pocket.md states. quick < 1 measures on that share of the images."""
+def report(base: BaseModel, adapters: Path, *, only: str | None = None, quick: float = 1.0) -> dict[str, Any]:
+    """Everything docs/pocket.md states, or the part called `only`. quick < 1 measures on that share of the images."""
     part = load_recipe()["evaluation"]
     out: dict[str, Any] = {}
     for check, question in QUESTIONS.items():
+        if only not in (None, check):
+            continue
         pools = [(w, h, int(count * quick)) for w, h, count in part["pools"]]
         bare = [(w, h, int(count * quick)) for w, h, count in part["zero_shot"]]
         seed = part["seeds"][check]
@@ -158,26 +161,27 @@ def report(base: BaseModel, adapters: Path, *, quick: float = 1.0) -> dict[str, 
             "adapter": measure(base.scorer(question, adapters / check), fresh(check, seed, pools)).summary(),
             "base": measure(base.scorer(question), fresh(check, seed, bare)).summary(),
         }
-    out["looking"] = looks(base, part["seeds"]["looking"], int(600 * quick))
+    if only in (None, LOOKING):
+        out[LOOKING] = looks(base, part["seeds"]["looking"], int(600 * quick))
     return out
 
 
 def show(results: dict[str, Any]) -> None:
     """Print a report as tables."""
-    for check in QUESTIONS:
-        for who in ("adapter", "base"):
-            part = results[check][who]
-            print(f"\n{check}, {who}: {part['n']} fresh images, label mass {part['mean_mass']:.3f}")
-            print(f"  accuracy       {_line(part['accuracy'])}")
-            print(f"  flag or not    {_line(part['flag_accuracy'])}")
-            for size, value in part["accuracy_by_size"].items():
-                print(f"  {size:<14} {_line(value)}   flag or not {_line(part['flag_accuracy_by_size'][size])}")
-            width = max(map(len, part["labels"])) + 1
-            print("  truth \\ answer " + "".join(f"{label:>{width}}" for label in part["labels"]))
-            for label, row in zip(part["labels"], part["confusion"], strict=True):
-                print(f"  {label:<15}" + "".join(f"{n:>{width}}" for n in row))
-    print("\nthe base model's own questions")
-    for kind, value in results["looking"].items():
+    for check, who in ((check, who) for check in QUESTIONS if check in results for who in ("adapter", "base")):
+        part = results[check][who]
+        print(f"\n{check}, {who}: {part['n']} fresh images, label mass {part['mean_mass']:.3f}")
+        print(f"  accuracy       {_line(part['accuracy'])}")
+        print(f"  flag or not    {_line(part['flag_accuracy'])}")
+        for size, value in part["accuracy_by_size"].items():
+            print(f"  {size:<14} {_line(value)}   flag or not {_line(part['flag_accuracy_by_size'][size])}")
+        width = max(map(len, part["labels"])) + 1
+        print("  truth \\ answer " + "".join(f"{label:>{width}}" for label in part["labels"]))
+        for label, row in zip(part["labels"], part["confusion"], strict=True):
+            print(f"  {label:<15}" + "".join(f"{n:>{width}}" for n in row))
+    if LOOKING in results:
+        print("\nthe base model's own questions")
+    for kind, value in results.get(LOOKING, {}).items():
         print(f"  {kind:<40} {_line(value)}   chance {value['chance']:.2f}")
 
 
@@ -190,11 +194,14 @@ def main() -> None:
     parser.add_argument("--model", default="pocket", help="checkpoint folder (default: the shipped one)")
     parser.add_argument("--adapters", type=Path, default=folder() / "adapters", help="folder of the two adapters")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "nf4", "int8"))
+    parser.add_argument("--only", choices=(*QUESTIONS, LOOKING), help="measure one part alone")
     parser.add_argument("--quick", type=float, default=1.0, help="share of the images to measure on")
     parser.add_argument("--json", type=Path, help="also write the results here")
     arguments = parser.parse_args()
     precision: Precision = arguments.precision
-    results = report(load_base(arguments.model, precision=precision), arguments.adapters, quick=arguments.quick)
+    results = report(
+        load_base(arguments.model, precision=precision), arguments.adapters, only=arguments.only, quick=arguments.quick
+    )
     show(results)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -42,7 +42,7 @@ def publish(recipe: dict[str, Any], work: Path, target: Path) -> None:
 def publish_adapter(recipe: dict[str, Any], work: Path, target: Path, check: str) -> None:
     """Write one adapter folder, score calibration images through it, and complete its card."""
     saved = torch.load(work / f"{check}.pt", weights_only=True)
-    weights = save_tensors({key: value.contiguous() for key, value in saved["lora"].items()})
+    weights = save_tensors({key: value.bfloat16().contiguous() for key, value in saved["lora"].items()})
     place = target / "adapters" / check
     card = AdapterCard(
         name=f"pocket-{check}",

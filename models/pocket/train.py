@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.pocket import folder
-from models.pocket.adapt import adapter_pool, train_adapter
+from models.pocket.adapt import adapter_pool, train_adapters
 from models.pocket.base import stage_pool, train_base
 from models.pocket.parallel import run
 from models.pocket.publish import publish
@@ -24,26 +24,28 @@ def base(recipe: dict[str, Any], work: Path) -> None:
     run(train_base, recipe["processes"], recipe, work)
 
 
-def adapter(recipe: dict[str, Any], work: Path, check: str) -> None:
-    for number in range(len(recipe["adapter"]["pools"])):
-        adapter_pool(recipe, work, check, number, recipe["processes"])
-    run(train_adapter, recipe["processes"], recipe, work, check)
+def adapters(recipe: dict[str, Any], work: Path, checks: list[str]) -> None:
+    """Train the adapters side by side, one process each."""
+    for check in checks:
+        for number in range(len(recipe["adapter"]["pools"])):
+            adapter_pool(recipe, work, check, number, recipe["processes"])
+    run(train_adapters, len(checks), recipe, work, checks)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for image pools and checkpoints (several GB)")
     parser.add_argument("--recipe", type=Path, help="another recipe file than the shipped one")
-    parser.add_argument("--only", choices=("base", *QUESTIONS, "publish"), help="run one part alone")
+    parser.add_argument("--only", choices=("base", "adapters", *QUESTIONS, "publish"), help="run one part alone")
     parser.add_argument("--out", type=Path, default=folder(), help="where the finished weights go")
     arguments = parser.parse_args()
     recipe, work = load_recipe(arguments.recipe), arguments.work
     work.mkdir(parents=True, exist_ok=True)
     if arguments.only in (None, "base"):
         base(recipe, work)
-    for check in QUESTIONS:
-        if arguments.only in (None, check):
-            adapter(recipe, work, check)
+    checks = [check for check in QUESTIONS if arguments.only in (None, "adapters", check)]
+    if checks:
+        adapters(recipe, work, checks)
     if arguments.only in (None, "publish"):
         publish(recipe, work, arguments.out)
 
