@@ -61,7 +61,7 @@ def test_an_adapter_belongs_to_the_shipped_base_and_sits_where_the_recipe_says(c
     assert sum("language_model" in name for name in names) == part["language_matches"]
 
 
-@pytest.mark.parametrize(("check", "at_least"), [("overlay", 0.85), ("baggage", 0.8)])
+@pytest.mark.parametrize(("check", "at_least"), [("overlay", 0.68), ("baggage", 0.76)])
 def test_an_adapter_answers_fresh_pictures(base: BaseModel, check: str, at_least: float) -> None:
     """60 pictures: at the documented accuracy, falling below the bound by chance is rarer than one in a thousand."""
     scorer = base.scorer(QUESTIONS[check], pocket.adapter_folder(check))
@@ -74,7 +74,7 @@ def test_an_adapter_answers_fresh_pictures(base: BaseModel, check: str, at_least
 @pytest.mark.parametrize("check", ["overlay", "baggage"])
 def test_the_base_alone_answers_by_a_letter_but_does_not_know_the_check(base: BaseModel, check: str) -> None:
     summary = measure(base.scorer(QUESTIONS[check]), fresh(check, SEED, [(128, 128, 30)])).summary()
-    assert summary["mean_mass"] > 0.9
+    assert summary["mean_mass"] > 0.8
     assert summary["accuracy"]["value"] < 0.8
 
 
