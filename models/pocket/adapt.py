@@ -152,7 +152,7 @@ class Fit:
         logits = hidden @ text.embed_tokens.weight.T
         target = self.answers[torch.from_numpy(pool.labels[batch.rows])]
         answer = F.cross_entropy(logits, target)
-        (answer + self.recipe["adapter"]["dense"] * dense).backward()  # type: ignore[no-untyped-call]
+        (answer + self.recipe["adapter"]["dense"] * dense).backward()
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2
         self.optimiser.param_groups[0]["lr"] = self.recipe["adapter"]["lr"] * cosine * min(1.0, (step + 1) / WARM_UP)

@@ -217,7 +217,7 @@ class Run:
         hidden = read(self.model.model.language_model, part, ids, lengths, self.asker.after)
         logits = hidden @ self.model.model.language_model.embed_tokens.weight.T
         answer = F.cross_entropy(logits, answers)
-        (answer + stage.dense * dense if stage.look else answer).backward()
+        (answer + stage.dense * dense if stage.look else answer).backward()  # type: ignore[no-untyped-call]
         average_gradients(self.params)
         nn.utils.clip_grad_norm_(self.params, 1.0)
         for optimiser in self.optimisers:
