@@ -16,6 +16,7 @@ from producer.listing import Listing
 from producer.planning import Filters, parse_sample
 from producer.sources import open_source
 from scanfleet.checks import Check, load_check
+from scanfleet.errors import RequestError
 from scanfleet.messages import score_queue
 from scanfleet.queue import make_app
 from scanfleet.settings import Settings
@@ -82,6 +83,15 @@ class Session:
             check=find_check(self.engine, request.check_name),
             fresh=request.fresh,
         )
+
+
+def require_column(listing: Listing, column: str) -> None:
+    """Look at the first image, before anything is written or scored. Raises RequestError naming the columns."""
+    first = next(listing.images(), None)
+    if first is None or (first.meta is not None and column in first.meta):
+        return
+    there = ", ".join(first.meta) if first.meta else "none: only manifests have columns"
+    raise RequestError(f"--truth {column}: the source has no such column (there are {there})")
 
 
 @contextmanager

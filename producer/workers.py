@@ -84,9 +84,7 @@ class LocalWorkers:
                 raise WorkerDied(f"a worker ended ({how}): {last_line(child.log)} (log: {child.log})")
 
     def _start(self, number: int) -> _Child:
-        folder = self._settings.data_dir / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / f"worker-{os.getpid()}-{number}.log"
+        log = self._settings.make_folder("logs") / f"worker-{os.getpid()}-{number}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(  # noqa: S603
                 self._command,

@@ -75,15 +75,13 @@ def _folder_options(settings: Settings) -> dict[str, Any]:
     The taken files go to a folder beside the others: kombu's default, the system's temporary folder, may lie on
     another file system, where a move is a copy and a kill in its midst loses the message.
     """
-    root = broker_folder(settings)
-    folders = {
-        "data_folder_in": root / "messages",
-        "data_folder_out": root / "messages",
-        "control_folder": root / "control",
-        "processed_folder": root / "taken",
+    names = {
+        "data_folder_in": "messages",
+        "data_folder_out": "messages",
+        "control_folder": "control",
+        "processed_folder": "taken",
     }
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
+    folders = {option: settings.make_folder("broker", name) for option, name in names.items()}
     options: dict[str, Any] = {name: str(folder) for name, folder in folders.items()}
     # 50 ms instead of kombu's second: a knock is picked up at once.
     return options | {"polling_interval": 0.05, "store_processed": True}

@@ -91,6 +91,16 @@ class Settings(BaseSettings):
         """The Celery broker URL, password included: never log it."""
         return self.broker_url.get_secret_value() if self.broker_url else "filesystem://localhost"
 
+    def make_folder(self, *parts: str) -> Path:
+        """A folder below data_dir, made when missing. Raises BadSettings when that cannot be."""
+        folder = self.data_dir.joinpath(*parts)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise BadSettings(f"data_dir: cannot make the folder {folder} ({reason}): name another one") from None
+        return folder
+
     @classmethod
     def settings_customise_sources(
         cls,

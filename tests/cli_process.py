@@ -1,6 +1,7 @@
 """The real command as a process, away from the person's own settings."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def scanfleet(
 
 
 def start(*arguments: str | Path, data_dir: Path, **settings: str) -> subprocess.Popen[str]:
-    """Start a command; the test ends it."""
+    """Start a command; the test ends it. It hears Ctrl-C, also where the tests run in a shell's background."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -38,4 +39,5 @@ def start(*arguments: str | Path, data_dir: Path, **settings: str) -> subprocess
         encoding="utf-8",
         cwd=data_dir,
         env=environment(data_dir, **settings),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

@@ -43,10 +43,11 @@ def listed_words(page: Enqueued) -> str:
 
 
 def scored_words(now: Standing) -> str:
-    """`120 of 400 images: 118 scored (7 flagged), 2 failed`, and what holds it up."""
+    """`120 of 400 images: 118 scored (7 flagged, 3 to review), 2 failed`, and what holds it up."""
     done = now.progress
     ended = done.n_images - done.n_pending
-    words = [f"{ended} of {count(done.n_images, 'image')}: {done.n_verdicts} scored ({done.n_flagged} flagged)"]
+    marked = f"{done.n_flagged} flagged, {done.n_review} to review"
+    words = [f"{ended} of {count(done.n_images, 'image')}: {done.n_verdicts} scored ({marked})"]
     if done.n_failures:
         words.append(f"{done.n_failures} failed")
     if done.n_cancelled:

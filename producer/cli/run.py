@@ -40,7 +40,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     """
     from producer.cli.outcome import echo_summary
     from producer.cli.scan import say_how_it_ended
-    from producer.launch import Request, open_session
+    from producer.launch import Request, open_session, require_column
     from producer.summary import summarise
     from producer.workers import LocalWorkers, require_worker_extra
     from scanfleet.queue import clear_taken
@@ -48,6 +48,8 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     require_worker_extra()
     request = Request(**chosen)
     settings = flags.settings(model=request.model)
+    if truth is not None:
+        require_column(request.listing(settings), truth)
     with open_session(settings) as session:
         begin, since = time.monotonic(), session.now()
         with LocalWorkers(settings, n=workers) as local, open_display() as display:
@@ -96,4 +98,4 @@ def _conclude(session: Session, now: Standing, *, truth: str | None, report: Pat
         click.echo()
         click.echo(f"report: {report}")
     else:
-        note(f"flagged images: `scanfleet scans report {now.scan.id} -o FILE`")
+        note(f"a contact sheet of flags and reviews: `scanfleet scans report {now.scan.id} -o FILE`")

@@ -82,7 +82,7 @@ def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
 
     if standing(session.engine, last.scan.id).progress.n_pending and session.n_workers() == 0:
         model = session.settings.model
-        note(f"no worker for model {model} is there: start one with `scanfleet worker score`, or use `scanfleet run`")
+        note(f"no worker for model {model} has reported yet: start one with `scanfleet worker score --model {model}`")
 
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:

@@ -49,7 +49,8 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
     if form == "json":
         click.echo(json.dumps([_record(scan, done) for scan, done in found], indent=2))
         return
-    header = ("scan", "check", "model", "state", "images", "scored", "flagged", "failed", "started", "sources")
+    counts = ("images", "scored", "flagged", "review", "failed")
+    header = ("scan", "check", "model", "state", *counts, "started", "sources")
     echo_table(header, [_row(scan, done) for scan, done in found])
 
 
@@ -168,7 +169,7 @@ for change in (pause, resume, cancel, retry):
 
 def _row(scan: ScanInfo, done: Progress) -> tuple[str | int, ...]:
     sources = ", ".join(scan.sources)
-    counts = (done.n_images, done.n_verdicts, done.n_flagged, done.n_failures)
+    counts = (done.n_images, done.n_verdicts, done.n_flagged, done.n_review, done.n_failures)
     return (scan.id, scan.check, scan.model, scan.state, *counts, f"{scan.created_at:%Y-%m-%d %H:%M}", sources)
 
 

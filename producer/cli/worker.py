@@ -25,10 +25,12 @@ def worker() -> None:
 def score(flags: Flags, arguments: tuple[str, ...]) -> None:
     """Score batches until stopped. SIGTERM ends it in order; nothing is lost either way.
 
-    Further arguments go to the worker: `python -m worker score --help` lists them.
+    Further arguments go to the worker: --model, --precision, --device, --batches-in-flight and the others that
+    `python -m worker score --help` lists.
 
     \b
     Example:
+      scanfleet worker score --model Qwen/Qwen3-VL-4B-Instruct --precision nf4
       SCANFLEET_BROKER_URL=redis://queue/0 scanfleet worker score
     """
     from producer.workers import COMMAND, require_worker_extra, worker_environment

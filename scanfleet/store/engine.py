@@ -21,7 +21,7 @@ def connect(settings: Settings) -> sa.Engine:
     """An engine on the ledger; it connects at the first use. One engine a process."""
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite":
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.make_folder()
         engine = sa.create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS})
         sa.event.listen(engine, "connect", _sqlite_connect)
         sa.event.listen(engine, "begin", _sqlite_begin)

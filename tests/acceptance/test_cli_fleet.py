@@ -42,7 +42,7 @@ def test_from_bucket_to_lines_over_two_workers(tmp_path: Path, pg_url: str, redi
     assert run("db", "upgrade").returncode == 0
 
     first = run("scan", s3_bucket.uri("2026/"), "--check", "overlay")
-    assert "no worker for model fake is there" in first.stderr
+    assert "scanfleet worker score --model fake" in first.stderr
     workers = [start("worker", "score", data_dir=tmp_path, **settings) for _ in range(2)]
     try:
         waited = run("scan", s3_bucket.uri("2026/"), "--check", "overlay", "--wait", "--strict")

@@ -260,3 +260,13 @@ def test_the_worker_command_becomes_the_worker(data: Path, pictures: Path) -> No
     finally:
         worker.kill()
         worker.communicate()
+
+
+@pytest.mark.parametrize(("source", "found"), [("manifest.csv", "there are truth"), (".", "only manifests have")])
+def test_a_truth_that_no_image_has_is_told_before_anything_is_scored(
+    data: Path, pictures: Path, source: str, found: str
+) -> None:
+    run = scanfleet("run", pictures / source, "--check", "overlay", "--truth", "nope", data_dir=data, model="fake")
+    assert run.returncode == 2
+    assert found in run.stderr
+    assert not (data / "logs").exists()

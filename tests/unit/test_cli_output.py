@@ -69,7 +69,7 @@ def test_counts_and_sizes() -> None:
 def test_progress_says_what_holds_it_up() -> None:
     done = progress(n_verdicts=4, n_flagged=1, n_failures=2, waiting_for="store: away")
     words = scored_words(Standing(scan=scan("paused"), progress=done))
-    assert words.startswith("6 of 10 images: 4 scored (1 flagged), 2 failed, paused (`scanfleet scans resume abc`)")
+    assert words.startswith("6 of 10 images: 4 scored (1 flagged, 0 to review), 2 failed, paused")
     assert words.endswith("waiting for: store: away")
     assert "waiting" not in scored_words(Standing(scan=scan("cancelled"), progress=done))
 
@@ -85,7 +85,7 @@ def test_plain_lines_are_few_and_the_last_one_is_there(capsys: pytest.CaptureFix
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "listing: 100 listed, 100 new",
-        "scoring: 10 of 10 images: 10 scored (0 flagged)",
+        "scoring: 10 of 10 images: 10 scored (0 flagged, 0 to review)",
     ]
 
 

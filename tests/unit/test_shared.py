@@ -126,3 +126,10 @@ def test_every_error_tells_what_it_is_for_and_request_errors_differ_in_exit_code
     assert all(kind.__doc__ for kind in kinds)
     own = [kind.exit_code for kind in kinds if kind.exit_code >= 10 and kind.exit_code < 75]
     assert len(own) == len(set(own)) >= 10
+
+
+@pytest.mark.parametrize("place", ["taken/by/a/file", "/proc/nowhere"])
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(BadSettings, match="data_dir: cannot make the folder"):
+        load_settings(data_dir=tmp_path / place).make_folder("broker")
