@@ -44,6 +44,7 @@ from worker.watchdog import Watchdog, answers, work_in
 log = structlog.get_logger()
 
 BEAT_SECONDS = 5.0  # of the worker's row
+RESTART_SECONDS = 1.0  # between two consumers
 CLEAR_SECONDS = 60.0  # of the embedded broker's taken messages
 MAX_RETRY_SECONDS = 60.0
 WATCH_SECONDS = 10.0  # between two looks of the watchdog
@@ -206,6 +207,22 @@ def consume(app: Celery, settings: Settings, *, name: str, stop: Stop) -> int:
     warnings.simplefilter("ignore", SecurityWarning)
     # A task goes on when the broker is lost, on purpose: its result is written to the ledger.
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
+    log.info("worker_ready", worker=name, queue=score_queue(settings.model))
+    try:
+        while True:
+            code = _consume_once(app, settings, name=name)
+            if code == 0 or stop.draining:
+                return code
+            # kombu fails over a broken Redis connection with errors that Celery does not take for one and ends over
+            # (AttributeError in kombu.transport.redis). The model is loaded and the ledger is right: begin anew.
+            log.warning("consumer_restarted", exit_code=code)
+            if stop.wait_draining(RESTART_SECONDS):
+                return code
+    finally:
+        signals.worker_shutting_down.disconnect(on_shutdown)
+
+
+def _consume_once(app: Celery, settings: Settings, *, name: str) -> int:
     worker = app.Worker(
         hostname=f"{name}@{socket.gethostname()}",
         pool="threads",
@@ -216,9 +233,5 @@ def consume(app: Celery, settings: Settings, *, name: str, stop: Stop) -> int:
         quiet=True,
         loglevel="WARNING",
     )
-    log.info("worker_ready", worker=name, queue=score_queue(settings.model))
-    try:
-        worker.start()
-    finally:
-        signals.worker_shutting_down.disconnect(on_shutdown)
+    worker.start()
     return int(worker.exitcode or 0)
