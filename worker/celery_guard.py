@@ -17,8 +17,6 @@ from typing import Any
 import structlog
 from kombu.asynchronous import get_event_loop
 from kombu.message import Message
-from kombu.transport.redis import QoS as RedisQoS
-from kombu.transport.virtual import QoS
 
 log = structlog.get_logger()
 
@@ -33,14 +31,8 @@ def source_hash() -> str:
 
 
 def install() -> None:
-    """Put the repair in place; more than once does no harm.
-
-    Nor are unacknowledged messages put back when a connection closes: the reconciler knocks again, and on a connection
-    that broke, kombu's Redis transport fails over it with an AttributeError, which ends the worker.
-    """
+    """Put the repair in place; more than once does no harm."""
     Message.ack_log_error = _ack_or_reconnect
-    QoS.restore_at_shutdown = False
-    RedisQoS.restore_at_shutdown = False
 
 
 def _ack_or_reconnect(
