@@ -83,6 +83,9 @@ class Scan(Base):
     n_listed: Mapped[int | None]  # images; set with the last page of the listing
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+    trouble: Mapped[int] = mapped_column(default=0, server_default="0")  # probes in a row that met a store that is away
+    not_before: Mapped[datetime | None]  # until then nobody claims or knocks: the store is away
+    waiting_for: Mapped[str | None]  # what the store said
 
 
 class Batch(Base):
@@ -113,6 +116,9 @@ class Batch(Base):
     scorer_id: Mapped[int | None] = mapped_column(sa.ForeignKey("scorers.id"))
     finished_at: Mapped[datetime | None]
     seconds: Mapped[dict[str, Any] | None]  # stage -> seconds of the attempt that closed the batch
+    suspect: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # a lease ran out: run it alone
+    crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # leases that ran out since the last result
+    in_hand: Mapped[int | None]  # image that a suspect batch works on: to blame if this lease runs out, too
 
 
 class Image(Base):
@@ -138,6 +144,7 @@ class Image(Base):
     content_sha256: Mapped[str | None]
     width: Mapped[int | None]  # pixels, upright
     height: Mapped[int | None]
+    crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # workers that ended with this image in hand
 
 
 class Failure(Base):
@@ -266,3 +273,5 @@ class Worker(Base):
     n_images: Mapped[int] = mapped_column(default=0)
     seconds: Mapped[dict[str, Any] | None]  # stage -> seconds since the start
     stopped_at: Mapped[datetime | None]
+    progress_at: Mapped[datetime | None]  # the last sign of work, not only of life
+    ended_because: Mapped[str | None]  # what a worker that ended itself said
