@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FAKE = "fake"
 FAKE_SECONDS = "SCANFLEET_FAKE_SECONDS"  # per image: makes the fake slow enough to be killed at work
+FAKE_POISON = "SCANFLEET_FAKE_POISON"  # "red,green,blue": an image with this upper left pixel kills the process
 
 
 class Model(Protocol):
@@ -42,7 +44,10 @@ class Model(Protocol):
 def load_model(settings: Settings) -> Model:
     """The model of the settings. Raises BadSettings (a person must act) or DeviceUnavailable (try again)."""
     if settings.model == FAKE:
-        return FakeModel(seconds_per_image=float(os.environ.get(FAKE_SECONDS, "0")))
+        return FakeModel(
+            seconds_per_image=float(os.environ.get(FAKE_SECONDS, "0")),
+            poison=tuple(int(part) for part in os.environ.get(FAKE_POISON, "").split(",") if part),
+        )
     try:
         locate(settings.model, revision=settings.model_revision)  # a wrong name is told before torch is imported
         from models.loading import load_base
@@ -67,24 +72,36 @@ class FakeModel:
 
     device = "none"
 
-    def __init__(self, *, seconds_per_image: float = 0.0) -> None:
+    def __init__(self, *, seconds_per_image: float = 0.0, poison: tuple[int, ...] = ()) -> None:
         self.identity = ModelIdentity(base_model=FAKE, revision="1", precision="fp32", adapter_sha256=None)
         self._seconds_per_image = seconds_per_image
+        self._poison = poison
 
     def scorer(self, question: Question, adapter: Path | None) -> Scorer:
         if adapter is not None:
             raise ModelInvalid("the fake model takes no adapter")
-        return cast("Scorer", SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image))
+        scorer = SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image, poison=self._poison)
+        return cast("Scorer", scorer)
 
 
 class SlowFakeScorer(FakeScorer):
-    """A FakeScorer that takes its time, as a real model does."""
+    """A FakeScorer that takes its time, and that some images kill, as happens with a real model."""
 
-    def __init__(self, *, question: Question, seconds_per_image: float) -> None:
+    def __init__(self, *, question: Question, seconds_per_image: float, poison: tuple[int, ...] = ()) -> None:
         super().__init__(question=question)
         self._seconds_per_image = seconds_per_image
+        self._poison = poison
+        self._lethal: set[bytes] = set()  # digests
+
+    def prepare(self, image: Image.Image) -> FakePrepared:
+        prepared = super().prepare(image)
+        if self._poison and image.getpixel((0, 0)) == self._poison:
+            self._lethal.add(prepared.digest)
+        return prepared
 
     def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
+        if any(image.digest in self._lethal for image in prepared):
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._seconds_per_image * len(prepared))
         return super().score(prepared)
 
