@@ -69,9 +69,7 @@ class Session:
 
     def n_workers(self) -> int:
         """Workers of this model's queue that gave a sign lately."""
-        queue = score_queue(self.settings.model)
-        with reading(self.engine) as connection:
-            return sum(worker.queue == queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS))
+        return count_workers(self.engine, score_queue(self.settings.model))
 
     def enqueue(self, request: Request) -> Iterator[Enqueued]:
         """See `producer.enqueue`."""
@@ -83,6 +81,17 @@ class Session:
             check=find_check(self.engine, request.check_name),
             fresh=request.fresh,
         )
+
+
+def count_workers(engine: sa.Engine, queue: str) -> int:
+    """Workers of a queue that gave a sign lately."""
+    with reading(engine) as connection:
+        return sum(worker.queue == queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS))
+
+
+def start_one(model: str) -> str:
+    """What to do where no worker is, in words."""
+    return f"no worker for model {model} gave a sign lately: start one with `scanfleet worker score --model {model}`"
 
 
 def require_column(listing: Listing, column: str) -> None:

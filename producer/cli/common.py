@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from producer.failures import REASONS, STAGES
+
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
@@ -74,6 +76,14 @@ def filter_options(command: FunctionT) -> FunctionT:
         )
     ):
         command = option(command)
+    return command
+
+
+def failure_options(command: FunctionT) -> FunctionT:
+    """The options that choose failures: the same for errors and retry."""
+    for name, words in (("reason", REASONS), ("stage", STAGES)):
+        help_text = f"Only failures with this {name}: {', '.join(words)}."
+        command = click.option(f"--{name}", metavar=name.upper(), help=help_text)(command)
     return command
 
 

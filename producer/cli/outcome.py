@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from producer.cli.common import note
 from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
     from producer.agreement import Agreement, Proportion
+    from producer.failures import Counts
     from producer.summary import Summary
 
 
@@ -40,6 +42,20 @@ def _echo_speed(summary: Summary, seconds: float | None) -> None:
         words.append(f"{summary.images_per_second:.1f} images/s from the first batch to the last")
     if words:
         click.echo(", ".join(words))
+
+
+def say_what_is_quarantined(scan_id: str, failures: Counts) -> None:
+    """Images that kill what handles them: never tried again by themselves."""
+    from producer.failures import QUARANTINED, n_quarantined
+
+    n = n_quarantined(failures)
+    if not n:
+        return
+    there = [reason for reason in QUARANTINED if any(reason == key[1] for key in failures)]
+    note(
+        f"quarantined: {count(n, 'image')} that ended the process each time it was tried alone ({', '.join(there)}); "
+        f"not tried again by itself: after an update, `scanfleet scans retry {scan_id} --reason {there[0]}`"
+    )
 
 
 def echo_agreement(found: Agreement, *, column: str) -> None:

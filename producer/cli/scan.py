@@ -78,11 +78,11 @@ def say_what_was_listed(last: Enqueued) -> None:
 
 
 def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
+    from producer.launch import start_one
     from producer.waiting import standing
 
     if standing(session.engine, last.scan.id).progress.n_pending and session.n_workers() == 0:
-        model = session.settings.model
-        note(f"no worker for model {model} has reported yet: start one with `scanfleet worker score --model {model}`")
+        note(start_one(session.settings.model))
 
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, ScanfleetGroup, note
+from producer.cli.common import Flags, ScanfleetGroup, failure_options, note
 from producer.cli.scan_changes import cancel, pause, resume, retry
-from producer.cli.tables import echo_table
+from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
     from scanfleet.store.scans import Progress, ScanInfo
@@ -65,7 +65,8 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     Example:
       scanfleet scans show k7m2 --format json
     """
-    from producer.cli.outcome import echo_summary
+    from producer.cli.outcome import echo_summary, say_what_is_quarantined
+    from producer.failures import n_quarantined
     from producer.summary import summarise
 
     with flags.ledger() as engine:
@@ -73,10 +74,12 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     if form == "json":
         answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
-        record = _record(summary.scan, summary.progress) | {"answers": answers, "failures": failures}
+        more = {"answers": answers, "failures": failures, "quarantined": n_quarantined(summary.failures)}
+        record = _record(summary.scan, summary.progress) | more
         click.echo(json.dumps(record, indent=2))
         return
     echo_summary(summary)
+    say_what_is_quarantined(summary.scan.id, summary.failures)
     click.echo()
     for source in summary.scan.sources:
         click.echo(f"source   {source}")
@@ -112,8 +115,7 @@ def watch(flags: Flags, scan_id: str, strict: bool) -> None:
 
 @scans.command()
 @click.argument("scan_id", metavar="SCAN")
-@click.option("--stage", metavar="STAGE", help="Only this stage: fetch, decode, score ...")
-@click.option("--reason", metavar="REASON", help="Only this reason: gone, truncated ...")
+@failure_options
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many images.")
 @form_option
 @click.pass_obj
@@ -124,6 +126,8 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
     Example:
       scanfleet scans errors k7m2 --stage decode
     """
+    from producer.cli.outcome import say_what_is_quarantined
+    from producer.failures import n_chosen
     from scanfleet.store import results
     from scanfleet.store import scans as store
     from scanfleet.store.engine import reading
@@ -131,6 +135,7 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
     with flags.ledger() as engine, reading(engine) as connection:
         scan = store.get_scan(connection, scan_id)
         counts = results.count_failures(connection, scan.id)
+        n_all = n_chosen(counts, stage=stage, reason=reason)
         failed = results.list_failures(connection, scan.id, stage=stage, reason=reason, limit=limit)
     rows = [(each.failure.stage, each.failure.reason, each.uri, each.failure.detail) for each in failed if each.failure]
     if form == "json":
@@ -141,6 +146,9 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
     if rows:
         click.echo()
         echo_table(("failed at", "reason", "image", "detail"), rows)
+    if len(rows) < n_all:
+        note(f"{len(rows)} of {count(n_all, 'image')} are shown: --limit shows more")
+    say_what_is_quarantined(scan.id, counts)
 
 
 @scans.command()

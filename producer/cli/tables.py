@@ -33,12 +33,12 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace("-", "", 1).isdigit()
 
 
-def count(n: int, word: str) -> str:
+def count(n: int, word: str, plural: str | None = None) -> str:
     """
-    >>> count(1, "image"), count(2, "image")
-    ('1 image', '2 images')
+    >>> count(1, "image"), count(2, "image"), count(2, "batch", "batches")
+    ('1 image', '2 images', '2 batches')
     """
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+    return f"{n} {word}" if n == 1 else f"{n} {plural or f'{word}s'}"
 
 
 def size_text(n_bytes: int) -> str:

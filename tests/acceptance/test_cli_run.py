@@ -231,7 +231,9 @@ def test_pause_resume_cancel_and_export_afterwards(data: Path, pictures: Path) -
         answer = scanfleet("scans", *arguments, data_dir=data)
         return answer.returncode, answer.stdout + answer.stderr
 
-    assert scans_command("pause", scan_id[:4]) == (0, f"scanfleet: scan {scan_id} is paused\n")
+    assert scans_command("pause", scan_id[:4])[1].startswith(
+        f"scanfleet: scan {scan_id} is paused; no batch is under way"
+    )
     assert scans_command("pause", scan_id)[0] == 2
     assert json.loads(scans_command("show", scan_id, "--format", "json")[1])["state"] == "paused"
     assert scans_command("resume", scan_id)[0] == 0

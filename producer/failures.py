@@ -1,0 +1,44 @@
+"""What there is to say about images that could not be scored: which kinds, and which of them are quarantined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scanfleet.errors import UnknownName
+
+STAGES = ("fetch", "decode", "prepare", "score", "process")
+REASONS = (
+    *("gone", "changed", "denied", "archived", "too_large", "refused"),
+    *("empty", "not_an_image", "truncated", "too_many_pixels", "too_slow", "too_much_memory"),
+    *("kills_the_decoder", "unsuitable", "kills_the_worker"),
+)
+# An image that ended the process which handled it, every time it was tried, with nothing else in hand.
+QUARANTINED = ("kills_the_decoder", "kills_the_worker")
+
+Counts = Mapping[tuple[str, str], int]  # (stage, reason) -> images
+
+
+def n_quarantined(counts: Counts) -> int:
+    return sum(n for (_, reason), n in counts.items() if reason in QUARANTINED)
+
+
+def in_words(counts: Counts) -> str:
+    """
+    >>> in_words({("fetch", "gone"): 2, ("decode", "empty"): 1})
+    'fetch: gone (2), decode: empty (1)'
+    """
+    return ", ".join(f"{stage}: {reason} ({n})" for (stage, reason), n in counts.items())
+
+
+def n_chosen(counts: Counts, *, stage: str | None, reason: str | None) -> int:
+    """How many failures a person's filter takes. Raises UnknownName for a word that no failure of the scan has.
+
+    Where nothing failed at all, no word is wrong.
+    """
+    for option, word, there in (
+        ("--stage", stage, {stage for stage, _ in counts}),
+        ("--reason", reason, {reason for _, reason in counts}),
+    ):
+        if counts and word is not None and word not in there:
+            raise UnknownName(f"{option} {word}: nothing failed so; what failed is {in_words(counts)}")
+    return sum(n for key, n in counts.items() if stage in (None, key[0]) and reason in (None, key[1]))
