@@ -41,6 +41,6 @@ def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: 
 
 def _scored(engine: sa.Engine, page: list[NewImage], *, check: Check, model: str) -> int:
     identities = [image.identity for image in page]
-    with reading(engine) as connection:
+    with reading(engine, long=True) as connection:
         known = known_identities(connection, check_hash=check.hash, model=model, identities=identities)
     return sum(identity in known for identity in identities)

@@ -56,7 +56,7 @@ def write_report(
     A check without flags shows the images with the highest margin. Raises UnknownName, BadSource.
     """
     summary = summarise(engine, scan_id)
-    with reading(engine) as connection:
+    with reading(engine, long=True) as connection:
         check = get_check(connection, summary.scan.check_id)
         results = _choose(connection, summary.scan.id, check.flags, max_images)
     with ThreadPoolExecutor(settings.fetch_threads) as pool:

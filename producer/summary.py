@@ -29,7 +29,7 @@ class Summary:
 
 def summarise(engine: sa.Engine, scan_id: str, *, since: datetime | None = None) -> Summary:
     """`since`: when the run whose speed is asked for began; None: no speed."""
-    with reading(engine) as connection:
+    with reading(engine, long=True) as connection:
         scan = scans.get_scan(connection, scan_id)
         return Summary(
             scan=scan,
@@ -59,7 +59,7 @@ def _rate(connection: sa.Connection, scan_id: str, since: datetime) -> float | N
 
 def measure_agreement(engine: sa.Engine, scan: ScanInfo, truth_column: str) -> Agreement:
     """Compare every image with what its manifest says in `truth_column`."""
-    with reading(engine) as connection:
+    with reading(engine, long=True) as connection:
         check = get_check(connection, scan.check_id)
     found = Agreement(check.labels, check.flags)
     for result in iter_results(engine, ResultFilter(scan=scan.id)):

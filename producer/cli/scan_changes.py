@@ -143,7 +143,7 @@ def _change(flags: Flags, scan_id: str, action: Callable[[sa.Connection, str], T
     from scanfleet.store.engine import transaction
 
     def attempt() -> tuple[ScanInfo, T]:
-        with transaction(engine) as connection:
+        with transaction(engine, long=True) as connection:
             scan = store.get_scan(connection, scan_id)
             return scan, action(connection, scan.id)
 

@@ -104,7 +104,7 @@ def iter_results(
     while left is None or left > 0:
         size = page_images if left is None else min(page_images, left)
         query = _select(wanted).where(Image.id > after).order_by(Image.id).limit(size)
-        with reading(engine) as connection:
+        with reading(engine, long=True) as connection:
             page = [_result(row) for row in connection.execute(query)]
         yield from page
         if len(page) < size:

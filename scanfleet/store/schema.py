@@ -20,7 +20,7 @@ UPGRADE_LOCK = 7_226_352  # PostgreSQL advisory lock: two upgrades at once take 
 
 def upgrade(engine: sa.Engine) -> str:
     """Run the migrations that are missing, in one transaction. Returns the revision reached."""
-    with transaction(engine) as connection:
+    with transaction(engine, long=True) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
         command.upgrade(_config(connection), "head")

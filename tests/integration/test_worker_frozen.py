@@ -8,12 +8,13 @@ import sqlalchemy as sa
 from scanfleet.errors import DatabaseUnavailable
 from scanfleet.settings import load_settings
 from scanfleet.store import engine as store
+from scanfleet.store import postgresql
 from scanfleet.store.schema import upgrade
 from scanfleet.store.tables import CheckRow
 
 
 def test_the_locks_of_a_frozen_transaction_are_freed(pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "IDLE_IN_TRANSACTION_SECONDS", 1.0)
+    monkeypatch.setattr(postgresql, "IDLE_IN_TRANSACTION_SECONDS", 1.0)
     engine = store.connect(load_settings(database_url=pg_url))
     upgrade(engine)
     row = {"name": "a", "hash": "h", "body": {}, "created_at": sa.func.now()}
