@@ -6,15 +6,23 @@ import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from scanfleet.errors import BadCheck, UnknownName
+from scanfleet.faults import in_words
 
 MAX_LABELS = 512
+_NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
+_RULES = {  # (field, kind of fault) -> words, where the general ones do not do
+    ("name", "string_pattern_mismatch"): _NAME_RULE,
+    ("labels", "tuple_type"): "must be a list of texts",
+}
 Name = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 
@@ -37,16 +45,9 @@ class Check(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels: each label once")
-        for field in ("flags", "descriptions"):
-            unknown = set(getattr(self, field)) - set(self.labels)
-            if unknown:
-                raise ValueError(f"{field}: {', '.join(sorted(unknown))} is not among the labels")
-        if set(self.flags) == set(self.labels):
-            raise ValueError("flags: at least one label must not flag")
-        if self.min_pixels > self.max_pixels:
-            raise ValueError("min_pixels: larger than max_pixels")
+        if faults := _contradictions(dict(self)):
+            words = "; ".join(f"{field}: {words}" for field, words in faults)
+            raise PydanticCustomError("contradictions", "{words}", {"words": words, "faults": faults})
         return self
 
     @property
@@ -56,18 +57,52 @@ class Check(BaseModel):
         return hashlib.sha256(body.encode()).hexdigest()
 
 
+def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, what is wrong) for fields that are valid each by itself and do not go together."""
+    faults = []
+    labels, flags = values.get("labels", ()), values.get("flags", ())
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        faults.append(("labels", f"{', '.join(twice)} is there twice"))
+    for field in ("flags", "descriptions"):
+        unknown = sorted(set(values.get(field, ())) - set(labels))
+        if labels and unknown:
+            faults.append((field, f"{', '.join(unknown[:20])} is not among the labels ({', '.join(labels[:20])})"))
+    if flags and set(flags) == set(labels):
+        faults.append(("flags", "at least one label must not flag"))
+    least, most = values.get("min_pixels"), values.get("max_pixels")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        faults.append(("min_pixels", "is larger than max_pixels"))
+    return faults
+
+
 def parse_check(text: str, *, where: str) -> Check:
-    """Read a check from TOML. Raises BadCheck naming file, line and field."""
+    """Read a check from TOML. Raises BadCheck naming the file, and line, field and fault of all that is wrong."""
     try:
-        return Check.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise BadCheck(f"{where}: {error}") from None
+        body = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadCheck(f"{where}: not TOML: {error}") from None
+    try:
+        return Check.model_validate(body)
     except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
-        message = fault["msg"].removeprefix("Value error, ")
-        field = ".".join(map(str, fault["loc"])) or message.split(":", 1)[0]
-        words = message if fault["loc"] else message.split(":", 1)[-1].strip()
-        raise BadCheck(f"{where}:{_line_of(text, field)}: {field}: {words}") from None
+        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _faults(error, body))
+        first, *others = dict.fromkeys(found)
+        more = "".join(f"; line {line}: {words}" for line, words in others)
+        raise BadCheck(f"{where}:{first[0]}: {first[1]}{more}") from None
+
+
+def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, what is wrong), each in plain words."""
+    by_field: dict[str, str] = {}
+    for fault in error.errors(include_input=False, include_url=False):
+        if not fault["loc"]:  # each field is valid by itself
+            return list(fault["ctx"]["faults"])
+        field, *inside = map(str, fault["loc"])
+        words = _RULES.get((field, fault["type"])) or in_words(fault, known=Check.model_fields)
+        where = f"entry {int(inside[0]) + 1} " if inside and inside[0].isdigit() else " ".join([*inside, ""])
+        by_field.setdefault(field, where + words)
+    defaults = {name: field.default for name, field in Check.model_fields.items() if not field.is_required()}
+    sound = {name: value for name, value in (defaults | dict(body)).items() if name not in by_field}
+    return [*by_field.items(), *_contradictions(sound)]
 
 
 def load_check(name_or_path: str) -> Check:

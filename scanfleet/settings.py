@@ -17,8 +17,10 @@ from pydantic_settings import (
 )
 
 from scanfleet.errors import BadSettings
+from scanfleet.faults import in_words
 
 BROKER_SCHEMES = ("filesystem", "redis", "rediss", "memory")
+MAX_LEASE_SECONDS = 600.0  # a batch is seconds of work; after a set-back of the clock a lease may last this long more
 DATABASE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
 
 
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
 
     # the batch life
     batch_images: int = Field(default=64, ge=1, le=4096)
-    lease_seconds: float = Field(default=60.0, gt=0)
+    lease_seconds: float = Field(default=60.0, gt=0, le=MAX_LEASE_SECONDS)
     reconcile_seconds: float = Field(default=2.0, gt=0)
     ring_again_seconds: float = Field(default=30.0, gt=0)  # a ready batch is rung for again after this
     max_outstanding_rings: int = Field(default=2000, ge=1)
@@ -58,6 +60,7 @@ class Settings(BaseSettings):
     fetch_timeout_seconds: float = Field(default=30.0, gt=0)
     max_image_bytes: int = Field(default=50_000_000, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
+    decode_cpu_seconds: float = Field(default=20.0, gt=0)  # CPU time of one image, not time on the wall
 
     log_level: str = "info"
     log_json: bool = False
@@ -122,7 +125,7 @@ def load_settings(**flags: Any) -> Settings:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(map(str, fault['loc']))}: {in_words(fault, known=Settings.model_fields)}"
             for fault in error.errors(include_input=False, include_url=False)
         )
         raise BadSettings(f"settings: {faults} (flag, SCANFLEET_* variable or scanfleet.toml)") from None

@@ -7,6 +7,7 @@ import kombu
 import pydantic
 import pytest
 
+import scanfleet.faults
 import scanfleet.log
 import scanfleet.messages
 from scanfleet.checks import builtin_names, load_check, parse_check
@@ -19,7 +20,7 @@ GOOD = 'name = "x"\nprompt = "what is it?"\nlabels = ["a", "b"]\nflags = ["a"]\n
 
 
 def test_examples_in_docstrings() -> None:
-    for module in (scanfleet.messages, scanfleet.log):
+    for module in (scanfleet.faults, scanfleet.messages, scanfleet.log):
         outcome = doctest.testmod(module)
         assert outcome.attempted
         assert outcome.failed == 0
@@ -74,7 +75,7 @@ def test_the_hash_is_of_the_words_and_not_of_the_layout() -> None:
         (GOOD + "max_pixels = 5\n", "f.toml:5: max_pixels"),
         (GOOD + "colour = 5\n", "f.toml:5: colour"),
         (GOOD + '[descriptions]\nz = "1"\n', "f.toml:5: descriptions: z is not among the labels"),
-        ('name = "x"\nlabels = ["a", "b"]\n', "f.toml:1: prompt: Field required"),
+        ('name = "x"\nlabels = ["a", "b"]\n', "f.toml:1: prompt: is missing"),
         ("name = \n", "line 1"),
     ],
 )
@@ -83,6 +84,53 @@ def test_a_faulty_check_names_line_and_field(text: str, where: str) -> None:
         parse_check(text, where="f.toml")
     assert where in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_all_faults_of_a_check_come_in_one_line_in_plain_words() -> None:
+    text = 'name = "X Y"\nlabels = ["a", 2]\nflag = ["a"]\nmax_pixels = 5\nboxes = "maybe"\ntarget_recall = 2\n'
+    with pytest.raises(BadCheck) as caught:
+        parse_check(text, where="f.toml")
+    assert str(caught.value).split("; ") == [
+        "f.toml:1: name: must be lower-case letters, digits, - and _, at most 63",
+        "line 1: prompt: is missing",
+        "line 2: labels: entry 2 must be text",
+        "line 3: flag: is not known (did you mean flags?)",
+        "line 4: max_pixels: must be at least 784",
+        "line 5: boxes: must be true or false",
+        "line 6: target_recall: must be less than 1",
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["", "colour = 5\n", 'max_pixels = "many"\n'])
+def test_contradictions_are_told_together_and_beside_other_faults(wrong: str) -> None:
+    text = GOOD.replace('["a", "b"]', '["a", "b", "a"]').replace('flags = ["a"]', 'flags = ["z"]') + wrong
+    with pytest.raises(BadCheck) as caught:
+        parse_check(text + '[descriptions]\nq = "1"\n', where="f.toml")
+    for words in ("labels: a is there twice", "flags: z is not among the labels", "descriptions: q is not among"):
+        assert words in str(caught.value)
+    assert ("line 5: colour" in str(caught.value)) == wrong.startswith("colour")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("min_pixels = 300000\n", "f.toml:5: min_pixels: is larger than max_pixels"),
+        ('min_pixels = "300000.0"\n', "f.toml:5: min_pixels: is larger than max_pixels"),
+        ('flags = ["b", "a"]\n', "f.toml:4: flags: at least one label must not flag"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_named(more: str, words: str) -> None:
+    text = (GOOD.replace('flags = ["a"]\n', "") if "flags" in more else GOOD) + more
+    with pytest.raises(BadCheck, match=words):
+        parse_check(text, where="f.toml")
+
+
+def test_settings_are_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCANFLEET_BATCH_IMAGES", "0")
+    monkeypatch.setenv("SCANFLEET_FETCH_THREADS", "many")
+    with pytest.raises(BadSettings) as caught:
+        load_settings()
+    assert "batch_images: must be at least 1; fetch_threads: must be a whole number (flag," in str(caught.value)
 
 
 def test_unknown_and_unreadable_checks(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Faults that pydantic finds in a file or a setting, in plain words.
+
+The faulty value is not among them: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+SHORT_LIST = 12  # names that a line may hold
+
+_NUMBER, _WHOLE, _TEXT, _SWITCH = "must be a number", "must be a whole number", "must be text", "must be true or false"
+
+_WORDS: dict[str, str | Callable[[dict[str, Any]], str]] = {
+    "missing": "is missing",
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "dict_type": "must be a table of label = words",
+    "finite_number": _NUMBER,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than": lambda limits: f"must be more than {limits['gt']:g}",
+    "greater_than_equal": lambda limits: f"must be at least {limits['ge']}",
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "less_than": lambda limits: f"must be less than {limits['lt']:g}",
+    "less_than_equal": lambda limits: f"must be at most {limits['le']}",
+    "literal_error": lambda limits: f"must be {limits['expected']}",
+    "string_pattern_mismatch": lambda limits: f"must match {limits['pattern']}",
+    "string_too_long": lambda limits: f"must have at most {limits['max_length']} characters",
+    "string_too_short": lambda limits: f"must have at least {limits['min_length']} characters",
+    "string_type": _TEXT,
+    "too_long": lambda limits: f"must have at most {limits['max_length']} entries",
+    "too_short": lambda limits: f"must have at least {limits['min_length']} entries",
+    "tuple_type": "must be a list of texts",
+}
+
+
+def in_words(fault: ErrorDetails, *, known: Iterable[str] = ()) -> str:
+    """What is wrong and what is allowed. `known`: the names there are, for one that nobody knows."""
+    if fault["type"] == "extra_forbidden":
+        return f"is not known{suggestion(str(fault['loc'][-1]), known)}"
+    words = _WORDS.get(fault["type"])
+    if words is None:
+        return fault["msg"].removeprefix("Value error, ")
+    return words if isinstance(words, str) else words(fault.get("ctx", {}))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """` (did you mean x?)` for the nearest name, else ` (there are x, y)` where that is a short list.
+
+    >>> suggestion("pockt", ["pocket", "other"]), suggestion("zzz", ["a", "b"])
+    (' (did you mean pocket?)', ' (there are a, b)')
+    """
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    if near:
+        return f" (did you mean {near[0]}?)"
+    return f" (there are {', '.join(names)})" if 0 < len(names) <= SHORT_LIST else ""
