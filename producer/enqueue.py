@@ -23,7 +23,7 @@ from scanfleet.checks import Check
 from scanfleet.errors import EmptySource, RequestError
 from scanfleet.reconcile import ring_all
 from scanfleet.settings import Settings
-from scanfleet.store import batches, scans
+from scanfleet.store import batches, rings, scans
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.scans import ScanInfo
@@ -60,7 +60,7 @@ class Bell:
         if time.monotonic() < self._quiet_until:
             return []
         cap = self._settings.max_outstanding_rings
-        found = batches.due_for_ring(
+        found = rings.due_for_ring(
             connection, ring_again_seconds=self._settings.ring_again_seconds, max_outstanding=cap
         )
         if not found:

@@ -15,7 +15,7 @@ from celery import Celery
 from scanfleet.errors import BrokerUnavailable
 from scanfleet.queue import ring
 from scanfleet.settings import Settings
-from scanfleet.store import batches, scans
+from scanfleet.store import rings, scans, suspects
 from scanfleet.store.engine import transaction
 
 log = structlog.get_logger()
@@ -31,16 +31,18 @@ class Reconciled:
 def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconciled:
     """One round. Raises DatabaseUnavailable; a broker that is away costs a warning and the next round tries again."""
     with transaction(engine) as connection:
-        expired = batches.expire_leases(connection)
+        expired = suspects.expire_leases(connection)
         finished = scans.finish_all_complete(connection)
-        due = batches.due_for_ring(
+        due = rings.due_for_ring(
             connection,
             ring_again_seconds=settings.ring_again_seconds,
             max_outstanding=settings.max_outstanding_rings,
         )
-    if expired:
-        log.warning("leases_expired", n=expired)
-    return Reconciled(expired=expired, rung=ring_all(engine, app, due), finished=finished)
+    if expired.n:
+        log.warning("leases_expired", n=expired.n)
+    if expired.quarantined:
+        log.error("images_quarantined", images=expired.quarantined, reason=suspects.KILLER)
+    return Reconciled(expired=expired.n, rung=ring_all(engine, app, due), finished=finished)
 
 
 def ring_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
@@ -52,6 +54,6 @@ def ring_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
             left = [held_id for held_id, _ in due[n_rung:]]
             log.warning("broker_away", error=str(error), n_unrung=len(left))
             with transaction(engine) as connection:
-                batches.mark_rung(connection, left, at=None)
+                rings.mark_rung(connection, left, at=None)
             return n_rung
     return len(due)

@@ -57,7 +57,8 @@ class Settings(BaseSettings):
     # the stages of a worker
     batches_in_flight: int = Field(default=3, ge=1, le=64)
     fetch_threads: int = Field(default=8, ge=1, le=256)
-    fetch_timeout_seconds: float = Field(default=30.0, gt=0)
+    fetch_timeout_seconds: float = Field(default=30.0, gt=0)  # of silence
+    fetch_deadline_seconds: float = Field(default=120.0, gt=0)  # for one object, however slowly it comes
     max_image_bytes: int = Field(default=50_000_000, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     decode_cpu_seconds: float = Field(default=20.0, gt=0)  # CPU time of one image, not time on the wall

@@ -126,8 +126,10 @@ class Rig:
             self.pipeline.run(None)
 
     def forget_backoff(self) -> None:
+        """As if every pause were over and every store had answered."""
         with transaction(self.engine) as connection:
             connection.execute(sa.update(Batch).values(not_before=None))
+            connection.execute(sa.update(Scan).values(not_before=None, trouble=0))
 
     def progress(self, scan_id: str) -> Progress:
         with reading(self.engine) as connection:

@@ -153,6 +153,7 @@ class BatchRun:
                     self._gathered.error(image, error)
                 case _Fetched():
                     self._fetching -= 1
+                    self._gathered.fetched()
                     fetched.append(event)
                 case _Answered(twins=twins):
                     self._scoring -= 1

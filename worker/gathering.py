@@ -7,7 +7,7 @@ import math
 import structlog
 
 from models.types import Reading
-from scanfleet.errors import DeviceUnavailable, ImageError, Retryable
+from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnavailable
 from scanfleet.log import redact
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known, NewVerdict, Outcome
@@ -27,17 +27,39 @@ class Gathered:
     """Filled by one thread, the coordinator of the batch."""
 
     def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
         self._scorer_id = resolved.scorer_id
         self._policy: Policy = resolved.policy
         self._verdicts: list[NewVerdict] = []
         self._failures: dict[int, ImageError] = {}
         self._waiting_for: str | None = None
         self._n_waiting = 0
+        self._n_store_away = 0  # of n_waiting
+        self._n_fetched = 0  # images that the store gave, or said something of
+        self._n_scored = 0
         self._n_low_mass = 0
+
+    def anew(self) -> Gathered:
+        """An empty one for other images of the same batch."""
+        return Gathered(self._resolved)
 
     def world_is_down(self, *, patience: int) -> bool:
         """Whether `patience` images ran into failures of the world and no image into anything else."""
-        return self._n_waiting >= patience and not self._verdicts and not self._failures
+        return self._n_waiting >= patience and not self._n_fetched
+
+    @property
+    def device_trouble(self) -> str | None:
+        """What keeps images waiting though the store gave them."""
+        return self._waiting_for if self._n_waiting > self._n_store_away else None
+
+    @property
+    def n_scored(self) -> int:
+        """Images that the model answered."""
+        return self._n_scored
+
+    def fetched(self) -> None:
+        """The store answered for an image."""
+        self._n_fetched += 1
 
     def taken_over(self, image: ClaimedImage, known: Known) -> None:
         """The same bytes, or the same listed version, were answered by the same scorer before."""
@@ -63,6 +85,7 @@ class Gathered:
             # Overflow in a low precision, or broken weights: no answer, and not the image's fault.
             self.error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
             return
+        self._n_scored += 1
         decision = self._policy.decide(reading)
         self._n_low_mass += reading.mass < MASS_FLOOR
         verdict = NewVerdict(
@@ -83,9 +106,11 @@ class Gathered:
     def error(self, image: ClaimedImage, error: Exception) -> None:
         """Only an ImageError is the image's own fault. Everything else, a bug of ours included, makes it wait."""
         if isinstance(error, ImageError):
+            self._n_fetched += error.stage == "fetch"  # gone, changed, too large: the store has spoken
             self._failures[image.id] = ImageError(stage=error.stage, reason=error.reason, detail=storable(error.detail))
             return
         self._n_waiting += 1
+        self._n_store_away += isinstance(error, StoreUnavailable)
         if isinstance(error, Retryable):
             self._waiting_for = storable(str(error))
             return
@@ -101,5 +126,7 @@ class Gathered:
             verdicts=self._verdicts,
             failures=self._failures,
             waiting_for=self._waiting_for,
+            store_away=self._n_store_away > 0 and not self._n_fetched,
+            n_fetched=self._n_fetched,
             seconds=watch.seconds(),
         )

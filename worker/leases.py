@@ -11,8 +11,8 @@ import structlog
 
 from scanfleet.errors import LeaseLost
 from scanfleet.store import batches
-from scanfleet.store.batches import Claim
-from scanfleet.store.engine import transaction
+from scanfleet.store.batches import Claim, Standing
+from scanfleet.store.engine import reading, transaction
 
 log = structlog.get_logger()
 
@@ -24,8 +24,13 @@ class Lease:
         self.claim = claim
         self.deadline = deadline  # time.monotonic() until which the batch is surely ours
         self.lock = threading.Lock()
-        self.ended = False
-        self.on_lost: Callable[[], None] = lambda: None
+        self.ended = False  # settled, handed back or lost
+        self.paused = False  # the scan is: hand back
+        self.abort: Callable[[str], None] = lambda _: None  # end the work on it, from any thread
+
+    @property
+    def unwanted(self) -> bool:
+        return self.ended or self.paused
 
     @property
     def expired(self) -> bool:
@@ -69,15 +74,40 @@ class Leases:
                 if not lease.ended:
                     self._prolong(lease)
 
+    def look(self) -> None:
+        """Notice what people did to a scan: cancelled, its batches end; paused, they are handed back.
+
+        Raises DatabaseUnavailable.
+        """
+        with self._lock:
+            held = {lease.claim.batch_id: lease for lease in self._held if not lease.unwanted}
+        if not held:
+            return
+        with reading(self._engine) as connection:
+            found = batches.standing(connection, [lease.claim for lease in held.values()])
+        for batch_id, standing in found.items():
+            lease = held[batch_id]
+            with lease.lock:
+                if lease.unwanted:
+                    continue
+                if standing is Standing.LOST:
+                    self._lose(lease)
+                elif standing is Standing.PAUSED:
+                    lease.paused = True
+                    lease.abort("the scan is paused")
+
+    def _lose(self, lease: Lease) -> None:
+        """Cancelled, or this process was away for longer than its lease."""
+        log.warning("lease_lost", batch=lease.claim.batch_id, token=lease.claim.token)
+        lease.ended = True
+        lease.abort("the lease is lost")
+
     def _prolong(self, lease: Lease) -> None:
         asked_at = time.monotonic()
         try:
             with transaction(self._engine) as connection:
                 batches.extend(connection, lease.claim, lease_seconds=self._lease_seconds)
         except LeaseLost:
-            # Cancelled, or this process was away for longer than its lease.
-            log.warning("lease_lost", batch=lease.claim.batch_id, token=lease.claim.token)
-            lease.ended = True
-            lease.on_lost()
+            self._lose(lease)
         else:
             lease.deadline = asked_at + self._lease_seconds

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import sqlalchemy as sa
 import structlog
 
-from scanfleet.errors import DatabaseUnavailable, LeaseLost, Retryable
-from scanfleet.store import batches, verdicts
+from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, Retryable
+from scanfleet.store import rings, verdicts
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.engine import reading, transaction
-from scanfleet.store.verdicts import Known, Outcome
+from scanfleet.store.verdicts import Known
 from worker.batch import Aborted, BatchRun, Stages
+from worker.breaker import Breaker
+from worker.ending import Endings, persist
+from worker.gate import Gate
 from worker.gathering import Gathered, storable
 from worker.leases import Lease, Leases
 from worker.scorers import Resolved, Scorers
 from worker.stop import Stop
+from worker.suspect import run_suspect
 from worker.timing import Stopwatch, Totals
 
 log = structlog.get_logger()
-
-MAX_PAUSE_SECONDS = 5.0  # between two tries to reach the database
-T = TypeVar("T")
 
 
 class Pipeline:
@@ -44,15 +44,20 @@ class Pipeline:
         self._scorers = scorers
         self._stages = stages
         self._stop = stop
+        self._gate = Gate()
+        self._breaker = Breaker()
+        self._endings = Endings(engine, stop, self.totals)
 
     def run(self, rung: int | None) -> None:
         """Take the batch that was rung for, or another. Never raises for anything that can befall a batch."""
-        if self._stop.draining:
+        if self._stop.draining or self._stop.wait_draining(self._breaker.seconds_left):
             self._pass_on(rung)
             return
         deadline = time.monotonic() + self._stages.settings.lease_seconds
         try:
-            lease = self._persist(lambda: self.leases.claim(queue=self._queue, rung=rung), until=lambda: deadline)
+            lease = persist(
+                lambda: self.leases.claim(queue=self._queue, rung=rung), until=lambda: deadline, stop=self._stop
+            )
         except DatabaseUnavailable as error:
             log.warning("claim_failed", batch=rung, error=str(error))  # the batch is ready still and is rung again
             return
@@ -66,7 +71,7 @@ class Pipeline:
         except Exception as error:
             # A bug. The batch goes back to wait for a version without it; its images are not at fault.
             log.exception("batch_crashed", batch=lease.claim.batch_id)
-            self._wait(lease, f"unexpected {type(error).__name__}: see the worker's log")
+            self._endings.wait(lease, f"unexpected {type(error).__name__}: see the worker's log")
         finally:
             self._stop.unlisten(lease)
             self.leases.release(lease)
@@ -84,36 +89,63 @@ class Pipeline:
         return self._n_active
 
     def _attempt(self, lease: Lease) -> None:
+        self._on_abort(lease, lambda _: self._gate.wake())
+        enter = self._gate.alone if lease.claim.suspect else self._gate.together
         try:
-            outcome = self._score(lease)
+            with enter(given_up=lambda: lease.unwanted or self._stop.handing_back):
+                self._score(lease)
         except Aborted as aborted:
             if not lease.ended:
-                self._give_back(lease, str(aborted))
+                self._endings.hand_back(lease, None, why=str(aborted))
         except Retryable as error:
-            self._wait(lease, storable(str(error)))
-        else:
-            self._write(lease, outcome)
+            if isinstance(error, DeviceUnavailable):
+                self._breaker.trip(str(error))
+            self._endings.wait(lease, storable(str(error)))
 
-    def _score(self, lease: Lease) -> Outcome:
-        """Raises Aborted, Retryable."""
+    def _on_abort(self, lease: Lease, abort: Callable[[str], None]) -> None:
+        """Have the lease's end and the worker's call `abort`."""
+        lease.abort = abort
+        self._stop.listen(lease, lambda: abort("the worker is stopping"))
+        if lease.unwanted:
+            abort("the lease is lost")
+
+    def _score(self, lease: Lease) -> None:
+        """Raises Retryable before anything is known, Aborted likewise."""
         claim = lease.claim
-        resolved = self._persist(lambda: self._scorers.resolve(claim.check_id), until=lambda: lease.deadline)
+        resolved = persist(lambda: self._scorers.resolve(claim.check_id), until=lambda: lease.deadline, stop=self._stop)
         gathered, watch = Gathered(resolved), Stopwatch()
         unseen = self._reuse(resolved, claim.images, gathered)
-        run = BatchRun(
-            images=unseen,
-            attempt=claim.attempts,
-            resolved=resolved,
-            stages=self._stages,
-            gathered=gathered,
-            watch=watch,
-        )
-        lease.on_lost = lambda: run.abort("the lease is lost")
-        self._stop.listen(lease, lambda: run.abort("the worker is stopping"))
-        if lease.ended:
-            raise Aborted("the lease is lost")
-        run.run()
-        return gathered.outcome(watch)
+
+        def run(images: Iterable[ClaimedImage], into: Gathered) -> None:
+            batch = BatchRun(
+                images=tuple(images),
+                attempt=claim.attempts,
+                resolved=resolved,
+                stages=self._stages,
+                gathered=into,
+                watch=watch,
+            )
+            self._on_abort(lease, batch.abort)
+            batch.run()
+            self._judge_device(into)
+
+        if claim.suspect and unseen:
+            patience = self._stages.settings.fetch_threads
+            run_suspect(lease, unseen, gathered, run=run, endings=self._endings, watch=watch, patience=patience)
+            return
+        try:
+            run(unseen, gathered)
+        except Aborted as aborted:
+            if not lease.ended:
+                self._endings.hand_back(lease, gathered.outcome(watch), why=str(aborted))
+            return
+        self._endings.write(lease, gathered.outcome(watch))
+
+    def _judge_device(self, gathered: Gathered) -> None:
+        if gathered.n_scored:
+            self._breaker.reset()
+        elif gathered.device_trouble is not None:
+            self._breaker.trip(gathered.device_trouble)
 
     def _reuse(self, resolved: Resolved, images: Collection[ClaimedImage], gathered: Gathered) -> list[ClaimedImage]:
         """Take over what this scorer said of the same listed versions; return the other images."""
@@ -125,72 +157,13 @@ class Pipeline:
                 gathered.taken_over(image, known[image.identity])
         return [image for image in images if image.identity not in known]
 
-    def _write(self, lease: Lease, outcome: Outcome) -> None:
-        start = time.perf_counter()
-        if self._end(lease, lambda connection: verdicts.write(connection, lease.claim, outcome)):
-            # A transaction cannot hold its own duration: it is in the log and in the worker's totals.
-            write_seconds = round(time.perf_counter() - start, 4)
-            seconds = {**outcome.seconds, "write": write_seconds}
-            self.totals.add(n_images=len(outcome.verdicts) + len(outcome.failures), seconds=seconds)
-            log.info(
-                "batch_written",
-                batch=lease.claim.batch_id,
-                scan=lease.claim.scan_id,
-                verdicts=len(outcome.verdicts),
-                failures=len(outcome.failures),
-                waiting_for=outcome.waiting_for,
-                **{f"{stage}_seconds": round(value, 2) for stage, value in seconds.items()},
-            )
-
-    def _wait(self, lease: Lease, why: str) -> None:
-        """Put the whole batch back, with a back-off, saying what it waits for."""
-        log.warning("batch_waits", batch=lease.claim.batch_id, waiting_for=why)
-        self._end(lease, lambda connection: batches.settle(connection, lease.claim, values={}, waiting_for=why))
-
-    def _give_back(self, lease: Lease, why: str) -> None:
-        if self._end(lease, lambda connection: batches.give_back(connection, lease.claim)):
-            log.info("batch_given_back", batch=lease.claim.batch_id, why=why)
-
-    def _end(self, lease: Lease, write: Callable[[sa.Connection], None]) -> bool:
-        """Run the transaction that ends a lease. False: the lease was lost, or the database stayed away too long."""
-
-        def attempt() -> None:
-            with lease.lock:
-                if lease.ended:
-                    raise LeaseLost("found out by the heartbeat")
-                with transaction(self._engine) as connection:
-                    write(connection)
-                lease.ended = True
-
-        try:
-            self._persist(attempt, until=lambda: lease.deadline)
-        except LeaseLost:
-            log.warning("late_result_dropped", batch=lease.claim.batch_id, token=lease.claim.token)
-            return False
-        except DatabaseUnavailable as error:
-            log.warning("result_dropped", batch=lease.claim.batch_id, error=str(error))
-            return False
-        return True
-
-    def _persist(self, call: Callable[[], T], *, until: Callable[[], float]) -> T:
-        """Call again, with growing pauses, while the database is away and `until` (time.monotonic()) lies ahead."""
-        pause = 0.1
-        while True:
-            try:
-                return call()
-            except DatabaseUnavailable as error:
-                if time.monotonic() + pause >= until() or self._stop.wait_hand_back(pause):
-                    raise
-                log.warning("database_away", error=str(error), retry_seconds=pause)
-                pause = min(2 * pause, MAX_PAUSE_SECONDS)
-
     def _pass_on(self, rung: int | None) -> None:
         """A knock that came while stopping: let the reconcilers knock elsewhere, without their usual patience."""
         if rung is None:
             return
         try:
             with transaction(self._engine) as connection:
-                batches.mark_rung(connection, [rung], at=None)
+                rings.mark_rung(connection, [rung], at=None)
         except DatabaseUnavailable as error:
             log.warning("knock_dropped", batch=rung, error=str(error))
 

@@ -123,11 +123,14 @@ def running(
     queue = score_queue(settings.model)
     pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, stages=stages, leases=leases, stop=stop)
     heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
+    notice = Timer("notice", leases.look, seconds=settings.reconcile_seconds)
     device.start()
     heartbeat.start()
+    notice.start()
     try:
         yield Scoring(name=name, engine=engine, pipeline=pipeline, device=device, model=model)
     finally:
+        notice.stop()
         heartbeat.stop()
         # Hardly waiting: a forward or a download that still goes on belongs to a batch that was handed back.
         device.stop(wait_seconds=1.0)

@@ -6,6 +6,7 @@ than its lease changes nothing.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from scanfleet.backoff import backoff_seconds, jittered
 from scanfleet.errors import LeaseLost
 from scanfleet.store.engine import now
 from scanfleet.store.tables import Batch, Image, Scan
+from scanfleet.store.times import due
 
-MAX_BACKOFF_SECONDS = 60.0
+FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None, "in_hand": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +46,12 @@ class ClaimedImage:
     root: str | None
     etag: str | None
     identity: str
+    crashes: int = 0  # workers that ended with this image in hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A batch held under a lease, with the images that still need an answer."""
+    """A batch held under a lease, with the images that still need an answer: those never blamed for a crash first."""
 
     batch_id: int
     scan_id: str
@@ -55,6 +59,7 @@ class Claim:
     token: int
     attempts: int
     images: tuple[ClaimedImage, ...]
+    suspect: bool = False  # an earlier lease ran out: to be run alone, image by image
 
 
 def add_images(
@@ -110,22 +115,20 @@ def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewIm
 def claim(
     connection: sa.Connection, *, queue: str, worker: str, lease_seconds: float, rung: int | None = None
 ) -> Claim | None:
-    """Lease the batch that was rung for, or any other ready one of the queue; None when there is none."""
+    """Lease the batch that was rung for, or any other ready one of the queue; None when there is none.
+
+    Of a scan whose store is away only a batch that was rung for, as a probe, and one at a time.
+    """
     at = now(connection)
-    claimable = (
-        Batch.queue == queue,
-        Batch.state == "ready",
-        sa.or_(Batch.not_before.is_(None), Batch.not_before <= at),
-        Scan.state == "running",
-    )
-    preferences: list[tuple[sa.ColumnElement[bool], ...]] = [claimable]
+    any_other = sa.and_(_claimable(queue, at), Scan.trouble == 0)
+    preferences = [any_other]
     if rung is not None:
-        preferences.insert(0, (*claimable, Batch.id == rung))
+        preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == rung, sa.or_(Scan.trouble == 0, ~_probed())))
     for wanted in preferences:
         pick = (
             sa.select(Batch.id)
             .join(Scan, Scan.id == Batch.scan_id)
-            .where(*wanted)
+            .where(wanted)
             .order_by(Batch.id)
             .limit(1)
             .with_for_update(skip_locked=True, of=Batch)
@@ -140,16 +143,27 @@ def claim(
                 lease_token=Batch.lease_token + 1,
                 attempts=Batch.attempts + 1,
             )
-            .returning(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts)
+            .returning(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect)
         ).one_or_none()
         if row is not None:
             return _load(connection, row)
     return None
 
 
-def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int]]) -> Claim:
-    columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity)
-    pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending").order_by(Image.id)
+def _claimable(queue: str, at: datetime) -> sa.ColumnElement[bool]:
+    ready = (Batch.queue == queue, Batch.state == "ready", Scan.state == "running")
+    return sa.and_(*ready, due(Batch.not_before, at), due(Scan.not_before, at))
+
+
+def _probed() -> sa.ColumnElement[bool]:
+    other = sa.orm.aliased(Batch)
+    return sa.exists().where(other.scan_id == Scan.id, other.state == "leased")
+
+
+def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]]) -> Claim:
+    columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes)
+    pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
+    found = connection.execute(pending.order_by(Image.crashes, Image.id))
     check_id = connection.execute(sa.select(Scan.check_id).where(Scan.id == row.scan_id)).scalar_one()
     return Claim(
         batch_id=row.id,
@@ -157,16 +171,38 @@ def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int]]) -> 
         check_id=check_id,
         token=row.lease_token,
         attempts=row.attempts,
-        images=tuple(ClaimedImage(**image._mapping) for image in connection.execute(pending)),
+        images=tuple(ClaimedImage(**image._mapping) for image in found),
+        suspect=row.suspect,
     )
 
 
 def has_ready(connection: sa.Connection, queue: str) -> bool:
-    """Whether `claim` would find a batch in this queue now."""
-    due = sa.or_(Batch.not_before.is_(None), Batch.not_before <= now(connection))
+    """Whether `claim` would find a batch in this queue now, without being rung for it."""
     ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
-    ready = ready.where(Batch.queue == queue, Batch.state == "ready", Scan.state == "running", due)
+    ready = ready.where(_claimable(queue, now(connection)), Scan.trouble == 0)
     return connection.execute(ready.limit(1)).first() is not None
+
+
+class Standing(enum.Enum):
+    """What became of a held batch while its worker was busy with it."""
+
+    HELD = "held"
+    PAUSED = "paused"
+    LOST = "lost"
+
+
+def standing(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, Standing]:
+    """By batch id: still ours, ours but of a paused scan, or lost (cancelled, or leased by another)."""
+    query = sa.select(Batch.id, Batch.lease_token, Batch.state, Scan.state.label("scan_state"))
+    query = query.join(Scan, Scan.id == Batch.scan_id).where(Batch.id.in_([held.batch_id for held in claims]))
+    rows = {row.id: row for row in connection.execute(query)}
+    return {held.batch_id: _standing(held, rows.get(held.batch_id)) for held in claims}
+
+
+def _standing(held: Claim, row: sa.Row[Any] | None) -> Standing:
+    if row is None or row.state != "leased" or row.lease_token != held.token:
+        return Standing.LOST
+    return Standing.PAUSED if row.scan_state == "paused" else Standing.HELD
 
 
 def extend(connection: sa.Connection, held: Claim, *, lease_seconds: float) -> None:
@@ -184,27 +220,29 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
     if waiting_for is None:
         values = values | {"state": "done", "finished_at": at, "waiting_for": None}
     else:
-        delay = backoff_seconds(held.attempts)
+        delay = jittered(backoff_seconds(held.attempts))
         values = values | {
             "state": "ready",
             "not_before": at + timedelta(seconds=delay),
             "waiting_for": waiting_for,
             "rung_at": None,
         }
-    _touch(connection, held, lease_owner=None, lease_until=None, **values)
+    _touch(connection, held, **FREE, **values)
 
 
-def give_back(connection: sa.Connection, held: Claim) -> None:
-    """Return an untouched batch at once: the worker is stopping. The attempt does not count."""
-    _touch(
-        connection,
-        held,
-        state="ready",
-        lease_owner=None,
-        lease_until=None,
-        rung_at=None,
-        attempts=Batch.attempts - 1,
-    )
+def take_in_hand(connection: sa.Connection, held: Claim, image_id: int) -> None:
+    """Before a suspect's image is touched: if this lease runs out, that image was in hand. Raises LeaseLost."""
+    _touch(connection, held, in_hand=image_id)
+
+
+def go_on(connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_hand: int) -> None:
+    """Keep the lease after a part of the batch was written, with the next image in hand. Raises LeaseLost."""
+    _touch(connection, held, in_hand=in_hand, **values)
+
+
+def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any]) -> None:
+    """Return a batch at once, with what is left of it. The attempt does not count. Raises LeaseLost."""
+    _touch(connection, held, state="ready", rung_at=None, attempts=Batch.attempts - 1, **FREE, **values)
 
 
 def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
@@ -215,58 +253,3 @@ def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
     )
     if touched.rowcount != 1:
         raise LeaseLost(f"batch {held.batch_id}: lease {held.token} is no longer the current one")
-
-
-def backoff_seconds(attempts: int) -> float:
-    """1, 2, 4 ... 60 seconds."""
-    return float(min(2.0 ** max(attempts - 1, 0), MAX_BACKOFF_SECONDS))
-
-
-def expire_leases(connection: sa.Connection) -> int:
-    """Make batches of workers that went silent ready again. Safe to run in parallel. Returns how many."""
-    freed = connection.execute(
-        sa.update(Batch)
-        .where(Batch.state == "leased", Batch.lease_until < now(connection))
-        .values(state="ready", lease_owner=None, lease_until=None, rung_at=None)
-    )
-    return freed.rowcount
-
-
-def due_for_ring(
-    connection: sa.Connection, *, ring_again_seconds: float, max_outstanding: int
-) -> list[tuple[int, str]]:
-    """Ready batches that nobody rang for lately, as (batch id, queue), and marks them as rung.
-
-    At most so many that the rings under way stay below `max_outstanding`.
-    """
-    at = now(connection)
-    stale = at - timedelta(seconds=ring_again_seconds)
-    ready = (Batch.state == "ready", Scan.state == "running")
-    outstanding = connection.execute(
-        sa.select(sa.func.count())
-        .select_from(Batch)
-        .join(Scan, Scan.id == Batch.scan_id)
-        .where(*ready, Batch.rung_at >= stale)
-    ).scalar_one()
-    if outstanding >= max_outstanding:
-        return []
-    due = connection.execute(
-        sa.select(Batch.id, Batch.queue)
-        .join(Scan, Scan.id == Batch.scan_id)
-        .where(
-            *ready,
-            sa.or_(Batch.rung_at.is_(None), Batch.rung_at < stale),
-            sa.or_(Batch.not_before.is_(None), Batch.not_before <= at),
-        )
-        .order_by(Batch.id)
-        .limit(max_outstanding - outstanding)
-        .with_for_update(skip_locked=True, of=Batch)
-    ).all()
-    mark_rung(connection, [row.id for row in due], at=at)
-    return [(row.id, row.queue) for row in due]
-
-
-def mark_rung(connection: sa.Connection, batch_ids: Sequence[int], *, at: datetime | None) -> None:
-    """Remember when batches were rung for; None: they were not, after all."""
-    if batch_ids:
-        connection.execute(sa.update(Batch).where(Batch.id.in_(batch_ids)).values(rung_at=at))

@@ -58,17 +58,21 @@ def _batches_with_failures(
 def _reopen_batch(connection: sa.Connection, batch_id: int, chosen: Sequence[sa.ColumnElement[bool]]) -> int:
     """Ready, as if new. A worker that holds the batch loses its lease: its claim lacks these images.
 
+    What killed workers before runs alone again.
     The batch is locked before its failures are counted: a write under way is waited for and counted in.
     """
     this = Batch.id == batch_id
     fresh = {"attempts": 0, "not_before": None, "waiting_for": None, "rung_at": None, "finished_at": None}
+    fresh |= {"crashes": 0, "in_hand": None}
     free = {"lease_owner": None, "lease_until": None, "lease_token": Batch.lease_token + 1}
     connection.execute(sa.update(Batch).where(this).values(state="ready", **fresh, **free))
     failed = (
         sa.select(Failure.image_id).join(Image, Image.id == Failure.image_id).where(Image.batch_id == batch_id, *chosen)
     )
     image_ids = connection.execute(failed).scalars().all()
+    blamed = sa.exists().where(Image.id.in_(image_ids), Image.crashes > 0)
+    connection.execute(sa.update(Batch).where(this, blamed).values(suspect=True))
     connection.execute(sa.delete(Failure).where(Failure.image_id.in_(image_ids)))
-    connection.execute(sa.update(Image).where(Image.id.in_(image_ids)).values(state="pending"))
+    connection.execute(sa.update(Image).where(Image.id.in_(image_ids)).values(state="pending", crashes=0))
     connection.execute(sa.update(Batch).where(this).values(n_failures=Batch.n_failures - len(image_ids)))
     return len(image_ids)

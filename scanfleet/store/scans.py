@@ -156,11 +156,16 @@ def progress(connection: sa.Connection, scan_id: str) -> Progress:
             ).label("n_cancelled"),
             sa.func.count().label("n_batches"),
             total(sa.func.sum(sa.case((Batch.state == "leased", 1), else_=0)), 0).label("n_leased"),
-            sa.func.max(Batch.waiting_for).label("waiting_for"),
+            sa.func.coalesce(_held_back(scan_id), sa.func.max(Batch.waiting_for)).label("waiting_for"),
         ).where(Batch.scan_id == scan_id)
     ).one()
     counts = {name: int(value) for name, value in row._mapping.items() if name != "waiting_for"}
     return Progress(**counts, waiting_for=row.waiting_for)
+
+
+def _held_back(scan_id: str) -> sa.ScalarSelect[str | None]:
+    """What the whole scan waits for."""
+    return sa.select(Scan.waiting_for).where(Scan.id == scan_id).scalar_subquery()
 
 
 def pause(connection: sa.Connection, scan_id: str) -> None:
@@ -197,6 +202,7 @@ def _cancel_batches(connection: sa.Connection, scan_id: str) -> None:
             state="cancelled",
             lease_token=Batch.lease_token + 1,
             lease_until=None,
+            in_hand=None,
             waiting_for=None,
             finished_at=now(connection),
         )

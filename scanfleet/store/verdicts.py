@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.errors import ImageError
-from scanfleet.store import batches
+from scanfleet.store import batches, failures
 from scanfleet.store.batches import Claim
 from scanfleet.store.engine import now
 from scanfleet.store.scans import finish_if_complete
-from scanfleet.store.tables import Batch, Failure, Image, Verdict
+from scanfleet.store.tables import Batch, Image, Verdict
+from scanfleet.store.trouble import hold_scan, release_scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Outcome:
     verdicts: Sequence[NewVerdict]
     failures: Mapping[int, ImageError]  # by image id
     waiting_for: str | None = None  # why the others wait
+    store_away: bool = False  # not one image could be fetched
+    n_fetched: int = 0  # images whose bytes came from the store
     seconds: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
 
 
@@ -113,17 +116,41 @@ def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
     Raises LeaseLost, and then nothing may be committed.
     """
     batches.settle(connection, held, values=_batch_values(outcome), waiting_for=outcome.waiting_for)
-    _write_verdicts(connection, held, outcome)
-    _write_failures(connection, held, outcome.failures)
+    _write_images(connection, held, outcome)
     if outcome.waiting_for is None:
         finish_if_complete(connection, held.scan_id)
+
+
+def write_part(connection: sa.Connection, held: Claim, outcome: Outcome, *, in_hand: int) -> None:
+    """Write what is known of a suspect batch so far and take its next image in hand. The lease goes on.
+
+    Raises LeaseLost, and then nothing may be committed.
+    """
+    batches.go_on(connection, held, values=_batch_values(outcome), in_hand=in_hand)
+    _write_images(connection, held, outcome)
+
+
+def hand_back(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
+    """Write what is known of the batch and return the rest of it, ready at once. Raises LeaseLost."""
+    batches.give_back(connection, held, values=_batch_values(outcome))
+    _write_images(connection, held, outcome)
+
+
+def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
+    _write_verdicts(connection, held, outcome)
+    failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
+    if outcome.store_away and outcome.waiting_for is not None:
+        hold_scan(connection, held.scan_id, waiting_for=outcome.waiting_for)
+    elif outcome.n_fetched:
+        release_scan(connection, held.scan_id)
 
 
 def _batch_values(outcome: Outcome) -> dict[str, Any]:
     def count(decision: str) -> int:
         return sum(verdict.decision == decision for verdict in outcome.verdicts)
 
-    return {
+    progress = {"crashes": 0} if outcome.verdicts or outcome.failures else {}
+    return progress | {
         "n_verdicts": Batch.n_verdicts + len(outcome.verdicts),
         "n_failures": Batch.n_failures + len(outcome.failures),
         "n_reused": Batch.n_reused + sum(verdict.reused_from is not None for verdict in outcome.verdicts),
@@ -193,22 +220,3 @@ def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
     insert = dialect.insert(Verdict)
     renewed = {name: insert.excluded[name] for name in rows[0] if name not in ("image_id", "scorer_id")}
     connection.execute(insert.on_conflict_do_update(index_elements=["image_id", "scorer_id"], set_=renewed), rows)
-
-
-def _write_failures(connection: sa.Connection, held: Claim, failures: Mapping[int, ImageError]) -> None:
-    if not failures:
-        return
-    at = now(connection)
-    rows = [
-        {
-            "image_id": image_id,
-            "scan_id": held.scan_id,
-            "stage": error.stage,
-            "reason": error.reason,
-            "detail": error.detail[:500],
-            "at": at,
-        }
-        for image_id, error in failures.items()
-    ]
-    connection.execute(sa.insert(Failure), rows)
-    connection.execute(sa.update(Image).where(Image.id.in_(list(failures))).values(state="failed"))

@@ -16,7 +16,7 @@ from models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.checks import load_check
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
 from scanfleet.objects import MemoryStore
-from scanfleet.store import batches, scans
+from scanfleet.store import rings, scans, suspects
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import transaction
 from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
@@ -350,7 +350,7 @@ def test_the_heartbeat_keeps_a_slow_batch(tmp_path: Path) -> None:
         assert entered.wait(30)
         assert not threading.Event().wait(1.5)  # two and a half leases
         with transaction(worker.engine) as connection:
-            assert batches.expire_leases(connection) == 0
+            assert suspects.expire_leases(connection).n == 0
         gate.set()
         running.join(30)
         assert worker.progress(scan).n_verdicts == 2
@@ -422,7 +422,7 @@ def test_a_knock_while_stopping_is_passed_on(tmp_path: Path) -> None:
     with rig(tmp_path) as worker:
         worker.scan(pictures(1))
         with transaction(worker.engine) as connection:
-            due = batches.due_for_ring(connection, ring_again_seconds=30, max_outstanding=10)
+            due = rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=10)
         worker.stop.request("test")
         assert worker.stop.wait_draining(30)
         worker.pipeline.run(due[0][0])

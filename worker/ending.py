@@ -1,0 +1,124 @@
+"""The transactions of a held batch: tried again while the database is away, refused when the lease is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import sqlalchemy as sa
+import structlog
+
+from scanfleet.backoff import jittered
+from scanfleet.errors import DatabaseUnavailable, LeaseLost
+from scanfleet.store import batches, verdicts
+from scanfleet.store.engine import transaction
+from scanfleet.store.verdicts import Outcome
+from worker.leases import Lease
+from worker.stop import Stop
+from worker.timing import Totals
+
+log = structlog.get_logger()
+
+MAX_PAUSE_SECONDS = 5.0  # between two tries to reach the database
+T = TypeVar("T")
+
+
+def persist(call: Callable[[], T], *, until: Callable[[], float], stop: Stop) -> T:
+    """Call again, with growing pauses, while the database is away and `until` (time.monotonic()) lies ahead.
+
+    Raises what the last call raised.
+    """
+    pause = 0.1
+    while True:
+        try:
+            return call()
+        except DatabaseUnavailable as error:
+            wait = jittered(pause)
+            if time.monotonic() + wait >= until() or stop.wait_hand_back(wait):
+                raise
+            log.warning("database_away", error=str(error), retry_seconds=round(wait, 2))
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+
+class Endings:
+    """How an attempt at a batch ends in the ledger. Each answers whether it was written."""
+
+    def __init__(self, engine: sa.Engine, stop: Stop, totals: Totals) -> None:
+        self._engine = engine
+        self._stop = stop
+        self._totals = totals
+
+    def write(self, lease: Lease, outcome: Outcome) -> bool:
+        """Everything is known, or waits for the world."""
+        start = time.perf_counter()
+        if not self._commit(lease, lambda connection: verdicts.write(connection, lease.claim, outcome)):
+            return False
+        self._count("batch_written", lease, outcome, write_seconds=time.perf_counter() - start)
+        return True
+
+    def write_part(self, lease: Lease, outcome: Outcome, *, in_hand: int) -> bool:
+        """A suspect goes on with its next image."""
+
+        def write(connection: sa.Connection) -> None:
+            verdicts.write_part(connection, lease.claim, outcome, in_hand=in_hand)
+
+        return self._commit(lease, write, ends=False)
+
+    def hand_back(self, lease: Lease, outcome: Outcome | None, *, why: str) -> bool:
+        """The worker stops, or the scan is paused: keep what is known, return the rest."""
+
+        def write(connection: sa.Connection) -> None:
+            if outcome is None:
+                batches.give_back(connection, lease.claim, values={})
+            else:
+                verdicts.hand_back(connection, lease.claim, outcome)
+
+        if not self._commit(lease, write):
+            return False
+        log.info("batch_given_back", batch=lease.claim.batch_id, why=why)
+        if outcome is not None:
+            self._count("part_written", lease, outcome, write_seconds=0.0)
+        return True
+
+    def wait(self, lease: Lease, why: str) -> bool:
+        """Put the whole batch back, with a back-off, saying what it waits for."""
+        log.warning("batch_waits", batch=lease.claim.batch_id, waiting_for=why)
+        return self._commit(
+            lease, lambda connection: batches.settle(connection, lease.claim, values={}, waiting_for=why)
+        )
+
+    def _count(self, event: str, lease: Lease, outcome: Outcome, *, write_seconds: float) -> None:
+        # A transaction cannot hold its own duration: it is in the log and in the worker's totals.
+        seconds = {**outcome.seconds, "write": round(write_seconds, 4)}
+        self._totals.add(n_images=len(outcome.verdicts) + len(outcome.failures), seconds=seconds)
+        log.info(
+            event,
+            batch=lease.claim.batch_id,
+            scan=lease.claim.scan_id,
+            verdicts=len(outcome.verdicts),
+            failures=len(outcome.failures),
+            waiting_for=outcome.waiting_for,
+            **{f"{stage}_seconds": round(value, 2) for stage, value in seconds.items()},
+        )
+
+    def _commit(self, lease: Lease, write: Callable[[sa.Connection], None], *, ends: bool = True) -> bool:
+        """One transaction under the lease. False: the lease was lost, or the database stayed away too long."""
+
+        def attempt() -> None:
+            with lease.lock:
+                if lease.ended:
+                    raise LeaseLost("found out by the heartbeat")
+                with transaction(self._engine) as connection:
+                    write(connection)
+                lease.ended = ends
+
+        try:
+            persist(attempt, until=lambda: lease.deadline, stop=self._stop)
+        except LeaseLost:
+            log.warning("late_result_dropped", batch=lease.claim.batch_id, token=lease.claim.token)
+            return False
+        except DatabaseUnavailable as error:
+            log.warning("result_dropped", batch=lease.claim.batch_id, error=str(error))
+            return False
+        return True
