@@ -6,16 +6,20 @@ memory. Reading is capped, and pinned to the version that was listed.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
 from scanfleet.settings import Settings
+
+CHUNK_BYTES = 1 << 20  # of one read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +56,20 @@ class FolderStore:
     """Regular files below `root`. Symlinks that lead out of it, and special files, are refused.
 
     skip: says of a subfolder's path that its listing is not wanted; it is not even opened then.
+    deadline_seconds: for reading one file. It is looked at between two reads: a single read that the kernel never
+    answers (a dead network mount) ends with the process only.
     """
 
-    def __init__(self, root: Path, *, skip: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        skip: Callable[[str], bool] | None = None,
+        deadline_seconds: float = math.inf,
+    ) -> None:
         self.root = Path(os.path.realpath(root))
         self._skip = skip
+        self._deadline_seconds = deadline_seconds
 
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         del after  # the directory order is the file system's own; the ledger drops what it already holds
@@ -122,7 +135,17 @@ class FolderStore:
                 raise fetch_fault("changed", "the file changed after it was listed")
             if status.st_size > max_bytes:
                 raise fetch_fault("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
-            return file.read(max_bytes)
+            return self._read_in_time(file, max_bytes=max_bytes)
+
+    def _read_in_time(self, file: IO[bytes], *, max_bytes: int) -> bytes:
+        start, data = time.monotonic(), bytearray()
+        while chunk := file.read(min(CHUNK_BYTES, max_bytes - len(data))):
+            data += chunk
+            spent = time.monotonic() - start
+            if spent > self._deadline_seconds:
+                speed = f"{len(data)} bytes in {spent:.0f} s ({len(data) / spent:.0f} bytes/s)"
+                raise StoreUnavailable(f"the folder {self.root} is too slow: {speed} (fetch_deadline_seconds)")
+        return bytes(data)
 
 
 @dataclass
@@ -181,4 +204,4 @@ def open_store(uri: str, settings: Settings, *, root: str | None = None) -> Obje
         raise BadSource(f"{uri.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
     if root is None:
         raise BadSource(f"{uri}: no folder is named that local files may be read from")
-    return FolderStore(Path(root))
+    return FolderStore(Path(root), deadline_seconds=settings.fetch_deadline_seconds)

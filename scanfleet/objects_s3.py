@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, Never
 
 import boto3
@@ -10,21 +11,22 @@ import botocore.exceptions
 from botocore.config import Config
 
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
-from scanfleet.objects import ObjectInfo, fetch_fault
+from scanfleet.objects import CHUNK_BYTES, ObjectInfo, fetch_fault
+from scanfleet.pace import within
 from scanfleet.settings import Settings
 
 _GONE = {"NoSuchKey", "404", "NoSuchVersion"}
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _WORLD = (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError)
-CHUNK_BYTES = 1 << 20
 
 
 class S3Store:
     """Objects of any bucket that the credentials of this process can read."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, deadline_seconds: float = 120.0) -> None:
         self._client = client
+        self._deadline_seconds = deadline_seconds
 
     @classmethod
     def connect(cls, settings: Settings) -> S3Store:
@@ -39,7 +41,7 @@ class S3Store:
             client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
         except (ValueError, botocore.exceptions.BotoCoreError) as error:
             raise BadSource(f"S3 cannot be set up: {error}") from None
-        return cls(client)
+        return cls(client, deadline_seconds=settings.fetch_deadline_seconds)
 
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         bucket, prefix = split_s3(location)
@@ -62,12 +64,15 @@ class S3Store:
         bucket, key = split_s3(uri)
         pin = {"IfMatch": etag} if etag else {}
         try:
-            answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
-            with answer["Body"] as body:
-                return _read_capped(body, length=answer["ContentLength"], max_bytes=max_bytes)
+            with within(self._deadline_seconds) as pace:
+                answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
+                with closing(answer["Body"]) as body:  # as a context manager it hands out the raw stream
+                    return _read_capped(body, length=answer["ContentLength"], max_bytes=max_bytes)
         except botocore.exceptions.ClientError as error:
             _raise_fetching(error, uri)
         except _WORLD as error:
+            if pace.over:
+                raise StoreUnavailable(f"s3://{bucket} is too slow: {pace} (fetch_deadline_seconds)") from error
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
 
