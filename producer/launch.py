@@ -67,10 +67,6 @@ class Session:
         with reading(self.engine) as connection:
             return now(connection)
 
-    def n_workers(self) -> int:
-        """Workers of this model's queue that gave a sign lately."""
-        return count_workers(self.engine, score_queue(self.settings.model))
-
     def enqueue(self, request: Request) -> Iterator[Enqueued]:
         """See `producer.enqueue`."""
         return enqueue(
@@ -83,15 +79,15 @@ class Session:
         )
 
 
-def count_workers(engine: sa.Engine, queue: str) -> int:
-    """Workers of a queue that gave a sign lately."""
+def who_is_missing(engine: sa.Engine, *, model: str, queue: str) -> str | None:
+    """What to do where no worker takes batches of this model, in words; None where one does."""
     with reading(engine) as connection:
-        return sum(worker.queue == queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS))
-
-
-def start_one(model: str) -> str:
-    """What to do where no worker is, in words."""
-    return f"no worker for model {model} gave a sign lately: start one with `scanfleet worker score --model {model}`"
+        queues = {worker.queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
+    if queue in queues:
+        return None
+    others = f" (there are workers for {', '.join(sorted(queues)[:5])})" if queues else ""
+    start = f"start one with `scanfleet worker score --model {model}`"
+    return f"no worker for model {model} gave a sign lately{others}: {start}"
 
 
 def require_column(listing: Listing, column: str) -> None:

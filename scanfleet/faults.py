@@ -58,7 +58,12 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     (' (did you mean pocket?)', ' (there are a, b)')
     """
     names = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    if near:
-        return f" (did you mean {near[0]}?)"
+    near = nearest(word, names)
+    if near is not None:
+        return f" (did you mean {near}?)"
     return f" (there are {', '.join(names)})" if 0 < len(names) <= SHORT_LIST else ""
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that somebody who typed `word` may have meant."""
+    return next(iter(difflib.get_close_matches(word, list(names), n=1)), None)

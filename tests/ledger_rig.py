@@ -17,6 +17,7 @@ from scanfleet.store.engine import connect, transaction
 from scanfleet.store.scorers import ScorerSpec, scorer_id
 from scanfleet.store.tables import Scan
 from scanfleet.store.verdicts import NewVerdict, Outcome
+from scanfleet.store.workers import start_worker
 
 QUEUE = score_queue("fake")
 
@@ -59,10 +60,11 @@ def ledger_with_scan(
     n_verdicts: int = 2,
     n_held: int = 0,
     n_ready: int = 0,
+    worker_queue: str | None = None,
     **scorer: Any,
 ) -> str:
     """One settled batch with `n_verdicts` flags and a failure for each (stage, reason); then, of one image each,
-    `n_held` batches under way and `n_ready` ready ones. Returns the scan's id."""
+    `n_held` batches under way and `n_ready` ready ones. `worker_queue`: a worker lives. Returns the scan's id."""
     engine = connect(load_settings(data_dir=data_dir))
     schema.upgrade(engine)
     n_first = n_verdicts + len(failures)
@@ -86,5 +88,7 @@ def ledger_with_scan(
             verdicts.write(connection, held, outcome)
         for _ in range(n_held):
             assert batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=600) is not None
+        if worker_queue is not None:
+            start_worker(connection, worker="w", host="h", pid=1, queue=worker_queue, device="cpu")
     engine.dispose()
     return scan.id

@@ -43,11 +43,13 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     from producer.launch import Request, open_session, require_column
     from producer.summary import summarise
     from producer.workers import LocalWorkers, require_worker_extra
+    from scanfleet.model_names import require_model
     from scanfleet.queue import clear_taken
 
     require_worker_extra()
     request = Request(**chosen)
     settings = flags.settings(model=request.model)
+    require_model(settings.model, elsewhere=False)
     if truth is not None:
         require_column(request.listing(settings), truth)
     with open_session(settings) as session:

@@ -40,9 +40,11 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
       scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --sample 500 --dry-run
     """
     from producer.launch import Request, open_session
+    from scanfleet.model_names import require_model
 
     request = Request(**chosen)
     settings = flags.settings(model=request.model)
+    require_model(settings.model, elsewhere=settings.database_url is not None)
     if dry_run:
         _show_preview(request, settings)
         return
@@ -78,11 +80,13 @@ def say_what_was_listed(last: Enqueued) -> None:
 
 
 def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
-    from producer.launch import start_one
+    from producer.launch import who_is_missing
     from producer.waiting import standing
 
-    if standing(session.engine, last.scan.id).progress.n_pending and session.n_workers() == 0:
-        note(start_one(session.settings.model))
+    if standing(session.engine, last.scan.id).progress.n_pending:
+        missing = who_is_missing(session.engine, model=last.scan.model, queue=last.scan.queue)
+        if missing is not None:
+            note(missing)
 
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:

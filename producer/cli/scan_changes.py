@@ -129,11 +129,10 @@ def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> 
 
 
 def _who_goes_on(flags: Flags, scan: ScanInfo) -> str:
-    from producer.launch import count_workers, start_one
+    from producer.launch import who_is_missing
 
     with flags.ledger() as engine:
-        n = count_workers(engine, scan.queue)
-    return f"{count(n, 'worker')} will take it up" if n else start_one(scan.model)
+        return who_is_missing(engine, model=scan.model, queue=scan.queue) or "a worker will take it up"
 
 
 def _change(flags: Flags, scan_id: str, action: Callable[[sa.Connection, str], T]) -> tuple[ScanInfo, T]:

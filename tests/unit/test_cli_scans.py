@@ -125,3 +125,13 @@ def test_without_failures_no_word_is_wrong() -> None:
     assert n_chosen({}, stage="x", reason=None) == 0
     with pytest.raises(UnknownName):
         n_chosen({("fetch", "gone"): 1}, stage="gone", reason=None)
+
+
+def test_a_scan_that_nobody_works_on_says_so_and_who_is_there(tmp_path: Path) -> None:
+    ledger_with_scan(tmp_path, worker_queue="score.pocket")
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    for model, words in (("fake", "(there are workers for score.pocket)"), ("pocket", "")):
+        scan = scanfleet("scan", "a.jpg", "--check", "overlay", "--model", model, data_dir=tmp_path)
+        assert scan.returncode == 0
+        assert (f"no worker for model {model}" in scan.stderr) == (model == "fake")
+        assert words in scan.stderr

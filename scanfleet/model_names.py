@@ -1,0 +1,30 @@
+"""What may be named as a model: a built-in one, a folder, or a repository of the hub. Loads nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from scanfleet.errors import BadSettings
+from scanfleet.faults import nearest
+
+BUILTIN_MODELS = ("pocket",)
+FAKE_MODEL = "fake"  # scores by hashing pixels, for tests of the fleet; no help text names it
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def require_model(name: str, *, elsewhere: bool) -> None:
+    """Refuse what no worker could ever load: a scan for it would wait for ever.
+
+    elsewhere: workers may run on other machines, where an absolute path may lead somewhere that it does not here.
+    Whether a hub id exists is for the worker to find out. Raises BadSettings.
+    """
+    if name in (*BUILTIN_MODELS, FAKE_MODEL) or _HUB_ID.fullmatch(name):
+        return
+    path = Path(name).expanduser()
+    if name and (path.is_dir() or (elsewhere and path.is_absolute())):
+        return
+    near = nearest(name.lower(), BUILTIN_MODELS)
+    meant = f" (did you mean {near}?)" if near else ""
+    kinds = f"a built-in name ({', '.join(BUILTIN_MODELS)}), an existing folder or a hub id owner/name"
+    raise BadSettings(f"model: {name!r} is unknown{meant}: give {kinds}")

@@ -1,0 +1,34 @@
+"""Which models can be asked for: a mistyped one must not make a scan that nobody ever scores."""
+
+from pathlib import Path
+
+import pytest
+
+from models.sources import POCKET
+from scanfleet.errors import BadSettings
+from scanfleet.model_names import BUILTIN_MODELS, FAKE_MODEL, require_model
+from worker.model import FAKE
+
+
+def test_the_names_are_those_that_the_worker_knows() -> None:
+    assert (BUILTIN_MODELS, FAKE_MODEL) == ((POCKET,), FAKE)
+
+
+@pytest.mark.parametrize("name", ["pocket", "fake", "Qwen/Qwen3-VL-4B-Instruct", "a/b.c_d-e", "."])
+def test_what_a_worker_may_load_is_taken(name: str) -> None:
+    require_model(name, elsewhere=False)
+
+
+@pytest.mark.parametrize("name", ["pockt", "Pocket", "", "Qwen3-VL-4B", "./none", "/none/such", "a/b/c", "a/", "a b/c"])
+def test_what_nobody_can_load_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(BadSettings) as caught:
+        require_model(name, elsewhere=False)
+    assert "pocket" in str(caught.value)
+    assert ("did you mean pocket?" in str(caught.value)) == (name in ("pockt", "Pocket"))
+
+
+def test_a_folder_may_lie_on_the_workers_machines_only(tmp_path: Path) -> None:
+    require_model(str(tmp_path), elsewhere=False)
+    require_model(str(tmp_path / "none"), elsewhere=True)
+    with pytest.raises(BadSettings):
+        require_model("none/such/folder", elsewhere=True)
