@@ -1,0 +1,182 @@
+"""The reckoning: every image of the ledger against what a run without faults says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass, fields
+
+import sqlalchemy as sa
+
+from scanfleet.store.engine import reading
+from scanfleet.store.tables import Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
+from tests.chaos.archive import Answer, make_archive, reference
+from tests.chaos.options import Options
+
+Key = tuple[str, str]  # check, uri
+MUST_BE_ZERO = (
+    "lost",
+    "doubled",
+    "wrong_scorer",
+    "wrong_margin",
+    "wrong_failure",
+    "world_failures_as_verdicts",
+    "world_failures_as_failures",
+    "quarantined_wrongly",
+    "poison_missed",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """images: as listed, of both scans together. digest: over the whole set of verdicts and failures, uri by uri."""
+
+    images: int
+    verdicts: int
+    failures: int
+    quarantined: int
+    lost: int  # in no final state, or not in the ledger at all
+    doubled: int  # more than one answer, or counted otherwise than answered
+    wrong_scorer: int  # a verdict by the scorer of another check
+    wrong_margin: int  # a verdict with another label, decision or margin
+    wrong_failure: int  # a damaged image, with another stage or reason
+    world_failures_as_verdicts: int  # a verdict on bytes that are not the image's, or on an image that has no answer
+    world_failures_as_failures: int  # a sound image recorded as failed
+    quarantined_wrongly: int
+    poison_missed: int
+    digest: str
+    reference_digest: str
+
+    @property
+    def holds(self) -> bool:
+        return self.digest == self.reference_digest and not any(getattr(self, name) for name in MUST_BE_ZERO)
+
+    def as_dict(self) -> dict[str, int | str]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the ledger says of one image."""
+
+    image_id: int
+    state: str
+    own_check: bool  # the verdict's scorer belongs to the scan's check
+    answer: Answer | None  # None: no verdict and no failure stands
+
+
+def audit(engine: sa.Engine, options: Options, *, max_pixels: int) -> Audit:
+    items = list(make_archive(images=options.images, seed=options.seed, poison=options.n_poison))
+    expected = reference(items, max_pixels=max_pixels)
+    with reading(engine) as connection:
+        found = _read(connection)
+        surplus = _surplus_answers(connection) + _miscounted(connection)
+    wrong = Counter(
+        fault for key, answer in expected.items() for fault in _faults(answer, found[key][0] if key in found else None)
+    )
+    answers = [row for rows in found.values() for row in rows if row.answer is not None]
+    repeated = sum(len(rows) - 1 for rows in found.values()) + len(found.keys() - expected.keys())
+    return Audit(
+        images=len(expected),
+        verdicts=sum(row.state == "verdict" for row in answers),
+        failures=sum(row.state == "failed" for row in answers),
+        quarantined=sum(row.answer is not None and row.answer.is_quarantine for row in answers),
+        doubled=repeated + surplus,
+        digest=_digest({key: rows[0].answer for key, rows in found.items()}),
+        reference_digest=_digest(dict(expected)),
+        **{name: wrong[name] for name in MUST_BE_ZERO if name != "doubled"},
+    )
+
+
+def _faults(expected: Answer, found: Found | None) -> list[str]:
+    """What is wrong with one image."""
+    if found is None or found.answer is None:
+        return ["lost"]
+    answer, faults = found.answer, []
+    if not answer.is_failure and not found.own_check:
+        faults.append("wrong_scorer")
+    if answer == expected:
+        return faults
+    if expected.is_quarantine and not answer.is_quarantine:
+        faults.append("poison_missed")
+    if answer.is_quarantine:
+        faults.append("quarantined_wrongly")
+    elif answer.is_failure:
+        faults.append("wrong_failure" if expected.is_failure else "world_failures_as_failures")
+    elif expected.is_failure or answer.sha256 != expected.sha256:
+        faults.append("world_failures_as_verdicts")
+    else:
+        faults.append("wrong_margin")
+    return faults
+
+
+def _read(connection: sa.Connection) -> dict[Key, list[Found]]:
+    query = (
+        sa.select(
+            CheckRow.name,
+            Scan.check_id,
+            Image.id,
+            Image.uri,
+            Image.state,
+            ScorerRow.check_id.label("scored_for"),
+            *(Verdict.__table__.c[name] for name in ("label", "decision", "margin", "content_sha256")),
+            *(Failure.__table__.c[name] for name in ("stage", "reason")),
+        )
+        .select_from(Image)
+        .join(Scan, Scan.id == Image.scan_id)
+        .join(CheckRow, CheckRow.id == Scan.check_id)
+        .outerjoin(Verdict, Verdict.id == Image.verdict_id)
+        .outerjoin(ScorerRow, ScorerRow.id == Verdict.scorer_id)
+        .outerjoin(Failure, Failure.image_id == Image.id)
+    )
+    found: dict[Key, list[Found]] = defaultdict(list)
+    for row in connection.execute(query):
+        found[row.name, row.uri].append(
+            Found(image_id=row.id, state=row.state, own_check=row.scored_for == row.check_id, answer=_answer(row))
+        )
+    return dict(found)
+
+
+def _answer(row: sa.Row[tuple[object, ...]]) -> Answer | None:
+    if row.state == "verdict" and row.label is not None:
+        return Answer(label=row.label, decision=row.decision, margin=row.margin, sha256=row.content_sha256)
+    if row.state == "failed" and row.stage is not None:
+        return Answer(stage=row.stage, reason=row.reason)
+    return None
+
+
+def _surplus_answers(connection: sa.Connection) -> int:
+    """Verdict rows beyond the first of an image, and answers of images in another state."""
+    images, verdicts, failures = Image.__table__, Verdict.__table__, Failure.__table__
+    per_image = sa.select(sa.func.count().label("n")).select_from(verdicts).group_by(verdicts.c.image_id).subquery()
+    several = sa.select(sa.func.coalesce(sa.func.sum(per_image.c.n - 1), 0))
+    beside = [
+        sa.select(sa.func.count())
+        .select_from(verdicts.join(images, images.c.id == verdicts.c.image_id))
+        .where(images.c.state != "verdict"),
+        sa.select(sa.func.count())
+        .select_from(failures.join(images, images.c.id == failures.c.image_id))
+        .where(images.c.state != "failed"),
+    ]
+    return sum(int(connection.execute(query).scalar_one()) for query in (several, *beside))
+
+
+def _miscounted(connection: sa.Connection) -> int:
+    """By how much the counts of the batches differ from their images."""
+    in_state = sa.select(Image.batch_id, Image.state, sa.func.count().label("n")).group_by(Image.batch_id, Image.state)
+    actual = {(row.batch_id, row.state): row.n for row in connection.execute(in_state)}
+    counted = connection.execute(sa.select(Batch.id, Batch.n_images, Batch.n_verdicts, Batch.n_failures)).all()
+    total = Counter[int]()
+    for (batch_id, _), n in actual.items():
+        total[batch_id] += n
+    return sum(
+        abs(row.n_verdicts - actual.get((row.id, "verdict"), 0))
+        + abs(row.n_failures - actual.get((row.id, "failed"), 0))
+        + abs(row.n_images - total[row.id])
+        for row in counted
+    )
+
+
+def _digest(answers: dict[Key, Answer | None]) -> str:
+    lines = sorted(f"{key} {answer}" for key, answer in answers.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,59 @@
+"""What a chaos run is asked to do, and the seeded order of its faults."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+# Kind of fault -> how often it is drawn beyond its first time.
+KINDS = {
+    "kill9": 6,
+    "freeze": 4,
+    "sigterm": 3,
+    "broker_kill": 1,
+    "broker_restart": 1,
+    "broker_flush": 2,
+    "broker_cut": 2,
+    "broker_silent": 1,
+    "database_kill": 1,
+    "database_restart": 1,
+    "database_cut": 2,
+    "database_silent": 1,
+    "s3_errors": 2,
+    "s3_slow": 2,
+    "s3_truncated": 2,
+    "s3_cut": 2,
+    "s3_silent": 1,
+    "duplicates": 2,
+    "clock_jump": 1,
+}
+CONTROLS = ("reconciler", "token", "guard")
+IMAGES_PER_POISON = 2500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """One run. The same seed makes the same archive and the same order of faults; their moments depend on the clock."""
+
+    faults: int
+    seed: int
+    images: int = 20_000
+    workers: int = 4
+    poison: int | None = None  # images that kill the process that scores them; None: one in IMAGES_PER_POISON
+    kinds: tuple[str, ...] = tuple(KINDS)
+    without: str | None = None  # a negative control: this part of the protection is taken out
+    seconds_per_image: float = 0.002  # of the fake scorer
+    patience_seconds: float = 150.0  # longest silence of the whole fleet before the run is given up
+
+    @property
+    def n_poison(self) -> int:
+        return max(1, self.images // IMAGES_PER_POISON) if self.poison is None else self.poison
+
+    def plan(self) -> list[str]:
+        """The kinds of the faults in their order: each kind once, as far as they go, then by weight."""
+        rng = random.Random(f"plan {self.seed}")
+        first = rng.sample(self.kinds, k=min(len(self.kinds), self.faults))
+        weights = [KINDS[kind] for kind in self.kinds]
+        plan = first + rng.choices(self.kinds, weights, k=self.faults - len(first))
+        rng.shuffle(plan)
+        return plan

@@ -1,0 +1,192 @@
+"""A run from its start to its reckoning: enqueue, faults as the work goes on, then peace, then count."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from celery import Celery
+
+from producer.enqueue import enqueue
+from producer.listing import Listing
+from producer.planning import Filters
+from producer.sources import open_source
+from scanfleet.checks import load_check
+from scanfleet.errors import DatabaseUnavailable
+from scanfleet.queue import make_app
+from scanfleet.store.engine import reading
+from scanfleet.store.tables import Batch, Scan
+from tests.chaos.archive import BUCKET, PREFIXES
+from tests.chaos.audit import Audit, audit
+from tests.chaos.faults import QUEUE, Faults, NotNow
+from tests.chaos.options import Options
+from tests.chaos.recovery import Recovery
+from tests.chaos.stuck import what_is_stuck
+from tests.chaos.supervisor import Supervisor
+from tests.chaos.world import World, world
+
+LOOK_SECONDS = 0.1
+CALM_SECONDS = (3.0, 8.0)  # without progress, the next fault comes after this all the same
+LAST_SHARE = 0.75  # of the images: by then all faults have begun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of a run. seconds: from the first image enqueued to the last one settled."""
+
+    options: Options
+    audit: Audit
+    faults: Counter[str]
+    seconds: float
+    setup_seconds: float
+    recovery_seconds: list[float]
+    restarts: int
+    exits: Counter[int]  # exit codes of workers during the run; -9: killed
+    last_exits: Counter[int]  # of the workers stopped at the end
+    stuck: str | None  # what was waited for in vain, for people
+
+    @property
+    def holds(self) -> bool:
+        return self.stuck is None and self.audit.holds and sum(self.faults.values()) == self.options.faults
+
+
+def run(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Result:
+    """Raises what the services of the tests raise; a fleet that fails is a Result."""
+    with world(options) as here, make_app(here.settings, (QUEUE,)) as app:
+        say(f"ready after {here.setup_seconds:.0f} s of preparation: {options.images} images, seed {options.seed}")
+        fleet = Supervisor(here, options)
+        conductor = Conductor(here, fleet, app, options, say)
+        fleet.start()
+        try:
+            conductor.conduct()
+        finally:
+            last_exits = fleet.stop()  # before the count: a late writer must have had its chance
+        return Result(
+            options=options,
+            audit=audit(here.engine, options, max_pixels=here.settings.max_image_pixels),
+            faults=conductor.injected,
+            seconds=conductor.seconds,
+            setup_seconds=here.setup_seconds,
+            recovery_seconds=conductor.recovery.seconds,
+            restarts=fleet.n_restarts,
+            exits=fleet.exits,
+            last_exits=last_exits,
+            stuck=conductor.stuck,
+        )
+
+
+@dataclass(order=True)
+class _Ending:
+    at: float
+    number: int
+    end: Callable[[], None] = field(compare=False)
+
+
+class Conductor:
+    """Watches the progress and begins and ends the faults."""
+
+    def __init__(
+        self, here: World, fleet: Supervisor, app: Celery, options: Options, say: Callable[[str], None]
+    ) -> None:
+        self.injected: Counter[str] = Counter()
+        self.seconds = 0.0
+        self.stuck: str | None = None
+        self.recovery = Recovery(here.engine)
+        self._world = here
+        self._fleet = fleet
+        self._app = app
+        self._options = options
+        self._say = say
+        self._rng = random.Random(f"moments {options.seed}")
+        self._faults = Faults(here, fleet, app, self.recovery, self._rng)
+        self._endings: list[_Ending] = []
+        self._n_settled = 0
+        self._moved_at = time.monotonic()
+
+    def conduct(self) -> None:
+        start = time.monotonic()
+        producer = threading.Thread(target=self._produce, name="producer", daemon=True)
+        producer.start()
+        plan = self._options.plan()
+        while plan and not self._given_up():
+            self._await_moment()
+            self._begin_one(plan)
+        while self._endings:
+            self._look()
+        self._say("no more faults")
+        while not self._done() and not self._given_up():
+            self._look()
+        self.seconds = time.monotonic() - start
+
+    def _produce(self) -> None:
+        for check, prefixes in PREFIXES.items():
+            sources = [open_source(f"s3://{BUCKET}/{prefix}", self._world.settings) for prefix in prefixes]
+            listing = Listing(sources, Filters())
+            for _ in enqueue(
+                self._world.engine, self._app, self._world.settings, listing=listing, check=load_check(check)
+            ):
+                pass
+
+    def _await_moment(self) -> None:
+        """Until a random amount of progress or of time has passed."""
+        mean = LAST_SHARE * self._options.images / max(self._options.faults, 1)
+        enough = self._n_settled + self._rng.uniform(0.3, 1.7) * mean
+        latest = time.monotonic() + self._rng.uniform(*CALM_SECONDS)
+        while self._n_settled < enough and time.monotonic() < latest:
+            self._look()
+
+    def _begin_one(self, plan: list[str]) -> None:
+        """The first fault of the plan that is possible now."""
+        for kind in list(dict.fromkeys(plan)):
+            try:
+                begun = self._faults.begin(kind)
+            except NotNow:
+                continue
+            plan.remove(kind)
+            self.injected[kind] += 1
+            ending = _Ending(at=time.monotonic() + begun.seconds, number=sum(self.injected.values()), end=begun.end)
+            heapq.heappush(self._endings, ending)
+            self._say(f"{self._n_settled:6} settled  {kind}" + f" for {begun.seconds:.1f} s" * (begun.seconds > 0))
+            return
+
+    def _look(self) -> None:
+        time.sleep(LOOK_SECONDS)
+        self._end_due()
+        self.recovery.look()
+        settled = self._count_settled()
+        if settled > self._n_settled:
+            self._n_settled, self._moved_at = settled, time.monotonic()
+
+    def _end_due(self) -> None:
+        while self._endings and self._endings[0].at <= time.monotonic():
+            heapq.heappop(self._endings).end()
+
+    def _count_settled(self) -> int:
+        total = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_verdicts + Batch.n_failures), 0))
+        try:
+            with reading(self._world.engine) as connection:
+                return int(connection.execute(total).scalar_one())
+        except DatabaseUnavailable:
+            return 0
+
+    def _done(self) -> bool:
+        try:
+            with reading(self._world.engine) as connection:
+                states = connection.execute(sa.select(Scan.state)).scalars().all()
+        except DatabaseUnavailable:
+            return False
+        return len(states) == len(PREFIXES) and set(states) == {"done"}
+
+    def _given_up(self) -> bool:
+        silent = time.monotonic() - self._moved_at
+        if silent < self._options.patience_seconds:
+            return False
+        if self.stuck is None:
+            self.stuck = f"no progress for {silent:.0f} s\n{what_is_stuck(self._world, self._fleet)}"
+        return True

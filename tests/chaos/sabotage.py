@@ -1,0 +1,52 @@
+"""Negative controls: a worker with one part of its protection taken out. `python -m tests.chaos.sabotage PART score`.
+
+A chaos run that cannot tell such a fleet from a whole one proves nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import sqlalchemy as sa
+
+
+def without_reconciler() -> None:
+    """Leases that ran out and messages that were lost stay as they are."""
+    import worker.serve
+    from scanfleet.reconcile import Reconciled
+
+    nothing = Reconciled(expired=0, rung=0, finished=0)
+    vars(worker.serve)["reconcile_once"] = lambda *_: nothing
+
+
+def without_token() -> None:
+    """Whoever once held a batch may write to it."""
+    from scanfleet.store import batches
+    from scanfleet.store.tables import Batch
+
+    def touch(connection: sa.Connection, held: Any, **values: Any) -> None:
+        connection.execute(sa.update(Batch).where(Batch.id == held.batch_id).values(values))
+
+    batches._touch = touch
+
+
+def without_guard() -> None:
+    """kombu swallows failed acknowledgements, as it comes."""
+    from worker import celery_guard
+
+    celery_guard.install = lambda: None
+
+
+PARTS = {"reconciler": without_reconciler, "token": without_token, "guard": without_guard}
+
+
+def main() -> None:
+    from worker.__main__ import main as work
+
+    PARTS[sys.argv.pop(1)]()
+    work()
+
+
+if __name__ == "__main__":
+    main()
