@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from .certificates import Identity
 from .errors import ServiceFailedError, ServiceMissingError
 from .process import Service
 
@@ -21,14 +22,16 @@ class PostgresServer(Service):
     """The newest PostgreSQL installed here, with password authentication over 127.0.0.1.
 
     `durable=False` leaves fsync out: data still survive `kill()`, because the operating system lives on.
+    `tls`: connections may be encrypted; the server leaves it to the client.
     """
 
     stop_signal = signal.SIGINT  # "fast": close the connections of clients instead of waiting for them
 
-    def __init__(self, *, port: int | None = None, durable: bool = False) -> None:
+    def __init__(self, *, port: int | None = None, durable: bool = False, tls: Identity | None = None) -> None:
         self.binaries = _find_binaries()
         super().__init__(port=port)
         self.durable = durable
+        self.tls = tls
         self.password = uuid.uuid4().hex
         self.data = self.directory / "data"
 
@@ -63,6 +66,15 @@ class PostgresServer(Service):
         )
         if done.returncode:
             raise ServiceFailedError(f"initdb failed: {done.stdout}{done.stderr}")
+        if self.tls:  # copies: they must be the server's own
+            for name, source in (("server.crt", self.tls.certificate), ("server.key", self.tls.key)):
+                shutil.copy(source, self.data / name)
+                os.chmod(self.data / name, 0o600)
+                if owner:
+                    os.chown(self.data / name, *owner)
+
+    def _encryption(self) -> dict[str, str]:
+        return {"ssl": "on", "ssl_cert_file": "server.crt", "ssl_key_file": "server.key"} if self.tls else {}
 
     def command(self) -> list[str]:
         fsync = "on" if self.durable else "off"
@@ -74,6 +86,7 @@ class PostgresServer(Service):
             "shared_buffers": "32MB",
             "fsync": fsync,
             "full_page_writes": fsync,
+            **self._encryption(),
         }
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         return [str(self.binaries / "postgres"), "-D", str(self.data), *options]
