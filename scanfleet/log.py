@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
+import threading
+import traceback
+from types import TracebackType
 from typing import Any
 
 import structlog
 
-# user:password@ in any URL, and the query string of any URL (presigned S3 links carry their signature there)
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
-_QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+")
+from scanfleet.redaction import hide_variables, redact
 
-
-def redact(text: str) -> str:
-    """Take credentials and query strings out of every URL in a text.
-
-    >>> redact("redis://:pw@h:6379/0 and https://b/k?X-Amz-Signature=s")
-    'redis://h:6379/0 and https://b/k'
-    """
-    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text))
+__all__ = ["configure_logging", "redact"]
 
 
 def _redact_event(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+    return {key: _redact_value(value) for key, value in event.items()}
+
+
+def _redact_value(value: object) -> object:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case dict():
+            return {key: _redact_value(inner) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_redact_value(inner) for inner in value]
+        case _:  # texts, paths, exceptions: whatever the renderer would make a text of
+            return redact(str(value))
 
 
 class _RedactingFormatter(logging.Formatter):
@@ -58,6 +63,19 @@ def configure_logging(*, level: str, json: bool) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    hide_variables(os.environ)
+    sys.excepthook = _tell_bug
+    threading.excepthook = _tell_bug_of_a_thread
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
+
+
+def _tell_bug(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """What nobody caught: the traceback as Python prints it, without the secrets that a library put in its words."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _tell_bug_of_a_thread(bug: threading.ExceptHookArgs) -> None:
+    if not issubclass(bug.exc_type, SystemExit):
+        _tell_bug(bug.exc_type, bug.exc_value, bug.exc_traceback)

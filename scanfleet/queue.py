@@ -12,9 +12,10 @@ import kombu.exceptions
 from celery import Celery
 from kombu import Queue
 
-from scanfleet.errors import BrokerUnavailable
+from scanfleet.access import broker_error
 from scanfleet.messages import SCORE_BATCH, TRAIN_QUEUE, ScoreBatch
 from scanfleet.settings import Settings
+from scanfleet.transport import redis_tls
 
 REDIS_OPTIONS = {
     "visibility_timeout": 6 * 3600,  # seconds; recovery is the reconciler's work, not the broker's
@@ -33,6 +34,7 @@ def make_app(settings: Settings, queues: tuple[str, ...] = ()) -> Celery:
     app.conf.update(
         broker_url=settings.broker,
         broker_transport_options=_transport_options(settings),
+        broker_use_ssl=_tls(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_acks_late=True,
@@ -58,7 +60,15 @@ def ring(app: Celery, *, queue: str, batch_id: int) -> None:
     try:
         app.send_task(SCORE_BATCH, kwargs=message.model_dump(), queue=Queue(queue))
     except (kombu.exceptions.OperationalError, OSError) as error:
-        raise BrokerUnavailable(f"cannot reach the broker: {error}") from error
+        raise broker_error(error) from error
+
+
+def _tls(settings: Settings) -> dict[str, object] | None:
+    if not settings.broker.startswith("rediss:"):
+        return None
+    return redis_tls(
+        ca_file=settings.broker_ca_file, cert_file=settings.broker_cert_file, key_file=settings.broker_key_file
+    )
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,8 +16,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from scanfleet import transport
 from scanfleet.errors import BadSettings
 from scanfleet.faults import in_words
+from scanfleet.redaction import hide
 
 BROKER_SCHEMES = ("filesystem", "redis", "rediss", "memory")
 MAX_LEASE_SECONDS = 600.0  # a batch is seconds of work; after a set-back of the clock a lease may last this long more
@@ -37,6 +39,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("scanfleet")))
     database_url: SecretStr | None = None  # default: SQLite in data_dir
     broker_url: SecretStr | None = None  # default: kombu's filesystem transport in data_dir
+    broker_ca_file: Path | None = None  # who signed the certificate of a rediss:// server; default: the system's list
+    broker_cert_file: Path | None = None  # our own certificate and its key, where the server asks for one
+    broker_key_file: Path | None = None
+    database_ca_file: Path | None = None  # encrypts, and checks the server's certificate (sslmode=verify-full)
     s3_endpoint_url: str | None = None  # any S3-compatible server; default: AWS
 
     # what scores
@@ -80,7 +86,20 @@ class Settings(BaseSettings):
         scheme = urlsplit(value.get_secret_value()).scheme
         if scheme not in allowed:
             raise ValueError(f"scheme {scheme!r} is not one of {', '.join(allowed)}")
+        transport.check_url(value.get_secret_value(), scheme=scheme)
         return value
+
+    @field_validator("broker_ca_file", "broker_cert_file", "broker_key_file", "database_ca_file")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        return None if value is None else transport.readable(value.expanduser().absolute())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.broker_cert_file is None) != (self.broker_key_file is None):
+            raise ValueError("broker_cert_file and broker_key_file belong together: give both or none")
+        self.database  # noqa: B018 - raises for options that contradict each other
+        return self
 
     @cached_property
     def database(self) -> str:
@@ -88,7 +107,8 @@ class Settings(BaseSettings):
         if self.database_url is None:
             return f"sqlite:///{self.data_dir / 'scanfleet.db'}"
         url = self.database_url.get_secret_value()
-        return url.replace("postgresql://", "postgresql+psycopg://", 1)
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return transport.verified(url, self.database_ca_file) if self.database_ca_file else url
 
     @cached_property
     def broker(self) -> str:
@@ -123,7 +143,7 @@ def load_settings(**flags: Any) -> Settings:
     Raises BadSettings with one line that names each faulty setting and never its value (it may be a secret).
     """
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {in_words(fault, known=Settings.model_fields)}"
@@ -132,3 +152,6 @@ def load_settings(**flags: Any) -> Settings:
         raise BadSettings(f"settings: {faults} (flag, SCANFLEET_* variable or scanfleet.toml)") from None
     except ValueError as error:  # tomllib: a scanfleet.toml that is not TOML
         raise BadSettings(f"scanfleet.toml: {error}") from None
+    for url in (settings.broker_url, settings.database_url):
+        hide(None if url is None else transport.password_of(url.get_secret_value()))
+    return settings

@@ -8,8 +8,8 @@ import pydantic
 import pytest
 
 import scanfleet.faults
-import scanfleet.log
 import scanfleet.messages
+import scanfleet.redaction
 from scanfleet.checks import builtin_names, load_check, parse_check
 from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, ScanfleetError, UnknownName
 from scanfleet.messages import ScoreBatch
@@ -20,7 +20,7 @@ GOOD = 'name = "x"\nprompt = "what is it?"\nlabels = ["a", "b"]\nflags = ["a"]\n
 
 
 def test_examples_in_docstrings() -> None:
-    for module in (scanfleet.faults, scanfleet.messages, scanfleet.log):
+    for module in (scanfleet.faults, scanfleet.messages, scanfleet.redaction):
         outcome = doctest.testmod(module)
         assert outcome.attempted
         assert outcome.failed == 0

@@ -1,0 +1,55 @@
+"""Secrets out of every text that leaves the process: log lines, errors, what the ledger keeps.
+
+Two nets. Patterns find credentials wherever they come from: `user:password@` and the query string of any URL, and the
+parameters that sign an S3 address. And the passwords of our own settings are known word by word, so that a library
+which quotes half a URL, or decodes it first, shows none of them either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+HIDDEN = "***"
+SHORTEST = 6  # letters; a shorter password would hide common words, and the patterns still find it in a URL
+# Secrets that boto3, the hub client and libpq take from the environment; no setting of ours ever holds them.
+SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "PGPASSWORD")
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
+_QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+")
+_SIGNATURE = re.compile(
+    r"\b(X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig)=[^&\s'\"]+", re.IGNORECASE
+)
+_known: set[str] = set()
+
+
+def redact(text: str) -> str:
+    """Take credentials, signatures and the query strings of URLs out of a text.
+
+    >>> redact("redis://:pw@h:6379/0 and https://b/k?X-Amz-Signature=s")
+    'redis://h:6379/0 and https://b/k'
+    """
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return _SIGNATURE.sub(rf"\1={HIDDEN}", _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)))
+
+
+def hide(secret: str | None) -> None:
+    """From now on `redact` takes this secret out of every text, as it is and percent-encoded."""
+    if secret is None:
+        return
+    for form in (secret, unquote(secret), quote(unquote(secret), safe="")):
+        if len(form) >= SHORTEST:
+            _known.add(form)
+
+
+def hide_variables(environment: Mapping[str, str]) -> None:
+    """The secrets that libraries take from the environment."""
+    for name in SECRET_VARIABLES:
+        hide(environment.get(name))
+
+
+def is_presigned(uri: str) -> bool:
+    """Whether an address carries its own permission: whoever reads it may use it."""
+    return _SIGNATURE.search(uri) is not None
