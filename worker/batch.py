@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from models.types import Reading
-from scanfleet.images import Decoded, decode
+from scanfleet.images import Decoded
 from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known
+from worker.decoders import Decoders
 from worker.device import Answer, Device
 from worker.gathering import Gathered
 from worker.scorers import Resolved
@@ -38,6 +39,7 @@ class Stages:
     """What all batches of a worker share."""
 
     threads: Executor
+    decoders: Decoders
     device: Device
     stores: StoreFinder
     known_by_content: KnownByContent  # by scorer and hashes; raises DatabaseUnavailable
@@ -208,7 +210,7 @@ class BatchRun:
             return
         try:
             with self._watch.measure("decode"):
-                decoded = decode(data, max_pixels=self._settings.max_image_pixels)
+                decoded = self._stages.decoders.decode(data)
             with self._watch.measure("prepare"):
                 prepared = self._resolved.scorer.prepare(decoded.image)
             self._stages.device.submit(

@@ -1,4 +1,4 @@
-"""Faults of the device that only the worker tells apart; everything else is scanfleet.errors and models.errors."""
+"""Faults of its own machine that only the worker tells apart; the others are in scanfleet.errors and models.errors."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ class OutOfDeviceMemory(DeviceUnavailable):
 
 class DeviceBroken(DeviceUnavailable):
     """The device refuses all further work in this process: it must end and be started again."""
+
+
+class DecodersUnavailable(DeviceUnavailable):
+    """No decoder process can be started, or the worker is stopping: no image is at fault."""

@@ -32,6 +32,7 @@ from worker.adapters import register_shipped
 from worker.app import make_scoring_app
 from worker.background import Timer
 from worker.batch import Stages
+from worker.decoders import Decoders
 from worker.device import Device
 from worker.leases import Leases
 from worker.model import Model, load_model
@@ -111,13 +112,19 @@ def running(
     stores: StoreFinder,
     on_broken: Callable[[], None] = lambda: None,
 ) -> Iterator[Scoring]:
-    """Device thread, stage threads and heartbeat around a pipeline."""
+    """Device thread, stage threads, decoder processes and heartbeat around a pipeline."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     device = Device(token_budget=settings.token_budget, on_broken=on_broken)
     threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
+    decoders = Decoders(settings)
     leases = Leases(engine, worker=name, lease_seconds=settings.lease_seconds)
     stages = Stages(
-        threads=threads, device=device, stores=stores, known_by_content=look_up_content(engine), settings=settings
+        threads=threads,
+        decoders=decoders,
+        device=device,
+        stores=stores,
+        known_by_content=look_up_content(engine),
+        settings=settings,
     )
     scorers = Scorers(engine, model, settings)
     queue = score_queue(settings.model)
@@ -135,6 +142,7 @@ def running(
         # Hardly waiting: a forward or a download that still goes on belongs to a batch that was handed back.
         device.stop(wait_seconds=1.0)
         threads.shutdown(wait=False, cancel_futures=True)
+        decoders.close()
 
 
 @contextmanager

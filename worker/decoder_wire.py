@@ -1,0 +1,23 @@
+"""What a worker and a decoder child say to each other: lengths, JSON and raw pixels, never a pickle.
+
+Worker to child: LENGTH, the file. Child to worker: LENGTH, a header, and for pixels strip after strip of packed RGB.
+The child imports this module: nothing heavy here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+LENGTH = struct.Struct(">Q")
+MAX_HEADER_BYTES = 8192
+MAX_DETAIL_CHARS = 500
+CHANNELS = 3  # packed RGB
+STRIP_BYTES = 1 << 18  # stays in the processor's cache, and neither side holds a second copy of the image
+
+
+def strips(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """(top, bottom) of each strip, from top to bottom."""
+    rows = max(1, STRIP_BYTES // (CHANNELS * width))
+    for top in range(0, height, rows):
+        yield top, min(height, top + rows)
