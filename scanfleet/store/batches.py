@@ -20,6 +20,7 @@ from scanfleet.errors import LeaseLost
 from scanfleet.store.engine import now
 from scanfleet.store.tables import Batch, Image, Scan
 from scanfleet.store.times import due
+from scanfleet.store.trouble import on_hold
 
 FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None, "in_hand": None}
 
@@ -120,10 +121,11 @@ def claim(
     Of a scan whose store is away only a batch that was rung for, as a probe, and one at a time.
     """
     at = now(connection)
-    any_other = sa.and_(_claimable(queue, at), Scan.trouble == 0)
-    preferences = [any_other]
+    any_other = sa.and_(_claimable(queue, at), ~on_hold())
+    # New ones before those tried in vain: a few lost causes with low ids would come first for ever.
+    preferences = [sa.and_(any_other, Batch.attempts == 0), any_other]
     if rung is not None:
-        preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == rung, sa.or_(Scan.trouble == 0, ~_probed())))
+        preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == rung, sa.or_(~on_hold(), ~_probed())))
     for wanted in preferences:
         pick = (
             sa.select(Batch.id)
@@ -179,7 +181,7 @@ def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]
 def has_ready(connection: sa.Connection, queue: str) -> bool:
     """Whether `claim` would find a batch in this queue now, without being rung for it."""
     ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
-    ready = ready.where(_claimable(queue, now(connection)), Scan.trouble == 0)
+    ready = ready.where(_claimable(queue, now(connection)), ~on_hold())
     return connection.execute(ready.limit(1)).first() is not None
 
 

@@ -7,15 +7,17 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from scanfleet.errors import DatabaseUnavailable, ScanfleetError, SchemaOutdated
+from scanfleet.access import database_words
+from scanfleet.errors import AccessDenied, DatabaseUnavailable, ScanfleetError, SchemaOutdated
 
 MISSING = ("42P01", "42703", "3F000")  # SQLSTATE: no such table, column, schema
+NOT_ALLOWED = "42501"  # SQLSTATE: insufficient privilege
 _SQLITE_MISSING = ("no such table", "no such column", "has no column named")
 
 
 @contextmanager
 def named_errors() -> Iterator[None]:
-    """Turns errors of the database into DatabaseUnavailable or SchemaOutdated; bugs pass as they are.
+    """Turns errors of the database into DatabaseUnavailable, SchemaOutdated or AccessDenied; bugs pass as they are.
 
     DatabaseUnavailable: it is away, starting, shutting down, full, read-only, out of connections or memory; it chose
     this transaction as the victim of a deadlock; it cancelled a statement that took too long; it fell silent.
@@ -35,12 +37,14 @@ def _name(error: sa.exc.DBAPIError) -> ScanfleetError | None:
     words = _first_line(error.orig)
     if getattr(error.orig, "sqlstate", None) in MISSING or words.startswith(_SQLITE_MISSING):
         return SchemaOutdated(f"the database lacks what this version needs ({words}): run `scanfleet db upgrade`")
+    if getattr(error.orig, "sqlstate", None) == NOT_ALLOWED:
+        return AccessDenied(f"the database: {words}: `scanfleet db roles` prints what each role is granted")
     if error.connection_invalidated:
         return DatabaseUnavailable(f"the database ended the connection: {words}")
     match error:
         # InternalError: among others a server that became a standby, and one that ended an idle transaction.
         case sa.exc.OperationalError() | sa.exc.InterfaceError() | sa.exc.InternalError():
-            return DatabaseUnavailable(f"the database cannot be used right now: {words}")
+            return DatabaseUnavailable(database_words(words))
         case sa.exc.IntegrityError() | sa.exc.DataError() | sa.exc.ProgrammingError() | sa.exc.NotSupportedError():
             return None
         case sa.exc.DatabaseError():  # no further kind: a SQLite file that is damaged, or is none

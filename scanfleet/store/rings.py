@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from scanfleet.store.engine import now
 from scanfleet.store.tables import Batch, Scan
 from scanfleet.store.times import due, since
+from scanfleet.store.trouble import on_hold
 
 
 def due_for_ring(
@@ -31,28 +32,28 @@ def due_for_ring(
     query = (
         sa.select(Batch.id, Batch.queue)
         .join(Scan, Scan.id == Batch.scan_id)
-        .where(*ready, unrung, Scan.trouble == 0)
+        .where(*ready, unrung, ~on_hold())
         .order_by(Batch.id)
         .limit(room)
         .with_for_update(skip_locked=True, of=Batch)
     )
     found = [(row.id, row.queue) for row in connection.execute(query)]
-    found += _probes(connection, (*ready, Scan.trouble > 0), lately)
+    found += _probes(connection, (*ready, on_hold()), lately)
     mark_rung(connection, [batch_id for batch_id, _ in found], at=at)
     return found
 
 
 def _outstanding(connection: sa.Connection, lately: sa.ColumnElement[bool]) -> int:
     under_way = sa.select(sa.func.count()).select_from(Batch).join(Scan, Scan.id == Batch.scan_id)
-    under_way = under_way.where(Batch.state == "ready", Scan.state == "running", Scan.trouble == 0, lately)
+    under_way = under_way.where(Batch.state == "ready", Scan.state == "running", ~on_hold(), lately)
     return connection.execute(under_way).scalar_one()
 
 
 def _probes(
     connection: sa.Connection, ready: Iterable[sa.ColumnElement[bool]], lately: sa.ColumnElement[bool]
 ) -> list[tuple[int, str]]:
-    """One batch of each scan in trouble: the one tried least, so that a few lost causes do not hold up all others."""
-    troubled = connection.execute(sa.select(Scan.id).where(Scan.state == "running", Scan.trouble > 0)).scalars().all()
+    """One batch of each held scan: tried least, and any of those, so that lost causes do not hold up all others."""
+    troubled = connection.execute(sa.select(Scan.id).where(Scan.state == "running", on_hold())).scalars().all()
     found = []
     for scan_id in troubled:
         under_way = sa.or_(Batch.state == "leased", sa.and_(Batch.state == "ready", lately))
@@ -60,7 +61,7 @@ def _probes(
         if connection.execute(probe).first() is not None:
             continue
         query = sa.select(Batch.id, Batch.queue).join(Scan, Scan.id == Batch.scan_id)
-        query = query.where(*ready, Batch.scan_id == scan_id).order_by(Batch.attempts, Batch.id).limit(1)
+        query = query.where(*ready, Batch.scan_id == scan_id).order_by(Batch.attempts, sa.func.random()).limit(1)
         found += [(row.id, row.queue) for row in connection.execute(query)]
     return found
 

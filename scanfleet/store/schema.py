@@ -11,7 +11,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from scanfleet.errors import SchemaOutdated
+from scanfleet.access import refuse_at_start
+from scanfleet.errors import DatabaseUnavailable, SchemaOutdated
 from scanfleet.settings import Settings
 from scanfleet.store.engine import connect, reading, transaction
 
@@ -42,11 +43,10 @@ def check_schema(engine: sa.Engine) -> str:
 def ledger(settings: Settings) -> Iterator[sa.Engine]:
     """An engine on a database of the right shape, closed at the end.
 
-    The embedded database is brought up to date on the way; a server's only by `scanfleet db upgrade`, because its
+    Raises what `first_contact` does, and SchemaOutdated. The embedded database is brought up to date on the way; a server's only by `scanfleet db upgrade`, because its
     owner decides when.
     """
-    engine = connect(settings)
-    try:
+    with first_contact(settings) as engine:
         if settings.database_url is None:
             try:
                 check_schema(engine)
@@ -54,6 +54,24 @@ def ledger(settings: Settings) -> Iterator[sa.Engine]:
                 upgrade(engine)
         else:
             check_schema(engine)
+        yield engine
+
+
+@contextmanager
+def first_contact(settings: Settings) -> Iterator[sa.Engine]:
+    """An engine that has connected once, closed at the end.
+
+    Raises BadSettings where the server will not let us in however long we wait (password, certificate), and
+    DatabaseUnavailable where it may.
+    """
+    engine = connect(settings)
+    try:
+        try:
+            with reading(engine) as connection:
+                connection.execute(sa.select(1))
+        except DatabaseUnavailable as error:
+            refuse_at_start(error)
+            raise
         yield engine
     finally:
         engine.dispose()

@@ -83,7 +83,7 @@ class Scan(Base):
     n_listed: Mapped[int | None]  # images; set with the last page of the listing
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
-    trouble: Mapped[int] = mapped_column(default=0, server_default="0")  # probes in a row that met a store that is away
+    trouble: Mapped[int] = mapped_column(default=0, server_default="0")  # batches in a row that found the store away
     not_before: Mapped[datetime | None]  # until then nobody claims or knocks: the store is away
     waiting_for: Mapped[str | None]  # what the store said
 

@@ -1,12 +1,14 @@
 """A breaker for the whole fleet: while a scan's store is away, nobody claims its batches or knocks for them.
 
-The first worker whose batch met nothing but an unreachable store holds the scan for a while; then one batch at a time
-probes it, after ever longer pauses. The first image that gets through releases it.
+After `LIMIT` batches in a row that met nothing but an unreachable store the scan is held for a while; then one batch at
+a time probes it, after ever longer pauses. The first image that gets through releases it. One batch alone proves
+nothing: its objects may be refused for reasons of their own.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -14,22 +16,32 @@ from scanfleet.backoff import backoff_seconds, jittered
 from scanfleet.store.engine import now
 from scanfleet.store.tables import Batch, Scan
 
+LIMIT = 3
 
-def hold_scan(connection: sa.Connection, scan_id: str, *, waiting_for: str) -> None:
-    """Say that the store is away. What several workers find out at the same time counts once."""
+
+def on_hold() -> sa.ColumnElement[bool]:
+    """Whether only probes may be made."""
+    return Scan.trouble >= LIMIT
+
+
+def count_trouble(connection: sa.Connection, scan_id: str, *, waiting_for: str) -> None:
+    """A batch met nothing but a store that is away. What several workers meet at the same time counts once."""
     at = now(connection)
     query = sa.select(Scan.trouble, Scan.not_before).where(Scan.id == scan_id).with_for_update()
-    trouble, not_before = connection.execute(query).one()
+    before, not_before = connection.execute(query).one()
     if not_before is not None and not_before > at:
         return
-    pause = timedelta(seconds=jittered(backoff_seconds(trouble + 1)))
-    held = {"trouble": trouble + 1, "not_before": at + pause, "waiting_for": waiting_for}
-    connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(held))
-    _forget_knocks(connection, scan_id)  # those under way come to nothing; the probe's is still to be made
+    trouble = before + 1
+    values: dict[str, Any] = {"trouble": trouble}
+    if trouble >= LIMIT:
+        pause = timedelta(seconds=jittered(backoff_seconds(trouble - LIMIT + 1)))
+        values |= {"not_before": at + pause, "waiting_for": waiting_for}
+        _forget_knocks(connection, scan_id)  # those under way come to nothing; the probe's is still to be made
+    connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(values))
 
 
 def release_scan(connection: sa.Connection, scan_id: str) -> bool:
-    """Say that the store answers. Returns whether the scan was held; then its batches are due for a knock at once."""
+    """The store answers. Returns whether there was trouble; then the scan's batches are due for a knock at once."""
     free = {"trouble": 0, "not_before": None, "waiting_for": None}
     freed = connection.execute(sa.update(Scan).where(Scan.id == scan_id, Scan.trouble > 0).values(free))
     if freed.rowcount:

@@ -15,7 +15,7 @@ from scanfleet.store.batches import Claim
 from scanfleet.store.engine import now
 from scanfleet.store.scans import finish_if_complete
 from scanfleet.store.tables import Batch, Image, Verdict
-from scanfleet.store.trouble import hold_scan, release_scan
+from scanfleet.store.trouble import count_trouble, release_scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> N
     _write_verdicts(connection, held, outcome)
     failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
     if outcome.store_away and outcome.waiting_for is not None:
-        hold_scan(connection, held.scan_id, waiting_for=outcome.waiting_for)
+        count_trouble(connection, held.scan_id, waiting_for=outcome.waiting_for)
     elif outcome.n_fetched:
         release_scan(connection, held.scan_id)
 

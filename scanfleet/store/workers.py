@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,22 +32,29 @@ def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int,
     connection.execute(sa.insert(Worker).values(row | {"n_images": 0, "started_at": at, "beat_at": at}))
 
 
-def beat(connection: sa.Connection, *, worker: str, n_images: int, seconds: Mapping[str, float]) -> None:
-    """Say that the worker lives, and what it did since it started."""
-    connection.execute(
-        sa.update(Worker)
-        .where(Worker.id == worker)
-        .values(beat_at=now(connection), n_images=n_images, seconds=dict(seconds))
-    )
+def beat(
+    connection: sa.Connection, *, worker: str, n_images: int, seconds: Mapping[str, float], progressed: bool
+) -> None:
+    """Say that the worker lives, and what it did since it started.
+
+    progressed: whether anything happened in it since the last time.
+    """
+    at = now(connection)
+    values: dict[str, Any] = {"beat_at": at, "n_images": n_images, "seconds": dict(seconds)}
+    if progressed:
+        values["progress_at"] = at
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(values))
 
 
-def stop_worker(connection: sa.Connection, worker: str) -> None:
-    connection.execute(sa.update(Worker).where(Worker.id == worker).values(stopped_at=now(connection)))
+def stop_worker(connection: sa.Connection, worker: str, *, because: str | None = None) -> None:
+    """The worker is ending. because: what was wrong with it; None: it was asked to stop."""
+    ended = {"stopped_at": now(connection), "ended_because": because}
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(ended))
 
 
 def live_workers(connection: sa.Connection, *, silent_seconds: float) -> list[WorkerInfo]:
     """Workers that have not stopped and gave a sign within `silent_seconds`."""
     since = now(connection) - timedelta(seconds=silent_seconds)
-    columns = [column for column in Worker.__table__.c if column.name != "stopped_at"]
+    columns = [Worker.__table__.c[wanted.name] for wanted in fields(WorkerInfo)]
     query = sa.select(*columns).where(Worker.stopped_at.is_(None), Worker.beat_at >= since).order_by(Worker.id)
     return [WorkerInfo(**row._mapping) for row in connection.execute(query)]
