@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -59,11 +60,15 @@ class LocalWorkers:
         n: int,
         command: tuple[str, ...] = COMMAND,
         grace_seconds: float = STOP_GRACE_SECONDS,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`say`: takes one line for the person who waits for the workers to stop."""
         self._settings = settings
         self._n = n
         self._command = command
-        self._stop_seconds = settings.drain_seconds + grace_seconds
+        self._drain_seconds = settings.drain_seconds
+        self._grace_seconds = grace_seconds
+        self._say = say
         self._children: list[_Child] = []
 
     def start(self) -> None:
@@ -103,16 +108,43 @@ class LocalWorkers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in self._children:
-            if child.process.poll() is None:
+        self._stop(early=kind is not None)
+
+    def _stop(self, *, early: bool) -> None:
+        """SIGTERM: they finish or hand back in their drain time. Interrupted meanwhile: hand back now, then kill.
+
+        Whatever way they end, nothing is lost.
+        """
+        drain = (
+            f"stopping: the workers finish or hand back what they hold within {self._drain_seconds:g} s; "
+            "Ctrl-C again: hand back now"
+        )
+        interrupted = self._end(self._drain_seconds + self._grace_seconds, words=drain if early else None)
+        if interrupted:
+            self._end(self._grace_seconds, words="handing back now; Ctrl-C again: kill the workers, nothing is lost")
+        for child in self._living():
+            child.process.kill()
+            child.process.wait()
+
+    def _end(self, seconds: float, *, words: str | None) -> bool:
+        """Send SIGTERM, say so, wait until all have ended or the time is over. True: it was cut short by a person."""
+        deadline = time.monotonic() + seconds
+        try:
+            living = self._living()
+            for child in living:
                 child.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + self._stop_seconds
-        for child in self._children:
-            try:
+            if living and words is not None:
+                self._say(words)
+            for child in living:
                 child.process.wait(timeout=max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+        except subprocess.TimeoutExpired:
+            return False
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C or SIGTERM once more
+            return True
+        return False
+
+    def _living(self) -> list[_Child]:
+        return [child for child in self._children if child.process.poll() is None]
 
 
 def _end_with_parent() -> None:

@@ -59,6 +59,16 @@ def note(text: str) -> None:
     click.echo(f"scanfleet: {printable(text)}", err=True)
 
 
+@contextmanager
+def if_stopped(words: str) -> Iterator[None]:
+    """Ctrl-C or SIGTERM: say what is not lost by it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        note(words)
+        raise
+
+
 def filter_options(command: FunctionT) -> FunctionT:
     """The options that choose images: the same for scan and run."""
     for option in reversed(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, filter_options, note
+from producer.cli.common import Flags, filter_options, if_stopped, note
 from producer.cli.progress import Display, open_display
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from producer.waiting import Standing
     from producer.workers import LocalWorkers
 
+STOPPED = "stopped; what is scored is kept, and the same command goes on from here"
 LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
 
 
@@ -30,8 +31,9 @@ LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
 def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int, strict: bool, **chosen: Any) -> None:
     """Scan SRC on this machine: list, start workers, wait, print the summary, stop the workers.
 
-    Sources and filters are those of `scanfleet scan`. Ctrl-C stops the workers in order; the same command goes on
-    later. Images that cannot be scored do not change the exit code unless --strict is given.
+    Sources and filters are those of `scanfleet scan`. Ctrl-C lets the workers finish or hand back what they hold, a
+    second one makes them hand back at once; the same command goes on later. Images that cannot be scored do not change
+    the exit code unless --strict is given.
 
     \b
     Example:
@@ -52,9 +54,9 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     require_model(settings.model, elsewhere=False)
     if truth is not None:
         require_column(request.listing(settings), truth)
-    with open_session(settings) as session:
+    with if_stopped(STOPPED), open_session(settings) as session:
         begin, since = time.monotonic(), session.now()
-        with LocalWorkers(settings, n=workers) as local, open_display() as display:
+        with LocalWorkers(settings, n=workers, say=note) as local, open_display() as display:
             now = _score(session, request, local, display)
         clear_taken(settings)
         echo_summary(

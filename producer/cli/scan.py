@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, filter_options, note
+from producer.cli.common import Flags, filter_options, if_stopped, note
 from producer.cli.progress import Display, open_display
 from producer.cli.tables import count, size_text
 
@@ -49,10 +49,12 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
         _show_preview(request, settings)
         return
     with open_session(settings) as session, open_display() as display:
-        last = _enqueue(session, request, display)
+        with if_stopped("what is listed is kept; the same command goes on with the listing"):
+            last = _enqueue(session, request, display)
         _say_if_nobody_works(session, last)
         if wait:
-            _wait(session, last, display, strict=strict)
+            with if_stopped(f"only the waiting ends, the scan goes on: `scanfleet scans watch {last.scan.id}`"):
+                _wait(session, last, display, strict=strict)
 
 
 def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:

@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 from scanfleet.settings import load_settings
 from scanfleet.store import scans
 from scanfleet.store.engine import connect, reading
-from scanfleet.store.tables import Image, Scan
+from scanfleet.store.tables import Batch, Image, Scan
 from tests.cli_process import scanfleet, start
 
 PATIENCE_SECONDS = 120.0
@@ -207,11 +207,42 @@ def test_interrupted_the_run_stops_its_workers_and_can_go_on(
 
     until(some_scored, process=run)
     run.send_signal(number)
-    run.communicate(timeout=PATIENCE_SECONDS)
+    _, said = run.communicate(timeout=PATIENCE_SECONDS)
     assert run.returncode == code
+    assert "finish or hand back what they hold within 5 s; Ctrl-C again: hand back now" in said
+    assert "the same command goes on from here" in said
     assert not any(worker.is_running() for worker in local)
     resumed = scanfleet("run", pictures, "--check", "overlay", data_dir=data, model="fake")
     assert "24 images: 23 scored, 1 failed" in resumed.stdout, resumed.stderr
+
+
+def test_a_second_interrupt_hands_back_at_once(data: Path, pictures: Path) -> None:
+    arguments = ("run", pictures, "--check", "overlay")
+    slow = {"model": "fake", "batch_images": "1", "fake_seconds": "2", "drain_seconds": "500"}
+    scanfleet("db", "upgrade", data_dir=data)
+    run = start(*arguments, data_dir=data, **slow)
+    assert run.stderr is not None
+    lines: list[str] = []
+
+    def held() -> int:
+        with ledger(data) as connection:
+            query = sa.select(sa.func.count()).select_from(Batch).where(Batch.state == "leased")
+            return connection.execute(query).scalar_one()
+
+    def line_with(words: str) -> bool:
+        assert run.stderr is not None
+        lines.append(run.stderr.readline())
+        return words in lines[-1]
+
+    until(held, process=run)
+    local = workers_of(run)
+    run.send_signal(signal.SIGINT)
+    until(lambda: line_with("stopping: "), process=run)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)  # and not the 500 s of the drain
+    assert run.returncode == 130
+    assert not any(worker.is_running() for worker in local)
+    assert held() == 0  # nobody has to wait for a lease
 
 
 def test_workers_do_not_outlive_a_killed_run(data: Path, pictures: Path) -> None:

@@ -52,6 +52,46 @@ def test_workers_are_stopped_at_the_end_whatever_they_do(settings: Settings, cod
             os.kill(pid, 0)
 
 
+STUBBORN = (  # leaves at the second SIGTERM only
+    "import signal, sys, time; asked = []; "
+    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0) if asked else asked.append(print('asked', flush=True))); "
+    "print('up', flush=True)"
+)
+
+
+@pytest.mark.parametrize(("code", "n_interrupts"), [(STUBBORN, 1), (DEAF, 2)])
+def test_interrupted_again_they_hand_back_at_once_and_then_are_killed(
+    settings: Settings, code: str, n_interrupts: int
+) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        until(lambda: code == DEAF or all("asked" in log.read_text() for log in workers.logs))
+        if len(said) <= n_interrupts:
+            raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    workers = LocalWorkers(settings, n=1, command=python(code + WAIT), grace_seconds=300.0, say=say)
+    workers.start()
+    until(lambda: all("up" in log.read_text() for log in workers.logs))
+    with pytest.raises(ValueError, match="over"), workers:
+        raise ValueError("over")
+    assert time.monotonic() - begin < 100
+    assert [line.split(";")[0].split(":")[0] for line in said] == ["stopping", "handing back now"]
+    for pid in pids(workers):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_workers_that_are_done_are_stopped_without_a_word(settings: Settings) -> None:
+    said: list[str] = []
+    with LocalWorkers(settings, n=1, command=python(OBEDIENT + WAIT), say=said.append) as workers:
+        workers.start()
+        until(lambda: all("up" in log.read_text() for log in workers.logs))
+    assert said == []
+
+
 def test_a_worker_that_ended_is_quoted(settings: Settings) -> None:
     code = "import sys; print('one'); sys.stderr.write('cannot load the model\\n\\n'); sys.exit(3)"
     with LocalWorkers(settings, n=1, command=python(code)) as workers:
