@@ -8,10 +8,15 @@ that waiting would only hide it.
 from __future__ import annotations
 
 import kombu.exceptions
+import structlog
 from celery import Celery
 
 from scanfleet.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
 from scanfleet.redaction import redact
+from scanfleet.settings import Settings
+from scanfleet.transport import in_the_open
+
+log = structlog.get_logger()
 
 # (what the library's words contain, what to do): the first that fits
 BROKER_REFUSALS = (
@@ -76,6 +81,14 @@ def refuse_at_start(error: DatabaseUnavailable) -> None:
     """Raises BadSettings when the database will not let us in however long we wait."""
     if _advice(str(error), DATABASE_REFUSALS):
         raise BadSettings(str(error)) from None
+
+
+def warn_of_open_connections(settings: Settings) -> None:
+    """Once a process: connections to other machines that could be read or redirected on the way."""
+    for url in (settings.database, settings.broker):
+        flaw = in_the_open(url)
+        if flaw is not None:
+            log.warning("connection_in_the_open", why=flaw)
 
 
 def _line(what: str, words: str, known: tuple[tuple[str, str], ...]) -> str:

@@ -36,7 +36,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 ServiceT = TypeVar("ServiceT", bound=Service)
 
 
-def _serve(make: Callable[[], ServiceT]) -> Iterator[ServiceT]:
+def serve(make: Callable[[], ServiceT]) -> Iterator[ServiceT]:
+    """A service while the caller needs it."""
     try:
         service = make()
     except ServiceMissingError as error:
@@ -50,7 +51,7 @@ def _serve(make: Callable[[], ServiceT]) -> Iterator[ServiceT]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One Redis for the whole run. Tests that kill or pause take `own_redis`."""
-    yield from _serve(RedisServer)
+    yield from serve(RedisServer)
 
 
 @pytest.fixture
@@ -63,13 +64,13 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """A Redis of this test's own, to be killed and paused; acknowledged writes survive."""
-    yield from _serve(lambda: RedisServer(appendfsync="always"))
+    yield from serve(lambda: RedisServer(appendfsync="always"))
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the whole run. Tests that kill or pause take `own_postgres`."""
-    yield from _serve(PostgresServer)
+    yield from serve(PostgresServer)
 
 
 @pytest.fixture
@@ -83,13 +84,13 @@ def pg_url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL of this test's own, to be killed and paused."""
-    yield from _serve(PostgresServer)
+    yield from serve(PostgresServer)
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One S3 server for the whole run. Tests that kill or pause take `own_s3`."""
-    yield from _serve(S3Server)
+    yield from serve(S3Server)
 
 
 @pytest.fixture
@@ -105,4 +106,4 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.fixture
 def own_s3() -> Iterator[S3Server]:
     """An S3 server of this test's own, to be killed and paused; a kill empties it."""
-    yield from _serve(S3Server)
+    yield from serve(S3Server)

@@ -27,13 +27,9 @@ def upgrade(flags: Flags) -> None:
       scanfleet db upgrade
     """
     from scanfleet.store import schema
-    from scanfleet.store.engine import connect
 
-    engine = connect(flags.settings())
-    try:
+    with schema.first_contact(flags.settings()) as engine:
         click.echo(schema.upgrade(engine))
-    finally:
-        engine.dispose()
 
 
 @db.command()
@@ -46,10 +42,6 @@ def check(flags: Flags) -> None:
       scanfleet db check
     """
     from scanfleet.store import schema
-    from scanfleet.store.engine import connect
 
-    engine = connect(flags.settings())
-    try:
+    with schema.first_contact(flags.settings()) as engine:
         click.echo(schema.check_schema(engine))
-    finally:
-        engine.dispose()

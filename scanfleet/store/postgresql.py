@@ -94,6 +94,7 @@ def make_engine(url: sa.URL) -> sa.Engine:
     # pre_ping: after a restart of the server the pool holds dead connections; find out before the work.
     engine = sa.create_engine(
         url,
+        hide_parameters=True,  # an error's words end up in logs: not with what was written or asked for
         pool_pre_ping=True,
         pool_size=8,
         pool_timeout=SHORT.answer_seconds,

@@ -43,8 +43,8 @@ def check_schema(engine: sa.Engine) -> str:
 def ledger(settings: Settings) -> Iterator[sa.Engine]:
     """An engine on a database of the right shape, closed at the end.
 
-    Raises what `first_contact` does, and SchemaOutdated. The embedded database is brought up to date on the way; a server's only by `scanfleet db upgrade`, because its
-    owner decides when.
+    The embedded database is brought up to date on the way; a server's only by `scanfleet db upgrade`, because its
+    owner decides when. Raises SchemaOutdated, and what `first_contact` does.
     """
     with first_contact(settings) as engine:
         if settings.database_url is None:
