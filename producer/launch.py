@@ -15,6 +15,7 @@ from producer.enqueue import Enqueued, enqueue
 from producer.listing import Listing
 from producer.planning import Filters, parse_sample
 from producer.sources import open_source
+from scanfleet.access import warn_of_open_connections
 from scanfleet.checks import Check, load_check
 from scanfleet.errors import RequestError
 from scanfleet.messages import score_queue
@@ -102,6 +103,7 @@ def require_column(listing: Listing, column: str) -> None:
 @contextmanager
 def open_session(settings: Settings) -> Iterator[Session]:
     """Raises SchemaOutdated, DatabaseUnavailable. The broker is not asked before the first knock."""
+    warn_of_open_connections(settings)
     with ledger(settings) as engine, make_app(settings, (score_queue(settings.model),)) as app:
         yield Session(settings=settings, engine=engine, app=app)
 

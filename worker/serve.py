@@ -29,6 +29,7 @@ from scanfleet.store.schema import ledger
 from scanfleet.store.workers import beat, start_worker, stop_worker
 from worker import celery_guard
 from worker.adapters import register_shipped
+from worker.admission import check_access
 from worker.app import make_scoring_app
 from worker.background import Timer
 from worker.batch import Stages
@@ -76,6 +77,7 @@ def serve(settings: Settings) -> int:
         stop.request("the device is broken")
         os.kill(os.getpid(), signal.SIGTERM)  # the only thing that ends Celery's loop from another thread
 
+    check_access(settings)
     with ExitStack() as stack:
         engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
         model = until_it_heals(lambda: load_model(settings), what="model")
