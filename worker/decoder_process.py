@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
 from worker.decoder_wire import CHANNELS, LENGTH, MAX_DETAIL_CHARS, MAX_HEADER_BYTES, strips
-from worker.errors import DecodersUnavailable
 
 # Of the worker's environment a child gets these alone: no credentials, no addresses.
 ENVIRONMENT = (
@@ -146,16 +145,13 @@ class DecoderProcess:
         return self._process.poll() is None
 
     def wait_ready(self) -> None:
-        """Raises DecodersUnavailable: no image is at fault when the program cannot begin."""
+        """Raises ChildDied: the program cannot begin."""
         with self._at_work():
             try:
-                header = self._header()
+                if not isinstance(self._header(), _Ready):
+                    raise _Nonsense("it began with another word")  # noqa: TRY301
             except (EOFError, OSError, _Nonsense) as error:
-                died = self._autopsy(error)
-                raise DecodersUnavailable(f"a decoder process did not start ({died.how}): {died.said}") from None
-        if not isinstance(header, _Ready):
-            self.end()
-            raise DecodersUnavailable("a decoder process did not start: it said something else")
+                raise self._autopsy(error) from None
 
     def decode(self, data: bytes) -> Decoded:
         """Raises ImageError as scanfleet.images.decode does (and too_much_memory), ChildDied."""

@@ -175,9 +175,13 @@ class Decoders:
             child.kill()  # `close` has not seen it
         try:
             child.wait_ready()
-        except BaseException:
+        except ChildDied as died:
             self._retire(child)
-            raise
+            if self._seats.closed:
+                raise DecodersUnavailable("the worker is stopping") from None
+            log.warning("decoder_start_failed", how=died.how, said=died.said)
+            why = (died.said.splitlines() or ["it said nothing"])[-1]
+            raise DecodersUnavailable(f"a decoder process did not start ({died.how}): {why}") from None
         return child
 
     def _put_back(self, child: DecoderProcess) -> None:
