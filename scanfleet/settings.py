@@ -58,13 +58,16 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(default=2.0, gt=0)
     ring_again_seconds: float = Field(default=30.0, gt=0)  # a ready batch is rung for again after this
     max_outstanding_rings: int = Field(default=2000, ge=1)
-    drain_seconds: float = Field(default=15.0, ge=0)  # SIGTERM: finish or hand back within this
+    drain_seconds: float = Field(default=15.0, ge=0)  # SIGTERM: finish or hand back, and end, within this
 
     # the stages of a worker
     batches_in_flight: int = Field(default=3, ge=1, le=64)
     fetch_threads: int = Field(default=8, ge=1, le=256)
     fetch_timeout_seconds: float = Field(default=30.0, gt=0)  # of silence
     fetch_deadline_seconds: float = Field(default=120.0, gt=0)  # for one object, however slowly it comes
+    device_timeout_seconds: float = Field(default=300.0, gt=0)  # a longer forward: the device is wedged
+    batch_stall_seconds: float = Field(default=120.0, gt=0)  # a batch without a sign of life is handed back
+    worker_stall_seconds: float = Field(default=120.0, gt=0)  # a worker without one ends itself
     max_image_bytes: int = Field(default=50_000_000, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     decode_cpu_seconds: float = Field(default=20.0, gt=0)  # CPU time of one image, not time on the wall

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from models.types import Reading
+from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
 from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
@@ -26,8 +27,22 @@ from worker.gathering import Gathered
 from worker.scorers import Resolved
 from worker.stores import StoreFinder
 from worker.timing import Stopwatch
+from worker.vitals import Pulse, Vitals
 
-KnownByContent = Callable[[int, Collection[str]], Mapping[str, Known]]
+FETCHES = 2.0  # deadlines that a slow download may take: waiting for a thread behind another one, and its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanBytes:
+    """Bytes that a scorer meets in a scan."""
+
+    scan_id: str
+    scorer_id: int
+    hashes: Collection[str]  # SHA-256
+
+
+KnownByContent = Callable[[ScanBytes], Mapping[str, Known | ImageError]]
+OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
 
 
 class Aborted(Exception):
@@ -42,8 +57,9 @@ class Stages:
     decoders: Decoders
     device: Device
     stores: StoreFinder
-    known_by_content: KnownByContent  # by scorer and hashes; raises DatabaseUnavailable
+    known_by_content: KnownByContent  # earlier verdicts, and what killed workers; raises DatabaseUnavailable
     settings: Settings
+    vitals: Vitals = field(default_factory=Vitals)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -96,12 +112,17 @@ class BatchRun:
         stages: Stages,
         gathered: Gathered,
         watch: Stopwatch,
+        scan_id: str,
+        on_fetched: OnFetched = lambda _, __: None,
     ) -> None:
+        self._scan_id = scan_id
+        self._on_fetched = on_fetched
         self._gathered = gathered
         self._watch = watch
         self._resolved = resolved
         self._stages = stages
         self._settings = stages.settings
+        self._name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
         # A later attempt starts elsewhere, so that no image which keeps waiting holds up those behind it.
         start = (attempt - 1) * self._settings.fetch_threads % len(images) if images else 0
         self._todo = deque([*images[start:], *images[:start]])
@@ -119,21 +140,24 @@ class BatchRun:
     def run(self) -> None:
         """Raises Aborted, DatabaseUnavailable."""
         try:
-            while True:
-                self._fill()
-                if not self._fetching and not self._scoring:
-                    return
-                self._handle(self._arrivals())
+            with self._stages.vitals.batch(self.abort, name=self._name) as pulse:
+                while True:
+                    self._fill(pulse)
+                    if not self._fetching and not self._scoring:
+                        return
+                    self._handle(self._arrivals())
+                    pulse.sign()
         finally:
             self._over.set()  # stage threads drop what they still hold for us
             self._stages.device.forget(self)
 
-    def _fill(self) -> None:
+    def _fill(self, pulse: Pulse) -> None:
         if self._gathered.world_is_down(patience=self._settings.fetch_threads):
             self._todo.clear()  # one after the other would only run into the same time-out
         while self._todo and self._fetching < self._settings.fetch_threads:
             self._fetching += 1
-            self._stages.threads.submit(self._fetch, self._todo.popleft())
+            ended = pulse.expect(seconds=FETCHES * self._settings.fetch_deadline_seconds)
+            self._stages.threads.submit(self._fetch, self._todo.popleft(), ended)
 
     def _arrivals(self) -> list[_Event]:
         """At least one event, and all that came with it: they share one lookup in the ledger."""
@@ -167,9 +191,14 @@ class BatchRun:
     def _sort_out(self, fetched: list[_Fetched]) -> None:
         """Score only bytes that this scorer has not seen, neither in the ledger nor in this batch."""
         unseen = {item.sha256 for item in fetched} - set(self._twins)
-        known = self._stages.known_by_content(self._resolved.scorer_id, unseen)
+        asked = ScanBytes(scan_id=self._scan_id, scorer_id=self._resolved.scorer_id, hashes=unseen)
+        known = self._stages.known_by_content(asked)
         for item in fetched:
-            if earlier := known.get(item.sha256):
+            self._on_fetched(item.image, item.sha256)
+            earlier = known.get(item.sha256)
+            if isinstance(earlier, ImageError):
+                self._gathered.error(item.image, earlier)
+            elif earlier is not None:
                 self._gathered.taken_over(item.image, earlier)
             elif twins := self._twins.get(item.sha256):
                 twins.images.append(item.image)
@@ -193,10 +222,10 @@ class BatchRun:
 
     # in the stage threads
 
-    def _fetch(self, image: ClaimedImage) -> None:
-        if self._over.is_set():
-            return
+    def _fetch(self, image: ClaimedImage, ended: Callable[[], None]) -> None:
         try:
+            if self._over.is_set():
+                return
             with self._watch.measure("fetch"):
                 store = self._stages.stores(image.uri, image.root)
                 data = store.fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
@@ -204,6 +233,8 @@ class BatchRun:
             self._inbox.put(_Fetched(image=image, data=data, sha256=sha256))
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
             self._inbox.put(_NotFetched(image=image, error=error))
+        finally:
+            ended()
 
     def _prepare(self, twins: _Twins, data: bytes) -> None:
         if self._over.is_set():

@@ -52,11 +52,18 @@ class Device:
         self._tickets: deque[_Ticket] = deque()
         self._tokens = 0  # of the waiting tickets
         self._open = True
+        self._n_forwards = 0
+        self._forward: int | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def forward(self) -> int | None:
+        """The number of the forward under way; None while the device has nothing to do."""
+        return self._forward
 
     def stop(self, *, wait_seconds: float | None = None) -> None:
         """End after the forward under way; what still waits is answered with DeviceUnavailable.
@@ -114,7 +121,7 @@ class Device:
     def _run(self, tickets: Sequence[_Ticket]) -> None:
         start = time.perf_counter()
         try:
-            readings = _forward(tickets)
+            readings = self._score(tickets)
         except OutOfDeviceMemory as error:
             self._shrink(tickets, error)
         except DeviceBroken as error:
@@ -128,6 +135,18 @@ class Device:
             share = (time.perf_counter() - start) / len(tickets)
             for ticket, reading in zip(tickets, readings, strict=True):
                 ticket.answer(Answer(result=reading, waited=start - ticket.since, seconds=share))
+
+    def _score(self, tickets: Sequence[_Ticket]) -> list[Reading]:
+        prepared: list[Any] = [ticket.prepared for ticket in tickets]
+        self._n_forwards += 1
+        self._forward = self._n_forwards
+        try:
+            readings = tickets[0].scorer.score(prepared)
+        finally:
+            self._forward = None
+        if len(readings) != len(tickets):
+            raise AssertionError(f"the scorer gave {len(readings)} readings for {len(tickets)} images")
+        return readings
 
     def _shrink(self, tickets: Sequence[_Ticket], error: OutOfDeviceMemory) -> None:
         if len(tickets) == 1:
@@ -149,14 +168,6 @@ class Device:
         log.warning("forward_failed", images=len(tickets), error=f"{type(error).__name__}: {error}")
         for ticket in tickets:
             self._run([ticket])
-
-
-def _forward(tickets: Sequence[_Ticket]) -> list[Reading]:
-    prepared: list[Any] = [ticket.prepared for ticket in tickets]
-    readings = tickets[0].scorer.score(prepared)
-    if len(readings) != len(tickets):
-        raise AssertionError(f"the scorer gave {len(readings)} readings for {len(tickets)} images")
-    return readings
 
 
 def _refuse(tickets: Sequence[_Ticket], error: Exception) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import sqlalchemy as sa
 import structlog
 
-from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, Retryable
-from scanfleet.store import rings, verdicts
+from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, Retryable
+from scanfleet.store import rings, suspects, verdicts
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.verdicts import Known
-from worker.batch import Aborted, BatchRun, Stages
+from worker.batch import Aborted, BatchRun, KnownByContent, ScanBytes, Stages
 from worker.breaker import Breaker
 from worker.ending import Endings, persist
 from worker.gate import Gate
@@ -26,6 +26,8 @@ from worker.suspect import run_suspect
 from worker.timing import Stopwatch, Totals
 
 log = structlog.get_logger()
+
+SCORER_SECONDS = 600.0  # that a new adapter may take to be fetched, loaded and tried
 
 
 class Pipeline:
@@ -112,7 +114,7 @@ class Pipeline:
     def _score(self, lease: Lease) -> None:
         """Raises Retryable before anything is known, Aborted likewise."""
         claim = lease.claim
-        resolved = persist(lambda: self._scorers.resolve(claim.check_id), until=lambda: lease.deadline, stop=self._stop)
+        resolved = self._resolve(lease)
         gathered, watch = Gathered(resolved), Stopwatch()
         unseen = self._reuse(resolved, claim.images, gathered)
 
@@ -124,6 +126,8 @@ class Pipeline:
                 stages=self._stages,
                 gathered=into,
                 watch=watch,
+                scan_id=claim.scan_id,
+                on_fetched=lambda image, sha256: self._endings.note_content(lease, image, sha256),
             )
             self._on_abort(lease, batch.abort)
             batch.run()
@@ -140,6 +144,14 @@ class Pipeline:
                 self._endings.hand_back(lease, gathered.outcome(watch), why=str(aborted))
             return
         self._endings.write(lease, gathered.outcome(watch))
+
+    def _resolve(self, lease: Lease) -> Resolved:
+        ended = self._stages.vitals.whole.expect(seconds=SCORER_SECONDS)
+        try:
+            check_id = lease.claim.check_id
+            return persist(lambda: self._scorers.resolve(check_id), until=lambda: lease.deadline, stop=self._stop)
+        finally:
+            ended()
 
     def _judge_device(self, gathered: Gathered) -> None:
         if gathered.n_scored:
@@ -168,13 +180,15 @@ class Pipeline:
             log.warning("knock_dropped", batch=rung, error=str(error))
 
 
-def look_up_content(engine: sa.Engine) -> Callable[[int, Collection[str]], Mapping[str, Known]]:
-    """The ledger's answer to "has this scorer seen these bytes?"."""
+def look_up_content(engine: sa.Engine) -> KnownByContent:
+    """The ledger's answer to "what is known of these bytes?"."""
 
-    def look_up(scorer_id: int, hashes: Collection[str]) -> Mapping[str, Known]:
-        if not hashes:
+    def look_up(asked: ScanBytes) -> Mapping[str, Known | ImageError]:
+        if not asked.hashes:
             return {}
         with reading(engine) as connection:
-            return verdicts.known_by_content(connection, scorer_id, hashes)
+            seen = verdicts.known_by_content(connection, asked.scorer_id, asked.hashes)
+            lethal = suspects.lethal_content(connection, asked.scan_id, asked.hashes)
+        return {**lethal, **seen}
 
     return look_up

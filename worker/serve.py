@@ -35,13 +35,16 @@ from worker.background import Timer
 from worker.batch import Stages
 from worker.decoders import Decoders
 from worker.device import Device
+from worker.hangs import HangWatch, Limits
 from worker.leases import Leases
 from worker.model import Model, load_model
 from worker.pipeline import Pipeline, look_up_content
 from worker.scorers import Scorers
 from worker.stop import Stop
 from worker.stores import OpenStores, StoreFinder
+from worker.vitals import Vitals
 from worker.watchdog import Watchdog, answers, work_in
+from worker.wedge import EX_TEMPFAIL, end_overdue, end_wedged
 
 log = structlog.get_logger()
 
@@ -51,7 +54,6 @@ CLEAR_SECONDS = 60.0  # of the embedded broker's taken messages
 MAX_RETRY_SECONDS = 60.0
 WATCH_SECONDS = 10.0  # between two looks of the watchdog
 DEAF_SECONDS = 120.0  # this long idle beside ready batches is a wedge
-EX_TEMPFAIL = 75  # sysexits.h: start me again
 
 T = TypeVar("T")
 
@@ -65,11 +67,12 @@ class Scoring:
     pipeline: Pipeline
     device: Device
     model: Model
+    vitals: Vitals
 
 
 def serve(settings: Settings) -> int:
     """Score until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
-    stop = Stop(drain_seconds=settings.drain_seconds)
+    stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=end_overdue)
     broken: list[str] = []
 
     def on_broken() -> None:
@@ -120,6 +123,7 @@ def running(
     threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
     decoders = Decoders(settings)
     leases = Leases(engine, worker=name, lease_seconds=settings.lease_seconds)
+    vitals = Vitals()
     stages = Stages(
         threads=threads,
         decoders=decoders,
@@ -127,6 +131,7 @@ def running(
         stores=stores,
         known_by_content=look_up_content(engine),
         settings=settings,
+        vitals=vitals,
     )
     scorers = Scorers(engine, model, settings)
     queue = score_queue(settings.model)
@@ -137,7 +142,7 @@ def running(
     heartbeat.start()
     notice.start()
     try:
-        yield Scoring(name=name, engine=engine, pipeline=pipeline, device=device, model=model)
+        yield Scoring(name=name, engine=engine, pipeline=pipeline, device=device, model=model, vitals=vitals)
     finally:
         notice.stop()
         heartbeat.stop()
@@ -162,10 +167,14 @@ def on_the_books(scoring: Scoring, settings: Settings) -> Iterator[None]:
                 device=scoring.model.device,
             )
 
+    n_signs = -1
+
     def say() -> None:
+        nonlocal n_signs
         n_images, seconds = scoring.pipeline.totals.read()
+        progressed, n_signs = scoring.vitals.whole.n != n_signs, scoring.vitals.whole.n
         with transaction(scoring.engine) as connection:
-            beat(connection, worker=scoring.name, n_images=n_images, seconds=seconds)
+            beat(connection, worker=scoring.name, n_images=n_images, seconds=seconds, progressed=progressed)
 
     until_it_heals(enter, what="ledger")
     timer = Timer("worker_row", say, seconds=BEAT_SECONDS)
@@ -184,7 +193,7 @@ def on_the_books(scoring: Scoring, settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
-    """Reconciliation, and for the embedded broker the clearing of taken messages."""
+    """Reconciliation, the watch for hangs and deafness, and for the embedded broker the clearing of taken messages."""
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(scoring.engine, app, settings), seconds=settings.reconcile_seconds)
     ]
@@ -197,6 +206,8 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
         patience_seconds=max(DEAF_SECONDS, 3 * settings.ring_again_seconds),
     )
     all_timers.append(Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS))
+    hangs = watch_for_hangs(scoring, settings)
+    all_timers.append(Timer("hangs", hangs.look, seconds=hangs.limits.look))
     if settings.broker.startswith("filesystem"):
         all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))
     for timer in all_timers:
@@ -206,6 +217,23 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
     finally:
         for timer in all_timers:
             timer.stop()
+
+
+def watch_for_hangs(scoring: Scoring, settings: Settings) -> HangWatch:
+    """Ends this process when it hangs, with the reason in the log and in the worker's row."""
+
+    def last_words(why: str) -> None:
+        with transaction(scoring.engine) as connection:
+            stop_worker(connection, scoring.name, because=why)
+
+    pipeline = scoring.pipeline
+    return HangWatch(
+        device=scoring.device,
+        vitals=scoring.vitals,
+        counts=lambda: (pipeline.n_taken, pipeline.n_active),
+        limits=Limits.of(settings),
+        on_wedged=lambda why: end_wedged(why, last_words=last_words),
+    )
 
 
 def consume(app: Celery, settings: Settings, *, name: str, stop: Stop) -> int:

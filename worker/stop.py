@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
@@ -11,14 +12,21 @@ import structlog
 log = structlog.get_logger()
 
 
+HAND_BACK_SECONDS = 5.0  # the last ones of the drain: to hand back and to end
+
+
 class Stop:
-    """Asked once: no new batch, those under way may finish for `drain_seconds`. Asked twice, or late: hand back.
+    """Asked once: no new batch, those under way may finish. Asked twice, or late: hand back, and end.
+
+    drain_seconds: from the first request to the end of the process; the last HAND_BACK_SECONDS of them are for handing
+    back. on_overdue: called when the process still lives after that, whatever holds it up; it ends it.
 
     `request` may be called in a signal handler: it only puts into a reentrant queue, which a thread reads.
     """
 
-    def __init__(self, *, drain_seconds: float) -> None:
+    def __init__(self, *, drain_seconds: float, on_overdue: Callable[[], None] = lambda: None) -> None:
         self._drain_seconds = drain_seconds
+        self._on_overdue = on_overdue
         self._requests: SimpleQueue[str] = SimpleQueue()
         self._draining = threading.Event()
         self._handing_back = threading.Event()
@@ -63,7 +71,7 @@ class Stop:
         log.info("worker_draining", why=why, drain_seconds=self._drain_seconds)
         self._draining.set()
         try:
-            why = self._requests.get(timeout=self._drain_seconds)
+            why = self._requests.get(timeout=max(0.0, self._drain_seconds - HAND_BACK_SECONDS))
         except Empty:
             why = "drain time is over"
         with self._lock:
@@ -72,3 +80,5 @@ class Stop:
         log.info("worker_handing_back", why=why, batches=len(calls))
         for call in calls:
             call()
+        time.sleep(HAND_BACK_SECONDS)  # in a daemon thread: an orderly end does not wait for it
+        self._on_overdue()
