@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -15,10 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from scanfleet.errors import BadSource, MissingExtra
+from scanfleet.errors import MissingExtra, RequestError
 from scanfleet.store.results import Result
 
 FORMATS = ("jsonl", "json", "csv", "parquet")
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 PARQUET_ROWS = 5000  # results in one row group
 
 
@@ -156,7 +158,7 @@ _WRITERS: dict[str, Callable[[Iterable[Result], IO[bytes]], int]] = {
 
 @contextmanager
 def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
-    """Where an export goes: a file that appears when it is complete, or stdout. Raises BadSource."""
+    """Where an export goes: a file that appears when it is complete, or stdout. Raises RequestError."""
     if path is not None:
         with _appearing(path) as file:
             yield file
@@ -164,7 +166,7 @@ def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     elif sys.stdout.isatty():
-        raise BadSource("Parquet is not for a terminal: name a file with -o, or redirect")
+        raise RequestError("Parquet is not for a terminal: name a file with -o, or redirect")
     else:  # Parquet ends with an index of positions, which a pipe does not have
         with tempfile.TemporaryFile() as file:
             yield file
@@ -173,13 +175,25 @@ def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
             sys.stdout.buffer.flush()
 
 
+def require_place(path: Path) -> None:
+    """Find out before the work, and not after it, that a file cannot be written. Raises RequestError."""
+    folder = path.absolute().parent
+    if not os.path.isdir(folder):
+        raise RequestError(f"cannot write {path}: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise RequestError(f"cannot write {path}: it is a folder, name a file in it")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise RequestError(f"cannot write {path}: no permission to write in {folder}")
+
+
 @contextmanager
 def _appearing(path: Path) -> Iterator[IO[bytes]]:
     """Write beside the place and rename at the end: nobody ever reads half a file, and an error leaves the old one."""
+    require_place(path)
     try:
         handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
-        raise BadSource(f"cannot write {path}: {error.strerror}") from None
+        raise RequestError(f"cannot write {path}: {error.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -189,6 +203,8 @@ def _appearing(path: Path) -> Iterator[IO[bytes]]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(name)
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            raise RequestError(f"cannot write {path}: {error.strerror}") from None
         raise

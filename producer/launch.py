@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import sqlalchemy as sa
 from celery import Celery
@@ -120,7 +120,7 @@ def find_check(engine: sa.Engine | None, name: str) -> Check:
 def existing_ledger(settings: Settings) -> Iterator[sa.Engine | None]:
     """The database, or None where the embedded one has not been made yet: a look must not make it."""
     url = sa.make_url(settings.database)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+    if url.get_backend_name() == "sqlite" and not os.path.exists(url.database or ""):
         yield None
         return
     with ledger(settings) as engine:

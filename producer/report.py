@@ -16,7 +16,7 @@ from pathlib import Path
 import jinja2
 import sqlalchemy as sa
 
-from producer.export import target
+from producer.export import require_place, target
 from producer.summary import summarise
 from scanfleet.errors import ImageError, StoreUnavailable
 from scanfleet.images import decode
@@ -53,8 +53,9 @@ def write_report(
 ) -> int:
     """Write the sheet: flagged images first, then those to review, each by falling score. Returns how many are shown.
 
-    A check without flags shows the images with the highest margin. Raises UnknownName, BadSource.
+    A check without flags shows the images with the highest margin. Raises UnknownName, RequestError.
     """
+    require_place(path)
     summary = summarise(engine, scan_id)
     with reading(engine, long=True) as connection:
         check = get_check(connection, summary.scan.check_id)

@@ -6,12 +6,13 @@ This module knows nothing about scans, batches and the database.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from scanfleet.errors import BadSource, SourceNotFound
+from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.objects import FolderStore, ObjectStore, file_etag, path_to_uri
 from scanfleet.settings import Settings
@@ -111,7 +112,7 @@ def local_image(path: bytes, *, root: str, meta: dict[str, object] | None = None
 def open_source(text: str, settings: Settings) -> Source:
     """The source that a person named: folder, manifest, single image or s3://bucket/prefix.
 
-    Raises SourceNotFound, BadSource. A bucket is not asked before it is listed.
+    Raises SourceNotFound, AccessDenied, BadSource. A bucket is not asked before it is listed.
     """
     if text.startswith("s3://"):
         from scanfleet.objects_s3 import S3Store, split_s3
@@ -126,10 +127,14 @@ def open_source(text: str, settings: Settings) -> Source:
 def _open_local(path: Path) -> Source:
     from producer.manifest import ManifestSource
 
-    if path.is_dir():
+    try:
+        status = os.stat(path)
+    except PermissionError:
+        raise AccessDenied(f"no permission to reach {path}") from None
+    except (OSError, ValueError):  # also a name that no file system takes
+        raise SourceNotFound(f"no such folder or file: {path}") from None
+    if stat.S_ISDIR(status.st_mode):
         return FolderSource(path)
-    if not path.exists():
-        raise SourceNotFound(f"no such folder or file: {path}")
     suffix = path.suffix.lower()
     if suffix in MANIFEST_SUFFIXES:
         return ManifestSource(path)

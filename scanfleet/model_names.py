@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def require_model(name: str, *, elsewhere: bool) -> None:
     if name in (*BUILTIN_MODELS, FAKE_MODEL) or _HUB_ID.fullmatch(name):
         return
     path = Path(name).expanduser()
-    if name and (path.is_dir() or (elsewhere and path.is_absolute())):
+    if name and (os.path.isdir(path) or (elsewhere and path.is_absolute())):
         return
     near = nearest(name.lower(), BUILTIN_MODELS)
     meant = f" (did you mean {near}?)" if near else ""

@@ -42,6 +42,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     """
     from producer.cli.outcome import echo_summary
     from producer.cli.scan import say_how_it_ended
+    from producer.export import require_place
     from producer.launch import Request, open_session, require_column
     from producer.summary import summarise
     from producer.workers import LocalWorkers, require_worker_extra
@@ -52,6 +53,8 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     request = Request(**chosen)
     settings = flags.settings(model=request.model)
     require_model(settings.model, elsewhere=False)
+    if report is not None:
+        require_place(report)
     if truth is not None:
         require_column(request.listing(settings), truth)
     with if_stopped(STOPPED), open_session(settings) as session:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
+from scanfleet.errors import BadSettings
 from scanfleet.settings import Settings
 from scanfleet.store.faults import named_errors
 
@@ -24,10 +27,24 @@ def connect(settings: Settings) -> sa.Engine:
 
         return postgresql.make_engine(url)
     settings.make_folder()
+    if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
+        _require_place(Path(url.database), setting="database_url" if settings.database_url else "data_dir")
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS})
     sa.event.listen(engine, "connect", _sqlite_connect)
     sa.event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _require_place(file: Path, *, setting: str) -> None:
+    """SQLite says no more than that it cannot open a file, and waiting helps with none of these. Raises BadSettings."""
+    folder = file.absolute().parent
+    if not os.path.isdir(folder):
+        raise BadSettings(f"{setting}: there is no folder {folder}: make it, or name another place")
+    if os.path.isdir(file):
+        raise BadSettings(f"{setting}: {file} is a folder: name a file")
+    for place in (folder, file) if os.path.exists(file) else (folder,):
+        if not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise BadSettings(f"{setting}: no permission to write {place}: change it, or name another place")
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:

@@ -1,8 +1,10 @@
 """Results as lines: every format says the same, and a file appears whole or not at all."""
 
 import csv
+import errno
 import io
 import json
+import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from producer.export import COLUMNS, as_record, target, write_results
-from scanfleet.errors import BadSource
+from scanfleet.errors import RequestError
 from scanfleet.store.results import FailureInfo, Result, ScorerInfo
 
 SCORER = ScorerInfo(id=3, key="k", base_model="pocket", revision="r1", precision="fp32", adapter="abc")
@@ -128,6 +130,13 @@ def test_an_error_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadSource, match="cannot write"), target(tmp_path / "no" / "such" / "x.csv", form="csv"):
+@pytest.mark.parametrize(("place", "words"), [("no/such/x.csv", "there is no folder"), (".", "it is a folder")])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str, words: str) -> None:
+    with pytest.raises(RequestError, match=f"cannot write .*{words}"), target(tmp_path / place, form="csv"):
         pass
+
+
+def test_a_full_disk_is_named_and_leaves_no_rest(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="No space left"), target(tmp_path / "x.csv", form="csv"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []

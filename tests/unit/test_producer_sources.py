@@ -8,12 +8,15 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from producer.export import target
 from producer.listing import Listing
 from producer.planning import Filters
 from producer.sources import BucketSource, open_source
-from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
+from scanfleet.errors import AccessDenied, BadSettings, BadSource, RequestError, SourceNotFound
+from scanfleet.model_names import require_model
 from scanfleet.objects import MemoryStore
 from scanfleet.settings import Settings, load_settings
+from scanfleet.store.engine import connect
 
 NOBODY = 65534
 
@@ -90,6 +93,26 @@ def test_a_folder_that_may_not_be_read_is_named(settings: Settings) -> None:
         Path(name).chmod(0)
         with unprivileged(), pytest.raises(AccessDenied, match="no permission to read the folder"):
             listed(name, settings)
+
+
+def test_what_lies_in_a_closed_folder_is_named_not_a_crash(settings: Settings) -> None:
+    with TemporaryDirectory() as name:
+        put(Path(name), "closed/a.jpg", "closed/sub/b.jpg", "data/x")
+        (Path(name) / "closed").chmod(0)
+        Path(name).chmod(0o755)
+        with unprivileged():
+            for place in ("closed/a.jpg", "closed/sub"):
+                with pytest.raises(AccessDenied, match="no permission to reach"):
+                    open_source(f"{name}/{place}", settings)
+            with pytest.raises(RequestError, match="no permission to write in"), target(Path(name) / "x", form="csv"):
+                pass
+            with pytest.raises(BadSettings, match="data_dir: no permission to write"):
+                connect(load_settings(data_dir=f"{name}/data"))
+            for place in ("x.db", "closed/x.db"):
+                with pytest.raises(BadSettings, match="database_url: "):
+                    connect(load_settings(data_dir=f"{name}/data", database_url=f"sqlite:///{name}/{place}"))
+            with pytest.raises(BadSettings, match="model"):
+                require_model(f"{name}/closed/sub", elsewhere=False)
 
 
 def test_a_name_that_is_not_utf8_is_listed(tmp_path: Path, settings: Settings) -> None:
