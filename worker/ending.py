@@ -11,7 +11,8 @@ import structlog
 
 from scanfleet.backoff import jittered
 from scanfleet.errors import DatabaseUnavailable, LeaseLost
-from scanfleet.store import batches, verdicts
+from scanfleet.store import batches, suspects, verdicts
+from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.engine import transaction
 from scanfleet.store.verdicts import Outcome
 from worker.leases import Lease
@@ -64,6 +65,15 @@ class Endings:
             verdicts.write_part(connection, lease.claim, outcome, in_hand=in_hand)
 
         return self._commit(lease, write, ends=False)
+
+    def note_content(self, lease: Lease, image: ClaimedImage, sha256: str) -> None:
+        """An image that was in hand when a worker ended is about to be tried again: remember its bytes."""
+        if image.crashes:
+            self._commit(
+                lease,
+                lambda connection: suspects.note_content(connection, lease.claim, image.id, sha256),
+                ends=False,
+            )
 
     def hand_back(self, lease: Lease, outcome: Outcome | None, *, why: str) -> bool:
         """The worker stops, or the scan is paused: keep what is known, return the rest."""

@@ -3,11 +3,13 @@
 A lease that ran out says that a worker ended or froze; it does not say why. So the batch becomes a suspect, and a
 suspect runs alone in its worker, image by image, each marked in the ledger before it is touched. When such a lease
 runs out as well, one image was in hand. It is blamed once; blamed more often than `MAX_CRASHES`, it is quarantined: a
-failure with stage "process". An image that merely shared a batch or a worker with it is never blamed.
+failure with stage "process". An image that merely shared a batch or a worker with it is never blamed; one with the same
+bytes is quarantined with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,14 +17,15 @@ import sqlalchemy as sa
 
 from scanfleet.backoff import backoff_seconds
 from scanfleet.errors import ImageError
-from scanfleet.store import failures
+from scanfleet.store import batches, failures
+from scanfleet.store.batches import Claim
 from scanfleet.store.engine import now
-from scanfleet.store.tables import Batch, Image
+from scanfleet.store.tables import Batch, Failure, Image
 from scanfleet.store.times import run_out
 
 MAX_CRASHES = 2  # an image may be in hand at the end of so many workers by bad luck
 PATIENT_CRASHES = 2  # leases in a row after which the batch says that it waits for a worker that survives it
-KILLER = "kills_the_worker"
+STAGE, KILLER = "process", "kills_the_worker"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,30 @@ def expire_leases(connection: sa.Connection) -> Expired:
             _quarantine(connection, batch_id=row.id, scan_id=row.scan_id, image_id=row.in_hand, at=at)
             quarantined.append(row.in_hand)
     return Expired(n=len(rows), quarantined=tuple(quarantined))
+
+
+def note_content(connection: sa.Connection, held: Claim, image_id: int, sha256: str) -> None:
+    """Before an image that was blamed is scored again: which bytes these are. Raises LeaseLost."""
+    batches.take_in_hand(connection, held, image_id)
+    connection.execute(sa.update(Image).where(Image.id == image_id).values(content_sha256=sha256))
+
+
+def lethal_content(connection: sa.Connection, scan_id: str, hashes: Collection[str]) -> dict[str, ImageError]:
+    """Those bytes that killed workers under another name in the same scan: they need not do it again."""
+    quarantined = (
+        sa.select(Image.content_sha256, Image.uri)
+        .join(Failure, Failure.image_id == Image.id)
+        .where(Failure.scan_id == scan_id, Failure.stage == STAGE, Failure.reason == KILLER)
+    )
+    return {
+        row.content_sha256: _killer(f"the same bytes as {row.uri}, which was found out")
+        for row in connection.execute(quarantined)
+        if row.content_sha256 in hashes
+    }
+
+
+def _killer(detail: str) -> ImageError:
+    return ImageError(stage=STAGE, reason=KILLER, detail=detail)
 
 
 def _free(connection: sa.Connection, batch_id: int, *, crashes: int, at: datetime) -> None:
@@ -78,8 +105,7 @@ def _blame(connection: sa.Connection, image_id: int) -> int:
 
 def _quarantine(connection: sa.Connection, *, batch_id: int, scan_id: str, image_id: int, at: datetime) -> None:
     detail = f"{MAX_CRASHES + 1} workers ended or froze while they worked on this image alone"
-    error = ImageError(stage="process", reason=KILLER, detail=detail)
-    failures.record(connection, scan_id=scan_id, failures={image_id: error})
+    failures.record(connection, scan_id=scan_id, failures={image_id: _killer(detail)})
     this = Batch.id == batch_id
     found = {"crashes": 0, "not_before": None, "waiting_for": None}  # the cause is known now
     connection.execute(sa.update(Batch).where(this).values(n_failures=Batch.n_failures + 1, **found))

@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.store import suspects
-from scanfleet.store.batches import claim
+from scanfleet.store import scans, suspects
+from scanfleet.store.batches import add_images, claim
 from scanfleet.store.engine import reading, transaction
+from scanfleet.store.retries import retry_failures
 from scanfleet.store.tables import Batch, Image, Scan, Verdict
 from tests.unit.test_worker_pipeline import HookedModel, pictures
-from tests.worker_rig import QUEUE, Rig, rig
+from tests.worker_rig import QUEUE, Rig, png, rig
 
 
 def crash(worker: Rig) -> None:
@@ -127,6 +128,39 @@ def test_an_image_that_kills_three_workers_is_quarantined_and_its_neighbours_are
         assert (progress.n_verdicts, progress.n_failures, progress.n_pending) == (4, 1, 0)
         assert [row.crashes for row in worker.rows(Image)] == [0, 3, 0, 0, 0]
         assert worker.rows(Batch)[0].state == "done"
+
+
+def test_the_same_bytes_under_another_name_are_quarantined_without_another_death(tmp_path: Path) -> None:
+    deaths: list[int] = []
+
+    def die(worker: Rig, _: Sequence[Any]) -> None:
+        batch = worker.rows(Batch)[0]
+        if batch.in_hand is not None:
+            deaths.append(batch.in_hand)
+            with transaction(worker.engine) as connection:
+                connection.execute(sa.update(Batch).values(lease_until=sa.func.datetime("now", "-1 hour")))
+                suspects.expire_leases(connection)
+
+    box: list[Rig] = []
+    with rig(tmp_path, model=hooked(box, die)) as worker:
+        box.append(worker)
+        scan = worker.scan({"mem://a/0.png": png(0)})
+        crash(worker)
+        for _ in range(4):
+            worker.drain()
+            worker.forget_backoff()
+        assert len(deaths) == 3
+        with transaction(worker.engine) as connection:
+            scans.reopen(connection, scan)
+            twin, other = worker.put({"mem://b/twin.png": png(0), "mem://b/other.png": png(1)})
+            add_images(connection, scan_id=scan, queue=QUEUE, images=[twin, other], batch_images=2)
+        worker.drain()
+        killer = ("process", "kills_the_worker")
+        assert worker.failures() == {"mem://a/0.png": killer, "mem://b/twin.png": killer}
+        assert worker.progress(scan).n_verdicts == 1
+        with transaction(worker.engine) as connection:  # a person mended the model: everything gets its chance
+            assert retry_failures(connection, scan) == 2
+        assert [row.crashes for row in worker.rows(Image, Image.state == "pending")] == [0, 0]
 
 
 def test_the_world_may_fail_in_the_midst_of_a_suspect(tmp_path: Path) -> None:
