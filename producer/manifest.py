@@ -15,10 +15,12 @@ from typing import IO, Any, Never
 
 from producer.sources import Candidate, Skip, local_image
 from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
+from scanfleet.images import SUFFIXES
 from scanfleet.objects import path_to_uri, uri_to_path
 from scanfleet.store.batches import NewImage
 
 MAX_LINE_BYTES = 1 << 20
+SHOWN_LETTERS = 60  # of a line that is no entry
 
 Row = tuple[str, dict[str, Any] | None]  # uri, other columns
 
@@ -41,11 +43,27 @@ class ManifestSource:
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
         with _opened(self._path) as file:
             lines = Lines(file)
+            kind = self._path.suffix.lower()
             try:
-                for text, meta in ROWS[self._path.suffix.lower()](lines):
+                for number, (text, meta) in enumerate(ROWS[kind](lines)):
+                    if number == 0 and kind == ".txt":
+                        self._require_entry(text)
                     yield Candidate(image=self._image(text, meta), path=text)
             except FaultyLineError as error:
                 raise BadManifest(f"{self._path}, line {lines.number}: {error}") from None
+
+    def _require_entry(self, text: str) -> None:
+        """Any .txt file could be a manifest, also prose: the first entry must look like one.
+
+        That is a uri, an absolute path, the name of an image, or a file that is there below the manifest's folder.
+        """
+        there = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
+        if not there and "*" in text:
+            raise FaultyLineError("a manifest expands no globs: name the folder instead and choose with --include")
+        if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or there:
+            return
+        short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
+        raise FaultyLineError(f"{short!r} is neither a uri nor the name of an image: a manifest names one image a line")
 
     def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
         _check_storable(text, meta)
@@ -53,9 +71,13 @@ class ManifestSource:
             if not all(text.removeprefix("s3://").partition("/")):
                 raise FaultyLineError(f"{text!r} names no object: write s3://bucket/key")
             return NewImage(uri=text, meta=meta)
+        if is_presigned(text):
+            raise FaultyLineError("a presigned address is a password and expires: write s3://bucket/key")
         if "://" in text and not text.startswith("file:///"):
             raise FaultyLineError(f"{text.split('://')[0]}:// is not supported: write a path or s3://bucket/key")
         path = uri_to_path(text)
+        if b"\0" in path:
+            raise FaultyLineError("holds a zero byte")
         if path.startswith(b"/"):
             path = os.path.normpath(path)
             return local_image(path, root=os.fsdecode(os.path.dirname(path)), meta=meta)
@@ -92,7 +114,7 @@ class Lines:
 
 
 def _text_rows(lines: Lines) -> Iterator[Row]:
-    """Blank lines and lines that begin with # are comments."""
+    """Blank lines and lines that begin with # are left out."""
     for line in lines:
         uri = line.rstrip("\r\n")
         if uri.strip() and not uri.startswith("#"):

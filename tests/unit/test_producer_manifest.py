@@ -71,6 +71,15 @@ def test_an_absolute_path_is_its_own_folder_s(tmp_path: Path) -> None:
         ("m.txt", b"\x89PNG\r\n\x1a\n\x00\x00", 1, "not UTF-8"),
         ("m.txt", b"a\x00b\n", 1, "zero byte"),
         ("m.txt", b"x" * (MAX_LINE_BYTES + 10), 1, "longer than"),
+        (
+            "m.txt",
+            "# notes\n\nDear all, see the pictures.\na.jpg\n",
+            3,
+            "'Dear all, see the pictures.' is neither",
+        ),
+        ("m.txt", "ice and/or snow " * 50 + "\n", 1, "...' is neither"),
+        ("m.txt", "uri,truth\na.jpg,x\n", 1, "neither a uri nor"),
+        ("m.txt", "*.jpg\n", 1, "expands no globs"),
         ("m.csv", "", 0, "no column `uri`"),
         ("m.csv", "path,truth\na.jpg,x\n", 1, "found: path, truth"),
         ("m.csv", "uri,uri\na.jpg,x\n", 1, "twice"),
@@ -94,6 +103,16 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, name: str, content: str 
     assert f"{name}, line {line}:" in str(caught.value)
     assert words in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "first", ["b.JPG", "none/b.tiff", "/none/b", "s3://b/k", "there", "sub/there", "star*.x", "uri"]
+)
+def test_a_first_entry_may_be_there_or_look_like_an_image(tmp_path: Path, first: str) -> None:
+    for name in ("there", "star*.x", "uri"):
+        write(tmp_path, name, b"x")
+    path = write(tmp_path, "m.txt", f"{first}\nsome words\n")  # later ones are taken as they are: gone, each a failure
+    assert len(read(path)) == 2
 
 
 def test_what_comes_before_the_fault_is_listed(tmp_path: Path) -> None:
