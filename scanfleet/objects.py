@@ -6,6 +6,7 @@ memory. Reading is capped, and pinned to the version that was listed.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import stat
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from scanfleet.below import Refused, is_below, open_below
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
 from scanfleet.settings import Settings
 
@@ -76,10 +78,17 @@ class FolderStore:
         top = Path(location)
         if not top.is_dir():
             raise SourceNotFound(f"no such folder: {location}")
-        yield from self._walk(os.fsencode(os.path.realpath(top)), first=True)
+        # A stack and no recursion: a hostile archive nests deeper than Python calls.
+        stack = [os.fsencode(os.path.realpath(top))]
+        first = True
+        while stack:
+            subfolders: list[bytes] = []
+            yield from self._files(stack.pop(), subfolders, first=first)
+            stack += sorted(subfolders, reverse=True)
+            first = False
 
-    def _walk(self, folder: bytes, *, first: bool = False) -> Iterator[ObjectInfo]:
-        subfolders = []
+    def _files(self, folder: bytes, subfolders: list[bytes], *, first: bool) -> Iterator[ObjectInfo]:
+        """The files of one folder; fills `subfolders` on the way."""
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -94,27 +103,28 @@ class FolderStore:
             raise AccessDenied(
                 f"no permission to read the subfolder {os.fsdecode(folder)}: grant it or --exclude it"
             ) from None
-        for subfolder in sorted(subfolders):
-            yield from self._walk(subfolder)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # told, not skipped: there may be images in it
+                raise BadSource(
+                    f"the path {os.fsdecode(folder)[:100]}… is too long to be opened: --exclude it"
+                ) from None
+            if first or error.errno not in (errno.ENOENT, errno.ENOTDIR):  # gone since its parent was read
+                raise StoreUnavailable(f"cannot list {os.fsdecode(folder)}: {error.strerror}") from error
 
     def _info(self, entry: os.DirEntry[bytes]) -> ObjectInfo | None:
         try:
             status = entry.stat()
         except OSError:
             return None  # a dangling link, or gone since the directory was read
-        if not stat.S_ISREG(status.st_mode) or (entry.is_symlink() and not self._inside(entry.path)):
+        if not stat.S_ISREG(status.st_mode) or (entry.is_symlink() and not is_below(self.root, entry.path)):
             return None
         return ObjectInfo(uri=path_to_uri(entry.path), etag=file_etag(status), size=status.st_size)
 
-    def _inside(self, path: bytes) -> bool:
-        return Path(os.fsdecode(os.path.realpath(path))).is_relative_to(self.root)
-
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
-        path = uri_to_path(uri)
-        if not self._inside(path):
-            raise fetch_fault("refused", f"the path leads out of {self.root}")
         try:
-            return self._read(path, etag=etag, max_bytes=max_bytes)
+            return self._read(uri_to_path(uri), etag=etag, max_bytes=max_bytes)
+        except Refused as error:
+            raise fetch_fault("refused", str(error)) from None
         except FileNotFoundError:
             if not self.root.is_dir():
                 raise StoreUnavailable(f"the folder {self.root} is not there: is it mounted?") from None
@@ -125,17 +135,14 @@ class FolderStore:
             raise StoreUnavailable(f"cannot read {uri}: {error.strerror}") from error
 
     def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> bytes:
-        # O_NONBLOCK: opening a pipe that somebody put in the place of the file must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(open_below(self.root, path), "rb") as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise fetch_fault("refused", "not a regular file")
             if etag is not None and etag != file_etag(status):
                 raise fetch_fault("changed", "the file changed after it was listed")
             if status.st_size > max_bytes:
                 raise fetch_fault("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
-            return self._read_in_time(file, max_bytes=max_bytes)
+            # No more than it says it has: files of /proc say 0, and what grows was listed as another version.
+            return self._read_in_time(file, max_bytes=status.st_size)
 
     def _read_in_time(self, file: IO[bytes], *, max_bytes: int) -> bytes:
         start, data = time.monotonic(), bytearray()

@@ -1,6 +1,8 @@
 """Stores: what is listed can be read, what leads out is refused, and the world's faults are not the image's."""
 
 import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,86 @@ def test_a_file_that_became_a_link_after_the_listing_is_refused(folder: Path, tm
     (folder / "a.jpg").unlink()
     (folder / "a.jpg").symlink_to(secret)
     assert reason(FolderStore(folder), str(folder / "a.jpg")) == "refused"
+
+
+@pytest.mark.parametrize("swapped", ["a.jpg", "sub dir"])
+def test_a_link_put_in_place_between_check_and_opening_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name in ("a.jpg", "ü b.png"):
+        (secrets / name).write_bytes(b"secret")
+    wanted = folder / "a.jpg" if swapped == "a.jpg" else folder / "sub dir" / "ü b.png"
+    real = os.path.realpath
+
+    def swap(path: bytes) -> bytes:
+        answer = real(path)
+        (folder / swapped).rename(tmp_path / "moved")
+        (folder / swapped).symlink_to(secrets / "a.jpg" if swapped == "a.jpg" else secrets)
+        return answer
+
+    store = FolderStore(folder)
+    monkeypatch.setattr(os.path, "realpath", swap)
+    assert reason(store, str(wanted)) == "refused"
+
+
+def test_a_linked_folder_is_not_listed_and_read_only_if_it_lies_inside(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x.jpg").write_bytes(b"out")
+    (folder / "out").symlink_to(tmp_path / "out")
+    (folder / "in").symlink_to(folder / "sub dir")
+    store = FolderStore(folder)
+    assert uris(store, str(folder)) == [str(folder / "a.jpg"), str(folder / "sub dir" / "ü b.png")]
+    assert reason(store, str(folder / "out" / "x.jpg")) == "refused"
+    assert store.fetch(str(folder / "in" / "ü b.png"), etag=None, max_bytes=100) == b"b" * 10
+
+
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(folder: Path) -> None:
+    store = FolderStore(folder)
+    with socket.socket(socket.AF_UNIX) as server:
+        monkey = folder / "socket.jpg"
+        server.bind(os.path.relpath(monkey))  # the path of a socket is at most 100 bytes long
+        assert reason(store, str(monkey)) == "refused"
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    for name in ("sub dir", "loop.jpg", "a.jpg/x.jpg", "n" * 300, "a\0.jpg"):
+        assert reason(store, str(folder / name)) == "refused", name
+    assert [Path(uri).name for uri in uris(store, str(folder))] == ["a.jpg", "ü b.png"]
+    assert reason(FolderStore(Path("/dev")), "/dev/zero") == "refused"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="Linux")
+def test_files_that_the_kernel_makes_up_give_nothing() -> None:
+    process = Path("/proc/self").resolve()
+    assert FolderStore(process).fetch(str(process / "environ"), etag=None, max_bytes=1000) == b""
+
+
+def test_odd_names_are_listed_and_read(folder: Path) -> None:
+    names = ["new\nline.jpg", "tab\t.jpg", "-rf.jpg", "$(id).jpg", "a?b#c%41.jpg", "..jpg", "'\".jpg"]
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    store = FolderStore(folder)
+    listed = {Path(info.uri).name: info for info in store.list(str(folder))}
+    assert set(names) < set(listed)
+    for name in names:
+        assert store.fetch(listed[name].uri, etag=listed[name].etag, max_bytes=100) == name.encode()
+
+
+def test_folders_nested_deeper_than_python_calls_are_listed(folder: Path) -> None:
+    deep = folder
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(1200):
+        deep = deep / "d"
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("deep.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    try:
+        assert str(deep / "deep.jpg") in uris(FolderStore(folder), str(folder))
+    finally:
+        subprocess.run(["rm", "-rf", folder / "d"], check=True)  # shutil.rmtree would recurse
 
 
 def test_pipes_are_refused_without_waiting(folder: Path) -> None:
