@@ -15,6 +15,7 @@ from typing import Protocol
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.objects import FolderStore, ObjectStore, file_etag, path_to_uri
+from scanfleet.redaction import is_presigned
 from scanfleet.settings import Settings
 from scanfleet.store.batches import NewImage
 
@@ -114,6 +115,8 @@ def open_source(text: str, settings: Settings) -> Source:
 
     Raises SourceNotFound, AccessDenied, BadSource. A bucket is not asked before it is listed.
     """
+    if is_presigned(text):
+        raise BadSource("a presigned address is a password and expires: give s3://bucket/prefix")
     if text.startswith("s3://"):
         from scanfleet.objects_s3 import S3Store, split_s3
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
@@ -53,3 +54,15 @@ def hide_variables(environment: Mapping[str, str]) -> None:
 def is_presigned(uri: str) -> bool:
     """Whether an address carries its own permission: whoever reads it may use it."""
     return _SIGNATURE.search(uri) is not None
+
+
+def without_signatures(value: Any) -> Any:
+    """A JSON value whose presigned addresses have lost their signature; all else stays as it is."""
+    match value:
+        case str():
+            return _QUERY.sub(lambda found: found[1] if is_presigned(found[0]) else found[0], value)
+        case dict():
+            return {key: without_signatures(inner) for key, inner in value.items()}
+        case list():
+            return [without_signatures(inner) for inner in value]
+    return value
