@@ -1,10 +1,13 @@
 """Decoding: every kind of file people really have is either upright RGB or an ImageError with a reason."""
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from scanfleet.errors import ImageError
 from scanfleet.images import decode
@@ -77,6 +80,56 @@ def test_exif_rotation_is_applied() -> None:
     decoded = decode(encoded(image, "JPEG", exif=exif.tobytes()), max_pixels=LIMIT)
     assert (decoded.width, decoded.height) == (20, 40)
     assert decoded.image.getpixel((10, 2))[0] < 30  # left became top
+
+
+def oriented_jpeg(exif: bytes) -> bytes:
+    return encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # as in a decoder process
+@pytest.mark.parametrize(
+    ("exif", "size"),
+    [
+        (b"Exif\0\0nothing that could be read", (40, 20)),
+        (b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x02six\0", (40, 20)),  # the orientation in letters
+        # Orientation 6, and a numeric field without a number: what was read counts.
+        (
+            b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\x01\x1a\0\x02\0\0\0\x04abc\0\0\0\0\0",
+            (20, 40),
+        ),
+    ],
+)
+def test_damaged_exif_data_do_not_make_the_pixels_worse(exif: bytes, size: tuple[int, int]) -> None:
+    decoded = decode(oriented_jpeg(exif), max_pixels=LIMIT)
+    assert (decoded.width, decoded.height) == size
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_orientation_is_what_pillow_takes_it_for(orientation: int, kind: str) -> None:
+    image = Image.effect_noise((12, 7), 90).resize((24, 14)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, kind, exif=exif.tobytes())
+    with Image.open(io.BytesIO(data)) as opened:
+        assert (
+            decode(data, max_pixels=LIMIT).image.tobytes() == ImageOps.exif_transpose(opened).convert("RGB").tobytes()
+        )
+
+
+def test_only_the_plugins_of_accepted_formats_are_loaded() -> None:
+    lines = """
+import sys
+from scanfleet.errors import ImageError
+from scanfleet.images import decode
+try:
+    decode(b"no image", max_pixels=9)
+except ImageError:
+    print(*(name for name in sys.modules if name.endswith("ImagePlugin")))
+"""
+    loaded = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.split()
+    wanted = {"Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP"}
+    assert {name.removeprefix("PIL.").removesuffix("ImagePlugin") for name in loaded} - {"Ppm"} == wanted
 
 
 def test_empty() -> None:

@@ -1,0 +1,66 @@
+"""Twelve thousand damaged files through decoder children: each ends as pixels or as a failure with a reason."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from scanfleet.errors import ImageError
+from scanfleet.images import Decoded
+from scanfleet.settings import load_settings
+from tests.fuzz.damage import damaged, seeds
+from worker.decoders import Decoders
+
+N_FILES = int(os.environ.get("FUZZ_FILES", "12000"))
+FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
+MEGABYTE = 1 << 20
+MAX_PIXELS = 1_000_000
+REASONS = {"empty", "not_an_image", "too_many_pixels", "truncated"}
+
+
+def outcome(decode: Callable[[bytes], Decoded], number: int) -> str:
+    """ "decoded", or the reason of the failure."""
+    try:
+        decoded = decode(damaged(number))
+    except ImageError as error:
+        return error.reason if error.stage == "decode" else f"{error.stage}: {error.reason}"
+    assert decoded.image.size == (decoded.width, decoded.height)
+    assert decoded.image.mode == "RGB"
+    assert decoded.width * decoded.height <= MAX_PIXELS
+    return "decoded"
+
+
+def peak_megabytes(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def test_damaged_images(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path, max_image_pixels=MAX_PIXELS, max_image_bytes=MEGABYTE)
+    pool = Decoders(settings, n_children=3)
+    numbers = range(FIRST, FIRST + N_FILES)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            whole = list(threads.map(pool.decode, seeds() * 5))
+            assert len(whole) == 5 * len(seeds())  # undamaged, each of them is a picture
+            before = psutil.Process().memory_info().rss
+            children = pool.pids
+            start = time.perf_counter()
+            outcomes = list(threads.map(lambda number: outcome(pool.decode, number), numbers))
+            seconds = time.perf_counter() - start
+        growth = (psutil.Process().memory_info().rss - before) / MEGABYTE
+        assert sorted(pool.pids) == sorted(children)  # none died, none was ended for a limit
+        peaks = [peak_megabytes(pid) for pid in pool.pids]
+    finally:
+        pool.close()
+    counts = Counter(outcomes)
+    print(f"\n{len(outcomes)} files in {seconds:.1f} s: {dict(counts)}; children {peaks} MB, here {growth:+.0f} MB")  # noqa: T201
+    odd = [number for number, what in zip(numbers, outcomes, strict=True) if what not in REASONS | {"decoded"}]
+    assert not odd, f"files by these numbers ended oddly: {odd[:20]} ({counts})"
+    assert min(counts["decoded"], counts["truncated"], counts["not_an_image"]) > N_FILES / 20  # of every kind enough
+    assert growth < 100
+    assert max(peaks) < 200
