@@ -17,6 +17,7 @@ from producer.sources import Candidate, Skip, local_image
 from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.objects import path_to_uri, uri_to_path
+from scanfleet.redaction import is_presigned, without_signatures
 from scanfleet.store.batches import NewImage
 
 MAX_LINE_BYTES = 1 << 20
@@ -67,12 +68,13 @@ class ManifestSource:
 
     def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
         _check_storable(text, meta)
+        meta = without_signatures(meta)
+        if is_presigned(text):
+            raise FaultyLineError("a presigned address is a password and expires: write s3://bucket/key")
         if text.startswith("s3://"):
             if not all(text.removeprefix("s3://").partition("/")):
                 raise FaultyLineError(f"{text!r} names no object: write s3://bucket/key")
             return NewImage(uri=text, meta=meta)
-        if is_presigned(text):
-            raise FaultyLineError("a presigned address is a password and expires: write s3://bucket/key")
         if "://" in text and not text.startswith("file:///"):
             raise FaultyLineError(f"{text.split('://')[0]}:// is not supported: write a path or s3://bucket/key")
         path = uri_to_path(text)

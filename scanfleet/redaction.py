@@ -22,6 +22,10 @@ _QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+")
 _SIGNATURE = re.compile(
     r"\b(X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig)=[^&\s'\"]+", re.IGNORECASE
 )
+_PRESIGNED = re.compile(
+    r"\w+://[^?\s]*\?(?:.*&)?(?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig)=",
+    re.IGNORECASE,
+)
 _known: set[str] = set()
 
 
@@ -53,7 +57,7 @@ def hide_variables(environment: Mapping[str, str]) -> None:
 
 def is_presigned(uri: str) -> bool:
     """Whether an address carries its own permission: whoever reads it may use it."""
-    return _SIGNATURE.search(uri) is not None
+    return _PRESIGNED.search(uri) is not None
 
 
 def without_signatures(value: Any) -> Any:
