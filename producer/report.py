@@ -64,7 +64,11 @@ def write_report(
         cards = list(pool.map(partial(_card, stores=_Stores(settings), truth_column=truth_column), results))
     n_matching = sum(n for (decision, _), n in summary.answers.items() if not check.flags or decision != "clear")
     page = _template().render(
-        summary=summary, check=check, cards=cards, n_matching=n_matching, made_at=datetime.now(UTC)
+        summary=summary,
+        check=check,
+        cards=cards,
+        n_matching=n_matching,
+        made_at=datetime.now(UTC),
     )
     with target(path, form="html") as file:
         file.write(page.encode())

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from producer.agreement import Agreement
+from producer.legend import Entry, entry
 from scanfleet.store import scans
 from scanfleet.store.checks import get_check
 from scanfleet.store.engine import reading
 from scanfleet.store.results import ResultFilter, count_answers, count_failures, iter_results
 from scanfleet.store.scans import Progress, ScanInfo
+from scanfleet.store.scorers import ScorerUse, scorers_of_scan
 from scanfleet.store.tables import Batch
 
 SHORTEST_SPAN = timedelta(seconds=1)  # a rate over less is noise
@@ -24,6 +26,8 @@ class Summary:
     progress: Progress
     answers: dict[tuple[str, str], int]  # (decision, label) -> images
     failures: dict[tuple[str, str], int]  # (stage, reason) -> images
+    scorers: list[ScorerUse]
+    legend: list[Entry]  # the same in words
     images_per_second: float | None  # between the first batch settled since the start and the last; see `_rate`
 
 
@@ -31,11 +35,15 @@ def summarise(engine: sa.Engine, scan_id: str, *, since: datetime | None = None)
     """`since`: when the run whose speed is asked for began; None: no speed."""
     with reading(engine, long=True) as connection:
         scan = scans.get_scan(connection, scan_id)
+        scorers = scorers_of_scan(connection, scan.id)
+        has_flags = bool(get_check(connection, scan.check_id).flags)
         return Summary(
             scan=scan,
             progress=scans.progress(connection, scan.id),
             answers=count_answers(connection, scan.id),
             failures=count_failures(connection, scan.id),
+            scorers=scorers,
+            legend=[entry(scorer, has_flags=has_flags) for scorer in scorers],
             images_per_second=None if since is None else _rate(connection, scan.id, since),
         )
 

@@ -68,7 +68,9 @@ def ledger_with_scan(
     engine = connect(load_settings(data_dir=data_dir))
     schema.upgrade(engine)
     n_first = n_verdicts + len(failures)
-    images = [NewImage(uri=f"/none/{number:03}.jpg", etag="1") for number in range(n_first + n_held + n_ready)]
+    images = [
+        NewImage(uri=f"/none/{number:03}.jpg", root="/none", etag="1") for number in range(n_first + n_held + n_ready)
+    ]
     with transaction(engine) as connection:
         check = load_check("overlay")
         scan, _ = scans.open_scan(connection, check=check, model="fake", sources=["/none"], filters={})

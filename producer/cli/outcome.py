@@ -44,6 +44,15 @@ def _echo_speed(summary: Summary, seconds: float | None) -> None:
         click.echo(", ".join(words))
 
 
+def echo_legend(summary: Summary) -> None:
+    """Who gave the answers, and how decisions and scores come about."""
+    for entry in summary.legend:
+        click.echo()
+        click.echo(f"scored by {entry.who}: {count(entry.n_images, 'image')}")
+        click.echo(f"  {entry.decision}")
+        click.echo(f"  {entry.score}")
+
+
 def say_what_is_quarantined(scan_id: str, failures: Counts) -> None:
     """Images that kill what handles them: never tried again by themselves."""
     from producer.failures import QUARANTINED, n_quarantined

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     Example:
       scanfleet scans show k7m2 --format json
     """
-    from producer.cli.outcome import echo_summary, say_what_is_quarantined
+    from producer.cli.outcome import echo_legend, echo_summary, say_what_is_quarantined
     from producer.failures import n_quarantined
     from producer.summary import summarise
 
@@ -75,10 +76,12 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
         more = {"answers": answers, "failures": failures, "quarantined": n_quarantined(summary.failures)}
+        more["scorers"] = [asdict(scorer) for scorer in summary.scorers]
         record = _record(summary.scan, summary.progress) | more
         click.echo(json.dumps(record, indent=2))
         return
     echo_summary(summary)
+    echo_legend(summary)
     say_what_is_quarantined(summary.scan.id, summary.failures)
     click.echo()
     for source in summary.scan.sources:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.store.engine import now
-from scanfleet.store.tables import ScorerRow
+from scanfleet.store.tables import Adapter, Image, ScorerRow, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,41 @@ class ScorerSpec:
     @property
     def key(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerUse:
+    """A scorer, and for how many images of a scan its answer stands."""
+
+    id: int
+    base_model: str
+    base_revision: str
+    precision: str
+    adapter: str | None  # SHA-256 of its weights; None: the base model alone
+    calibrator: dict[str, Any] | None  # None: no calibrated score
+    thresholds: dict[str, Any] | None  # margins; None: the sign of the margin decides
+    n_images: int
+
+
+def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
+    """Whose answers stand in a scan, the most frequent first."""
+    counts = (
+        sa.select(Verdict.scorer_id, sa.func.count().label("n_images"))
+        .join(Image, Image.verdict_id == Verdict.id)
+        .where(Image.scan_id == scan_id)
+        .group_by(Verdict.scorer_id)
+        .subquery()
+    )
+    names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds")
+    query = (
+        sa.select(
+            *(ScorerRow.__table__.c[name] for name in names), Adapter.weights_sha256.label("adapter"), counts.c.n_images
+        )
+        .join(counts, counts.c.scorer_id == ScorerRow.id)
+        .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
+        .order_by(counts.c.n_images.desc(), ScorerRow.id)
+    )
+    return [ScorerUse(**row._mapping) for row in connection.execute(query)]
 
 
 def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:

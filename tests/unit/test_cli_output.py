@@ -96,6 +96,8 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
         progress=done,
         answers={("flag", "overlay"): 5},
         failures={("decode", "truncated"): 1},
+        scorers=[],
+        legend=[],
         images_per_second=12.5,
     )
     echo_summary(summary, seconds=2.0)

@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from producer.failures import n_chosen
+from producer.legend import entry
 from scanfleet.errors import UnknownName
 from scanfleet.settings import load_settings
 from scanfleet.store.engine import connect, reading
 from scanfleet.store.results import ResultFilter, iter_results
 from scanfleet.store.scans import progress
+from scanfleet.store.scorers import ScorerUse
 from tests.cli_process import scanfleet
 from tests.ledger_rig import ledger_with_scan
 
@@ -135,3 +138,45 @@ def test_a_scan_that_nobody_works_on_says_so_and_who_is_there(tmp_path: Path) ->
         assert scan.returncode == 0
         assert (f"no worker for model {model}" in scan.stderr) == (model == "fake")
         assert words in scan.stderr
+
+
+CALIBRATOR = {"a": 0.8, "b": 0.1, "n": 1420, "prevalence": 0.25, "method": "platt"}
+
+
+@pytest.mark.parametrize(
+    ("scorer", "words"),
+    [
+        ({}, ("flag: margin of 0 or more, no certified threshold", "score: none")),
+        ({"calibrator": CALIBRATOR}, ("flag: score of 0.5 or more", "platt calibration on 1420 images, 25% of them")),
+        (
+            {"calibrator": CALIBRATOR, "thresholds": {"review": -3.7346, "flag": None}},
+            ("flag: never, no threshold could be certified; clear: margin under -3.735; else review",),
+        ),
+        ({"thresholds": {"review": None, "flag": 1.25}}, ("flag: margin of +1.250 or more; clear: never",)),
+    ],
+)
+def test_show_and_the_report_tell_how_decisions_and_scores_come_about(
+    tmp_path: Path, scorer: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    scan_id = ledger_with_scan(tmp_path, n_verdicts=3, **scorer)
+    shown = scans(tmp_path, "show", scan_id)[1]
+    assert scans(tmp_path, "report", scan_id, "-o", str(tmp_path / "sheet.html"))[0] == 0
+    sheet = " ".join((tmp_path / "sheet.html").read_text().split())
+    assert "scored by fake (fp32), no adapter: 3 images" in shown
+    assert "Scored by fake (fp32), no adapter: 3 images." in sheet
+    for each in words:
+        assert each in shown
+        assert each.lower() in sheet.lower()
+    (found,) = json.loads(scans(tmp_path, "show", scan_id, "--format", "json")[1])["scorers"]
+    given = {"calibrator": None, "thresholds": None} | scorer
+    assert {name: found[name] for name in given} == given
+    assert found["n_images"] == 3
+
+
+def test_a_check_without_flags_has_another_rule() -> None:
+    spec = {"id": 1, "base_model": "m", "base_revision": "r", "precision": "nf4", "adapter": "a" * 64}
+    told = entry(ScorerUse(**spec, calibrator=None, thresholds=None, n_images=1), has_flags=False)
+    assert (told.who, told.decision) == (
+        "m (nf4), adapter aaaaaaaaaaaa",
+        "review: the top label has less than half of the probability",
+    )

@@ -1,0 +1,50 @@
+"""How the answers of a scan came about, in words: who scored, what decides, what a score means. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scanfleet.store.scorers import ScorerUse
+
+UNCERTIFIED = "never, no threshold could be certified"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: what it means."""
+
+    who: str
+    n_images: int
+    decision: str
+    score: str
+
+
+def entry(scorer: ScorerUse, *, has_flags: bool) -> Entry:
+    """`has_flags`: whether a label of the check flags at all."""
+    adapter = f"adapter {scorer.adapter[:12]}" if scorer.adapter else "no adapter"
+    return Entry(
+        who=f"{scorer.base_model} ({scorer.precision}), {adapter}",
+        n_images=scorer.n_images,
+        decision=_decision(scorer) if has_flags else "review: the top label has less than half of the probability",
+        score=_score(scorer),
+    )
+
+
+def _decision(scorer: ScorerUse) -> str:
+    if scorer.thresholds is None:
+        rule = "margin of 0 or more" if scorer.calibrator is None else "score of 0.5 or more"
+        return f"flag: {rule}, no certified threshold"
+    flag, review = scorer.thresholds.get("flag"), scorer.thresholds.get("review")
+    flagged = UNCERTIFIED if flag is None else f"margin of {flag:+.3f} or more"
+    cleared = UNCERTIFIED if review is None else f"margin under {review:+.3f}"
+    return f"flag: {flagged}; clear: {cleared}; else review"
+
+
+def _score(scorer: ScorerUse) -> str:
+    held = scorer.calibrator
+    if held is None:
+        return "score: none, the margin is not calibrated"
+    words = f"score: probability of a flag by {held.get('method', 'platt')} calibration"
+    if "n" in held and "prevalence" in held:
+        words += f" on {held['n']} images, {held['prevalence']:.0%} of them to be flagged"
+    return words
