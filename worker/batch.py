@@ -27,9 +27,9 @@ from worker.gathering import Gathered
 from worker.scorers import Resolved
 from worker.stores import StoreFinder
 from worker.timing import Stopwatch
-from worker.vitals import Pulse, Vitals
+from worker.vitals import Vitals
 
-FETCHES = 2.0  # deadlines that a slow download may take: waiting for a thread behind another one, and its own
+RETRY_SECONDS = 30.0  # after the deadline of a fetch, for the store's client to give up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,8 @@ class BatchRun:
         self._resolved = resolved
         self._stages = stages
         self._settings = stages.settings
-        self._name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
+        name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
+        self._pulse = stages.vitals.pulse(self.abort, name=name)
         # A later attempt starts elsewhere, so that no image which keeps waiting holds up those behind it.
         start = (attempt - 1) * self._settings.fetch_threads % len(images) if images else 0
         self._todo = deque([*images[start:], *images[:start]])
@@ -140,24 +141,23 @@ class BatchRun:
     def run(self) -> None:
         """Raises Aborted, DatabaseUnavailable."""
         try:
-            with self._stages.vitals.batch(self.abort, name=self._name) as pulse:
+            with self._stages.vitals.under_way(self._pulse):
                 while True:
-                    self._fill(pulse)
+                    self._fill()
                     if not self._fetching and not self._scoring:
                         return
                     self._handle(self._arrivals())
-                    pulse.sign()
+                    self._pulse.sign()
         finally:
             self._over.set()  # stage threads drop what they still hold for us
             self._stages.device.forget(self)
 
-    def _fill(self, pulse: Pulse) -> None:
+    def _fill(self) -> None:
         if self._gathered.world_is_down(patience=self._settings.fetch_threads):
             self._todo.clear()  # one after the other would only run into the same time-out
         while self._todo and self._fetching < self._settings.fetch_threads:
             self._fetching += 1
-            ended = pulse.expect(seconds=FETCHES * self._settings.fetch_deadline_seconds)
-            self._stages.threads.submit(self._fetch, self._todo.popleft(), ended)
+            self._stages.threads.submit(self._fetch, self._todo.popleft())
 
     def _arrivals(self) -> list[_Event]:
         """At least one event, and all that came with it: they share one lookup in the ledger."""
@@ -222,10 +222,11 @@ class BatchRun:
 
     # in the stage threads
 
-    def _fetch(self, image: ClaimedImage, ended: Callable[[], None]) -> None:
+    def _fetch(self, image: ClaimedImage) -> None:
+        if self._over.is_set():
+            return
+        ended = self._pulse.expect(seconds=self._settings.fetch_deadline_seconds + RETRY_SECONDS)
         try:
-            if self._over.is_set():
-                return
             with self._watch.measure("fetch"):
                 store = self._stages.stores(image.uri, image.root)
                 data = store.fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
@@ -239,6 +240,7 @@ class BatchRun:
     def _prepare(self, twins: _Twins, data: bytes) -> None:
         if self._over.is_set():
             return
+        ended = self._pulse.expect(seconds=0)  # seconds by rule, and a decoder that hangs is ended by its keeper
         try:
             with self._watch.measure("decode"):
                 decoded = self._stages.decoders.decode(data)
@@ -249,6 +251,8 @@ class BatchRun:
             )
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
             self._inbox.put(_Answered(twins=twins, result=error))
+        finally:
+            ended()
 
     def _answering(self, twins: _Twins, decoded: Decoded) -> Callable[[Answer], None]:
         width, height = decoded.width, decoded.height  # not `decoded`: its pixels need not wait for the device

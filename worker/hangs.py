@@ -27,6 +27,7 @@ LOOKS = 10  # in the shortest of the limits
 SLOWEST_LOOK_SECONDS = 10.0
 LATE = 2.0  # intervals: a look that comes later says that the process was frozen or starved
 P99_FACTOR = 3.0
+WAITING = 3.0  # times the limit of a batch
 LEASES = 2.0  # a batch waits for the database for a lease when it begins, and for another when it ends
 
 
@@ -111,7 +112,9 @@ class HangWatch:
         self._batches = {pulse: self._batches.get(pulse, _Silence()) for pulse in found}
         for pulse, silence in self._batches.items():
             silent = silence.of(pulse.n, self._now)
+            # With nothing in hand it waits for its turn, behind the slow downloads of others.
+            limit = self.limits.batch if pulse.in_hand else WAITING * self.limits.batch
             others_go_on = idle < self.limits.batch / 2
-            if silent > self.limits.batch and others_go_on and not waiting and not pulse.excused:
+            if silent > limit and others_go_on and not waiting and not pulse.excused:
                 log.warning("batch_stuck", batch=pulse.name, silent_seconds=round(silent))
                 pulse.abort(f"no progress for {silent:.0f} s")

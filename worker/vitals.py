@@ -49,6 +49,11 @@ class Pulse:
         return ended
 
     @property
+    def in_hand(self) -> bool:
+        """Whether anything that was begun has not ended."""
+        return bool(self._expected)
+
+    @property
     def excused(self) -> bool:
         """Whether something is under way that was announced to take this long."""
         with self._lock:
@@ -74,16 +79,19 @@ class Vitals:
         self._seconds: deque[float] = deque(maxlen=SEEN_BATCHES)
         self.whole = Pulse(clock=clock)
 
+    def pulse(self, abort: Callable[[str], None], *, name: str) -> BatchPulse:
+        """For a batch that is about to begin."""
+        return BatchPulse(self.whole, abort, name=name, clock=self._clock)
+
     @contextmanager
-    def batch(self, abort: Callable[[str], None], *, name: str) -> Iterator[BatchPulse]:
-        """A batch is under way in here."""
-        pulse = BatchPulse(self.whole, abort, name=name, clock=self._clock)
+    def under_way(self, pulse: BatchPulse) -> Iterator[None]:
+        """The batch is worked on in here."""
         start = self._clock()
         with self._lock:
             self._batches.add(pulse)
         pulse.sign()
         try:
-            yield pulse
+            yield
         finally:
             pulse.sign()
             with self._lock:

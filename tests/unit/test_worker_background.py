@@ -1,11 +1,15 @@
 """Timers, the stop switch and the watchdog."""
 
 import threading
+import time
 from dataclasses import dataclass
 
+import pytest
 from structlog.testing import capture_logs
 
 from scanfleet.errors import DatabaseUnavailable
+from worker import background
+from worker import stop as stopping
 from worker.background import Timer
 from worker.stop import Stop
 from worker.watchdog import Watchdog
@@ -39,6 +43,60 @@ def test_a_stopped_timer_calls_no_more() -> None:
     n = len(calls)
     assert not threading.Event().wait(0.05)
     assert len(calls) == n
+
+
+def test_a_timer_whose_call_hangs_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "STOP_SECONDS", 0.1)
+    entered, answer = threading.Event(), threading.Event()
+
+    def call() -> None:
+        entered.set()
+        answer.wait(30)
+
+    timer = Timer("test", call, seconds=3600)
+    timer.start()
+    assert entered.wait(30)
+    start = time.monotonic()
+    timer.stop()
+    assert time.monotonic() - start < 10
+    answer.set()
+
+
+def test_a_heartbeat_that_failed_comes_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "AGAIN_SECONDS", 0.01)
+    calls: list[int] = []
+    again = threading.Event()
+
+    def call() -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            again.set()
+        raise DatabaseUnavailable("away")
+
+    timer = Timer("test", call, seconds=3600)
+    timer.start()
+    assert again.wait(30)
+    timer.stop()
+
+
+def test_a_worker_that_does_not_end_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "HAND_BACK_SECONDS", 0.2)
+    events: list[str] = []
+    overdue = threading.Event()
+
+    def on_overdue() -> None:
+        events.append("overdue")
+        overdue.set()
+
+    stop = Stop(drain_seconds=0.5, on_overdue=on_overdue)
+    stop.listen("batch", lambda: events.append("hand back"))
+    start = time.monotonic()
+    stop.request("SIGTERM")
+    assert stop.wait_hand_back(30)
+    assert 0.25 < time.monotonic() - start  # what is under way may finish first
+    assert overdue.wait(30)
+    assert events == ["hand back", "overdue"]
+    assert 0.45 < time.monotonic() - start < 10
 
 
 def test_the_first_request_drains_and_the_time_hands_back() -> None:
