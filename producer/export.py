@@ -10,9 +10,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,8 @@ from scanfleet.store.results import Result
 
 FORMATS = ("jsonl", "json", "csv", "parquet")
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+META_ROWS = 500  # results that decide which columns of the manifest a table has
+MAX_META_COLUMNS = 200
 PARQUET_ROWS = 5000  # results in one row group
 
 
@@ -62,13 +64,37 @@ _SCORER = ("id", "key", "base_model", "revision", "precision", "adapter")
 _FAILURE = ("stage", "reason", "detail")
 
 
-def as_flat(result: Result) -> dict[str, Any]:
-    """The same on one level, for tables: scorer_id, failure_stage ...; boxes and meta as JSON text."""
+def as_flat(result: Result, meta_columns: Sequence[str] = ()) -> dict[str, Any]:
+    """The same on one level, for tables: scorer_id, failure_stage ...; boxes and meta as JSON text.
+
+    meta_columns: fields of `meta` with a column of their own, `meta.<name>`; `meta` holds those without.
+    """
     record = as_record(result)
     flat = {name: value for name, value in record.items() if name not in ("scorer", "failure", "meta", "boxes")}
     flat |= {f"scorer_{name}": (record["scorer"] or {}).get(name) for name in _SCORER}
     flat |= {f"failure_{name}": (record["failure"] or {}).get(name) for name in _FAILURE}
-    return flat | {name: None if record[name] is None else _dumps(record[name]) for name in ("boxes", "meta")}
+    meta = record["meta"] or {}
+    rest = {name: value for name, value in meta.items() if name not in meta_columns}
+    boxes = record["boxes"]
+    flat |= {"boxes": None if boxes is None else _dumps(boxes), "meta": _dumps(rest) if rest else None}
+    return flat | {f"meta.{name}": _cell(meta.get(name)) for name in meta_columns}
+
+
+def _cell(value: object) -> str | None:
+    """A field of `meta` in a table: text as it is, anything else as JSON."""
+    return value if value is None or isinstance(value, str) else _dumps(value)
+
+
+def _begin(results: Iterable[Result]) -> tuple[list[str], Iterator[Result]]:
+    """The fields of `meta` that get columns, and the results once more from the first one.
+
+    A table needs its columns before its rows, and an archive is too large to be read twice: the first results decide.
+    Images of one manifest have the same fields; a field that turns up later stays in the column `meta`.
+    """
+    rows = iter(results)
+    first = list(islice(rows, META_ROWS))
+    names = dict.fromkeys(name for result in first for name in result.meta or {})
+    return list(islice(names, MAX_META_COLUMNS)), chain(first, rows)
 
 
 _NO_RESULT = Result(
@@ -117,10 +143,11 @@ def _write_csv(results: Iterable[Result], file: IO[bytes]) -> int:
     n = 0
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        names, rows = _begin(results)
+        writer = csv.DictWriter(text, (*COLUMNS, *(f"meta.{name}" for name in names)), lineterminator="\n")
         writer.writeheader()
-        for result in results:
-            writer.writerow(as_flat(result))
+        for result in rows:
+            writer.writerow(as_flat(result, names))
             n += 1
     finally:
         text.detach()  # the file stays open: it is the caller's
@@ -138,9 +165,11 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
         **dict.fromkeys(("size", "width", "height", "scorer_id"), pa.int64()),
         **dict.fromkeys(("calibrated", "reused"), pa.bool_()),
     }
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
+    names, found = _begin(results)
+    columns = (*COLUMNS, *(f"meta.{name}" for name in names))
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     n = 0
-    flat = map(as_flat, results)
+    flat = (as_flat(result, names) for result in found)
     with pq.ParquetWriter(file, schema) as writer:
         while rows := list(islice(flat, PARQUET_ROWS)):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

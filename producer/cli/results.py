@@ -112,7 +112,7 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
 def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
     """Write one line per image, whatever became of it: verdict, failure, pending or cancelled.
 
-    A file appears when it is complete.
+    A file appears when it is complete. In CSV and Parquet each column of the manifest is a column `meta.<name>`.
 
     \b
     Example:
