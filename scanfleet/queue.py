@@ -19,7 +19,7 @@ from scanfleet.transport import redis_tls
 
 REDIS_OPTIONS = {
     "visibility_timeout": 6 * 3600,  # seconds; recovery is the reconciler's work, not the broker's
-    "socket_timeout": 30,
+    "socket_timeout": 10,  # a connection that fell silent costs it twice: once to notice, once to close
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 25,

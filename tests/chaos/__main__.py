@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from pathlib import Path
 
 import click
 import structlog
@@ -24,6 +25,7 @@ from tests.chaos.run import run
 @click.option("--without", type=click.Choice(CONTROLS), help="Negative control: take this protection out.")
 @click.option("--seconds-per-image", default=0.002, show_default=True, help="Of the fake scorer.")
 @click.option("--patience", default=150.0, show_default=True, help="Seconds without progress until giving up.")
+@click.option("--logs", type=click.Path(path_type=Path), help="Keep the workers' logs in this folder.")
 @click.option("--json", "as_line", is_flag=True, help="One line of JSON on stdout; the table goes to stderr.")
 def main(
     faults: int,
@@ -35,6 +37,7 @@ def main(
     without: str | None,
     seconds_per_image: float,
     patience: float,
+    logs: Path | None,
     as_line: bool,
 ) -> None:
     """A real fleet under faults at random moments, then a count of every image. Exit code 0: everything holds."""
@@ -52,6 +55,7 @@ def main(
         without=without,
         seconds_per_image=seconds_per_image,
         patience_seconds=patience,
+        logs=logs,
     )
     configure_logging(level="error", json=False)
     result = run(options, say=lambda line: click.echo(line, err=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 # Kind of fault -> how often it is drawn beyond its first time.
 KINDS = {
@@ -44,6 +45,7 @@ class Options:
     without: str | None = None  # a negative control: this part of the protection is taken out
     seconds_per_image: float = 0.002  # of the fake scorer
     patience_seconds: float = 150.0  # longest silence of the whole fleet before the run is given up
+    logs: Path | None = None  # a folder in which the workers' logs are kept
 
     @property
     def n_poison(self) -> int:

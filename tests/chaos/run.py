@@ -67,6 +67,8 @@ def run(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Res
             conductor.conduct()
         finally:
             last_exits = fleet.stop()  # before the count: a late writer must have had its chance
+            if options.logs is not None:
+                fleet.keep_logs(options.logs)
         return Result(
             options=options,
             audit=audit(here.engine, options, max_pixels=here.settings.max_image_pixels),
@@ -150,6 +152,7 @@ class Conductor:
                 continue
             plan.remove(kind)
             self.injected[kind] += 1
+            self._moved_at = time.monotonic()  # patience begins anew: the fleet may take its time to recover
             ending = _Ending(at=time.monotonic() + begun.seconds, number=sum(self.injected.values()), end=begun.end)
             heapq.heappush(self._endings, ending)
             self._say(f"{self._n_settled:6} settled  {kind}" + f" for {begun.seconds:.1f} s" * (begun.seconds > 0))

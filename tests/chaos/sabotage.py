@@ -6,6 +6,7 @@ A chaos run that cannot tell such a fleet from a whole one proves nothing.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,14 +22,18 @@ def without_reconciler() -> None:
 
 
 def without_token() -> None:
-    """Whoever once held a batch may write to it."""
+    """Whoever once held a batch may write to it, and believes that it holds it still."""
     from scanfleet.store import batches
+    from scanfleet.store.batches import Standing
     from scanfleet.store.tables import Batch
 
     def touch(connection: sa.Connection, held: Any, **values: Any) -> None:
         connection.execute(sa.update(Batch).where(Batch.id == held.batch_id).values(values))
 
-    batches._touch = touch
+    def standing(_: sa.Connection, claims: Sequence[Any]) -> dict[int, Standing]:
+        return {held.batch_id: Standing.HELD for held in claims}
+
+    vars(batches).update(_touch=touch, standing=standing)
 
 
 def without_guard() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,11 @@ class Supervisor:
         self._ended.set()
         self._thread.join()
         return codes
+
+    def keep_logs(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for slot in self.slots:
+            shutil.copy(slot.log_path, folder)
 
     def _watch(self) -> None:
         while not self._ending.is_set():
