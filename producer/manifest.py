@@ -15,12 +15,14 @@ from typing import IO, Any, Never
 
 from producer.sources import Candidate, Skip, local_image
 from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
+from scanfleet.faults import one_line
 from scanfleet.images import SUFFIXES
 from scanfleet.objects import path_to_uri, uri_to_path
 from scanfleet.redaction import is_presigned, without_signatures
 from scanfleet.store.batches import NewImage
 
 MAX_LINE_BYTES = 1 << 20
+MAX_LEVELS = 50  # of a column that is an object or a list
 SHOWN_LETTERS = 60  # of a line that is no entry
 
 Row = tuple[str, dict[str, Any] | None]  # uri, other columns
@@ -51,7 +53,7 @@ class ManifestSource:
                         self._require_entry(text)
                     yield Candidate(image=self._image(text, meta), path=text)
             except FaultyLineError as error:
-                raise BadManifest(f"{self._path}, line {lines.number}: {error}") from None
+                raise BadManifest(f"{self._path}, line {lines.number}: {one_line(str(error))}") from None
 
     def _require_entry(self, text: str) -> None:
         """Any .txt file could be a manifest, also prose: the first entry must look like one.
@@ -170,12 +172,21 @@ def _check_storable(uri: str, meta: dict[str, Any] | None) -> None:
     """What no database can hold is refused here, with its line."""
     if not uri.strip():
         raise FaultyLineError("the uri is empty")
+    if _deeper(meta, MAX_LEVELS):
+        raise FaultyLineError(f"objects or lists within each other, more than {MAX_LEVELS} levels deep")
     try:
-        text = json.dumps([uri, meta], ensure_ascii=False).encode()
+        text = json.dumps([uri, meta], ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise FaultyLineError("holds half of a surrogate pair, which is not text") from None
+    except ValueError:  # 1e999
+        raise FaultyLineError("holds a number that is too large") from None
     if b"\\u0000" in text:
         raise FaultyLineError("holds a zero character")
+
+
+def _deeper(value: object, levels: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _deeper(inner, levels - 1) for inner in inside)
 
 
 @contextmanager

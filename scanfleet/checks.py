@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from scanfleet.errors import BadCheck, UnknownName
-from scanfleet.faults import in_words
+from scanfleet.faults import in_words, one_line
 
 MAX_LABELS = 512
 _NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
@@ -67,6 +67,9 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         unknown = sorted(set(values.get(field, ())) - set(labels))
         if labels and unknown:
             faults.append((field, f"{', '.join(unknown[:20])} is not among the labels ({', '.join(labels[:20])})"))
+    descriptions = values.get("descriptions", {})
+    texts = {"prompt": [values.get("prompt", "")], "labels": labels, "descriptions": descriptions.values()}
+    faults += [(field, "holds a zero character") for field, all_of_it in texts.items() if "\0" in "".join(all_of_it)]
     if flags and set(flags) == set(labels):
         faults.append(("flags", "at least one label must not flag"))
     least, most = values.get("min_pixels"), values.get("max_pixels")
@@ -79,15 +82,15 @@ def parse_check(text: str, *, where: str) -> Check:
     """Read a check from TOML. Raises BadCheck naming the file, and line, field and fault of all that is wrong."""
     try:
         body = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadCheck(f"{where}: not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # tomllib's own, and int's for a number of thousands of digits
+        raise BadCheck(f"{where}: not TOML: {one_line(str(error))}") from None
     try:
         return Check.model_validate(body)
     except ValidationError as error:
         found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _faults(error, body))
         first, *others = dict.fromkeys(found)
         more = "".join(f"; line {line}: {words}" for line, words in others)
-        raise BadCheck(f"{where}:{first[0]}: {first[1]}{more}") from None
+        raise BadCheck(f"{where}:{first[0]}: {one_line(first[1] + more)}") from None
 
 
 def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -96,9 +99,11 @@ def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, 
     for fault in error.errors(include_input=False, include_url=False):
         if not fault["loc"]:  # each field is valid by itself
             return list(fault["ctx"]["faults"])
-        field, *inside = map(str, fault["loc"])
+        field, inside = str(fault["loc"][0]), fault["loc"][1:]
         words = _RULES.get((field, fault["type"])) or in_words(fault, known=Check.model_fields)
-        where = f"entry {int(inside[0]) + 1} " if inside and inside[0].isdigit() else " ".join([*inside, ""])
+        where = (
+            f"entry {inside[0] + 1} " if inside and isinstance(inside[0], int) else " ".join([*map(str, inside), ""])
+        )
         by_field.setdefault(field, where + words)
     defaults = {name: field.default for name, field in Check.model_fields.items() if not field.is_required()}
     sound = {name: value for name, value in (defaults | dict(body)).items() if name not in by_field}
@@ -111,8 +116,11 @@ def load_check(name_or_path: str) -> Check:
         path = Path(name_or_path)
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadCheck(f"{path}: cannot be read: {error}") from None
+        except UnicodeDecodeError as error:
+            raise BadCheck(f"{path}: cannot be read: not UTF-8 at byte {error.start + 1}") from None
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise BadCheck(f"{path}: cannot be read: {reason}") from None
         return parse_check(text, where=str(path))
     builtin = resources.files("scanfleet") / "builtin" / f"{name_or_path}.toml"
     if name_or_path not in builtin_names():

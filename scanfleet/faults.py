@@ -51,6 +51,15 @@ def in_words(fault: ErrorDetails, *, known: Iterable[str] = ()) -> str:
     return words if isinstance(words, str) else words(fault.get("ctx", {}))
 
 
+def one_line(text: str) -> str:
+    """Line ends and other marks that do not print, as Python writes them: what a file holds may stand in a message.
+
+    >>> one_line("a\\nb\\x1b[2Jc")
+    'a\\\\nb\\\\x1b[2Jc'
+    """
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """` (did you mean x?)` for the nearest name, else ` (there are x, y)` where that is a short list.
 

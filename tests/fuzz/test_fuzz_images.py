@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+from structlog.testing import capture_logs
 
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
@@ -44,16 +45,14 @@ def test_damaged_images(tmp_path: Path) -> None:
     pool = Decoders(settings, n_children=3)
     numbers = range(FIRST, FIRST + N_FILES)
     try:
-        with ThreadPoolExecutor(4) as threads:
+        with ThreadPoolExecutor(4) as threads, capture_logs() as logs:
             whole = list(threads.map(pool.decode, seeds() * 5))
             assert len(whole) == 5 * len(seeds())  # undamaged, each of them is a picture
             before = psutil.Process().memory_info().rss
-            children = pool.pids
             start = time.perf_counter()
             outcomes = list(threads.map(lambda number: outcome(pool.decode, number), numbers))
             seconds = time.perf_counter() - start
         growth = (psutil.Process().memory_info().rss - before) / MEGABYTE
-        assert sorted(pool.pids) == sorted(children)  # none died, none was ended for a limit
         peaks = [peak_megabytes(pid) for pid in pool.pids]
     finally:
         pool.close()
@@ -62,5 +61,6 @@ def test_damaged_images(tmp_path: Path) -> None:
     odd = [number for number, what in zip(numbers, outcomes, strict=True) if what not in REASONS | {"decoded"}]
     assert not odd, f"files by these numbers ended oddly: {odd[:20]} ({counts})"
     assert min(counts["decoded"], counts["truncated"], counts["not_an_image"]) > N_FILES / 20  # of every kind enough
+    assert not logs  # no child died
     assert growth < 100
     assert max(peaks) < 200
