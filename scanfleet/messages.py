@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCORE_BATCH = "score_batch"
 REFRESH_ADAPTER = "refresh_adapter"
@@ -16,7 +16,7 @@ class ScoreBatch(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    batch_id: int
+    batch_id: int = Field(ge=1, lt=2**63)  # what a row's id can be
 
 
 def score_queue(model: str) -> str:

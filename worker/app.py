@@ -16,7 +16,10 @@ from worker.pipeline import Pipeline
 def make_scoring_app(settings: Settings, pipeline: Pipeline) -> Celery:
     """An application whose tasks run through `pipeline`."""
     app = make_app(settings, queues=(score_queue(settings.model),))
-    app.conf.update(worker_redirect_stdouts=False)  # stdout and stderr stay ours
+    app.conf.update(
+        worker_redirect_stdouts=False,  # stdout and stderr stay ours
+        worker_consumer="worker.knocks:KnockConsumer",
+    )
 
     @app.task(name=SCORE_BATCH)
     def score_batch(*args: Any, **fields: Any) -> None:

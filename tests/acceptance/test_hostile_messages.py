@@ -1,0 +1,95 @@
+"""Whoever can write to the broker can write anything: a worker takes knocks and outlives all else."""
+
+import base64
+import json
+import os
+import pickle
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.services import RedisServer
+from tests.worker_fleet import fleet
+
+QUEUE = "scanfleet:score.fake"  # the list of the queue, under our prefix
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+def envelope(body: bytes, *, content_type: str = "application/json", **headers: Any) -> bytes:
+    """A message as kombu lays it into Redis."""
+    own = {"lang": "py", "task": "score_batch", "id": str(uuid.uuid4()), "retries": 0, "eta": None, **headers}
+    properties = {
+        "correlation_id": own["id"],
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": "score.fake"},
+        "priority": 0,
+        "body_encoding": "base64",
+        "delivery_tag": str(uuid.uuid4()),
+    }
+    message = {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "binary" if "json" not in content_type else "utf-8",
+        "content-type": content_type,
+        "headers": own,
+        "properties": properties,
+    }
+    return json.dumps(message).encode()
+
+
+def knock(**fields: Any) -> bytes:
+    return json.dumps([[], fields, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
+
+
+def hostile(bomb: Path) -> dict[str, bytes]:
+    return {
+        "pickle": envelope(pickle.dumps(([], Bomb(bomb), {})), content_type="application/x-python-serialize"),
+        "pickle named json": envelope(pickle.dumps(Bomb(bomb))),
+        "yaml": envelope(b"!!python/object/apply:os.mkdir [x]", content_type="application/x-yaml"),
+        "unknown type": envelope(b"x", content_type="application/nonsense"),
+        "not json": envelope(b"{not json"),
+        "deep json": envelope(b"[" * 100_000),
+        "no list": envelope(b'{"batch_id": 1}'),
+        "eight megabytes": envelope(knock(batch_id=1, padding="x" * 8_000_000)),
+        "huge number": envelope(knock(batch_id=10**40)),
+        "negative": envelope(knock(batch_id=-1)),
+        "unknown task": envelope(knock(batch_id=1), task="os.system"),
+        "no task": envelope(knock(batch_id=1), task=None),
+        "time limits": envelope(knock(batch_id=1), timelimit="never"),
+        "callbacks": envelope(json.dumps([[], {"batch_id": 1}, {"callbacks": [{"task": "os.system"}]}]).encode()),
+        "far away": envelope(knock(batch_id=1), eta="2999-01-01T00:00:00+00:00"),
+        "eta that is none": envelope(knock(batch_id=1), eta="soon"),
+        "expired by words": envelope(knock(batch_id=1), expires="yesterday"),
+    }
+
+
+def no_envelopes() -> list[bytes]:
+    return [b"\xff\xfe", b"garbage", b"{}", b"[]", b"null", json.dumps({"body": "!", "properties": {}}).encode()]
+
+
+def test_a_worker_outlives_whatever_lies_in_its_queue(tmp_path: Path, own_redis: RedisServer) -> None:
+    bomb = tmp_path / "bomb"
+    with fleet(tmp_path, broker_url=own_redis.url) as here:
+        worker = here.start()
+        first = here.scan(4, batch_images=4)
+        here.until_done(first)
+        with own_redis.client() as client:
+            for message in (*hostile(bomb).values(), *no_envelopes()):
+                client.lpush(QUEUE, message)
+            here.until(lambda: client.llen(QUEUE) == 0)
+            second = here.scan(12, batch_images=4)
+            here.until_done(second)
+            here.until(lambda: client.zcard("scanfleet:unacked_index") == 0)  # none comes back
+        here.assert_complete(second, 12)
+        assert worker.process.poll() is None
+        assert not bomb.exists()
+        assert "os.system" not in worker.log
