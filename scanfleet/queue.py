@@ -12,6 +12,7 @@ import kombu.exceptions
 from celery import Celery
 from kombu import Queue
 
+from scanfleet import folder_broker
 from scanfleet.access import broker_error
 from scanfleet.messages import SCORE_BATCH, TRAIN_QUEUE, ScoreBatch
 from scanfleet.settings import Settings
@@ -75,6 +76,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     if settings.broker.startswith("redis"):
         return dict(REDIS_OPTIONS)
     if settings.broker.startswith("filesystem"):
+        folder_broker.install()
         return _folder_options(settings)
     return {}
 
@@ -103,6 +105,7 @@ def broker_folder(settings: Settings) -> Path:
 
 
 def clear_taken(settings: Settings) -> None:
-    """Delete the messages that the embedded broker has handed out: nobody reads them again."""
+    """Delete the messages that the embedded broker has handed out, and what a kill left unfinished: nobody reads it."""
     for message in (broker_folder(settings) / "taken").glob("*.msg"):
         message.unlink(missing_ok=True)
+    folder_broker.clear_unfinished(broker_folder(settings))
