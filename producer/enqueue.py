@@ -220,6 +220,8 @@ def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:
 
 
 def _nothing_in(listing: Listing) -> str:
-    skipped = listing.counts.n_skipped
+    skipped, filters = listing.counts.n_skipped, listing.filters
     hint = f" ({skipped} other files: --include takes them)" if skipped else ""
+    if skipped and (filters.include or filters.exclude):
+        hint = f" ({skipped} files, none of them taken by --include and --exclude)"
     return f"no image in {', '.join(listing.names)}{hint}"

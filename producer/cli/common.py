@@ -26,6 +26,14 @@ class ScanfleetGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A word that is no command is answered with those there are."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}: there are {', '.join(self.commands)}.")
+        return super().resolve_command(ctx, args)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:

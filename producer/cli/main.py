@@ -23,6 +23,7 @@ from producer.cli.worker import worker
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 PIPE_CLOSED = 128 + signal.SIGPIPE
+NO_ROOM = 2  # as for a file that cannot be written
 
 
 @click.group(cls=ScanfleetGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -75,6 +76,14 @@ def main() -> int:
         # `scanfleet results ls | head`: the reader has enough. Python would complain again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except OSError as error:
+        from producer.export import DISK_FAULTS
+
+        if error.errno not in DISK_FAULTS:
+            raise
+        note(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left of it
+        return NO_ROOM
 
 
 def _run() -> int:
@@ -87,6 +96,12 @@ def _run() -> int:
             cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.NoSuchOption as error:
+        if error.option_name in [name for option in cli.params for name in option.opts]:
+            words = f"{error.option_name} goes before the command: scanfleet {error.option_name} ... COMMAND"
+            error = click.NoSuchOption(error.option_name, message=words, ctx=error.ctx)
+        error.show()
         return error.exit_code
     except click.ClickException as error:
         error.show()

@@ -69,7 +69,9 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
             return
         rows = [_row(result) for result in found]
     echo_table(("scan", "state", "label", "decision", "score", "margin", "uri"), rows)
-    if len(rows) == limit:
+    if not rows:
+        note("no image matches")
+    elif len(rows) == limit:
         note(f"only the first {limit} are shown: --limit, or `scanfleet results export`")
 
 

@@ -53,6 +53,8 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
     counts = ("images", "scored", "flagged", "review", "failed")
     header = ("scan", "check", "model", "state", *counts, "started", "sources")
     echo_table(header, [_row(scan, done) for scan, done in found])
+    if not found:
+        note("no scan yet: `scanfleet scan SRC --check NAME` makes one")
 
 
 @scans.command()
@@ -107,9 +109,16 @@ def watch(flags: Flags, scan_id: str, strict: bool) -> None:
     """
     from producer.cli.progress import open_display
     from producer.cli.scan import say_how_it_ended
+    from producer.launch import who_is_missing
+    from producer.waiting import standing
     from producer.waiting import watch as look
 
     with flags.ledger() as engine:
+        first = standing(engine, scan_id)
+        if first.scan.state == "running" and first.progress.n_pending:
+            missing = who_is_missing(engine, model=first.scan.model, queue=first.scan.queue)
+            if missing is not None:
+                note(missing)
         with open_display() as display:
             for now in look(engine, scan_id, every_seconds=1.0):
                 display.scored(now)
@@ -144,6 +153,9 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
     if form == "json":
         names = ("stage", "reason", "uri", "detail")
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        return
+    if not counts:
+        note(f"scan {scan.id}: nothing failed")
         return
     echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in counts.items()])
     if rows:

@@ -14,7 +14,7 @@ from scanfleet.store.engine import connect, reading
 from scanfleet.store.results import ResultFilter, iter_results
 from scanfleet.store.scans import progress
 from scanfleet.store.scorers import ScorerUse
-from tests.cli_process import scanfleet
+from tests.cli_process import scanfleet, start
 from tests.ledger_rig import ledger_with_scan
 
 FAILURES = (("fetch", "gone"), ("fetch", "gone"), ("decode", "kills_the_decoder"), ("process", "kills_the_worker"))
@@ -180,3 +180,24 @@ def test_a_check_without_flags_has_another_rule() -> None:
         "m (nf4), adapter aaaaaaaaaaaa",
         "review: the top label has less than half of the probability",
     )
+
+
+def test_an_empty_answer_says_that_it_is_empty(tmp_path: Path) -> None:
+    listed = scans(tmp_path, "ls")
+    assert "scan  check" in listed[1]
+    assert "no scan yet: `scanfleet scan SRC --check NAME` makes one" in listed[2]
+    scan_id = ledger_with_scan(tmp_path)
+    assert scans(tmp_path, "ls")[2] == ""
+    assert scans(tmp_path, "errors", scan_id)[2] == f"scanfleet: scan {scan_id}: nothing failed\n"
+    assert "no image matches" in scanfleet("results", "ls", "--label", "zz", data_dir=tmp_path).stderr
+
+
+def test_who_watches_a_scan_that_nobody_works_on_is_told(tmp_path: Path) -> None:
+    scan_id = ledger_with_scan(tmp_path, n_ready=1)
+    watch = start("scans", "watch", scan_id, data_dir=tmp_path)
+    try:
+        assert watch.stderr is not None
+        assert "no worker for model fake gave a sign lately" in watch.stderr.readline()
+    finally:
+        watch.kill()
+        watch.communicate()
