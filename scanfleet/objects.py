@@ -11,7 +11,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -82,12 +82,12 @@ class FolderStore:
         stack = [os.fsencode(os.path.realpath(top))]
         first = True
         while stack:
-            subfolders: list[bytes] = []
+            subfolders: MutableSequence[bytes] = []
             yield from self._files(stack.pop(), subfolders, first=first)
             stack += sorted(subfolders, reverse=True)
             first = False
 
-    def _files(self, folder: bytes, subfolders: list[bytes], *, first: bool) -> Iterator[ObjectInfo]:
+    def _files(self, folder: bytes, subfolders: MutableSequence[bytes], *, first: bool) -> Iterator[ObjectInfo]:
         """The files of one folder; fills `subfolders` on the way."""
         try:
             with os.scandir(folder) as entries:

@@ -45,3 +45,23 @@ def check(flags: Flags) -> None:
 
     with schema.first_contact(flags.settings()) as engine:
         click.echo(schema.check_schema(engine))
+
+
+@db.command()
+@click.option("--producer", default="scanfleet_producer", show_default=True, help="Role that enqueues and manages.")
+@click.option("--worker", default="scanfleet_worker", show_default=True, help="Role that scores.")
+@click.option("--reader", default="scanfleet_reader", show_default=True, help="Role that only reads.")
+def roles(producer: str, worker: str, reader: str) -> None:
+    """Print the SQL that makes three PostgreSQL roles of least privilege. Changes nothing itself.
+
+    Run it as the owner of the tables, again after every `db upgrade`; then let your users in with
+    GRANT scanfleet_worker TO alice.
+
+    \b
+    Example:
+      scanfleet db roles | psql postgresql://owner@db/scanfleet
+    """
+    from scanfleet.store.roles import RoleNames, role_statements
+
+    for line in role_statements(RoleNames(producer=producer, worker=worker, reader=reader)):
+        click.echo(line)
