@@ -13,6 +13,7 @@ import structlog
 
 from models.types import Prepared, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable, Retryable
+from worker.budget import TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
 from worker.packing import pack
 
@@ -42,11 +43,11 @@ class _Ticket:
 class Device:
     """`submit` from any thread; the answer comes by callback from the device thread.
 
-    token_budget: visual tokens of one forward, padding included. It is halved when the device runs out of memory.
+    token_budget: visual tokens of one forward, padding included. There are fewer after the device ran out of memory.
     """
 
     def __init__(self, *, token_budget: int, on_broken: Callable[[], None] = lambda: None) -> None:
-        self.token_budget = token_budget
+        self._budget = TokenBudget(token_budget)
         self._on_broken = on_broken
         self._capacity = WAITING_FORWARDS * token_budget
         self._tickets: deque[_Ticket] = deque()
@@ -59,6 +60,11 @@ class Device:
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def token_budget(self) -> int:
+        """Of the next forward."""
+        return self._budget.tokens
 
     @property
     def forward(self) -> int | None:
@@ -132,6 +138,8 @@ class Device:
         except Exception as error:  # noqa: BLE001 - whatever it is, this thread must outlive it
             self._isolate(tickets, error)
         else:
+            if self._budget.went_well(_tokens(tickets)):
+                log.info("token_budget_raised", new_budget=self.token_budget, full_budget=self._budget.full)
             share = (time.perf_counter() - start) / len(tickets)
             for ticket, reading in zip(tickets, readings, strict=True):
                 ticket.answer(Answer(result=reading, waited=start - ticket.since, seconds=share))
@@ -153,8 +161,8 @@ class Device:
             # Not even one: another program may hold the memory, so the image waits; it is not at fault.
             _refuse(tickets, error)
             return
-        used = len(tickets) * max(ticket.prepared.visual_tokens for ticket in tickets)
-        self.token_budget = max(1, min(self.token_budget, used) // 2)
+        used = _tokens(tickets)
+        self._budget.shrink(used)
         log.warning("device_out_of_memory", images=len(tickets), tokens=used, new_budget=self.token_budget)
         with self._changed:
             self._tickets.extendleft(reversed(tickets))
@@ -168,6 +176,11 @@ class Device:
         log.warning("forward_failed", images=len(tickets), error=f"{type(error).__name__}: {error}")
         for ticket in tickets:
             self._run([ticket])
+
+
+def _tokens(tickets: Sequence[_Ticket]) -> int:
+    """Of their forward, padding included."""
+    return len(tickets) * max(ticket.prepared.visual_tokens for ticket in tickets)
 
 
 def _refuse(tickets: Sequence[_Ticket], error: Exception) -> None:

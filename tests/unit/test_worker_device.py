@@ -13,6 +13,7 @@ from PIL import Image
 from models.fake import FakePrepared, FakeScorer
 from models.types import Question, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
+from worker.budget import RAISE_AFTER, TokenBudget
 from worker.device import Answer, Device
 from worker.errors import DeviceBroken, OutOfDeviceMemory
 
@@ -137,6 +138,50 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing() -> None:
         assert all(isinstance(given.result, Reading) for given in rig.take(10).values())
         assert rig.device.token_budget < 12
     assert max(scorer.calls) == 2
+
+
+def test_the_budget_grows_back_when_there_is_memory_again() -> None:
+    tight = threading.Event()
+    tight.set()
+
+    def sometimes(prepared: Sequence[FakePrepared]) -> None:
+        if tight.is_set() and len(prepared) > 2:
+            raise OutOfDeviceMemory("another program holds the memory")
+
+    scorer = ScriptedScorer(sometimes)
+    with bench(token_budget=40) as rig:  # ten images
+        held_back(rig, scorer)
+        for number in range(1, 10):
+            rig.submit(number, scorer)
+        scorer.gate.set()
+        rig.take(10)
+        assert rig.device.token_budget < 12
+        tight.clear()
+        for _ in range(6 * RAISE_AFTER):
+            rig.submit(1, scorer, side=168)  # 36 tokens: more than half of any budget up to the full one
+            assert all(isinstance(given.result, Reading) for given in rig.take(1).values())
+        assert rig.device.token_budget == 40
+
+
+def test_a_budget_that_proves_too_much_again_is_tried_ever_later() -> None:
+    budget = TokenBudget(100)
+
+    def forwards_until_raised() -> int:
+        n = 1
+        while not budget.went_well(budget.tokens):
+            n += 1
+        return n
+
+    budget.shrink(100)
+    assert budget.tokens == 50
+    waits = []
+    for _ in range(3):
+        waits.append(forwards_until_raised())
+        assert budget.tokens == 75
+        budget.shrink(100)
+        budget.tokens = 50
+    assert waits == [RAISE_AFTER, 2 * RAISE_AFTER, 4 * RAISE_AFTER]
+    assert not any(budget.went_well(10) for _ in range(10 * RAISE_AFTER))  # small forwards prove nothing
 
 
 def test_an_image_that_does_not_fit_even_alone_waits_and_is_not_at_fault() -> None:
