@@ -26,6 +26,7 @@ from models.errors import ModelInvalid, unreadable
 from models.types import Question
 
 CARD, SETTINGS, WEIGHTS = "adapter.json", "adapter_config.json", "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"  # what PEFT once wrote; never opened: loading it runs whatever it says
 
 
 class _Frozen(BaseModel):
@@ -117,6 +118,8 @@ def read_adapter(folder: Path) -> Adapter:
     """Read an adapter folder and check the digest of its weights. Raises ModelInvalid in one line."""
     card = read_card(folder)
     lora = _lora(folder / SETTINGS)
+    if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
+        raise ModelInvalid(f"{folder / PICKLE} is a pickle, which can run code: save the adapter as safetensors")
     weights = _read(folder / WEIGHTS)
     found = hashlib.sha256(weights).hexdigest()
     if found != card.weights_sha256:

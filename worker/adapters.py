@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -24,6 +26,8 @@ log = structlog.get_logger()
 
 BUILT_IN = "builtin"  # builtin://pocket/overlay: shipped with the code, wherever that is installed
 MAX_FILE_BYTES = 8 << 30
+MAX_FILES = 1000  # of one adapter in a bucket; a prefix with more is something else
+_DIGEST = re.compile(r"[0-9a-f]{64}")  # the digest names a folder here
 
 
 class AdapterFolders:
@@ -34,6 +38,8 @@ class AdapterFolders:
 
     def find(self, adapter: AdapterInfo) -> Path:
         """The folder with the files of an adapter. Raises ModelInvalid, StoreUnavailable."""
+        if not _DIGEST.fullmatch(adapter.weights_sha256):
+            raise ModelInvalid(f"{adapter.uri} is registered without a SHA-256 of its weights: register it again")
         folder = self._locate(adapter)
         found = read_card(folder).weights_sha256
         if found != adapter.weights_sha256:
@@ -56,9 +62,10 @@ class AdapterFolders:
     def _download(self, prefix: str, folder: Path) -> None:
         """The card comes last: a folder with a card is whole."""
         store = open_store(prefix, self._settings)
-        names = sorted(
-            (info.uri.removeprefix(prefix) for info in store.list(prefix)), key=lambda name: (name == CARD, name)
-        )
+        listed = [info.uri.removeprefix(prefix) for info in islice(store.list(prefix), MAX_FILES + 1)]
+        if len(listed) > MAX_FILES:
+            raise ModelInvalid(f"{prefix} holds more than {MAX_FILES} files: give the prefix of the adapter alone")
+        names = sorted(listed, key=lambda name: (name == CARD, name))
         for name in names:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:

@@ -74,6 +74,8 @@ class Scorers:
                 log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
                 adapter = folder = None
             scorer = self._model.scorer(question, folder)
+            if adapter is not None:
+                _require_registered(adapter, scorer)
             if folder is not None:
                 self._ask_canary(folder, scorer)
         except (ModelInvalid, ModelUnavailable) as error:
@@ -109,6 +111,12 @@ class Scorers:
             calibrator=None if read_by is None else read_by.calibrator,
             thresholds=None if read_by is None else read_by.thresholds,
         )
+
+
+def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
+    """The digest is of the very bytes that were loaded: files may change after they were found."""
+    if scorer.identity.adapter_sha256 != adapter.weights_sha256:
+        raise ModelInvalid(f"{adapter.uri} changed while it was loaded: register and promote what is there now")
 
 
 def question_of(check: Check) -> Question:

@@ -189,6 +189,13 @@ def test_a_missing_file_is_named(copied: Path, name: str) -> None:
         read_adapter(copied)
 
 
+def test_an_adapter_that_comes_as_a_pickle_is_never_opened(copied: Path) -> None:
+    (copied / WEIGHTS).unlink()
+    (copied / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(ModelInvalid, match="pickle, which can run code: save the adapter as safetensors"):
+        read_adapter(copied)
+
+
 def test_weights_that_do_not_match_their_digest_are_refused(copied: Path) -> None:
     body = bytearray((copied / WEIGHTS).read_bytes())
     body[-1] ^= 1

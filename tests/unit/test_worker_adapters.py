@@ -11,17 +11,19 @@ import torch
 
 from models.adapters import CARD, AdapterCard, Canary, LoraSettings, read_card, write_adapter
 from models.calibration import Calibrator, Thresholds
+from models.errors import ModelInvalid
 from models.families import FAMILIES
 from models.loading import BaseModel, Precision, load_base
 from models.lora import add_lora, save_lora
-from models.types import ModelIdentity
+from models.types import ModelIdentity, Question, Scorer
 from scanfleet.checks import Check, load_check
+from scanfleet.settings import load_settings
 from scanfleet.store.adapters import AdapterInfo, champion, promote, register_adapter
 from scanfleet.store.engine import transaction
 from scanfleet.store.tables import Adapter, Image, ScorerRow, Verdict
 from tests.unit import tiny_models as tiny
 from tests.worker_rig import Rig, png, rig
-from worker.adapters import register_shipped
+from worker.adapters import AdapterFolders, register_shipped
 from worker.model import LoadedModel
 from worker.scorers import question_of
 
@@ -179,6 +181,42 @@ def test_files_that_are_not_those_registered_are_not_used(
         worker.forget_backoff()
         worker.drain()
         assert worker.progress(scan).n_verdicts == 2
+
+
+def test_files_that_are_swapped_between_finding_and_loading_are_not_used(
+    tmp_path: Path, folder: Path, adapters: tuple[Path, Path]
+) -> None:
+    copy = tmp_path / "adapter"
+    shutil.copytree(adapters[0], copy)
+
+    class Swapping(LoadedModel):
+        def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+            if adapter is not None:
+                shutil.rmtree(copy)
+                shutil.copytree(adapters[1], copy)  # sound in itself: its card and weights agree
+            return super().scorer(question, adapter)
+
+    with rig(tmp_path / "w", model=Swapping(load(folder))) as worker:
+        put_in_use(worker, info(adapters[0], uri=str(copy)))
+        scan = worker.scan(pictures(2), check=CHECK)
+        worker.drain()
+        progress = worker.progress(scan)
+        assert (progress.n_verdicts, progress.n_failures) == (0, 0)
+        assert "changed while it was loaded" in str(progress.waiting_for)
+
+
+@pytest.mark.parametrize("digest", ["", "../../outside", "F" * 64, "0" * 64 + "/x"])
+def test_a_digest_that_is_none_names_no_folder(tmp_path: Path, digest: str) -> None:
+    adapter = AdapterInfo(
+        check_name="overlay",
+        check_hash="h",
+        base_model="pocket",
+        base_revision="r",
+        uri="s3://b/adapters/one",
+        weights_sha256=digest,
+    )
+    with pytest.raises(ModelInvalid, match="without a SHA-256"):
+        AdapterFolders(load_settings(data_dir=tmp_path)).find(adapter)
 
 
 @pytest.mark.parametrize(("shift", "scored"), [(0.0, True), (0.2, False)])
