@@ -109,7 +109,8 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, name: str, content: str 
     "first", ["b.JPG", "none/b.tiff", "/none/b", "s3://b/k", "there", "sub/there", "star*.x", "uri"]
 )
 def test_a_first_entry_may_be_there_or_look_like_an_image(tmp_path: Path, first: str) -> None:
-    for name in ("there", "star*.x", "uri"):
+    (tmp_path / "sub").mkdir()
+    for name in ("there", "sub/there", "star*.x", "uri"):
         write(tmp_path, name, b"x")
     path = write(tmp_path, "m.txt", f"{first}\nsome words\n")  # later ones are taken as they are: gone, each a failure
     assert len(read(path)) == 2
