@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from celery import Celery
 
 from producer.enqueue import Enqueued, enqueue
 from producer.listing import Listing
+from producer.patience import patiently
 from producer.planning import Filters, parse_sample
 from producer.sources import open_source
 from scanfleet.access import warn_of_open_connections
@@ -22,8 +24,9 @@ from scanfleet.messages import score_queue
 from scanfleet.queue import make_app
 from scanfleet.settings import Settings
 from scanfleet.store.checks import resolve_check
-from scanfleet.store.engine import now, reading
+from scanfleet.store.engine import now, reading, transaction
 from scanfleet.store.schema import ledger
+from scanfleet.store.suspects import expire_worker
 from scanfleet.store.workers import live_workers
 
 SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
@@ -89,6 +92,17 @@ def who_is_missing(engine: sa.Engine, *, model: str, queue: str) -> str | None:
     others = f" (there are workers for {', '.join(sorted(queues)[:5])})" if queues else ""
     start = f"start one with `scanfleet worker score --model {model}`"
     return f"no worker for model {model} gave a sign lately{others}: {start}"
+
+
+def free_batches(engine: sa.Engine, pid: int) -> None:
+    """A worker of this machine has died: what it held is free now, not when its leases run out."""
+    host = socket.gethostname()
+
+    def free() -> None:
+        with transaction(engine) as connection:
+            expire_worker(connection, host=host, pid=pid)
+
+    patiently(free)
 
 
 def require_column(listing: Listing, column: str) -> None:

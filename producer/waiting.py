@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Event
 
@@ -51,16 +51,13 @@ def watch(engine: sa.Engine, scan_id: str, *, every_seconds: float = LOOK_SECOND
         pause.wait(every_seconds)
 
 
-def tend(
-    engine: sa.Engine, app: Celery, settings: Settings, scan_id: str, *, check: Callable[[], None] = lambda: None
-) -> Iterator[Standing]:
-    """`watch`, and a reconciling round every `reconcile_seconds`. `check` may raise to end the wait."""
+def tend(engine: sa.Engine, app: Celery, settings: Settings, scan_id: str) -> Iterator[Standing]:
+    """`watch`, and a reconciling round every `reconcile_seconds`."""
     due_at = 0.0
     for now in watch(engine, scan_id):
         yield now
         if now.ended:
             return
-        check()
         if time.monotonic() >= due_at:
             patiently(lambda: reconcile_once(engine, app, settings))
             due_at = time.monotonic() + settings.reconcile_seconds

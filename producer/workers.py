@@ -21,6 +21,8 @@ from scanfleet.settings import Settings
 # -P: a folder that happens to hold a worker.py and is the working directory must not be run.
 COMMAND = (sys.executable, "-P", "-m", "worker", "score")
 STOP_GRACE_SECONDS = 10.0  # beyond the workers' own drain_seconds
+EX_TEMPFAIL = 75  # a worker that asks to be started again
+MAX_DEATHS = 8  # in a row without an image done; one that kills its worker is found after four
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -61,14 +63,18 @@ class LocalWorkers:
         command: tuple[str, ...] = COMMAND,
         grace_seconds: float = STOP_GRACE_SECONDS,
         say: Callable[[str], None] = lambda _: None,
+        on_death: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`say`: takes one line for the person who waits for the workers to stop."""
+        """`say`: takes one line for the person who waits. `on_death`: is told the pid of a worker that died."""
         self._settings = settings
         self._n = n
         self._command = command
         self._drain_seconds = settings.drain_seconds
         self._grace_seconds = grace_seconds
         self._say = say
+        self._on_death = on_death
+        self._n_deaths = 0  # since the last progress
+        self._progress = 0
         self._children: list[_Child] = []
 
     def start(self) -> None:
@@ -80,13 +86,24 @@ class LocalWorkers:
     def logs(self) -> list[Path]:
         return [child.log for child in self._children]
 
-    def check(self) -> None:
-        """Raises WorkerDied when one has ended: with it the wait could last for ever."""
-        for child in self._children:
+    def check(self, progress: int = 0) -> None:
+        """Start a worker again that was killed or asks for it. progress: images done so far, by all of them.
+
+        Raises WorkerDied when one ended for a reason of its own, or `MAX_DEATHS` died while no image was done.
+        """
+        if progress != self._progress:
+            self._progress, self._n_deaths = progress, 0
+        for at, child in enumerate(self._children):
             code = child.process.poll()
-            if code is not None:
-                how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            if code is None:
+                continue
+            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            self._n_deaths += 1
+            if not (code < 0 or code == EX_TEMPFAIL) or self._n_deaths > MAX_DEATHS:
                 raise WorkerDied(f"a worker ended ({how}): {last_line(child.log)} (log: {child.log})")
+            self._on_death(child.process.pid)
+            self._say(f"a worker ended ({how}), another one takes over (log: {child.log})")
+            self._children[at] = self._start(at + 1)
 
     def _start(self, number: int) -> _Child:
         log = self._settings.make_folder("logs") / f"worker-{os.getpid()}-{number}.log"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     from producer.cli.outcome import echo_summary
     from producer.cli.scan import say_how_it_ended
     from producer.export import require_place
-    from producer.launch import Request, open_session, require_column
+    from producer.launch import Request, free_batches, open_session, require_column
     from producer.summary import summarise
     from producer.workers import LocalWorkers, require_worker_extra
     from scanfleet.model_names import require_model
@@ -59,7 +60,8 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
         require_column(request.listing(settings), truth)
     with if_stopped(STOPPED), open_session(settings) as session:
         begin, since = time.monotonic(), session.now()
-        with LocalWorkers(settings, n=workers, say=note) as local, open_display() as display:
+        free = partial(free_batches, session.engine)
+        with LocalWorkers(settings, n=workers, say=note, on_death=free) as local, open_display() as display:
             now = _score(session, request, local, display)
         clear_taken(settings)
         echo_summary(
@@ -80,16 +82,19 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
         display.listed(last)
         if last.n_new:
             local.start()  # at the first page: a faulty source starts no worker
-        local.check()
         if time.monotonic() >= look_at:
-            display.scored(standing(session.engine, last.scan.id))
+            now = standing(session.engine, last.scan.id)
+            local.check(now.progress.n_done)
+            display.scored(now)
             look_at = time.monotonic() + LOOK_SECONDS
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
     say_what_was_listed(last)
     if standing(session.engine, last.scan.id).progress.n_pending:
         local.start()  # nothing new, but work that an earlier run left
-    for now in tend(session.engine, session.app, session.settings, last.scan.id, check=local.check):
+    for now in tend(session.engine, session.app, session.settings, last.scan.id):
         display.scored(now)
+        if not now.ended:
+            local.check(now.progress.n_done)
     return now
 
 

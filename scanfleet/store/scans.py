@@ -54,8 +54,12 @@ class Progress:
     waiting_for: str | None  # the failure of the world that some batch waits for
 
     @property
+    def n_done(self) -> int:
+        return self.n_verdicts + self.n_failures + self.n_cancelled
+
+    @property
     def n_pending(self) -> int:
-        return self.n_images - self.n_verdicts - self.n_failures - self.n_cancelled
+        return self.n_images - self.n_done
 
 
 def open_scan(

@@ -20,7 +20,7 @@ from scanfleet.errors import ImageError
 from scanfleet.store import batches, failures
 from scanfleet.store.batches import Claim
 from scanfleet.store.engine import now
-from scanfleet.store.tables import Batch, Failure, Image
+from scanfleet.store.tables import Batch, Failure, Image, Worker
 from scanfleet.store.times import run_out
 
 MAX_CRASHES = 2  # an image may be in hand at the end of so many workers by bad luck
@@ -36,10 +36,20 @@ class Expired:
 
 def expire_leases(connection: sa.Connection) -> Expired:
     """Make the batches of workers that went silent ready again, as suspects. Safe to run in parallel."""
+    return _expire(connection, run_out(Batch.lease_until, now(connection)))
+
+
+def expire_worker(connection: sa.Connection, *, host: str, pid: int) -> Expired:
+    """The same for what a process holds that is known to have ended: nobody needs to wait for its leases."""
+    names = sa.select(Worker.id).where(Worker.host == host, Worker.pid == pid)
+    return _expire(connection, Batch.lease_owner.in_(names))
+
+
+def _expire(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Expired:
     at = now(connection)
     dead = (
         sa.select(Batch.id, Batch.scan_id, Batch.in_hand, Batch.crashes)
-        .where(Batch.state == "leased", run_out(Batch.lease_until, at))
+        .where(Batch.state == "leased", which)
         .order_by(Batch.id)
         .with_for_update(skip_locked=True)
     )

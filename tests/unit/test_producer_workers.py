@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from producer.patience import patiently
-from producer.workers import LocalWorkers, last_line, worker_environment
+from producer.workers import MAX_DEATHS, LocalWorkers, last_line, worker_environment
 from scanfleet.errors import DatabaseUnavailable, WorkerDied
 from scanfleet.settings import Settings, load_settings
 
@@ -100,6 +100,23 @@ def test_a_worker_that_ended_is_quoted(settings: Settings) -> None:
         with pytest.raises(WorkerDied, match=r"exit code 3\): cannot load the model \(log: ") as caught:
             until(lambda: workers.check() is not None)
     assert caught.value.exit_code == 21
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(75)"])
+def test_a_worker_that_was_killed_or_asks_for_it_is_started_again_but_not_for_ever(
+    settings: Settings, end: str
+) -> None:
+    dead: list[int] = []
+    said: list[str] = []
+    code = f"import os, sys; {end}"
+    with LocalWorkers(settings, n=1, command=python(code), say=said.append, on_death=dead.append) as workers:
+        workers.start()
+        for progress in (0, 1):  # an image done in between: the count begins anew
+            until(lambda n=progress: workers.check(n) is None and len(dead) == (n + 1) * MAX_DEATHS)  # type: ignore[misc]
+        with pytest.raises(WorkerDied):
+            until(lambda: workers.check(1) is not None)
+    assert len(set(dead)) == len(said) == 2 * MAX_DEATHS
+    assert all("another one takes over" in line for line in said)
 
 
 def test_a_worker_is_led_to_the_same_ledger_broker_and_model(settings: Settings) -> None:
