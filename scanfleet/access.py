@@ -30,7 +30,7 @@ BROKER_REFUSALS = (
     ("username-password pair", "set the right password in broker_url (redis://:PASSWORD@HOST)"),
     ("WRONGPASS", "set the right password in broker_url (redis://:PASSWORD@HOST)"),
     ("Authentication required", "it wants a password: set it in broker_url (redis://:PASSWORD@HOST)"),
-    ("NOPERM", "its user may not do this: grant it `~scanfleet:* &scanfleet:* +@all -@dangerous`"),
+    ("NOPERM", "its user may not do this: docs/security.md names the rights it needs"),
 )
 # These may be an outage as well, so that they stay one; the words help where it is a setting.
 BROKER_HINTS = (
