@@ -1,0 +1,102 @@
+"""The real ledger, as the machine uses it: emptied for each example, read as a whole, moved along in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.checks import load_check
+from scanfleet.messages import score_queue
+from scanfleet.store import scans
+from scanfleet.store.engine import reading, transaction
+from scanfleet.store.scorers import scorer_id
+from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
+from tests.ledger_rig import scorer_spec
+
+QUEUE = score_queue("fake")
+
+_IMAGES = sa.select(Image.id, Image.scan_id, Image.batch_id, Image.state, Image.verdict_id, Image.crashes)
+_BATCHES = sa.select(*(column for column in Batch.__table__.c if column.name not in ("queue", "scorer_id", "seconds")))
+_SCANS = sa.select(
+    Scan.id, Scan.state, Scan.n_listed, Scan.finished_at, Scan.trouble, Scan.not_before, Scan.waiting_for
+)
+_VERDICTS = sa.select(Verdict.id, Verdict.image_id, Verdict.decision, Verdict.reused_from)
+_FAILURES = sa.select(Failure.image_id, Failure.stage, Failure.reason)
+_TIMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (Batch.__table__, ("lease_until", "not_before", "rung_at")),
+    (Scan.__table__, ("not_before",)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All rows at one moment, by id; verdicts as a list, because two for one image would be a fault to be found."""
+
+    images: dict[int, Any]
+    batches: dict[int, Any]
+    scans: dict[str, Any]
+    verdicts: list[Any]
+    failures: list[Any]
+
+
+def quick(engine: sa.Engine) -> sa.Engine:
+    """Without waiting for the disk: no test of this package pulls the plug."""
+
+    def relax(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", relax)
+    return engine
+
+
+def wipe(engine: sa.Engine) -> None:
+    with transaction(engine) as connection:
+        for table in (Failure, Verdict, Image, Batch, Scan):
+            connection.execute(sa.delete(table))
+
+
+def open_scan(engine: sa.Engine, source: str) -> tuple[str, int]:
+    """The ids of a new scan and of a scorer for it."""
+    with transaction(engine) as connection:
+        scan, _ = scans.open_scan(connection, check=load_check("overlay"), model="fake", sources=[source], filters={})
+        return scan.id, scorer_id(connection, scorer_spec(scan.check_id))
+
+
+def read(engine: sa.Engine) -> Snapshot:
+    with reading(engine) as connection:
+        return Snapshot(
+            images={row.id: row for row in connection.execute(_IMAGES)},
+            batches={row.id: row for row in connection.execute(_BATCHES)},
+            scans={row.id: row for row in connection.execute(_SCANS)},
+            verdicts=list(connection.execute(_VERDICTS)),
+            failures=list(connection.execute(_FAILURES)),
+        )
+
+
+def shift(engine: sa.Engine, seconds: float) -> None:
+    """Let time pass: all that the ledger remembers lies so much further back. Negative: its clock was set back."""
+    step = timedelta(seconds=seconds)
+    with transaction(engine) as connection:
+        for table, names in _TIMES:
+            columns = [table.c[name] for name in names]
+            query = sa.select(table.c.id, *columns).where(sa.or_(*(column.is_not(None) for column in columns)))
+            rows = [
+                {"b_id": row.id} | {f"b_{name}": _earlier(getattr(row, name), step) for name in names}
+                for row in connection.execute(query)
+            ]
+            if rows:
+                moved: dict[str, Any] = {name: sa.bindparam(f"b_{name}") for name in names}
+                connection.execute(sa.update(table).where(table.c.id == sa.bindparam("b_id")).values(moved), rows)
+
+
+def _earlier(moment: datetime | None, step: timedelta) -> datetime | None:
+    return None if moment is None else moment - step
+
+
+def clock() -> datetime:
+    """The clock of both databases: they run on this machine."""
+    return datetime.now(UTC)

@@ -1,0 +1,172 @@
+"""The rules. What is drawn never depends on the ledger, and each rule does something sensible in any state: so the
+same choices always mean the same example, however fast the machine is."""
+
+from __future__ import annotations
+
+import sys
+
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as with_seed
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tests.ledger_machine.ledger import quick
+from tests.ledger_machine.workers import Answer
+from tests.ledger_machine.world import HOUR, WORKERS, Fate, Late, World
+
+MAX_DRAIN_ROUNDS = 60
+
+which_scan = st.integers(0, 1)
+which_worker = st.sampled_from(WORKERS)
+which = st.integers(0, 2)
+answers = st.lists(st.sampled_from(Answer), min_size=1, max_size=3)
+poisons = st.sampled_from([(), (1,), (0, 1), (), (2,), (0, 2)])
+
+
+class Machine(RuleBasedStateMachine):
+    """Subclassed for each engine by `run_machine`."""
+
+    engine: sa.Engine
+    strict = True
+    n_rounds: list[int]  # of draining, one for each example
+
+    @initialize(kills=st.booleans(), n_images=st.integers(1, 6), batch_images=st.integers(1, 3), poison=poisons)
+    def start(self, kills: bool, n_images: int, batch_images: int, poison: tuple[int, ...]) -> None:
+        self.world = World(self.engine, strict=self.strict, kills=kills)
+        self.world.list_page(0, n_images, batch_images=batch_images, poison=poison)
+
+    @rule(scan=which_scan, n_images=st.integers(1, 6), batch_images=st.integers(1, 3), poison=poisons)
+    def list_page(self, scan: int, n_images: int, batch_images: int, poison: tuple[int, ...]) -> None:
+        self.world.list_page(scan, n_images, batch_images=batch_images, poison=poison)
+
+    @rule(scan=which_scan)
+    def list_again(self, scan: int) -> None:
+        self.world.list_again(scan)
+
+    @rule(scan=which_scan)
+    def end_listing(self, scan: int) -> None:
+        self.world.end_listing(scan)
+
+    @rule(worker=which_worker, listen=st.booleans())
+    def claim(self, worker: str, listen: bool) -> None:
+        self.world.claim(worker, listen=listen)
+
+    @rule(worker=which_worker, which=which, answers=answers, store=st.booleans())
+    def work(self, worker: str, which: int, answers: list[Answer], store: bool) -> None:
+        if not self.world.work(worker, which, answers, store=store):
+            self.world.claim(worker, listen=store)
+
+    @rule(worker=which_worker)
+    def work_on(self, worker: str) -> None:
+        """Several steps at once, so that suspects get somewhere."""
+        for _ in range(4):
+            if not self.world.work(worker, 0, [Answer.FLAG], store=False):
+                self.world.claim(worker, listen=True)
+
+    @rule(scan=which_scan, worker=which_worker)
+    def store_away(self, scan: int, worker: str) -> None:
+        """Batch after batch finds the store away."""
+        for _ in range(4):
+            if not self.world.work(worker, 0, [Answer.WAITS], store=True):
+                self.world.claim(worker, listen=True)
+
+    @rule(worker=which_worker, which=which, n_known=st.integers(0, 3), answers=answers)
+    def hand_back(self, worker: str, which: int, n_known: int, answers: list[Answer]) -> None:
+        self.world.hand_back(worker, which, n_known, answers)
+
+    @rule(worker=which_worker)
+    def vanish(self, worker: str) -> None:
+        self.world.vanish(worker)
+
+    @rule(which=st.integers(0, 5), how=st.sampled_from(Late))
+    def late(self, which: int, how: Late) -> None:
+        self.world.late(which, how)
+
+    @rule(worker=which_worker, other=which_worker, how=st.sampled_from(Late))
+    def frozen(self, worker: str, other: str, how: Late) -> None:
+        """A worker stands still for longer than its lease, another one does its work, and it goes on."""
+        self.world.claim(worker, listen=True)
+        self.world.vanish(worker)
+        self.world.pass_time(61, silent=False)
+        self.world.reconcile(Fate.DELIVERED)
+        self.world.claim(other, listen=True)
+        self.world.work(other, 0, [Answer.FLAG], store=False)
+        for which in range(3):
+            self.world.late(which, how)
+
+    @rule(worker=which_worker)
+    def beat(self, worker: str) -> None:
+        self.world.beat(worker)
+
+    @rule(worker=which_worker)
+    def look(self, worker: str) -> None:
+        self.world.look(worker)
+
+    @rule(seconds=st.sampled_from([2, 15, 31, 61, 300]), silent=st.booleans())
+    def pass_time(self, seconds: int, silent: bool) -> None:
+        self.world.pass_time(seconds, silent=silent)
+
+    @rule(hours=st.sampled_from([1, -1]), silent=st.booleans())
+    def clock_jumps(self, hours: int, silent: bool) -> None:
+        self.world.pass_time(hours * HOUR, silent=silent)
+
+    @rule(fate=st.sampled_from(Fate))
+    def reconcile(self, fate: Fate) -> None:
+        self.world.reconcile(fate)
+
+    @rule(seconds=st.sampled_from([2, 61]), fate=st.sampled_from(Fate))
+    def later_reconcile(self, seconds: int, fate: Fate) -> None:
+        self.world.pass_time(seconds, silent=False)
+        self.world.reconcile(fate)
+
+    @rule(scan=which_scan)
+    def pause_or_resume(self, scan: int) -> None:
+        self.world.pause_or_resume(scan)
+
+    @rule(scan=which_scan, sure=st.integers(0, 3))
+    def cancel(self, scan: int, sure: int) -> None:
+        if sure == 3:
+            self.world.cancel(scan)
+
+    @rule(scan=which_scan, only_killers=st.booleans())
+    def retry(self, scan: int, only_killers: bool) -> None:
+        self.world.retry(scan, only_killers=only_killers)
+
+    @invariant()
+    def sound(self) -> None:
+        if hasattr(self, "world"):
+            self.world.check()
+
+    def teardown(self) -> None:
+        if sys.exc_info()[1] is None and hasattr(self, "world"):
+            self.n_rounds.append(self.world.drain(MAX_DRAIN_ROUNDS))
+
+
+def run_machine(
+    engine: sa.Engine,
+    *,
+    examples: int,
+    steps: int = 40,
+    strict: bool = True,
+    seed: int | None = None,
+    shrink: bool = False,
+) -> list[int]:
+    """Run so many examples; without a seed always the same ones. Returns how many rounds each took to drain.
+
+    A failing example is printed as it was found; to `shrink` it to the steps that matter takes minutes.
+    """
+    rounds: list[int] = []
+    name = f"{engine.dialect.name}Machine"
+    machine = type(name, (Machine,), {"engine": quick(engine), "strict": strict, "n_rounds": rounds})
+    settled = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=seed is None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+    )
+    run_state_machine_as_test(machine if seed is None else with_seed(seed)(machine), settings=settled)
+    return rounds

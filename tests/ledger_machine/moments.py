@@ -1,0 +1,50 @@
+"""Times as the model knows them, and the ledger's rules about them, written a second time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+LEASE = 60.0  # seconds
+RING_AGAIN = 30.0
+MAX_RINGS = 3
+MAX_CRASHES = 2
+TROUBLES = 3  # batches in a row that find the store away, after which a scan is held
+SLACK = 60.0  # between clocks
+MAX_BACKOFF = 60.0
+MAX_LEASE = 600.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """A moment between two readings of the clock."""
+
+    lo: datetime
+    hi: datetime
+
+    def after(self, least: float, most: float | None = None) -> Span:
+        longest = least if most is None else most
+        return Span(self.lo + timedelta(seconds=least), self.hi + timedelta(seconds=longest))
+
+
+Moment = Span | None
+
+
+def backoff(attempts: int) -> float:
+    return float(min(2 ** max(attempts - 1, 0), MAX_BACKOFF))
+
+
+# A time further ahead than anything that is ever written was written before the clock was set back.
+
+
+def due(not_before: Moment, at: datetime) -> bool:
+    return not_before is None or not at < not_before.lo <= at + timedelta(seconds=MAX_BACKOFF + SLACK)
+
+
+def run_out(lease_until: Moment, at: datetime) -> bool:
+    return lease_until is not None and not at <= lease_until.lo <= at + timedelta(seconds=MAX_LEASE + SLACK)
+
+
+def lately(rung_at: Moment, at: datetime) -> bool:
+    earliest, latest = at - timedelta(seconds=RING_AGAIN), at + timedelta(seconds=SLACK)
+    return rung_at is not None and earliest <= rung_at.lo <= latest

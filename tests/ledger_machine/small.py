@@ -1,0 +1,83 @@
+"""Short words for tests that walk one batch or two through their lives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.store import batches, rings, suspects, verdicts
+from scanfleet.store.batches import Claim, NewImage
+from scanfleet.store.engine import reading, transaction
+from scanfleet.store.suspects import Expired
+from scanfleet.store.tables import Scan
+from scanfleet.store.verdicts import Outcome
+from tests.ledger_machine.ledger import QUEUE, open_scan, quick, shift
+from tests.ledger_machine.workers import Answer, outcome
+
+
+class Small:
+    """A ledger with one scan, all listed."""
+
+    def __init__(self, engine: sa.Engine, *, n_images: int, batch_images: int) -> None:
+        self.engine = quick(engine)
+        self.scan_id, self.scorer = open_scan(engine, "mem://small")
+        page = [NewImage(uri=f"mem://small/{number}") for number in range(n_images)]
+        with transaction(engine) as connection:
+            self.batch_ids = batches.add_images(
+                connection, scan_id=self.scan_id, queue=QUEUE, images=page, batch_images=batch_images
+            )
+            connection.execute(sa.update(Scan).values(n_listed=n_images))
+
+    def claim(self, *, rung: int | None = None, worker: str = "w", lease_seconds: float = 60) -> Claim | None:
+        with transaction(self.engine) as connection:
+            return batches.claim(connection, queue=QUEUE, worker=worker, lease_seconds=lease_seconds, rung=rung)
+
+    def must_claim(self, *, rung: int | None = None, worker: str = "w") -> Claim:
+        held = self.claim(rung=rung, worker=worker)
+        assert held is not None
+        return held
+
+    def write(self, held: Claim, answers: Sequence[Answer] = (Answer.CLEAR,), *, store: bool = True) -> None:
+        with transaction(self.engine) as connection:
+            verdicts.write(connection, held, outcome(self.scorer, held.images, answers, store=store))
+
+    def go_on(self, held: Claim, at: int, *, known: Sequence[int] = ()) -> None:
+        """Write the images `known` and take image `at` in hand; both are places in the claim."""
+        part = outcome(self.scorer, [held.images[place] for place in known], [Answer.CLEAR], store=True)
+        with transaction(self.engine) as connection:
+            verdicts.write_part(connection, held, part, in_hand=held.images[at].id)
+
+    def hand_back(self, held: Claim, *, n_known: int = 0) -> None:
+        part: Outcome = outcome(self.scorer, held.images[:n_known], [Answer.CLEAR], store=True)
+        with transaction(self.engine) as connection:
+            verdicts.hand_back(connection, held, part)
+
+    def expire(self) -> Expired:
+        with transaction(self.engine) as connection:
+            return suspects.expire_leases(connection)
+
+    def pass_time(self, seconds: float = 61) -> None:
+        shift(self.engine, seconds)
+
+    def die(self) -> Expired:
+        """All workers are gone for longer than their leases; a further minute ends every back-off."""
+        self.pass_time()
+        expired = self.expire()
+        self.pass_time()
+        return expired
+
+    def ring(self, *, most: int = 100) -> list[int]:
+        with transaction(self.engine) as connection:
+            found = rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=most)
+        return [batch_id for batch_id, _ in found]
+
+    def rows(self, table: Any, *where: sa.ColumnElement[bool]) -> list[Any]:
+        with reading(self.engine) as connection:
+            key = table.__table__.primary_key.columns.values()[0]
+            return list(connection.execute(sa.select(*table.__table__.c).where(*where).order_by(key)))
+
+    def row(self, table: Any, key: object) -> Any:
+        (found,) = self.rows(table, table.__table__.primary_key.columns.values()[0] == key)
+        return found
