@@ -72,7 +72,9 @@ def audit(engine: sa.Engine, options: Options, *, max_pixels: int) -> Audit:
         found = _read(connection)
         surplus = _surplus_answers(connection) + _miscounted(connection)
     wrong = Counter(
-        fault for key, answer in expected.items() for fault in _faults(answer, found[key][0] if key in found else None)
+        fault
+        for key, answer in expected.items()
+        for fault in faults_of(answer, found[key][0] if key in found else None)
     )
     answers = [row for rows in found.values() for row in rows if row.answer is not None]
     repeated = sum(len(rows) - 1 for rows in found.values()) + len(found.keys() - expected.keys())
@@ -88,7 +90,7 @@ def audit(engine: sa.Engine, options: Options, *, max_pixels: int) -> Audit:
     )
 
 
-def _faults(expected: Answer, found: Found | None) -> list[str]:
+def faults_of(expected: Answer, found: Found | None) -> list[str]:
     """What is wrong with one image."""
     if found is None or found.answer is None:
         return ["lost"]

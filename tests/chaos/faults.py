@@ -141,12 +141,15 @@ class Faults:
     # the network
 
     def _break_connections(self, service: str, *, silently: bool) -> Begun:
-        for proxy in self._some_links(service):
+        links = self._some_links(service)
+        for proxy in links:
             if silently:
                 proxy.silence()
             else:
                 proxy.cut()
-        return Begun()
+        if not silently or self._rng.random() < 0.5:
+            return Begun()
+        return self._keep(links, "swallow")  # new connections fall into the hole as well
 
     def _s3_errors(self) -> Begun:
         return self._misbehave("refuse")
@@ -161,6 +164,9 @@ class Faults:
         links = [proxy for proxy in self._some_links("s3") if proxy.mode == "pass"]
         if not links:
             raise NotNow
+        return self._keep(links, mode)
+
+    def _keep(self, links: Sequence[Proxy], mode: Mode) -> Begun:
         for proxy in links:
             proxy.mode = mode
 

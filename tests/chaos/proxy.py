@@ -69,19 +69,25 @@ class Proxy:
 
     def cut(self) -> int:
         """Reset every open connection, both ways. Returns how many there were."""
-        return self._on_all(lambda link: link.reset())
+        return self._on_heard(Link.reset)
 
     def silence(self) -> int:
         """Nothing passes any more on the connections that are open. Returns how many there were."""
-        return self._on_all(lambda link: link.silence())
+        return self._on_heard(Link.silence)
 
     def close(self) -> None:
-        self._server.close()
-        self.cut()
+        async def run() -> None:
+            self._server.close()
+            for link in list(self.links):
+                link.reset()
+            while self.links:
+                await asyncio.sleep(0)
 
-    def _on_all(self, call: Callable[[Link], None]) -> int:
+        self._wait(run())
+
+    def _on_heard(self, call: Callable[[Link], None]) -> int:
         async def run() -> int:
-            links = list(self.links)
+            links = [link for link in self.links if not link.silent]
             for link in links:
                 call(link)
             return len(links)
@@ -99,7 +105,7 @@ class Link:
         self._proxy = proxy
         self.client = End(self._upward, self._opened, self._ended)
         self.server = End(self._downward, lambda: None, self._ended)
-        self._silent = False
+        self.silent = False
         self._in_body = False  # of an HTTP answer; only kept in the mode "truncate"
         self._opening: asyncio.Task[None] | None = None
 
@@ -108,8 +114,7 @@ class Link:
             end.reset()
 
     def silence(self) -> None:
-        self._silent = True
-        self._proxy.links.discard(self)
+        self.silent = True
         self._proxy.loop.call_later(SERVER_GIVES_UP_SECONDS, self.server.reset)
 
     def _opened(self) -> None:
@@ -121,7 +126,9 @@ class Link:
         try:
             await self._proxy.loop.create_connection(lambda: self.server, "127.0.0.1", self._proxy.target)
         except OSError:  # the server is down
+            self.server.ended = True
             self.client.reset()
+            self._ended()
             return
         self.client.other, self.server.other = self.server, self.client
         if self._proxy.mode == "swallow":
@@ -131,9 +138,9 @@ class Link:
         self.client.resume()
 
     def _upward(self, data: bytes) -> None:
-        if self._proxy.mode == "swallow" and not self._silent:
+        if self._proxy.mode == "swallow" and not self.silent:
             self.silence()
-        if self._silent:
+        if self.silent:
             return
         if self._proxy.mode == "refuse":
             self.client.write(REFUSAL)
@@ -142,7 +149,7 @@ class Link:
         self._pass(self.server, data)
 
     def _downward(self, data: bytes) -> None:
-        if self._silent or self._proxy.mode == "swallow":
+        if self.silent or self._proxy.mode == "swallow":
             return
         if self._proxy.mode == "truncate":
             self._shorten(data)
@@ -165,10 +172,12 @@ class Link:
             self.client.close()
 
     def _ended(self) -> None:
-        self._proxy.links.discard(self)
-        if not self._silent:
-            self.client.close()
-            self.server.close()
+        if not self.silent:
+            delay = SLOW_SECONDS if self._proxy.mode == "slow" else 0.0  # not before the data that is held back
+            for end in (self.client, self.server):
+                self._proxy.loop.call_later(delay, end.close)
+        if self.client.ended and self.server.ended:
+            self._proxy.links.discard(self)
 
 
 class End(asyncio.Protocol):

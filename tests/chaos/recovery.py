@@ -12,34 +12,38 @@ from scanfleet.store.tables import Batch
 
 
 class Recovery:
-    """seconds: of every recovered batch, from the kill to its next claim."""
+    """free_seconds: of every batch a killed worker held, from the kill until anybody may take it (lease + reconcile).
+
+    claimed_seconds: until somebody has it, which includes its turn behind the other batches.
+    """
 
     def __init__(self, engine: sa.Engine) -> None:
-        self.seconds: list[float] = []
+        self.free_seconds: list[float] = []
+        self.claimed_seconds: list[float] = []
         self._engine = engine
-        self._waiting: dict[int, tuple[int, float]] = {}  # batch -> (token it was held under, time of the kill)
+        self._held: dict[int, tuple[int, float]] = {}  # batch -> (token it was held under, time of the kill)
+        self._free: dict[int, tuple[int, float]] = {}  # the same, once the lease is over
 
     def killed(self, pid: int) -> None:
         """Call right after the kill: remembers what that process held."""
-        held = sa.select(Batch.id, Batch.lease_token).where(
-            Batch.state == "leased", Batch.lease_owner.contains(f"-{pid}-", autoescape=True)
-        )
-        for row in self._read(held):
-            self._waiting[row.id] = (row.lease_token, time.monotonic())
+        owner = Batch.lease_owner.contains(f"-{pid}-", autoescape=True)
+        for row in self._read(Batch.state == "leased", owner):
+            self._held[row.id] = (row.lease_token, time.monotonic())
 
     def look(self) -> None:
         """Call often."""
-        if not self._waiting:
-            return
-        for row in self._read(sa.select(Batch.id, Batch.lease_token).where(Batch.id.in_(list(self._waiting)))):
-            token, since = self._waiting[row.id]
-            if row.lease_token > token:
-                self.seconds.append(time.monotonic() - since)
-                del self._waiting[row.id]
+        watched = [*self._held, *self._free]
+        for row in self._read(Batch.id.in_(watched)) if watched else ():
+            claimed = row.lease_token > (self._held.get(row.id) or self._free[row.id])[0]
+            if row.id in self._held and (claimed or row.state != "leased"):
+                self._free[row.id] = self._held.pop(row.id)
+                self.free_seconds.append(time.monotonic() - self._free[row.id][1])
+            if claimed:
+                self.claimed_seconds.append(time.monotonic() - self._free.pop(row.id)[1])
 
-    def _read(self, query: sa.Select[tuple[int, int]]) -> list[sa.Row[tuple[int, int]]]:
+    def _read(self, *where: sa.ColumnElement[bool]) -> list[sa.Row[tuple[int, int, str]]]:
         try:
             with reading(self._engine) as connection:
-                return list(connection.execute(query))
+                return list(connection.execute(sa.select(Batch.id, Batch.lease_token, Batch.state).where(*where)))
         except DatabaseUnavailable:  # itself down by a fault; the next look sees it
             return []

@@ -11,7 +11,7 @@ from tests.chaos.run import Result
 
 
 def as_dict(result: Result) -> dict[str, Any]:
-    recovery = result.recovery_seconds
+    recovery = result.recovery
     return {
         **result.audit.as_dict(),
         "faults": dict(sorted(result.faults.items())),
@@ -20,9 +20,9 @@ def as_dict(result: Result) -> dict[str, Any]:
         "setup_seconds": round(result.setup_seconds, 1),
         "images_per_s": round((result.audit.verdicts + result.audit.failures) / max(result.seconds, 0.001), 1),
         "recovery": {
-            "n": len(recovery),
-            "median_seconds": round(statistics.median(recovery), 2) if recovery else None,
-            "worst_seconds": round(max(recovery), 2) if recovery else None,
+            "batches": len(recovery.free_seconds),
+            **_spread("free", recovery.free_seconds),
+            **_spread("claimed", recovery.claimed_seconds),
         },
         "restarts": result.restarts,
         "exits": {str(code): n for code, n in sorted(result.exits.items())},
@@ -33,6 +33,12 @@ def as_dict(result: Result) -> dict[str, Any]:
         "stuck": result.stuck is not None,
         "holds": result.holds,
     }
+
+
+def _spread(name: str, seconds: list[float]) -> dict[str, float | None]:
+    middle, worst = (statistics.median(seconds), max(seconds)) if seconds else (None, None)
+    found = {f"{name}_median_seconds": middle, f"{name}_worst_seconds": worst}
+    return {key: None if value is None else round(value, 2) for key, value in found.items()}
 
 
 def as_json(result: Result) -> str:

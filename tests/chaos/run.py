@@ -45,7 +45,7 @@ class Result:
     faults: Counter[str]
     seconds: float
     setup_seconds: float
-    recovery_seconds: list[float]
+    recovery: Recovery
     restarts: int
     exits: Counter[int]  # exit codes of workers during the run; -9: killed
     last_exits: Counter[int]  # of the workers stopped at the end
@@ -75,7 +75,7 @@ def run(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Res
             faults=conductor.injected,
             seconds=conductor.seconds,
             setup_seconds=here.setup_seconds,
-            recovery_seconds=conductor.recovery.seconds,
+            recovery=conductor.recovery,
             restarts=fleet.n_restarts,
             exits=fleet.exits,
             last_exits=last_exits,
