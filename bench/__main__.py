@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-NAMES = ("ledger",)
+NAMES = ("decode", "ledger")
 
 
 @click.command()

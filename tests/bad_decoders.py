@@ -108,7 +108,10 @@ def whoami() -> Decoded:
 
     ignored = [name for name in ("SIGINT", "SIGTERM") if signal.getsignal(signal.Signals[name]) is signal.SIG_IGN]
     cores = resource.getrlimit(resource.RLIMIT_CORE)
-    raise ImageError(stage="decode", reason="truncated", detail=f"{sorted(os.environ)} {cores} {ignored}")
+    seconds, _ = signal.getitimer(signal.ITIMER_PROF)
+    memory, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limits = f"cores {cores}, {seconds:.1f} s, {memory >> 20} MB, ignores {ignored}"
+    raise ImageError(stage="decode", reason="truncated", detail=f"{limits}, {sorted(os.environ)}")
 
 
 ORDERS = {

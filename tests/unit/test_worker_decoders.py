@@ -41,10 +41,16 @@ def decoders(folder: Path, *, real: bool = False, n_children: int = 2, **how: An
 
 
 def fault(pool: Decoders, order: str) -> tuple[str, str]:
-    with pytest.raises(ImageError) as caught:
-        pool.decode(order.encode())
-    assert caught.value.stage == "decode"
-    return caught.value.reason, caught.value.detail
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(pool.decode, order.encode())
+        try:
+            error = future.exception(60)
+        except TimeoutError:
+            pool.close()  # else the thread waits for ever
+            raise
+    assert isinstance(error, ImageError)
+    assert error.stage == "decode"
+    return error.reason, error.detail
 
 
 def until(holds: Callable[[], bool], *, seconds: float = 30.0) -> None:
@@ -97,7 +103,7 @@ def test_a_file_larger_than_any_pipe(tmp_path: Path) -> None:
 
 def test_many_threads_share_few_children(tmp_path: Path) -> None:
     images = [encoded(Image.new("RGB", (n + 1, 3)), "PNG") for n in range(200)]
-    with decoders(tmp_path, real=True) as pool, ThreadPoolExecutor(12) as threads:
+    with ThreadPoolExecutor(12) as threads, decoders(tmp_path, real=True) as pool:
         assert [decoded.width for decoded in threads.map(pool.decode, images)] == list(range(1, 201))
         assert 1 <= len(pool.pids) <= 2
 
@@ -134,7 +140,7 @@ def test_a_fault_of_the_decoder_itself_counts_as_a_crash(tmp_path: Path) -> None
 
 def test_neighbours_of_a_crash_know_nothing_of_it(tmp_path: Path) -> None:
     orders = ["abort" if n % 10 == 3 else f"picture {n + 1} 2" for n in range(40)]
-    with decoders(tmp_path) as pool, ThreadPoolExecutor(4) as threads:
+    with ThreadPoolExecutor(4) as threads, decoders(tmp_path) as pool:
         futures = [threads.submit(pool.decode, order.encode()) for order in orders]
         for n, future in enumerate(futures):
             if n % 10 == 3:
@@ -146,7 +152,7 @@ def test_neighbours_of_a_crash_know_nothing_of_it(tmp_path: Path) -> None:
 def test_the_last_try_is_alone(tmp_path: Path) -> None:
     """What a neighbour takes of the machine must not be what kills an image."""
     (tmp_path / "deaths").mkdir()
-    with decoders(tmp_path) as pool, ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(2) as threads, decoders(tmp_path) as pool:
         neighbour = threads.submit(pool.decode, f"wait {tmp_path}".encode())
         until(lambda: bool(list(tmp_path.glob("began-*"))))
         dying = threads.submit(pool.decode, f"abort_until {tmp_path}/deaths 2".encode())
@@ -179,7 +185,7 @@ def test_the_cpu_limit_is_of_one_image(tmp_path: Path) -> None:
 
 
 def test_a_frozen_child_is_not_too_slow(tmp_path: Path) -> None:
-    with decoders(tmp_path, cpu_seconds=0.3) as pool, ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, decoders(tmp_path, cpu_seconds=0.3) as pool:
         answer = threads.submit(pool.decode, f"wait {tmp_path}".encode())
         until(lambda: bool(list(tmp_path.glob("began-*"))))
         (child,) = pool.pids
@@ -255,12 +261,13 @@ def test_no_process_to_be_had_is_no_image_s_fault(tmp_path: Path, monkeypatch: p
 def test_what_a_child_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     monkeypatch.setenv("SCANFLEET_DATABASE_URL", "postgresql://u:hush@h/d")
-    with decoders(tmp_path) as pool:
+    with decoders(tmp_path, cpu_seconds=7, memory=500 * MEGABYTE) as pool:
         _, told = fault(pool, "whoami")
         assert "PYTHONPATH" in told
         assert "AWS_" not in told
         assert "SCANFLEET" not in told
-        assert "(0, 0) ['SIGINT', 'SIGTERM']" in told
+        assert told.startswith("cores (0, 0), 7.0 s, 5")  # hundred and so many megabytes: what it began with is added
+        assert "ignores ['SIGINT', 'SIGTERM']" in told
         command = psutil.Process(pool.pids[0]).cmdline()
         assert not any(word in " ".join(command) for word in ("hush", "torch"))
 
@@ -281,7 +288,7 @@ def test_close_ends_all_children_and_closes_all_pipes(tmp_path: Path) -> None:
         pool.decode(b"picture")
     before = me.num_fds()
     for _ in range(3):
-        with decoders(tmp_path) as pool, ThreadPoolExecutor(2) as threads:
+        with ThreadPoolExecutor(2) as threads, decoders(tmp_path) as pool:
             list(threads.map(pool.decode, [b"picture"] * 20))
             with pytest.raises(ImageError):
                 pool.decode(b"abort")
