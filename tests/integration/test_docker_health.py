@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+import pytest
 import redis
 import yaml
 
@@ -51,23 +53,27 @@ def test_worker_is_healthy_while_it_answers_and_unhealthy_after(redis_url: str) 
     assert len(after.stderr.splitlines()) == 1
 
 
-def test_valkey_takes_the_options_of_compose(redis_server: RedisServer, tmp_path: Path) -> None:
-    command = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["valkey"]["command"]
-    options = [part.replace("${VALKEY_PASSWORD}", "secret") for part in command[1:]]
-    server = RedisWithOptions(options=options)
-    with server, redis.Redis(port=server.port, password="secret", decode_responses=True) as client:
+def test_valkey_takes_the_options_of_compose_and_its_password_from_no_argument() -> None:
+    with ValkeyOfCompose() as server, server.client() as client:
         assert client.config_get("appendonly")["appendonly"] == "yes"
         assert client.config_get("appendfsync")["appendfsync"] == "everysec"
         assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+        with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        assert "recognisable" not in " ".join(psutil.Process(server.pid).cmdline())
 
 
-class RedisWithOptions(RedisServer):
-    """A server that is given its options on the command line and not in a file."""
+class ValkeyOfCompose(RedisServer):
+    """The server as compose.yaml starts it, by the program that is installed here."""
 
-    def __init__(self, *, options: list[str]) -> None:
-        super().__init__(port=free_port(), password="secret")
-        self.options = options
+    def __init__(self) -> None:
+        super().__init__(port=free_port(), password="recognisable")
+
+    def launched(self, command: list[str]) -> list[str]:
+        return ["env", f"REDISCLI_AUTH={self.password}", *super().launched(command)]
 
     def command(self) -> list[str]:
-        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        return [self.program, *self.options, *where]
+        service = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["valkey"]
+        shell, flag, script = service["command"]
+        where = f"{self.program} - --port {self.port} --bind 127.0.0.1 --dir {self.directory}"
+        return [shell, flag, script.replace("docker-entrypoint.sh valkey-server -", where).replace("$$", "$")]

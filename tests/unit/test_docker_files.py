@@ -1,22 +1,14 @@
 """The container files agree with the code: commands exist, settings are spelled right, images hold what they copy."""
 
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 import pytest
-import redis
 import yaml
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
 from scanfleet.settings import Settings
-from tests.services.ports import free_port
 from tools.try_docker_steps import Step, read_stages
 
 ROOT = Path(__file__).parents[2]
@@ -90,27 +82,6 @@ def test_variables_of_compose_are_explained_in_the_example() -> None:
     used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker/compose.yaml").read_text()))
     explained = set(re.findall(r"^#?(\w+)=", (ROOT / "docker/env.example").read_text(), re.MULTILINE))
     assert used - explained == set()
-
-
-def test_the_password_of_the_broker_is_asked_for_and_stands_in_no_process_list(tmp_path: Path) -> None:
-    program, port = shutil.which("redis-server") or shutil.which("valkey-server"), free_port()
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    shell, flag, script = SERVICES["valkey"]["command"]
-    own = f"{program} - --port {port} --dir {tmp_path}"
-    script = script.replace("docker-entrypoint.sh valkey-server -", own).replace("$$", "$")
-    environment = {"PATH": os.environ["PATH"], "REDISCLI_AUTH": "recognisable"}
-    with subprocess.Popen([shell, flag, script], env=environment, stdout=subprocess.DEVNULL) as server:
-        try:
-            retry = Retry(ConstantBackoff(0.1), 100)
-            with redis.Redis(port=port, password="recognisable", retry=retry) as client:
-                assert client.ping()
-                assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
-            with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
-                stranger.ping()
-            assert "recognisable" not in " ".join(psutil.Process(server.pid).cmdline())
-        finally:
-            server.kill()
 
 
 def test_example_holds_no_secret_and_git_ignores_the_real_file() -> None:
