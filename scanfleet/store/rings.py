@@ -20,13 +20,11 @@ def due_for_ring(
     """Ready batches that nobody rang for lately, as (batch id, queue), and marks them as rung.
 
     At most so many that the rings under way stay below `max_outstanding`. Of a scan whose store is away: one, as a
-    probe, and none while one is out.
+    probe, and none while one is out; those come on top, or a busy scan would keep others on hold.
     """
     at = now(connection)
     lately = since(Batch.rung_at, at - timedelta(seconds=ring_again_seconds), at)
-    room = max_outstanding - _outstanding(connection, lately)
-    if room <= 0:
-        return []
+    room = max(max_outstanding - _outstanding(connection, lately), 0)
     ready = (Batch.state == "ready", Scan.state == "running", due(Batch.not_before, at), due(Scan.not_before, at))
     unrung = sa.or_(Batch.rung_at.is_(None), ~lately)
     query = (

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from scanfleet.backoff import backoff_seconds, jittered
 from scanfleet.store.engine import now
 from scanfleet.store.tables import Batch, Scan
+from scanfleet.store.times import due
 
 LIMIT = 3
 
@@ -27,9 +28,9 @@ def on_hold() -> sa.ColumnElement[bool]:
 def count_trouble(connection: sa.Connection, scan_id: str, *, waiting_for: str) -> None:
     """A batch met nothing but a store that is away. What several workers meet at the same time counts once."""
     at = now(connection)
-    query = sa.select(Scan.trouble, Scan.not_before).where(Scan.id == scan_id).with_for_update()
-    before, not_before = connection.execute(query).one()
-    if not_before is not None and not_before > at:
+    query = sa.select(Scan.trouble, due(Scan.not_before, at)).where(Scan.id == scan_id).with_for_update()
+    before, pause_is_over = connection.execute(query).one()
+    if not pause_is_over:
         return
     trouble = before + 1
     values: dict[str, Any] = {"trouble": trouble}

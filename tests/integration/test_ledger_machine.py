@@ -1,0 +1,91 @@
+"""The life of a batch under random workers, knocks, faults and people: see tests/ledger_machine.
+
+And what the machine is worth: with one safeguard of the ledger taken away it must find a violation, though it then
+relies on the invariants and on the end alone.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from scanfleet.settings import load_settings
+from scanfleet.store import batches, schema, suspects
+from scanfleet.store.batches import Claim
+from scanfleet.store.engine import connect, now
+from scanfleet.store.suspects import Expired
+from scanfleet.store.tables import Batch, Image
+from tests.ledger_machine.machine import run_machine
+
+EXAMPLES = {"sqlite": 40, "postgresql": 15}  # of 40 steps each; `make test-slow` runs many more
+
+
+@pytest.fixture
+def engine(database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = connect(load_settings(database_url=database_url, data_dir=tmp_path, model="fake"))
+    schema.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = connect(load_settings(data_dir=tmp_path, model="fake"))
+    schema.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def test_no_image_is_lost_doubled_or_blamed_wrongly_whatever_happens(engine: sa.Engine) -> None:
+    examples = EXAMPLES[engine.dialect.name]
+    assert len(run_machine(engine, examples=examples)) >= examples
+
+
+@pytest.mark.slow
+def test_the_same_for_longer_and_with_other_choices_each_time(engine: sa.Engine) -> None:
+    """TEST_SEED=number repeats a run."""
+    seed = int(os.environ.get("TEST_SEED", 0)) or int.from_bytes(os.urandom(4), "big")
+    print(f"TEST_SEED={seed}")  # noqa: T201 - shown with a failure
+    examples = 10 * EXAMPLES[engine.dialect.name]
+    assert len(run_machine(engine, examples=examples, steps=60, seed=seed, shrink=True)) >= examples
+
+
+def test_without_the_token_the_machine_finds_a_late_writer(
+    embedded: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
+        connection.execute(sa.update(Batch).where(Batch.id == held.batch_id).values(values))
+
+    monkeypatch.setattr(batches, "_touch", touch)
+    with pytest.raises((AssertionError, sa.exc.IntegrityError)):
+        run_machine(embedded, examples=EXAMPLES["sqlite"], strict=False)
+
+
+def test_without_expiry_the_ledger_does_not_drain(embedded: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "expire_leases", lambda connection: Expired())
+    with pytest.raises(AssertionError, match="not drained"):
+        run_machine(embedded, examples=EXAMPLES["sqlite"], strict=False)
+
+
+def test_blaming_the_whole_batch_quarantines_an_innocent_image(
+    embedded: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blame_one = suspects.expire_leases
+
+    def blame_all(connection: sa.Connection) -> Expired:
+        at = now(connection)
+        dead = sa.select(Batch.id, Batch.scan_id, Batch.in_hand).where(Batch.state == "leased", Batch.lease_until < at)
+        for batch in connection.execute(dead).all():
+            others = sa.select(Image.id).where(Image.batch_id == batch.id, Image.state == "pending")
+            for image_id in connection.execute(others.where(Image.id != sa.func.coalesce(batch.in_hand, 0))).scalars():
+                if suspects._blame(connection, image_id) > suspects.MAX_CRASHES:
+                    names = {"batch_id": batch.id, "scan_id": batch.scan_id, "image_id": image_id}
+                    suspects._quarantine(connection, **names, at=at)
+        return blame_one(connection)
+
+    monkeypatch.setattr(suspects, "expire_leases", blame_all)
+    with pytest.raises(AssertionError, match=r"innocent|in hand at"):
+        run_machine(embedded, examples=EXAMPLES["sqlite"], strict=False)
