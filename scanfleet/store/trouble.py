@@ -28,8 +28,9 @@ def on_hold() -> sa.ColumnElement[bool]:
 def count_trouble(connection: sa.Connection, scan_id: str, *, waiting_for: str) -> None:
     """A batch met nothing but a store that is away. What several workers meet at the same time counts once."""
     at = now(connection)
-    query = sa.select(Scan.trouble, due(Scan.not_before, at)).where(Scan.id == scan_id).with_for_update()
-    before, pause_is_over = connection.execute(query).one()
+    query = sa.select(Scan.trouble, due(Scan.not_before, at)).where(Scan.id == scan_id)
+    # key_share: whoever wrote a verdict holds the key of the scan's row, and two of them would wait for each other.
+    before, pause_is_over = connection.execute(query.with_for_update(key_share=True)).one()
     if not pause_is_over:
         return
     trouble = before + 1

@@ -1,0 +1,94 @@
+"""PostgreSQL runs transactions at the same time; SQLite, one after the other. Whatever meets, the ledger is sound."""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from scanfleet.settings import load_settings
+from scanfleet.store import schema
+from scanfleet.store.engine import connect
+from tests.ledger_machine.invariants import forgotten, violations
+from tests.ledger_machine.ledger import read
+from tests.ledger_machine.races import Scene, run_together, shuffled
+
+RACES = (
+    "claim claim claim",
+    "settle settle",  # also the last two batches of a scan
+    "settle_same settle_same",
+    "settle expire",
+    "settle cancel",
+    "settle extend expire",
+    "part expire",
+    "part cancel",
+    "hand_back expire",
+    "hand_back claim",
+    "extend expire",
+    "expire expire",
+    "reconcile reconcile settle",
+    "ring ring",
+    "ring claim",
+    "ring cancel",
+    "unring cancel",
+    "unring ring retry",
+    "retry settle",
+    "retry retry",
+    "retry cancel",
+    "retry expire",
+    "hold hold",
+    "hold_all hold_all",
+    "hold release",
+    "hold cancel",
+    "hold ring",
+    "release cancel",
+    "pause claim",
+    "pause settle",
+    "cancel cancel",
+    "cancel claim",
+    "cancel expire",
+    "list cancel",
+    "list settle",
+    "list retry",
+    "list hold",
+)
+EACH = 6  # states for each race
+
+
+@pytest.fixture
+def engine(pg_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = connect(load_settings(database_url=pg_url, data_dir=tmp_path, model="fake"))
+    schema.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def run_races(engine: sa.Engine, *, each: int, seed: int) -> Counter[str]:
+    """How many deadlocks PostgreSQL found, by race."""
+    racing = shuffled(sa.create_engine(engine.url, pool_size=4))
+    deadlocks: Counter[str] = Counter()
+    for race in RACES:
+        for number in range(each):
+            scene = Scene(engine, random.Random(f"{seed} {race} {number}"))
+            acts = [scene.act(name, at) for at, name in enumerate(race.split())]
+            before = read(engine)
+            result = run_together(racing, acts)
+            after = read(engine)
+            faults = violations(after) + forgotten(before, after) + [repr(error) for error in result.surprises]
+            assert not faults, f"{race}, seed {seed}, number {number}: {'; '.join(faults)}"
+            deadlocks[race] += result.deadlocks
+    racing.dispose()
+    return +deadlocks
+
+
+def test_whatever_meets_leaves_a_sound_ledger_and_no_deadlock(engine: sa.Engine) -> None:
+    assert run_races(engine, each=EACH, seed=1) == Counter()
+
+
+@pytest.mark.slow
+def test_the_same_for_longer_and_with_other_states_each_time(engine: sa.Engine) -> None:
+    seed = int(os.environ.get("TEST_SEED", 0)) or int.from_bytes(os.urandom(4), "big")
+    assert run_races(engine, each=25 * EACH, seed=seed) == Counter()
