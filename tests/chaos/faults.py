@@ -11,6 +11,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 from celery import Celery
 from kombu import Queue
+from kombu.exceptions import OperationalError
 
 from scanfleet.errors import BrokerUnavailable, DatabaseUnavailable
 from scanfleet.messages import SCORE_BATCH, score_queue
@@ -23,7 +24,14 @@ from tests.chaos.supervisor import Slot, Supervisor
 from tests.chaos.world import LEASE_SECONDS, World
 
 JUMP = timedelta(hours=1)
-BOGUS_BATCHES = (0, -1, 10**12)
+BOGUS_BATCHES = (10**12, 10**12 + 1)
+BOGUS_FIELDS: tuple[dict[str, object], ...] = (
+    {"batch_id": 0},
+    {"batch_id": -1},
+    {"batch_id": "1"},
+    {"batch_id": 1, "also": "this"},
+    {},
+)
 QUEUE = score_queue("fake")
 
 
@@ -193,10 +201,11 @@ class Faults:
             for batch_id in (*self._rng.choices(known or BOGUS_BATCHES, k=30), *BOGUS_BATCHES):
                 for _ in range(self._rng.randint(1, 3)):
                     ring(self._app, queue=QUEUE, batch_id=batch_id)
-        except (DatabaseUnavailable, BrokerUnavailable):
+            for fields in BOGUS_FIELDS:
+                self._app.send_task(SCORE_BATCH, kwargs=fields, queue=Queue(QUEUE))
+            self._app.send_task("no_such_task", queue=Queue(QUEUE))
+        except (DatabaseUnavailable, BrokerUnavailable, OperationalError):
             raise NotNow from None
-        self._app.send_task(SCORE_BATCH, kwargs={"batch_id": 1, "also": "this"}, queue=Queue(QUEUE))
-        self._app.send_task("no_such_task", queue=Queue(QUEUE))
         return Begun()
 
     def _clock_jump(self) -> Begun:
