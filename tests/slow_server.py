@@ -1,10 +1,11 @@
-"""An HTTP server that answers every request a byte at a time, for ever: nothing is silent and nothing ends."""
+"""An HTTP server that answers every request a byte at a time: nothing is silent, and nothing ends for a long while."""
 
 import socket
 import threading
 from types import TracebackType
 from typing import Self
 
+N_BYTES = 400  # that drip; then the connection breaks, so that a test without a deadline fails instead of hanging
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nContent-Type: image/png\r\nETag: x\r\n"
     b"Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n\r\n"
@@ -53,7 +54,7 @@ class DrippingServer:
             try:
                 if not self._from_head:
                     client.sendall(HEAD)
-                for byte in HEAD if self._from_head else b"x" * 1_000_000:
+                for byte in HEAD if self._from_head else b"x" * N_BYTES:
                     client.sendall(bytes([byte]))
                     if self._ended.wait(self._every):
                         return
