@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from scanfleet.settings import load_settings
+from scanfleet.store import scans
 from scanfleet.store.engine import connect, reading
 from tests.cli_process import scanfleet, start
 from tests.services import Bucket, PostgresServer, RedisServer
@@ -138,7 +139,7 @@ def test_no_secret_of_a_fleet_shows_anywhere(
         try:
             scan = run("scan", images, "--check", "overlay").stdout.strip()
             assert scan
-            _until_scored(run, scan, 6)
+            _until_scored(database_url, tmp_path, scan, 6)
             broker.kill()  # a worker without its broker, and a producer that cannot knock
             assert run("scan", images, "--check", "baggage").returncode == 0
             broker.start()
@@ -158,6 +159,10 @@ def test_no_secret_of_a_fleet_shows_anywhere(
             finally:
                 worker.kill()
                 outputs.append("".join(worker.communicate()))
+        run("scans", "cancel", scan)  # it waits for the bucket that is not there
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "a.png").write_bytes(png(99))
+        assert run("run", tmp_path / "photos", "--check", "flowers").returncode == 0  # its worker logs to a file
     texts = {
         "outputs": "\n".join(outputs),
         "files": "\n".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.log")),
@@ -166,16 +171,22 @@ def test_no_secret_of_a_fleet_shows_anywhere(
         "database": every_text(database_url, tmp_path),
     }
     assert "worker_ready" in texts["outputs"]
+    assert "batch_written" in texts["files"]
     assert "scanfleet" in texts["arguments"]
     assert texts["environment of decoders"]
     assert s3_bucket.name in texts["database"]
     assert {place: found_in(text) for place, text in texts.items() if found_in(text)} == {}
 
 
-def _until_scored(run: Any, scan: str, n: int) -> None:
+def _until_scored(url: str, folder: Path, scan: str, n: int) -> None:
+    engine = connect(load_settings(data_dir=folder, database_url=url))
     deadline = time.monotonic() + END_SECONDS
-    while time.monotonic() < deadline:
-        if run("results", "export", "--scan", scan, "--state", "verdict").stdout.count("\n") >= n:
-            return
-        time.sleep(0.2)
+    try:
+        while time.monotonic() < deadline:
+            with reading(engine) as connection:
+                if scans.progress(connection, scan).n_verdicts >= n:
+                    return
+            time.sleep(0.1)
+    finally:
+        engine.dispose()
     raise AssertionError("the worker scores nothing")

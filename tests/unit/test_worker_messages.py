@@ -65,7 +65,8 @@ BODY = json.dumps([[], {"batch_id": 1}, {"callbacks": None}])
 
 def message(**changes: Any) -> Message:
     fields = {"body": BODY, "content_type": "application/json", "content_encoding": "utf-8"}
-    return Message(**(fields | {"headers": {"id": "1", "task": SCORE_BATCH, "eta": None}} | changes), accept=["application/json"])
+    headers = {"id": "1", "task": SCORE_BATCH, "eta": None}
+    return Message(**(fields | {"headers": headers} | changes), accept=["application/json"])
 
 
 def test_a_plain_knock_passes_the_door() -> None:
