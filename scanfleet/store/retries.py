@@ -19,18 +19,23 @@ def retry_failures(
     All of it in the caller's transaction. Raises RequestError for a cancelled scan.
     """
     scan = scans.get_scan(connection, scan_id)
-    if scan.state == "cancelled":
-        raise RequestError(f"scan {scan.id} was cancelled: start another one with `scanfleet scan ... --fresh`")
+    _refuse_cancelled(scan.id, scan.state)
     n_retried = sum(
         _reopen_batch(connection, batch_id, _chosen(stage, reason))
         for batch_id in _batches_with_failures(connection, scan.id, _chosen(stage, reason))
     )
     if n_retried:
         # Batches first, then the scan, as a worker that settles does: the other order could deadlock. The lock also
-        # waits for a worker that is just marking the scan done.
-        connection.execute(sa.select(Scan.id).where(Scan.id == scan.id).with_for_update())
+        # waits for a worker that is just marking the scan done, and for somebody who is just cancelling it.
+        state = connection.execute(sa.select(Scan.state).where(Scan.id == scan.id).with_for_update()).scalar_one()
+        _refuse_cancelled(scan.id, state)
         scans.reopen(connection, scan.id)
     return n_retried
+
+
+def _refuse_cancelled(scan_id: str, state: str) -> None:
+    if state == "cancelled":
+        raise RequestError(f"scan {scan_id} was cancelled: start another one with `scanfleet scan ... --fresh`")
 
 
 def _chosen(stage: str | None, reason: str | None) -> list[sa.ColumnElement[bool]]:

@@ -55,7 +55,7 @@ RACES = (
     "list retry",
     "list hold",
 )
-EACH = 6  # states for each race
+EACH = 3  # states for each race
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.ledger_machine.fleet import Late
+from tests.ledger_machine.ground import WORKERS
 from tests.ledger_machine.ledger import quick
 from tests.ledger_machine.workers import Answer
-from tests.ledger_machine.world import HOUR, WORKERS, Fate, Late, World
+from tests.ledger_machine.world import HOUR, Fate, World
 
 MAX_DRAIN_ROUNDS = 60
 

@@ -1,0 +1,76 @@
+"""The ground of the virtual world: the real ledger, the model beside it, and what is checked after each step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from scanfleet.store import suspects
+from scanfleet.store.engine import transaction
+from tests.ledger_machine.invariants import forgotten, violations
+from tests.ledger_machine.ledger import Snapshot, clock, open_scan, read, wipe
+from tests.ledger_machine.model import Model
+from tests.ledger_machine.moments import MAX_CRASHES, Span
+from tests.ledger_machine.workers import Held
+
+T = TypeVar("T")
+WORKERS = ("w0", "w1", "w2")
+
+
+class Ground:
+    """Whatever the ledger does is told to the model. A `strict` world compares the two after each step; another one
+    relies on the invariants and on the end alone, to show what those find by themselves.
+    """
+
+    def __init__(self, engine: sa.Engine, *, strict: bool, kills: bool) -> None:
+        """kills: workers also end by chance while a suspect's image is in hand, so that innocents can be blamed."""
+        wipe(engine)
+        self._engine = engine
+        self._strict = strict
+        self._kills = kills
+        opened = [open_scan(engine, f"mem://{name}") for name in "ab"]
+        self.scan_ids = [scan_id for scan_id, _ in opened]
+        self._scorer = opened[0][1]
+        self._n_listed = dict.fromkeys(self.scan_ids, 0)
+        self.model = Model(self.scan_ids)
+        self._held: dict[str, list[Held]] = {worker: [] for worker in WORKERS}
+        self._ghosts: list[Held] = []  # of workers that were given up, and may not be dead
+        self._knocks: list[int] = []
+        self.poison: set[int] = set()
+        self._in_hand_at_end: Counter[int] = Counter()  # workers that ended or fell silent, by the image in hand
+        self.seen = read(engine)
+
+    def check(self) -> None:
+        seen = read(self._engine)
+        faults = violations(seen) + forgotten(self.seen, seen) + self._blamed_wrongly(seen)
+        if self._strict:
+            faults += self.model.differences(seen)
+        assert not faults, "; ".join(faults)
+        self.seen = seen
+
+    def _blamed_wrongly(self, seen: Snapshot) -> list[str]:
+        ends, images = self._in_hand_at_end, seen.images.values()
+        faults = [
+            f"image {image.id} has {image.crashes} crashes and was in hand at {ends[image.id]} ends"
+            for image in images
+            if image.crashes > ends[image.id]
+        ]
+        quarantined = {row.image_id for row in seen.failures if row.reason == suspects.KILLER}
+        faults += [f"image {image_id}: quarantined" for image_id in quarantined if ends[image_id] <= MAX_CRASHES]
+        if not self._kills:
+            blamed = {image.id for image in images if image.crashes}
+            faults += [f"image {image_id}: blamed, and innocent" for image_id in blamed - self.poison]
+        return faults
+
+    def _believe(self, right: bool, words: str) -> None:
+        assert right or not self._strict, words
+
+    def _do(self, call: Callable[[sa.Connection], T]) -> tuple[T, Span]:
+        """One transaction, and when it was."""
+        before = clock()
+        with transaction(self._engine) as connection:
+            result = call(connection)
+        return result, Span(before, clock())

@@ -1,0 +1,109 @@
+"""The producer, which lists pages of images, and people, who change their minds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from scanfleet.errors import RequestError
+from scanfleet.store import batches, retries, scans, suspects
+from scanfleet.store.batches import NewImage
+from scanfleet.store.tables import Image, Scan
+from tests.ledger_machine.ground import Ground
+from tests.ledger_machine.ledger import QUEUE
+
+
+class People(Ground):
+    def list_page(self, scan: int, n_images: int, *, batch_images: int, poison: Sequence[int] = ()) -> None:
+        """A page of new images; `poison`: which of them kill their worker."""
+        scan_id = self.scan_ids[scan]
+        start = self._n_listed[scan_id]
+        page = [NewImage(uri=f"mem://{scan}/{number}", etag="1") for number in range(start, start + n_images)]
+        if self._write_page(scan_id, page, batch_images):
+            self._n_listed[scan_id] += n_images
+            ids = sorted(image.id for batch in self.model.of_scan(scan_id) for image in batch.images)[start:]
+            self.poison |= {ids[at] for at in poison if at < len(ids)}
+
+    def list_again(self, scan: int) -> None:
+        """A page that the scan holds already: nothing may come of it."""
+        scan_id = self.scan_ids[scan]
+        page = [NewImage(uri=f"mem://{scan}/{number}", etag="1") for number in range(self._n_listed[scan_id])]
+        n_batches = len(self.model.batches)
+        self._write_page(scan_id, page, 2)
+        self._believe(len(self.model.batches) == n_batches, "listing again added a batch")
+
+    def _write_page(self, scan_id: str, page: list[NewImage], batch_images: int) -> bool:
+        """As producer.enqueue does it; False: the scan is cancelled."""
+
+        def write(connection: sa.Connection) -> dict[int, list[int]] | None:
+            connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
+            if scans.get_scan(connection, scan_id).state == "cancelled":
+                return None
+            added = batches.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=batch_images)
+            if added:
+                scans.reopen(connection, scan_id)
+                connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=None))
+            rows = connection.execute(sa.select(Image.id, Image.batch_id).where(Image.batch_id.in_(added)))
+            members: dict[int, list[int]] = {batch_id: [] for batch_id in added}
+            for row in rows.all():
+                members[row.batch_id].append(row.id)
+            return members
+
+        members, _ = self._do(write)
+        cancelled = self.model.scans[scan_id].state == "cancelled"
+        self._believe((members is None) == cancelled, "listing into a cancelled scan")
+        if members is not None:
+            self.model.listed(scan_id, members)
+        return members is not None
+
+    def end_listing(self, scan: int) -> None:
+        scan_id = self.scan_ids[scan]
+
+        def end(connection: sa.Connection) -> None:
+            connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
+            values = {"n_listed": scans.progress(connection, scan_id).n_images}
+            connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(values))
+            scans.finish_if_complete(connection, scan_id)
+
+        if self.seen.scans[scan_id].state != "cancelled":
+            self._do(end)
+            self.model.listing_ended(scan_id)
+
+    def pause_or_resume(self, scan: int) -> None:
+        held = self.model.scans[self.scan_ids[scan]]
+        pausing = self.seen.scans[held.id].state == "running"
+        if self._request(lambda connection: (scans.pause if pausing else scans.resume)(connection, held.id)):
+            self._believe(held.state in ("running", "paused"), f"a {held.state} scan was changed")
+            held.state = "paused" if pausing else "running"
+        else:
+            self._believe(held.state in ("done", "cancelled"), f"a {held.state} scan was refused")
+
+    def cancel(self, scan: int) -> None:
+        held = self.model.scans[self.scan_ids[scan]]
+        if self._request(lambda connection: scans.cancel(connection, held.id)):
+            self._believe(held.state in ("running", "paused"), f"a {held.state} scan was cancelled")
+            self.model.cancelled(held.id)
+        else:
+            self._believe(held.state in ("done", "cancelled"), f"a {held.state} scan was refused")
+
+    def _request(self, call: Callable[[sa.Connection], object]) -> bool:
+        try:
+            self._do(call)
+        except RequestError:
+            return False
+        return True
+
+    def retry(self, scan: int, *, only_killers: bool) -> None:
+        scan_id = self.scan_ids[scan]
+        reason = suspects.KILLER if only_killers else None
+        n_retried: list[int] = []
+        if not self._request(lambda c: n_retried.append(retries.retry_failures(c, scan_id, reason=reason))):
+            self._believe(self.model.scans[scan_id].state == "cancelled", "a retry was refused")
+            return
+        again = {row.image_id for row in self.seen.failures if reason in (None, row.reason)}
+        for image_id in again:
+            if self.seen.images[image_id].scan_id == scan_id:
+                self._in_hand_at_end[image_id] = 0
+        n_expected = self.model.retried(scan_id, lambda failure: reason in (None, failure[1]))
+        self._believe(n_retried == [n_expected], f"{n_retried} images retried, {n_expected} had failed")
