@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from scanfleet.errors import RequestError
 from scanfleet.settings import load_settings
-from scanfleet.store import schema
-from scanfleet.store.engine import connect
+from scanfleet.store import retries, scans, schema
+from scanfleet.store.engine import connect, transaction
+from scanfleet.store.tables import Batch, Scan
 from tests.ledger_machine.invariants import forgotten, violations
 from tests.ledger_machine.ledger import read
 from tests.ledger_machine.races import Scene, run_together, shuffled
+from tests.ledger_machine.small import Small
+from tests.ledger_machine.workers import Answer
 
 RACES = (
     "claim claim claim",
@@ -92,3 +96,25 @@ def test_whatever_meets_leaves_a_sound_ledger_and_no_deadlock(engine: sa.Engine)
 def test_the_same_for_longer_and_with_other_states_each_time(engine: sa.Engine) -> None:
     seed = int(os.environ.get("TEST_SEED", 0)) or int.from_bytes(os.urandom(4), "big")
     assert run_races(engine, each=25 * EACH, seed=seed) == Counter()
+
+
+def test_a_retry_that_meets_a_cancellation_half_way_is_refused(engine: sa.Engine) -> None:
+    ledger = Small(engine, n_images=2, batch_images=1)
+    ledger.write(ledger.must_claim(), [Answer.BROKEN])
+    other = sa.create_engine(engine.url)
+
+    def cancel_now(connection: sa.Connection, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE batches") and ledger.row(Scan, ledger.scan_id).state == "running":
+            with transaction(other) as meanwhile:
+                scans.cancel(meanwhile, ledger.scan_id)
+
+    def retry() -> None:
+        with transaction(engine) as connection:
+            sa.event.listen(connection, "before_cursor_execute", cancel_now)
+            retries.retry_failures(connection, ledger.scan_id)
+
+    with pytest.raises(RequestError, match="was cancelled"):
+        retry()
+    other.dispose()
+    assert violations(read(engine)) == []
+    assert {batch.state for batch in ledger.rows(Batch)} == {"done", "cancelled"}
