@@ -66,12 +66,15 @@ class Machine(RuleBasedStateMachine):
             if not self.world.work(worker, 0, [Answer.FLAG], store=False):
                 self.world.claim(worker, listen=True)
 
-    @rule(scan=which_scan, worker=which_worker)
-    def store_away(self, scan: int, worker: str) -> None:
-        """Batch after batch finds the store away."""
-        for _ in range(4):
+    @rule(worker=which_worker, seconds=st.sampled_from([0, 2, 61]))
+    def store_away(self, worker: str, seconds: int) -> None:
+        """Batch after batch finds the store away, and so, after a while, does the probe."""
+        for _ in range(7):
             if not self.world.work(worker, 0, [Answer.WAITS], store=True):
                 self.world.claim(worker, listen=True)
+        self.world.pass_time(seconds, silent=False)
+        self.world.reconcile(Fate.DELIVERED)
+        self.world.work(worker, 0, [Answer.WAITS], store=True)
 
     @rule(worker=which_worker, which=which, n_known=st.integers(0, 3), answers=answers)
     def hand_back(self, worker: str, which: int, n_known: int, answers: list[Answer]) -> None:
