@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import click
-import structlog
 
 from scanfleet.log import configure_logging
 from tests.chaos.options import CONTROLS, KINDS, Options
 from tests.chaos.report import as_json, as_table
 from tests.chaos.run import run
+from tests.services import ServiceMissingError
+
+EX_UNAVAILABLE = 69  # sysexits.h: a server program is not installed here
 
 
 @click.command()
@@ -58,8 +60,11 @@ def main(
         logs=logs,
     )
     configure_logging(level="error", json=False)
-    result = run(options, say=lambda line: click.echo(line, err=True))
-    structlog.reset_defaults()
+    try:
+        result = run(options, say=lambda line: click.echo(line, err=True))
+    except ServiceMissingError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EX_UNAVAILABLE)
     click.echo(as_table(result), err=as_line)
     if as_line:
         click.echo(as_json(result))
