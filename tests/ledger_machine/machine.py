@@ -59,11 +59,12 @@ class Machine(RuleBasedStateMachine):
         if not self.world.work(worker, which, answers, store=store):
             self.world.claim(worker, listen=store)
 
-    @rule(worker=which_worker)
-    def work_on(self, worker: str) -> None:
-        """Several steps at once, so that suspects get somewhere."""
-        for _ in range(4):
-            if not self.world.work(worker, 0, [Answer.FLAG], store=False):
+    @rule(worker=which_worker, first=st.integers(0, 3))
+    def work_on(self, worker: str, first: int) -> None:
+        """Several steps at once, so that suspects get somewhere, and every kind of answer is given."""
+        kinds = [Answer.FLAG, Answer.BROKEN, Answer.REVIEW, Answer.REUSED]
+        for step in range(first, first + 4):
+            if not self.world.work(worker, 0, kinds[step % 4 :] + kinds[: step % 4], store=False):
                 self.world.claim(worker, listen=True)
 
     @rule(worker=which_worker, seconds=st.sampled_from([0, 2, 61]))
