@@ -119,9 +119,12 @@ class Endings:
             with lease.lock:
                 if lease.ended:
                     raise LeaseLost("found out by the heartbeat")
+                asked_at = time.monotonic()
                 with transaction(self._engine) as connection:
                     write(connection)
                 lease.ended = ends
+                if not ends:  # it began anew
+                    lease.deadline = asked_at + lease.claim.lease_seconds
 
         try:
             persist(attempt, until=lambda: lease.deadline, stop=self._stop)

@@ -60,6 +60,7 @@ class Claim:
     token: int
     attempts: int
     images: tuple[ClaimedImage, ...]
+    lease_seconds: float
     suspect: bool = False  # an earlier lease ran out: to be run alone, image by image
 
 
@@ -148,7 +149,7 @@ def claim(
             .returning(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect)
         ).one_or_none()
         if row is not None:
-            return _load(connection, row)
+            return _load(connection, row, lease_seconds=lease_seconds)
     return None
 
 
@@ -162,7 +163,9 @@ def _probed() -> sa.ColumnElement[bool]:
     return sa.exists().where(other.scan_id == Scan.id, other.state == "leased")
 
 
-def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]]) -> Claim:
+def _load(
+    connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]], *, lease_seconds: float
+) -> Claim:
     columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes)
     pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))
@@ -174,6 +177,7 @@ def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]
         token=row.lease_token,
         attempts=row.attempts,
         images=tuple(ClaimedImage(**image._mapping) for image in found),
+        lease_seconds=lease_seconds,
         suspect=row.suspect,
     )
 
@@ -234,12 +238,16 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
 
 def take_in_hand(connection: sa.Connection, held: Claim, image_id: int) -> None:
     """Before a suspect's image is touched: if this lease runs out, that image was in hand. Raises LeaseLost."""
-    _touch(connection, held, in_hand=image_id)
+    go_on(connection, held, values={}, in_hand=image_id)
 
 
 def go_on(connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_hand: int) -> None:
-    """Keep the lease after a part of the batch was written, with the next image in hand. Raises LeaseLost."""
-    _touch(connection, held, in_hand=in_hand, **values)
+    """Keep the lease after a part of the batch was written, with the next image in hand. Raises LeaseLost.
+
+    The lease begins anew: one that is over already, though nobody noticed, would have the wrong image blamed.
+    """
+    until = now(connection) + timedelta(seconds=held.lease_seconds)
+    _touch(connection, held, in_hand=in_hand, lease_until=until, **values)
 
 
 def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any]) -> None:

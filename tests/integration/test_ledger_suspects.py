@@ -211,3 +211,16 @@ def test_standing_tells_what_became_of_a_claim(engine: sa.Engine) -> None:
     assert standing()[3] is Standing.LOST
     with reading(engine) as connection:
         assert batches.standing(connection, []) == {}
+
+
+def test_taking_an_image_in_hand_begins_the_lease_anew(engine: sa.Engine) -> None:
+    """A worker that was frozen past its lease, unnoticed, would otherwise have its next image blamed at once."""
+    ledger = Small(engine, n_images=3, batch_images=3)
+    ledger.must_claim()
+    ledger.die()
+    held = ledger.must_claim()
+    ledger.go_on(held, 0)
+    ledger.pass_time()
+    ledger.go_on(held, 1, known=[0])
+    assert ledger.expire().n == 0
+    assert [row.crashes for row in ledger.rows(Image)] == [0, 0, 0]

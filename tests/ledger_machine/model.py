@@ -170,7 +170,7 @@ class Model:
 
     def part_written(self, claim: Claim, outcome: Outcome, in_hand: int, at: Span) -> None:
         batch = self.batches[claim.batch_id]
-        batch.in_hand = in_hand
+        batch.in_hand, batch.lease_until = in_hand, at.after(LEASE)
         self._answered(batch, outcome, at)
 
     def handed_back(self, claim: Claim, outcome: Outcome, at: Span) -> None:
