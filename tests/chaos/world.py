@@ -76,9 +76,9 @@ def world(options: Options) -> Iterator[World]:
     start = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scanfleet-chaos-")))
-        s3 = ArchiveServer(images=options.images, seed=options.seed, poison=options.n_poison)
         redis, postgres = stack.enter_context(RedisServer()), stack.enter_context(PostgresServer())
-        stack.enter_context(s3)
+        archive = ArchiveServer(images=options.images, seed=options.seed, poison=options.n_poison)
+        s3 = stack.enter_context(archive)
         proxies = stack.enter_context(Proxies())
         targets = dict(zip(SERVICES, (redis.port, postgres.port, s3.port), strict=True))
         settings = load_settings(
