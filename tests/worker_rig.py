@@ -21,9 +21,9 @@ from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.scans import Progress
 from scanfleet.store.schema import ledger, upgrade
 from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
+from worker.assembly import Scoring, running
 from worker.model import FakeModel, Model
 from worker.pipeline import Pipeline
-from worker.serve import Scoring, running
 from worker.stop import Stop
 from worker.stores import OpenStores
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
+import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 
+from scanfleet.backoff import backoff_seconds, jittered
 from scanfleet.errors import Retryable
 
 log = structlog.get_logger()
@@ -15,6 +19,8 @@ log = structlog.get_logger()
 JITTER = 0.2  # of the interval, either way: many workers do not all come at once
 AGAIN_SECONDS = 2.0  # at most, after a failure of the world: a heartbeat has no third of a lease to lose
 STOP_SECONDS = 1.0  # for a call under way when the timer is stopped
+
+T = TypeVar("T")
 
 
 class Timer:
@@ -54,3 +60,15 @@ class Timer:
             # A bug in one timer must not end its thread, least of all the heartbeat's.
             log.exception("timer_crashed", timer=self._name)
         return True
+
+
+def until_it_heals(call: Callable[[], T], *, what: str) -> T:
+    """Call again, with growing pauses, while the world fails. SIGTERM ends the process meanwhile."""
+    for attempt in itertools.count(1):
+        try:
+            return call()
+        except Retryable as error:
+            pause = jittered(backoff_seconds(attempt))
+            log.warning("start_waits_for_the_world", what=what, error=str(error), retry_seconds=round(pause, 1))
+            time.sleep(pause)
+    raise AssertionError("unreachable")

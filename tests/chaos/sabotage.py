@@ -14,11 +14,11 @@ import sqlalchemy as sa
 
 def without_reconciler() -> None:
     """Leases that ran out and messages that were lost stay as they are."""
-    import worker.serve
+    import worker.upkeep
     from scanfleet.reconcile import Reconciled
 
     nothing = Reconciled(expired=0, rung=0, finished=0)
-    vars(worker.serve)["reconcile_once"] = lambda *_: nothing
+    vars(worker.upkeep)["reconcile_once"] = lambda *_: nothing
 
 
 def without_token() -> None:

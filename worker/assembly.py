@@ -1,0 +1,84 @@
+"""The parts of a running worker, put together."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from scanfleet.messages import score_queue
+from scanfleet.settings import Settings
+from worker.background import Timer
+from worker.batch import Stages
+from worker.decoders import Decoders
+from worker.device import Device
+from worker.leases import Leases
+from worker.model import Model
+from worker.pipeline import Pipeline, look_up_content
+from worker.scorers import Scorers
+from worker.stop import Stop
+from worker.stores import StoreFinder
+from worker.vitals import Vitals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """The parts of a running worker, before a broker is involved."""
+
+    name: str  # of this process: host-pid-random
+    engine: sa.Engine
+    pipeline: Pipeline
+    device: Device
+    model: Model
+    vitals: Vitals
+
+
+@contextmanager
+def running(
+    settings: Settings,
+    *,
+    engine: sa.Engine,
+    model: Model,
+    stop: Stop,
+    stores: StoreFinder,
+    on_broken: Callable[[], None] = lambda: None,
+) -> Iterator[Scoring]:
+    """Device thread, stage threads, decoder processes and heartbeat around a pipeline."""
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    device = Device(token_budget=settings.token_budget, on_broken=on_broken)
+    threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
+    decoders = Decoders(settings)
+    leases = Leases(engine, worker=name, lease_seconds=settings.lease_seconds)
+    vitals = Vitals()
+    stages = Stages(
+        threads=threads,
+        decoders=decoders,
+        device=device,
+        stores=stores,
+        known_by_content=look_up_content(engine),
+        settings=settings,
+        vitals=vitals,
+    )
+    scorers = Scorers(engine, model, settings)
+    queue = score_queue(settings.model)
+    pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, stages=stages, leases=leases, stop=stop)
+    heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
+    notice = Timer("notice", leases.look, seconds=settings.reconcile_seconds)
+    device.start()
+    heartbeat.start()
+    notice.start()
+    try:
+        yield Scoring(name=name, engine=engine, pipeline=pipeline, device=device, model=model, vitals=vitals)
+    finally:
+        notice.stop()
+        heartbeat.stop()
+        # Hardly waiting: a forward or a download that still goes on belongs to a batch that was handed back.
+        device.stop(wait_seconds=1.0)
+        threads.shutdown(wait=False, cancel_futures=True)
+        decoders.close()

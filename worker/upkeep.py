@@ -1,0 +1,115 @@
+"""What a worker does beside scoring: its row, reconciliation, the watch for hangs and deafness."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from celery import Celery
+
+from scanfleet.errors import DatabaseUnavailable
+from scanfleet.messages import score_queue
+from scanfleet.queue import clear_taken
+from scanfleet.reconcile import reconcile_once
+from scanfleet.settings import Settings
+from scanfleet.store.engine import transaction
+from scanfleet.store.workers import beat, start_worker, stop_worker
+from worker.assembly import Scoring
+from worker.background import Timer, until_it_heals
+from worker.hangs import HangWatch, Limits
+from worker.watchdog import Watchdog, answers, work_in
+from worker.wedge import EX_TEMPFAIL, end_wedged
+
+log = structlog.get_logger()
+
+BEAT_SECONDS = 5.0  # of the worker's row
+CLEAR_SECONDS = 60.0  # of the embedded broker's taken messages
+WATCH_SECONDS = 10.0  # between two looks of the watchdog
+DEAF_SECONDS = 120.0  # this long idle beside ready batches is a wedge
+
+
+@contextmanager
+def on_the_books(scoring: Scoring, settings: Settings) -> Iterator[None]:
+    """The worker's row: who it is, that it lives, what it did."""
+
+    def enter() -> None:
+        with transaction(scoring.engine) as connection:
+            start_worker(
+                connection,
+                worker=scoring.name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                queue=score_queue(settings.model),
+                device=scoring.model.device,
+            )
+
+    n_signs = -1
+
+    def say() -> None:
+        nonlocal n_signs
+        n_images, seconds = scoring.pipeline.totals.read()
+        progressed, n_signs = scoring.vitals.whole.n != n_signs, scoring.vitals.whole.n
+        with transaction(scoring.engine) as connection:
+            beat(connection, worker=scoring.name, n_images=n_images, seconds=seconds, progressed=progressed)
+
+    until_it_heals(enter, what="ledger")
+    timer = Timer("worker_row", say, seconds=BEAT_SECONDS)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.stop()
+        try:
+            say()
+            with transaction(scoring.engine) as connection:
+                stop_worker(connection, scoring.name)
+        except DatabaseUnavailable as error:
+            log.warning("worker_row_left_open", error=str(error))
+
+
+@contextmanager
+def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
+    """Reconciliation, the watch for hangs and deafness, and for the embedded broker the clearing of taken messages."""
+    all_timers = [
+        Timer("reconcile", lambda: reconcile_once(scoring.engine, app, settings), seconds=settings.reconcile_seconds)
+    ]
+    watchdog = Watchdog(
+        has_work=work_in(scoring.engine, score_queue(settings.model)),
+        broker_answers=answers(app),
+        n_taken=lambda: scoring.pipeline.n_taken,
+        active=lambda: scoring.pipeline.n_active,
+        deaf=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
+        patience_seconds=max(DEAF_SECONDS, 3 * settings.ring_again_seconds),
+    )
+    all_timers.append(Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS))
+    hangs = watch_for_hangs(scoring, settings)
+    all_timers.append(Timer("hangs", hangs.look, seconds=hangs.limits.look))
+    if settings.broker.startswith("filesystem"):
+        all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))
+    for timer in all_timers:
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in all_timers:
+            timer.stop()
+
+
+def watch_for_hangs(scoring: Scoring, settings: Settings) -> HangWatch:
+    """Ends this process when it hangs, with the reason in the log and in the worker's row."""
+
+    def last_words(why: str) -> None:
+        with transaction(scoring.engine) as connection:
+            stop_worker(connection, scoring.name, because=why)
+
+    pipeline = scoring.pipeline
+    return HangWatch(
+        device=scoring.device,
+        vitals=scoring.vitals,
+        counts=lambda: (pipeline.n_taken, pipeline.n_active),
+        limits=Limits.of(settings),
+        on_wedged=lambda why: end_wedged(why, last_words=last_words),
+    )
