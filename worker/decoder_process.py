@@ -1,7 +1,4 @@
-"""One decoder child, as the worker sees it: a program that answers for one image at a time, or dies.
-
-What comes back is as untrusted as the image: every header is checked, and the memory is given out strip by strip.
-"""
+"""One decoder child, as the worker sees it: a program that answers for one image at a time, or dies."""
 
 from __future__ import annotations
 
@@ -17,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
-from worker.decoder_wire import CHANNELS, LENGTH, MAX_DETAIL_CHARS, MAX_HEADER_BYTES, strips
+from worker.decoder_answers import Nonsense, Pipes, Pixels, Ready, Refusal
+from worker.decoder_wire import LENGTH
 
 # Of the worker's environment a child gets these alone: no credentials, no addresses.
 ENVIRONMENT = (
@@ -54,34 +49,6 @@ class ChildDied(Exception):
         self.how = how
         self.said = said  # the end of its stderr
         self.too_slow = too_slow  # it used up its CPU time
-
-
-class _Nonsense(Exception):
-    """An answer that is none."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class _Ready(_Strict):
-    ready: Literal[True]
-
-
-class _Pixels(_Strict):
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
-    format: str = Field(pattern="^[A-Za-z0-9]{1,16}$")
-    length: int
-
-
-class _Refusal(_Strict):
-    stage: Literal["decode"]
-    reason: str = Field(pattern="^[a-z_]{1,40}$")
-    detail: str = Field(max_length=MAX_DETAIL_CHARS)
-
-
-_HEADER: TypeAdapter[_Ready | _Pixels | _Refusal] = TypeAdapter(_Ready | _Pixels | _Refusal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +99,8 @@ class DecoderProcess:
             raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._to: IO[bytes] = self._process.stdin
-        self._from: IO[bytes] = self._process.stdout
-        _widen(self._to, self._from)
+        self._pipes = Pipes(self._process.stdin, self._process.stdout, max_pixels=settings.max_pixels)
+        _widen(self._process.stdin, self._process.stdout)
 
     @property
     def pid(self) -> int:
@@ -148,23 +114,23 @@ class DecoderProcess:
         """Raises ChildDied: the program cannot begin."""
         with self._at_work():
             try:
-                if not isinstance(self._header(), _Ready):
-                    raise _Nonsense("it began with another word")  # noqa: TRY301
-            except (EOFError, OSError, _Nonsense) as error:
+                if not isinstance(self._pipes.header(), Ready):
+                    raise Nonsense("it began with another word")  # noqa: TRY301
+            except (EOFError, OSError, Nonsense) as error:
                 raise self._autopsy(error) from None
 
     def decode(self, data: bytes) -> Decoded:
         """Raises ImageError as scanfleet.images.decode does (and too_much_memory), ChildDied."""
         with self._at_work():
             try:
-                self._write(LENGTH.pack(len(data)))
-                self._write(data)
-                header = self._header()
-                decoded = self._pixels(header) if isinstance(header, _Pixels) else None
-            except (EOFError, OSError, _Nonsense) as error:
+                self._pipes.write(LENGTH.pack(len(data)))
+                self._pipes.write(data)
+                header = self._pipes.header()
+                decoded = self._pipes.pixels(header) if isinstance(header, Pixels) else None
+            except (EOFError, OSError, Nonsense) as error:
                 raise self._autopsy(error) from None
         self.n_images += 1
-        if isinstance(header, _Refusal):
+        if isinstance(header, Refusal):
             raise ImageError(stage=header.stage, reason=header.reason, detail=header.detail)
         assert decoded is not None
         return decoded
@@ -200,9 +166,8 @@ class DecoderProcess:
             self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
-        for file in (self._to, self._from, self._stderr):
-            with contextlib.suppress(OSError):
-                file.close()
+        self._pipes.close()
+        self._stderr.close()
 
     def _kill(self, why: Why) -> None:
         self._killed_for = self._killed_for or why
@@ -220,46 +185,9 @@ class DecoderProcess:
             with self._lock:
                 self._busy = False
 
-    def _header(self) -> _Ready | _Pixels | _Refusal:
-        (length,) = LENGTH.unpack(self._read(bytearray(LENGTH.size)))
-        if length > MAX_HEADER_BYTES:
-            raise _Nonsense(f"a header of {length} bytes")
-        try:
-            return _HEADER.validate_json(bytes(self._read(bytearray(length))))
-        except ValidationError as error:
-            raise _Nonsense(str(error)) from None
-
-    def _pixels(self, header: _Pixels) -> Decoded:
-        width, height = header.width, header.height
-        if width * height > self._settings.max_pixels or header.length != width * height * CHANNELS:
-            raise _Nonsense(f"{header.length} bytes for {width} x {height} pixels")
-        image = Image.new("RGB", (width, height), None)
-        buffer = bytearray()
-        for top, bottom in strips(width, height):
-            size = (bottom - top) * width * CHANNELS
-            if len(buffer) != size:  # the first strip, and the last
-                buffer = bytearray(size)
-            self._read(buffer)
-            image.paste(Image.frombytes("RGB", (width, bottom - top), buffer), (0, top))
-        return Decoded(image=image, width=width, height=height, format=header.format)
-
-    def _read(self, into: bytearray) -> bytearray:
-        rest = memoryview(into)
-        while rest:
-            n = self._from.readinto(rest)  # type: ignore[attr-defined]
-            if not n:
-                raise EOFError
-            rest = rest[n:]
-        return into
-
-    def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._to.write(rest) :]
-
     def _autopsy(self, error: Exception) -> ChildDied:
         """What it died of: its exit status, unless the worker killed it, or must because it speaks nonsense."""
-        if isinstance(error, _Nonsense):
+        if isinstance(error, Nonsense):
             with self._lock:
                 self._kill("nonsense")
         with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its pipe and lives
