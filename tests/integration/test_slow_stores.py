@@ -50,13 +50,13 @@ def test_a_dripping_store_makes_a_batch_wait_and_fails_no_image(tmp_path: Path, 
 
 def test_the_deadline_of_a_fetch_is_over_with_the_fetch(s3_bucket: Bucket) -> None:
     """A listing, and the next fetch on the same connection, have their own time."""
-    settings = load_settings(s3_endpoint_url=s3_bucket.endpoint_url, fetch_deadline_seconds=0.5)
+    settings = load_settings(s3_endpoint_url=s3_bucket.endpoint_url, fetch_deadline_seconds=3.0)
     store = S3Store.connect(settings)
     for number in range(3):
         s3_bucket.put(f"{number}.png", png(number))
     for info in store.list(s3_bucket.uri()):
         assert store.fetch(info.uri, etag=info.etag, max_bytes=100_000)
-        time.sleep(0.3)  # the deadline of the first fetch passes meanwhile
+        time.sleep(1.1)  # the deadline of the first fetch passes meanwhile
     assert len(list(store.list(s3_bucket.uri()))) == 3
 
 
