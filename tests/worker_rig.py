@@ -119,14 +119,15 @@ class Rig:
         return outage
 
     def drain(self) -> None:
-        """Score until no batch can be claimed."""
+        """Score until no batch can be claimed, or the worker pauses."""
         before = -1
-        while self.pipeline.n_taken != before:
+        while self.pipeline.n_taken != before and not self.pipeline.seconds_paused:
             before = self.pipeline.n_taken
             self.pipeline.run(None)
 
     def forget_backoff(self) -> None:
-        """As if every pause were over and every store had answered."""
+        """As if every pause were over, this worker's own too, and every store had answered."""
+        self.pipeline._breaker.reset()
         with transaction(self.engine) as connection:
             connection.execute(sa.update(Batch).values(not_before=None))
             connection.execute(sa.update(Scan).values(not_before=None, trouble=0))

@@ -52,7 +52,7 @@ class Pipeline:
 
     def run(self, rung: int | None) -> None:
         """Take the batch that was rung for, or another. Never raises for anything that can befall a batch."""
-        if self._stop.draining or self._stop.wait_draining(self._breaker.seconds_left):
+        if self._stop.draining or self._stop.wait_draining(self.seconds_paused):
             self._pass_on(rung)
             return
         deadline = time.monotonic() + self._stages.settings.lease_seconds
@@ -89,6 +89,11 @@ class Pipeline:
     def n_active(self) -> int:
         """Batches under way."""
         return self._n_active
+
+    @property
+    def seconds_paused(self) -> float:
+        """How long no batch is taken, because the model or the device had trouble."""
+        return self._breaker.seconds_left
 
     def _attempt(self, lease: Lease) -> None:
         self._on_abort(lease, lambda _: self._gate.wake())

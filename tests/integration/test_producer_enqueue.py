@@ -243,7 +243,7 @@ def test_nothing_to_list_writes_nothing(engine: sa.Engine, app: Celery, settings
     with pytest.raises(EmptySource, match="no image in"):
         run(engine, app, settings, Archive(0))
     archive = Archive(3)
-    with pytest.raises(EmptySource, match="3 other files"):
+    with pytest.raises(EmptySource, match="3 files, none of them taken by --include and --exclude"):
         run(engine, app, settings, archive, include=("*.gif",))
     with reading(engine) as connection:
         assert scans.list_scans(connection) == []
