@@ -9,7 +9,7 @@ from scanfleet.errors import UnknownName
 STAGES = ("fetch", "decode", "prepare", "score", "process")
 REASONS = (
     *("gone", "changed", "denied", "archived", "too_large", "refused"),
-    *("empty", "not_an_image", "truncated", "too_many_pixels", "too_slow", "too_much_memory"),
+    *("empty", "not_an_image", "truncated", "too_many_pixels", "too_much_text", "too_slow", "too_much_memory"),
     *("kills_the_decoder", "unsuitable", "kills_the_worker"),
 )
 # An image that ended the process which handled it, every time it was tried, with nothing else in hand.

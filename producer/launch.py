@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,9 +17,9 @@ from producer.listing import Listing
 from producer.patience import patiently
 from producer.planning import Filters, parse_sample
 from producer.sources import open_source
-from scanfleet.access import warn_of_open_connections
+from scanfleet.access import check_broker, warn_of_open_connections
 from scanfleet.checks import Check, load_check
-from scanfleet.errors import RequestError
+from scanfleet.errors import BrokerUnavailable, RequestError
 from scanfleet.messages import score_queue
 from scanfleet.queue import make_app
 from scanfleet.settings import Settings
@@ -116,9 +116,14 @@ def require_column(listing: Listing, column: str) -> None:
 
 @contextmanager
 def open_session(settings: Settings) -> Iterator[Session]:
-    """Raises SchemaOutdated, DatabaseUnavailable. The broker is not asked before the first knock."""
+    """Raises SchemaOutdated, DatabaseUnavailable; BadSettings for a broker that refuses our password or certificate.
+
+    A broker that is only away is told at the first knock: the listing goes on without it.
+    """
     warn_of_open_connections(settings)
     with ledger(settings) as engine, make_app(settings, (score_queue(settings.model),)) as app:
+        with suppress(BrokerUnavailable):
+            check_broker(app)
         yield Session(settings=settings, engine=engine, app=app)
 
 

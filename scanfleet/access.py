@@ -52,6 +52,11 @@ DATABASE_REFUSALS = (
     ("no password supplied", "set a password in database_url"),
     ("no encryption", "the server takes encrypted connections only: set database_ca_file"),
     ("no pg_hba.conf entry", "the server lets nobody in from here this way: see its pg_hba.conf"),
+    ("does not exist", "create that database or user, or name the right one in database_url"),
+)
+DATABASE_HINTS = (
+    ("database or disk is full", "free some space where the SQLite file lies"),
+    ("disk I/O error", "the disk with the SQLite file may be full: reading needs a little space as well"),
 )
 
 
@@ -74,7 +79,7 @@ def check_broker(app: Celery) -> None:
 
 def database_words(words: str) -> str:
     """What the database said, and what to do about it."""
-    return _line("the database cannot be used right now", words, DATABASE_REFUSALS)
+    return _line("the database cannot be used right now", words, (*DATABASE_REFUSALS, *DATABASE_HINTS))
 
 
 def refuse_at_start(error: DatabaseUnavailable) -> None:

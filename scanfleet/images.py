@@ -42,6 +42,8 @@ DAMAGE = (
     zlib.error,
 )
 
+TOO_MUCH_TEXT = ("MAX_TEXT_CHUNK", "Too much memory used in text chunks")  # Pillow's guard against bombs in PNG text
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,7 +72,7 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
     """Decode the first frame of an image to upright RGB.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit greys keep their upper byte.
-    Raises ImageError (stage decode): empty, not_an_image, too_many_pixels, truncated.
+    Raises ImageError (stage decode): empty, not_an_image, too_many_pixels, too_much_text, truncated.
     """
     if not data:
         raise _fault("empty", "the file has 0 bytes")
@@ -86,6 +88,8 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
     except UnidentifiedImageError:
         raise _fault("not_an_image", f"no {', '.join(FORMATS)} header in {len(data)} bytes") from None
     except DAMAGE as error:
+        if any(word in str(error) for word in TOO_MUCH_TEXT):
+            raise _fault("too_much_text", "its text chunks unpack to more than 1 MB each or 64 MB together") from error
         raise _fault("truncated", f"{type(error).__name__}: {error}") from error
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, MutableSequence
 from dataclasses import dataclass, field
@@ -112,13 +111,15 @@ class FolderStore:
                 raise StoreUnavailable(f"cannot list {os.fsdecode(folder)}: {error.strerror}") from error
 
     def _info(self, entry: os.DirEntry[bytes]) -> ObjectInfo | None:
+        """Also for what cannot be read, as a link that leads out or nowhere, or a pipe: it ends as a failure, told."""
         try:
-            status = entry.stat()
+            status = entry.stat(follow_symlinks=not self._leads_astray(entry))
         except OSError:
-            return None  # a dangling link, or gone since the directory was read
-        if not stat.S_ISREG(status.st_mode) or (entry.is_symlink() and not is_below(self.root, entry.path)):
-            return None
+            return None  # gone since the directory was read
         return ObjectInfo(uri=path_to_uri(entry.path), etag=file_etag(status), size=status.st_size)
+
+    def _leads_astray(self, entry: os.DirEntry[bytes]) -> bool:
+        return entry.is_symlink() and not (os.path.exists(entry.path) and is_below(self.root, entry.path))
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
         try:

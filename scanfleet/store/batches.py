@@ -163,9 +163,7 @@ def _probed() -> sa.ColumnElement[bool]:
     return sa.exists().where(other.scan_id == Scan.id, other.state == "leased")
 
 
-def _load(
-    connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]], *, lease_seconds: float
-) -> Claim:
+def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]], *, lease_seconds: float) -> Claim:
     columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes)
     pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))

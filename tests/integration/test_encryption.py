@@ -10,6 +10,7 @@ import sqlalchemy as sa
 import trustme
 from structlog.testing import capture_logs
 
+from producer.launch import open_session
 from scanfleet.access import check_broker, warn_of_open_connections
 from scanfleet.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
 from scanfleet.queue import make_app, ring
@@ -100,6 +101,17 @@ def test_a_broker_that_refuses_the_password_is_named(
     assert "broker_url" in refusal(broker(tmp_path, url, right), BadSettings)
 
 
+def test_a_command_that_would_ring_is_refused_at_its_start(
+    tmp_path: Path, tls_redis: RedisServer, right: Identity
+) -> None:
+    settings = broker(tmp_path, f"rediss://:wrong@127.0.0.1:{tls_redis.port}/0", right)
+    with pytest.raises(BadSettings, match="broker_url"), open_session(settings):
+        pass
+    away = broker(tmp_path, "redis://127.0.0.1:1/0")
+    with open_session(away):  # one that is only away is no reason not to list
+        pass
+
+
 def test_a_plain_connection_to_a_tls_port_says_how_to_encrypt(tmp_path: Path, tls_redis: RedisServer) -> None:
     url = tls_redis.url.replace("rediss:", "redis:")
     assert "write rediss://" in refusal(broker(tmp_path, url), BrokerUnavailable)
@@ -134,12 +146,16 @@ def test_the_database_is_reached_over_tls(tmp_path: Path, tls_postgres: Postgres
     assert is_encrypted(database(tmp_path, tls_postgres, replaced=in_the_url))
 
 
-@pytest.mark.parametrize("fault", ["authority", "name", "password"])
+@pytest.mark.parametrize("fault", ["authority", "name", "password", "database"])
 def test_a_database_that_cannot_be_trusted_or_does_not_let_us_in_is_a_faulty_setting(
     tmp_path: Path, tls_postgres: PostgresServer, right: Identity, stranger: Identity, fault: str
 ) -> None:
     ca = stranger if fault == "authority" else right
-    replaced = {"name": {"127.0.0.1": "localhost"}, "password": {tls_postgres.password: "wrong-recognisable"}}
+    replaced = {
+        "name": {"127.0.0.1": "localhost"},
+        "password": {tls_postgres.password: "wrong-recognisable"},
+        "database": {"/postgres": "/no_such_database"},
+    }
     settings = database(tmp_path, tls_postgres, database_ca_file=ca.authority, replaced=replaced.get(fault, {}))
     with pytest.raises(BadSettings, match=r"database_ca_file|database_url") as caught, first_contact(settings):
         pass

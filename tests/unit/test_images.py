@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from scanfleet.errors import ImageError
 from scanfleet.images import decode
@@ -167,3 +168,13 @@ def test_decoding_from_a_path_with_spaces_and_unicode(tmp_path: Path) -> None:
     path = tmp_path / "ein größeres bild (1).png"
     Image.new("RGB", (3, 3)).save(path)
     assert decode(path.read_bytes(), max_pixels=LIMIT).width == 3
+
+
+def test_a_png_with_a_bomb_in_its_text_is_no_damaged_one() -> None:
+    buffer = io.BytesIO()
+    text = PngInfo()
+    text.add_text("comment", "a" * 3_000_000, zip=True)
+    Image.new("RGB", (4, 4)).save(buffer, "PNG", pnginfo=text)
+    with pytest.raises(ImageError) as caught:
+        decode(buffer.getvalue(), max_pixels=100)
+    assert caught.value.reason == "too_much_text"
