@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain, islice
-from pathlib import Path
 from typing import IO, Any
 
-from scanfleet.errors import MissingExtra, RequestError
+from scanfleet.errors import MissingExtra
 from scanfleet.store.results import Result
 
 FORMATS = ("jsonl", "json", "csv", "parquet")
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 META_ROWS = 500  # results that decide which columns of the manifest a table has
 MAX_META_COLUMNS = 200
 PARQUET_ROWS = 5000  # results in one row group
@@ -183,57 +175,3 @@ _WRITERS: dict[str, Callable[[Iterable[Result], IO[bytes]], int]] = {
     "csv": _write_csv,
     "parquet": _write_parquet,
 }
-
-
-@contextmanager
-def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
-    """Where an export goes: a file that appears when it is complete, or stdout. Raises RequestError."""
-    if path is not None:
-        with _appearing(path) as file:
-            yield file
-    elif form != "parquet":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-    elif sys.stdout.isatty():
-        raise RequestError("Parquet is not for a terminal: name a file with -o, or redirect")
-    else:  # Parquet ends with an index of positions, which a pipe does not have
-        with tempfile.TemporaryFile() as file:
-            yield file
-            file.seek(0)
-            shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-
-
-def require_place(path: Path) -> None:
-    """Find out before the work, and not after it, that a file cannot be written. Raises RequestError."""
-    folder = path.absolute().parent
-    if not os.path.isdir(folder):
-        raise RequestError(f"cannot write {path}: there is no folder {folder}")
-    if os.path.isdir(path):
-        raise RequestError(f"cannot write {path}: it is a folder, name a file in it")
-    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise RequestError(f"cannot write {path}: no permission to write in {folder}")
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[IO[bytes]]:
-    """Write beside the place and rename at the end: nobody ever reads half a file, and an error leaves the old one."""
-    require_place(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise RequestError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException as error:
-        os.unlink(name)
-        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
-            raise RequestError(f"cannot write {path}: {error.strerror}") from None
-        raise

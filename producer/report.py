@@ -16,7 +16,7 @@ from pathlib import Path
 import jinja2
 import sqlalchemy as sa
 
-from producer.export import require_place, target
+from producer.output import require_place, target
 from producer.summary import summarise
 from scanfleet.errors import ImageError, StoreUnavailable
 from scanfleet.images import decode

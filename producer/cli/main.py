@@ -77,7 +77,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        from producer.export import DISK_FAULTS
+        from producer.output import DISK_FAULTS
 
         if error.errno not in DISK_FAULTS:
             raise

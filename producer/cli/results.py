@@ -58,7 +58,8 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
     Example:
       scanfleet results ls --scan k7m2 --decision flag
     """
-    from producer.export import target, write_results
+    from producer.export import write_results
+    from producer.output import target
     from scanfleet.store.results import iter_results
 
     with flags.ledger() as engine:
@@ -114,13 +115,15 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
 def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
     """Write one line per image, whatever became of it: verdict, failure, pending or cancelled.
 
-    A file appears when it is complete. In CSV and Parquet each column of the manifest is a column `meta.<name>`.
+    A file appears when it is complete; a device or pipe is written as it is. In CSV and Parquet each column of the
+    manifest is a column `meta.<name>`.
 
     \b
     Example:
       scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
     """
-    from producer.export import target, write_results
+    from producer.export import write_results
+    from producer.output import target
     from scanfleet.store.results import iter_results
 
     with flags.ledger() as engine:

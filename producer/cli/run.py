@@ -43,8 +43,8 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     """
     from producer.cli.outcome import echo_summary
     from producer.cli.scan import say_how_it_ended
-    from producer.export import require_place
     from producer.launch import Request, free_batches, open_session, require_column
+    from producer.output import require_place
     from producer.summary import summarise
     from producer.workers import LocalWorkers, require_worker_extra
     from scanfleet.model_names import require_model

@@ -1,22 +1,17 @@
-"""Results as lines: every format says the same, and a file appears whole or not at all."""
+"""Results as lines: every format says the same."""
 
 import csv
-import errno
 import io
 import json
-import os
-import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.export import COLUMNS, MAX_META_COLUMNS, META_ROWS, as_record, target, write_results
-from scanfleet.errors import RequestError
+from producer.export import COLUMNS, MAX_META_COLUMNS, META_ROWS, as_record, write_results
 from scanfleet.store.results import FailureInfo, Result, ScorerInfo
 
 SCORER = ScorerInfo(id=3, key="k", base_model="pocket", revision="r1", precision="fp32", adapter="abc")
@@ -143,39 +138,3 @@ def test_parquet_keeps_types_even_when_all_values_are_missing() -> None:
     bare = pq.read_schema(io.BytesIO(written("parquet", [RESULTS[0]])))
     assert bare == pa.schema(list(pq.read_schema(io.BytesIO(written("parquet"))))[: len(COLUMNS)])
     assert pq.read_table(io.BytesIO(written("parquet", []))).num_rows == 0
-
-
-def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    with target(path, form="jsonl") as file:
-        write_results(RESULTS, file, form="jsonl")
-        assert not path.exists()
-    assert len(path.read_bytes().splitlines()) == 3
-    assert stat.S_IMODE(path.stat().st_mode) & 0o400
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_error_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    path.write_text("old")
-
-    def broken() -> Iterator[Result]:
-        yield RESULTS[0]
-        raise RuntimeError("in the midst")
-
-    with pytest.raises(RuntimeError, match="midst"), target(path, form="jsonl") as file:
-        write_results(broken(), file, form="jsonl")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(("place", "words"), [("no/such/x.csv", "there is no folder"), (".", "it is a folder")])
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str, words: str) -> None:
-    with pytest.raises(RequestError, match=f"cannot write .*{words}"), target(tmp_path / place, form="csv"):
-        pass
-
-
-def test_a_full_disk_is_named_and_leaves_no_rest(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="No space left"), target(tmp_path / "x.csv", form="csv"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert list(tmp_path.iterdir()) == []

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from producer.export import target
 from producer.listing import Listing
+from producer.output import target
 from producer.planning import Filters
 from producer.sources import BucketSource, open_source
 from scanfleet.errors import AccessDenied, BadSettings, BadSource, RequestError, SourceNotFound

@@ -1,0 +1,146 @@
+"""Where an export or a report goes: a file that appears whole or not at all, a device or pipe, or stdout."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from scanfleet.errors import RequestError
+
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+@contextmanager
+def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
+    """Where to write: a file that appears when it is complete, a device or pipe as it is, or stdout.
+
+    A link stays a link: the file it points to is replaced. Raises RequestError.
+    """
+    if path is None:
+        with _stdout(form) as file:
+            yield file
+        return
+    require_place(path)
+    found = _stat(path)
+    if found is None or (stat.S_ISREG(found.st_mode) and not _is_stdout(found)):
+        with _told(path), _appearing(Path(os.path.realpath(path))) as file:
+            yield file
+    elif stat.S_ISREG(found.st_mode):  # /dev/stdout, redirected: what the shell has opened is not to be replaced
+        with _stdout(form) as file:
+            yield file
+    else:
+        with _told(path), _streamed(path, form) as file:
+            yield file
+
+
+def require_place(path: Path) -> None:
+    """Find out before the work, and not after it, that a place cannot be written. Raises RequestError."""
+    found = _stat(path)
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        raise RequestError(f"cannot write {path}: it is a folder, name a file in it")
+    if found is not None and stat.S_ISSOCK(found.st_mode):
+        raise RequestError(f"cannot write {path}: it is a socket, name a file")
+    if found is None or stat.S_ISREG(found.st_mode):
+        _require_folder(path, Path(os.path.realpath(path)).parent)
+    elif not _may(path, os.W_OK):
+        raise RequestError(f"cannot write {path}: no permission to write to it")
+
+
+def _require_folder(path: Path, folder: Path) -> None:
+    if not os.path.isdir(folder):
+        raise RequestError(f"cannot write {path}: there is no folder {folder}")
+    if not _may(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"cannot write {path}: no permission to write in {folder}")
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """What a path, or the link it is, leads to; None: nothing yet."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RequestError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _is_stdout(found: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(found, os.fstat(sys.stdout.fileno()))
+    except OSError:  # a stdout without a descriptor
+        return False
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """A full or broken disk in one line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        raise RequestError(f"cannot write {path}: {error.strerror}") from None
+
+
+@contextmanager
+def _stdout(form: str) -> Iterator[IO[bytes]]:
+    if form == "parquet" and sys.stdout.isatty():
+        raise RequestError("Parquet is not for a terminal: name a file with -o, or redirect")
+    with _in_order(sys.stdout.buffer, form) as file:
+        yield file
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _streamed(path: Path, form: str) -> Iterator[IO[bytes]]:
+    """A device or pipe: written as it is. Opening a pipe waits for its reader."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_NOCTTY)  # never O_CREAT: nothing is to be made in its place
+    except OSError as error:
+        raise RequestError(f"cannot write {path}: {error.strerror}") from None
+    with os.fdopen(handle, "wb") as stream, _in_order(stream, form) as file:
+        yield file
+
+
+@contextmanager
+def _in_order(stream: IO[bytes], form: str) -> Iterator[IO[bytes]]:
+    """Parquet ends with an index of positions, which a pipe does not have: it is copied when it is complete."""
+    if form != "parquet":
+        yield stream
+        return
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        shutil.copyfileobj(file, stream)
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[IO[bytes]]:
+    """Write beside the place and rename at the end: nobody ever reads half a file, and an error leaves the old one."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise RequestError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
