@@ -19,7 +19,9 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
     """`seconds`: how long this scoring took; None when it was done before."""
     scan, done = summary.scan, summary.progress
     click.echo(f"scan {scan.id}: check {scan.check}, model {scan.model}, {scan.state}")
-    reused = f" ({done.n_reused} taken over from earlier scans)" if done.n_reused else ""
+    # An earlier scan's images, or twins within this one: what they have in common is the bytes.
+    they = "them has" if done.n_reused == 1 else "them have"
+    reused = f" ({done.n_reused} of {they} the same bytes as images scored before)" if done.n_reused else ""
     click.echo(f"{count(done.n_images, 'image')}: {done.n_verdicts} scored{reused}, {done.n_failures} failed", nl=False)
     for n, word in ((done.n_cancelled, "cancelled"), (done.n_pending, "pending")):
         click.echo(f", {n} {word}" if n else "", nl=False)

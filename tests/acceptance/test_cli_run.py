@@ -112,7 +112,7 @@ def test_run_again_scores_nothing_and_another_scan_takes_over(data: Path, pictur
     assert len(list((data / "logs").iterdir())) == 1  # the second run needed no worker
     assert first.stdout.splitlines()[:2] == again.stdout.splitlines()[:2]
     third = scanfleet("run", pictures, "--check", "overlay", "--fresh", data_dir=data, model="fake")
-    assert "(23 taken over from earlier scans)" in third.stdout
+    assert "(23 of them have the same bytes as images scored before)" in third.stdout
     preview = scanfleet("scan", pictures, "--check", "overlay", "--dry-run", data_dir=data, model="fake")
     assert "already scored  23" in preview.stdout
 

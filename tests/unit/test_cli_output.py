@@ -103,7 +103,7 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
     echo_summary(summary, seconds=2.0)
     assert capsys.readouterr().out.splitlines() == [
         "scan abc: check overlay, model pocket, cancelled",
-        "10 images: 5 scored (2 taken over from earlier scans), 1 failed, 3 cancelled, 1 pending",
+        "10 images: 5 scored (2 of them have the same bytes as images scored before), 1 failed, 3 cancelled, 1 pending",
         "2.0 s with start-up (3.0 images/s), 12.5 images/s from the first batch to the last",
         "",
         "decision  label    images",
