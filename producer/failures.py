@@ -33,12 +33,16 @@ def in_words(counts: Counts) -> str:
 def n_chosen(counts: Counts, *, stage: str | None, reason: str | None) -> int:
     """How many failures a person's filter takes. Raises UnknownName for a word that no failure of the scan has.
 
-    Where nothing failed at all, no word is wrong.
+    Where nothing failed at all, only a word that names no stage or reason is wrong.
     """
-    for option, word, there in (
-        ("--stage", stage, {stage for stage, _ in counts}),
-        ("--reason", reason, {reason for _, reason in counts}),
+    for option, word, there, known in (
+        ("--stage", stage, {stage for stage, _ in counts}, STAGES),
+        ("--reason", reason, {reason for _, reason in counts}, REASONS),
     ):
-        if counts and word is not None and word not in there:
+        if word is None or word in there:
+            continue
+        if counts:
             raise UnknownName(f"{option} {word}: nothing failed so; what failed is {in_words(counts)}")
+        if word not in known:
+            raise UnknownName(f"{option} {word}: there is no such {option[2:]}; there are {', '.join(known)}")
     return sum(n for key, n in counts.items() if stage in (None, key[0]) and reason in (None, key[1]))

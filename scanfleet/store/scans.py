@@ -100,9 +100,11 @@ def _identity(check: Check, model: str, sources: Sequence[str], filters: dict[st
 
 def get_scan(connection: sa.Connection, scan_id: str) -> ScanInfo:
     """One scan by its id, or by the start of it when only one begins so. Raises UnknownName."""
+    if not scan_id:
+        raise UnknownName("the id of a scan is needed: `scanfleet scans ls` lists them")
     found = _select_scans(connection, Scan.id.startswith(scan_id, autoescape=True), limit=2)
     exact = [scan for scan in found if scan.id == scan_id] or found
-    if len(exact) != 1 or not scan_id:
+    if len(exact) != 1:
         problem = "several scans begin with" if exact else "no scan"
         raise UnknownName(f"{problem} {scan_id!r}: `scanfleet scans ls` lists them")
     return exact[0]

@@ -124,8 +124,19 @@ def test_pausing_and_ending_say_what_becomes_of_batches_under_way(tmp_path: Path
     assert "not scored: 3 images; workers drop the 2 batches under way within about 2 s" in ended[2]
 
 
-def test_without_failures_no_word_is_wrong() -> None:
-    assert n_chosen({}, stage="x", reason=None) == 0
+@pytest.mark.parametrize("command", ["retry", "errors"])
+def test_where_nothing_failed_only_a_word_that_does_not_exist_is_refused(tmp_path: Path, command: str) -> None:
+    scan_id = ledger_with_scan(tmp_path)
+    code, _, said = scans(tmp_path, command, scan_id, "--reason", "nonsense")
+    assert (code, said.count("\n")) == (17, 1)
+    assert "--reason nonsense: there is no such reason; there are gone, changed" in said
+    assert scans(tmp_path, command, scan_id, "--stage", "fetch")[0] == 0
+
+
+def test_without_failures_no_known_word_is_wrong() -> None:
+    assert n_chosen({}, stage="fetch", reason="kills_the_worker") == 0
+    with pytest.raises(UnknownName, match="no such stage"):
+        n_chosen({}, stage="gone", reason=None)
     with pytest.raises(UnknownName):
         n_chosen({("fetch", "gone"): 1}, stage="gone", reason=None)
 
@@ -180,6 +191,12 @@ def test_a_check_without_flags_has_another_rule() -> None:
         "m (nf4), adapter aaaaaaaaaaaa",
         "review: the top label has less than half of the probability",
     )
+
+
+def test_an_empty_id_is_no_start_of_an_id(tmp_path: Path) -> None:
+    ledger_with_scan(tmp_path)
+    code, _, said = scans(tmp_path, "show", "")
+    assert (code, said) == (17, "scanfleet: the id of a scan is needed: `scanfleet scans ls` lists them\n")
 
 
 def test_an_empty_answer_says_that_it_is_empty(tmp_path: Path) -> None:
