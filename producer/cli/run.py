@@ -88,8 +88,9 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
             display.scored(now)
             look_at = time.monotonic() + LOOK_SECONDS
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
-    say_what_was_listed(last)
-    if standing(session.engine, last.scan.id).progress.n_pending:
+    n_pending = standing(session.engine, last.scan.id).progress.n_pending
+    say_what_was_listed(last, n_pending=n_pending)
+    if n_pending:
         local.start()  # nothing new, but work that an earlier run left
     for now in tend(session.engine, session.app, session.settings, last.scan.id):
         display.scored(now)
@@ -109,5 +110,5 @@ def _conclude(session: Session, now: Standing, *, truth: str | None, report: Pat
         write_report(session.engine, session.settings, now.scan.id, report, truth_column=truth)
         click.echo()
         click.echo(f"report: {report}")
-    else:
+    elif now.progress.n_flagged or now.progress.n_review:
         note(f"a contact sheet of flags and reviews: `scanfleet scans report {now.scan.id} -o FILE`")

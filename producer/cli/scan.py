@@ -58,6 +58,8 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
 
 
 def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
+    from producer.waiting import standing
+
     last = None
     for page in session.enqueue(request):
         if last is None:
@@ -65,16 +67,21 @@ def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
         display.listed(page)
         last = page
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
-    say_what_was_listed(last)
+    say_what_was_listed(last, n_pending=standing(session.engine, last.scan.id).progress.n_pending)
     return last
 
 
-def say_what_was_listed(last: Enqueued) -> None:
-    """What the person should know after a listing."""
+def say_what_was_listed(last: Enqueued, *, n_pending: int) -> None:
+    """What the person should know after a listing. n_pending: images of the scan that are not scored yet."""
     if last.n_skipped:
         note(f"left out: {count(last.n_skipped, 'file')} with no image suffix or by a filter (--include takes them)")
     if not last.n_new:
-        note(f"nothing new: scan {last.scan.id} holds these images already (--fresh starts another one)")
+        held = f"nothing new: scan {last.scan.id} holds these images already"
+        if n_pending:
+            goes_on = "" if last.scan.state == "paused" else " and goes on where it stopped"
+            note(f"{held}{goes_on} ({n_pending} pending; --fresh starts another one)")
+        else:
+            note(f"{held} (--fresh starts another one)")
     if last.broker_away:
         note("the broker is away; the scan is safe in the database and starts when the broker is back")
     if last.scan.state == "paused":

@@ -221,6 +221,7 @@ def test_interrupted_the_run_stops_its_workers_and_can_go_on(
     assert not any(worker.is_running() for worker in local)
     resumed = scanfleet("run", pictures, "--check", "overlay", data_dir=data, model="fake")
     assert "24 images: 23 scored, 1 failed" in resumed.stdout, resumed.stderr
+    assert "holds these images already and goes on where it stopped (" in resumed.stderr
 
 
 def test_a_second_interrupt_hands_back_at_once(data: Path, pictures: Path) -> None:

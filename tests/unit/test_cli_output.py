@@ -8,6 +8,8 @@ import pytest
 from producer.agreement import Agreement
 from producer.cli.outcome import echo_agreement, echo_summary
 from producer.cli.progress import LineDisplay, scored_words
+from producer.cli.run import _conclude
+from producer.cli.scan import say_what_was_listed
 from producer.cli.tables import count, echo_table, size_text
 from producer.enqueue import Enqueued
 from producer.summary import Summary
@@ -112,6 +114,35 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
         "failed at  reason     images",
         "decode     truncated       1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("n_pending", "state", "words"),
+    [
+        (0, "done", "holds these images already (--fresh starts another one)"),
+        (
+            7,
+            "running",
+            "holds these images already and goes on where it stopped (7 pending; --fresh starts another one)",
+        ),
+        (7, "paused", "holds these images already (7 pending; --fresh starts another one)"),
+    ],
+)
+def test_a_scan_with_nothing_new_says_whether_it_goes_on(
+    capsys: pytest.CaptureFixture[str], n_pending: int, state: str, words: str
+) -> None:
+    listed = Enqueued(scan=scan(state), n_listed=10, n_new=0, n_skipped=0, broker_away=False, ended=True)
+    say_what_was_listed(listed, n_pending=n_pending)
+    assert capsys.readouterr().err.splitlines()[0] == f"scanfleet: nothing new: scan abc {words}"
+
+
+@pytest.mark.parametrize(("marked", "hint"), [({}, False), ({"n_flagged": 1}, True), ({"n_review": 1}, True)])
+def test_a_contact_sheet_is_offered_where_it_would_show_something(
+    capsys: pytest.CaptureFixture[str], marked: dict[str, int], hint: bool
+) -> None:
+    unused: Any = None
+    _conclude(unused, Standing(scan=scan("done"), progress=progress(**marked)), truth=None, report=None)
+    assert ("contact sheet" in capsys.readouterr().err) == hint
 
 
 def test_figures_come_with_their_counts_and_intervals(capsys: pytest.CaptureFixture[str]) -> None:
