@@ -116,10 +116,12 @@ def test_a_full_device_is_told_in_one_line_and_stays_a_device(tmp_path: Path, ar
 
 def test_what_the_shell_has_redirected_is_added_to_and_not_replaced(tmp_path: Path) -> None:
     ledger_with_scan(tmp_path, n_verdicts=3)
+    link = tmp_path / "stdout"
+    link.symlink_to("/proc/self/fd/1")  # as /dev/stdout is; of our own, should the code replace what it finds
     with open(tmp_path / "all.jsonl", "w+b") as file:
         file.write(b"before\n")
         file.flush()
-        command = [*COMMAND, "results", "export", "-o", "/dev/stdout"]
+        command = [*COMMAND, "results", "export", "-o", str(link)]
         subprocess.run(command, stdout=file, env=environment(tmp_path), timeout=120, check=True)
         file.seek(0)
         assert len(file.read().splitlines()) == 4
