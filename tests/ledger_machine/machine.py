@@ -73,6 +73,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(7):
             if not self.world.work(worker, 0, [Answer.WAITS], store=True):
                 self.world.claim(worker, listen=True)
+        self.world.check()  # the model learns how long the pauses with jitter came out
         self.world.pass_time(seconds, silent=False)
         self.world.reconcile(Fate.DELIVERED)
         self.world.work(worker, 0, [Answer.WAITS], store=True)

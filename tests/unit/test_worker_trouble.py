@@ -165,3 +165,22 @@ def test_a_worker_whose_model_cannot_run_stops_taking_batches_until_it_can(tmp_p
         worker.forget_backoff()
         worker.drain()
         assert worker.progress(scan).n_verdicts == 20
+
+
+def test_one_success_makes_the_next_pause_a_short_one_again(tmp_path: Path) -> None:
+    away = [True]
+
+    def busy(_: object) -> None:
+        if away[0]:
+            raise DeviceUnavailable("the device is busy")
+
+    with rig(tmp_path, model=HookedModel(scoring=busy)) as worker:
+        worker.scan(pictures(12), batch_images=4)
+        worker.pipeline.run(None)
+        assert 0 < worker.pipeline.seconds_paused <= 1
+        away[0] = False
+        worker.pipeline.run(None)  # waits for the end of the pause first
+        assert worker.pipeline.seconds_paused == 0
+        away[0] = True
+        worker.pipeline.run(None)
+        assert 0 < worker.pipeline.seconds_paused <= 1  # a second one in a row would be one to two seconds long
