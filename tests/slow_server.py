@@ -49,7 +49,8 @@ class DrippingServer:
 
     def _drip(self, client: socket.socket) -> None:
         with client:
-            client.recv(65536)
+            if not client.recv(65536):
+                return  # connected, and gone without a request
             self.n_requests += 1
             try:
                 if not self._from_head:

@@ -31,7 +31,7 @@ def test_a_store_that_drips_is_given_up_at_the_deadline(credentials: None, from_
         with pytest.raises(StoreUnavailable, match=r"s3://b is too slow: \d+ bytes in \d s \(\d+ bytes/s\)"):
             S3Store.connect(settings).fetch("s3://b/x.png", etag=None, max_bytes=10_000_000)
         assert 0.9 < time.monotonic() - start < 12  # headers: the library tries again, each time in vain
-        assert server.n_requests <= 3
+        assert server.n_requests <= 1 + 3  # retries of the library, each cut short by the same deadline
 
 
 def test_a_dripping_store_makes_a_batch_wait_and_fails_no_image(tmp_path: Path, credentials: None) -> None:
