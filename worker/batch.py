@@ -46,7 +46,7 @@ OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
 
 
 class Aborted(Exception):
-    """The batch is not ours any more, or the worker hands back: nothing of this attempt is written."""
+    """The batch is not ours any more, or is to be handed back: what is gathered by then is all there will be."""
 
 
 @dataclass(frozen=True, kw_only=True)
