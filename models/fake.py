@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from models.types import ModelIdentity, Question, Reading
+from models.types import Detail, ModelIdentity, Question, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,11 @@ class FakeScorer:
     @property
     def identity(self) -> ModelIdentity:
         return self._identity
+
+    @property
+    def detail(self) -> Detail | None:
+        """Every pixel goes into the hash."""
+        return None
 
     def prepare(self, image: Image.Image) -> FakePrepared:
         digest = hashlib.sha256(self._question.name.encode())

@@ -19,7 +19,7 @@ from PIL import Image
 
 from models.errors import ModelInvalid
 from models.processing import PreparedImage
-from models.types import ModelIdentity, Question, Reading
+from models.types import Detail, ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:
     from models.loading import BaseModel
@@ -48,6 +48,12 @@ class PrefillScorer:
     @property
     def identity(self) -> ModelIdentity:
         return self._identity
+
+    @property
+    def detail(self) -> Detail | None:
+        """Four pixels of the decoded image for one that the model reads, so that resizing has enough to average."""
+        pixels = 4 * self._question.max_pixels
+        return Detail(pixels=pixels, short_side=1)
 
     def prepare(self, image: Image.Image) -> PreparedImage:
         """Resize, normalise and cut one image. Raises ImageUnsuitable for one the model cannot take."""

@@ -83,6 +83,15 @@ class ModelIdentity:
     adapter_sha256: str | None  # None: the base model alone
 
 
+@dataclass(frozen=True, kw_only=True)
+class Detail:
+    """How small an image may be decoded: with so many pixels in all and along its short side, nothing that the model
+    could see is lost."""
+
+    pixels: int
+    short_side: int
+
+
 class Prepared(Protocol):
     """One image made ready for the device (on the host); only its cost is public."""
 
@@ -98,6 +107,11 @@ class Scorer(Protocol):
 
     @property
     def identity(self) -> ModelIdentity: ...
+
+    @property
+    def detail(self) -> Detail | None:
+        """What `prepare` needs of an image; None: all its pixels."""
+        ...
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resize and normalise one RGB image. CPU only; may run in many threads."""

@@ -14,7 +14,7 @@ from PIL import Image
 from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
 from models.fake import FakePrepared, FakeScorer
 from models.sources import locate
-from models.types import ModelIdentity, Prepared, Question, Reading, Scorer
+from models.types import Detail, ModelIdentity, Prepared, Question, Reading, Scorer
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
 from scanfleet.settings import Settings
 from worker.errors import DeviceBroken, OutOfDeviceMemory
@@ -35,6 +35,16 @@ class Model(Protocol):
 
     @property
     def device(self) -> str: ...
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may score at once: one for a device of our own."""
+        ...
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each image is a forward of its own."""
+        ...
 
     def scorer(self, question: Question, adapter: Path | None) -> Scorer:
         """A scorer by the base alone, or by the adapter in a folder. Raises ModelInvalid, ModelUnavailable."""
@@ -71,6 +81,8 @@ class FakeModel:
     """Scores by hashing pixels. Adapters are refused: it has none."""
 
     device = "none"
+    lanes = 1
+    one_by_one = False
 
     def __init__(self, *, seconds_per_image: float = 0.0, poison: tuple[int, ...] = ()) -> None:
         self.identity = ModelIdentity(base_model=FAKE, revision="1", precision="fp32", adapter_sha256=None)
@@ -109,6 +121,9 @@ class SlowFakeScorer(FakeScorer):
 class LoadedModel:
     """A `models.loading.BaseModel`, whose errors become those that the fleet acts on."""
 
+    lanes = 1
+    one_by_one = False
+
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self.device = str(base.device)
@@ -136,6 +151,10 @@ class NamedErrors:
     @property
     def identity(self) -> ModelIdentity:
         return cast("ModelIdentity", self._scorer.identity)
+
+    @property
+    def detail(self) -> Detail | None:
+        return cast("Detail | None", self._scorer.detail)
 
     def prepare(self, image: Image.Image) -> Prepared:
         try:
