@@ -49,9 +49,11 @@ def running(
     stores: StoreFinder,
     on_broken: Callable[[], None] = lambda: None,
 ) -> Iterator[Scoring]:
-    """Device thread, stage threads, decoder processes and heartbeat around a pipeline."""
+    """Device threads, stage threads, decoder processes and heartbeat around a pipeline."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    device = Device(token_budget=settings.token_budget, on_broken=on_broken)
+    device = Device(
+        token_budget=settings.token_budget, lanes=model.lanes, one_by_one=model.one_by_one, on_broken=on_broken
+    )
     threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
     decoders = Decoders(settings)
     leases = Leases(engine, worker=name, lease_seconds=settings.lease_seconds)

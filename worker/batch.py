@@ -22,10 +22,11 @@ from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known
 from worker.decoders import Decoders
-from worker.device import Answer, Device
+from worker.device import Device
 from worker.gathering import Gathered
 from worker.scorers import Resolved
 from worker.stores import StoreFinder
+from worker.tickets import Answer
 from worker.timing import Stopwatch
 from worker.vitals import Vitals
 

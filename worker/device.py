@@ -1,12 +1,15 @@
-"""The one thread that owns the model. It takes prepared images from all batches and packs them by visual tokens."""
+"""The threads that own the model: one for a device of our own, as many as an endpoint takes requests at once.
+
+They take prepared images from all batches, packed by visual tokens.
+"""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -15,51 +18,41 @@ from models.types import Prepared, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable, Retryable
 from worker.budget import TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
-from worker.packing import pack
+from worker.tickets import Answer, Ticket, Waiting
 
 log = structlog.get_logger()
 
-WAITING_FORWARDS = 2  # forwards' worth of prepared images that may wait: while one runs, the next is ready
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What became of one prepared image."""
-
-    result: Reading | Exception
-    waited: float  # seconds from submission to the start of its forward
-    seconds: float  # its share of the forward
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Ticket:
-    owner: object
-    scorer: Scorer
-    prepared: Prepared
-    answer: Callable[[Answer], None]
-    since: float
+WAITING_FORWARDS = 2  # forwards' worth of prepared images that may wait a lane: while one runs, the next is ready
 
 
 class Device:
-    """`submit` from any thread; the answer comes by callback from the device thread.
+    """`submit` from any thread; the answer comes by callback from a device thread.
 
     token_budget: visual tokens of one forward, padding included. There are fewer after the device ran out of memory.
+    lanes: forwards that may run at once, each in a thread of its own. one_by_one: each image is a forward of its own.
     """
 
-    def __init__(self, *, token_budget: int, on_broken: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        *,
+        token_budget: int,
+        lanes: int = 1,
+        one_by_one: bool = False,
+        on_broken: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lock = threading.Lock()  # of the budget, the forwards and the word that the device is broken
         self._budget = TokenBudget(token_budget)
         self._on_broken = on_broken
-        self._capacity = WAITING_FORWARDS * token_budget
-        self._tickets: deque[_Ticket] = deque()
-        self._tokens = 0  # of the waiting tickets
-        self._open = True
-        self._n_forwards = 0
-        self._forward: int | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self._broken = False
+        capacity = WAITING_FORWARDS * lanes * (1 if one_by_one else token_budget)
+        self._waiting = Waiting(capacity=capacity, one_by_one=one_by_one)
+        self._numbers = itertools.count(1)
+        self._forwards: set[int] = set()  # under way
+        self._threads = [threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(lanes)]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def token_budget(self) -> int:
@@ -68,107 +61,99 @@ class Device:
 
     @property
     def forward(self) -> int | None:
-        """The number of the forward under way; None while the device has nothing to do."""
-        return self._forward
+        """The number of the forward that has been under way longest; None while the device has nothing to do.
+
+        A forward that hangs becomes and stays the oldest, whatever the other lanes do.
+        """
+        with self._lock:
+            return min(self._forwards, default=None)
 
     def stop(self, *, wait_seconds: float | None = None) -> None:
-        """End after the forward under way; what still waits is answered with DeviceUnavailable.
+        """End after the forwards under way; what still waits is answered with DeviceUnavailable.
 
-        wait_seconds: how long to wait for that forward; None: however long it takes.
+        wait_seconds: how long to wait for those forwards in all; None: however long they take.
         """
-        with self._changed:
-            self._open = False
-            waiting = self._clear(lambda _: True)
-        for ticket in waiting:
+        for ticket in self._waiting.close():
             ticket.answer(_fault(ticket, DeviceUnavailable("the worker is stopping")))
-        self._thread.join(wait_seconds)
+        until = None if wait_seconds is None else time.monotonic() + wait_seconds
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
 
     def submit(self, *, owner: object, scorer: Scorer, prepared: Prepared, answer: Callable[[Answer], None]) -> None:
         """Queue one image; blocks while enough of them wait already. Raises DeviceUnavailable once stopped."""
-        ticket = _Ticket(owner=owner, scorer=scorer, prepared=prepared, answer=answer, since=time.perf_counter())
-        with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._tokens < self._capacity)
-            if not self._open:
-                raise DeviceUnavailable("the worker is stopping")
-            self._tickets.append(ticket)
-            self._tokens += prepared.visual_tokens
-            self._changed.notify_all()
+        since = time.perf_counter()
+        self._waiting.put(Ticket(owner=owner, scorer=scorer, prepared=prepared, answer=answer, since=since))
 
     def forget(self, owner: object) -> None:
         """Drop what waits for an owner that no longer wants it; it gets no answer."""
-        with self._changed:
-            self._clear(lambda ticket: ticket.owner is owner)
+        self._waiting.drop(owner)
 
-    def _clear(self, unwanted: Callable[[_Ticket], bool]) -> list[_Ticket]:
-        dropped = [ticket for ticket in self._tickets if unwanted(ticket)]
-        self._tickets = deque(ticket for ticket in self._tickets if not unwanted(ticket))
-        self._tokens = sum(ticket.prepared.visual_tokens for ticket in self._tickets)
-        self._changed.notify_all()
-        return dropped
+    # in the device threads
 
     def _loop(self) -> None:
-        while tickets := self._take():
+        while tickets := self._waiting.take(lambda: self.token_budget):
             self._run(tickets)
 
-    def _take(self) -> list[_Ticket]:
-        """The next forward: tickets of the scorer that has waited longest. Empty when stopped."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._open or bool(self._tickets))
-            if not self._open:
-                return []
-            scorer = self._tickets[0].scorer
-            same = [ticket for ticket in self._tickets if ticket.scorer is scorer]
-            chosen = pack([ticket.prepared.visual_tokens for ticket in same], budget=self.token_budget)
-            taken = [same[at] for at in chosen]
-            gone = set(map(id, taken))
-            self._clear(lambda ticket: id(ticket) in gone)
-            return taken
-
-    def _run(self, tickets: Sequence[_Ticket]) -> None:
+    def _run(self, tickets: Sequence[Ticket]) -> None:
         start = time.perf_counter()
         try:
-            readings = self._score(tickets)
+            with self._under_way():
+                readings = _score(tickets)
         except OutOfDeviceMemory as error:
             self._shrink(tickets, error)
         except DeviceBroken as error:
             _refuse(tickets, error)
-            self._on_broken()
+            self._tell_broken()
         except Retryable as error:
             _refuse(tickets, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, this thread must outlive it
             self._isolate(tickets, error)
         else:
-            if self._budget.went_well(_tokens(tickets)):
-                log.info("token_budget_raised", new_budget=self.token_budget, full_budget=self._budget.full)
+            self._went_well(tickets)
             share = (time.perf_counter() - start) / len(tickets)
             for ticket, reading in zip(tickets, readings, strict=True):
                 ticket.answer(Answer(result=reading, waited=start - ticket.since, seconds=share))
 
-    def _score(self, tickets: Sequence[_Ticket]) -> list[Reading]:
-        prepared: list[Any] = [ticket.prepared for ticket in tickets]
-        self._n_forwards += 1
-        self._forward = self._n_forwards
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """A forward runs in here."""
+        with self._lock:
+            number = next(self._numbers)
+            self._forwards.add(number)
         try:
-            readings = tickets[0].scorer.score(prepared)
+            yield
         finally:
-            self._forward = None
-        if len(readings) != len(tickets):
-            raise AssertionError(f"the scorer gave {len(readings)} readings for {len(tickets)} images")
-        return readings
+            with self._lock:
+                self._forwards.discard(number)
 
-    def _shrink(self, tickets: Sequence[_Ticket], error: OutOfDeviceMemory) -> None:
+    def _went_well(self, tickets: Sequence[Ticket]) -> None:
+        with self._lock:
+            raised = self._budget.went_well(_tokens(tickets))
+        if raised:
+            log.info("token_budget_raised", new_budget=self.token_budget, full_budget=self._budget.full)
+
+    def _tell_broken(self) -> None:
+        """Once, however many lanes find out."""
+        with self._lock:
+            told, self._broken = self._broken, True
+        if not told:
+            self._on_broken()
+
+    def _shrink(self, tickets: Sequence[Ticket], error: OutOfDeviceMemory) -> None:
         if len(tickets) == 1:
             # Not even one: another program may hold the memory, so the image waits; it is not at fault.
             _refuse(tickets, error)
             return
         used = _tokens(tickets)
-        self._budget.shrink(used)
+        with self._lock:
+            self._budget.shrink(used)
         log.warning("device_out_of_memory", images=len(tickets), tokens=used, new_budget=self.token_budget)
-        with self._changed:
-            self._tickets.extendleft(reversed(tickets))
-            self._tokens += sum(ticket.prepared.visual_tokens for ticket in tickets)
+        try:
+            self._waiting.put_back(tickets)
+        except DeviceUnavailable as stopping:
+            _refuse(tickets, stopping)
 
-    def _isolate(self, tickets: Sequence[_Ticket], error: Exception) -> None:
+    def _isolate(self, tickets: Sequence[Ticket], error: Exception) -> None:
         """An unforeseen error in a forward of many: find whose it is, so that its neighbours are scored."""
         if len(tickets) == 1:
             _refuse(tickets, error)
@@ -178,15 +163,23 @@ class Device:
             self._run([ticket])
 
 
-def _tokens(tickets: Sequence[_Ticket]) -> int:
+def _score(tickets: Sequence[Ticket]) -> list[Reading]:
+    prepared: list[Any] = [ticket.prepared for ticket in tickets]
+    readings = tickets[0].scorer.score(prepared)
+    if len(readings) != len(tickets):
+        raise AssertionError(f"the scorer gave {len(readings)} readings for {len(tickets)} images")
+    return readings
+
+
+def _tokens(tickets: Sequence[Ticket]) -> int:
     """Of their forward, padding included."""
     return len(tickets) * max(ticket.prepared.visual_tokens for ticket in tickets)
 
 
-def _refuse(tickets: Sequence[_Ticket], error: Exception) -> None:
+def _refuse(tickets: Sequence[Ticket], error: Exception) -> None:
     for ticket in tickets:
         ticket.answer(_fault(ticket, error))
 
 
-def _fault(ticket: _Ticket, error: Exception) -> Answer:
+def _fault(ticket: Ticket, error: Exception) -> Answer:
     return Answer(result=error, waited=time.perf_counter() - ticket.since, seconds=0.0)

@@ -14,8 +14,9 @@ from models.fake import FakePrepared, FakeScorer
 from models.types import Question, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
 from worker.budget import RAISE_AFTER, TokenBudget
-from worker.device import Answer, Device
+from worker.device import Device
 from worker.errors import DeviceBroken, OutOfDeviceMemory
+from worker.tickets import Answer
 
 QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
 
@@ -271,3 +272,74 @@ def test_stopping_answers_what_waits_and_refuses_what_comes() -> None:
         assert isinstance(rig.take(1)[0].result, Reading)  # the forward under way was finished
         with pytest.raises(DeviceUnavailable):
             rig.submit(2, scorer)
+
+
+def test_each_lane_runs_a_forward_of_its_own() -> None:
+    """All three are inside a forward at once, or the barrier breaks and no reading comes."""
+    together = threading.Barrier(3)
+
+    def meet(_: Sequence[FakePrepared]) -> None:
+        together.wait(30)
+
+    scorer = ScriptedScorer(meet)
+    scorer.gate.set()
+    with bench(token_budget=1000, lanes=3, one_by_one=True) as rig:
+        for number in range(6):
+            rig.submit(number, scorer)
+        assert all(isinstance(given.result, Reading) for given in rig.take(6).values())
+    assert scorer.calls == [1] * 6
+
+
+def test_a_forward_that_hangs_stays_the_oldest_while_other_lanes_go_on() -> None:
+    hung, quick = ScriptedScorer(), ScriptedScorer()
+    quick.gate.set()
+    with bench(token_budget=1000, lanes=2, one_by_one=True) as rig:
+        held_back(rig, hung)
+        first = rig.device.forward
+        for number in range(1, 6):
+            rig.submit(number, quick)
+        rig.take(5)
+        assert first is not None
+        assert rig.device.forward == first
+        hung.gate.set()
+        rig.take(1)
+    assert rig.device.forward is None
+
+
+def test_one_by_one_as_many_images_wait_as_two_for_each_lane() -> None:
+    scorer = ScriptedScorer()
+    with bench(token_budget=1_000_000, lanes=2, one_by_one=True) as rig:
+        held_back(rig, scorer)
+        scorer.entered.clear()
+        held_back(rig, scorer)
+        through = threading.Semaphore(0)
+
+        def produce() -> None:
+            for number in range(1, 6):
+                rig.submit(number, scorer)
+                through.release()
+
+        producer = threading.Thread(target=produce)
+        producer.start()
+        for _ in range(4):
+            assert through.acquire(timeout=30)
+        assert not through.acquire(timeout=0.2)  # the fifth is not taken
+        scorer.gate.set()
+        producer.join(30)
+
+
+def test_a_device_that_breaks_in_every_lane_is_reported_once() -> None:
+    together = threading.Barrier(2)
+
+    def breaks(_: Sequence[FakePrepared]) -> None:
+        together.wait(30)
+        raise DeviceBroken("illegal access")
+
+    told: list[str] = []
+    scorer = ScriptedScorer(breaks)
+    scorer.gate.set()
+    with bench(token_budget=40, lanes=2, one_by_one=True, on_broken=lambda: told.append("broken")) as rig:
+        rig.submit(1, scorer)
+        rig.submit(2, scorer)
+        assert all(isinstance(given.result, DeviceBroken) for given in rig.take(2).values())
+    assert told == ["broken"]

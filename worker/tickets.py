@@ -1,0 +1,105 @@
+"""The prepared images that wait for the device, from all batches. Bounded: who brings one more is held up."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from models.types import Prepared, Reading, Scorer
+from scanfleet.errors import DeviceUnavailable
+from worker.packing import pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What became of one prepared image."""
+
+    result: Reading | Exception
+    waited: float  # seconds from submission to the start of its forward
+    seconds: float  # its share of the forward
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ticket:
+    """One prepared image of `owner`; `answer` is called once, in a device thread."""
+
+    owner: object
+    scorer: Scorer
+    prepared: Prepared
+    answer: Callable[[Answer], None]
+    since: float  # time.perf_counter()
+
+
+class Waiting:
+    """Tickets in the order of their arrival.
+
+    capacity: visual tokens that may wait; images, where each image is a forward of its own (`one_by_one`).
+    """
+
+    def __init__(self, *, capacity: int, one_by_one: bool) -> None:
+        self._capacity = capacity
+        self._one_by_one = one_by_one
+        self._tickets: deque[Ticket] = deque()
+        self._weight = 0  # of the tickets
+        self._open = True
+        self._changed = threading.Condition()
+
+    def put(self, ticket: Ticket) -> None:
+        """Blocks while enough of them wait already. Raises DeviceUnavailable once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open or self._weight < self._capacity)
+            if not self._open:
+                raise DeviceUnavailable("the worker is stopping")
+            self._tickets.append(ticket)
+            self._weight += self._weigh(ticket)
+            self._changed.notify_all()
+
+    def put_back(self, tickets: Sequence[Ticket]) -> None:
+        """To the front, in their order, whatever waits already. Raises DeviceUnavailable once closed."""
+        with self._changed:
+            closed = not self._open
+            if not closed:
+                self._tickets.extendleft(reversed(tickets))
+                self._weight += sum(map(self._weigh, tickets))
+                self._changed.notify_all()
+        if closed:
+            raise DeviceUnavailable("the worker is stopping")
+
+    def take(self, budget: Callable[[], int]) -> list[Ticket]:
+        """The next forward, of the scorer that has waited longest, within `budget` tokens. Empty when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open or bool(self._tickets))
+            if not self._open:
+                return []
+            if self._one_by_one:
+                taken = [self._tickets[0]]
+            else:
+                same = [ticket for ticket in self._tickets if ticket.scorer is self._tickets[0].scorer]
+                chosen = pack([ticket.prepared.visual_tokens for ticket in same], budget=budget())
+                taken = [same[at] for at in chosen]
+            gone = set(map(id, taken))
+            self._drop(lambda ticket: id(ticket) in gone)
+            return taken
+
+    def drop(self, owner: object) -> None:
+        """Forget what an owner no longer wants; it gets no answer."""
+        with self._changed:
+            self._drop(lambda ticket: ticket.owner is owner)
+
+    def close(self) -> list[Ticket]:
+        """Nothing is put or taken from now on. Returns what still waited."""
+        with self._changed:
+            self._open = False
+            return self._drop(lambda _: True)
+
+    def _drop(self, unwanted: Callable[[Ticket], bool]) -> list[Ticket]:
+        dropped = [ticket for ticket in self._tickets if unwanted(ticket)]
+        self._tickets = deque(ticket for ticket in self._tickets if not unwanted(ticket))
+        self._weight = sum(map(self._weigh, self._tickets))
+        self._changed.notify_all()
+        return dropped
+
+    def _weigh(self, ticket: Ticket) -> int:
+        return 1 if self._one_by_one else ticket.prepared.visual_tokens
