@@ -42,6 +42,8 @@ class HookedModel:
     """The fake model with hooks before preparing and scoring, and a count of scored images."""
 
     device = "none"
+    lanes = 1
+    one_by_one = False
     identity = ModelIdentity(base_model="fake", revision="1", precision="fp32", adapter_sha256=None)
 
     def __init__(
