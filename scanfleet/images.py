@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # These plugins by name: else Pillow loads all it has, with the decoders of formats that are not accepted.
 from PIL import (  # noqa: F401
@@ -53,25 +55,44 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
+SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+
+JPEG_SCALES = (8, 4, 2)  # what its decoder can divide both sides by, at less cost than decoding all pixels
 
 # We compare the size in the header with our own limit; Pillow's global one only warns between 1x and 2x.
 Image.MAX_IMAGE_PIXELS = None
 
 
+class Enough(NamedTuple):
+    """Whoever asked needs no more: so many pixels in all, and so many along the short side."""
+
+    pixels: int
+    short_side: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """An upright 8-bit RGB image, and what the file said of itself."""
+    """An upright 8-bit RGB image, and what the file said of itself.
+
+    `image` is smaller than width x height where less was enough.
+    """
 
     image: Image.Image
-    width: int  # pixels, upright
+    width: int  # pixels of the file's picture, upright
     height: int
     format: str
 
 
-def decode(data: bytes, *, max_pixels: int) -> Decoded:
+def decode(data: bytes, *, max_pixels: int, enough: Enough | None = None) -> Decoded:
     """Decode the first frame of an image to upright RGB.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit greys keep their upper byte.
+    EXIF rotation is applied, transparency is laid over white, 16-bit greys keep their upper byte. A JPEG with more than
+    `enough` is decoded at 1/2, 1/4 or 1/8 of its sides, in a fraction of the time; max_pixels counts the whole.
     Raises ImageError (stage decode): empty, not_an_image, too_many_pixels, too_much_text, truncated.
     """
     if not data:
@@ -82,9 +103,14 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
             if pixels > max_pixels:
                 size = f"{opened.width} x {opened.height}"
                 raise _fault("too_many_pixels", f"{size} is over the limit of {max_pixels} pixels")
+            whole = opened.size
+            if enough is not None and isinstance(opened, JpegImagePlugin.JpegImageFile):
+                _draft(opened, enough)
             opened.load()
-            image = _to_rgb(_upright(opened))
-            return Decoded(image=image, width=image.width, height=image.height, format=opened.format or "unknown")
+            turn = _turn(opened)
+            width, height = reversed(whole) if turn in SIDEWAYS else whole
+            image = _to_rgb(opened if turn is None else opened.transpose(turn))
+            return Decoded(image=image, width=width, height=height, format=opened.format or "unknown")
     except UnidentifiedImageError:
         raise _fault("not_an_image", f"no {', '.join(FORMATS)} header in {len(data)} bytes") from None
     except DAMAGE as error:
@@ -93,14 +119,23 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
         raise _fault("truncated", f"{type(error).__name__}: {error}") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say; damaged ones say nothing, and do not make the pixels worse."""
+def _draft(image: JpegImagePlugin.JpegImageFile, enough: Enough) -> None:
+    """Have it decoded at the smallest size that is enough."""
+    for scale in JPEG_SCALES:
+        width, height = math.ceil(image.width / scale), math.ceil(image.height / scale)
+        if width * height >= enough.pixels and min(width, height) >= enough.short_side:
+            # Pillow takes the largest scale that leaves this much; rounded down, that is this one.
+            image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
+            return
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes it upright, by its EXIF data; damaged ones say nothing, and do not make the pixels worse."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except DAMAGE:
-        return image
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+        return None
+    return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

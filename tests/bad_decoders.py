@@ -9,12 +9,12 @@ from pathlib import Path
 from PIL import Image
 
 from scanfleet.errors import ImageError
-from scanfleet.images import Decoded
+from scanfleet.images import Decoded, Enough
 
 BLOCK = 1 << 20
 
 
-def decode(data: bytes, *, max_pixels: int) -> Decoded:
+def decode(data: bytes, *, max_pixels: int, enough: Enough | None) -> Decoded:
     order, *words = data.decode().split()
     return ORDERS[order](*words)
 
@@ -98,6 +98,11 @@ def lie() -> Decoded:
     return Decoded(image=image, width=8, height=8, format="PNG")
 
 
+def swell() -> Decoded:
+    """More pixels than the file is said to have."""
+    return Decoded(image=Image.new("RGB", (8, 8)), width=8, height=7, format="PNG")
+
+
 def boast() -> Decoded:
     return picture("3000", "3000")
 
@@ -118,6 +123,6 @@ ORDERS = {
     function.__name__: function
     for function in (
         picture, refuse, abort, abort_until, crash, burn, burn_and_ignore, allocate, leak, hang, wait, shout, lie,
-        boast, whoami,
+        swell, boast, whoami,
     )
 }  # fmt: skip

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 
 from models.types import Reading
 from scanfleet.errors import ImageError
-from scanfleet.images import Decoded
+from scanfleet.images import Decoded, Enough
 from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known
@@ -122,6 +122,8 @@ class BatchRun:
         self._watch = watch
         self._resolved = resolved
         self._stages = stages
+        detail = resolved.scorer.detail
+        self._enough = None if detail is None else Enough(detail.pixels, detail.short_side)
         self._settings = stages.settings
         name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
         self._pulse = stages.vitals.pulse(self.abort, name=name)
@@ -244,7 +246,7 @@ class BatchRun:
         ended = self._pulse.expect(seconds=0)  # seconds by rule, and a decoder that hangs is ended by its keeper
         try:
             with self._watch.measure("decode"):
-                decoded = self._stages.decoders.decode(data)
+                decoded = self._stages.decoders.decode(data, enough=self._enough)
             with self._watch.measure("prepare"):
                 prepared = self._resolved.scorer.prepare(decoded.image)
             self._stages.device.submit(

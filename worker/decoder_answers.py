@@ -28,8 +28,10 @@ class Ready(_Strict):
 
 
 class Pixels(_Strict):
-    width: int = Field(ge=1)
+    width: int = Field(ge=1)  # of the file's picture
     height: int = Field(ge=1)
+    sent_width: int = Field(ge=1)  # of what follows: less where less was enough
+    sent_height: int = Field(ge=1)
     format: str = Field(pattern="^[A-Za-z0-9]{1,16}$")
     length: int
 
@@ -68,8 +70,10 @@ class Pipes:
 
     def pixels(self, header: Pixels) -> Decoded:
         """What follows such a header. Raises EOFError, OSError, Nonsense."""
-        width, height = header.width, header.height
-        if width * height > self._max_pixels or header.length != width * height * CHANNELS:
+        width, height = header.sent_width, header.sent_height
+        if header.width * header.height > self._max_pixels or width > header.width or height > header.height:
+            raise Nonsense(f"{width} x {height} pixels of {header.width} x {header.height}")
+        if header.length != width * height * CHANNELS:
             raise Nonsense(f"{header.length} bytes for {width} x {height} pixels")
         image = Image.new("RGB", (width, height), None)
         buffer = bytearray()
@@ -79,7 +83,7 @@ class Pipes:
                 buffer = bytearray(size)
             self._read(buffer)
             image.paste(Image.frombytes("RGB", (width, bottom - top), buffer), (0, top))
-        return Decoded(image=image, width=width, height=height, format=header.format)
+        return Decoded(image=image, width=header.width, height=header.height, format=header.format)
 
     def _read(self, into: bytearray) -> bytearray:
         rest = memoryview(into)

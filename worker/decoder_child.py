@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from scanfleet.errors import ImageError
-from scanfleet.images import Decoded
-from worker.decoder_wire import LENGTH, MAX_DETAIL_CHARS, strips
+from scanfleet.images import Decoded, Enough
+from worker.decoder_wire import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
 
 MAX_STDERR_BYTES = 1 << 16
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -38,7 +38,7 @@ class Limits(NamedTuple):
     max_pixels: int
     cpu_seconds: float  # an image
     memory_bytes: int  # beyond what the program has before the first image
-    decode: str  # module:function(data, max_pixels=...)
+    decode: str  # module:function(data, max_pixels=..., enough=...)
 
 
 def main(arguments: list[str]) -> None:
@@ -50,11 +50,11 @@ def main(arguments: list[str]) -> None:
     warnings.simplefilter("ignore")  # about damaged files: the outcome says it
     _limit(limits.memory_bytes)
     _say(sink, {"ready": True})
-    while (data := _next(source)) is not None:
+    while (request := _next(source)) is not None:
         _forget_complaints()
         with _cpu_limit(limits.cpu_seconds):
-            _answer(sink, decode, data, limits.max_pixels)
-        del data
+            _answer(sink, decode, *request, limits.max_pixels)
+        del request
 
 
 def _end_with(parent: int) -> None:
@@ -117,19 +117,21 @@ def _cpu_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _next(source: BinaryIO) -> bytes | None:
-    """One file; None when the worker has closed the pipe, or died."""
-    head = source.read(LENGTH.size)
-    if len(head) < LENGTH.size:
+def _next(source: BinaryIO) -> tuple[bytes, Enough | None] | None:
+    """One file, and how much of it is enough; None when the worker has closed the pipe, or died."""
+    head = source.read(REQUEST.size)
+    if len(head) < REQUEST.size:
         return None
-    (length,) = LENGTH.unpack(head)
+    length, pixels, short_side = REQUEST.unpack(head)
     data = source.read(length)
-    return data if len(data) == length else None
+    if len(data) < length:
+        return None
+    return data, Enough(pixels, short_side) if pixels else None
 
 
-def _answer(sink: BinaryIO, decode: Decode, data: bytes, max_pixels: int) -> None:
+def _answer(sink: BinaryIO, decode: Decode, data: bytes, enough: Enough | None, max_pixels: int) -> None:
     try:
-        decoded = decode(data, max_pixels=max_pixels)
+        decoded = decode(data, max_pixels=max_pixels, enough=enough)
     except ImageError as error:
         _refuse(sink, error.stage, error.reason, error.detail)
     except MemoryError:
@@ -147,7 +149,8 @@ def _send(sink: BinaryIO, decoded: Decoded) -> None:
     image = decoded.image
     width, height = image.size
     length = width * height * len(image.getbands())
-    _say(sink, {"width": width, "height": height, "format": decoded.format, "length": length})
+    whole = {"width": decoded.width, "height": decoded.height, "format": decoded.format}
+    _say(sink, whole | {"sent_width": width, "sent_height": height, "length": length})
     for top, bottom in strips(width, height):
         _write(sink, image.crop((0, top, width, bottom)).tobytes())
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Literal
 
 from scanfleet.errors import ImageError
-from scanfleet.images import Decoded
+from scanfleet.images import Decoded, Enough
 from worker.decoder_answers import Nonsense, Pipes, Pixels, Ready, Refusal
-from worker.decoder_wire import LENGTH
+from worker.decoder_wire import REQUEST
 
 # Of the worker's environment a child gets these alone: no credentials, no addresses.
 ENVIRONMENT = (
@@ -119,11 +119,11 @@ class DecoderProcess:
             except (EOFError, OSError, Nonsense) as error:
                 raise self._autopsy(error) from None
 
-    def decode(self, data: bytes) -> Decoded:
+    def decode(self, data: bytes, enough: Enough | None) -> Decoded:
         """Raises ImageError as scanfleet.images.decode does (and too_much_memory), ChildDied."""
         with self._at_work():
             try:
-                self._pipes.write(LENGTH.pack(len(data)))
+                self._pipes.write(REQUEST.pack(len(data), *(enough or (0, 0))))
                 self._pipes.write(data)
                 header = self._pipes.header()
                 decoded = self._pipes.pixels(header) if isinstance(header, Pixels) else None

@@ -1,6 +1,6 @@
 """What a worker and a decoder child say to each other: lengths, JSON and raw pixels, never a pickle.
 
-Worker to child: LENGTH, the file. Child to worker: LENGTH, a header, and for pixels strip after strip of packed RGB.
+Worker to child: REQUEST, the file. Child to worker: LENGTH, a header, and for pixels strip after strip of packed RGB.
 The child imports this module: nothing heavy here.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+REQUEST = struct.Struct(">QQQ")  # bytes of the file; pixels and short side that are enough, or 0 and 0: all of them
 LENGTH = struct.Struct(">Q")
 MAX_HEADER_BYTES = 8192
 MAX_DETAIL_CHARS = 500

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import structlog
 
 from scanfleet.errors import ImageError
-from scanfleet.images import Decoded
+from scanfleet.images import Decoded, Enough
 from scanfleet.settings import Settings
 from worker.background import Timer
 from worker.decoder_process import ChildDied, ChildSettings, DecoderProcess
@@ -83,7 +83,7 @@ class Decoders:
         self._looks = Timer("decoder_looks", self._look, seconds=LOOK_SECONDS)
         self._looks.start()
 
-    def decode(self, data: bytes) -> Decoded:
+    def decode(self, data: bytes, *, enough: Enough | None = None) -> Decoded:
         """What scanfleet.images.decode does, in a child.
 
         Raises ImageError (stage decode; beside those of scanfleet.images: too_slow, too_much_memory, kills_the_decoder)
@@ -94,7 +94,7 @@ class Decoders:
             # The last try is alone: what its neighbours take cannot be what kills it.
             with self._seats.taken(alone=len(deaths) == MAX_DEATHS - 1):
                 try:
-                    return self._once(data, fresh=bool(deaths))
+                    return self._once(data, enough, fresh=bool(deaths))
                 except ChildDied as died:
                     self._mourn(died, data, deaths)
         hows = ", ".join(died.how for died in deaths)
@@ -121,10 +121,10 @@ class Decoders:
         with self._lock:
             return [child.pid for child in self._all]
 
-    def _once(self, data: bytes, *, fresh: bool) -> Decoded:
+    def _once(self, data: bytes, enough: Enough | None, *, fresh: bool) -> Decoded:
         child = self._start() if fresh else self._borrow()
         try:
-            decoded = child.decode(data)
+            decoded = child.decode(data, enough)
         except ImageError as error:
             if error.reason != "too_much_memory":
                 self._put_back(child)
@@ -133,7 +133,7 @@ class Decoders:
             self._retire(child)
             if child.n_images == 1:
                 raise
-            return self._once(data, fresh=True)
+            return self._once(data, enough, fresh=True)
         except BaseException:
             self._retire(child)
             raise

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from scanfleet.errors import ImageError
-from scanfleet.images import decode
+from scanfleet.images import Enough, decode
 from tests.odd_files import bomb_png, encoded
 
 LIMIT = 1_000_000
@@ -178,3 +178,81 @@ def test_a_png_with_a_bomb_in_its_text_is_no_damaged_one() -> None:
     with pytest.raises(ImageError) as caught:
         decode(buffer.getvalue(), max_pixels=100)
     assert caught.value.reason == "too_much_text"
+
+
+def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Something without detail near the pixel: a colour of its own in each corner."""
+    small = Image.fromarray(np.array([[[220, 30, 30], [30, 200, 30]], [[30, 30, 220], [230, 230, 40]]], dtype=np.uint8))
+    return small.resize((width, height), Image.Resampling.BILINEAR).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("size", "enough", "given"),
+    [
+        ((800, 600), Enough(800 * 600, 1), (800, 600)),
+        ((800, 600), Enough(400 * 300, 1), (400, 300)),
+        ((800, 600), Enough(400 * 300 + 1, 1), (800, 600)),
+        ((800, 600), Enough(1, 300), (400, 300)),
+        ((800, 600), Enough(1, 301), (800, 600)),
+        ((801, 603), Enough(10, 10), (101, 76)),
+        ((1001, 15), Enough(10, 4), (251, 4)),
+        ((1001, 4), Enough(10, 2), (501, 2)),
+        ((9, 9), Enough(10_000, 1), (9, 9)),
+    ],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_size_that_is_enough(
+    size: tuple[int, int], enough: Enough, given: tuple[int, int]
+) -> None:
+    decoded = decode(encoded(scene(*size), "JPEG"), max_pixels=LIMIT, enough=enough)
+    assert decoded.image.size == given
+    assert (decoded.width, decoded.height) == size
+
+
+@pytest.mark.parametrize("size", [(w, h) for w in range(1, 24) for h in (1, 7, 8, 9, 17, 1000)])
+def test_it_is_never_less_than_enough(size: tuple[int, int]) -> None:
+    data = encoded(scene(*size), "JPEG")
+    for enough in (Enough(1, 1), Enough(6, 2), Enough(40, 1), Enough(1, 5)):
+        image = decode(data, max_pixels=LIMIT, enough=enough).image
+        sufficient = image.width * image.height >= enough.pixels and min(image.size) >= enough.short_side
+        assert image.size == size or sufficient
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("progressive", "RGB"), ("MPO", "RGB")]
+)
+def test_a_smaller_jpeg_shows_the_same_upright_picture(kind: str, mode: str, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    more: dict[str, object] = {"progressive": kind == "progressive"}
+    if kind == "MPO":
+        more = {"save_all": True, "append_images": [scene(60, 40)]}
+    data = encoded(scene(402, 300, mode), "MPO" if kind == "MPO" else "JPEG", exif=exif.tobytes(), quality=95, **more)
+    whole = decode(data, max_pixels=LIMIT)
+    part = decode(data, max_pixels=LIMIT, enough=Enough(100 * 75, 1))
+    upright = (300, 402) if orientation in (5, 6, 7, 8) else (402, 300)
+    assert (part.width, part.height) == (whole.width, whole.height) == whole.image.size == upright
+    assert part.image.mode == "RGB"
+    assert part.format == whole.format == ("MPO" if kind == "MPO" else "JPEG")
+    assert sorted(part.image.size) == [75, 101]
+    difference = np.asarray(part.image, dtype=int) - np.asarray(whole.image.resize(part.image.size), dtype=int)
+    assert np.abs(difference).max() < 12
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_other_formats_are_decoded_whole(kind: str) -> None:
+    assert decode(encoded(scene(80, 60), kind), max_pixels=LIMIT, enough=Enough(10, 1)).image.size == (80, 60)
+
+
+def test_the_limit_of_pixels_counts_the_whole_picture() -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(encoded(scene(800, 600), "JPEG"), max_pixels=800 * 600 - 1, enough=Enough(10, 1))
+    assert caught.value.reason == "too_many_pixels"
+
+
+def test_a_jpeg_cut_off_is_damaged_at_any_size() -> None:
+    data = encoded(scene(800, 600), "JPEG")
+    with pytest.raises(ImageError) as caught:
+        decode(data[: len(data) // 2], max_pixels=LIMIT, enough=Enough(10, 1))
+    assert caught.value.reason == "truncated"

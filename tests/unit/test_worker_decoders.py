@@ -20,6 +20,7 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from scanfleet.errors import DeviceUnavailable, ImageError
+from scanfleet.images import Enough
 from scanfleet.images import decode as decode_here
 from scanfleet.settings import load_settings
 from tests.odd_files import encoded
@@ -78,6 +79,17 @@ def test_the_same_pixels_as_in_this_process(tmp_path: Path, size: tuple[int, int
         there, here = pool.decode(data), decode_here(data, max_pixels=1_000_000)
     assert (there.width, there.height, there.format, there.image.mode) == (*size, "PNG", "RGB")
     assert there.image.tobytes() == here.image.tobytes()
+
+
+def test_a_child_sends_no_more_pixels_than_are_enough(tmp_path: Path) -> None:
+    data = encoded(Image.effect_noise((900, 601), 50).convert("RGB"), "JPEG")
+    enough = Enough(pixels=60_000, short_side=100)
+    with decoders(tmp_path, real=True) as pool:
+        whole, part = pool.decode(data), pool.decode(data, enough=enough)
+        here = decode_here(data, max_pixels=1_000_000, enough=enough)
+    assert whole.image.size == (whole.width, whole.height) == (900, 601)
+    assert (part.image.size, part.width, part.height) == ((450, 301), 900, 601)
+    assert part.image.tobytes() == here.image.tobytes()
 
 
 @pytest.mark.parametrize("data", [b"", b"words", encoded(Image.new("RGB", (9, 9)), "BMP")[:90]])
@@ -220,7 +232,7 @@ def test_a_child_that_prints(tmp_path: Path) -> None:
         assert len(pool.pids) == 1
 
 
-@pytest.mark.parametrize("order", ["lie", "boast"])
+@pytest.mark.parametrize("order", ["lie", "swell", "boast"])
 def test_a_child_whose_answer_is_impossible(tmp_path: Path, order: str) -> None:
     with decoders(tmp_path) as pool:
         assert fault(pool, order) == ("kills_the_decoder", "3 processes ended: nonsense, nonsense, nonsense")
