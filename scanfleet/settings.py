@@ -23,6 +23,7 @@ from scanfleet.redaction import hide
 
 BROKER_SCHEMES = ("filesystem", "redis", "rediss", "memory")
 MAX_LEASE_SECONDS = 600.0  # a batch is seconds of work; after a set-back of the clock a lease may last this long more
+LEAST_TOKEN_BUDGET = 16  # visual tokens: one image of 128 x 128 pixels
 DATABASE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
 
 
@@ -50,7 +51,7 @@ class Settings(BaseSettings):
     model_revision: str | None = None  # hub commit
     precision: str = Field(default="auto", pattern="^(auto|fp32|bf16|nf4|int8)$")  # auto: bf16 on CUDA, else fp32
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    token_budget: int = Field(default=8192, ge=16)  # visual tokens in one forward
+    token_budget: int | Literal["auto"] = "auto"  # noqa: S105 - visual tokens in one forward; auto: a probe finds it
 
     # the batch life
     batch_images: int = Field(default=64, ge=1, le=4096)
@@ -79,6 +80,20 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("token_budget", mode="before")
+    @classmethod
+    def _budget(cls, value: object) -> object:
+        text = value.strip().lower() if isinstance(value, str) else value
+        if text == "auto":
+            return text
+        try:
+            tokens = int(text) if isinstance(text, str | int) and not isinstance(text, bool) else 0
+        except ValueError:
+            tokens = 0
+        if tokens < LEAST_TOKEN_BUDGET:
+            raise ValueError(f"must be auto, or a whole number of visual tokens of at least {LEAST_TOKEN_BUDGET}")
+        return tokens
 
     @field_validator("data_dir")
     @classmethod

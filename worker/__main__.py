@@ -25,7 +25,7 @@ def main() -> None:
 @click.option("--model-revision", help="Commit of a hub model.")
 @click.option("--precision", help="auto, fp32, bf16, nf4 or int8.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
-@click.option("--token-budget", type=int, help="Visual tokens in one forward.")
+@click.option("--token-budget", help="Visual tokens in one forward, or auto: found by a probe at the start.")
 @click.option("--batches-in-flight", type=int, help="Batches held at once.")
 @click.option("--fetch-threads", type=int, help="Downloads and decodings at once.")
 @click.option("--lease-seconds", type=float, help="A silent worker's batch is free after this.")

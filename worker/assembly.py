@@ -21,6 +21,7 @@ from worker.device import Device
 from worker.leases import Leases
 from worker.model import Model
 from worker.pipeline import Pipeline, look_up_content
+from worker.probe import budget_for
 from worker.scorers import Scorers
 from worker.stop import Stop
 from worker.stores import StoreFinder
@@ -52,7 +53,7 @@ def running(
     """Device threads, stage threads, decoder processes and heartbeat around a pipeline."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     device = Device(
-        token_budget=settings.token_budget, lanes=model.lanes, one_by_one=model.one_by_one, on_broken=on_broken
+        token_budget=budget_for(settings, model), lanes=model.lanes, one_by_one=model.one_by_one, on_broken=on_broken
     )
     threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
     decoders = Decoders(settings)
