@@ -7,7 +7,7 @@ from PIL import Image as PillowImage
 
 from models.fake import FakePrepared, FakeScorer
 from models.types import Detail, Question, Scorer
-from scanfleet.store.tables import Verdict
+from scanfleet.store.tables import Image
 from tests.odd_files import encoded
 from tests.worker_rig import rig
 from worker.model import FakeModel
@@ -55,6 +55,6 @@ def test_a_jpeg_is_decoded_near_the_size_that_the_scorer_needs(tmp_path: Path) -
             }
         )
         worker.drain()
-        sizes = [(row.width, row.height) for row in worker.rows(Verdict)]
+        sizes = [(row.width, row.height) for row in worker.rows(Image)]
     assert sorted(model.seen) == [(150, 200), (200, 150), (300, 190), (800, 600)]
     assert sorted(sizes) == [(300, 190), (600, 800), (800, 600), (800, 600)]
