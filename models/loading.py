@@ -21,8 +21,10 @@ from transformers.utils import logging as transformers_logging
 from models.adapters import read_adapter
 from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 from models.families import Family, family_of
-from models.lora import load_lora, remove_lora
+from models.lora import load_lora, remove_lora, use_lora
+from models.merging import Merger, why_not_merged
 from models.processing import VisionProcessor, load_processor
+from models.quicken import quicken_gelu
 from models.sources import Checkpoint, locate
 from models.types import ModelIdentity, Question
 
@@ -36,8 +38,11 @@ class BaseModel:
     """A loaded checkpoint and the adapters put into it.
 
     Many scorers share one base. `lock` guards the network: whoever runs it, or changes which adapter is
-    active, holds the lock, so that no forward ever sees half a switch.
+    active, holds the lock, so that no forward ever sees half a switch. Where the weights allow it, the active
+    adapter is merged into them (`models.merging`).
     """
+
+    merges = True  # False: every adapter stays beside the weights; set before the first one is loaded
 
     def __init__(
         self, *, network: Any, processor: VisionProcessor, checkpoint: Checkpoint, family: Family, precision: Precision
@@ -49,9 +54,12 @@ class BaseModel:
         self.precision = precision
         self.device: torch.device = network.device
         self.lock = threading.RLock()
+        self.unmerged: dict[str, str] = {}  # loaded adapters that stay beside the weights -> why
         self._peft: Any = None  # the PeftModel around `network`, once there is an adapter
         self._active: str | None = None
+        self._settled = True  # False: a switch broke off, so that nobody knows what is active
         self._loaded: set[str] = set()
+        self._merger = Merger()
 
     def scorer(self, question: Question, adapter: Path | None = None) -> PrefillScorer:
         """A scorer for one question, by the base alone or by the adapter in a folder.
@@ -75,26 +83,28 @@ class BaseModel:
         with self.lock:
             if adapter_sha256 is not None and adapter_sha256 not in self._loaded:
                 raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; make its scorer again")
-            if adapter_sha256 != self._active:
+            if adapter_sha256 != self._active or not self._settled:
                 self._switch(adapter_sha256)
 
     def release(self, adapter_sha256: str) -> None:
         """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
         with self.lock:
             if adapter_sha256 in self._loaded:
+                self._switch(None)
                 self._peft = remove_lora(self._peft, name=adapter_sha256)
                 self._loaded.remove(adapter_sha256)
+                self.unmerged.pop(adapter_sha256, None)
                 self._switch(None)  # PEFT may have made another one active
+                if not self._loaded:
+                    self._merger.forget()
 
     def _switch(self, adapter_sha256: str | None) -> None:
-        self._active = adapter_sha256
-        if self._peft is None:
-            return
-        if adapter_sha256 is None:
-            self._peft.base_model.disable_adapter_layers()
-        else:
-            self._peft.base_model.enable_adapter_layers()
-            self._peft.set_adapter(adapter_sha256, inference_mode=True)
+        self._settled = False
+        merged = adapter_sha256 is not None and adapter_sha256 not in self.unmerged
+        self._merger.switch(self.network, adapter_sha256 if merged else None)
+        if self._peft is not None:
+            use_lora(self._peft, name=adapter_sha256, merged=merged)
+        self._active, self._settled = adapter_sha256, True
 
     def _load(self, folder: Path, question: Question) -> str:
         adapter = read_adapter(folder)
@@ -111,13 +121,19 @@ class BaseModel:
         digest = card.weights_sha256
         with self.lock:
             if digest not in self._loaded:
-                before = self._active
+                self._switch(None)  # modules that the new one trained whole start from the base's own weights
                 try:
                     self._peft = load_lora(self._peft or self.network, adapter, name=digest)
                     self._loaded.add(digest)
+                    self._note_form(digest)
                 finally:
-                    self._switch(before)  # loading, even a failed one, moves PEFT's active adapter
+                    self._switch(None)  # loading, even a failed one, moves PEFT's active adapter
         return digest
+
+    def _note_form(self, digest: str) -> None:
+        reason = why_not_merged(self.network, digest) if self.merges else "this base merges none"
+        if reason is not None:
+            self.unmerged[digest] = reason
 
 
 def load_base(
@@ -140,8 +156,8 @@ def load_base(
         raise ModelInvalid(f"precision {precision!r} is unknown; choose one of {known}")
     checkpoint = locate(model, revision=revision)
     family = family_of(_model_type(checkpoint.folder), name=model)
-    processor = load_processor(checkpoint.folder)
-    network = _load_network(checkpoint.folder, precision, device)
+    processor = load_processor(checkpoint.folder, family)
+    network = _load_network(checkpoint.folder, family, precision, device)
     return BaseModel(network=network, processor=processor, checkpoint=checkpoint, family=family, precision=precision)
 
 
@@ -164,7 +180,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _load_network(folder: Path, precision: Precision, device: str) -> Any:
+def _load_network(folder: Path, family: Family, precision: Precision, device: str) -> Any:
     try:
         with _quiet():
             network, report = AutoModelForImageTextToText.from_pretrained(
@@ -173,7 +189,7 @@ def _load_network(folder: Path, precision: Precision, device: str) -> Any:
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
-                quantization_config=_quantisation(precision),
+                quantization_config=_quantisation(precision, family),
                 device_map={"": device},
                 output_loading_info=True,
             )
@@ -193,6 +209,10 @@ def _load_network(folder: Path, precision: Precision, device: str) -> Any:
 
         keep_activations(network)
     network.requires_grad_(False)
+    if family.quicken is not None:
+        family.quicken(network)
+    if network.device.type == "cpu":
+        quicken_gelu(network)
     return network.eval()
 
 
@@ -208,7 +228,7 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _quantisation(precision: Precision) -> Any:
+def _quantisation(precision: Precision, family: Family) -> Any:
     if precision not in ("nf4", "int8"):
         return None
     try:
@@ -216,7 +236,7 @@ def _quantisation(precision: Precision) -> Any:
     except ImportError as error:
         raise ModelInvalid(f"precision {precision} needs bitsandbytes: pip install bitsandbytes") from error
     # Matched from the start of a module's name, so that "visual" alone would skip nothing.
-    skip = ["model.visual", "lm_head"]
+    skip = [*family.vision, "lm_head"]
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -64,6 +65,8 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
         tensors = load_tensors(adapter.weights)
     except SafetensorError as error:
         raise ModelInvalid(f"{adapter.folder}: the weights are not safetensors: {one_line(error)}") from error
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise ModelInvalid(f"{adapter.folder}: the weights are not all finite numbers; train again")
     model = add_lora(model, adapter.lora, name=name)
     expected = {key: value.shape for key, value in adapter_state(model, name).items()}
     found = {key: value.shape for key, value in tensors.items()}
@@ -76,14 +79,32 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
     return model
 
 
+def use_lora(model: Any, *, name: str | None, merged: bool) -> None:
+    """Make one adapter of a PeftModel the active one; None: the base alone, every LoRA module bypassed.
+
+    merged: its deltas are in the weights already, so of the adapter only the modules that were trained whole take part.
+    """
+    if name is None:
+        model.base_model.disable_adapter_layers()
+        return
+    model.base_model.enable_adapter_layers()
+    model.set_adapter(name, inference_mode=True)
+    if merged:
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.enable_adapters(False)
+
+
 def remove_lora(model: Any, *, name: str) -> Any:
     """Take one adapter out of a PeftModel.
 
     Returns the PeftModel, or None when none is left and the plain layers are back in place.
     """
-    if list(model.peft_config) == [name]:
+    others = [other for other in model.peft_config if other != name]
+    if not others:
         model.unload()
         return None
+    model.set_adapter(others[0], inference_mode=True)  # PEFT warns when it has to choose one itself
     model.delete_adapter(name)
     return model
 

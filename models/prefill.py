@@ -4,9 +4,10 @@
     label logit = logsumexp over the label's token spellings of h · W[token]
     margin = logsumexp(flagging labels) - logsumexp(the others)
 
-The published form of this is Qwen3-VL-Reranker (two rows of the head instead of generating "yes"). No
-logits of shape (B, T, V) are ever made; the whole vocabulary is read once per image, in slices, for the
-label mass.
+The instruction stands before the image: its keys and values are computed once and read by every image
+(`models.prefix`), and nothing of an image is kept. The published form of this is Qwen3-VL-Reranker (two rows of the
+head instead of generating "yes"). No logits of shape (B, T, V) are ever made; the whole vocabulary is read once per
+image, in slices, for the label mass.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from PIL import Image
 
 from models.errors import ModelInvalid
-from models.processing import PreparedImage
+from models.families import PreparedImage
+from models.prefix import Prefix
 from models.types import Detail, ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class PrefillScorer:
         self._question = question
         self._identity = identity
         self.prompt = base.processor.prompt(question)
+        self._prefix: Prefix | None = None
         self._head = LabelHead(
             weight=base.network.get_output_embeddings().weight,
             token_ids=[code.token_ids for code in self.prompt.codes],
@@ -51,26 +54,19 @@ class PrefillScorer:
 
     @property
     def detail(self) -> Detail | None:
-        """Four pixels of the decoded image for one that the model reads, so that resizing has enough to average."""
-        pixels = 4 * self._question.max_pixels
-        return Detail(pixels=pixels, short_side=1)
+        return self._base.processor.reader.detail(max_pixels=self._question.max_pixels)
 
     def prepare(self, image: Image.Image) -> PreparedImage:
-        """Resize, normalise and cut one image. Raises ImageUnsuitable for one the model cannot take."""
+        """Resize one image on the host. Raises ImageUnsuitable for one the model cannot take."""
         question = self._question
         return self._base.processor.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
-
-    def tokens(self, prepared: PreparedImage) -> int:
-        """Length of the image's whole sequence, text included: what packing has to count."""
-        return self.prompt.turn.length(prepared.visual_tokens)
 
     @torch.inference_mode()
     def score(self, prepared: Sequence[PreparedImage]) -> list[Reading]:
         """One forward over all given images; a Reading each, in their order."""
         if not prepared:
             return []
-        hidden = self.last_hidden(prepared)
-        logits, margins, mass = self._head(hidden)
+        logits, margins, mass = self._head(self.last_hidden(prepared))
         return [
             Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens)
             for margin, row, share, image in zip(
@@ -80,13 +76,22 @@ class PrefillScorer:
 
     def last_hidden(self, prepared: Sequence[PreparedImage]) -> torch.Tensor:
         """The feature (B, d) at the answer position, on the device; also what a classification head reads."""
-        inputs = self._base.processor.collate([self.prompt.turn] * len(prepared), prepared)
-        with self._base.lock:
-            self._base.activate(self._identity.adapter_sha256)
-            on_device = {name: tensor.to(self._base.device) for name, tensor in inputs.items()}
-            out = self._base.network.base_model(**on_device, use_cache=False)
-            last: torch.Tensor = out.last_hidden_state[:, -1]  # left-padded: the last position is every row's own
-        return last
+        base = self._base
+        with base.lock:
+            base.activate(self._identity.adapter_sha256)
+            prefix = self._read_instruction()
+            rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=base.network.dtype)
+            width = rows.inputs["input_ids"].shape[1]
+            inputs = rows.inputs | prefix.inputs(width, base.device)
+            hidden = base.processor.reader.hidden(base.network, inputs)
+        return hidden[torch.arange(len(prepared), device=base.device), rows.last]
+
+    def _read_instruction(self) -> Prefix:
+        """The keys and values of the tokens before the image: the same for every image under this adapter."""
+        if self._prefix is None:
+            before = self.prompt.turn.before
+            self._prefix = Prefix.of(self._base.network.base_model, before)
+        return self._prefix
 
 
 class LabelHead:

@@ -22,14 +22,15 @@ from typing import Any, Protocol
 from models.errors import ModelInvalid
 from models.types import Question
 
-IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105 - the Qwen-VL families' placeholder, not a secret
-
 
 class Tokenizer(Protocol):
     """What we use of a transformers tokenizer."""
 
     @property
     def unk_token_id(self) -> int | None: ...
+
+    @property
+    def bos_token(self) -> str | None: ...
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> Any: ...
 
@@ -42,22 +43,17 @@ class Tokenizer(Protocol):
 class Turn:
     """One user turn with one image, ready to be answered.
 
-    text, text_after: the turn as the chat template renders it, and the part of it that follows the image.
-    before, after: token ids on either side of the image; `after` ends with the generation prompt.
+    text: the turn as the chat template renders it, with one placeholder for the image.
+    before, after: token ids on either side of the placeholder; `after` ends with the generation prompt.
     """
 
     text: str
-    text_after: str
     before: tuple[int, ...]
     after: tuple[int, ...]
-    image_token_id: int
 
-    def ids(self, visual_tokens: int) -> list[int]:
-        """Token ids of the whole turn with the placeholder expanded to `visual_tokens` tokens."""
-        return [*self.before, *([self.image_token_id] * visual_tokens), *self.after]
-
-    def length(self, visual_tokens: int) -> int:
-        return len(self.before) + visual_tokens + len(self.after)
+    def ids(self, image: Sequence[int]) -> list[int]:
+        """Token ids of the whole turn, with the tokens of an image in the placeholder's stead."""
+        return [*self.before, *image, *self.after]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +88,22 @@ class Prompt:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def make_prompt(tokenizer: Tokenizer, question: Question, *, chat_template: str | None = None) -> Prompt:
+def make_prompt(
+    tokenizer: Tokenizer, question: Question, *, image_token: str, chat_template: str | None = None
+) -> Prompt:
     """Render `question` and choose its letter codes.
 
     Raises ModelInvalid when the tokenizer has too few single-token codes or no usable chat template.
     """
     # The codes depend on the generation prompt alone, not on the menu: probe without one.
-    probe = render_turn(tokenizer, question.prompt, chat_template=chat_template)
-    spellings = _choose_codes(tokenizer, probe, len(question.labels))
+    probe = render_turn(tokenizer, question.prompt, image_token=image_token, chat_template=chat_template)
+    spellings = _choose_codes(tokenizer, probe, len(question.labels), image_token=image_token)
     codes = tuple(
         LabelCode(label=label, code=code, token_ids=ids)
         for label, (code, ids) in zip(question.labels, spellings, strict=True)
     )
-    turn = render_turn(tokenizer, instruction(question, codes), chat_template=chat_template)
+    text = instruction(question, codes)
+    turn = render_turn(tokenizer, text, image_token=image_token, chat_template=chat_template)
     return Prompt(turn=turn, codes=codes)
 
 
@@ -114,13 +113,11 @@ def instruction(question: Question, codes: Sequence[LabelCode]) -> str:
     return "\n".join([question.prompt, *menu, "Answer with the letter."])
 
 
-def render_turn(
-    tokenizer: Tokenizer, text: str, *, chat_template: str | None = None, image_token: str = IMAGE_TOKEN
-) -> Turn:
+def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_template: str | None = None) -> Turn:
     """Render one user turn (text, then one image) with the generation prompt, and split it at the image.
 
-    The image placeholder is a special token, so what stands on either side tokenises independently of how
-    often it is repeated; `Turn.ids` relies on that.
+    Where the image ends up is the template's business: most leave it behind the text, some put it first. The
+    placeholder is a special token, so what stands on either side tokenises independently of what it is replaced by.
     """
     content = [{"type": "text", "text": text}, {"type": "image"}]
     rendered = tokenizer.apply_chat_template(
@@ -130,35 +127,38 @@ def render_turn(
         chat_template=chat_template,
     )
     image_id = tokenizer.convert_tokens_to_ids(image_token)
-    ids = tokenizer.encode(rendered, add_special_tokens=False)
     if image_id is None or image_id == tokenizer.unk_token_id:
-        raise ModelInvalid(f"the tokenizer has no {image_token} token; use a Qwen-VL checkpoint's own tokenizer")
+        raise ModelInvalid(f"the tokenizer has no {image_token} token; use the checkpoint's own tokenizer")
+    ids = _encode(tokenizer, rendered)
     if ids.count(image_id) != 1:
         raise ModelInvalid(
             f"the chat template puts {ids.count(image_id)} times {image_token} into the prompt, not once; "
             "use a vision-language checkpoint and keep the placeholder out of the prompt text"
         )
     at = ids.index(image_id)
-    return Turn(
-        text=rendered,
-        text_after=rendered.rpartition(image_token)[2],
-        before=tuple(ids[:at]),
-        after=tuple(ids[at + 1 :]),
-        image_token_id=image_id,
-    )
+    return Turn(text=rendered, before=tuple(ids[:at]), after=tuple(ids[at + 1 :]))
 
 
-def _choose_codes(tokenizer: Tokenizer, turn: Turn, count: int) -> list[tuple[str, tuple[int, ...]]]:
+def _encode(tokenizer: Tokenizer, rendered: str) -> list[int]:
+    """Ids of a rendered turn; the token that begins a text is added where the template does not write it."""
+    begun = bool(tokenizer.bos_token) and rendered.startswith(str(tokenizer.bos_token))
+    return tokenizer.encode(rendered, add_special_tokens=not begun)
+
+
+def _choose_codes(
+    tokenizer: Tokenizer, turn: Turn, count: int, *, image_token: str
+) -> list[tuple[str, tuple[int, ...]]]:
     """The first `count` candidate codes that are one token at the emission position, no token shared."""
     chosen: list[tuple[str, tuple[int, ...]]] = []
     taken: set[int] = set()
+    whole = turn.ids([tokenizer.convert_tokens_to_ids(image_token)])
     for code in _candidates():
         if len(chosen) == count:
             break
-        bare = _emitted_token(tokenizer, turn, code)
+        bare = _emitted_token(tokenizer, turn.text, whole, code)
         if bare is None or bare in taken:
             continue
-        spaced = _emitted_token(tokenizer, turn, " " + code)
+        spaced = _emitted_token(tokenizer, turn.text, whole, " " + code)
         ids = (bare,) if spaced is None or spaced == bare or spaced in taken else (bare, spaced)
         taken.update(ids)
         chosen.append((code, ids))
@@ -178,9 +178,9 @@ def _candidates() -> Iterator[str]:
         yield first + second
 
 
-def _emitted_token(tokenizer: Tokenizer, turn: Turn, spelling: str) -> int | None:
+def _emitted_token(tokenizer: Tokenizer, rendered: str, whole: Sequence[int], spelling: str) -> int | None:
     """The single token that `spelling` becomes right after the generation prompt, or None."""
-    ids = tokenizer.encode(turn.text_after + spelling, add_special_tokens=False)
-    if tuple(ids[:-1]) != turn.after or ids[-1] == tokenizer.unk_token_id:
+    ids = _encode(tokenizer, rendered + spelling)
+    if ids[:-1] != whole or ids[-1] == tokenizer.unk_token_id:
         return None
     return ids[-1]

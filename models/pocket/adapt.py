@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from models.adapters import LoraSettings
+from models.families import FAMILIES
 from models.lora import adapter_state, add_lora
 from models.pocket.base import Heads
 from models.pocket.data import Pool, make_pool
@@ -95,7 +96,7 @@ class Fit:
         self.optimiser = torch.optim.AdamW(
             self.params, lr=recipe["adapter"]["lr"], betas=(0.9, 0.98), weight_decay=0.01
         )
-        prompt = load_processor(work / "base").prompt(QUESTIONS[check])
+        prompt = load_processor(work / "base", FAMILIES["qwen3_vl"]).prompt(QUESTIONS[check])
         self.before = torch.tensor([prompt.turn.before])
         self.after = torch.tensor(prompt.turn.after)
         self.answers = torch.tensor([code.answer_id for code in prompt.codes])

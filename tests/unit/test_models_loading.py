@@ -48,7 +48,7 @@ def test_an_unsupported_family_is_named_with_those_that_are(folder: Path) -> Non
     (folder / "config.json").write_text('{"model_type": "llama"}')
     message = refusal(folder)
     assert "llama" in message
-    assert "qwen2_vl, qwen2_5_vl, qwen3_vl" in message
+    assert "qwen2_5_vl, qwen2_vl, qwen3_vl" in message
 
 
 def test_an_unknown_precision_is_named(folder: Path) -> None:

@@ -16,6 +16,7 @@ from models.loading import BaseModel, Precision, load_base
 from models.prefill import LabelHead, PrefillScorer
 from models.types import Question, Reading, Scorer
 from tests.unit import tiny_models as tiny
+from tests.unit.reference_qwen import left_padded
 
 QUESTION = Question(
     name="overlay",
@@ -59,7 +60,7 @@ def reference(base: BaseModel, question: Question, image: Image.Image) -> Readin
     """One image, full logits, every step spelled out, in plain Python where it can be."""
     prompt = base.processor.prompt(question)
     size = {"shortest_edge": question.min_pixels, "longest_edge": question.max_pixels}
-    pixels = base.processor.image_processor(images=image, size=size, return_tensors="pt")
+    pixels = base.processor.reader.image_processor(images=image, size=size, return_tensors="pt")
     visual = int(pixels["image_grid_thw"].prod()) // 4
     text = prompt.turn.text.replace("<|image_pad|>", "<|image_pad|>" * visual)
     ids = torch.tensor([base.processor.tokenizer.encode(text, add_special_tokens=False)])
@@ -123,22 +124,12 @@ def test_eight_bit_weights_stay_within_their_rounding_of_bf16(bases: dict) -> No
     assert 0 < max(shift) < 0.15
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-def test_without_token_types_transformers_refuses_an_image(bases: dict, family: str) -> None:
-    """Why `collate` supplies mm_token_type_ids."""
-    base = bases[family, "fp32"]
-    scorer = base.scorer(QUESTION)
-    inputs = base.processor.collate([scorer.prompt.turn], [prepared(scorer)[1]])
-    del inputs["mm_token_type_ids"]
-    with pytest.raises(ValueError, match="mm_token_type_ids"), torch.inference_mode():
-        base.network(**inputs)
-
-
-def test_without_token_types_qwen2_5_scores_another_image_in_silence(bases: dict) -> None:
-    """The trap itself: Qwen2.5-VL lays the image out as text and gives a plausible, wrong score."""
+def test_without_token_types_qwen2_5_would_score_another_image_in_silence(bases: dict) -> None:
+    """The trap that our own positions avoid: Qwen2.5-VL lays the image out as text, for a plausible, wrong score."""
     base = bases["qwen2_5_vl", "fp32"]
     scorer = base.scorer(QUESTION)
-    inputs = base.processor.collate([scorer.prompt.turn], [prepared(scorer)[1]])
+    sizes = {"max_pixels": QUESTION.max_pixels, "min_pixels": QUESTION.min_pixels}
+    inputs = left_padded(base.processor, [scorer.prompt.turn], [pictures()[1]], **sizes)
     with torch.inference_mode():
         right = base.network(**inputs).logits[:, -1]
         del inputs["mm_token_type_ids"]
@@ -201,19 +192,39 @@ def test_many_threads_prepare_at_once_what_one_prepares_alone(bases: dict) -> No
     alone = [scorer.prepare(image) for image in images]
     with ThreadPoolExecutor(8) as threads:
         together = list(threads.map(scorer.prepare, images))
-    assert all(torch.equal(a.pixel_values, b.pixel_values) for a, b in zip(alone, together, strict=True))
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(alone, together, strict=True))
 
 
-def test_no_keys_and_values_are_kept(bases: dict) -> None:
-    scorer = bases["qwen3_vl", "fp32"].scorer(QUESTION)
-    kept: list[object] = []
-    network = bases["qwen3_vl", "fp32"].network
-    hook = network.base_model.register_forward_hook(lambda module, args, out: kept.append(out.past_key_values))
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_instruction_is_read_once_and_nothing_of_an_image_is_kept(bases: dict, family: str) -> None:
+    base = bases[family, "fp32"]
+    scorer = base.scorer(QUESTION)
+    lengths: list[int] = []
+    caches = []
+
+    def look(_: object, args: tuple, kwargs: dict, __: object) -> None:
+        lengths.append(kwargs["input_ids"].shape[1])
+        caches.append(kwargs.get("past_key_values"))
+
+    hook = base.network.base_model.register_forward_hook(look, with_kwargs=True)
     try:
-        scorer.score(prepared(scorer))
+        scorer.score(prepared(scorer)[:1])
+        scorer.score(prepared(scorer)[:2])
     finally:
         hook.remove()
-    assert kept == [None]
+    before, after = len(scorer.prompt.turn.before), len(scorer.prompt.turn.after)
+    first, second = (item.visual_tokens for item in prepared(scorer)[:2])
+    assert lengths == [before, first + after, max(first, second) + after]
+    assert {cache.get_seq_length() for cache in caches[1:]} == {before}
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_still_image_embeds_as_its_repeated_frames_do(bases: dict, family: str) -> None:
+    embed = bases[family, "fp32"].network.base_model.visual.patch_embed
+    side = bases[family, "fp32"].processor.reader.patch_size
+    patches = torch.randn(7, 3, side, side, generator=torch.Generator().manual_seed(1))
+    frames = patches[:, :, None].expand(-1, -1, 2, -1, -1)
+    assert torch.allclose(embed(patches.flatten(1)), embed(frames.flatten(1)), atol=1e-5)
 
 
 def test_nothing_to_score_is_no_forward(bases: dict) -> None:

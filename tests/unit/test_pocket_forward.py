@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from models.families import FAMILIES
 from models.pocket import forward
 from models.pocket.adapt import prepare
 from models.pocket.architecture import new_model
 from models.pocket.questions import BAGGAGE, OVERLAY
 from models.pocket.recipe import load_recipe
 from models.processing import VisionProcessor, load_processor
+from tests.unit.reference_qwen import left_padded
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +26,17 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Vi
     model = new_model(folder, seed=1).eval()
     for p in model.parameters():  # far from the initial zeros and ones, so that every term counts
         torch.nn.init.normal_(p, std=0.1)
-    return model, load_processor(folder)
+    return model, load_processor(folder, FAMILIES["qwen3_vl"])
 
 
 def _compare(model, processor: VisionProcessor, questions, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (len(questions), size[1], size[0], 3), dtype=np.uint8)
     turns = [processor.prompt(question).turn for question in questions]
-    images = [processor.prepare(Image.fromarray(x), max_pixels=448 * 448, min_pixels=64 * 64) for x in pixels]
+    images = [Image.fromarray(x) for x in pixels]
+    inputs = left_padded(processor, turns, images, max_pixels=448 * 448, min_pixels=64 * 64)
     with torch.no_grad():
-        expected = model.model(**processor.collate(turns, images)).last_hidden_state[:, -1]
+        expected = model.model(**inputs).last_hidden_state[:, -1]
         lengths = torch.tensor([len(turn.before) for turn in turns])
         before = torch.zeros(len(turns), int(lengths.max()), dtype=torch.long)
         for i, turn in enumerate(turns):

@@ -1,0 +1,29 @@
+"""The model families that can be scored: every module here that has a FAMILY. Adding one is adding a small file, and
+its tiny checkpoint to the tests."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from models.errors import ModelInvalid
+from models.families.family import Family, ImageReader, PreparedImage
+
+__all__ = ["FAMILIES", "Family", "ImageReader", "PreparedImage", "family_of"]
+
+
+def _find() -> dict[str, Family]:
+    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
+    families = [module.FAMILY for module in modules if hasattr(module, "FAMILY")]
+    return {family.model_type: family for family in sorted(families, key=lambda family: family.model_type)}
+
+
+FAMILIES = _find()
+
+
+def family_of(model_type: str | None, *, name: str) -> Family:
+    """The family of a checkpoint; raises ModelInvalid naming those that are supported."""
+    if model_type not in FAMILIES:
+        supported = ", ".join(FAMILIES)
+        raise ModelInvalid(f"{name} is a {model_type} model; supported families: {supported}")
+    return FAMILIES[model_type]

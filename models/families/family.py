@@ -1,0 +1,116 @@
+"""What differs between model families: how an image is cut, which tokens stand for it, and how a forward is called.
+
+A family is one small file that ends in `FAMILY = Family(...)`; `models.families` finds it by being there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor
+
+from models.types import Detail
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedImage:
+    """One image on the host, resized and still 8 bit; the device normalises it.
+
+    pixels: uint8, in the family's layout. tokens: what replaces the placeholder in the prompt. visual_tokens: how many
+    of them the vision tower fills. grid: merged rows and columns, where the family places tokens in two dimensions.
+    original_size, resized_size: (width, height) in pixels. extra: what else the family's forward needs of it.
+    """
+
+    pixels: torch.Tensor
+    tokens: tuple[int, ...]
+    visual_tokens: int
+    original_size: tuple[int, int]
+    resized_size: tuple[int, int]
+    grid: tuple[int, int] = (0, 0)
+    extra: Any = None
+
+
+class ImageReader(ABC):
+    """Images to model inputs for one checkpoint. `prepare` only reads state, so that many threads may share it."""
+
+    image_token: str  # the placeholder in the chat template
+
+    def __init__(self, folder: Path, tokenizer: Any) -> None:
+        """Raises OSError or ValueError when the image processor cannot be read."""
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.image_processor: Any = self.load_image_processor(folder)
+
+    def load_image_processor(self, folder: Path) -> Any:
+        """The checkpoint's image processor in its PIL form, which needs no torchvision."""
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
+
+    @cached_property
+    def config(self) -> Any:
+        """The checkpoint's own configuration."""
+        return AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+
+    @property
+    def chat_template(self) -> str | None:
+        """A template for checkpoints that bring none; None: they must bring one."""
+        return None
+
+    @property
+    def image_token_id(self) -> int:
+        """Of the token that the vision tower fills."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
+
+    def detail(self, *, max_pixels: int) -> Detail | None:
+        """How small an image may be decoded under a pixel budget."""
+        # Four decoded pixels for one that the model reads, so that resizing has enough to average.
+        return Detail(pixels=4 * max_pixels, short_side=1)
+
+    @abstractmethod
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+        """Resize one image and say which tokens stand for it. Raises ImageUnsuitable for one the model cannot take."""
+
+    @abstractmethod
+    def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """The image inputs of one forward, on the device, normalised there."""
+
+    def positions(self, *, before: int, images: Sequence[PreparedImage], width: int) -> torch.Tensor:
+        """Positions of the tokens from the image on, (B, width) or (3, B, width); they follow `before` others."""
+        return torch.arange(before, before + width).expand(len(images), -1)
+
+    def hidden(self, network: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """The last hidden states (B, width, d) of a forward without keeping its keys and values."""
+        out: torch.Tensor = network.base_model(**inputs, use_cache=False).last_hidden_state
+        return out
+
+
+def normalise(pixels: torch.Tensor, processor: Any, *, dtype: torch.dtype) -> torch.Tensor:
+    """(..., 3, H, W) uint8 -> the same in `dtype`, rescaled and normalised as the image processor would."""
+    mean = torch.tensor(processor.image_mean, device=pixels.device)[:, None, None]
+    std = torch.tensor(processor.image_std, device=pixels.device)[:, None, None]
+    return ((pixels.float() * processor.rescale_factor - mean) / std).to(dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What loading, scoring, fine-tuning and box parsing need to know about one architecture.
+
+    model_type: as in the checkpoint's config.json. reader: how its images are read. vision: name prefixes of the vision
+    tower and what leads from it to the language model; never quantised, frozen by default. language_linear: regex (full
+    match) of the language model's linear layers; a list of suffixes will not do, because vision towers have layers of
+    the same names. boxes: what generated coordinates mean: thousandths of the image, or pixels of the resized image;
+    None: the family was not taught to give any. quicken: swaps modules for equal, faster ones after loading.
+    """
+
+    model_type: str
+    reader: type[ImageReader]
+    vision: tuple[str, ...]
+    language_linear: str
+    boxes: Literal["thousandths", "resized_pixels"] | None = None
+    quicken: Callable[[Any], None] | None = None

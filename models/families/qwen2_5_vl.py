@@ -1,0 +1,15 @@
+"""Qwen2.5-VL and what was tuned from it (RolmOCR)."""
+
+from __future__ import annotations
+
+from models.families.family import Family
+from models.families.qwen_vl import LANGUAGE_LINEAR, VISION, QwenReader, embed_stills
+
+FAMILY = Family(
+    model_type="qwen2_5_vl",
+    reader=QwenReader,
+    vision=VISION,
+    language_linear=LANGUAGE_LINEAR,
+    boxes="resized_pixels",
+    quicken=embed_stills,
+)

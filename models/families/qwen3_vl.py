@@ -1,0 +1,15 @@
+"""Qwen3-VL."""
+
+from __future__ import annotations
+
+from models.families.family import Family
+from models.families.qwen_vl import LANGUAGE_LINEAR, VISION, QwenReader, embed_stills
+
+FAMILY = Family(
+    model_type="qwen3_vl",
+    reader=QwenReader,
+    vision=VISION,
+    language_linear=LANGUAGE_LINEAR,
+    boxes="thousandths",
+    quicken=embed_stills,
+)

@@ -1,0 +1,113 @@
+"""What the Qwen-VL families have in common: images of their own size, cut into patches, placed in rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from models.errors import ImageUnsuitable
+from models.families.family import ImageReader, PreparedImage, normalise
+
+LANGUAGE_LINEAR = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+VISION = ("model.visual",)
+
+
+class QwenReader(ImageReader):
+    """`prepare` keeps (H, W, 3) pixels; patches are cut on the device."""
+
+    image_token = "<|image_pad|>"  # noqa: S105 - a placeholder, not a secret
+
+    @property
+    def patch_size(self) -> int:
+        return int(self.image_processor.patch_size)
+
+    @property
+    def merge_size(self) -> int:
+        return int(self.image_processor.merge_size)
+
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+        """Resize within the pixel budget: aspect ratio kept, sides multiples of patch * merge.
+
+        Raises ImageUnsuitable for an aspect ratio over 200.
+        """
+        unit = self.patch_size * self.merge_size
+        try:
+            height, width = smart_resize(image.height, image.width, unit, min_pixels, max_pixels)
+        except ValueError as error:
+            raise ImageUnsuitable(f"image of {image.width} x {image.height} pixels: {error}") from error
+        resized = image.convert("RGB").resize((width, height), Image.Resampling(self.image_processor.resample))
+        rows, columns = height // unit, width // unit
+        return PreparedImage(
+            pixels=torch.from_numpy(np.array(resized)),
+            tokens=(self.image_token_id,) * (rows * columns),
+            visual_tokens=rows * columns,
+            grid=(rows, columns),
+            original_size=image.size,
+            resized_size=(width, height),
+        )
+
+    def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """pixel_values: (patches of all images, channels * patch²); image_grid_thw: (B, 3) in patches."""
+        cut = [self._cut(image.pixels.to(device, non_blocking=True)) for image in images]
+        grids = [(1, rows * self.merge_size, columns * self.merge_size) for rows, columns in (i.grid for i in images)]
+        pixels = normalise(torch.cat(cut), self.image_processor, dtype=dtype)
+        return {"pixel_values": pixels.flatten(1), "image_grid_thw": torch.tensor(grids, device=device)}
+
+    def _cut(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(H, W, 3) -> (patches, 3, patch, patch); the patches of one merged token follow each other."""
+        merge, patch = self.merge_size, self.patch_size
+        rows, columns = pixels.shape[0] // (merge * patch), pixels.shape[1] // (merge * patch)
+        blocks = pixels.view(rows, merge, patch, columns, merge, patch, 3)
+        return blocks.permute(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch, patch)
+
+    def positions(self, *, before: int, images: Sequence[PreparedImage], width: int) -> torch.Tensor:
+        """(3, B, width): time, row and column. An image's tokens share a time; the text goes on after the larger of
+        its rows and columns (M-RoPE, arXiv 2409.12191)."""
+        return before + torch.stack([_places(image.grid, width) for image in images], dim=1)
+
+
+def _places(grid: tuple[int, int], width: int) -> torch.Tensor:
+    rows, columns = grid
+    y = torch.arange(rows).repeat_interleave(columns)
+    x = torch.arange(columns).repeat(rows)
+    text = torch.arange(width - rows * columns) + max(rows, columns)
+    return torch.stack([torch.cat((axis, text)) for axis in (torch.zeros_like(y), y, x)])
+
+
+class StillPatchEmbed(torch.nn.Module):
+    """The patch embedding for still images, whose frame is the same at every time step.
+
+    A convolution whose stride is its kernel is a matrix product, and equal frames let its kernel be summed over time:
+    half the products and no repeated pixels. Patches with all their frames still go the family's own way.
+    """
+
+    def __init__(self, embed: Any) -> None:
+        super().__init__()
+        self.full = embed
+        folded = embed.proj.weight.float().sum(2).flatten(1).to(embed.proj.weight.dtype)
+        self.folded: torch.Tensor
+        self.register_buffer("folded", folded, persistent=False)
+
+    @property
+    def proj(self) -> Any:
+        return self.full.proj
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """(N, channels * patch²), or with every frame (N, channels * frames * patch²) -> (N, d)."""
+        folded = self.folded
+        if patches.shape[-1] != folded.shape[-1]:
+            every: torch.Tensor = self.full(patches)
+            return every
+        return F.linear(patches.to(folded.dtype), folded, self.proj.bias)
+
+
+def embed_stills(network: Any) -> None:
+    """Teach a loaded network the shorter patch embedding, in place."""
+    visual = network.base_model.visual
+    visual.patch_embed = StillPatchEmbed(visual.patch_embed)

@@ -1,0 +1,80 @@
+"""The instruction's keys and values: computed once for a check, read by every image, and never added to.
+
+The instruction stands before the image, so what the language model makes of it is the same for all images. A forward
+over the rest attends to it through a cache that hands out `[instruction, own]` and keeps nothing of `own`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class _Layer(CacheLayerMixin):
+    """Keys and values of the instruction in one layer, each (1, heads, P, head_dim)."""
+
+    is_sliding = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing: it comes filled."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, heads, T, head_dim) each -> (B, heads, P + T, head_dim); nothing is kept."""
+        assert self.keys is not None
+        assert self.values is not None
+        return _join(self.keys, key_states), _join(self.values, value_states)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        assert self.keys is not None
+        return int(self.keys.shape[-2])
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+def _join(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    return torch.cat((prefix.expand(len(own), -1, -1, -1), own), dim=-2)
+
+
+class Prefix:
+    """What the language model keeps of the tokens before the image; `length` may be 0."""
+
+    def __init__(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], *, length: int) -> None:
+        self._layers = layers
+        self.length = length
+
+    @classmethod
+    def of(cls, network: Any, ids: Sequence[int], **inputs: Any) -> Prefix:
+        """Run the tokens alone. inputs: further inputs of the forward, such as their positions."""
+        if not ids:
+            return cls([], length=0)
+        out = network(input_ids=torch.tensor([ids], device=network.device), use_cache=True, **inputs)
+        cache: DynamicCache = out.past_key_values
+        layers = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+        return cls(layers, length=len(ids))
+
+    def inputs(self, width: int, device: torch.device) -> dict[str, Any]:
+        """What a forward over `width` further tokens takes: the cache, and who may look at whom.
+
+        The mask (1, 1, width, P + width) is causal and the same for all rows: rows are padded on the right, where no
+        token of an image ever looks, so that an image's score cannot depend on its neighbours' lengths.
+        """
+        if not self.length:
+            return {}
+        seen = torch.ones(width, self.length + width, dtype=torch.bool, device=device).tril(self.length)
+        cache = Cache(layers=[_Layer(keys, values) for keys, values in self._layers])
+        return {"past_key_values": cache, "attention_mask": seen[None, None]}
