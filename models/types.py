@@ -77,9 +77,9 @@ class Reading:
 class ModelIdentity:
     """What a scorer row must say about the weights so that a margin can be traced."""
 
-    base_model: str  # hub id, or the name of a built-in model, or a folder's path
+    base_model: str  # hub id, or the name of a built-in model, or a folder's path, or endpoint:NAME
     revision: str  # hub commit, or "sha256:..." over the files of a local folder
-    precision: str  # fp32 | bf16 | nf4 | int8
+    precision: str  # fp32 | bf16 | nf4 | int8 | remote
     adapter_sha256: str | None  # None: the base model alone
 
 

@@ -11,6 +11,7 @@ REASONS = (
     *("gone", "changed", "denied", "archived", "too_large", "refused"),
     *("empty", "not_an_image", "truncated", "too_many_pixels", "too_much_text", "too_slow", "too_much_memory"),
     *("kills_the_decoder", "unsuitable", "kills_the_worker"),
+    *("no_label", "content_filter"),  # of an endpoint, with "refused" and "too_large"
 )
 # An image that ended the process which handled it, every time it was tried, with nothing else in hand.
 QUARANTINED = ("kills_the_decoder", "kills_the_worker")

@@ -1,4 +1,7 @@
-"""What may be named as a model: a built-in one, a folder, or a repository of the hub. Loads nothing."""
+"""What may be named as a model: a built-in one, a folder, a repository of the hub, or one that a server answers for.
+
+Loads nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from scanfleet.endpoints import PREFIX, model_at_endpoint
 from scanfleet.errors import BadSettings
 from scanfleet.faults import nearest
 
@@ -20,12 +24,16 @@ def require_model(name: str, *, elsewhere: bool) -> None:
     elsewhere: workers may run on other machines, where an absolute path may lead somewhere that it does not here.
     Whether a hub id exists is for the worker to find out. Raises BadSettings.
     """
-    if name in (*BUILTIN_MODELS, FAKE_MODEL) or _HUB_ID.fullmatch(name):
+    if name in (*BUILTIN_MODELS, FAKE_MODEL) or _HUB_ID.fullmatch(name) or model_at_endpoint(name):
         return
+    if name.startswith(PREFIX):
+        raise BadSettings(f"model: {name!r}: after {PREFIX} comes what the server calls its model (endpoint:gpt-4o)")
     path = Path(name).expanduser()
     if name and (os.path.isdir(path) or (elsewhere and path.is_absolute())):
         return
     near = nearest(name.lower(), BUILTIN_MODELS)
     meant = f" (did you mean {near}?)" if near else ""
-    kinds = f"a built-in name ({', '.join(BUILTIN_MODELS)}), an existing folder or a hub id owner/name"
+    kinds = (
+        f"a built-in name ({', '.join(BUILTIN_MODELS)}), an existing folder or a hub id owner/name, or endpoint:NAME"
+    )
     raise BadSettings(f"model: {name!r} is unknown{meant}: give {kinds}")

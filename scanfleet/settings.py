@@ -16,7 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from scanfleet import transport
+from scanfleet import endpoints, transport
 from scanfleet.errors import BadSettings
 from scanfleet.faults import in_words
 from scanfleet.redaction import hide
@@ -52,6 +52,17 @@ class Settings(BaseSettings):
     precision: str = Field(default="auto", pattern="^(auto|fp32|bf16|nf4|int8)$")  # auto: bf16 on CUDA, else fp32
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     token_budget: int | Literal["auto"] = "auto"  # noqa: S105 - visual tokens in one forward; auto: a probe finds it
+
+    # a server that scores for us (model = "endpoint:NAME", docs/endpoint.md)
+    endpoint_url: str | None = None  # of an OpenAI-compatible API: https://HOST/v1
+    endpoint_key: SecretStr | None = None
+    endpoint_ca_file: Path | None = None  # who signed the server's certificate; default: the system's list
+    endpoint_concurrency: int = Field(default=8, ge=1, le=256)  # requests at once
+    endpoint_requests_per_minute: float | None = Field(default=None, ge=1)  # of this worker; default: no limit
+    endpoint_timeout_seconds: float = Field(default=30.0, gt=0)  # of one request, from its first byte to its last
+    endpoint_patience_seconds: float = Field(default=60.0, gt=0)  # for one image, waits and further tries included
+    endpoint_top_logprobs: int = Field(default=20, ge=2, le=20)  # tokens to be listed; servers may allow fewer
+    endpoint_image_format: Literal["png", "jpeg"] = "png"  # jpeg: a quarter of the bytes, and slightly other scores
 
     # the batch life
     batch_images: int = Field(default=64, ge=1, le=4096)
@@ -112,7 +123,19 @@ class Settings(BaseSettings):
         transport.check_url(value.get_secret_value(), scheme=scheme)
         return value
 
-    @field_validator("broker_ca_file", "broker_cert_file", "broker_key_file", "database_ca_file")
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else endpoints.check_url(value)
+
+    @field_validator("endpoint_key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            endpoints.check_key(value.get_secret_value())
+        return value
+
+    @field_validator("broker_ca_file", "broker_cert_file", "broker_key_file", "database_ca_file", "endpoint_ca_file")
     @classmethod
     def _readable(cls, value: Path | None) -> Path | None:
         return None if value is None else transport.readable(value.expanduser().absolute())
@@ -177,4 +200,5 @@ def load_settings(**flags: Any) -> Settings:
         raise BadSettings(f"scanfleet.toml: {error}") from None
     for url in (settings.broker_url, settings.database_url):
         hide(None if url is None else transport.password_of(url.get_secret_value()))
+    hide(None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value())
     return settings

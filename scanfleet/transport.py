@@ -81,6 +81,8 @@ def in_the_open(url: str) -> str | None:
         return None
     if parts.scheme == "redis":
         return f"the broker at {parts.hostname} is reached without encryption: use rediss://"
+    if parts.scheme == "http":
+        return f"the endpoint at {parts.hostname} gets our key and the images without encryption: use https://"
     if parts.scheme.startswith("postgresql"):
         return _open_database(parts)
     return None

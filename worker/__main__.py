@@ -21,7 +21,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--model", help="Base model: a built-in name, a hub id or a folder.")
+@click.option("--model", help="Base model: a built-in name, a hub id, a folder or endpoint:NAME.")
 @click.option("--model-revision", help="Commit of a hub model.")
 @click.option("--precision", help="auto, fp32, bf16, nf4 or int8.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")

@@ -15,6 +15,7 @@ from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
 from models.fake import FakePrepared, FakeScorer
 from models.sources import locate
 from models.types import Detail, ModelIdentity, Prepared, Question, Reading, Scorer
+from scanfleet.endpoints import PREFIX
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
 from scanfleet.settings import Settings
 from worker.errors import DeviceBroken, OutOfDeviceMemory
@@ -59,6 +60,10 @@ def load_model(settings: Settings) -> Model:
             poison=tuple(int(part) for part in os.environ.get(FAKE_POISON, "").split(",") if part),
         )
     try:
+        if settings.model.startswith(PREFIX):
+            from worker.endpoint import load_endpoint
+
+            return load_endpoint(settings)
         locate(settings.model, revision=settings.model_revision)  # a wrong name is told before torch is imported
         from models.loading import load_base
 

@@ -82,7 +82,11 @@ def filter_options(command: FunctionT) -> FunctionT:
     for option in reversed(
         (
             click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file."),
-            click.option("--model", metavar="MODEL", help="Built-in name, hub id or folder. Default: the setting."),
+            click.option(
+                "--model",
+                metavar="MODEL",
+                help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.",
+            ),
             click.option(
                 "--include", multiple=True, metavar="GLOB", help="Take these files only, whatever their suffix."
             ),
