@@ -156,6 +156,7 @@ def load_base(
         raise ModelInvalid(f"precision {precision!r} is unknown; choose one of {known}")
     checkpoint = locate(model, revision=revision)
     family = family_of(_model_type(checkpoint.folder), name=model)
+    family.check_precision(precision)
     processor = load_processor(checkpoint.folder, family)
     network = _load_network(checkpoint.folder, family, precision, device)
     return BaseModel(network=network, processor=processor, checkpoint=checkpoint, family=family, precision=precision)

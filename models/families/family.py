@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
+from models.errors import ModelInvalid
 from models.types import Detail
 
 
@@ -106,6 +107,7 @@ class Family:
     match) of the language model's linear layers; a list of suffixes will not do, because vision towers have layers of
     the same names. boxes: what generated coordinates mean: thousandths of the image, or pixels of the resized image;
     None: the family was not taught to give any. quicken: swaps modules for equal, faster ones after loading.
+    precisions: those it can be loaded in.
     """
 
     model_type: str
@@ -114,3 +116,10 @@ class Family:
     language_linear: str
     boxes: Literal["thousandths", "resized_pixels"] | None = None
     quicken: Callable[[Any], None] | None = None
+    precisions: tuple[str, ...] = ("fp32", "bf16", "nf4", "int8")
+
+    def check_precision(self, precision: str) -> None:
+        """Raises ModelInvalid for one that this family cannot be loaded in."""
+        if precision not in self.precisions:
+            able = ", ".join(self.precisions)
+            raise ModelInvalid(f"a {self.model_type} model cannot be loaded in precision {precision}; choose {able}")
