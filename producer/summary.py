@@ -9,9 +9,11 @@ import sqlalchemy as sa
 
 from producer.agreement import Agreement
 from producer.legend import Entry, entry
+from scanfleet.stage_times import StageTimes
 from scanfleet.store import scans
 from scanfleet.store.checks import get_check
 from scanfleet.store.engine import reading
+from scanfleet.store.measured import times_of_scan
 from scanfleet.store.results import ResultFilter, count_answers, count_failures, iter_results
 from scanfleet.store.scans import Progress, ScanInfo
 from scanfleet.store.scorers import ScorerUse, scorers_of_scan
@@ -28,6 +30,7 @@ class Summary:
     failures: dict[tuple[str, str], int]  # (stage, reason) -> images
     scorers: list[ScorerUse]
     legend: list[Entry]  # the same in words
+    times: StageTimes  # of the attempts that closed its batches
     images_per_second: float | None  # between the first batch settled since the start and the last; see `_rate`
 
 
@@ -44,6 +47,7 @@ def summarise(engine: sa.Engine, scan_id: str, *, since: datetime | None = None)
             failures=count_failures(connection, scan.id),
             scorers=scorers,
             legend=[entry(scorer, has_flags=has_flags) for scorer in scorers],
+            times=times_of_scan(connection, scan.id),
             images_per_second=None if since is None else _rate(connection, scan.id, since),
         )
 

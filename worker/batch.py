@@ -261,8 +261,7 @@ class BatchRun:
         width, height = decoded.width, decoded.height  # not `decoded`: its pixels need not wait for the device
 
         def answer(given: Answer) -> None:
-            self._watch.add("wait", given.waited)
-            self._watch.add("device", given.seconds)
+            self._watch.answered(given)
             self._inbox.put(_Answered(twins=twins, result=given.result, width=width, height=height))
 
         return answer

@@ -18,6 +18,7 @@ from models.types import Prepared, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable, Retryable
 from worker.budget import TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
+from worker.occupancy import Occupancy
 from worker.tickets import Answer, Ticket, Waiting
 
 log = structlog.get_logger()
@@ -48,6 +49,7 @@ class Device:
         self._waiting = Waiting(capacity=capacity, one_by_one=one_by_one)
         self._numbers = itertools.count(1)
         self._forwards: set[int] = set()  # under way
+        self.occupancy = Occupancy(lanes=lanes)
         self._threads = [threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(lanes)]
 
     def start(self) -> None:
@@ -110,9 +112,7 @@ class Device:
             self._isolate(tickets, error)
         else:
             self._went_well(tickets)
-            share = (time.perf_counter() - start) / len(tickets)
-            for ticket, reading in zip(tickets, readings, strict=True):
-                ticket.answer(Answer(result=reading, waited=start - ticket.since, seconds=share))
+            _deliver(tickets, readings, start=start, seconds=time.perf_counter() - start)
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -121,7 +121,8 @@ class Device:
             number = next(self._numbers)
             self._forwards.add(number)
         try:
-            yield
+            with self.occupancy.forward():
+                yield
         finally:
             with self._lock:
                 self._forwards.discard(number)
@@ -169,6 +170,21 @@ def _score(tickets: Sequence[Ticket]) -> list[Reading]:
     if len(readings) != len(tickets):
         raise AssertionError(f"the scorer gave {len(readings)} readings for {len(tickets)} images")
     return readings
+
+
+def _deliver(tickets: Sequence[Ticket], readings: Sequence[Reading], *, start: float, seconds: float) -> None:
+    share = 1 / len(tickets)
+    longest = max(ticket.prepared.visual_tokens for ticket in tickets)
+    for ticket, reading in zip(tickets, readings, strict=True):
+        given = Answer(
+            result=reading,
+            waited=start - ticket.since,
+            seconds=share * seconds,
+            forwards=share,
+            tokens=longest,
+            padding=longest - ticket.prepared.visual_tokens,
+        )
+        ticket.answer(given)
 
 
 def _tokens(tickets: Sequence[Ticket]) -> int:

@@ -11,6 +11,7 @@ import structlog
 
 from scanfleet.backoff import jittered
 from scanfleet.errors import DatabaseUnavailable, LeaseLost
+from scanfleet.stage_times import SECONDS
 from scanfleet.store import batches, suspects, verdicts
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.engine import transaction
@@ -100,8 +101,8 @@ class Endings:
 
     def _count(self, event: str, lease: Lease, outcome: Outcome, *, write_seconds: float) -> None:
         # A transaction cannot hold its own duration: it is in the log and in the worker's totals.
-        seconds = {**outcome.seconds, "write": round(write_seconds, 4)}
-        self._totals.add(n_images=len(outcome.verdicts) + len(outcome.failures), seconds=seconds)
+        sums = {**outcome.seconds, "write": write_seconds}
+        self._totals.add(n_images=len(outcome.verdicts) + len(outcome.failures), sums=sums)
         log.info(
             event,
             batch=lease.claim.batch_id,
@@ -109,7 +110,7 @@ class Endings:
             verdicts=len(outcome.verdicts),
             failures=len(outcome.failures),
             waiting_for=outcome.waiting_for,
-            **{f"{stage}_seconds": round(value, 2) for stage, value in seconds.items()},
+            **{f"{name}_seconds": round(sums.get(name, 0.0), 2) for name in SECONDS},
         )
 
     def _commit(self, lease: Lease, write: Callable[[sa.Connection], None], *, ends: bool = True) -> bool:

@@ -128,5 +128,5 @@ class Gathered:
             waiting_for=self._waiting_for,
             store_away=self._n_store_away > 0 and not self._n_fetched,
             n_fetched=self._n_fetched,
-            seconds=watch.seconds(),
+            seconds=watch.sums(),
         )

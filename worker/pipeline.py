@@ -36,7 +36,7 @@ class Pipeline:
     def __init__(
         self, *, engine: sa.Engine, queue: str, scorers: Scorers, stages: Stages, leases: Leases, stop: Stop
     ) -> None:
-        self.totals = Totals()
+        self.totals = Totals(stages.device.occupancy, n_threads=stages.settings.fetch_threads)
         self._lock = threading.Lock()
         self._n_taken = 0
         self._n_active = 0
@@ -118,9 +118,13 @@ class Pipeline:
 
     def _score(self, lease: Lease) -> None:
         """Raises Retryable before anything is known, Aborted likewise."""
-        claim = lease.claim
         resolved = self._resolve(lease)
-        gathered, watch = Gathered(resolved), Stopwatch()
+        with self._stages.device.occupancy.batch() as span:
+            watch = Stopwatch(span=span, n_threads=self._stages.settings.fetch_threads)
+            self._score_with(resolved, lease, watch)
+
+    def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch) -> None:
+        claim, gathered = lease.claim, Gathered(resolved)
         unseen = self._reuse(resolved, claim.images, gathered)
 
         def run(images: Iterable[ClaimedImage], into: Gathered) -> None:

@@ -19,6 +19,9 @@ class Answer:
     result: Reading | Exception
     waited: float  # seconds from submission to the start of its forward
     seconds: float  # its share of the forward
+    forwards: float = 0.0  # the same share as a part of one forward; 0 where none came to its end
+    tokens: int = 0  # visual, of its row in the forward
+    padding: int = 0  # of these, not its own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,28 +1,33 @@
-"""Where the time of a batch and of a worker goes."""
+"""Sums by name of what a batch and a worker took; the names are those of `scanfleet.stage_times`."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-STAGES = ("fetch", "decode", "prepare", "wait", "device")  # of a batch; a worker adds "write"
+from scanfleet.stage_times import COUNTS, THREAD_STAGES
+from worker.occupancy import Occupancy, Span
+from worker.tickets import Answer
+
+MEASURED = (*THREAD_STAGES, "wait", "device", *COUNTS)
+NO_TIME = Span(under_way=0.0, idle=0.0)
 
 
 class Stopwatch:
-    """Seconds per stage, added up over threads: with eight fetching threads a second holds eight of `fetch`.
+    """Of one batch, from several threads. span: its share of the worker's time so far. n_threads: of the stages."""
 
-    wait: from prepared to the start of the forward, per image. device: the image's share of its forward.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, *, span: Callable[[], Span] = lambda: NO_TIME, n_threads: int = 0) -> None:
+        self._span = span
+        self._n_threads = n_threads
         self._lock = threading.Lock()
-        self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._sums: dict[str, float] = dict.fromkeys(MEASURED, 0.0)
 
-    def add(self, stage: str, seconds: float) -> None:
+    def add(self, **amounts: float) -> None:
         with self._lock:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+            for name, amount in amounts.items():
+                self._sums[name] += amount
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -30,27 +35,41 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - start)
+            self.add(**{stage: time.perf_counter() - start})
 
-    def seconds(self) -> dict[str, float]:
+    def answered(self, given: Answer) -> None:
+        """An image came back from the device."""
+        self.add(wait=given.waited, device=given.seconds)
+        if given.forwards:
+            self.add(forwards=given.forwards, scored=1, tokens=given.tokens, padding=given.padding)
+
+    def sums(self) -> dict[str, float]:
+        span = self._span()
+        times = {"under_way": span.under_way, "idle": span.idle, "threads": self._n_threads * span.under_way}
         with self._lock:
-            return {stage: round(value, 4) for stage, value in self._seconds.items()}
+            return {name: round(value, 4) for name, value in (self._sums | times).items()}
 
 
 class Totals:
     """What a worker did since it started."""
 
-    def __init__(self) -> None:
+    def __init__(self, occupancy: Occupancy, *, n_threads: int) -> None:
+        self._occupancy = occupancy
+        self._n_threads = n_threads
         self._lock = threading.Lock()
         self._n_images = 0
-        self._watch = Stopwatch()
+        self._sums = dict.fromkeys((*MEASURED, "write"), 0.0)
 
-    def add(self, *, n_images: int, seconds: Mapping[str, float]) -> None:
+    def add(self, *, n_images: int, sums: Mapping[str, float]) -> None:
+        """A batch that ended."""
         with self._lock:
             self._n_images += n_images
-        for stage, value in seconds.items():
-            self._watch.add(stage, value)
+            for name in self._sums:
+                self._sums[name] += sums.get(name, 0.0)
 
     def read(self) -> tuple[int, dict[str, float]]:
+        """Images that ended, and the sums. The clock's share is as of now, the rest as of the last batch that ended."""
+        span = self._occupancy.so_far()
+        times = {"under_way": span.under_way, "idle": span.idle, "threads": self._n_threads * span.under_way}
         with self._lock:
-            return self._n_images, self._watch.seconds()
+            return self._n_images, {name: round(value, 4) for name, value in (self._sums | times).items()}

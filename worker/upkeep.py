@@ -20,12 +20,14 @@ from scanfleet.store.workers import beat, start_worker, stop_worker
 from worker.assembly import Scoring
 from worker.background import Timer, until_it_heals
 from worker.hangs import HangWatch, Limits
+from worker.stage_log import StageLog
 from worker.watchdog import Watchdog, answers, work_in
 from worker.wedge import EX_TEMPFAIL, end_wedged
 
 log = structlog.get_logger()
 
 BEAT_SECONDS = 5.0  # of the worker's row
+STAGES_SECONDS = 30.0  # between two words on where the time goes
 CLEAR_SECONDS = 60.0  # of the embedded broker's taken messages
 WATCH_SECONDS = 10.0  # between two looks of the watchdog
 DEAF_SECONDS = 120.0  # this long idle beside ready batches is a wedge
@@ -85,6 +87,8 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
         patience_seconds=max(DEAF_SECONDS, 3 * settings.ring_again_seconds),
     )
     all_timers.append(Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS))
+    stages = StageLog(scoring.pipeline.totals)
+    all_timers.append(Timer("stage_times", stages.look, seconds=STAGES_SECONDS))
     hangs = watch_for_hangs(scoring, settings)
     all_timers.append(Timer("hangs", hangs.look, seconds=hangs.limits.look))
     if settings.broker.startswith("filesystem"):
@@ -96,6 +100,7 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
     finally:
         for timer in all_timers:
             timer.stop()
+        stages.end()
 
 
 def watch_for_hangs(scoring: Scoring, settings: Settings) -> HangWatch:

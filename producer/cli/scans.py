@@ -62,13 +62,14 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
 @form_option
 @click.pass_obj
 def show(flags: Flags, scan_id: str, form: str) -> None:
-    """Show one scan: settings, counts, answers, failures.
+    """Show one scan: settings, counts, answers, failures, and where the time went.
 
     \b
     Example:
       scanfleet scans show k7m2 --format json
     """
     from producer.cli.outcome import echo_legend, echo_summary, say_what_is_quarantined
+    from producer.cli.times import echo_times
     from producer.failures import n_quarantined
     from producer.summary import summarise
 
@@ -79,11 +80,13 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
         more = {"answers": answers, "failures": failures, "quarantined": n_quarantined(summary.failures)}
         more["scorers"] = [asdict(scorer) for scorer in summary.scorers]
+        more["times"] = summary.times.record()
         record = _record(summary.scan, summary.progress) | more
         click.echo(json.dumps(record, indent=2))
         return
     echo_summary(summary)
     echo_legend(summary)
+    echo_times(summary.times)
     say_what_is_quarantined(summary.scan.id, summary.failures)
     click.echo()
     for source in summary.scan.sources:

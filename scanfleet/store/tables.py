@@ -115,7 +115,7 @@ class Batch(Base):
     rung_at: Mapped[datetime | None]
     scorer_id: Mapped[int | None] = mapped_column(sa.ForeignKey("scorers.id"))
     finished_at: Mapped[datetime | None]
-    seconds: Mapped[dict[str, Any] | None]  # stage -> seconds of the attempt that closed the batch
+    seconds: Mapped[dict[str, Any] | None]  # sums by name (scanfleet.stage_times), of the attempt that closed the batch
     suspect: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # a lease ran out: run it alone
     crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # leases that ran out since the last result
     in_hand: Mapped[int | None]  # image that a suspect batch works on: to blame if this lease runs out, too
@@ -271,7 +271,7 @@ class Worker(Base):
     started_at: Mapped[datetime]
     beat_at: Mapped[datetime]
     n_images: Mapped[int] = mapped_column(default=0)
-    seconds: Mapped[dict[str, Any] | None]  # stage -> seconds since the start
+    seconds: Mapped[dict[str, Any] | None]  # sums by name (scanfleet.stage_times) since the start
     stopped_at: Mapped[datetime | None]
     progress_at: Mapped[datetime | None]  # the last sign of work, not only of life
     ended_because: Mapped[str | None]  # what a worker that ended itself said

@@ -47,7 +47,7 @@ class Outcome:
     waiting_for: str | None = None  # why the others wait
     store_away: bool = False  # not one image could be fetched
     n_fetched: int = 0  # images whose bytes came from the store
-    seconds: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
+    seconds: Mapping[str, float] = field(default_factory=dict)  # sums by name (scanfleet.stage_times)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ class WorkerInfo:
     started_at: datetime
     beat_at: datetime
     n_images: int
-    seconds: dict[str, Any] | None  # stage -> seconds since the start
+    seconds: dict[str, Any] | None  # sums by name (scanfleet.stage_times) since the start
 
 
 def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int, queue: str, device: str) -> None:

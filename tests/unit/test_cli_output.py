@@ -14,6 +14,7 @@ from producer.cli.tables import count, echo_table, size_text
 from producer.enqueue import Enqueued
 from producer.summary import Summary
 from producer.waiting import Standing
+from scanfleet.stage_times import StageTimes
 from scanfleet.store.scans import Progress, ScanInfo
 
 
@@ -100,6 +101,7 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
         failures={("decode", "truncated"): 1},
         scorers=[],
         legend=[],
+        times=StageTimes(sums={}),
         images_per_second=12.5,
     )
     echo_summary(summary, seconds=2.0)

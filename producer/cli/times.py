@@ -1,0 +1,47 @@
+"""Prints where the time of a scan went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from scanfleet.stage_times import ADVICE, THREAD_STAGES
+
+if TYPE_CHECKING:
+    from scanfleet.stage_times import StageTimes
+
+WAITS_FOR = {
+    "device": "the device is the bottleneck",
+    "fetch": "fetching is the bottleneck",
+    "decode": "decoding is the bottleneck",
+    "prepare": "preparing is the bottleneck",
+    "batches": "too little was under way",
+}
+
+
+def echo_times(times: StageTimes) -> None:
+    """Nothing where nothing was measured, as in a scan whose images were all known."""
+    if times.bottleneck is None or times.idle_share is None:
+        return
+    click.echo()
+    idle = f"the device was idle {times.idle_share:.0%} of the time".replace("%", " %")
+    click.echo(f"{idle}: {WAITS_FOR[times.bottleneck]} ({ADVICE[times.bottleneck]})")
+    click.echo(f"  {_workers(times)}")
+    click.echo(f"  {_threads(times)}")
+    click.echo(f"  {_forwards(times)}")
+
+
+def _workers(times: StageTimes) -> str:
+    return f"{times['under_way']:.1f} s of workers at work: {times.images_per_second or 0:.1f} images/s"
+
+
+def _threads(times: StageTimes) -> str:
+    parts = ", ".join(f"{stage} {times[stage]:.1f} s" for stage in THREAD_STAGES)
+    return f"{times['threads']:.1f} s of stage threads: {parts}"
+
+
+def _forwards(times: StageTimes) -> str:
+    each = f"{times.images_per_forward or 0:.1f} images in each"
+    padding = f"{times.padding_share or 0:.1%} of their tokens padding".replace("%", " %")
+    return f"{times['device']:.1f} s of forwards: {times['forwards']:.0f}, {each}, {padding}"

@@ -1,0 +1,81 @@
+"""For how long batches were under way in a worker, and its device had nothing to do meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Seconds of the clock. idle: of these, without a forward; with several lanes the mean over them."""
+
+    under_way: float
+    idle: float
+
+
+class Occupancy:
+    """While n batches are under way at once, each has 1/n of the time: shares add up to the worker's own time."""
+
+    def __init__(self, *, lanes: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._lanes = lanes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._at = clock()
+        self._batches = 0
+        self._forwards = 0
+        self._under_way = self._idle = 0.0  # of the worker
+        self._share = self._idle_share = 0.0  # of a batch that was under way all the time
+
+    @contextmanager
+    def batch(self) -> Iterator[Callable[[], Span]]:
+        """A batch is under way in here. Call what is given for its share so far."""
+        with self._lock:
+            self._pass_time()
+            share, idle = self._share, self._idle_share
+            self._batches += 1
+
+        def so_far() -> Span:
+            with self._lock:
+                self._pass_time()
+                return Span(under_way=self._share - share, idle=self._idle_share - idle)
+
+        try:
+            yield so_far
+        finally:
+            with self._lock:
+                self._pass_time()
+                self._batches -= 1
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """A lane is at work in here."""
+        with self._lock:
+            self._pass_time()
+            self._forwards += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pass_time()
+                self._forwards -= 1
+
+    def so_far(self) -> Span:
+        """Of the worker since its start."""
+        with self._lock:
+            self._pass_time()
+            return Span(under_way=self._under_way, idle=self._idle)
+
+    def _pass_time(self) -> None:
+        now = self._clock()
+        passed, self._at = now - self._at, now
+        if not self._batches:
+            return
+        idle = passed * (1 - self._forwards / self._lanes)
+        self._under_way += passed
+        self._idle += idle
+        self._share += passed / self._batches
+        self._idle_share += idle / self._batches
