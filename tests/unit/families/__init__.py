@@ -47,9 +47,6 @@ def _find() -> dict[str, Tiny]:
     return {name: cast(Tiny, module) for name, module in modules.items() if hasattr(module, "checkpoint")}
 
 
-TINY = _find()
-
-
 def widen(network: Any, *, seed: int = 0) -> None:
     """Draw every matrix anew, wide enough that images score differently: as built, all score alike."""
     torch.manual_seed(seed)
@@ -84,3 +81,6 @@ def _read(last: torch.Tensor, prompt: Prompt, question: Question, visual_tokens:
 
 def _log_sum(logits: Sequence[float]) -> float:
     return math.log(sum(map(math.exp, logits)))
+
+
+TINY = _find()  # last: the modules that it reads use what stands above
