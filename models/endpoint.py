@@ -10,39 +10,24 @@ The letters are A, B, C … without a look at the server's tokenizer: every toke
 
 from __future__ import annotations
 
-import base64
-import io
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from string import ascii_lowercase, ascii_uppercase, digits
-from typing import Literal
 
 from PIL import Image
 
 from models.endpoint_answer import Listing, margin, read_labels
 from models.endpoint_chat import ChatServer
 from models.endpoint_errors import EndpointChanged
+from models.endpoint_image import EncodedImage, Sending
 from models.errors import ModelInvalid
 from models.prompts import LabelCode, instruction
 from models.types import Detail, ModelIdentity, Question, Reading
 
 LETTERS = ascii_uppercase + ascii_lowercase + digits
 REMOTE = "remote"  # the precision of weights that lie elsewhere
-JPEG_QUALITY = 95
-TOKEN_SIDE = 28  # pixels: one visual token as the Qwen-VL families count; what others count is not known here
 GREY = (127, 127, 127)
-Format = Literal["png", "jpeg"]
 
 TRIAL = Question(name="trial", prompt="Is this picture grey?", labels=("yes", "no"), flags=frozenset({"yes"}))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedImage:
-    """data_url: the whole image, re-encoded within the question's pixel budget."""
-
-    data_url: str = field(repr=False)
-    visual_tokens: int  # an estimate: only the server knows
 
 
 class EndpointScorer:
@@ -51,13 +36,11 @@ class EndpointScorer:
     identity: as `identify` found it. An answer by another model than that is refused.
     """
 
-    def __init__(
-        self, *, server: ChatServer, question: Question, identity: ModelIdentity, image_format: Format
-    ) -> None:
+    def __init__(self, *, server: ChatServer, question: Question, identity: ModelIdentity, sending: Sending) -> None:
         self._server = server
         self._question = question
         self._identity = identity
-        self._format: Format = image_format
+        self._sending = sending
         self._codes = letters(question)
         self._text = instruction(question, [_code(label, at) for at, label in enumerate(question.labels)])
 
@@ -75,12 +58,13 @@ class EndpointScorer:
         return Detail(pixels=4 * self._question.max_pixels, short_side=1)
 
     def prepare(self, image: Image.Image) -> EncodedImage:
-        fitted = fit(image, max_pixels=self._question.max_pixels, min_pixels=self._question.min_pixels)
-        return encode(fitted, self._format)
+        """Resize to the question's pixel budget and encode."""
+        question = self._question
+        return self._sending.encode(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
 
     def plain(self) -> EncodedImage:
         """An image that nobody can refuse, for finding out whether it is the image that is refused."""
-        return self.prepare(Image.new("RGB", (64, 64), GREY))
+        return self.prepare(Image.new("RGB", (1, 1), GREY))
 
     def score(self, prepared: Sequence[EncodedImage]) -> list[Reading]:
         """One request an image, one after the other. Raises as `models.endpoint_errors` says."""
@@ -100,16 +84,18 @@ class EndpointScorer:
         )
 
 
-def identify(server: ChatServer, *, name: str, image_format: Format) -> ModelIdentity:
+def identify(server: ChatServer, *, name: str, sending: Sending) -> ModelIdentity:
     """Who answers, found out by a trial question, which also shows that the server takes images and gives logprobs.
 
     name: the base model's, as the ledger shall know it. The revision is what the server calls its model (with hosted
-    ones, a dated version), its fingerprint, and the image format unless it is lossless.
+    ones, a dated version), its fingerprint, and how images are sent.
     Raises EndpointBusy, EndpointMisused, AnswerRefused.
     """
     text = instruction(TRIAL, [_code(label, at) for at, label in enumerate(TRIAL.labels)])
-    listing = server.ask(text, encode(Image.new("RGB", (64, 64), GREY), image_format).data_url)
-    said = [_model(listing), listing.fingerprint or "", "" if image_format == "png" else image_format]
+    grey = Image.new("RGB", (1, 1), GREY)
+    plain = sending.encode(grey, max_pixels=TRIAL.max_pixels, min_pixels=TRIAL.min_pixels)
+    listing = server.ask(text, plain.data_url)
+    said = [_model(listing), listing.fingerprint or "", sending.words]
     revision = " ".join("_".join(part.split()) for part in said if part)
     return ModelIdentity(base_model=name, revision=revision, precision=REMOTE, adapter_sha256=None)
 
@@ -122,29 +108,6 @@ def letters(question: Question) -> tuple[str, ...]:
             "ask with fewer labels or use a model of our own"
         )
     return tuple(LETTERS[: len(question.labels)])
-
-
-def fit(image: Image.Image, *, max_pixels: int, min_pixels: int) -> Image.Image:
-    """Within the pixel budget, aspect ratio kept; the server rounds to its own grid."""
-    pixels = image.width * image.height
-    if min_pixels <= pixels <= max_pixels:
-        return image
-    rounded = math.floor if pixels > max_pixels else math.ceil
-    scale = math.sqrt((max_pixels if pixels > max_pixels else min_pixels) / pixels)
-    size = (max(1, rounded(image.width * scale)), max(1, rounded(image.height * scale)))
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, image_format: Format) -> EncodedImage:
-    """As a data URL; the same pixels give the same bytes."""
-    buffer = io.BytesIO()
-    if image_format == "png":
-        image.convert("RGB").save(buffer, "PNG", compress_level=1)  # the default level takes twice as long
-    else:
-        image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    tokens = max(1, image.width * image.height // TOKEN_SIDE**2)
-    return EncodedImage(data_url=f"data:image/{image_format};base64,{data}", visual_tokens=tokens)
 
 
 def _code(label: str, at: int) -> LabelCode:

@@ -62,7 +62,8 @@ class Settings(BaseSettings):
     endpoint_timeout_seconds: float = Field(default=30.0, gt=0)  # of one request, from its first byte to its last
     endpoint_patience_seconds: float = Field(default=60.0, gt=0)  # for one image, waits and further tries included
     endpoint_top_logprobs: int = Field(default=20, ge=2, le=20)  # tokens to be listed; servers may allow fewer
-    endpoint_image_format: Literal["png", "jpeg"] = "png"  # jpeg: a quarter of the bytes, and slightly other scores
+    endpoint_image_format: Literal["png", "jpeg"] = "png"  # jpeg: fewer bytes, and slightly other scores
+    endpoint_image_grid: int = Field(default=32, ge=1, le=512)  # pixels; sides are multiples of it: 28 for Qwen2.5-VL
 
     # the batch life
     batch_images: int = Field(default=64, ge=1, le=4096)

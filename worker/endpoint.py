@@ -14,23 +14,24 @@ from typing import cast
 import structlog
 from PIL import Image
 
-from models.endpoint import EncodedImage, EndpointScorer, identify
+from models.endpoint import EndpointScorer, identify
 from models.endpoint_chat import ChatServer, Wanted
 from models.endpoint_errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
 from models.endpoint_http import HttpChannel
+from models.endpoint_image import EncodedImage, Sending
 from models.errors import ModelInvalid
 from models.types import Detail, ModelIdentity, Question, Reading, Scorer
 from scanfleet.endpoints import model_at_endpoint
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, ScanfleetError
 from scanfleet.settings import Settings
 from scanfleet.transport import in_the_open
-from worker.endpoint_line import Clock, Line, Pace
+from worker.endpoint_line import REAL_TIME, Clock, Line, Pace
 from worker.errors import DeviceBroken
 
 log = structlog.get_logger()
 
 
-def load_endpoint(settings: Settings) -> EndpointModel:
+def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointModel:
     """The server of the settings, after a trial question. Raises BadSettings or DeviceUnavailable."""
     name, url = _checked(settings)
     key = None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value()
@@ -49,12 +50,12 @@ def load_endpoint(settings: Settings) -> EndpointModel:
     server = ChatServer(channel=channel, wanted=wanted, key=key)
     try:
         with _at_start():
-            identity = identify(server, name=settings.model, image_format=settings.endpoint_image_format)
+            identity = identify(server, name=settings.model, sending=sending_of(settings))
     except ScanfleetError:
         channel.close()
         raise
     log.info("endpoint_ready", model=identity.base_model, revision=identity.revision, lanes=lanes_for(settings))
-    return EndpointModel(server=server, identity=identity, settings=settings, channel=channel)
+    return EndpointModel(server=server, identity=identity, settings=settings, channel=channel, clock=clock)
 
 
 def lanes_for(settings: Settings) -> int:
@@ -64,6 +65,10 @@ def lanes_for(settings: Settings) -> int:
         return settings.endpoint_concurrency
     spare = settings.endpoint_patience_seconds - settings.endpoint_timeout_seconds
     return int(max(1, min(settings.endpoint_concurrency, per_minute / 60.0 * spare / 2)))
+
+
+def sending_of(settings: Settings) -> Sending:
+    return Sending(image_format=settings.endpoint_image_format, grid=settings.endpoint_image_grid)
 
 
 class EndpointModel:
@@ -78,7 +83,7 @@ class EndpointModel:
         identity: ModelIdentity,
         settings: Settings,
         channel: HttpChannel,
-        clock: Clock = Clock(),  # noqa: B008 - frozen
+        clock: Clock,
     ) -> None:
         self.identity = identity
         self.device = settings.endpoint_url or ""
@@ -100,7 +105,7 @@ class EndpointModel:
             server=self._server,
             question=question,
             identity=self.identity,
-            image_format=self._settings.endpoint_image_format,
+            sending=sending_of(self._settings),
         )
         return cast("Scorer", PatientScorer(scorer, self._line))
 

@@ -29,6 +29,9 @@ class Clock:
     sleep: Callable[[float], None] = time.sleep
 
 
+REAL_TIME = Clock()
+
+
 class Pace:
     """Requests of all lanes, evenly spaced. per_minute None: no limit."""
 

@@ -1,0 +1,71 @@
+"""An image on its way to a server: resized within the pixel budget and encoded as a data URL."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from PIL import Image
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """visual_tokens: an estimate by the grid; only the server knows."""
+
+    data_url: str = field(repr=False)
+    visual_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sending:
+    """How images are sent; scores depend on both.
+
+    grid: pixels; the sides are multiples of it. A server that resizes to the same grid leaves such an image alone:
+    28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL. 1: the sides stay as the budget leaves them.
+    """
+
+    image_format: Literal["png", "jpeg"] = "png"
+    grid: int = 32
+
+    @property
+    def words(self) -> str:
+        """For the identity of a scorer."""
+        return f"{self.image_format}-{self.grid}px"
+
+    def encode(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> EncodedImage:
+        """The same pixels give the same bytes."""
+        size = fit(image.size, max_pixels=max_pixels, min_pixels=min_pixels, grid=self.grid)
+        rgb = image.convert("RGB")
+        resized = rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        if self.image_format == "png":
+            resized.save(buffer, "PNG", compress_level=1)  # the default level takes twice as long
+        else:
+            resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        tokens = max(1, size[0] * size[1] // max(28, self.grid) ** 2)
+        return EncodedImage(data_url=f"data:image/{self.image_format};base64,{data}", visual_tokens=tokens)
+
+
+def fit(size: tuple[int, int], *, max_pixels: int, min_pixels: int, grid: int) -> tuple[int, int]:
+    """(width, height) within the pixel budget: each side rounded to the grid, or scaled down (up) first and then
+    rounded down (up). This is the rule of the Qwen-VL image processors, so that theirs finds nothing left to do.
+
+    >>> fit((900, 700), max_pixels=200704, min_pixels=4096, grid=32)
+    (480, 384)
+    """
+    width, height = (max(grid, round(side / grid) * grid) for side in size)
+    if min_pixels <= width * height <= max_pixels:
+        return width, height
+    if width * height > max_pixels:
+        shrink = math.sqrt(size[0] * size[1] / max_pixels)  # divided by, as they do: the last bit may decide
+        width, height = (max(grid, math.floor(side / shrink / grid) * grid) for side in size)
+    else:
+        grow = math.sqrt(min_pixels / (size[0] * size[1]))
+        width, height = (math.ceil(side * grow / grid) * grid for side in size)
+    return width, height
