@@ -115,7 +115,7 @@ class LocalWorkers:
                 stderr=out,
                 env=worker_environment(self._settings),
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop the workers in order
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )
         return _Child(process=process, log=log)
 
@@ -164,7 +164,7 @@ class LocalWorkers:
         return [child for child in self._children if child.process.poll() is None]
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child, on Linux: SIGTERM when the parent dies, however it dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

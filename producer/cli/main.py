@@ -18,6 +18,7 @@ from producer.cli.results import results
 from producer.cli.run import run
 from producer.cli.scan import scan
 from producer.cli.scans import scans
+from producer.cli.score import score
 from producer.cli.worker import worker
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -63,7 +64,7 @@ def cli(
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
 
 
-for command in (run, scan, scans, results, checks, worker, db):
+for command in (run, scan, scans, results, score, checks, worker, db):
     cli.add_command(command)
 
 

@@ -1,0 +1,81 @@
+"""The scorer of a check where there is no ledger to ask: a given adapter, else the shipped one, else the base alone.
+
+Made as `worker.scorers` makes it, so that margins and decisions are those of a fleet that uses the same adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from models import pocket
+from models.adapters import CARD, AdapterCard, read_card
+from models.canary import try_canary
+from models.errors import ModelInvalid, ModelUnavailable
+from models.sources import POCKET
+from models.types import Question, Scorer
+from scanfleet.checks import Check, builtin_names
+from scanfleet.errors import BadSettings, DeviceUnavailable
+from worker.decisions import Policy
+from worker.model import Model
+from worker.scorers import CALIBRATED_PRECISIONS, Resolved, question_of
+
+log = structlog.get_logger()
+
+NO_ROW = 0  # of the ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    folder: Path
+    card: AdapterCard
+
+
+def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
+    """adapter: the folder of one that is to be used and no other.
+
+    Raises BadSettings for an adapter that cannot be used, DeviceUnavailable.
+    """
+    question = question_of(check)
+    try:
+        chosen = _Chosen(folder=adapter, card=read_card(adapter)) if adapter else _shipped(model, check, question)
+        scorer = model.scorer(question, chosen.folder if chosen else None)
+        if chosen is not None:
+            _ask_canary(model, chosen, scorer)
+    except ModelInvalid as error:
+        raise BadSettings(f"check {check.name}: {error}") from error
+    except ModelUnavailable as error:
+        raise DeviceUnavailable(f"check {check.name}: {error}") from error
+    policy = _policy(question, chosen.card if chosen else None, precision=model.identity.precision)
+    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=policy)
+
+
+def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
+    identity = model.identity
+    folder = pocket.adapter_folder(check.name)
+    if identity.base_model != POCKET or check.name not in builtin_names() or not (folder / CARD).is_file():
+        return None
+    card = read_card(folder)
+    if card.base_revision != identity.revision:
+        return None
+    if card.question != question:
+        log.warning("adapter_answers_other_words", check=check.name, adapter=str(folder))
+        return None
+    return _Chosen(folder=folder, card=card)
+
+
+def _ask_canary(model: Model, chosen: _Chosen, scorer: Scorer) -> None:
+    if chosen.card.canary is None:
+        return
+    alone = model.scorer(scorer.question, None)
+    problem = try_canary(chosen.card.canary, chosen.folder, adapter=scorer, base=alone).problem()
+    if problem is not None:
+        raise ModelInvalid(f"adapter {chosen.folder.name}: {problem}")
+
+
+def _policy(question: Question, card: AdapterCard | None, *, precision: str) -> Policy:
+    if card is None or precision not in CALIBRATED_PRECISIONS:
+        return Policy(question=question)
+    return Policy(question=question, calibrator=card.calibrator, thresholds=card.thresholds)
