@@ -32,7 +32,7 @@ class CanaryResult:
     def problem(self) -> str | None:
         """Why the adapter must not be used, in one line, or None."""
         tolerance = TOLERANCE[self.precision]
-        if self.max_shift >= tolerance:
+        if not self.max_shift < tolerance:  # nor for margins that are no numbers
             return (
                 f"the canary's margins moved by up to {self.max_shift:.3f} ({self.precision} may: {tolerance:g}); "
                 "this machine or version computes something else than training did"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -68,12 +68,15 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
     if not all(value.isfinite().all() for value in tensors.values()):
         raise ModelInvalid(f"{adapter.folder}: the weights are not all finite numbers; train again")
     model = add_lora(model, adapter.lora, name=name)
-    expected = {key: value.shape for key, value in adapter_state(model, name).items()}
+    places = adapter_state(model, name)
+    expected = {key: place.shape for key, place in places.items()}
     found = {key: value.shape for key, value in tensors.items()}
     if expected != found:
         remove_lora(model, name=name)
         raise ModelInvalid(f"{adapter.folder}: {_difference(expected, found)}; it was trained on another model")
-    set_peft_model_state_dict(model, tensors, adapter_name=name)
+    with torch.no_grad():
+        for key, place in places.items():
+            place.copy_(tensors[key])
     model.requires_grad_(False)
     model.eval()
     return model
@@ -110,9 +113,19 @@ def remove_lora(model: Any, *, name: str) -> Any:
 
 
 def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under the names they have in a file."""
-    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    return state
+    """The adapter's own tensors, not copies, under the names they have in a file.
+
+    Only its modules are asked for their state: on some CPUs bitsandbytes packs 4-bit weights anew for their first
+    forward, and unpacks them with a loss when anybody asks for the state of the whole model.
+    """
+    state = {path: value.detach() for path, value in model.named_parameters() if path.endswith(f".{name}")}
+    for path, module in model.named_modules():
+        if path.endswith(f".{name}"):
+            state.update(module.state_dict(prefix=f"{path}."))
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        model, state_dict=state, adapter_name=name, save_embedding_layers=False
+    )
+    return found
 
 
 def save_lora(folder: Path, model: Any, *, card: AdapterCard, lora: LoraSettings, name: str = "default") -> AdapterCard:

@@ -297,6 +297,8 @@ def test_a_canary_notices_other_numbers_and_an_adapter_without_effect(base: Base
     adapter, alone = base.scorer(QUESTION, copied), base.scorer(QUESTION)
     moved = Canary(images=canary.images, margins=tuple(margin + 0.1 for margin in canary.margins))
     assert "moved by up to 0.100" in str(try_canary(moved, copied, adapter=adapter, base=alone).problem())
+    no_number = CanaryResult(precision="fp32", max_shift=float("nan"), mean_effect=float("nan"))
+    assert "moved by up to nan" in str(no_number.problem())
     idle = Canary(images=canary.images, margins=tuple(margins(alone)))
     assert "hardly moves" in str(try_canary(idle, copied, adapter=alone, base=alone).problem())
 
@@ -335,9 +337,20 @@ def another_shape(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors | {first: torch.zeros(8, 8)}
 
 
+def no_number(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    first = next(iter(tensors))
+    return tensors | {first: torch.full_like(tensors[first], float("nan"))}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(renamed, "unexpected"), (one_more, "unexpected"), (one_less, "missing"), (another_shape, "shape")],
+    [
+        (renamed, "unexpected"),
+        (one_more, "unexpected"),
+        (one_less, "missing"),
+        (another_shape, "shape"),
+        (no_number, "finite"),
+    ],
 )
 def test_tensors_that_do_not_all_find_their_place_are_refused(
     base: BaseModel, copied: Path, adapters: tuple[Path, Path], change: Any, message: str
