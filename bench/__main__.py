@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-NAMES = ("decode", "ledger")
+NAMES = ("decode", "prefill", "ledger")
 
 
 @click.command()

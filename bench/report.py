@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 REPEATS = 5
 
@@ -18,18 +19,26 @@ class Report:
     """Named figures of one benchmark; the last line of `--json` is exactly these."""
 
     name: str
-    figures: dict[str, float]
+    figures: dict[str, Any]  # a number, or numbers by name
     notes: tuple[str, ...] = ()
 
     def show(self, *, as_json: bool) -> None:
         print(f"{self.name}  ({platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()})")
         width = max(len(figure) for figure in self.figures)
         for figure, value in self.figures.items():
-            print(f"  {figure:<{width}}  {value:,.4g}")
+            print(f"  {figure:<{width}}  {_words(value)}")
         for note in self.notes:
             print(f"  {note}")
         if as_json:
             print(json.dumps(self.figures))
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{name}: ({_words(v)})" if isinstance(v, dict) else f"{name} {_words(v)}" for name, v in value.items()
+        )
+    return f"{value:,.4g}"
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -26,6 +26,7 @@ from models.merging import Merger, why_not_merged
 from models.processing import VisionProcessor, load_processor
 from models.quicken import quicken_gelu
 from models.sources import Checkpoint, locate
+from models.turns import Turns
 from models.types import ModelIdentity, Question
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ Precision = Literal["fp32", "bf16", "nf4", "int8"]
 class BaseModel:
     """A loaded checkpoint and the adapters put into it.
 
-    Many scorers share one base. `lock` guards the network: whoever runs it, or changes which adapter is
-    active, holds the lock, so that no forward ever sees half a switch. Where the weights allow it, the active
-    adapter is merged into them (`models.merging`).
+    Many scorers share one base, and several threads may run it. Forwards under one adapter run at the same time; a
+    switch to another one waits for them, so that no forward ever sees half of it. Where the weights allow it, the
+    active adapter is merged into them (`models.merging`).
     """
 
     merges = True  # False: every adapter stays beside the weights; set before the first one is loaded
@@ -53,7 +54,8 @@ class BaseModel:
         self.family = family
         self.precision = precision
         self.device: torch.device = network.device
-        self.lock = threading.RLock()
+        self._turns = Turns()
+        self._switching = threading.Lock()
         self.unmerged: dict[str, str] = {}  # loaded adapters that stay beside the weights -> why
         self._peft: Any = None  # the PeftModel around `network`, once there is an adapter
         self._active: str | None = None
@@ -69,6 +71,8 @@ class BaseModel:
         """
         from models.prefill import PrefillScorer
 
+        if question.steps:
+            raise ModelInvalid(f"question {question.name!r} has steps: ask them in turn (models.sequential)")
         digest = None if adapter is None else self._load(adapter, question)
         identity = ModelIdentity(
             base_model=self.checkpoint.name,
@@ -78,17 +82,26 @@ class BaseModel:
         )
         return PrefillScorer(base=self, question=question, identity=identity)
 
-    def activate(self, adapter_sha256: str | None) -> None:
-        """Make one loaded adapter the active one; None: the base alone, every LoRA module bypassed."""
-        with self.lock:
-            if adapter_sha256 is not None and adapter_sha256 not in self._loaded:
-                raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; make its scorer again")
-            if adapter_sha256 != self._active or not self._settled:
-                self._switch(adapter_sha256)
+    @contextmanager
+    def using(self, adapter_sha256: str | None) -> Iterator[Any]:
+        """The network with one loaded adapter active; None: the base alone, every LoRA module bypassed.
+
+        Other threads may use it at the same time, under the same adapter. Not to be nested.
+        """
+        with self._turns.shared(adapter_sha256):
+            with self._switching:  # the first of them switches
+                self._activate(adapter_sha256)
+            yield self.network
+
+    def _activate(self, adapter_sha256: str | None) -> None:
+        if adapter_sha256 is not None and adapter_sha256 not in self._loaded:
+            raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; make its scorer again")
+        if adapter_sha256 != self._active or not self._settled:
+            self._switch(adapter_sha256)
 
     def release(self, adapter_sha256: str) -> None:
         """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
-        with self.lock:
+        with self._turns.alone():
             if adapter_sha256 in self._loaded:
                 self._switch(None)
                 self._peft = remove_lora(self._peft, name=adapter_sha256)
@@ -119,7 +132,7 @@ class BaseModel:
                 f"{folder} answers another question than {question.name!r}; use the check it was made for"
             )
         digest = card.weights_sha256
-        with self.lock:
+        with self._turns.alone():
             if digest not in self._loaded:
                 self._switch(None)  # modules that the new one trained whole start from the base's own weights
                 try:

@@ -77,13 +77,12 @@ class PrefillScorer:
     def last_hidden(self, prepared: Sequence[PreparedImage]) -> torch.Tensor:
         """The feature (B, d) at the answer position, on the device; also what a classification head reads."""
         base = self._base
-        with base.lock:
-            base.activate(self._identity.adapter_sha256)
+        with base.using(self._identity.adapter_sha256) as network:
             prefix = self._read_instruction()
-            rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=base.network.dtype)
+            rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=network.dtype)
             width = rows.inputs["input_ids"].shape[1]
             inputs = rows.inputs | prefix.inputs(width, base.device)
-            hidden = base.processor.reader.hidden(base.network, inputs)
+            hidden = base.processor.reader.hidden(network, inputs)
         return hidden[torch.arange(len(prepared), device=base.device), rows.last]
 
     def _read_instruction(self) -> Prefix:

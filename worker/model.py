@@ -126,12 +126,12 @@ class SlowFakeScorer(FakeScorer):
 class LoadedModel:
     """A `models.loading.BaseModel`, whose errors become those that the fleet acts on."""
 
-    lanes = 1
     one_by_one = False
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self.device = str(base.device)
+        self.lanes = _lanes(base)
         self.identity = ModelIdentity(
             base_model=base.checkpoint.name,
             revision=base.checkpoint.revision,
@@ -141,6 +141,18 @@ class LoadedModel:
 
     def scorer(self, question: Question, adapter: Path | None) -> Scorer:
         return NamedErrors(self._base.scorer(question, adapter))
+
+
+def _lanes(base: BaseModel) -> int:
+    """How many forwards run at once. A CPU is shared with decoding, and a forward that is split over its cores waits
+    for the one that is busy: there each core gets a forward of its own, split no further."""
+    import torch
+
+    if base.device.type != "cpu" or base.precision not in ("fp32", "bf16"):
+        return 1  # bitsandbytes' layers set themselves up in their first forward, which must not meet another one
+    lanes = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return lanes
 
 
 class NamedErrors:

@@ -35,6 +35,13 @@ ADDED = re.compile(r"\.lora_|\.modules_to_save\.")  # what adapters bring along
 CLOSE = {"fp32": 1e-4, "bf16": 0.1}
 
 
+def use(base: BaseModel, adapter_sha256: str | None) -> None:
+    """A forward's turn, without a forward."""
+    with base.using(adapter_sha256):
+        pass
+
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.checkpoint(tmp_path_factory.mktemp("tiny"), "qwen3_vl")
@@ -131,7 +138,7 @@ def test_the_sum_is_rounded_once(folder: Path, adapters: tuple[Path, Path]) -> N
     base = load(folder, "bf16")
     plain = {path: weight.float() for path, weight in base.network.named_parameters()}
     scorer = base.scorer(QUESTION, adapters[0])
-    base.activate(name_of(scorer))
+    use(base, name_of(scorer))
     layers = list(adapted_layers(base.network, name_of(scorer)))
     assert len(layers) == 14
     for path, layer in layers:
@@ -207,7 +214,7 @@ def test_a_weight_that_two_layers_share_is_not_merged_into(base: BaseModel, adap
 def test_a_merge_that_breaks_off_leaves_the_base_as_it_was(base: BaseModel, adapters: tuple[Path, Path]) -> None:
     alone, one, two = base.scorer(QUESTION), *(base.scorer(QUESTION, adapter) for adapter in adapters)
     before, first, second = margins(alone), margins(one), margins(two)
-    base.activate(None)
+    use(base, None)
     untouched = digest(base)
     *_, (_, last) = adapted_layers(base.network, name_of(one))
     factor = last.lora_B[name_of(one)].weight
@@ -251,7 +258,7 @@ def test_memory_stays_flat_over_many_swaps(base: BaseModel, adapters: tuple[Path
     def held_after(turns: int) -> int:
         for _ in range(turns):
             for scorer in scorers:
-                base.activate(scorer.identity.adapter_sha256)
+                use(base, scorer.identity.adapter_sha256)
         gc.collect()
         storages = {
             each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
@@ -262,7 +269,7 @@ def test_memory_stays_flat_over_many_swaps(base: BaseModel, adapters: tuple[Path
 
     once = held_after(1)
     assert held_after(30) == once
-    base.activate(None)
+    use(base, None)
     for scorer in scorers[1:]:
         base.release(name_of(scorer))
     assert held_after(0) < once

@@ -1,0 +1,188 @@
+"""A whole fleet against the bare scorer: through S3, Redis and PostgreSQL, and on pictures already in memory.
+
+The bare scorer is this process: the same model and adapter, the same thread settings, pictures decoded beforehand;
+one thread prepares the next pack while the device scores one. What the fleet has to do besides (listing, fetching,
+hashing, decoding, every transaction, and the servers themselves) runs on the same cores.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from bench.archive import draw
+from bench.fleet_rig import CHECK, Fleet, Scanned, fleet
+from bench.meter import Sample, cpu_used, rss_watched
+from bench.report import REPEATS, Report, seconds
+from models.allocator import keep_freed_memory
+from models.types import Prepared, Scorer
+from scanfleet.checks import load_check
+from scanfleet.settings import load_settings
+from worker.model import load_model
+from worker.probe import budget_for
+from worker.score_alone import resolve_alone
+
+IMAGES = {448: 512, 128: 2048}  # side in pixels -> images a turn; the first is the headline
+DRAWN = 128  # different pictures of each side; of each, as many files as are needed
+EARLY, LATE = 1_000, 20_000  # images, between which memory may not grow
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duel:
+    """Of one size of picture; medians of several turns. cpu_ms: processor time per image, by process."""
+
+    side: int
+    fleet: float  # images/s
+    bare: float
+    ratio: float
+    idle: float
+    cpu_ms: dict[str, float]
+
+    def line(self) -> str:
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in self.cpu_ms.items())
+        return (
+            f"{self.side} px, images/s: fleet {self.fleet:.1f}, bare {self.bare:.1f}; device idle {self.idle:.0%}; "
+            f"processor ms per image: {parts}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """Resident memory of the worker and its decoders, in bytes."""
+
+    early: float
+    late: float
+
+    @property
+    def share(self) -> float:
+        return self.late / self.early - 1
+
+
+def run() -> Report:
+    keep_freed_memory()  # as in a worker
+    with TemporaryDirectory() as folder:
+        bare = Bare(Path(folder))
+        with fleet() as rig:
+            archives = {side: draw(DRAWN, side=side) for side in IMAGES}
+            rig.put("warm", distinct(archives[448], 64, salt="warm"))
+            rig.scan("warm")
+            duels = [duel(rig, bare, archives[side], side=side, n=n) for side, n in IMAGES.items()]
+            growth = memory(rig, archives[128])
+    return _report(duels, growth)
+
+
+class Bare:
+    """The scorer, and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = load_settings(data_dir=folder, model="pocket", log_level="error")
+        model = load_model(settings)
+        self._scorer: Scorer = resolve_alone(model, load_check(CHECK), None).scorer
+        self._budget = budget_for(settings, model)
+
+    def score(self, images: Sequence[Image.Image]) -> None:
+        each = self._scorer.prepare(images[0]).visual_tokens
+        waiting = iter(images)
+        packs = iter(lambda: list(islice(waiting, max(1, self._budget // each))), [])
+        with ThreadPoolExecutor(1) as ahead:
+            for prepared in _one_ahead(ahead, self._scorer, packs):
+                self._scorer.score(prepared)
+
+
+def _one_ahead(
+    ahead: ThreadPoolExecutor, scorer: Scorer, packs: Iterator[list[Image.Image]]
+) -> Iterator[list[Prepared]]:
+    """The packs prepared; while one is scored, the next is under way."""
+
+    def prepare(pack: list[Image.Image]) -> list[Prepared]:
+        return [scorer.prepare(image) for image in pack]
+
+    under_way: Future[list[Prepared]] | None = None
+    for pack in packs:
+        following = ahead.submit(prepare, pack)
+        if under_way is not None:
+            yield under_way.result()
+        under_way = following
+    if under_way is not None:
+        yield under_way.result()
+
+
+def distinct(files: Sequence[bytes], n: int, *, salt: str) -> list[bytes]:
+    """n files with bytes of their own, which decoders do not read: nothing is taken over from an earlier scoring."""
+    return [files[number % len(files)] + f"{salt} {number}".encode() for number in range(n)]
+
+
+def duel(rig: Fleet, bare: Bare, files: Sequence[bytes], *, side: int, n: int) -> Duel:
+    """Fleet and bare scorer in turn, over the same pictures."""
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+    images = [images[number % len(images)] for number in range(n)]
+    bare.score(images[: n // 4])
+    turns: list[tuple[Scanned, float]] = []
+    cpu: list[dict[str, float]] = []
+    for turn in range(REPEATS):
+        prefix = f"{side}-{turn}"
+        rig.put(prefix, distinct(files, n, salt=prefix))
+        with cpu_used(rig.pids) as used:
+            scanned = rig.scan(prefix)
+        cpu.append(used)
+        turns.append((scanned, n / seconds(lambda: bare.score(images))))
+    return Duel(
+        side=side,
+        fleet=statistics.median(scanned.images_per_s for scanned, _ in turns),
+        bare=statistics.median(rate for _, rate in turns),
+        ratio=statistics.median(scanned.images_per_s / rate for scanned, rate in turns),
+        idle=statistics.median(scanned.times.idle_share or 0.0 for scanned, _ in turns),
+        cpu_ms={name: 1000 * statistics.median(used[name] for used in cpu) / n for name in rig.pids},
+    )
+
+
+def memory(rig: Fleet, files: Sequence[bytes]) -> Growth:
+    """Of one worker process over one long scan of small pictures."""
+    rig.put("long", distinct(files, LATE, salt="long"))
+    scan_ids: list[str] = []
+
+    def settled() -> int:
+        return rig.progress(scan_ids[0]).n_verdicts if scan_ids else 0
+
+    with rss_watched(rig.pids["worker"], settled) as samples:
+        scan_ids.append(rig.enqueue("long"))
+        rig.wait(scan_ids[0])
+    return Growth(early=_rss(samples, around=EARLY), late=_rss(samples, around=LATE - EARLY // 2))
+
+
+def _rss(samples: Sequence[Sample], *, around: int) -> float:
+    """The median while so many images, give or take half of EARLY, had ended."""
+    near = [sample.rss for sample in samples if abs(sample.progress - around) <= EARLY // 2]
+    if not near:
+        raise AssertionError(f"no sample of memory near image {around}")
+    return statistics.median(near)
+
+
+def _report(duels: Sequence[Duel], growth: Growth) -> Report:
+    headline = duels[0]
+    figures = {
+        "images_per_s": headline.fleet,
+        "fleet_vs_bare": headline.ratio,
+        "rss_growth": growth.share,
+        "by_side": {
+            str(found.side): {"images_per_s": found.fleet, "bare_per_s": found.bare, "fleet_vs_bare": found.ratio}
+            for found in duels
+        },
+        "cpu_ms_per_image": {str(found.side): found.cpu_ms for found in duels},
+    }
+    megabytes = f"{growth.early / MEBIBYTE:.0f} to {growth.late / MEBIBYTE:.0f} MiB"
+    notes = (
+        f"the first three are of {headline.side} px; half JPEG, half PNG; from the listing to the last verdict",
+        *(found.line() for found in duels),
+        f"worker and decoders around image {EARLY} and {LATE} of 128 px: {megabytes}",
+    )
+    return Report(name="fleet", figures=figures, notes=notes)

@@ -1,0 +1,139 @@
+"""A whole fleet on this machine: S3, Redis and PostgreSQL as the tests start them, and one real worker process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import sqlalchemy as sa
+
+from producer.launch import Request, open_session
+from scanfleet.settings import Settings, load_settings
+from scanfleet.stage_times import StageTimes
+from scanfleet.store import scans
+from scanfleet.store.engine import connect, reading
+from scanfleet.store.measured import times_of_scan
+from scanfleet.store.schema import upgrade
+from tests.services.postgres import PostgresServer
+from tests.services.redis import RedisServer
+from tests.services.s3 import Bucket, S3Server
+
+CHECK = "overlay"
+LOOK_SECONDS = 0.05
+UPLOADS = 4  # at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scanned:
+    """seconds: from the start of the listing until the last batch is settled."""
+
+    n_images: int
+    seconds: float
+    times: StageTimes
+
+    @property
+    def images_per_s(self) -> float:
+        return self.n_images / self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    settings: Settings
+    engine: sa.Engine
+    bucket: Bucket
+    pids: dict[str, int]  # by what it is
+
+    def put(self, prefix: str, files: Sequence[bytes]) -> None:
+        """As s3://bucket/prefix/0000000 and so on."""
+        with ThreadPoolExecutor(UPLOADS) as threads:
+            names = (f"{prefix}/{number:07}.jpg" for number in range(len(files)))
+            for _ in threads.map(self.bucket.put, names, files):
+                pass
+
+    def scan(self, prefix: str) -> Scanned:
+        """Enqueue a prefix as `scanfleet scan` does, and wait until all of it is scored."""
+        start = time.perf_counter()
+        scan_id = self.enqueue(prefix)
+        done = self.wait(scan_id)
+        seconds = time.perf_counter() - start
+        with reading(self.engine) as connection:
+            times = times_of_scan(connection, scan_id)
+        return Scanned(n_images=done.n_images, seconds=seconds, times=times)
+
+    def wait(self, scan_id: str) -> scans.Progress:
+        """Until every image has a verdict of its own."""
+        while (done := self.progress(scan_id)).n_pending:
+            time.sleep(LOOK_SECONDS)
+        if done.n_verdicts != done.n_images or done.n_reused:
+            raise AssertionError(f"{done.n_images} images, {done.n_verdicts} verdicts, {done.n_reused} reused")
+        return done
+
+    def enqueue(self, prefix: str) -> str:
+        """List, write and ring; the worker begins meanwhile. Returns the scan's id."""
+        request = Request(
+            sources=(self.bucket.uri(prefix + "/"),),
+            check_name=CHECK,
+            model=None,
+            include=(),
+            exclude=(),
+            limit=None,
+            sample=None,
+            seed=0,
+            fresh=False,
+        )
+        with open_session(self.settings) as session:
+            *_, last = session.enqueue(request)
+        return last.scan.id
+
+    def progress(self, scan_id: str) -> scans.Progress:
+        with reading(self.engine) as connection:
+            return scans.progress(connection, scan_id)
+
+
+@contextmanager
+def fleet() -> Iterator[Fleet]:
+    """Servers and worker, started and, at the end, stopped. The worker has the default settings."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        s3, redis = stack.enter_context(S3Server()), stack.enter_context(RedisServer())
+        postgres = stack.enter_context(PostgresServer(durable=True))
+        os.environ.update(s3.env)  # for the producer in this process; the worker inherits it
+        environment = {
+            "SCANFLEET_DATA_DIR": str(folder),
+            "SCANFLEET_DATABASE_URL": postgres.fresh_database(),
+            "SCANFLEET_BROKER_URL": redis.url,
+            "SCANFLEET_S3_ENDPOINT_URL": s3.url,
+            "SCANFLEET_MODEL": "pocket",
+        }
+        os.environ.update(environment)
+        settings = load_settings()
+        engine = connect(settings)
+        stack.callback(engine.dispose)
+        upgrade(engine)
+        bucket = s3.make_bucket("bench")
+        worker = stack.enter_context(_worker(folder / "worker.log"))
+        pids = {"worker": worker.pid, "s3": s3.pid, "postgres": postgres.pid, "redis": redis.pid}
+        yield Fleet(settings=settings, engine=engine, bucket=bucket, pids=pids)
+
+
+@contextmanager
+def _worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", "score"], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+        if process.returncode:
+            sys.stderr.write(log.read_text(errors="replace")[-3000:])

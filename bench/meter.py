@@ -1,0 +1,77 @@
+"""Processor time and memory of processes with all their children, from outside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import psutil
+
+EVERY_SECONDS = 0.5
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all below it that live."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time, children that ended included."""
+    total = 0.0
+    for process in family(pid):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+            if process.pid == pid:
+                total += times.children_user + times.children_system
+    return total
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory; pages that processes share count in each."""
+    total = 0
+    for process in family(pid):
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total
+
+
+@contextmanager
+def cpu_used(pids: Mapping[str, int]) -> Iterator[dict[str, float]]:
+    """Fills in the processor seconds of each by name, when the block has ended."""
+    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+    used: dict[str, float] = {}
+    yield used
+    used.update({name: cpu_seconds(pid) - before[name] for name, pid in pids.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """progress: images that had ended by then."""
+
+    progress: int
+    rss: int  # bytes
+
+
+@contextmanager
+def rss_watched(pid: int, progress: Callable[[], int]) -> Iterator[list[Sample]]:
+    """Fills in a sample every half second while the block runs."""
+    samples: list[Sample] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(EVERY_SECONDS):
+            samples.append(Sample(progress=progress(), rss=rss_bytes(pid)))
+
+    thread = threading.Thread(target=watch, name="rss")
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()

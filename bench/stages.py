@@ -1,0 +1,99 @@
+"""A worker's stages around files in memory: decoder processes, stage threads, the device thread. No store, no ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from bench.report import seconds
+from scanfleet.settings import Settings
+from scanfleet.store.batches import ClaimedImage
+from scanfleet.store.verdicts import NewVerdict
+from worker.batch import Stages
+from worker.decoders import Decoders
+from worker.device import Device
+from worker.model import Model
+from worker.probe import budget_for
+from worker.score_stream import score_stream
+from worker.scorers import Resolved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The reading side of an object store: what a download would bring, at once."""
+
+    files: Sequence[bytes]
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:  # noqa: ARG002 - a store's signature
+        return self.files[int(uri)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """verdicts: in the order of the files. stage_seconds: added up over threads. idle: share of the wall time."""
+
+    verdicts: list[NewVerdict]
+    stage_seconds: dict[str, float]
+    wall_seconds: float
+
+    @property
+    def device_idle_share(self) -> float:
+        return max(0.0, 1 - self.stage_seconds["device"] / self.wall_seconds)
+
+
+class Bench:
+    """`score` takes files from bytes to verdicts."""
+
+    def __init__(self, stages: Stages, resolved: Resolved, memory: dict[str, Memory]) -> None:
+        self._stages = stages
+        self._resolved = resolved
+        self._memory = memory
+
+    def score(self, files: Sequence[bytes]) -> Run:
+        self._memory["now"] = Memory(files=files)
+        verdicts: list[NewVerdict] = []
+        stage_seconds: dict[str, float] = {}
+
+        def work() -> None:
+            images = (_image(number) for number in range(len(files)))
+            for _, outcome in score_stream(images, self._resolved, self._stages):
+                verdicts.extend(outcome.verdicts)
+                for stage, value in outcome.seconds.items():
+                    stage_seconds[stage] = stage_seconds.get(stage, 0.0) + value
+
+        wall = seconds(work)
+        if len(verdicts) != len(files):
+            raise AssertionError(f"{len(files) - len(verdicts)} of {len(files)} images got no verdict")
+        verdicts.sort(key=lambda verdict: verdict.image_id)
+        return Run(verdicts=verdicts, stage_seconds=stage_seconds, wall_seconds=wall)
+
+
+def _image(number: int) -> ClaimedImage:
+    return ClaimedImage(id=number, uri=str(number), root=None, etag=None, identity="")
+
+
+@contextmanager
+def bench(settings: Settings, model: Model, resolved: Resolved) -> Iterator[Bench]:
+    """The stages of a worker with these settings, started and, at the end, stopped."""
+    memory: dict[str, Memory] = {}
+    device = Device(token_budget=budget_for(settings, model), lanes=model.lanes, one_by_one=model.one_by_one)
+    threads = ThreadPoolExecutor(settings.fetch_threads)
+    decoders = Decoders(settings)
+    device.start()
+    stages = Stages(
+        threads=threads,
+        decoders=decoders,
+        device=device,
+        stores=cast("Any", lambda uri, root: memory["now"]),  # noqa: ARG005 - it only reads
+        known_by_content=lambda _: {},
+        settings=settings,
+    )
+    try:
+        yield Bench(stages, resolved, memory)
+    finally:
+        device.stop()
+        threads.shutdown()
+        decoders.close()
