@@ -84,6 +84,7 @@ class AdapterCard(_Frozen):
 
     @field_serializer("question")
     def _question(self, question: Question) -> dict[str, Any]:
+        steps = [{"prompt": step.prompt, "answers": step.answers} for step in question.steps]
         return {
             "name": question.name,
             "prompt": question.prompt,
@@ -92,6 +93,7 @@ class AdapterCard(_Frozen):
             "descriptions": dict(question.descriptions),
             "max_pixels": question.max_pixels,
             "min_pixels": question.min_pixels,
+            **({"steps": steps} if steps else {}),
         }
 
 

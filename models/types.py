@@ -11,6 +11,18 @@ from typing import ClassVar, Protocol
 
 from PIL import Image
 
+NEXT = "next"  # where an answer leads that is no label yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One of several questions asked in turn. answers: in the order of the menu, each with its label, or NEXT."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+
+    prompt: str
+    answers: tuple[tuple[str, str], ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -19,6 +31,7 @@ class Question:
     `labels` are the K answers in a fixed order; `flags` is the subset that raises a flag (empty: a plain
     classification, whose margin is the best label against all others).
     `prompt` is the instruction; the letter menu ("A) overlay ...") is appended by `models.prompts`.
+    With `steps` the model reads their prompts instead (`models.sequential`).
     """
 
     __pydantic_config__: ClassVar = {
@@ -33,6 +46,7 @@ class Question:
     descriptions: Mapping[str, str] = field(default_factory=dict)  # label -> words shown in the menu
     max_pixels: int = 448 * 448  # pixel budget after resizing, per image
     min_pixels: int = 64 * 64
+    steps: tuple[Step, ...] = ()  # two or more; an answer of the last one leads to a label
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
@@ -42,6 +56,9 @@ class Question:
         unknown = self.flags - set(self.labels)
         if unknown or self.flags == set(self.labels):
             raise ValueError(f"question {self.name!r}: flags must be some, not all, of its labels")
+        ends = {to for step in self.steps for _, to in step.answers} - {NEXT}
+        if self.steps and ends != set(self.labels):
+            raise ValueError(f"question {self.name!r}: its steps must lead to its labels, to each of them")
 
 
 @dataclass(frozen=True, kw_only=True)

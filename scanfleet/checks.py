@@ -11,17 +11,28 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from scanfleet.errors import BadCheck, UnknownName
 from scanfleet.faults import in_words, one_line
+from scanfleet.steps import MAX_STEPS, CheckStep, step_faults, step_field, step_line
 
 MAX_LABELS = 512
 _NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
 _RULES = {  # (field, kind of fault) -> words, where the general ones do not do
     ("name", "string_pattern_mismatch"): _NAME_RULE,
     ("labels", "tuple_type"): "must be a list of texts",
+    ("steps", "tuple_type"): "must be [[steps]], each with a prompt and answers",
+    ("steps", "model_type"): "must be [[steps]], each with a prompt and answers",
 }
 Name = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
@@ -42,6 +53,13 @@ class Check(BaseModel):
     crop: Literal["never"] = "never"
     target_recall: float = Field(default=0.95, gt=0, lt=1)
     target_precision: float = Field(default=0.95, gt=0, lt=1)
+    steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt
+
+    @model_serializer(mode="wrap")
+    def _without_idle_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No steps leave no trace: such a check keeps the hash, and the readers, that it had before there were any."""
+        body: dict[str, Any] = dump(self)
+        return body if self.steps else {name: value for name, value in body.items() if name != "steps"}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -49,6 +67,13 @@ class Check(BaseModel):
             words = "; ".join(f"{field}: {words}" for field, words in faults)
             raise PydanticCustomError("contradictions", "{words}", {"words": words, "faults": faults})
         return self
+
+    def as_file(self) -> dict[str, Any]:
+        """What a check file holds: as stored, with the answers of steps as tables."""
+        body = self.model_dump(mode="json")
+        for step in body.get("steps", ()):
+            step["answers"] = dict(step["answers"])
+        return body
 
     @property
     def hash(self) -> str:
@@ -72,6 +97,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     faults += [(field, "holds a zero character") for field, all_of_it in texts.items() if "\0" in "".join(all_of_it)]
     if flags and set(flags) == set(labels):
         faults.append(("flags", "at least one label must not flag"))
+    faults += step_faults([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
     least, most = values.get("min_pixels"), values.get("max_pixels")
     if isinstance(least, int) and isinstance(most, int) and least > most:
         faults.append(("min_pixels", "is larger than max_pixels"))
@@ -100,13 +126,19 @@ def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, 
         if not fault["loc"]:  # each field is valid by itself
             return list(fault["ctx"]["faults"])
         field, inside = str(fault["loc"][0]), fault["loc"][1:]
-        words = _RULES.get((field, fault["type"])) or in_words(fault, known=Check.model_fields)
+        known = CheckStep.model_fields if field == "steps" and inside else Check.model_fields
+        words = _RULES.get((field, fault["type"])) or in_words(fault, known=known)
+        if field == "steps":
+            table = inside[1:] == ("answers",) and fault["type"] == "tuple_type"
+            by_field.setdefault(step_field(inside), "must be a table of answer = label" if table else words)
+            continue
         where = (
             f"entry {inside[0] + 1} " if inside and isinstance(inside[0], int) else " ".join([*map(str, inside), ""])
         )
         by_field.setdefault(field, where + words)
     defaults = {name: field.default for name, field in Check.model_fields.items() if not field.is_required()}
-    sound = {name: value for name, value in (defaults | dict(body)).items() if name not in by_field}
+    unsound = {field.partition(".")[0] for field in by_field}
+    sound = {name: value for name, value in (defaults | dict(body)).items() if name not in unsound}
     return [*by_field.items(), *_contradictions(sound)]
 
 
@@ -138,8 +170,10 @@ def builtin_names() -> list[str]:
 
 def _line_of(text: str, field: str) -> int:
     """The line that sets `field`; 1 when no line does (a missing field)."""
+    if field.startswith("steps."):
+        return step_line(text.splitlines(), field) or 1
     key = re.escape(field.split(".")[-1 if field.startswith("descriptions.") else 0])
     for number, line in enumerate(text.splitlines(), start=1):
-        if re.match(rf"\s*\[?\s*[\"']?{key}[\"']?\s*[\]=]", line):
+        if re.match(rf"\s*\[{{0,2}}\s*[\"']?{key}[\"']?\s*[\]=]", line):
             return number
     return 1

@@ -9,10 +9,11 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 
-from models.adapters import read_card
+from models.adapters import AdapterCard, read_card
 from models.canary import try_canary
 from models.errors import ModelInvalid, ModelUnavailable
-from models.types import Question, Scorer
+from models.sequential import in_steps
+from models.types import Question, Scorer, Step
 from scanfleet.checks import Check
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.settings import Settings
@@ -69,11 +70,11 @@ class Scorers:
         question = question_of(check)
         try:
             folder = None if adapter is None else self._folders.find(adapter)
-            if adapter is not None and folder is not None and read_card(folder).question != question:
+            if adapter is not None and folder is not None and not answers(read_card(folder), question):
                 # A check of the same name with other words: the adapter never learnt to answer those.
                 log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
                 adapter = folder = None
-            scorer = self._model.scorer(question, folder)
+            scorer = scorer_of(self._model, question, folder)
             if adapter is not None:
                 _require_registered(adapter, scorer)
             if folder is not None:
@@ -119,6 +120,18 @@ def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
         raise ModelInvalid(f"{adapter.uri} changed while it was loaded: register and promote what is there now")
 
 
+def answers(card: AdapterCard, question: Question) -> bool:
+    """Whether an adapter was made for this very question. None was for steps: those are asked of the base alone."""
+    return card.question == question and not question.steps
+
+
+def scorer_of(model: Model, question: Question, adapter: Path | None) -> Scorer:
+    """One scorer, however many questions it asks. Raises ModelInvalid, ModelUnavailable."""
+    if question.steps:
+        return in_steps(question, lambda step: model.scorer(step, None))
+    return model.scorer(question, adapter)
+
+
 def question_of(check: Check) -> Question:
     """The model-side half of a check."""
     return Question(
@@ -129,4 +142,5 @@ def question_of(check: Check) -> Question:
         descriptions=dict(check.descriptions),
         max_pixels=check.max_pixels,
         min_pixels=check.min_pixels,
+        steps=tuple(Step(prompt=step.prompt, answers=step.answers) for step in check.steps),
     )

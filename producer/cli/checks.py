@@ -60,7 +60,7 @@ def show(flags: Flags, name: str) -> None:
     with existing_ledger(flags.settings()) as engine:
         check = find_check(engine, name)
     click.echo(f"# version {check.hash[:12]}")
-    click.echo(tomlkit.dumps(check.model_dump(mode="json")), nl=False)
+    click.echo(tomlkit.dumps(check.as_file()), nl=False)
 
 
 @checks.command()

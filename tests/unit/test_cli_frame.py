@@ -182,7 +182,9 @@ def test_checks_are_listed_shown_and_added(tmp_path: Path) -> None:
     mine.write_text(shown.replace('name = "overlay"', 'name = "mine"'), encoding="utf-8")
     assert scanfleet("checks", "add", mine, data_dir=tmp_path).returncode == 0
     listed = scanfleet("checks", "ls", data_dir=tmp_path).stdout
-    assert [line.split()[0] for line in listed.splitlines()] == ["check", "baggage", "flowers", "mine", "overlay"]
+    assert [line.split()[0] for line in listed.splitlines()] == [
+        "check", "baggage", "flowers", "mine", "overlay", "overlay-once", "overlay-steps",
+    ]  # fmt: skip
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:

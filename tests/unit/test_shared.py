@@ -58,8 +58,8 @@ def test_secrets_do_not_show_in_the_settings(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_built_in_checks_are_valid_and_have_distinct_hashes() -> None:
     checks = [load_check(name) for name in builtin_names()]
-    assert [check.name for check in checks] == ["baggage", "flowers", "overlay"]
-    assert len({check.hash for check in checks}) == 3
+    assert [check.name for check in checks] == ["baggage", "flowers", "overlay", "overlay-once", "overlay-steps"]
+    assert len({check.hash for check in checks}) == len(checks)
 
 
 def test_the_hash_is_of_the_words_and_not_of_the_layout() -> None:
@@ -134,7 +134,7 @@ def test_settings_are_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_unknown_and_unreadable_checks(tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match="baggage, flowers, overlay"):
+    with pytest.raises(UnknownName, match="baggage, flowers, overlay, overlay-once, overlay-steps"):
         load_check("nothing")
     with pytest.raises(BadCheck, match="cannot be read"):
         load_check(str(tmp_path / "nothing.toml"))

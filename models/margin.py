@@ -1,0 +1,27 @@
+"""From label logits to the margin, for scorers that read no output head. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+
+
+def margin_of(logits: Sequence[float], labels: Sequence[str], flags: Collection[str]) -> float:
+    """Log-odds of the flagging labels against the others; without flagging labels, of the best one against the rest."""
+    pairs = list(zip(logits, labels, strict=True))
+    if flags:
+        flagged = [logit for logit, label in pairs if label in flags]
+        others = [logit for logit, label in pairs if label not in flags]
+    else:
+        *others, best = sorted(logits)
+        flagged = [best]
+    return logsumexp(flagged) - logsumexp(others)
+
+
+def logsumexp(values: Iterable[float]) -> float:
+    """log of the sum of exp; -inf for none. Not a number where one of the values is none."""
+    held = list(values)
+    top = max(held, default=-math.inf)
+    if math.isinf(top):
+        return top
+    return top + math.log(math.fsum(math.exp(value - top) for value in held))
