@@ -1,0 +1,59 @@
+"""LLaVA-1.5 (arXiv 2310.03744): every image becomes one square of the vision tower's size."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from models.errors import ImageUnsuitable
+from models.families.family import Family, PreparedImage
+from models.families.tower import LANGUAGE_LINEAR, VISION, LlavaTowerReader, tiles
+
+MAX_ASPECT = 200  # as Qwen-VL has it; of a longer strip the square would show next to nothing, at a high price
+PADDED_SIDES = 16  # longest side that is padded to a square as it is, in sides of the tower's square
+
+
+class LlavaReader(LlavaTowerReader):
+    """The pixel budget does not matter: the model knows one size.
+
+    Released checkpoints resize the short side and cut the long one off around the middle; with `do_pad` in the
+    checkpoint's image processor the whole image is seen, between bars of the mean colour.
+    """
+
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+        """One square. Raises ImageUnsuitable for a strip longer than 200 times its width."""
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            raise ImageUnsuitable(
+                f"image of {image.width} x {image.height} pixels: one side is over {MAX_ASPECT} times the other"
+            )
+        rgb = image.convert("RGB")
+        if self.image_processor.do_pad:
+            rgb = self._padded(rgb)
+        return PreparedImage(
+            pixels=tiles(self._square(rgb), self.side),
+            tokens=(self.image_token_id,) * self.tokens_per_tile,
+            visual_tokens=self.tokens_per_tile,
+            original_size=image.size,
+            resized_size=(self.side, self.side),
+        )
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        size = self.image_processor.size
+        if not size.shortest_edge:
+            return image.resize((self.side, self.side), self.resampling)
+        short = min(image.size)
+        width, height = (int(size.shortest_edge * length / short) for length in image.size)
+        left, top = (width - self.side) // 2, (height - self.side) // 2
+        return image.resize((width, height), self.resampling).crop((left, top, left + self.side, top + self.side))
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        longest = max(image.size)
+        if longest > PADDED_SIDES * self.side:  # else a long strip would need its length squared in memory
+            image = image.reduce(-(-longest // (PADDED_SIDES * self.side)))
+        side = max(image.size)
+        mean = tuple(int(value * 255) for value in self.image_processor.image_mean)
+        square = Image.new("RGB", (side, side), mean)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
+
+
+FAMILY = Family(model_type="llava", reader=LlavaReader, vision=VISION, language_linear=LANGUAGE_LINEAR)

@@ -1,0 +1,77 @@
+"""What LLaVA and InternVL have in common: square tiles for a vision tower, a projector, and a plain decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from models.errors import ModelInvalid
+from models.families.family import ImageReader, PreparedImage, normalise
+from models.types import Detail
+
+LANGUAGE_LINEAR = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+VISION = ("model.vision_tower", "model.multi_modal_projector")
+
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # that a tower puts before its patches
+
+
+class TowerReader(ImageReader):
+    """PreparedImage.pixels are tiles, (n, 3, side, side)."""
+
+    def largest(self, max_pixels: int) -> int:
+        """Pixels of the largest canvas that may be cut into tiles under a budget; at least a tile."""
+        return self.side**2
+
+    def detail(self, *, max_pixels: int) -> Detail:
+        """Two decoded pixels for one along either side of the largest canvas, and of a whole image in one tile."""
+        return Detail(pixels=4 * self.largest(max_pixels), short_side=2 * self.side)
+
+    @property
+    def side(self) -> int:
+        """Of a tile, in pixels."""
+        return int(self.config.vision_config.image_size)
+
+    @property
+    def resampling(self) -> Image.Resampling:
+        return Image.Resampling(self.image_processor.resample)
+
+    def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """pixel_values: (tiles of all images, 3, side, side)."""
+        pixels = torch.cat([image.pixels.to(device, non_blocking=True) for image in images])
+        return {"pixel_values": normalise(pixels, self.image_processor, dtype=dtype)}
+
+
+class LlavaTowerReader(TowerReader):
+    """Tiles for a CLIP or SigLIP tower, one token a patch."""
+
+    image_token = "<image>"  # noqa: S105 - a placeholder, not a secret
+
+    def __init__(self, folder: Path, tokenizer: Any) -> None:
+        super().__init__(folder, tokenizer)
+        tower = self.config.vision_config.model_type
+        if tower not in CLASS_TOKENS:
+            known = " or ".join(CLASS_TOKENS)
+            raise ModelInvalid(f"{folder.name} has a vision tower of type {tower}; use a checkpoint with {known}")
+
+    @property
+    def patches(self) -> int:
+        """Along a tile's side."""
+        return self.side // int(self.config.vision_config.patch_size)
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Patches, and what the projector is given besides; "default" leaves the tower's first token out."""
+        left_out = self.config.vision_feature_select_strategy == "default"
+        return self.patches**2 + CLASS_TOKENS[self.config.vision_config.model_type] - left_out
+
+
+def tiles(canvas: Image.Image, side: int) -> torch.Tensor:
+    """An RGB image whose sides are multiples of `side` -> (n, 3, side, side) uint8, row by row."""
+    rows, columns = canvas.height // side, canvas.width // side
+    pixels = torch.from_numpy(np.array(canvas)).view(rows, side, columns, side, 3)
+    return pixels.permute(0, 2, 4, 1, 3).reshape(-1, 3, side, side)
