@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any, Protocol
@@ -129,7 +130,7 @@ def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_templ
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     if image_id is None or image_id == tokenizer.unk_token_id:
         raise ModelInvalid(f"the tokenizer has no {image_token} token; use the checkpoint's own tokenizer")
-    ids = _encode(tokenizer, rendered)
+    ids = _encode(tokenizer, rendered, image_token)
     if ids.count(image_id) != 1:
         raise ModelInvalid(
             f"the chat template puts {ids.count(image_id)} times {image_token} into the prompt, not once; "
@@ -139,9 +140,12 @@ def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_templ
     return Turn(text=rendered, before=tuple(ids[:at]), after=tuple(ids[at + 1 :]))
 
 
-def _encode(tokenizer: Tokenizer, rendered: str) -> list[int]:
-    """Ids of a rendered turn; the token that begins a text is added where the template does not write it."""
-    begun = bool(tokenizer.bos_token) and rendered.startswith(str(tokenizer.bos_token))
+def _encode(tokenizer: Tokenizer, rendered: str, image_token: str) -> list[int]:
+    """Ids of a rendered turn; the token that begins a text is added where the template does not write it.
+
+    Where the image comes first, the text may begin after it.
+    """
+    begun = bool(tokenizer.bos_token) and rendered.removeprefix(image_token).startswith(str(tokenizer.bos_token))
     return tokenizer.encode(rendered, add_special_tokens=not begun)
 
 
@@ -152,13 +156,14 @@ def _choose_codes(
     chosen: list[tuple[str, tuple[int, ...]]] = []
     taken: set[int] = set()
     whole = turn.ids([tokenizer.convert_tokens_to_ids(image_token)])
+    emitted = partial(_emitted_token, tokenizer, turn.text, whole, image_token=image_token)
     for code in _candidates():
         if len(chosen) == count:
             break
-        bare = _emitted_token(tokenizer, turn.text, whole, code)
+        bare = emitted(spelling=code)
         if bare is None or bare in taken:
             continue
-        spaced = _emitted_token(tokenizer, turn.text, whole, " " + code)
+        spaced = emitted(spelling=" " + code)
         ids = (bare,) if spaced is None or spaced == bare or spaced in taken else (bare, spaced)
         taken.update(ids)
         chosen.append((code, ids))
@@ -178,9 +183,11 @@ def _candidates() -> Iterator[str]:
         yield first + second
 
 
-def _emitted_token(tokenizer: Tokenizer, rendered: str, whole: Sequence[int], spelling: str) -> int | None:
+def _emitted_token(
+    tokenizer: Tokenizer, rendered: str, whole: Sequence[int], *, image_token: str, spelling: str
+) -> int | None:
     """The single token that `spelling` becomes right after the generation prompt, or None."""
-    ids = _encode(tokenizer, rendered + spelling)
+    ids = _encode(tokenizer, rendered + spelling, image_token)
     if ids[:-1] != whole or ids[-1] == tokenizer.unk_token_id:
         return None
     return ids[-1]
