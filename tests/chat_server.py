@@ -1,7 +1,7 @@
 """An OpenAI-compatible server that can fail in every way a server can.
 
 In a test's own process around any function that answers, or as a process of its own around the pocket model:
-`python -m tests.chat_server --faults 503,,reset` prints its port, and fails every third request or so.
+`python -m tests.chat_server --faults 503,,reset` prints its port, and answers every third request.
 """
 
 import argparse
@@ -262,16 +262,16 @@ WRONG_ANSWERS: dict[str, Callable[[Tokens], Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", default="", help="Names of faults, an empty one for a good answer; begun anew.")
-    faults = parser.parse_args().faults.split(",")
+    parser.add_argument("--refuse-width", type=int, help="Images of this width are refused.")
+    flags = parser.parse_args()
     from tests.pocket_answers import PocketAnswers
 
-    server = ChatServer(PocketAnswers(), faults=itertools.cycle(faults))
+    server = ChatServer(PocketAnswers(), faults=itertools.cycle(flags.faults.split(",")))
+    fault_of = server.fault_of
+    server.fault_of = lambda asked: "400" if asked.image.width == flags.refuse_width else fault_of(asked)
     sys.stdout.write(f"{server.port}\n")
     sys.stdout.flush()
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        sys.exit(0)
+    server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -105,6 +105,12 @@ def test_a_failure_of_the_world(peer: chat_server.ChatServer, scorer: EndpointSc
     assert ask(scorer) == pytest.approx(MARGIN)  # the next one is answered
 
 
+def test_a_huge_answer_is_not_read_to_its_end(peer: chat_server.ChatServer, scorer: EndpointScorer) -> None:
+    peer.faults = iter(["huge"])
+    with pytest.raises(EndpointBusy, match="over 1048576 bytes"):
+        ask(scorer)
+
+
 @pytest.mark.parametrize("fault", ["silent", "drip"])
 def test_a_request_ends_in_time_however_slowly_the_answer_comes(
     peer: chat_server.ChatServer, scorer: EndpointScorer, fault: str
