@@ -1,11 +1,14 @@
-"""The loops that people write around a vision-language model today, with transformers alone: what the scorer is compared
-with. Stock modules, stock attention, the checkpoint's own PIL image processor, the adapter merged as PEFT merges it."""
+"""The loops that people write around a vision-language model today, with transformers alone.
+
+Stock modules, stock attention, the checkpoint's own PIL image processor, the adapter merged as PEFT merges it.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +26,8 @@ IMAGE = "<|image_pad|>"
 class GenerateLoop:
     """Opens, preprocesses and asks, so many images at a time, and reads the answer's first letter."""
 
-    def __init__(self, base: BaseModel, scorer: PrefillScorer, adapter: Any) -> None:
+    def __init__(self, base: BaseModel, scorer: PrefillScorer, adapter: Path, *, threads: int) -> None:
+        self._threads = threads  # what torch takes by itself: all cores
         self._question = scorer.question
         self._prompt = scorer.prompt
         self._processor = base.processor.reader.image_processor
@@ -39,6 +43,14 @@ class GenerateLoop:
     @torch.inference_mode()
     def run(self, files: Sequence[bytes], *, batch: int, new_tokens: int) -> list[str]:
         """The letter of each image. new_tokens: of the answer, exactly."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            return self._run(files, batch=batch, new_tokens=new_tokens)
+        finally:
+            torch.set_num_threads(before)
+
+    def _run(self, files: Sequence[bytes], *, batch: int, new_tokens: int) -> list[str]:
         letters = []
         for start in range(0, len(files), batch):
             images = [Image.open(io.BytesIO(data)).convert("RGB") for data in files[start : start + batch]]

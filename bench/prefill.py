@@ -63,10 +63,11 @@ class Duel:
 
 def run() -> Report:
     keep_freed_memory()  # as in a worker; the loops profit from it, too
+    cores = torch.get_num_threads()
     adapter = pocket.adapter_folder(CHECK)
     base = load_base("pocket")
     scorer = base.scorer(read_card(adapter).question, adapter)
-    loop = GenerateLoop(base, scorer, adapter)
+    loop = GenerateLoop(base, scorer, adapter, threads=cores)
     codes = {code.label: code.code for code in scorer.prompt.codes}
     model = LoadedModel(base)
     with TemporaryDirectory() as folder:
@@ -117,6 +118,6 @@ def _report(duels: dict[int, Duel]) -> Report:
         "same_answers": min(found.same_answers for found in duels.values()),
         "by_side": {str(side): {"images_per_s": found.ours, **found.ratios()} for side, found in duels.items()},
     }
-    threads = f"{torch.get_num_threads()} threads, fp32" if not torch.cuda.is_available() else "bf16 on CUDA"
-    notes = (f"the figures above are of {HEADLINE} px; {threads}", *(found.line() for found in duels.values()))
+    how = "bf16 on CUDA" if torch.cuda.is_available() else "fp32 on the CPU"
+    notes = (f"the figures above are of {HEADLINE} px; {how}", *(found.line() for found in duels.values()))
     return Report(name="prefill", figures=figures, notes=notes)

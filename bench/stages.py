@@ -1,4 +1,4 @@
-"""A worker's stages around files in memory: decoder processes, stage threads, the device thread. No store, no ledger."""
+"""A worker's stages around files in memory: decoder processes, stage threads, device threads. No store, no ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Memory:
 
     files: Sequence[bytes]
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:  # noqa: ARG002 - a store's signature
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
         return self.files[int(uri)]
 
 
@@ -38,16 +38,18 @@ class Run:
     verdicts: list[NewVerdict]
     stage_seconds: dict[str, float]
     wall_seconds: float
+    lanes: int
 
     @property
     def device_idle_share(self) -> float:
-        return max(0.0, 1 - self.stage_seconds["device"] / self.wall_seconds)
+        return max(0.0, 1 - self.stage_seconds["device"] / self.wall_seconds / self.lanes)
 
 
 class Bench:
     """`score` takes files from bytes to verdicts."""
 
-    def __init__(self, stages: Stages, resolved: Resolved, memory: dict[str, Memory]) -> None:
+    def __init__(self, stages: Stages, resolved: Resolved, memory: dict[str, Memory], *, lanes: int) -> None:
+        self._lanes = lanes
         self._stages = stages
         self._resolved = resolved
         self._memory = memory
@@ -68,7 +70,7 @@ class Bench:
         if len(verdicts) != len(files):
             raise AssertionError(f"{len(files) - len(verdicts)} of {len(files)} images got no verdict")
         verdicts.sort(key=lambda verdict: verdict.image_id)
-        return Run(verdicts=verdicts, stage_seconds=stage_seconds, wall_seconds=wall)
+        return Run(verdicts=verdicts, stage_seconds=stage_seconds, wall_seconds=wall, lanes=self._lanes)
 
 
 def _image(number: int) -> ClaimedImage:
@@ -92,7 +94,7 @@ def bench(settings: Settings, model: Model, resolved: Resolved) -> Iterator[Benc
         settings=settings,
     )
     try:
-        yield Bench(stages, resolved, memory)
+        yield Bench(stages, resolved, memory, lanes=model.lanes)
     finally:
         device.stop()
         threads.shutdown()

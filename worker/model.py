@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from PIL import Image
 
+from models.allocator import keep_freed_memory
 from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
 from models.fake import FakePrepared, FakeScorer
 from models.sources import locate
@@ -132,6 +133,8 @@ class LoadedModel:
         self._base = base
         self.device = str(base.device)
         self.lanes = _lanes(base)
+        if base.device.type == "cpu":
+            keep_freed_memory()
         self.identity = ModelIdentity(
             base_model=base.checkpoint.name,
             revision=base.checkpoint.revision,

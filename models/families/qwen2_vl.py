@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.families.family import Family
-from models.families.qwen_vl import LANGUAGE_LINEAR, VISION, QwenReader, embed_stills
+from models.families.qwen_vl import LANGUAGE_LINEAR, VISION, QwenReader, quicken
 
 FAMILY = Family(
     model_type="qwen2_vl",
@@ -11,5 +11,5 @@ FAMILY = Family(
     vision=VISION,
     language_linear=LANGUAGE_LINEAR,
     boxes="thousandths",
-    quicken=embed_stills,
+    quicken=quicken,
 )

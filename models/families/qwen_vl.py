@@ -13,6 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from models.errors import ImageUnsuitable
 from models.families.family import ImageReader, PreparedImage, normalise
+from models.segments import use_segments
 
 LANGUAGE_LINEAR = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 VISION = ("model.visual",)
@@ -107,7 +108,8 @@ class StillPatchEmbed(torch.nn.Module):
         return F.linear(patches.to(folded.dtype), folded, self.proj.bias)
 
 
-def embed_stills(network: Any) -> None:
-    """Teach a loaded network the shorter patch embedding, in place."""
+def quicken(network: Any) -> None:
+    """Teach a loaded network the shorter patch embedding and attention by groups of images, in place."""
     visual = network.base_model.visual
     visual.patch_embed = StillPatchEmbed(visual.patch_embed)
+    use_segments(visual.config)

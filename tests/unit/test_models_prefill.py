@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from models import segments
 from models.errors import ModelInvalid
 from models.loading import BaseModel, Precision, load_base
 from models.prefill import LabelHead, PrefillScorer
@@ -238,3 +239,12 @@ def test_the_scorer_obeys_the_protocol_and_says_what_it_is(bases: dict, folders:
     assert (identity.base_model, identity.precision) == (str(folders["qwen3_vl"]), "nf4")
     assert identity.revision.startswith("sha256:")
     assert identity.adapter_sha256 is None
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_vision_tower_attends_by_groups_of_segments_and_the_language_model_as_ever(
+    bases: dict, family: str
+) -> None:
+    base = bases[family, "fp32"]
+    assert base.network.base_model.visual.config._attn_implementation == segments.NAME
+    assert base.network.base_model.language_model.config._attn_implementation == "sdpa"

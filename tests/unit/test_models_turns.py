@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
+import pytest
+
 from models.turns import Turns
 
 SECONDS = 10.0  # for what must happen; nothing is waited for as long when it does
@@ -59,10 +61,9 @@ def test_another_adapter_and_a_change_wait_and_are_not_overtaken() -> None:
 
 def test_a_turn_ends_with_an_error_too() -> None:
     turns = Turns()
-    try:
-        with turns.alone():
-            raise ValueError("broken")
-    except ValueError:
-        pass
-    with turns.shared("a"), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(lambda: turns.shared("a").__enter__()).result(SECONDS) is None
+    with pytest.raises(ZeroDivisionError), turns.alone():
+        print(1 // 0)
+    entered = threading.Event()
+    entered.set()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_inside(turns.shared("a"), threading.Event(), entered)).result(SECONDS)

@@ -1,0 +1,63 @@
+"""Attention within the segments of a packed sequence, all segments of one length at a time.
+
+The Qwen-VL vision towers pack the patches of all images (in Qwen2.5-VL, of all windows) into one sequence. Without the
+flash-attention package transformers loops over the segments, which for small images is most of a forward's time. It
+asks an attention function whose name holds "flash" for all segments at once: this one groups them by length and gives
+each group to torch's own kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from transformers import AttentionInterface
+
+NAME = "scanfleet_flash_segments"
+
+
+def attend_in_segments(
+    module: Any,  # noqa: ARG001 - the interface's signature
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """query, key, value (1, heads, N, head_dim) -> (1, N, heads, head_dim); nobody sees beyond their segment.
+
+    cu_seq_lens_q: (segments + 1,) where each segment begins, and where the last one ends.
+    """
+    assert attention_mask is None
+    lengths = cu_seq_lens_q.diff()
+    whole = torch.stack((query[0], key[0], value[0])).transpose(1, 2)  # (3, N, heads, head_dim)
+    shortest, longest = lengths.aminmax()
+    if shortest == longest:
+        return _attend(whole, int(longest), scaling)[None], None
+    out = torch.empty_like(whole[0])
+    of_length = lengths.repeat_interleave(lengths)  # (N,)
+    for length in sorted(set(lengths.tolist())):
+        here = (of_length == length).nonzero().squeeze(1)
+        if length:
+            out[here] = _attend(whole[:, here], length, scaling)
+    return out[None], None
+
+
+def _attend(qkv: torch.Tensor, length: int, scaling: float | None) -> torch.Tensor:
+    """(3, segments * length, heads, head_dim) -> (segments * length, heads, head_dim)."""
+    heads, width = qkv.shape[2:]
+    query, key, value = qkv.view(3, -1, length, heads, width).transpose(2, 3).unbind()
+    mixed = F.scaled_dot_product_attention(query, key, value, scale=scaling)
+    return mixed.transpose(1, 2).reshape(-1, heads, width)
+
+
+def use_segments(vision_config: Any) -> None:
+    """Let a loaded vision tower with this configuration attend by groups of segments."""
+    vision_config._attn_implementation = NAME
+
+
+AttentionInterface.register(NAME, attend_in_segments)
