@@ -1,7 +1,7 @@
 """The C library's allocator, told to keep what a forward frees for the next one.
 
 glibc gives blocks of megabytes back to the kernel when they are freed and faults every page in again when the next
-forward asks for as much: on a CPU that takes up to a third of a forward's time. Elsewhere than on glibc nothing happens.
+forward asks for as much: on a CPU that takes up to a third of a forward's time. Without glibc nothing happens here.
 """
 
 from __future__ import annotations
