@@ -1,8 +1,10 @@
 """The adapter folder: the one form in which a fine-tuned version travels from training to serving.
 
-    adapter_config.json         LoRA settings, as PEFT writes them adapter_model.safetensors   LoRA tensors,
-    under PEFT's names adapter.json                the card: question, base, digest of the weights,
-    calibrator, thresholds, metrics
+    adapter_config.json         LoRA settings, as PEFT writes them
+    adapter_model.safetensors   LoRA tensors, under PEFT's names
+    head.safetensors            a classification head (models.head), beside the LoRA or over the frozen base alone
+    adapter.json                the card: which of these there are, question, base, digest, calibrator, thresholds,
+                                metrics
 
 An adapter is input from outside: only safetensors are read, the digest is checked on the very bytes that
 are loaded, and of adapter_config.json only the fields of an allow-list are used, because PEFT acts on
@@ -25,8 +27,12 @@ from models.calibration import Calibrator, Thresholds
 from models.errors import ModelInvalid, unreadable
 from models.types import Question
 
-CARD, SETTINGS, WEIGHTS = "adapter.json", "adapter_config.json", "adapter_model.safetensors"
-PICKLE = "adapter_model.bin"  # what PEFT once wrote; never opened: loading it runs whatever it says
+CARD, SETTINGS = "adapter.json", "adapter_config.json"
+WEIGHTS, HEAD = "adapter_model.safetensors", "head.safetensors"
+Part = Literal["lora", "head"]
+_FILE: Mapping[Part, str] = {"lora": WEIGHTS, "head": HEAD}
+# What PEFT once wrote, and torch still does; never opened: loading it runs whatever it says.
+_PICKLES: Mapping[Part, tuple[str, ...]] = {"lora": ("adapter_model.bin",), "head": ("head.bin", "head.pt", "head.pth")}
 
 
 class _Frozen(BaseModel):
@@ -75,7 +81,8 @@ class AdapterCard(_Frozen):
     question: Question
     base_model: str
     base_revision: str
-    weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # set when the folder is written
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("lora",)  # set when the folder is written, as is
+    weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # the digest over all of them
     calibrator: Calibrator | None = None
     thresholds: Thresholds | None = None
     metrics: Mapping[str, Any] = Field(default_factory=dict)
@@ -99,12 +106,13 @@ class AdapterCard(_Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """An adapter read from its folder, weights verified but not yet parsed."""
+    """An adapter read from its folder, files verified but not yet parsed. None: it has no such part."""
 
     folder: Path
     card: AdapterCard
-    lora: LoraSettings
-    weights: bytes = field(repr=False)
+    lora: LoraSettings | None = None
+    weights: bytes | None = field(default=None, repr=False)  # of the LoRA
+    head: bytes | None = field(default=None, repr=False)
 
 
 def read_card(folder: Path) -> AdapterCard:
@@ -117,40 +125,74 @@ def read_card(folder: Path) -> AdapterCard:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read an adapter folder and check the digest of its weights. Raises ModelInvalid in one line."""
+    """Read an adapter folder and check the digest of its files. Raises ModelInvalid in one line."""
     card = read_card(folder)
-    lora = _lora(folder / SETTINGS)
-    if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
-        raise ModelInvalid(f"{folder / PICKLE} is a pickle, which can run code: save the adapter as safetensors")
-    weights = _read(folder / WEIGHTS)
-    found = hashlib.sha256(weights).hexdigest()
+    lora = _lora(folder / SETTINGS) if "lora" in card.parts else None
+    files = {part: _read_part(folder, part) for part in card.parts}
+    for part, name in _FILE.items():
+        if part not in files and (folder / name).exists():
+            raise ModelInvalid(
+                f"{folder / name} is there, but {CARD} does not list it: remove it or write the card anew"
+            )
+    found = digest_of(files)
     if found != card.weights_sha256:
+        names = " and ".join(_FILE[part] for part in card.parts)
         raise ModelInvalid(
-            f"{folder / WEIGHTS} has sha256 {found[:12]}…, its card says {card.weights_sha256[:12]}…; "
+            f"{folder}: {names} has sha256 {found[:12]}…, the card says {card.weights_sha256[:12]}…; "
             "restore the file or train again"
         )
-    return Adapter(folder=folder, card=card, lora=lora, weights=weights)
+    return Adapter(folder=folder, card=card, lora=lora, weights=files.get("lora"), head=files.get("head"))
 
 
-def write_adapter(folder: Path, *, card: AdapterCard, lora: LoraSettings, weights: bytes) -> AdapterCard:
+def digest_of(files: Mapping[Part, bytes]) -> str:
+    """SHA-256 of the LoRA's file alone; with a head, over the names and digests of all files."""
+    digests = {_FILE[part]: hashlib.sha256(data).hexdigest() for part, data in files.items()}
+    if list(digests) == [WEIGHTS]:
+        return digests[WEIGHTS]
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def write_adapter(
+    folder: Path,
+    *,
+    card: AdapterCard,
+    lora: LoraSettings | None = None,
+    weights: bytes | None = None,
+    head: bytes | None = None,
+) -> AdapterCard:
     """Write an adapter folder; the card goes last, so that a folder with a card is a whole one.
 
-    weights: a serialised safetensors file. Returns the card with the digest of the weights set.
+    weights, head: serialised safetensors files, one of them at least; weights come with `lora`. Returns the card with
+    parts and digest set.
     """
+    given: dict[Part, bytes | None] = {"lora": weights, "head": head}
+    files = {part: data for part, data in given.items() if data is not None}
+    if not files or (lora is None) != (weights is None):
+        raise ModelInvalid(f"{folder}: an adapter is LoRA settings with weights, a head, or both")
     folder.mkdir(parents=True, exist_ok=True)
-    card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    settings = {
-        "peft_type": "LORA",
-        "base_model_name_or_path": card.base_model,
-        "bias": "none",
-        **lora.model_dump(mode="json"),
-    }
-    (folder / CARD).unlink(missing_ok=True)
-    (folder / WEIGHTS).write_bytes(weights)
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    card = card.model_copy(update={"parts": tuple(files), "weights_sha256": digest_of(files)})
+    for name in (CARD, SETTINGS, *_FILE.values()):
+        (folder / name).unlink(missing_ok=True)
+    for part, data in files.items():
+        (folder / _FILE[part]).write_bytes(data)
+    if lora is not None:
+        (folder / SETTINGS).write_text(_peft_settings(card, lora), encoding="utf-8")
     text = card.model_dump_json(indent=2, exclude=None if card.canary else {"canary"})
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
     return card
+
+
+def _peft_settings(card: AdapterCard, lora: LoraSettings) -> str:
+    settings = {"peft_type": "LORA", "base_model_name_or_path": card.base_model, "bias": "none"}
+    return json.dumps({**settings, **lora.model_dump(mode="json")}, indent=2) + "\n"
+
+
+def _read_part(folder: Path, part: Part) -> bytes:
+    path = folder / _FILE[part]
+    pickled = [folder / name for name in _PICKLES[part] if (folder / name).exists()]
+    if pickled and not path.exists():
+        raise ModelInvalid(f"{pickled[0]} is a pickle, which can run code: save the adapter as safetensors")
+    return _read(path)
 
 
 # Fields of PEFT's file that say nothing about the computation at inference.

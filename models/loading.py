@@ -61,6 +61,7 @@ class BaseModel:
         self._active: str | None = None
         self._settled = True  # False: a switch broke off, so that nobody knows what is active
         self._loaded: set[str] = set()
+        self._heads: dict[str, bytes] = {}  # of loaded adapters that have one
         self._merger = Merger()
 
     def scorer(self, question: Question, adapter: Path | None = None) -> PrefillScorer:
@@ -69,6 +70,7 @@ class BaseModel:
         Raises ModelInvalid when the adapter was made for another base or question, is damaged or does not
         fit.
         """
+        from models.head import HeadScorer, read_head
         from models.prefill import PrefillScorer
 
         if question.steps:
@@ -80,7 +82,15 @@ class BaseModel:
             precision=self.precision,
             adapter_sha256=digest,
         )
+        if digest in self._heads:
+            head = read_head(self._heads[digest], question=question, features=self.n_features, where=str(adapter))
+            return HeadScorer(base=self, question=question, identity=identity, head=head)
         return PrefillScorer(base=self, question=question, identity=identity)
+
+    @property
+    def n_features(self) -> int:
+        """The width d of the last hidden state."""
+        return int(self.network.get_output_embeddings().weight.shape[-1])
 
     @contextmanager
     def using(self, adapter_sha256: str | None) -> Iterator[Any]:
@@ -88,6 +98,8 @@ class BaseModel:
 
         Other threads may use it at the same time, under the same adapter. Not to be nested.
         """
+        if adapter_sha256 in self._heads and adapter_sha256 not in self._loaded:
+            adapter_sha256 = None  # a head over the frozen base: nothing of it is in the network
         with self._turns.shared(adapter_sha256):
             with self._switching:  # the first of them switches
                 self._activate(adapter_sha256)
@@ -110,6 +122,7 @@ class BaseModel:
                 self._switch(None)  # PEFT may have made another one active
                 if not self._loaded:
                     self._merger.forget()
+            self._heads.pop(adapter_sha256, None)
 
     def _switch(self, adapter_sha256: str | None) -> None:
         self._settled = False
@@ -133,7 +146,9 @@ class BaseModel:
             )
         digest = card.weights_sha256
         with self._turns.alone():
-            if digest not in self._loaded:
+            if adapter.head is not None:
+                self._heads[digest] = adapter.head
+            if adapter.lora is not None and digest not in self._loaded:
                 self._switch(None)  # modules that the new one trained whole start from the base's own weights
                 try:
                     self._peft = load_lora(self._peft or self.network, adapter, name=digest)

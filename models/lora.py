@@ -61,6 +61,8 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
     Every tensor of the file must find its place, and every place must be filled, with equal shapes;
     otherwise the adapter is taken out again and ModelInvalid says which key was wrong.
     """
+    if adapter.weights is None or adapter.lora is None:
+        raise ModelInvalid(f"{adapter.folder} holds no LoRA")
     try:
         tensors = load_tensors(adapter.weights)
     except SafetensorError as error:
@@ -128,10 +130,15 @@ def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:
     return found
 
 
-def save_lora(folder: Path, model: Any, *, card: AdapterCard, lora: LoraSettings, name: str = "default") -> AdapterCard:
-    """Write the adapter `name` of a PeftModel as an adapter folder; returns the card as written."""
+def save_lora(
+    folder: Path, model: Any, *, card: AdapterCard, lora: LoraSettings, name: str = "default", head: bytes | None = None
+) -> AdapterCard:
+    """Write the adapter `name` of a PeftModel as an adapter folder; returns the card as written.
+
+    head: a classification head that was trained with it, from `models.head`.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, name).items()}
-    return write_adapter(folder, card=card, lora=lora, weights=save_tensors(state))
+    return write_adapter(folder, card=card, lora=lora, weights=save_tensors(state), head=head)
 
 
 def _wrap(model: Any, config: Any, name: str) -> Any:
