@@ -46,7 +46,7 @@ class _Token(_Strict):
 
 
 class _Position(_Token):
-    top_logprobs: list[_Token] = Field(default=[], max_length=1000)
+    top_logprobs: Annotated[list[_Token], Field(max_length=1000)] | None = None
 
 
 class _Logprobs(_Strict):
@@ -59,7 +59,7 @@ class _Message(_Strict):
 
 
 class _Choice(_Strict):
-    message: _Message = _Message()
+    message: _Message | None = None
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
@@ -95,8 +95,9 @@ def read_listing(body: bytes) -> Listing:
     except (ValueError, RecursionError):
         raise EndpointBusy(f"the server's answer is no JSON: {in_one_line(repr(body[:80]))}") from None
     choice = completion.choices[0]
-    if choice.finish_reason == "content_filter" or choice.message.refusal:
-        words = in_one_line(choice.message.refusal or "its content filter ended the answer")
+    refusal = None if choice.message is None else choice.message.refusal
+    if choice.finish_reason == "content_filter" or refusal:
+        words = in_one_line(refusal or "its content filter ended the answer")
         raise AnswerRefused("content_filter", f"the server refuses: {words}")
     tokens = _listed(_first(choice))
     return Listing(tokens=tokens, model=completion.model, fingerprint=completion.system_fingerprint)
@@ -158,13 +159,13 @@ def _first(choice: _Choice) -> _Position:
         raise EndpointMisused("the server gives no logprobs: use a model and a server that do (docs/endpoint.md)")
     if not content:
         raise AnswerRefused("no_label", "the model ends its answer before the first token")
-    if len(content[0].top_logprobs) < 2:
+    if len(content[0].top_logprobs or ()) < 2:
         raise EndpointMisused("the server lists one token or none: it must heed top_logprobs (docs/endpoint.md)")
     return content[0]
 
 
 def _listed(position: _Position) -> tuple[tuple[str, float], ...]:
-    top = position.top_logprobs
+    top = position.top_logprobs or []
     chosen = [] if any(_same(position, token) for token in top) else [position]
     every: list[_Token] = [*top, *chosen]
     tokens = [(token.text, min(token.logprob, 0.0)) for token in every if token.logprob > NEVER]

@@ -230,7 +230,7 @@ WRONG_ANSWERS: dict[str, Callable[[Tokens], Any]] = {
     "nan": _first(math.nan),
     "infinite": _first(math.inf),
     "minus_infinite": _first(-math.inf),
-    "over_zero": _first(0.5),
+    "over_zero": lambda _: completion([("A", 0.5), ("B", -9.0), ("C", -10.0)]),
     "over_one": lambda tokens: completion([(token, -0.1) for token, _ in tokens]),
     "text_for_number": _first("-0.1"),
     "true_for_number": _first(True),
@@ -244,6 +244,9 @@ WRONG_ANSWERS: dict[str, Callable[[Tokens], Any]] = {
     # what only a person can put right
     "no_logprobs": lambda tokens: completion(tokens, logprobs=None),
     "no_content": lambda tokens: completion(tokens, logprobs={"content": None}),
+    "no_rivals": lambda tokens: completion(
+        tokens, logprobs={"content": [{"token": "A", "logprob": -1, "bytes": None, "top_logprobs": None}]}, message=None
+    ),
     "one_token": lambda tokens: completion(tokens[:1]),
     "truncated_list": lambda tokens: completion([tokens[0], *((token, -9999.0) for token, _ in tokens[1:])]),
     # what may be the image's fault

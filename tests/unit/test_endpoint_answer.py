@@ -20,7 +20,7 @@ from tests.chat_server import WRONG_ANSWERS, completion
 from tests.unit.tiny_models import picture
 
 TOKENS = [("B", -0.5), (" A", -1.5), ("A", -2.5), ("The", -4.0), ("D", -6.0)]
-MISUSED = {"no_logprobs", "no_content", "one_token", "truncated_list"}
+MISUSED = {"no_logprobs", "no_content", "no_rivals", "one_token", "truncated_list"}
 REFUSED = {"ended": "no_label", "filtered": "content_filter", "refusal": "content_filter"}
 READABLE = {
     "other_words",

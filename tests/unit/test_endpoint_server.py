@@ -147,6 +147,7 @@ def test_the_server_says_when_to_come_back(peer: chat_server.ChatServer, scorer:
         ("418", "endpoint_url"),
         ("no_logprobs", "logprobs"),
         ("no_content", "logprobs"),
+        ("no_rivals", "top_logprobs"),
         ("one_token", "top_logprobs"),
         ("truncated_list", "untruncated"),
     ],
