@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -44,7 +46,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A pack that was tried."""
+    """A pack that was tried. images_per_second: of all lanes together, each with such a pack."""
 
     side: int  # pixels
     images: int
@@ -66,10 +68,10 @@ def budget_for(settings: Settings, model: Model) -> int:
     """The setting, or what a probe finds where it says "auto". Raises DeviceUnavailable for a device that fails."""
     if settings.token_budget != "auto":  # noqa: S105
         return settings.token_budget
-    if model.one_by_one or model.device == "none":
+    if not can_probe(model):
         return UNPROBED_TOKENS
     try:
-        found = probe(model.scorer(QUESTION, None), room=room_of(model.device))
+        found = probe(model.scorer(QUESTION, None), lanes=model.lanes, room=room_of(model.device))
     except Retryable:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, images will tell it better than a probe
@@ -85,15 +87,21 @@ def budget_for(settings: Settings, model: Model) -> int:
     return found.tokens
 
 
+def can_probe(model: Model) -> bool:
+    """Whether packing several images into a forward is ours to decide, and a device of ours computes it."""
+    return not model.one_by_one and model.device != "none"
+
+
 def probe(
     scorer: Scorer,
     *,
+    lanes: int = 1,
     sides: Sequence[int] = SIDES,
     seconds: float = PROBE_SECONDS,
     room: Room | None = None,
     clock: Clock = time.perf_counter,
 ) -> Probe:
-    """Try packs of 1, 2, 4 ... images of each size, and choose by `choose`.
+    """Try packs of 1, 2, 4 ... images of each size, in all lanes at once, and choose by `choose`.
 
     Raises DeviceUnavailable, DeviceBroken, and what the scorer raises for a single image.
     """
@@ -103,18 +111,34 @@ def probe(
     steps: list[Step] = []
     ended: dict[int, str] = {}
     begun = clock()
-    for number, side in enumerate(sides, start=1):
-        ladder = _Ladder(scorer, prepared[side], side=side, room=room or UnknownRoom(), clock=clock)
-        steps += ladder.climb(until=begun + seconds * number / len(sides))
-        ended[side] = ladder.ended
+    with ThreadPoolExecutor(lanes, thread_name_prefix="probe") as pool:
+        score = partial(_in_all_lanes, scorer, pool, lanes)
+        for number, side in enumerate(sides, start=1):
+            ladder = _Ladder(score, prepared[side], side=side, room=room or UnknownRoom(), clock=clock)
+            steps += ladder.climb(until=begun + seconds * number / len(sides))
+            ended[side] = ladder.ended
     return Probe(tokens=choose(steps), steps=tuple(steps), ended=ended, seconds=clock() - start)
 
 
-class _Ladder:
-    """Packs of one size of image, each twice as large as the one before."""
+def _in_all_lanes(scorer: Scorer, pool: Executor, lanes: int, pack: Sequence[Prepared]) -> int:
+    """Images scored. As many forwards at once as there will be: they share memory and caches."""
+    forwards = [pool.submit(scorer.score, pack) for _ in range(lanes)]
+    return sum(len(forward.result()) for forward in forwards)
 
-    def __init__(self, scorer: Scorer, prepared: Sequence[Prepared], *, side: int, room: Room, clock: Clock) -> None:
-        self._scorer = scorer
+
+class _Ladder:
+    """Packs of one size of image, each twice as large as the one before. score: returns how many images it scored."""
+
+    def __init__(
+        self,
+        score: Callable[[Sequence[Prepared]], int],
+        prepared: Sequence[Prepared],
+        *,
+        side: int,
+        room: Room,
+        clock: Clock,
+    ) -> None:
+        self._score = score
         self._prepared = prepared
         self._side = side
         self._room = room
@@ -153,7 +177,7 @@ class _Ladder:
         pack = [self._prepared[at % len(self._prepared)] for at in range(n)]
         self._room.begin()
         try:
-            seconds = fastest(lambda: self._scorer.score(pack), until=until, clock=self._clock)
+            per_second = fastest(lambda: self._score(pack), until=until, clock=self._clock)
         except OutOfDeviceMemory:
             self.ended = "out of memory"
             return None
@@ -165,23 +189,23 @@ class _Ladder:
             log.warning("probe_forward_failed", images=n, error=f"{type(error).__name__}: {error}")
             self.ended = "failed"
             return None
-        return Step(side=self._side, images=n, tokens=n * self._each, images_per_second=n / seconds)
+        return Step(side=self._side, images=n, tokens=n * self._each, images_per_second=per_second)
 
 
-def fastest(work: Callable[[], object], *, until: float, clock: Clock) -> float:
-    """Seconds of the fastest of several goes: what else the machine does makes some of them slower, none faster.
+def fastest(work: Callable[[], int], *, until: float, clock: Clock) -> float:
+    """Images/s of the fastest of several goes: what else the machine does makes some of them slower, none faster.
 
-    At least two, unless one alone takes longer than there is time.
+    At least two, unless one alone takes longer than there is time. work: returns how many images it scored.
     """
-    start, best = clock(), float("inf")
+    start, best = clock(), 0.0
     for n in itertools.count(1):
         before = clock()
-        work()
+        n_images = work()
         now = clock()
-        best = min(best, now - before)
+        best = max(best, n_images / max(now - before, 1e-9))
         if now >= until or (n > 1 and now - start >= LEAST_SECONDS):
             break
-    return max(best, 1e-9)
+    return best
 
 
 def choose(steps: Sequence[Step]) -> int:

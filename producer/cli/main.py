@@ -14,6 +14,7 @@ import click
 from producer.cli.checks import checks
 from producer.cli.common import Flags, ScanfleetGroup, note
 from producer.cli.db import db
+from producer.cli.doctor import doctor
 from producer.cli.results import results
 from producer.cli.run import run
 from producer.cli.scan import scan
@@ -64,7 +65,7 @@ def cli(
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
 
 
-for command in (run, scan, scans, results, score, checks, worker, db):
+for command in (run, scan, scans, results, score, checks, worker, db, doctor):
     cli.add_command(command)
 
 

@@ -53,7 +53,7 @@ def score(
 
     settings = flags.settings(model=model)
     require_model(settings.model, elsewhere=False)
-    check = _find_check(flags, check_name)
+    check = find_check(flags, check_name)
     named = NamedImages(images, settings)
     stream = iter(named)
     first = next(stream, None)  # before a model is loaded for nothing
@@ -75,15 +75,15 @@ def _entries(images: Iterator[NewImage]) -> Iterator[dict[str, Any]]:
     return ({"uri": image.uri, "root": image.root, "etag": image.etag} for image in images)
 
 
-def _find_check(flags: Flags, name: str) -> Check:
+def find_check(flags: Flags, name: str) -> Check:
     """A file or a built-in check needs no ledger; a check that was added lies in one."""
-    from producer.launch import existing_ledger, find_check
+    from producer import launch
     from scanfleet.checks import builtin_names, load_check
 
     if name.endswith(".toml") or name in builtin_names():
         return load_check(name)
-    with existing_ledger(flags.settings()) as engine:
-        return find_check(engine, name)
+    with launch.existing_ledger(flags.settings()) as engine:
+        return launch.find_check(engine, name)
 
 
 class _Output:

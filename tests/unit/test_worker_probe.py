@@ -146,6 +146,14 @@ class ProbedModel:
         return cast("Scorer", MachineScorer(self.machine))
 
 
+def test_every_lane_computes_at_once() -> None:
+    machine = Machine(seconds=lambda n, each: 0.001)
+    alone = probed(Machine(seconds=lambda n, each: 0.001), lanes=1)
+    found = probed(machine, lanes=3)
+    assert {machine.packs.count(n) % 3 for n in {2, 4, 8}} == {0}
+    assert [step.images for step in found.steps] == [step.images for step in alone.steps]
+
+
 def test_the_setting_goes_before_the_probe(tmp_path: Path) -> None:
     machine = Machine(seconds=lambda n, each: 0.001)
     model = cast("Model", ProbedModel(machine))
