@@ -1,8 +1,9 @@
 """Boxes as models write them: parsed strictly and with caps, because a model's output is untrusted text.
 
-Conventions (from the families' own cookbooks): Qwen2-VL and Qwen3-VL count in thousandths of the image, Qwen2.5-VL and
-its descendants in pixels of the *resized* image. All are asked for a JSON list of {"bbox_2d": [x0, y0, x1, y1],
-"label": ...}; Qwen2-VL may answer in its special-token form, which is understood too.
+Conventions (from the families' own cookbooks): Qwen2-VL, Qwen3-VL and InternVL count in thousandths of the image,
+Qwen2.5-VL and its descendants in pixels of the *resized* image; `Family.boxes` says which. All are asked for a JSON
+list of {"bbox_2d": [x0, y0, x1, y1], "label": ...}; Qwen2-VL may answer in its special-token form, which is understood
+too.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Canvas:
     resized: tuple[int, int]
 
     def units(self, family: Family) -> tuple[int, int]:
-        """How many of the family's units span the image across and down."""
-        return (1000, 1000) if family.boxes == "thousandths" else self.resized
+        """How many of the family's units span the image across and down; who was taught none is taught thousandths."""
+        return self.resized if family.boxes == "resized_pixels" else (1000, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,12 @@ from PIL import Image
 from transformers import LlavaNextConfig, LlavaNextProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from models.boxes import Canvas, format_boxes, parse_boxes
 from models.errors import ImageUnsuitable, ModelInvalid
 from models.families import FAMILIES, ImageReader
 from models.families.llava_next import LlavaNextReader
 from models.loading import BaseModel, load_base
-from models.types import Question
+from models.types import Box, Question
 from tests.unit.families import TINY, internvl, llava, llava_next, reference
 from tests.unit.tiny_models import picture
 
@@ -80,6 +81,16 @@ def test_another_vision_tower_is_refused_when_the_checkpoint_is_loaded(tmp_path:
     config["vision_config"] = {"model_type": "pixtral"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelInvalid, match=r"tower of type pixtral; use .* clip_vision_model or siglip_vision_model$"):
+        load_base(str(folder), precision="fp32", device="cpu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_language_model_that_looks_through_a_window_is_refused(name: str, tmp_path: Path) -> None:
+    folder = TINY[name].checkpoint(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] = {"model_type": "mistral", "sliding_window": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelInvalid, match="tiny attends to 128 tokens at a time"):
         load_base(str(folder), precision="fp32", device="cpu")
 
 
@@ -219,9 +230,10 @@ def test_an_image_decoded_at_the_least_detail_is_cut_as_the_full_one(load: Calla
             assert sizes[0].tokens == sizes[1].tokens
 
 
-def test_the_families_say_what_their_boxes_mean() -> None:
-    assert {name: FAMILIES[name].boxes for name in NAMES} == {
-        "internvl": "thousandths",
-        "llava": None,
-        "llava_next": None,
-    }
+@pytest.mark.parametrize("name", ["internvl", "llava"])
+def test_boxes_are_thousandths_also_where_a_family_was_taught_none(name: str) -> None:
+    canvas = Canvas(original=(2000, 1000), resized=(336, 336))
+    box = Box(x0=200, y0=100, x1=1000, y1=500, label="text")
+    answer = format_boxes([box], family=FAMILIES[name], canvas=canvas)
+    assert json.loads(answer)[0]["bbox_2d"] == [100, 100, 500, 500]
+    assert parse_boxes(answer, family=FAMILIES[name], canvas=canvas, labels={"text"}).boxes == (box,)
