@@ -45,8 +45,9 @@ class Device:
         self._budget = TokenBudget(token_budget)
         self._on_broken = on_broken
         self._broken = False
-        capacity = WAITING_FORWARDS * lanes * (1 if one_by_one else token_budget)
-        self._waiting = Waiting(capacity=capacity, one_by_one=one_by_one)
+        forwards = WAITING_FORWARDS * lanes
+        capacity = forwards * (1 if one_by_one else token_budget)
+        self._waiting = Waiting(capacity=capacity, one_by_one=one_by_one, least=forwards)
         self._numbers = itertools.count(1)
         self._forwards: set[int] = set()  # under way
         self.occupancy = Occupancy(lanes=lanes)

@@ -211,12 +211,15 @@ def fastest(work: Callable[[], int], *, until: float, clock: Clock) -> float:
 def choose(steps: Sequence[Step]) -> int:
     """The smallest budget with which every size of image comes within a few per cent of the best that is possible.
 
-    What one size wins with a budget another may lose, so it is the worst off that counts. An image larger than the
-    budget goes alone (`worker.packing`). Without a step: UNPROBED_TOKENS.
+    What one size wins with a budget another may lose, so it is the worst off that counts. Never less than one image
+    of any size that was tried: that goes alone with whatever budget (`worker.packing`), and less would only split up
+    the smaller ones. Without a step: UNPROBED_TOKENS.
     """
     if not steps:
         return UNPROBED_TOKENS
-    worth = {budget: _worst_share(steps, budget) for budget in sorted({step.tokens for step in steps})}
+    least = max(step.tokens for step in steps if step.images == 1)
+    budgets = sorted({step.tokens for step in steps if step.tokens >= least})
+    worth = {budget: _worst_share(steps, budget) for budget in budgets}
     enough = (1 - CLOSE) * max(worth.values())
     return next(budget for budget, share in worth.items() if share >= enough)
 
@@ -227,6 +230,6 @@ def _worst_share(steps: Sequence[Step], budget: int) -> float:
     for side in {step.side for step in steps}:
         ladder = [step for step in steps if step.side == side]
         best = max(step.images_per_second for step in ladder)
-        fitting = [step for step in ladder if step.tokens <= budget] or ladder[:1]
+        fitting = [step for step in ladder if step.tokens <= budget]
         shares.append(fitting[-1].images_per_second / best)
     return min(shares)

@@ -39,10 +39,12 @@ class Waiting:
     """Tickets in the order of their arrival.
 
     capacity: visual tokens that may wait; images, where each image is a forward of its own (`one_by_one`).
+    least: images that may wait in any case, however large each of them is.
     """
 
-    def __init__(self, *, capacity: int, one_by_one: bool) -> None:
+    def __init__(self, *, capacity: int, one_by_one: bool, least: int = 1) -> None:
         self._capacity = capacity
+        self._least = least
         self._one_by_one = one_by_one
         self._tickets: deque[Ticket] = deque()
         self._weight = 0  # of the tickets
@@ -52,12 +54,15 @@ class Waiting:
     def put(self, ticket: Ticket) -> None:
         """Blocks while enough of them wait already. Raises DeviceUnavailable once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._weight < self._capacity)
+            self._changed.wait_for(lambda: not self._open or self._has_room())
             if not self._open:
                 raise DeviceUnavailable("the worker is stopping")
             self._tickets.append(ticket)
             self._weight += self._weigh(ticket)
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._weight < self._capacity or len(self._tickets) < self._least
 
     def put_back(self, tickets: Sequence[Ticket]) -> None:
         """To the front, in their order, whatever waits already. Raises DeviceUnavailable once closed."""

@@ -247,6 +247,18 @@ def test_a_producer_of_images_is_held_up_while_enough_of_them_wait() -> None:
         assert len(rig.take(8)) == 8
 
 
+def test_images_larger_than_the_budget_wait_one_for_each_forward() -> None:
+    scorer = ScriptedScorer()
+    with bench(token_budget=1) as rig:  # an image has four tokens and goes alone: two forwards may wait, so two images
+        held_back(rig, scorer)
+        producer = threading.Thread(target=lambda: [rig.submit(number, scorer) for number in (1, 2)], daemon=True)
+        producer.start()
+        producer.join(30)
+        assert not producer.is_alive()
+        scorer.gate.set()
+        assert len(rig.take(3)) == 3
+
+
 def test_what_is_forgotten_is_neither_scored_nor_answered() -> None:
     scorer = ScriptedScorer()
     with bench(token_budget=1000) as rig:

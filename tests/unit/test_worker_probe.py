@@ -70,8 +70,10 @@ def test_what_small_images_gain_is_not_paid_for_by_large_ones() -> None:
     assert 2 * LARGE <= found.tokens <= 600
 
 
-def test_a_device_without_any_gain_gets_the_smallest_budget() -> None:
-    assert probed(Machine(seconds=lambda n, each: 0.001 * n * each)).tokens == SMALL
+def test_a_device_without_any_gain_gets_a_standard_image_at_once() -> None:
+    found = probed(Machine(seconds=lambda n, each: 0.001 * n * each))
+    assert found.tokens == LARGE
+    assert found.steps[0].tokens == SMALL
 
 
 def test_larger_packs_than_fit_are_not_tried_twice() -> None:
@@ -147,15 +149,15 @@ class ProbedModel:
 
 
 def test_every_lane_computes_at_once() -> None:
-    machine = Machine(seconds=lambda n, each: 0.001)
-    alone = probed(Machine(seconds=lambda n, each: 0.001), lanes=1)
-    found = probed(machine, lanes=3)
-    assert {machine.packs.count(n) % 3 for n in {2, 4, 8}} == {0}
-    assert [step.images for step in found.steps] == [step.images for step in alone.steps]
+    machine = Machine(seconds=lambda n, each: 0.06)
+    probed(machine, lanes=3)
+    counts = [machine.packs.count(n) for n in (2, 4, 8)]
+    assert all(counts)
+    assert not any(n % 3 for n in counts)
 
 
 def test_the_setting_goes_before_the_probe(tmp_path: Path) -> None:
-    machine = Machine(seconds=lambda n, each: 0.001)
+    machine = Machine(seconds=lambda n, each: 0.06)
     model = cast("Model", ProbedModel(machine))
     assert budget_for(load_settings(data_dir=tmp_path, token_budget=300), model) == 300
     assert not machine.packs
@@ -169,7 +171,7 @@ def test_the_setting_goes_before_the_probe(tmp_path: Path) -> None:
 
 def test_where_nothing_computes_nothing_is_probed(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
-    machine = Machine(seconds=lambda n, each: 0.001)
+    machine = Machine(seconds=lambda n, each: 0.06)
     assert budget_for(settings, FakeModel()) == UNPROBED_TOKENS
     assert budget_for(settings, cast("Model", ProbedModel(machine, one_by_one=True))) == UNPROBED_TOKENS
     assert not machine.packs
