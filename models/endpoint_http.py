@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import httpx2
 
 from models.endpoint_errors import EndpointBusy, EndpointMisused, in_one_line
 
+_CLOSED = "the connection to the server was closed by ourselves"
 MAX_BODY_BYTES = 1 << 20  # an answer of one token has a few kilobytes
 
 
@@ -50,20 +52,41 @@ class HttpChannel:
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
             follow_redirects=False,
         )
+        self._lock = threading.Lock()
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
         self._thread.start()
 
     def post(self, path: str, body: bytes) -> HttpAnswer:
         """Whatever the server answers. Raises EndpointBusy where it does not, EndpointMisused for its certificate."""
-        return asyncio.run_coroutine_threadsafe(self._post(path, body), self._loop).result()
+        with self._lock:
+            if self._closed:
+                raise EndpointBusy(_CLOSED)
+            answer = asyncio.run_coroutine_threadsafe(self._post(path, body), self._loop)
+        try:
+            return answer.result()
+        except CancelledError:
+            raise EndpointBusy(_CLOSED) from None
 
     def close(self) -> None:
-        """No request may be under way."""
-        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+        """Requests under way end with EndpointBusy, and so do later ones."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        ended.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        requests = asyncio.all_tasks() - {asyncio.current_task()}
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        await self._client.aclose()
 
     async def _post(self, path: str, body: bytes) -> HttpAnswer:
         try:

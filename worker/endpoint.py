@@ -20,7 +20,7 @@ from models.endpoint_errors import AnswerRefused, EndpointBusy, EndpointChanged,
 from models.endpoint_http import HttpChannel
 from models.endpoint_image import EncodedImage, Sending
 from models.errors import ModelInvalid
-from models.types import Detail, ModelIdentity, Question, Reading, Scorer
+from models.types import Detail, Finder, ModelIdentity, Question, Reading, Scorer
 from scanfleet.endpoints import model_at_endpoint
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, ScanfleetError
 from scanfleet.settings import Settings
@@ -109,8 +109,11 @@ class EndpointModel:
         )
         return cast("Scorer", PatientScorer(scorer, self._line))
 
+    def finder(self, question: Question, adapter: Path | None) -> Finder:
+        raise ModelInvalid(f"an endpoint is not asked for boxes: set boxes = false in check {question.name}")
+
     def close(self) -> None:
-        """No scorer may be at work."""
+        """Whatever is being asked ends with DeviceUnavailable."""
         self._channel.close()
 
 

@@ -29,8 +29,8 @@ RED = Image.new("RGB", (64, 64), (200, 20, 5))
 MARGIN = math.log((201 + 5) / (21 + 6))  # A and " A" against B and C, as the server has it
 
 
-def channel_to(url: str, *, ca_file: Path | None = None, connections: int = 4) -> HttpChannel:
-    return HttpChannel(url=url, key=KEY, timeout_seconds=TIMEOUT, connections=connections, ca_file=ca_file)
+def channel_to(url: str, *, ca_file: Path | None = None, connections: int = 4, seconds: float = TIMEOUT) -> HttpChannel:
+    return HttpChannel(url=url, key=KEY, timeout_seconds=seconds, connections=connections, ca_file=ca_file)
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +245,27 @@ def test_no_more_connections_than_allowed(peer: chat_server.ChatServer) -> None:
         list(threads.map(lambda _: ask(scorer), range(6)))
     channel.close()
     assert most == 2
+
+
+def test_closing_ends_what_is_under_way_and_takes_nothing_more(peer: chat_server.ChatServer) -> None:
+    entered = threading.Event()
+
+    def answer(asked: chat_server.Asked) -> chat_server.Tokens:
+        entered.set()
+        return chat_server.by_colour(asked)
+
+    peer.begin_anew(answer, faults=["silent"])
+    channel = channel_to(peer.url, seconds=60.0)
+    server = ChatServer(channel=channel, wanted=Wanted(model="m"))
+    scorer = EndpointScorer(server=server, question=QUESTION, identity=IDENTITY, sending=Sending())
+    with ThreadPoolExecutor(1) as threads:
+        under_way = threads.submit(ask, scorer)
+        assert entered.wait(30)
+        channel.close()
+        with pytest.raises(EndpointBusy, match="closed by ourselves"):
+            under_way.result(30)
+    with pytest.raises(EndpointBusy, match="closed by ourselves"):
+        ask(scorer)
 
 
 def test_a_certificate_is_checked_by_the_authority_that_is_named(tmp_path: Path) -> None:

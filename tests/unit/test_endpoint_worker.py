@@ -105,13 +105,28 @@ def test_the_server_decides_how_long_it_is_left_alone_within_reason() -> None:
     assert asked.ask(Script([]), deadline=asked.deadline()) == "answer"
 
 
-def test_a_pause_that_the_server_asks_for_holds_up_the_other_lanes_too() -> None:
+def test_a_pause_that_could_outlast_the_patience_is_not_begun() -> None:
     hours = Hours()
-    pace = Pace(None, hours.clock)
-    pace.hold(20.0)
-    assert not pace.wait(until=hours.now + 19.0)
-    assert pace.wait(until=hours.now + 21.0)
-    assert hours.slept == [20.0]
+    asked = line(hours)
+    with pytest.raises(DeviceUnavailable, match="overloaded"):  # 52 s and a request of 10 s are over 60
+        asked.ask(Script([busy(52.0)]), deadline=asked.deadline())
+    assert hours.slept == []
+
+
+def test_a_pause_that_the_server_asks_for_holds_up_the_other_lanes_too() -> None:
+    hours, turns = Hours(), []
+
+    def sleep(seconds: float) -> None:
+        if seconds:  # one lane sleeps; may another one ask?
+            turns.append(pace.wait(until=hours.now + 19.0))
+        hours.sleep(seconds)
+
+    clock = Clock(now=lambda: hours.now, sleep=sleep)
+    pace = Pace(None, clock)
+    asked = Line(pace=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=clock)
+    assert asked.ask(Script([busy(20.0)]), deadline=asked.deadline()) == "answer"
+    assert turns == [False]
+    assert pace.wait(until=hours.now)
 
 
 def test_what_a_person_must_change_is_not_tried_again_and_again() -> None:
@@ -385,4 +400,3 @@ def test_a_worker_ends_though_the_server_is_silent(tmp_path: Path, peer: ChatSer
     assert not peer.released.is_set()
     with rig(tmp_path) as after:
         assert set(after.states().values()) == {"pending"}
-        peer.released.set()
