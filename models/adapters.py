@@ -57,11 +57,12 @@ class LoraSettings(_Frozen):
 class Canary(_Frozen):
     """Margins that the serving stack gave at the end of training; on load they must come out again.
 
-    images: file names inside the adapter folder.
+    images: file names inside the adapter folder. precision: of the weights that gave the margins.
     """
 
     images: Annotated[tuple[str, ...], Field(min_length=1)]
     margins: tuple[float, ...]
+    precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
 
     @model_validator(mode="after")
     def _matches(self) -> Self:

@@ -20,16 +20,19 @@ class WeightOnlyInt8(Linear8bitLt):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> (..., out), in the dtype of x."""
-        if self.weight.CB is not None:  # as loaded; afterwards bitsandbytes keeps codes and scales in `state`
-            self.init_8bit_state()
-        self.weight.data = self.state.CB
         weight: torch.Tensor = int8_vectorwise_dequant(self.state.CB, self.state.SCB)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return torch.nn.functional.linear(x, weight.to(x.dtype), bias)
 
 
 def keep_activations(network: Any) -> None:
-    """Turn every 8-bit layer of a network into its weight-only form, in place; PEFT still knows them by class."""
+    """Turn every 8-bit layer of a network into its weight-only form, in place; PEFT still knows them by class.
+
+    Codes and scales move to where bitsandbytes keeps them after a first forward, so that no forward changes anything:
+    several threads may run them.
+    """
     for module in network.modules():
         if type(module) is Linear8bitLt:
             module.__class__ = WeightOnlyInt8
+            module.init_8bit_state()
+            module.weight.data = module.state.CB

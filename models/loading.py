@@ -237,6 +237,10 @@ def _load_network(folder: Path, family: Family, precision: Precision, device: st
         from models.int8 import keep_activations
 
         keep_activations(network)
+    if precision == "nf4":
+        from models.nf4 import settle
+
+        settle(network)
     network.requires_grad_(False)
     if family.quicken is not None:
         family.quicken(network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from scanfleet.store.scorers import ScorerUse
 
@@ -11,12 +12,16 @@ UNCERTIFIED = "never, no threshold could be certified"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: what it means."""
+    """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: what it means.
+
+    shift: how far the margins of known images moved where it ran; None: there are no known images.
+    """
 
     who: str
     n_images: int
     decision: str
     score: str
+    shift: str | None = None
 
 
 def entry(scorer: ScorerUse, *, has_flags: bool) -> Entry:
@@ -27,6 +32,7 @@ def entry(scorer: ScorerUse, *, has_flags: bool) -> Entry:
         n_images=scorer.n_images,
         decision=_decision(scorer) if has_flags else "review: the top label has less than half of the probability",
         score=_score(scorer),
+        shift=None if scorer.shift is None else _shift(scorer.shift),
     )
 
 
@@ -48,3 +54,10 @@ def _score(scorer: ScorerUse) -> str:
     if "n" in held and "prevalence" in held:
         words += f" on {held['n']} images, {held['prevalence']:.0%} of them to be flagged"
     return words
+
+
+def _shift(held: dict[str, Any]) -> str:
+    return (
+        f"checked on {held['n']} known images: margins within {held['max']:.3f} of those stored with the adapter "
+        f"({held['against']}), {held['mean']:.3f} on average"
+    )

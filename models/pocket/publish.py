@@ -97,4 +97,4 @@ def _canary(recipe: dict[str, Any], place: Path, check: str, scorer: Any) -> Can
         (reading,) = scorer.score([scorer.prepare(image)])
         names.append(name)
         margins.append(reading.margin)
-    return Canary(images=tuple(names), margins=tuple(margins))
+    return Canary(images=tuple(names), margins=tuple(margins), precision=scorer.identity.precision)

@@ -53,6 +53,8 @@ def echo_legend(summary: Summary) -> None:
         click.echo(f"scored by {entry.who}: {count(entry.n_images, 'image')}")
         click.echo(f"  {entry.decision}")
         click.echo(f"  {entry.score}")
+        if entry.shift is not None:
+            click.echo(f"  {entry.shift}")
 
 
 def say_what_is_quarantined(scan_id: str, failures: Counts) -> None:

@@ -34,6 +34,19 @@ class ScorerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shift:
+    """How far the margins of n known images lie from those stored with the adapter, in logits.
+
+    Rounding differs from machine to machine, so this is no part of what a scorer is.
+    """
+
+    max: float
+    mean: float
+    n: int
+    against: str  # precision that the stored margins were computed in
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScorerUse:
     """A scorer, and for how many images of a scan its answer stands."""
 
@@ -45,6 +58,7 @@ class ScorerUse:
     calibrator: dict[str, Any] | None  # None: no calibrated score
     thresholds: dict[str, Any] | None  # margins; None: the sign of the margin decides
     n_images: int
+    shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no known images
 
 
 def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
@@ -56,7 +70,7 @@ def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
         .group_by(Verdict.scorer_id)
         .subquery()
     )
-    names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds")
+    names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds", "shift")
     query = (
         sa.select(
             *(ScorerRow.__table__.c[name] for name in names), Adapter.weights_sha256.label("adapter"), counts.c.n_images
@@ -74,3 +88,10 @@ def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:
     row = asdict(spec) | {"key": spec.key, "created_at": now(connection)}
     connection.execute(dialect.insert(ScorerRow).values(row).on_conflict_do_nothing(index_elements=["key"]))
     return connection.execute(sa.select(ScorerRow.id).where(ScorerRow.key == spec.key)).scalar_one()
+
+
+def note_shift(connection: sa.Connection, scorer: int, shift: Shift) -> None:
+    """Keep what a worker measured, if no worker measured a wider one. Two workers may tell at the same moment."""
+    held = ScorerRow.shift
+    narrower = sa.or_(held.is_(None), held["max"].as_float() < shift.max)
+    connection.execute(sa.update(ScorerRow).where(ScorerRow.id == scorer, narrower).values(shift=asdict(shift)))

@@ -162,7 +162,7 @@ class Failure(Base):
 
 
 class ScorerRow(Base):
-    """One immutable scoring configuration; `key` is the hash over all the other columns."""
+    """One immutable scoring configuration; `key` is the hash over all the other columns but `shift`."""
 
     __tablename__ = "scorers"
 
@@ -178,6 +178,8 @@ class ScorerRow(Base):
     calibrator: Mapped[dict[str, Any] | None]  # None: the score is not a calibrated probability
     thresholds: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
+    # Widest move of the canary's margins on any machine: max, mean (logits), n (images), against (precision).
+    shift: Mapped[dict[str, Any] | None]
 
 
 class Verdict(Base):

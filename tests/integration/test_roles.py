@@ -19,6 +19,7 @@ from scanfleet.settings import load_settings
 from scanfleet.store import retries, scans, workers
 from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.roles import PRODUCER, WORKER
+from scanfleet.store.scorers import Shift, note_shift
 from scanfleet.store.tables import Base, Failure, Image, Scan, Verdict
 from tests.services import PostgresServer
 from tests.worker_rig import Rig, add_scan, png, rig, upgrade_database
@@ -85,6 +86,8 @@ def test_a_worker_scores_a_batch_with_its_role_alone(urls: Urls, tmp_path: Path)
         assert (progress.n_verdicts, progress.n_failures, progress.n_pending) == (3, 1, 0)
         identity = ModelIdentity(base_model="pocket", revision="x", precision="fp32", adapter_sha256=None)
         register_shipped(worker.engine, identity)
+        with transaction(worker.engine) as connection:
+            note_shift(connection, 1, Shift(max=0.1, mean=0.01, n=16, against="fp32"))
         with make_app(worker.settings) as app:
             reconcile_once(worker.engine, app, worker.settings)
         _a_worker_can_do_no_more(worker)
@@ -96,6 +99,7 @@ def _a_worker_can_do_no_more(worker: Rig) -> None:
         sa.delete(Verdict),
         sa.delete(Failure),
         sa.delete(Image),
+        sa.text("UPDATE scorers SET precision = 'nf4'"),
         sa.text("DROP TABLE verdicts"),
         sa.text("CREATE TABLE mine (n int)"),
         sa.text("TRUNCATE images"),

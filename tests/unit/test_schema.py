@@ -4,17 +4,29 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from scanfleet.errors import SchemaOutdated
 from scanfleet.settings import load_settings
 from scanfleet.store import schema
-from scanfleet.store.engine import connect
+from scanfleet.store.engine import connect, transaction
 from scanfleet.store.tables import Base
 from tests.schema_diff import schema_diff
 
 
 def test_migrations_lead_to_the_tables(tmp_path: Path) -> None:
     engine = connect(load_settings(data_dir=tmp_path))
+    schema.upgrade(engine)
+    assert schema_diff(engine) == []
+    engine.dispose()
+
+
+def test_the_last_migration_leads_back_and_forth(tmp_path: Path) -> None:
+    engine = connect(load_settings(data_dir=tmp_path))
+    schema.upgrade(engine)
+    with transaction(engine) as connection:
+        command.downgrade(schema._config(connection), "-1")
+    assert schema_diff(engine) != []
     schema.upgrade(engine)
     assert schema_diff(engine) == []
     engine.dispose()

@@ -239,6 +239,8 @@ def test_an_adapter_is_used_only_if_its_canary_sings(
         worker.drain()
         progress = worker.progress(scan)
         assert (progress.n_verdicts == 2) is scored
+        shifts = [row.shift for row in worker.rows(ScorerRow)]
+        assert shifts == ([{"max": 0.0, "mean": 0.0, "n": 3, "against": "fp32"}] if scored else [])
         assert ("canary's margins moved" in str(progress.waiting_for)) is not scored
 
 
