@@ -11,7 +11,7 @@ from models.families.tower import LANGUAGE_LINEAR, VISION, TowerReader, tiles
 
 
 class InternVLReader(TowerReader):
-    """The pixel budget is a number of tiles; where there are several, one more shows the whole image."""
+    """The pixel budget is a number of tiles, of which one shows the whole image where there are several."""
 
     image_token = "<IMG_CONTEXT>"  # noqa: S105 - a placeholder, not a secret
 
@@ -48,7 +48,8 @@ class InternVLReader(TowerReader):
         )
 
     def _most_tiles(self, max_pixels: int) -> int:
-        return max(1, min(int(self.image_processor.max_patches), max_pixels // self.side**2))
+        """Of the image itself."""
+        return max(1, min(int(self.image_processor.max_patches), max_pixels // self.side**2 - 1))
 
 
 FAMILY = Family(

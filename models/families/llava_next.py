@@ -17,36 +17,37 @@ Pinpoint = tuple[int, int]  # height and width of a canvas that may be cut into 
 
 
 class LlavaNextReader(LlavaTowerReader):
-    """The pixel budget chooses among the checkpoint's canvases; the view of the whole image comes on top of it.
+    """The pixel budget, for canvas and view together, chooses among the checkpoint's canvases.
 
-    PreparedImage.extra: the canvases that the budget allowed.
+    PreparedImage.grid: rows and columns of patches that show some of the image; extra: of tiles on the canvas.
     """
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
         """The whole image in one tile, then the tiles of a canvas on which it lies with its own aspect ratio."""
-        allowed = self._allowed(max_pixels)
         rgb, size = image.convert("RGB"), (image.height, image.width)
-        best = select_best_resolution(size, list(allowed))
+        best = select_best_resolution(size, self._allowed(max_pixels))
         canvas, resized_size = self._laid_on(rgb, best)
-        count = self.tokens_per_tile + self._tokens(size, best)
         whole = rgb.resize((self.side, self.side), self.resampling)
+        rows, columns = self._grid(size, best)
+        count = self.tokens_per_tile + rows * (columns + 1)  # one more ends each row
         return PreparedImage(
             pixels=torch.cat((tiles(whole, self.side), tiles(canvas, self.side))),
             tokens=(self.image_token_id,) * count,
             visual_tokens=count,
+            grid=(rows, columns),
             original_size=image.size,
             resized_size=resized_size,
-            extra=allowed,
+            extra=(best[0] // self.side, best[1] // self.side),
         )
 
     def largest(self, max_pixels: int) -> int:
         return max(math.prod(pinpoint) for pinpoint in self._allowed(max_pixels))
 
-    def _allowed(self, max_pixels: int) -> tuple[Pinpoint, ...]:
+    def _allowed(self, max_pixels: int) -> list[Pinpoint]:
         """Canvases within the budget; where none is, those with the fewest pixels."""
         every = [(int(height), int(width)) for height, width in self.config.image_grid_pinpoints]
-        budget = max(max_pixels, min(map(math.prod, every)))
-        return tuple(pinpoint for pinpoint in every if math.prod(pinpoint) <= budget)
+        budget = max(max_pixels - self.side**2, min(map(math.prod, every)))
+        return [pinpoint for pinpoint in every if math.prod(pinpoint) <= budget]
 
     def _laid_on(self, image: Image.Image, pinpoint: Pinpoint) -> tuple[Image.Image, tuple[int, int]]:
         """The black canvas with the image in its middle, and the image's (width, height) there."""
@@ -60,32 +61,48 @@ class LlavaNextReader(LlavaTowerReader):
         canvas.paste(image.resize(size, self.resampling), ((width - size[0]) // 2, (height - size[1]) // 2))
         return canvas, size
 
-    def _tokens(self, size: tuple[int, int], pinpoint: Pinpoint) -> int:
-        """Patches of the canvas without its bars, and one token that ends each row of them."""
+    def _grid(self, size: tuple[int, int], pinpoint: Pinpoint) -> tuple[int, int]:
+        """Rows and columns of the canvas's patches without its bars."""
         rows, columns = (length // self.side * self.patches for length in pinpoint)
         height, width = size
         if width / height > columns / rows:
-            rows = _without_bars(rows, height * (columns / width))
-        else:
-            columns = _without_bars(columns, width * (rows / height))
-        return rows * columns + rows
+            return _without_bars(rows, height * (columns / width)), columns
+        return rows, _without_bars(columns, width * (rows / height))
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """image_sizes stay on the host, (height, width) each: the model computes every grid from them there."""
-        (allowed,) = {image.extra for image in images}
-        sizes = [(height, width) for width, height in (image.original_size for image in images)]
-        return super().stack(images, device=device, dtype=dtype) | {"image_sizes": sizes, "pinpoints": allowed}
+        """pixel_values (tiles of all images, 3, side, side), and the images, whose grids `hidden` needs."""
+        return super().stack(images, device=device, dtype=dtype) | {"images": images}
 
     def hidden(self, network: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """As every family; but the model chooses each canvas once more, from its own configuration, so that for this
-        forward that must name the canvases of our budget. Whoever calls holds the network's lock."""
-        config = network.config
-        every = config.image_grid_pinpoints
-        config.image_grid_pinpoints = [list(pinpoint) for pinpoint in inputs["pinpoints"]]
-        try:
-            return super().hidden(network, {name: value for name, value in inputs.items() if name != "pinpoints"})
-        finally:
-            config.image_grid_pinpoints = every
+        """As the model's own forward, which would choose among all canvases of the checkpoint: (B, width, d)."""
+        inputs = dict(inputs)
+        model, ids, images = network.base_model, inputs.pop("input_ids"), inputs.pop("images")
+        features = self._features(model, inputs.pop("pixel_values"))
+        parts = torch.split(features, [len(image.pixels) for image in images])
+        flat = [_flat(part, image, model.image_newline) for part, image in zip(parts, images, strict=True)]
+        embeds = model.get_input_embeddings()(ids)
+        embeds = embeds.masked_scatter((ids == self.image_token_id)[..., None], torch.cat(flat).to(embeds.dtype))
+        return super().hidden(network, inputs | {"inputs_embeds": embeds})
+
+    def _features(self, model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        """(tiles, 3, side, side) -> (tiles, patches², d), from the layers of the tower that the checkpoint names."""
+        seen = model.vision_tower(pixels, output_hidden_states=True).hidden_states
+        layers = self.config.vision_feature_layer
+        chosen = torch.cat([seen[i] for i in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+        left_out = int(self.config.vision_feature_select_strategy == "default")
+        features: torch.Tensor = model.multi_modal_projector(chosen[:, left_out:])
+        return features
+
+
+def _flat(features: torch.Tensor, image: PreparedImage, newline: torch.Tensor) -> torch.Tensor:
+    """(tiles, patches², d) of one image -> (tokens, d): the whole image, then the canvas row by row without bars."""
+    (down, across), (rows, columns) = image.extra, image.grid
+    side = math.isqrt(features.shape[1])
+    canvas = features[1:].view(down, across, side, side, -1).transpose(1, 2).reshape(down * side, across * side, -1)
+    top, left = (down * side - rows) // 2, (across * side - columns) // 2
+    inner = canvas[top : top + rows, left : left + columns]
+    ended = torch.cat((inner, newline.to(inner.dtype).expand(rows, 1, -1)), dim=1)
+    return torch.cat((features[0], ended.flatten(0, 1)))
 
 
 def _without_bars(patches: int, covered: float) -> int:

@@ -35,7 +35,7 @@ class TowerReader(ImageReader):
             )
 
     def largest(self, max_pixels: int) -> int:
-        """Pixels of the largest canvas that may be cut into tiles under a budget; at least a tile."""
+        """Pixels of the largest canvas that a budget allows to be cut into tiles; at least a tile."""
         return self.side**2
 
     def detail(self, *, max_pixels: int) -> Detail:

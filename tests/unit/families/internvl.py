@@ -80,5 +80,5 @@ class WithoutVideo(InternVLProcessor):
 
 def reference_inputs(base: BaseModel, prompt_text: str, image: Image.Image, question: Question) -> dict[str, Any]:
     theirs = WithoutVideo(base.processor.reader.image_processor, base.processor.tokenizer, image_seq_length=4)
-    most = question.max_pixels // SIDE**2
+    most = max(1, question.max_pixels // SIDE**2 - 1)
     return dict(theirs(images=image, text=prompt_text, images_kwargs={"max_patches": most}, return_tensors="pt"))
