@@ -78,7 +78,10 @@ def _image(text: str) -> NewImage:
     if "://" in text and not text.startswith("file:///"):
         _refuse(text)
     path = os.path.abspath(uri_to_path(text))
-    return local_image(path, root=os.fsdecode(os.path.dirname(path)))
+    root = os.path.dirname(path)
+    while not os.path.isdir(root):  # a folder that is not there is a wrong name here, and no store that is away
+        root = os.path.dirname(root)
+    return local_image(path, root=os.fsdecode(root))
 
 
 def _refuse(text: str) -> Never:

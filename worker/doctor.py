@@ -56,7 +56,10 @@ class _Examination:
         self._reports = reports
 
     def run(self, lines: IO[str]) -> None:
-        asked = json.loads(lines.readline())
+        first = lines.readline()
+        if not first:
+            return  # the parent was stopped before it asked
+        asked = json.loads(first)
         model = self._load()
         self._machine(model)
         resolved = self._scorer(model, Check.model_validate(asked["check"]))

@@ -52,7 +52,10 @@ def main() -> None:
 
 
 def _serve(settings: Settings, lines: IO[str], reports: Reports) -> None:
-    asked = json.loads(lines.readline())
+    first = lines.readline()
+    if not first:
+        return  # the parent was stopped before it asked
+    asked = json.loads(first)
     model = load_model(settings)
     adapter = asked["adapter"]
     resolved = resolve_alone(model, Check.model_validate(asked["check"]), None if adapter is None else Path(adapter))
@@ -69,9 +72,9 @@ def _budget(settings: Settings, model: Model, images: Iterator[ClaimedImage]) ->
     """The token budget, and the images once more from the first one."""
     if settings.token_budget != "auto":  # noqa: S105
         return settings.token_budget, images
-    first = list(islice(images, WORTH_A_PROBE))
-    budget = budget_for(settings, model) if len(first) == WORTH_A_PROBE else UNPROBED_TOKENS
-    return budget, chain(first, images)
+    few = list(islice(images, WORTH_A_PROBE))
+    budget = budget_for(settings, model) if len(few) == WORTH_A_PROBE else UNPROBED_TOKENS
+    return budget, chain(few, images)
 
 
 def read_images(lines: IO[str]) -> Iterator[ClaimedImage]:
@@ -92,7 +95,8 @@ def _tell(scored: Scored, resolved: Resolved, scorer: dict[str, Any], reports: R
             reports.send("result", **_failure_record(image.uri, outcome.failures[image.id]))
     n_waiting = len(chunk) - len(verdicts) - len(outcome.failures)
     if n_waiting:
-        raise Retryable(f"{n_waiting} images are not scored, nor what comes after them: {outcome.waiting_for}")
+        left = "1 image is" if n_waiting == 1 else f"{n_waiting} images are"
+        raise Retryable(f"{left} not scored, nor what comes after: {outcome.waiting_for}")
 
 
 # The fields of `scanfleet results export` that need no ledger: every line has every key.

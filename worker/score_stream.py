@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 from queue import Queue
 
+from scanfleet.objects import ObjectStore, open_store
 from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Outcome
@@ -22,7 +23,7 @@ from worker.device import Device
 from worker.gathering import Gathered
 from worker.model import Model
 from worker.scorers import Resolved
-from worker.stores import OpenStores
+from worker.stores import OpenStores, StoreFinder
 from worker.timing import Stopwatch
 
 CHUNK_IMAGES = 16  # few, because a chunk is told when its last image is scored
@@ -49,7 +50,7 @@ def stages(settings: Settings, model: Model, *, token_budget: int) -> Iterator[S
             threads=threads,
             decoders=decoders,
             device=device,
-            stores=OpenStores(settings),
+            stores=_stores(settings),
             known_by_content=lambda _: {},
             settings=settings,
         )
@@ -57,6 +58,16 @@ def stages(settings: Settings, model: Model, *, token_budget: int) -> Iterator[S
         device.stop(wait_seconds=1.0)
         threads.shutdown(wait=False, cancel_futures=True)
         decoders.close()
+
+
+def _stores(settings: Settings) -> StoreFinder:
+    """One client for all buckets; a folder is opened for each image, lest a long list of folders be kept."""
+    buckets = OpenStores(settings)
+
+    def find(uri: str, root: str | None) -> ObjectStore:
+        return buckets(uri, root) if uri.startswith("s3://") else open_store(uri, settings, root=root)
+
+    return find
 
 
 def score_stream(images: Iterator[ClaimedImage], resolved: Resolved, parts: Stages) -> Iterator[Scored]:

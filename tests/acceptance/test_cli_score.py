@@ -96,6 +96,7 @@ def test_what_is_wrong_with_some_is_told_and_the_others_are_scored(data: Path, t
 def test_a_list_on_stdin_is_scored_in_its_order(data: Path, tmp_path: Path) -> None:
     names = [draw(tmp_path / f"{number}.png", number).name for number in range(20)]
     names.insert(7, "gone.png")
+    names.insert(9, "nowhere/at/all.png")
     answer = subprocess.run(
         [*COMMAND, "score", "-", "--jsonl"],
         input="".join(f"{name}\n" for name in names),
@@ -108,7 +109,8 @@ def test_a_list_on_stdin_is_scored_in_its_order(data: Path, tmp_path: Path) -> N
     )
     assert answer.returncode == 20
     told = [json.loads(line) for line in answer.stdout.splitlines()]
-    assert [Path(record["uri"]).name for record in told] == names
+    assert [record["uri"] for record in told] == [str(tmp_path / name) for name in names]
+    assert told[9]["failure"]["reason"] == "gone"
     assert told[7]["failure"] == {"stage": "fetch", "reason": "gone", "detail": "the file no longer exists"}
     assert {len(record) for record in told} == {len(told[0])}
     assert "scanfleet: gone.png: fetch: gone: the file no longer exists" in answer.stderr
@@ -199,6 +201,16 @@ def test_ctrl_c_while_the_list_is_awaited_ends_it(data: Path, tmp_path: Path) ->
     os.close(writer)
     assert (process.returncode, out, err) == (130, "", "scanfleet: interrupted\n")
     assert_gone(family)
+
+
+def test_a_store_that_is_away_is_no_failed_image(data: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 1)
+    (tmp_path / "list.txt").write_text(f"{tmp_path / 'not-mounted' / 'b.png'}\na.png\n")
+    answer = scanfleet("score", "list.txt", "--json", data_dir=data, cwd=tmp_path, model="fake")
+    assert answer.returncode == 75
+    assert list(records(answer.stdout)) == [str(tmp_path / "a.png")]
+    assert "scanfleet: 1 image is not scored, nor what comes after: " in answer.stderr
+    assert "is it mounted?" in answer.stderr
 
 
 def test_an_image_that_kills_the_model_is_not_passed_over(data: Path, tmp_path: Path) -> None:
