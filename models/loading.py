@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoModelForMultimodalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from models.adapters import read_adapter
@@ -212,7 +212,7 @@ def _device(name: str) -> str:
 def _load_network(folder: Path, family: Family, precision: Precision, device: str) -> Any:
     try:
         with _quiet():
-            network, report = AutoModelForImageTextToText.from_pretrained(
+            network, report = AutoModelForMultimodalLM.from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -242,6 +242,8 @@ def _load_network(folder: Path, family: Family, precision: Precision, device: st
 
         settle(network)
     network.requires_grad_(False)
+    if family.complete is not None:
+        family.complete(network, folder)
     if family.quicken is not None:
         family.quicken(network)
     if network.device.type == "cpu":

@@ -17,6 +17,7 @@ from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 
 POCKET = "pocket"
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
+_PARTS = ("qformer_tokenizer", "vision-lora")  # folders inside a checkpoint's that belong to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +80,14 @@ def folder_revision(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in _files(folder):
         stat = path.stat()
-        digest.update(f"{path.name}\0{file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        name = path.relative_to(folder).as_posix()
+        digest.update(f"{name}\0{file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    found = {path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}
+    places = (folder, *(folder / part for part in _PARTS))
+    found = {path for place in places for pattern in _FILES for path in place.glob(pattern) if path.is_file()}
     return iter(sorted(found))
 
 

@@ -106,8 +106,9 @@ class Family:
     tower and what leads from it to the language model; never quantised, frozen by default. language_linear: regex (full
     match) of the language model's linear layers; a list of suffixes will not do, because vision towers have layers of
     the same names. boxes: what generated coordinates mean: thousandths of the image, or pixels of the resized image;
-    None: the family was not taught to give any. quicken: swaps modules for equal, faster ones after loading.
-    precisions: those it can be loaded in.
+    None: the family was not taught to give any. complete: adds to a loaded network what the checkpoint's folder keeps
+    beside the weights. quicken: swaps modules for equal, faster ones after loading. precisions: those it can be loaded
+    in.
     """
 
     model_type: str
@@ -115,6 +116,7 @@ class Family:
     vision: tuple[str, ...]
     language_linear: str
     boxes: Literal["thousandths", "resized_pixels"] | None = None
+    complete: Callable[[Any, Path], None] | None = None
     quicken: Callable[[Any], None] | None = None
     precisions: tuple[str, ...] = ("fp32", "bf16", "nf4", "int8")
 

@@ -1,0 +1,81 @@
+"""A LoRA that a checkpoint brings along for images, in its folder vision-lora: part of the language model from loading.
+
+    W' = round(W + alpha / r · B·A)     the sum in fp32, rounded once to W's dtype
+    y = W x + alpha / r · B A x         beside weights in 4 and 8 bit, to which nothing can be added
+
+With it the model is the one that was released; what is fine-tuned comes on top.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.errors import ModelInvalid, one_line, unreadable
+
+FOLDER = "vision-lora"
+_PREFIX = "base_model.model."  # that PEFT puts before a module's own name
+_CHANGES_THE_SUM = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+
+
+def add_vision_lora(network: Any, checkpoint: Path) -> None:
+    """Add the deltas to a loaded network, in place; nothing when the checkpoint has none.
+
+    Raises ModelInvalid for a LoRA that cannot be read or does not fit.
+    """
+    folder = checkpoint / FOLDER
+    if not folder.is_dir():
+        return
+    scale, tensors = _read(folder)
+    names = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
+    if {f"{name}.lora_{part}.weight" for name in names for part in "AB"} != tensors.keys():
+        raise ModelInvalid(f"{folder} holds other tensors than pairs of lora_A and lora_B; fetch the checkpoint again")
+    for name in names:
+        layer = _layer(network, name.removeprefix(_PREFIX), folder)
+        a, b = (tensors[f"{name}.lora_{part}.weight"].to(layer.weight.device) for part in "AB")
+        if (len(b), a.shape[1], len(a)) != (layer.out_features, layer.in_features, b.shape[1]):
+            raise ModelInvalid(f"{folder}: {name} does not fit the model's weights; fetch the checkpoint again")
+        if layer.weight.is_floating_point():
+            total = layer.weight.data.float() + scale * (b.float() @ a.float())
+            layer.weight.data = total.to(layer.weight.dtype)
+        else:
+            layer.register_forward_hook(_beside(a.to(network.dtype), b.to(network.dtype), scale))
+
+
+def _beside(a: torch.Tensor, b: torch.Tensor, scale: float) -> Callable[..., torch.Tensor]:
+    """a (r, in), b (out, r): a hook that adds the delta to a layer's output."""
+
+    def add(_layer: torch.nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+        return out + scale * F.linear(F.linear(args[0], a), b)
+
+    return add
+
+
+def _layer(network: Any, name: str, folder: Path) -> Any:
+    try:
+        return network.get_submodule(name)
+    except AttributeError as error:
+        raise ModelInvalid(f"{folder} changes {name}, which the model does not have") from error
+
+
+def _read(folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
+    """alpha / r, and the tensors by PEFT's names. Of the settings only what is needed is used."""
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "adapter_model.safetensors")
+        scale = float(settings["lora_alpha"]) / int(settings["r"])
+    except OSError as error:
+        raise unreadable(str(folder), error) from error
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelInvalid(f"{folder} cannot be read: {one_line(error)}") from error
+    unknown = [name for name in _CHANGES_THE_SUM if settings.get(name)]
+    if unknown:
+        raise ModelInvalid(f"{folder}: {', '.join(unknown)} is set, which is not supported; use a plain LoRA")
+    return scale, tensors
