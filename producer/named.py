@@ -10,7 +10,7 @@ from typing import Never
 from producer.manifest import ROWS, FaultyLineError, Lines
 from producer.planning import Filters
 from producer.sources import Candidate, Skip, Source, local_image, open_source
-from scanfleet.errors import BadManifest, EmptySource, ScanfleetError
+from scanfleet.errors import BadManifest, BadSource, EmptySource, ScanfleetError
 from scanfleet.faults import one_line
 from scanfleet.images import SUFFIXES
 from scanfleet.objects import uri_to_path
@@ -60,6 +60,8 @@ class StdinSource:
     resumable = False
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
+        if sys.stdin is None:
+            raise BadSource("stdin is closed: pipe a list into it, or leave `-` out")
         # A handle of its own: the interpreter must not wait at its end for a thread that reads sys.stdin.
         with os.fdopen(os.dup(sys.stdin.fileno()), "rb") as file:
             lines = Lines(file)
