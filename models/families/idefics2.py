@@ -51,10 +51,10 @@ class Idefics2Reader(ImageReader):
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """pixel_values (crops of all images, 1, 3, H, W); pixel_attention_mask without the 3: what is no padding."""
-        pixels = _pad([crop.to(device, non_blocking=True) for image in images for crop in image.pixels])
-        mask = torch.zeros((len(pixels), *pixels.shape[2:]), dtype=torch.bool, device=device)
-        for i, (height, width) in enumerate(size for image in images for size in image.extra):
-            mask[i, :height, :width] = True
+        pixels = _pad([crop for image in images for crop in image.pixels.to(device, non_blocking=True)])
+        heights, widths = torch.tensor([size for image in images for size in image.extra], device=device).T
+        rows, columns = (torch.arange(side, device=device) for side in pixels.shape[2:])
+        mask = (rows < heights[:, None])[:, :, None] & (columns < widths[:, None])[:, None]
         values = without_zeros(normalise(pixels, self.image_processor, dtype=dtype))
         return {"pixel_values": values[:, None], "pixel_attention_mask": mask[:, None]}
 

@@ -21,6 +21,7 @@ from models.errors import ImageUnsuitable, ModelInvalid
 from models.families.canvas import Canvas, lay_out
 from models.families.family import Family, ImageReader, PreparedImage, normalise
 from models.families.vision_lora import add_vision_lora
+from models.types import Detail
 
 SETTINGS = {
     "size": {"height": 448, "width": 448},
@@ -70,6 +71,10 @@ class PhiReader(ImageReader):
             resized_size=(canvas.width, canvas.height),
             extra=canvas,
         )
+
+    def detail(self, *, max_pixels: int) -> Detail:
+        """One crop is the least that is read."""
+        return Detail(pixels=4 * max(max_pixels, self.side**2), short_side=1)
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """image_pixel_values (B, crops, 3, side, side), the whole image first, empty crops last; image_attention_mask
