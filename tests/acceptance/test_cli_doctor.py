@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.cli_process import environment, scanfleet
 
 
@@ -62,14 +60,10 @@ def test_a_model_that_cannot_be_loaded_is_a_finding(tmp_path: Path) -> None:
     assert told["forecast"] is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [(("--check", "nope"), 17, "no built-in check 'nope'"), (("--model", "pockt"), 10, "did you mean pocket?")],
-)
-def test_a_wrong_question_is_one_line(tmp_path: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
-    answer = scanfleet("doctor", *arguments, data_dir=tmp_path)
-    assert (answer.returncode, answer.stdout) == (code, "")
-    assert words in answer.stderr
+def test_a_wrong_question_is_one_line(tmp_path: Path) -> None:
+    answer = scanfleet("doctor", "--check", "nope", data_dir=tmp_path)
+    assert (answer.returncode, answer.stdout) == (17, "")
+    assert "no built-in check 'nope'" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
 
 
