@@ -1,7 +1,7 @@
 """A whole fleet against the bare scorer: through S3, Redis and PostgreSQL, and on pictures already in memory.
 
-The bare scorer is this process: the same model and adapter, the same thread settings, pictures decoded beforehand;
-one thread prepares the next pack while the device scores one. What the fleet has to do besides (listing, fetching,
+The bare scorer is this process: the same model and adapter, the same token budget, as many forwards at once, pictures
+decoded beforehand. What the fleet has to do besides (listing, fetching,
 hashing, decoding, every transaction, and the servers themselves) runs on the same cores.
 """
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,8 +24,7 @@ from bench.archive import draw
 from bench.fleet_rig import CHECK, Fleet, Scanned, fleet
 from bench.meter import Sample, cpu_used, rss_watched
 from bench.report import REPEATS, Report, seconds
-from models.allocator import keep_freed_memory
-from models.types import Prepared, Scorer
+from models.types import Scorer
 from scanfleet.checks import load_check
 from scanfleet.settings import load_settings
 from worker.model import load_model
@@ -68,7 +69,6 @@ class Growth:
 
 
 def run() -> Report:
-    keep_freed_memory()  # as in a worker
     with TemporaryDirectory() as folder:
         bare = Bare(Path(folder))
         with fleet() as rig:
@@ -81,39 +81,28 @@ def run() -> Report:
 
 
 class Bare:
-    """The scorer, and nothing else."""
+    """The scorer, and nothing else: a pack at a time in each lane."""
 
     def __init__(self, folder: Path) -> None:
         settings = load_settings(data_dir=folder, model="pocket", log_level="error")
         model = load_model(settings)
         self._scorer: Scorer = resolve_alone(model, load_check(CHECK), None).scorer
         self._budget = budget_for(settings, model)
+        self._free = threading.Semaphore(model.lanes)
+        self._threads = max(2, model.lanes)  # with one lane, the next pack is prepared meanwhile
 
     def score(self, images: Sequence[Image.Image]) -> None:
         each = self._scorer.prepare(images[0]).visual_tokens
         waiting = iter(images)
         packs = iter(lambda: list(islice(waiting, max(1, self._budget // each))), [])
-        with ThreadPoolExecutor(1) as ahead:
-            for prepared in _one_ahead(ahead, self._scorer, packs):
-                self._scorer.score(prepared)
+        with ThreadPoolExecutor(self._threads) as threads:
+            for _ in threads.map(self._score, packs):
+                pass
 
-
-def _one_ahead(
-    ahead: ThreadPoolExecutor, scorer: Scorer, packs: Iterator[list[Image.Image]]
-) -> Iterator[list[Prepared]]:
-    """The packs prepared; while one is scored, the next is under way."""
-
-    def prepare(pack: list[Image.Image]) -> list[Prepared]:
-        return [scorer.prepare(image) for image in pack]
-
-    under_way: Future[list[Prepared]] | None = None
-    for pack in packs:
-        following = ahead.submit(prepare, pack)
-        if under_way is not None:
-            yield under_way.result()
-        under_way = following
-    if under_way is not None:
-        yield under_way.result()
+    def _score(self, pack: list[Image.Image]) -> None:
+        prepared = [self._scorer.prepare(image) for image in pack]
+        with self._free:
+            self._scorer.score(prepared)
 
 
 def distinct(files: Sequence[bytes], n: int, *, salt: str) -> list[bytes]:
@@ -133,15 +122,16 @@ def duel(rig: Fleet, bare: Bare, files: Sequence[bytes], *, side: int, n: int) -
         rig.put(prefix, distinct(files, n, salt=prefix))
         with cpu_used(rig.pids) as used:
             scanned = rig.scan(prefix)
-        cpu.append(used)
+        before = time.process_time()
         turns.append((scanned, n / seconds(lambda: bare.score(images))))
+        cpu.append({"bare": time.process_time() - before} | used)
     return Duel(
         side=side,
         fleet=statistics.median(scanned.images_per_s for scanned, _ in turns),
         bare=statistics.median(rate for _, rate in turns),
         ratio=statistics.median(scanned.images_per_s / rate for scanned, rate in turns),
         idle=statistics.median(scanned.times.idle_share or 0.0 for scanned, _ in turns),
-        cpu_ms={name: 1000 * statistics.median(used[name] for used in cpu) / n for name in rig.pids},
+        cpu_ms={name: 1000 * statistics.median(used[name] for used in cpu) / n for name in cpu[0]},
     )
 
 

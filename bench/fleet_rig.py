@@ -27,7 +27,7 @@ from tests.services.redis import RedisServer
 from tests.services.s3 import Bucket, S3Server
 
 CHECK = "overlay"
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.2
 UPLOADS = 4  # at once
 
 

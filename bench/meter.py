@@ -20,16 +20,18 @@ def family(pid: int) -> list[psutil.Process]:
     return []
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time, children that ended included."""
-    total = 0.0
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """User and system time: of the process itself, and of its children, those included that ended."""
+    own = below = 0.0
     for process in family(pid):
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            total += times.user + times.system
+            below += times.children_user + times.children_system
             if process.pid == pid:
-                total += times.children_user + times.children_system
-    return total
+                own = times.user + times.system
+            else:
+                below += times.user + times.system
+    return own, below
 
 
 def rss_bytes(pid: int) -> int:
@@ -43,11 +45,13 @@ def rss_bytes(pid: int) -> int:
 
 @contextmanager
 def cpu_used(pids: Mapping[str, int]) -> Iterator[dict[str, float]]:
-    """Fills in the processor seconds of each by name, when the block has ended."""
+    """Fills in, when the block has ended, the processor seconds of each by name, and of its children."""
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     used: dict[str, float] = {}
     yield used
-    used.update({name: cpu_seconds(pid) - before[name] for name, pid in pids.items()})
+    for name, pid in pids.items():
+        own, below = cpu_seconds(pid)
+        used |= {name: own - before[name][0], f"{name} children": below - before[name][1]}
 
 
 @dataclass(frozen=True, kw_only=True)

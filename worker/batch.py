@@ -2,7 +2,8 @@
 
 The calling thread only coordinates: everything that happens elsewhere arrives as an event in its inbox, so an abort
 ends it at once whatever the stages are doing. Memory stays bounded: per batch, at most `fetch_threads` images are being
-fetched and about as many wait to be decoded, and a stage thread with a prepared image waits until the device has room.
+fetched, about as many wait for a lookup and as many to be decoded, and a stage thread with a prepared image waits until
+the device has room.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ class BatchRun:
         self._inbox: SimpleQueue[_Event] = SimpleQueue()
         self._over = threading.Event()
         self._fetching = 0
+        self._fetched: list[_Fetched] = []  # and not yet looked up
         self._scoring = 0
         self._twins: dict[str, _Twins] = {}
 
@@ -148,7 +150,7 @@ class BatchRun:
                 while True:
                     self._fill()
                     if not self._fetching and not self._scoring:
-                        return
+                        return  # whatever was fetched has been looked up: see `_enough_to_do`
                     self._handle(self._arrivals())
                     self._pulse.sign()
         finally:
@@ -163,7 +165,7 @@ class BatchRun:
             self._stages.threads.submit(self._fetch, self._todo.popleft())
 
     def _arrivals(self) -> list[_Event]:
-        """At least one event, and all that came with it: they share one lookup in the ledger."""
+        """At least one event, and all that came with it."""
         events = [self._inbox.get()]
         try:
             while True:
@@ -172,7 +174,6 @@ class BatchRun:
             return events
 
     def _handle(self, events: list[_Event]) -> None:
-        fetched = []
         for event in events:
             match event:
                 case _Abort(why=why):
@@ -183,13 +184,22 @@ class BatchRun:
                 case _Fetched():
                     self._fetching -= 1
                     self._gathered.fetched()
-                    fetched.append(event)
+                    self._fetched.append(event)
                 case _Answered(twins=twins):
                     self._scoring -= 1
                     twins.answer = event
                     self._deliver(twins, twins.images)
-        if fetched:
+        if self._fetched and not self._enough_to_do():
+            fetched, self._fetched = self._fetched, []
             self._sort_out(fetched)
+
+    def _enough_to_do(self) -> bool:
+        """Whether images that were fetched may wait for others, so that they share one lookup in the ledger.
+
+        As long as as many of the batch as there are stage threads go to the device, nobody could take them up.
+        """
+        n = self._settings.fetch_threads
+        return self._fetching > 0 and len(self._fetched) < n <= self._scoring
 
     def _sort_out(self, fetched: list[_Fetched]) -> None:
         """Score only bytes that this scorer has not seen, neither in the ledger nor in this batch."""
