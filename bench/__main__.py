@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-NAMES = ("decode", "prefill", "ledger")
+NAMES = ("decode", "prefill", "fleet", "ledger")
 
 
 @click.command()
