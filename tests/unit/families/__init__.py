@@ -48,11 +48,14 @@ def _find() -> dict[str, Tiny]:
 
 
 def widen(network: Any, *, seed: int = 0) -> None:
-    """Draw every matrix anew, wide enough that images score differently: as built, all score alike."""
+    """Draw every matrix, and every vector that was random, anew: wide enough that images score differently, which as
+    built they do not, and the same in every run."""
     torch.manual_seed(seed)
     for parameter in network.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif len(parameter.unique()) > 1:
+            torch.nn.init.normal_(parameter, std=parameter.numel() ** -0.5)
 
 
 @torch.inference_mode()
