@@ -19,6 +19,8 @@ from transformers import AutoConfig, AutoImageProcessor
 from models.errors import ModelInvalid
 from models.types import Detail
 
+LONGEST_PROMPT = 4096  # tokens that any prompt of ours stays under; a window of attention must not be shorter
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedImage:
@@ -44,10 +46,17 @@ class ImageReader(ABC):
     image_token: str  # the placeholder in the chat template
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
-        """Raises OSError or ValueError when the image processor cannot be read."""
+        """Raises OSError or ValueError when the image processor cannot be read; ModelInvalid for a language model whose
+        tokens do not see the whole prompt: the instruction's keys and values stand for every layer and every token
+        (`models.prefix`)."""
         self.folder = folder
         self.tokenizer = tokenizer
         self.image_processor: Any = self.load_image_processor(folder)
+        window = self.config.get_text_config(decoder=True).to_dict().get("sliding_window")
+        if window is not None and window < LONGEST_PROMPT:
+            raise ModelInvalid(
+                f"the language model of {folder.name} attends to {window} tokens at a time; use one that attends to all"
+            )
 
     def load_image_processor(self, folder: Path) -> Any:
         """The checkpoint's image processor in its PIL form, which needs no torchvision."""

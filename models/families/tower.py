@@ -17,22 +17,11 @@ from models.types import Detail
 LANGUAGE_LINEAR = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 VISION = ("model.vision_tower", "model.multi_modal_projector")
 
-LONGEST_PROMPT = 4096  # tokens that any prompt of ours stays under; a window of attention must not be shorter
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # that a tower puts before its patches
 
 
 class TowerReader(ImageReader):
     """PreparedImage.pixels are tiles, (n, 3, side, side)."""
-
-    def __init__(self, folder: Path, tokenizer: Any) -> None:
-        """Raises ModelInvalid for a language model whose tokens do not see the whole prompt: the instruction's keys
-        and values stand for every layer and every token (`models.prefix`)."""
-        super().__init__(folder, tokenizer)
-        window = self.config.text_config.to_dict().get("sliding_window")
-        if window is not None and window < LONGEST_PROMPT:
-            raise ModelInvalid(
-                f"the language model of {folder.name} attends to {window} tokens at a time; use one that attends to all"
-            )
 
     def largest(self, max_pixels: int) -> int:
         """Pixels of the largest canvas that a budget allows to be cut into tiles; at least a tile."""

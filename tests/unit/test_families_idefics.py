@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from functools import cache
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from models.errors import ModelInvalid
 from models.loading import BaseModel, load_base
 from models.types import Question
 from tests.unit.families import TINY
@@ -46,6 +48,15 @@ def test_an_image_that_is_zero_after_normalisation_is_no_padding(load: Callable[
         processor.image_mean = usual
     assert [alone.margin, found.margin] == pytest.approx([expected.margin] * 2, abs=1e-3)
     assert abs(found.margin - other.margin) > 0.05
+
+
+def test_a_window_shorter_than_a_prompt_is_refused(tmp_path: Path) -> None:
+    folder = TINY["idefics2"].checkpoint(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["sliding_window"] = 128
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelInvalid, match="attends to 128 tokens at a time"):
+        load_base(str(folder), precision="fp32", device="cpu")
 
 
 @pytest.mark.parametrize("name", NAMES)

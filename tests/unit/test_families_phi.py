@@ -107,6 +107,13 @@ def test_the_revision_follows_the_vision_lora(other: Path) -> None:
     assert folder_revision(other) != before
 
 
+def test_a_window_shorter_than_a_prompt_is_refused(other: Path) -> None:
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"sliding_window": 1024}))
+    with pytest.raises(ModelInvalid, match="attends to 1024 tokens at a time"):
+        load(other)
+
+
 def test_the_parts_for_sound_are_dropped(folder: Path) -> None:
     assert not any("audio" in name for name, _ in load(folder).network.named_parameters())
 
