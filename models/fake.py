@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
-from models.types import Detail, ModelIdentity, Question, Reading
+from models.types import Box, Detail, FoundBoxes, ModelIdentity, Question, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,30 @@ class FakeScorer:
             mass=self._mass,
             visual_tokens=image.visual_tokens,
         )
+
+
+class FakeFinder:
+    """Implements `models.types.Finder`: one box an image, of the first flagging label, where its digest says.
+
+    calls: the size of every batch that `find` was given.
+    """
+
+    def __init__(self, *, question: Question) -> None:
+        self._label = next(label for label in question.labels if label in question.flags)
+        self.calls: list[int] = []
+
+    def job(self, prepared: FakePrepared) -> FakePrepared:
+        return prepared
+
+    def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+        self.calls.append(len(jobs))
+        sign()
+        return [self._find(job) for job in jobs]
+
+    def _find(self, job: FakePrepared) -> FoundBoxes:
+        x, y = (byte / 512 for byte in job.digest[:2])  # the left upper half, in shares of the image
+        box = Box(x0=x, y0=y, x1=x + 0.25, y1=y + 0.25, label=self._label)
+        return FoundBoxes(boxes=(box,), problems=(), size=(1, 1))
 
 
 def _logit(digest: bytes, label: str) -> float:

@@ -30,6 +30,7 @@ from models.turns import Turns
 from models.types import ModelIdentity, Question
 
 if TYPE_CHECKING:
+    from models.generation import GeneratingFinder
     from models.prefill import PrefillScorer
 
 Precision = Literal["fp32", "bf16", "nf4", "int8"]
@@ -86,6 +87,13 @@ class BaseModel:
             head = read_head(self._heads[digest], question=question, features=self.n_features, where=str(adapter))
             return HeadScorer(base=self, question=question, identity=identity, head=head)
         return PrefillScorer(base=self, question=question, identity=identity)
+
+    def finder(self, question: Question, adapter: Path | None = None) -> GeneratingFinder:
+        """What says where the flagging labels of a question are to be seen. Raises ModelInvalid as `scorer` does."""
+        from models.generation import GeneratingFinder
+
+        digest = None if adapter is None else self._load(adapter, question)
+        return GeneratingFinder(base=self, question=question, adapter_sha256=digest)
 
     @property
     def n_features(self) -> int:

@@ -67,6 +67,13 @@ class Prefix:
         layers = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
         return cls(layers, length=len(ids))
 
+    def growing(self, rows: int) -> DynamicCache:
+        """A cache that begins with the instruction in each of so many rows, and keeps what is added to it."""
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(self._layers):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
+        return cache
+
     def inputs(self, width: int, device: torch.device) -> dict[str, Any]:
         """What a forward over `width` further tokens takes: the cache, and who may look at whom.
 

@@ -5,7 +5,7 @@ Knows nothing of queues, databases, settings or object stores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -91,6 +91,18 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoundBoxes:
+    """Where the model says that something is. size: (width, height) of the image whose pixels the boxes count in.
+
+    problems: what of the answer could not be trusted, in one line each.
+    """
+
+    boxes: tuple[Box, ...]
+    problems: tuple[str, ...]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
     """What a scorer row must say about the weights so that a margin can be traced."""
 
@@ -136,4 +148,16 @@ class Scorer(Protocol):
 
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
         """One forward; the same image gives the same margin whatever its neighbours."""
+        ...
+
+
+class Finder(Protocol):
+    """Says where the flagging labels of a question are to be seen; belongs to the device thread."""
+
+    def job(self, prepared: Prepared) -> Prepared:
+        """An image as its scorer prepared it, with what finding costs."""
+        ...
+
+    def find(self, jobs: Sequence[Prepared], *, sign: Callable[[], None]) -> list[FoundBoxes]:
+        """One answer an image, the same whatever its neighbours. Calls `sign` while it goes on: it may take long."""
         ...

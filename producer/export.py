@@ -32,6 +32,7 @@ def as_record(result: Result) -> dict[str, Any]:
         "margin": result.margin,
         "mass": result.mass,
         "boxes": result.boxes,
+        "box_problems": result.box_problems,
         "scorer": scorer
         and {
             "id": scorer.id,
@@ -40,6 +41,7 @@ def as_record(result: Result) -> dict[str, Any]:
             "revision": scorer.revision,
             "precision": scorer.precision,
             "adapter": scorer.adapter,
+            "mode": scorer.mode,
         },
         "reused": result.reused,
         "scored_at": result.scored_at and result.scored_at.isoformat(),
@@ -52,23 +54,24 @@ def as_record(result: Result) -> dict[str, Any]:
     }
 
 
-_SCORER = ("id", "key", "base_model", "revision", "precision", "adapter")
+_SCORER = ("id", "key", "base_model", "revision", "precision", "adapter", "mode")
+_BOXES = ("boxes", "box_problems")
 _FAILURE = ("stage", "reason", "detail")
 
 
 def as_flat(result: Result, meta_columns: Sequence[str] = ()) -> dict[str, Any]:
-    """The same on one level, for tables: scorer_id, failure_stage ...; boxes and meta as JSON text.
+    """The same on one level, for tables: scorer_id, failure_stage ...; boxes, their problems and meta as JSON text.
 
     meta_columns: fields of `meta` with a column of their own, `meta.<name>`; `meta` holds those without.
     """
     record = as_record(result)
-    flat = {name: value for name, value in record.items() if name not in ("scorer", "failure", "meta", "boxes")}
+    flat = {name: value for name, value in record.items() if name not in ("scorer", "failure", "meta", *_BOXES)}
     flat |= {f"scorer_{name}": (record["scorer"] or {}).get(name) for name in _SCORER}
     flat |= {f"failure_{name}": (record["failure"] or {}).get(name) for name in _FAILURE}
     meta = record["meta"] or {}
     rest = {name: value for name, value in meta.items() if name not in meta_columns}
-    boxes = record["boxes"]
-    flat |= {"boxes": None if boxes is None else _dumps(boxes), "meta": _dumps(rest) if rest else None}
+    flat |= {name: None if record[name] is None else _dumps(record[name]) for name in _BOXES}
+    flat |= {"meta": _dumps(rest) if rest else None}
     return flat | {f"meta.{name}": _cell(meta.get(name)) for name in meta_columns}
 
 

@@ -27,8 +27,9 @@ class Entry:
 def entry(scorer: ScorerUse, *, has_flags: bool) -> Entry:
     """`has_flags`: whether a label of the check flags at all."""
     adapter = f"adapter {scorer.adapter[:12]}" if scorer.adapter else "no adapter"
+    mode = f" ({scorer.mode})" if scorer.mode else ""
     return Entry(
-        who=f"{scorer.base_model} ({scorer.precision}), {adapter}",
+        who=f"{scorer.base_model} ({scorer.precision}), {adapter}{mode}",
         n_images=scorer.n_images,
         decision=_decision(scorer) if has_flags else "review: the top label has less than half of the probability",
         score=_score(scorer),

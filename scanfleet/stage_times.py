@@ -6,6 +6,7 @@ The record of a batch, and of a worker since its start, are sums by name; those 
     threads                  seconds of stage threads that there were
     wait                     seconds of images: from prepared to the start of its forward
     device                   seconds of forwards; with several lanes a second of the clock holds as many
+    boxes                    seconds of the device beside them, for finding boxes in flagged images
     under_way                seconds of the worker's clock with batches under way; each of several has its share of them
     idle                     of these, without anything for the device to do (the mean over its lanes)
     write                    seconds of transactions that wrote results; in a worker's record alone
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 THREAD_STAGES = ("fetch", "decode", "prepare")
-SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "under_way", "idle", "write")
+SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "boxes", "under_way", "idle", "write")
 COUNTS = ("forwards", "scored", "tokens", "padding")
 NAMES = (*SECONDS, *COUNTS)
 
@@ -87,6 +88,7 @@ class StageTimes:
             "bottleneck": self.bottleneck,
             "worker_seconds": round(self["under_way"], 3),
             "device_seconds": round(self["device"], 3),
+            "box_seconds": round(self["boxes"], 3),
             "thread_seconds": {stage: round(self[stage], 3) for stage in THREAD_STAGES},
             "threads_available_seconds": round(self["threads"], 3),
             "image_wait_seconds": round(self["wait"], 3),

@@ -13,15 +13,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 
-from models.types import Reading
+from models.types import Finder, FoundBoxes, Prepared, Reading
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
 from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known
+from worker.boxes import NOT_ASKED, StoredBoxes, stored
 from worker.decoders import Decoders
 from worker.device import Device
 from worker.gathering import Gathered
@@ -70,6 +71,7 @@ class _Twins:
 
     sha256: str
     images: list[ClaimedImage]
+    prepared: Prepared | None = None  # kept where boxes may be asked for, until that is known
     answer: _Answered | None = None
 
 
@@ -92,6 +94,15 @@ class _Answered:
     result: Reading | Exception
     width: int = 0  # pixels, upright
     height: int = 0
+    boxes: StoredBoxes = NOT_ASKED
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Located:
+    """Somebody was asked where in a flagged image."""
+
+    scored: _Answered
+    result: FoundBoxes | Exception
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +110,7 @@ class _Abort:
     why: str
 
 
-_Event = _Fetched | _NotFetched | _Answered | _Abort
+_Event = _Fetched | _NotFetched | _Answered | _Located | _Abort
 
 
 class BatchRun:
@@ -185,10 +196,10 @@ class BatchRun:
                     self._fetching -= 1
                     self._gathered.fetched()
                     self._fetched.append(event)
-                case _Answered(twins=twins):
-                    self._scoring -= 1
-                    twins.answer = event
-                    self._deliver(twins, twins.images)
+                case _Answered():
+                    self._answered(event)
+                case _Located():
+                    self._conclude(self._with_boxes(event))
         if self._fetched and not self._enough_to_do():
             fetched, self._fetched = self._fetched, []
             self._sort_out(fetched)
@@ -200,6 +211,29 @@ class BatchRun:
         """
         n = self._settings.fetch_threads
         return self._fetching > 0 and len(self._fetched) < n <= self._scoring
+
+    def _answered(self, event: _Answered) -> None:
+        """Done, unless the image is flagged and somebody is to be asked where: then it is not scored until they are."""
+        boxes, prepared = self._resolved.boxes, event.twins.prepared
+        event.twins.prepared = None
+        if isinstance(event.result, Exception) or boxes is None or not self._resolved.wants_boxes(event.result):
+            self._conclude(event)
+        elif boxes.finder is None or prepared is None:
+            self._conclude(replace(event, boxes=StoredBoxes(problems=(boxes.why_not,))))
+        else:
+            self._stages.threads.submit(self._locate, event, boxes.finder, prepared)
+
+    def _with_boxes(self, located: _Located) -> _Answered:
+        """A device that failed makes the image wait, as in scoring; an answer that nobody can read does not."""
+        scored, found = located.scored, located.result
+        if isinstance(found, Exception):
+            return replace(scored, result=found)
+        return replace(scored, boxes=stored(found, width=scored.width, height=scored.height))
+
+    def _conclude(self, event: _Answered) -> None:
+        self._scoring -= 1
+        event.twins.answer = event
+        self._deliver(event.twins, event.twins.images)
 
     def _sort_out(self, fetched: list[_Fetched]) -> None:
         """Score only bytes that this scorer has not seen, neither in the ledger nor in this batch."""
@@ -230,7 +264,12 @@ class BatchRun:
                 self._gathered.error(image, answer.result)
             else:
                 self._gathered.reading(
-                    image, answer.result, sha256=twins.sha256, width=answer.width, height=answer.height
+                    image,
+                    answer.result,
+                    sha256=twins.sha256,
+                    width=answer.width,
+                    height=answer.height,
+                    boxes=answer.boxes,
                 )
 
     # in the stage threads
@@ -259,6 +298,8 @@ class BatchRun:
                 decoded = self._stages.decoders.decode(data, enough=self._enough)
             with self._watch.measure("prepare"):
                 prepared = self._resolved.scorer.prepare(decoded.image)
+            if self._resolved.boxes is not None:
+                twins.prepared = prepared
             self._stages.device.submit(
                 owner=self, scorer=self._resolved.scorer, prepared=prepared, answer=self._answering(twins, decoded)
             )
@@ -272,6 +313,24 @@ class BatchRun:
 
         def answer(given: Answer) -> None:
             self._watch.answered(given)
+            assert not isinstance(given.result, FoundBoxes)
             self._inbox.put(_Answered(twins=twins, result=given.result, width=width, height=height))
 
         return answer
+
+    def _locate(self, scored: _Answered, finder: Finder, prepared: Prepared) -> None:
+        if self._over.is_set():
+            return
+        ended = self._pulse.expect(seconds=0)
+
+        def answer(given: Answer) -> None:
+            self._watch.add(boxes=given.seconds)
+            assert not isinstance(given.result, Reading)
+            self._inbox.put(_Located(scored=scored, result=given.result))
+
+        try:
+            self._stages.device.submit_late(owner=self, finder=finder, prepared=prepared, answer=answer)
+        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
+            self._inbox.put(_Located(scored=scored, result=error))
+        finally:
+            ended()

@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
-from models.types import Prepared, Reading, Scorer
+from models.types import Finder, FoundBoxes, Prepared, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable, Retryable
 from worker.budget import TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
@@ -50,6 +50,7 @@ class Device:
         self._waiting = Waiting(capacity=capacity, one_by_one=one_by_one, least=forwards)
         self._numbers = itertools.count(1)
         self._forwards: set[int] = set()  # under way
+        self._mine = threading.local()  # .number of the forward in this thread
         self.occupancy = Occupancy(lanes=lanes)
         self._threads = [threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(lanes)]
 
@@ -87,6 +88,13 @@ class Device:
         since = time.perf_counter()
         self._waiting.put(Ticket(owner=owner, scorer=scorer, prepared=prepared, answer=answer, since=since))
 
+    def submit_late(
+        self, *, owner: object, finder: Finder, prepared: Prepared, answer: Callable[[Answer], None]
+    ) -> None:
+        """Queue one image to find boxes in, behind those to score; as `submit` otherwise."""
+        since, job = time.perf_counter(), finder.job(prepared)
+        self._waiting.put(Ticket(owner=owner, scorer=finder, prepared=job, answer=answer, since=since, late=True))
+
     def forget(self, owner: object) -> None:
         """Drop what waits for an owner that no longer wants it; it gets no answer."""
         self._waiting.drop(owner)
@@ -101,7 +109,7 @@ class Device:
         start = time.perf_counter()
         try:
             with self._under_way():
-                readings = _score(tickets)
+                results = _work(tickets, self._sign)
         except OutOfDeviceMemory as error:
             self._shrink(tickets, error)
         except DeviceBroken as error:
@@ -113,20 +121,27 @@ class Device:
             self._isolate(tickets, error)
         else:
             self._went_well(tickets)
-            _deliver(tickets, readings, start=start, seconds=time.perf_counter() - start)
+            _deliver(tickets, results, start=start, seconds=time.perf_counter() - start)
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
         """A forward runs in here."""
         with self._lock:
-            number = next(self._numbers)
+            number = self._mine.number = next(self._numbers)
             self._forwards.add(number)
         try:
             with self.occupancy.forward():
                 yield
         finally:
             with self._lock:
-                self._forwards.discard(number)
+                self._forwards.discard(self._mine.number)
+
+    def _sign(self) -> None:
+        """A long forward goes on: it counts as a new one, so that it is not taken for one that hangs."""
+        with self._lock:
+            self._forwards.discard(self._mine.number)
+            self._mine.number = next(self._numbers)
+            self._forwards.add(self._mine.number)
 
     def _went_well(self, tickets: Sequence[Ticket]) -> None:
         with self._lock:
@@ -165,20 +180,26 @@ class Device:
             self._run([ticket])
 
 
-def _score(tickets: Sequence[Ticket]) -> list[Reading]:
+def _work(tickets: Sequence[Ticket], sign: Callable[[], None]) -> Sequence[Reading | FoundBoxes]:
     prepared: list[Any] = [ticket.prepared for ticket in tickets]
-    readings = tickets[0].scorer.score(prepared)
-    if len(readings) != len(tickets):
-        raise AssertionError(f"the scorer gave {len(readings)} readings for {len(tickets)} images")
-    return readings
+    results: Sequence[Reading | FoundBoxes]
+    if tickets[0].late:
+        results = cast("Finder", tickets[0].scorer).find(prepared, sign=sign)
+    else:
+        results = cast("Scorer", tickets[0].scorer).score(prepared)
+    if len(results) != len(tickets):
+        raise AssertionError(f"the scorer gave {len(results)} readings for {len(tickets)} images")
+    return results
 
 
-def _deliver(tickets: Sequence[Ticket], readings: Sequence[Reading], *, start: float, seconds: float) -> None:
+def _deliver(
+    tickets: Sequence[Ticket], results: Sequence[Reading | FoundBoxes], *, start: float, seconds: float
+) -> None:
     share = 1 / len(tickets)
     longest = max(ticket.prepared.visual_tokens for ticket in tickets)
-    for ticket, reading in zip(tickets, readings, strict=True):
+    for ticket, result in zip(tickets, results, strict=True):
         given = Answer(
-            result=reading,
+            result=result,
             waited=start - ticket.since,
             seconds=share * seconds,
             forwards=share,

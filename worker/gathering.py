@@ -11,6 +11,7 @@ from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnav
 from scanfleet.log import redact
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known, NewVerdict, Outcome
+from worker.boxes import NOT_ASKED, StoredBoxes
 from worker.decisions import MASS_FLOOR, Policy
 from worker.scorers import Resolved
 from worker.timing import Stopwatch
@@ -76,11 +77,21 @@ class Gathered:
             mass=known.mass,
             logits=known.logits,
             boxes=known.boxes,
+            box_problems=known.box_problems,
             reused_from=known.verdict_id,
         )
         self._verdicts.append(verdict)
 
-    def reading(self, image: ClaimedImage, reading: Reading, *, sha256: str, width: int, height: int) -> None:
+    def reading(
+        self,
+        image: ClaimedImage,
+        reading: Reading,
+        *,
+        sha256: str,
+        width: int,
+        height: int,
+        boxes: StoredBoxes = NOT_ASKED,
+    ) -> None:
         if not math.isfinite(reading.margin):
             # Overflow in a low precision, or broken weights: no answer, and not the image's fault.
             self.error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
@@ -100,6 +111,8 @@ class Gathered:
             margin=reading.margin,
             mass=reading.mass,
             logits=reading.logits,
+            boxes=boxes.boxes,
+            box_problems=tuple(map(storable, boxes.problems)),
         )
         self._verdicts.append(verdict)
 

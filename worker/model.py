@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -13,9 +14,9 @@ from PIL import Image
 
 from models.allocator import keep_freed_memory
 from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
-from models.fake import FakePrepared, FakeScorer
+from models.fake import FakeFinder, FakePrepared, FakeScorer
 from models.sources import locate
-from models.types import Detail, ModelIdentity, Prepared, Question, Reading, Scorer
+from models.types import Detail, Finder, FoundBoxes, ModelIdentity, Prepared, Question, Reading, Scorer
 from scanfleet.endpoints import PREFIX
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
 from scanfleet.settings import Settings
@@ -50,6 +51,10 @@ class Model(Protocol):
 
     def scorer(self, question: Question, adapter: Path | None) -> Scorer:
         """A scorer by the base alone, or by the adapter in a folder. Raises ModelInvalid, ModelUnavailable."""
+        ...
+
+    def finder(self, question: Question, adapter: Path | None) -> Finder:
+        """What asks where, with the same weights. Raises ModelInvalid for a model that knows no boxes."""
         ...
 
 
@@ -101,6 +106,9 @@ class FakeModel:
         scorer = SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image, poison=self._poison)
         return cast("Scorer", scorer)
 
+    def finder(self, question: Question, adapter: Path | None) -> Finder:
+        return cast("Finder", FakeFinder(question=question))
+
 
 class SlowFakeScorer(FakeScorer):
     """A FakeScorer that takes its time, and that some images kill, as happens with a real model."""
@@ -145,6 +153,9 @@ class LoadedModel:
     def scorer(self, question: Question, adapter: Path | None) -> Scorer:
         return NamedErrors(self._base.scorer(question, adapter))
 
+    def finder(self, question: Question, adapter: Path | None) -> Finder:
+        return NamedFinderErrors(self._base.finder(question, adapter))
+
 
 def _lanes(base: BaseModel) -> int:
     """How many forwards run at once. A CPU is shared with decoding, and a forward that is split over its cores waits
@@ -183,15 +194,34 @@ class NamedErrors:
             raise ImageError(stage="prepare", reason="unsuitable", detail=str(error)) from error
 
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
-        import torch
-
-        try:
+        with _named(len(prepared)):
             return cast("list[Reading]", self._scorer.score(prepared))
-        except torch.OutOfMemoryError as error:
-            message = f"the device has no room for {len(prepared)} image(s) at once"
-            raise OutOfDeviceMemory(message) from error
-        except torch.AcceleratorError as error:
-            # After such an error every further call of this process fails: only a new process helps.
-            raise DeviceBroken(f"the device failed: {str(error).splitlines()[0]}") from error
-        except ModelUnavailable as error:
-            raise DeviceUnavailable(str(error)) from error
+
+
+class NamedFinderErrors:
+    """A finder on torch, with errors named alike."""
+
+    def __init__(self, finder: Any) -> None:
+        self._finder = finder
+
+    def job(self, prepared: Prepared) -> Prepared:
+        return cast("Prepared", self._finder.job(prepared))
+
+    def find(self, jobs: Sequence[Prepared], *, sign: Callable[[], None]) -> list[FoundBoxes]:
+        with _named(len(jobs)):
+            return cast("list[FoundBoxes]", self._finder.find(jobs, sign=sign))
+
+
+@contextmanager
+def _named(n_images: int) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfDeviceMemory(f"the device has no room for {n_images} image(s) at once") from error
+    except torch.AcceleratorError as error:
+        # After such an error every further call of this process fails: only a new process helps.
+        raise DeviceBroken(f"the device failed: {str(error).splitlines()[0]}") from error
+    except ModelUnavailable as error:
+        raise DeviceUnavailable(str(error)) from error

@@ -18,9 +18,10 @@ from models.sources import POCKET
 from models.types import Question, Scorer
 from scanfleet.checks import Check, builtin_names
 from scanfleet.errors import BadSettings, DeviceUnavailable
+from worker.boxes import box_pass_of
 from worker.decisions import Policy
 from worker.model import Model
-from worker.scorers import CALIBRATED_PRECISIONS, Resolved, question_of
+from worker.scorers import CALIBRATED_PRECISIONS, Resolved, answers, question_of, scorer_of
 
 log = structlog.get_logger()
 
@@ -41,7 +42,9 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
     question = question_of(check)
     try:
         chosen = _Chosen(folder=adapter, card=read_card(adapter)) if adapter else _shipped(model, check, question)
-        scorer = model.scorer(question, chosen.folder if chosen else None)
+        _require_no_steps(question, chosen)
+        scorer = scorer_of(model, question, chosen.folder if chosen else None)
+        boxes = box_pass_of(model, check, question, chosen.folder if chosen else None)
         if chosen is not None:
             _ask_canary(model, chosen, scorer)
     except ModelInvalid as error:
@@ -49,7 +52,12 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
     except ModelUnavailable as error:
         raise DeviceUnavailable(f"check {check.name}: {error}") from error
     policy = _policy(question, chosen.card if chosen else None, precision=model.identity.precision)
-    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=policy)
+    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=policy, boxes=boxes)
+
+
+def _require_no_steps(question: Question, chosen: _Chosen | None) -> None:
+    if chosen is not None and question.steps:
+        raise ModelInvalid("its steps are asked of the base alone: leave --adapter out")
 
 
 def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
@@ -60,7 +68,7 @@ def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
     card = read_card(folder)
     if card.base_revision != identity.revision:
         return None
-    if card.question != question:
+    if not answers(card, question):
         log.warning("adapter_answers_other_words", check=check.name, adapter=str(folder))
         return None
     return _Chosen(folder=folder, card=card)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from models.adapters import AdapterCard, read_card
 from models.canary import try_canary
 from models.errors import ModelInvalid, ModelUnavailable
 from models.sequential import in_steps
-from models.types import Question, Scorer, Step
+from models.types import Question, Reading, Scorer, Step
 from scanfleet.checks import Check
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.settings import Settings
@@ -22,6 +23,7 @@ from scanfleet.store.checks import get_check
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.scorers import ScorerSpec, Shift, note_shift, scorer_id
 from worker.adapters import AdapterFolders
+from worker.boxes import BoxPass, box_pass_of
 from worker.decisions import Policy, read_policy
 from worker.model import Model
 
@@ -39,6 +41,13 @@ class Resolved:
     scorer_id: int  # row of the ledger
     scorer: Scorer
     policy: Policy
+    boxes: BoxPass | None = None  # None: the check does not ask for boxes
+
+    def wants_boxes(self, reading: Reading) -> bool:
+        """Whether this image is flagged, and somebody can be asked where."""
+        if self.boxes is None or not math.isfinite(reading.margin):
+            return False
+        return self.policy.decide(reading).decision == "flag"
 
 
 class Scorers:
@@ -75,19 +84,21 @@ class Scorers:
                 log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
                 adapter = folder = None
             scorer = scorer_of(self._model, question, folder)
+            boxes = box_pass_of(self._model, check, question, folder)
             if adapter is not None:
                 _require_registered(adapter, scorer)
             shift = None if folder is None else self._ask_canary(folder, scorer)
         except (ModelInvalid, ModelUnavailable) as error:
             raise DeviceUnavailable(f"check {check.name}: {error}") from error
-        spec = self._spec(check_id, check, adapter)
+        mode = mode_of(question, None if folder is None else read_card(folder))
+        spec = replace(self._spec(check_id, check, adapter), mode=mode)
         policy = read_policy(question, calibrator=spec.calibrator, thresholds=spec.thresholds)
         with transaction(self._engine) as connection:
             row = scorer_id(connection, spec)
             if shift is not None:
                 note_shift(connection, row, shift)
         log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
-        return Resolved(scorer_id=row, scorer=scorer, policy=policy)
+        return Resolved(scorer_id=row, scorer=scorer, policy=policy, boxes=boxes)
 
     def _ask_canary(self, folder: Path, scorer: Scorer) -> Shift | None:
         """How far its margins moved; None: the adapter has no canary.
@@ -129,6 +140,13 @@ def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
 def answers(card: AdapterCard, question: Question) -> bool:
     """Whether an adapter was made for this very question. None was for steps: those are asked of the base alone."""
     return card.question == question and not question.steps
+
+
+def mode_of(question: Question, card: AdapterCard | None) -> str:
+    """How a scorer answers, in words: zero-shot, zero-shot steps, lora, head, lora+head."""
+    if card is None:
+        return "zero-shot steps" if question.steps else "zero-shot"
+    return "+".join(card.parts)
 
 
 def scorer_of(model: Model, question: Question, adapter: Path | None) -> Scorer:

@@ -7,16 +7,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.types import Prepared, Reading, Scorer
+from models.types import Finder, FoundBoxes, Prepared, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
 from worker.packing import pack
+
+FORWARDS_BEFORE_FINDING = 8  # of scorers that go before a finder whose images have waited all that time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What became of one prepared image."""
 
-    result: Reading | Exception
+    result: Reading | FoundBoxes | Exception
     waited: float  # seconds from submission to the start of its forward
     seconds: float  # its share of the forward
     forwards: float = 0.0  # the same share as a part of one forward; 0 where none came to its end
@@ -26,13 +28,17 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ticket:
-    """One prepared image of `owner`; `answer` is called once, in a device thread."""
+    """One prepared image of `owner`; `answer` is called once, in a device thread.
+
+    scorer: who answers. late: a finder is asked, whose long forwards let those of scorers go first.
+    """
 
     owner: object
-    scorer: Scorer
+    scorer: Scorer | Finder
     prepared: Prepared
     answer: Callable[[Answer], None]
     since: float  # time.perf_counter()
+    late: bool = False
 
 
 class Waiting:
@@ -48,6 +54,7 @@ class Waiting:
         self._one_by_one = one_by_one
         self._tickets: deque[Ticket] = deque()
         self._weight = 0  # of the tickets
+        self._passed = 0  # forwards taken since late tickets began to wait
         self._open = True
         self._changed = threading.Condition()
 
@@ -76,20 +83,36 @@ class Waiting:
             raise DeviceUnavailable("the worker is stopping")
 
     def take(self, budget: Callable[[], int]) -> list[Ticket]:
-        """The next forward, of the scorer that has waited longest, within `budget` tokens. Empty when closed."""
+        """The next forward, of the scorer that has waited longest, within `budget` tokens. Empty when closed.
+
+        Finders come when no scorer waits, or after FORWARDS_BEFORE_FINDING: images to score do not stand behind whole
+        generations, and those to find boxes in gather for a forward of many.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._open or bool(self._tickets))
             if not self._open:
                 return []
+            first = self._choose()
             if self._one_by_one:
-                taken = [self._tickets[0]]
+                taken = [first]
             else:
-                same = [ticket for ticket in self._tickets if ticket.scorer is self._tickets[0].scorer]
+                same = [ticket for ticket in self._tickets if ticket.scorer is first.scorer]
                 chosen = pack([ticket.prepared.visual_tokens for ticket in same], budget=budget())
                 taken = [same[at] for at in chosen]
             gone = set(map(id, taken))
             self._drop(lambda ticket: id(ticket) in gone)
             return taken
+
+    def _choose(self) -> Ticket:
+        """The ticket whose scorer is next."""
+        late = next((ticket for ticket in self._tickets if ticket.late), None)
+        soon = next((ticket for ticket in self._tickets if not ticket.late), None)
+        if late is None or (soon is not None and self._passed < FORWARDS_BEFORE_FINDING):
+            self._passed += late is not None
+            assert soon is not None
+            return soon
+        self._passed = 0
+        return late
 
     def drop(self, owner: object) -> None:
         """Forget what an owner no longer wants; it gets no answer."""

@@ -11,7 +11,7 @@ from scanfleet.stage_times import COUNTS, THREAD_STAGES
 from worker.occupancy import Occupancy, Span
 from worker.tickets import Answer
 
-MEASURED = (*THREAD_STAGES, "wait", "device", *COUNTS)
+MEASURED = (*THREAD_STAGES, "wait", "device", "boxes", *COUNTS)
 NO_TIME = Span(under_way=0.0, idle=0.0)
 
 

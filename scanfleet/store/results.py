@@ -25,6 +25,7 @@ class ScorerInfo:
     revision: str
     precision: str
     adapter: str | None  # SHA-256 of its weights; None: the base model alone
+    mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Result:
     mass: float | None = None
     decision: str | None = None
     boxes: list[Any] | None = None
+    box_problems: list[Any] | None = None
     reused: bool = False
     scored_at: datetime | None = None
     scorer: ScorerInfo | None = None
@@ -172,8 +174,8 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
 
 
 _IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "content_sha256", "meta", "state")
-_VERDICT = ("label", "score", "margin", "mass", "decision", "boxes", "reused_from", "created_at")
-_SCORER = ("key", "base_model", "base_revision", "precision")
+_VERDICT = ("label", "score", "margin", "mass", "decision", "boxes", "box_problems", "reused_from", "created_at")
+_SCORER = ("key", "base_model", "base_revision", "precision", "mode")
 _FAILURE = ("stage", "reason", "detail")
 
 
@@ -219,6 +221,7 @@ def _result(row: sa.Row[Any]) -> Result:
         mass=row.mass,
         decision=row.decision,
         boxes=row.boxes,
+        box_problems=row.box_problems,
         reused=row.reused_from is not None,
         scored_at=row.created_at,
         scorer=None if row.scorer_id is None else _scorer(row),
@@ -234,4 +237,5 @@ def _scorer(row: sa.Row[Any]) -> ScorerInfo:
         revision=row.base_revision,
         precision=row.precision,
         adapter=row.weights_sha256,
+        mode=row.mode,
     )

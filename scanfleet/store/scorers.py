@@ -27,10 +27,12 @@ class ScorerSpec:
     crop: str
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
+    mode: str | None = None  # in words; it follows from check and adapter, so the key is without it
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        body = {name: value for name, value in asdict(self).items() if name != "mode"}
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class ScorerUse:
     calibrator: dict[str, Any] | None  # None: no calibrated score
     thresholds: dict[str, Any] | None  # margins; None: the sign of the margin decides
     n_images: int
+    mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
     shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no known images
 
 
@@ -70,7 +73,7 @@ def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
         .group_by(Verdict.scorer_id)
         .subquery()
     )
-    names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds", "shift")
+    names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds", "mode", "shift")
     query = (
         sa.select(
             *(ScorerRow.__table__.c[name] for name in names), Adapter.weights_sha256.label("adapter"), counts.c.n_images

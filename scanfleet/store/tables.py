@@ -162,7 +162,7 @@ class Failure(Base):
 
 
 class ScorerRow(Base):
-    """One immutable scoring configuration; `key` is the hash over all the other columns but `shift`."""
+    """One immutable scoring configuration; `key` is the hash over the other columns but `mode` and `shift`."""
 
     __tablename__ = "scorers"
 
@@ -177,6 +177,7 @@ class ScorerRow(Base):
     crop: Mapped[str]
     calibrator: Mapped[dict[str, Any] | None]  # None: the score is not a calibrated probability
     thresholds: Mapped[dict[str, Any] | None]
+    mode: Mapped[str | None]  # zero-shot, zero-shot steps, lora, head, lora+head: follows from check and adapter
     created_at: Mapped[datetime]
     # Widest move of the canary's margins on any machine: max, mean (logits), n (images), against (precision).
     shift: Mapped[dict[str, Any] | None]
@@ -206,7 +207,8 @@ class Verdict(Base):
     margin: Mapped[float]  # logits
     mass: Mapped[float]  # probability of all label tokens together
     logits: Mapped[list[Any]]  # one per label, in the check's order
-    boxes: Mapped[list[Any] | None]
+    boxes: Mapped[list[Any] | None]  # None: not asked for; [{x0, y0, x1, y1, label, score}], pixels of the image
+    box_problems: Mapped[list[Any] | None]  # texts
     crop: Mapped[list[Any] | None]
     reused_from: Mapped[int | None]  # the verdict this one was taken over from
     created_at: Mapped[datetime]

@@ -33,7 +33,8 @@ class NewVerdict:
     margin: float
     mass: float
     logits: tuple[float, ...]
-    boxes: tuple[dict[str, Any], ...] | None = None
+    boxes: tuple[dict[str, Any], ...] | None = None  # None: not asked for
+    box_problems: tuple[str, ...] = ()  # what of the answer could not be trusted, or why nobody was asked
     reused_from: int | None = None
 
 
@@ -66,6 +67,7 @@ class Known:
     mass: float
     logits: tuple[float, ...]
     boxes: tuple[dict[str, Any], ...] | None
+    box_problems: tuple[str, ...] = ()
 
 
 def known_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Known]:
@@ -105,6 +107,7 @@ def _known(
             mass=row.mass,
             logits=tuple(row.logits),
             boxes=None if row.boxes is None else tuple(row.boxes),
+            box_problems=tuple(row.box_problems or ()),
         )
         for row in connection.execute(query.with_only_columns(*Verdict.__table__.c, Image.width, Image.height))
     ]
@@ -179,6 +182,7 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
             "mass": verdict.mass,
             "logits": list(verdict.logits),
             "boxes": None if verdict.boxes is None else list(verdict.boxes),
+            "box_problems": list(verdict.box_problems) or None,
             "crop": None,
             "reused_from": verdict.reused_from,
             "created_at": at,

@@ -14,7 +14,7 @@ import pytest
 from producer.export import COLUMNS, MAX_META_COLUMNS, META_ROWS, as_record, write_results
 from scanfleet.store.results import FailureInfo, Result, ScorerInfo
 
-SCORER = ScorerInfo(id=3, key="k", base_model="pocket", revision="r1", precision="fp32", adapter="abc")
+SCORER = ScorerInfo(id=3, key="k", base_model="pocket", revision="r1", precision="fp32", adapter="abc", mode="lora")
 
 
 def make(image_id: int, **more: Any) -> Result:
@@ -48,6 +48,7 @@ RESULTS = [
         scorer=SCORER,
         meta={"truth": "overlay", "n": 1},
         boxes=[{"x": 1}],
+        box_problems=["a box has no four numbers"],
         scored_at=datetime(2026, 1, 2, tzinfo=UTC),
         reused=True,
     ),
@@ -77,6 +78,7 @@ def test_a_record_names_scorer_and_failure() -> None:
         "revision": "r1",
         "precision": "fp32",
         "adapter": "abc",
+        "mode": "lora",
     }
     assert (verdict["score"], verdict["margin"], verdict["reused"]) == (0.1 + 0.2, -1.25, True)
     assert failed["failure"] == {"stage": "decode", "reason": "truncated", "detail": 'he said "no"'}
@@ -92,6 +94,8 @@ def test_csv_has_every_column_once_and_survives_odd_names() -> None:
     assert [row["meta.truth"] for row in rows] == ["", "overlay", ""]
     assert (rows[1]["meta.n"], rows[1]["meta"]) == ("1", "")
     assert rows[2]["failure_detail"] == 'he said "no"'
+    assert (rows[1]["boxes"], rows[1]["box_problems"]) == ('[{"x": 1}]', '["a box has no four numbers"]')
+    assert (rows[0]["box_problems"], rows[1]["scorer_mode"]) == ("", "lora")
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
