@@ -144,6 +144,15 @@ def test_an_image_leaves_room_for_the_question_before_the_rotary_factors_change(
         long.score([long.prepare(picture(900, 900, 1))])
 
 
-def test_the_reference_is_met_where_no_patch_is_empty(folder: Path) -> None:
+def test_the_reference_is_met_on_canvases_of_every_kind(folder: Path) -> None:
     base = load(folder)
-    assert margin(base) == pytest.approx(reference(PHI, base, QUESTION, FITTING).margin, abs=1e-4)
+    scorer = base.scorer(QUESTION)
+    # One that fills its canvas, squares that fit several canvases equally well, strips, and one that has to shrink.
+    for size in ((2 * SIDE, SIDE), (SIDE, SIDE), (100, 100), (250, 250), (500, 120), (70, 400), (700, 400)):
+        image = picture(*size, 1)
+        item = scorer.prepare(image)
+        (found,) = scorer.score([item])
+        expected = reference(PHI, base, QUESTION, image)
+        assert found.margin == pytest.approx(expected.margin, abs=1e-4)
+        assert found.visual_tokens == expected.visual_tokens
+    assert item.grid == (2, 4)

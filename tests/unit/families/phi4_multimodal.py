@@ -82,7 +82,9 @@ def reference_inputs(base: BaseModel, prompt_text: str, image: Image.Image, ques
         shapes = [(i, j) for area in range(1, most + 1) for i in range(1, area + 1) for j in (area / i,) if j % 1 == 0]
         aspect = image.width / image.height
         least = min(abs(aspect - i / j) for i, j in shapes)
-        columns, rows = next((i, int(j)) for i, j in shapes if abs(aspect - i / j) == least)
+        near = [(i, int(j)) for i, j in shapes if abs(aspect - i / j) == least]
+        large = [(i, j) for i, j in near[1:] if image.width * image.height > 0.5 * SIDE**2 * i * j]
+        columns, rows = [near[0], *large][-1]
     scale = min(columns * SIDE / image.width, rows * SIDE / image.height)
     height, width = (min(int(old * scale + 1e-9), full) for old, full in _sides(image, rows, columns))
     resized = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True).float()
