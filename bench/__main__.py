@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-NAMES = ("decode", "prefill", "fleet", "ledger")
+NAMES = ("decode", "prefill", "fleet", "ledger", "precision")
 
 
 @click.command()
