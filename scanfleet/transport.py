@@ -1,4 +1,4 @@
-"""How broker, database and endpoint are reached: URLs that can be read, certificates that are checked, passwords kept apart.
+"""How broker, database and endpoint are reached: readable URLs, certificates that are checked, passwords kept apart.
 
 Pure functions over URLs; `scanfleet.settings` calls them, nothing here connects to anything.
 """
