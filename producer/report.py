@@ -16,6 +16,7 @@ from pathlib import Path
 import jinja2
 import sqlalchemy as sa
 
+from producer.drawing import Boxes, boxes_in_words, draw_boxes
 from producer.output import require_place, target
 from producer.summary import summarise
 from scanfleet.errors import ImageError, StoreUnavailable
@@ -40,6 +41,7 @@ class Card:
     wrong: bool  # the truth is known and the label is another
     thumbnail: str | None
     missing: str | None
+    found: str | None  # boxes in words
 
 
 def write_report(
@@ -107,7 +109,7 @@ def _card(result: Result, *, stores: _Stores, truth_column: str | None) -> Card:
     truth = (result.meta or {}).get(truth_column) if truth_column is not None else None
     thumbnail, missing = None, None
     try:
-        thumbnail = _thumbnail(stores.fetch(result), max_pixels=stores.settings.max_image_pixels)
+        thumbnail = _thumbnail(stores.fetch(result), result.boxes or (), max_pixels=stores.settings.max_image_pixels)
     except ImageError as error:
         missing = f"{error.reason}: {error.detail}"
     except StoreUnavailable as error:
@@ -118,12 +120,15 @@ def _card(result: Result, *, stores: _Stores, truth_column: str | None) -> Card:
         wrong=truth is not None and truth != result.label,
         thumbnail=thumbnail,
         missing=missing,
+        found=boxes_in_words(result.boxes),
     )
 
 
-def _thumbnail(data: bytes, *, max_pixels: int) -> str:
+def _thumbnail(data: bytes, boxes: Boxes, *, max_pixels: int) -> str:
     image = decode(data, max_pixels=max_pixels).image
+    size = image.size
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    draw_boxes(image, boxes, size=size)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -59,7 +59,7 @@ def _serve(settings: Settings, lines: IO[str], reports: Reports) -> None:
     model = load_model(settings)
     adapter = asked["adapter"]
     resolved = resolve_alone(model, Check.model_validate(asked["check"]), None if adapter is None else Path(adapter))
-    scorer = _scorer_record(resolved.scorer.identity)
+    scorer = _scorer_record(resolved.scorer.identity, mode=resolved.mode)
     reports.send("ready", scorer=scorer, calibrated=resolved.policy.calibrator is not None)
     images = read_images(lines)
     budget, images = _budget(settings, model, images)
@@ -100,12 +100,12 @@ def _tell(scored: Scored, resolved: Resolved, scorer: dict[str, Any], reports: R
 
 
 # The fields of `scanfleet results export` that need no ledger: every line has every key.
-_ANSWER = ("label", "decision", "score", "margin", "mass", "boxes", "content_sha256", "width", "height")
+_ANSWER = ("label", "decision", "score", "margin", "mass", "boxes", "box_problems", "content_sha256", "width", "height")
 _EMPTY: dict[str, Any] = dict.fromkeys((*_ANSWER, "calibrated", "scorer", "failure"))
 
 
 def _verdict_record(uri: str, verdict: NewVerdict, scorer: dict[str, Any], *, calibrated: bool) -> dict[str, Any]:
-    answer = {name: getattr(verdict, name) for name in _ANSWER}
+    answer = {name: getattr(verdict, name) for name in _ANSWER} | {"box_problems": verdict.box_problems or None}
     return {"uri": uri, "state": "verdict", **_EMPTY, **answer, "calibrated": calibrated, "scorer": scorer}
 
 
@@ -114,12 +114,13 @@ def _failure_record(uri: str, error: ImageError) -> dict[str, Any]:
     return {"uri": uri, "state": "failed", **_EMPTY, "calibrated": False, "failure": failure}
 
 
-def _scorer_record(identity: ModelIdentity) -> dict[str, Any]:
+def _scorer_record(identity: ModelIdentity, *, mode: str) -> dict[str, Any]:
     return {
         "base_model": identity.base_model,
         "revision": identity.revision,
         "precision": identity.precision,
         "adapter": identity.adapter_sha256,
+        "mode": mode,
     }
 
 

@@ -21,7 +21,7 @@ from scanfleet.errors import BadSettings, DeviceUnavailable
 from worker.boxes import box_pass_of
 from worker.decisions import Policy
 from worker.model import Model
-from worker.scorers import CALIBRATED_PRECISIONS, Resolved, answers, question_of, scorer_of
+from worker.scorers import CALIBRATED_PRECISIONS, Resolved, answers, mode_of, question_of, scorer_of
 
 log = structlog.get_logger()
 
@@ -52,7 +52,8 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
     except ModelUnavailable as error:
         raise DeviceUnavailable(f"check {check.name}: {error}") from error
     policy = _policy(question, chosen.card if chosen else None, precision=model.identity.precision)
-    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=policy, boxes=boxes)
+    mode = mode_of(question, chosen.card if chosen else None)
+    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=policy, mode=mode, boxes=boxes)
 
 
 def _require_no_steps(question: Question, chosen: _Chosen | None) -> None:

@@ -41,6 +41,7 @@ class Resolved:
     scorer_id: int  # row of the ledger
     scorer: Scorer
     policy: Policy
+    mode: str = ""  # how it answers, see `mode_of`
     boxes: BoxPass | None = None  # None: the check does not ask for boxes
 
     def wants_boxes(self, reading: Reading) -> bool:
@@ -98,7 +99,7 @@ class Scorers:
             if shift is not None:
                 note_shift(connection, row, shift)
         log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
-        return Resolved(scorer_id=row, scorer=scorer, policy=policy, boxes=boxes)
+        return Resolved(scorer_id=row, scorer=scorer, policy=policy, mode=mode, boxes=boxes)
 
     def _ask_canary(self, folder: Path, scorer: Scorer) -> Shift | None:
         """How far its margins moved; None: the adapter has no canary.

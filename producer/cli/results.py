@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,11 +68,11 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
             with target(None, form=form) as file:
                 write_results(found, file, form=form)
             return
-        rows = [_row(result) for result in found]
-    echo_table(("scan", "state", "label", "decision", "score", "margin", "uri"), rows)
-    if not rows:
+        shown = list(found)
+    echo_results(shown)
+    if not shown:
         note("no image matches")
-    elif len(rows) == limit:
+    elif len(shown) == limit:
         note(f"only the first {limit} are shown: --limit, or `scanfleet results export`")
 
 
@@ -151,6 +151,18 @@ def _as_listed(uri: str) -> str:
         return uri
     path = Path(uri).expanduser().absolute()
     return str(path.parent.resolve() / path.name)
+
+
+def echo_results(shown: Sequence[Result]) -> None:
+    """A table, with a column of boxes where somebody was asked for them."""
+    header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
+    rows = [_row(result) for result in shown]
+    if any(result.boxes is not None for result in shown):
+        from producer.drawing import boxes_in_words
+
+        header = (*header[:-1], "boxes", header[-1])
+        rows = [(*row[:-1], boxes_in_words(result.boxes), row[-1]) for row, result in zip(rows, shown, strict=True)]
+    echo_table(header, rows)
 
 
 def _row(result: Result) -> tuple[Cell, ...]:

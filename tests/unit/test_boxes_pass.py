@@ -122,7 +122,7 @@ def test_a_family_that_knows_no_boxes_refuses(tmp_path: Path, base: BaseModel) -
     without.family = blind
     with pytest.raises(ModelInvalid, match=f"{blind.model_type} models were not taught to write boxes: set boxes = fa"):
         without.finder(taught.QUESTION)
-    with rig(tmp_path, model=LoadedModel(without)) as worker:
+    with rig(tmp_path, model=LoadedModel(without), token_budget=512) as worker:
         scan = worker.scan({"mem://a/one.png": png("one")}, check=CHECK)
         worker.drain()
         progress = worker.progress(scan)
@@ -151,7 +151,7 @@ def records(worker: Rig, scan: str) -> dict[str, dict[str, Any]]:
 
 
 def test_flagged_images_are_exported_with_their_boxes(tmp_path: Path, base: BaseModel) -> None:
-    with rig(tmp_path, model=LoadedModel(base)) as worker:
+    with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
         contents = {f"mem://a/{name}.png": png(name) for name in taught.TAUGHT}
         contents["mem://a/large.png"] = png("one", grown=3)
         scan = worker.scan(contents, check=CHECK)
@@ -173,7 +173,7 @@ def test_flagged_images_are_exported_with_their_boxes(tmp_path: Path, base: Base
 
 
 def test_a_check_that_does_not_ask_gets_no_boxes(tmp_path: Path, base: BaseModel) -> None:
-    with rig(tmp_path, model=LoadedModel(base)) as worker:
+    with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
         scan = worker.scan({"mem://a/one.png": png("one")}, check=CHECK.model_copy(update={"boxes": False}))
         worker.drain()
         (told,) = records(worker, scan).values()
@@ -221,7 +221,7 @@ def test_a_device_that_fails_here_makes_flagged_images_wait_and_no_other(tmp_pat
 
 
 def test_the_same_bytes_keep_their_boxes_when_a_verdict_is_taken_over(tmp_path: Path, base: BaseModel) -> None:
-    with rig(tmp_path, model=LoadedModel(base)) as worker:
+    with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
         worker.scan({"mem://a/bad.png": png("bad"), "mem://a/one.png": png("one")}, check=CHECK)
         worker.drain()
         again = worker.scan({"mem://b/bad.png": png("bad"), "mem://b/one.png": png("one")}, check=CHECK)
