@@ -2,8 +2,9 @@
 
 The calling thread only coordinates: everything that happens elsewhere arrives as an event in its inbox, so an abort
 ends it at once whatever the stages are doing. Memory stays bounded: per batch, at most `fetch_threads` images are being
-fetched, about as many wait for a lookup and as many to be decoded, and a stage thread with a prepared image waits until
-the device has room.
+fetched, about as many wait for a lookup and as many to be decoded; all batches together fetch no more files than make
+`in_hand.MANY_BYTES`, but for one in each. A stage thread holds one picture, and with a prepared one it waits until the
+device has room.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from queue import Empty, SimpleQueue
 
 from models.types import Finder, FoundBoxes, Prepared, Reading
 from scanfleet.errors import ImageError
-from scanfleet.images import Decoded, Enough
+from scanfleet.images import Enough
 from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known
@@ -26,6 +27,7 @@ from worker.boxes import NOT_ASKED, StoredBoxes, stored
 from worker.decoders import Decoders
 from worker.device import Device
 from worker.gathering import Gathered
+from worker.in_hand import FilesInHand
 from worker.scorers import Resolved
 from worker.stores import StoreFinder
 from worker.tickets import Answer
@@ -63,6 +65,7 @@ class Stages:
     known_by_content: KnownByContent  # earlier verdicts, and what killed workers; raises DatabaseUnavailable
     settings: Settings
     vitals: Vitals = field(default_factory=Vitals)
+    in_hand: FilesInHand = field(default_factory=FilesInHand)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -145,7 +148,7 @@ class BatchRun:
         self._inbox: SimpleQueue[_Event] = SimpleQueue()
         self._over = threading.Event()
         self._fetching = 0
-        self._fetched: list[_Fetched] = []  # and not yet looked up
+        self._fetched: deque[_Fetched] = deque()  # and not yet looked up
         self._scoring = 0
         self._twins: dict[str, _Twins] = {}
 
@@ -167,11 +170,16 @@ class BatchRun:
         finally:
             self._over.set()  # stage threads drop what they still hold for us
             self._stages.device.forget(self)
+            self._stages.in_hand.drop(sum(len(item.data) for item in self._fetched))
+            self._stages.in_hand.give_up(self._fetching)
 
     def _fill(self) -> None:
         if self._gathered.world_is_down(patience=self._settings.fetch_threads):
             self._todo.clear()  # one after the other would only run into the same time-out
         while self._todo and self._fetching < self._settings.fetch_threads:
+            if self._stages.in_hand.many and (self._fetching or self._scoring):
+                return
+            self._stages.in_hand.begin()
             self._fetching += 1
             self._stages.threads.submit(self._fetch, self._todo.popleft())
 
@@ -191,18 +199,19 @@ class BatchRun:
                     raise Aborted(why)
                 case _NotFetched(image=image, error=error):
                     self._fetching -= 1
+                    self._stages.in_hand.give_up()
                     self._gathered.error(image, error)
                 case _Fetched():
                     self._fetching -= 1
                     self._gathered.fetched()
                     self._fetched.append(event)
+                    self._stages.in_hand.take(len(event.data))
                 case _Answered():
                     self._answered(event)
                 case _Located():
                     self._conclude(self._with_boxes(event))
         if self._fetched and not self._enough_to_do():
-            fetched, self._fetched = self._fetched, []
-            self._sort_out(fetched)
+            self._sort_out()
 
     def _enough_to_do(self) -> bool:
         """Whether images that were fetched may wait for others, so that they share one lookup in the ledger.
@@ -210,7 +219,7 @@ class BatchRun:
         As long as as many of the batch as there are stage threads go to the device, nobody could take them up.
         """
         n = self._settings.fetch_threads
-        return self._fetching > 0 and len(self._fetched) < n <= self._scoring
+        return self._fetching > 0 and len(self._fetched) < n <= self._scoring and not self._stages.in_hand.many
 
     def _answered(self, event: _Answered) -> None:
         """Done, unless the image is flagged and somebody is to be asked where: then it is not scored until they are."""
@@ -235,14 +244,17 @@ class BatchRun:
         event.twins.answer = event
         self._deliver(event.twins, event.twins.images)
 
-    def _sort_out(self, fetched: list[_Fetched]) -> None:
+    def _sort_out(self) -> None:
         """Score only bytes that this scorer has not seen, neither in the ledger nor in this batch."""
-        unseen = {item.sha256 for item in fetched} - set(self._twins)
+        unseen = {item.sha256 for item in self._fetched} - set(self._twins)
         asked = ScanBytes(scan_id=self._scan_id, scorer_id=self._resolved.scorer_id, hashes=unseen)
         known = self._stages.known_by_content(asked)
-        for item in fetched:
-            self._on_fetched(item.image, item.sha256)
+        while self._fetched:
+            self._on_fetched(self._fetched[0].image, self._fetched[0].sha256)
+            item = self._fetched.popleft()
             earlier = known.get(item.sha256)
+            if earlier is not None or item.sha256 in self._twins:
+                self._stages.in_hand.drop(len(item.data))
             if isinstance(earlier, ImageError):
                 self._gathered.error(item.image, earlier)
             elif earlier is not None:
@@ -254,7 +266,7 @@ class BatchRun:
             else:
                 twins = self._twins[item.sha256] = _Twins(sha256=item.sha256, images=[item.image])
                 self._scoring += 1
-                self._stages.threads.submit(self._prepare, twins, item.data)
+                self._stages.threads.submit(self._prepare, twins, [item.data])
 
     def _deliver(self, twins: _Twins, images: Sequence[ClaimedImage]) -> None:
         answer = twins.answer
@@ -289,28 +301,33 @@ class BatchRun:
         finally:
             ended()
 
-    def _prepare(self, twins: _Twins, data: bytes) -> None:
+    def _prepare(self, twins: _Twins, box: list[bytes]) -> None:
+        """box: the file, taken out: the executor keeps what it was given until the end, and the end may be long off."""
+        n_bytes = len(box[0])
         if self._over.is_set():
+            self._stages.in_hand.drop(n_bytes)
             return
         ended = self._pulse.expect(seconds=0)  # seconds by rule, and a decoder that hangs is ended by its keeper
         try:
-            with self._watch.measure("decode"):
-                decoded = self._stages.decoders.decode(data, enough=self._enough)
+            try:
+                with self._watch.measure("decode"):
+                    decoded = self._stages.decoders.decode(box.pop(), enough=self._enough)
+            finally:
+                self._stages.in_hand.drop(n_bytes)
+            width, height = decoded.width, decoded.height
             with self._watch.measure("prepare"):
                 prepared = self._resolved.scorer.prepare(decoded.image)
+            del decoded  # its pixels need not wait for the device
             if self._resolved.boxes is not None:
                 twins.prepared = prepared
-            self._stages.device.submit(
-                owner=self, scorer=self._resolved.scorer, prepared=prepared, answer=self._answering(twins, decoded)
-            )
+            answer = self._answering(twins, width, height)
+            self._stages.device.submit(owner=self, scorer=self._resolved.scorer, prepared=prepared, answer=answer)
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
             self._inbox.put(_Answered(twins=twins, result=error))
         finally:
             ended()
 
-    def _answering(self, twins: _Twins, decoded: Decoded) -> Callable[[Answer], None]:
-        width, height = decoded.width, decoded.height  # not `decoded`: its pixels need not wait for the device
-
+    def _answering(self, twins: _Twins, width: int, height: int) -> Callable[[Answer], None]:
         def answer(given: Answer) -> None:
             self._watch.answered(given)
             assert not isinstance(given.result, FoundBoxes)
