@@ -50,6 +50,7 @@ class Device:
         self._waiting = Waiting(capacity=capacity, one_by_one=one_by_one, least=forwards)
         self._numbers = itertools.count(1)
         self._forwards: set[int] = set()  # under way
+        self._stopped = threading.Event()
         self._mine = threading.local()  # .number of the forward in this thread
         self.occupancy = Occupancy(lanes=lanes)
         self._threads = [threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(lanes)]
@@ -77,6 +78,7 @@ class Device:
 
         wait_seconds: how long to wait for those forwards in all; None: however long they take.
         """
+        self._stopped.set()
         for ticket in self._waiting.close():
             ticket.answer(_fault(ticket, DeviceUnavailable("the worker is stopping")))
         until = None if wait_seconds is None else time.monotonic() + wait_seconds
@@ -137,7 +139,12 @@ class Device:
                 self._forwards.discard(self._mine.number)
 
     def _sign(self) -> None:
-        """A long forward goes on: it counts as a new one, so that it is not taken for one that hangs."""
+        """A long forward goes on: it counts as a new one, so that it is not taken for one that hangs.
+
+        Raises DeviceUnavailable once stopped, so that nobody waits for its end.
+        """
+        if self._stopped.is_set():
+            raise DeviceUnavailable("the worker is stopping")
         with self._lock:
             self._forwards.discard(self._mine.number)
             self._mine.number = next(self._numbers)
