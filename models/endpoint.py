@@ -15,11 +15,12 @@ from string import ascii_lowercase, ascii_uppercase, digits
 
 from PIL import Image
 
-from models.endpoint_answer import Listing, margin, read_labels
+from models.endpoint_answer import Listing, read_labels
 from models.endpoint_chat import ChatServer
 from models.endpoint_errors import EndpointChanged
 from models.endpoint_image import EncodedImage, Sending
 from models.errors import ModelInvalid
+from models.margin import margin_of
 from models.prompts import LabelCode, instruction
 from models.types import Detail, ModelIdentity, Question, Reading
 
@@ -77,7 +78,7 @@ class EndpointScorer:
             raise EndpointChanged(f"the server answers as model {now}, and as {then} when this worker began")
         logits, mass = read_labels(listing, self._codes)
         return Reading(
-            margin=margin(logits, self._question.labels, self._question.flags),
+            margin=margin_of(logits, self._question.labels, self._question.flags),
             logits=logits,
             mass=mass,
             visual_tokens=image.visual_tokens,

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server says of the first token of its answer, and the label margin in it.
+"""What an OpenAI-compatible server says of the first token of its answer, and the labels in it.
 
 The format is that of POST /chat/completions with `logprobs` and `top_logprobs`. A server's answer is untrusted text:
 what is not a list of tokens with probabilities that can exist is refused, never repaired.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from models.endpoint_errors import AnswerRefused, EndpointBusy, EndpointMisused, in_one_line
+from models.margin import logsumexp
 
 ROUNDING = 1e-3  # of a logprob over 0
 OVER_ONE = 0.02  # that probabilities may sum to beyond 1, where a server computes them in 16 bits
@@ -122,21 +123,6 @@ def read_labels(listing: Listing, codes: Sequence[str]) -> tuple[tuple[float, ..
     bound = math.nextafter(listing.least, -math.inf)
     mass = min(1.0, math.fsum(math.exp(logprob) for logprob in found.values()))
     return tuple(found.get(code, bound) for code in codes), mass
-
-
-def margin(logits: Sequence[float], labels: Sequence[str], flags: Collection[str]) -> float:
-    """Flagging labels against the others, as `models.types.Reading` defines it."""
-    flagged = [logit for logit, label in zip(logits, labels, strict=True) if label in flags]
-    others = [logit for logit, label in zip(logits, labels, strict=True) if label not in flags]
-    if not flagged:
-        best, *others = sorted(logits, reverse=True)
-        flagged = [best]
-    return logsumexp(flagged) - logsumexp(others)
-
-
-def logsumexp(values: Sequence[float]) -> float:
-    top = max(values)
-    return top + math.log(math.fsum(math.exp(value - top) for value in values))
 
 
 def server_words(body: bytes) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from models.endpoint import letters
-from models.endpoint_answer import Listing, margin, read_labels, read_listing, server_words
+from models.endpoint_answer import Listing, read_labels, read_listing, server_words
 from models.endpoint_chat import seconds_to_wait
 from models.endpoint_errors import LONGEST, AnswerRefused, EndpointBusy, EndpointMisused
 from models.endpoint_image import Sending, fit
@@ -57,14 +57,6 @@ def test_other_words_are_no_label() -> None:
     with pytest.raises(AnswerRefused, match="answers 'B'") as caught:
         read_labels(listing(), ("X", "Y"))
     assert caught.value.reason == "no_label"
-
-
-def test_the_margin_is_that_of_a_reading() -> None:
-    labels, logits = ("a", "b", "c"), (-1.0, -2.0, -3.0)
-    others = math.log(math.exp(-1.0) + math.exp(-3.0))
-    assert margin(logits, labels, {"b"}) == pytest.approx(-2.0 - others)
-    rest = math.log(math.exp(-2.0) + math.exp(-3.0))
-    assert margin(logits, labels, ()) == pytest.approx(-1.0 - rest)
 
 
 @pytest.mark.parametrize(
