@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from models.types import Finder, FoundBoxes, Prepared, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
 from worker.packing import pack
 
+STAY_SECONDS = 2.0  # that another scorer's images may wait while the last one has some: a change of adapter takes time
 FORWARDS_BEFORE_FINDING = 8  # of scorers that go before a finder whose images have waited all that time
 
 
@@ -48,7 +50,16 @@ class Waiting:
     least: images that may wait in any case, however large each of them is.
     """
 
-    def __init__(self, *, capacity: int, one_by_one: bool, least: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        one_by_one: bool,
+        least: int = 1,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock = clock
+        self._last: object = None  # the scorer of the last forward
         self._capacity = capacity
         self._least = least
         self._one_by_one = one_by_one
@@ -83,9 +94,10 @@ class Waiting:
             raise DeviceUnavailable("the worker is stopping")
 
     def take(self, budget: Callable[[], int]) -> list[Ticket]:
-        """The next forward, of the scorer that has waited longest, within `budget` tokens. Empty when closed.
+        """The next forward, of one scorer, within `budget` tokens. Empty when closed.
 
-        Finders come when no scorer waits, or after FORWARDS_BEFORE_FINDING: images to score do not stand behind whole
+        The scorer of the last forward goes on while it has images, because another one may bring another adapter; but
+        whoever has waited STAY_SECONDS comes first. Finders come when no scorer waits, or after FORWARDS_BEFORE_FINDING: images to score do not stand behind whole
         generations, and those to find boxes in gather for a forward of many.
         """
         with self._changed:
@@ -93,6 +105,7 @@ class Waiting:
             if not self._open:
                 return []
             first = self._choose()
+            self._last = first.scorer
             if self._one_by_one:
                 taken = [first]
             else:
@@ -106,13 +119,19 @@ class Waiting:
     def _choose(self) -> Ticket:
         """The ticket whose scorer is next."""
         late = next((ticket for ticket in self._tickets if ticket.late), None)
-        soon = next((ticket for ticket in self._tickets if not ticket.late), None)
+        soon = self._next_to_score()
         if late is None or (soon is not None and self._passed < FORWARDS_BEFORE_FINDING):
             self._passed += late is not None
             assert soon is not None
             return soon
         self._passed = 0
         return late
+
+    def _next_to_score(self) -> Ticket | None:
+        waiting = [ticket for ticket in self._tickets if not ticket.late]
+        if not waiting or self._clock() - waiting[0].since >= STAY_SECONDS:
+            return waiting[0] if waiting else None
+        return next((ticket for ticket in waiting if ticket.scorer is self._last), waiting[0])
 
     def drop(self, owner: object) -> None:
         """Forget what an owner no longer wants; it gets no answer."""
