@@ -68,7 +68,14 @@ class Answer:
 class GeneratingFinder:
     """Implements `models.types.Finder` over a transformers model. Raises ModelInvalid for a family without boxes."""
 
-    def __init__(self, *, base: BaseModel, question: Question, adapter_sha256: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        base: BaseModel,
+        question: Question,
+        adapter_sha256: str | None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
         if base.family.boxes is None:
             raise ModelInvalid(
                 f"{base.family.model_type} models were not taught to write boxes: set boxes = false in check "
@@ -77,6 +84,7 @@ class GeneratingFinder:
         self._base = base
         self._labels = [label for label in question.labels if label in question.flags]
         self._adapter_sha256 = adapter_sha256
+        self._most = max_new_tokens
         processor = base.processor
         self._turn = render_turn(
             processor.tokenizer,
@@ -121,8 +129,8 @@ class GeneratingFinder:
         answer.ids.append(token)
         if len(answer.ids) == BEGIN_WITHIN and not any(mark in self._text(answer) for mark in BEGINNINGS):
             answer.cut = f"the answer began no list of boxes within {BEGIN_WITHIN} tokens"
-        elif len(answer.ids) == MAX_NEW_TOKENS:
-            answer.cut = f"the answer was cut off after {MAX_NEW_TOKENS} tokens"
+        elif len(answer.ids) == self._most:
+            answer.cut = f"the answer was cut off after {self._most} tokens"
         answer.ended = bool(answer.cut)
 
     def _text(self, answer: Answer) -> str:
