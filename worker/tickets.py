@@ -97,8 +97,9 @@ class Waiting:
         """The next forward, of one scorer, within `budget` tokens. Empty when closed.
 
         The scorer of the last forward goes on while it has images, because another one may bring another adapter; but
-        whoever has waited STAY_SECONDS comes first. Finders come when no scorer waits, or after FORWARDS_BEFORE_FINDING: images to score do not stand behind whole
-        generations, and those to find boxes in gather for a forward of many.
+        whoever has waited STAY_SECONDS comes first. Finders come when no scorer waits, or after
+        FORWARDS_BEFORE_FINDING: images to score do not stand behind whole generations, and those to find boxes in
+        gather for a forward of many.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._open or bool(self._tickets))
