@@ -49,9 +49,16 @@ def jobs(base: BaseModel, finder: GeneratingFinder, names: Sequence[str]) -> lis
     return [finder.job(scorer.prepare(taught.picture(name))) for name in names]
 
 
-def png(name: str, *, grown: int = 1) -> bytes:
+def png(name: str) -> bytes:
+    buffer = io.BytesIO()
+    taught.picture(name).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def large_jpeg(name: str) -> bytes:
+    """Sixteen times as wide and high: decoded at a fraction of that."""
     image, buffer = taught.picture(name), io.BytesIO()
-    image.resize((image.width * grown, image.height * grown)).save(buffer, "PNG")
+    image.resize((image.width * 16, image.height * 16)).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
@@ -153,7 +160,7 @@ def records(worker: Rig, scan: str) -> dict[str, dict[str, Any]]:
 def test_flagged_images_are_exported_with_their_boxes(tmp_path: Path, base: BaseModel) -> None:
     with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
         contents = {f"mem://a/{name}.png": png(name) for name in taught.TAUGHT}
-        contents["mem://a/large.png"] = png("one", grown=3)
+        contents["mem://a/large.jpg"] = large_jpeg("one")
         scan = worker.scan(contents, check=CHECK)
         worker.drain()
         told = records(worker, scan)
@@ -163,7 +170,7 @@ def test_flagged_images_are_exported_with_their_boxes(tmp_path: Path, base: Base
     }  # fmt: skip
     box = {"x0": 0.96, "y0": 1.28, "x1": 86.4, "y1": 32.0, "label": "gun", "score": None}
     assert told["one"]["boxes"] == [box]
-    assert told["large"]["boxes"] == [{**box, "x0": 2.88, "y0": 3.84, "x1": 259.2, "y1": 96.0}]
+    assert told["large"]["boxes"] == [{**box, "x0": 15.36, "y0": 20.48, "x1": 1382.4, "y1": 512.0}]
     assert (told["empty"]["boxes"], told["empty"]["box_problems"]) == ([], None)
     assert told["bad"]["boxes"] == []
     assert told["bad"]["box_problems"][0] == "a box has no four numbers"
