@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, ScanfleetGroup
+from producer.cli.common import Flags, ScanfleetGroup, note
+from producer.cli.tables import Cell, echo_table
+
+if TYPE_CHECKING:
+    from scanfleet.stage_times import StageTimes
+    from scanfleet.store.workers import WorkerInfo
 
 
 @click.group(cls=ScanfleetGroup)
 def worker() -> None:
-    """Start workers on this machine. Needs the extra: pip install 'scanfleet[worker]'.
+    """Start workers on this machine, and list those that live anywhere.
 
     \b
     Example:
@@ -19,11 +26,41 @@ def worker() -> None:
     """
 
 
+@worker.command("ls")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def list_workers(flags: Flags, form: str) -> None:
+    """List the workers that gave a sign lately, and what holds each of them up.
+
+    \b
+    Example:
+      scanfleet worker ls
+    """
+    from producer.launch import SILENT_SECONDS
+    from scanfleet.stage_times import StageTimes
+    from scanfleet.store.engine import reading
+    from scanfleet.store.workers import live_workers
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = [
+            (each, StageTimes(sums=each.seconds or {}))
+            for each in live_workers(connection, silent_seconds=SILENT_SECONDS)
+        ]
+    if form == "json":
+        click.echo(json.dumps([_record(each, times) for each, times in found], indent=2))
+        return
+    echo_table(("worker", "queue", "device", "since", "images", "images/s", "idle", "bottleneck"), map(_row, found))
+    if not found:
+        note(f"no worker gave a sign in the last {SILENT_SECONDS:.0f} s: `scanfleet worker score` starts one")
+
+
 @worker.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def score(flags: Flags, arguments: tuple[str, ...]) -> None:
-    """Score batches until stopped. SIGTERM ends it in order; nothing is lost either way.
+    """Score batches until stopped. Needs the extra: pip install 'scanfleet[worker]'.
+
+    SIGTERM ends it in order; nothing is lost either way.
 
     Further arguments go to the worker: --model, --precision, --device, --batches-in-flight and the others that
     `python -m worker score --help` lists.
@@ -38,3 +75,26 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
     require_worker_extra()
     # This very process becomes the worker: signals, exit code and process id are the worker's own.
     os.execve(COMMAND[0], [*COMMAND, *arguments], worker_environment(flags.settings()))  # noqa: S606
+
+
+def _row(found: tuple[WorkerInfo, StageTimes]) -> tuple[Cell, ...]:
+    each, times = found
+    rate = "-" if times.images_per_second is None else f"{times.images_per_second:.1f}"
+    idle = "-" if times.idle_share is None else f"{times.idle_share:.0%}"
+    since = f"{each.started_at:%Y-%m-%d %H:%M}"
+    return (each.id, each.queue, each.device, since, each.n_images, rate, idle, times.bottleneck or "-")
+
+
+def _record(each: WorkerInfo, times: StageTimes) -> dict[str, Any]:
+    """For JSON; the times are since its start."""
+    return {
+        "worker": each.id,
+        "host": each.host,
+        "pid": each.pid,
+        "queue": each.queue,
+        "device": each.device,
+        "started_at": each.started_at.isoformat(),
+        "beat_at": each.beat_at.isoformat(),
+        "images": each.n_images,
+        "times": times.record(),
+    }

@@ -7,6 +7,8 @@ import pytest
 
 from producer.cli.times import echo_times
 from scanfleet.stage_times import StageTimes
+from scanfleet.store.engine import transaction
+from scanfleet.store.workers import beat, start_worker, stop_worker
 from tests.cli_process import scanfleet
 from tests.ledger_rig import ledger_with_scan
 from tests.worker_rig import png, rig
@@ -53,3 +55,25 @@ def test_a_scan_from_before_times_were_kept_shows_none(tmp_path: Path) -> None:
     assert "the device was idle" not in scanfleet("scans", "show", scan_id, data_dir=tmp_path).stdout
     shown = scanfleet("scans", "show", scan_id, "--format", "json", data_dir=tmp_path).stdout
     assert json.loads(shown)["times"]["bottleneck"] is None
+
+
+def test_workers_are_listed_with_what_holds_them_up(tmp_path: Path) -> None:
+    about = {"host": "h", "pid": 7, "queue": "score.fake", "device": "cpu"}
+    with rig(tmp_path) as ledger, transaction(ledger.engine) as connection:
+        for worker in ("h-7-busy", "h-8-new", "h-9-gone"):
+            start_worker(connection, worker=worker, **about)
+        beat(connection, worker="h-7-busy", n_images=205, seconds=STARVED, progressed=True)
+        stop_worker(connection, "h-9-gone")
+    listed = scanfleet("worker", "ls", data_dir=tmp_path).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["worker", "h-7-busy", "h-8-new"]
+    assert listed[1].split()[-4:] == ["205", "20.5", "62%", "decode"]
+    assert listed[2].split()[-4:] == ["0", "-", "-", "-"]
+    busy, new = json.loads(scanfleet("worker", "ls", "--format", "json", data_dir=tmp_path).stdout)
+    assert (busy["worker"], busy["pid"], busy["times"]["bottleneck"]) == ("h-7-busy", 7, "decode")
+    assert new["times"]["device_idle_share"] is None
+
+
+def test_where_no_worker_lives_it_is_said_how_to_start_one(tmp_path: Path) -> None:
+    ledger_with_scan(tmp_path)
+    answer = scanfleet("worker", "ls", data_dir=tmp_path)
+    assert (answer.returncode, "`scanfleet worker score` starts one" in answer.stderr) == (0, True)
