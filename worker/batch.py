@@ -23,7 +23,8 @@ from scanfleet.images import Enough
 from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known
-from worker.boxes import NOT_ASKED, StoredBoxes, stored
+from worker.batch_events import Abort, Answered, Event, Fetched, Located, NotFetched, Twins
+from worker.boxes import StoredBoxes, stored
 from worker.decoders import Decoders
 from worker.device import Device
 from worker.gathering import Gathered
@@ -68,54 +69,6 @@ class Stages:
     in_hand: FilesInHand = field(default_factory=FilesInHand)
 
 
-@dataclass(kw_only=True, eq=False)
-class _Twins:
-    """Images of one batch with the same bytes: scored once."""
-
-    sha256: str
-    images: list[ClaimedImage]
-    prepared: Prepared | None = None  # kept where boxes may be asked for, until that is known
-    answer: _Answered | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fetched:
-    image: ClaimedImage
-    data: bytes = field(repr=False)
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _NotFetched:
-    image: ClaimedImage
-    error: Exception
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answered:
-    twins: _Twins
-    result: Reading | Exception
-    width: int = 0  # pixels, upright
-    height: int = 0
-    boxes: StoredBoxes = NOT_ASKED
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Located:
-    """Somebody was asked where in a flagged image."""
-
-    scored: _Answered
-    result: FoundBoxes | Exception
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Abort:
-    why: str
-
-
-_Event = _Fetched | _NotFetched | _Answered | _Located | _Abort
-
-
 class BatchRun:
     """`run` fills `gathered`."""
 
@@ -145,17 +98,17 @@ class BatchRun:
         # A later attempt starts elsewhere, so that no image which keeps waiting holds up those behind it.
         start = (attempt - 1) * self._settings.fetch_threads % len(images) if images else 0
         self._todo = deque([*images[start:], *images[:start]])
-        self._inbox: SimpleQueue[_Event] = SimpleQueue()
+        self._inbox: SimpleQueue[Event] = SimpleQueue()
         self._over = threading.Event()
         self._fetching = 0
-        self._fetched: deque[_Fetched] = deque()  # and not yet looked up
+        self._fetched: deque[Fetched] = deque()  # and not yet looked up
         self._scoring = 0
-        self._twins: dict[str, _Twins] = {}
+        self._twins: dict[str, Twins] = {}
 
     def abort(self, why: str) -> None:
         """End `run` with Aborted; from any thread."""
         self._over.set()
-        self._inbox.put(_Abort(why=why))
+        self._inbox.put(Abort(why=why))
 
     def run(self) -> None:
         """Raises Aborted, DatabaseUnavailable."""
@@ -183,7 +136,7 @@ class BatchRun:
             self._fetching += 1
             self._stages.threads.submit(self._fetch, self._todo.popleft())
 
-    def _arrivals(self) -> list[_Event]:
+    def _arrivals(self) -> list[Event]:
         """At least one event, and all that came with it."""
         events = [self._inbox.get()]
         try:
@@ -192,23 +145,23 @@ class BatchRun:
         except Empty:
             return events
 
-    def _handle(self, events: list[_Event]) -> None:
+    def _handle(self, events: list[Event]) -> None:
         for event in events:
             match event:
-                case _Abort(why=why):
+                case Abort(why=why):
                     raise Aborted(why)
-                case _NotFetched(image=image, error=error):
+                case NotFetched(image=image, error=error):
                     self._fetching -= 1
                     self._stages.in_hand.give_up()
                     self._gathered.error(image, error)
-                case _Fetched():
+                case Fetched():
                     self._fetching -= 1
                     self._gathered.fetched()
                     self._fetched.append(event)
                     self._stages.in_hand.take(len(event.data))
-                case _Answered():
+                case Answered():
                     self._answered(event)
-                case _Located():
+                case Located():
                     self._conclude(self._with_boxes(event))
         if self._fetched and not self._enough_to_do():
             self._sort_out()
@@ -221,7 +174,7 @@ class BatchRun:
         n = self._settings.fetch_threads
         return self._fetching > 0 and len(self._fetched) < n <= self._scoring and not self._stages.in_hand.many
 
-    def _answered(self, event: _Answered) -> None:
+    def _answered(self, event: Answered) -> None:
         """Done, unless the image is flagged and somebody is to be asked where: then it is not scored until they are."""
         boxes, prepared = self._resolved.boxes, event.twins.prepared
         event.twins.prepared = None
@@ -232,14 +185,14 @@ class BatchRun:
         else:
             self._stages.threads.submit(self._locate, event, boxes.finder, prepared)
 
-    def _with_boxes(self, located: _Located) -> _Answered:
+    def _with_boxes(self, located: Located) -> Answered:
         """A device that failed makes the image wait, as in scoring; an answer that nobody can read does not."""
         scored, found = located.scored, located.result
         if isinstance(found, Exception):
             return replace(scored, result=found)
         return replace(scored, boxes=stored(found, width=scored.width, height=scored.height))
 
-    def _conclude(self, event: _Answered) -> None:
+    def _conclude(self, event: Answered) -> None:
         self._scoring -= 1
         event.twins.answer = event
         self._deliver(event.twins, event.twins.images)
@@ -264,11 +217,11 @@ class BatchRun:
                 if twins.answer is not None:
                     self._deliver(twins, [item.image])
             else:
-                twins = self._twins[item.sha256] = _Twins(sha256=item.sha256, images=[item.image])
+                twins = self._twins[item.sha256] = Twins(sha256=item.sha256, images=[item.image])
                 self._scoring += 1
                 self._stages.threads.submit(self._prepare, twins, [item.data])
 
-    def _deliver(self, twins: _Twins, images: Sequence[ClaimedImage]) -> None:
+    def _deliver(self, twins: Twins, images: Sequence[ClaimedImage]) -> None:
         answer = twins.answer
         assert answer is not None
         for image in images:
@@ -295,13 +248,13 @@ class BatchRun:
                 store = self._stages.stores(image.uri, image.root)
                 data = store.fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
                 sha256 = hashlib.sha256(data).hexdigest()
-            self._inbox.put(_Fetched(image=image, data=data, sha256=sha256))
+            self._inbox.put(Fetched(image=image, data=data, sha256=sha256))
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._inbox.put(_NotFetched(image=image, error=error))
+            self._inbox.put(NotFetched(image=image, error=error))
         finally:
             ended()
 
-    def _prepare(self, twins: _Twins, box: list[bytes]) -> None:
+    def _prepare(self, twins: Twins, box: list[bytes]) -> None:
         """box: the file, taken out: the executor keeps what it was given until the end, and the end may be long off."""
         n_bytes = len(box[0])
         if self._over.is_set():
@@ -323,19 +276,19 @@ class BatchRun:
             answer = self._answering(twins, width, height)
             self._stages.device.submit(owner=self, scorer=self._resolved.scorer, prepared=prepared, answer=answer)
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._inbox.put(_Answered(twins=twins, result=error))
+            self._inbox.put(Answered(twins=twins, result=error))
         finally:
             ended()
 
-    def _answering(self, twins: _Twins, width: int, height: int) -> Callable[[Answer], None]:
+    def _answering(self, twins: Twins, width: int, height: int) -> Callable[[Answer], None]:
         def answer(given: Answer) -> None:
             self._watch.answered(given)
             assert not isinstance(given.result, FoundBoxes)
-            self._inbox.put(_Answered(twins=twins, result=given.result, width=width, height=height))
+            self._inbox.put(Answered(twins=twins, result=given.result, width=width, height=height))
 
         return answer
 
-    def _locate(self, scored: _Answered, finder: Finder, prepared: Prepared) -> None:
+    def _locate(self, scored: Answered, finder: Finder, prepared: Prepared) -> None:
         if self._over.is_set():
             return
         ended = self._pulse.expect(seconds=0)
@@ -343,11 +296,11 @@ class BatchRun:
         def answer(given: Answer) -> None:
             self._watch.add(boxes=given.seconds)
             assert not isinstance(given.result, Reading)
-            self._inbox.put(_Located(scored=scored, result=given.result))
+            self._inbox.put(Located(scored=scored, result=given.result))
 
         try:
             self._stages.device.submit_late(owner=self, finder=finder, prepared=prepared, answer=answer)
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._inbox.put(_Located(scored=scored, result=error))
+            self._inbox.put(Located(scored=scored, result=error))
         finally:
             ended()
