@@ -43,6 +43,7 @@ class Device:
     ) -> None:
         self._lock = threading.Lock()  # of the budget, the forwards and the word that the device is broken
         self._budget = TokenBudget(token_budget)
+        self._finding = TokenBudget(token_budget)  # keeps keys and values, so that it may run out of memory sooner
         self._on_broken = on_broken
         self._broken = False
         forwards = WAITING_FORWARDS * lanes
@@ -104,7 +105,7 @@ class Device:
     # in the device threads
 
     def _loop(self) -> None:
-        while tickets := self._waiting.take(lambda: self.token_budget):
+        while tickets := self._waiting.take(lambda: self.token_budget, finding=lambda: self._finding.tokens):
             self._run(tickets)
 
     def _run(self, tickets: Sequence[Ticket]) -> None:
@@ -150,11 +151,15 @@ class Device:
             self._mine.number = next(self._numbers)
             self._forwards.add(self._mine.number)
 
+    def _budget_of(self, tickets: Sequence[Ticket]) -> TokenBudget:
+        return self._finding if tickets[0].late else self._budget
+
     def _went_well(self, tickets: Sequence[Ticket]) -> None:
         with self._lock:
-            raised = self._budget.went_well(_tokens(tickets))
+            budget = self._budget_of(tickets)
+            raised = budget.went_well(_tokens(tickets))
         if raised:
-            log.info("token_budget_raised", new_budget=self.token_budget, full_budget=self._budget.full)
+            log.info("token_budget_raised", new_budget=budget.tokens, full_budget=budget.full)
 
     def _tell_broken(self) -> None:
         """Once, however many lanes find out."""
@@ -170,8 +175,9 @@ class Device:
             return
         used = _tokens(tickets)
         with self._lock:
-            self._budget.shrink(used)
-        log.warning("device_out_of_memory", images=len(tickets), tokens=used, new_budget=self.token_budget)
+            budget = self._budget_of(tickets)
+            budget.shrink(used)
+        log.warning("device_out_of_memory", images=len(tickets), tokens=used, new_budget=budget.tokens)
         try:
             self._waiting.put_back(tickets)
         except DeviceUnavailable as stopping:

@@ -93,8 +93,8 @@ class Waiting:
         if closed:
             raise DeviceUnavailable("the worker is stopping")
 
-    def take(self, budget: Callable[[], int]) -> list[Ticket]:
-        """The next forward, of one scorer, within `budget` tokens. Empty when closed.
+    def take(self, budget: Callable[[], int], *, finding: Callable[[], int] | None = None) -> list[Ticket]:
+        """The next forward, of one scorer, within `budget` tokens; of a finder, within `finding`. Empty when closed.
 
         The scorer of the last forward goes on while it has images, because another one may bring another adapter; but
         whoever has waited STAY_SECONDS comes first. Finders come when no scorer waits, or after
@@ -111,7 +111,8 @@ class Waiting:
                 taken = [first]
             else:
                 same = [ticket for ticket in self._tickets if ticket.scorer is first.scorer]
-                chosen = pack([ticket.prepared.visual_tokens for ticket in same], budget=budget())
+                most = finding() if first.late and finding is not None else budget()
+                chosen = pack([ticket.prepared.visual_tokens for ticket in same], budget=most)
                 taken = [same[at] for at in chosen]
             gone = set(map(id, taken))
             self._drop(lambda ticket: id(ticket) in gone)

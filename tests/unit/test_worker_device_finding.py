@@ -13,6 +13,7 @@ from models.fake import FakeFinder, FakePrepared
 from models.types import Finder, FoundBoxes, Reading
 from scanfleet.errors import DeviceUnavailable
 from tests.unit.test_worker_device import QUESTION, Bench, ScriptedScorer, bench, held_back
+from worker.errors import OutOfDeviceMemory
 from worker.tickets import FORWARDS_BEFORE_FINDING, Answer
 
 
@@ -78,6 +79,27 @@ def test_finding_does_not_wait_for_ever() -> None:
         rig.take(len(others) + 2)
     assert order.index("find") == 1 + FORWARDS_BEFORE_FINDING
     assert order.count("s") == 1 + len(others)
+
+
+def test_finding_that_has_no_room_gets_smaller_and_leaves_scoring_as_it_is() -> None:
+    scorer = ScriptedScorer()
+
+    class Large(FakeFinder):
+        def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+            if len(jobs) > 2:
+                raise OutOfDeviceMemory("no room")
+            return super().find(jobs, sign=sign)
+
+    finder = Large(question=QUESTION)
+    with bench(token_budget=1000) as rig:
+        held_back(rig, scorer)
+        for number in range(1, 9):
+            ask(rig, number, finder, scorer)
+        scorer.gate.set()
+        told = rig.take(9)
+        assert rig.device.token_budget == 1000
+    assert all(isinstance(told[number].result, FoundBoxes) for number in range(1, 9))
+    assert max(finder.calls) <= 2
 
 
 def test_a_forward_that_goes_on_counts_as_a_new_one() -> None:
