@@ -16,8 +16,8 @@ from models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.checks import load_check
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
 from scanfleet.objects import MemoryStore
-from scanfleet.store import rings, scans, suspects
 from scanfleet.stage_times import NAMES
+from scanfleet.store import rings, scans, suspects
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import transaction
 from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
