@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -85,11 +86,14 @@ class Growth:
 def run() -> Report:
     with TemporaryDirectory() as folder:
         bare = Bare(Path(folder))
-        with fleet() as rig:
+        with fleet(token_budget=bare.token_budget) as rig:
             archives = {side: draw(DRAWN, side=side) for side in IMAGES}
             rig.put("warm", distinct(archives[448], 64, salt="warm"))
             rig.scan("warm")
-            duels = [duel(rig, bare, archives[side], side=side, n=n) for side, n in IMAGES.items()]
+            duels = []
+            for side, n in IMAGES.items():
+                duels.append(duel(rig, bare, archives[side], side=side, n=n))
+                print(duels[-1].line(), file=sys.stderr, flush=True)
             growth = memory(rig, archives[128])
     return _report(duels, growth)
 
@@ -101,14 +105,14 @@ class Bare:
         settings = load_settings(data_dir=folder, model="pocket", log_level="error")
         model = load_model(settings)
         self._scorer: Scorer = resolve_alone(model, load_check(CHECK), None).scorer
-        self._budget = budget_for(settings, model)
+        self.token_budget = budget_for(settings, model)
         self._free = threading.Semaphore(model.lanes)
         self._threads = max(2, model.lanes)  # with one lane, the next pack is prepared meanwhile
 
     def score(self, images: Sequence[Image.Image]) -> None:
         each = self._scorer.prepare(images[0]).visual_tokens
         waiting = iter(images)
-        packs = iter(lambda: list(islice(waiting, max(1, self._budget // each))), [])
+        packs = iter(lambda: list(islice(waiting, max(1, self.token_budget // each))), [])
         with ThreadPoolExecutor(self._threads) as threads:
             for _ in threads.map(self._score, packs):
                 pass
@@ -152,14 +156,8 @@ def duel(rig: Fleet, bare: Bare, files: Sequence[bytes], *, side: int, n: int) -
 def memory(rig: Fleet, files: Sequence[bytes]) -> Growth:
     """Of one worker process over one long scan of small pictures."""
     rig.put("long", distinct(files, LATE, salt="long"))
-    scan_ids: list[str] = []
-
-    def settled() -> int:
-        return rig.progress(scan_ids[0]).n_verdicts if scan_ids else 0
-
-    with rss_watched(rig.pids["worker"], settled) as samples:
-        scan_ids.append(rig.enqueue("long"))
-        rig.wait(scan_ids[0])
+    with rss_watched(rig.pids["worker"], lambda: rig.n_scored("long")) as samples:
+        rig.wait(rig.enqueue("long"))
     return Growth(early=_rss(samples, around=EARLY), late=_rss(samples, around=LATE - EARLY // 2))
 
 

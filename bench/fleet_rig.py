@@ -93,14 +93,22 @@ class Fleet:
             *_, last = session.enqueue(request)
         return last.scan.id
 
+    def n_scored(self, prefix: str) -> int:
+        """Of the scan over a prefix; 0 before it begins. Its listing may still go on."""
+        with reading(self.engine) as connection:
+            found = [
+                scan for scan in scans.list_scans(connection, limit=1) if self.bucket.uri(prefix + "/") in scan.sources
+            ]
+            return sum(scans.progress(connection, scan.id).n_verdicts for scan in found)
+
     def progress(self, scan_id: str) -> scans.Progress:
         with reading(self.engine) as connection:
             return scans.progress(connection, scan_id)
 
 
 @contextmanager
-def fleet() -> Iterator[Fleet]:
-    """Servers and worker, started and, at the end, stopped. The worker has the default settings."""
+def fleet(*, token_budget: int) -> Iterator[Fleet]:
+    """Servers and worker, started and, at the end, stopped. Beside the token budget, the worker has default settings."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         s3, redis = stack.enter_context(S3Server()), stack.enter_context(RedisServer())
@@ -112,6 +120,7 @@ def fleet() -> Iterator[Fleet]:
             "SCANFLEET_BROKER_URL": redis.url,
             "SCANFLEET_S3_ENDPOINT_URL": s3.url,
             "SCANFLEET_MODEL": "pocket",
+            "SCANFLEET_TOKEN_BUDGET": str(token_budget),
         }
         os.environ.update(environment)
         settings = load_settings()
