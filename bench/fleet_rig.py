@@ -108,7 +108,7 @@ class Fleet:
 
 @contextmanager
 def fleet(*, token_budget: int) -> Iterator[Fleet]:
-    """Servers and worker, started and, at the end, stopped. Beside the token budget, the worker has default settings."""
+    """Servers and worker, started and, at the end, stopped. The worker has default settings but for its budget."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         s3, redis = stack.enter_context(S3Server()), stack.enter_context(RedisServer())
