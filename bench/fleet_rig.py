@@ -23,6 +23,7 @@ from scanfleet.store.engine import connect, reading
 from scanfleet.store.measured import times_of_scan
 from scanfleet.store.schema import upgrade
 from tests.services.postgres import PostgresServer
+from tests.services.process import LAUNCHER
 from tests.services.redis import RedisServer
 from tests.services.s3 import Bucket, S3Server
 
@@ -136,9 +137,9 @@ def fleet(*, token_budget: int) -> Iterator[Fleet]:
 @contextmanager
 def _worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "score"], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
-        )
+        command = [sys.executable, "-m", "worker", "score"]
+        ending_with_us = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "--", *command]
+        process = subprocess.Popen(ending_with_us, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
     try:
         yield process
     finally:
