@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from bench.report import seconds
 from scanfleet.settings import Settings
+from scanfleet.stage_times import THREAD_STAGES
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import NewVerdict
 from worker.batch import Stages
@@ -19,6 +20,9 @@ from worker.model import Model
 from worker.probe import budget_for
 from worker.score_stream import score_stream
 from worker.scorers import Resolved
+
+
+STAGES = (*THREAD_STAGES, "wait", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +67,8 @@ class Bench:
             images = (_image(number) for number in range(len(files)))
             for _, outcome in score_stream(images, self._resolved, self._stages):
                 verdicts.extend(outcome.verdicts)
-                for stage, value in outcome.seconds.items():
-                    stage_seconds[stage] = stage_seconds.get(stage, 0.0) + value
+                for stage in STAGES:
+                    stage_seconds[stage] = stage_seconds.get(stage, 0.0) + outcome.seconds[stage]
 
         wall = seconds(work)
         if len(verdicts) != len(files):

@@ -197,7 +197,7 @@ def test_a_batch_whose_store_never_answers_is_handed_back_with_what_is_known(
             device=worker.scoring.device,
             vitals=worker.scoring.vitals,
             counts=lambda: (worker.pipeline.n_taken, worker.pipeline.n_active),
-            limits=Limits(forward=60, batch=0.2, worker=60),
+            limits=Limits(forward=60, batch=1.5, worker=60),  # a decoder process takes its time to start
             on_wedged=lambda why: pytest.fail(why),
         )
         thread = threading.Thread(target=worker.pipeline.run, args=(None,))
