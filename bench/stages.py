@@ -21,7 +21,6 @@ from worker.probe import budget_for
 from worker.score_stream import score_stream
 from worker.scorers import Resolved
 
-
 STAGES = (*THREAD_STAGES, "wait", "device")
 
 
