@@ -77,6 +77,13 @@ class Thresholds:
             return "clear"
         return "review"
 
+    def apart(self, by: float) -> Thresholds:
+        """Both moved away from the middle by so many logits: what may have moved as far is left to a person."""
+        return Thresholds(
+            review=None if self.review is None else self.review - by,
+            flag=None if self.flag is None else self.flag + by,
+        )
+
 
 UNCALIBRATED = Thresholds(review=0.0, flag=0.0)  # the model's own preference, for a base model without labels
 

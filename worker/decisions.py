@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from models.calibration import UNCALIBRATED, Calibrator, Thresholds
+from models.canary import TOLERANCE
 from models.types import Question, Reading
 
+# Quantising moves margins, so that a calibrator fitted at full precision says nothing certain about a quantised scorer.
+CALIBRATED_PRECISIONS = ("fp32", "bf16")
 MASS_FLOOR = 0.9  # below it the model barely speaks in labels: prompt or adapter is suspect
 TOP_LABEL_FLOOR = 0.5  # of a plain classification
 
@@ -24,7 +27,7 @@ class Decision:
 class Policy:
     """How the margins of one scorer are read.
 
-    calibrator None: there is no score, and the sign of the margin decides, unless thresholds say otherwise.
+    calibrator None: there is no score. thresholds None as well: the sign of the margin decides.
     Thresholds are margins (`models.calibration.Thresholds`), so a change of calibrator moves no decision.
     """
 
@@ -39,6 +42,21 @@ class Policy:
         best = max(range(len(reading.logits)), key=reading.logits.__getitem__)
         score = None if self.calibrator is None else self.calibrator.probability(reading.margin)
         return Decision(label=self.question.labels[best], score=score, decision=decision)
+
+    def at_precision(self, precision: str) -> Policy:
+        """What it comes to in a precision that calibrator and thresholds were not fitted in.
+
+        There is no score then. The thresholds move apart by the most that the margins of an adapter's canary may move
+        in that precision: nothing is flagged or cleared that might not have been at full precision.
+        """
+        if precision in CALIBRATED_PRECISIONS or (self.calibrator is None and self.thresholds is None):
+            return self
+        thresholds = self.thresholds
+        if thresholds is None and self.calibrator is not None:
+            even = -self.calibrator.b / self.calibrator.a  # the margin whose probability is one half
+            thresholds = Thresholds(review=even, flag=even)
+        assert thresholds is not None
+        return replace(self, calibrator=None, thresholds=thresholds.apart(TOLERANCE[precision]))
 
     def _by_margin(self, margin: float) -> str:
         if self.thresholds is not None:

@@ -21,7 +21,7 @@ from scanfleet.errors import BadSettings, DeviceUnavailable
 from worker.boxes import box_pass_of
 from worker.decisions import Policy
 from worker.model import Model
-from worker.scorers import CALIBRATED_PRECISIONS, Resolved, answers, mode_of, question_of, scorer_of
+from worker.scorers import Resolved, answers, mode_of, question_of, scorer_of
 
 log = structlog.get_logger()
 
@@ -85,6 +85,7 @@ def _ask_canary(model: Model, chosen: _Chosen, scorer: Scorer) -> None:
 
 
 def _policy(question: Question, card: AdapterCard | None, *, precision: str) -> Policy:
-    if card is None or precision not in CALIBRATED_PRECISIONS:
+    if card is None:
         return Policy(question=question)
-    return Policy(question=question, calibrator=card.calibrator, thresholds=card.thresholds)
+    held = Policy(question=question, calibrator=card.calibrator, thresholds=card.thresholds)
+    return held.at_precision(precision)

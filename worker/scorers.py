@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -24,14 +25,10 @@ from scanfleet.store.engine import reading, transaction
 from scanfleet.store.scorers import ScorerSpec, Shift, note_shift, scorer_id
 from worker.adapters import AdapterFolders
 from worker.boxes import BoxPass, box_pass_of
-from worker.decisions import Policy, read_policy
+from worker.decisions import CALIBRATED_PRECISIONS, Policy, read_policy
 from worker.model import Model
 
 log = structlog.get_logger()
-
-# Quantising moves margins (the pocket model: nf4 by up to 0.19 logits, 0.04 on average), so a calibrator fitted at full
-# precision says nothing certain about a quantised scorer: its verdicts carry the raw margin and no score.
-CALIBRATED_PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +115,7 @@ class Scorers:
 
     def _spec(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> ScorerSpec:
         identity = self._model.identity
-        read_by = adapter if identity.precision in CALIBRATED_PRECISIONS else None
+        calibrator, thresholds = _read_by(adapter, question_of(check), identity.precision)
         return ScorerSpec(
             check_id=check_id,
             base_model=identity.base_model,
@@ -127,9 +124,22 @@ class Scorers:
             adapter_id=None if adapter is None else adapter.id,
             max_pixels=check.max_pixels,
             crop=check.crop,
-            calibrator=None if read_by is None else read_by.calibrator,
-            thresholds=None if read_by is None else read_by.thresholds,
+            calibrator=calibrator,
+            thresholds=thresholds,
         )
+
+
+def _read_by(
+    adapter: AdapterInfo | None, question: Question, precision: str
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Calibrator and thresholds of a scorer in this precision, as its row keeps them."""
+    if adapter is None:
+        return None, None
+    if precision in CALIBRATED_PRECISIONS:
+        return adapter.calibrator, adapter.thresholds
+    fitted = read_policy(question, calibrator=adapter.calibrator, thresholds=adapter.thresholds)
+    held = fitted.at_precision(precision)
+    return None, None if held.thresholds is None else asdict(held.thresholds)
 
 
 def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:

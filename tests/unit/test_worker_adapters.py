@@ -125,7 +125,8 @@ def test_a_calibrator_of_full_precision_does_not_read_a_quantised_scorer(
         worker.drain()
         assert adapter_of(worker, scan) == {adapter_id}
         assert {row.score for row in worker.rows(Verdict)} == {None}
-        assert {(row.calibrator, row.thresholds) for row in worker.rows(ScorerRow)} == {(None, None)}
+        (scorer,) = worker.rows(ScorerRow)
+        assert (scorer.calibrator, scorer.thresholds) == (None, {"review": -1.25, "flag": 2.25})
 
 
 def test_a_promotion_takes_effect_at_the_next_batch_and_never_inside_one(

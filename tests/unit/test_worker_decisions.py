@@ -76,3 +76,20 @@ def test_the_columns_of_an_adapter_become_a_policy() -> None:
 def test_a_malformed_calibrator_is_refused() -> None:
     with pytest.raises(ValueError, match="finite a > 0"):
         read_policy(OVERLAY, calibrator={"a": -1.0, "b": 0.0, "n": 1, "prevalence": 0.5}, thresholds=None)
+
+
+@pytest.mark.parametrize(("precision", "by"), [("int8", 0.25), ("nf4", 0.5)])
+def test_a_quantised_scorer_leaves_to_a_person_what_quantising_may_have_moved(precision: str, by: float) -> None:
+    fitted = Policy(question=OVERLAY, calibrator=PLATT, thresholds=Thresholds(review=-1.0, flag=1.0))
+    assert fitted.at_precision("fp32") == fitted.at_precision("bf16") == fitted
+    held = fitted.at_precision(precision)
+    assert (held.calibrator, held.thresholds) == (None, Thresholds(review=-1.0 - by, flag=1.0 + by))
+    uncertified = Policy(question=OVERLAY, calibrator=PLATT, thresholds=Thresholds(review=None, flag=1.0))
+    assert uncertified.at_precision(precision).decide(reading(-9.0)).decision == "review"
+
+
+def test_quantised_and_without_thresholds_the_middle_goes_to_a_person() -> None:
+    held = Policy(question=OVERLAY, calibrator=PLATT).at_precision("int8")  # one half lies at a margin of 0.5
+    assert [held.decide(reading(m)).decision for m in (0.24, 0.26, 0.74, 0.76)] == ["clear", "review", "review", "flag"]
+    plain = Policy(question=OVERLAY)
+    assert plain.at_precision("nf4") == plain
