@@ -8,14 +8,24 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scanfleet.endpoints import PREFIX, model_at_endpoint
 from scanfleet.errors import BadSettings
 from scanfleet.faults import nearest
 
+if TYPE_CHECKING:
+    from scanfleet.settings import Settings
+
 BUILTIN_MODELS = ("pocket",)
 FAKE_MODEL = "fake"  # scores by hashing pixels, for tests of the fleet; no help text names it
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def require_address(settings: Settings) -> None:
+    """Refuse a model at an endpoint whose address is not known here. Raises BadSettings."""
+    if model_at_endpoint(settings.model) and settings.endpoint_url is None:
+        raise BadSettings(f"endpoint_url: {settings.model} needs the server's address (SCANFLEET_ENDPOINT_URL)")
 
 
 def require_model(name: str, *, elsewhere: bool) -> None:
@@ -29,6 +39,8 @@ def require_model(name: str, *, elsewhere: bool) -> None:
     if name.startswith(PREFIX):
         raise BadSettings(f"model: {name!r}: after {PREFIX} comes what the server calls its model (endpoint:gpt-4o)")
     path = Path(name).expanduser()
+    if name and os.path.isdir(path) and not (path / "config.json").is_file():
+        raise BadSettings(f"model: the folder {name} holds no model: config.json is missing")
     if name and (os.path.isdir(path) or (elsewhere and path.is_absolute())):
         return
     near = nearest(name.lower(), BUILTIN_MODELS)

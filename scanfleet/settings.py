@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     # what scores
     model: str = "pocket"  # a built-in name, a hub id or a folder
     model_revision: str | None = None  # hub commit
-    precision: str = Field(default="auto", pattern="^(auto|fp32|bf16|nf4|int8)$")  # auto: bf16 on CUDA, else fp32
+    precision: Literal["auto", "fp32", "bf16", "nf4", "int8"] = "auto"  # auto: bf16 on CUDA, else fp32
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     token_budget: int | Literal["auto"] = "auto"  # noqa: S105 - visual tokens in one forward; auto: a probe finds it
 

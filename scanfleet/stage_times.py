@@ -29,7 +29,7 @@ STARVED = 0.15  # idle for a larger share: something else than the device holds 
 BUSY = 0.5  # stage threads at work for a smaller share of their time: they are not what holds it up
 
 ADVICE = {
-    "device": "more workers on further devices, or a check with fewer pixels",
+    "device": "more or faster devices with a worker each, or a check with fewer pixels",
     "fetch": "more fetch_threads, or workers nearer to the store",
     "decode": "more cores, or more workers on other machines; more fetch_threads as long as cores are free",
     "prepare": "more cores, or more workers on other machines",

@@ -23,6 +23,7 @@ from models.errors import ModelInvalid
 from models.types import Detail, Finder, ModelIdentity, Question, Reading, Scorer
 from scanfleet.endpoints import model_at_endpoint
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, ScanfleetError
+from scanfleet.model_names import require_address
 from scanfleet.settings import Settings
 from scanfleet.transport import in_the_open
 from worker.endpoint_line import REAL_TIME, Clock, Line, Pace
@@ -175,8 +176,8 @@ def _checked(settings: Settings) -> tuple[str, str]:
     name, url = model_at_endpoint(settings.model), settings.endpoint_url
     if name is None:
         raise BadSettings(f"model: {settings.model!r} names no model of a server: write endpoint:NAME")
-    if url is None:
-        raise BadSettings(f"endpoint_url: {settings.model} needs the server's address (SCANFLEET_ENDPOINT_URL)")
+    require_address(settings)
+    assert url is not None
     if settings.precision != "auto" or settings.model_revision is not None:
         raise BadSettings("precision and model_revision are the server's affair: leave them out with an endpoint")
     interval = 60.0 / (settings.endpoint_requests_per_minute or float("inf"))

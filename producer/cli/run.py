@@ -47,13 +47,14 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     from producer.output import require_place
     from producer.summary import summarise
     from producer.workers import LocalWorkers, require_worker_extra
-    from scanfleet.model_names import require_model
+    from scanfleet.model_names import require_address, require_model
     from scanfleet.queue import clear_taken
 
     require_worker_extra()
     request = Request(**chosen)
     settings = flags.settings(model=request.model)
     require_model(settings.model, elsewhere=False)
+    require_address(settings)
     if report is not None:
         require_place(report)
     if truth is not None:

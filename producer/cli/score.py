@@ -49,10 +49,11 @@ def score(
     from producer.child import Child
     from producer.named import NamedImages
     from producer.workers import require_worker_extra
-    from scanfleet.model_names import require_model
+    from scanfleet.model_names import require_address, require_model
 
     settings = flags.settings(model=model)
     require_model(settings.model, elsewhere=False)
+    require_address(settings)
     check = find_check(flags, check_name)
     named = NamedImages(images, settings)
     stream = iter(named)

@@ -33,15 +33,17 @@ def echo_times(times: StageTimes) -> None:
 
 
 def _workers(times: StageTimes) -> str:
-    return f"{times['under_way']:.1f} s of workers at work: {times.images_per_second or 0:.1f} images/s"
+    pace = f"{times.images_per_second or 0:.1f} images/s a worker"
+    return f"workers had batches under way for {times['under_way']:.1f} s: {pace}"
 
 
 def _threads(times: StageTimes) -> str:
     parts = ", ".join(f"{stage} {times[stage]:.1f} s" for stage in THREAD_STAGES)
-    return f"{times['threads']:.1f} s of stage threads: {parts}"
+    used = sum(times[stage] for stage in THREAD_STAGES)
+    return f"stage threads were at work for {used:.1f} s of their {times['threads']:.1f} s: {parts}"
 
 
 def _forwards(times: StageTimes) -> str:
     each = f"{times.images_per_forward or 0:.1f} images in each"
     padding = f"{times.padding_share or 0:.1%} of their tokens padding".replace("%", " %")
-    return f"{times['device']:.1f} s of forwards: {times['forwards']:.0f}, {each}, {padding}"
+    return f"{times['forwards']:.0f} forwards took {times['device']:.1f} s, some at the same time: {each}, {padding}"

@@ -25,9 +25,9 @@ def test_the_bottleneck_comes_first_and_each_sum_says_of_what_it_is(capsys: pyte
         "",
         "the device was idle 62 % of the time: decoding is the bottleneck (more cores, or more workers on other "
         "machines; more fetch_threads as long as cores are free)",
-        "  10.0 s of workers at work: 20.5 images/s",
-        "  80.0 s of stage threads: fetch 6.0 s, decode 50.0 s, prepare 10.0 s",
-        "  4.0 s of forwards: 20, 10.2 images in each, 3.4 % of their tokens padding",
+        "  workers had batches under way for 10.0 s: 20.5 images/s a worker",
+        "  stage threads were at work for 66.0 s of their 80.0 s: fetch 6.0 s, decode 50.0 s, prepare 10.0 s",
+        "  20 forwards took 4.0 s, some at the same time: 10.2 images in each, 3.4 % of their tokens padding",
     ]
 
 
@@ -42,7 +42,7 @@ def test_a_scored_scan_shows_its_times(tmp_path: Path) -> None:
         worker.drain()
     shown = scanfleet("scans", "show", scan_id, data_dir=tmp_path)
     assert "the device was idle" in shown.stdout, shown.stderr
-    assert "s of stage threads: fetch " in shown.stdout
+    assert "stage threads were at work for " in shown.stdout
     times = json.loads(scanfleet("scans", "show", scan_id, "--format", "json", data_dir=tmp_path).stdout)["times"]
     assert times["worker_seconds"] > 0
     assert 0 < times["device_idle_share"] <= 1

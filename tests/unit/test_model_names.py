@@ -6,7 +6,8 @@ import pytest
 
 from models.sources import POCKET
 from scanfleet.errors import BadSettings
-from scanfleet.model_names import BUILTIN_MODELS, FAKE_MODEL, require_model
+from scanfleet.model_names import BUILTIN_MODELS, FAKE_MODEL, require_address, require_model
+from scanfleet.settings import load_settings
 from worker.model import FAKE
 
 
@@ -14,7 +15,7 @@ def test_the_names_are_those_that_the_worker_knows() -> None:
     assert (BUILTIN_MODELS, FAKE_MODEL) == ((POCKET,), FAKE)
 
 
-@pytest.mark.parametrize("name", ["pocket", "fake", "Qwen/Qwen3-VL-4B-Instruct", "a/b.c_d-e", "."])
+@pytest.mark.parametrize("name", ["pocket", "fake", "Qwen/Qwen3-VL-4B-Instruct", "a/b.c_d-e"])
 def test_what_a_worker_may_load_is_taken(name: str) -> None:
     require_model(name, elsewhere=False)
 
@@ -28,7 +29,17 @@ def test_what_nobody_can_load_is_refused_in_one_line(name: str) -> None:
 
 
 def test_a_folder_may_lie_on_the_workers_machines_only(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match=r"config\.json is missing"):
+        require_model(str(tmp_path), elsewhere=False)
+    (tmp_path / "config.json").write_text("{}")
     require_model(str(tmp_path), elsewhere=False)
     require_model(str(tmp_path / "none"), elsewhere=True)
     with pytest.raises(BadSettings):
         require_model("none/such/folder", elsewhere=True)
+
+
+def test_a_model_at_an_endpoint_needs_its_address(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="endpoint_url"):
+        require_address(load_settings(data_dir=tmp_path, model="endpoint:gpt-4o"))
+    require_address(load_settings(data_dir=tmp_path, model="endpoint:gpt-4o", endpoint_url="https://host/v1"))
+    require_address(load_settings(data_dir=tmp_path, model="pocket"))
