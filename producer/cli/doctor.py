@@ -163,5 +163,5 @@ class _Sheet:
         idle = f"{forecast['idle_share']:.0%}".replace("%", " %")
         click.echo()
         pace = f"together about {forecast['images_per_second']:.1f} images/s"
-        click.echo(f"{pace}: the {forecast['limit']} stage limits, the device idle {idle} of the time")
+        click.echo(f"{pace}: the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
         click.echo(forecast["advice"])
