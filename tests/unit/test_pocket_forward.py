@@ -26,6 +26,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Vi
     model = new_model(folder, seed=1).eval()
     for p in model.parameters():  # far from the initial zeros and ones, so that every term counts
         torch.nn.init.normal_(p, std=0.1)
+    model.config.save_pretrained(folder)
     return model, load_processor(folder, FAMILIES["qwen3_vl"])
 
 
