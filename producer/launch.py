@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 
 import sqlalchemy as sa
 from celery import Celery
@@ -24,7 +23,7 @@ from scanfleet.messages import score_queue
 from scanfleet.queue import make_app
 from scanfleet.settings import Settings
 from scanfleet.store.checks import resolve_check
-from scanfleet.store.engine import now, reading, transaction
+from scanfleet.store.engine import reading, transaction
 from scanfleet.store.schema import ledger
 from scanfleet.store.suspects import expire_worker
 from scanfleet.store.workers import live_workers
@@ -65,11 +64,6 @@ class Session:
     settings: Settings
     engine: sa.Engine
     app: Celery
-
-    def now(self) -> datetime:
-        """By the database's clock."""
-        with reading(self.engine) as connection:
-            return now(connection)
 
     def enqueue(self, request: Request) -> Iterator[Enqueued]:
         """See `producer.enqueue`."""

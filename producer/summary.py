@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -17,9 +16,6 @@ from scanfleet.store.measured import times_of_scan
 from scanfleet.store.results import ResultFilter, count_answers, count_failures, iter_results
 from scanfleet.store.scans import Progress, ScanInfo
 from scanfleet.store.scorers import ScorerUse, scorers_of_scan
-from scanfleet.store.tables import Batch
-
-SHORTEST_SPAN = timedelta(seconds=1)  # a rate over less is noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +27,9 @@ class Summary:
     scorers: list[ScorerUse]
     legend: list[Entry]  # the same in words
     times: StageTimes  # of the attempts that closed its batches
-    images_per_second: float | None  # between the first batch settled since the start and the last; see `_rate`
 
 
-def summarise(engine: sa.Engine, scan_id: str, *, since: datetime | None = None) -> Summary:
-    """`since`: when the run whose speed is asked for began; None: no speed."""
+def summarise(engine: sa.Engine, scan_id: str) -> Summary:
     with reading(engine, long=True) as connection:
         scan = scans.get_scan(connection, scan_id)
         scorers = scorers_of_scan(connection, scan.id)
@@ -48,25 +42,7 @@ def summarise(engine: sa.Engine, scan_id: str, *, since: datetime | None = None)
             scorers=scorers,
             legend=[entry(scorer, has_flags=has_flags) for scorer in scorers],
             times=times_of_scan(connection, scan.id),
-            images_per_second=None if since is None else _rate(connection, scan.id, since),
         )
-
-
-def _rate(connection: sa.Connection, scan_id: str, since: datetime) -> float | None:
-    """Images of all batches but the first, over the time between the first and the last: the start does not count.
-
-    None when that time is too short to mean anything.
-    """
-    settled = (Batch.scan_id == scan_id, Batch.state == "done", Batch.finished_at >= since)
-    columns = sa.select(
-        sa.func.min(Batch.finished_at, type_=Batch.finished_at.type).label("first"),
-        sa.func.max(Batch.finished_at, type_=Batch.finished_at.type).label("last"),
-    )
-    span = connection.execute(columns.where(*settled)).one()
-    if span.first is None or span.last - span.first < SHORTEST_SPAN:
-        return None
-    later = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_images), 0)).where(*settled, Batch.finished_at > span.first)
-    return int(connection.execute(later).scalar_one()) / (span.last - span.first).total_seconds()
 
 
 def measure_agreement(engine: sa.Engine, scan: ScanInfo, truth_column: str) -> Agreement:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from producer.failures import Counts
     from producer.summary import Summary
 
+SHORTEST_SPAN = 1.0  # seconds; a rate over less is noise
+
 
 def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
     """`seconds`: how long this scoring took; None when it was done before."""
@@ -36,14 +38,14 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
 
 
 def _echo_speed(summary: Summary, seconds: float | None) -> None:
-    words = []
-    if seconds is not None:
-        ended = summary.progress.n_verdicts + summary.progress.n_failures
-        words.append(f"{seconds:.1f} s with start-up ({ended / seconds:.1f} images/s)")
-    if summary.images_per_second is not None:
-        words.append(f"{summary.images_per_second:.1f} images/s from the first batch to the last")
-    if words:
-        click.echo(", ".join(words))
+    if seconds is None:
+        return
+    ended = summary.progress.n_verdicts + summary.progress.n_failures
+    words = [f"{seconds:.1f} s with start-up ({ended / seconds:.1f} images/s)"]
+    pace = summary.times.images_per_second
+    if pace is not None and summary.times["under_way"] >= SHORTEST_SPAN:
+        words.append(f"{pace:.1f} images/s a worker while batches were under way")
+    click.echo(", ".join(words))
 
 
 def echo_legend(summary: Summary) -> None:

@@ -60,13 +60,13 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     if truth is not None:
         require_column(request.listing(settings), truth)
     with if_stopped(STOPPED), open_session(settings) as session:
-        begin, since = time.monotonic(), session.now()
+        begin = time.monotonic()
         free = partial(free_batches, session.engine)
         with LocalWorkers(settings, n=workers, say=note, on_death=free) as local, open_display() as display:
             now = _score(session, request, local, display)
         clear_taken(settings)
         echo_summary(
-            summarise(session.engine, now.scan.id, since=since),
+            summarise(session.engine, now.scan.id),
             seconds=time.monotonic() - begin if local.logs else None,
         )
         _conclude(session, now, truth=truth, report=report)

@@ -101,14 +101,13 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
         failures={("decode", "truncated"): 1},
         scorers=[],
         legend=[],
-        times=StageTimes(sums={}),
-        images_per_second=12.5,
+        times=StageTimes(sums={"scored": 5, "under_way": 1.25}),
     )
     echo_summary(summary, seconds=2.0)
     assert capsys.readouterr().out.splitlines() == [
         "scan abc: check overlay, model pocket, cancelled",
         "10 images: 5 scored (2 of them have the same bytes as images scored before), 1 failed, 3 cancelled, 1 pending",
-        "2.0 s with start-up (3.0 images/s), 12.5 images/s from the first batch to the last",
+        "2.0 s with start-up (3.0 images/s), 4.0 images/s a worker while batches were under way",
         "",
         "decision  label    images",
         "flag      overlay       5",
