@@ -25,7 +25,7 @@ MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
 @click.option(
     "--check", "check_name", default="overlay", show_default=True, metavar="NAME", help="A check's name or .toml file."
 )
-@click.option("--model", metavar="MODEL", help="Built-in name, hub id or folder. Default: the setting.")
+@click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
 @click.option("--source", metavar="SRC", help="A folder or s3://bucket/prefix: can it be read, and how fast?")
 @click.option(
     "--seconds",

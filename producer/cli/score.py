@@ -28,7 +28,7 @@ HEADER = ("file", "decision", "label", "score", "margin", "mass")
 @click.option(
     "--check", "check_name", default="overlay", show_default=True, metavar="NAME", help="A check's name or .toml file."
 )
-@click.option("--model", metavar="MODEL", help="Built-in name, hub id or folder. Default: the setting.")
+@click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="Use the adapter in this folder.")
 @click.option("--json", "--jsonl", "as_json", is_flag=True, help="One JSON object a line instead of a table.")
 @click.pass_obj
