@@ -13,13 +13,13 @@ from scanfleet.settings import Settings
 from scanfleet.stage_times import THREAD_STAGES
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import NewVerdict
-from worker.batch import Stages
 from worker.decoders import Decoders
 from worker.device import Device
 from worker.model import Model
 from worker.probe import budget_for
 from worker.score_stream import score_stream
 from worker.scorers import Resolved
+from worker.stages import Stages
 
 STAGES = (*THREAD_STAGES, "wait", "device")
 

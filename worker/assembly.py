@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from scanfleet.messages import score_queue
 from scanfleet.settings import Settings
 from worker.background import Timer
-from worker.batch import Stages
 from worker.decoders import Decoders
 from worker.device import Device
 from worker.leases import Leases
@@ -23,6 +22,7 @@ from worker.model import Model
 from worker.pipeline import Pipeline, look_up_content
 from worker.probe import budget_for
 from worker.scorers import Scorers
+from worker.stages import Stages
 from worker.stop import Stop
 from worker.stores import StoreFinder
 from worker.vitals import Vitals

@@ -12,61 +12,30 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from models.types import Finder, FoundBoxes, Prepared, Reading
 from scanfleet.errors import ImageError
 from scanfleet.images import Enough
-from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
-from scanfleet.store.verdicts import Known
 from worker.batch_events import Abort, Answered, Event, Fetched, Located, NotFetched, Twins
 from worker.boxes import StoredBoxes, stored
-from worker.decoders import Decoders
-from worker.device import Device
 from worker.gathering import Gathered
-from worker.in_hand import FilesInHand
 from worker.scorers import Resolved
-from worker.stores import StoreFinder
+from worker.stages import ScanBytes, Stages
 from worker.tickets import Answer
 from worker.timing import Stopwatch
-from worker.vitals import Vitals
 
 RETRY_SECONDS = 30.0  # after the deadline of a fetch, for the store's client to give up
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScanBytes:
-    """Bytes that a scorer meets in a scan."""
-
-    scan_id: str
-    scorer_id: int
-    hashes: Collection[str]  # SHA-256
-
-
-KnownByContent = Callable[[ScanBytes], Mapping[str, Known | ImageError]]
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
 
 
 class Aborted(Exception):
     """The batch is not ours any more, or is to be handed back: what is gathered by then is all there will be."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stages:
-    """What all batches of a worker share."""
-
-    threads: Executor
-    decoders: Decoders
-    device: Device
-    stores: StoreFinder
-    known_by_content: KnownByContent  # earlier verdicts, and what killed workers; raises DatabaseUnavailable
-    settings: Settings
-    vitals: Vitals = field(default_factory=Vitals)
-    in_hand: FilesInHand = field(default_factory=FilesInHand)
 
 
 class BatchRun:

@@ -17,12 +17,13 @@ from scanfleet.objects import ObjectStore, open_store
 from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Outcome
-from worker.batch import BatchRun, Stages
+from worker.batch import BatchRun
 from worker.decoders import Decoders
 from worker.device import Device
 from worker.gathering import Gathered
 from worker.model import Model
 from worker.scorers import Resolved
+from worker.stages import Stages
 from worker.stores import OpenStores, StoreFinder
 from worker.timing import Stopwatch
 
