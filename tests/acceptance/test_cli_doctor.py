@@ -51,11 +51,12 @@ def test_what_is_broken_is_told_beside_what_is_not(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_is_a_finding(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    answer = scanfleet("doctor", "--model", "./empty", "--json", data_dir=tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')
+    answer = scanfleet("doctor", "--model", "./other", "--json", data_dir=tmp_path)
     assert answer.returncode == 10
     told = json.loads(answer.stdout)
-    assert "config.json is missing" in told["findings"][-1]["text"]
+    assert "is a llama model" in told["findings"][-1]["text"]
     assert told["findings"][-1]["status"] == "fail"
     assert told["forecast"] is None
 

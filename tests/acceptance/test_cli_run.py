@@ -181,11 +181,19 @@ def test_a_worker_that_dies_is_replaced_and_its_leases_are_not_waited_for(data: 
     assert time.monotonic() - begin < 600
 
 
-def test_a_worker_that_cannot_start_is_quoted(data: Path, pictures: Path) -> None:
-    run = scanfleet("run", pictures, "--check", "overlay", "--model", pictures / "sub", data_dir=data)
+def test_a_worker_that_cannot_start_is_quoted(data: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    run = scanfleet("run", pictures, "--check", "overlay", "--model", tmp_path, data_dir=data)
     assert run.returncode == 21
     assert "exit code 10" in run.stderr
-    assert "holds no model" in run.stderr.splitlines()[-1]
+    assert "is a llama model" in run.stderr.splitlines()[-1]
+
+
+def test_a_folder_without_a_model_is_refused_before_anything_is_enqueued(data: Path, pictures: Path) -> None:
+    run = scanfleet("run", pictures, "--check", "overlay", "--model", pictures / "sub", data_dir=data)
+    assert run.returncode == 10
+    assert "holds no model" in run.stderr
+    assert "listed" not in run.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
