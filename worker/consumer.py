@@ -55,7 +55,6 @@ def _consume_once(app: Celery, settings: Settings, *, name: str) -> int:
         queues=[score_queue(settings.model)],
         without_mingle=True,
         without_gossip=True,
-        without_heartbeat=True,  # nobody listens: a worker's row says that it lives
         quiet=True,
         loglevel="WARNING",
     )
