@@ -163,7 +163,7 @@ def _lanes(base: BaseModel) -> int:
     import torch
 
     if base.device.type != "cpu" or base.precision not in ("fp32", "bf16"):
-        return 1  # bitsandbytes' layers set themselves up in their first forward, which must not meet another one
+        return 1  # several forwards at once through bitsandbytes' layers were never tried
     lanes = torch.get_num_threads()
     torch.set_num_threads(1)
     return lanes

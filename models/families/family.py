@@ -22,6 +22,10 @@ from models.types import Detail
 LONGEST_PROMPT = 4096  # tokens that any prompt of ours stays under; a window of attention must not be shorter
 
 
+# Of a language model in the place and with the names that most families give it.
+LANGUAGE_LINEAR = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedImage:
     """One image on the host, resized and still 8 bit; the device normalises it.

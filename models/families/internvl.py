@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from models.families.family import Family, PreparedImage
-from models.families.tower import LANGUAGE_LINEAR, VISION, TowerReader, tiles
+from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
+from models.families.tower import VISION, TowerReader, tiles
 
 
 class InternVLReader(TowerReader):

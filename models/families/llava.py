@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL import Image
 
 from models.errors import ImageUnsuitable
-from models.families.family import Family, PreparedImage
-from models.families.tower import LANGUAGE_LINEAR, VISION, LlavaTowerReader, tiles
+from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
+from models.families.tower import VISION, LlavaTowerReader, tiles
 
 MAX_ASPECT = 200  # as Qwen-VL has it; of a longer strip the square would show next to nothing, at a high price
 PADDED_SIDES = 16  # longest side that is padded to a square as it is, in sides of the tower's square

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 
-from models.families.family import Family, PreparedImage
-from models.families.tower import LANGUAGE_LINEAR, VISION, LlavaTowerReader, tiles
+from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
+from models.families.tower import VISION, LlavaTowerReader, tiles
 
 Pinpoint = tuple[int, int]  # height and width of a canvas that may be cut into tiles, in pixels
 

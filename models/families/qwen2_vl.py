@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.families.family import Family
-from models.families.qwen_vl import LANGUAGE_LINEAR, VISION, QwenReader, quicken
+from models.families.family import LANGUAGE_LINEAR, Family
+from models.families.qwen_vl import VISION, QwenReader, quicken
 
 FAMILY = Family(
     model_type="qwen2_vl",

@@ -15,7 +15,6 @@ from models.errors import ImageUnsuitable
 from models.families.family import ImageReader, PreparedImage, normalise
 from models.segments import use_segments
 
-LANGUAGE_LINEAR = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 VISION = ("model.visual",)
 
 

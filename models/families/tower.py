@@ -14,7 +14,6 @@ from models.errors import ModelInvalid
 from models.families.family import ImageReader, PreparedImage, normalise
 from models.types import Detail
 
-LANGUAGE_LINEAR = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 VISION = ("model.vision_tower", "model.multi_modal_projector")
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # that a tower puts before its patches
