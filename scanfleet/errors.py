@@ -13,7 +13,8 @@ ScanfleetError
      └─ RequestError           what the person asked for: one line that says what to do, and an exit code
          ├─ BadSettings  BadCheck  BadManifest  BadSource
          ├─ SourceNotFound  AccessDenied  EmptySource
-         └─ UnknownName  SchemaOutdated  MissingExtra  ScanIncomplete
+         ├─ UnknownName  SchemaOutdated  MissingExtra  ScanIncomplete
+         └─ BadLabels  GateNotPassed  TrainingFailed
 """
 
 from __future__ import annotations
@@ -145,3 +146,21 @@ class ScanIncomplete(RequestError):
     """The scan ended with images that could not be scored."""
 
     exit_code = 20
+
+
+class BadLabels(RequestError):
+    """A label, or a file of labels, is faulty; nothing of it was written."""
+
+    exit_code = 22
+
+
+class GateNotPassed(RequestError):
+    """An adapter is not put in use: the gate did not say "promote"."""
+
+    exit_code = 23
+
+
+class TrainingFailed(RequestError):
+    """A training ended without an adapter."""
+
+    exit_code = 24

@@ -19,6 +19,14 @@ class ScoreBatch(BaseModel):
     batch_id: int = Field(ge=1, lt=2**63)  # what a row's id can be
 
 
+class RefreshAdapter(BaseModel):
+    """A knock: there is, or was, a training to run. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    training_id: int = Field(ge=1, lt=2**63)
+
+
 def score_queue(model: str) -> str:
     """The queue of one base model: `Qwen/Qwen3-VL-4B` -> `score.qwen-qwen3-vl-4b`.
 

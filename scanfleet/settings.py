@@ -85,6 +85,16 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     decode_cpu_seconds: float = Field(default=20.0, gt=0)  # CPU time of one image, not time on the wall
 
+    # the refresh of adapters
+    adapters_url: str | None = None  # folder or s3://bucket/prefix that all workers reach; default: below data_dir
+    train_after_labels: int = Field(default=100, ge=1)  # new audited labels of a check that start a training
+    train_every_hours: float | None = Field(default=None, gt=0)  # with any new label at all; default: never
+    train_on_drift: bool = True  # a drift alarm, with any new label at all, starts one
+    train_recipe: str = "auto"  # a recipe's name; auto: the one that suits the base model
+    train_look_seconds: float = Field(default=30.0, gt=0)  # between two looks for reasons to train
+    train_lease_seconds: float = Field(default=60.0, gt=0, le=MAX_LEASE_SECONDS)
+    train_shadow_images: int = Field(default=300, ge=0)  # unlabelled images that the gate compares both adapters on
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
 

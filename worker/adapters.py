@@ -19,7 +19,8 @@ from models.types import ModelIdentity
 from scanfleet.checks import builtin_names, load_check
 from scanfleet.objects import open_store
 from scanfleet.settings import Settings
-from scanfleet.store.adapters import AdapterInfo, champion, promote, register_adapter
+from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.champions import champion, is_decided, promote
 from scanfleet.store.engine import transaction
 
 log = structlog.get_logger()
@@ -129,6 +130,7 @@ def _enter(engine: sa.Engine, info: AdapterInfo) -> None:
     with transaction(engine) as connection:
         adapter_id = register_adapter(connection, info)
         in_use = champion(connection, info.check_name, info.base_model)
-        if in_use is None or in_use.base_revision != info.base_revision:
-            promote(connection, adapter_id)
+        stale = in_use is not None and in_use.base_revision != info.base_revision
+        if stale or not is_decided(connection, info.check_name, info.base_model):
+            promote(connection, adapter_id, kind="shipped", why="ships with the base model")
             log.info("shipped_adapter_in_use", check=info.check_name, adapter=adapter_id)

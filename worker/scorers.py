@@ -19,7 +19,8 @@ from models.types import Question, Reading, Scorer, Step
 from scanfleet.checks import Check
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.settings import Settings
-from scanfleet.store.adapters import AdapterInfo, champion
+from scanfleet.store.adapters import AdapterInfo
+from scanfleet.store.champions import champion
 from scanfleet.store.checks import get_check
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.scorers import ScorerSpec, Shift, note_shift, scorer_id

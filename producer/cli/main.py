@@ -11,15 +11,20 @@ from typing import NoReturn
 
 import click
 
+from producer.cli.adapters import adapters
 from producer.cli.checks import checks
 from producer.cli.common import Flags, ScanfleetGroup, note
 from producer.cli.db import db
 from producer.cli.doctor import doctor
+from producer.cli.drift import drift
+from producer.cli.labels import labels
+from producer.cli.rescan import rescan
 from producer.cli.results import results
 from producer.cli.run import run
 from producer.cli.scan import scan
 from producer.cli.scans import scans
 from producer.cli.score import score
+from producer.cli.train import train
 from producer.cli.worker import worker
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -60,12 +65,13 @@ def cli(
     Exit codes: 0 done; 1 unexpected; 2 wrong usage; 10 bad setting; 11 bad check; 12 bad manifest;
     13 bad source; 14 source not found; 15 access denied; 16 no image in the source; 17 unknown name;
     18 database schema outdated; 19 optional part not installed; 20 images failed (score; run and scan with --strict);
-    21 a local worker died; 75 database, broker or store away: try again; 130 interrupted.
+    21 a local worker died; 22 faulty labels; 23 the gate did not pass; 24 a training failed;
+    75 database, broker or store away: try again; 130 interrupted.
     """
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
 
 
-for command in (run, scan, scans, results, score, checks, worker, db, doctor):
+for command in (run, scan, scans, rescan, results, score, labels, train, adapters, drift, checks, worker, db, doctor):
     cli.add_command(command)
 
 

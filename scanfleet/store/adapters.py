@@ -1,4 +1,4 @@
-"""The registry of adapters, and the pointer to the one in use."""
+"""The registry of adapters. Which of them is in use: `scanfleet.store.champions`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from scanfleet.errors import UnknownName
 from scanfleet.store.engine import now
-from scanfleet.store.tables import Adapter, Champion
+from scanfleet.store.tables import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,13 @@ class AdapterInfo:
     calibrator: dict[str, Any] | None = None
     thresholds: dict[str, Any] | None = None
     canary: dict[str, Any] | None = None
+    training_id: int | None = None  # that made it; None: it came from outside
+    gate: dict[str, Any] | None = None  # every figure of the comparison with the champion of then
+    gate_verdict: str | None = None  # promote, hold, reject; None: never judged
     id: int | None = None  # None: not registered yet
 
 
-_COLUMNS = [column for column in Adapter.__table__.c if column.name != "created_at"]
+COLUMNS = [column for column in Adapter.__table__.c if column.name != "created_at"]
 
 
 def register_adapter(connection: sa.Connection, adapter: AdapterInfo) -> int:
@@ -43,29 +47,14 @@ def register_adapter(connection: sa.Connection, adapter: AdapterInfo) -> int:
     if known is not None:
         connection.execute(sa.update(Adapter).where(Adapter.id == known).values(uri=adapter.uri))
         return known
-    values = {column.name: getattr(adapter, column.name) for column in _COLUMNS if column.name != "id"}
+    values = {column.name: getattr(adapter, column.name) for column in COLUMNS if column.name != "id"}
     added = sa.insert(Adapter).values(values | {"created_at": now(connection)}).returning(Adapter.id)
     return connection.execute(added).scalar_one()
 
 
-def champion(connection: sa.Connection, check_name: str, base_model: str) -> AdapterInfo | None:
-    """The adapter in use for a check and base model; None: the base model answers alone."""
-    query = (
-        sa.select(*_COLUMNS)
-        .join(Champion, Champion.adapter_id == Adapter.id)
-        .where(Champion.check_name == check_name, Champion.base_model == base_model)
-    )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else AdapterInfo(**row._mapping)
-
-
-def promote(connection: sa.Connection, adapter_id: int) -> None:
-    """Point the check and base model of an adapter to it: one statement, so a batch sees the old or the new one."""
-    row = connection.execute(sa.select(Adapter.check_name, Adapter.base_model).where(Adapter.id == adapter_id)).one()
-    key = {"check_name": row.check_name, "base_model": row.base_model}
-    value = {"adapter_id": adapter_id, "since": now(connection)}
-    moved = connection.execute(
-        sa.update(Champion).where(*(getattr(Champion, name) == held for name, held in key.items())).values(value)
-    )
-    if moved.rowcount == 0:
-        connection.execute(sa.insert(Champion).values(key | value))
+def get_adapter(connection: sa.Connection, adapter_id: int) -> AdapterInfo:
+    """Raises UnknownName."""
+    row = connection.execute(sa.select(*COLUMNS).where(Adapter.id == adapter_id)).one_or_none()
+    if row is None:
+        raise UnknownName(f"no adapter {adapter_id}: `scanfleet adapters ls` lists them")
+    return AdapterInfo(**row._mapping)

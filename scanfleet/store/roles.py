@@ -25,6 +25,11 @@ PRODUCER = {
     "images": "INSERT, UPDATE",
     "failures": "INSERT, DELETE",
     "labels": "INSERT",  # added, never changed
+    "labelled_images": "INSERT, UPDATE (uri, root, etag)",  # a split is for good
+    "trainings": "INSERT, UPDATE",
+    "adapters": "UPDATE (uri)",  # where its files were brought
+    "champions": "INSERT, UPDATE",  # a person promotes and rolls back
+    "promotions": "INSERT",
 }
 # Workers settle what producers made; they make no scan, batch or image, and delete nothing.
 WORKER = {
@@ -37,9 +42,14 @@ WORKER = {
     "workers": "INSERT, UPDATE",
     "adapters": "INSERT, UPDATE",  # those that ship with the built-in model
     "champions": "INSERT, UPDATE",
+    "promotions": "INSERT",
+    "refusals": "INSERT",
+    "trainings": "INSERT, UPDATE",
 }
 READER: Mapping[str, str] = {}
-_COUNTED = ("checks", "batches", "images", "scorers", "verdicts", "labels", "adapters")  # ids from a sequence
+_COUNTED = (  # ids from a sequence
+    "checks", "batches", "images", "scorers", "verdicts", "labels", "adapters", "trainings", "promotions", "refusals",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,54 +5,24 @@ Times are UTC. Enumerations are short words under a CHECK constraint, so that a 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
-BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up INTEGER keys only
+from scanfleet.store.base import Base, UtcDateTime, one_of
+from scanfleet.store.refresh_tables import Adapter, Champion, Label, LabelledImage, Promotion, Refusal, Training
+
+__all__ = [
+    "Adapter", "Base", "Batch", "Champion", "CheckRow", "Failure", "Image", "Label", "LabelledImage", "Promotion",
+    "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Worker",
+]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")
 BATCH_STATES = ("ready", "leased", "done", "cancelled")
 IMAGE_STATES = ("pending", "verdict", "failed", "cancelled")
 DECISIONS = ("clear", "review", "flag")
-
-
-class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """timestamptz on PostgreSQL; on SQLite, which knows no zone, UTC text that sorts by time."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
-
-
-class Base(DeclarativeBase):
-    metadata = sa.MetaData(naming_convention=NAMING)
-    type_annotation_map = {
-        int: BigId,
-        datetime: UtcDateTime(),
-        dict[str, Any]: sa.JSON(none_as_null=True),
-        list[Any]: sa.JSON(none_as_null=True),
-        str: sa.Text(),
-    }
-
-
-def _one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
-    words = ", ".join(f"'{value}'" for value in values)
-    return sa.CheckConstraint(f"{column} IN ({words})", name=column)
 
 
 class CheckRow(Base):
@@ -69,7 +39,7 @@ class CheckRow(Base):
 
 class Scan(Base):
     __tablename__ = "scans"
-    __table_args__ = (_one_of("state", SCAN_STATES),)
+    __table_args__ = (one_of("state", SCAN_STATES),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)  # check, model, sources and filters: the same scan twice is one
@@ -86,12 +56,13 @@ class Scan(Base):
     trouble: Mapped[int] = mapped_column(default=0, server_default="0")  # batches in a row that found the store away
     not_before: Mapped[datetime | None]  # until then nobody claims or knocks: the store is away
     waiting_for: Mapped[str | None]  # what the store said
+    rescan_of: Mapped[str | None]  # the scan whose answers this one renews
 
 
 class Batch(Base):
     __tablename__ = "batches"
     __table_args__ = (
-        _one_of("state", BATCH_STATES),
+        one_of("state", BATCH_STATES),
         sa.Index(None, "state", "queue", "id"),
         sa.Index(None, "scan_id", "state"),
     )
@@ -124,7 +95,7 @@ class Batch(Base):
 class Image(Base):
     __tablename__ = "images"
     __table_args__ = (
-        _one_of("state", IMAGE_STATES),
+        one_of("state", IMAGE_STATES),
         sa.UniqueConstraint("scan_id", "identity"),
         sa.Index(None, "batch_id"),
         sa.Index(None, "scan_id", "state", "id"),
@@ -145,6 +116,8 @@ class Image(Base):
     width: Mapped[int | None]  # pixels, upright
     height: Mapped[int | None]
     crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # workers that ended with this image in hand
+    rescan_of: Mapped[int | None]  # the image of another scan whose answer is renewed with this one's
+    drawn: Mapped[str | None]  # why a rescan took it: band, audit
 
 
 class Failure(Base):
@@ -189,7 +162,7 @@ class Verdict(Base):
     __tablename__ = "verdicts"
     __table_args__ = (
         sa.UniqueConstraint("image_id", "scorer_id"),
-        _one_of("decision", DECISIONS),
+        one_of("decision", DECISIONS),
         sa.Index(None, "scorer_id", "content_sha256"),
         sa.Index(None, "scorer_id", "identity"),
         sa.Index(None, "scan_id", "decision", "id"),
@@ -212,56 +185,6 @@ class Verdict(Base):
     crop: Mapped[list[Any] | None]
     reused_from: Mapped[int | None]  # the verdict this one was taken over from
     created_at: Mapped[datetime]
-
-
-class Label(Base):
-    """What a person says is true of an image. Rows are added, never changed."""
-
-    __tablename__ = "labels"
-    __table_args__ = (sa.Index(None, "check_name", "content_sha256"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    check_name: Mapped[str]
-    content_sha256: Mapped[str]
-    uri: Mapped[str | None]
-    label: Mapped[str]
-    boxes: Mapped[list[Any] | None]
-    who: Mapped[str]
-    shown: Mapped[dict[str, Any] | None]  # what the person saw: verdict, score, crop
-    origin: Mapped[str]  # review, import ...
-    at: Mapped[datetime]
-
-
-class Adapter(Base):
-    """A fine-tuned version of a base model for a check."""
-
-    __tablename__ = "adapters"
-    __table_args__ = (sa.UniqueConstraint("check_name", "base_model", "weights_sha256"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    check_name: Mapped[str]
-    check_hash: Mapped[str]
-    base_model: Mapped[str]
-    base_revision: Mapped[str]
-    uri: Mapped[str]  # folder or s3:// prefix that holds the files
-    weights_sha256: Mapped[str]
-    recipe: Mapped[dict[str, Any]]
-    metrics: Mapped[dict[str, Any]]
-    calibrator: Mapped[dict[str, Any] | None]
-    thresholds: Mapped[dict[str, Any] | None]
-    canary: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime]
-
-
-class Champion(Base):
-    """Which adapter is in use for a check and base model: one pointer, changed in one statement."""
-
-    __tablename__ = "champions"
-
-    check_name: Mapped[str] = mapped_column(primary_key=True)
-    base_model: Mapped[str] = mapped_column(primary_key=True)
-    adapter_id: Mapped[int] = mapped_column(sa.ForeignKey("adapters.id"))
-    since: Mapped[datetime]
 
 
 class Worker(Base):

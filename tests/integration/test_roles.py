@@ -26,7 +26,7 @@ from tests.worker_rig import Rig, add_scan, png, rig, upgrade_database
 from worker.adapters import register_shipped
 
 KNOWN = {"checks", "scans", "batches", "images", "failures", "scorers", "verdicts", "labels", "adapters"}
-KNOWN |= {"champions", "workers"}
+KNOWN |= {"champions", "workers", "labelled_images", "trainings", "promotions", "refusals"}
 SQL = CliRunner().invoke(cli, ["db", "roles"]).output
 
 
@@ -123,7 +123,7 @@ def test_a_producer_enqueues_manages_and_reconciles_but_gives_no_verdict(urls: U
             assert scans.cancel(connection, scan) == 1
         refused(producer, sa.delete(Scan))
         refused(producer, sa.text("UPDATE verdicts SET margin = 9"))
-        refused(producer, sa.text("INSERT INTO champions VALUES ('overlay', 'pocket', 1, now())"))
+        refused(producer, sa.text("UPDATE labels SET label = 'x'"))
 
 
 def test_a_reader_only_reads(urls: Urls, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from models.lora import add_lora, save_lora
 from models.types import ModelIdentity, Question, Scorer
 from scanfleet.checks import Check, load_check
 from scanfleet.settings import load_settings
-from scanfleet.store.adapters import AdapterInfo, champion, promote, register_adapter
+from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.champions import champion, promote
 from scanfleet.store.engine import transaction
 from scanfleet.store.tables import Adapter, Image, ScorerRow, Verdict
 from tests.unit import tiny_models as tiny
@@ -83,7 +84,7 @@ def info(folder: Path, **changes: Any) -> AdapterInfo:
 def put_in_use(worker: Rig, adapter: AdapterInfo) -> int:
     with transaction(worker.engine) as connection:
         adapter_id = register_adapter(connection, adapter)
-        promote(connection, adapter_id)
+        promote(connection, adapter_id, kind="forced", why="test")
     return adapter_id
 
 

@@ -16,7 +16,8 @@ from models.pocket.evaluate import fresh
 from models.sequential import SequentialScorer, in_steps
 from models.types import ModelIdentity
 from scanfleet.checks import load_check
-from scanfleet.store.adapters import AdapterInfo, promote, register_adapter
+from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.champions import promote
 from scanfleet.store.engine import transaction
 from scanfleet.store.results import Result, ResultFilter, iter_results
 from scanfleet.store.tables import ScorerRow, Verdict
@@ -140,7 +141,7 @@ def put_in_use(worker: Rig, card: AdapterCard, folder: Path) -> None:
             uri=str(folder),
             weights_sha256=card.weights_sha256,
         )
-        promote(connection, register_adapter(connection, adapter))
+        promote(connection, register_adapter(connection, adapter), kind="forced", why="test")
 
 
 def as_png(image: Image.Image) -> bytes:

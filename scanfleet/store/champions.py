@@ -1,0 +1,120 @@
+"""Which adapter is in use for a check and base model: one pointer, changed in one statement, with its whole history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import sqlalchemy as sa
+
+from scanfleet.errors import GateNotPassed, UnknownName
+from scanfleet.store.adapters import COLUMNS, AdapterInfo, get_adapter
+from scanfleet.store.engine import now
+from scanfleet.store.tables import Adapter, Champion, Promotion
+
+Kind = Literal["shipped", "gate", "person", "forced", "rollback"]
+MAX_HISTORY = 100  # changes of one champion that are looked back at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One change of a champion. None as an adapter: the base alone."""
+
+    id: int
+    adapter_id: int | None
+    previous_id: int | None
+    kind: str
+    who: str | None
+    why: str
+    at: datetime
+
+
+def champion(connection: sa.Connection, check_name: str, base_model: str) -> AdapterInfo | None:
+    """The adapter in use for a check and base model; None: the base model answers alone."""
+    query = (
+        sa.select(*COLUMNS)
+        .join(Champion, Champion.adapter_id == Adapter.id)
+        .where(Champion.check_name == check_name, Champion.base_model == base_model)
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else AdapterInfo(**row._mapping)
+
+
+def is_decided(connection: sa.Connection, check_name: str, base_model: str) -> bool:
+    """Whether it was ever said what answers, be it the base alone."""
+    query = sa.select(Champion.check_name).where(Champion.check_name == check_name, Champion.base_model == base_model)
+    return connection.execute(query).first() is not None
+
+
+def promote(
+    connection: sa.Connection, adapter_id: int, *, kind: Kind, why: str, who: str | None = None
+) -> AdapterInfo | None:
+    """Point the check and base model of an adapter to it: one statement, so a batch sees the old or the new one.
+
+    Returns the champion before. Raises UnknownName; GateNotPassed unless the gate said "promote" of this adapter, for
+    every kind but those that a person answers for ("forced") and that were in use before ("shipped", "rollback").
+    """
+    adapter = get_adapter(connection, adapter_id)
+    if kind in ("gate", "person") and adapter.gate_verdict != "promote":
+        said = "never judged it" if adapter.gate_verdict is None else f"says {adapter.gate_verdict}"
+        raise GateNotPassed(
+            f"adapter {adapter_id} is not promoted: the gate {said} (`scanfleet adapters show {adapter_id}`); "
+            "a person who knows better adds --force with a reason"
+        )
+    return _point(connection, adapter.check_name, adapter.base_model, adapter_id, kind=kind, why=why, who=who)
+
+
+def roll_back(connection: sa.Connection, check_name: str, base_model: str, *, why: str, who: str | None) -> Change:
+    """Put back what was in use before the present champion, which may be the base alone.
+
+    Rolling back twice goes back twice. Raises UnknownName where there is nothing to go back to.
+    """
+    steps = history(connection, check_name, base_model)
+    undone = 0
+    for step in steps:
+        if step.kind == "rollback":
+            undone += 1
+        elif undone:
+            undone -= 1
+        else:
+            _point(connection, check_name, base_model, step.previous_id, kind="rollback", why=why, who=who)
+            return history(connection, check_name, base_model, limit=1)[0]
+    raise UnknownName(f"check {check_name} on {base_model} has nothing to roll back to: it never changed")
+
+
+def history(connection: sa.Connection, check_name: str, base_model: str, *, limit: int = MAX_HISTORY) -> list[Change]:
+    """The changes, the newest first."""
+    columns = [Promotion.__table__.c[name] for name in Change.__dataclass_fields__]
+    query = (
+        sa.select(*columns)
+        .where(Promotion.check_name == check_name, Promotion.base_model == base_model)
+        .order_by(Promotion.id.desc())
+        .limit(limit)
+    )
+    return [Change(**row._mapping) for row in connection.execute(query)]
+
+
+def _point(
+    connection: sa.Connection,
+    check_name: str,
+    base_model: str,
+    adapter_id: int | None,
+    *,
+    kind: Kind,
+    why: str,
+    who: str | None,
+) -> AdapterInfo | None:
+    before = champion(connection, check_name, base_model)
+    at = now(connection)
+    key = {"check_name": check_name, "base_model": base_model}
+    value = {"adapter_id": adapter_id, "since": at}
+    moved = connection.execute(
+        sa.update(Champion).where(*(getattr(Champion, name) == held for name, held in key.items())).values(value)
+    )
+    if moved.rowcount == 0:
+        connection.execute(sa.insert(Champion).values(key | value))
+    previous = None if before is None else before.id
+    change = {"adapter_id": adapter_id, "previous_id": previous, "kind": kind, "who": who, "why": why, "at": at}
+    connection.execute(sa.insert(Promotion).values(key | change))
+    return before
