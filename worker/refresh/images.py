@@ -1,0 +1,132 @@
+"""Labelled images on the local disk: fetched, checked against their hash, and decoded once in a process of its own.
+
+A file lies in the folder, under its SHA-256, only when its bytes are the labelled ones and their decoding did no harm:
+so a training that goes on after a kill fetches what is missing, and reads what is there without asking again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.training.types import Example
+from models.types import Box, Question
+from scanfleet.errors import BadSource, ImageError
+from scanfleet.images import decode
+from scanfleet.settings import Settings
+from worker.decoders import Decoders
+from worker.stores import OpenStores, StoreFinder
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from scanfleet.store.labels import StandingLabel
+
+Watch = Callable[[int, int], None]  # (images done, images in all); raises to stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenChecked:
+    """Opens a file that `materialise` has put down, upright and RGB. Its bytes were decoded before, in a child."""
+
+    max_pixels: int
+
+    def __call__(self, path: Path) -> Image.Image:
+        return decode(path.read_bytes(), max_pixels=self.max_pixels).image
+
+
+def materialise(
+    settings: Settings,
+    standing: Sequence[StandingLabel],
+    folder: Path,
+    question: Question,
+    *,
+    watch: Watch = lambda done, total: None,
+    stores: StoreFinder | None = None,
+) -> tuple[list[Example], dict[str, int]]:
+    """The labelled images as files below `folder`, in the order given; and how many were left out, by reason.
+
+    Left out: gone, changed, not an image any more ... and labels that the question does not know (unknown_label).
+    Raises Retryable when a store is away or no decoder starts; what was fetched until then is kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known = [each for each in standing if each.label in question.labels]
+    left_out = Counter(unknown_label=len(standing) - len(known))
+    with closing(Decoders(settings)) as decoders:
+        fetch = _Fetch(settings, folder, decoders, stores or OpenStores(settings))
+        faults = _each(fetch, known, threads=settings.fetch_threads, watch=watch)
+    openly = OpenChecked(max_pixels=settings.max_image_pixels)
+    examples = []
+    for each, fault in zip(known, faults, strict=True):
+        if fault is not None:
+            left_out[fault] += 1
+            continue
+        examples.append(
+            Example(
+                key=each.content_sha256,
+                path=folder / each.content_sha256,
+                label=question.labels.index(each.label),
+                cluster=each.cluster,
+                boxes=tuple(_boxes(each.boxes)),
+                open=openly,
+            )
+        )
+    return examples, {reason: n for reason, n in sorted(left_out.items()) if n}
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    settings: Settings
+    folder: Path
+    decoders: Decoders
+    stores: StoreFinder
+
+    def __call__(self, each: StandingLabel) -> str | None:
+        """Why this image is left out, in one stable word; None: it is there. Raises Retryable."""
+        target = self.folder / each.content_sha256
+        if target.exists():
+            return None
+        try:
+            # Not pinned to an etag: the hash says more, and a file that was only touched is the same image.
+            store = self.stores(each.uri, each.root)
+            data = store.fetch(each.uri, etag=None, max_bytes=self.settings.max_image_bytes)
+            if hashlib.sha256(data).hexdigest() != each.content_sha256:
+                return "changed"
+            self.decoders.decode(data)
+        except ImageError as error:
+            return error.reason
+        except BadSource:
+            return "no_such_store"
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        part.write_bytes(data)
+        part.replace(target)
+        return None
+
+
+def _each(
+    fetch: Callable[[StandingLabel], str | None], labels: Sequence[StandingLabel], *, threads: int, watch: Watch
+) -> list[str | None]:
+    """In order. The first failure of the world ends it; the others in hand are waited for, not begun."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="label-image")
+    under_way: list[Future[str | None]] = [pool.submit(fetch, each) for each in labels]
+    found = []
+    try:
+        for done, future in enumerate(under_way, start=1):
+            found.append(future.result())
+            watch(done, len(labels))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return found
+
+
+def _boxes(stored: Iterable[dict[str, object]] | None) -> Iterable[Box]:
+    for box in stored or ():
+        sides = {side: float(str(box[side])) for side in ("x0", "y0", "x1", "y1")}
+        yield Box(**sides, label=str(box["label"]))
