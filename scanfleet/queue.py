@@ -11,10 +11,11 @@ from typing import Any
 import kombu.exceptions
 from celery import Celery
 from kombu import Queue
+from pydantic import BaseModel
 
 from scanfleet import folder_broker
 from scanfleet.access import broker_error
-from scanfleet.messages import SCORE_BATCH, TRAIN_QUEUE, ScoreBatch
+from scanfleet.messages import REFRESH_ADAPTER, SCORE_BATCH, TRAIN_QUEUE, RefreshAdapter, ScoreBatch
 from scanfleet.settings import Settings
 from scanfleet.transport import redis_tls
 
@@ -57,9 +58,17 @@ def make_app(settings: Settings, queues: tuple[str, ...] = ()) -> Celery:
 
 def ring(app: Celery, *, queue: str, batch_id: int) -> None:
     """Knock for one batch. Raises BrokerUnavailable; the batch is safe in the ledger all the same."""
-    message = ScoreBatch(batch_id=batch_id)
+    _send(app, SCORE_BATCH, ScoreBatch(batch_id=batch_id), queue)
+
+
+def ring_training(app: Celery, training_id: int) -> None:
+    """Knock for one training. Raises BrokerUnavailable; the training is safe in the ledger all the same."""
+    _send(app, REFRESH_ADAPTER, RefreshAdapter(training_id=training_id), TRAIN_QUEUE)
+
+
+def _send(app: Celery, task: str, message: BaseModel, queue: str) -> None:
     try:
-        app.send_task(SCORE_BATCH, kwargs=message.model_dump(), queue=Queue(queue))
+        app.send_task(task, kwargs=message.model_dump(), queue=Queue(queue))
     except (kombu.exceptions.OperationalError, OSError) as error:
         raise broker_error(error) from error
 

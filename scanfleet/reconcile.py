@@ -1,7 +1,7 @@
 """What makes a lost message harmless. Every worker and every waiting producer runs it on a timer, in parallel.
 
-It reads the ledger alone: leases that ran out become ready batches, ready batches that nobody rang for are rung for
-again, and scans whose last batch was settled are marked done.
+It reads the ledger alone: leases that ran out become ready batches and trainings, ready ones that nobody rang for are
+rung for again, and scans whose last batch was settled are marked done.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import structlog
 from celery import Celery
 
 from scanfleet.errors import BrokerUnavailable
-from scanfleet.queue import ring
+from scanfleet.queue import ring, ring_training
 from scanfleet.settings import Settings
-from scanfleet.store import rings, scans, suspects
+from scanfleet.store import rings, scans, suspects, training_upkeep
 from scanfleet.store.engine import transaction
 
 log = structlog.get_logger()
@@ -38,10 +38,15 @@ def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconc
             ring_again_seconds=settings.ring_again_seconds,
             max_outstanding=settings.max_outstanding_rings,
         )
+        silent = training_upkeep.expire_leases(connection)
+        trainings = training_upkeep.due_for_ring(connection, ring_again_seconds=settings.ring_again_seconds)
+    if silent:
+        log.warning("training_leases_expired", trainings=silent)
     if expired.n:
         log.warning("leases_expired", n=expired.n)
     if expired.quarantined:
         log.error("images_quarantined", images=expired.quarantined, reason=suspects.KILLER)
+    _ring_trainings(engine, app, trainings)
     return Reconciled(expired=expired.n, rung=ring_all(engine, app, due), finished=finished)
 
 
@@ -57,3 +62,15 @@ def ring_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
                 rings.mark_rung(connection, left, at=None)
             return n_rung
     return len(due)
+
+
+def _ring_trainings(engine: sa.Engine, app: Celery, due: list[int]) -> None:
+    """Likewise for trainings."""
+    for n_rung, training_id in enumerate(due):
+        try:
+            ring_training(app, training_id)
+        except BrokerUnavailable as error:
+            log.warning("broker_away", error=str(error), n_unrung=len(due) - n_rung)
+            with transaction(engine) as connection:
+                training_upkeep.mark_rung(connection, due[n_rung:], at=None)
+            return

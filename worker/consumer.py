@@ -10,8 +10,6 @@ import structlog
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
-from scanfleet.messages import score_queue
-from scanfleet.settings import Settings
 from worker import celery_guard
 from worker.stop import Stop
 
@@ -20,8 +18,8 @@ log = structlog.get_logger()
 RESTART_SECONDS = 1.0  # between two consumers
 
 
-def consume(app: Celery, settings: Settings, *, name: str, stop: Stop) -> int:
-    """Run Celery's worker in this process until a signal ends it. Returns its exit code."""
+def consume(app: Celery, *, queue: str, concurrency: int, name: str, stop: Stop) -> int:
+    """Run Celery's worker on a queue, in this process, until a signal ends it. Returns its exit code."""
     celery_guard.install()
 
     def on_shutdown(**about: Any) -> None:
@@ -32,10 +30,10 @@ def consume(app: Celery, settings: Settings, *, name: str, stop: Stop) -> int:
     warnings.simplefilter("ignore", SecurityWarning)
     # A task goes on when the broker is lost, on purpose: its result is written to the ledger.
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
-    log.info("worker_ready", worker=name, queue=score_queue(settings.model))
+    log.info("worker_ready", worker=name, queue=queue)
     try:
         while True:
-            code = _consume_once(app, settings, name=name)
+            code = _consume_once(app, queue=queue, concurrency=concurrency, name=name)
             if code == 0 or stop.draining:
                 return code
             # kombu fails over a broken Redis connection with errors that Celery does not take for one and ends over
@@ -47,12 +45,12 @@ def consume(app: Celery, settings: Settings, *, name: str, stop: Stop) -> int:
         signals.worker_shutting_down.disconnect(on_shutdown)
 
 
-def _consume_once(app: Celery, settings: Settings, *, name: str) -> int:
+def _consume_once(app: Celery, *, queue: str, concurrency: int, name: str) -> int:
     worker = app.Worker(
         hostname=f"{name}@{socket.gethostname()}",
         pool="threads",
-        concurrency=settings.batches_in_flight,
-        queues=[score_queue(settings.model)],
+        concurrency=concurrency,
+        queues=[queue],
         without_mingle=True,
         without_gossip=True,
         quiet=True,

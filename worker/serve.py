@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import ExitStack
 
+from scanfleet.messages import score_queue
 from scanfleet.settings import Settings
 from scanfleet.store.schema import ledger
 from worker.adapters import register_shipped
@@ -42,5 +43,6 @@ def serve(settings: Settings) -> int:
         app = make_scoring_app(settings, scoring.pipeline)
         stack.enter_context(on_the_books(scoring, settings))
         stack.enter_context(timers(scoring, app, settings))
-        code = consume(app, settings, name=scoring.name, stop=stop)
+        queue, concurrency = score_queue(settings.model), settings.batches_in_flight
+        code = consume(app, queue=queue, concurrency=concurrency, name=scoring.name, stop=stop)
     return EX_TEMPFAIL if broken else code
