@@ -1,0 +1,114 @@
+"""What the stages of a training share, and how they tell where they stand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import sqlalchemy as sa
+
+from models.errors import ModelInvalid, ModelUnavailable
+from models.types import Question
+from scanfleet.checks import Check
+from scanfleet.errors import DeviceUnavailable, TrainingFailed
+from scanfleet.settings import Settings
+from scanfleet.store.trainings import TrainingInfo
+from worker.adapters import AdapterFolders
+from worker.refresh.work import WorkFolder
+
+if TYPE_CHECKING:
+    from models.loading import BaseModel, Precision
+
+TELL_SECONDS = 0.5  # between two words about the same stage
+
+
+class StopAskedError(Exception):
+    """The worker ends: what is done so far stays in the work folder."""
+
+
+class Send(Protocol):
+    def __call__(self, kind: str, **fields: Any) -> None: ...
+
+
+class Teller:
+    """Says where a training stands, and raises StopAskedError where it is to stop."""
+
+    def __init__(self, send: Send, *, stop: Callable[[], bool] = lambda: False) -> None:
+        self._send = send
+        self._stop = stop
+        self._stage, self._number = "", 0
+        self._told = 0.0
+
+    def begin(self, stage: str, number: int) -> None:
+        self.check()
+        self._stage, self._number = stage, number
+        self._told = 0.0
+        self.say()
+
+    def say(self, **figures: Any) -> None:
+        """figures: for people; None is left out. Raises StopAskedError."""
+        if time.monotonic() - self._told >= TELL_SECONDS:
+            self._told = time.monotonic()
+            told = {name: value for name, value in figures.items() if value is not None}
+            self._send("progress", stage=self._stage, number=self._number, figures=told)
+        self.check()
+
+    def count(self, done: int, total: int) -> None:
+        self.say(step=done, steps=total)
+
+    def check(self) -> None:
+        if self._stop():
+            raise StopAskedError
+
+
+@dataclass
+class Context:
+    """One attempt at a training. results: what the stages brought so far, by name."""
+
+    settings: Settings
+    engine: sa.Engine
+    held: TrainingInfo
+    check: Check
+    question: Question
+    work: WorkFolder
+    tell: Teller
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def folders(self) -> AdapterFolders:
+        return AdapterFolders(self.settings)
+
+    @cached_property
+    def base(self) -> BaseModel:
+        """The base model, loaded on first use. Raises TrainingFailed, DeviceUnavailable."""
+        from models.loading import load_base
+
+        try:
+            return load_base(
+                self.settings.model,
+                revision=self.settings.model_revision,
+                precision=cast("Precision", self.settings.precision),
+                device=self.settings.device,
+            )
+        except ModelInvalid as error:
+            raise TrainingFailed(f"model: {error}") from error
+        except ModelUnavailable as error:
+            raise DeviceUnavailable(f"model: {error}") from error
+
+
+Stage = Callable[[Context], dict[str, Any]]
+
+
+def run_stages(context: Context, stages: tuple[tuple[str, Stage], ...]) -> None:
+    """In their order; those that were done are taken as they are. Each result is JSON."""
+    for number, (name, stage) in enumerate(stages):
+        context.tell.begin(name, number)
+        result = context.work.result(name)
+        if result is None:
+            started = time.monotonic()
+            result = stage(context) | {"seconds": round(time.monotonic() - started, 3)}
+            context.work.settle(name, result)
+        context.results[name] = result
