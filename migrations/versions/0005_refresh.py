@@ -30,6 +30,7 @@ def upgrade() -> None:
     op.add_column("scans", sa.Column("rescan_of", sa.Text(), nullable=True))
     op.add_column("images", sa.Column("rescan_of", _number(), nullable=True))
     op.add_column("images", sa.Column("drawn", sa.Text(), nullable=True))
+    op.add_column("images", sa.Column("replaced", _number(), nullable=True))
 
 
 def _labels() -> None:
@@ -146,7 +147,7 @@ def _champions() -> None:
 
 def downgrade() -> None:
     columns = {
-        "images": ("drawn", "rescan_of"),
+        "images": ("replaced", "drawn", "rescan_of"),
         "scans": ("rescan_of",),
         "adapters": ("gate_verdict", "gate", "training_id"),
         "labels": ("note", "drawn", "settles", "undoes"),

@@ -34,6 +34,8 @@ class NewImage:
     etag: str | None = None
     size: int | None = None
     meta: dict[str, Any] | None = None
+    rescan_of: int | None = None  # the image of another scan whose answer is renewed with this one's
+    drawn: str | None = None  # why a rescan took it: band, audit, all
 
     @property
     def identity(self) -> str:
@@ -48,6 +50,7 @@ class ClaimedImage:
     etag: str | None
     identity: str
     crashes: int = 0  # workers that ended with this image in hand
+    rescan_of: int | None = None  # the image whose answer is renewed with this one's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,8 @@ def add_images(
                 "identity": image.identity,
                 "meta": image.meta,
                 "state": "pending",
+                "rescan_of": image.rescan_of,
+                "drawn": image.drawn,
             }
             for image in chunk
         ]
@@ -164,7 +169,7 @@ def _probed() -> sa.ColumnElement[bool]:
 
 
 def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]], *, lease_seconds: float) -> Claim:
-    columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes)
+    columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes, Image.rescan_of)
     pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))
     check_id = connection.execute(sa.select(Scan.check_id).where(Scan.id == row.scan_id)).scalar_one()

@@ -36,6 +36,7 @@ class ScanInfo:
     n_listed: int | None  # None while the listing goes on
     created_at: datetime
     finished_at: datetime | None
+    rescan_of: str | None = None  # the scan whose answers this one renews
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Progress:
     n_failures: int
     n_cancelled: int
     n_reused: int
-    n_flagged: int
+    n_flagged: int  # of the answers that stand, as n_review: a rescan moves them
     n_review: int
     n_batches: int
     n_leased: int
@@ -76,21 +77,23 @@ def open_scan(
     known = connection.execute(sa.select(Scan.id).where(Scan.identity == identity)).scalar_one_or_none()
     if known is not None:
         return get_scan(connection, known), False
-    scan_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
-    connection.execute(
-        sa.insert(Scan).values(
-            id=scan_id,
-            identity=identity,
-            check_id=save_check(connection, check),
-            model=model,
-            queue=score_queue(model),
-            sources=list(sources),
-            filters=filters,
-            state="running",
-            created_at=now(connection),
-        )
+    added = add_scan(
+        connection,
+        identity=identity,
+        check_id=save_check(connection, check),
+        model=model,
+        queue=score_queue(model),
+        sources=list(sources),
+        filters=filters,
     )
-    return get_scan(connection, scan_id), True
+    return added, True
+
+
+def add_scan(connection: sa.Connection, **values: Any) -> ScanInfo:
+    """A running scan with these columns, under a new id."""
+    scan_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
+    connection.execute(sa.insert(Scan).values(id=scan_id, state="running", created_at=now(connection), **values))
+    return get_scan(connection, scan_id)
 
 
 def _identity(check: Check, model: str, sources: Sequence[str], filters: dict[str, Any], *, salt: str) -> str:
@@ -112,6 +115,11 @@ def get_scan(connection: sa.Connection, scan_id: str) -> ScanInfo:
 
 def list_scans(connection: sa.Connection, *, limit: int = 1000) -> list[ScanInfo]:
     return _select_scans(connection, sa.true(), limit=limit)
+
+
+def list_rescans(connection: sa.Connection, scan_id: str, *, limit: int = 100) -> list[ScanInfo]:
+    """The scans that renew the answers of this one, the newest first."""
+    return _select_scans(connection, Scan.rescan_of == scan_id, limit=limit)
 
 
 def _select_scans(connection: sa.Connection, where: sa.ColumnElement[bool], *, limit: int) -> list[ScanInfo]:
@@ -136,6 +144,7 @@ def _select_scans(connection: sa.Connection, where: sa.ColumnElement[bool], *, l
             n_listed=row.n_listed,
             created_at=row.created_at,
             finished_at=row.finished_at,
+            rescan_of=row.rescan_of,
         )
         for row in connection.execute(query)
     ]

@@ -117,7 +117,8 @@ class Image(Base):
     height: Mapped[int | None]
     crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # workers that ended with this image in hand
     rescan_of: Mapped[int | None]  # the image of another scan whose answer is renewed with this one's
-    drawn: Mapped[str | None]  # why a rescan took it: band, audit
+    drawn: Mapped[str | None]  # why a rescan took it: band, audit, all
+    replaced: Mapped[int | None]  # of a rescan: the verdict that stood when this image's took its place
 
 
 class Failure(Base):

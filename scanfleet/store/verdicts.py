@@ -13,6 +13,7 @@ from scanfleet.errors import ImageError
 from scanfleet.store import batches, failures
 from scanfleet.store.batches import Claim
 from scanfleet.store.engine import now
+from scanfleet.store.renewals import renew
 from scanfleet.store.scans import finish_if_complete
 from scanfleet.store.tables import Batch, Image, Verdict
 from scanfleet.store.trouble import count_trouble, release_scan
@@ -216,6 +217,7 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
             for verdict in outcome.verdicts
         ],
     )
+    renew(connection, held.images, verdict_ids)
 
 
 def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
