@@ -38,3 +38,24 @@ def calibration_error(probabilities: Sequence[float], positive: Sequence[bool], 
     edges = [round(i * total / bins) for i in range(bins + 1)]
     groups = [pairs[a:b] for a, b in pairwise(edges) if b > a]
     return math.fsum(abs(math.fsum(p - y for p, y in group)) for group in groups) / total
+
+
+def probability_figures(probabilities: Sequence[float], positive: Sequence[bool]) -> dict[str, float]:
+    """Brier score, surprise in nats and calibration error of one set of probabilities."""
+    return {
+        "brier": brier(probabilities, positive),
+        "nll": negative_log_likelihood(probabilities, positive),
+        "ece": calibration_error(probabilities, positive),
+    }
+
+
+def ranking_figures(margins: Sequence[float], positive: Sequence[bool]) -> dict[str, float | None]:
+    """Area under the ROC curve and average precision, by scikit-learn; None where one kind of image is missing."""
+    if all(positive) or not any(positive):
+        return {"auroc": None, "average_precision": None}
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return {
+        "auroc": float(roc_auc_score(positive, margins)),
+        "average_precision": float(average_precision_score(positive, margins)),
+    }
