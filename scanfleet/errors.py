@@ -14,7 +14,7 @@ ScanfleetError
          ├─ BadSettings  BadCheck  BadManifest  BadSource
          ├─ SourceNotFound  AccessDenied  EmptySource
          ├─ UnknownName  SchemaOutdated  MissingExtra  ScanIncomplete
-         └─ BadLabels  GateNotPassed  TrainingFailed
+         └─ BadLabels  GateNotPassed  TrainingFailed  DriftAlarm
 """
 
 from __future__ import annotations
@@ -164,3 +164,9 @@ class TrainingFailed(RequestError):
     """A training ended without an adapter."""
 
     exit_code = 24
+
+
+class DriftAlarm(RequestError):
+    """Answers do not look as they did, and somebody asked to be told by an exit code."""
+
+    exit_code = 25

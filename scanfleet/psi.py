@@ -4,14 +4,14 @@ PSI = sum over bins of (a - e) ln(a / e), with e and a the shares of the expecte
 .1 nothing moved, from .2 on a model should be looked at (Siddiqi, *Credit Risk Scorecards*, Wiley 2006). Those numbers
 only mean something with enough values: without any move, PSI is about (1/n + 1/m) times a chi-squared value with
 bins - 1 degrees of freedom (Yurdakul and Naranjo, *Statistical properties of the population stability index*, Journal
-of Risk Model Validation 14(4), 2020); `psi_noise` says how much of it chance alone explains.
+of Risk Model Validation 14(4), 2020); `psi_mean` and `psi_noise` say how much of it chance alone explains.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 BINS = 10
 SMOOTHING = 0.5  # counts added to every bin: an empty one must not make the logarithm infinite
@@ -37,8 +37,13 @@ def psi_of_counts(expected: Sequence[int], actual: Sequence[int]) -> float:
     return sum((a - e) * math.log(a / e) for e, a in zip(_shares(expected), _shares(actual), strict=True))
 
 
+def psi_mean(n_expected: int, n_actual: int, *, bins: int = BINS) -> float:
+    """What PSI is on average when nothing moved."""
+    return (1 / n_expected + 1 / n_actual) * (bins - 1)
+
+
 def psi_noise(n_expected: int, n_actual: int, *, bins: int = BINS) -> float:
-    """What PSI reaches by chance in 5 of 100 cases when nothing moved: the 95 % quantile."""
+    """What PSI goes beyond in 5 of 100 cases when nothing moved: its 95 % quantile."""
     return (1 / n_expected + 1 / n_actual) * _chi_squared_95(bins - 1)
 
 
@@ -57,6 +62,25 @@ def quantile_edges(values: Sequence[float], *, bins: int = BINS) -> list[float]:
     edges = {ordered[(len(ordered) * i) // bins] for i in range(1, bins)}
     # One value only: what is below, at and above it.
     return sorted(edge for edge in edges if edge > least) or [least, math.nextafter(least, math.inf)]
+
+
+def edges_of_histogram(counts: Mapping[int, int], *, width: float, bins: int = BINS) -> list[float]:
+    """As `quantile_edges`, of values that were rounded to multiples of `width`: multiple -> how many.
+
+    The edges lie half-way between two multiples. Raises ValueError for an empty histogram.
+    """
+    total = sum(counts.values())
+    if bins < 2 or not total:
+        raise ValueError("PSI needs values, and two bins or more")
+    places = sorted(place for place, count in counts.items() if count)
+    edges: list[float] = []
+    below = part = 0  # values under this place, whole parts among them
+    for place in places:
+        if below * bins // total > part:
+            part = below * bins // total
+            edges.append((place - 0.5) * width)
+        below += counts[place]
+    return edges or [(places[0] - 0.5) * width, (places[-1] + 0.5) * width]
 
 
 def counts_between(values: Sequence[float], edges: Sequence[float]) -> list[int]:
