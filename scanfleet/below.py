@@ -2,20 +2,25 @@
 
 A path that was checked and then opened is two looks at the file system, and a link can be put in place between them.
 So the links are resolved once, and the result is walked folder by folder from the root with links refused: what is
-opened is what was checked (openat(2), O_NOFOLLOW).
+opened, or written, is what was checked (openat(2), O_NOFOLLOW).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # O_PATH: passing through a folder needs no permission to list it. Linux has it, others read-open the folder.
 _THROUGH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
 # O_NONBLOCK: a pipe put in the place of a file must not wait for a writer.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+PART = ".part"  # ends the name of a file that is being written
 _NO_SUCH_WAY = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
@@ -30,25 +35,71 @@ def is_below(root: Path, path: bytes) -> bool:
 
 def open_below(root: Path, path: bytes) -> int:
     """A descriptor of a regular file below `root`, which must be a real path. Raises Refused, OSError."""
+    *between, name = _parts(root, path) or (".",)
+    with _folder(root, between, make=False) as folder:
+        return _open_regular(name, folder)
+
+
+def write_below(root: Path, path: bytes, data: bytes) -> None:
+    """Put a file below `root`, a real path, under its name, whole or not at all; folders on the way are made.
+
+    It is on the disk when this returns. Raises Refused, OSError.
+    """
+    parent, name = os.path.split(path)
+    if name in (b"", b".", b"..") or b"\0" in name:
+        raise Refused("the path names no file")
+    with _folder(root, _parts(root, parent), make=True) as folder:
+        _write(os.fsdecode(name), data, folder)
+
+
+def _parts(root: Path, path: bytes) -> tuple[str, ...]:
+    """The way from `root` to where a path leads as things stand now."""
     if b"\0" in path:
         raise Refused("the path holds a zero byte")
     real = Path(os.fsdecode(os.path.realpath(path)))
     if not real.is_relative_to(root):
         raise Refused(f"the path leads out of {root}")
+    return real.relative_to(root).parts
+
+
+@contextmanager
+def _folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int]:
+    """A descriptor of a folder below `root`, walked to from there with links refused."""
     folder = os.open(root, _THROUGH)
     try:
-        *between, name = real.relative_to(root).parts or (".",)
-        for part in between:
+        for part in parts:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
             inner = os.open(part, _THROUGH, dir_fd=folder)
             os.close(folder)
             folder = inner
-        return _open_regular(name, folder)
+        yield folder
     except OSError as error:
         if error.errno in _NO_SUCH_WAY:
             raise Refused(f"the path does not lead to a file ({error.strerror})") from None
         raise
     finally:
         os.close(folder)
+
+
+def _write(name: str, data: bytes, folder: int) -> None:
+    part = f".{secrets.token_hex(8)}{PART}"
+    try:
+        with os.fdopen(os.open(part, _WRITE, 0o666, dir_fd=folder), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part, dir_fd=folder)
+        raise
+    entries = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)  # a descriptor of O_PATH cannot be synced
+    try:
+        os.fsync(entries)  # the name too
+    finally:
+        os.close(entries)
 
 
 def _open_regular(name: str, folder: int) -> int:

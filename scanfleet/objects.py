@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from scanfleet.below import Refused, is_below, open_below
+from scanfleet.below import Refused, is_below, open_below, write_below
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
 from scanfleet.settings import Settings
 
@@ -45,6 +45,13 @@ class ObjectStore(Protocol):
 
         Raises ImageError (stage fetch: gone, changed, too_large, refused) when the object is at fault and
         StoreUnavailable when the world is.
+        """
+        ...
+
+    def put(self, uri: str, data: bytes) -> None:
+        """Store an object under a name, in the place of one that has it; nobody ever sees half of it.
+
+        Raises BadSource for a name that cannot be, SourceNotFound (no such bucket), AccessDenied, StoreUnavailable.
         """
         ...
 
@@ -135,6 +142,18 @@ class FolderStore:
         except OSError as error:
             raise StoreUnavailable(f"cannot read {uri}: {error.strerror}") from error
 
+    def put(self, uri: str, data: bytes) -> None:
+        try:
+            write_below(self.root, uri_to_path(uri), data)
+        except Refused as error:
+            raise BadSource(f"{uri} cannot be written: {error}") from None
+        except PermissionError:
+            raise AccessDenied(f"no permission to write {uri}") from None
+        except OSError as error:
+            if not self.root.is_dir():
+                raise StoreUnavailable(f"the folder {self.root} is not there: is it mounted?") from None
+            raise StoreUnavailable(f"cannot write {uri}: {error.strerror}") from error
+
     def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> bytes:
         with os.fdopen(open_below(self.root, path), "rb") as file:
             status = os.fstat(file.fileno())
@@ -179,6 +198,10 @@ class MemoryStore:
         if len(data) > max_bytes:
             raise fetch_fault("too_large", f"{len(data)} bytes is over the limit of {max_bytes}")
         return data
+
+    def put(self, uri: str, data: bytes) -> None:
+        self._check_up()
+        self.objects[uri] = data
 
     def _check_up(self) -> None:
         if self.down:

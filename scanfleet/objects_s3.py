@@ -16,13 +16,14 @@ from scanfleet.pace import within
 from scanfleet.settings import Settings
 
 _GONE = {"NoSuchKey", "404", "NoSuchVersion"}
+MAX_PUT_BYTES = 5 << 30  # what one request may carry
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _WORLD = (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError)
 
 
 class S3Store:
-    """Objects of any bucket that the credentials of this process can read."""
+    """Objects of any bucket that the credentials of this process can read, or write."""
 
     def __init__(self, client: Any, *, deadline_seconds: float = 120.0) -> None:
         self._client = client
@@ -54,7 +55,7 @@ class S3Store:
                         uri = f"s3://{bucket}/{entry['Key']}"
                         yield ObjectInfo(uri=uri, etag=entry["ETag"], size=entry["Size"])
         except botocore.exceptions.ClientError as error:
-            _raise_listing(error, bucket)
+            _raise_for_bucket(error, bucket, refusal="to be listed")
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
             raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
         except _WORLD as error:
@@ -73,6 +74,19 @@ class S3Store:
         except _WORLD as error:
             if pace.over:
                 raise StoreUnavailable(f"s3://{bucket} is too slow: {pace} (fetch_deadline_seconds)") from error
+            raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
+
+    def put(self, uri: str, data: bytes) -> None:
+        bucket, key = split_s3(uri)
+        if not key or len(data) > MAX_PUT_BYTES:
+            raise BadSource(f"{uri}: an object needs a key, and at most {MAX_PUT_BYTES} bytes")
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data)
+        except botocore.exceptions.ClientError as error:
+            _raise_for_bucket(error, bucket, refusal="to be written")
+        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
+            raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
+        except _WORLD as error:
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
 
@@ -97,14 +111,12 @@ def _read_capped(body: Any, *, length: int, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _raise_listing(error: botocore.exceptions.ClientError, bucket: str) -> Never:
+def _raise_for_bucket(error: botocore.exceptions.ClientError, bucket: str, *, refusal: str) -> Never:
     code = error.response["Error"]["Code"]
     if code in _NO_BUCKET:
         raise SourceNotFound(f"no such bucket: {bucket} (endpoint and region right?)") from None
     if code in _DENIED:
-        raise AccessDenied(
-            f"s3://{bucket} refuses to be listed ({code}): check credentials and bucket policy"
-        ) from None
+        raise AccessDenied(f"s3://{bucket} refuses {refusal} ({code}): check credentials and bucket policy") from None
     raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
 

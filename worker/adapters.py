@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import shutil
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -16,8 +15,9 @@ from models.adapters import CARD, AdapterCard, read_card
 from models.errors import ModelInvalid
 from models.sources import POCKET
 from models.types import ModelIdentity
+from scanfleet import adapter_files
 from scanfleet.checks import builtin_names, load_check
-from scanfleet.objects import open_store
+from scanfleet.errors import BadSource, RequestError
 from scanfleet.settings import Settings
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.champions import champion, is_decided, promote
@@ -26,9 +26,6 @@ from scanfleet.store.engine import transaction
 log = structlog.get_logger()
 
 BUILT_IN = "builtin"  # builtin://pocket/overlay: shipped with the code, wherever that is installed
-MAX_FILE_BYTES = 8 << 30
-MAX_FILES = 1000  # of one adapter in a bucket; a prefix with more is something else
-_DIGEST = re.compile(r"[0-9a-f]{64}")  # the digest names a folder here
 
 
 class AdapterFolders:
@@ -39,7 +36,7 @@ class AdapterFolders:
 
     def find(self, adapter: AdapterInfo) -> Path:
         """The folder with the files of an adapter. Raises ModelInvalid, StoreUnavailable."""
-        if not _DIGEST.fullmatch(adapter.weights_sha256):
+        if not adapter_files.is_digest(adapter.weights_sha256):  # it names a folder here
             raise ModelInvalid(f"{adapter.uri} is registered without a SHA-256 of its weights: register it again")
         folder = self._locate(adapter)
         found = read_card(folder).weights_sha256
@@ -56,27 +53,22 @@ class AdapterFolders:
         if not adapter.uri.startswith("s3://"):
             return Path(adapter.uri)
         folder = self._settings.data_dir / "adapters" / adapter.weights_sha256
-        if not (folder / CARD).is_file():
-            self._download(adapter.uri.rstrip("/") + "/", folder)
+        try:
+            if folder.exists() and not _holds(folder, adapter.weights_sha256):
+                log.warning("adapter_copy_dropped", folder=str(folder))
+                shutil.rmtree(folder, ignore_errors=True)
+            adapter_files.pull(adapter.uri, folder, self._settings)
+        except RequestError as error:
+            raise ModelInvalid(str(error)) from error
         return folder
 
-    def _download(self, prefix: str, folder: Path) -> None:
-        """The card comes last: a folder with a card is whole."""
-        store = open_store(prefix, self._settings)
-        listed = [info.uri.removeprefix(prefix) for info in islice(store.list(prefix), MAX_FILES + 1)]
-        if len(listed) > MAX_FILES:
-            raise ModelInvalid(f"{prefix} holds more than {MAX_FILES} files: give the prefix of the adapter alone")
-        names = sorted(listed, key=lambda name: (name == CARD, name))
-        for name in names:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts:
-                raise ModelInvalid(f"{prefix}{name}: a file name that leads out of the adapter's folder")
-            data = store.fetch(prefix + name, etag=None, max_bytes=MAX_FILE_BYTES)
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(target.name + ".part")
-            part.write_bytes(data)
-            part.replace(target)
+
+def _holds(folder: Path, digest: str) -> bool:
+    """Whether a copy is whole: somebody may have damaged it, or the bucket held something else when it was made."""
+    try:
+        return adapter_files.digest_of(folder) == digest
+    except BadSource:
+        return False
 
 
 def register_shipped(engine: sa.Engine, identity: ModelIdentity, *, folder: Path | None = None) -> int:

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from scanfleet.errors import AccessDenied, ImageError, SourceNotFound, StoreUnavailable
+from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
 from scanfleet.objects_s3 import S3Store
 from scanfleet.settings import Settings, load_settings
 from tests.services import Bucket
@@ -73,3 +73,23 @@ def test_missing_credentials_are_named(s3_bucket: Bucket, settings: Settings, mo
         monkeypatch.delenv(name)
     with pytest.raises(AccessDenied, match="credentials"):
         list(S3Store.connect(settings).list(s3_bucket.uri()))
+
+
+def test_what_is_written_is_read_back(s3_bucket: Bucket, settings: Settings) -> None:
+    store = S3Store.connect(settings)
+    for data in (b"first", b"second"):
+        store.put(s3_bucket.uri("a b/ü.bin"), data)
+        assert store.fetch(s3_bucket.uri("a b/ü.bin"), etag=None, max_bytes=100) == data
+    with pytest.raises(SourceNotFound, match="no-such-bucket-here"):
+        store.put("s3://no-such-bucket-here/x", b"data")
+    with pytest.raises(BadSource, match="needs a key"):
+        store.put(s3_bucket.uri(), b"data")
+
+
+def test_a_server_that_is_away_when_writing_is_the_worlds_fault(s3_bucket: Bucket) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    store = S3Store.connect(load_settings(s3_endpoint_url=f"http://127.0.0.1:{port}"))
+    with pytest.raises(StoreUnavailable):
+        store.put("s3://b/x.bin", b"data")

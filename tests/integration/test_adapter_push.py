@@ -1,0 +1,92 @@
+"""Adapters through a bucket, against a real S3 server: pushed by one machine, used by another."""
+
+from pathlib import Path
+
+import pytest
+
+from models.adapters import WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
+from models.errors import ModelInvalid
+from models.types import Question
+from scanfleet.adapter_files import pull, push
+from scanfleet.errors import SourceNotFound, StoreUnavailable
+from scanfleet.settings import Settings, load_settings
+from scanfleet.store.adapters import AdapterInfo
+from tests.services import Bucket, S3Server
+from worker.adapters import AdapterFolders
+
+
+@pytest.fixture
+def settings(tmp_path: Path, s3_bucket: Bucket) -> Settings:
+    return load_settings(data_dir=tmp_path / "data", s3_endpoint_url=s3_bucket.endpoint_url)
+
+
+def made(folder: Path, *, weights: bytes = b"weights") -> Path:
+    question = Question(name="c", prompt="?", labels=("a", "b"), flags=frozenset({"a"}))
+    card = AdapterCard(name="one", question=question, base_model="pocket", base_revision="r")
+    lora = LoraSettings(r=1, lora_alpha=1, target_modules=("q_proj",))
+    write_adapter(folder, card=card, lora=lora, weights=weights)
+    (folder / "canary").mkdir()
+    (folder / "canary" / "0.png").write_bytes(b"png")
+    return folder
+
+
+def registered(uri: str, folder: Path) -> AdapterInfo:
+    digest = read_adapter(folder).card.weights_sha256
+    return AdapterInfo(
+        check_name="c", check_hash="h", base_model="pocket", base_revision="r", uri=uri, weights_sha256=digest
+    )
+
+
+def keys(bucket: Bucket) -> dict[str, str]:
+    found = bucket.client.list_objects_v2(Bucket=bucket.name).get("Contents", ())
+    return {entry["Key"]: entry["ETag"] for entry in found}
+
+
+def test_what_one_machine_pushes_another_uses(tmp_path: Path, s3_bucket: Bucket, settings: Settings) -> None:
+    adapter = made(tmp_path / "made")
+    uri = push(adapter, s3_bucket.uri("shared/"), settings)
+    before = keys(s3_bucket)
+    assert push(adapter, s3_bucket.uri("shared"), settings) == uri
+    assert keys(s3_bucket) == before
+    found = AdapterFolders(settings).find(registered(uri, adapter))
+    assert {path.name: path.read_bytes() for path in found.rglob("*") if path.is_file()} == {
+        path.name: path.read_bytes() for path in adapter.rglob("*") if path.is_file()
+    }
+
+
+def test_a_copy_that_was_damaged_is_fetched_again(tmp_path: Path, s3_bucket: Bucket, settings: Settings) -> None:
+    adapter = made(tmp_path / "made")
+    info = registered(push(adapter, s3_bucket.uri("shared"), settings), adapter)
+    found = AdapterFolders(settings).find(info)
+    (found / WEIGHTS).write_bytes(b"WEIGHTS")
+    assert AdapterFolders(settings).find(info) == found
+    assert (found / WEIGHTS).read_bytes() == b"weights"
+
+
+def test_what_lay_in_the_bucket_by_mistake_is_not_kept(tmp_path: Path, s3_bucket: Bucket, settings: Settings) -> None:
+    adapter, other = made(tmp_path / "made"), made(tmp_path / "other", weights=b"others")
+    info = registered(push(adapter, s3_bucket.uri("shared"), settings), adapter)
+    for path in other.iterdir():
+        if path.is_file():
+            s3_bucket.put(f"{info.uri.removeprefix(s3_bucket.uri())}/{path.name}", path.read_bytes())
+    with pytest.raises(ModelInvalid, match="other weights"):
+        AdapterFolders(settings).find(info)
+    push(adapter, s3_bucket.uri("shared"), settings)
+    assert (AdapterFolders(settings).find(info) / WEIGHTS).read_bytes() == b"weights"
+
+
+def test_a_bucket_that_is_away_is_waited_for_and_a_missing_one_is_named(
+    tmp_path: Path, own_s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in own_s3.env.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(data_dir=tmp_path / "data", s3_endpoint_url=own_s3.url)
+    adapter = made(tmp_path / "made")
+    with pytest.raises(SourceNotFound, match="no-such-bucket-here"):
+        push(adapter, "s3://no-such-bucket-here/x", settings)
+    own_s3.kill()
+    with pytest.raises(StoreUnavailable):
+        push(adapter, "s3://archive/x", settings)
+    with pytest.raises(StoreUnavailable):
+        pull("s3://archive/x", tmp_path / "pulled", settings)
+    assert not (tmp_path / "pulled").exists()
