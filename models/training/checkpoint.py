@@ -1,0 +1,47 @@
+"""Files that are there whole or not at all, and the state from which a training goes on."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, get it to the disk, and give it its name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else the name may be lost with the power
+    finally:
+        os.close(folder)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Tensors, numbers, words and containers of them."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, on the host; None where there is nothing, or nothing that can be read.
+
+    Only data is read, never code (`weights_only`). A damaged file costs time, not truth: training begins again.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return state

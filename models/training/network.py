@@ -1,0 +1,94 @@
+"""A base lent for training: the recipe's modules put in, everything else frozen, and all of it taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from transformers.activations import GELUTanh
+
+from models.adapters import LoraSettings
+from models.loading import BaseModel
+from models.lora import adapter_state, add_lora, remove_lora
+from models.quicken import SigmoidGelu
+from models.recipes import Recipe
+from models.training.targets import Matched, check_matches, decoder_layers, is_vision, lora_settings
+
+NAME = "fit"  # of the adapter while it is trained; no attribute of a torch module
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lent:
+    """What is trained in a lent base. layers: the language model's, in order."""
+
+    base: BaseModel
+    lora: LoraSettings
+    matched: Matched
+    layers: list[Any]
+    peft: Any
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The trained tensors themselves, under the names they have in a file."""
+        return adapter_state(self.peft, NAME)
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.base.network.parameters() if parameter.requires_grad]
+
+    def dropout(self, on: bool) -> None:
+        """Of the LoRA; the network itself stays as it serves."""
+        for module in self.base.network.modules():
+            if isinstance(module, LoraLayer) and NAME in module.lora_dropout:
+                module.lora_dropout[NAME].train(on)
+
+
+@contextmanager
+def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
+    """The base with fresh modules of a recipe, for one thread alone; scorers of it wait. It comes back as it was.
+
+    Raises ModelInvalid when the recipe does not fit the base.
+    """
+    network, family = base.network, base.family
+    settings = lora_settings(recipe, network, family)
+    with base._turns.alone(), _differentiable(base, everywhere=recipe.trains != "language"):
+        base._switch(None)
+        with torch.random.fork_rng(devices=_cuda(base)):
+            torch.manual_seed(seed)
+            peft = add_lora(base._peft or network, settings, name=NAME)
+        try:
+            peft.base_model.enable_adapter_layers()
+            peft.set_adapter(NAME)
+            matched = check_matches(recipe, settings, network, family, NAME)
+            network.eval()
+            layers = decoder_layers(network, family)
+            yield Lent(base=base, lora=settings, matched=matched, layers=layers, peft=peft)
+        finally:
+            base._peft = remove_lora(peft, name=NAME)
+            network.requires_grad_(False)
+            network.eval()
+            base._switch(None)  # PEFT may have made another one active
+
+
+@contextmanager
+def _differentiable(base: BaseModel, *, everywhere: bool) -> Iterator[None]:
+    """Activations in whose place serving has quicker ones without a gradient; the frozen tower keeps those."""
+    swapped: list[tuple[Any, str, Any]] = []
+    for path, module in base.network.named_modules():
+        if everywhere or not is_vision(path, base.family):
+            swapped += [(module, name, child) for name, child in module.named_children() if type(child) is SigmoidGelu]
+    for module, name, _ in swapped:
+        setattr(module, name, GELUTanh())
+    try:
+        yield
+    finally:
+        for module, name, child in swapped:
+            setattr(module, name, child)
+
+
+def _cuda(base: BaseModel) -> list[int]:
+    return [base.device.index or 0] if base.device.type == "cuda" else []

@@ -1,0 +1,90 @@
+"""Which images a step sees: balanced by class, grouped by size, the same for the same seed. Pure.
+
+Everything is a function of (seed, epoch), so that a training that goes on needs no memory of what was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+WINDOW = 8  # optimiser steps whose images are sorted by size together
+
+Draw = tuple[int, int]  # index of an example, and its variant: 0 as it is, from 1 on an enlarged crop
+Step = list[list[Draw]]  # forwards of one optimiser step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """labels: of every example. small: per example, how many enlarged crops of it there are.
+
+    Classes take equal parts of an epoch where `balanced`; an example of a rare class then comes several times. Crops
+    come as often as the examples they are cut from, which gives small objects twice the weight, up to `small_share` of
+    what is seen of a class: at least three quarters are always real.
+    """
+
+    labels: Sequence[int]
+    small: Sequence[int]
+    seed: int
+    batch: int
+    accumulation: int
+    balanced: bool
+    small_share: float
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return max(1, -(-len(self.labels) // (self.batch * self.accumulation)))
+
+    def epoch(self, number: int, sizes: dict[Draw, int]) -> list[Step]:
+        """The steps of an epoch. sizes: tokens of each image, by which those of a forward are alike."""
+        draws = self._draws(number)
+        rng = np.random.default_rng([self.seed, 1, number])
+        draws = [draws[i] for i in rng.permutation(len(draws))]
+        window = WINDOW * self.batch * self.accumulation
+        forwards: list[list[Draw]] = []
+        for start in range(0, len(draws), window):
+            alike = sorted(draws[start : start + window], key=lambda draw: sizes[draw])
+            forwards += [alike[i : i + self.batch] for i in range(0, len(alike), self.batch)]
+        forwards = [forwards[i] for i in rng.permutation(len(forwards))]
+        return [forwards[i : i + self.accumulation] for i in range(0, len(forwards), self.accumulation)]
+
+    def draws(self) -> list[Draw]:
+        """Everything that can ever be drawn, in order."""
+        return [(i, variant) for i, crops in enumerate(self.small) for variant in range(crops + 1)]
+
+    def _draws(self, number: int) -> list[Draw]:
+        groups = self._groups()
+        total = self.steps * self.batch * self.accumulation
+        draws: list[Draw] = []
+        for place, group in enumerate(groups):
+            quota = total // len(groups) + (place < total % len(groups))
+            draws += self._of_group(group, place, start=number * quota, quota=quota)
+        return draws
+
+    def _groups(self) -> list[list[int]]:
+        if not self.balanced:
+            return [list(range(len(self.labels)))]
+        return [[i for i, label in enumerate(self.labels) if label == kind] for kind in sorted(set(self.labels))]
+
+    def _of_group(self, group: list[int], place: int, *, start: int, quota: int) -> list[Draw]:
+        small = [i for i in group if self.small[i]]
+        crops = min(int(quota * self.small_share), round(quota * len(small) / len(group))) if small else 0
+        real = quota - crops
+        each_epoch = start // quota if quota else 0
+        drawn: list[Draw] = [(i, 0) for i, _ in self._stream(group, place, 2, each_epoch * real, real)]
+        for i, turn in self._stream(small, place, 3, each_epoch * crops, crops):
+            drawn.append((i, 1 + turn % self.small[i]))
+        return drawn
+
+    def _stream(self, group: list[int], place: int, kind: int, start: int, count: int) -> list[tuple[int, int]]:
+        """A stretch of an endless row of shuffled groups: (example, how often it came before)."""
+        found: list[tuple[int, int]] = []
+        for at in range(start, start + count):
+            turn, within = divmod(at, len(group))
+            if not found or not within:
+                order = np.random.default_rng([self.seed, kind, place, turn]).permutation(len(group))
+            found.append((group[order[within]], turn))
+        return found
