@@ -7,7 +7,7 @@ import numpy as np
 from models.gate.bootstrap import Bounded
 from models.gate.evidence import Evidence
 from models.gate.significance import at_least, mcnemar
-from models.gate.types import Bools, GateResult, Limits, Outcome, Paired
+from models.gate.types import FAULTS_OF_THE_MODEL, Bools, GateResult, Limits, Outcome, Paired
 
 LISTED = 1000  # negative flips that a report names
 
@@ -37,6 +37,8 @@ def g0_facts(paired: Paired) -> GateResult:
         wrong.append(f"{len(alike)} golden images look like ones that were trained on")
     if facts.canary_problem is not None:
         wrong.append(f"canary: {facts.canary_problem}")
+    if facts.unreadable:
+        wrong.append(f"no number for {facts.unreadable} golden images")
     if not facts.same_question:
         wrong.append("it answers another question than the check asks")
     if not facts.same_base:
@@ -54,6 +56,7 @@ def g0_facts(paired: Paired) -> GateResult:
             "canary_asked": facts.canary_asked,
             "same_question": facts.same_question,
             "same_base": facts.same_base,
+            "unreadable": facts.unreadable,
             "train_images": len(facts.train_keys),
         },
     )
@@ -142,7 +145,7 @@ def g4_calibrated(paired: Paired, evidence: Evidence, limits: Limits) -> GateRes
     title = "calibration"
     challenger, champion = paired.challenger, paired.champion
     if challenger.calibrator is None:
-        outcome: Outcome = "fail" if challenger.misfit == "higher margins do not mean positive" else "undecided"
+        outcome: Outcome = "fail" if challenger.misfit in FAULTS_OF_THE_MODEL else "undecided"
         return GateResult(gate="G4", title=title, outcome=outcome, words=f"no calibrator: {challenger.misfit}")
     if champion.calibrator is None or evidence.brier is None or evidence.calibration_error is None:
         words = f"nothing to compare with: the champion has no calibrator ({champion.misfit})"

@@ -14,8 +14,14 @@ from models.types import Question
 
 Outcome = Literal["pass", "fail", "undecided", "skipped"]
 Verdict = Literal["promote", "hold", "reject"]
-# Why a side has no calibrator. The second is the model's fault, the others are those of the labels.
-Misfit = Literal["one kind of label alone", "higher margins do not mean positive", "no labelled images"]
+# Why a side has no calibrator.
+Misfit = Literal[
+    "no labelled images",
+    "one kind of label alone",
+    "higher margins do not mean positive",
+    "margins that are no numbers",
+]
+FAULTS_OF_THE_MODEL: tuple[Misfit, ...] = ("higher margins do not mean positive", "margins that are no numbers")
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -73,13 +79,14 @@ class Side:
 class Facts:
     """What can be said without a figure. None as a problem: none was found.
 
-    canary_asked: False where an adapter has no canary.
+    canary_asked: False where an adapter has no canary. unreadable: golden images that the challenger gave no number.
     """
 
     canary_problem: str | None = None
     canary_asked: bool = True
     same_question: bool = True
     same_base: bool = True
+    unreadable: int = 0
     train_keys: frozenset[str] = frozenset()  # content hashes the challenger was trained, calibrated or stopped on
     train_clusters: frozenset[str] = frozenset()
 
@@ -110,6 +117,8 @@ class Paired:
             columns += [side.margins, side.answers]
         if any(len(column) != n for column in columns):
             raise ValueError("both models must have been asked of the same images, each column in their order")
+        if not all(np.isfinite(side.margins).all() for side in (self.champion, self.challenger)):
+            raise ValueError("margins must be numbers: leave images out that have none, and count them in the facts")
 
     def __len__(self) -> int:
         return len(self.keys)
