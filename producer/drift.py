@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.drift import Finding, Labels, Slice, judge, judge_labels
+from scanfleet.errors import RequestError
 from scanfleet.proportions import Proportion
 from scanfleet.store.checks import resolve_check
 from scanfleet.store.drift import checks_with_scans, slices
@@ -36,8 +37,10 @@ class Drift:
 def drift_of(
     connection: sa.Connection, *, check_name: str | None, scan_id: str | None, by: By | None
 ) -> Iterator[Drift]:
-    """One for each check, or for the one named, or for that of the scan. Raises UnknownName."""
+    """One for each check, or for the one named, or for that of the scan. Raises UnknownName, RequestError."""
     scan = None if scan_id is None else get_scan(connection, scan_id)
+    if scan is not None and check_name not in (None, scan.check):
+        raise RequestError(f"scan {scan.id} is of check {scan.check}, not of {check_name}")
     for name in _checks(connection, check_name) if scan is None else [scan.check]:
         check = newest_check(connection, name)
         if check is None:

@@ -1,0 +1,209 @@
+"""Drift as the ledger tells it, on SQLite and PostgreSQL: synthetic verdicts in, figures and alarms out."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from producer.drift import drift_of, record
+from scanfleet.drift import Slice, judge
+from scanfleet.errors import UnknownName
+from scanfleet.settings import load_settings
+from scanfleet.store import schema
+from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.champions import promote
+from scanfleet.store.drift import alarms, slices
+from scanfleet.store.engine import connect, reading, transaction
+from scanfleet.store.uri_parts import By
+from tests.verdict_rig import VerdictRig
+
+
+@pytest.fixture
+def rig(database_url: str) -> Iterator[VerdictRig]:
+    engine = connect(load_settings(database_url=database_url))
+    schema.upgrade(engine)
+    yield VerdictRig(engine)
+    engine.dispose()
+
+
+def margins(seed: int, n: int = 300, *, mean: float = 0.0) -> list[float]:
+    draw = random.Random(seed)
+    return [draw.gauss(mean, 2.0) for _ in range(n)]
+
+
+def found(rig: VerdictRig, *, by: By | None = None) -> dict[tuple[str, int, str | None], Slice]:
+    with reading(rig.engine) as connection:
+        return {(each.scan, each.scorer_id, each.source): each for each in slices(connection, rig.check.name, by=by)}
+
+
+def alarming(rig: VerdictRig) -> list[str]:
+    with reading(rig.engine) as connection:
+        return alarms(connection, rig.check.name)
+
+
+def test_a_later_scan_is_held_to_the_first_one_of_its_scorer(rig: VerdictRig) -> None:
+    scorer = rig.scorer()
+    for scan, mean in (("first", 0.0), ("same", 0.0), ("moved", 2.0)):
+        rig.scan(scan)
+        rig.verdicts(scan, scorer, margins(len(scan), mean=mean))
+    held = found(rig)
+    first, same, moved = (held[name, scorer, None] for name in ("first", "same", "moved"))
+    assert [scan for scan, _, _ in held] == ["moved", "same", "first"]
+    assert (first.psi, first.reference) == (None, "scan first")
+    assert first.tally.n == sum(first.tally.bins) == 300
+    assert max(first.tally.bins) - min(first.tally.bins) <= 3  # bins are quantiles of the reference
+    assert same.psi is not None
+    assert same.psi < 0.15
+    assert judge(same) == []
+    assert moved.psi is not None
+    assert moved.psi > 0.5
+    (words,) = [each for each in alarming(rig) if "margins" in each]
+    assert words.startswith("scan moved: margins moved: PSI")
+    assert "against scan first" in words
+
+
+def test_margins_of_different_scorers_never_meet(rig: VerdictRig) -> None:
+    old, new = rig.scorer("1"), rig.scorer("2")
+    rig.scan("before")
+    rig.verdicts("before", old, margins(1))
+    rig.scan("after")
+    rig.verdicts("after", new, margins(2, mean=30.0))
+    held = found(rig)
+    assert held["after", new, None].reference == "scan after"
+    assert held["after", new, None].psi is None
+    assert alarming(rig) == []
+
+
+def test_too_few_verdicts_do_not_alarm_and_say_so(rig: VerdictRig) -> None:
+    scorer = rig.scorer()
+    rig.scan("first")
+    rig.verdicts("first", scorer, margins(1))
+    rig.scan("small")
+    rig.verdicts("small", scorer, margins(2, 60, mean=6.0))
+    (finding,) = judge(found(rig)["small", scorer, None])
+    assert (finding.level, "too few verdicts" in finding.words) == ("note", True)
+    assert alarming(rig) == []
+
+
+def test_a_first_scan_that_is_too_small_is_no_reference(rig: VerdictRig) -> None:
+    scorer = rig.scorer()
+    rig.scan("tiny")
+    rig.verdicts("tiny", scorer, margins(1, 50, mean=9.0))
+    assert found(rig)["tiny", scorer, None].reference is None
+    rig.scan("large")
+    rig.verdicts("large", scorer, margins(2))
+    assert found(rig)["tiny", scorer, None].reference == "scan large"
+
+
+def test_images_that_a_rescan_chose_count_nowhere(rig: VerdictRig) -> None:
+    scorer = rig.scorer()
+    rig.scan("band")
+    rig.verdicts("band", scorer, [0.01] * 300, drawn="band")
+    rig.scan("all")
+    rig.verdicts("all", scorer, margins(1), first=1000)
+    held = found(rig)
+    assert ("band", scorer, None) not in held
+    assert held["all", scorer, None].reference == "scan all"
+
+
+def test_sources_and_folders_are_told_apart(rig: VerdictRig) -> None:
+    scorer = rig.scorer()
+    sources = ("/a", "s3://b/2026/ad")
+    for scan, mean in (("first", 0.0), ("second", 3.0)):
+        rig.scan(scan, sources=sources)
+        rig.verdicts(scan, scorer, margins(1), folder="/a/x")
+        rig.verdicts(scan, scorer, margins(2), folder="/a/y/z")
+        rig.verdicts(scan, scorer, margins(3, mean=mean), folder="s3://b/2026/ads")
+        rig.verdicts(scan, scorer, margins(4, 5), folder="/elsewhere")
+    by_source = found(rig, by="source")
+    assert {source for _, _, source in by_source} == {None, "/a", "s3://b/2026/ad", "other"}
+    moved, still = by_source["second", scorer, "s3://b/2026/ad"], by_source["second", scorer, "/a"]
+    assert (moved.reference, still.reference) == ("scan first, s3://b/2026/ad", "scan first, /a")
+    assert still.psi == pytest.approx(0)
+    assert [each.level for each in judge(moved)] == ["alarm", "watch"]
+    by_folder = found(rig, by=1)
+    assert {source for _, _, source in by_folder} == {None, "/a/x/", "/a/y/", "s3://b/2026/ads/", "/"}
+    assert by_folder["second", scorer, "/"].reference == "scan first"  # its own part of the reference is too small
+    assert {source for _, _, source in found(rig, by=2)} == {
+        None,
+        "/a/x/",
+        "/a/y/z/",
+        "s3://b/2026/ads/",
+        "/elsewhere/",
+    }
+
+
+def test_little_label_mass_alarms_in_the_first_scan_already(rig: VerdictRig) -> None:
+    rig.scan("first")
+    rig.verdicts("first", rig.scorer(), margins(1), mass=0.5)
+    (words,) = alarming(rig)
+    assert "100.0% of the verdicts have a label mass under 0.9 (mean 0.50)" in words
+
+
+def test_a_look_at_part_of_a_scan_sees_what_the_whole_shows(rig: VerdictRig) -> None:
+    scorer = rig.scorer()
+    for scan, mean in (("first", 0.0), ("moved", 2.0)):
+        rig.scan(scan)
+        rig.verdicts(scan, scorer, margins(len(scan), 1500, mean=mean))
+    with reading(rig.engine) as connection:
+        part = {each.scan: each for each in slices(connection, rig.check.name, max_batches=6)}["moved"]
+    assert part.tally.n == 300  # every fifth batch of 50
+    assert part.psi == pytest.approx(found(rig)["moved", scorer, None].psi, rel=0.25)
+
+
+def test_people_correct_what_they_were_shown(rig: VerdictRig) -> None:
+    rig.scan("first")
+    images = rig.verdicts("first", rig.scorer(), margins(1, 200))
+    for place, image in enumerate(images[:100]):
+        wrong = place < 45
+        rig.label(image, "overlay" if wrong else "none", shown="clear", drawn="random" if place % 2 else "threshold")
+    rig.label(images[100], "overlay")  # nobody was shown an answer
+    disputed = rig.label(images[101], "none", shown="flag", drawn="random")
+    rig.label(images[101], "overlay", shown="flag", drawn="random", who="bob")  # a conflict: counts nowhere
+    undone = rig.label(images[102], "overlay", shown="clear", drawn="random")
+    rig.label(images[102], "overlay", undoes=undone)
+    assert disputed != undone
+    with reading(rig.engine) as connection:
+        (drift,) = drift_of(connection, check_name="overlay", scan_id="first", by=None)
+    of_all, of_random = drift.labels
+    assert (of_all.overridden.k, of_all.overridden.n) == (45, 100)
+    assert (of_random.overridden.k, of_random.overridden.n) == (22, 50)
+    assert (of_random.missed.k, of_random.missed.n) == (22, 50)
+    assert (of_random.recall.k, of_random.recall.n) == (0, 22)
+    assert record(drift)["labels"][1]["overridden"]["value"] == 0.44
+    (words,) = alarming(rig)
+    assert words.startswith("check overlay: people correct 44.0% (22 of 50; 95 % interval")
+
+
+def test_corrections_of_an_earlier_champion_are_forgotten(rig: VerdictRig) -> None:
+    rig.scan("first")
+    for image in rig.verdicts("first", rig.scorer(), margins(1, 60)):
+        rig.label(image, "overlay", shown="clear", drawn="random")
+    assert len(alarming(rig)) == 2
+    info = {"check_hash": "h", "base_model": "fake", "base_revision": "1", "uri": "/x", "weights_sha256": "a" * 64}
+    with transaction(rig.engine) as connection:
+        promote(
+            connection, register_adapter(connection, AdapterInfo(check_name="overlay", **info)), kind="forced", why="t"
+        )
+    assert alarming(rig) == []
+
+
+def test_a_scan_or_check_that_is_not_there_is_named(rig: VerdictRig) -> None:
+    with reading(rig.engine) as connection:
+        for wanted in ({"check_name": "none", "scan_id": None}, {"check_name": None, "scan_id": "none"}):
+            with pytest.raises(UnknownName):
+                list(drift_of(connection, by=None, **wanted))
+        (drift,) = drift_of(connection, check_name="overlay", scan_id=None, by=None)
+    assert drift.slices == []
+
+
+def test_queries_of_a_look_are_bounded(rig: VerdictRig) -> None:
+    scorer = rig.scorer()
+    for scan in ("a", "b", "c", "d"):
+        rig.scan(scan)
+        rig.verdicts(scan, scorer, margins(1, 200))
+    statements: list[str] = []
+    sa.event.listen(rig.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert alarming(rig) == []
+    assert sum("FROM verdicts" in each for each in statements) <= 5  # reference: two; two scans: one each
