@@ -1,10 +1,14 @@
-"""`python -m worker score`: a worker that scores batches until it is stopped. `scanfleet worker score` starts it."""
+"""`python -m worker score`, `python -m worker train`: workers that go on until they are stopped.
+
+`scanfleet worker score` and `scanfleet worker train` start them.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -12,7 +16,7 @@ import click
 
 from scanfleet.errors import ScanfleetError
 from scanfleet.log import configure_logging, redact
-from scanfleet.settings import load_settings
+from scanfleet.settings import Settings, load_settings
 
 
 @click.group()
@@ -38,12 +42,39 @@ def score(**flags: Any) -> None:
 
     Exit codes: 0 stopped in order; 75 start me again (the device broke); others name what a person must change.
     """
+    from worker.serve import serve
+
+    _serve(serve, flags)
+
+
+@main.command()
+@click.option("--model", help="Base model that is trained: a built-in name, a hub id or a folder.")
+@click.option("--model-revision", help="Commit of a hub model.")
+@click.option("--precision", help="auto, fp32, bf16, nf4 or int8.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--train-after-labels", type=int, help="So many new labels of a check start a training.")
+@click.option("--train-every-hours", type=float, help="A schedule: with any new label at all. Default: never.")
+@click.option("--train-recipe", help="Recipe of trainings that start by themselves.")
+@click.option("--train-lease-seconds", type=float, help="A silent worker's training is free after this.")
+@click.option("--drain-seconds", type=float, help="SIGTERM: reach a checkpoint and hand back within this.")
+@click.option("--data-dir", help="Folder of the embedded ledger and broker, and of work folders.")
+@click.option("--log-level", help="debug, info, warning or error.")
+@click.option("--log-json/--log-lines", default=None, help="One JSON object a line, or lines for people.")
+def train(**flags: Any) -> None:
+    """Make adapters of one base model from labels, one after the other, each in a process of its own.
+
+    Exit codes: 0 stopped in order; 75 start me again; others name what a person must change.
+    """
+    from worker.train_serve import serve_training
+
+    _serve(serve_training, flags)
+
+
+def _serve(serve: Callable[[Settings], int], flags: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, _end_before_consuming)
     try:
         settings = load_settings(**flags)
         configure_logging(level=settings.log_level, json=settings.log_json)
-        from worker.serve import serve
-
         code = serve(settings)
     except ScanfleetError as error:
         click.echo(f"error: {redact(str(error))}", err=True)

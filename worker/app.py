@@ -6,23 +6,40 @@ from typing import Any
 
 from celery import Celery
 
-from scanfleet.messages import SCORE_BATCH, score_queue
+from scanfleet.messages import REFRESH_ADAPTER, SCORE_BATCH, score_queue
 from scanfleet.queue import make_app
 from scanfleet.settings import Settings
 from worker import tasks
 from worker.pipeline import Pipeline
+from worker.refresh.trainer import Trainer
 
 
 def make_scoring_app(settings: Settings, pipeline: Pipeline) -> Celery:
     """An application whose tasks run through `pipeline`."""
-    app = make_app(settings, queues=(score_queue(settings.model),))
-    app.conf.update(
-        worker_redirect_stdouts=False,  # stdout and stderr stay ours
-        worker_consumer="worker.knocks:KnockConsumer",
-    )
+    app = _app(settings, score_queue(settings.model))
 
     @app.task(name=SCORE_BATCH)
     def score_batch(*args: Any, **fields: Any) -> None:
         tasks.score_batch(pipeline, args, fields)
 
+    return app
+
+
+def make_training_app(settings: Settings, trainer: Trainer) -> Celery:
+    """An application whose tasks are seen through by `trainer`."""
+    app = _app(settings)
+
+    @app.task(name=REFRESH_ADAPTER)
+    def refresh_adapter(*args: Any, **fields: Any) -> None:
+        tasks.refresh_adapter(trainer, args, fields)
+
+    return app
+
+
+def _app(settings: Settings, *queues: str) -> Celery:
+    app = make_app(settings, queues=queues)
+    app.conf.update(
+        worker_redirect_stdouts=False,  # stdout and stderr stay ours
+        worker_consumer="worker.knocks:KnockConsumer",
+    )
     return app

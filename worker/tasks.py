@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from scanfleet.messages import ScoreBatch
+from scanfleet.messages import RefreshAdapter, ScoreBatch
 from worker.pipeline import Pipeline
+from worker.refresh.trainer import Trainer
 
 log = structlog.get_logger()
+
+MessageT = TypeVar("MessageT", bound=BaseModel)
 
 
 def score_batch(pipeline: Pipeline, args: tuple[Any, ...], fields: dict[str, Any]) -> None:
     """A knock. What is no knock is logged and dropped: the ledger knows every batch, so nothing is lost with it."""
+    message = _read(ScoreBatch, args, fields)
+    if message is not None:
+        pipeline.run(message.batch_id)
+
+
+def refresh_adapter(trainer: Trainer, args: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    """Likewise for a training."""
+    message = _read(RefreshAdapter, args, fields)
+    if message is not None:
+        trainer.run(message.training_id)
+
+
+def _read(kind: type[MessageT], args: tuple[Any, ...], fields: dict[str, Any]) -> MessageT | None:
     if args:
         log.warning("message_refused", error="a message has named fields only")
-        return
+        return None
     try:
-        message = ScoreBatch.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
         log.warning("message_refused", error=str(error).replace("\n", " ")[:300])
-        return
-    pipeline.run(message.batch_id)
+        return None

@@ -13,6 +13,7 @@ from producer.cli.tables import Cell, echo_table
 
 if TYPE_CHECKING:
     from scanfleet.stage_times import StageTimes
+    from scanfleet.store.trainings import TrainingInfo
     from scanfleet.store.workers import WorkerInfo
 
 
@@ -23,6 +24,7 @@ def worker() -> None:
     \b
     Example:
       scanfleet worker score
+      scanfleet worker train
     """
 
 
@@ -39,6 +41,7 @@ def list_workers(flags: Flags, form: str) -> None:
     from producer.launch import SILENT_SECONDS
     from scanfleet.stage_times import StageTimes
     from scanfleet.store.engine import reading
+    from scanfleet.store.trainings import under_way
     from scanfleet.store.workers import live_workers
 
     with flags.ledger() as engine, reading(engine) as connection:
@@ -46,10 +49,12 @@ def list_workers(flags: Flags, form: str) -> None:
             (each, StageTimes(sums=each.seconds or {}))
             for each in live_workers(connection, silent_seconds=SILENT_SECONDS)
         ]
+        at = under_way(connection)
     if form == "json":
-        click.echo(json.dumps([_record(each, times) for each, times in found], indent=2))
+        click.echo(json.dumps([_record(each, times, at.get(each.id)) for each, times in found], indent=2))
         return
-    echo_table(("worker", "queue", "device", "since", "images", "images/s", "idle", "bottleneck"), map(_row, found))
+    rows = [_row((each, times), at.get(each.id)) for each, times in found]
+    echo_table(("worker", "queue", "device", "since", "images", "images/s", "idle", "bottleneck"), rows)
     if not found:
         note(f"no worker gave a sign in the last {SILENT_SECONDS:.0f} s: `scanfleet worker score` starts one")
 
@@ -70,22 +75,54 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
       scanfleet worker score --model Qwen/Qwen3-VL-4B-Instruct --precision nf4
       SCANFLEET_BROKER_URL=redis://queue/0 scanfleet worker score
     """
-    from producer.workers import COMMAND, require_worker_extra, worker_environment
+    from producer.workers import COMMAND
+
+    _become(COMMAND, arguments, flags)
+
+
+@worker.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def train(flags: Flags, arguments: tuple[str, ...]) -> None:
+    """Make adapters from labels until stopped. Needs the extra: pip install 'scanfleet[worker]'.
+
+    It trains one base model, one check after the other: when there are enough new labels, by schedule, on a drift
+    alarm, or asked by `scanfleet train start`. SIGTERM ends it in order; killed, the training goes on elsewhere.
+
+    Further arguments go to the worker: --model, --precision, --device, --train-after-labels and the others that
+    `python -m worker train --help` lists.
+
+    \b
+    Example:
+      scanfleet worker train --model Qwen/Qwen3-VL-4B-Instruct --train-every-hours 24
+    """
+    from producer.workers import COMMAND
+
+    _become((*COMMAND[:-1], "train"), arguments, flags)
+
+
+def _become(command: tuple[str, ...], arguments: tuple[str, ...], flags: Flags) -> None:
+    from producer.workers import require_worker_extra, worker_environment
 
     require_worker_extra()
     # This very process becomes the worker: signals, exit code and process id are the worker's own.
-    os.execve(COMMAND[0], [*COMMAND, *arguments], worker_environment(flags.settings()))  # noqa: S606
+    os.execve(command[0], [*command, *arguments], worker_environment(flags.settings()))  # noqa: S606
 
 
-def _row(found: tuple[WorkerInfo, StageTimes]) -> tuple[Cell, ...]:
+def _row(found: tuple[WorkerInfo, StageTimes], training: TrainingInfo | None) -> tuple[Cell, ...]:
+    from scanfleet.messages import TRAIN_QUEUE
+
     each, times = found
+    if each.queue == TRAIN_QUEUE:
+        at = "-" if training is None else f"training {training.id} ({training.stage or 'starting'})"
+        return (each.id, each.queue, each.device, f"{each.started_at:%Y-%m-%d %H:%M}", None, "-", "-", at)
     rate = "-" if times.images_per_second is None else f"{times.images_per_second:.1f}"
     idle = "-" if times.idle_share is None else f"{times.idle_share:.0%}"
     since = f"{each.started_at:%Y-%m-%d %H:%M}"
     return (each.id, each.queue, each.device, since, each.n_images, rate, idle, times.bottleneck or "-")
 
 
-def _record(each: WorkerInfo, times: StageTimes) -> dict[str, Any]:
+def _record(each: WorkerInfo, times: StageTimes, training: TrainingInfo | None) -> dict[str, Any]:
     """For JSON; the times are since its start."""
     return {
         "worker": each.id,
@@ -97,4 +134,5 @@ def _record(each: WorkerInfo, times: StageTimes) -> dict[str, Any]:
         "beat_at": each.beat_at.isoformat(),
         "images": each.n_images,
         "times": times.record(),
+        "training": None if training is None else training.id,
     }

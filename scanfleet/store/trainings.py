@@ -116,10 +116,15 @@ def request(
 
 def get(connection: sa.Connection, training_id: int) -> TrainingInfo:
     """Raises UnknownName."""
-    row = connection.execute(sa.select(*COLUMNS).where(Training.id == training_id)).one_or_none()
-    if row is None:
+    found = find(connection, training_id)
+    if found is None:
         raise UnknownName(f"no training {training_id}: `scanfleet train ls` lists them")
-    return TrainingInfo(**row._mapping)
+    return found
+
+
+def find(connection: sa.Connection, training_id: int) -> TrainingInfo | None:
+    row = connection.execute(sa.select(*COLUMNS).where(Training.id == training_id)).one_or_none()
+    return None if row is None else TrainingInfo(**row._mapping)
 
 
 def newest(connection: sa.Connection, check_name: str, base_model: str) -> TrainingInfo | None:

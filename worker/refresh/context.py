@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import sqlalchemy as sa
 
 from models.errors import ModelInvalid, ModelUnavailable
-from models.types import Question
+from models.types import Question, Scorer
 from scanfleet.checks import Check
 from scanfleet.errors import DeviceUnavailable, TrainingFailed
 from scanfleet.settings import Settings
@@ -97,6 +98,12 @@ class Context:
             raise TrainingFailed(f"model: {error}") from error
         except ModelUnavailable as error:
             raise DeviceUnavailable(f"model: {error}") from error
+
+    def scorer(self, adapter: Path | None = None) -> Scorer:
+        """As a worker would serve it: by an adapter folder, or by the base alone. Raises ModelInvalid."""
+        from worker.model import NamedErrors
+
+        return cast("Scorer", NamedErrors(self.base.scorer(self.question, adapter)))
 
 
 Stage = Callable[[Context], dict[str, Any]]

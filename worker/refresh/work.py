@@ -75,6 +75,16 @@ def clean(folder: Path, *, keep: tuple[str, ...] = KEPT) -> None:
             entry.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Clean the folder of a training that has ended, unless a process works in it still."""
+    try:
+        lock = _locked(folder / LOCK)
+    except DeviceUnavailable:
+        return
+    with lock:
+        clean(folder)
+
+
 def needs_cleaning(folder: Path) -> bool:
     return any(entry.name not in KEPT for entry in folder.iterdir())
 

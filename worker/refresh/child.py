@@ -1,0 +1,126 @@
+"""The process that computes one training: `python -m worker.refresh.child ID TOKEN PARENT`, started by the worker.
+
+It says in JSON lines, on what was its stdout, where it stands (progress) and how it ended: done (the ledger has it
+already), failed (a person must change something), waits (the world failed), stopped (asked to). An end without such a
+word is a crash. It holds the lease's token, and whatever it writes to the ledger is checked against it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from contextlib import closing
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from models.errors import ModelInvalid, ModelUnavailable
+from models.sources import locate
+from scanfleet.errors import LeaseLost, Retryable, ScanfleetError, TrainingFailed
+from scanfleet.log import configure_logging
+from scanfleet.settings import Settings, load_settings
+from scanfleet.store import trainings
+from scanfleet.store.checks import get_check
+from scanfleet.store.engine import reading
+from scanfleet.store.schema import ledger
+from scanfleet.store.trainings import TrainingInfo
+from worker.gathering import storable
+from worker.refresh.context import Context, Stage, StopAskedError, Teller
+from worker.refresh.ending import finish
+from worker.refresh.stages import STAGES
+from worker.refresh.work import WorkFolder, folder_of
+from worker.reports import Reports
+from worker.scorers import question_of
+
+log = structlog.get_logger()
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+Stages = tuple[tuple[str, Stage], ...]
+
+
+def main(arguments: list[str], *, stages: Stages = STAGES) -> int:
+    """The exit code: 0 when it said how it ended."""
+    training_id, token, parent = map(int, arguments)
+    end_with(parent)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    reports = Reports.on_stdout()
+    try:
+        settings = load_settings()
+        configure_logging(level=settings.log_level, json=settings.log_json)
+        with ledger(settings) as engine:
+            held = _held(engine, training_id, token)
+            reports.send("done", words=_run(settings, engine, held, reports, stop, stages))
+    except StopAskedError:
+        reports.send("stopped")
+    except LeaseLost as error:
+        reports.send("lost", words=str(error))
+    except (Retryable, ModelUnavailable) as error:
+        reports.send("waits", words=storable(str(error)))
+    except (ScanfleetError, ModelInvalid) as error:
+        reports.send("failed", words=storable(str(error)))
+    except Exception as error:
+        log.exception("training_crashed")
+        reports.send("crashed", words=storable(f"{type(error).__name__}: {error}")[:500])
+        return 1
+    return 0
+
+
+def _held(engine: sa.Engine, training_id: int, token: int) -> TrainingInfo:
+    with reading(engine) as connection:
+        held = trainings.get(connection, training_id)
+    if held.state != "leased" or held.lease_token != token:
+        raise LeaseLost(f"training {training_id}: lease {token} is no longer the current one")
+    return held
+
+
+def _run(
+    settings: Settings, engine: sa.Engine, held: TrainingInfo, reports: Reports, stop: threading.Event, stages: Stages
+) -> str:
+    """Returns the gate's verdict."""
+    with reading(engine) as connection:
+        check = get_check(connection, held.check_id)
+    if check.steps:
+        raise TrainingFailed(
+            f"check {check.name} asks in steps, which no adapter learns: train a check with one prompt"
+        )
+    with closing(WorkFolder(folder_of(settings, held.id), identity_of(held, settings))) as work:
+        context = Context(
+            settings=settings,
+            engine=engine,
+            held=held,
+            check=check,
+            question=question_of(check),
+            work=work,
+            tell=Teller(reports.send, stop=stop.is_set),
+        )
+        verdict = finish(context, stages)
+        work.clean()
+        return verdict
+
+
+def identity_of(held: TrainingInfo, settings: Settings) -> dict[str, Any]:
+    """What the work folder is for. A base with other weights makes it another one. Raises TrainingFailed."""
+    try:
+        revision = locate(settings.model, revision=settings.model_revision).revision
+    except ModelInvalid as error:
+        raise TrainingFailed(f"model: {error}") from error
+    names = ("id", "check_id", "base_model", "recipe", "overrides", "seed", "newest_label")
+    created = {"created_at": held.created_at.isoformat(), "base_revision": revision, "precision": settings.precision}
+    return {name: getattr(held, name) for name in names} | created
+
+
+def end_with(parent: int) -> None:
+    """On Linux: killed when the worker dies, however it dies. Else the lease's token keeps it from writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:
+            os._exit(1)  # it died before the line above
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

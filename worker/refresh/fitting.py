@@ -1,0 +1,142 @@
+"""Stages fit, calibrate and canary: from examples to weights that can be read, and proof of what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.adapters import AdapterCard, Canary
+from models.canary import try_canary
+from models.training.types import Example, Progress
+from scanfleet.errors import TrainingFailed
+from scanfleet.store.adapters import get_adapter
+from scanfleet.store.engine import reading
+from worker.refresh.context import Context
+from worker.refresh.labels import examples_of, with_validation
+
+if TYPE_CHECKING:
+    from models.recipes import Recipe
+
+FIT, ADAPTER, CANARIES = "fit", "adapter", "canary"
+OVER = "over"  # beside the recipe's fields in a training's overrides: the id of the adapter that a head is put over
+N_CANARIES = 16
+
+
+def fit(context: Context) -> dict[str, Any]:
+    """Train, or go on training. Raises TrainingFailed, StopAskedError."""
+    from models.training.fit import fit as train
+
+    recipe, over = _recipe(context)
+    learn, validation = with_validation(examples_of(context, "train"))
+    trained = train(
+        context.base,
+        context.question,
+        learn,
+        validation,
+        recipe,
+        seed=context.held.seed,
+        work=context.work.path / FIT,
+        watch=lambda progress: _tell(context, progress),
+        over=over,
+    )
+    checkpoint = context.base.checkpoint
+    card = AdapterCard(
+        name=f"{context.check.name}-{context.held.id}",
+        question=context.question,
+        base_model=checkpoint.name,
+        base_revision=checkpoint.revision,
+    )
+    card = trained.write(context.work.path / ADAPTER, card)
+    return {
+        "weights_sha256": card.weights_sha256,
+        "recipe": dict(card.recipe),
+        "figures": dict(trained.figures),
+        "history": [asdict(epoch) for epoch in trained.history],
+        "learnt_from": len(learn),
+        "stopped_by": len(validation),
+    }
+
+
+def _recipe(context: Context) -> tuple[Recipe, Path | None]:
+    """The recipe, and the adapter that it starts from if it does."""
+    from models.recipes import recipe_for
+
+    overrides = dict(context.held.overrides)
+    over = overrides.pop(OVER, None)
+    recipe = recipe_for(context.base, context.held.recipe, overrides=overrides)
+    if over is None:
+        return recipe, None
+    with reading(context.engine) as connection:
+        return recipe, context.folders.find(get_adapter(connection, over))
+
+
+def _tell(context: Context, progress: Progress) -> None:
+    context.tell.say(
+        step=progress.step,
+        steps=progress.steps,
+        epoch=progress.epoch,
+        epochs=progress.epochs,
+        loss=progress.loss,
+        validation=progress.validation,
+        seconds_left=progress.seconds_left,
+    )
+
+
+def calibrate(context: Context) -> dict[str, Any]:
+    """Probabilities and thresholds, each from a split of its own."""
+    from worker.refresh.calibrate import calibrated
+
+    found = calibrated(
+        context.scorer(context.work.path / ADAPTER),
+        examples_of(context, "calibration"),
+        examples_of(context, "threshold"),
+        context.question,
+        target_recall=context.check.target_recall,
+        target_precision=context.check.target_precision,
+        watch=context.tell.count,
+    )
+    return {
+        "calibrator": None if found.calibrator is None else asdict(found.calibrator),
+        "thresholds": None if found.thresholds is None else asdict(found.thresholds),
+        "metrics": dict(found.metrics),
+    }
+
+
+def canary(context: Context) -> dict[str, Any]:
+    """Margins of a few images, by the serving stack, that must come out again wherever the adapter is loaded.
+
+    Raises TrainingFailed where the adapter hardly does anything.
+    """
+    chosen = choose_canaries(examples_of(context, "calibration") + examples_of(context, "threshold"))
+    folder = context.work.path / CANARIES
+    folder.mkdir(exist_ok=True)
+    scorer = context.scorer(context.work.path / ADAPTER)
+    names, margins = [], []
+    for number, example in enumerate(chosen):
+        image = example.open(example.path)
+        name = f"{CANARIES}/{number:02}.png"
+        image.save(context.work.path / name, optimize=True)
+        (answer,) = scorer.score([scorer.prepare(image)])
+        names.append(name)
+        margins.append(answer.margin)
+    try:
+        made = Canary(images=tuple(names), margins=tuple(margins), precision=context.base.precision)
+    except ValueError as error:  # margins that are no numbers
+        raise TrainingFailed(f"the weights are broken: {error}") from error
+    base = context.scorer()
+    problem = try_canary(made, context.work.path, adapter=scorer, base=base).problem()
+    if problem is not None:
+        raise TrainingFailed(problem)
+    return {"canary": made.model_dump(mode="json")}
+
+
+def choose_canaries(examples: Sequence[Example]) -> list[Example]:
+    """As many of each label as can be, by their hash."""
+    by_label: dict[int, list[Example]] = {}
+    for example in sorted(examples, key=lambda one: hashlib.sha256(f"canary {one.key}".encode()).digest()):
+        by_label.setdefault(example.label, []).append(example)
+    ranked = [(place, label, one) for label, ones in by_label.items() for place, one in enumerate(ones)]
+    return [one for _, _, one in sorted(ranked, key=lambda each: each[:2])[:N_CANARIES]]

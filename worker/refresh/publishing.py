@@ -1,0 +1,129 @@
+"""Stages publish and promote: a whole adapter folder, then its row, then the pointer.
+
+A folder appears under its name when it is whole, and a row when its folder is there: no half adapter is ever visible.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from models.adapters import AdapterCard, Canary, read_adapter, read_card, write_adapter
+from models.calibration import Calibrator, Thresholds
+from scanfleet import adapter_files
+from scanfleet.errors import AccessDenied, BadSource, StoreUnavailable
+from scanfleet.store import champions, trainings
+from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.engine import transaction
+from scanfleet.store.tables import Adapter, Champion
+from worker.refresh.context import Context
+from worker.refresh.fitting import ADAPTER, CANARIES
+
+WHOLE = "whole"
+
+
+class ChampionMoved(Exception):
+    """Another adapter is in use than the one that was compared with."""
+
+
+def publish(context: Context) -> dict[str, Any]:
+    """Put the adapter where workers find it, and into the registry, not yet judged."""
+    folder = _put_in_place(context, _assemble(context))
+    card = read_card(folder)
+    uri = str(folder)
+    if context.settings.adapters_url is not None:
+        uri = _push(context, folder)
+    with transaction(context.engine) as connection:
+        trainings.require_held(connection, context.held)
+        adapter_id = register_adapter(connection, _info(context, card, uri))
+    return {"adapter_id": adapter_id, "folder": str(folder), "uri": uri}
+
+
+def _assemble(context: Context) -> Path:
+    """The adapter folder with all that belongs to it, in the work folder."""
+    made = read_adapter(context.work.path / ADAPTER)
+    read = context.results["calibrate"]
+    card = made.card.model_copy(
+        update={
+            "calibrator": None if read["calibrator"] is None else Calibrator(**read["calibrator"]),
+            "thresholds": None if read["thresholds"] is None else Thresholds(**read["thresholds"]),
+            "metrics": read["metrics"],
+            "canary": Canary.model_validate_json(json.dumps(context.results["canary"]["canary"])),
+        }
+    )
+    whole = context.work.path / WHOLE
+    if whole.exists():
+        shutil.rmtree(whole)
+    shutil.copytree(context.work.path / CANARIES, whole / CANARIES)
+    write_adapter(whole, card=card, lora=made.lora, weights=made.weights, head=made.head)
+    return whole
+
+
+def _put_in_place(context: Context, whole: Path) -> Path:
+    """data_dir/adapters/<digest>. The same weights that lie there already stay as they are, card and all."""
+    folder = context.settings.make_folder("adapters") / read_card(whole).weights_sha256
+    adapter_files.pull(str(whole), folder, context.settings)
+    return folder
+
+
+def _push(context: Context, folder: Path) -> str:
+    """To the place that all workers reach. What a person must mend there does not cost the training: it waits."""
+    try:
+        return adapter_files.push(folder, adapter_files.shared_place(context.settings), context.settings)
+    except (AccessDenied, BadSource) as error:
+        raise StoreUnavailable(f"adapters_url: {error}") from error
+
+
+def _info(context: Context, card: AdapterCard, uri: str) -> AdapterInfo:
+    return AdapterInfo(
+        check_name=context.check.name,
+        check_hash=context.check.hash,
+        base_model=card.base_model,
+        base_revision=card.base_revision,
+        uri=uri,
+        weights_sha256=card.weights_sha256,
+        recipe=dict(card.recipe),
+        metrics=dict(card.metrics),
+        calibrator=None if card.calibrator is None else asdict(card.calibrator),
+        thresholds=None if card.thresholds is None else asdict(card.thresholds),
+        canary=None if card.canary is None else card.canary.model_dump(mode="json"),
+        training_id=context.held.id,
+    )
+
+
+def promote(context: Context, report: dict[str, Any]) -> None:
+    """End the training, note what the gate said, and point to the adapter if it said so: one transaction.
+
+    Raises LeaseLost, and ChampionMoved where the adapter was compared with one that is no longer in use.
+    """
+    compared, adapter_id = context.results["compare"], context.results["publish"]["adapter_id"]
+    verdict, held = compared["gate"]["verdict"], context.held
+    with transaction(context.engine) as connection:
+        trainings.settle(
+            connection,
+            held,
+            report=report,
+            verdict=verdict,
+            adapter_id=adapter_id,
+            champion_id=compared["champion_id"],
+        )
+        if _in_use(connection, held.check_name, held.base_model) != compared["champion_id"]:
+            raise ChampionMoved
+        if adapter_id == compared["champion_id"]:
+            return  # the same weights again: what was said of them stands
+        judged = {"gate": compared["gate"], "gate_verdict": verdict}
+        connection.execute(sa.update(Adapter).where(Adapter.id == adapter_id).values(judged))
+        if verdict == "promote":
+            why = f"training {held.id}: {compared['gate']['reason']}"
+            champions.promote(connection, adapter_id, kind="gate", why=why)
+
+
+def _in_use(connection: sa.Connection, check_name: str, base_model: str) -> int | None:
+    """The id of the champion, which nobody changes until this transaction ends."""
+    query = sa.select(Champion.adapter_id).where(Champion.check_name == check_name, Champion.base_model == base_model)
+    return connection.execute(query.with_for_update()).scalar_one_or_none()

@@ -1,0 +1,129 @@
+"""A training worker from start to end: ledger, timers, Celery, and an orderly stop. Torch is loaded in its children."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import sqlalchemy as sa
+import structlog
+from celery import Celery
+
+from models.errors import ModelInvalid, ModelUnavailable
+from models.sources import locate
+from models.types import ModelIdentity
+from scanfleet.endpoints import PREFIX
+from scanfleet.errors import BadSettings, DatabaseUnavailable, DeviceUnavailable
+from scanfleet.messages import TRAIN_QUEUE
+from scanfleet.queue import clear_taken
+from scanfleet.reconcile import reconcile_once
+from scanfleet.settings import Settings
+from scanfleet.store.engine import transaction
+from scanfleet.store.schema import ledger
+from scanfleet.store.workers import beat, start_worker, stop_worker
+from worker.adapters import register_shipped
+from worker.admission import check_access
+from worker.app import make_training_app
+from worker.background import Timer, until_it_heals
+from worker.consumer import consume
+from worker.model import FAKE
+from worker.refresh import triggers
+from worker.refresh.trainer import Trainer
+from worker.stop import Stop
+from worker.upkeep import BEAT_SECONDS, CLEAR_SECONDS, DEAF_SECONDS, WATCH_SECONDS
+from worker.watchdog import Watchdog, answers
+from worker.wedge import EX_TEMPFAIL, end_overdue
+
+log = structlog.get_logger()
+
+SWEEP_SECONDS = 600.0  # between two looks for work folders that nobody needs
+
+
+def serve_training(settings: Settings) -> int:
+    """Train until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
+    stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=end_overdue)
+    identity = until_it_heals(lambda: find_base(settings), what="model")
+    check_access(settings)
+    with ExitStack() as stack:
+        engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
+        # What a new adapter is compared with must be known, also before any worker scored.
+        until_it_heals(lambda: register_shipped(engine, identity), what="ledger")
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        trainer = Trainer(engine, settings, name=name, stop=stop)
+        app = make_training_app(settings, trainer)
+        stack.enter_context(_on_the_books(engine, settings, trainer))
+        stack.enter_context(_timers(engine, app, settings, trainer))
+        return consume(app, queue=TRAIN_QUEUE, concurrency=1, name=name, stop=stop)
+
+
+def find_base(settings: Settings) -> ModelIdentity:
+    """The model to be trained, without loading it. Raises BadSettings, DeviceUnavailable."""
+    if settings.model == FAKE or settings.model.startswith(PREFIX):
+        raise BadSettings(f"model: {settings.model} cannot be trained: name a hub id, a folder or pocket")
+    try:
+        found = locate(settings.model, revision=settings.model_revision)
+    except ModelInvalid as error:
+        raise BadSettings(f"model: {error}") from error
+    except ModelUnavailable as error:
+        raise DeviceUnavailable(f"model: {error}") from error
+    return ModelIdentity(
+        base_model=found.name, revision=found.revision, precision=settings.precision, adapter_sha256=None
+    )
+
+
+@contextmanager
+def _on_the_books(engine: sa.Engine, settings: Settings, trainer: Trainer) -> Iterator[None]:
+    """The worker's row. What it is at is in the row of the training."""
+
+    def enter() -> None:
+        row = {"host": socket.gethostname(), "pid": os.getpid(), "queue": TRAIN_QUEUE, "device": settings.device}
+        with transaction(engine) as connection:
+            start_worker(connection, worker=trainer.name, **row)  # type: ignore[arg-type]
+
+    def say() -> None:
+        with transaction(engine) as connection:
+            beat(connection, worker=trainer.name, n_images=0, seconds={}, progressed=trainer.n_active > 0)
+
+    until_it_heals(enter, what="ledger")
+    timer = Timer("worker_row", say, seconds=BEAT_SECONDS)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.stop()
+        try:
+            with transaction(engine) as connection:
+                stop_worker(connection, trainer.name)
+        except DatabaseUnavailable as error:
+            log.warning("worker_row_left_open", error=str(error))
+
+
+@contextmanager
+def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer) -> Iterator[None]:
+    """Reconciliation, reasons to train, the watch for deafness, and cleaning up."""
+    watchdog = Watchdog(
+        has_work=trainer.has_work,
+        broker_answers=answers(app),
+        n_taken=lambda: trainer.n_taken,
+        active=lambda: trainer.n_active,
+        deaf=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
+        patience_seconds=max(DEAF_SECONDS, 3 * settings.ring_again_seconds),
+    )
+    all_timers = [
+        Timer("reconcile", lambda: reconcile_once(engine, app, settings), seconds=settings.reconcile_seconds),
+        Timer("reasons_to_train", lambda: triggers.look(engine, settings), seconds=settings.train_look_seconds),
+        Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS),
+        Timer("sweep", trainer.sweep, seconds=SWEEP_SECONDS),
+    ]
+    if settings.broker.startswith("filesystem"):
+        all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))
+    for timer in all_timers:
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in all_timers:
+            timer.stop()
