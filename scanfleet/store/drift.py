@@ -15,7 +15,7 @@ from scanfleet.drift import MIN_IMAGES, Slice, Tally, judge, judge_labels
 from scanfleet.psi import edges_of_histogram
 from scanfleet.store.drift_counts import BIN_WIDTH, margin_histogram, spread_batches, tallies_of
 from scanfleet.store.drift_labels import labels_of, newest_check
-from scanfleet.store.tables import Adapter, Batch, CheckRow, Scan, ScorerRow
+from scanfleet.store.tables import Adapter, Batch, Champion, CheckRow, Scan, ScorerRow
 from scanfleet.store.uri_parts import By
 
 REFERENCE_BATCHES = 512
@@ -46,14 +46,16 @@ def slices(
     by: By | None = None,
     max_scans: int = MAX_SCANS,
     max_batches: int | None = None,
+    in_use: bool = False,
 ) -> Iterator[Slice]:
     """Every scan of a check, the newest first, by scorer; with `by`, after each scan its sources, the largest first.
 
-    max_batches: look at so many batches of each scan only, spread over it evenly.
+    max_batches: look at so many batches of each scan only, spread over it evenly. in_use: leave out scorers whose
+    adapter is not the champion any more.
     """
     known: dict[int, Reference | None] = {}
     for scan, sources in _newest_scans(connection, check_name, scan_id=scan_id, limit=max_scans):
-        for scorer, words in _scorers_of(connection, scan):
+        for scorer, words in _scorers_of(connection, check_name, scan, in_use=in_use):
             if scorer not in known:
                 known[scorer] = _reference(connection, scorer, by=by)
             looked_at = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
@@ -62,8 +64,11 @@ def slices(
 
 
 def alarms(connection: sa.Connection, check_name: str) -> list[str]:
-    """What is alarming about a check now, in words. Looks at a part of the newest scans, whatever their size."""
-    newest = slices(connection, check_name, max_scans=LOOK_SCANS, max_batches=LOOK_BATCHES)
+    """What is alarming about a check now, in words. Looks at a part of the newest scans, whatever their size.
+
+    An adapter that was replaced alarms nobody any more.
+    """
+    newest = slices(connection, check_name, max_scans=LOOK_SCANS, max_batches=LOOK_BATCHES, in_use=True)
     found = [finding for each in newest for finding in judge(each)]
     check = newest_check(connection, check_name)
     if check is not None:
@@ -93,7 +98,7 @@ def _newest_scans(
     return [(row.id, row.sources) for row in connection.execute(query)]
 
 
-def _scorers_of(connection: sa.Connection, scan_id: str) -> list[tuple[int, str]]:
+def _scorers_of(connection: sa.Connection, check_name: str, scan_id: str, *, in_use: bool) -> list[tuple[int, str]]:
     """(scorer, in words)"""
     used = sa.select(Batch.scorer_id).where(Batch.scan_id == scan_id, Batch.scorer_id.is_not(None)).distinct()
     query = (
@@ -102,6 +107,10 @@ def _scorers_of(connection: sa.Connection, scan_id: str) -> list[tuple[int, str]
         .where(ScorerRow.id.in_(used))
         .order_by(ScorerRow.id)
     )
+    if in_use:
+        of_check = sa.and_(Champion.check_name == check_name, Champion.base_model == ScorerRow.base_model)
+        is_it = Champion.adapter_id.is_not_distinct_from(ScorerRow.adapter_id)
+        query = query.outerjoin(Champion, of_check).where(sa.or_(Champion.check_name.is_(None), is_it))
     return [
         (row.id, f"{row.base_model} ({row.precision})" + (f", {row.weights_sha256[:12]}" if row.weights_sha256 else ""))
         for row in connection.execute(query)

@@ -1,7 +1,7 @@
 """Counts over one scorer's verdicts of a scan: the histogram of their margins, and tallies by source.
 
-Images that a rescan chose (`Image.drawn`) count nowhere: they were not met as they come. Every query has a bounded
-number of rows, whatever the size of the scan.
+Images that a rescan chose (`Image.drawn`) count nowhere, unless it took all: they were not met as they come. Every
+query has a bounded number of rows, whatever the size of the scan.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def _n(true: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
 
 
 def _of_scorer(query: sa.Select[Any], scan_id: str, scorer: int, batches: Sequence[int] | None) -> sa.Select[Any]:
-    """Over one scorer's verdicts of a scan, or of some batches of it, without images that a rescan chose."""
+    """Over one scorer's verdicts of a scan, or of some batches of it, without images that were chosen."""
     where = Verdict.scan_id == scan_id if batches is None else Image.batch_id.in_(batches)
     return (
         query.select_from(Verdict)
         .join(Image, Image.id == Verdict.image_id)
-        .where(Verdict.scorer_id == scorer, Image.drawn.is_(None), where)
+        .where(Verdict.scorer_id == scorer, sa.or_(Image.drawn.is_(None), Image.drawn == "all"), where)
     )

@@ -101,7 +101,7 @@ def test_images_that_a_rescan_chose_count_nowhere(rig: VerdictRig) -> None:
     rig.scan("band")
     rig.verdicts("band", scorer, [0.01] * 300, drawn="band")
     rig.scan("all")
-    rig.verdicts("all", scorer, margins(1), first=1000)
+    rig.verdicts("all", scorer, margins(1), first=1000, drawn="all")
     held = found(rig)
     assert ("band", scorer, None) not in held
     assert held["all", scorer, None].reference == "scan all"
@@ -176,11 +176,14 @@ def test_people_correct_what_they_were_shown(rig: VerdictRig) -> None:
     assert words.startswith("check overlay: people correct 44.0% (22 of 50; 95 % interval")
 
 
-def test_corrections_of_an_earlier_champion_are_forgotten(rig: VerdictRig) -> None:
-    rig.scan("first")
-    for image in rig.verdicts("first", rig.scorer(), margins(1, 60)):
+def test_a_champion_that_was_replaced_alarms_nobody(rig: VerdictRig) -> None:
+    scorer = rig.scorer()
+    for scan, mean in (("first", 0.0), ("moved", 3.0)):
+        rig.scan(scan)
+        images = rig.verdicts(scan, scorer, margins(1, mean=mean))
+    for image in images[:60]:
         rig.label(image, "overlay", shown="clear", drawn="random")
-    assert len(alarming(rig)) == 2
+    assert len(alarming(rig)) == 3  # margins; corrections, recall
     info = {"check_hash": "h", "base_model": "fake", "base_revision": "1", "uri": "/x", "weights_sha256": "a" * 64}
     with transaction(rig.engine) as connection:
         promote(
