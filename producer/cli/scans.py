@@ -72,15 +72,20 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     from producer.cli.times import echo_times
     from producer.failures import n_quarantined
     from producer.summary import summarise
+    from scanfleet.store import scans as store
+    from scanfleet.store.engine import reading
 
     with flags.ledger() as engine:
         summary = summarise(engine, scan_id)
+        with reading(engine) as connection:
+            rescans = store.list_rescans(connection, summary.scan.id)
     if form == "json":
         answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
         more = {"answers": answers, "failures": failures, "quarantined": n_quarantined(summary.failures)}
         more["scorers"] = [asdict(scorer) for scorer in summary.scorers]
         more["times"] = summary.times.record()
+        more["rescans"] = [each.id for each in rescans]
         record = _record(summary.scan, summary.progress) | more
         click.echo(json.dumps(record, indent=2))
         return
@@ -93,8 +98,10 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         click.echo(f"source   {source}")
     for name, value in summary.scan.filters.items():
         click.echo(f"{name:8} {value}")
+    _echo_renewal(summary.scan, rescans)
     if summary.scan.n_listed is None:
-        note("the listing has not ended: `scanfleet scan` with the same arguments goes on with it")
+        command = "scan" if summary.scan.rescan_of is None else "rescan"
+        note(f"the listing has not ended: `scanfleet {command}` with the same arguments goes on with it")
     if summary.progress.waiting_for:
         note(f"waiting for: {summary.progress.waiting_for}")
 
@@ -193,8 +200,17 @@ for change in (pause, resume, cancel, retry):
     scans.add_command(change)
 
 
+def _echo_renewal(scan: ScanInfo, rescans: list[ScanInfo]) -> None:
+    if scan.rescan_of is not None:
+        click.echo(f"renews   {scan.rescan_of} (`scanfleet rescan {scan.id} --report` shows what changed)")
+    for each in rescans:
+        click.echo(f"renewed  by {each.id}, {each.created_at:%Y-%m-%d %H:%M}, {each.state}")
+    if rescans:
+        note("decisions and scorers are those of the answers that stand now; times and failures of the first scoring")
+
+
 def _row(scan: ScanInfo, done: Progress) -> tuple[str | int, ...]:
-    sources = ", ".join(scan.sources)
+    sources = ", ".join(scan.sources) if scan.rescan_of is None else f"rescan of {scan.rescan_of}"
     counts = (done.n_images, done.n_verdicts, done.n_flagged, done.n_review, done.n_failures)
     return (scan.id, scan.check, scan.model, scan.state, *counts, f"{scan.created_at:%Y-%m-%d %H:%M}", sources)
 
@@ -205,6 +221,7 @@ def _record(scan: ScanInfo, done: Progress) -> dict[str, Any]:
         "check": scan.check,
         "model": scan.model,
         "state": scan.state,
+        "rescan_of": scan.rescan_of,
         "sources": list(scan.sources),
         "filters": scan.filters,
         "listed": scan.n_listed,

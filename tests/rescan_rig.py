@@ -1,0 +1,189 @@
+"""An archive whose answers are written without a model: scanned, promoted over, and scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from celery import Celery
+
+from producer.enqueue import Enqueued
+from producer.rescan import Plan, Request, enqueue_rescan, plan_rescan
+from scanfleet.checks import load_check
+from scanfleet.errors import ImageError
+from scanfleet.messages import score_queue
+from scanfleet.queue import make_app
+from scanfleet.settings import Settings, load_settings
+from scanfleet.store import batches, champions, scans, schema, verdicts
+from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.batches import Claim, ClaimedImage, NewImage
+from scanfleet.store.engine import connect, reading, transaction
+from scanfleet.store.scorers import scorer_id
+from scanfleet.store.tables import Adapter, Champion, Image, Promotion, Scan, ScorerRow, Verdict
+from scanfleet.store.verdicts import NewVerdict, Outcome
+from tests.ledger_machine.ledger import quick, wipe
+from tests.ledger_rig import scorer_spec
+
+QUEUE = score_queue("fake")
+ROOT_BATCH = 16  # images
+THRESHOLDS = {"review": -1.0, "flag": 1.0}
+
+Margins = Callable[[str], float] | Mapping[str, float]  # of an image, by its uri
+
+
+def uri(number: int) -> str:
+    return f"mem://a/{number:05}"
+
+
+def decide(margin: float) -> str:
+    return "flag" if margin >= THRESHOLDS["flag"] else "clear" if margin < THRESHOLDS["review"] else "review"
+
+
+@dataclass
+class Archive:
+    settings: Settings
+    engine: sa.Engine
+    app: Celery
+    check: Any = field(default_factory=lambda: load_check("overlay"))
+
+    def promote(self, name: str, *, gate: dict[str, Any] | None = None) -> int:
+        """An adapter of this name becomes the champion. Returns its id."""
+        info = AdapterInfo(
+            check_name=self.check.name,
+            check_hash=self.check.hash,
+            base_model="fake",
+            base_revision="1",
+            uri=f"/none/{name}",
+            weights_sha256=name,
+            thresholds=THRESHOLDS,
+            gate=gate,
+            gate_verdict="promote",
+        )
+        with transaction(self.engine) as connection:
+            adapter = register_adapter(connection, info)
+            champions.promote(connection, adapter, kind="gate", why="better")
+        return adapter
+
+    def scan(self, n_images: int, margins: Margins, **failing: Any) -> str:
+        """A scan of so many images, answered by the champion of now."""
+        page = [NewImage(uri=uri(number), etag="1", size=7, meta={"n": number}) for number in range(n_images)]
+        with transaction(self.engine) as connection:
+            scan, _ = scans.open_scan(
+                connection, check=self.check, model="fake", sources=["mem://a"], filters={}, fresh=True
+            )
+            batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=page, batch_images=ROOT_BATCH)
+            connection.execute(sa.update(Scan).where(Scan.id == scan.id).values(n_listed=n_images))
+        self.work(margins, **failing)
+        return scan.id
+
+    def plan(self, scan_id: str, **request: Any) -> Plan:
+        return plan_rescan(self.engine, scan_id, Request(**request))
+
+    def pages(self, scan_id: str, **request: Any) -> Iterator[Enqueued]:
+        return enqueue_rescan(self.engine, self.app, self.settings, self.plan(scan_id, **request))
+
+    def rescan(self, scan_id: str, **request: Any) -> str:
+        """Enqueued to the end; returns the rescan's id."""
+        return list(self.pages(scan_id, **request))[-1].scan.id
+
+    def scorer(self, check_id: int) -> int:
+        """The champion's."""
+        with transaction(self.engine) as connection:
+            adapter = champions.champion(connection, self.check.name, "fake")
+            spec = scorer_spec(
+                check_id, adapter_id=adapter and adapter.id, thresholds=None if adapter is None else THRESHOLDS
+            )
+            return scorer_id(connection, spec)
+
+    def claim(self) -> Claim | None:
+        with transaction(self.engine) as connection:
+            return batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+
+    def must_claim(self) -> Claim:
+        held = self.claim()
+        assert held is not None
+        return held
+
+    def outcome(self, held: Claim, margins: Margins, *, failing: Sequence[str] = (), **more: Any) -> Outcome:
+        fault = ImageError(stage="fetch", reason="gone", detail="no")
+        return Outcome(
+            scorer_id=self.scorer(held.check_id),
+            verdicts=[verdict(image, margins, **more) for image in held.images if image.uri not in failing],
+            failures={image.id: fault for image in held.images if image.uri in failing},
+        )
+
+    def write(self, held: Claim, margins: Margins, **more: Any) -> None:
+        known = self.outcome(held, margins, **more)
+        with transaction(self.engine) as connection:
+            verdicts.write(connection, held, known)
+
+    def work(self, margins: Margins, **more: Any) -> None:
+        """Settle whatever is ready, as the present champion's worker."""
+        while held := self.claim():
+            self.write(held, margins, **more)
+
+    def images(self, scan_id: str) -> dict[str, Any]:
+        """By uri: the image's row and the verdict that stands."""
+        query = (
+            sa.select(Image.__table__, Verdict.margin, Verdict.decision, Verdict.label, Verdict.scorer_id)
+            .outerjoin(Verdict, Verdict.id == Image.verdict_id)
+            .where(Image.scan_id == scan_id)
+            .order_by(Image.id)
+        )
+        with reading(self.engine) as connection:
+            return {row.uri: row for row in connection.execute(query)}
+
+    def margins(self, scan_id: str) -> dict[str, float | None]:
+        return {name: row.margin for name, row in self.images(scan_id).items()}
+
+    def drawn(self, scan_id: str) -> dict[str, str]:
+        return {name: row.drawn for name, row in self.images(scan_id).items()}
+
+    def info(self, scan_id: str) -> scans.ScanInfo:
+        with reading(self.engine) as connection:
+            return scans.get_scan(connection, scan_id)
+
+    def progress(self, scan_id: str) -> scans.Progress:
+        with reading(self.engine) as connection:
+            return scans.progress(connection, scan_id)
+
+
+def verdict(image: ClaimedImage, margins: Margins, *, reused_from: int | None = None) -> NewVerdict:
+    margin = margins(image.uri) if callable(margins) else margins[image.uri]
+    return NewVerdict(
+        image_id=image.id,
+        identity=image.identity,
+        content_sha256=f"sha-{image.uri}",
+        width=10,
+        height=20,
+        label="overlay" if margin > 0 else "none",
+        decision=decide(margin),
+        score=None,
+        margin=margin,
+        mass=1.0,
+        logits=(margin, 0.0, 0.0),
+        reused_from=reused_from,
+    )
+
+
+@contextmanager
+def archive(folder: Path, *, batch_images: int = 4, **settings: Any) -> Iterator[Archive]:
+    """On a database of its own, brought to the newest schema."""
+    loaded = load_settings(data_dir=folder, model="fake", batch_images=batch_images, **settings)
+    engine = quick(connect(loaded))
+    schema.upgrade(engine)
+    with make_app(loaded, (QUEUE,)) as app:
+        yield Archive(loaded, engine, app)
+    engine.dispose()
+
+
+def empty(engine: sa.Engine) -> None:
+    """For the next test: to make a database anew takes longer than most tests."""
+    wipe(engine)
+    with transaction(engine) as connection:
+        for table in (Champion, Promotion, ScorerRow, Adapter):
+            connection.execute(sa.delete(table))
