@@ -59,6 +59,8 @@ def _labels() -> None:
     op.add_column("labels", sa.Column("settles", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("labels", sa.Column("drawn", sa.Text(), nullable=True))
     op.add_column("labels", sa.Column("note", sa.Text(), nullable=True))
+    op.create_index(op.f("ix_labels_check_name_id"), "labels", ["check_name", "id"])
+    op.create_index(op.f("ix_labels_check_name_origin"), "labels", ["check_name", "origin"])
 
 
 def _trainings() -> None:
@@ -146,6 +148,8 @@ def _champions() -> None:
 
 
 def downgrade() -> None:
+    for index in ("ix_labels_check_name_origin", "ix_labels_check_name_id"):
+        op.drop_index(op.f(index), "labels")
     columns = {
         "images": ("replaced", "drawn", "rescan_of"),
         "scans": ("rescan_of",),

@@ -15,6 +15,14 @@ from scanfleet.store.tables import Label, LabelledImage
 
 PINNED = "golden"  # origin of a label that puts its image into the golden set of its check
 Condition = sa.ColumnElement[bool]
+Name = str | sa.ColumnElement[str] | sa.orm.InstrumentedAttribute[str]  # of a check, or the column that holds it
+
+
+def undone(label: Any, *, up_to: int | None = None) -> Condition:
+    """Whether another row takes this one back. up_to: the highest id there is."""
+    undo = aliased(Label)
+    same = (undo.check_name == label.check_name, undo.content_sha256 == label.content_sha256, undo.undoes == label.id)
+    return sa.exists().where(*same, *([] if up_to is None else [undo.id <= up_to]))
 
 
 def counting(check_name: str, *conditions: Condition, up_to: int | None = None) -> sa.Subquery:
@@ -23,22 +31,15 @@ def counting(check_name: str, *conditions: Condition, up_to: int | None = None) 
     disputed: labels of this image differ. place: 1 for the one to stand where they do not.
     conditions: choose images, not labels: all labels of an image must be seen. up_to: the highest id there is.
     """
-    undo = aliased(Label)
-    undone = [
-        undo.check_name == Label.check_name,
-        undo.content_sha256 == Label.content_sha256,
-        undo.undoes == Label.id,
-    ]
     known = [Label.check_name == check_name, Label.undoes.is_(None), *conditions]
     if up_to is not None:
-        undone.append(undo.id <= up_to)
         known.append(Label.id <= up_to)
     of_image = Label.content_sha256
     newest = sa.func.row_number().over(partition_by=(of_image, Label.who), order_by=Label.id.desc())
     settled = sa.func.max(sa.case((Label.settles, Label.id), else_=0)).over(partition_by=of_image)
     ranked = (
         sa.select(*Label.__table__.c, newest.label("newest"), settled.label("settled"))
-        .where(*known, ~sa.exists().where(*undone))
+        .where(*known, ~undone(Label, up_to=up_to))
         .subquery("ranked")
     )
     image, said = ranked.c.content_sha256, ranked.c.label
@@ -52,28 +53,25 @@ def counting(check_name: str, *conditions: Condition, up_to: int | None = None) 
     )
 
 
-def split_for(check_name: str) -> sa.ColumnElement[str]:
+def split_for(check: Name) -> sa.ColumnElement[str]:
     """The split of a labelled image in the eyes of one check.
 
-    Once people chose the golden set of a check, nothing gets into it but by their choice: other images that
-    lie in golden (by their hash, by likeness to a golden one, or for another check) are used for nothing there.
+    Once people chose the golden set of a check, nothing gets into it but by their choice: other images that lie in
+    golden (by their hash, by likeness to a golden one, or for another check) are used for nothing there.
     """
-    pin, mine = aliased(Label), aliased(Label)
-    chosen = sa.exists().where(
-        mine.check_name == check_name,
-        mine.content_sha256 == LabelledImage.content_sha256,
-        mine.origin == PINNED,
+    shut_out = sa.and_(
+        LabelledImage.split == "golden", has_pins(check), ~is_pinned(check, LabelledImage.content_sha256)
     )
-    shut_out = sa.and_(LabelledImage.split == "golden", pinned_condition(check_name, pin), ~chosen)
     return sa.case((shut_out, "none"), else_=LabelledImage.split)
 
 
-def pinned_condition(check_name: str, pin: Any = Label) -> Condition:
+def has_pins(check: Name) -> Condition:
     """Whether people chose the golden set of a check, and did not take all of it back."""
-    undo = aliased(Label)
-    taken_back = sa.exists().where(
-        undo.check_name == check_name, undo.content_sha256 == pin.content_sha256, undo.undoes == pin.id
-    )
-    return sa.exists(
-        sa.select(pin.id).where(pin.check_name == check_name, pin.origin == PINNED, ~taken_back)
-    ).correlate(None)
+    pin = aliased(Label)
+    return sa.exists(sa.select(pin.id).where(pin.check_name == check, pin.origin == PINNED, ~undone(pin)))
+
+
+def is_pinned(check: Name, image: Name) -> Condition:
+    """Whether an image was chosen for it: for good, though its label may be taken back and given anew."""
+    mine = aliased(Label)
+    return sa.exists().where(mine.check_name == check, mine.content_sha256 == image, mine.origin == PINNED)

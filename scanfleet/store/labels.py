@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.store.engine import now, reading
-from scanfleet.store.label_query import PINNED, counting, split_for
+from scanfleet.store.label_query import PINNED, counting, split_for, undone
 from scanfleet.store.tables import Label, LabelledImage
 
 PAGE_IMAGES = 1000
@@ -134,26 +134,33 @@ def labelled_checks(connection: sa.Connection) -> list[str]:
 
 
 def add_labels(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[int]:
-    """Add labels in their order; returns the ids of the rows added.
-
-    Nothing is added where the person's newest label of that image says the same already, so that a file may be
-    imported twice.
-    """
+    """Add labels in their order, but those in `unsaid`'s sense said already; returns the ids of the rows added."""
     at = now(connection)
+    new = unsaid(connection, check_name, labels)
     added: list[int] = []
+    for start in range(0, len(new), CHUNK_ROWS):
+        rows = [_row(label, check_name, at) for label in new[start : start + CHUNK_ROWS]]
+        insert = sa.insert(Label).returning(Label.id, sort_by_parameter_order=True)
+        added += connection.execute(insert, rows).scalars()
+    return added
+
+
+def unsaid(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[NewLabel]:
+    """Those that say something new: where a person's newest label of an image says the same, nothing needs adding.
+
+    So the same file may be imported twice.
+    """
+    said: dict[tuple[str, str], NewLabel] = {}  # by these labels
+    new: list[NewLabel] = []
     for start in range(0, len(labels), CHUNK_ROWS):
         chunk = labels[start : start + CHUNK_ROWS]
         known = _newest_by_person(connection, check_name, {label.content_sha256 for label in chunk})
-        rows = []
         for label in chunk:
             key = (label.content_sha256, label.who)
-            if not _says(known.get(key), label):
-                known[key] = label
-                rows.append(_row(label, check_name, at))
-        if rows:
-            insert = sa.insert(Label).returning(Label.id, sort_by_parameter_order=True)
-            added += connection.execute(insert, rows).scalars()
-    return added
+            if not _says(said.get(key, known.get(key)), label):
+                said[key] = label
+                new.append(label)
+    return new
 
 
 def _row(label: NewLabel, check_name: str, at: datetime) -> dict[str, Any]:
@@ -169,14 +176,10 @@ def _says(known: Any, label: NewLabel) -> bool:
 
 def _newest_by_person(connection: sa.Connection, check_name: str, images: set[str]) -> dict[tuple[str, str], Any]:
     """(image, who) -> that person's newest label, undone ones left out."""
-    undo = sa.orm.aliased(Label)
-    undone = sa.exists().where(
-        undo.check_name == check_name, undo.content_sha256 == Label.content_sha256, undo.undoes == Label.id
-    )
     columns = (Label.content_sha256, Label.who, Label.label, Label.boxes, Label.settles, Label.origin)
     query = (
         sa.select(*columns)
-        .where(Label.check_name == check_name, Label.content_sha256.in_(images), Label.undoes.is_(None), ~undone)
+        .where(Label.check_name == check_name, Label.content_sha256.in_(images), Label.undoes.is_(None), ~undone(Label))
         .order_by(Label.id)
     )
     return {(row.content_sha256, row.who): row for row in connection.execute(query)}

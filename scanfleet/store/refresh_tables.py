@@ -38,7 +38,11 @@ class Label(Base):
     """What a person says is true of an image. Rows are added, never changed."""
 
     __tablename__ = "labels"
-    __table_args__ = (sa.Index(None, "check_name", "content_sha256"),)
+    __table_args__ = (
+        sa.Index(None, "check_name", "content_sha256"),
+        sa.Index(None, "check_name", "id"),  # the newest, and what is newer than something
+        sa.Index(None, "check_name", "origin"),  # whether a golden set was chosen
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     check_name: Mapped[str]
@@ -48,7 +52,7 @@ class Label(Base):
     boxes: Mapped[list[Any] | None]  # [{x0, y0, x1, y1, label}], pixels of the upright image
     who: Mapped[str]
     shown: Mapped[dict[str, Any] | None]  # what the person saw: label, decision, score, margin, scorer
-    origin: Mapped[str]  # review, import ...
+    origin: Mapped[str]  # person, import, review; golden: imported to be in the golden set of this check
     at: Mapped[datetime]
     undoes: Mapped[int | None]  # this row says no more than that an earlier one does not count
     settles: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # ends a conflict between people
