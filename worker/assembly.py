@@ -15,13 +15,13 @@ import sqlalchemy as sa
 from scanfleet.messages import score_queue
 from scanfleet.settings import Settings
 from worker.background import Timer
+from worker.champions import Scorers
 from worker.decoders import Decoders
 from worker.device import Device
 from worker.leases import Leases
 from worker.model import Model
 from worker.pipeline import Pipeline, look_up_content
 from worker.probe import budget_for
-from worker.scorers import Scorers
 from worker.stages import Stages
 from worker.stop import Stop
 from worker.stores import StoreFinder
@@ -35,6 +35,7 @@ class Scoring:
     name: str  # of this process: host-pid-random
     engine: sa.Engine
     pipeline: Pipeline
+    scorers: Scorers
     device: Device
     model: Model
     vitals: Vitals
@@ -68,7 +69,7 @@ def running(
         settings=settings,
         vitals=vitals,
     )
-    scorers = Scorers(engine, model, settings)
+    scorers = Scorers(engine, model, settings, worker=name)
     queue = score_queue(settings.model)
     pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, stages=stages, leases=leases, stop=stop)
     heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
@@ -77,7 +78,15 @@ def running(
     heartbeat.start()
     notice.start()
     try:
-        yield Scoring(name=name, engine=engine, pipeline=pipeline, device=device, model=model, vitals=vitals)
+        yield Scoring(
+            name=name,
+            engine=engine,
+            pipeline=pipeline,
+            scorers=scorers,
+            device=device,
+            model=model,
+            vitals=vitals,
+        )
     finally:
         notice.stop()
         heartbeat.stop()

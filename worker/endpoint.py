@@ -113,6 +113,9 @@ class EndpointModel:
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         raise ModelInvalid(f"an endpoint is not asked for boxes: set boxes = false in check {question.name}")
 
+    def release(self, adapter_sha256: str) -> None:
+        """None was ever loaded."""
+
     def close(self) -> None:
         """Whatever is being asked ends with DeviceUnavailable."""
         self._channel.close()

@@ -57,6 +57,10 @@ class Model(Protocol):
         """What asks where, with the same weights. Raises ModelInvalid for a model that knows no boxes."""
         ...
 
+    def release(self, adapter_sha256: str) -> None:
+        """Take an adapter out of memory that none of these will be asked with again."""
+        ...
+
 
 def load_model(settings: Settings) -> Model:
     """The model of the settings. Raises BadSettings (a person must act) or DeviceUnavailable (try again)."""
@@ -109,6 +113,9 @@ class FakeModel:
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         return cast("Finder", FakeFinder(question=question))
 
+    def release(self, adapter_sha256: str) -> None:
+        """None was ever loaded."""
+
 
 class SlowFakeScorer(FakeScorer):
     """A FakeScorer that takes its time, and that some images kill, as happens with a real model."""
@@ -155,6 +162,9 @@ class LoadedModel:
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         return NamedFinderErrors(self._base.finder(question, adapter))
+
+    def release(self, adapter_sha256: str) -> None:
+        self._base.release(adapter_sha256)
 
 
 def _lanes(base: BaseModel) -> int:

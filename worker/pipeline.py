@@ -16,11 +16,12 @@ from scanfleet.store.engine import reading, transaction
 from scanfleet.store.verdicts import Known
 from worker.batch import Aborted, BatchRun
 from worker.breaker import Breaker
+from worker.champions import Scorers
 from worker.ending import Endings, persist
 from worker.gate import Gate
 from worker.gathering import Gathered, storable
 from worker.leases import Lease, Leases
-from worker.scorers import Resolved, Scorers
+from worker.scorers import Resolved
 from worker.stages import KnownByContent, ScanBytes, Stages
 from worker.stop import Stop
 from worker.suspect import run_suspect

@@ -1,9 +1,8 @@
-"""Which scorer answers a batch: resolved once per batch, so a promotion never cuts through one."""
+"""What answers the images of a batch, and how it is made: check, adapter, canary, calibrator, a row in the ledger."""
 
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from scanfleet.checks import Check
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.settings import Settings
 from scanfleet.store.adapters import AdapterInfo
-from scanfleet.store.champions import champion
-from scanfleet.store.checks import get_check
-from scanfleet.store.engine import reading, transaction
+from scanfleet.store.engine import transaction
 from scanfleet.store.scorers import ScorerSpec, Shift, note_shift, scorer_id
 from worker.adapters import AdapterFolders
 from worker.boxes import BoxPass, box_pass_of
@@ -49,48 +46,61 @@ class Resolved:
         return self.policy.decide(reading).decision == "flag"
 
 
-class Scorers:
-    """Scorers by their full configuration. They share one base model."""
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A check and the adapter that is to answer it; None: the base alone. `key` is that of the whole configuration."""
+
+    check_id: int
+    check: Check
+    adapter: AdapterInfo | None
+    spec: ScorerSpec
+
+    @property
+    def key(self) -> str:
+        return self.spec.key
+
+    @property
+    def adapter_id(self) -> int | None:
+        return self.spec.adapter_id
+
+
+class ScorerMaker:
+    """Makes scorers, each tried by its adapter's canary, on one base model. Which one is made: `worker.champions`."""
 
     def __init__(self, engine: sa.Engine, model: Model, settings: Settings) -> None:
         self._engine = engine
         self._model = model
         self._folders = AdapterFolders(settings)
-        self._lock = threading.Lock()
-        self._known: dict[str, Resolved] = {}
 
-    def resolve(self, check_id: int) -> Resolved:
-        """The scorer of a check with its champion of this moment.
+    def wanted(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> Wanted:
+        return Wanted(check_id=check_id, check=check, adapter=adapter, spec=self._spec(check_id, check, adapter))
 
-        Raises DeviceUnavailable, also when the champion's files are wrong: the images are not at fault, so they wait
-        until a person mends or promotes an adapter. Raises DatabaseUnavailable, StoreUnavailable.
-        """
-        with reading(self._engine) as connection:
-            check = get_check(connection, check_id)
-            adapter = champion(connection, check.name, self._model.identity.base_model)
-        spec = self._spec(check_id, check, adapter)
-        with self._lock:  # two batches that meet a new champion load it once
-            if spec.key not in self._known:
-                self._known[spec.key] = self._make(check_id, check, adapter)
-            return self._known[spec.key]
-
-    def _make(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> Resolved:
-        question = question_of(check)
+    def make(self, wanted: Wanted) -> Resolved:
+        """Raises ModelInvalid when the adapter must not be used, StoreUnavailable and DatabaseUnavailable, and
+        DeviceUnavailable for everything else that keeps the model from answering."""
         try:
-            folder = None if adapter is None else self._folders.find(adapter)
-            if adapter is not None and folder is not None and not answers(read_card(folder), question):
-                # A check of the same name with other words: the adapter never learnt to answer those.
-                log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
-                adapter = folder = None
-            scorer = scorer_of(self._model, question, folder)
-            boxes = box_pass_of(self._model, check, question, folder)
-            if adapter is not None:
-                _require_registered(adapter, scorer)
-            shift = None if folder is None else self._ask_canary(folder, scorer)
-        except (ModelInvalid, ModelUnavailable) as error:
-            raise DeviceUnavailable(f"check {check.name}: {error}") from error
+            return self._make(wanted)
+        except ModelUnavailable as error:
+            raise DeviceUnavailable(f"check {wanted.check.name}: {error}") from error
+        except ModelInvalid as error:
+            if wanted.adapter is not None:
+                raise
+            raise DeviceUnavailable(f"check {wanted.check.name}: {error}") from error
+
+    def _make(self, wanted: Wanted) -> Resolved:
+        check, adapter, question = wanted.check, wanted.adapter, question_of(wanted.check)
+        folder = None if adapter is None else self._folders.find(adapter)
+        if adapter is not None and folder is not None and not answers(read_card(folder), question):
+            # A check of the same name with other words: the adapter never learnt to answer those.
+            log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
+            adapter = folder = None
+        scorer = scorer_of(self._model, question, folder)
+        boxes = box_pass_of(self._model, check, question, folder)
+        if adapter is not None:
+            _require_registered(adapter, scorer)
+        shift = None if folder is None else self._ask_canary(folder, scorer)
         mode = mode_of(question, None if folder is None else read_card(folder))
-        spec = replace(self._spec(check_id, check, adapter), mode=mode)
+        spec = replace(self._spec(wanted.check_id, check, adapter), mode=mode)
         policy = read_policy(question, calibrator=spec.calibrator, thresholds=spec.thresholds)
         with transaction(self._engine) as connection:
             row = scorer_id(connection, spec)

@@ -1,4 +1,4 @@
-"""What a worker does beside scoring: its row, reconciliation, the watch for hangs and deafness."""
+"""What a worker does beside scoring: its row, reconciliation, the watches for hangs, deafness and promotions."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def on_the_books(scoring: Scoring, settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
-    """Reconciliation, the watch for hangs and deafness, and for the embedded broker the clearing of taken messages."""
+    """Reconciliation, the watches for hangs, deafness and promotions, and the clearing of an embedded broker."""
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(scoring.engine, app, settings), seconds=settings.reconcile_seconds)
     ]
@@ -91,6 +91,7 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
     all_timers.append(Timer("stage_times", stages.look, seconds=STAGES_SECONDS))
     hangs = watch_for_hangs(scoring, settings)
     all_timers.append(Timer("hangs", hangs.look, seconds=hangs.limits.look))
+    all_timers.append(Timer("champions", scoring.scorers.look, seconds=settings.reconcile_seconds))
     if settings.broker.startswith("filesystem"):
         all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))
     for timer in all_timers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,9 +32,10 @@ class AdapterInfo:
     gate: dict[str, Any] | None = None  # every figure of the comparison with the champion of then
     gate_verdict: str | None = None  # promote, hold, reject; None: never judged
     id: int | None = None  # None: not registered yet
+    created_at: datetime | None = None  # likewise
 
 
-COLUMNS = [column for column in Adapter.__table__.c if column.name != "created_at"]
+COLUMNS = list(Adapter.__table__.c)
 
 
 def register_adapter(connection: sa.Connection, adapter: AdapterInfo) -> int:
@@ -47,7 +49,9 @@ def register_adapter(connection: sa.Connection, adapter: AdapterInfo) -> int:
     if known is not None:
         connection.execute(sa.update(Adapter).where(Adapter.id == known).values(uri=adapter.uri))
         return known
-    values = {column.name: getattr(adapter, column.name) for column in COLUMNS if column.name != "id"}
+    values = {
+        column.name: getattr(adapter, column.name) for column in COLUMNS if column.name not in ("id", "created_at")
+    }
     added = sa.insert(Adapter).values(values | {"created_at": now(connection)}).returning(Adapter.id)
     return connection.execute(added).scalar_one()
 
@@ -58,3 +62,16 @@ def get_adapter(connection: sa.Connection, adapter_id: int) -> AdapterInfo:
     if row is None:
         raise UnknownName(f"no adapter {adapter_id}: `scanfleet adapters ls` lists them")
     return AdapterInfo(**row._mapping)
+
+
+def list_adapters(connection: sa.Connection, check_name: str | None = None) -> list[AdapterInfo]:
+    """All of them, or those of one check, the newest first."""
+    query = sa.select(*COLUMNS).order_by(Adapter.id.desc())
+    if check_name is not None:
+        query = query.where(Adapter.check_name == check_name)
+    return [AdapterInfo(**row._mapping) for row in connection.execute(query)]
+
+
+def move_adapter(connection: sa.Connection, adapter_id: int, uri: str) -> None:
+    """Its files lie elsewhere now."""
+    connection.execute(sa.update(Adapter).where(Adapter.id == adapter_id).values(uri=uri))

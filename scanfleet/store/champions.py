@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from scanfleet.errors import GateNotPassed, UnknownName
 from scanfleet.store.adapters import COLUMNS, AdapterInfo, get_adapter
 from scanfleet.store.engine import now
-from scanfleet.store.tables import Adapter, Champion, Promotion
+from scanfleet.store.tables import Adapter, Champion, CheckRow, Promotion, ScorerRow
 
 Kind = Literal["shipped", "gate", "person", "forced", "rollback"]
 MAX_HISTORY = 100  # changes of one champion that are looked back at
@@ -45,6 +45,45 @@ def is_decided(connection: sa.Connection, check_name: str, base_model: str) -> b
     """Whether it was ever said what answers, be it the base alone."""
     query = sa.select(Champion.check_name).where(Champion.check_name == check_name, Champion.base_model == base_model)
     return connection.execute(query).first() is not None
+
+
+def in_use(connection: sa.Connection, base_model: str | None = None) -> dict[tuple[str, str], int | None]:
+    """(check name, base model) -> id of the adapter in use; None: the base alone, by decision."""
+    query = sa.select(Champion.check_name, Champion.base_model, Champion.adapter_id)
+    if base_model is not None:
+        query = query.where(Champion.base_model == base_model)
+    return {(row.check_name, row.base_model): row.adapter_id for row in connection.execute(query)}
+
+
+def predecessors(connection: sa.Connection, check_name: str, base_model: str) -> list[AdapterInfo | None]:
+    """What was in use before the present champion, the newest first, each once.
+
+    None is the base alone, where that was decided, or had answered before anything was decided.
+    """
+    steps = history(connection, check_name, base_model)
+    seen = {step.adapter_id for step in steps[:1]}
+    found: list[AdapterInfo | None] = []
+    for step in steps:
+        known = (
+            step.previous_id is not None
+            or step is not steps[-1]
+            or _base_answered(connection, step, check_name, base_model)
+        )
+        if known and step.previous_id not in seen:
+            seen.add(step.previous_id)
+            found.append(None if step.previous_id is None else get_adapter(connection, step.previous_id))
+    return found
+
+
+def _base_answered(connection: sa.Connection, first: Change, check_name: str, base_model: str) -> bool:
+    """Whether the base alone scored for a check before the first change of its champion."""
+    query = (
+        sa.select(ScorerRow.id)
+        .join(CheckRow, CheckRow.id == ScorerRow.check_id)
+        .where(CheckRow.name == check_name, ScorerRow.base_model == base_model, ScorerRow.adapter_id.is_(None))
+        .where(ScorerRow.created_at < first.at)
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def promote(

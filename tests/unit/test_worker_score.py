@@ -20,11 +20,12 @@ from scanfleet.store.scans import open_scan
 from scanfleet.store.schema import ledger
 from tests.worker_rig import png
 from worker.adapters import register_shipped
+from worker.champions import Scorers
 from worker.model import FakeModel, Model, load_model
 from worker.score import read_images
 from worker.score_alone import resolve_alone
 from worker.score_stream import CHUNK_IMAGES, Scored, chunks_in_flight, score_stream, stages
-from worker.scorers import Resolved, Scorers
+from worker.scorers import Resolved
 
 TOLERANCE = 1e-3  # of a margin, whatever its neighbours
 
