@@ -2,11 +2,212 @@
 
 from __future__ import annotations
 
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from producer.cli.common import ScanfleetGroup
+from producer.cli.common import Flags, ScanfleetGroup, if_stopped, note, printable
+from producer.cli.tables import Cell, echo_table
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from scanfleet.store.trainings import TrainingInfo
+
+LINE_SECONDS = 5.0  # between two words on the same stage
+FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 
 
 @click.group(cls=ScanfleetGroup)
 def train() -> None:
-    """Refresh adapters from labels: start, list, show, cancel trainings."""
+    """Refresh adapters from labels: start, list, show, watch, cancel trainings.
+
+    Training workers start them by themselves, too: after enough new labels, by schedule, on a drift alarm.
+
+    \b
+    Example:
+      scanfleet train start --check overlay --wait
+    """
+
+
+@train.command()
+@click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file.")
+@click.option("--model", metavar="MODEL", help="Base model: a built-in name, hub id or folder. Default: the setting.")
+@click.option("--recipe", metavar="NAME", help="How to train: lora, qlora, head ... Default: the one that suits.")
+@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Set a field of the recipe otherwise.")
+@click.option("--over", type=int, metavar="ADAPTER", help="Recipe head: train it over this adapter.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same labels and seed give the same adapter.")
+@click.option("--why", metavar="WORDS", help="The reason, for the record.")
+@click.option("--wait", is_flag=True, help="Stay until it has ended; exit 24 when it failed.")
+@click.option("--strict", is_flag=True, help="With --wait: exit 23 unless the gate promoted the adapter.")
+@click.pass_obj
+def start(
+    flags: Flags,
+    /,
+    *,
+    model: str | None,
+    fields: tuple[str, ...],
+    over: int | None,
+    wait: bool,
+    strict: bool,
+    **asked: Any,
+) -> None:
+    """Ask for a training on all labels of a check. Prints its id.
+
+    A training worker takes it up: it trains, calibrates, compares with what is in use, and puts the new adapter in use
+    if the gate lets it. That it does not is an outcome, not an error, unless --strict is given.
+
+    \b
+    Example:
+      scanfleet train start --check overlay --wait
+      scanfleet train start --check overlay --recipe lora --set lr=1e-4 --seed 3
+    """
+    from producer import trainings
+    from scanfleet.queue import make_app
+    from scanfleet.store.schema import ledger
+
+    settings = flags.settings(model=model)
+    overrides = trainings.parse_overrides(fields, over=over)
+    with ledger(settings) as engine, make_app(settings) as app:
+        training_id = trainings.start(engine, app, settings, overrides=overrides, **asked)
+        click.echo(training_id)
+        missing = trainings.nobody_trains(engine)
+        if missing is not None:
+            note(missing)
+        if wait:
+            with if_stopped(f"only the waiting ends: `scanfleet train watch {training_id}`"):
+                _follow(engine, training_id, strict=strict)
+
+
+@train.command("ls")
+@click.option("--check", "check_name", metavar="NAME", help="Only those of this check.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@FORMAT
+@click.pass_obj
+def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form: str) -> None:
+    """List trainings, the newest first.
+
+    \b
+    Example:
+      scanfleet train ls --check overlay
+    """
+    from producer.trainings import progress_words, record
+    from scanfleet.store.engine import reading
+    from scanfleet.store.trainings import list_trainings as listed
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = listed(connection, check_name=check_name, limit=limit)
+    if form == "json":
+        brief = [{name: value for name, value in record(each).items() if name != "report"} for each in found]
+        click.echo(json.dumps(brief, indent=2))
+        return
+    rows: list[tuple[Cell, ...]] = []
+    for each in found:
+        how = each.verdict or each.error or progress_words(each)
+        since = f"{each.created_at:%Y-%m-%d %H:%M}"
+        rows.append((each.id, each.check_name, each.base_model, since, each.state, how, each.adapter_id, each.reason))
+    echo_table(("id", "check", "model", "asked", "state", "how", "adapter", "reason"), rows)
+    if not found:
+        note("no training yet: `scanfleet train start --check NAME`")
+
+
+@train.command()
+@click.argument("training_id", metavar="ID", type=int)
+@FORMAT
+@click.pass_obj
+def show(flags: Flags, /, *, training_id: int, form: str) -> None:
+    """Show a training: where it stands, and every figure that came of it.
+
+    \b
+    Example:
+      scanfleet train show 3 --format json
+    """
+    from producer.trainings import record
+    from scanfleet.store.engine import reading
+    from scanfleet.store.trainings import get
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = get(connection, training_id)
+    if form == "json":
+        click.echo(json.dumps(record(found), indent=2))
+        return
+    _show(found)
+
+
+@train.command()
+@click.argument("training_id", metavar="ID", type=int)
+@click.option("--strict", is_flag=True, help="Exit 23 unless the gate promoted the adapter.")
+@click.pass_obj
+def watch(flags: Flags, /, *, training_id: int, strict: bool) -> None:
+    """Follow a training to its end; exit 24 when it failed.
+
+    \b
+    Example:
+      scanfleet train watch 3
+    """
+    with flags.ledger() as engine:
+        _follow(engine, training_id, strict=strict)
+
+
+@train.command()
+@click.argument("training_id", metavar="ID", type=int)
+@click.pass_obj
+def cancel(flags: Flags, /, *, training_id: int) -> None:
+    """End a training. What is in use stays in use.
+
+    \b
+    Example:
+      scanfleet train cancel 3
+    """
+    from scanfleet.store.engine import transaction
+    from scanfleet.store.trainings import cancel as end
+
+    with flags.ledger() as engine, transaction(engine) as connection:
+        ended = end(connection, training_id)
+    note(f"training {training_id} {'is cancelled' if ended else 'had ended already'}")
+
+
+def _follow(engine: sa.Engine, training_id: int, *, strict: bool) -> None:
+    """Raises TrainingFailed; GateNotPassed when `strict` asks for it."""
+    from producer.trainings import outcome, progress_words, require_promoted, watch
+
+    told, stage, at = "", None, 0.0
+    for now in watch(engine, training_id):
+        words = progress_words(now)
+        new_stage = (now.state, now.stage) != stage
+        if not now.ended and words != told and (new_stage or time.monotonic() - at >= LINE_SECONDS):
+            note(f"training {training_id}: {words}")
+            told, stage, at = words, (now.state, now.stage), time.monotonic()
+        if now.ended:
+            words = outcome(now)
+            if strict:
+                require_promoted(now)
+            note(words)
+
+
+def _show(found: TrainingInfo) -> None:
+    from producer.trainings import progress_words
+
+    report = found.report or {}
+    labels = report.get("labels") or {}
+    lines = {
+        "training": found.id,
+        "check": found.check_name,
+        "model": found.base_model,
+        "recipe": " ".join([found.recipe, *(f"{name}={value}" for name, value in found.overrides.items())]),
+        "seed": found.seed,
+        "reason": found.reason,
+        "state": found.state if found.ended else f"{found.state}: {progress_words(found)}",
+        "error": found.error,
+        "adapter": found.adapter_id,
+        "labels": ", ".join(f"{sum(each.values())} {split}" for split, each in labels.items()) or None,
+        "left out": ", ".join(f"{n} {reason}" for reason, n in (report.get("left_out") or {}).items()) or None,
+        "seconds": ", ".join(f"{stage} {spent:.1f}" for stage, spent in (report.get("seconds") or {}).items()) or None,
+    }
+    for name, value in lines.items():
+        if value is not None:
+            click.echo(f"{name:<9} {printable(str(value))}")
+    for line in report.get("lines") or ():
+        click.echo(printable(line))

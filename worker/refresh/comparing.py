@@ -49,7 +49,7 @@ def compare(context: Context) -> dict[str, Any]:
     published = context.results["publish"]
     champion_id = None if in_use is None else in_use.id
     if in_use is not None and champion_id == published["adapter_id"]:
-        return {"gate": _the_same(in_use).record(), "champion_id": champion_id, "problem": None, "shadow": None}
+        return _result(_the_same(in_use), champion_id)
     champion, problem = _champion(context, in_use)
     shadow, drawn = _shadow(context)
     folder = Path(published["folder"])
@@ -65,8 +65,12 @@ def compare(context: Context) -> dict[str, Any]:
         seed=held.seed,
         watch=context.tell.count,
     )
-    gate = report.record()
-    return {"gate": gate, "champion_id": champion_id, "problem": problem, "shadow": drawn, "lines": report.lines()}
+    return _result(report, champion_id) | {"problem": problem, "shadow": drawn}
+
+
+def _result(report: GateReport, champion_id: int | None) -> dict[str, Any]:
+    said = {"gate": report.record(), "lines": report.lines()}
+    return said | {"champion_id": champion_id, "problem": None, "shadow": None}
 
 
 def _the_same(champion: AdapterInfo) -> GateReport:

@@ -45,6 +45,8 @@ def report_of(context: Context) -> dict[str, Any]:
         "calibration": {name: results["calibrate"][name] for name in ("calibrator", "thresholds", "metrics")},
         "adapter": {name: results["publish"][name] for name in ("adapter_id", "uri")},
         "gate": results["compare"]["gate"],
-        "shadow": results["compare"].get("shadow"),
+        "lines": results["compare"]["lines"],
+        "champion_problem": results["compare"]["problem"],
+        "shadow": results["compare"]["shadow"],
         "seconds": {name: result["seconds"] for name, result in results.items()},
     }
