@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-NAMES = ("decode", "prefill", "fleet", "ledger", "precision")
+NAMES = ("decode", "prefill", "fleet", "ledger", "precision", "refresh")
 
 
 @click.command()
