@@ -24,6 +24,7 @@ from producer.cli.run import run
 from producer.cli.scan import scan
 from producer.cli.scans import scans
 from producer.cli.score import score
+from producer.cli.suggest import suggest
 from producer.cli.train import train
 from producer.cli.worker import worker
 
@@ -73,6 +74,7 @@ def cli(
 
 for command in (run, scan, scans, rescan, results, score, labels, train, adapters, drift, checks, worker, db, doctor):
     cli.add_command(command)
+labels.add_command(suggest)
 
 
 def main() -> int:
