@@ -75,6 +75,8 @@ class Recipe(pydantic.BaseModel):
             raise ValueError('vision_blocks belongs to trains = "vision-blocks", and must be 1 or more there')
         if self.trains == "head" and self.mixing != "none":
             raise ValueError("a head is trained on kept hidden states, which cannot be mixed: leave mixing at none")
+        if self.mixing != "none" and self.batch < 2:
+            raise ValueError("images of one forward are mixed with each other: batch must be 2 or more")
         if self.max_epochs and self.max_epochs < self.epochs:
             raise ValueError("max_epochs must not be under epochs")
         return self

@@ -12,6 +12,7 @@ from models.recipes import Recipe
 from models.training.data import Data
 from models.training.features import Source
 from models.training.forward import Instruction, answer_loss, last_hidden, recomputed
+from models.training.mixing import Mix
 from models.training.network import Lent
 from models.training.plan import Draw, Step
 from models.training.samples import Samples
@@ -44,10 +45,11 @@ class Answers:
         instruction = Instruction(self._lent.base, self._turn.before)
         total = 0.0
         for draws in step:
+            mix = self._mix(draws)
             with ExitStack() as stack:
                 if self._recipe.gradient_checkpointing:
                     stack.enter_context(recomputed(self._lent.layers))
-                losses = self._losses(self._data.train, draws, instruction)
+                losses = self._losses(self._data.train, draws, instruction, mix)
             mean = losses.mean() / len(step)
             mean.backward()  # type: ignore[no-untyped-call]
             total += mean.item()
@@ -70,8 +72,23 @@ class Answers:
                 by_label[self._data.validation.examples[i].label].append(loss)
         return sum(sum(part) / len(part) for part in by_label.values()) / len(by_label)
 
-    def _losses(self, samples: Samples, draws: Sequence[Draw], instruction: Instruction) -> torch.Tensor:
-        rows = self._source.rows(samples, draws, self._turn)
+    def _mix(self, draws: Sequence[Draw]) -> Mix | None:
+        kind = self._recipe.mixing
+        if kind == "none" or len(draws) < 2:
+            return None
+        return Mix.draw(kind, [torch.initial_seed(), *(i for i, _ in draws)])
+
+    def _losses(
+        self, samples: Samples, draws: Sequence[Draw], instruction: Instruction, mix: Mix | None = None
+    ) -> torch.Tensor:
+        rows = self._source.rows(samples, draws, self._turn, mix)
         hidden = last_hidden(self._lent.base, rows, instruction.prefix)
-        targets = self._answers[torch.tensor([samples.examples[i].label for i, _ in draws], device=hidden.device)]
-        return answer_loss(hidden, self._weight, targets)
+        labels = [samples.examples[i].label for i, _ in draws]
+        losses = answer_loss(hidden, self._weight, self._targets(labels))
+        if mix is None:
+            return losses
+        others = answer_loss(hidden, self._weight, self._targets(mix.partners(labels)))
+        return mix.share * losses + (1 - mix.share) * others
+
+    def _targets(self, labels: Sequence[int]) -> torch.Tensor:
+        return self._answers[torch.tensor(labels, device=self._answers.device)]

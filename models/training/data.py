@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.errors import ModelInvalid
 from models.loading import BaseModel
-from models.recipes import Recipe
-from models.training.features import Source, Tell
+from models.training.asked import Asked
+from models.training.features import Filled
 from models.training.plan import Draw, Plan
 from models.training.samples import Samples, n_crops, open_image
-from models.training.types import Example
-from models.types import Question
+from models.training.shelf import Tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +25,12 @@ class Data:
     figures: dict[str, int]
 
 
-def gather(
-    base: BaseModel,
-    question: Question,
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    recipe: Recipe,
-    source: Source,
-    *,
-    seed: int,
-    tell: Tell,
-) -> Data:
+def gather(base: BaseModel, asked: Asked, source: Filled, *, tell: Tell) -> Data:
     """Read every image once. Those that the model cannot take are left out and counted.
 
     Raises ModelInvalid when too few are left, and what opening an image raises.
     """
+    recipe, question, train, validation = asked.recipe, asked.question, asked.train, asked.validation
     below = recipe.small_below if recipe.small_share else 0.0
     crops = [n_crops(e, open_image(e).size, below) if e.boxes and below else 0 for e in train]
     samples = Samples(list(train), base.processor, question, factor=recipe.pixel_factor, below=below)
@@ -52,7 +41,7 @@ def gather(
     plan = Plan(
         labels=[train[i].label for i in kept],
         small=small,
-        seed=seed,
+        seed=asked.seed,
         batch=recipe.batch,
         accumulation=recipe.accumulation,
         balanced=recipe.balanced,

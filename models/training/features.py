@@ -6,55 +6,52 @@ back to its forward as `mm_encoder_outputs`, through the same rows, tokens and p
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as save_tensors
 
 from models.errors import ImageUnsuitable
 from models.families import ImageReader, PreparedImage
 from models.loading import BaseModel
 from models.processing import Rows, VisionProcessor
 from models.prompts import Turn
-from models.training.checkpoint import write_whole
+from models.training.mixing import Mix
 from models.training.plan import Draw
 from models.training.samples import Samples
+from models.training.shelf import Bounded, Features, Shelf, Tell
 
-CHUNK = 16  # images that go through the tower together, and into one file
-MEMORY = 256 * 2**20  # bytes that are kept in memory besides
-COMPUTED_BECAUSE = {
+LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
+NOT_KEPT = {
     "instructblip": "its Q-Former reads the instruction with the image",
     "phi4_multimodal": "its tower is part of the embedding of all tokens",
 }
-LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
-Tell = Callable[[], None]
-Features = dict[str, torch.Tensor]
 
 
-class Source(Protocol):
-    """Images by their draws, as the inputs of a forward."""
+class Filled(Protocol):
+    """Images by their draws."""
 
     def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
         """Make them ready; returns the number of tokens of each, without those that the model cannot take."""
         ...
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn) -> Rows: ...
+
+class Source(Filled, Protocol):
+    """Images by their draws, as the inputs of a forward."""
+
+    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+        """mix: each is mixed with the next one."""
+        ...
 
 
 class Computed:
-    """Pixels, prepared anew where memory does not hold them; the tower runs in every forward."""
+    """Implements `Source`: pixels, prepared anew where memory does not hold them; the tower runs in every forward."""
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
-        self._held = Bounded(MEMORY)
+        self._held = Bounded()
 
     def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
         sizes: dict[Draw, int] = {}
@@ -66,9 +63,13 @@ class Computed:
             tell()
         return sizes
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn) -> Rows:
+    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
         base = self._base
-        images = [self._prepared(samples, draw) for draw in draws]
+        if mix is None:
+            images = [self._prepared(samples, draw) for draw in draws]
+        else:
+            pictures = [samples.image(draw) for draw in draws]
+            images = [samples.prepare(mix.of(*pair)) for pair in zip(pictures, mix.partners(pictures), strict=True)]
         return base.processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
 
     def _prepared(self, samples: Samples, draw: Draw) -> PreparedImage:
@@ -80,119 +81,25 @@ class Computed:
         return image
 
 
-class Bounded:
-    """Values by name, the least recently used dropped when their bytes pass a limit."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._bytes = limit, 0
-        self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-
-    def get(self, name: str) -> Any:
-        if name not in self._values:
-            return None
-        self._values.move_to_end(name)
-        return self._values[name][0]
-
-    def put(self, name: str, value: Any, size: int) -> None:
-        self._values[name] = (value, size)
-        self._bytes += size
-        while self._bytes > self._limit and len(self._values) > 1:
-            self._bytes -= self._values.popitem(last=False)[1][1]
-
-
 class Kept:
-    """The tower's output by file: safetensors in a folder, `CHUNK` images in each, named by what is in it."""
+    """Implements `Source`: the tower's output, from a folder; images cannot be mixed any more."""
 
     def __init__(self, base: BaseModel, folder: Path) -> None:
-        self._base, self._folder = base, folder
-        reader = base.processor.reader
-        self._processor = VisionProcessor(
-            tokenizer=base.processor.tokenizer, reader=_KeptReader(reader), chat_template=base.processor.chat_template
-        )
-        self._where: dict[str, tuple[Path, int]] = {}
-        self._images: dict[str, PreparedImage] = {}
-        self._held = Bounded(MEMORY)
-        self.n_computed = 0
+        identity = [base.checkpoint.revision, base.precision, str(base.network.dtype)]
+        self.shelf = Shelf(folder, identity, lambda images: image_features(base, images))
+        self._base = base
+        own = base.processor
+        reader = _KeptReader(own.reader)
+        self._processor = VisionProcessor(tokenizer=own.tokenizer, reader=reader, chat_template=own.chat_template)
 
     def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
-        """Run the tower over what no file holds yet."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        names = {draw: samples.name(draw) for draw in draws}
-        missing = [draw for draw in draws if names[draw] not in self._where]
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
-            path = self._folder / f"{self._digest([names[draw] for draw in chunk])}.safetensors"
-            if not path.exists():
-                self._compute(samples, chunk, path)
-            self._note(path)
-            tell()
-        return {draw: len(self._images[name].tokens) for draw, name in names.items() if name in self._images}
+        return self.shelf.fill(samples, draws, tell)
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn) -> Rows:
+    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+        assert mix is None
         base = self._base
-        images = [self._image(samples.name(draw)) for draw in draws]
+        images = [self.shelf.image(samples.name(draw)) for draw in draws]
         return self._processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
-
-    @property
-    def bytes_on_disk(self) -> int:
-        return sum(path.stat().st_size for path in {path for path, _ in self._where.values()})
-
-    def _digest(self, names: Iterable[str]) -> str:
-        base = self._base
-        what = [base.checkpoint.revision, base.precision, str(base.network.dtype), *names]
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
-
-    def _compute(self, samples: Samples, draws: Sequence[Draw], path: Path) -> None:
-        prepared: list[PreparedImage] = []
-        items: list[dict[str, Any]] = []
-        for draw in draws:
-            try:
-                prepared.append(samples.prepared(draw))
-            except ImageUnsuitable:
-                continue
-            items.append({"name": samples.name(draw), **_described(prepared[-1])})
-        found = image_features(self._base, prepared) if prepared else []
-        self.n_computed += len(found)
-        tensors = {f"{number}.{key}": value for number, one in enumerate(found) for key, value in one.items()}
-        write_whole(path, save_tensors(tensors, metadata={"items": json.dumps(items)}))
-
-    def _note(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as file:
-            items = json.loads(file.metadata()["items"])
-        for number, item in enumerate(items):
-            self._where[item["name"]] = path, number
-            self._images[item["name"]] = _image(item)
-
-    def _image(self, name: str) -> PreparedImage:
-        features = self._held.get(name)
-        if features is None:
-            features = self._read(name)
-            self._held.put(name, features, sum(value.nbytes for value in features.values()))
-        image = self._images[name]
-        return PreparedImage(**{**vars(image), "extra": features})
-
-    def _read(self, name: str) -> Features:
-        path, number = self._where[name]
-        with safe_open(path, framework="pt") as file:
-            keys = [key for key in file.keys() if key.startswith(f"{number}.")]  # noqa: SIM118 - no mapping
-            return {key.split(".", 1)[1]: file.get_tensor(key) for key in keys}
-
-
-def _described(image: PreparedImage) -> dict[str, Any]:
-    runs = [[token, len(list(run))] for token, run in itertools.groupby(image.tokens)]
-    sizes = {"original_size": image.original_size, "resized_size": image.resized_size}
-    return {"tokens": runs, "visual_tokens": image.visual_tokens, "grid": image.grid, **sizes}
-
-
-def _image(item: Mapping[str, Any]) -> PreparedImage:
-    return PreparedImage(
-        pixels=torch.empty(0, dtype=torch.uint8),
-        tokens=tuple(token for token, count in item["tokens"] for _ in range(count)),
-        visual_tokens=item["visual_tokens"],
-        grid=tuple(item["grid"]),
-        original_size=tuple(item["original_size"]),
-        resized_size=tuple(item["resized_size"]),
-    )
 
 
 class _KeptReader(ImageReader):
@@ -236,7 +143,7 @@ def image_features(base: BaseModel, images: Sequence[PreparedImage]) -> list[Fea
 
 
 def joined(images: Sequence[Features], device: torch.device, dtype: torch.dtype) -> SimpleNamespace:
-    """The parts of several images as one output of `get_image_features`."""
+    """The pieces of several images as one output of `get_image_features`."""
 
     def pieces(layer: str) -> list[torch.Tensor]:
         return [

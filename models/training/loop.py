@@ -76,7 +76,7 @@ class Loop:
         self.steps = self.epochs * plan.steps
         self._optimiser = Optimiser(task.parameters, recipe)
         self.course = Course()
-        self._begun = self._saved = time.monotonic()
+        self._begun = self._counted = self._saved = time.monotonic()  # of this attempt; of course.seconds
         self._here = 0  # steps of this attempt
 
     def run(self) -> Course:
@@ -124,8 +124,8 @@ class Loop:
         return validation
 
     def _progress(self, loss: float, validation: float | None) -> Progress:
-        course, here = self.course, time.monotonic() - self._begun
-        left = None if not self._here else here / self._here * (self.steps - course.step)
+        course, now = self.course, time.monotonic()
+        pace = (now - self._begun) / self._here
         return Progress(
             step=course.step,
             steps=self.steps,
@@ -133,8 +133,8 @@ class Loop:
             epochs=self.epochs,
             loss=loss,
             validation=validation,
-            seconds=course.seconds + here,
-            seconds_left=0.0 if course.finished else left,
+            seconds=course.seconds + now - self._counted,
+            seconds_left=0.0 if course.finished else pace * (self.steps - course.step),
         )
 
     def _tell(self, progress: Progress) -> None:
@@ -153,6 +153,6 @@ class Loop:
 
     def _save(self) -> None:
         now = time.monotonic()
-        course = {**vars(self.course), "seconds": self.course.seconds + now - self._begun}
-        save_state(self._file, {"course": course, "optimiser": self._optimiser.state()})
-        self._saved = now
+        self.course.seconds += now - self._counted
+        self._saved = self._counted = now
+        save_state(self._file, {"course": vars(self.course), "optimiser": self._optimiser.state()})

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from transformers.activations import GELUTanh
 
 from models.adapters import LoraSettings
 from models.loading import BaseModel
 from models.lora import adapter_state, add_lora, remove_lora
+from models.merging import adapted_layers
 from models.quicken import SigmoidGelu
 from models.recipes import Recipe
 from models.training.targets import Matched, check_matches, decoder_layers, is_vision, lora_settings
@@ -23,12 +23,13 @@ NAME = "fit"  # of the adapter while it is trained; no attribute of a torch modu
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lent:
-    """What is trained in a lent base. layers: the language model's, in order."""
+    """What is trained in a lent base. layers: the language model's, in order. dropouts: of the LoRA."""
 
     base: BaseModel
     lora: LoraSettings
     matched: Matched
     layers: list[Any]
+    dropouts: list[Any]
     peft: Any
 
     @property
@@ -42,9 +43,8 @@ class Lent:
 
     def dropout(self, on: bool) -> None:
         """Of the LoRA; the network itself stays as it serves."""
-        for module in self.base.network.modules():
-            if isinstance(module, LoraLayer) and NAME in module.lora_dropout:
-                module.lora_dropout[NAME].train(on)
+        for module in self.dropouts:
+            module.train(on)
 
 
 @contextmanager
@@ -65,8 +65,14 @@ def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
             peft.set_adapter(NAME)
             matched = check_matches(recipe, settings, network, family, NAME)
             network.eval()
-            layers = decoder_layers(network, family)
-            yield Lent(base=base, lora=settings, matched=matched, layers=layers, peft=peft)
+            yield Lent(
+                base=base,
+                lora=settings,
+                matched=matched,
+                layers=decoder_layers(network, family),
+                dropouts=[layer.lora_dropout[NAME] for _, layer in adapted_layers(network, NAME)],
+                peft=peft,
+            )
         finally:
             base._peft = remove_lora(peft, name=NAME)
             network.requires_grad_(False)
