@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-NAMES = ("decode", "prefill", "fleet", "ledger", "precision", "refresh")
+NAMES = ("decode", "prefill", "fleet", "ledger", "precision", "refresh", "learning-curve")
 
 
 @click.command()
@@ -18,7 +18,7 @@ def main(names: tuple[str, ...], as_json: bool) -> None:
     Example: python -m bench ledger --json
     """
     for name in names or NAMES:
-        importlib.import_module(f"bench.{name}").run().show(as_json=as_json)
+        importlib.import_module(f"bench.{name.replace('-', '_')}").run().show(as_json=as_json)
 
 
 main()

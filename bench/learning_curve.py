@@ -1,0 +1,144 @@
+"""What labels buy: accuracy of the pocket model on unseen pictures after training on 50 to 800 labels, three seeds each.
+
+Every point is a whole fit by the recipe that a training worker would take, a fifth of the labels held out for early
+stopping, scored through the serving stack. The smaller sets are parts of the larger ones. Draws a plot beside the
+figures in docs/.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from bench.report import Report
+from models.adapters import AdapterCard
+from models.loading import BaseModel, load_base
+from models.metrics import wilson
+from models.pocket.evaluate import Measured, fresh, measure
+from models.pocket.questions import QUESTIONS
+from models.recipes import recipe_for
+from models.training.fit import fit
+from models.training.types import Example
+
+CHECK = "overlay"
+SIZES = (50, 100, 200, 400, 800)  # labels
+SEEDS = (1, 2, 3)
+SIDE = 128  # pixels
+HELD_OUT = 5  # one label in so many stops a training early
+TRAIN_SEED, UNSEEN_SEED = 7_200_000, 7_300_000  # of the pictures; the pocket model has seen none of them
+N_UNSEEN = 600
+PLOT = Path(__file__).parents[1] / "docs" / "images" / "learning_curve.png"
+
+Labelled = list[tuple[Image.Image, int, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """How one fit answers the unseen pictures. accuracy: of three labels; area: AUROC of flag or not."""
+
+    labels: int
+    n_right: int
+    accuracy: float
+    area: float
+    seconds: float
+
+
+def run() -> Report:
+    base = load_base("pocket", precision="fp32")
+    unseen = list(fresh(CHECK, UNSEEN_SEED, [(SIDE, SIDE, N_UNSEEN)]))
+    zero = _point(measure(base.scorer(QUESTIONS[CHECK]), unseen), labels=0, seconds=0.0)
+    points: list[Point] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in SEEDS:
+            examples = _examples(Path(folder) / f"images-{seed}", seed)
+            for n in SIZES:
+                points.append(_fitted(base, examples[:n], unseen, seed, Path(folder) / f"{seed}-{n}"))
+    _plot(zero, points)
+    figures: dict[str, Any] = {"zero_shot": _figures([zero])}
+    figures |= {f"{n}_labels": _figures([point for point in points if point.labels == n]) for n in SIZES}
+    return Report(name="learning-curve", figures=figures, notes=(_note(),))
+
+
+def _note() -> str:
+    return (
+        f"{CHECK}, {SIDE} px, {N_UNSEEN} unseen pictures, {len(SEEDS)} seeds (other pictures, order and first weights); "
+        "mean, lowest and highest of the seeds; low and high: Wilson 95 % of the pictures of all seeds together"
+    )
+
+
+def _figures(points: Sequence[Point]) -> dict[str, float]:
+    shares = [point.accuracy for point in points]
+    low, high = wilson(sum(point.n_right for point in points), N_UNSEEN * len(points))
+    return {
+        "accuracy": mean(shares),
+        "lowest": min(shares),
+        "highest": max(shares),
+        "low": low,
+        "high": high,
+        "auroc": mean(point.area for point in points),
+        "seconds": mean(point.seconds for point in points),
+    }
+
+
+def _examples(folder: Path, seed: int) -> list[Example]:
+    folder.mkdir(parents=True)
+    found = []
+    drawn = fresh(CHECK, TRAIN_SEED + 100 * seed, [(SIDE, SIDE, max(SIZES))])
+    for number, (image, label, _) in enumerate(drawn):
+        path = folder / f"{number:04}.png"
+        image.save(path)
+        found.append(Example(key=f"{seed}/{number}", path=path, label=label, cluster=path.name))
+    return found
+
+
+def _fitted(base: BaseModel, examples: Sequence[Example], unseen: Labelled, seed: int, work: Path) -> Point:
+    question = QUESTIONS[CHECK]
+    held = [example for at, example in enumerate(examples) if at % HELD_OUT == 0]
+    learnt = [example for at, example in enumerate(examples) if at % HELD_OUT]
+    trained = fit(base, question, learnt, held, recipe_for(base), seed=seed, work=work / "fit", watch=lambda _: None)
+    card = AdapterCard(
+        name="learning-curve", question=question, base_model="pocket", base_revision=base.checkpoint.revision
+    )
+    digest = trained.write(work / "adapter", card).weights_sha256
+    measured = measure(base.scorer(question, work / "adapter"), unseen)
+    base.release(digest)
+    return _point(measured, labels=len(examples), seconds=float(trained.figures["seconds"]))
+
+
+def _point(measured: Measured, *, labels: int, seconds: float) -> Point:
+    right = [truth == answer for truth, answer in zip(measured.truth, measured.answers(), strict=True)]
+    area = float(roc_auc_score(measured.flagged_truth, measured.margins))
+    return Point(labels=labels, n_right=sum(right), accuracy=mean(right), area=area, seconds=seconds)
+
+
+def _plot(zero: Point, points: Sequence[Point]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=120)
+    middle = [mean(point.accuracy for point in points if point.labels == n) for n in SIZES]
+    intervals = [wilson(sum(p.n_right for p in points if p.labels == n), N_UNSEEN * len(SEEDS)) for n in SIZES]
+    axes.fill_between(SIZES, *zip(*intervals, strict=True), alpha=0.2, label="Wilson 95 %, all seeds")
+    axes.plot(SIZES, middle, marker="o", label="mean of three seeds")
+    axes.scatter([p.labels for p in points], [p.accuracy for p in points], s=12, color="black", label="one seed")
+    axes.axhline(zero.accuracy, linestyle="--", color="grey", label=f"zero-shot ({zero.accuracy:.2f})")
+    axes.set_xscale("log")
+    axes.set_xticks(SIZES, [str(n) for n in SIZES])
+    axes.minorticks_off()
+    axes.set_xlabel("labels")
+    axes.set_ylabel("accuracy on unseen pictures, three labels")
+    axes.set_ylim(0.2, 1.0)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(PLOT)
+    plt.close(figure)
