@@ -1,4 +1,4 @@
-"""What labels buy: accuracy of the pocket model on unseen pictures after training on 50 to 800 labels, three seeds each.
+"""What labels buy: accuracy of the pocket model on unseen pictures after training on 50 to 800 labels, three seeds.
 
 Every point is a whole fit by the recipe that a training worker would take, a fifth of the labels held out for early
 stopping, scored through the serving stack. The smaller sets are parts of the larger ones. Draws a plot beside the
@@ -68,7 +68,7 @@ def run() -> Report:
 
 def _note() -> str:
     return (
-        f"{CHECK}, {SIDE} px, {N_UNSEEN} unseen pictures, {len(SEEDS)} seeds (other pictures, order and first weights); "
+        f"{CHECK}, {SIDE} px, {N_UNSEEN} unseen pictures, {len(SEEDS)} seeds (pictures, order, first weights); "
         "mean, lowest and highest of the seeds; low and high: Wilson 95 % of the pictures of all seeds together"
     )
 
