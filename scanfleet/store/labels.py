@@ -113,6 +113,16 @@ def standing_of(connection: sa.Connection, check_name: str, images: Sequence[str
     return found
 
 
+def voices(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By content hash: who says what, of the labels that count."""
+    found: dict[str, dict[str, str]] = {}
+    for start in range(0, len(images), CHUNK_ROWS):
+        counts = counting(check_name, Label.content_sha256.in_(images[start : start + CHUNK_ROWS]))
+        for row in connection.execute(sa.select(counts.c.content_sha256, counts.c.who, counts.c.label)):
+            found.setdefault(row.content_sha256, {})[row.who] = row.label
+    return found
+
+
 def newest_label(connection: sa.Connection, check_name: str) -> int:
     """The highest id of a check's labels, undoings included; 0: there are none."""
     query = sa.select(sa.func.max(Label.id)).where(Label.check_name == check_name)
@@ -168,8 +178,8 @@ def _row(label: NewLabel, check_name: str, at: datetime) -> dict[str, Any]:
 
 
 def _says(known: Any, label: NewLabel) -> bool:
-    """Whether a label, or a row of one, says all that a new one says."""
-    if known is None or (known.label, known.boxes) != (label.label, label.boxes):
+    """Whether a label, or a row of one, says all that a new one says. No box and nothing said of boxes are the same."""
+    if known is None or (known.label, known.boxes or None) != (label.label, label.boxes or None):
         return False
     return (known.settles or not label.settles) and (known.origin == PINNED or label.origin != PINNED)
 

@@ -1,0 +1,82 @@
+"""One label by hand: the same way as a file, for one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from producer.labels.entries import Faults, RawBox, required, text_of
+from producer.labels.fetching import fetch_images
+from producer.labels.importing import pack, summarise, write
+from producer.labels.places import named_image
+from producer.labels.tabular import boxes_of
+from producer.labels.words import Said
+from producer.launch import find_check
+from producer.manifest import FaultyLineError
+from producer.patience import patiently
+from scanfleet.checks import Check
+from scanfleet.errors import BadLabels
+from scanfleet.settings import Settings
+
+
+def add_one(
+    engine: sa.Engine,
+    settings: Settings,
+    *,
+    uri: str,
+    label: str,
+    check_name: str,
+    boxes: Sequence[str],
+    who: str,
+    settle: bool,
+    group: str | None,
+    remark: str | None,
+) -> str:
+    """Returns what became of it, in words. Raises BadLabels, and what the store raises."""
+    check = find_check(engine, check_name)
+    try:
+        said = Said(
+            where="the label",
+            image=named_image(uri),
+            label=_known(label, check),
+            boxes=_boxes(boxes, label, check),
+            who=required(who, "name of who says so"),
+            group=text_of(group, "group"),
+            note=text_of(remark, "note"),
+            drawn=None,
+            mixed=False,
+        )
+    except FaultyLineError as error:
+        raise BadLabels(f"{uri}: {error}") from None
+    fetched = fetch_images([said.image], settings)
+    for fault in fetched.unread.values():
+        raise BadLabels(f"{uri}: {fault}")
+    parcel = pack([said], fetched, check, Faults(uri), origin="person", settles=settle)
+    summary = patiently(lambda: summarise(engine, parcel))
+    added = patiently(lambda: write(engine, parcel))
+    if not added:
+        return f"{said.who} said so before: nothing was added"
+    split = next(name for splits in summary.table.values() for name, n in splits.items() if n)
+    place = "it is used for nothing" if split == "none" else f"split {split}"
+    conflict = (
+        "; people differ on it: it is used for nothing until it is settled (--settle)" if summary.n_conflicts else ""
+    )
+    return f"label {added[0]}: {label}, {place}{conflict}"
+
+
+def _known(label: str, check: Check) -> str:
+    if label not in check.labels:
+        raise FaultyLineError(f"{label!r} is no label of check {check.name} ({', '.join(check.labels[:12])})")
+    return label
+
+
+def _boxes(texts: Sequence[str], label: str, check: Check) -> tuple[RawBox, ...] | None:
+    """`x0 y0 x1 y1`, or with a label before it. None: nobody said where."""
+    if not texts:
+        return None
+    full = [text if len(text.split()) > 4 else f"{label} {text}" for text in texts]
+    boxes = boxes_of("; ".join(full)) or ()
+    for box in boxes:
+        _known(box.label, check)
+    return boxes

@@ -1,0 +1,101 @@
+"""The labels that stand, as files that `labels import` reads again: CSV, JSONL, COCO. In constant memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any
+
+from scanfleet.store.labels import StandingLabel
+
+FORMATS = ("csv", "jsonl", "coco")
+COLUMNS = ("uri", "label", "boxes", "who", "group", "note", "drawn", "split", "cluster", "content_sha256", "at")
+
+SIDES = ("x0", "y0", "x1", "y1")
+Standing = Callable[[], Iterable[StandingLabel]]  # the same each time it is called
+
+
+def write_labels(standing: Standing, labels: Sequence[str], file: IO[bytes], *, form: str) -> int:
+    """Returns how many labels were written. `labels`: of the check, which become the categories of COCO."""
+    if form == "coco":
+        return _write_coco(standing, labels, file)
+    return (_write_csv if form == "csv" else _write_jsonl)(standing(), file)
+
+
+def as_record(one: StandingLabel) -> dict[str, Any]:
+    """A label as plain values, by the names that the import reads."""
+    record = {name: getattr(one, name) for name in COLUMNS if name != "at"}
+    return record | {"at": one.at.isoformat()}
+
+
+def boxes_text(boxes: Sequence[Any] | None) -> str:
+    """`label x0 y0 x1 y1; ...`; JSON where a label would not survive that, and for no box at all."""
+    if boxes is None:
+        return ""
+    if not boxes or any(";" in box["label"] or box["label"].startswith("[") for box in boxes):
+        return json.dumps(boxes, ensure_ascii=False)
+    return "; ".join(" ".join([box["label"], *(f"{box[side]:.10g}" for side in SIDES)]) for box in boxes)
+
+
+def _write_csv(standing: Iterable[StandingLabel], file: IO[bytes]) -> int:
+    n = 0
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    try:
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for one in standing:
+            writer.writerow(as_record(one) | {"boxes": boxes_text(one.boxes)})
+            n += 1
+    finally:
+        text.detach()  # the file stays open: it is the caller's
+    return n
+
+
+def _write_jsonl(standing: Iterable[StandingLabel], file: IO[bytes]) -> int:
+    n = 0
+    for one in standing:
+        file.write(f"{json.dumps(as_record(one), ensure_ascii=False)}\n".encode())
+        n += 1
+    return n
+
+
+def _write_coco(standing: Standing, labels: Sequence[str], file: IO[bytes]) -> int:
+    """Two passes, for images and for annotations."""
+    categories = {label: number for number, label in enumerate(labels, start=1)}
+    head = [{"id": number, "name": label} for label, number in categories.items()]
+    file.write(f'{{"categories": {json.dumps(head, ensure_ascii=False)},\n"images": ['.encode())
+    n = _write_list((_coco_image(one) for one in standing()), file)
+    file.write(b'],\n"annotations": [')
+    _write_list(_coco_boxes(standing(), categories), file)
+    file.write(b"]}\n")
+    return n
+
+
+def _write_list(items: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
+    n = 0
+    for n, item in enumerate(items, start=1):
+        file.write(f"{',' if n > 1 else ''}\n{json.dumps(item, ensure_ascii=False)}".encode())
+    return n
+
+
+def _coco_image(one: StandingLabel) -> dict[str, Any]:
+    more = {name: value for name, value in as_record(one).items() if name not in ("uri", "boxes") and value is not None}
+    return {"id": one.label_id, "file_name": one.uri, "width": one.width, "height": one.height} | more
+
+
+def _coco_boxes(standing: Iterable[StandingLabel], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
+    number = 0
+    for one in standing:
+        for box in one.boxes or ():
+            number += 1
+            width, height = round(box["x1"] - box["x0"], 2), round(box["y1"] - box["y0"], 2)
+            yield {
+                "id": number,
+                "image_id": one.label_id,
+                "category_id": categories.setdefault(box["label"], len(categories) + 1),
+                "bbox": [box["x0"], box["y0"], width, height],
+                "area": round(width * height, 2),
+                "iscrowd": 0,
+            }

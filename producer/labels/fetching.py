@@ -1,0 +1,79 @@
+"""Images are fetched and looked at before a label of them is kept: a label belongs to bytes, not to a name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from scanfleet.errors import ImageError
+from scanfleet.images import Enough, decode
+from scanfleet.looks import SIDE, look_of
+from scanfleet.objects import ObjectStore, open_store
+from scanfleet.settings import Settings
+from scanfleet.store.batches import NewImage
+from scanfleet.store.labelled_images import SeenImage
+
+WINDOW = 4  # images under way, for each thread
+ENOUGH = Enough(pixels=(8 * SIDE) ** 2, short_side=4 * SIDE)  # for its look
+
+
+@dataclass(kw_only=True)
+class Fetched:
+    """By uri: what was seen, and why something could not be."""
+
+    seen: dict[str, SeenImage] = field(default_factory=dict)
+    unread: dict[str, ImageError] = field(default_factory=dict)
+
+
+def fetch_images(
+    images: Sequence[NewImage], settings: Settings, *, done: Callable[[int], None] = lambda _: None
+) -> Fetched:
+    """Fetch each of them once. `done`: told how many more are through.
+
+    Raises Retryable when the world fails: then nothing can be said of the labels.
+    """
+    images = list({image.uri: image for image in images}.values())
+    stores = _Stores(settings)
+    found = Fetched()
+    with ThreadPoolExecutor(settings.fetch_threads) as pool:
+        for start in range(0, len(images), window := WINDOW * settings.fetch_threads):
+            some = images[start : start + window]
+            for image, outcome in zip(some, pool.map(stores.look_at, some), strict=True):
+                if isinstance(outcome, ImageError):
+                    found.unread[image.uri] = outcome
+                else:
+                    found.seen[image.uri] = outcome
+            done(len(some))
+    return found
+
+
+class _Stores:
+    """One store a folder, one for all buckets."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._open: dict[str | None, ObjectStore] = {}
+
+    def look_at(self, image: NewImage) -> SeenImage | ImageError:
+        """Raises Retryable."""
+        try:
+            data = self._store(image).fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
+            decoded = decode(data, max_pixels=self._settings.max_image_pixels, enough=ENOUGH)
+        except ImageError as error:
+            return error
+        return SeenImage(
+            content_sha256=hashlib.sha256(data).hexdigest(),
+            uri=image.uri,
+            root=image.root,
+            etag=image.etag,
+            width=decoded.width,
+            height=decoded.height,
+            look=look_of(decoded.image),
+        )
+
+    def _store(self, image: NewImage) -> ObjectStore:
+        if image.root not in self._open:
+            self._open[image.root] = open_store(image.uri, self._settings, root=image.root)
+        return self._open[image.root]
