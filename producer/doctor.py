@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from producer.launch import SILENT_SECONDS
 from producer.named import NamedImages
+from producer.refused import in_words, refused_champions
 from scanfleet.access import check_broker
 from scanfleet.errors import Retryable, ScanfleetError, SchemaOutdated
 from scanfleet.objects import ObjectStore, open_store
@@ -101,11 +102,20 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         start = time.perf_counter()
         with reading(engine) as connection:
             workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
+            refused = refused_champions(connection)
         asked = time.perf_counter() - start
     text = f"{name}: connected in {_ms(connected)}, a question takes {_ms(asked)}"
     figures = {"connect_seconds": connected, "ask_seconds": asked}
     yield _timed("ledger", text, asked, figures, remedy="each batch asks several times: workers nearer to the database")
     yield _workers(workers)
+    if refused:
+        yield Finding(
+            name="adapters",
+            status="warn",
+            text="; ".join(map(in_words, refused)),
+            remedy="`scanfleet adapters show ID` says more; mend its files or that worker, or roll back",
+            figures={"refusals": len(refused)},
+        )
 
 
 def _workers(workers: list[WorkerInfo]) -> Finding:

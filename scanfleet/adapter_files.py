@@ -83,14 +83,15 @@ def push(folder: Path, destination: str, settings: Settings) -> str:
     return target
 
 
-def pull(uri: str, folder: Path, settings: Settings) -> None:
+def pull(uri: str, folder: Path, settings: Settings, *, digest: str | None = None) -> None:
     """Bring an adapter from a place into a folder here, which appears when it is whole and its digest right.
 
-    Does nothing where the folder holds a sound adapter already. Raises BadSource for what is no sound adapter and for
-    a folder that holds something else, SourceNotFound, AccessDenied, StoreUnavailable.
+    digest: that its weights must have; None: any. Does nothing where the folder holds it already. Raises BadSource for
+    what is not that adapter, and for a folder that holds something else, SourceNotFound, AccessDenied,
+    StoreUnavailable.
     """
     if (folder / CARD).is_file():
-        digest_of(folder)
+        _require(digest, digest_of(folder), folder)
         return
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise BadSource(f"{folder} is there already, and holds no adapter: name another folder")
@@ -106,7 +107,7 @@ def pull(uri: str, folder: Path, settings: Settings) -> None:
             target = filling / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(_fetch(store, f"{source}/{name}"))
-        digest_of(filling)
+        _require(digest, digest_of(filling), uri)
         _put_in_place(filling, folder)
     except OSError as error:
         raise StoreUnavailable(f"cannot write {folder}: {error.strerror}") from error
@@ -125,6 +126,14 @@ def digest_of(folder: Path) -> str:
     if found != card.weights_sha256:
         raise BadSource(f"{folder}: the weights have sha256 {found[:12]}…, the card says {card.weights_sha256[:12]}…")
     return found
+
+
+def _require(digest: str | None, found: str, where: str | Path) -> None:
+    if digest not in (None, found):
+        raise BadSource(
+            f"{where} holds other weights ({found[:12]}…) than were registered ({str(digest)[:12]}…): "
+            "restore them, or register and promote the new ones"
+        )
 
 
 def _open(uri: str, settings: Settings) -> tuple[ObjectStore, str]:

@@ -57,7 +57,7 @@ class AdapterFolders:
             if folder.exists() and not _holds(folder, adapter.weights_sha256):
                 log.warning("adapter_copy_dropped", folder=str(folder))
                 shutil.rmtree(folder, ignore_errors=True)
-            adapter_files.pull(adapter.uri, folder, self._settings)
+            adapter_files.pull(adapter.uri, folder, self._settings, digest=adapter.weights_sha256)
         except RequestError as error:
             raise ModelInvalid(str(error)) from error
         return folder

@@ -39,6 +39,7 @@ def list_workers(flags: Flags, form: str) -> None:
       scanfleet worker ls
     """
     from producer.launch import SILENT_SECONDS
+    from producer.refused import in_words, refused_champions
     from scanfleet.stage_times import StageTimes
     from scanfleet.store.engine import reading
     from scanfleet.store.trainings import under_way
@@ -50,6 +51,9 @@ def list_workers(flags: Flags, form: str) -> None:
             for each in live_workers(connection, silent_seconds=SILENT_SECONDS)
         ]
         at = under_way(connection)
+        refused = refused_champions(connection)
+    for refusal in refused:
+        note(in_words(refusal))
     if form == "json":
         click.echo(json.dumps([_record(each, times, at.get(each.id)) for each, times in found], indent=2))
         return

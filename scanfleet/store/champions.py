@@ -109,6 +109,7 @@ def roll_back(connection: sa.Connection, check_name: str, base_model: str, *, wh
 
     Rolling back twice goes back twice. Raises UnknownName where there is nothing to go back to.
     """
+    _hold(connection, check_name, base_model)
     steps = history(connection, check_name, base_model)
     undone = 0
     for step in steps:
@@ -119,7 +120,7 @@ def roll_back(connection: sa.Connection, check_name: str, base_model: str, *, wh
         else:
             _point(connection, check_name, base_model, step.previous_id, kind="rollback", why=why, who=who)
             return history(connection, check_name, base_model, limit=1)[0]
-    raise UnknownName(f"check {check_name} on {base_model} has nothing to roll back to: it never changed")
+    raise UnknownName(f"check {check_name} on {base_model} has nothing to roll back to: nothing else was in use before")
 
 
 def history(connection: sa.Connection, check_name: str, base_model: str, *, limit: int = MAX_HISTORY) -> list[Change]:
@@ -144,6 +145,7 @@ def _point(
     why: str,
     who: str | None,
 ) -> AdapterInfo | None:
+    _hold(connection, check_name, base_model)
     before = champion(connection, check_name, base_model)
     at = now(connection)
     key = {"check_name": check_name, "base_model": base_model}
@@ -157,3 +159,9 @@ def _point(
     change = {"adapter_id": adapter_id, "previous_id": previous, "kind": kind, "who": who, "why": why, "at": at}
     connection.execute(sa.insert(Promotion).values(key | change))
     return before
+
+
+def _hold(connection: sa.Connection, check_name: str, base_model: str) -> None:
+    """Nobody else moves the pointer until this transaction ends, so that the history tells what really was before."""
+    query = sa.select(Champion.check_name).where(Champion.check_name == check_name, Champion.base_model == base_model)
+    connection.execute(query.with_for_update())
