@@ -26,6 +26,7 @@ from models.training.shelf import Bounded, Features, Shelf, Tell
 LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
 NOT_KEPT = {
     "instructblip": "its Q-Former reads the instruction with the image",
+    "llava_next": "its reader lays the tiles out between tower and language model",
     "phi4_multimodal": "its tower is part of the embedding of all tokens",
 }
 

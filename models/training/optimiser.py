@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from models.errors import ModelInvalid
 from models.recipes import Recipe
 
 
@@ -32,9 +33,16 @@ class Optimiser:
         self._adam = torch.optim.AdamW(self._masters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
     def step(self, number: int, steps: int) -> None:
-        """Clip the gradients that lie on the parameters, step, and take them off. Step `number` of `steps`, from 0."""
+        """Clip the gradients that lie on the parameters, step, and take them off. Step `number` of `steps`, from 0.
+
+        Raises ModelInvalid when one has none: it would be written to the adapter untrained.
+        """
+        idle = sum(parameter.grad is None for parameter in self._parameters)
+        if idle:
+            raise ModelInvalid(f"{idle} of the trained tensors do not matter to the answer; train other modules")
         for parameter, master in zip(self._parameters, self._masters, strict=True):
-            master.grad = None if parameter.grad is None else parameter.grad.float()
+            assert parameter.grad is not None
+            master.grad = parameter.grad.float()
         torch.nn.utils.clip_grad_norm_(self._masters, self._recipe.clip)
         self._adam.param_groups[0]["lr"] = rate(number, steps, lr=self._recipe.lr, warm_up=self._recipe.warm_up)
         self._adam.step()

@@ -74,10 +74,10 @@ def last_blocks(network: Any, family: Family, count: int) -> tuple[str, ...]:
 
 def _used(config: Any, depth: int) -> int:
     """Blocks up to the one whose output is taken; LLaVA leaves out the last."""
-    layer = config.to_dict().get("vision_feature_layer")
-    if not isinstance(layer, int):
-        return depth
-    return depth + 1 + layer if layer < 0 else layer
+    said = config.to_dict()
+    layers = said.get("vision_feature_layer", said["vision_config"].get("feature_layer", -1))
+    each = [layers] if isinstance(layers, int) else layers
+    return max(depth + 1 + layer if layer < 0 else layer for layer in each)
 
 
 def _vision_modules(network: Any, family: Family) -> list[tuple[str, Any]]:
