@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.gate.types import Bools, Floats, Ints
 
-ELEMENTS = 1_000_000  # of one block of weights (draws x images): bounds the memory, about 8 MB an array
+Weights = NDArray[np.floating[Any]]
+
+ELEMENTS = 200_000  # of one block of weights (draws x images): what caches hold, and less than a megabyte an array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +44,11 @@ class Bounded:
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def weights(clusters: Sequence[str], *, resamples: int, seed: int) -> Iterator[Floats]:
-    """Blocks (b, n) of weights, `resamples` rows in all: how often each image's cluster was drawn."""
+def weights(clusters: Sequence[str], *, resamples: int, seed: int) -> Iterator[Weights]:
+    """Blocks (b, n) of weights, `resamples` rows in all: how often each image's cluster was drawn.
+
+    In single precision, which holds their sums exactly up to 16 million images.
+    """
     _, codes = np.unique(np.asarray(clusters, dtype=np.str_), return_inverse=True)
     n_clusters = int(codes.max()) + 1
     rng = np.random.default_rng(seed)
@@ -50,7 +57,7 @@ def weights(clusters: Sequence[str], *, resamples: int, seed: int) -> Iterator[F
         b = min(rows, resamples - start)
         drawn = rng.integers(n_clusters, size=(b, n_clusters)) + np.arange(b)[:, None] * n_clusters
         counts = np.bincount(drawn.ravel(), minlength=b * n_clusters).reshape(b, n_clusters)
-        yield counts[:, codes].astype(np.float64)
+        yield counts.astype(np.float32)[:, codes]
 
 
 class Ranking:
@@ -60,29 +67,31 @@ class Ranking:
         self._order: Ints = np.argsort(-margins, kind="stable")
         ranked = margins[self._order]
         self._ends: Ints = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        self._positive = positive[self._order].astype(np.float64)
+        self._positive = positive[self._order].astype(np.float32)
 
-    def curve(self, weight: Floats) -> tuple[Floats, Floats]:
+    def curve(self, weight: Weights) -> tuple[Weights, Weights]:
         """Cumulated weight (b, t) of true and of false positives at each distinct threshold."""
         ranked = weight[:, self._order]
-        hits = np.cumsum(ranked * self._positive, axis=1)[:, self._ends]
-        return hits, np.cumsum(ranked, axis=1)[:, self._ends] - hits
+        hits, flagged = np.cumsum(ranked * self._positive, axis=1), np.cumsum(ranked, axis=1)
+        if len(self._ends) < hits.shape[1]:
+            hits, flagged = hits[:, self._ends], flagged[:, self._ends]
+        return hits, flagged - hits
 
 
-def average_precision(hits: Floats, false: Floats) -> Floats:
+def average_precision(hits: Weights, false: Weights) -> Floats:
     """(b,) as scikit-learn defines it: sum of (R_t - R_t-1) P_t, without interpolation. NaN without a positive."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.nan_to_num(hits / (hits + false))
-        gained = np.diff(hits, axis=1, prepend=0.0)
-        return np.asarray((gained * precision).sum(axis=1) / hits[:, -1])
+        precision = hits / np.maximum(hits + false, 1)  # where nothing is flagged yet, nothing is gained
+        gained = np.diff(hits, axis=1, prepend=np.zeros_like(hits[:, :1]))
+        return np.asarray(np.einsum("bt,bt->b", gained, precision, dtype=np.float64) / hits[:, -1])
 
 
-def recall_at(hits: Floats, false: Floats, allowed: Floats) -> Floats:
+def recall_at(hits: Weights, false: Weights, allowed: Weights) -> Floats:
     """(b,) recall where the weight of false positives reaches `allowed` (b,), on the line between two thresholds."""
     rows = np.arange(len(hits))
     hits = np.concatenate([np.zeros((len(hits), 1)), hits], axis=1)
     false = np.concatenate([np.zeros((len(false), 1)), false], axis=1)
-    below = np.asarray((false <= allowed[:, None]).sum(axis=1) - 1)
+    below = np.count_nonzero(false <= allowed[:, None], axis=1) - 1
     above = np.minimum(below + 1, hits.shape[1] - 1)
     step = false[rows, above] - false[rows, below]
     with np.errstate(invalid="ignore", divide="ignore"):

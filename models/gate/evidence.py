@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.gate.bootstrap import Bounded, Ranking, average_precision, bounded, recall_at, weights
+from models.gate.bootstrap import Bounded, Ranking, Weights, average_precision, bounded, recall_at, weights
 from models.gate.types import Bools, Floats, Limits, Paired, Side
 
 BINS = 15  # of equal mass, for the calibration error
 
-Statistic = Callable[[Floats], Floats]  # weights (b, n) -> a difference for each draw (b,)
+Curve = tuple[Weights, Weights]  # of true and of false positives
+Statistic = Callable[[Weights], Floats]  # weights (b, n) -> a difference for each draw (b,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def _statistics(paired: Paired) -> dict[str, Statistic]:
 def _mean_of(per_image: Floats, *, among: Bools | None = None) -> Statistic:
     inside = np.ones(len(per_image)) if among is None else among.astype(np.float64)
 
-    def mean(weight: Floats) -> Floats:
+    def mean(weight: Weights) -> Floats:
         with np.errstate(invalid="ignore"):
             return np.asarray(weight @ (per_image * inside) / (weight @ inside))
 
@@ -89,21 +90,21 @@ class _Curves:
         self._champion = Ranking(paired.champion.margins, positive)
         self._challenger = Ranking(paired.challenger.margins, positive)
         flagged = paired.champion.margins >= paired.reference
-        self._false = (flagged & ~positive).astype(np.float64)
-        self._of: Floats | None = None
-        self._curves: tuple[tuple[Floats, Floats], tuple[Floats, Floats]] | None = None
+        self._false = (flagged & ~positive).astype(np.float32)
+        self._of: Weights | None = None
+        self._curves: tuple[Curve, Curve] | None = None
 
-    def precision_gained(self, weight: Floats) -> Floats:
+    def precision_gained(self, weight: Weights) -> Floats:
         champion, challenger = self._read(weight)
         return average_precision(*challenger) - average_precision(*champion)
 
-    def recall_gained(self, weight: Floats) -> Floats:
+    def recall_gained(self, weight: Weights) -> Floats:
         """Both at the champion's rate, and both by the same reading of the curve: equal models differ by nothing."""
         champion, challenger = self._read(weight)
         allowed = weight @ self._false
         return recall_at(*challenger, allowed) - recall_at(*champion, allowed)
 
-    def _read(self, weight: Floats) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    def _read(self, weight: Weights) -> tuple[Curve, Curve]:
         if self._curves is None or self._of is not weight:
             self._curves = self._champion.curve(weight), self._challenger.curve(weight)
             self._of = weight
@@ -115,7 +116,7 @@ def _mean_recall(paired: Paired, gained: Floats) -> Statistic:
     of_label = paired.truth[:, None] == np.arange(len(paired.question.labels))[None, :]
     members, change = of_label.astype(np.float64), of_label * gained[:, None]
 
-    def mean(weight: Floats) -> Floats:
+    def mean(weight: Weights) -> Floats:
         size = weight @ members
         change_of = np.divide(weight @ change, size, out=np.zeros_like(size), where=size > 0)
         return np.asarray(change_of.sum(axis=1) / (size > 0).sum(axis=1))
@@ -131,7 +132,7 @@ def _squared_errors(paired: Paired, side: Side) -> Floats | None:
 def _calibration_gap(paired: Paired) -> Statistic:
     champion, challenger = _binned_errors(paired, paired.champion), _binned_errors(paired, paired.challenger)
 
-    def gap(weight: Floats) -> Floats:
+    def gap(weight: Weights) -> Floats:
         ours, theirs = (np.abs(weight @ errors).sum(axis=1) for errors in (challenger, champion))
         return np.asarray((ours - theirs) / weight.sum(axis=1))
 
