@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -10,8 +11,8 @@ from producer.drift import drift_of, record
 from scanfleet.drift import Slice, judge
 from scanfleet.errors import UnknownName
 from scanfleet.settings import load_settings
-from scanfleet.store import schema
 from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.base import Base
 from scanfleet.store.champions import promote
 from scanfleet.store.drift import alarms, slices
 from scanfleet.store.engine import connect, reading, transaction
@@ -19,12 +20,22 @@ from scanfleet.store.uri_parts import By
 from tests.verdict_rig import VerdictRig
 
 
-@pytest.fixture
-def rig(database_url: str) -> Iterator[VerdictRig]:
+def rig_at(database_url: str) -> Iterator[VerdictRig]:
     engine = connect(load_settings(database_url=database_url))
-    schema.upgrade(engine)
+    Base.metadata.create_all(engine)
     yield VerdictRig(engine)
     engine.dispose()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[VerdictRig]:
+    yield from rig_at(f"sqlite:///{tmp_path / 'scanfleet.db'}")
+
+
+@pytest.fixture
+def each_rig(database_url: str) -> Iterator[VerdictRig]:
+    """On SQLite and on PostgreSQL, for queries that both must understand."""
+    yield from rig_at(database_url)
 
 
 def margins(seed: int, n: int = 300, *, mean: float = 0.0) -> list[float]:
@@ -42,12 +53,12 @@ def alarming(rig: VerdictRig) -> list[str]:
         return alarms(connection, rig.check.name)
 
 
-def test_a_later_scan_is_held_to_the_first_one_of_its_scorer(rig: VerdictRig) -> None:
-    scorer = rig.scorer()
+def test_a_later_scan_is_held_to_the_first_one_of_its_scorer(each_rig: VerdictRig) -> None:
+    scorer = each_rig.scorer()
     for scan, mean in (("first", 0.0), ("same", 0.0), ("moved", 2.0)):
-        rig.scan(scan)
-        rig.verdicts(scan, scorer, margins(len(scan), mean=mean))
-    held = found(rig)
+        each_rig.scan(scan)
+        each_rig.verdicts(scan, scorer, margins(len(scan), mean=mean))
+    held = found(each_rig)
     first, same, moved = (held[name, scorer, None] for name in ("first", "same", "moved"))
     assert [scan for scan, _, _ in held] == ["moved", "same", "first"]
     assert (first.psi, first.reference) == (None, "scan first")
@@ -58,7 +69,7 @@ def test_a_later_scan_is_held_to_the_first_one_of_its_scorer(rig: VerdictRig) ->
     assert judge(same) == []
     assert moved.psi is not None
     assert moved.psi > 0.5
-    (words,) = [each for each in alarming(rig) if "margins" in each]
+    (words,) = [each for each in alarming(each_rig) if "margins" in each]
     assert words.startswith("scan moved: margins moved: PSI")
     assert "against scan first" in words
 
@@ -107,25 +118,25 @@ def test_images_that_a_rescan_chose_count_nowhere(rig: VerdictRig) -> None:
     assert held["all", scorer, None].reference == "scan all"
 
 
-def test_sources_and_folders_are_told_apart(rig: VerdictRig) -> None:
-    scorer = rig.scorer()
+def test_sources_and_folders_are_told_apart(each_rig: VerdictRig) -> None:
+    scorer = each_rig.scorer()
     sources = ("/a", "s3://b/2026/ad")
     for scan, mean in (("first", 0.0), ("second", 3.0)):
-        rig.scan(scan, sources=sources)
-        rig.verdicts(scan, scorer, margins(1), folder="/a/x")
-        rig.verdicts(scan, scorer, margins(2), folder="/a/y/z")
-        rig.verdicts(scan, scorer, margins(3, mean=mean), folder="s3://b/2026/ads")
-        rig.verdicts(scan, scorer, margins(4, 5), folder="/elsewhere")
-    by_source = found(rig, by="source")
+        each_rig.scan(scan, sources=sources)
+        each_rig.verdicts(scan, scorer, margins(1), folder="/a/x")
+        each_rig.verdicts(scan, scorer, margins(2), folder="/a/y/z")
+        each_rig.verdicts(scan, scorer, margins(3, mean=mean), folder="s3://b/2026/ads")
+        each_rig.verdicts(scan, scorer, margins(4, 5), folder="/elsewhere")
+    by_source = found(each_rig, by="source")
     assert {source for _, _, source in by_source} == {None, "/a", "s3://b/2026/ad", "other"}
     moved, still = by_source["second", scorer, "s3://b/2026/ad"], by_source["second", scorer, "/a"]
     assert (moved.reference, still.reference) == ("scan first, s3://b/2026/ad", "scan first, /a")
     assert still.psi == pytest.approx(0)
     assert [each.level for each in judge(moved)] == ["alarm", "watch"]
-    by_folder = found(rig, by=1)
+    by_folder = found(each_rig, by=1)
     assert {source for _, _, source in by_folder} == {None, "/a/x/", "/a/y/", "s3://b/2026/ads/", "/"}
     assert by_folder["second", scorer, "/"].reference == "scan first"  # its own part of the reference is too small
-    assert {source for _, _, source in found(rig, by=2)} == {
+    assert {source for _, _, source in found(each_rig, by=2)} == {
         None,
         "/a/x/",
         "/a/y/z/",
@@ -152,19 +163,21 @@ def test_a_look_at_part_of_a_scan_sees_what_the_whole_shows(rig: VerdictRig) -> 
     assert part.psi == pytest.approx(found(rig)["moved", scorer, None].psi, rel=0.25)
 
 
-def test_people_correct_what_they_were_shown(rig: VerdictRig) -> None:
-    rig.scan("first")
-    images = rig.verdicts("first", rig.scorer(), margins(1, 200))
+def test_people_correct_what_they_were_shown(each_rig: VerdictRig) -> None:
+    each_rig.scan("first")
+    images = each_rig.verdicts("first", each_rig.scorer(), margins(1, 200))
     for place, image in enumerate(images[:100]):
         wrong = place < 45
-        rig.label(image, "overlay" if wrong else "none", shown="clear", drawn="random" if place % 2 else "threshold")
-    rig.label(images[100], "overlay")  # nobody was shown an answer
-    disputed = rig.label(images[101], "none", shown="flag", drawn="random")
-    rig.label(images[101], "overlay", shown="flag", drawn="random", who="bob")  # a conflict: counts nowhere
-    undone = rig.label(images[102], "overlay", shown="clear", drawn="random")
-    rig.label(images[102], "overlay", undoes=undone)
+        each_rig.label(
+            image, "overlay" if wrong else "none", shown="clear", drawn="random" if place % 2 else "threshold"
+        )
+    each_rig.label(images[100], "overlay")  # nobody was shown an answer
+    disputed = each_rig.label(images[101], "none", shown="flag", drawn="random")
+    each_rig.label(images[101], "overlay", shown="flag", drawn="random", who="bob")  # a conflict: counts nowhere
+    undone = each_rig.label(images[102], "overlay", shown="clear", drawn="random")
+    each_rig.label(images[102], "overlay", undoes=undone)
     assert disputed != undone
-    with reading(rig.engine) as connection:
+    with reading(each_rig.engine) as connection:
         (drift,) = drift_of(connection, check_name="overlay", scan_id="first", by=None)
     of_all, of_random = drift.labels
     assert (of_all.overridden.k, of_all.overridden.n) == (45, 100)
@@ -172,24 +185,24 @@ def test_people_correct_what_they_were_shown(rig: VerdictRig) -> None:
     assert (of_random.missed.k, of_random.missed.n) == (22, 50)
     assert (of_random.recall.k, of_random.recall.n) == (0, 22)
     assert record(drift)["labels"][1]["overridden"]["value"] == 0.44
-    (words,) = alarming(rig)
+    (words,) = alarming(each_rig)
     assert words.startswith("check overlay: people correct 44.0% (22 of 50; 95 % interval")
 
 
-def test_a_champion_that_was_replaced_alarms_nobody(rig: VerdictRig) -> None:
-    scorer = rig.scorer()
+def test_a_champion_that_was_replaced_alarms_nobody(each_rig: VerdictRig) -> None:
+    scorer = each_rig.scorer()
     for scan, mean in (("first", 0.0), ("moved", 3.0)):
-        rig.scan(scan)
-        images = rig.verdicts(scan, scorer, margins(1, mean=mean))
+        each_rig.scan(scan)
+        images = each_rig.verdicts(scan, scorer, margins(1, mean=mean))
     for image in images[:60]:
-        rig.label(image, "overlay", shown="clear", drawn="random")
-    assert len(alarming(rig)) == 3  # margins; corrections, recall
+        each_rig.label(image, "overlay", shown="clear", drawn="random")
+    assert len(alarming(each_rig)) == 3  # margins; corrections, recall
     info = {"check_hash": "h", "base_model": "fake", "base_revision": "1", "uri": "/x", "weights_sha256": "a" * 64}
-    with transaction(rig.engine) as connection:
+    with transaction(each_rig.engine) as connection:
         promote(
             connection, register_adapter(connection, AdapterInfo(check_name="overlay", **info)), kind="forced", why="t"
         )
-    assert alarming(rig) == []
+    assert alarming(each_rig) == []
 
 
 def test_a_scan_or_check_that_is_not_there_is_named(rig: VerdictRig) -> None:
@@ -201,12 +214,12 @@ def test_a_scan_or_check_that_is_not_there_is_named(rig: VerdictRig) -> None:
     assert drift.slices == []
 
 
-def test_queries_of_a_look_are_bounded(rig: VerdictRig) -> None:
-    scorer = rig.scorer()
+def test_queries_of_a_look_are_bounded(each_rig: VerdictRig) -> None:
+    scorer = each_rig.scorer()
     for scan in ("a", "b", "c", "d"):
-        rig.scan(scan)
-        rig.verdicts(scan, scorer, margins(1, 200))
+        each_rig.scan(scan)
+        each_rig.verdicts(scan, scorer, margins(1, 200))
     statements: list[str] = []
-    sa.event.listen(rig.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
-    assert alarming(rig) == []
+    sa.event.listen(each_rig.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert alarming(each_rig) == []
     assert sum("FROM verdicts" in each for each in statements) <= 5  # reference: two; two scans: one each
