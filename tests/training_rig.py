@@ -57,7 +57,7 @@ def label_pictures(engine: sa.Engine, folder: Path, *, n: int = 54) -> list[Path
 def request(engine: sa.Engine, **fields: Any) -> int:
     """A training of the check on all labels there are."""
     with transaction(engine) as connection:
-        wanted = {
+        wanted: dict[str, Any] = {
             "check_id": save_check(connection, load_check(CHECK)),
             "check_name": CHECK,
             "base_model": "pocket",

@@ -41,7 +41,7 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
 
 def request(engine: sa.Engine, **fields: Any) -> int:
     with transaction(engine) as connection:
-        wanted = {
+        wanted: dict[str, Any] = {
             "check_id": save_check(connection, load_check("overlay")),
             "check_name": "overlay",
             "base_model": "fake",
