@@ -12,6 +12,7 @@ import numpy as np
 
 from models import metrics
 from models.gate.conditions import g0_facts, g1_no_worse, g2_better, g4_calibrated, g5_flips
+from models.gate.curves import curves
 from models.gate.evidence import gather
 from models.gate.report import GateReport
 from models.gate.significance import images_needed, visible_gain
@@ -58,7 +59,11 @@ def judge(
         n_golden=len(paired),
         results=tuple(results),
         power=power,
-        figures={name: side_figures(paired, side) for name, side in sides.items()} | {"images_needed": needed},
+        figures={
+            **{name: side_figures(paired, side) for name, side in sides.items()},
+            "images_needed": needed,
+            "curves": curves(paired),
+        },
     )
 
 
