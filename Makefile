@@ -13,10 +13,10 @@ DEMO_IMAGES ?= 300
 DEMO_SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help venv services demo test test-slow check audit bench clean distclean
+.PHONY: help venv services demo demo-refresh test test-slow check audit bench clean distclean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 venv: $(STAMP) ## make .venv with every extra
 
@@ -40,6 +40,9 @@ demo: $(STAMP) ## make an archive with known truth, scan it, print the result, w
 	SCANFLEET_DATA_DIR=demo/data $(BIN)/scanfleet run demo/archive/manifest.csv --check overlay --truth truth \
 	  --report demo/report.html
 
+demo-refresh: $(STAMP) ## labels arrive, an adapter is trained, judged, put in use; a poisoned one is refused
+	$(BIN)/python -P tools/demo_refresh.py
+
 test: $(STAMP) services ## tests that take seconds, with real Redis, PostgreSQL and S3
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
@@ -60,7 +63,7 @@ bench: $(STAMP) ## measure: make bench BENCH_ARGS="NAME --json"
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean: ## remove what the targets made, except .venv
-	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf demo demo-refresh build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv as well

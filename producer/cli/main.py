@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from producer.cli.adapters import adapters
+from producer.cli.agreement import agreement
 from producer.cli.checks import checks
 from producer.cli.common import Flags, ScanfleetGroup, note
 from producer.cli.db import db
@@ -75,6 +76,7 @@ def cli(
 for command in (run, scan, scans, rescan, results, score, labels, train, adapters, drift, checks, worker, db, doctor):
     cli.add_command(command)
 labels.add_command(suggest)
+scans.add_command(agreement)
 
 
 def main() -> int:
