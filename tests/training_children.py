@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from scanfleet.errors import StoreUnavailable, TrainingFailed
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.engine import transaction
+from scanfleet.store.adapters import AdapterInfo
 from worker.refresh import child
 from worker.refresh.context import Context
+from worker.refresh.publishing import register
 
 
 def next_word() -> str:
@@ -55,8 +55,7 @@ def publish(context: Context) -> dict[str, Any]:
         weights_sha256=context.results["fit"]["weights_sha256"],
         training_id=context.held.id,
     )
-    with transaction(context.engine) as connection:
-        return {"adapter_id": register_adapter(connection, info), "uri": info.uri}
+    return {"adapter_id": register(context, info), "uri": info.uri}
 
 
 def nothing(_: Context) -> dict[str, Any]:

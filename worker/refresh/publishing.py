@@ -38,10 +38,14 @@ def publish(context: Context) -> dict[str, Any]:
     uri = str(folder)
     if context.settings.adapters_url is not None:
         uri = _push(context, folder)
+    return {"adapter_id": register(context, _info(context, card, uri)), "folder": str(folder), "uri": uri}
+
+
+def register(context: Context, info: AdapterInfo) -> int:
+    """Enter an adapter whose folder is whole. Raises LeaseLost."""
     with transaction(context.engine) as connection:
         trainings.require_held(connection, context.held)
-        adapter_id = register_adapter(connection, _info(context, card, uri))
-    return {"adapter_id": adapter_id, "folder": str(folder), "uri": uri}
+        return register_adapter(connection, info)
 
 
 def _assemble(context: Context) -> Path:
