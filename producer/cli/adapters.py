@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer.cli.adapter_files import pull, push
+from producer.cli.adapters_compare import compare
 from producer.cli.common import Flags, ScanfleetGroup, note, printable
 from producer.cli.tables import Cell, echo_table
 
@@ -201,3 +202,4 @@ def _user(who: str | None) -> str | None:
 
 adapters.add_command(push)
 adapters.add_command(pull)
+adapters.add_command(compare)
