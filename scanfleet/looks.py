@@ -40,7 +40,8 @@ def look_of(image: Image.Image) -> str:
     pixels = small.tobytes()
     rows = [pixels[start : start + SIDE] for start in range(0, SIDE * SIDE, SIDE)]
     columns = [[sum(map(mul, wave, row)) for row in rows] for wave in _WAVES]
-    strengths = [sum(map(mul, wave, column)) for wave in _WAVES for column in columns]
+    # Rounded: in a picture of one colour all are 0, and rounding errors must not make bits of that.
+    strengths = [round(sum(map(mul, wave, column)), 3) for wave in _WAVES for column in columns]
     median = sorted(strengths)[BITS // 2]
     return f"{sum(1 << bit for bit, strength in enumerate(strengths) if strength > median):016x}"
 

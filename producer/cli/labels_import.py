@@ -91,6 +91,7 @@ def _parcel(
     from producer.labels.places import root_of
     from producer.labels.words import Words, parse_map, understand
     from producer.launch import find_check
+    from scanfleet.errors import BadLabels
 
     words = Words(check=find_check(engine, check_name), mapping=parse_map(more["pairs"]), empty=more["empty"])
     root = root_of(more["root"], labels=file)
@@ -99,6 +100,9 @@ def _parcel(
     said = understand(read_labels(file, form=form, options=options), words, who=who or user(), root=root, faults=faults)
     with _progress(len({one.image.uri for one in said})) as done:
         fetched = fetch_images([one.image for one in said], settings, done=done)
+    if not fetched.seen:
+        uri, fault = next(iter(fetched.unread.items()))
+        raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {fault}")
     return pack(said, fetched, words.check, faults, origin="import", split=more["split"])
 
 

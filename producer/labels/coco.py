@@ -44,7 +44,8 @@ def _categories(value: object, faults: Faults) -> dict[int, str]:
     names: dict[int, str] = {}
     for number, category in enumerate(_listed(value, "categories", faults)):
         try:
-            names[_id(category, "id")] = required(category.get("name"), "name")
+            key = _id(category, "id")
+            names[key] = required(category.get("name"), "name")
         except FaultyLineError as error:
             faults.add(f"categories[{number}]", str(error))
     return names
