@@ -29,7 +29,6 @@ from tests.worker_rig import png, rig
 from worker.refresh import labels
 from worker.refresh.context import Context, StopAskedError, Teller, run_stages
 from worker.refresh.ending import finish
-from worker.refresh.fitting import choose_canaries
 from worker.refresh.images import Labelled, materialise
 from worker.refresh.progress import Standing
 from worker.refresh.work import WorkFolder, folder_of, sweep
@@ -173,11 +172,6 @@ def test_the_held_out_part_is_whole_clusters_and_stays_as_labels_grow() -> None:
     assert {one.key for one in stop} <= {one.key for one in later}
     learn, stop = labels.with_validation([example("a", 0), example("b", 1)])
     assert len(stop) == 1
-
-
-def test_canaries_are_of_every_label() -> None:
-    chosen = choose_canaries([example(f"{number}", 0 if number < 50 else 1 + number % 2) for number in range(56)])
-    assert Counter(one.label for one in chosen) == {0: 10, 1: 3, 2: 3}
 
 
 def test_a_stage_that_was_done_is_not_done_again(context: Context, told: list[dict[str, Any]]) -> None:

@@ -32,7 +32,7 @@ from worker.gathering import storable
 from worker.refresh.context import Context, Stage, StopAskedError, Teller
 from worker.refresh.ending import finish
 from worker.refresh.stages import STAGES
-from worker.refresh.work import WorkFolder, folder_of
+from worker.refresh.work import REPORT, WorkFolder, folder_of
 from worker.reports import Reports
 from worker.scorers import question_of
 
@@ -99,8 +99,19 @@ def _run(
             tell=Teller(reports.send, stop=stop.is_set),
         )
         verdict = finish(context, stages)
+        _draw(work, held)
         work.clean()
         return verdict
+
+
+def _draw(work: WorkFolder, held: TrainingInfo) -> None:
+    """The report for people. The ledger has the outcome already: what goes wrong here changes nothing of it."""
+    from worker.refresh.plots import write_report
+
+    try:
+        write_report(work.path, work.read(REPORT), title=f"training {held.id}: {held.check_name} on {held.base_model}")
+    except Exception:
+        log.exception("report_not_drawn", training=held.id)
 
 
 def identity_of(held: TrainingInfo, settings: Settings) -> dict[str, Any]:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.adapters import AdapterCard, Canary
+from models.adapters import AdapterCard
 from models.canary import try_canary
-from models.training.types import Example, Progress
+from models.training.types import Progress
 from scanfleet.errors import TrainingFailed
 from scanfleet.store.adapters import get_adapter
 from scanfleet.store.engine import reading
+from worker.refresh.canary_set import write_canary
 from worker.refresh.context import Context
 from worker.refresh.labels import examples_of, with_validation
 
 if TYPE_CHECKING:
     from models.recipes import Recipe
 
-FIT, ADAPTER, CANARIES = "fit", "adapter", "canary"
+FIT, ADAPTER = "fit", "adapter"
 OVER = "over"  # beside the recipe's fields in a training's overrides: the id of the adapter that a head is put over
-N_CANARIES = 16
 
 
 def fit(context: Context) -> dict[str, Any]:
@@ -110,33 +108,11 @@ def canary(context: Context) -> dict[str, Any]:
 
     Raises TrainingFailed where the adapter hardly does anything.
     """
-    chosen = choose_canaries(examples_of(context, "calibration") + examples_of(context, "threshold"))
-    folder = context.work.path / CANARIES
-    folder.mkdir(exist_ok=True)
+    examples = examples_of(context, "calibration") + examples_of(context, "threshold")
     scorer = context.scorer(context.work.path / ADAPTER)
-    names, margins = [], []
-    for number, example in enumerate(chosen):
-        image = example.open(example.path)
-        name = f"{CANARIES}/{number:02}.png"
-        image.save(context.work.path / name, optimize=True)
-        (answer,) = scorer.score([scorer.prepare(image)])
-        names.append(name)
-        margins.append(answer.margin)
-    try:
-        made = Canary(images=tuple(names), margins=tuple(margins), precision=context.base.precision)
-    except ValueError as error:  # margins that are no numbers
-        raise TrainingFailed(f"the weights are broken: {error}") from error
+    made = write_canary(context.work.path, examples, scorer)
     base = context.scorer()
     problem = try_canary(made, context.work.path, adapter=scorer, base=base).problem()
     if problem is not None:
         raise TrainingFailed(problem)
     return {"canary": made.model_dump(mode="json")}
-
-
-def choose_canaries(examples: Sequence[Example]) -> list[Example]:
-    """As many of each label as can be, by their hash."""
-    by_label: dict[int, list[Example]] = {}
-    for example in sorted(examples, key=lambda one: hashlib.sha256(f"canary {one.key}".encode()).digest()):
-        by_label.setdefault(example.label, []).append(example)
-    ranked = [(place, label, one) for label, ones in by_label.items() for place, one in enumerate(ones)]
-    return [one for _, _, one in sorted(ranked, key=lambda each: each[:2])[:N_CANARIES]]

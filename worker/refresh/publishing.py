@@ -21,8 +21,9 @@ from scanfleet.store import champions, trainings
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.engine import transaction
 from scanfleet.store.tables import Adapter, Champion
+from worker.refresh.canary_set import FOLDER as CANARIES
 from worker.refresh.context import Context
-from worker.refresh.fitting import ADAPTER, CANARIES
+from worker.refresh.fitting import ADAPTER
 
 WHOLE = "whole"
 
@@ -71,7 +72,11 @@ def _assemble(context: Context) -> Path:
 def _put_in_place(context: Context, whole: Path) -> Path:
     """data_dir/adapters/<digest>. The same weights that lie there already stay as they are, card and all."""
     folder = context.settings.make_folder("adapters") / read_card(whole).weights_sha256
-    adapter_files.pull(str(whole), folder, context.settings)
+    try:
+        adapter_files.pull(str(whole), folder, context.settings, digest=folder.name)
+    except BadSource:  # what lies there was damaged
+        shutil.rmtree(folder)
+        adapter_files.pull(str(whole), folder, context.settings, digest=folder.name)
     return folder
 
 
