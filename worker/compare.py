@@ -228,7 +228,7 @@ class _Told:
         self._last = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._last >= TELL_SECONDS:
+        if done >= total or time.monotonic() - self._last >= TELL_SECONDS:
             self._last = time.monotonic()
             self._reports.send("progress", done=done, total=total)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -40,7 +41,8 @@ def compare(flags: Flags, /, *, adapter_id: int, against: str | None, form: str)
     with Child(settings, "worker.compare") as child:
         child.feed([{"adapter": adapter_id, "against": rival}])
         for message in child.messages():
-            if message["kind"] != "report":
+            if message["kind"] == "progress":
+                _show_progress(message["done"], message["total"])
                 continue
             for words in message["notes"]:
                 note(words)
@@ -48,6 +50,11 @@ def compare(flags: Flags, /, *, adapter_id: int, against: str | None, form: str)
                 click.echo(json.dumps(message["record"], indent=2, ensure_ascii=False))
             else:
                 click.echo("\n".join(printable(line) for line in message["lines"]))
+
+
+def _show_progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{done} of {total} readings", err=True, nl=done >= total)
 
 
 def _who(flags: Flags, adapter_id: int, against: str | None) -> tuple[int | None, Settings]:
