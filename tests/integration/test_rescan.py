@@ -3,18 +3,24 @@
 import statistics
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from producer.flips import find_report
 from scanfleet.errors import LeaseLost, RequestError
-from scanfleet.store import batches, champions, retries, scans, verdicts
+from scanfleet.store import batches, champions, rescans, retries, scans, verdicts
+from scanfleet.store.batches import Claim, NewImage
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.flips import iter_flips
 from scanfleet.store.results import ResultFilter, count_answers, iter_results
 from scanfleet.store.tables import Batch, Image, Verdict
+from tests.ledger_machine.races import run_together, shuffled
 from tests.rescan_rig import Archive, archive, empty, uri
+
+ROUNDS = 6  # races
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -200,6 +206,45 @@ def test_of_two_rescans_the_verdict_written_last_is_the_answer(held: Archive) ->
     stood = {flip.old.margin for flip in iter_flips(held.engine, older)}
     assert stood == {-0.5}  # what the late one replaced, and not what stood when it was begun
     assert {flip.new.margin for flip in iter_flips(held.engine, newer)} == {-0.5}
+
+
+def test_rescans_that_write_at_the_same_moment_agree_on_what_stands(held: Archive) -> None:
+    """Two at a time over the same answers, each in its own order: nobody waits in a circle, no count is lost."""
+    racing = shuffled(sa.create_engine(held.engine.url, pool_size=2))
+    if racing.dialect.name == "sqlite":
+        pytest.skip("one writer at a time")
+    held.promote("one")
+    root = held.scan(24, spread)  # in two batches
+    rows = list(held.images(root).values())
+    for number in range(ROUNDS):
+        held.promote(f"champion {number}")
+        sides = {2.0: rows, -0.5: rows[::-1]}
+        claims = [(write_rescan(held, root, order), margin) for margin, order in sides.items()]
+        outcomes = [(claim, held.outcome(claim, lambda _, margin=margin: margin)) for claim, margin in claims]
+        acts = [partial(verdicts.write, held=claim, outcome=known) for claim, known in outcomes]
+        race = run_together(racing, acts)
+        assert race.errors == []
+        stands = set(held.margins(root).values())
+        assert stands in ({2.0}, {-0.5})
+        assert counted(held, root) == ((24, 0) if stands == {2.0} else (0, 24))
+        with reading(held.engine) as connection:
+            first, second = scans.list_rescans(connection, root, limit=2)
+            older = connection.execute(sa.select(Image.replaced).where(Image.scan_id == first.id)).scalars().all()
+            newer = connection.execute(sa.select(Image.replaced).where(Image.scan_id == second.id)).scalars().all()
+        assert set(older).isdisjoint(newer)  # each verdict was replaced once, by the one that came next
+    racing.dispose()
+
+
+def write_rescan(held: Archive, root: str, order: list[Any]) -> Claim:
+    """A rescan of one batch, its images in this order, claimed."""
+    page = [NewImage(uri=row.uri, etag=row.etag, rescan_of=row.id, drawn="all") for row in order]
+    with transaction(held.engine) as connection:
+        found = scans.get_scan(connection, root)
+        aim = rescans.Aim(adapter=None, change=None)
+        identity = rescans.identity_of(found, aim, {}, fresh=True)
+        added = rescans.add_rescan(connection, found, identity=identity, filters={}, cursor={})
+        batches.add_images(connection, scan_id=added.id, queue=found.queue, images=page, batch_images=len(page))
+    return held.must_claim()
 
 
 def test_an_image_that_fails_keeps_its_answer_until_a_retry_brings_one(held: Archive) -> None:

@@ -32,7 +32,8 @@ class Ground:
         self._strict = strict
         self._kills = kills
         opened = [open_scan(engine, f"mem://{name}") for name in "ab"]
-        self.scan_ids = [scan_id for scan_id, _ in opened]
+        renewing, _ = open_scan(engine, "mem://c", rescan_of=opened[0][0])
+        self.scan_ids = [*(scan_id for scan_id, _ in opened), renewing]
         self._scorer = opened[0][1]
         self._n_listed = dict.fromkeys(self.scan_ids, 0)
         self.model = Model(self.scan_ids)

@@ -34,11 +34,18 @@ def _images(seen: Snapshot) -> Iterator[str]:
     answers = defaultdict(list)
     for verdict in seen.verdicts:
         answers[verdict.image_id].append(verdict.id)
+    renewed = {image.rescan_of: answers[image.id] for image in seen.images.values() if image.rescan_of is not None}
     failed = Counter(failure.image_id for failure in seen.failures)
     for image in seen.images.values():
-        expected = [image.verdict_id] if image.state == "verdict" else []
-        if answers[image.id] != expected:
-            yield f"image {image.id} is {image.state} with the verdicts {answers[image.id]}, not {expected}"
+        own = answers[image.id]
+        if len(own) != (image.state == "verdict"):
+            yield f"image {image.id} is {image.state} with the verdicts {own}"
+        newest = max([*own, *renewed.get(image.id, [])], default=None)
+        if image.verdict_id != newest:
+            yield f"image {image.id} is answered by {image.verdict_id}, its newest verdict is {newest}"
+        stood = answers[image.rescan_of] if image.rescan_of is not None and own else [None]
+        if [image.replaced] != stood:
+            yield f"image {image.id} replaced {image.replaced}, there stood {stood}"
         if failed[image.id] != (image.state == "failed"):
             yield f"image {image.id} is {image.state} with {failed[image.id]} failures"
         if image.state == "cancelled" and seen.batches[image.batch_id].state != "cancelled":
@@ -49,7 +56,7 @@ def _batches(seen: Snapshot) -> Iterator[str]:
     members = defaultdict(list)
     for image in seen.images.values():
         members[image.batch_id].append(image)
-    answers = {verdict.image_id: verdict for verdict in seen.verdicts}
+    answers = {verdict.id: verdict for verdict in seen.verdicts}
     for batch in seen.batches.values():
         yield from _counts(batch, members[batch.id], answers)
         yield from _lease(batch, {image.id for image in members[batch.id] if image.state == "pending"})
@@ -57,8 +64,9 @@ def _batches(seen: Snapshot) -> Iterator[str]:
 
 def _counts(batch: Any, images: list[Any], answers: dict[int, Any]) -> Iterator[str]:
     states = Counter(image.state for image in images)
-    given = [answers[image.id] for image in images if image.id in answers]
-    decisions = Counter(verdict.decision for verdict in given)
+    mine = {image.id for image in images}
+    given = [verdict for verdict in answers.values() if verdict.image_id in mine]
+    decisions = Counter(answers[image.verdict_id].decision for image in images if image.verdict_id in answers)
     rows = {
         "n_images": len(images),
         "n_verdicts": states["verdict"],

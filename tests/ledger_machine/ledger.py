@@ -18,7 +18,8 @@ from tests.ledger_rig import scorer_spec
 
 QUEUE = score_queue("fake")
 
-_IMAGES = sa.select(Image.id, Image.scan_id, Image.batch_id, Image.state, Image.verdict_id, Image.crashes)
+_IMAGE_NAMES = ("id", "scan_id", "batch_id", "uri", "state", "verdict_id", "crashes", "rescan_of", "replaced")
+_IMAGES = sa.select(*(Image.__table__.c[name] for name in _IMAGE_NAMES))
 _BATCHES = sa.select(*(column for column in Batch.__table__.c if column.name not in ("queue", "scorer_id", "seconds")))
 _SCANS = sa.select(
     Scan.id, Scan.state, Scan.n_listed, Scan.finished_at, Scan.trouble, Scan.not_before, Scan.waiting_for
@@ -59,10 +60,11 @@ def wipe(engine: sa.Engine) -> None:
             connection.execute(sa.delete(table))
 
 
-def open_scan(engine: sa.Engine, source: str) -> tuple[str, int]:
-    """The ids of a new scan and of a scorer for it."""
+def open_scan(engine: sa.Engine, source: str, *, rescan_of: str | None = None) -> tuple[str, int]:
+    """The ids of a new scan and of a scorer for it. `rescan_of`: the scan whose answers it renews."""
     with transaction(engine) as connection:
         scan, _ = scans.open_scan(connection, check=load_check("overlay"), model="fake", sources=[source], filters={})
+        connection.execute(sa.update(Scan).where(Scan.id == scan.id).values(rescan_of=rescan_of))
         return scan.id, scorer_id(connection, scorer_spec(scan.check_id))
 
 

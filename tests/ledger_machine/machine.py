@@ -20,6 +20,7 @@ from tests.ledger_machine.world import HOUR, Fate, World
 MAX_DRAIN_ROUNDS = 60
 
 which_scan = st.integers(0, 1)
+any_scan = st.integers(0, 2)  # or the one that renews answers of the first
 which_worker = st.sampled_from(WORKERS)
 which = st.integers(0, 2)
 answers = st.lists(st.sampled_from(Answer), min_size=1, max_size=3)
@@ -46,7 +47,11 @@ class Machine(RuleBasedStateMachine):
     def list_again(self, scan: int) -> None:
         self.world.list_again(scan)
 
-    @rule(scan=which_scan)
+    @rule(n_images=st.integers(1, 4), batch_images=st.integers(1, 3))
+    def rescan(self, n_images: int, batch_images: int) -> None:
+        self.world.rescan(n_images, batch_images=batch_images)
+
+    @rule(scan=any_scan)
     def end_listing(self, scan: int) -> None:
         self.world.end_listing(scan)
 
@@ -127,16 +132,16 @@ class Machine(RuleBasedStateMachine):
         self.world.pass_time(seconds, silent=False)
         self.world.reconcile(fate)
 
-    @rule(scan=which_scan)
+    @rule(scan=any_scan)
     def pause_or_resume(self, scan: int) -> None:
         self.world.pause_or_resume(scan)
 
-    @rule(scan=which_scan, sure=st.integers(0, 3))
+    @rule(scan=any_scan, sure=st.integers(0, 3))
     def cancel(self, scan: int, sure: int) -> None:
         if sure == 3:
             self.world.cancel(scan)
 
-    @rule(scan=which_scan, only_killers=st.booleans())
+    @rule(scan=any_scan, only_killers=st.booleans())
     def retry(self, scan: int, only_killers: bool) -> None:
         self.world.retry(scan, only_killers=only_killers)
 

@@ -33,6 +33,18 @@ class People(Ground):
         self._write_page(scan_id, page, 2)
         self._believe(len(self.model.batches) == n_batches, "listing again added a batch")
 
+    def rescan(self, n_images: int, *, batch_images: int) -> None:
+        """Answers of the first scan, to be renewed by the third."""
+        root, renewing = self.scan_ids[0], self.scan_ids[2]
+        held = {image.rescan_of for image in self.seen.images.values()}
+        answered = [image for image in self.seen.images.values() if image.scan_id == root and image.state == "verdict"]
+        page = [
+            NewImage(uri=image.uri, etag="1", rescan_of=image.id, drawn="all")
+            for image in answered
+            if image.id not in held
+        ]
+        self._write_page(renewing, page[:n_images], batch_images)
+
     def _write_page(self, scan_id: str, page: list[NewImage], batch_images: int) -> bool:
         """As producer.enqueue does it; False: the scan is cancelled."""
 
