@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.errors import GateNotPassed, UnknownName
 from scanfleet.store.adapters import COLUMNS, AdapterInfo, get_adapter
@@ -145,16 +146,15 @@ def _point(
     why: str,
     who: str | None,
 ) -> AdapterInfo | None:
+    at, key = now(connection), {"check_name": check_name, "base_model": base_model}
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(  # so that there is a row to hold, also for the first of several at one moment
+        dialect.insert(Champion).values(key | {"adapter_id": None, "since": at}).on_conflict_do_nothing()
+    )
     _hold(connection, check_name, base_model)
     before = champion(connection, check_name, base_model)
-    at = now(connection)
-    key = {"check_name": check_name, "base_model": base_model}
-    value = {"adapter_id": adapter_id, "since": at}
-    moved = connection.execute(
-        sa.update(Champion).where(*(getattr(Champion, name) == held for name, held in key.items())).values(value)
-    )
-    if moved.rowcount == 0:
-        connection.execute(sa.insert(Champion).values(key | value))
+    where = (Champion.check_name == check_name, Champion.base_model == base_model)
+    connection.execute(sa.update(Champion).where(*where).values(adapter_id=adapter_id, since=at))
     previous = None if before is None else before.id
     change = {"adapter_id": adapter_id, "previous_id": previous, "kind": kind, "who": who, "why": why, "at": at}
     connection.execute(sa.insert(Promotion).values(key | change))
