@@ -130,12 +130,21 @@ def newest_label(connection: sa.Connection, check_name: str) -> int:
 
 
 def count_since(connection: sa.Connection, check_name: str, label_id: int) -> int:
-    """How many images have a standing label newer than this one."""
+    """How many images that a training may learn from have a standing label newer than this one.
+
+    Those of the golden set teach nothing: they only judge.
+    """
     later = sa.orm.aliased(Label)
     touched = sa.select(later.content_sha256).where(later.check_name == check_name, later.id > label_id)
     counts = counting(check_name, Label.content_sha256.in_(touched))
-    newer = (counts.c.place == 1, ~counts.c.disputed, counts.c.id > label_id)
-    return connection.execute(sa.select(sa.func.count()).select_from(counts).where(*newer)).scalar_one()
+    query = (
+        sa.select(sa.func.count())
+        .select_from(counts)
+        .join(LabelledImage, LabelledImage.content_sha256 == counts.c.content_sha256)
+        .where(counts.c.place == 1, ~counts.c.disputed, counts.c.id > label_id)
+        .where(split_for(check_name).not_in(("golden", "none")))
+    )
+    return connection.execute(query).scalar_one()
 
 
 def labelled_checks(connection: sa.Connection) -> list[str]:
