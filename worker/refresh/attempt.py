@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from scanfleet.errors import DatabaseUnavailable, LeaseLost
 from scanfleet.settings import Settings
 from scanfleet.store import trainings
-from scanfleet.store.engine import transaction
+from scanfleet.store.engine import reading, transaction
 from scanfleet.store.trainings import TrainingInfo
 from worker.background import Timer
 from worker.ending import persist
@@ -81,27 +81,34 @@ class Attempt:
         process = self._spawn()
         self._kill = process.kill
         self._stop.listen(self, process.kill)  # it has had its time to end by itself
+        try:
+            silent = self._follow(process)
+        except BaseException:
+            process.kill()
+            raise
+        if silent:
+            process.kill()
+        code = process.wait()
+        if silent:
+            return f"it gave no sign for {self._stall_seconds:.0f} s"
+        return f"killed by signal {-code}" if code < 0 else str(self._last.get("words") or f"exit code {code}")
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> bool:
+        """Hear the child until its pipe ends. Returns whether it fell silent before."""
         heard, inbox = time.monotonic(), _lines_of(process)
-        while True:
+        while time.monotonic() - heard <= self._stall_seconds:
             if self._stop.draining and not self._stopping:
                 self._stopping = True
                 process.send_signal(signal.SIGTERM)
-            if self._lost:
-                process.kill()
             try:
                 line = inbox.get(timeout=TICK_SECONDS)
             except Empty:
-                if time.monotonic() - heard > self._stall_seconds:
-                    process.kill()
-                    process.wait()
-                    return f"it gave no sign for {self._stall_seconds:.0f} s"
                 continue
             if line is None:
-                break
+                return False
             heard = time.monotonic()
             self._hear(line)
-        code = process.wait()
-        return f"killed by signal {-code}" if code < 0 else str(self._last.get("words") or f"exit code {code}")
+        return True
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         numbers = (self._held.id, self._held.lease_token, os.getpid())
@@ -123,25 +130,31 @@ class Attempt:
             self._beat()
 
     def _beat(self) -> None:
-        """Raises DatabaseUnavailable only on the timer, which comes again."""
-        stage, progress = self._standing.read()
+        """A database that is away costs a beat; the next one comes before the lease is over."""
         try:
-            with self._beating, transaction(self._engine) as connection:
-                trainings.beat(
-                    connection,
-                    self._held,
-                    lease_seconds=self._settings.train_lease_seconds,
-                    stage=stage,
-                    progress=progress,
-                )
-        except LeaseLost as error:
-            if not self._lost and not self._last:
-                log.warning("training_lost", training=self._held.id, error=str(error))
-            self._lost = True  # cancelled, or settled by the child at this very moment
-            if not self._last:
-                self._kill()
+            self._beat_once()
         except DatabaseUnavailable as error:
             log.warning("training_beat_failed", training=self._held.id, error=str(error))
+
+    def _beat_once(self) -> None:
+        stage, progress = self._standing.read()
+        seconds = self._settings.train_lease_seconds
+        try:
+            with self._beating, transaction(self._engine) as connection:
+                trainings.beat(connection, self._held, lease_seconds=seconds, stage=stage, progress=progress)
+        except LeaseLost as error:
+            self._lose(error)
+
+    def _lose(self, error: LeaseLost) -> None:
+        """Unless the child itself has settled it: then it only has its report to draw."""
+        with reading(self._engine) as connection:
+            found = trainings.get(connection, self._held.id)
+        if found.state == "done" and found.lease_token == self._held.lease_token:
+            return
+        if not self._lost:
+            log.warning("training_lost", training=self._held.id, error=str(error))
+        self._lost = True
+        self._kill()
 
     def _end(self, how: str) -> None:
         kind, words = self._last.get("kind"), str(self._last.get("words", ""))
