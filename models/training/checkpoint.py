@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+_DIGEST = hashlib.sha256().digest_size  # bytes
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -27,21 +29,24 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Tensors, numbers, words and containers of them."""
+    """Tensors, numbers, words and containers of them, after the digest of all."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_whole(path, buffer.getvalue())
+    body = buffer.getvalue()
+    write_whole(path, hashlib.sha256(body).digest() + body)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, on the host; None where there is nothing, or nothing that can be read.
+    """What `save_state` wrote, on the host; None where there is nothing, or something damaged.
 
     Only data is read, never code (`weights_only`). A damaged file costs time, not truth: training begins again.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
+    digest, body = data[:_DIGEST], data[_DIGEST:]
+    if hashlib.sha256(body).digest() != digest:
         return None
+    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
