@@ -20,7 +20,7 @@ from scanfleet.errors import AccessDenied, BadSource, StoreUnavailable
 from scanfleet.store import champions, trainings
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.engine import transaction
-from scanfleet.store.tables import Adapter, Champion
+from scanfleet.store.tables import Adapter
 from worker.refresh.canary_set import FOLDER as CANARIES
 from worker.refresh.context import Context
 from worker.refresh.fitting import ADAPTER
@@ -121,18 +121,17 @@ def promote(context: Context, report: dict[str, Any]) -> None:
             adapter_id=adapter_id,
             champion_id=compared["champion_id"],
         )
-        if _in_use(connection, held.check_name, held.base_model) != compared["champion_id"]:
-            raise ChampionMoved
+        _require(compared["champion_id"], champions.champion(connection, held.check_name, held.base_model))
         if adapter_id == compared["champion_id"]:
             return  # the same weights again: what was said of them stands
         judged = {"gate": compared["gate"], "gate_verdict": verdict}
         connection.execute(sa.update(Adapter).where(Adapter.id == adapter_id).values(judged))
         if verdict == "promote":
             why = f"training {held.id}: {compared['gate']['reason']}"
-            champions.promote(connection, adapter_id, kind="gate", why=why)
+            # Asked again of the pointer, which this holds: somebody else may have moved it a moment ago.
+            _require(compared["champion_id"], champions.promote(connection, adapter_id, kind="gate", why=why))
 
 
-def _in_use(connection: sa.Connection, check_name: str, base_model: str) -> int | None:
-    """The id of the champion, which nobody changes until this transaction ends."""
-    query = sa.select(Champion.adapter_id).where(Champion.check_name == check_name, Champion.base_model == base_model)
-    return connection.execute(query.with_for_update()).scalar_one_or_none()
+def _require(compared: int | None, in_use: AdapterInfo | None) -> None:
+    if (None if in_use is None else in_use.id) != compared:
+        raise ChampionMoved
