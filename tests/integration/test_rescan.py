@@ -163,6 +163,7 @@ def test_two_at_the_same_rescan_share_it(held: Archive) -> None:
     first, second = (held.pages(root, band=0.3, audit=20.0) for _ in range(2))
     for pages in (first, second) * 12:
         next(pages, None)
+        held.work(shifted)  # what the other one is about to read changes meanwhile
     with reading(held.engine) as connection:
         (rescan,) = scans.list_rescans(connection, root)
     drawn = Counter(held.drawn(rescan.id).values())
