@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from models.calibration import Calibrator, fit_platt
-from models.gate import Facts, GateReport, GateResult, Paired, Shadow, Side, judge
+from models.gate import Facts, GateReport, GateResult, Limits, Paired, Shadow, Side, judge
+from models.gate.bootstrap import Bounded
+from models.gate.conditions import g4_calibrated
+from models.gate.evidence import gather
 from models.types import Question
 
 FLAGGING = Question(name="q", prompt="Is it?", labels=("overlay", "natural", "none"), flags=frozenset({"overlay"}))
@@ -134,6 +137,11 @@ class TestSmallSets:
         assert f"{report.figures['images_needed']:,}" in report.reason
         assert "24 golden images" in report.power
 
+    def test_a_loss_that_is_only_not_excluded_is_left_open(self) -> None:
+        result = of(say(rivals(60, 1.5, 1.5)), "G1")
+        assert result.outcome == "undecided"
+        assert result.figures["average precision"]["low"] < -0.01 < 0 < result.figures["average precision"]["high"]
+
     def test_a_perfect_gain_on_few_images_of_a_kind_proves_nothing(self) -> None:
         truth = np.array([0] * 4 + [1] * 30)
         right = np.where(truth == 0, 2.0, -2.0)
@@ -153,6 +161,27 @@ class TestSmallSets:
         assert result.outcome == "pass"
         assert result.figures["n"] == 300
 
+    def test_a_gain_within_chance_decides_nothing(self) -> None:
+        truth = np.arange(300) % 2
+        right = np.where(truth == 0, 2.0, -2.0)
+        before, after = right.copy(), right.copy()
+        before[:5] *= -1
+        after[5:7] *= -1
+        result = of(say(pair(truth, *(side(m, (m < 0).astype(int), platt(1.0)) for m in (before, after)))), "G2")
+        assert (result.figures["won"], result.figures["lost"]) == (5, 2)
+        assert result.outcome == "undecided"
+
+    def test_lookalikes_are_one_witness(self) -> None:
+        truth = np.arange(120) % 2
+        right = np.where(truth == 0, 2.0, -2.0)
+        before = right * np.where(np.arange(120) < 12, -1, 1)
+        sides = [side(margins, (margins < 0).astype(int), platt(1.0)) for margins in (before, right)]
+        apart = pair(truth, *sides)
+        alike = pair(truth, *sides, clusters=["burst" if i < 12 else f"c{i}" for i in range(120)])
+        assert of(say(apart), "G2").outcome == "pass"
+        assert of(say(alike), "G2").outcome == "undecided"
+        assert of(say(alike), "G2").figures["clusters_won"] == 1
+
     def test_a_gain_on_old_images_alone_is_not_enough(self) -> None:
         truth = truth_of(400, 5)
         old, same = model(truth, 0.7, seed=1), model(truth, 1.8, seed=1)
@@ -162,6 +191,7 @@ class TestSmallSets:
         report = say(pair(truth, old, mixed, recent=recent))
         assert of(report, "G2").outcome == "undecided"
         assert of(report, "G2").figures["n"] == 200
+        assert of(report, "G2").figures["gain"]["value"] == 0
         assert report.verdict == "hold"
 
 
@@ -242,6 +272,14 @@ class TestCalibration:
     def test_equal_calibration_is_hardly_ever_held_against_a_small_set(self) -> None:
         failed = sum(of(say(rivals(60, 1.2, 1.2, seed=seed)), "G4").outcome == "fail" for seed in range(30))
         assert failed <= 4
+
+    def test_what_resampling_adds_to_the_calibration_error_is_taken_off(self) -> None:
+        paired = rivals(60, 1.2, 1.2)
+        evidence = gather(paired, limits=Limits(), seed=0, resamples=50)
+        for bias, outcome in ((0.0, "fail"), (0.015, "pass")):
+            error = Bounded(value=0.03, low=0.02, high=0.06, bias=bias)
+            found = replace(evidence, brier=Bounded(value=0, low=0, high=0, bias=0), calibration_error=error)
+            assert g4_calibrated(paired, found, Limits()).outcome == outcome
 
     def test_a_champion_without_calibrator_is_no_measure(self) -> None:
         paired = rivals(300, 0.9, 1.6)

@@ -67,6 +67,10 @@ class TestBootstrap:
         for allowed, recall in ((0.0, 1 / 3), (0.5, 1 / 3), (1.0, 2 / 3), (2.0, 1.0), (9.0, 1.0)):
             assert recall_at(*curve, np.array([allowed])) == pytest.approx(recall)
 
+    def test_between_two_thresholds_recall_lies_on_the_line(self) -> None:
+        curve = Ranking(np.array([5.0, 4.0, 4.0]), np.array([True, False, True])).curve(np.ones((1, 3)))
+        assert recall_at(*curve, np.array([0.5])) == pytest.approx(0.75)
+
     def test_lookalikes_are_drawn_together(self) -> None:
         (block,) = weights(["a", "b", "a", "c"], resamples=50, seed=0)
         assert block.shape == (50, 4)
