@@ -18,7 +18,7 @@ from scanfleet.store.drift_labels import labels_of, newest_check
 from scanfleet.store.tables import Adapter, Batch, Champion, CheckRow, Scan, ScorerRow
 from scanfleet.store.uri_parts import By
 
-REFERENCE_BATCHES = 512
+REFERENCE_BATCHES = 256
 LOOK_BATCHES = 128  # of a scan, where somebody looks every half minute
 LOOK_SCANS = 2
 MAX_SCANS = 20

@@ -74,7 +74,7 @@ def _boundaries(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | 
 
 def count_pool(connection: sa.Connection, pool: Pool) -> int:
     """How many contents there are to choose from."""
-    query = _standing(pool, sa.func.count(Verdict.content_sha256.distinct())).where(Verdict.scorer_id.in_(pool.scorers))
+    query = _standing(pool, sa.func.count(Verdict.content_sha256.distinct())).where(_scorer(pool).in_(pool.scorers))
     return connection.execute(query).scalar_one()
 
 
@@ -92,7 +92,7 @@ def _in_order(connection: sa.Connection, pool: Pool, where: sa.ColumnElement[boo
     found: set[str] = set()
     content = Verdict.content_sha256
     for scorer in pool.scorers if n else ():
-        query = _standing(pool, content).where(Verdict.scorer_id == scorer, where)
+        query = _standing(pool, content).where(_scorer(pool) == scorer, where)
         found.update(connection.execute(query.group_by(content).order_by(content).limit(n)).scalars())
     return sorted(found)[:n]
 
@@ -104,7 +104,7 @@ def near_boundary(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]
     for scorer, margins in pool.boundaries.items():
         away = _smallest([sa.func.abs(sa.func.min(Verdict.margin) - margin) for margin in margins])
         query = _standing(pool, content, sa.func.max(Verdict.id).label("verdict"), away.label("away"))
-        query = query.where(Verdict.scorer_id == scorer).group_by(content).order_by("away", content).limit(n)
+        query = query.where(_scorer(pool) == scorer).group_by(content).order_by("away", content).limit(n)
         found += [(row.away, row.content_sha256, row.verdict) for row in connection.execute(query)]
     newest = _newest(connection, pool, {image for _, image, _ in found})
     return [image for _, image, verdict in sorted(found) if newest[image] == verdict][:n]
@@ -145,7 +145,7 @@ def _disputes(
     query = (
         _standing(pool, Verdict.content_sha256, kind, gap)
         .join(rival, sa.and_(rival.content_sha256 == Verdict.content_sha256, rival.scorer_id.in_(others)))
-        .where(Verdict.scorer_id == scorer, sa.or_(differ, apart >= LEAST_GAP))
+        .where(_scorer(pool) == scorer, sa.or_(differ, apart >= LEAST_GAP))
         .group_by(Verdict.content_sha256)
         .order_by(sa.desc("kind"), sa.desc("gap"), Verdict.content_sha256)
         .limit(n)
@@ -197,6 +197,11 @@ def _newest(connection: sa.Connection, pool: Pool, images: Collection[str]) -> d
         )
         found |= {row.content_sha256: row.verdict for row in connection.execute(query)}
     return found
+
+
+def _scorer(pool: Pool) -> sa.SQLColumnExpression[int]:
+    """Who gave a verdict; within single scans not by the index of scorers, which leads through all of their scans."""
+    return Verdict.scorer_id if pool.scans is None else Verdict.scorer_id + 0
 
 
 def _standing(pool: Pool, *columns: Any) -> sa.Select[Any]:
