@@ -54,7 +54,7 @@ def start(
         newest = newest_label(connection, check.name)
         if not newest:
             raise TrainingFailed(f"check {check.name} has no labels yet: `scanfleet labels import` or `labels add`")
-        who = getpass.getuser()
+        who = user()
         training_id = trainings.request(
             connection,
             check_id=save_check(connection, check),
@@ -63,7 +63,7 @@ def start(
             recipe=recipe or settings.train_recipe,
             overrides=overrides,
             seed=seed,
-            reason=why or f"asked for by {who}",
+            reason=why or f"asked for by {who or 'a person'}",
             who=who,
             newest_label=newest,
         )
@@ -72,6 +72,14 @@ def start(
     except BrokerUnavailable as error:
         log.warning("broker_away", error=str(error))  # the training is safe, and rung for again
     return training_id
+
+
+def user() -> str | None:
+    """Who asks; None: a container whose user has no name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return None
 
 
 def parse_overrides(settings: Sequence[str], *, over: int | None) -> dict[str, Any]:

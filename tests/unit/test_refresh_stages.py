@@ -1,5 +1,6 @@
 """The stages of a training one by one, without a model: labels, images, the work folder, the pointer."""
 
+import errno
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from models.errors import ModelInvalid, ModelUnavailable
 from models.training.types import Example
 from scanfleet.checks import load_check
 from scanfleet.errors import DeviceUnavailable, LeaseLost, StoreUnavailable, TrainingFailed
@@ -27,6 +29,7 @@ from tests.training_children import nothing, publish
 from tests.training_rig import label_pictures, request
 from tests.worker_rig import png, rig
 from worker.refresh import labels
+from worker.refresh.child import _last_words
 from worker.refresh.context import Context, StopAskedError, Teller, run_stages
 from worker.refresh.ending import finish
 from worker.refresh.images import Labelled, materialise
@@ -306,6 +309,24 @@ def test_a_late_owner_neither_registers_nor_promotes(context: Context) -> None:
         finish(context, judged("promote"))
     with reading(context.engine) as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(Adapter)).scalar_one() == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (StopAskedError(), "stopped"),
+        (LeaseLost("late"), "lost"),
+        (StoreUnavailable("away"), "waits"),
+        (ModelUnavailable("the hub is away"), "waits"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data"), "waits"),
+        (TrainingFailed("too few"), "failed"),
+        (ModelInvalid("no such recipe"), "failed"),
+        (FileNotFoundError(errno.ENOENT, "a bug", "/x"), "crashed"),
+        (ZeroDivisionError(), "crashed"),
+    ],
+)
+def test_an_end_is_of_the_world_of_a_person_or_its_own(error: Exception, kind: str) -> None:
+    assert _last_words(error)[0] == kind
 
 
 def test_progress_in_a_new_place_ends_the_count_of_crashes() -> None:

@@ -170,6 +170,8 @@ class Attempt:
         elif kind == "stopped" or (self._stopping and kind is None):
             log.info("training_handed_back", training=self._held.id)
             self._write(lambda connection: trainings.give_back(connection, self._held))
+        elif kind == "lost":
+            log.warning("training_lost", training=self._held.id, error=words)
         elif not self._lost:
             log.error("training_crashed", training=self._held.id, how=how)
             self._write(lambda connection: trainings.crashed(connection, self._held, how=how, progress=progress))

@@ -8,6 +8,7 @@ word is a crash. It holds the lease's token, and whatever it writes to the ledge
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -39,6 +40,8 @@ from worker.scorers import question_of
 log = structlog.get_logger()
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # of the world: somebody may mend them
+MAX_WORDS = 2000
 Stages = tuple[tuple[str, Stage], ...]
 
 
@@ -55,19 +58,29 @@ def main(arguments: list[str], *, stages: Stages = STAGES) -> int:
         with ledger(settings) as engine:
             held = _held(engine, training_id, token)
             reports.send("done", words=_run(settings, engine, held, reports, stop, stages))
-    except StopAskedError:
-        reports.send("stopped")
-    except LeaseLost as error:
-        reports.send("lost", words=str(error))
-    except (Retryable, ModelUnavailable) as error:
-        reports.send("waits", words=storable(str(error)))
-    except (ScanfleetError, ModelInvalid) as error:
-        reports.send("failed", words=storable(str(error)))
     except Exception as error:
-        log.exception("training_crashed")
-        reports.send("crashed", words=storable(f"{type(error).__name__}: {error}")[:500])
-        return 1
+        kind, words = _last_words(error)
+        if kind == "crashed":
+            log.exception("training_crashed")
+        reports.send(kind, words=storable(words)[:MAX_WORDS])
+        return 1 if kind == "crashed" else 0
     return 0
+
+
+def _last_words(error: Exception) -> tuple[str, str]:
+    """What kind of an end an error is, and why."""
+    match error:
+        case StopAskedError():
+            return "stopped", ""
+        case LeaseLost():
+            return "lost", str(error)
+        case Retryable() | ModelUnavailable():
+            return "waits", str(error)
+        case ScanfleetError() | ModelInvalid():
+            return "failed", str(error)
+        case OSError() if error.errno in DISK_FAULTS:
+            return "waits", f"{error.filename or 'the disk'}: {error.strerror}"
+    return "crashed", f"{type(error).__name__}: {error}"
 
 
 def _held(engine: sa.Engine, training_id: int, token: int) -> TrainingInfo:
