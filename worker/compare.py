@@ -42,6 +42,7 @@ from worker.refresh.calibrate import calibrated
 from worker.refresh.compare import Candidate, GoldenSet, compare
 from worker.refresh.comparing import LEARNT_FROM, Unlabelled, source_of
 from worker.refresh.images import OpenChecked, bring, materialise
+from worker.refresh.slices import STYLE, styles
 from worker.reports import Reports
 from worker.scorers import question_of
 
@@ -130,7 +131,7 @@ class Comparison:
         challenger = Candidate.of_card(self._challenger.name, self._challenger.scorer, self._challenger.card)
         return compare(
             question=self._question,
-            golden=GoldenSet(examples=golden, recent=self._recent(), slices={"source": self._sources()}),
+            golden=GoldenSet(examples=golden, recent=self._recent(), slices=self._slices(golden)),
             champion=self._champion(),
             challenger=challenger,
             shadow=self._shadow(),
@@ -180,8 +181,10 @@ class Comparison:
             return None
         return {label.content_sha256 for label in self._labels if label.label_id > known}
 
-    def _sources(self) -> dict[str, str]:
-        return {label.content_sha256: source_of(label.uri, label.root) for label in self._labels}
+    def _slices(self, golden: list[Example]) -> dict[str, dict[str, str]]:
+        sources = {label.content_sha256: source_of(label.uri, label.root) for label in self._labels}
+        with reading(self._engine) as connection:
+            return {"source": sources, STYLE: styles(connection, self._check.name, [one.key for one in golden])}
 
     def _shadow(self) -> list[Unlabelled]:
         with reading(self._engine, long=True) as connection:

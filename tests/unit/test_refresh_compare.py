@@ -14,7 +14,8 @@ from models.gate import Facts, GateReport
 from models.training.types import Example
 from tests.unit.stub_scorers import QUESTION, RedScorer, example
 from worker.refresh.calibrate import calibrated_from
-from worker.refresh.compare import Candidate, GoldenSet, compare, latency, size_class
+from worker.refresh.compare import Candidate, GoldenSet, compare, size_class
+from worker.refresh.latency import latency
 from worker.refresh.plots import HTML, PNG, write_report
 
 CALIBRATOR = Calibrator(a=1.0, b=0.0, n=100, prevalence=0.5)

@@ -7,9 +7,7 @@ margins are kept.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Self, get_args
 
@@ -17,22 +15,17 @@ import numpy as np
 
 from models.adapters import AdapterCard
 from models.calibration import Calibrator, Thresholds
-from models.errors import ImageUnsuitable
 from models.gate import Facts, GateReport, Limits, Paired, Shadow, Side, judge
 from models.gate.types import Misfit
 from models.training.types import Example
-from models.types import Prepared, Question, Reading, Scorer
-from scanfleet.errors import ImageError
+from models.types import Question, Reading, Scorer
 from scanfleet.psi import psi
 from worker.probe import UNPROBED_TOKENS
 from worker.refresh.calibrate import Calibrated, answer_of
-from worker.refresh.readings import Picture, Read, Watch, packs, prepare, read_images
+from worker.refresh.latency import latency
+from worker.refresh.readings import Picture, Read, Watch, read_images
 
 BASE_ALONE = "base alone"
-LATENCY_IMAGES = 32  # scored by each model in each round
-LATENCY_ROUNDS = 9
-LEAST_ROUNDS = 5  # fewer give no bound
-LATENCY_SECONDS = 60.0  # after which no further round begins
 FARTHEST = 4.0  # logits: beyond it (probability .982) how sure a model is makes no difference to anybody
 
 
@@ -199,43 +192,6 @@ def _sureness(side: Side) -> list[float]:
     assert side.calibrator is not None
     logits = side.calibrator.a * side.margins + side.calibrator.b
     return [float(logit) for logit in np.clip(logits, -FARTHEST, FARTHEST)]
-
-
-def latency(
-    champion: Scorer, challenger: Scorer, pictures: Sequence[Picture], *, token_budget: int = UNPROBED_TOKENS
-) -> list[tuple[float, float]]:
-    """Seconds of both models for the same prepared images, one pair a round; who begins alternates.
-
-    Before the clock starts each scores one image, so that switching adapters is not part of it.
-    """
-    prepared: dict[str, Prepared] = {}
-    for picture in pictures:
-        if len(prepared) == LATENCY_IMAGES:
-            break
-        with suppress(ImageError, ImageUnsuitable):
-            _, prepared[picture.key] = prepare(champion, picture)
-    if not prepared:
-        return []
-    work = [[prepared[key] for key in keys] for keys in packs(prepared, token_budget=token_budget)]
-    pairs: list[tuple[float, float]] = []
-    began = time.monotonic()
-    for number in range(LATENCY_ROUNDS):
-        if number >= LEAST_ROUNDS and time.monotonic() - began > LATENCY_SECONDS:
-            break
-        if number % 2:
-            after, before = _timed(challenger, work), _timed(champion, work)
-        else:
-            before, after = _timed(champion, work), _timed(challenger, work)
-        pairs.append((before, after))
-    return pairs
-
-
-def _timed(scorer: Scorer, work: Sequence[Sequence[Prepared]]) -> float:
-    scorer.score(work[0][:1])
-    started = time.perf_counter()
-    for images in work:
-        scorer.score(images)
-    return time.perf_counter() - started
 
 
 class _Whole:
