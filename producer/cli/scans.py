@@ -73,12 +73,14 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     from producer.failures import n_quarantined
     from producer.summary import summarise
     from scanfleet.store import scans as store
+    from scanfleet.store.drift import alarms_of_scan
     from scanfleet.store.engine import reading
 
     with flags.ledger() as engine:
         summary = summarise(engine, scan_id)
         with reading(engine) as connection:
             rescans = store.list_rescans(connection, summary.scan.id)
+            alarms = alarms_of_scan(connection, summary.scan.check, summary.scan.id)
     if form == "json":
         answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
@@ -86,6 +88,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         more["scorers"] = [asdict(scorer) for scorer in summary.scorers]
         more["times"] = summary.times.record()
         more["rescans"] = [each.id for each in rescans]
+        more["alarms"] = alarms
         record = _record(summary.scan, summary.progress) | more
         click.echo(json.dumps(record, indent=2))
         return
@@ -104,6 +107,9 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         note(f"the listing has not ended: `scanfleet {command}` with the same arguments goes on with it")
     if summary.progress.waiting_for:
         note(f"waiting for: {summary.progress.waiting_for}")
+    if alarms:
+        others = f" (and {len(alarms) - 1} more)" if len(alarms) > 1 else ""
+        note(f"alarm: {alarms[0]}{others}: `scanfleet drift --scan {summary.scan.id}` shows the figures")
 
 
 @scans.command()

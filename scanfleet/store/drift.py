@@ -77,6 +77,12 @@ def alarms(connection: sa.Connection, check_name: str) -> list[str]:
     return [finding.words for finding in found if finding.level == "alarm"]
 
 
+def alarms_of_scan(connection: sa.Connection, check_name: str, scan_id: str) -> list[str]:
+    """What is alarming about one scan, in words. Looks at a part of it, whatever its size."""
+    found = slices(connection, check_name, scan_id=scan_id, max_batches=LOOK_BATCHES)
+    return [finding.words for each in found for finding in judge(each) if finding.level == "alarm"]
+
+
 def checks_with_scans(connection: sa.Connection) -> list[str]:
     query = sa.select(CheckRow.name).join(Scan, Scan.check_id == CheckRow.id).distinct().order_by(CheckRow.name)
     return list(connection.execute(query).scalars())

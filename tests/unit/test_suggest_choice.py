@@ -104,6 +104,15 @@ def test_who_asks_for_it_gets_an_exit_code_of_its_own(data: Path) -> None:
     assert scanfleet(data, "drift", "--scan", "first", "--alarm").exit_code == 0
 
 
+def test_a_scan_is_shown_with_its_alarm(data: Path) -> None:
+    shown = scanfleet(data, "scans", "show", "moved")
+    (line,) = [line for line in shown.stderr.splitlines() if "alarm" in line]
+    assert line.startswith("scanfleet: alarm: scan moved: margins moved: PSI")
+    assert line.endswith("`scanfleet drift --scan moved` shows the figures")
+    assert len(json.loads(scanfleet(data, "scans", "show", "moved", "--format", "json").stdout)["alarms"]) == 1
+    assert "alarm" not in scanfleet(data, "scans", "show", "first").stderr
+
+
 @pytest.mark.parametrize("by", ["folder", "0", "6", "²"])
 def test_a_part_that_does_not_exist_is_wrong_usage(data: Path, by: str) -> None:
     answer = scanfleet(data, "drift", "--by", by)
