@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from dataclasses import dataclass
-from weakref import WeakSet
 
 import sqlalchemy as sa
 import structlog
@@ -27,6 +25,7 @@ from scanfleet.settings import Settings
 from scanfleet.store import champions, refusals
 from scanfleet.store.checks import get_check
 from scanfleet.store.engine import reading, transaction
+from worker.adapter_memory import AdapterMemory
 from worker.model import Model
 from worker.scorers import Resolved, ScorerMaker, Wanted
 
@@ -65,14 +64,13 @@ class Scorers:
         self._model = model
         self._worker = worker
         self._maker = ScorerMaker(engine, model, settings)
+        self._memory = AdapterMemory(model)
         self._lock = threading.Lock()  # of all that follows; never held while anything is read or made
         self._known: dict[str, Resolved] = {}  # by key
         self._serving: dict[int, _Serving] = {}  # by check
         self._ready: dict[int, str] = {}  # by check: the key that the watch prepares, or has prepared
         self._moved: dict[str, float] = {}  # by key: when this worker first met it, time.monotonic()
         self._trouble: dict[str, _Trouble] = {}  # by key
-        self._users: dict[str, WeakSet[object]] = {}  # scorers and finders that may run, by digest of their adapter
-        self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)  # to load or release, by digest
         self._looking = False
         self._looked_at = -UNWATCHED_SECONDS
 
@@ -103,7 +101,8 @@ class Scorers:
                 served = dict(self._serving)
             if served:
                 self._follow(served)
-                self._release_unused()
+            self._forget_unused()
+            self._memory.release_unused()
         finally:
             self._looking, self._looked_at = False, time.monotonic()
 
@@ -160,11 +159,10 @@ class Scorers:
     def _make(self, wanted: Wanted) -> Resolved:
         """Once, whoever asks. Raises as `ScorerMaker.make`."""
         digest = "" if wanted.adapter is None else wanted.adapter.weights_sha256
-        with self._turn(digest):
+        with self._memory.loading(digest) as users:
             with self._lock:
                 if wanted.key in self._known:
                     return self._known[wanted.key]
-                users = self._users.setdefault(digest, WeakSet())
             resolved = self._maker.make(wanted)
             users.add(resolved.scorer)
             if resolved.boxes is not None and resolved.boxes.finder is not None:
@@ -176,10 +174,6 @@ class Scorers:
         if trouble is not None and trouble.refused:
             self._note(wanted, None)
         return resolved
-
-    def _turn(self, digest: str) -> threading.Lock:
-        with self._lock:
-            return self._turns[digest]
 
     def _refuse(self, wanted: Wanted, why: str) -> None:
         log.error("adapter_refused", check=wanted.check.name, adapter=wanted.adapter_id, why=why)
@@ -234,27 +228,9 @@ class Scorers:
             log.warning("champion_not_ready", check=wanted.check.name, adapter=wanted.adapter_id, error=str(error))
             self._put_off(wanted, refused=False)
 
-    def _release_unused(self) -> None:
-        """Forget scorers that no check asks for, and take adapters out of memory that no batch holds either."""
+    def _forget_unused(self) -> None:
+        """Scorers that no check asks for."""
         with self._lock:
             kept = {serving.wanted.key for serving in self._serving.values()} | set(self._ready.values())
             for key in self._known.keys() - kept:
                 del self._known[key]
-            idle = [digest for digest, users in self._users.items() if digest and not users]
-        for digest in idle:
-            self._release(digest)
-
-    def _release(self, digest: str) -> None:
-        """Unless somebody is about to load it, or did so since."""
-        turn = self._turn(digest)
-        if not turn.acquire(blocking=False):
-            return
-        try:
-            with self._lock:
-                if self._users[digest]:
-                    return
-                del self._users[digest]
-            self._model.release(digest)
-            log.info("adapter_released", weights=digest[:12])
-        finally:
-            turn.release()
