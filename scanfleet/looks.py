@@ -22,6 +22,7 @@ BITS = FREQUENCIES * FREQUENCIES
 # copy is within 6 bits for 590; of 9 million pairs of different pictures four are 8 bits apart, none less.
 NEAR_BITS = 6
 
+FEW = 32  # looks; with so many it is quicker to compare with each
 BANDS = 4
 BAND_BITS = BITS // BANDS
 # Looks that differ in NEAR_BITS bits or fewer differ in at most one bit within one of the bands: 7 = 4 * 2 - 1.
@@ -77,12 +78,19 @@ class LookIndex:
     def near(self, look: str) -> Iterator[str]:
         """The names of what looks like it, each once."""
         number, seen = int(look, 16), set()
+        if len(self._looks) <= FEW:
+            yield from (name for name, other in zip(self._names, self._looks, strict=True) if _is_near(number, other))
+            return
         for filed, band in zip(self._filed, _bands(number), strict=True):
             for flip in _FLIPS:
                 for at in filed.get(band ^ flip, ()):
-                    if at not in seen and distance(number, self._looks[at]) <= NEAR_BITS:
+                    if at not in seen and _is_near(number, self._looks[at]):
                         seen.add(at)
                         yield self._names[at]
+
+
+def _is_near(one: int, other: int) -> bool:
+    return (one ^ other).bit_count() <= NEAR_BITS
 
 
 def _bands(number: int) -> list[int]:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from models.pocket.scenes import baggage, overlay
-from scanfleet.looks import BITS, NEAR_BITS, LookIndex, distance, look_of
+from scanfleet.looks import BITS, FEW, NEAR_BITS, LookIndex, distance, look_of
 
 SCENES = {"overlay": overlay, "baggage": baggage}
 N = 40
@@ -47,16 +47,18 @@ def test_a_look_is_sixteen_digits_whatever_the_picture() -> None:
     assert len(look_of(overlay.draw(1, 1, 128, 128).image)) == 16
 
 
-def test_the_index_finds_what_comparing_all_with_all_finds() -> None:
+@pytest.mark.parametrize("n_origins", [2, 20])
+def test_the_index_finds_what_comparing_all_with_all_finds(n_origins: int) -> None:
     dice = random.Random(7)
-    looks = [dice.getrandbits(BITS) for _ in range(60)]
-    for origin in looks[:20]:  # neighbours at every distance up to a little over the limit
+    looks = [dice.getrandbits(BITS) for _ in range(n_origins)]
+    for origin in tuple(looks):  # neighbours at every distance up to a little over the limit
         for n_flips in range(NEAR_BITS + 3):
             looks.append(origin ^ sum(1 << bit for bit in dice.sample(range(BITS), n_flips)))
     index = LookIndex()
     for look in looks:
         index.add(f"{look:016x}", f"{look:016x}")
     assert len(index) == len(looks)
+    assert (len(index) <= FEW) == (n_origins == 2)
     for look in looks:
         expected = sorted(f"{other:016x}" for other in looks if distance(look, other) <= NEAR_BITS)
         assert sorted(index.near(f"{look:016x}")) == expected
