@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -38,7 +39,7 @@ class Missed:
     @property
     def at_most(self) -> int:
         """The upper end of the 95 % interval of the share (Wilson), as a number of answers."""
-        return round(self.flipped.interval[1] * self.n_others)
+        return math.ceil(self.flipped.interval[1] * self.n_others)
 
 
 @dataclass(frozen=True, kw_only=True)
