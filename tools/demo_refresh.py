@@ -27,14 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "demo-refresh"
 CHECK = "laid-over"
 LABELS = ("overlay", "natural", "none")
-N_NEW, N_GOLDEN, N_UNSEEN, N_POISONED, N_LATER = 200, 300, 300, 200, 60
+N_NEW, N_GOLDEN, N_THRESHOLD, N_UNSEEN, N_POISONED, N_LATER = 200, 300, 300, 300, 200, 60
 PATIENCE_SECONDS = 120.0  # for a worker to notice labels
 LOOK_SECONDS = 0.5
 PROGRAM = str(Path(sys.executable).with_name("scanfleet"))
 ENVIRONMENT = os.environ | {
     "SCANFLEET_DATA_DIR": str(PLACE / "data"),
     "SCANFLEET_LOG_LEVEL": "warning",
-    "SCANFLEET_TRAIN_AFTER_LABELS": "150",
+    "SCANFLEET_TRAIN_AFTER_LABELS": "100",
     "SCANFLEET_TRAIN_LOOK_SECONDS": "2",
 }
 
@@ -73,9 +73,10 @@ def main() -> int:
 
 
 def _tell_the_story() -> None:
-    say(f"Pictures are made: {N_UNSEEN} unseen ones, {N_GOLDEN} for the golden set, {N_NEW} to learn from")
+    say(f"Pictures are made: {N_UNSEEN} unseen ones, {N_GOLDEN + N_THRESHOLD} audited ones, {N_NEW} to learn from")
     unseen = archive("unseen", N_UNSEEN, seed=31)
     golden = archive("golden", N_GOLDEN, seed=32)
+    threshold = archive("threshold", N_THRESHOLD, seed=36)
     new = archive("new", N_NEW, seed=33)
     poisoned = poison(archive("poisoned", N_POISONED, seed=34))
     (PLACE / "check.toml").write_text(CHECK_FILE)
@@ -85,15 +86,17 @@ def _tell_the_story() -> None:
         say("Before: no adapter was ever trained for this check, the base model alone answers")
         before = scan(unseen)
         scanfleet("scans", "agreement", before, "--truth", "truth")
-        say("People label a golden set (pinned: no training ever sees it), and then 200 pictures to learn from")
+        say("Auditors label two sets that no training learns from: one to judge adapters, one to set thresholds")
         labels(golden, "--split", "golden", "--who", "auditor")
+        labels(threshold, "--split", "threshold", "--who", "auditor")
+        say("Then 200 labels arrive to learn from")
         labels(new, "--who", "analyst")
         say("The training worker has noticed by itself; the scoring worker runs on")
         expect_verdict(training(1), "promote")
         say("After: the same worker, not restarted, scores the unseen pictures again with the new adapter")
         scanfleet("rescan", before, "--all", "--wait")
         scanfleet("scans", "agreement", before, "--truth", "truth")
-        scanfleet("rescan", before, "--report", "-o", str(PLACE / "flips.txt"))
+        scanfleet("rescan", before, "--report", "--format", "csv", "-o", str(PLACE / "flips.csv"))
         say("A poisoned set arrives: 200 more pictures, every label wrong")
         labels(poisoned, "--who", "stranger")
         expect_verdict(training(2), "reject")

@@ -6,7 +6,7 @@ undo is a row as well. Where people differ the image is in conflict and used for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,7 @@ from scanfleet.store.tables import Label, LabelledImage
 
 PAGE_IMAGES = 1000
 CHUNK_ROWS = 500  # of one statement
+TEACHING = ("train", "calibration", "threshold")  # splits that an adapter is made from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +130,12 @@ def newest_label(connection: sa.Connection, check_name: str) -> int:
     return connection.execute(query).scalar_one() or 0
 
 
-def count_since(connection: sa.Connection, check_name: str, label_id: int) -> int:
-    """How many images that a training may learn from have a standing label newer than this one.
+def count_since(
+    connection: sa.Connection, check_name: str, label_id: int, *, splits: Collection[str] = TEACHING
+) -> int:
+    """How many images have a standing label newer than this one. splits: those that count.
 
-    Those of the golden set teach nothing: they only judge.
+    Golden images are left out: they teach nothing, they judge.
     """
     later = sa.orm.aliased(Label)
     touched = sa.select(later.content_sha256).where(later.check_name == check_name, later.id > label_id)
@@ -142,7 +145,7 @@ def count_since(connection: sa.Connection, check_name: str, label_id: int) -> in
         .select_from(counts)
         .join(LabelledImage, LabelledImage.content_sha256 == counts.c.content_sha256)
         .where(counts.c.place == 1, ~counts.c.disputed, counts.c.id > label_id)
-        .where(split_for(check_name).not_in(("golden", "none")))
+        .where(split_for(check_name).in_(list(splits)))
     )
     return connection.execute(query).scalar_one()
 

@@ -57,9 +57,10 @@ def why_train(connection: sa.Connection, settings: Settings, check_name: str) ->
     last = trainings.newest(connection, check_name, settings.model)
     if last is not None and not last.ended:
         return None
-    n_new = count_since(connection, check_name, 0 if last is None else last.newest_label)
-    if not n_new:
-        return None
+    known = 0 if last is None else last.newest_label
+    if not count_since(connection, check_name, known, splits=("train",)):
+        return None  # a new set to calibrate or judge by would only be learnt past
+    n_new = count_since(connection, check_name, known)
     labels = f"{n_new} new label{'' if n_new == 1 else 's'}"
     if n_new >= settings.train_after_labels:
         return f"{labels} (train_after_labels is {settings.train_after_labels})"
