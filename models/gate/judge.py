@@ -62,6 +62,7 @@ def judge(
         figures={
             **{name: side_figures(paired, side) for name, side in sides.items()},
             "images_needed": needed,
+            "largest_margin_move": _largest_move(paired),
             "curves": curves(paired),
         },
     )
@@ -131,3 +132,10 @@ def _flag_figures(paired: Paired, side: Side) -> dict[str, Any]:
         decisions = np.array([side.thresholds.decide(margin) for margin in side.margins.tolist()])
         figures |= {f"share_{name}": float((decisions == name).mean()) for name in ("flag", "review", "clear")}
     return figures
+
+
+def _largest_move(paired: Paired) -> float | None:
+    """Widest difference of the two margins on a golden image, in logits: so far from a threshold answers may change."""
+    if not len(paired):
+        return None
+    return float(np.abs(paired.challenger.margins - paired.champion.margins).max())
