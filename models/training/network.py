@@ -16,6 +16,7 @@ from models.lora import adapter_state, add_lora, remove_lora
 from models.merging import adapted_layers
 from models.quicken import SigmoidGelu
 from models.recipes import Recipe
+from models.training.packed import differentiable_packed
 from models.training.targets import Matched, check_matches, decoder_layers, is_vision, lora_settings
 
 NAME = "fit"  # of the adapter while it is trained; no attribute of a torch module
@@ -55,7 +56,8 @@ def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
     """
     network, family = base.network, base.family
     settings = lora_settings(recipe, network, family)
-    with base._turns.alone(), _differentiable(base, everywhere=recipe.trains != "language"):
+    everywhere = recipe.trains != "language"
+    with base._turns.alone(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
         base._switch(None)
         originals = {path: network.get_submodule(path) for path in settings.modules_to_save or ()}
         with torch.random.fork_rng(devices=_cuda(base)):
