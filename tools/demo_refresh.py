@@ -46,7 +46,7 @@ labels = ["overlay", "natural", "none"]
 flags = ["overlay"]
 max_pixels = 200704
 target_recall = 0.9
-target_precision = 0.8
+target_precision = 0.7
 
 [descriptions]
 overlay = "text added on top"
