@@ -22,6 +22,7 @@ from scanfleet.store import trainings
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.champions import champion, promote
 from scanfleet.store.engine import reading, transaction
+from scanfleet.store.labels import NewLabel, add_labels
 from scanfleet.store.schema import ledger
 from scanfleet.store.shadow import recent_unlabelled
 from scanfleet.store.tables import Adapter, Training
@@ -288,18 +289,19 @@ def test_what_the_gate_does_not_promote_is_registered_and_not_in_use(context: Co
     assert (found.state, found.verdict, found.champion_id) == ("done", verdict, before)
 
 
-def test_a_champion_that_changed_meanwhile_is_compared_with_anew(context: Context) -> None:
+@pytest.mark.parametrize("verdict", ["promote", "hold"])
+def test_a_champion_that_changed_meanwhile_is_compared_with_anew(context: Context, verdict: str) -> None:
     moved: list[int] = []
 
     def somebody_promotes(context: Context) -> None:
         if not moved:
             moved.append(other_adapter(context.engine))
 
-    assert finish(context, judged("promote", before=somebody_promotes)) == "promote"
+    assert finish(context, judged(verdict, before=somebody_promotes)) == verdict
     with reading(context.engine) as connection:
         found = trainings.get(connection, context.held.id)
     assert found.champion_id == moved[0]
-    assert in_use(context.engine) == found.adapter_id
+    assert in_use(context.engine) == (found.adapter_id if verdict == "promote" else moved[0])
 
 
 def test_a_late_owner_neither_registers_nor_promotes(context: Context) -> None:
@@ -349,6 +351,11 @@ def test_the_shadow_set_is_drawn_from_scored_images_that_nobody_labelled(tmp_pat
             other = recent_unlabelled(connection, "overlay", limit=6, seed=1)
             every = recent_unlabelled(connection, "overlay", limit=100, seed=0)
             assert recent_unlabelled(connection, "baggage", limit=6, seed=0) == []
+        known = NewLabel(content_sha256=drawn[0].content_sha256, label="none", who="ann", origin="import")
+        with transaction(worker.engine) as connection:
+            add_labels(connection, "overlay", [known])
+            left = recent_unlabelled(connection, "overlay", limit=100, seed=0)
     assert drawn == again != other
     assert len({one.content_sha256 for one in drawn}) == 6
     assert len(every) == 12
+    assert {one.content_sha256 for one in every} - {one.content_sha256 for one in left} == {known.content_sha256}
