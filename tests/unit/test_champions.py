@@ -221,6 +221,7 @@ def test_a_refusal_without_a_watch_keeps_the_old_champion_too(
 ) -> None:
     worker = place.worker()
     first = worker.resolve(place.overlay)
+    place.promote(second)  # which it never meets: it goes on with what it has, and not back through the history
     place.promote(copy_of(second, tmp_path / "bad", base, tune=False))
     assert worker.resolve(place.overlay) is first
     assert worker.resolve(place.overlay) is first
