@@ -6,13 +6,24 @@ import pytest
 
 from models.adapters import WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
 from models.errors import ModelInvalid
+from models.loading import load_base
 from models.types import Question
 from scanfleet.adapter_files import pull, push
+from scanfleet.checks import load_check
 from scanfleet.errors import SourceNotFound, StoreUnavailable
 from scanfleet.settings import Settings, load_settings
-from scanfleet.store.adapters import AdapterInfo
+from scanfleet.store import champions as pointer
+from scanfleet.store import refusals
+from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.checks import save_check
+from scanfleet.store.engine import reading, transaction
+from scanfleet.store.schema import ledger
+from tests.second_adapter import info_of, second_adapter
 from tests.services import Bucket, S3Server
-from worker.adapters import AdapterFolders
+from worker import champions
+from worker.adapters import AdapterFolders, register_shipped
+from worker.champions import Scorers
+from worker.model import LoadedModel
 
 
 @pytest.fixture
@@ -90,3 +101,41 @@ def test_a_bucket_that_is_away_is_waited_for_and_a_missing_one_is_named(
     with pytest.raises(StoreUnavailable):
         pull("s3://archive/x", tmp_path / "pulled", settings)
     assert not (tmp_path / "pulled").exists()
+
+
+def test_a_champion_in_a_bucket_that_is_away_is_no_refusal_and_is_used_when_it_is_back(
+    tmp_path: Path, own_s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in own_s3.env.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(data_dir=tmp_path / "data", s3_endpoint_url=own_s3.url)
+    base = load_base("pocket", device="cpu")
+    folder = second_adapter(base, tmp_path / "second")
+    uri = push(folder, own_s3.make_bucket("archive").uri("adapters"), settings)
+    model = LoadedModel(base)
+    with ledger(settings) as engine:
+        register_shipped(engine, model.identity)
+        with transaction(engine) as connection:
+            check = save_check(connection, load_check("overlay"))
+        worker = Scorers(engine, model, settings, worker="w")
+        first = worker.resolve(check)
+        worker.look()
+        own_s3.kill()
+        with transaction(engine) as connection:
+            adapter = register_adapter(connection, info_of(folder, uri=uri))
+            pointer.promote(connection, adapter, kind="forced", why="test")
+        worker.look()
+        assert worker.resolve(check) is first
+        with monkeypatch.context() as impatient:
+            impatient.setattr(champions, "PATIENCE_SECONDS", 0.0)
+            with pytest.raises(StoreUnavailable):
+                worker.resolve(check)
+        own_s3.start()  # empty: its objects lived in memory
+        own_s3.make_bucket("archive")
+        push(folder, "s3://archive/adapters", settings)
+        worker._trouble.clear()  # its pause is over
+        worker.look()
+        resolved = worker.resolve(check)
+        assert resolved.scorer.identity.adapter_sha256 == info_of(folder).weights_sha256
+        with reading(engine) as connection:
+            assert refusals.standing_refusals(connection) == []
