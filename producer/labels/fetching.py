@@ -13,7 +13,7 @@ from scanfleet.looks import SIDE, look_of
 from scanfleet.objects import ObjectStore, open_store
 from scanfleet.settings import Settings
 from scanfleet.store.batches import NewImage
-from scanfleet.store.labelled_images import SeenImage
+from scanfleet.store.label_clusters import SeenImage
 
 WINDOW = 4  # images under way, for each thread
 ENOUGH = Enough(pixels=(8 * SIDE) ** 2, short_side=4 * SIDE)  # for its look

@@ -16,9 +16,10 @@ from producer.manifest import FaultyLineError
 from scanfleet.checks import Check
 from scanfleet.errors import ImageError
 from scanfleet.store.engine import reading, transaction
+from scanfleet.store.label_clusters import SeenImage
 from scanfleet.store.label_query import PINNED
 from scanfleet.store.label_shown import shown_for
-from scanfleet.store.labelled_images import Place, SeenImage, add_images, place_images
+from scanfleet.store.labelled_images import Place, add_images, golden_by_hash, place_images
 from scanfleet.store.labels import NewLabel, add_labels, unsaid, voices
 from scanfleet.store.refresh_tables import SPLITS
 
@@ -56,6 +57,7 @@ class Summary:
     n_conflicts: int  # on which people differ then
     n_refused: int  # that lie in another split than the one asked for
     n_unused: int  # that are used for nothing: between splits, or like a golden image that nobody chose
+    n_shut_out: int  # that are golden by their hash, and not among those that are chosen now
     n_mixed: int
     unread: Mapping[str, ImageError]
 
@@ -109,6 +111,7 @@ def summarise(engine: sa.Engine, parcel: Parcel) -> Summary:
     with reading(engine, long=True) as connection:
         places = place_images(connection, parcel.check.name, parcel.images, wanted=parcel.split)
         new = unsaid(connection, parcel.check.name, _with_origin(parcel, places))
+        shut_out = golden_by_hash(connection, parcel.check.name) if parcel.split == "golden" else set()
         spoken = voices(connection, parcel.check.name, list({label.content_sha256 for label in new}))
     labels_of = {label.content_sha256: label.label for label in parcel.labels}
     table: dict[str, dict[str, int]] = {}
@@ -127,6 +130,7 @@ def summarise(engine: sa.Engine, parcel: Parcel) -> Summary:
         n_conflicts=_count_conflicts(spoken, new),
         n_refused=sum(place.refused for place in places.values()),
         n_unused=sum(place.split == "none" for place in places.values()),
+        n_shut_out=len(shut_out - places.keys()),
         n_mixed=parcel.n_mixed,
         unread=parcel.unread,
     )

@@ -96,7 +96,7 @@ def _image_of(images: Path, labels: Path) -> str:
 def _classes(folder: Path) -> dict[int, str]:
     for name in NAME_FILES:
         if (folder / name).is_file():
-            lines = [line.strip() for line in text_file(folder / name).splitlines()]
+            lines = [line.strip() for line in text_file(folder / name).rstrip().splitlines()]
             return {number: required(line, f"name in line {number + 1} of {name}") for number, line in enumerate(lines)}
     for name in YAML_FILES:
         if (folder / name).is_file():

@@ -19,9 +19,10 @@ from scanfleet.settings import load_settings
 from scanfleet.store import labels as store
 from scanfleet.store import schema
 from scanfleet.store.engine import connect, now, transaction
+from scanfleet.store.label_clusters import SeenImage, split_of
 from scanfleet.store.label_history import LabelFilter, iter_conflicts, iter_labels, undo_labels
 from scanfleet.store.label_query import PINNED, split_for
-from scanfleet.store.labelled_images import SeenImage, add_images, split_of
+from scanfleet.store.labelled_images import add_images
 from scanfleet.store.labels import NewLabel, add_labels, iter_standing, standing_labels
 from scanfleet.store.tables import Label, LabelledImage
 
@@ -89,7 +90,7 @@ def stands(rows: list[dict[str, Any]], image: str) -> str | None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=EVENTS)
 def test_what_stands_is_what_the_rule_says(engine: sa.Engine, events: list[Event]) -> None:
     follow(engine, events)

@@ -165,7 +165,7 @@ def test_faults_of_coco(tmp_path: Path, body: Any, words: str) -> None:
 # YOLO
 
 
-def yolo(folder: Path, files: dict[str, str], names: str = "knife\ngun\n") -> Path:
+def yolo(folder: Path, files: dict[str, str], names: str = "knife\ngun\n\n") -> Path:
     for name, body in files.items():
         write(folder / "labels" / f"{name}.txt", body)
         write(folder / "images" / f"{name}.jpg", "")
