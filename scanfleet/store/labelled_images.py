@@ -49,11 +49,13 @@ def place_images(
 ) -> dict[str, Place]:
     """By content hash: where these images lie, or will when they are added now. Writes nothing.
 
-    One pass over all labelled images, page by page; memory grows with `images` alone.
+    One pass over all labelled images, page by page, unless all of these are known; memory grows with `images` alone.
     wanted: a split for those that nothing binds to another one.
     """
     links = Links(images)
-    for row in _stored(connection):
+    names = list({image.content_sha256 for image in images})
+    there = _rows_of(connection, names)
+    for row in there if len(there) == len(names) else _stored(connection):
         links.meet(row)
     pinned = connection.execute(sa.select(has_pins(check_name))).scalar_one() or wanted == "golden"
     chosen = _chosen(connection, check_name, list(links.known))
@@ -93,16 +95,27 @@ def add_images(
 
 def _stored(connection: sa.Connection) -> Iterator[Any]:
     """Every labelled image, page by page."""
-    names = ("content_sha256", "look", "given_group", "cluster", "split")
-    columns = [LabelledImage.__table__.c[name] for name in names]
     after = ""
     while True:
-        query = sa.select(*columns).where(LabelledImage.content_sha256 > after).order_by(LabelledImage.content_sha256)
+        query = sa.select(*_LINKS).where(LabelledImage.content_sha256 > after).order_by(LabelledImage.content_sha256)
         page = connection.execute(query.limit(PAGE_IMAGES)).all()
         yield from page
         if len(page) < PAGE_IMAGES:
             return
         after = page[-1].content_sha256
+
+
+def _rows_of(connection: sa.Connection, images: Sequence[str]) -> list[Any]:
+    """Those of these images that are stored."""
+    found: list[Any] = []
+    for some in _chunks(images):
+        found += connection.execute(sa.select(*_LINKS).where(LabelledImage.content_sha256.in_(some))).all()
+    return found
+
+
+_LINKS = [
+    LabelledImage.__table__.c[name] for name in ("content_sha256", "look", "given_group", "cluster", "split")
+]  # what links images
 
 
 def golden_by_hash(connection: sa.Connection, check_name: str) -> set[str]:

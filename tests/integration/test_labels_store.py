@@ -90,7 +90,7 @@ def stands(rows: list[dict[str, Any]], image: str) -> str | None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=EVENTS)
 def test_what_stands_is_what_the_rule_says(engine: sa.Engine, events: list[Event]) -> None:
     follow(engine, events)
