@@ -25,6 +25,7 @@ def base(precision: str = "fp32", name: str = "some/model") -> Any:
         ("vision-top3", {"trains": "vision-blocks", "vision_blocks": 3, "lr": 1e-5, "pixel_factor": 1.5}),
         ("head", {"trains": "head", "dropout": 0.1}),
         ("pocket-lora", {"trains": "language", "lr": 2e-3}),
+        ("pocket-head", {"trains": "head", "lr": 1e-2}),
     ],
 )
 def test_a_recipe_says_what_its_source_says(name: str, expected: dict[str, Any]) -> None:
