@@ -53,7 +53,9 @@ def assert_done(here: Ground, found: TrainingInfo) -> None:
 
 
 def test_a_killed_worker_loses_an_attempt_and_the_next_one_goes_on(tmp_path: Path) -> None:
-    with ground(tmp_path, train_shadow_images=0) as here:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with ground(tmp_path, train_shadow_images=0, adapters_url=str(shared)) as here:
         label_pictures(here.engine, tmp_path / "pictures")
         training_id = request(here.engine)
         first = here.start()
@@ -68,6 +70,7 @@ def test_a_killed_worker_loses_an_attempt_and_the_next_one_goes_on(tmp_path: Pat
         here.until(lambda: here.training(training_id).stage == "calibrate")
         assert images.stat().st_mtime_ns == written
         assert_done(here, here.until_ended(training_id))
+        assert Path(here.adapters()[0].uri).parent == shared
         second.send_signal(signal.SIGTERM)
         assert second.wait(60) == 0
         left = {path.name for path in folder_of(here.settings, training_id).iterdir()}
