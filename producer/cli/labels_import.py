@@ -6,6 +6,7 @@ import getpass
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,13 +98,16 @@ def _parcel(
     root = root_of(more["root"], labels=file)
     options = Options(label=more["label_column"], group=more["group_column"], images=root.path)
     faults = Faults(str(file))
-    said = understand(read_labels(file, form=form, options=options), words, who=who or user(), root=root, faults=faults)
+    entries = read_labels(file, form=form, options=options)
+    filled = [entry for entry in entries if not entry.blank]
+    said = understand(filled, words, who=who or user(), root=root, faults=faults)
     with _progress(len({one.image.uri for one in said})) as done:
         fetched = fetch_images([one.image for one in said], settings, done=done)
     if not fetched.seen:
         uri, fault = next(iter(fetched.unread.items()))
         raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {fault}")
-    return pack(said, fetched, words.check, faults, origin="import", split=more["split"])
+    parcel = pack(said, fetched, words.check, faults, origin="import", split=more["split"])
+    return replace(parcel, n_blank=len(entries) - len(filled))
 
 
 @contextmanager
@@ -137,6 +141,7 @@ def echo_summary(summary: Summary, split: str | None) -> None:
         (summary.n_unused, "images between two splits, or like a golden image that nobody chose: used for nothing"),
         (summary.n_shut_out, "images of this check that were golden by their hash: used for nothing from now on"),
         (summary.n_mixed, "images with boxes of several labels: one that flags was taken for the image"),
+        (summary.n_blank, "rows without a label: left out"),
         (len(summary.unread), "images that could not be read: their labels are left out"),
     ):
         if n or words == "labels to be added":

@@ -37,7 +37,7 @@ class Entry:
     """One image of a file of labels.
 
     where: line or entry, for messages. uri: as written. label None: follows from the boxes; without any, nothing was
-    found in the image. boxes None: nobody said where.
+    found in the image. boxes None: nobody said where. blank: a row for a label that nobody filled in.
     """
 
     where: str
@@ -48,6 +48,7 @@ class Entry:
     group: str | None = None
     note: str | None = None
     drawn: str | None = None
+    blank: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

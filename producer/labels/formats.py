@@ -38,7 +38,7 @@ def read_labels(path: Path, *, form: str, options: Options) -> list[Entry]:
         raise BadLabels(f"{path} is a file: name the folder that holds classes.txt and the files of labels")
     entries = READERS[form](path, options, faults)
     faults.raise_any()
-    if not entries:
+    if all(entry.blank for entry in entries):
         raise BadLabels(f"{path}: there is no label in it, read as {form} (--format says otherwise)")
     return entries
 

@@ -40,12 +40,13 @@ class Parcel:
     unread: Mapping[str, ImageError]
     n_named: int
     n_mixed: int
+    n_blank: int = 0  # rows without a label
     split: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What writing a parcel comes to. Everything but n_labels, n_said and n_boxes counts images."""
+    """What writing a parcel comes to. Counts images where nothing else is said."""
 
     table: dict[str, dict[str, int]]  # label -> split -> images
     boxes: dict[str, int]  # label of the box -> boxes
@@ -59,6 +60,7 @@ class Summary:
     n_unused: int  # that are used for nothing: between splits, or like a golden image that nobody chose
     n_shut_out: int  # that are golden by their hash, and not among those that are chosen now
     n_mixed: int
+    n_blank: int  # rows without a label
     unread: Mapping[str, ImageError]
 
 
@@ -132,6 +134,7 @@ def summarise(engine: sa.Engine, parcel: Parcel) -> Summary:
         n_unused=sum(place.split == "none" for place in places.values()),
         n_shut_out=len(shut_out - places.keys()),
         n_mixed=parcel.n_mixed,
+        n_blank=parcel.n_blank,
         unread=parcel.unread,
     )
 

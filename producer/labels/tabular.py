@@ -1,6 +1,7 @@
 """CSV and JSONL: a row an image, with the columns uri, label, boxes, who, group, note and drawn.
 
-boxes: "label x0 y0 x1 y1; ..." in pixels, or a JSON list of {x0, y0, x1, y1, label}; other columns are left alone.
+boxes: "label x0 y0 x1 y1; ..." in pixels, or a JSON list of {x0, y0, x1, y1, label}; other columns are left alone. Rows
+whose label is empty are left out: `labels suggest` writes such, and a person fills in what he is sure of.
 """
 
 from __future__ import annotations
@@ -50,10 +51,14 @@ def _require_columns(row: dict[str, Any], options: Options) -> None:
 
 
 def _entry(where: str, uri: str, row: dict[str, Any], options: Options) -> Entry:
+    label = text_of(row.get(options.label), "label")
+    if label is None and options.label not in row:
+        raise FaultyLineError(f"no {options.label}")
     return Entry(
         where=where,
         uri=required(uri, "uri"),
-        label=required(row.get(options.label), "label"),
+        label=label,
+        blank=label is None,
         boxes=boxes_of(row.get("boxes")),
         who=text_of(row.get("who"), "who"),
         group=text_of(row.get(options.group or "group"), "group"),

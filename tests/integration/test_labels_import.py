@@ -174,6 +174,12 @@ def test_twins_and_copies_are_counted_and_share_a_split(ledger: Ledger, folder: 
     )
 
 
+def test_suggestions_may_be_filled_in_by_half(ledger: Ledger, folder: Path) -> None:
+    rows = ("0.png,overlay,threshold", "1.png,,random", "2.png,none,random")
+    assert "1  rows without a label" in ledger.add(table(folder / "m.csv", *rows, header="uri,label,drawn")).stdout
+    assert {Path(one.uri).name: one.drawn for one in ledger.standing()} == {"0.png": "threshold", "2.png": "random"}
+
+
 def test_groups_stay_on_one_side(ledger: Ledger, folder: Path) -> None:
     rows = [f"{index}.png,none,{'odd' if index % 2 else 'even'}" for index in range(6)]
     ledger.add(table(folder / "m.csv", *rows[:3], header="uri,label,bag"), "--group-column", "bag")

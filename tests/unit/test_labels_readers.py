@@ -77,7 +77,6 @@ def test_jsonl_takes_boxes_as_objects_and_as_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("a.jpg,,", "line 2: no label"),
         (",x,", "line 2: no uri"),
         ("a.jpg,x,knife 1 2 3", "is not `label x0 y0 x1 y1`"),
         ("a.jpg,x,knife 1 2 3 nan", "y1 is nan"),
@@ -96,10 +95,19 @@ def test_a_faulty_row_is_named_with_its_line(tmp_path: Path, row: str, words: st
 
 
 def test_many_faults_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
-    with pytest.raises(BadLabels, match=r"12 faults: line 2: no label; line 3.*; and 7 more"):
-        read(write(tmp_path / "m.csv", "uri,label\n" + "a.jpg,\n" * 12))
+    with pytest.raises(BadLabels, match=r"12 faults: line 2: no uri; line 3.*; and 7 more"):
+        read(write(tmp_path / "m.csv", "uri,label\n" + ",gun\n" * 12))
     with pytest.raises(BadLabels, match=f"{MAX_FAULTS} faults"):
-        read(write(tmp_path / "m.csv", "uri,label\n" + "a.jpg,\n" * 3000))
+        read(write(tmp_path / "m.csv", "uri,label\n" + ",gun\n" * 3000))
+
+
+def test_rows_that_nobody_filled_in_are_blank(tmp_path: Path) -> None:
+    entries = read(write(tmp_path / "m.csv", "uri,label,drawn\na.jpg,,random\nb.jpg,gun,random\n"))
+    assert [(entry.uri, entry.blank) for entry in entries] == [("a.jpg", True), ("b.jpg", False)]
+    with pytest.raises(BadLabels, match="there is no label in it"):
+        read(write(tmp_path / "m.csv", "uri,label\na.jpg,\n"))
+    with pytest.raises(BadLabels, match="line 2: no label"):
+        read(write(tmp_path / "m.jsonl", '{"uri": "a.jpg", "label": "gun"}\n{"uri": "b.jpg"}\n'))
 
 
 def test_missing_columns_are_named_with_their_option(tmp_path: Path) -> None:
@@ -406,7 +414,8 @@ def survives(form: str, content: bytes) -> None:
         path.write_bytes(content)
         understood, words = [], ""
         try:
-            understood = said(read(folder if form == "yolo" else path, form, images=folder), folder, empty="none")
+            entries = read(folder if form == "yolo" else path, form, images=folder)
+            understood = said([entry for entry in entries if not entry.blank], folder, empty="none")
         except BadLabels as error:
             words = str(error)
     assert "\n" not in words
