@@ -51,6 +51,8 @@ def start(
         raise RequestError(f"{settings.model} is a server, which is not trained here: name a model with --model")
     with transaction(engine) as connection:
         check = resolve_check(connection, check_name)
+        if check.steps:
+            raise RequestError(f"check {check.name} asks in steps, which cannot be trained: give it one prompt")
         newest = newest_label(connection, check.name)
         if not newest:
             raise TrainingFailed(f"check {check.name} has no labels yet: `scanfleet labels import` or `labels add`")

@@ -110,7 +110,8 @@ def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer
         n_taken=lambda: trainer.n_taken,
         active=lambda: trainer.n_active,
         deaf=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
-        patience_seconds=max(DEAF_SECONDS, 3 * settings.ring_again_seconds),
+        # Longer than for batches: a knock may go to a worker of another base model, again and again.
+        patience_seconds=max(DEAF_SECONDS, 10 * settings.ring_again_seconds),
     )
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(engine, app, settings), seconds=settings.reconcile_seconds),

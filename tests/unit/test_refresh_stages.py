@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -197,6 +198,20 @@ def test_a_stage_that_was_done_is_not_done_again(context: Context, told: list[di
     assert calls == {"one": 1, "two": 2, "three": 1}
     assert context.results["one"]["by"] == "one"
     assert [each["stage"] for each in told] == ["one", "two", "one", "two", "three"]
+
+
+def test_a_loss_that_ran_away_is_no_crash(context: Context, told: list[dict[str, Any]]) -> None:
+    def stage(context: Context) -> dict[str, Any]:
+        context.tell.begin("fit", 0)
+        context.tell._told = 0.0
+        context.tell.say(step=3, loss=math.nan)
+        return {"history": ({"loss": math.nan, "step": 3},), "best": -math.inf}
+
+    run_stages(context, (("fit", stage),))
+    assert told[-1]["figures"] == {"step": 3}
+    written = context.work.result("fit")
+    assert written is not None
+    assert (written["history"], written["best"]) == ([{"loss": None, "step": 3}], None)
 
 
 def test_a_request_to_stop_ends_it_at_the_next_word(context: Context) -> None:

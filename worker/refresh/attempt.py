@@ -35,6 +35,7 @@ from worker.stop import Stop
 log = structlog.get_logger()
 
 CHILD = "worker.refresh.child"
+BEAT_SECONDS = 5.0  # at most, between two: people watch the progress
 TICK_SECONDS = 0.2  # between two looks whether to stop
 STALL_SECONDS = 3600.0  # a child that says nothing for so long hangs: large models take minutes for a step
 
@@ -67,7 +68,8 @@ class Attempt:
 
     def run(self) -> None:
         """From start to end; the training is settled, or ready again, or another's."""
-        heartbeat = Timer("training_heartbeat", self._beat, seconds=self._settings.train_lease_seconds / 3)
+        seconds = min(self._settings.train_lease_seconds / 3, BEAT_SECONDS)
+        heartbeat = Timer("training_heartbeat", self._beat, seconds=seconds)
         heartbeat.start()
         try:
             how = self._listen()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +54,7 @@ class Teller:
         """figures: for people; None is left out. Raises StopAskedError."""
         if time.monotonic() - self._told >= TELL_SECONDS:
             self._told = time.monotonic()
-            told = {name: value for name, value in figures.items() if value is not None}
+            told = {name: value for name, value in plain(figures).items() if value is not None}
             self._send("progress", stage=self._stage, number=self._number, figures=told)
         self.check()
 
@@ -116,6 +117,17 @@ def run_stages(context: Context, stages: tuple[tuple[str, Stage], ...]) -> None:
         result = context.work.result(name)
         if result is None:
             started = time.monotonic()
-            result = stage(context) | {"seconds": round(time.monotonic() - started, 3)}
+            result = plain(stage(context)) | {"seconds": round(time.monotonic() - started, 3)}
             context.work.settle(name, result)
         context.results[name] = result
+
+
+def plain(value: Any) -> Any:
+    """As JSON knows it: numbers that are none, as the loss of a training that ran away, become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(inner) for inner in value]
+    return value
