@@ -24,6 +24,7 @@ from worker.refresh.compare import compare as compare_on
 from worker.refresh.context import Context
 from worker.refresh.images import OpenChecked, bring
 from worker.refresh.labels import EXAMPLES, IMAGES, examples_of
+from worker.refresh.slices import STYLE, styles
 from worker.scorers import answers
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def compare(context: Context) -> dict[str, Any]:
         seed=held.seed,
         watch=context.tell.count,
     )
-    return _result(report, champion_id) | {"problem": problem, "shadow": drawn}
+    result = _result(report, champion_id) | {"problem": problem, "shadow": drawn}
+    if problem is not None:
+        result["lines"].insert(1, problem)
+    return result
 
 
 def _result(report: GateReport, champion_id: int | None) -> dict[str, Any]:
@@ -111,13 +115,15 @@ def _golden(context: Context, in_use: AdapterInfo | None) -> GoldenSet:
     keys = {example.key for example in examples}
     rows = [row for row in context.work.read(EXAMPLES) if row["content_sha256"] in keys]
     sources = {row["content_sha256"]: source_of(row["uri"], row["root"]) for row in rows}
-    recent = None
-    if in_use is not None and in_use.training_id is not None:
-        with reading(context.engine) as connection:
+    before = None
+    with reading(context.engine) as connection:
+        told = styles(connection, context.check.name, sorted(keys))
+        if in_use is not None and in_use.training_id is not None:
             before = trainings.find(connection, in_use.training_id)
-        known = 0 if before is None else before.newest_label
-        recent = {row["content_sha256"] for row in rows if row["label_id"] > known}
-    return GoldenSet(examples=examples, recent=recent, slices={"source": sources})
+    recent = None
+    if before is not None:
+        recent = {row["content_sha256"] for row in rows if row["label_id"] > before.newest_label}
+    return GoldenSet(examples=examples, recent=recent, slices={"source": sources, STYLE: told})
 
 
 def source_of(uri: str, root: str | None) -> str:
