@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -107,11 +108,21 @@ def remove_lora(model: Any, *, name: str) -> Any:
     """
     others = [other for other in model.peft_config if other != name]
     if not others:
+        network = model.get_base_model()
+        originals = {path: part.original_module for path, part in _whole_modules(network)}
         model.unload()
+        for path, module in originals.items():  # PEFT puts what was trained in their place
+            parent, _, leaf = path.rpartition(".")
+            setattr(network.get_submodule(parent), leaf, module)
         return None
     model.set_adapter(others[0], inference_mode=True)  # PEFT warns when it has to choose one itself
     model.delete_adapter(name)
     return model
+
+
+def _whole_modules(network: Any) -> list[tuple[str, ModulesToSaveWrapper]]:
+    """Modules that an adapter trained whole, by the path of the one they stand for."""
+    return [(path, part) for path, part in network.named_modules() if isinstance(part, ModulesToSaveWrapper)]
 
 
 def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:

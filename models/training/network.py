@@ -59,7 +59,6 @@ def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
     everywhere = recipe.trains != "language"
     with base._turns.alone(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
         base._switch(None)
-        originals = {path: network.get_submodule(path) for path in settings.modules_to_save or ()}
         with torch.random.fork_rng(devices=_cuda(base)):
             torch.manual_seed(seed)
             peft = add_lora(base._peft or network, settings, name=NAME)
@@ -78,9 +77,6 @@ def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
             )
         finally:
             base._peft = remove_lora(peft, name=NAME)
-            for path, module in originals.items():  # PEFT leaves the copies in place that were trained
-                parent, _, leaf = path.rpartition(".")
-                setattr(network.get_submodule(parent), leaf, module)
             network.requires_grad_(False)
             network.eval()
             base._switch(None)  # PEFT may have made another one active

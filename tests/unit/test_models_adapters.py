@@ -29,7 +29,7 @@ from models.canary import CanaryResult, try_canary
 from models.errors import ModelInvalid
 from models.families import FAMILIES
 from models.loading import BaseModel, load_base
-from models.lora import adapter_state, add_lora, save_lora
+from models.lora import adapter_state, add_lora, remove_lora, save_lora
 from models.prefill import PrefillScorer
 from models.types import Question
 from tests.unit import tiny_models as tiny
@@ -409,10 +409,15 @@ def test_a_module_trained_whole_is_part_of_the_adapter_and_not_of_the_base(
                 tensor.mul_(1.5)
     save_lora(tmp_path, model, card=card(revision), lora=whole)
     assert any("visual.merger" in key for key in load_file(tmp_path / WEIGHTS))
-    alone = base.scorer(QUESTION)
+    assert remove_lora(model, name="default") is None
+    alone = trained.scorer(QUESTION)
     before = margins(alone)
-    assert margins(base.scorer(QUESTION, tmp_path)) != pytest.approx(before, abs=1e-3)
+    tuned = trained.scorer(QUESTION, tmp_path)
+    assert margins(tuned) != pytest.approx(before, abs=1e-3)
     assert margins(alone) == before
+    trained.release(str(tuned.identity.adapter_sha256))
+    assert margins(alone) == before, "what was trained whole stayed in the base"
+    assert margins(base.scorer(QUESTION)) == before
 
 
 def test_weights_that_are_not_safetensors_are_refused(base: BaseModel, copied: Path) -> None:
