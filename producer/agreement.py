@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-Z95 = 1.959963984540054  # the normal distribution holds 95 % within this many standard deviations
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proportion:
-    """k of n, with the interval that holds the true share in 95 of 100 such measurements."""
-
-    k: int
-    n: int
-
-    @property
-    def value(self) -> float | None:
-        return self.k / self.n if self.n else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return wilson(self.k, self.n)
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a proportion (E. B. Wilson, 1927, JASA 22:209-212)."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = k / n, Z95 * Z95
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+from scanfleet.proportions import Proportion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import IO, Any, Literal
 
 import sqlalchemy as sa
 
-from producer.agreement import Proportion
 from scanfleet.errors import RequestError
+from scanfleet.proportions import Proportion
 from scanfleet.store import flips, scans
 from scanfleet.store.engine import reading
 from scanfleet.store.flips import Cell, Compared, Flip

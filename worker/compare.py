@@ -7,15 +7,11 @@ when it ends before its time. Nothing is written to the ledger.
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import sqlalchemy as sa
 
@@ -26,9 +22,8 @@ from models.gate import Facts, GateReport
 from models.training.types import Example
 from models.types import Question, Scorer
 from scanfleet.checks import Check
-from scanfleet.errors import BadLabels, BadSettings, DeviceUnavailable, ScanfleetError
-from scanfleet.log import configure_logging
-from scanfleet.settings import Settings, load_settings
+from scanfleet.errors import BadLabels, BadSettings, DeviceUnavailable
+from scanfleet.settings import Settings
 from scanfleet.store import trainings
 from scanfleet.store.adapters import AdapterInfo, get_adapter
 from scanfleet.store.checks import resolve_check
@@ -37,6 +32,7 @@ from scanfleet.store.labels import StandingLabel, iter_standing
 from scanfleet.store.schema import ledger
 from scanfleet.store.shadow import recent_unlabelled
 from worker.adapters import AdapterFolders
+from worker.answering import answer
 from worker.model import Model, load_model
 from worker.refresh.calibrate import calibrated
 from worker.refresh.compare import Candidate, GoldenSet, compare
@@ -63,28 +59,10 @@ class _Loaded:
 
 
 def main() -> None:
-    reports = Reports.on_stdout()
-    code = 0
-    try:
-        settings = load_settings()
-        configure_logging(level=settings.log_level, json=settings.log_json)
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of kernels that it can do without
-        _serve(settings, sys.stdin, reports)
-    except BrokenPipeError:
-        code = 1  # nobody listens any more
-    except ScanfleetError as error:
-        code = error.exit_code
-        reports.fault(error)
-    # A download that hangs would hold up the interpreter's own exit until its time-out.
-    sys.stderr.flush()
-    os._exit(code)
+    answer(_serve)
 
 
-def _serve(settings: Settings, lines: IO[str], reports: Reports) -> None:
-    first = lines.readline()
-    if not first:
-        return  # the parent was stopped before it asked
-    asked = json.loads(first)
+def _serve(settings: Settings, asked: dict[str, Any], _: IO[str], reports: Reports) -> None:
     with (
         ledger(settings) as engine,
         tempfile.TemporaryDirectory(prefix="compare-", dir=settings.make_folder("tmp")) as folder,

@@ -7,8 +7,6 @@ In: {"check": {...}, "seconds": how long to measure each stage}. Out, as it goes
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import sys
 import time
@@ -16,9 +14,8 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from scanfleet.checks import Check
-from scanfleet.errors import ScanfleetError
-from scanfleet.log import configure_logging
-from scanfleet.settings import Settings, load_settings
+from scanfleet.settings import Settings
+from worker.answering import answer
 from worker.decoders import default_children
 from worker.model import Model, load_model
 from worker.probe import budget_for, can_probe
@@ -32,20 +29,11 @@ MB = 1_000_000
 
 
 def main() -> None:
-    reports = Reports.on_stdout()
-    code = 0
-    try:
-        settings = load_settings()
-        configure_logging(level=settings.log_level, json=settings.log_json)
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        _Examination(settings, reports).run(sys.stdin)
-    except BrokenPipeError:
-        code = 1  # nobody listens any more
-    except ScanfleetError as error:
-        code = error.exit_code
-        reports.fault(error)
-    sys.stderr.flush()
-    os._exit(code)
+    answer(_serve)
+
+
+def _serve(settings: Settings, asked: dict[str, Any], _: IO[str], reports: Reports) -> None:
+    _Examination(settings, reports).run(asked)
 
 
 class _Examination:
@@ -55,11 +43,7 @@ class _Examination:
         self._settings = settings
         self._reports = reports
 
-    def run(self, lines: IO[str]) -> None:
-        first = lines.readline()
-        if not first:
-            return  # the parent was stopped before it asked
-        asked = json.loads(first)
+    def run(self, asked: dict[str, Any]) -> None:
         model = self._load()
         self._machine(model)
         resolved = self._scorer(model, Check.model_validate(asked["check"]))

@@ -8,9 +8,6 @@ Out: {"kind": "ready", "scorer", "calibrated"}, a {"kind": "result", ...} for ea
 from __future__ import annotations
 
 import json
-import logging
-import os
-import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -18,11 +15,11 @@ from typing import IO, Any
 
 from models.types import ModelIdentity
 from scanfleet.checks import Check
-from scanfleet.errors import ImageError, Retryable, ScanfleetError
-from scanfleet.log import configure_logging
-from scanfleet.settings import Settings, load_settings
+from scanfleet.errors import ImageError, Retryable
+from scanfleet.settings import Settings
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import NewVerdict
+from worker.answering import answer
 from worker.model import Model, load_model
 from worker.probe import UNPROBED_TOKENS, budget_for
 from worker.reports import Reports
@@ -34,28 +31,10 @@ WORTH_A_PROBE = 64  # images: fewer are scored before a probe has paid for itsel
 
 
 def main() -> None:
-    reports = Reports.on_stdout()
-    code = 0
-    try:
-        settings = load_settings()
-        configure_logging(level=settings.log_level, json=settings.log_json)
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of kernels that it can do without
-        _serve(settings, sys.stdin, reports)
-    except BrokenPipeError:
-        code = 1  # nobody listens any more
-    except ScanfleetError as error:
-        code = error.exit_code
-        reports.fault(error)
-    # A download that hangs would hold up the interpreter's own exit until its time-out.
-    sys.stderr.flush()
-    os._exit(code)
+    answer(_serve)
 
 
-def _serve(settings: Settings, lines: IO[str], reports: Reports) -> None:
-    first = lines.readline()
-    if not first:
-        return  # the parent was stopped before it asked
-    asked = json.loads(first)
+def _serve(settings: Settings, asked: dict[str, Any], lines: IO[str], reports: Reports) -> None:
     model = load_model(settings)
     adapter = asked["adapter"]
     resolved = resolve_alone(model, Check.model_validate(asked["check"]), None if adapter is None else Path(adapter))

@@ -10,7 +10,8 @@ import click
 from producer.cli.common import Flags
 
 if TYPE_CHECKING:
-    from producer.agreement import Agreement, Proportion
+    from producer.agreement import Agreement
+    from scanfleet.proportions import Proportion
 
 
 @click.command()

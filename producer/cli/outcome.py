@@ -10,9 +10,10 @@ from producer.cli.common import note
 from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
-    from producer.agreement import Agreement, Proportion
+    from producer.agreement import Agreement
     from producer.failures import Counts
     from producer.summary import Summary
+    from scanfleet.proportions import Proportion
 
 SHORTEST_SPAN = 1.0  # seconds; a rate over less is noise
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from producer.agreement import Agreement, wilson
+from producer.agreement import Agreement
+from scanfleet.proportions import wilson
 
 LABELS = ("overlay", "natural", "none")
 
