@@ -16,7 +16,7 @@ from models.errors import ModelInvalid
 from models.sources import POCKET
 from models.types import ModelIdentity
 from scanfleet import adapter_files
-from scanfleet.checks import builtin_names, load_check
+from scanfleet.checks import Check, builtin_names, load_check
 from scanfleet.errors import BadSource, RequestError
 from scanfleet.settings import Settings
 from scanfleet.store.adapters import AdapterInfo, register_adapter
@@ -99,13 +99,15 @@ def _read(path: Path, identity: ModelIdentity) -> AdapterInfo | None:
     if card.base_revision != identity.revision or card.question.name not in builtin_names():
         log.warning("shipped_adapter_refused", folder=str(path.parent), error="made for another base or check")
         return None
-    return _info(card, uri=f"{BUILT_IN}://{identity.base_model}/{path.parent.name}")
+    check = load_check(card.question.name)
+    return info_of(card, check, uri=f"{BUILT_IN}://{identity.base_model}/{path.parent.name}")
 
 
-def _info(card: AdapterCard, *, uri: str) -> AdapterInfo:
+def info_of(card: AdapterCard, check: Check, *, uri: str, training_id: int | None = None) -> AdapterInfo:
+    """An adapter as the registry keeps it. training_id: of the training that made it."""
     return AdapterInfo(
-        check_name=card.question.name,
-        check_hash=load_check(card.question.name).hash,
+        check_name=check.name,
+        check_hash=check.hash,
         base_model=card.base_model,
         base_revision=card.base_revision,
         uri=uri,
@@ -115,6 +117,7 @@ def _info(card: AdapterCard, *, uri: str) -> AdapterInfo:
         calibrator=None if card.calibrator is None else asdict(card.calibrator),
         thresholds=None if card.thresholds is None else asdict(card.thresholds),
         canary=None if card.canary is None else card.canary.model_dump(mode="json"),
+        training_id=training_id,
     )
 
 

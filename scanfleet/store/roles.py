@@ -33,6 +33,7 @@ PRODUCER = {
 }
 # Workers settle what producers made; they make no scan, batch or image, and delete nothing.
 WORKER = {
+    "checks": "INSERT",  # a built-in one that is trained for before anybody scans with it
     "scans": "UPDATE",
     "batches": "UPDATE",
     "images": "UPDATE",

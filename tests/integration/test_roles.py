@@ -16,7 +16,10 @@ from scanfleet.errors import AccessDenied
 from scanfleet.queue import make_app
 from scanfleet.reconcile import reconcile_once
 from scanfleet.settings import load_settings
-from scanfleet.store import retries, scans, workers
+from scanfleet.store import refusals, retries, scans, trainings, workers
+from scanfleet.store.adapters import AdapterInfo, register_adapter
+from scanfleet.store.champions import promote
+from scanfleet.store.checks import save_check
 from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.roles import PRODUCER, WORKER
 from scanfleet.store.scorers import Shift, note_shift
@@ -90,7 +93,29 @@ def test_a_worker_scores_a_batch_with_its_role_alone(urls: Urls, tmp_path: Path)
             note_shift(connection, 1, Shift(max=0.1, mean=0.01, n=16, against="fp32"))
         with make_app(worker.settings) as app:
             reconcile_once(worker.engine, app, worker.settings)
+        _a_worker_trains(worker)
         _a_worker_can_do_no_more(worker)
+
+
+def _a_worker_trains(worker: Rig) -> None:
+    """From a check that nobody has scanned with to an adapter in use and one that is refused."""
+    with transaction(worker.engine) as connection:
+        check = load_check("baggage")
+        adapter = register_adapter(
+            connection,
+            AdapterInfo(
+                check_name=check.name, check_hash=check.hash, base_model="pocket", base_revision="x", uri="mem://a",
+                weights_sha256="0" * 64, gate_verdict="promote",
+            ),
+        )  # fmt: skip
+        trainings.request(
+            connection, check_id=save_check(connection, check), check_name=check.name, base_model="pocket",
+            recipe="auto", reason="a test", newest_label=1,
+        )  # fmt: skip
+        held = trainings.claim(connection, worker="w", base_model="pocket", lease_seconds=60)
+        assert held is not None
+        promote(connection, adapter, kind="gate", why="better")
+        refusals.note_refusal(connection, adapter, worker="w", why="its canary speaks against it")
 
 
 def _a_worker_can_do_no_more(worker: Rig) -> None:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from models.adapters import AdapterCard, Canary, read_adapter, read_card, write_adapter
+from models.adapters import Canary, read_adapter, read_card, write_adapter
 from models.calibration import Calibrator, Thresholds
 from scanfleet import adapter_files
-from scanfleet.errors import AccessDenied, BadSource, StoreUnavailable
+from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.store import champions, trainings
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.engine import transaction
 from scanfleet.store.tables import Adapter
+from worker.adapters import info_of
 from worker.refresh.canary_set import FOLDER as CANARIES
 from worker.refresh.context import Context
 from worker.refresh.fitting import ADAPTER
@@ -39,7 +39,8 @@ def publish(context: Context) -> dict[str, Any]:
     uri = str(folder)
     if context.settings.adapters_url is not None:
         uri = _push(context, folder)
-    return {"adapter_id": register(context, _info(context, card, uri)), "folder": str(folder), "uri": uri}
+    info = info_of(card, context.check, uri=uri, training_id=context.held.id)
+    return {"adapter_id": register(context, info), "folder": str(folder), "uri": uri}
 
 
 def register(context: Context, info: AdapterInfo) -> int:
@@ -84,25 +85,8 @@ def _push(context: Context, folder: Path) -> str:
     """To the place that all workers reach. What a person must mend there does not cost the training: it waits."""
     try:
         return adapter_files.push(folder, adapter_files.shared_place(context.settings), context.settings)
-    except (AccessDenied, BadSource) as error:
+    except (AccessDenied, BadSource, SourceNotFound) as error:
         raise StoreUnavailable(f"adapters_url: {error}") from error
-
-
-def _info(context: Context, card: AdapterCard, uri: str) -> AdapterInfo:
-    return AdapterInfo(
-        check_name=context.check.name,
-        check_hash=context.check.hash,
-        base_model=card.base_model,
-        base_revision=card.base_revision,
-        uri=uri,
-        weights_sha256=card.weights_sha256,
-        recipe=dict(card.recipe),
-        metrics=dict(card.metrics),
-        calibrator=None if card.calibrator is None else asdict(card.calibrator),
-        thresholds=None if card.thresholds is None else asdict(card.thresholds),
-        canary=None if card.canary is None else card.canary.model_dump(mode="json"),
-        training_id=context.held.id,
-    )
 
 
 def promote(context: Context, report: dict[str, Any]) -> None:
