@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -51,6 +52,7 @@ class Point:
 
 
 def run() -> Report:
+    torch.set_num_threads(1)  # of a small model on a machine with other work two wait for each other more than they help
     base = load_base("pocket", precision="fp32")
     unseen = list(fresh(CHECK, UNSEEN_SEED, [(SIDE, SIDE, N_UNSEEN)]))
     zero = _point(measure(base.scorer(QUESTIONS[CHECK]), unseen), labels=0, seconds=0.0)

@@ -54,6 +54,7 @@ def test_a_fault_of_every_kind_loses_nothing() -> None:
     assert run.values["quarantined"] >= run.values["poison_images"] >= 1, run.words
 
 
+@pytest.mark.slow
 def test_a_fleet_without_reconcilers_is_found_out() -> None:
     faults = ("--faults", 4, "--kinds", "kill9,broker_flush", "--poison", 0, "--images", 600)
     run = chaos(*faults, "--seed", SEED, "--without", "reconciler", "--patience", 10, timeout=200)

@@ -40,6 +40,7 @@ def test_a_folder_of_odd_files(tmp_path: Path, data: Path) -> None:
     assert outcomes(data) == expected
 
 
+@pytest.mark.slow
 def test_a_bucket_of_odd_files(tmp_path: Path, data: Path, s3_bucket: Bucket) -> None:
     expected = write_odd_files(tmp_path / "odd")
     for name in expected:

@@ -5,6 +5,7 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from models.loading import load_base
@@ -81,6 +82,7 @@ def enter(here: Fleet, adapter: AdapterInfo) -> int:
     return adapter_id
 
 
+@pytest.mark.slow
 def test_a_running_worker_follows_promotion_and_rollback_and_refuses_what_its_canary_speaks_against(
     tmp_path: Path,
 ) -> None:
