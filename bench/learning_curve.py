@@ -52,7 +52,7 @@ class Point:
 
 
 def run() -> Report:
-    torch.set_num_threads(1)  # of a small model on a machine with other work two wait for each other more than they help
+    torch.set_num_threads(1)  # two threads of so small a model wait for each other more than they help
     base = load_base("pocket", precision="fp32")
     unseen = list(fresh(CHECK, UNSEEN_SEED, [(SIDE, SIDE, N_UNSEEN)]))
     zero = _point(measure(base.scorer(QUESTIONS[CHECK]), unseen), labels=0, seconds=0.0)
