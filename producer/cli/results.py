@@ -23,7 +23,11 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 def wanted_options(command: FunctionT) -> FunctionT:
     for option in reversed(
         (
-            click.option("--scan", metavar="SCAN", help="Of this scan only. Default: of all scans."),
+            click.option(
+                "--scan",
+                metavar="SCAN",
+                help="Of this scan only. Default: of all scans but rescans, whose answers stand in the scan that they renew.",
+            ),
             click.option("--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"])),
             click.option("--label", metavar="LABEL", help="With this answer."),
             click.option("--decision", type=click.Choice(["clear", "review", "flag"]), help="With this decision."),

@@ -93,16 +93,26 @@ def promote(
     """Point the check and base model of an adapter to it: one statement, so a batch sees the old or the new one.
 
     Returns the champion before. Raises UnknownName; GateNotPassed unless the gate said "promote" of this adapter, for
-    every kind but those that a person answers for ("forced") and that were in use before ("shipped", "rollback").
+    every kind but those that a person answers for ("forced") and that were in use before ("shipped", "rollback"). A
+    person may put back what came into use in order once, such as an adapter that ships with its base.
     """
     adapter = get_adapter(connection, adapter_id)
-    if kind in ("gate", "person") and adapter.gate_verdict != "promote":
+    passed = adapter.gate_verdict == "promote" or (kind == "person" and _was_in_use(connection, adapter_id))
+    if kind in ("gate", "person") and not passed:
         said = "never judged it" if adapter.gate_verdict is None else f"says {adapter.gate_verdict}"
         raise GateNotPassed(
             f"adapter {adapter_id} is not promoted: the gate {said} (`scanfleet adapters show {adapter_id}`); "
             "a person who knows better adds --force with a reason"
         )
     return _point(connection, adapter.check_name, adapter.base_model, adapter_id, kind=kind, why=why, who=who)
+
+
+def _was_in_use(connection: sa.Connection, adapter_id: int) -> bool:
+    """Whether it ever came into use other than by force."""
+    query = sa.select(Promotion.id).where(
+        Promotion.adapter_id == adapter_id, Promotion.kind.in_(("shipped", "gate", "person"))
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def roll_back(connection: sa.Connection, check_name: str, base_model: str, *, why: str, who: str | None) -> Change:

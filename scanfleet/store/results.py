@@ -66,7 +66,10 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultFilter:
-    """What to return; unset fields ask nothing. Filters on the answer leave out images without one."""
+    """What to return; unset fields ask nothing. Filters on the answer leave out images without one.
+
+    Without a scan the images of rescans are left out: what they brought stands in the scan that they renew, once.
+    """
 
     scan: str | None = None
     uri: str | None = None
@@ -88,6 +91,8 @@ class ResultFilter:
         ):
             if value is not None:
                 found.append(column == value)
+        if self.scan is None:
+            found.append(Image.rescan_of.is_(None))
         if self.prefix is not None:
             # Not LIKE: SQLite's ignores the case.
             found.append(sa.func.substr(Image.uri, 1, len(self.prefix)) == self.prefix)

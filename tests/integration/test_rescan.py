@@ -101,6 +101,19 @@ def test_only_what_can_change_is_taken_and_its_answer_is_renewed(held: Archive) 
     }
 
 
+def test_results_of_all_scans_hold_every_image_once_with_the_answer_that_stands(held: Archive) -> None:
+    held.promote("one")
+    root = held.scan(31, spread)
+    held.promote("two")
+    rescan = held.rescan(root, band=0.5, audit=0)
+    held.work(shifted)
+    every = list(iter_results(held.engine, ResultFilter()))
+    assert {each.uri: each.margin for each in every} == held.margins(root)
+    assert len(every) == 31
+    own = list(iter_results(held.engine, ResultFilter(scan=rescan)))
+    assert 0 < len(own) == len(held.drawn(rescan))
+
+
 def test_everything_is_taken_but_failures_and_what_the_champion_answered(held: Archive) -> None:
     held.promote("one")
     root = held.scan(12, spread, failing=[uri(3)])

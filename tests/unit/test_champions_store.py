@@ -101,6 +101,18 @@ def test_rolling_back_goes_back_step_by_step_and_a_promotion_goes_on_from_there(
         assert [each.kind for each in champions.history(connection, "overlay", "pocket", limit=2)] == ["rollback"] * 2
 
 
+def test_what_came_into_use_in_order_may_come_back_without_force(engine: sa.Engine, tmp_path: Path) -> None:
+    shipped, forced = (enter(engine, replace(made(tmp_path / w, weights=w.encode()), gate_verdict=None)) for w in "sf")
+    with transaction(engine) as connection:
+        champions.promote(connection, shipped, kind="shipped", why="ships")
+        champions.promote(connection, forced, kind="forced", why="a person knows better")
+        champions.roll_back(connection, "overlay", "pocket", why="did not", who="ann")
+        champions.promote(connection, shipped, kind="person", why="back")
+        assert champions.in_use(connection) == {("overlay", "pocket"): shipped}
+        with pytest.raises(GateNotPassed, match="never judged it"):
+            champions.promote(connection, forced, kind="person", why="again")
+
+
 def test_the_base_alone_is_a_predecessor_once_it_was_decided(engine: sa.Engine, tmp_path: Path) -> None:
     one = enter(engine, made(tmp_path / "one"))
     with transaction(engine) as connection:
