@@ -26,7 +26,7 @@ def wanted_options(command: FunctionT) -> FunctionT:
             click.option(
                 "--scan",
                 metavar="SCAN",
-                help="Of this scan only. Default: of all scans but rescans, whose answers stand in the scan that they renew.",
+                help="Of this scan only. Default: of all; what a rescan brought stands in the scan that it renews.",
             ),
             click.option("--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"])),
             click.option("--label", metavar="LABEL", help="With this answer."),
