@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import sqlalchemy as sa
 
 from producer.launch import SILENT_SECONDS
-from scanfleet.store.champions import in_use
+from scanfleet.store.champions import champion, in_use
 from scanfleet.store.refusals import RefusalInfo, standing_refusals
 from scanfleet.store.workers import live_workers
 
@@ -15,6 +17,22 @@ def refused_champions(connection: sa.Connection) -> list[RefusalInfo]:
     alive = {worker.id for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
     champions = set(in_use(connection).values())
     return [found for found in standing_refusals(connection) if found.adapter_id in champions and found.worker in alive]
+
+
+def refused_since(connection: sa.Connection, check_name: str, base_model: str, since: datetime) -> list[RefusalInfo]:
+    """Of the champion of one check, by workers that live, or that refused it after `since` and have ended."""
+    used = champion(connection, check_name, base_model)
+    if used is None:
+        return []
+    alive = {worker.id for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
+    return [each for each in standing_refusals(connection, used.id) if each.worker in alive or each.at >= since]
+
+
+def in_a_line(refusals: list[RefusalInfo]) -> str:
+    """Of one adapter: by how many workers, and why the newest does."""
+    workers = "1 worker" if len(refusals) == 1 else f"{len(refusals)} workers"
+    newest = refusals[-1]
+    return f"adapter {newest.adapter_id} is refused by {workers}: {newest.why}; see `scanfleet adapters ls`"
 
 
 def in_words(refusal: RefusalInfo) -> str:

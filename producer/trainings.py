@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from threading import Event
 from typing import Any
@@ -19,6 +21,7 @@ from scanfleet.messages import TRAIN_QUEUE
 from scanfleet.queue import ring_training
 from scanfleet.settings import Settings
 from scanfleet.store import trainings
+from scanfleet.store.adapters import get_adapter
 from scanfleet.store.checks import resolve_check, save_check
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.labels import newest_label
@@ -29,6 +32,7 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 0.25  # between two looks at the ledger
 SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
+RECIPE_SECONDS = 30.0  # for a look at the recipe, which takes a fraction of one
 OVER = "over"  # beside the recipe's fields: the adapter that a head is trained over
 
 
@@ -45,14 +49,18 @@ def start(
 ) -> int:
     """Request a training on all labels there are, and knock. Returns its id.
 
-    Raises UnknownName, BadCheck, AlreadyUnderWay, TrainingFailed where there is nothing to learn from.
+    Raises UnknownName, BadCheck, AlreadyUnderWay, TrainingFailed where there is nothing to learn from, RequestError for
+    a recipe, a field or an adapter to train over that cannot be.
     """
     if settings.model.startswith(PREFIX):
         raise RequestError(f"{settings.model} is a server, which is not trained here: name a model with --model")
+    recipe = recipe or settings.train_recipe
+    require_recipe(recipe, settings.model, overrides)
     with transaction(engine) as connection:
         check = resolve_check(connection, check_name)
         if check.steps:
             raise RequestError(f"check {check.name} asks in steps, which cannot be trained: give it one prompt")
+        _require_over(connection, check.name, settings.model, overrides)
         newest = newest_label(connection, check.name)
         if not newest:
             raise TrainingFailed(f"check {check.name} has no labels yet: `scanfleet labels import` or `labels add`")
@@ -62,7 +70,7 @@ def start(
             check_id=save_check(connection, check),
             check_name=check.name,
             base_model=settings.model,
-            recipe=recipe or settings.train_recipe,
+            recipe=recipe,
             overrides=overrides,
             seed=seed,
             reason=why or f"asked for by {who or 'a person'}",
@@ -74,6 +82,44 @@ def start(
     except BrokerUnavailable as error:
         log.warning("broker_away", error=str(error))  # the training is safe, and rung for again
     return training_id
+
+
+def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> None:
+    """Refuse now what a training worker would refuse later. Raises RequestError.
+
+    The recipes are the computing half's, so its own words are asked for, in a process. Where that half is not
+    installed, its workers find faults alone.
+    """
+    fields = {name: value for name, value in overrides.items() if name != OVER}
+    asked = json.dumps({"recipe": recipe, "base_model": base_model, "overrides": fields})
+    command = (sys.executable, "-P", "-m", "models.recipes")
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, input=asked, capture_output=True, text=True, timeout=RECIPE_SECONDS, check=True
+        )
+        said = json.loads(done.stdout)
+    except (subprocess.SubprocessError, OSError, ValueError) as error:
+        log.warning("recipe_not_looked_at", error=str(error))
+        return
+    if "fault" in said:
+        raise RequestError(said["fault"])
+    if OVER in overrides and said["trains"] != ["head"]:
+        raise RequestError(f"recipe {recipe} trains no head, and only a head is put over an adapter: add --recipe head")
+
+
+def _require_over(connection: sa.Connection, check_name: str, base_model: str, overrides: dict[str, Any]) -> None:
+    """Raises UnknownName, RequestError."""
+    if OVER not in overrides:
+        return
+    over = overrides[OVER]
+    if type(over) is not int:
+        raise RequestError(f"{OVER}={over}: give the id of an adapter (`scanfleet adapters ls`)")
+    adapter = get_adapter(connection, over)
+    if (adapter.check_name, adapter.base_model) != (check_name, base_model):
+        raise RequestError(
+            f"adapter {over} is for check {adapter.check_name} on {adapter.base_model}, not for {check_name} on "
+            f"{base_model}: choose another (`scanfleet adapters ls --check {check_name}`)"
+        )
 
 
 def user() -> str | None:

@@ -7,7 +7,7 @@ family (`models.training.targets`). Fields can be overridden one by one; every m
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -25,7 +25,7 @@ Trains = Literal["language", "language+projector", "vision-blocks", "head"]
 Mixing = Literal["none", "mixup", "cutmix"]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Recipe(pydantic.BaseModel):
@@ -55,11 +55,11 @@ class Recipe(pydantic.BaseModel):
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
     warm_up: Share = 0.03
     clip: Annotated[float, Field(gt=0)] = 1.0  # norm of the gradient
-    batch: Count = 4
-    accumulation: Count = 4
-    epochs: Count = 3
+    batch: Annotated[int, Field(ge=1, le=1024)] = 4
+    accumulation: Annotated[int, Field(ge=1, le=4096)] = 4
+    epochs: Epochs = 3
     min_steps: Annotated[int, Field(ge=0)] = 0
-    max_epochs: Annotated[int, Field(ge=0)] = 0  # 0: as many as min_steps takes
+    max_epochs: Annotated[int, Field(ge=0, le=1000)] = 0  # 0: as many as min_steps takes
     patience: Annotated[int, Field(ge=0)] = 2
     gradient_checkpointing: bool = True
     pixel_factor: Annotated[float, Field(ge=1, le=16)] = 1.0
@@ -78,7 +78,7 @@ class Recipe(pydantic.BaseModel):
         if self.mixing != "none" and self.batch < 2:
             raise ValueError("images of one forward are mixed with each other: batch must be 2 or more")
         if self.max_epochs and self.max_epochs < self.epochs:
-            raise ValueError("max_epochs must not be under epochs")
+            raise ValueError(f"max_epochs ({self.max_epochs}) must not be under epochs ({self.epochs})")
         return self
 
     @property
@@ -110,6 +110,27 @@ def load_recipe(name: str, *, overrides: Mapping[str, Any] | None = None) -> Rec
         where = ".".join(str(part) for part in problem["loc"])
         words = problem["msg"].removeprefix("Value error, ")
         raise ModelInvalid(f"recipe {name}: {f'{where}: ' if where else ''}{words}") from error
+
+
+def possible_recipes(name: str, base_model: str, *, overrides: Mapping[str, Any] | None = None) -> Sequence[Recipe]:
+    """What a training may come to where the base is not loaded, and its precision so unknown: never none.
+
+    base_model: its name. Raises ModelInvalid where no recipe that the name may stand for takes these fields.
+    """
+    found, faults = [], []
+    for each in _choices(base_model) if name == AUTO else (name,):
+        try:
+            found.append(load_recipe(each, overrides=overrides))
+        except ModelInvalid as error:
+            faults.append(error)
+    if not found:
+        raise faults[0]
+    return found
+
+
+def _choices(base_model: str) -> tuple[str, ...]:
+    """That "auto" may take for a base model."""
+    return ("pocket-lora",) if base_model == POCKET else ("lora", "qlora")
 
 
 def recipe_for(base: BaseModel, name: str = AUTO, *, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -126,6 +126,7 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
 def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, who: str | None) -> None:
     """Put an adapter in use for its check and base model; exit 23 where the gate did not let it.
 
+    Files that are not those that were registered are refused, also with --force, where they can be reached from here.
     Running workers make it ready beside their batches and take it with the next one.
 
     \b
@@ -133,20 +134,28 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
       scanfleet adapters promote 7
       scanfleet adapters promote 7 --force --why "the golden set has old labels"
     """
+    from producer.weights import require_weights
     from scanfleet.store import champions
     from scanfleet.store.adapters import get_adapter
-    from scanfleet.store.engine import transaction
+    from scanfleet.store.engine import reading, transaction
+    from scanfleet.store.schema import ledger
 
     if force and not (why or "").strip():
         raise click.UsageError("--force needs --why: say why you know better than the gate")
-    with flags.ledger() as engine, transaction(engine) as connection:
-        adapter = get_adapter(connection, adapter_id)
-        used = champions.champion(connection, adapter.check_name, adapter.base_model)
-        if used is not None and used.id == adapter_id:
-            note(f"adapter {adapter_id} is in use already")
-            return
-        kind: champions.Kind = "forced" if force and adapter.gate_verdict != "promote" else "person"
-        champions.promote(connection, adapter_id, kind=kind, why=why or "by hand", who=_user(who))
+    settings = flags.settings()
+    with ledger(settings) as engine:
+        with reading(engine) as connection:
+            adapter = get_adapter(connection, adapter_id)
+        unseen = require_weights(adapter, settings)  # takes seconds: while it looks, nothing is held
+        if unseen is not None:
+            note(f"adapter {adapter_id}'s files could not be looked at: {unseen}")
+        with transaction(engine) as connection:
+            used = champions.champion(connection, adapter.check_name, adapter.base_model)
+            if used is not None and used.id == adapter_id:
+                note(f"adapter {adapter_id} is in use already")
+                return
+            kind: champions.Kind = "forced" if force and adapter.gate_verdict != "promote" else "person"
+            champions.promote(connection, adapter_id, kind=kind, why=why or "by hand", who=_user(who))
     before = "no adapter" if used is None else f"adapter {used.id}"
     note(f"check {adapter.check_name} on {adapter.base_model}: adapter {adapter_id} in the place of {before}")
 

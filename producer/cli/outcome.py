@@ -10,10 +10,13 @@ from producer.cli.common import note
 from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from producer.agreement import Agreement
     from producer.failures import Counts
     from producer.summary import Summary
     from scanfleet.proportions import Proportion
+    from scanfleet.store.scans import ScanInfo
 
 SHORTEST_SPAN = 1.0  # seconds; a rate over less is noise
 
@@ -58,6 +61,17 @@ def echo_legend(summary: Summary) -> None:
         click.echo(f"  {entry.score}")
         if entry.shift is not None:
             click.echo(f"  {entry.shift}")
+
+
+def say_who_refuses(engine: sa.Engine, scan: ScanInfo) -> None:
+    """That the champion was not what answered, or not everywhere."""
+    from producer.refused import in_a_line, refused_since
+    from scanfleet.store.engine import reading
+
+    with reading(engine) as connection:
+        refusals = refused_since(connection, scan.check, scan.model, scan.created_at)
+    if refusals:
+        note(in_a_line(refusals))
 
 
 def say_what_is_quarantined(scan_id: str, failures: Counts) -> None:

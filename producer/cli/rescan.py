@@ -193,6 +193,7 @@ def _enqueue(session: Session, plan: Plan, display: Display) -> Enqueued:
 
 
 def _wait(session: Session, scan_id: str, display: Display, *, strict: bool) -> None:
+    from producer.cli.outcome import say_who_refuses
     from producer.cli.scan import say_how_it_ended
     from producer.flips import find_report
     from producer.waiting import tend
@@ -202,4 +203,5 @@ def _wait(session: Session, scan_id: str, display: Display, *, strict: bool) -> 
     report = find_report(session.engine, scan_id)
     flipped = report.n_flipped("decision")
     note(f"{flipped} of {count(report.n_renewed, 'decision')} flipped: `scanfleet rescan {scan_id} --report`")
+    say_who_refuses(session.engine, now.scan)
     say_how_it_ended(scan_id, now.progress, strict=strict)

@@ -41,7 +41,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
       scanfleet run photos/ --check overlay --report flagged.html
       scanfleet run demo/manifest.csv --check overlay --truth truth
     """
-    from producer.cli.outcome import echo_summary
+    from producer.cli.outcome import echo_summary, say_who_refuses
     from producer.cli.scan import say_how_it_ended
     from producer.launch import Request, free_batches, open_session, require_column
     from producer.output import require_place
@@ -70,6 +70,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
             seconds=time.monotonic() - begin if local.logs else None,
         )
         _conclude(session, now, truth=truth, report=report)
+        say_who_refuses(session.engine, now.scan)
         say_how_it_ended(now.scan.id, now.progress, strict=strict)
 
 

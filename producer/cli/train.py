@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from scanfleet.store.trainings import TrainingInfo
 
+HOW_LETTERS = 80  # of a reason in a table; `show` has all of it
 LINE_SECONDS = 5.0  # between two words on the same stage
 FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 
@@ -57,7 +58,8 @@ def start(
     """Ask for a training on all labels of a check. Prints its id.
 
     A training worker takes it up: it trains, calibrates, compares with what is in use, and puts the new adapter in use
-    if the gate lets it. That it does not is an outcome, not an error, unless --strict is given.
+    if the gate lets it. That it does not is an outcome, not an error, unless --strict is given. A recipe or field that
+    cannot be is refused at once.
 
     \b
     Example:
@@ -105,7 +107,7 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
         return
     rows: list[tuple[Cell, ...]] = []
     for each in found:
-        how = each.verdict or each.error or progress_words(each)
+        how = _shortened(each.verdict or each.error or progress_words(each))
         since = f"{each.created_at:%Y-%m-%d %H:%M}"
         rows.append((each.id, each.check_name, each.base_model, since, each.state, how, each.adapter_id, each.reason))
     echo_table(("id", "check", "model", "asked", "state", "how", "adapter", "reason"), rows)
@@ -167,6 +169,10 @@ def cancel(flags: Flags, /, *, training_id: int) -> None:
     with flags.ledger() as engine, transaction(engine) as connection:
         ended = end(connection, training_id)
     note(f"training {training_id} {'is cancelled' if ended else 'had ended already'}")
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= HOW_LETTERS else f"{words[: HOW_LETTERS - 1]}…"
 
 
 def _follow(engine: sa.Engine, training_id: int, *, strict: bool) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from models.errors import ModelInvalid
-from models.recipes import load_recipe, recipe_for, recipe_names
+from models.recipes import load_recipe, possible_recipes, recipe_for, recipe_names
 
 
 def base(precision: str = "fp32", name: str = "some/model") -> Any:
@@ -52,7 +55,13 @@ def test_every_recipe_can_be_loaded_and_steps_over_sixteen_images_by_default() -
         ({"small_share": 0.3}, "recipe lora: small_share: "),
         ({"mixing": "mixup", "batch": 1}, "recipe lora: images of one forward"),
         ({"vision_blocks": 2}, "recipe lora: vision_blocks belongs"),
-        ({"max_epochs": 1}, "recipe lora: max_epochs must not"),
+        ({"max_epochs": 1}, "recipe lora: max_epochs (1) must not be under epochs (3)"),
+        ({"epochs": 1.5}, "recipe lora: epochs: "),
+        ({"r": 0}, "recipe lora: r: "),
+        ({"batch": 1025}, "recipe lora: batch: "),
+        ({"accumulation": 4097}, "recipe lora: accumulation: "),
+        ({"epochs": 1001, "max_epochs": 0}, "recipe lora: epochs: "),
+        ({"max_epochs": 1001}, "recipe lora: max_epochs: "),
     ],
 )
 def test_a_wrong_field_is_named_in_one_line(overrides: dict[str, Any], message: str) -> None:
@@ -85,3 +94,22 @@ def test_few_images_are_gone_through_more_often() -> None:
     recipe = load_recipe("lora", overrides={"epochs": 3, "min_steps": 100, "max_epochs": 12})
     assert [recipe.n_epochs(steps) for steps in (100, 25, 10, 1)] == [3, 4, 10, 12]
     assert load_recipe("lora", overrides={"epochs": 3, "min_steps": 100, "max_epochs": 0}).n_epochs(1) == 100
+
+
+def test_auto_over_a_base_that_is_not_loaded_refuses_what_none_of_its_recipes_takes() -> None:
+    names = {base: [each.name for each in possible_recipes("auto", base)] for base in ("pocket", "some/model")}
+    assert names == {"pocket": ["pocket-lora"], "some/model": ["lora", "qlora"]}
+    with pytest.raises(ModelInvalid, match="recipe pocket-lora: max_epochs"):
+        possible_recipes("auto", "pocket", overrides={"max_epochs": 5})
+    assert possible_recipes("auto", "some/model", overrides={"max_epochs": 5})
+    with pytest.raises(ModelInvalid, match="recipe lora: nonsense: "):
+        possible_recipes("auto", "some/model", overrides={"nonsense": 3})
+
+
+def test_a_process_says_whether_a_recipe_takes_some_fields_and_loads_no_torch() -> None:
+    asked = {"recipe": "head", "base_model": "pocket", "overrides": {"lr": 0.001}}
+    command = [sys.executable, "-P", "-X", "importtime", "-m", "models.recipes"]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"trains": ["head"]}
+    assert "pydantic" in done.stderr
+    assert not [line for line in done.stderr.splitlines() if "torch" in line or "transformers" in line]
