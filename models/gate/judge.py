@@ -13,6 +13,7 @@ import numpy as np
 from models import metrics
 from models.gate.conditions import g0_facts, g1_no_worse, g2_better, g4_calibrated, g5_flips
 from models.gate.curves import curves
+from models.gate.decisions import g6_decisions, notes_on
 from models.gate.evidence import gather
 from models.gate.report import GateReport
 from models.gate.significance import images_needed, visible_gain
@@ -21,6 +22,7 @@ from models.gate.types import GateResult, Limits, Paired, Shadow, Side, Verdict
 from models.gate.unlabelled import g6_shadow
 
 RESAMPLES = 2000
+MOVED = 0.9  # share of the golden images
 FOR_A_PERSON = ("G5", "G6")  # what changes, not what got worse: their failure holds, it does not reject
 
 
@@ -48,8 +50,10 @@ def judge(
         empty = "no golden images: label more, or pin some with `labels import --split golden`"
         results += [GateResult(gate="G1", title="golden set", outcome="undecided", words=empty)]
     results += [g6_shadow(shadow, limits, learnt=paired.champion.learnt, seed=seed, resamples=resamples)]
+    if paired.flags:
+        results += [g6_decisions(paired)]
     needed, power = _power(paired, limits)
-    verdict, reason = _conclude(results, n=len(paired), needed=needed)
+    verdict, reason = _conclude(results, n=len(paired), needed=needed, gain=limits.gain)
     sides = {"champion": paired.champion, "challenger": paired.challenger}
     return GateReport(
         verdict=verdict,
@@ -59,16 +63,17 @@ def judge(
         n_golden=len(paired),
         results=tuple(results),
         power=power,
+        notes=notes_on(paired),
         figures={
             **{name: side_figures(paired, side) for name, side in sides.items()},
             "images_needed": needed,
-            "largest_margin_move": _largest_move(paired),
+            "margin_move_p90": _margin_move(paired),
             "curves": curves(paired),
         },
     )
 
 
-def _conclude(results: list[GateResult], *, n: int, needed: int) -> tuple[Verdict, str]:
+def _conclude(results: list[GateResult], *, n: int, needed: int, gain: float) -> tuple[Verdict, str]:
     for result in results:
         if result.outcome == "fail" and result.gate not in FOR_A_PERSON:
             return "reject", f"{result.gate} {result.title}: {result.words}"
@@ -77,7 +82,8 @@ def _conclude(results: list[GateResult], *, n: int, needed: int) -> tuple[Verdic
         return "promote", "better than the champion, and no condition speaks against it"
     first = not_met[0]
     if first.gate in ("G1", "G2") and n < needed:
-        return "hold", f"golden set too small to decide: {n} images, {needed:,} needed ({first.gate}: {first.words})"
+        enough = f"{needed:,} needed to see a gain of {100 * gain:g} points"
+        return "hold", f"golden set too small to decide: {n} images, {enough} ({first.gate}: {first.words})"
     return "hold", f"{first.gate} {first.title}: {first.words}"
 
 
@@ -128,14 +134,13 @@ def _flag_figures(paired: Paired, side: Side) -> dict[str, Any]:
         "false_positive_rate": float(flagged[~positive].mean()) if n_positive < len(positive) else None,
         **metrics.ranking_figures(side.margins.tolist(), positive.tolist()),
     }
-    if side.thresholds is not None:
-        decisions = np.array([side.thresholds.decide(margin) for margin in side.margins.tolist()])
-        figures |= {f"share_{name}": float((decisions == name).mean()) for name in ("flag", "review", "clear")}
-    return figures
+    decisions = np.array([side.served.decide(margin) for margin in side.margins.tolist()])
+    return figures | {f"share_{name}": float((decisions == name).mean()) for name in ("flag", "review", "clear")}
 
 
-def _largest_move(paired: Paired) -> float | None:
-    """Widest difference of the two margins on a golden image, in logits: so far from a threshold answers may change."""
+def _margin_move(paired: Paired) -> float | None:
+    """Difference of the two margins in logits that nine of ten golden images stay within: how far from a threshold
+    answers may change. A quantile, since the widest of many is that of one odd image."""
     if not len(paired):
         return None
-    return float(np.abs(paired.challenger.margins - paired.champion.margins).max())
+    return float(np.quantile(np.abs(paired.challenger.margins - paired.champion.margins), MOVED))

@@ -13,7 +13,8 @@ MARKS: Mapping[Outcome, str] = {"pass": "pass", "fail": "FAIL", "undecided": "op
 
 @dataclass(frozen=True, kw_only=True)
 class GateReport:
-    """power: what this golden set can and cannot show. figures: both models on the golden set, side by side."""
+    """power: what this golden set can and cannot show. notes: what whoever puts the challenger in use must know, the
+    verdict apart. figures: both models on the golden set, side by side."""
 
     verdict: Verdict
     reason: str
@@ -22,6 +23,7 @@ class GateReport:
     n_golden: int
     results: tuple[GateResult, ...]
     power: str
+    notes: tuple[str, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -30,17 +32,17 @@ class GateReport:
 
     def record(self) -> dict[str, Any]:
         """Every figure as plain JSON; `from_record` reads it back."""
-        return {**asdict(self), "results": [asdict(result) for result in self.results]}
+        return {**asdict(self), "results": [asdict(result) for result in self.results], "notes": list(self.notes)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Raises TypeError when the record is of something else."""
+        """Raises TypeError when the record is of something else. Older records have no notes."""
         results = tuple(GateResult(**result) for result in record["results"])
-        return cls(**{**record, "results": results})
+        return cls(**{**record, "results": results, "notes": tuple(record.get("notes", ()))})
 
     def lines(self) -> list[str]:
-        """The verdict, one line a condition, then the two models side by side."""
-        out = [f"{self.verdict}: {self.reason}", ""]
+        """The verdict, the notes, one line a condition, then the two models side by side."""
+        out = [f"{self.verdict}: {self.reason}", *self.notes, ""]
         out += [f"{result.gate}  {MARKS[result.outcome]:<5} {result.title}: {result.words}" for result in self.results]
         out += ["", self.power, "", *self._side_by_side()]
         return out

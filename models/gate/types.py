@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.calibration import Calibrator, Thresholds
+from models.calibration import UNCALIBRATED, Calibrator, Certificate, Thresholds
 from models.types import Question
 
 Outcome = Literal["pass", "fail", "undecided", "skipped"]
@@ -51,7 +51,8 @@ class Side:
     """One of the two models on the golden images, in their order.
 
     margins: (n,) logits. answers: (n,) index of the label it gives. calibrator None: `misfit` says why.
-    learnt: False for the base model alone, which has no operating point of its own.
+    learnt: False for the base model alone, which has no operating point of its own. recall, precision: how its
+    thresholds were certified, on `certified_on` labelled images; None where nobody knows.
     """
 
     name: str
@@ -61,6 +62,16 @@ class Side:
     thresholds: Thresholds | None = None
     misfit: Misfit | None = None
     learnt: bool = True
+    recall: Certificate | None = None
+    precision: Certificate | None = None
+    certified_on: int | None = None
+
+    @property
+    def served(self) -> Thresholds:
+        """The thresholds a worker decides by: the base alone has none, whatever was fitted for a comparison."""
+        if not self.learnt:
+            return UNCALIBRATED
+        return self.thresholds or Thresholds(review=self.even, flag=self.even)
 
     @property
     def even(self) -> float:

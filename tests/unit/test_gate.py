@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.calibration import Calibrator, fit_platt
+from models.calibration import Calibrator, Certificate, Thresholds, fit_platt
 from models.gate import Facts, GateReport, GateResult, Limits, Paired, Shadow, Side, judge
 from models.gate.bootstrap import Bounded
 from models.gate.conditions import g4_calibrated
@@ -134,7 +134,7 @@ class TestSmallSets:
         report = say(rivals(24, 1.2, 1.4))
         assert report.verdict == "hold"
         assert report.reason.startswith("golden set too small to decide: 24 images, ")
-        assert f"{report.figures['images_needed']:,}" in report.reason
+        assert f"{report.figures['images_needed']:,} needed to see a gain of 2 points" in report.reason
         assert "24 golden images" in report.power
 
     def test_a_loss_that_is_only_not_excluded_is_left_open(self) -> None:
@@ -350,6 +350,92 @@ class TestShadow:
         result = of(say(rivals(300, 0.9, 1.6), noisy), "G6")
         assert result.figures["latency"] > 1.1
         assert result.outcome == "pass"
+
+
+def certificate(target: float = 0.95, *, trials: int = 37, failures: int = 0) -> Certificate:
+    return Certificate(target=target, confidence=0.95, threshold=None, achieved=1.0, trials=trials, failures=failures)
+
+
+class TestDecisions:
+    BOTH = Thresholds(review=-1.0, flag=1.0)
+
+    def rivals(self, before: Thresholds | None, after: Thresholds | None, *, learnt: bool = True) -> Paired:
+        paired = rivals(300, 0.9, 1.6, learnt=learnt)
+        seen = {"recall": certificate(), "precision": certificate(trials=59, failures=3), "certified_on": 120}
+        challenger = replace(paired.challenger, thresholds=after, **seen)
+        return replace(paired, champion=replace(paired.champion, thresholds=before), challenger=challenger)
+
+    def decisions(self, report: GateReport) -> GateResult:
+        return next(result for result in report.results if result.title == "decisions")
+
+    def test_thresholds_as_certified_as_the_champions_pass_without_a_note(self) -> None:
+        report = say(self.rivals(self.BOTH, self.BOTH))
+        assert (report.verdict, self.decisions(report).outcome, report.notes) == ("promote", "pass", ())
+
+    def test_flags_that_vanish_hold(self) -> None:
+        report = say(self.rivals(self.BOTH, Thresholds(review=-1.0, flag=None)))
+        assert report.verdict == "hold"
+        assert report.reason == (
+            "G6 decisions: the challenger flags nothing: precision 0.95 could not be certified on 120 labels (3 of the "
+            "59 highest margins wrong), it takes at least 59 flagged images without an error; label more in "
+            "calibration/threshold, or lower target_precision"
+        )
+        assert "flags nothing" in report.notes[0]
+        assert "clears" not in report.notes[0]
+
+    def test_clears_that_vanish_hold(self) -> None:
+        report = say(self.rivals(self.BOTH, Thresholds(review=None, flag=1.0)))
+        assert report.verdict == "hold"
+        assert "clears nothing: recall 0.95 could not be certified on 37 positives" in report.reason
+        assert "59 positives without a miss" in report.reason
+
+    def test_a_champion_that_has_none_either_loses_nothing_but_it_is_said(self) -> None:
+        none = Thresholds(review=None, flag=None)
+        report = say(self.rivals(none, none))
+        assert report.verdict == "promote"
+        assert self.decisions(report).outcome == "skipped"
+        (note,) = report.notes
+        assert note.startswith("WARNING: adapter 2 sends EVERY image to review: it flags nothing: precision 0.95")
+        assert "; it clears nothing: recall 0.95" in note
+
+    def test_beside_the_base_alone_it_is_said_and_binds_nothing(self) -> None:
+        report = say(self.rivals(self.BOTH, Thresholds(review=None, flag=None), learnt=False))
+        assert report.verdict == "promote", report.reason
+        assert self.decisions(report).words.endswith("(not binding beside the base alone)")
+        assert "EVERY image" in report.notes[0]
+
+    def test_a_card_without_thresholds_is_served_at_even_odds_which_nothing_certifies(self) -> None:
+        report = say(self.rivals(self.BOTH, None))
+        assert report.verdict == "hold"
+        assert "the challenger flags at even odds" in report.reason
+        assert report.notes == ()
+        assert report.figures["challenger"]["share_review"] == 0
+
+    def test_notes_stand_right_below_the_verdict_and_come_back(self) -> None:
+        report = say(self.rivals(self.BOTH, Thresholds(review=-1.0, flag=None)))
+        assert report.lines()[1] == report.notes[0]
+        assert GateReport.from_record(json.loads(json.dumps(report.record()))).notes == report.notes
+
+    def test_a_record_from_before_there_were_notes_is_read(self) -> None:
+        old = say(rivals(60, 0.9, 1.6)).record()
+        del old["notes"]
+        assert GateReport.from_record(old).notes == ()
+
+    def test_shares_of_the_base_alone_are_those_of_the_sign_of_its_margin(self) -> None:
+        paired = self.rivals(Thresholds(review=-9.0, flag=9.0), self.BOTH, learnt=False)
+        found = say(paired).figures["champion"]
+        assert found["share_flag"] == pytest.approx((paired.champion.margins >= 0).mean())
+        assert found["share_review"] == 0
+        kept = say(replace(paired, champion=replace(paired.champion, learnt=True))).figures["champion"]
+        assert kept["share_review"] == 1
+
+
+def test_the_margin_move_is_that_of_nine_images_in_ten() -> None:
+    truth = np.arange(101) % 2
+    before = side(np.zeros(101), truth, platt(1.0))
+    after = side(-np.arange(101.0), truth, platt(1.0))
+    assert say(pair(truth, before, after)).figures["margin_move_p90"] == pytest.approx(90)
+    assert say(rivals(0, 1.0, 1.0)).figures["margin_move_p90"] is None
 
 
 class TestPlainClassification:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.adapters import AdapterCard
 from models.calibration import Calibrator
 from models.gate import Facts, GateReport
 from models.training.types import Example
@@ -18,6 +19,7 @@ from worker.refresh.compare import Candidate, GoldenSet, compare, size_class
 from worker.refresh.latency import latency
 from worker.refresh.plots import HTML, PNG, write_report
 
+UNMET = {"target": 0.9, "confidence": 0.95, "threshold": None, "achieved": 1.0, "trials": 3, "failures": 0}
 CALIBRATOR = Calibrator(a=1.0, b=0.0, n=100, prevalence=0.5)
 
 
@@ -134,6 +136,32 @@ class TestCandidates:
         found = calibrated_from([], [], QUESTION, 0.9, 0.9)
         base = Candidate.of_base(scorer, found)
         assert (base.name, base.learnt, base.misfit) == ("base alone", False, "no labelled images")
+
+    def test_an_adapter_brings_what_its_card_says_of_its_thresholds(self, golden: list[Example]) -> None:
+        found = calibrated_from([], [], QUESTION, 0.95, 0.9)
+        card = AdapterCard(
+            name="two",
+            question=QUESTION,
+            base_model="base",
+            base_revision="r",
+            calibrator=CALIBRATOR,
+            thresholds=found.thresholds,
+            metrics=found.metrics,
+        )
+        after = Candidate.of_card("adapter 2", RedScorer(good), card)
+        assert (after.recall, after.precision, after.certified_on) == (found.recall, found.precision, 0)
+        (note,) = run(golden, candidate(blind), after).notes
+        assert "precision 0.9 could not be certified on 0 labels, it takes at least 30 flagged images" in note
+        assert "recall 0.95 could not be certified on 0 positives, it takes at least 59 positives" in note
+
+    @pytest.mark.parametrize(
+        "told", [None, "yes", {"target": 0.9}, {**UNMET, "target": "high"}, {**UNMET, "target": 1}]
+    )
+    def test_a_card_from_elsewhere_may_say_anything(self, told: object) -> None:
+        card = AdapterCard(
+            name="x", question=QUESTION, base_model="base", base_revision="r", metrics={"recall_certificate": told}
+        )
+        assert Candidate.of_card("adapter 2", RedScorer(good), card).recall is None
 
 
 class TestReport:

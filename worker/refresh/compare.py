@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, get_args
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from models.adapters import AdapterCard
-from models.calibration import Calibrator, Thresholds
+from models.calibration import Calibrator, Certificate, Thresholds
 from models.gate import Facts, GateReport, Limits, Paired, Shadow, Side, judge
 from models.gate.types import Misfit
 from models.training.types import Example
@@ -31,7 +32,7 @@ FARTHEST = 4.0  # logits: beyond it (probability .982) how sure a model is makes
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One of the two models, and how its margins are read. learnt: False for the base alone."""
+    """One of the two models, and how its margins are read. learnt: False for the base alone. certified_on: labels."""
 
     name: str
     scorer: Scorer
@@ -39,6 +40,9 @@ class Candidate:
     thresholds: Thresholds | None = None
     misfit: Misfit | None = None
     learnt: bool = True
+    recall: Certificate | None = None
+    precision: Certificate | None = None
+    certified_on: int | None = None
 
     @classmethod
     def of_card(cls, name: str, scorer: Scorer, card: AdapterCard) -> Self:
@@ -47,7 +51,17 @@ class Candidate:
         if card.calibrator is None:
             told = card.metrics.get("misfit")
             misfit = told if told in get_args(Misfit) else "no labelled images"
-        return cls(name=name, scorer=scorer, calibrator=card.calibrator, thresholds=card.thresholds, misfit=misfit)
+        n = card.metrics.get("certified_on")
+        return cls(
+            name=name,
+            scorer=scorer,
+            calibrator=card.calibrator,
+            thresholds=card.thresholds,
+            misfit=misfit,
+            recall=_certificate(card.metrics.get("recall_certificate")),
+            precision=_certificate(card.metrics.get("precision_certificate")),
+            certified_on=n if isinstance(n, int) else None,
+        )
 
     @classmethod
     def of_base(cls, scorer: Scorer, found: Calibrated) -> Self:
@@ -70,7 +84,19 @@ class Candidate:
             thresholds=self.thresholds,
             misfit=self.misfit,
             learnt=self.learnt,
+            recall=self.recall,
+            precision=self.precision,
+            certified_on=self.certified_on,
         )
+
+
+def _certificate(told: Any) -> Certificate | None:
+    """As a card's metrics hold it. None where a card that was made elsewhere has something else there."""
+    try:
+        found = TypeAdapter(Certificate).validate_python({one.name: told[one.name] for one in fields(Certificate)})
+    except (TypeError, KeyError, ValidationError):
+        return None
+    return found if 0 < found.target < 1 and 0 < found.confidence < 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
