@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scanfleet import adapter_files
-from scanfleet.errors import (
-    AccessDenied,
-    BadSource,
-    ImageError,
-    MissingExtra,
-    ScanfleetError,
-    SourceNotFound,
-    StoreUnavailable,
-)
+from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
 from scanfleet.objects import open_store
 from scanfleet.settings import Settings
 from scanfleet.store.adapters import AdapterInfo
@@ -55,8 +47,8 @@ def _look_in_bucket(adapter: AdapterInfo, settings: Settings) -> str | None:
         if error.reason in _OUT_OF_REACH:
             return f"{uri}: {error.detail}"
         raise BadSource(f"{uri}: {error.detail}; workers would refuse adapter {adapter.id}: push it again") from None
-    except (StoreUnavailable, AccessDenied, SourceNotFound, MissingExtra) as error:
-        return _line(error)
+    except (StoreUnavailable, AccessDenied, SourceNotFound, BadSource) as error:  # BadSource: no way in is set up here
+        return str(error)
     try:
         card: Any = json.loads(data)
     except ValueError:
@@ -64,10 +56,6 @@ def _look_in_bucket(adapter: AdapterInfo, settings: Settings) -> str | None:
     found = card.get("weights_sha256") if isinstance(card, dict) else None
     _require(adapter, str(found), adapter.uri)
     return None
-
-
-def _line(error: ScanfleetError) -> str:
-    return " ".join(str(error).split())
 
 
 def _require(adapter: AdapterInfo, found: str, where: str) -> None:

@@ -14,6 +14,7 @@ from producer.cli.main import cli
 from scanfleet.errors import BadSettings, GateNotPassed, RequestError, TrainingFailed, UnknownName
 from scanfleet.settings import Settings, load_settings
 from scanfleet.store import trainings, workers
+from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.engine import transaction
 from scanfleet.store.schema import ledger
 from scanfleet.store.trainings import AlreadyUnderWay, TrainingInfo
@@ -48,6 +49,12 @@ def settle(engine: sa.Engine, held: TrainingInfo, **how: Any) -> None:
         trainings.settle(connection, held, **how)
 
 
+def enter(engine: sa.Engine, *, check: str = "overlay") -> int:
+    made = {"base_model": "pocket", "base_revision": "r", "uri": "/nowhere", "weights_sha256": "0" * 64}
+    with transaction(engine) as connection:
+        return register_adapter(connection, AdapterInfo(check_name=check, check_hash="c", **made))
+
+
 def test_a_training_is_asked_for_once_listed_and_cancelled(engine: sa.Engine, tmp_path: Path) -> None:
     asked = (
         "train",
@@ -59,7 +66,7 @@ def test_a_training_is_asked_for_once_listed_and_cancelled(engine: sa.Engine, tm
         "--set",
         "lr=1e-3",
         "--over",
-        "2",
+        str(enter(engine)),
         "--seed",
         "4",
     )
@@ -71,7 +78,7 @@ def test_a_training_is_asked_for_once_listed_and_cancelled(engine: sa.Engine, tm
     assert "no training worker gave a sign lately" in started.stderr
     assert isinstance(train(tmp_path, *asked).exception, AlreadyUnderWay)
     (listed,) = json.loads(train(tmp_path, "train", "ls", "--format", "json").stdout)
-    assert (listed["recipe"], listed["overrides"], listed["seed"]) == ("head", {"lr": 0.001, "over": 2}, 4)
+    assert (listed["recipe"], listed["overrides"], listed["seed"]) == ("head", {"lr": 0.001, "over": 1}, 4)
     assert (listed["newest_label"], listed["state"]) == (3, "ready")
     assert "waits for a training worker" in train(tmp_path, "train", "ls").stdout
     assert "training 1 is cancelled" in train(tmp_path, "train", "cancel", "1").stderr
@@ -80,6 +87,55 @@ def test_a_training_is_asked_for_once_listed_and_cancelled(engine: sa.Engine, tm
     assert isinstance(followed.exception, TrainingFailed)
     assert str(followed.exception) == "training 1 was cancelled"
     assert isinstance(train(tmp_path, "train", "show", "9").exception, UnknownName)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("--recipe", "nope"), "no recipe 'nope'; choose one of"),
+        (("--set", "nonsense=3"), "recipe pocket-lora: nonsense: "),
+        (("--recipe", "lora", "--set", "epochs=1.5"), "recipe lora: epochs: "),
+        (("--recipe", "lora", "--over", "1"), "recipe lora trains no head"),
+        (("--over", "1"), "recipe auto trains no head"),
+        (("--recipe", "head", "--over", "1"), "adapter 1 is for check baggage on pocket, not for overlay on pocket"),
+        (("--recipe", "head", "--set", "over=x"), "over=x: give the id of an adapter"),
+    ],
+)
+def test_what_a_worker_would_refuse_is_refused_at_once_also_while_another_training_stands(
+    engine: sa.Engine, tmp_path: Path, asked: tuple[str, ...], words: str
+) -> None:
+    label_pictures(engine, tmp_path / "pictures", n=1)
+    request(engine)
+    enter(engine, check="baggage")
+    refused = train(tmp_path, "train", "start", "--check", "overlay", "--model", "pocket", *asked)
+    assert isinstance(refused.exception, RequestError)
+    assert (str(refused.exception).startswith(words), refused.exception.exit_code) == (True, 2), refused.exception
+    assert "\n" not in str(refused.exception)
+    assert refused.stdout == ""
+
+
+def test_an_adapter_to_train_over_must_be_there(engine: sa.Engine, tmp_path: Path) -> None:
+    label_pictures(engine, tmp_path / "pictures", n=1)
+    refused = train(tmp_path, "train", "start", "--check", "overlay", "--recipe", "head", "--over", "99")
+    assert isinstance(refused.exception, UnknownName)
+
+
+def test_where_the_recipes_are_not_installed_a_worker_finds_their_faults(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RequestError, match="no recipe"):
+        words.require_recipe("nope", "pocket", {})
+    monkeypatch.setattr(words.sys, "executable", "/bin/false")
+    words.require_recipe("nope", "pocket", {})
+
+
+def test_a_table_has_the_beginning_of_a_reason_and_show_all_of_it(engine: sa.Engine, tmp_path: Path) -> None:
+    request(engine)
+    settle(engine, claim(engine), error="x" * 80 + "end")
+    listed = train(tmp_path, "train", "ls").stdout
+    assert "x" * 79 + "…" in listed
+    assert "x" * 80 not in listed
+    assert "x" * 80 + "end" in train(tmp_path, "train", "show", "1").stdout
 
 
 def test_a_knock_goes_out_with_the_request(engine: sa.Engine, tmp_path: Path) -> None:
