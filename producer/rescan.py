@@ -28,6 +28,8 @@ from scanfleet.store.tables import Batch, Scan
 
 DEFAULT_WIDTH = 1.0  # logits
 DEFAULT_AUDIT, LEAST_AUDIT, MOST_AUDIT = 0.05, 100, 2000  # a fraction of the rest, and images
+NEARLY_ALL = 0.9  # of all answers: a selection of so many selects nothing
+MEASURED = "margins of 90 % of the golden images moved by no more from the champion before to this one"
 BEHIND_ALL = "g"  # no identity, in hexadecimal, comes after it
 
 Cursor = dict[str, Any]  # part: changeable or audit; after, until: of image ids or identities; left: of the sample
@@ -79,6 +81,18 @@ class Plan:
     def n_answers(self) -> int:
         return int(self.filters["current"] + self.filters["changeable"] + self.filters["audit_of"])
 
+    @property
+    def nearly_all(self) -> str | None:
+        """Why a selection takes nearly every answer, in words. None: it does not, or everything was asked for."""
+        chosen = self.filters
+        if chosen["band"] is None or not self.n_images or self.n_images < NEARLY_ALL * self.n_answers:
+            return None
+        if chosen["audit"] > chosen["changeable"]:
+            return "most of it is the audit sample (--audit takes fewer)"
+        if chosen["band_from"] == MEASURED:
+            return "the two models' margins differ too much to tell what can change (--band takes fewer)"
+        return "so many answers are `review` or within the band (--band takes fewer)"
+
 
 def plan_rescan(engine: sa.Engine, scan_id: str, request: Request) -> Plan:
     """Look at the answers of a scan, or of the one that a rescan renews; writes nothing.
@@ -123,10 +137,10 @@ def _width(connection: sa.Connection, aim: Aim, request: Request) -> tuple[float
         return None, "everything was asked for"
     if request.band is not None:
         return request.band, "as asked for"
-    move = rescans.largest_move(connection, aim)
+    move = rescans.margin_move(connection, aim)
     if move is None:
         return DEFAULT_WIDTH, "the default: how far margins of golden images moved was not measured"
-    return move, "the furthest that a golden image's margin moved from the champion before to this one"
+    return move, MEASURED
 
 
 def _pool(root: ScanInfo, adapter_id: int | None, width: float | None) -> Pool:

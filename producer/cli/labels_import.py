@@ -45,6 +45,7 @@ SHOWN_UNREAD = 5
     "--group-column", metavar="COL", help="The column that tells which images belong together. Default: group."
 )
 @click.option("--split", type=click.Choice(["train", "calibration", "threshold", "golden"]), help="For new images.")
+@click.option("--where-possible", is_flag=True, help="With --split: go on though images lie elsewhere already.")
 @click.option("--dry-run", is_flag=True, help="Check, read and summarise; write nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
@@ -54,28 +55,36 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
     All of the file is checked, all images are read, and a summary is shown, before anything is written; then all of it
     is, or nothing. The same file imported again adds nothing.
 
-    --split golden makes these images the golden set of the check: from then on no other image gets into it.
+    --split golden makes these images the golden set of the check: from then on no other image gets into it. Images that
+    lie in another split stay there; an import with such is refused without --where-possible.
 
     \b
     Example:
       scanfleet labels import truth.csv --check overlay --label-column truth
       scanfleet labels import coco.json --check baggage --map Pistol=gun --root s3://scans/2026
     """
-    from producer.labels.importing import summarise, write
+    from producer.labels.importing import require_split, summarise, write
     from producer.patience import patiently
 
+    if more["where_possible"] and more["split"] is None:
+        raise click.UsageError("--where-possible is of --split: name one")
     settings = flags.settings()
     with flags.ledger() as engine:
         parcel = _parcel(engine, settings, file, check_name, **more)
         summary = patiently(lambda: summarise(engine, parcel))
         echo_summary(summary, parcel.split)
+        require_split(parcel, summary.n_refused)
+        n_unread = len(parcel.unread)
+        most = n_unread > parcel.n_named
+        if most:
+            note(f"warning: {n_unread} of {n_unread + parcel.n_named} images could not be read: is --root right?")
         if dry_run:
             note("nothing was written (--dry-run)")
             return
         if summary.n_labels == 0:
             note("nothing was written: the file says nothing new")
             return
-        if not confirm(f"add {count(summary.n_labels, 'label')}?", yes=yes):
+        if not confirm(f"add {count(summary.n_labels, 'label')}?", yes=yes, needed=most):
             return
         n = len(patiently(lambda: write(engine, parcel)))
     note(f"{count(n, 'label')} added to check {parcel.check.name}")
@@ -107,7 +116,7 @@ def _parcel(
         uri, fault = next(iter(fetched.unread.items()))
         raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {fault}")
     parcel = pack(said, fetched, words.check, faults, origin="import", split=more["split"])
-    return replace(parcel, n_blank=len(entries) - len(filled))
+    return replace(parcel, n_blank=len(entries) - len(filled), where_possible=more["where_possible"])
 
 
 @contextmanager
@@ -133,6 +142,7 @@ def echo_summary(summary: Summary, split: str | None) -> None:
     for n, words in (
         (summary.n_labels, "labels to be added"),
         (summary.n_said, "labels that were there before"),
+        (summary.n_twice, "labels that are said twice in the file"),
         (summary.n_known, "images that were labelled before: they keep their split"),
         (summary.n_same_bytes, "names with the same bytes as another one"),
         (summary.n_near, "images that look like another one: they share its split"),

@@ -109,6 +109,8 @@ def _plan(flags: Flags, scan_id: str, request: Request, *, quiet: bool) -> Plan:
     elif not quiet:
         for line in _words(plan):
             note(line)
+    if plan.nearly_all is not None:
+        note(f"this is nearly everything: {plan.nearly_all}")
     return plan
 
 

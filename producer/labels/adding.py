@@ -16,7 +16,7 @@ from producer.launch import find_check
 from producer.manifest import FaultyLineError
 from producer.patience import patiently
 from scanfleet.checks import Check
-from scanfleet.errors import BadLabels
+from scanfleet.errors import BadLabels, SourceNotFound
 from scanfleet.settings import Settings
 
 
@@ -33,7 +33,7 @@ def add_one(
     group: str | None,
     remark: str | None,
 ) -> str:
-    """Returns what became of it, in words. Raises BadLabels, and what the store raises."""
+    """Returns what became of it, in words. Raises BadLabels, SourceNotFound, and what the store raises."""
     check = find_check(engine, check_name)
     try:
         said = Said(
@@ -51,7 +51,7 @@ def add_one(
         raise BadLabels(f"{uri}: {error}") from None
     fetched = fetch_images([said.image], settings)
     for fault in fetched.unread.values():
-        raise BadLabels(f"{uri}: {fault}")
+        raise (SourceNotFound if fault.reason == "gone" else BadLabels)(f"{uri}: {fault}")
     parcel = pack([said], fetched, check, Faults(uri), origin="person", settles=settle)
     summary = patiently(lambda: summarise(engine, parcel))
     added = patiently(lambda: write(engine, parcel))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import IO, Any, Never
 from producer.labels.entries import MAX_FILE_BYTES
 from producer.manifest import FaultyLineError
 from scanfleet.errors import AccessDenied, SourceNotFound
+
+BLANK_BYTES = 1024  # a file with more was meant to hold something
 
 
 @contextmanager
@@ -25,6 +28,14 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise SourceNotFound(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     with file:
         yield file
+
+
+def is_empty(path: Path) -> bool:
+    """A file without a byte, or with white space alone. Raises SourceNotFound, AccessDenied."""
+    if not path.is_file() or path.stat().st_size > BLANK_BYTES:  # a pipe is read once, by its reader
+        return False
+    with opened(path) as file:
+        return not file.read(BLANK_BYTES).removeprefix(codecs.BOM_UTF8).strip()
 
 
 def text_file(path: Path) -> str:

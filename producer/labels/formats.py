@@ -6,7 +6,7 @@ from pathlib import Path
 
 from producer.labels.coco import read_coco
 from producer.labels.entries import Entry, Faults, Options, Reader
-from producer.labels.files import files_below, json_file
+from producer.labels.files import files_below, is_empty, json_file
 from producer.labels.labelstudio import is_labelstudio, read_labelstudio
 from producer.labels.tabular import read_csv, read_jsonl
 from producer.labels.voc import read_voc
@@ -30,6 +30,8 @@ def read_labels(path: Path, *, form: str, options: Options) -> list[Entry]:
     """Every entry of a file or folder. Raises BadLabels with all that is wrong, SourceNotFound, AccessDenied."""
     if not path.exists():
         raise SourceNotFound(f"no such file or folder: {path}")
+    if is_empty(path):
+        raise BadLabels(f"{path} is empty: there is no label in it")
     faults = Faults(str(path))
     form = _detect(path) if form == "auto" else form
     if path.is_dir() and form not in FOLDERS:

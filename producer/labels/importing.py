@@ -14,7 +14,7 @@ from producer.labels.fetching import Fetched
 from producer.labels.words import Said
 from producer.manifest import FaultyLineError
 from scanfleet.checks import Check
-from scanfleet.errors import ImageError
+from scanfleet.errors import BadLabels, ImageError
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.label_clusters import SeenImage
 from scanfleet.store.label_query import PINNED
@@ -42,6 +42,7 @@ class Parcel:
     n_mixed: int
     n_blank: int = 0  # rows without a label
     split: str | None = None
+    where_possible: bool = False  # images may lie in another split than that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class Summary:
     table: dict[str, dict[str, int]]  # label -> split -> images
     boxes: dict[str, int]  # label of the box -> boxes
     n_labels: int  # rows to be added
-    n_said: int  # labels that say nothing new
+    n_said: int  # labels that were there before
+    n_twice: int  # that the parcel holds before already
     n_known: int  # images that had a label before, for this or another check
     n_same_bytes: int  # names beyond the first of the same bytes
     n_near: int  # that look like another one
@@ -115,6 +117,7 @@ def summarise(engine: sa.Engine, parcel: Parcel) -> Summary:
         new = unsaid(connection, parcel.check.name, _with_origin(parcel, places))
         shut_out = golden_by_hash(connection, parcel.check.name) if parcel.split == "golden" else set()
         spoken = voices(connection, parcel.check.name, list({label.content_sha256 for label in new}))
+    n_twice = _count_repeats(parcel.labels)
     labels_of = {label.content_sha256: label.label for label in parcel.labels}
     table: dict[str, dict[str, int]] = {}
     for sha, label in labels_of.items():
@@ -125,7 +128,8 @@ def summarise(engine: sa.Engine, parcel: Parcel) -> Summary:
         table=dict(sorted(table.items(), key=lambda item: order(item[0]))),
         boxes=dict(Counter(box["label"] for label in parcel.labels for box in label.boxes or ())),
         n_labels=len(new),
-        n_said=len(parcel.labels) - len(new),
+        n_said=len(parcel.labels) - len(new) - n_twice,
+        n_twice=n_twice,
         n_known=sum(place.known for place in places.values()),
         n_same_bytes=parcel.n_named - len(places),
         n_near=sum(place.near for place in places.values()),
@@ -140,13 +144,28 @@ def summarise(engine: sa.Engine, parcel: Parcel) -> Summary:
 
 
 def write(engine: sa.Engine, parcel: Parcel) -> list[int]:
-    """All of it, or nothing. Returns the ids of the labels added; written twice, the second time adds none."""
+    """All of it, or nothing. Returns the ids of the labels added; written twice, the second time adds none.
+
+    Raises BadLabels where images lie in another split than the one asked for.
+    """
     with transaction(engine, long=True) as connection:
         name = parcel.check.name
         places = add_images(connection, name, parcel.images, wanted=parcel.split)
+        require_split(parcel, sum(place.refused for place in places.values()))
         shown = shown_for(connection, name, list(places))
         labels = _with_origin(parcel, places)
         return add_labels(connection, name, [replace(one, shown=shown.get(one.content_sha256)) for one in labels])
+
+
+def require_split(parcel: Parcel, n_refused: int) -> None:
+    """Raises BadLabels where images lie in another split than the one asked for, and that was not allowed."""
+    if not n_refused or parcel.where_possible:
+        return
+    n_images = len({image.content_sha256 for image in parcel.images})
+    raise BadLabels(
+        f"{n_refused} of {n_images} images lie in another split than {parcel.split} and stay there: take others, "
+        "or add --where-possible to label these where they lie; nothing was written"
+    )
 
 
 def _with_origin(parcel: Parcel, places: Mapping[str, Place]) -> list[NewLabel]:
@@ -154,6 +173,17 @@ def _with_origin(parcel: Parcel, places: Mapping[str, Place]) -> list[NewLabel]:
     if parcel.split != "golden":
         return list(parcel.labels)
     return [one if places[one.content_sha256].refused else replace(one, origin=PINNED) for one in parcel.labels]
+
+
+def _count_repeats(labels: Sequence[NewLabel]) -> int:
+    """Labels that say what the one before them, by the same person of the same image, says already."""
+    last: dict[tuple[str, str], tuple[Any, ...]] = {}
+    n = 0
+    for label in labels:
+        key, says = (label.content_sha256, label.who), (label.label, label.boxes or None)
+        n += last.get(key) == says
+        last[key] = says
+    return n
 
 
 def _count_conflicts(spoken: dict[str, dict[str, str]], new: Sequence[NewLabel]) -> int:

@@ -7,6 +7,7 @@ whose label is empty are left out: `labels suggest` writes such, and a person fi
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from producer.labels.entries import Entry, Faults, Options, RawBox, box_of, numb
 from producer.labels.files import opened
 from producer.manifest import ROWS, FaultyLineError, Lines
 
+SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that other programs write
 SIDES = ("x0", "y0", "x1", "y1")
 
 
@@ -28,7 +30,7 @@ def read_jsonl(path: Path, options: Options, faults: Faults) -> list[Entry]:
 def _read(path: Path, options: Options, faults: Faults, *, kind: str) -> list[Entry]:
     found: list[Entry] = []
     with opened(path) as file:
-        lines = Lines(file)
+        lines = _LinesAndHeader(file)
         try:
             for uri, row in ROWS[kind](lines):
                 where = f"line {lines.number}"
@@ -39,8 +41,24 @@ def _read(path: Path, options: Options, faults: Faults, *, kind: str) -> list[En
                 except FaultyLineError as error:
                     faults.add(where, str(error))
         except FaultyLineError as error:
-            faults.add(f"line {lines.number}", str(error))
+            hint = lines.separator_hint() if kind == ".csv" and lines.number == 1 else ""
+            faults.add(f"line {lines.number}", f"{error}{hint}")
     return found
+
+
+class _LinesAndHeader(Lines):
+    """Keeps the first line, to tell what a table is separated by that has no columns."""
+
+    header = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for line in super().__iter__():
+            self.header = self.header or line
+            yield line
+
+    def separator_hint(self) -> str:
+        found = [name for mark, name in SEPARATORS.items() if mark in self.header]
+        return f"; columns are separated by {found[0]}: save it with commas" if found and "," not in self.header else ""
 
 
 def _require_columns(row: dict[str, Any], options: Options) -> None:

@@ -24,7 +24,7 @@ from scanfleet.store.checks import get_check
 from scanfleet.store.scans import ScanInfo
 from scanfleet.store.tables import Image, Scan, ScorerRow, Verdict
 
-LARGEST_MOVE = "largest_margin_move"  # logits: of the figures of a gate record, between the two models it compared
+MARGIN_MOVE = "margin_move_p90"  # logits: of the figures of a gate record, between the two models it compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +148,8 @@ def aim_of(connection: sa.Connection, scan: ScanInfo) -> Aim:
     return Aim(adapter=champion(connection, scan.check, scan.model), change=changes[0] if changes else None)
 
 
-def largest_move(connection: sa.Connection, aim: Aim) -> float | None:
-    """How far a margin of a golden image moved between the champion and the one before it, at most, in logits.
+def margin_move(connection: sa.Connection, aim: Aim) -> float | None:
+    """How far margins of golden images moved between the champion and the one before it: the .9 quantile, in logits.
 
     None where the two were never compared. After a rollback the comparison is that of the adapter that went.
     """
@@ -157,7 +157,7 @@ def largest_move(connection: sa.Connection, aim: Aim) -> float | None:
         return None
     judged = aim.change.previous_id if aim.change.kind == "rollback" else aim.adapter_id
     gate = None if judged is None else get_adapter(connection, judged).gate
-    move = ((gate or {}).get("figures") or {}).get(LARGEST_MOVE)
+    move = ((gate or {}).get("figures") or {}).get(MARGIN_MOVE)
     return None if move is None else float(move)
 
 

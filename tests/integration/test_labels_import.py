@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from models.pocket.scenes import overlay
+from producer.cli import labels_import
 from producer.cli.main import cli
-from scanfleet.errors import BadLabels, StoreUnavailable, UnknownName
+from scanfleet.errors import BadLabels, SourceNotFound, StoreUnavailable, UnknownName
 from scanfleet.settings import load_settings
 from scanfleet.store import schema
 from scanfleet.store.engine import connect, reading, transaction
@@ -109,6 +110,30 @@ def test_a_file_is_summarised_then_written_and_adds_nothing_twice(ledger: Ledger
     assert ledger.count() == 6
 
 
+def test_rows_said_twice_are_told_from_labels_that_were_there(ledger: Ledger, folder: Path) -> None:
+    file = table(folder / "m.csv", "0.png,overlay", "0.png,overlay", "1.png,none", "0.png,overlay")
+    out = ledger.add(file).stdout
+    assert "2  labels that are said twice in the file" in out
+    assert "there before" not in out
+    out = ledger.add(file).stdout
+    assert "2  labels that were there before" in out
+    assert "2  labels that are said twice in the file" in out
+
+
+def test_the_split_is_held_to_also_when_images_came_meanwhile(ledger: Ledger, folder: Path) -> None:
+    def between(*_: object, **__: object) -> bool:
+        with pytest.MonkeyPatch.context() as other:
+            other.setattr(labels_import, "confirm", lambda *_, **__: True)
+            ledger.add(table(folder / "n.csv", "0.png,none"), "--split", "train")
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels_import, "confirm", between)
+        with pytest.raises(BadLabels, match="1 of 2 images lie in another split"):
+            ledger.add(table(folder / "m.csv", "0.png,none", "1.png,none"), "--split", "golden")
+    assert ledger.count() == ledger.count(LabelledImage) == 1
+
+
 def test_labels_follow_the_bytes_and_learn_where_they_are_now(ledger: Ledger, folder: Path) -> None:
     ledger.add(table(folder / "m.csv", "0.png,overlay"))
     (folder / "moved").mkdir()
@@ -198,9 +223,13 @@ def test_a_golden_set_by_choice(ledger: Ledger, folder: Path) -> None:
     assert "1  images of this check that were golden by their hash" in out
     with transaction(ledger.engine) as connection:
         connection.execute(sa.update(LabelledImage).values(split="train"))
-    out = ledger.add(
-        table(folder / "g.csv", "0.png,overlay", "1.png,overlay", "2.png,natural"), "--split", "golden"
-    ).stdout
+    file = table(folder / "g.csv", "0.png,overlay", "1.png,overlay", "2.png,natural")
+    for more in ((), ("--yes",), ("--dry-run",)):
+        with pytest.raises(BadLabels, match=r"^1 of 3 images lie in another split than golden.*--where-possible"):
+            ledger.add(file, "--split", "golden", *more)
+    assert ledger.count() == ledger.count(LabelledImage) == 1
+    assert ledger.add(file, "--where-possible").exit_code == 2
+    out = ledger.add(file, "--split", "golden", "--where-possible").stdout
     assert "1  images that are not in the split golden" in out
     ledger.add(table(folder / "n.csv", "3.png,none", "4.png,none", "5.png,none"))
     splits = {Path(one.uri).name: one.split for one in ledger.standing()}
@@ -213,11 +242,18 @@ def test_a_golden_set_by_choice(ledger: Ledger, folder: Path) -> None:
 def test_images_that_cannot_be_read_are_left_out_and_named(ledger: Ledger, folder: Path) -> None:
     (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:300])
     (folder / "out.png").symlink_to("/etc/passwd")
-    done = ledger.add(table(folder / "m.csv", "cut.png,none", "gone.png,none", "out.png,none", "1.png,none"))
+    file = table(folder / "m.csv", "cut.png,none", "gone.png,none", "out.png,none", "1.png,none")
+    refused = ledger.add(file)  # nobody is there to ask
+    assert (refused.exit_code, ledger.count()) == (2, 0)
+    done = ledger.add(file, "--yes")
+    assert "warning: 3 of 4 images could not be read" in done.stderr
     assert "3  images that could not be read" in done.stdout
     for words in ("cut.png: decode: truncated", "gone.png: fetch: gone", "out.png: fetch: refused"):
         assert words in done.stderr
     assert [Path(one.uri).name for one in ledger.standing()] == ["1.png"]
+    few = ledger.add(table(folder / "m.csv", "gone.png,none", "2.png,none"))
+    assert (few.exit_code, ledger.count()) == (0, 2)
+    assert "warning" not in few.stderr
     with pytest.raises(BadLabels, match=r"none of the .* could be read.*gone"):
         ledger.add(table(folder / "m.csv", "gone.png,none"))
 
@@ -342,14 +378,15 @@ def test_a_label_by_hand(ledger: Ledger, folder: Path, monkeypatch: pytest.Monke
         (["1.png", "sky"], "'sky' is no label of check overlay"),
         (["1.png", "none", "--box", "1 2 3"], "is not `label x0 y0 x1 y1`"),
         (["1.png", "none", "--box", "sky 1 2 3 4"], "'sky' is no label"),
-        (["gone.png", "none"], "fetch: gone"),
-        (["nowhere/gone.png", "none"], "fetch: gone"),
         (["https://h/a.png", "none"], "cannot be read"),
         (["m.csv", "none"], "decode: not_an_image"),
     ):
         (folder / "m.csv").write_text("uri\n")
         with pytest.raises(BadLabels, match=words):
             ledger.run("add", *arguments, "--check", "overlay", "--who", "ann")
+    for name in ("gone.png", "nowhere/gone.png"):
+        with pytest.raises(SourceNotFound, match="fetch: gone"):
+            ledger.run("add", name, "none", "--check", "overlay", "--who", "ann")
     assert ledger.count() == 1
 
 

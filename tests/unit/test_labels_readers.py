@@ -67,6 +67,21 @@ def test_csv_as_the_generator_writes_it(tmp_path: Path) -> None:
     assert (two.label, two.boxes, two.who, two.group) == ("none", None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("", "m.csv is empty: there is no label in it"),
+        ("\ufeff \r\n\n", "m.csv is empty"),
+        ("uri;label\na.jpg;none\n", "line 1: no column `uri` .* separated by semicolons: save it with commas"),
+        ("uri\tlabel\na.jpg\tnone\n", "separated by tabs"),
+        ("name,label;x\na.jpg,none\n", r"\(found: name, label;x\); nothing"),
+    ],
+)
+def test_tables_that_are_empty_or_separated_otherwise_are_called_so(tmp_path: Path, body: str, words: str) -> None:
+    with pytest.raises(BadLabels, match=words):
+        read(write(tmp_path / "m.csv", body))
+
+
 def test_jsonl_takes_boxes_as_objects_and_as_words(tmp_path: Path) -> None:
     box = {"x0": 1, "y0": 2.5, "x1": 3, "y1": 4, "label": "a b"}
     lines = [{"uri": "a", "label": "x", "boxes": [box]}, {"uri": "b", "label": "x", "boxes": "a b 1 2.5 3 4"}]
@@ -319,7 +334,7 @@ def test_faults_of_label_studio(tmp_path: Path, body: Any, words: str) -> None:
 
 def test_what_does_not_tell_its_format_is_asked_about(tmp_path: Path) -> None:
     for name, body, words in (
-        ("a.dat", "", "give --format"),
+        ("a.dat", "a", "give --format"),
         ("a.json", "{}", "neither COCO"),
         ("a.json", '{"images": [', "not JSON"),
         ("a.csv", "uri,label\n", "there is no label in it"),

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -90,6 +91,28 @@ def test_from_the_dry_run_to_the_report(held: Archive, tmp_path: Path) -> None:
     assert {(row["old_margin"], row["new_margin"], row["old_decision"], row["new_decision"]) for row in rows} == {
         ("0.5", "3.0", "review", "flag")
     }
+
+
+@pytest.mark.parametrize(
+    ("gate", "arguments", "words"),
+    [
+        ({"figures": {"margin_move_p90": 8.0}}, (), "8.00 logits (margins of 90 % of the golden images"),
+        ({"figures": {"margin_move_p90": 8.0}}, (), "nearly everything: the two models' margins differ too much"),
+        ({"figures": {"margin_move_p90": 0.5}}, (), "nearly everything: most of it is the audit sample"),
+        (None, ("--band", "5"), "nearly everything: so many answers are `review` or within the band"),
+    ],
+)
+def test_a_selection_of_nearly_everything_is_called_so(
+    held: Archive, gate: dict[str, Any] | None, arguments: tuple[str, ...], words: str
+) -> None:
+    held.promote("one")
+    root = held.scan(20, halves)
+    held.promote("two", gate=gate)
+    said = rescan(held, root, "--dry-run", *arguments)
+    assert words in said.stdout + said.stderr
+    for spared in (("--all",), ("--band", "0.5", "--audit", "12")):  # 17 of 20
+        assert "nearly everything" not in rescan(held, root, "--dry-run", *spared).stderr
+    assert "nearly everything" in rescan(held, root, "--dry-run", "--band", "0.5", "--audit", "13").stderr
 
 
 def test_shown_on_both_scans(held: Archive) -> None:
