@@ -16,7 +16,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_tex
 GPU: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.gpu.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 STAGES = read_stages(ROOT / "docker/Dockerfile")
-OURS = ("migrate", "producer", "worker")
+OURS = ("migrate", "producer", "worker", "trainer")
 SETTING_NAMES = {f"SCANFLEET_{name.upper()}" for name in Settings.model_fields}
 
 
@@ -50,6 +50,7 @@ def _parse(words: list[str]) -> click.Context:
         (SERVICES["migrate"]["command"], "scanfleet db upgrade"),
         (SERVICES["producer"]["command"], "scanfleet scan"),
         (SERVICES["worker"]["command"], "scanfleet worker score"),
+        (SERVICES["trainer"]["command"], "scanfleet worker train"),
         (_exec_form("worker", "CMD"), "scanfleet worker score"),
     ],
 )
@@ -114,6 +115,11 @@ def test_worker_is_given_longer_to_stop_than_it_takes() -> None:
     worker = SERVICES["worker"]
     grace = int(worker["stop_grace_period"].removesuffix("s"))
     assert grace > float(worker["environment"]["SCANFLEET_DRAIN_SECONDS"])
+
+
+def test_trainer_and_workers_share_the_place_of_adapters() -> None:
+    assert SERVICES["trainer"]["volumes"] == SERVICES["worker"]["volumes"]
+    assert "SCANFLEET_ADAPTERS_URL" not in SERVICES["worker"]["environment"]  # the default lies in that volume
 
 
 def test_gpu_file_changes_only_services_that_exist() -> None:
