@@ -105,6 +105,7 @@ def test_run_goes_from_manifest_to_figures_report_and_export(data: Path, picture
     assert (failed["uri"].endswith("bild 1.png"), failed["failure"]["stage"]) == (True, "decode")
 
 
+@pytest.mark.slow
 def test_run_again_scores_nothing_and_another_scan_takes_over(data: Path, pictures: Path) -> None:
     first = scanfleet("run", pictures, "--check", "overlay", data_dir=data, model="fake")
     again = scanfleet("run", pictures, "--check", "overlay", "--strict", data_dir=data, model="fake")
@@ -196,7 +197,9 @@ def test_a_folder_without_a_model_is_refused_before_anything_is_enqueued(data: P
     assert "listed" not in run.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_interrupted_the_run_stops_its_workers_and_can_go_on(
     data: Path, pictures: Path, number: signal.Signals, code: int
 ) -> None:
