@@ -18,7 +18,7 @@ from worker.consumer import consume
 from worker.model import load_model
 from worker.stop import Stop
 from worker.stores import OpenStores
-from worker.upkeep import on_the_books, timers
+from worker.upkeep import row_of, timers
 from worker.wedge import EX_TEMPFAIL, end_overdue
 
 
@@ -41,7 +41,7 @@ def serve(settings: Settings) -> int:
             running(settings, engine=engine, model=model, stop=stop, stores=OpenStores(settings), on_broken=on_broken)
         )
         app = make_scoring_app(settings, scoring.pipeline)
-        stack.enter_context(on_the_books(scoring, settings))
+        stack.enter_context(row_of(scoring, settings))
         stack.enter_context(timers(scoring, app, settings))
         queue, concurrency = score_queue(settings.model), settings.batches_in_flight
         code = consume(app, queue=queue, concurrency=concurrency, name=scoring.name, stop=stop)

@@ -6,38 +6,35 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import sqlalchemy as sa
-import structlog
 from celery import Celery
 
 from models.errors import ModelInvalid, ModelUnavailable
 from models.sources import locate
 from models.types import ModelIdentity
 from scanfleet.endpoints import PREFIX
-from scanfleet.errors import BadSettings, DatabaseUnavailable, DeviceUnavailable
+from scanfleet.errors import BadSettings, DeviceUnavailable
 from scanfleet.messages import TRAIN_QUEUE
 from scanfleet.queue import clear_taken
 from scanfleet.reconcile import reconcile_once
 from scanfleet.settings import Settings
-from scanfleet.store.engine import transaction
 from scanfleet.store.schema import ledger
-from scanfleet.store.workers import beat, start_worker, stop_worker
+from scanfleet.store.workers import beat
 from worker.adapters import register_shipped
 from worker.admission import check_access
 from worker.app import make_training_app
 from worker.background import Timer, until_it_heals
+from worker.books import on_the_books
 from worker.consumer import consume
 from worker.model import FAKE
 from worker.refresh import triggers
 from worker.refresh.trainer import Trainer
 from worker.stop import Stop
-from worker.upkeep import BEAT_SECONDS, CLEAR_SECONDS, DEAF_SECONDS, WATCH_SECONDS
+from worker.upkeep import CLEAR_SECONDS, DEAF_SECONDS, WATCH_SECONDS
 from worker.watchdog import Watchdog, answers
 from worker.wedge import EX_TEMPFAIL, end_overdue
-
-log = structlog.get_logger()
 
 SWEEP_SECONDS = 600.0  # between two looks for work folders that nobody needs
 
@@ -54,7 +51,7 @@ def serve_training(settings: Settings) -> int:
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         trainer = Trainer(engine, settings, name=name, stop=stop)
         app = make_training_app(settings, trainer)
-        stack.enter_context(_on_the_books(engine, settings, trainer))
+        stack.enter_context(_row_of(engine, settings, trainer))
         stack.enter_context(_timers(engine, app, settings, trainer))
         return consume(app, queue=TRAIN_QUEUE, concurrency=1, name=name, stop=stop)
 
@@ -74,31 +71,13 @@ def find_base(settings: Settings) -> ModelIdentity:
     )
 
 
-@contextmanager
-def _on_the_books(engine: sa.Engine, settings: Settings, trainer: Trainer) -> Iterator[None]:
+def _row_of(engine: sa.Engine, settings: Settings, trainer: Trainer) -> AbstractContextManager[None]:
     """The worker's row. What it is at is in the row of the training."""
 
-    def enter() -> None:
-        row = {"host": socket.gethostname(), "pid": os.getpid(), "queue": TRAIN_QUEUE, "device": settings.device}
-        with transaction(engine) as connection:
-            start_worker(connection, worker=trainer.name, **row)  # type: ignore[arg-type]
+    def say(connection: sa.Connection) -> None:
+        beat(connection, worker=trainer.name, n_images=0, seconds={}, progressed=trainer.n_active > 0)
 
-    def say() -> None:
-        with transaction(engine) as connection:
-            beat(connection, worker=trainer.name, n_images=0, seconds={}, progressed=trainer.n_active > 0)
-
-    until_it_heals(enter, what="ledger")
-    timer = Timer("worker_row", say, seconds=BEAT_SECONDS)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.stop()
-        try:
-            with transaction(engine) as connection:
-                stop_worker(connection, trainer.name)
-        except DatabaseUnavailable as error:
-            log.warning("worker_row_left_open", error=str(error))
+    return on_the_books(engine, worker=trainer.name, queue=TRAIN_QUEUE, device=settings.device, beat=say)
 
 
 @contextmanager

@@ -3,73 +3,44 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-import structlog
+import sqlalchemy as sa
 from celery import Celery
 
-from scanfleet.errors import DatabaseUnavailable
 from scanfleet.messages import score_queue
 from scanfleet.queue import clear_taken
 from scanfleet.reconcile import reconcile_once
 from scanfleet.settings import Settings
 from scanfleet.store.engine import transaction
-from scanfleet.store.workers import beat, start_worker, stop_worker
+from scanfleet.store.workers import beat, stop_worker
 from worker.assembly import Scoring
-from worker.background import Timer, until_it_heals
+from worker.background import Timer
+from worker.books import on_the_books
 from worker.hangs import HangWatch, Limits
 from worker.stage_log import StageLog
 from worker.watchdog import Watchdog, answers, work_in
 from worker.wedge import EX_TEMPFAIL, end_wedged
 
-log = structlog.get_logger()
-
-BEAT_SECONDS = 5.0  # of the worker's row
 STAGES_SECONDS = 30.0  # between two words on where the time goes
 CLEAR_SECONDS = 60.0  # of the embedded broker's taken messages
 WATCH_SECONDS = 10.0  # between two looks of the watchdog
 DEAF_SECONDS = 120.0  # this long idle beside ready batches is a wedge
 
 
-@contextmanager
-def on_the_books(scoring: Scoring, settings: Settings) -> Iterator[None]:
-    """The worker's row: who it is, that it lives, what it did."""
-
-    def enter() -> None:
-        with transaction(scoring.engine) as connection:
-            start_worker(
-                connection,
-                worker=scoring.name,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                queue=score_queue(settings.model),
-                device=scoring.model.device,
-            )
-
+def row_of(scoring: Scoring, settings: Settings) -> AbstractContextManager[None]:
+    """The row of a scoring worker while it lives."""
     n_signs = -1
 
-    def say() -> None:
+    def say(connection: sa.Connection) -> None:
         nonlocal n_signs
         n_images, seconds = scoring.pipeline.totals.read()
         progressed, n_signs = scoring.vitals.whole.n != n_signs, scoring.vitals.whole.n
-        with transaction(scoring.engine) as connection:
-            beat(connection, worker=scoring.name, n_images=n_images, seconds=seconds, progressed=progressed)
+        beat(connection, worker=scoring.name, n_images=n_images, seconds=seconds, progressed=progressed)
 
-    until_it_heals(enter, what="ledger")
-    timer = Timer("worker_row", say, seconds=BEAT_SECONDS)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.stop()
-        try:
-            say()
-            with transaction(scoring.engine) as connection:
-                stop_worker(connection, scoring.name)
-        except DatabaseUnavailable as error:
-            log.warning("worker_row_left_open", error=str(error))
+    queue = score_queue(settings.model)
+    return on_the_books(scoring.engine, worker=scoring.name, queue=queue, device=scoring.model.device, beat=say)
 
 
 @contextmanager
