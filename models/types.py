@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 NEXT = "next"  # where an answer leads that is no label yet
@@ -81,13 +83,15 @@ class Reading:
         (without flagging labels: best label minus logsumexp over the rest).
     logits: one value per label (logsumexp over the label's token spellings), in the question's order. mass:
     probability that the next token is any label token at all; below 0.9 the prompt or adapter is suspect.
-    visual_tokens: number of image tokens the language model read.
+    visual_tokens: number of image tokens the language model read. attention: (visual tokens,) of the answer position,
+    where the scorer was made to record it.
     """
 
     margin: float
     logits: tuple[float, ...]
     mass: float
     visual_tokens: int
+    attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,4 +164,49 @@ class Finder(Protocol):
 
     def find(self, jobs: Sequence[Prepared], *, sign: Callable[[], None]) -> list[FoundBoxes]:
         """One answer an image, the same whatever its neighbours. Calls `sign` while it goes on: it may take long."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointed:
+    """Where a second look is pointed: a rectangle (x0, y0, x1, y1) in pixels of the image that was looked through.
+
+    corners None: nowhere, for the reason in why_not. size: (width, height) of that image. tokens: what it cost, in
+    prefill tokens beyond the first look.
+    """
+
+    corners: tuple[int, int, int, int] | None
+    size: tuple[int, int]
+    sharpness: float = 0.0
+    why_not: str = ""
+    tokens: int = 0
+
+
+class Refiner(Protocol):
+    """Looks again at images that a scorer has answered. Everything but `point` is host work, for any thread."""
+
+    @property
+    def pointed(self) -> bool:
+        """Whether a second look needs to be pointed somewhere first: `views` and `point` are to be called."""
+        ...
+
+    @property
+    def views_detail(self) -> Detail | None:
+        """What `views` needs of an image; None: all its pixels. `rows` always needs all of them."""
+        ...
+
+    def views(self, image: Image.Image, first: Reading) -> Prepared:
+        """What is looked through for the region, with what that costs as its visual tokens."""
+        ...
+
+    def point(self, views: Sequence[Prepared]) -> list[Pointed]:
+        """One answer an image, the same whatever its neighbours. Belongs to the device thread."""
+        ...
+
+    def rows(self, image: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
+        """What the scorer reads at the second look: rows for its `score`; `pointed` as `point` answered for it."""
+        ...
+
+    def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
+        """All looks at one image as one reading; its visual tokens are those of all looks."""
         ...

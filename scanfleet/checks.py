@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from scanfleet.crops import CropField
 from scanfleet.errors import BadCheck, UnknownName
 from scanfleet.faults import in_words, one_line
 from scanfleet.steps import MAX_STEPS, CheckStep, step_faults, step_field, step_line
@@ -50,7 +51,7 @@ class Check(BaseModel):
     max_pixels: int = Field(default=448 * 448, ge=28 * 28, le=16_777_216)  # after resizing, per image
     min_pixels: int = Field(default=64 * 64, ge=16 * 16)
     boxes: bool = False  # ask where, for flagged images
-    crop: Literal["never"] = "never"
+    crop: CropField = "never"  # whether uncertain or shrunk images get a second look, and how
     target_recall: float = Field(default=0.95, gt=0, lt=1)
     target_precision: float = Field(default=0.95, gt=0, lt=1)
     steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt

@@ -16,6 +16,7 @@ from models.errors import ModelInvalid, ModelUnavailable
 from models.sequential import in_steps
 from models.types import Question, Reading, Scorer, Step
 from scanfleet.checks import Check
+from scanfleet.crops import crop_text
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.settings import Settings
 from scanfleet.store.adapters import AdapterInfo
@@ -134,7 +135,7 @@ class ScorerMaker:
             precision=identity.precision,
             adapter_id=None if adapter is None else adapter.id,
             max_pixels=check.max_pixels,
-            crop=check.crop,
+            crop=crop_text(check.crop),
             calibrator=calibrator,
             thresholds=thresholds,
         )

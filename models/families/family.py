@@ -44,6 +44,31 @@ class PreparedImage:
     extra: Any = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedRow:
+    """Several images in one turn, or one whose attention is reweighted: a row of a forward beside `PreparedImage`s.
+
+    emphasis: (visual tokens of all images,) bool, the tokens that the language model's attention favours, and factor:
+    how many times; None: none.
+    """
+
+    images: tuple[PreparedImage, ...]
+    emphasis: torch.Tensor | None = None
+    factor: float = 1.0
+
+    @property
+    def visual_tokens(self) -> int:
+        return sum(image.visual_tokens for image in self.images)
+
+
+Row = PreparedImage | PreparedRow
+
+
+def images_of(row: Row) -> tuple[PreparedImage, ...]:
+    """In the order in which the turn shows them."""
+    return row.images if isinstance(row, PreparedRow) else (row,)
+
+
 class ImageReader(ABC):
     """Images to model inputs for one checkpoint. `prepare` only reads state, so that many threads may share it."""
 

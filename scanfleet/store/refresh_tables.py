@@ -164,3 +164,28 @@ class Refusal(Base):
     worker: Mapped[str]
     why: Mapped[str]
     at: Mapped[datetime]
+
+
+class Calibration(Base):
+    """How the margins of a scorer are read where its adapter does not say: a changed budget, prompt or second look.
+
+    Rows are added, never changed: the newest one of a configuration counts. check_hash covers the question, the pixel
+    budget and the second look.
+    """
+
+    __tablename__ = "calibrations"
+    __table_args__ = (sa.Index(None, "check_hash", "base_model"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    check_name: Mapped[str]
+    check_hash: Mapped[str]
+    base_model: Mapped[str]
+    base_revision: Mapped[str]
+    precision: Mapped[str]
+    weights_sha256: Mapped[str | None]  # of the adapter; None: the base alone
+    calibrator: Mapped[dict[str, Any] | None]
+    thresholds: Mapped[dict[str, Any] | None]  # margins, after all looks
+    first_thresholds: Mapped[dict[str, Any] | None]  # margins of the first look: what lies between them is uncertain
+    metrics: Mapped[dict[str, Any]]
+    who: Mapped[str | None]
+    made_at: Mapped[datetime]

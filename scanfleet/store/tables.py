@@ -12,11 +12,20 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from scanfleet.store.base import Base, UtcDateTime, one_of
-from scanfleet.store.refresh_tables import Adapter, Champion, Label, LabelledImage, Promotion, Refusal, Training
+from scanfleet.store.refresh_tables import (
+    Adapter,
+    Calibration,
+    Champion,
+    Label,
+    LabelledImage,
+    Promotion,
+    Refusal,
+    Training,
+)
 
 __all__ = [
-    "Adapter", "Base", "Batch", "Champion", "CheckRow", "Failure", "Image", "Label", "LabelledImage", "Promotion",
-    "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Worker",
+    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure", "Image", "Label", "LabelledImage",
+    "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Worker",
 ]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")
@@ -183,7 +192,7 @@ class Verdict(Base):
     logits: Mapped[list[Any]]  # one per label, in the check's order
     boxes: Mapped[list[Any] | None]  # None: not asked for; [{x0, y0, x1, y1, label, score}], pixels of the image
     box_problems: Mapped[list[Any] | None]  # texts
-    crop: Mapped[list[Any] | None]
+    crop: Mapped[dict[str, Any] | None]  # the second look (scanfleet.second_look); None: the check asks for none
     reused_from: Mapped[int | None]  # the verdict this one was taken over from
     created_at: Mapped[datetime]
 
