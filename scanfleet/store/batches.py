@@ -139,7 +139,7 @@ def claim(
             .where(wanted)
             .order_by(Batch.id)
             .limit(1)
-            .with_for_update(skip_locked=True, of=Batch)
+            .with_for_update(skip_locked=True, key_share=True, of=Batch)
         )
         row = connection.execute(
             sa.update(Batch)

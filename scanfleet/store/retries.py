@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from scanfleet.errors import RequestError
-from scanfleet.store import scans
-from scanfleet.store.tables import Batch, Failure, Image, Scan
+from scanfleet.store import locks, scans
+from scanfleet.store.tables import Batch, Failure, Image
 
 
 def retry_failures(
@@ -25,10 +25,9 @@ def retry_failures(
         for batch_id in _batches_with_failures(connection, scan.id, _chosen(stage, reason))
     )
     if n_retried:
-        # Batches first, then the scan, as a worker that settles does: the other order could deadlock. The lock also
-        # waits for a worker that is just marking the scan done, and for somebody who is just cancelling it.
-        state = connection.execute(sa.select(Scan.state).where(Scan.id == scan.id).with_for_update()).scalar_one()
-        _refuse_cancelled(scan.id, state)
+        # Batches first, then the scan (store/locks.py). The lock also waits for a worker that is just marking the scan
+        # done, and for somebody who is just cancelling it.
+        _refuse_cancelled(scan.id, locks.hold_scan(connection, scan.id))
         scans.reopen(connection, scan.id)
     return n_retried
 

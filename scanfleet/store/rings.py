@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.store.engine import now
+from scanfleet.store.locks import hold_batches
 from scanfleet.store.tables import Batch, Scan
 from scanfleet.store.times import due, since
 from scanfleet.store.trouble import on_hold
@@ -33,7 +34,7 @@ def due_for_ring(
         .where(*ready, unrung, ~on_hold())
         .order_by(Batch.id)
         .limit(room)
-        .with_for_update(skip_locked=True, of=Batch)
+        .with_for_update(skip_locked=True, key_share=True, of=Batch)
     )
     found = [(row.id, row.queue) for row in connection.execute(query)]
     found += _probes(connection, (*ready, on_hold()), lately)
@@ -60,6 +61,7 @@ def _probes(
             continue
         query = sa.select(Batch.id, Batch.queue).join(Scan, Scan.id == Batch.scan_id)
         query = query.where(*ready, Batch.scan_id == scan_id).order_by(Batch.attempts, sa.func.random()).limit(1)
+        query = query.with_for_update(skip_locked=True, key_share=True, of=Batch)
         found += [(row.id, row.queue) for row in connection.execute(query)]
     return found
 
@@ -67,5 +69,6 @@ def _probes(
 def mark_rung(connection: sa.Connection, batch_ids: Sequence[int], *, at: datetime | None) -> None:
     """Remember when batches were rung for; None: they were not, after all."""
     if batch_ids:
+        hold_batches(connection, Batch.id.in_(batch_ids))
         values: dict[str, Any] = {"rung_at": at}
         connection.execute(sa.update(Batch).where(Batch.id.in_(batch_ids)).values(values))

@@ -17,6 +17,7 @@ from scanfleet.errors import RequestError, UnknownName
 from scanfleet.messages import score_queue
 from scanfleet.store.checks import save_check
 from scanfleet.store.engine import now
+from scanfleet.store.locks import hold_batches
 from scanfleet.store.tables import Batch, CheckRow, Image, Scan
 
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0/o, 1/l/i: people read these ids aloud
@@ -197,11 +198,8 @@ def cancel(connection: sa.Connection, scan_id: str) -> int:
 
     Batches under way lose their lease: their late writers write nothing.
     """
-    # Batches before the scan, as the writer of a batch locks them: the other way round the two could deadlock. Once
-    # more after it, for what a listing added meanwhile.
-    _cancel_batches(connection, scan_id)
-    _move(connection, scan_id, {"running", "paused"}, "cancelled")
-    _cancel_batches(connection, scan_id)
+    while not _cancel_batches(connection, scan_id):
+        pass  # it waits for the batch that was in the way
     ended = connection.execute(
         sa.update(Image).where(Image.scan_id == scan_id, Image.state == "pending").values(state="cancelled")
     )
@@ -209,19 +207,25 @@ def cancel(connection: sa.Connection, scan_id: str) -> int:
     return ended.rowcount
 
 
-def _cancel_batches(connection: sa.Connection, scan_id: str) -> None:
-    connection.execute(
-        sa.update(Batch)
-        .where(Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
-        .values(
-            state="cancelled",
-            lease_token=Batch.lease_token + 1,
-            lease_until=None,
-            in_hand=None,
-            waiting_for=None,
-            finished_at=now(connection),
-        )
-    )
+def _cancel_batches(connection: sa.Connection, scan_id: str) -> bool:
+    """Cancel the scan with its open batches, or nothing: False when somebody just writes one that was new.
+
+    Batches before the scan, as their writers lock them (store/locks.py). Until the scan is held, a listing or a retry
+    may add others, and a worker may have begun to write one: it will ask for the scan, so nobody may wait for it here.
+    """
+    opened = (Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
+    with connection.begin_nested() as attempt:
+        hold_batches(connection, *opened)
+        _move(connection, scan_id, {"running", "paused"}, "cancelled")
+        n_held = hold_batches(connection, *opened, skip_locked=True)
+        n_open = connection.execute(sa.select(sa.func.count()).select_from(Batch).where(*opened)).scalar_one()
+        if n_open > n_held:
+            attempt.rollback()  # gives the locks back
+            return False
+        ended = {"lease_until": None, "in_hand": None, "waiting_for": None, "finished_at": now(connection)}
+        values = {"state": "cancelled", "lease_token": Batch.lease_token + 1} | ended
+        connection.execute(sa.update(Batch).where(*opened).values(values))
+    return True
 
 
 def _move(connection: sa.Connection, scan_id: str, allowed: set[str], to: str) -> None:
@@ -250,7 +254,8 @@ def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
     complete = (which, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
     # Two statements: whoever opens batches again holds the scan's row meanwhile, and only a statement that begins
     # after that commit sees them.
-    candidates = connection.execute(sa.select(Scan.id).where(*complete).with_for_update()).scalars().all()
+    query = sa.select(Scan.id).where(*complete).order_by(Scan.id)
+    candidates = connection.execute(query.with_for_update(key_share=True)).scalars().all()
     if not candidates:
         return 0
     moved = connection.execute(

@@ -51,7 +51,7 @@ def _expire(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Expired
         sa.select(Batch.id, Batch.scan_id, Batch.in_hand, Batch.crashes)
         .where(Batch.state == "leased", which)
         .order_by(Batch.id)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     )
     rows = connection.execute(dead).all()
     quarantined = []

@@ -29,7 +29,6 @@ def count_trouble(connection: sa.Connection, scan_id: str, *, waiting_for: str) 
     """A batch met nothing but a store that is away. What several workers meet at the same time counts once."""
     at = now(connection)
     query = sa.select(Scan.trouble, due(Scan.not_before, at)).where(Scan.id == scan_id)
-    # key_share: whoever wrote a verdict holds the key of the scan's row, and two of them would wait for each other.
     before, pause_is_over = connection.execute(query.with_for_update(key_share=True)).one()
     if not pause_is_over:
         return
@@ -56,6 +55,6 @@ def _forget_knocks(connection: sa.Connection, scan_id: str) -> None:
     idle = (
         sa.select(Batch.id)
         .where(Batch.scan_id == scan_id, Batch.state == "ready", Batch.rung_at.is_not(None))
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     )
     connection.execute(sa.update(Batch).where(Batch.id.in_(idle)).values(rung_at=None))

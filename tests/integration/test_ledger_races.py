@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +12,15 @@ import sqlalchemy as sa
 
 from scanfleet.errors import RequestError
 from scanfleet.settings import load_settings
-from scanfleet.store import retries, scans, schema
+from scanfleet.store import batches, retries, scans, schema, verdicts
+from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import connect, transaction
 from scanfleet.store.tables import Batch, Scan
 from tests.ledger_machine.invariants import forgotten, violations
-from tests.ledger_machine.ledger import read
-from tests.ledger_machine.races import Scene, run_together, shuffled
+from tests.ledger_machine.ledger import QUEUE, read
+from tests.ledger_machine.races import Race, Scene, run_together, shuffled
 from tests.ledger_machine.small import Small
-from tests.ledger_machine.workers import Answer
+from tests.ledger_machine.workers import Answer, outcome
 
 RACES = (
     "claim claim claim",
@@ -40,6 +42,8 @@ RACES = (
     "unring cancel",
     "unring ring retry",
     "retry settle",
+    "retry settle_same",
+    "retry settle settle",
     "retry retry",
     "retry cancel",
     "retry expire",
@@ -58,6 +62,7 @@ RACES = (
     "list settle",
     "list retry",
     "list hold",
+    "list list cancel",
 )
 EACH = 3  # states for each race
 
@@ -118,3 +123,77 @@ def test_a_retry_that_meets_a_cancellation_half_way_is_refused(engine: sa.Engine
     other.dispose()
     assert violations(read(engine)) == []
     assert {batch.state for batch in ledger.rows(Batch)} == {"done", "cancelled"}
+
+
+def test_a_worker_and_a_retry_do_not_wait_for_each_other_for_the_scan(engine: sa.Engine) -> None:
+    """Both hold its key by then: the worker's verdict names it, and so does the batch that the retry wrote twice."""
+    ledger = Small(engine, n_images=2, batch_images=1)
+    ledger.write(ledger.must_claim(), [Answer.BROKEN])
+    last = ledger.must_claim()
+    other = sa.create_engine(engine.url, connect_args={"options": "-c lock_timeout=2s"})
+    retried: list[int] = []
+
+    def retry_now(connection: sa.Connection, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT scans.id") and not retried:  # it asks whether the scan is done
+            with transaction(other) as meanwhile:
+                retried.append(retries.retry_failures(meanwhile, ledger.scan_id))
+
+    with transaction(engine) as connection:
+        sa.event.listen(connection, "before_cursor_execute", retry_now)
+        verdicts.write(connection, last, outcome(ledger.scorer, last.images, [Answer.CLEAR], store=True))
+    other.dispose()
+    assert retried == [1]
+    assert violations(read(engine)) == []
+    assert [batch.state for batch in ledger.rows(Batch)] == ["ready", "done"]
+    assert ledger.row(Scan, ledger.scan_id).state == "running"
+
+
+def test_a_cancellation_lets_a_worker_pass_that_writes_a_batch_listed_meanwhile(engine: sa.Engine) -> None:
+    """It holds the scan that the worker will ask for; so it must not wait for the worker's batch."""
+    ledger = Small(engine, n_images=1, batch_images=1)
+    with transaction(engine) as connection:
+        connection.execute(sa.update(Scan).values(trouble=1))  # so that the worker asks for the scan
+    other = sa.create_engine(engine.url)
+    scan_held, batch_held = threading.Event(), threading.Event()
+    writers: list[threading.Thread] = []
+    results: list[Race] = []
+
+    def wait_for_the_scan(connection: sa.Connection, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO verdicts"):
+            batch_held.set()
+            assert scan_held.wait(10)
+
+    def list_and_write() -> None:
+        with transaction(other) as connection:
+            (batch_id,) = batches.add_images(
+                connection, scan_id=ledger.scan_id, queue=QUEUE, images=[NewImage(uri="late")], batch_images=1
+            )
+        with transaction(other) as connection:
+            held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60, rung=batch_id)
+        assert held is not None
+
+        def write(connection: sa.Connection) -> None:
+            verdicts.write(connection, held, outcome(ledger.scorer, held.images, [Answer.CLEAR], store=True))
+
+        sa.event.listen(other, "before_cursor_execute", wait_for_the_scan)
+        writers.append(threading.Thread(target=lambda: results.append(run_together(other, [write]))))
+        writers[0].start()
+
+    def meanwhile(connection: sa.Connection, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE scans") and not writers:
+            list_and_write()
+            assert batch_held.wait(10)
+
+    def scan_is_held(connection: sa.Connection, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE scans"):
+            scan_held.set()
+
+    with transaction(engine) as connection:
+        sa.event.listen(connection, "before_cursor_execute", meanwhile)
+        sa.event.listen(connection, "after_cursor_execute", scan_is_held)
+        scans.cancel(connection, ledger.scan_id)
+    writers[0].join()
+    other.dispose()
+    assert [race.errors for race in results] == [[]]
+    assert violations(read(engine)) == []
+    assert [batch.state for batch in ledger.rows(Batch)] == ["cancelled", "done"]

@@ -211,7 +211,7 @@ class Scene:
         return lambda connection: retries.retry_failures(connection, scan_id)
 
     def _list(self, number: int) -> Act:
-        """As producer.enqueue writes a page."""
+        """As producer.enqueue writes a page and marks what it will ring for."""
         scan_id = self._scan_id()
         page = [NewImage(uri=f"{scan_id}/more{number}/{at}") for at in range(3)]
 
@@ -222,5 +222,6 @@ class Scene:
             batches.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=2)
             scans.reopen(connection, scan_id)
             connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=None))
+            rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
 
         return write
