@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from models.types import Box, Detail, FoundBoxes, ModelIdentity, Question, Reading
+from models.crops.fusion import fused
+from models.crops.policy import Fuse
+from models.types import Box, Detail, FoundBoxes, ModelIdentity, Pointed, Question, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,73 @@ class FakeFinder:
         x, y = (byte / 512 for byte in job.digest[:2])  # the left upper half, in shares of the image
         box = Box(x0=x, y0=y, x1=x + 0.25, y1=y + 0.25, label=self._label)
         return FoundBoxes(boxes=(box,), problems=(), size=(1, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeViews:
+    """An image reduced to its digest and its (width, height)."""
+
+    digest: bytes
+    size: tuple[int, int]
+    visual_tokens: int
+
+
+class FakeRefiner:
+    """Implements `models.types.Refiner`: an image and a quarter of it, which its digest names, in one row.
+
+    pointed: whether the quarter has to be found first; if not, a row is the whole image once more. diffuse: the share
+    of images where nothing is found. cost: prefill tokens of finding it. calls: the size of every batch that `point`
+    was given.
+    """
+
+    def __init__(
+        self, *, scorer: FakeScorer, pointed: bool = True, fuse: Fuse = "mean", diffuse: float = 0.0, cost: int = 0
+    ) -> None:
+        self._scorer = scorer
+        self._pointed = pointed
+        self._fuse: Fuse = fuse
+        self._diffuse = diffuse
+        self._cost = cost
+        self.calls: list[int] = []
+
+    @property
+    def pointed(self) -> bool:
+        return self._pointed
+
+    @property
+    def views_detail(self) -> Detail | None:
+        return self._scorer.detail
+
+    def views(self, image: Image.Image, first: Reading) -> FakeViews:
+        return FakeViews(digest=self._scorer.prepare(image).digest, size=image.size, visual_tokens=max(1, self._cost))
+
+    def point(self, views: Sequence[FakeViews]) -> list[Pointed]:
+        self.calls.append(len(views))
+        return [self._point(view) for view in views]
+
+    def _point(self, view: FakeViews) -> Pointed:
+        if view.digest[2] < 256 * self._diffuse:
+            return Pointed(corners=None, size=view.size, why_not="diffuse", tokens=self._cost)
+        width, height = view.size
+        x, y = (byte * (side // 2) // 255 for byte, side in zip(view.digest, view.size, strict=False))
+        corners = (x, y, x + max(1, width // 2), y + max(1, height // 2))
+        return Pointed(corners=corners, size=view.size, sharpness=view.digest[3] / 255, tokens=self._cost)
+
+    def rows(self, image: Image.Image, pointed: Pointed | None) -> list[FakePrepared]:
+        """None where `point` found nothing."""
+        if pointed is None:
+            return [self._scorer.prepare(image)]
+        if pointed.corners is None:
+            return []
+        across, down = (own / seen for own, seen in zip(image.size, pointed.size, strict=True))
+        x0, y0, x1, y1 = pointed.corners
+        quarter = image.crop((round(x0 * across), round(y0 * down), round(x1 * across), round(y1 * down)))
+        looks = [self._scorer.prepare(image), self._scorer.prepare(quarter)]
+        digest = hashlib.sha256(b"".join(look.digest for look in looks)).digest()
+        return [FakePrepared(digest=digest, visual_tokens=sum(look.visual_tokens for look in looks))]
+
+    def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
+        return fused(first, second, how=self._fuse, question=self._scorer.question)
 
 
 def _logit(digest: bytes, label: str) -> float:
