@@ -28,7 +28,7 @@ class CropSettings(BaseModel):
     band: float = Field(default=0.5, ge=0, le=20)  # logits
     shrink: float = Field(default=1.5, ge=1, le=100)  # times, along a side
     max_extra: float = Field(default=1.0, gt=0, le=100)
-    look: Literal["pair", "crop", "larger", "tiles", "reweight"] = "pair"
+    look: Literal["pair", "crop", "larger", "tiles", "adapted", "reweight"] = "pair"
     method: Literal["rel-att", "grad-att", "pure-grad"] = "rel-att"
     reference: Literal["generic", "blank"] = "blank"
     tiled: bool = False

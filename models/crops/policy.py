@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Look = Literal["pair", "crop", "larger", "tiles", "reweight"]
+Look = Literal["pair", "crop", "larger", "tiles", "adapted", "reweight"]
 Method = Literal["rel-att", "grad-att", "pure-grad"]
 Reference = Literal["generic", "blank"]
 Fuse = Literal["mean", "max", "second"]
@@ -18,13 +18,15 @@ class CropPolicy:
     """One way of looking again; when to do so is the caller's affair.
 
     look: "pair" reads the original and a crop in one turn (ViCrop, arXiv 2502.17422), "crop" the crop alone, "larger"
-        the whole image under a larger pixel budget, "tiles" every tile of it by itself, "reweight" the whole image once
-        more with the attention to the region multiplied by `emphasis`.
+        the whole image under another pixel budget, "tiles" every tile of it by itself, "adapted" the whole image under
+        a budget of its own, "reweight" the whole image once more with the attention to the region multiplied by
+        `emphasis`.
     method: of the relevance map that points the look. reference: what rel-att and pure-grad divide by: the map of a
         generic instruction on the same image, or the map of a blank image with the same grid, which costs nothing after
         the first one. tiled: a map for each tile of about 1024 pixels, joined; for images that were shrunk a lot.
-    crop_pixels: pixel budget of the crop, of each tile, or of the larger look. context_pixels: of the original in a
-        pair. layers: of the language model, 0-based, whose attention is averaged; empty: the middle third of them.
+    crop_pixels: pixel budget of the crop, of each tile, or of the larger look; the most that an adapted one may have.
+    context_pixels: of the original in a pair. layers: of the language model, 0-based, whose attention is averaged;
+        empty: the middle third of them.
     fuse: "mean" of both looks' label logits, the look with the "max" margin, or the "second" one alone.
     """
 

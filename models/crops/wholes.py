@@ -1,0 +1,154 @@
+"""Second looks that need no region: the whole image under another pixel budget, or cut into tiles.
+
+These are what a pointed look has to beat at the same number of tokens. Two budgets of one image, fused by the mean of
+their label logits or by the larger margin, are what is called multi-scale fusion: `look = "larger"`, whose budget may
+lie under the first look's as well as over it. All of it is host work, for any thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from models.crops.policy import CropPolicy, Look
+from models.crops.types import Region
+from models.families import ImageReader, PreparedImage
+from models.types import Question
+
+WHOLES: tuple[Look, ...] = ("larger", "tiles", "adapted")
+
+MOST_TILES = 16  # of one image; a larger image is shrunk in each of them
+OVERLAP = 0.2  # of a tile's side, with each neighbour: what is smaller lies whole in some tile
+SHARP_ENOUGH = 0.8  # of the image's own resolution, along a side; more tiles would show little more
+LONGEST = 2.0  # a tile's long side over its short one, unless the image leaves no choice
+
+STRONG = 48  # grey levels between the darkest and the brightest of a neighbourhood: an edge, and no noise
+LOST = 0.5  # share of that difference which must be left at the first look's size
+WORTH_IT = 1.25  # times the first look's pixels, under which an adapted look would show the same again
+
+
+def whole_rows(
+    image: Image.Image, *, reader: ImageReader, question: Question, policy: CropPolicy
+) -> tuple[PreparedImage, ...]:
+    """What the scorer reads at a second look of one of WHOLES: one row, or one a tile.
+
+    Empty for "adapted" where the first look had all that this image needs. Raises ImageUnsuitable as the reader does.
+    """
+    pixels, views = policy.crop_pixels, [image]
+    if policy.look == "tiles":
+        views = [image.crop(tile.corners) for tile in tiling(image.size, pixels=pixels)]
+    elif policy.look == "adapted":
+        pixels = adaptation(image, budget=question.max_pixels, most=policy.crop_pixels).pixels
+        if pixels < WORTH_IT * question.max_pixels:
+            return ()
+    least = min(question.min_pixels, pixels)
+    return tuple(reader.prepare(view, max_pixels=pixels, min_pixels=least) for view in views)
+
+
+def tiling(size: tuple[int, int], *, pixels: int) -> list[Region]:
+    """Overlapping tiles of one size that cover an image (width, height), row by row, for `pixels` each.
+
+    As few as show nearly all of the image's own resolution; where more than MOST_TILES would be needed, the grid that
+    shows most. None is a sliver: they are of one size, and the last of a row ends with the image.
+    """
+    grids = [(rows, columns) for rows in range(1, MOST_TILES + 1) for columns in range(1, MOST_TILES // rows + 1)]
+    grids = [grid for grid in grids if _is_compact(size, grid)] or grids
+
+    def preference(grid: tuple[int, int]) -> tuple[float, int, float]:
+        width, height = _tile(size, grid)
+        sharpness = min(1.0, math.sqrt(pixels / (width * height)))
+        long_over_short = max(width, height) / min(width, height)
+        return (-min(sharpness, SHARP_ENOUGH), math.prod(grid), long_over_short)
+
+    rows, columns = min(grids, key=preference)
+    width, height = _tile(size, (rows, columns))
+    lefts, tops = _starts(size[0], width, columns), _starts(size[1], height, rows)
+    return [Region(x0=x, y0=y, x1=x + width, y1=y + height) for y in tops for x in lefts]
+
+
+def _tile(size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of each of rows x columns tiles."""
+    rows, columns = grid
+    return (
+        math.ceil(size[0] / (columns - (columns - 1) * OVERLAP)),
+        math.ceil(size[1] / (rows - (rows - 1) * OVERLAP)),
+    )
+
+
+def _is_compact(size: tuple[int, int], grid: tuple[int, int]) -> bool:
+    width, height = _tile(size, grid)
+    return max(width, height) <= LONGEST * min(width, height)
+
+
+def _starts(length: int, tile: int, count: int) -> list[int]:
+    """Where each of `count` tiles begins: evenly, the last one ending with the image."""
+    return [round(number * (length - tile) / max(count - 1, 1)) for number in range(count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """The pixel budget of one image, and what it follows from.
+
+    shrink: how many times shorter the sides are at the first look; 1 for an image that fits. lost: share of the strong
+    edges that are gone there.
+    """
+
+    pixels: int
+    shrink: float
+    lost: float
+
+
+def adaptation(image: Image.Image, *, budget: int, most: int) -> Adaptation:
+    """The budget for one image, between the first look's `budget` and `most`; see `adapted_pixels`."""
+    shrink = _shrink(image.size, budget)
+    lost = lost_edges(image, shrink)
+    return Adaptation(
+        pixels=adapted_pixels(image.size, budget=budget, edge_density=lost, most=most), shrink=shrink, lost=lost
+    )
+
+
+def adapted_pixels(image_size: tuple[int, int], *, budget: int, edge_density: float, most: int) -> int:
+    """budget · shrink^(2 · edge_density): none of the pixels that shrinking took come back where no edge was lost with
+    them, all of them where every edge was; never over `most`, never under the smaller of `budget` and `most`.
+    """
+    wanted = budget * _shrink(image_size, budget) ** (2 * edge_density)
+    return min(most, int(wanted))
+
+
+def _shrink(size: tuple[int, int], budget: int) -> float:
+    return max(1.0, math.sqrt(size[0] * size[1] / budget))
+
+
+def lost_edges(image: Image.Image, shrink: float) -> float:
+    """The share of strong edges at full resolution that vanish when the sides become `shrink` times shorter, in 0..1.
+
+    The image is cut into the blocks that become one pixel. Around each block, with its neighbours, the difference of
+    the darkest and the brightest pixel is compared with that of the blocks' means: a contour between two areas keeps
+    it, a line thinner than half a block or a speck does not. 0 for an image without strong edges.
+    """
+    side = min(round(shrink), *image.size)
+    if side <= 1:
+        return 0.0
+    grey = np.asarray(image.convert("L").filter(ImageFilter.BoxBlur(1)))  # the mean of 3 x 3 takes most noise away
+    rows, columns = grey.shape[0] // side, grey.shape[1] // side
+    blocks = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    full = _around(blocks.max((1, 3)), np.maximum) - _around(blocks.min((1, 3)), np.minimum)
+    means = blocks.mean((1, 3), dtype=np.float32)
+    left = _around(means, np.maximum) - _around(means, np.minimum)
+    strong = full >= STRONG
+    return float((strong & (left < LOST * full)).sum() / max(strong.sum(), 1))
+
+
+def _around(
+    blocks: NDArray[np.uint8] | NDArray[np.float32],
+    most: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """The most of each block and its eight neighbours, (rows, columns) as given."""
+    padded = np.pad(blocks.astype(np.float32), 1, mode="edge")
+    across = most(most(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    return most(most(across[:-2], across[1:-1]), across[2:])
