@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -74,14 +75,16 @@ class Prefix:
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
         return cache
 
-    def inputs(self, width: int, device: torch.device) -> dict[str, Any]:
+    def inputs(self, width: int, device: torch.device, favour: torch.Tensor | None = None) -> dict[str, Any]:
         """What a forward over `width` further tokens takes: the cache, and who may look at whom.
 
-        The mask (1, 1, width, P + width) is causal and the same for all rows: rows are padded on the right, where no
-        token of an image ever looks, so that an image's score cannot depend on its neighbours' lengths.
+        favour: (B, 1, width, width), added to the attention logits among them (`models.crops.reweight`). Without, the
+        mask (1, 1, width, P + width) is causal and the same for all rows: rows are padded on the right, where no token
+        of an image ever looks, so that an image's score cannot depend on its neighbours' lengths.
         """
-        if not self.length:
+        if not self.length and favour is None:
             return {}
-        seen = torch.ones(width, self.length + width, dtype=torch.bool, device=device).tril(self.length)
+        seen = torch.ones(width, self.length + width, dtype=torch.bool, device=device).tril(self.length)[None, None]
+        mask = seen if favour is None else F.pad(favour, (self.length, 0)).masked_fill(~seen, -torch.inf)
         cache = Cache(layers=[_Layer(keys, values) for keys, values in self._layers])
-        return {"past_key_values": cache, "attention_mask": seen[None, None]}
+        return {"attention_mask": mask} | ({"past_key_values": cache} if self.length else {})
