@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from models.errors import ModelInvalid, one_line
-from models.families import PreparedImage
+from models.families import Row
 from models.margin import margin_of
 from models.prefill import PrefillScorer
 from models.types import ModelIdentity, Question, Reading
@@ -51,19 +51,21 @@ class HeadScorer(PrefillScorer):
         self._classes = Head(weight=head.weight.to(base.device), bias=head.bias.to(base.device))
 
     @torch.inference_mode()
-    def score(self, prepared: Sequence[PreparedImage]) -> list[Reading]:
-        """One forward over all given images; a Reading each, in their order."""
+    def score(self, prepared: Sequence[Row]) -> list[Reading]:
+        """One forward over all given rows; a Reading each, in their order."""
         if not prepared:
             return []
-        logits = self._classes.logits(self.last_hidden(prepared)).tolist()
+        hidden, attention = self.look(prepared)
+        logits = self._classes.logits(hidden).tolist()
         return [
             Reading(
                 margin=margin_of(row, self.question.labels, self.question.flags),
                 logits=tuple(row),
                 mass=1.0,
                 visual_tokens=image.visual_tokens,
+                attention=seen,
             )
-            for row, image in zip(logits, prepared, strict=True)
+            for row, image, seen in zip(logits, prepared, attention, strict=True)
         ]
 
 

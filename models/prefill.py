@@ -15,11 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from models.crops.last_row import recording
 from models.errors import ModelInvalid
-from models.families import PreparedImage
+from models.families import PreparedImage, Row
 from models.prefix import Prefix
 from models.types import Detail, ModelIdentity, Question, Reading
 
@@ -37,6 +40,7 @@ class PrefillScorer:
         self._question = question
         self._identity = identity
         self.prompt = base.processor.prompt(question)
+        self.record_layers: tuple[int, ...] | None = None  # whose attention `score` records; (): the middle third
         self._prefix: Prefix | None = None
         self._head = LabelHead(
             weight=base.network.get_output_embeddings().weight,
@@ -62,28 +66,34 @@ class PrefillScorer:
         return self._base.processor.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
 
     @torch.inference_mode()
-    def score(self, prepared: Sequence[PreparedImage]) -> list[Reading]:
-        """One forward over all given images; a Reading each, in their order."""
+    def score(self, prepared: Sequence[Row]) -> list[Reading]:
+        """One forward over all given rows; a Reading each, in their order."""
         if not prepared:
             return []
-        logits, margins, mass = self._head(self.last_hidden(prepared))
+        hidden, attention = self.look(prepared)
+        logits, margins, mass = self._head(hidden)
         return [
-            Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens)
-            for margin, row, share, image in zip(
-                margins.tolist(), logits.tolist(), mass.tolist(), prepared, strict=True
+            Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens, attention=seen)
+            for margin, row, share, image, seen in zip(
+                margins.tolist(), logits.tolist(), mass.tolist(), prepared, attention, strict=True
             )
         ]
 
-    def last_hidden(self, prepared: Sequence[PreparedImage]) -> torch.Tensor:
+    def last_hidden(self, prepared: Sequence[Row]) -> torch.Tensor:
         """The feature (B, d) at the answer position, on the device; also what a classification head reads."""
+        return self.look(prepared)[0]
+
+    def look(self, prepared: Sequence[Row]) -> tuple[torch.Tensor, list[NDArray[np.float32] | None]]:
+        """The feature (B, d), and where `record_layers` are named each row's attention (visual tokens,)."""
         base = self._base
         with base.using(self._identity.adapter_sha256) as network:
             prefix = self._read_instruction()
             rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=network.dtype)
             width = rows.inputs["input_ids"].shape[1]
             inputs = rows.inputs | prefix.inputs(width, base.device)
-            hidden = base.processor.reader.hidden(network, inputs)
-        return hidden[torch.arange(len(prepared), device=base.device), rows.last]
+            with recording(base, self.record_layers, rows) as attention:
+                hidden = base.processor.reader.hidden(network, inputs)
+        return hidden[torch.arange(len(prepared), device=base.device), rows.last], attention
 
     def _read_instruction(self) -> Prefix:
         """The keys and values of the tokens before the image: the same for every image under this adapter."""

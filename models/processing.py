@@ -8,6 +8,7 @@ Knows tensors; knows nothing of networks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +19,26 @@ from PIL import Image
 from transformers import AutoTokenizer, ProcessorMixin
 
 from models.errors import ModelInvalid, one_line, unreadable
-from models.families import Family, ImageReader, PreparedImage
+from models.families import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
 from models.prompts import Prompt, Turn, make_prompt
 from models.types import Question
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """The inputs of one forward from the image on, one image a row, padded on the right.
+    """The inputs of one forward from the first image on, padded on the right.
 
     inputs: for `ImageReader.hidden`. last: (B,) index of each row's last token, where the answer begins.
-    n_padding: tokens that nobody asked for.
+    n_padding: tokens that nobody asked for. after: (B,) index of the first token that all of a row's images precede.
+    emphasis: (B, T) fp32, the logarithm of how many times as much attention the tokens after the images pay to each
+    token; None where no row asks for any.
     """
 
     inputs: dict[str, Any]
     last: torch.Tensor
     n_padding: int
+    after: torch.Tensor
+    emphasis: torch.Tensor | None = None
 
 
 class VisionProcessor:
@@ -54,22 +59,51 @@ class VisionProcessor:
         """Resize one image on the host; many threads may. Raises ImageUnsuitable for one the model cannot take."""
         return self.reader.prepare(image, max_pixels=max_pixels, min_pixels=min_pixels)
 
-    def rows(self, turn: Turn, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> Rows:
-        """What follows `turn.before` for each image: its tokens and `turn.after`.
+    def rows(self, turn: Turn, rows: Sequence[Row], *, device: torch.device, dtype: torch.dtype) -> Rows:
+        """What follows `turn.before` in each row: its image, or two with what stands between them, and `turn.after`.
 
         input_ids (B, T) and position_ids stand beside the family's image inputs. No mask: padding is on the right,
-        out of every token's sight.
+        out of every token's sight. Raises ModelInvalid for two images where the model takes one.
         """
-        ids = [[*image.tokens, *turn.after] for image in images]
+        shown = [images_of(row) for row in rows]
+        if any(len(images) > 1 for images in shown):
+            self.check_pairs(turn)
+        between = turn.between or ()
+        seen = [_tokens(images, between) for images in shown]
+        ids = [[*tokens, *turn.after] for tokens in seen]
         width = max(map(len, ids))
         padded = torch.tensor([row + [self._pad_id()] * (width - len(row)) for row in ids])
-        places = self.reader.positions(before=len(turn.before), images=images, width=width)
+        places = self.reader.positions(before=len(turn.before), rows=shown, between=len(between), width=width)
         inputs = {"input_ids": padded.to(device), "position_ids": places.to(device)}
+        pictures = [image for images in shown for image in images]
+        emphasis = self._emphasis(rows, padded)
         return Rows(
-            inputs=inputs | self.reader.stack(images, device=device, dtype=dtype),
+            inputs=inputs | self.reader.stack(pictures, device=device, dtype=dtype),
             last=torch.tensor([len(row) - 1 for row in ids], device=device),
             n_padding=sum(width - len(row) for row in ids),
+            after=torch.tensor([len(tokens) for tokens in seen], device=device),
+            emphasis=None if emphasis is None else emphasis.to(device),
         )
+
+    def check_pairs(self, turn: Turn) -> None:
+        """Raises ModelInvalid unless the model reads two images in one turn."""
+        if turn.between is None or not self.reader.several:
+            raise ModelInvalid(
+                f"{self.reader.folder.name} takes one image in a turn, not an original and a crop: "
+                'set look = "crop" in [crop], or use another model'
+            )
+
+    def _emphasis(self, rows: Sequence[Row], ids: torch.Tensor) -> torch.Tensor | None:
+        """ids (B, T) -> `Rows.emphasis`."""
+        if not any(_emphasised(row) for row in rows):
+            return None
+        found = torch.zeros(ids.shape)
+        for number, row in enumerate(rows):
+            if isinstance(row, PreparedRow) and _emphasised(row):
+                assert row.emphasis is not None
+                visual = (ids[number] == self.reader.image_token_id).nonzero().flatten()
+                found[number, visual[row.emphasis]] = math.log(row.factor)
+        return found
 
     def _pad_id(self) -> int:
         """Any id will do where nobody looks, except the image placeholder, which the model counts."""
@@ -77,6 +111,19 @@ class VisionProcessor:
             if token_id is not None:
                 return int(token_id)
         return 0
+
+
+def _tokens(images: Sequence[PreparedImage], between: Sequence[int]) -> list[int]:
+    first, *others = images
+    tokens = list(first.tokens)
+    for image in others:
+        tokens += [*between, *image.tokens]
+    return tokens
+
+
+def _emphasised(row: Row) -> bool:
+    """A factor of 1 changes nothing, so that nothing is to be done for it."""
+    return isinstance(row, PreparedRow) and row.emphasis is not None and row.factor != 1
 
 
 def load_processor(folder: Path, family: Family) -> VisionProcessor:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any, Protocol
+
+from jinja2 import TemplateError
 
 from models.errors import ModelInvalid
 from models.types import Question
@@ -42,15 +44,17 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One user turn with one image, ready to be answered.
+    """One user turn with one image or two, ready to be answered.
 
     text: the turn as the chat template renders it, with one placeholder for the image.
-    before, after: token ids on either side of the placeholder; `after` ends with the generation prompt.
+    before, after: token ids on either side of the placeholder; `after` ends with the generation prompt. They are the
+    same for two images. between: what then stands between these; None: the template takes one image.
     """
 
     text: str
     before: tuple[int, ...]
     after: tuple[int, ...]
+    between: tuple[int, ...] | None = None
 
     def ids(self, image: Sequence[int]) -> list[int]:
         """Token ids of the whole turn, with the tokens of an image in the placeholder's stead."""
@@ -117,16 +121,12 @@ def instruction(question: Question, codes: Sequence[LabelCode]) -> str:
 def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_template: str | None = None) -> Turn:
     """Render one user turn (text, then one image) with the generation prompt, and split it at the image.
 
+    The same turn with two images says what stands between them.
+
     Where the image ends up is the template's business: most leave it behind the text, some put it first. The
     placeholder is a special token, so what stands on either side tokenises independently of what it is replaced by.
     """
-    content = [{"type": "text", "text": text}, {"type": "image"}]
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=False,
-        add_generation_prompt=True,
-        chat_template=chat_template,
-    )
+    rendered = _rendered(tokenizer, text, n_images=1, chat_template=chat_template)
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     if image_id is None or image_id == tokenizer.unk_token_id:
         raise ModelInvalid(f"the tokenizer has no {image_token} token; use the checkpoint's own tokenizer")
@@ -137,7 +137,32 @@ def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_templ
             "use a vision-language checkpoint and keep the placeholder out of the prompt text"
         )
     at = ids.index(image_id)
-    return Turn(text=rendered, before=tuple(ids[:at]), after=tuple(ids[at + 1 :]))
+    turn = Turn(text=rendered, before=tuple(ids[:at]), after=tuple(ids[at + 1 :]))
+    try:
+        pair = _rendered(tokenizer, text, n_images=2, chat_template=chat_template)
+    except TemplateError:  # as templates refuse what they were not written for
+        return turn
+    return replace(turn, between=_between(turn, _encode(tokenizer, pair, image_token), image_id))
+
+
+def _rendered(tokenizer: Tokenizer, text: str, *, n_images: int, chat_template: str | None) -> str:
+    content = [{"type": "text", "text": text}, *({"type": "image"} for _ in range(n_images))]
+    rendered: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=False,
+        add_generation_prompt=True,
+        chat_template=chat_template,
+    )
+    return rendered
+
+
+def _between(turn: Turn, pair: Sequence[int], image_id: int) -> tuple[int, ...] | None:
+    """What stands between the two images of the ids `pair`; None unless all else is as in the turn with one."""
+    begin, end = len(turn.before), len(pair) - len(turn.after)
+    images, around = tuple(pair[begin:end]), (tuple(pair[:begin]), tuple(pair[end:]))
+    if around != (turn.before, turn.after) or images.count(image_id) != 2:
+        return None
+    return images[1:-1] if images[0] == images[-1] == image_id else None
 
 
 def _encode(tokenizer: Tokenizer, rendered: str, image_token: str) -> list[int]:

@@ -7,9 +7,9 @@ import importlib
 import pkgutil
 
 from models.errors import ModelInvalid
-from models.families.family import Family, ImageReader, PreparedImage
+from models.families.family import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
 
-__all__ = ["FAMILIES", "Family", "ImageReader", "PreparedImage", "family_of"]
+__all__ = ["FAMILIES", "Family", "ImageReader", "PreparedImage", "PreparedRow", "Row", "family_of", "images_of"]
 
 
 def _find() -> dict[str, Family]:

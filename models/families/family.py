@@ -73,6 +73,7 @@ class ImageReader(ABC):
     """Images to model inputs for one checkpoint. `prepare` only reads state, so that many threads may share it."""
 
     image_token: str  # the placeholder in the chat template
+    several = False  # whether its model reads several images in one turn
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         """Raises OSError or ValueError when the image processor cannot be read; ModelInvalid for a language model whose
@@ -117,11 +118,16 @@ class ImageReader(ABC):
 
     @abstractmethod
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """The image inputs of one forward, on the device, normalised there."""
+        """The image inputs of one forward, on the device, normalised there: images of all rows, one after another."""
 
-    def positions(self, *, before: int, images: Sequence[PreparedImage], width: int) -> torch.Tensor:
-        """Positions of the tokens from the image on, (B, width) or (3, B, width); they follow `before` others."""
-        return torch.arange(before, before + width).expand(len(images), -1)
+    def positions(
+        self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int
+    ) -> torch.Tensor:
+        """Positions of the tokens from the first image on, (B, width) or (3, B, width); they follow `before` others.
+
+        rows: the images of each. between: tokens between two images of a row.
+        """
+        return torch.arange(before, before + width).expand(len(rows), -1)
 
     def hidden(self, network: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The last hidden states (B, width, d) of a forward without keeping its keys and values."""

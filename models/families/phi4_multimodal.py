@@ -90,14 +90,16 @@ class PhiReader(ImageReader):
         sizes = torch.tensor([image.pixels.shape[:2] for image in images])
         return {"image_pixel_values": values, "image_attention_mask": mask, "image_sizes": sizes}
 
-    def positions(self, *, before: int, images: Sequence[PreparedImage], width: int) -> torch.Tensor:
+    def positions(
+        self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int
+    ) -> torch.Tensor:
         """As of any text. Raises ModelInvalid where question and image together would pass the short rotary factors."""
         if self._longest is not None and before + width > self._longest:
             raise ModelInvalid(
                 f"question and image are {before + width} tokens, of {self._longest} before the model turns to other "
                 "rotary factors; shorten the question or lower max_pixels"
             )
-        return super().positions(before=before, images=images, width=width)
+        return super().positions(before=before, rows=rows, between=between, width=width)
 
     @property
     def _longest(self) -> int | None:

@@ -22,6 +22,7 @@ class QwenReader(ImageReader):
     """`prepare` keeps (H, W, 3) pixels; patches are cut on the device."""
 
     image_token = "<|image_pad|>"  # noqa: S105 - a placeholder, not a secret
+    several = True
 
     @property
     def patch_size(self) -> int:
@@ -66,18 +67,32 @@ class QwenReader(ImageReader):
         blocks = pixels.view(rows, merge, patch, columns, merge, patch, 3)
         return blocks.permute(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch, patch)
 
-    def positions(self, *, before: int, images: Sequence[PreparedImage], width: int) -> torch.Tensor:
+    def positions(
+        self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int
+    ) -> torch.Tensor:
         """(3, B, width): time, row and column. An image's tokens share a time; the text goes on after the larger of
         its rows and columns (M-RoPE, arXiv 2409.12191)."""
-        return before + torch.stack([_places(image.grid, width) for image in images], dim=1)
+        places = [_places([image.grid for image in images], between, width) for images in rows]
+        return before + torch.stack(places, dim=1)
 
 
-def _places(grid: tuple[int, int], width: int) -> torch.Tensor:
-    rows, columns = grid
-    y = torch.arange(rows).repeat_interleave(columns)
-    x = torch.arange(columns).repeat(rows)
-    text = torch.arange(width - rows * columns) + max(rows, columns)
-    return torch.stack([torch.cat((axis, text)) for axis in (torch.zeros_like(y), y, x)])
+def _places(grids: Sequence[tuple[int, int]], between: int, width: int) -> torch.Tensor:
+    """(3, width) of one row, counted from its first image."""
+    parts, start = [], 0
+    for number, (rows, columns) in enumerate(grids):
+        if number:
+            parts.append(_text(start, between))
+            start += between
+        y = torch.arange(rows).repeat_interleave(columns)
+        x = torch.arange(columns).repeat(rows)
+        parts.append(start + torch.stack((torch.zeros_like(y), y, x)))
+        start += max(rows, columns)
+    parts.append(_text(start, width - sum(part.shape[1] for part in parts)))
+    return torch.cat(parts, dim=1)
+
+
+def _text(start: int, length: int) -> torch.Tensor:
+    return torch.arange(start, start + length).expand(3, -1)
 
 
 class StillPatchEmbed(torch.nn.Module):

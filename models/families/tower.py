@@ -22,6 +22,8 @@ CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # that a towe
 class TowerReader(ImageReader):
     """PreparedImage.pixels are tiles, (n, 3, side, side)."""
 
+    several = True
+
     def largest(self, max_pixels: int) -> int:
         """Pixels of the largest canvas that a budget allows to be cut into tiles; at least a tile."""
         return self.side**2

@@ -112,8 +112,10 @@ class _KeptReader(ImageReader):
     def prepare(self, image: Any, *, max_pixels: int, min_pixels: int) -> PreparedImage:
         return self._reader.prepare(image, max_pixels=max_pixels, min_pixels=min_pixels)
 
-    def positions(self, *, before: int, images: Sequence[PreparedImage], width: int) -> torch.Tensor:
-        return self._reader.positions(before=before, images=images, width=width)
+    def positions(
+        self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int
+    ) -> torch.Tensor:
+        return self._reader.positions(before=before, rows=rows, between=between, width=width)
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """mm_encoder_outputs, as the network's own forward takes them in the place of pixels."""
