@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.crops.last_row import recording
+from models.crops.reweight import favour
 from models.errors import ModelInvalid
 from models.families import PreparedImage, Row
 from models.prefix import Prefix
@@ -90,7 +91,8 @@ class PrefillScorer:
             prefix = self._read_instruction()
             rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=network.dtype)
             width = rows.inputs["input_ids"].shape[1]
-            inputs = rows.inputs | prefix.inputs(width, base.device)
+            favoured = favour(rows.emphasis, rows.after, dtype=network.dtype)
+            inputs = rows.inputs | prefix.inputs(width, base.device, favoured)
             with recording(base, self.record_layers, rows) as attention:
                 hidden = base.processor.reader.hidden(network, inputs)
         return hidden[torch.arange(len(prepared), device=base.device), rows.last], attention
