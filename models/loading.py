@@ -19,6 +19,7 @@ from transformers import AutoModelForMultimodalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from models.adapters import read_adapter
+from models.crops.last_row import use_last_rows
 from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 from models.families import Family, family_of
 from models.lora import load_lora, remove_lora, use_lora
@@ -254,6 +255,7 @@ def _load_network(folder: Path, family: Family, precision: Precision, device: st
         family.complete(network, folder)
     if family.quicken is not None:
         family.quicken(network)
+    use_last_rows(network, family)
     if network.device.type == "cpu":
         quicken_gelu(network)
     return network.eval()
