@@ -8,6 +8,7 @@ Works through PEFT's wrapped layers too. `tests/unit/test_pocket_forward.py` pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -81,40 +82,108 @@ def _look_round(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return attn.proj(mixed.transpose(1, 2).reshape(b, n, d))
 
 
-def read(text: Any, seen: Seen, before: Tensor, lengths: Tensor, after: Tensor) -> Tensor:
-    """Last hidden state at the answer position, (B, d), after the final norm.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """What the language model made of a turn. hidden: (B, d), the answer position's state after the final norm.
 
-    text: the language model (`model.model.language_model`, possibly with LoRA). before: (G, P) ids left of the image,
-    left-padded, where G is B, or 1 for an instruction that all images share; lengths: (G,) real tokens in each row.
-    after: (S,) ids right of the image, ending with the generation prompt.
+    looks: (layers, B, heads, M): the answer position's attention in every layer to the tokens of all images in
+    their order (a softmax over the whole turn, so that a row sums to at most 1); empty unless asked for.
     """
-    b, m, _ = seen.merged.shape
-    p = before.shape[1]
-    own = torch.cat((seen.merged, text.embed_tokens(after).expand(b, -1, -1)), 1)
-    where_before, where_own = _positions(lengths, p, seen.grid, len(after))
+
+    hidden: Tensor
+    looks: Tensor
+
+
+def read(text: Any, seen: Seen, before: Tensor, lengths: Tensor, after: Tensor) -> Tensor:
+    """Last hidden state at the answer position, (B, d), after the final norm; see `read_images`."""
+    return read_images(text, [seen], before, lengths, [after]).hidden
+
+
+def read_images(
+    text: Any,
+    images: Sequence[Seen],
+    before: Tensor,
+    lengths: Tensor,
+    after: Sequence[Tensor],
+    *,
+    looks: bool = False,
+) -> Answer:
+    """Read one turn with one or more images, for a batch.
+
+    text: the language model (`model.model.language_model`, possibly with LoRA). before: (G, P) ids left of the first
+    image, left-padded, where G is B, or 1 for an instruction that all rows share; lengths: (G,) real tokens in each
+    row. after: for each image the (S,) ids that follow it, the last ending with the generation prompt.
+    """
+    b, p = len(images[0].merged), before.shape[1]
+    parts = [x for seen, ids in zip(images, after, strict=True) for x in (seen.merged, _words(text, ids, b))]
+    own = torch.cat(parts, 1)
+    deep = [_spread(images, after, number) for number in range(len(images[0].deep))]
+    where_before, where_own = _positions(lengths, p, [seen.grid for seen in images], [len(ids) for ids in after])
     head = text.embed_tokens(before)
     cos_head, sin_head = text.rotary_emb(head, where_before)
     cos_own, sin_own = text.rotary_emb(own, where_own)
     turns = (cos_head[:, None], sin_head[:, None]), (cos_own[:, None], sin_own[:, None])
-    causal, mask = _masks(lengths, p, m + len(after))
-    last = len(text.layers) - 1
+    causal, mask = _masks(lengths, p, own.shape[1])
+    last, kept = len(text.layers) - 1, []
     for number, layer in enumerate(text.layers):
         kv_head, head = _step_head(layer, head, turns[0], causal, done=number == last)
+        if looks:
+            kept.append(_last_look(layer, own, kv_head, turns[1])[..., p:])
         own = _step_own(layer, own, kv_head, turns[1], mask, final=number == last)
-        if number < len(seen.deep):
-            own = torch.cat((own[:, :m] + seen.deep[number], own[:, m:]), 1)
-    return _norm(text.norm, own[:, -1])
+        if number < len(deep):
+            own = own + deep[number]
+    shown = _is_image([len(seen.merged[0]) for seen in images], [len(ids) for ids in after])
+    return Answer(hidden=_norm(text.norm, own[:, -1]), looks=torch.stack(kept)[..., shown] if looks else torch.empty(0))
 
 
-def _positions(lengths: Tensor, p: int, grid: tuple[int, int], tail: int) -> tuple[Tensor, Tensor]:
-    """Three-axis positions (3, G, P) and (3, G, M + tail): text counts on, image tokens get rows and columns."""
+def _words(text: Any, ids: Tensor, b: int) -> Tensor:
+    words: Tensor = text.embed_tokens(ids).expand(b, -1, -1)
+    return words
+
+
+def _spread(images: Sequence[Seen], after: Sequence[Tensor], number: int) -> Tensor:
+    """One deepstack feature of all images at their places among a turn's own tokens, zero at words: (B, T, d)."""
+    parts = []
+    for seen, ids in zip(images, after, strict=True):
+        parts += [seen.deep[number], seen.merged.new_zeros(len(seen.merged), len(ids), seen.merged.shape[-1])]
+    return torch.cat(parts, 1)
+
+
+def _is_image(tokens: Sequence[int], words: Sequence[int]) -> Tensor:
+    parts = [
+        torch.full((n,), shown) for t, w in zip(tokens, words, strict=True) for n, shown in ((t, True), (w, False))
+    ]
+    return torch.cat(parts)
+
+
+def _last_look(layer: Any, x: Tensor, before: tuple[Tensor, Tensor], turn: tuple[Tensor, Tensor]) -> Tensor:
+    """The answer position's attention in one layer, (B, heads, P + T)."""
+    attn, inner = layer.self_attn, _norm(layer.input_layernorm, x)
+    k = torch.cat((before[0].expand(len(x), -1, -1, -1), _heads(attn, inner, turn)[0]), 2)
+    k = k.repeat_interleave(attn.num_key_value_groups, 1)
+    end = inner[:, -1:]
+    q = _norm(attn.q_norm, attn.q_proj(end).view(len(x), 1, -1, attn.head_dim)).transpose(1, 2)
+    q = _rotate(q, turn[0][:, :, -1:], turn[1][:, :, -1:])
+    return torch.softmax(q @ k.transpose(2, 3) * attn.head_dim**-0.5, -1)[:, :, 0]
+
+
+def _positions(
+    lengths: Tensor, p: int, grids: Sequence[tuple[int, int]], tails: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Three-axis positions (3, G, P) and (3, G, T): text counts on, image tokens get rows and columns.
+
+    What follows an image goes on from the larger of its sides, as in transformers' `get_rope_index`.
+    """
     plain = (torch.arange(p) - (p - lengths)[:, None]).clamp(min=0)
-    rows, columns = grid
-    y = torch.arange(rows).repeat_interleave(columns)
-    x = torch.arange(columns).repeat(rows)
-    after = torch.arange(tail) + max(rows, columns)
-    axes = [torch.cat((axis, after)) for axis in (torch.zeros_like(y), y, x)]
-    own = torch.stack(axes)[:, None] + lengths[None, :, None]
+    axes, at = [], 0
+    for (rows, columns), tail in zip(grids, tails, strict=True):
+        y = torch.arange(rows).repeat_interleave(columns)
+        x = torch.arange(columns).repeat(rows)
+        axes.append(torch.stack((torch.zeros_like(y), y, x)) + at)
+        at += max(rows, columns)
+        axes.append((torch.arange(tail) + at).expand(3, -1))
+        at += tail
+    own = torch.cat(axes, 1)[:, None] + lengths[None, :, None]
     return plain[None].expand(3, -1, -1), own
 
 

@@ -20,4 +20,12 @@ BAGGAGE = Question(
         "knife": "knife", "gun": "gun", "scissors": "scissors", "bottle": "bottle", "none": "no threat",
     },
 )  # fmt: skip
+RAZOR = Question(
+    name="razor",
+    prompt="This is an X-ray scan of a bag. Does it hold a razor blade?",
+    labels=("blade", "none"),
+    flags=frozenset({"blade"}),
+    descriptions={"blade": "razor blade", "none": "no razor blade"},
+    max_pixels=320 * 320,
+)
 QUESTIONS = {"overlay": OVERLAY, "baggage": BAGGAGE}

@@ -69,3 +69,45 @@ def test_through_lora_layers_of_both_parts(fresh) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)
     _compare(model, processor, [BAGGAGE] * 2, (128, 128))
+
+
+@pytest.mark.parametrize("sizes", [((128, 128), (96, 96)), ((96, 160), (128, 64))])
+def test_two_images_in_one_turn(fresh, sizes) -> None:
+    """State and attention of the answer position, positions as transformers' get_rope_index gives them."""
+    model, processor = fresh
+    turn = processor.prompt(BAGGAGE).turn
+    between = [turn.after[0], turn.before[-1]]
+    rng = np.random.default_rng(1)
+    pixels = [rng.integers(0, 255, (2, height, width, 3), dtype=np.uint8) for width, height in sizes]
+    reader = processor.reader
+    counts = [height * width // 32**2 for width, height in sizes]
+    image = [reader.image_token_id]
+    row = [*turn.before, *image * counts[0], *between, *image * counts[1], *turn.after]
+    ids = torch.tensor([row, row])
+    shown = [Image.fromarray(pixels[k][b]) for b in range(2) for k in range(2)]
+    size = {"shortest_edge": 64 * 64, "longest_edge": 448 * 448}
+    prepared = dict(reader.image_processor(images=shown, size=size, return_tensors="pt"))
+    kinds = (ids == image[0]).long()
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        told = model.model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=kinds,
+            output_attentions=True,
+            **prepared,
+        )
+        seen = [forward.see(model.model.visual, torch.from_numpy(x)) for x in pixels]
+        found = forward.read_images(
+            model.model.language_model,
+            seen,
+            ids[:1, : len(turn.before)],
+            torch.tensor([len(turn.before)]),
+            [torch.tensor(between), torch.tensor(turn.after)],
+            looks=True,
+        )
+    model.set_attn_implementation(before)
+    torch.testing.assert_close(found.hidden, told.last_hidden_state[:, -1], atol=2e-4, rtol=1e-3)
+    expected = torch.stack([layer[:, :, -1] for layer in told.attentions])[..., kinds[0].bool()]
+    torch.testing.assert_close(found.looks, expected, atol=1e-5, rtol=1e-3)

@@ -119,14 +119,24 @@ def _plane(mine: list[tuple[Part, list[Point]]], window: tuple[int, int, int, in
     return np.minimum(total, 255).astype(np.uint8)
 
 
-def develop(rng: random.Random, depths: Depths, *, blur: float = 0.0) -> Image.Image:
-    """Expose the depths: Beer-Lambert, detector noise that grows where little arrives, slight blur."""
-    h, w = depths.depth.shape[:2]
+def expose(rng: random.Random, depths: Depths) -> Field:
+    """The share of the radiation that arrives, (height, width, 3), 0..1: Beer-Lambert, without noise."""
     flat = 1.0 - 0.06 * rng.random()
-    seen = flat * np.exp(-depths.depth * np.float32(rng.uniform(0.85, 1.15)))
+    seen: Field = flat * np.exp(-depths.depth * np.float32(rng.uniform(0.85, 1.15)))
+    return seen
+
+
+def detect(rng: random.Random, seen: Field, *, blur: float = 0.0) -> Image.Image:
+    """What the detector makes of it: noise, and a slight blur."""
+    h, w = seen.shape[:2]
     seen = seen + normal(rng, (h, w, 1)) * np.float32(rng.uniform(0.004, 0.02))
     image = Image.fromarray((np.clip(seen, 0, 1) * 255).astype(np.uint8))
     return image.filter(ImageFilter.GaussianBlur(blur)) if blur > 0.2 else image
+
+
+def develop(rng: random.Random, depths: Depths, *, blur: float = 0.0) -> Image.Image:
+    """Expose the depths and detect what arrives."""
+    return detect(rng, expose(rng, depths), blur=blur)
 
 
 def fog(rng: random.Random, w: int, h: int) -> Field:

@@ -1,0 +1,130 @@
+"""The razor family: a bag with one small dense part, either a razor blade or a plate that differs in its detail alone.
+
+A test of acuity, like a Landolt ring: blade and look-alike share outline, material, thickness, size and place, so a
+picture in which the part is a few pixels long says where it lies but not what it is. What tells them apart is the
+blade's slot, 8 to 11 % of its length wide; a look-alike may have as much cut away elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from models.pocket.scenes.baggage import lay_bag, random_pose
+from models.pocket.scenes.belongings import EVERYDAY, LENGTHS
+from models.pocket.scenes.scene import Field, Scene, dice
+from models.pocket.scenes.xray import Depths, Part, Pose, detect, expose, oval, rect, rounded
+from models.types import Box
+
+LABELS = ("blade", "none")
+SMALLEST, LARGEST = 0.15, 0.5  # the part's length as a share of the shorter side, unless asked otherwise
+EMPTY = 0.2  # share of the "none" pictures that hold no small part at all
+SPREAD = 0.34  # how far from the middle a part may lie, as a share of each side
+# Belongings without small dense pieces of their own, which would be mistaken for the part.
+QUIET = ("umbrella", "can", "book", "glasses", "fruit", "box", "dryer", "thermos", "pen", "spoon")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """A small dense part: its outlines in unit coordinates (one unit long), what it is, and which make."""
+
+    parts: tuple[Part, ...]
+    label: str
+    make: str
+
+
+def plate(rng: random.Random, label: str) -> Plate:
+    """A blade, or for "none" one of its look-alikes; all are drawn from the same outlines and thicknesses."""
+    half, thick = rng.uniform(0.22, 0.3), rng.uniform(1.3, 2.2)
+    body = Part(points=rounded(-0.5, -half, 0.5, half, rng.uniform(0.02, 0.12)), material="steel", thick=thick)
+    slot, long = rng.uniform(0.04, 0.055), rng.uniform(0.28, 0.36)  # half the slot's width and length
+    make = rng.choice(("slot", "holes") if label == "blade" else ("plain", "tag", "core", "notched"))
+    return Plate(parts=(body, *_detail(make, half, slot, long, thick)), label=label, make=make)
+
+
+def _detail(make: str, half: float, slot: float, long: float, thick: float) -> list[Part]:
+    """What tells the makes apart; "core" is a slot inverted, "notched" has the slot's area cut out of its edges."""
+    middle = rect(-long, -slot, long, slot)
+    if make == "slot":
+        return [_hole(middle)]
+    if make == "holes":
+        return [_hole(middle), *(_hole(oval(x, 0, slot * 1.5, slot * 1.5, 12)) for x in (-long, 0, long))]
+    if make == "tag":
+        return [_hole(oval(-0.36, 0, slot, slot, 12))]
+    if make == "core":
+        return [Part(points=middle, material="steel", thick=thick * 0.6)]
+    if make == "notched":
+        return [_hole(rect(-long, y - slot / 2, long, y + slot / 2)) for y in (-half + slot / 3, half - slot / 3)]
+    return []
+
+
+def _hole(points: tuple[tuple[float, float], ...]) -> Part:
+    return Part(points=points, material="steel", thick=0, hole=True)
+
+
+def bag(rng: random.Random, width: int, height: int) -> Field:
+    """A bag without any small part, exposed but without noise: (height, width, 3), 0..1."""
+    depths = Depths(width, height)
+    lay_bag(rng, depths)
+    for _ in range(rng.randint(2, 6)):
+        name = rng.choice(QUIET)
+        depths.add(EVERYDAY[name](rng), random_pose(rng, width, height, LENGTHS[name] * rng.uniform(0.8, 1.15)))
+    return expose(rng, depths)
+
+
+def lay_plate(seen: Field, parts: tuple[Part, ...], pose: Pose) -> Box | None:
+    """Lay a part into an exposed picture, in place: by Beer-Lambert it multiplies what arrives behind it.
+
+    Drawn several times finer than the picture's pixels when it is small, so that sub-pixel detail averages out as on
+    a detector. Returns its box, without a label; None where it lies outside the picture.
+    """
+    h, w = seen.shape[:2]
+    fine = max(1, min(6, math.ceil(48 / pose.scale)))
+    reach = pose.scale * 0.62 + 2
+    x0, x1 = max(0, int(pose.x - reach)), min(w, int(pose.x + reach) + 1)
+    y0, y1 = max(0, int(pose.y - reach)), min(h, int(pose.y + reach) + 1)
+    if x1 - x0 < 2 or y1 - y0 < 2:
+        return None
+    depths = Depths((x1 - x0) * fine, (y1 - y0) * fine)
+    local = Pose(
+        x=(pose.x - x0) * fine, y=(pose.y - y0) * fine, scale=pose.scale * fine, turn=pose.turn, mirror=pose.mirror
+    )
+    box, _ = depths.add(list(parts), local)
+    if box is None:
+        return None
+    through = np.exp(-depths.depth).reshape(y1 - y0, fine, x1 - x0, fine, 3).mean((1, 3))
+    seen[y0:y1, x0:x1] *= through
+    return Box(x0=x0 + box.x0 / fine, y0=y0 + box.y0 / fine, x1=x0 + box.x1 / fine, y1=y0 + box.y1 / fine, label="")
+
+
+def draw(
+    seed: int,
+    index: int,
+    width: int,
+    height: int,
+    label: str | None = None,
+    share: tuple[float, float] = (SMALLEST, LARGEST),
+) -> Scene:
+    """Picture `index` of a seed: blade and none in turn.
+
+    share: the range of the part's length as a share of the shorter side. A look-alike's box is kept with the label
+    "none", in `boxes` as a blade's is, and `style` names the make ("empty" where there is no small part).
+    """
+    rng = dice(seed, "razor", index)
+    label = label or LABELS[index % 2]
+    seen = bag(rng, width, height)
+    boxes: tuple[Box, ...] = ()
+    style = "empty"
+    if label == "blade" or rng.random() >= EMPTY:
+        small = plate(rng, label)
+        length = rng.uniform(*share)
+        pose = random_pose(rng, width, height, length, spread=SPREAD)
+        box = lay_plate(seen, small.parts, pose)
+        assert box is not None
+        boxes, style = (Box(x0=box.x0, y0=box.y0, x1=box.x1, y1=box.y1, label=label),), small.make
+    image: Image.Image = detect(rng, seen, blur=rng.uniform(0.0, 0.6) * min(1.0, min(width, height) / 512))
+    return Scene(image=image, label=label, boxes=boxes, style=style)
