@@ -102,7 +102,7 @@ class _Heap:
 def fused(boxes: Sequence[Box], overlap: float, seen: Sequence[Region]) -> list[Box]:
     """Weighted boxes fusion; boxes of one label, the best first. seen: what each look saw of the image.
 
-    score: the mean of a heap's, times min(T, N) / N for T boxes of N looks, as in the paper; N counts the looks that saw
+    score: the mean of a heap's, times min(T, N) / N for T boxes of N looks, as in the paper; N counts those that saw
     the middle of the box. Fused boxes that came to overlap are fused again, which the paper leaves open.
     """
     heaps: list[_Heap] = []
