@@ -2,9 +2,9 @@
 
     row = softmax(q_last Kᵀ · scaling + mask)        mean over heads, (B, keys)
 
-ViCrop (arXiv 2502.17422) reads it from eager attention, which holds (heads, T, T) numbers a layer. One row is enough, so
+ViCrop (arXiv 2502.17422) reads it from eager attention, which holds (heads, T, T) numbers a layer. One row is enough:
 the language model keeps torch's fused kernel, over weights of any precision, and the row of chosen layers is computed
-beside it: after the rotary embedding, with the instruction's cached keys, and only while a recorder is active in the
+beside it, after the rotary embedding, with the instruction's cached keys, and only while a recorder is active in the
 thread that runs the forward. Without one, attention is transformers' own, bit for bit.
 """
 

@@ -38,6 +38,19 @@ class Region:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Cells:
+    """Where the visual tokens of one image lie in it.
+
+    tokens: (rows, columns), the number of the visual token that stands for each cell; -1: none does.
+    region: (x0, y0, x1, y1) that all cells together cover, in pixels of the original image; less than the image where
+    the model's own preparation cuts some of it off, more where it puts bars beside it.
+    """
+
+    tokens: NDArray[np.int64]
+    region: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Relevance:
     """How much each cell of a grid over a whole image mattered for the answer.
 

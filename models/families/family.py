@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
+from models.crops.types import Cells
 from models.errors import ModelInvalid
 from models.types import Detail
 
@@ -128,6 +129,13 @@ class ImageReader(ABC):
         rows: the images of each. between: tokens between two images of a row.
         """
         return torch.arange(before, before + width).expand(len(rows), -1)
+
+    def cells(self, image: PreparedImage) -> Cells:
+        """Where an image's visual tokens lie. Raises ModelInvalid for a family whose tokens lie nowhere."""
+        raise ModelInvalid(
+            f"the image tokens of a {self.config.model_type} model have no place in the image: use the looks larger or "
+            "tiles, which need none"
+        )
 
     def hidden(self, network: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The last hidden states (B, width, d) of a forward without keeping its keys and values."""

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
+from models.crops.types import Cells
 from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
-from models.families.tower import VISION, TowerReader, tiles
+from models.families.tower import VISION, TowerReader, cells_of_tiles, tiles
 
 
 class InternVLReader(TowerReader):
@@ -46,6 +47,11 @@ class InternVLReader(TowerReader):
             original_size=image.size,
             resized_size=size,
         )
+
+    def cells(self, image: PreparedImage) -> Cells:
+        """Of the tiles; the whole image in one tile more has its own, coarser ones."""
+        columns, rows = (length // self.side for length in image.resized_size)
+        return cells_of_tiles(image, rows, columns, self.tokens_per_tile)
 
     def _most_tiles(self, max_pixels: int) -> int:
         """Of the image itself."""

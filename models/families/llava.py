@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
+from models.crops.types import Cells
 from models.errors import ImageUnsuitable
 from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
 from models.families.tower import VISION, LlavaTowerReader, tiles
@@ -36,14 +38,30 @@ class LlavaReader(LlavaTowerReader):
             resized_size=(self.side, self.side),
         )
 
+    def cells(self, image: PreparedImage) -> Cells:
+        """The tower's patches over the square that was cut out of the image, or put around it."""
+        first = self.tokens_per_tile - self.patches**2  # the token before the patches; -1: the first patch has none
+        tokens = np.arange(self.patches**2).reshape(self.patches, self.patches) + first
+        width, height = image.original_size
+        side = max(width, height)
+        left, top = ((side - width) // 2, (side - height) // 2) if self.image_processor.do_pad else (0, 0)
+        seen = (side, side) if self.image_processor.do_pad else (width, height)
+        (wide, high), (x, y) = self._resized(seen)
+        across, down = seen[0] / wide, seen[1] / high
+        region = (x * across - left, y * down - top, (x + self.side) * across - left, (y + self.side) * down - top)
+        return Cells(tokens=tokens, region=region)
+
     def _square(self, image: Image.Image) -> Image.Image:
-        size = self.image_processor.size
-        if not size.shortest_edge:
-            return image.resize((self.side, self.side), self.resampling)
-        short = min(image.size)
-        width, height = (int(size.shortest_edge * length / short) for length in image.size)
-        left, top = (width - self.side) // 2, (height - self.side) // 2
-        return image.resize((width, height), self.resampling).crop((left, top, left + self.side, top + self.side))
+        resized, (left, top) = self._resized(image.size)
+        return image.resize(resized, self.resampling).crop((left, top, left + self.side, top + self.side))
+
+    def _resized(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(width, height) that an image of this size is resized to, and left and top of the square cut out of that."""
+        short = self.image_processor.size.shortest_edge
+        if not short:
+            return (self.side, self.side), (0, 0)
+        width, height = (int(short * length / min(size)) for length in size)
+        return (width, height), ((width - self.side) // 2, (height - self.side) // 2)
 
     def _padded(self, image: Image.Image) -> Image.Image:
         longest = max(image.size)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 
+from models.crops.types import Cells
 from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
 from models.families.tower import VISION, LlavaTowerReader, tiles
 
@@ -39,6 +41,15 @@ class LlavaNextReader(LlavaTowerReader):
             resized_size=resized_size,
             extra=(best[0] // self.side, best[1] // self.side),
         )
+
+    def cells(self, image: PreparedImage) -> Cells:
+        """The canvas's patches that show some of the image; the view of the whole image has its own, coarser ones."""
+        rows, columns = image.grid
+        ended = self.tokens_per_tile + np.arange(rows * (columns + 1)).reshape(rows, columns + 1)
+        patch = self.side / self.patches
+        (width, height), (wide, high) = image.original_size, image.resized_size
+        x, y = (wide - columns * patch) / 2 * width / wide, (high - rows * patch) / 2 * height / high
+        return Cells(tokens=ended[:, :-1], region=(x, y, width - x, height - y))
 
     def largest(self, max_pixels: int) -> int:
         return max(math.prod(pinpoint) for pinpoint in self._allowed(max_pixels))

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from models.crops.types import Cells
 from models.errors import ImageUnsuitable
 from models.families.family import ImageReader, PreparedImage, normalise
 from models.segments import use_segments
@@ -66,6 +67,11 @@ class QwenReader(ImageReader):
         rows, columns = pixels.shape[0] // (merge * patch), pixels.shape[1] // (merge * patch)
         blocks = pixels.view(rows, merge, patch, columns, merge, patch, 3)
         return blocks.permute(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch, patch)
+
+    def cells(self, image: PreparedImage) -> Cells:
+        """Row by row, over the whole image."""
+        width, height = image.original_size
+        return Cells(tokens=np.arange(image.visual_tokens).reshape(image.grid), region=(0, 0, width, height))
 
     def positions(
         self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int

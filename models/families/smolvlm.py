@@ -13,8 +13,10 @@ from PIL import Image
 from transformers.models.smolvlm.image_processing_pil_smolvlm import get_resize_output_image_size
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
+from models.crops.types import Cells
 from models.families.family import Family, ImageReader, PreparedImage, normalise
 from models.families.idefics2 import without_zeros
+from models.families.tower import cells_of_tiles
 from models.types import Detail
 
 VISION = ("model.vision_model", "model.connector")
@@ -52,6 +54,11 @@ class TileReader(ImageReader):
             original_size=image.size,
             resized_size=resized.size,
         )
+
+    def cells(self, image: PreparedImage) -> Cells:
+        """Of the tiles; the whole image in one tile more has its own, coarser ones."""
+        columns, rows = (length // self.side for length in image.resized_size)
+        return cells_of_tiles(image, rows, columns, self._tokens_per_tile)
 
     def detail(self, *, max_pixels: int) -> Detail:
         """One tile is the least that is read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from models.crops.types import Cells
 from models.errors import ModelInvalid
 from models.families.family import ImageReader, PreparedImage, normalise
 from models.types import Detail
@@ -69,6 +71,14 @@ class LlavaTowerReader(TowerReader):
         """Patches, and what the projector is given besides; "default" leaves the tower's first token out."""
         left_out = self.config.vision_feature_select_strategy == "default"
         return self.patches**2 + CLASS_TOKENS[self.config.vision_config.model_type] - left_out
+
+
+def cells_of_tiles(image: PreparedImage, rows: int, columns: int, tokens_per_tile: int) -> Cells:
+    """Of an image cut into rows and columns of tiles, whose tokens follow each other tile by tile."""
+    side = math.isqrt(tokens_per_tile)
+    tokens = np.arange(rows * columns * side**2).reshape(rows, columns, side, side)
+    width, height = image.original_size
+    return Cells(tokens=tokens.swapaxes(1, 2).reshape(rows * side, columns * side), region=(0, 0, width, height))
 
 
 def tiles(canvas: Image.Image, side: int) -> torch.Tensor:
