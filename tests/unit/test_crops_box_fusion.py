@@ -46,6 +46,20 @@ def test_a_look_that_could_not_see_a_place_has_no_say_there() -> None:
     assert merge_boxes([look(box(10, 10, 60, 60, 0.8)), look()]).boxes[0].score == pytest.approx(0.4)
 
 
+def test_fused_boxes_that_came_to_overlap_are_fused_again() -> None:
+    """45 and 50 make 47.5, 30 and 15 make 22.5: those two then share 75 of 125."""
+    lefts = ((45, 0.7), (50, 0.7), (30, 0.5), (15, 0.5))
+    (found,) = merge_boxes([look(*(box(x, 0, x + 100, 10, score) for x, score in lefts))]).boxes
+    assert found.x0 == pytest.approx(89 / 2.4)
+    assert found.score == pytest.approx(0.6)
+
+
+def test_rounding_takes_no_corner_out_of_the_hull() -> None:
+    edge, scores = 10.844164936860668, (0.6516801241316054, 0.640129892203649, 0.05503174963177837)
+    (found,) = merge_boxes([look(box(edge, 0, 100, 100, score)) for score in scores]).boxes
+    assert found.x0 == edge
+
+
 def test_suppression_keeps_the_best_as_it_is() -> None:
     best, other, far = box(20, 0, 120, 100, 0.9), box(0, 0, 100, 100, 0.3), box(200, 100, 300, 200, 0.1)
     assert merge_boxes([look(other, far), look(best)], how="nms").boxes == (best, far)
