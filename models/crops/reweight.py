@@ -13,44 +13,47 @@ rounding. Without any emphasis in a forward, or with factor 1, there is no addit
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from models.crops.types import Region
-from models.errors import ModelInvalid
-from models.families import PreparedImage
-from models.families.family import PreparedRow
+from models.crops.types import Cells, Region
+from models.families import PreparedImage, PreparedRow
 
 COVERED = 0.5  # share of a token's cell that lies in the region
 
 
-def emphasised(image: PreparedImage, region: Region, *, factor: float) -> PreparedRow:
+def emphasised(image: PreparedImage, region: Region, *, cells: Cells, factor: float) -> PreparedRow:
     """An image as one row whose tokens in a region, in pixels of the original image, get `factor` times the attention.
 
-    A token is in the region when half of its cell is; where the region covers half of none, the one it covers most of.
-    Raises ModelInvalid for a family whose tokens have no place in the image; ValueError for a factor under 1.
+    cells: of the image, as its reader says. A token is in the region when half of its cell is; where the region covers
+    half of none, the one it covers most of; none where the model's preparation has cut the region off. Raises
+    ValueError for a factor under 1.
     """
     if factor < 1:
         raise ValueError(f"a factor of {factor} would take attention away from the region; use 1 or more")
-    shares = _covered(image, region)
-    most = float(shares.max())
-    return PreparedRow(images=(image,), emphasis=(shares >= min(COVERED, most)) & (shares > 0), factor=factor)
+    shares = _covered(cells, region)
+    inside = (shares >= min(COVERED, shares.max())) & (shares > 0) & (cells.tokens >= 0)
+    emphasis = torch.zeros(image.visual_tokens, dtype=torch.bool)
+    emphasis[torch.from_numpy(cells.tokens[inside])] = True
+    return PreparedRow(images=(image,), emphasis=emphasis, factor=factor)
 
 
-def _covered(image: PreparedImage, region: Region) -> torch.Tensor:
-    """The share of each visual token's cell that lies in the region, (visual tokens,)."""
-    rows, columns = image.grid
-    if rows * columns != image.visual_tokens:
-        raise ModelInvalid("attention can be reweighted only where each token of an image stands for one place in it")
-    width, height = image.original_size
-    across = _overlaps(region.x0 / width * columns, region.x1 / width * columns, columns)
-    down = _overlaps(region.y0 / height * rows, region.y1 / height * rows, rows)
-    return (down[:, None] * across).flatten()
+def _covered(cells: Cells, region: Region) -> NDArray[np.float64]:
+    """The share of each cell that lies in the region, (rows, columns)."""
+    rows, columns = cells.tokens.shape
+    x0, y0, x1, y1 = cells.region
+    across, down = columns / (x1 - x0), rows / (y1 - y0)
+    return np.outer(
+        _overlaps((region.y0 - y0) * down, (region.y1 - y0) * down, rows),
+        _overlaps((region.x0 - x0) * across, (region.x1 - x0) * across, columns),
+    )
 
 
-def _overlaps(start: float, end: float, cells: int) -> torch.Tensor:
+def _overlaps(start: float, end: float, cells: int) -> NDArray[np.float64]:
     """How much of each of `cells` unit cells in a line lies between start and end, (cells,) in 0..1."""
-    first = torch.arange(cells, dtype=torch.float64)
-    return ((first + 1).clamp(max=end) - first.clamp(min=start)).clamp(min=0)
+    first = np.arange(cells)
+    return (np.minimum(first + 1, end) - np.maximum(first, start)).clip(min=0)
 
 
 def favour(emphasis: torch.Tensor | None, after: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor | None:
