@@ -14,27 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForMultimodalLM, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
 
 from models.adapters import read_adapter
-from models.crops.last_row import use_last_rows
-from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
+from models.errors import ModelInvalid, one_line, unreadable
 from models.families import Family, family_of
 from models.lora import load_lora, remove_lora, use_lora
 from models.merging import Merger, why_not_merged
+from models.network import Precision, load_network
 from models.processing import VisionProcessor, load_processor
-from models.quicken import quicken_gelu
 from models.sources import Checkpoint, locate
 from models.turns import Turns
 from models.types import ModelIdentity, Question
 
 if TYPE_CHECKING:
+    from models.crops.policy import CropPolicy
+    from models.crops.refiner import PolicyRefiner
     from models.generation import GeneratingFinder
     from models.prefill import PrefillScorer
 
-Precision = Literal["fp32", "bf16", "nf4", "int8"]
+__all__ = ["BaseModel", "Precision", "load_base"]
 
 
 class BaseModel:
@@ -66,10 +64,13 @@ class BaseModel:
         self._heads: dict[str, bytes] = {}  # of loaded adapters that have one
         self._merger = Merger()
 
-    def scorer(self, question: Question, adapter: Path | None = None) -> PrefillScorer:
+    def scorer(
+        self, question: Question, adapter: Path | None = None, *, policy: CropPolicy | None = None
+    ) -> PrefillScorer:
         """A scorer for one question, by the base alone or by the adapter in a folder.
 
-        Raises ModelInvalid when the adapter was made for another base or question, is damaged or does not
+        policy: of the second looks that follow, if any: what these would have to find out again is recorded in the
+        readings. Raises ModelInvalid when the adapter was made for another base or question, is damaged or does not
         fit.
         """
         from models.head import HeadScorer, read_head
@@ -86,8 +87,26 @@ class BaseModel:
         )
         if digest in self._heads:
             head = read_head(self._heads[digest], question=question, features=self.n_features, where=str(adapter))
-            return HeadScorer(base=self, question=question, identity=identity, head=head)
-        return PrefillScorer(base=self, question=question, identity=identity)
+            scorer: PrefillScorer = HeadScorer(base=self, question=question, identity=identity, head=head)
+        else:
+            scorer = PrefillScorer(base=self, question=question, identity=identity)
+        if policy is not None:
+            scorer.record_layers = policy.recorded
+        return scorer
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None = None) -> PolicyRefiner:
+        """What looks again at images that a scorer of the same question and adapter has answered.
+
+        Raises ModelInvalid as `scorer` does, for a question with steps, and for a look that the model cannot take.
+        """
+        from models.crops.refiner import PolicyRefiner
+
+        if question.steps:
+            raise ModelInvalid(
+                f"question {question.name!r} has steps, and a second look asks one question: take [crop] out of the "
+                "check, or the steps"
+            )
+        return PolicyRefiner(base=self, scorer=self.scorer(question, adapter), policy=policy)
 
     def finder(self, question: Question, adapter: Path | None = None) -> GeneratingFinder:
         """What says where the flagging labels of a question are to be seen. Raises ModelInvalid as `scorer` does."""
@@ -195,7 +214,7 @@ def load_base(
     family = family_of(_model_type(checkpoint.folder), name=model)
     family.check_precision(precision)
     processor = load_processor(checkpoint.folder, family)
-    network = _load_network(checkpoint.folder, family, precision, device)
+    network = load_network(checkpoint.folder, family, precision, device)
     return BaseModel(network=network, processor=processor, checkpoint=checkpoint, family=family, precision=precision)
 
 
@@ -216,78 +235,3 @@ def _device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ModelInvalid("no CUDA device is visible here; use --device cpu or auto")
     return name
-
-
-def _load_network(folder: Path, family: Family, precision: Precision, device: str) -> Any:
-    try:
-        with _quiet():
-            network, report = AutoModelForMultimodalLM.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
-                quantization_config=_quantisation(precision, family),
-                device_map={"": device},
-                output_loading_info=True,
-            )
-    except torch.OutOfMemoryError as error:
-        raise ModelUnavailable(f"{device} has no room for {folder.name}: free memory or use precision nf4") from error
-    except torch.AcceleratorError as error:
-        raise ModelUnavailable(f"{device} failed while {folder.name} was loaded: {one_line(error)}") from error
-    except OSError as error:
-        raise unreadable(str(folder), error) from error
-    except (ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelInvalid(f"{folder} cannot be loaded: {one_line(error)}") from error
-    wrong = sorted(report["missing_keys"]) or sorted(str(key) for key in report["mismatched_keys"])
-    if wrong:  # transformers would fill these with random numbers and only warn
-        raise ModelInvalid(f"{folder}: {len(wrong)} weights are missing or of the wrong shape, first {wrong[0]}")
-    if precision == "int8":
-        from models.int8 import keep_activations
-
-        keep_activations(network)
-    if precision == "nf4":
-        from models.nf4 import settle
-
-        settle(network)
-    network.requires_grad_(False)
-    if family.complete is not None:
-        family.complete(network, folder)
-    if family.quicken is not None:
-        family.quicken(network)
-    use_last_rows(network, family)
-    if network.device.type == "cpu":
-        quicken_gelu(network)
-    return network.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar for the loading of weights: a worker's output is its log."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-def _quantisation(precision: Precision, family: Family) -> Any:
-    if precision not in ("nf4", "int8"):
-        return None
-    try:
-        import bitsandbytes  # noqa: F401 - transformers' own complaint comes later and is longer
-    except ImportError as error:
-        raise ModelInvalid(f"precision {precision} needs bitsandbytes: pip install bitsandbytes") from error
-    # Matched from the start of a module's name, so that "visual" alone would skip nothing.
-    skip = [*family.vision, "lm_head"]
-    if precision == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=skip,
-    )

@@ -44,3 +44,8 @@ class CropPolicy:
     def pointed(self) -> bool:
         """Whether a region has to be found first."""
         return self.look in POINTED
+
+    @property
+    def recorded(self) -> tuple[int, ...] | None:
+        """Layers whose attention is recorded at the first look, because the map is made of it; None: nothing is."""
+        return self.layers if self.pointed and self.method == "rel-att" and not self.tiled else None
