@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from scanfleet.crops import CropField
+from scanfleet.crops import NEVER, CropField, CropSettings, crop_field, crop_line
 from scanfleet.errors import BadCheck, UnknownName
 from scanfleet.faults import in_words, one_line
 from scanfleet.steps import MAX_STEPS, CheckStep, step_faults, step_field, step_line
@@ -32,6 +32,7 @@ _NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
 _RULES = {  # (field, kind of fault) -> words, where the general ones do not do
     ("name", "string_pattern_mismatch"): _NAME_RULE,
     ("labels", "tuple_type"): "must be a list of texts",
+    ("crop.layers", "tuple_type"): "must be a list of whole numbers",
     ("steps", "tuple_type"): "must be [[steps]], each with a prompt and answers",
     ("steps", "model_type"): "must be [[steps]], each with a prompt and answers",
 }
@@ -99,6 +100,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     if flags and set(flags) == set(labels):
         faults.append(("flags", "at least one label must not flag"))
     faults += step_faults([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
+    if values.get("steps") and values.get("crop", NEVER) != NEVER:
+        faults.append(("crop", "cannot go with steps, which are asked of the whole image: leave one of the two out"))
     least, most = values.get("min_pixels"), values.get("max_pixels")
     if isinstance(least, int) and isinstance(most, int) and least > most:
         faults.append(("min_pixels", "is larger than max_pixels"))
@@ -127,7 +130,11 @@ def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, 
         if not fault["loc"]:  # each field is valid by itself
             return list(fault["ctx"]["faults"])
         field, inside = str(fault["loc"][0]), fault["loc"][1:]
-        known = CheckStep.model_fields if field == "steps" and inside else Check.model_fields
+        known: Mapping[str, Any] = Check.model_fields
+        if inside and field in ("steps", "crop"):
+            known = CheckStep.model_fields if field == "steps" else CropSettings.model_fields
+        if field == "crop":
+            field, inside = crop_field(inside)
         words = _RULES.get((field, fault["type"])) or in_words(fault, known=known)
         if field == "steps":
             table = inside[1:] == ("answers",) and fault["type"] == "tuple_type"
@@ -173,6 +180,8 @@ def _line_of(text: str, field: str) -> int:
     """The line that sets `field`; 1 when no line does (a missing field)."""
     if field.startswith("steps."):
         return step_line(text.splitlines(), field) or 1
+    if field.startswith("crop."):
+        return crop_line(text.splitlines(), field) or 1
     key = re.escape(field.split(".")[-1 if field.startswith("descriptions.") else 0])
     for number, line in enumerate(text.splitlines(), start=1):
         if re.match(rf"\s*\[{{0,2}}\s*[\"']?{key}[\"']?\s*[\]=]", line):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from scanfleet.faults import nearest
 
 NEVER = "never"
 When = Literal["uncertain", "shrunk", "uncertain-or-shrunk", "always"]
@@ -39,14 +44,63 @@ class CropSettings(BaseModel):
     fuse: Literal["mean", "max", "second"] = "mean"
 
 
+_WORDS = f"must be {', '.join(MODES[:-1])} or {MODES[-1]}"
+
+
 def _short(value: object) -> object:
-    """A word alone is a whole table."""
-    return {"when": value} if isinstance(value, str) and value in MODES and value != NEVER else value
+    """A word alone is a whole table. Raises PydanticCustomError for any other word, and for what is neither."""
+    if isinstance(value, str):
+        if value not in MODES:
+            near = nearest(value, MODES)
+            raise PydanticCustomError("crop_word", _WORDS + ("" if near is None else f" (did you mean {near}?)"))
+        return value if value == NEVER else {"when": value}
+    if isinstance(value, Mapping) and value.get("when") == NEVER:
+        raise PydanticCustomError("crop_never", 'for no second look write crop = "never", without a table')
+    if not isinstance(value, Mapping | CropSettings):
+        raise PydanticCustomError("crop_kind", f"{_WORDS}, or a table [crop]")
+    return value
 
 
-CropField = Annotated[Literal["never"] | CropSettings, BeforeValidator(_short)]
+def _kind(value: object) -> str:
+    return NEVER if isinstance(value, str) else "table"
 
 
-def crop_text(crop: Literal["never"] | CropSettings) -> str:
-    """As the ledger holds it: "never", or the settings as canonical JSON."""
-    return crop if isinstance(crop, str) else json.dumps(crop.model_dump(mode="json"), sort_keys=True)
+CropField = Annotated[
+    Annotated[Literal["never"], Tag(NEVER)] | Annotated[CropSettings, Tag("table")],
+    Discriminator(_kind),
+    BeforeValidator(_short),
+]
+
+
+def crop_text(crop: Literal["never"] | CropSettings, *, band: Mapping[str, Any] | None = None) -> str:
+    """As a scorer of the ledger holds it: "never", or the settings as canonical JSON.
+
+    band: the margins between which a first look is uncertain, which are no part of the settings: with others, other
+    images are looked at again.
+    """
+    if isinstance(crop, str):
+        return crop
+    body = crop.model_dump(mode="json") | ({} if band is None else {"uncertain": dict(band)})
+    return json.dumps(body, sort_keys=True)
+
+
+def crop_field(inside: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """Pydantic's place below `crop`, ("table", "layers", 0), as a field and what is inside it: crop.layers, (0,)."""
+    return (f"crop.{inside[1]}", inside[2:]) if len(inside) > 1 else ("crop", ())
+
+
+def crop_line(lines: Sequence[str], field: str) -> int | None:
+    """The line (from 1) that sets crop.band, in whatever way, else that of the table; None when there is none."""
+    key = re.escape(field.partition(".")[2])
+    found, within = None, False
+    for at, line in enumerate(lines, start=1):
+        header = re.match(r"\s*\[\s*[\"']?(.*?)[\"']?\s*\]\s*(#.*)?$", line)
+        if header:
+            within = header[1] == "crop"
+        if within and found is not None and re.match(rf"\s*[\"']?{key}[\"']?\s*=", line):
+            return at
+        if re.match(rf"\s*[\"']?crop[\"']?\s*\.\s*[\"']?{key}[\"']?\s*=", line):
+            return at
+        if found is None and (within or re.match(r"\s*[\"']?crop[\"']?\s*[=.]", line)):
+            found = at
+    return found

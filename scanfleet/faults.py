@@ -15,6 +15,12 @@ SHORT_LIST = 12  # names that a line may hold
 
 _NUMBER, _WHOLE, _TEXT, _SWITCH = "must be a number", "must be a whole number", "must be text", "must be true or false"
 
+
+def _figure(limit: float) -> str:
+    """A whole number in all its digits, without a point."""
+    return str(int(limit) if limit == int(limit) else limit)
+
+
 _WORDS: dict[str, str | Callable[[dict[str, Any]], str]] = {
     "missing": "is missing",
     "bool_parsing": _SWITCH,
@@ -24,12 +30,12 @@ _WORDS: dict[str, str | Callable[[dict[str, Any]], str]] = {
     "float_parsing": _NUMBER,
     "float_type": _NUMBER,
     "greater_than": lambda limits: f"must be more than {limits['gt']:g}",
-    "greater_than_equal": lambda limits: f"must be at least {limits['ge']}",
+    "greater_than_equal": lambda limits: f"must be at least {_figure(limits['ge'])}",
     "int_from_float": _WHOLE,
     "int_parsing": _WHOLE,
     "int_type": _WHOLE,
     "less_than": lambda limits: f"must be less than {limits['lt']:g}",
-    "less_than_equal": lambda limits: f"must be at most {limits['le']}",
+    "less_than_equal": lambda limits: f"must be at most {_figure(limits['le'])}",
     "literal_error": lambda limits: f"must be {limits['expected']}",
     "string_pattern_mismatch": lambda limits: f"must match {limits['pattern']}",
     "string_too_long": lambda limits: f"must have at most {limits['max_length']} characters",
