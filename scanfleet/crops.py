@@ -84,7 +84,7 @@ def crop_text(crop: Literal["never"] | CropSettings, *, band: Mapping[str, Any] 
     return json.dumps(body, sort_keys=True)
 
 
-def crop_field(inside: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+def crop_field(inside: tuple[int | str, ...]) -> tuple[str, tuple[int | str, ...]]:
     """Pydantic's place below `crop`, ("table", "layers", 0), as a field and what is inside it: crop.layers, (0,)."""
     return (f"crop.{inside[1]}", inside[2:]) if len(inside) > 1 else ("crop", ())
 
