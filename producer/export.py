@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import IO, Any
 
 from scanfleet.errors import MissingExtra
+from scanfleet.second_look import FIELDS as SECOND_LOOK
 from scanfleet.store.results import Result
 
 FORMATS = ("jsonl", "json", "csv", "parquet")
@@ -33,6 +34,7 @@ def as_record(result: Result) -> dict[str, Any]:
         "mass": result.mass,
         "boxes": result.boxes,
         "box_problems": result.box_problems,
+        "crop": result.crop and result.crop.record(),
         "scorer": scorer
         and {
             "id": scorer.id,
@@ -60,13 +62,17 @@ _FAILURE = ("stage", "reason", "detail")
 
 
 def as_flat(result: Result, meta_columns: Sequence[str] = ()) -> dict[str, Any]:
-    """The same on one level, for tables: scorer_id, failure_stage ...; boxes, their problems and meta as JSON text.
+    """The same on one level, for tables: scorer_id, failure_stage, crop_why ...; whatever is a list or has no fixed
+    fields (boxes, their problems, the box of a crop, meta) as JSON text.
 
     meta_columns: fields of `meta` with a column of their own, `meta.<name>`; `meta` holds those without.
     """
     record = as_record(result)
-    flat = {name: value for name, value in record.items() if name not in ("scorer", "failure", "meta", *_BOXES)}
+    flat = {name: value for name, value in record.items() if name not in ("scorer", "failure", "meta", "crop", *_BOXES)}
     flat |= {f"scorer_{name}": (record["scorer"] or {}).get(name) for name in _SCORER}
+    crop = record["crop"] or {}
+    flat |= {f"crop_{name}": crop.get(name) for name in SECOND_LOOK}
+    flat["crop_box"] = None if crop.get("box") is None else _dumps(crop["box"])
     flat |= {f"failure_{name}": (record["failure"] or {}).get(name) for name in _FAILURE}
     meta = record["meta"] or {}
     rest = {name: value for name, value in meta.items() if name not in meta_columns}
@@ -156,8 +162,8 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
     except ImportError:
         raise MissingExtra("Parquet needs pyarrow: pip install 'scanfleet[parquet]'") from None
     types = {
-        **dict.fromkeys(("score", "margin", "mass"), pa.float64()),
-        **dict.fromkeys(("size", "width", "height", "scorer_id"), pa.int64()),
+        **dict.fromkeys(("score", "margin", "mass", "crop_first", "crop_second", "crop_sharpness"), pa.float64()),
+        **dict.fromkeys(("size", "width", "height", "scorer_id", "crop_tokens"), pa.int64()),
         **dict.fromkeys(("calibrated", "reused"), pa.bool_()),
     }
     names, found = _begin(results)

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from scanfleet.second_look import SecondLook
 from scanfleet.store.engine import reading
 from scanfleet.store.tables import Adapter, Failure, Image, ScorerRow, Verdict
 
@@ -58,6 +59,7 @@ class Result:
     decision: str | None = None
     boxes: list[Any] | None = None
     box_problems: list[Any] | None = None
+    crop: SecondLook | None = None  # None: it was not to be looked at again
     reused: bool = False
     scored_at: datetime | None = None
     scorer: ScorerInfo | None = None
@@ -179,7 +181,9 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
 
 
 _IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "content_sha256", "meta", "state")
-_VERDICT = ("label", "score", "margin", "mass", "decision", "boxes", "box_problems", "reused_from", "created_at")
+_VERDICT = (
+    "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "reused_from", "created_at",
+)  # fmt: skip
 _SCORER = ("key", "base_model", "base_revision", "precision", "mode")
 _FAILURE = ("stage", "reason", "detail")
 
@@ -227,6 +231,7 @@ def _result(row: sa.Row[Any]) -> Result:
         decision=row.decision,
         boxes=row.boxes,
         box_problems=row.box_problems,
+        crop=SecondLook.read(row.crop),
         reused=row.reused_from is not None,
         scored_at=row.created_at,
         scorer=None if row.scorer_id is None else _scorer(row),

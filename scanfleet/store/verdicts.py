@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.errors import ImageError
+from scanfleet.second_look import SecondLook
 from scanfleet.store import batches, failures
 from scanfleet.store.batches import Claim
 from scanfleet.store.engine import now
@@ -36,6 +37,7 @@ class NewVerdict:
     logits: tuple[float, ...]
     boxes: tuple[dict[str, Any], ...] | None = None  # None: not asked for
     box_problems: tuple[str, ...] = ()  # what of the answer could not be trusted, or why nobody was asked
+    crop: SecondLook | None = None  # None: it was not to be looked at again
     reused_from: int | None = None
 
 
@@ -69,15 +71,20 @@ class Known:
     logits: tuple[float, ...]
     boxes: tuple[dict[str, Any], ...] | None
     box_problems: tuple[str, ...] = ()
+    crop: SecondLook | None = None
 
 
 def known_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Known]:
-    """Earlier verdicts for the same listed version (uri and etag), so that the bytes need no fetching."""
+    """Earlier verdicts for the same listed version (uri and etag), so that the bytes need no fetching.
+
+    Without those that lack a second look which was due (`SecondLook.complete`): what a scan had no tokens left for,
+    another one may have.
+    """
     return {known.identity: known for known in _known(connection, scorer_id, Verdict.identity, identities)}
 
 
 def known_by_content(connection: sa.Connection, scorer_id: int, hashes: Collection[str]) -> dict[str, Known]:
-    """Earlier verdicts for the same bytes under any name."""
+    """Earlier verdicts for the same bytes under any name; likewise."""
     return {known.content_sha256: known for known in _known(connection, scorer_id, Verdict.content_sha256, hashes)}
 
 
@@ -94,6 +101,8 @@ def _known(
         .join(Image, Image.id == Verdict.image_id)
         .where(Verdict.scorer_id == scorer_id, column.in_(list(values)))
     )
+    rows = connection.execute(query.with_only_columns(*Verdict.__table__.c, Image.width, Image.height)).all()
+    looks = {row.id: SecondLook.read(row.crop) for row in rows}
     return [
         Known(
             verdict_id=row.reused_from or row.id,
@@ -109,8 +118,10 @@ def _known(
             logits=tuple(row.logits),
             boxes=None if row.boxes is None else tuple(row.boxes),
             box_problems=tuple(row.box_problems or ()),
+            crop=look,
         )
-        for row in connection.execute(query.with_only_columns(*Verdict.__table__.c, Image.width, Image.height))
+        for row in rows
+        if (look := looks[row.id]) is None or look.complete
     ]
 
 
@@ -184,7 +195,7 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
             "logits": list(verdict.logits),
             "boxes": None if verdict.boxes is None else list(verdict.boxes),
             "box_problems": list(verdict.box_problems) or None,
-            "crop": None,
+            "crop": None if verdict.crop is None else verdict.crop.record(),
             "reused_from": verdict.reused_from,
             "created_at": at,
         }
