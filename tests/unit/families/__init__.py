@@ -66,14 +66,15 @@ def reference(tiny: Tiny, base: BaseModel, question: Question, image: Image.Imag
     cast_ = {name: _in_dtype(value, base.network.dtype) for name, value in inputs.items()}
     last = base.network(**cast_).logits[0, -1].double()
     visual = int((inputs["input_ids"] == base.processor.reader.image_token_id).sum())
-    return _read(last, prompt, question, visual)
+    return read_last(last, prompt, question, visual)
 
 
 def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def _read(last: torch.Tensor, prompt: Prompt, question: Question, visual_tokens: int) -> Reading:
+def read_last(last: torch.Tensor, prompt: Prompt, question: Question, visual_tokens: int) -> Reading:
+    """The reading at the answer position, from every logit there (V,)."""
     labels = [_log_sum([float(last[token]) for token in code.token_ids]) for code in prompt.codes]
     mass = sum(float(last.softmax(-1)[token]) for code in prompt.codes for token in code.token_ids)
     named = list(zip(labels, question.labels, strict=True))

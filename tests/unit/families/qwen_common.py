@@ -16,7 +16,9 @@ def reference_inputs(base: BaseModel, prompt_text: str, image: Image.Image, ques
     reader = base.processor.reader
     size = {"shortest_edge": question.min_pixels, "longest_edge": question.max_pixels}
     pixels = reader.image_processor(images=image, size=size, return_tensors="pt")
-    merged = int(pixels["image_grid_thw"].prod()) // reader.image_processor.merge_size**2
-    text = prompt_text.replace(reader.image_token, reader.image_token * merged)
+    merged = (pixels["image_grid_thw"].prod(-1) // reader.image_processor.merge_size**2).tolist()
+    text, *others = prompt_text.split(reader.image_token)
+    for count, part in zip(merged, others, strict=True):
+        text += reader.image_token * count + part
     ids = base.processor.tokenizer(text, return_tensors="pt").input_ids
     return {"input_ids": ids, "mm_token_type_ids": (ids == reader.image_token_id).long(), **pixels}
