@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -89,6 +89,11 @@ class AdapterCard(_Frozen):
     metrics: Mapping[str, Any] = Field(default_factory=dict)
     recipe: Mapping[str, Any] = Field(default_factory=dict)
     canary: Canary | None = None
+
+    def answers(self, question: Question) -> bool:
+        """Whether it learnt these words and labels; under another pixel budget they are read with other margins."""
+        budget = {"max_pixels": question.max_pixels, "min_pixels": question.min_pixels}
+        return replace(self.question, **budget) == question
 
     @field_serializer("question")
     def _question(self, question: Question) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class BaseModel:
                 f"{folder} was trained on {card.base_model} at {card.base_revision}, not on "
                 f"{self.checkpoint.name} at {self.checkpoint.revision}; load that base or train again"
             )
-        if card.question != question:
+        if not card.answers(question):
             raise ModelInvalid(
                 f"{folder} answers another question than {question.name!r}; use the check it was made for"
             )
