@@ -1,0 +1,119 @@
+"""The front on images that it was not chosen on, and which of its settings is measurably better, if any.
+
+All settings are held against the check as it stands on the same draws of the same images. Their intervals hold
+together (Bonferroni over the front), so that trying many settings finds nothing by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.gate.bootstrap import Bounded
+from worker.tune.evaluate import Evaluator
+from worker.tune.objective import Measured, Objective, Outcome, measure
+from worker.tune.search import Tried
+from worker.tune.settings import First, Setting
+
+LEVEL = 0.05  # of all intervals of a report together
+MOST_ON_FRONT = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A setting on the held-out images. cost: ratio to the check as it stands. again: share of images that were looked
+    at twice. searched: the same setting on the search part; None: it was not tried there."""
+
+    setting: Setting
+    cost: float
+    again: float
+    value: Bounded
+    change: Bounded
+    searched: Tried | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """chosen: place on the front; None: no setting is measurably better, for the reason in words."""
+
+    standing: Row
+    larger: Row
+    front: tuple[Row, ...]
+    chosen: int | None
+    reason: str
+
+
+def judge(
+    evaluator: Evaluator,
+    objective: Objective,
+    front: Sequence[Tried],
+    *,
+    standing: Setting,
+    images: Sequence[int],
+    limit: float,
+    seed: int,
+) -> Judged:
+    """images: those held out. Raises what the device raises."""
+    stood = evaluator.outcome(standing, images)
+    found = [evaluator.outcome(one.setting, images) for one in front]
+    best = max(range(len(front)), key=lambda at: front[at].value, default=None)
+    ratio = limit if best is None else found[best].mean_tokens / stood.mean_tokens
+    larger = larger_budget(standing, ratio=ratio)
+    seen = evaluator.outcome(larger, images)
+    level = LEVEL / max(1, len(front))
+    measured = measure(objective, [stood, seen, *found], evaluator.truth(images), stood, seed=seed, level=level)
+    rows = [
+        _row(setting, outcome, stood, figures)
+        for setting, outcome, figures in zip(
+            [standing, larger, *(one.setting for one in front)], [stood, seen, *found], measured, strict=True
+        )
+    ]
+    on_front = tuple(Row(**{**vars(row), "searched": one}) for row, one in zip(rows[2:], front, strict=True))
+    chosen, reason = _choose(on_front, standing, objective, limit=limit, n_images=len(images))
+    return Judged(standing=rows[0], larger=rows[1], front=on_front, chosen=chosen, reason=reason)
+
+
+def larger_budget(standing: Setting, *, ratio: float) -> Setting:
+    """The same tokens spent on more pixels of the whole image, at one look."""
+    first = standing.first
+    return Setting(first=First(words=first.words, max_pixels=round(first.max_pixels * ratio)))
+
+
+def _row(setting: Setting, outcome: Outcome, stood: Outcome, measured: Measured) -> Row:
+    return Row(
+        setting=setting,
+        cost=outcome.mean_tokens / stood.mean_tokens,
+        again=float(outcome.again.mean()),
+        value=measured.value,
+        change=measured.change,
+    )
+
+
+def _choose(
+    front: Sequence[Row], standing: Setting, objective: Objective, *, limit: float, n_images: int
+) -> tuple[int | None, str]:
+    """The best on the search part of those whose whole interval lies above the check as it stands."""
+    others = [at for at, row in enumerate(front) if row.setting != standing]
+    if not others:
+        return None, "the search found nothing better than the check as it stands"
+    better = [at for at in others if front[at].change.known and front[at].change.low > 0]
+    cheap = [at for at in better if front[at].cost <= limit]
+    if cheap:
+        at = max(cheap, key=lambda at: _searched(front[at]))
+        change = front[at].change
+        return at, (
+            f"{objective.name} changes by {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}] on "
+            f"{n_images} held-out images, at {front[at].cost:.2f} times the tokens"
+        )
+    if better:
+        return None, f"what is measurably better costs more than {limit:g} times the tokens on held-out images"
+    change = front[max(others, key=lambda at: _searched(front[at]))].change
+    seen = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]" if change.known else "unknown"
+    return None, (
+        f"no setting is measurably better than the check as it stands on {n_images} held-out images: of the best one "
+        f"the change is {seen}; more labelled images would tell smaller differences"
+    )
+
+
+def _searched(row: Row) -> float:
+    return float("-inf") if row.searched is None else row.searched.value

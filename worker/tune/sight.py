@@ -1,0 +1,201 @@
+"""Reads images through the serving stack, each in one way at most once: what was read is kept, pixels are not.
+
+First looks are kept by words and pixel budget, regions by what they depend on, second looks by both and by the budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, cast
+
+from PIL import Image
+
+from models.crops.policy import CropPolicy
+from models.crops.wording import variant
+from models.errors import ImageUnsuitable, ModelInvalid
+from models.training.types import Example
+from models.types import Pointed, Prepared, Question, Reading, Refiner, Scorer
+from scanfleet.errors import BadLabels, ImageError
+from worker.refresh.readings import packs
+from worker.second_look import Resized, shrink_of
+from worker.tune.evaluate import Looked
+from worker.tune.search import Impossible
+from worker.tune.settings import First
+
+WINDOW_IMAGES = 32  # whose pixels are in memory at once
+WINDOW_PIXELS = 64_000_000  # likewise, in all; one larger image goes alone
+Watch = Callable[[int], None]  # so many more readings; raises to stop
+Pointing = tuple[First, str, str, bool, tuple[int, ...]]  # what a region depends on
+
+
+class Looking(Protocol):
+    """A model that looks twice."""
+
+    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+        """Its readings hold the attention that refiners want."""
+        ...
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        """Raises ModelInvalid for a look that the model cannot take."""
+        ...
+
+
+class ModelSight:
+    """Implements `worker.tune.evaluate.Sight`. sizes: (width, height) of each example, in pixels.
+
+    adapter: answers in the words and at the pixel budget it was trained on; another budget is then read as a larger
+    second look alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Looking,
+        question: Question,
+        adapter: Path | None,
+        examples: Sequence[Example],
+        sizes: Sequence[tuple[int, int]],
+        token_budget: int,
+        watch: Watch,
+    ) -> None:
+        self._model, self._question, self._adapter = model, question, adapter
+        self._examples, self._sizes = examples, sizes
+        self._token_budget, self._watch = token_budget, watch
+        self._scorers: dict[First, Scorer] = {}
+        self._firsts: dict[First, dict[int, Reading]] = {}
+        self._pointed: dict[Pointing, dict[int, Pointed]] = {}
+        self._seconds: dict[tuple[First, CropPolicy], dict[int, Looked]] = {}
+        self._tokens: dict[tuple[First, tuple[int, int]], tuple[int, float]] = {}
+
+    def first(self, first: First, images: Sequence[int]) -> list[Reading]:
+        """Raises BadLabels for an image that the model cannot take."""
+        known = self._firsts.setdefault(first, {})
+        scorer = self._scorer(first)
+        for window in self._windows([image for image in images if image not in known]):
+            prepared = {}
+            for image in window:
+                with self._open(image) as picture:
+                    prepared[image] = self._prepare(first, picture, image)
+            read = self._score_rows(scorer, {image: (row,) for image, row in prepared.items()})
+            known |= {image: rows[0] for image, rows in read.items()}
+        return [known[image] for image in images]
+
+    def second(self, first: First, policy: CropPolicy, images: Sequence[int]) -> list[Looked]:
+        """Raises Impossible for a look that this model cannot take."""
+        policy = replace(policy, fuse="mean")
+        known = self._seconds.setdefault((first, policy), {})
+        missing = [image for image in images if image not in known]
+        if missing:
+            refiner = self._refiner(first, policy)
+            for window in self._windows(missing):
+                known |= self._look(first, policy, refiner, window)
+        return [known[image] for image in images]
+
+    def first_tokens(self, first: First, images: Sequence[int]) -> float:
+        return sum(self._cost(first, image)[0] for image in images) / len(images)
+
+    def shrink(self, first: First, image: int) -> float:
+        return self._cost(first, image)[1]
+
+    def _look(self, first: First, policy: CropPolicy, refiner: Refiner, window: Sequence[int]) -> dict[int, Looked]:
+        pictures = {image: self._open(image) for image in window}
+        try:
+            pointed = self._point(first, policy, refiner, pictures) if refiner.pointed else {}
+            rows = {image: _rows(refiner, picture, pointed.get(image)) for image, picture in pictures.items()}
+        finally:
+            for picture in pictures.values():
+                picture.close()
+        readings = self._score_rows(self._scorer(first), rows)
+        return {
+            image: Looked(rows=readings[image], tokens=pointed[image].tokens if image in pointed else 0)
+            for image in window
+        }
+
+    def _point(
+        self, first: First, policy: CropPolicy, refiner: Refiner, pictures: Mapping[int, Image.Image]
+    ) -> dict[int, Pointed]:
+        known = self._pointed.setdefault((first, policy.method, policy.reference, policy.tiled, policy.layers), {})
+        missing = [image for image in pictures if image not in known]
+        if missing:
+            firsts = dict(zip(missing, self.first(first, missing), strict=True))
+            views = {str(image): refiner.views(pictures[image], firsts[image]) for image in missing}
+            for keys in packs(views, token_budget=self._token_budget):
+                found = refiner.point([views[key] for key in keys])
+                known |= {int(key): at for key, at in zip(keys, found, strict=True)}
+                self._watch(len(keys))
+        return {image: known[image] for image in pictures}
+
+    def _score_rows(self, scorer: Scorer, rows: Mapping[int, Sequence[Prepared]]) -> dict[int, tuple[Reading, ...]]:
+        every = {f"{image} {at}": row for image, own in rows.items() for at, row in enumerate(own)}
+        found: dict[str, Reading] = {}
+        for keys in packs(every, token_budget=self._token_budget):
+            found |= zip(keys, scorer.score([every[key] for key in keys]), strict=True)
+            self._watch(len(keys))
+        return {image: tuple(found[f"{image} {at}"] for at in range(len(own))) for image, own in rows.items()}
+
+    def _prepare(self, first: First, picture: Image.Image, image: int) -> Prepared:
+        """Raises BadLabels."""
+        try:
+            if not self._is_larger(first):
+                return self._scorer(first).prepare(picture)
+            larger = CropPolicy(look="larger", crop_pixels=first.max_pixels)
+            return self._refiner(first, larger).rows(picture, None)[0]
+        except (ImageUnsuitable, ImageError) as error:
+            raise BadLabels(f"{self._examples[image].path.name}: {error}: take it out of the labels") from error
+
+    def _scorer(self, first: First) -> Scorer:
+        question = self._asked(first)
+        if first not in self._scorers:
+            self._scorers[first] = self._model.scorer(question, self._adapter)
+        return self._scorers[first]
+
+    def _refiner(self, first: First, policy: CropPolicy) -> Refiner:
+        try:
+            return self._model.refiner(self._asked(first), policy, self._adapter)
+        except ModelInvalid as error:
+            raise Impossible(f"{policy.look}: {error}") from error
+
+    def _asked(self, first: First) -> Question:
+        pixels = self._question.max_pixels if self._is_larger(first) else first.max_pixels
+        least = min(self._question.min_pixels, pixels)
+        return replace(variant(self._question, first.words), max_pixels=pixels, min_pixels=least)
+
+    def _is_larger(self, first: First) -> bool:
+        return self._adapter is not None and first.max_pixels != self._question.max_pixels
+
+    def _cost(self, first: First, image: int) -> tuple[int, float]:
+        """(visual tokens, times that the sides are divided) of the first look at an image of this size."""
+        size = self._sizes[image]
+        key = (first, size)
+        if key not in self._tokens:
+            prepared = self._prepare(first, Image.new("RGB", size), image)
+            self._tokens[key] = (prepared.visual_tokens, shrink_of(size, cast("Resized", prepared)))
+        return self._tokens[key]
+
+    def _open(self, image: int) -> Image.Image:
+        example = self._examples[image]
+        return example.open(example.path)
+
+    def _windows(self, images: Sequence[int]) -> Iterator[list[int]]:
+        """Images whose pixels are in memory together."""
+        window: list[int] = []
+        pixels = 0
+        for image in images:
+            width, height = self._sizes[image]
+            if window and (len(window) == WINDOW_IMAGES or pixels + width * height > WINDOW_PIXELS):
+                yield window
+                window, pixels = [], 0
+            window.append(image)
+            pixels += width * height
+        if window:
+            yield window
+
+
+def _rows(refiner: Refiner, picture: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
+    """None for a part that the model cannot take, a strip for instance: the first look stands then."""
+    try:
+        return refiner.rows(picture, pointed)
+    except (ImageUnsuitable, ImageError):
+        return ()

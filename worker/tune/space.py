@@ -1,0 +1,114 @@
+"""The settings that can be tried: budgets in shares of the check's, the cap in shares of what the limit leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from models.crops.policy import POINTED
+from models.crops.wording import PLAIN
+from scanfleet.checks import Check
+from scanfleet.crops import NEVER, CropSettings
+from worker.tune.settings import First, Setting
+
+FIRST_BUDGETS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the check's
+SECOND_BUDGETS = (0.25, 0.5, 1.0, 2.0)  # likewise: of a crop, a tile, a larger look
+CONTEXT_BUDGETS = (0.25, 0.5, 1.0)  # likewise: of the original beside a crop
+WHEN = (NEVER, "uncertain", "shrunk", "uncertain-or-shrunk", "always")
+LOOKS = ("pair", "crop", "larger", "tiles", "adapted", "reweight")
+METHODS = ("rel-att", "grad-att", "pure-grad")
+BANDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # logits
+SHRINKS = (1.25, 1.5, 2.0, 3.0)
+EMPHASES = (1.5, 2.0)
+FUSES = ("mean", "max", "second")
+SHARES = (0.25, 0.5, 1.0)  # of the cost that is left for second looks
+LEAST_EXTRA = 0.02  # of the first looks' tokens; less is none
+SMALLEST = 28 * 28  # pixels, as `scanfleet.checks` has it
+
+BEGINNINGS: tuple[Mapping[str, Any], ...] = (  # tried before the search knows anything
+    {"words": PLAIN, "budget": 1.0, "when": "never"},
+    {"words": PLAIN, "budget": 1.0, "when": "uncertain", "look": "pair", "method": "rel-att", "reference": "blank"},
+    {"words": PLAIN, "budget": 1.0, "when": "always", "look": "crop", "method": "rel-att", "reference": "blank"},
+    {"words": PLAIN, "budget": 1.0, "when": "always", "look": "larger", "second": 2.0},
+)
+
+
+class Trial(Protocol):
+    """What is used of optuna's trials."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """words, budgets: of first looks that may be tried; one of each where an adapter was trained on them.
+
+    room: of a first look, how much second looks may cost before the limit is reached, as a share of its own tokens;
+    negative: it is too expensive by itself.
+    """
+
+    check: Check
+    words: tuple[str, ...]
+    budgets: tuple[float, ...]
+    room: Callable[[First], float]
+
+    def suggest(self, trial: Trial) -> Setting | str:
+        """A setting, or why what was suggested cannot be one."""
+        words = _one(trial, "words", self.words)
+        budget = _one(trial, "budget", self.budgets)
+        first = First(words=words, max_pixels=max(SMALLEST, self.check.min_pixels, round(budget * self._pixels)))
+        room = self.room(first)
+        if room < 0:
+            return f"the first look alone at {budget:g} times the pixels is over the cost limit"
+        when = _one(trial, "when", WHEN)
+        if when == NEVER:
+            return Setting(first=first)
+        share = _one(trial, "share", SHARES)
+        most = int(share * room * 100) / 100  # never rounded up: it keeps the limit
+        if most < LEAST_EXTRA:
+            return "the cost limit leaves nothing for second looks"
+        return Setting(
+            first=first, crop=CropSettings(when=when, max_extra=min(most, 100.0), **self._second(trial, when))
+        )
+
+    @property
+    def _pixels(self) -> int:
+        return self.check.max_pixels
+
+    def _second(self, trial: Trial, when: str) -> dict[str, Any]:
+        """Fields that have no meaning keep their default, so that equal settings are equal."""
+        found: dict[str, Any] = {}
+        if "uncertain" in when:
+            found["band"] = _one(trial, "band", BANDS)
+        if "shrunk" in when:
+            found["shrink"] = _one(trial, "shrink", SHRINKS)
+        look = found["look"] = _one(trial, "look", LOOKS)
+        if look in POINTED:
+            found |= self._pointing(trial)
+        if look == "reweight":
+            found["emphasis"] = _one(trial, "emphasis", EMPHASES)
+        else:
+            found["crop_pixels"] = self._budget(trial, "second", SECOND_BUDGETS)
+        if look == "pair":
+            found["context_pixels"] = self._budget(trial, "context", CONTEXT_BUDGETS)
+        return found | {"fuse": _one(trial, "fuse", FUSES)}
+
+    def _pointing(self, trial: Trial) -> dict[str, Any]:
+        method = _one(trial, "method", METHODS)
+        reference = {} if method == "grad-att" else {"reference": _one(trial, "reference", ("blank", "generic"))}
+        layers = () if isinstance(self.check.crop, str) else self.check.crop.layers
+        return {"method": method, "tiled": _one(trial, "tiled", (False, True)), "layers": layers, **reference}
+
+    def _budget(self, trial: Trial, name: str, shares: Sequence[float]) -> int:
+        return max(SMALLEST, round(_one(trial, name, shares) * self._pixels))
+
+
+def first_budgets(*, limit: float, fixed: bool) -> tuple[float, ...]:
+    """Those that a limit does not rule out from the start; the check's own where it is fixed."""
+    return (1.0,) if fixed else tuple(budget for budget in FIRST_BUDGETS if budget <= max(limit, 1.0))
+
+
+def _one(trial: Trial, name: str, choices: Sequence[Any]) -> Any:
+    """Without asking where there is no choice."""
+    return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)

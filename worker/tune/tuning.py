@@ -1,0 +1,161 @@
+"""From labelled images to a report: search on one part, judge on the other, fit what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.crops.wording import PLAIN, names, variant
+from models.training.types import Example
+from models.types import ModelIdentity, Question
+from scanfleet.checks import Check
+from worker.tune.evaluate import Evaluator, Sight
+from worker.tune.fitted import fitted
+from worker.tune.judge import MOST_ON_FRONT, Judged, judge
+from worker.tune.objective import Objective
+from worker.tune.parts import Parts, parts_of
+from worker.tune.record import images_record, record_of
+from worker.tune.search import Tried, Watch, front, search
+from worker.tune.settings import First, Setting, as_check, standing
+from worker.tune.space import Space, first_budgets
+
+FEW_IMAGES = 50  # of the held-out part, of each side: under it only a large change can be told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What was asked for. name: under which the chosen setting is to be stored. at_fpr: of a check with flags."""
+
+    check: Check
+    name: str
+    max_cost: float
+    trials: int
+    seed: int
+    at_fpr: float
+
+
+class Tuning:
+    """One tuning. adapter: whether one answers: it keeps its words and its pixel budget."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        question: Question,
+        identity: ModelIdentity,
+        adapter: bool,
+        examples: Sequence[Example],
+        sight: Sight,
+    ) -> None:
+        """Raises BadLabels for too few images."""
+        self._plan, self._question, self._identity, self._adapter = plan, question, identity, adapter
+        self._examples, self._sight = examples, sight
+        self.parts: Parts = parts_of(examples, question, seed=plan.seed)
+        self._objective = Objective(at_fpr=plan.at_fpr if question.flags else None)
+        self._evaluator = Evaluator(
+            sight=sight, examples=examples, check=plan.check, question=question, search=self.parts.search
+        )
+
+    def run(self, watch: Watch, *, searched: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """The report as plain JSON. searched: told when the search has ended. Raises what the device raises."""
+        plan = self._plan
+        stands = standing(plan.check)
+        stood = self._score(stands, base=None)
+        found = search(
+            self._space(stood[1]),
+            lambda setting: self._score(setting, base=stood[1]),
+            trials=plan.trials,
+            limit=plan.max_cost,
+            seed=plan.seed,
+            watch=watch,
+        )
+        searched()
+        judged = judge(
+            self._evaluator,
+            self._objective,
+            front(found.tried, limit=plan.max_cost, most=MOST_ON_FRONT),
+            standing=stands,
+            images=self.parts.held_out,
+            limit=plan.max_cost,
+            seed=plan.seed,
+        )
+        record = record_of(
+            objective=self._objective,
+            limit=plan.max_cost,
+            seed=plan.seed,
+            searched=found,
+            judged=judged,
+            standing=Tried(setting=stands, value=stood[0], cost=1.0),
+        )
+        tuned = None if judged.chosen is None else self._tuned(judged.front[judged.chosen].setting)
+        who = {"check": plan.check.name, "version": plan.check.hash, "model": vars(self._identity)}
+        return who | record | {"tuned": tuned, "notes": self._notes(judged, tuned)}
+
+    def images_record(self, left_out: dict[str, str]) -> dict[str, Any]:
+        return images_record(self.parts, self._examples, self._question, left_out)
+
+    def _score(self, setting: Setting, *, base: float | None) -> tuple[float, float]:
+        """(objective, cost) on the search part. base: mean tokens that the cost is a ratio to; None: in tokens."""
+        images = self.parts.search
+        outcome = self._evaluator.outcome(setting, images)
+        value = self._objective.value(outcome, self._evaluator.truth(images))
+        return value, outcome.mean_tokens / (base or 1.0)
+
+    def _space(self, base: float) -> Space:
+        """base: mean tokens of the check as it stands, on the search part."""
+        limit = self._plan.max_cost
+
+        def room(first: First) -> float:
+            return limit * base / self._sight.first_tokens(first, self.parts.search) - 1
+
+        return Space(
+            check=self._plan.check,
+            words=(PLAIN,) if self._adapter else names(),
+            budgets=first_budgets(limit=limit, fixed=self._adapter),
+            room=room,
+        )
+
+    def _tuned(self, setting: Setting) -> dict[str, Any]:
+        plan = self._plan
+        check = as_check(plan.check, setting, variant(self._question, setting.first.words), name=plan.name)
+        identity = self._identity
+        return {
+            "check": check.as_file(),
+            "hash": check.hash,
+            "configuration": {
+                "check_hash": check.hash,
+                "base_model": identity.base_model,
+                "base_revision": identity.revision,
+                "precision": identity.precision,
+                "weights_sha256": identity.adapter_sha256,
+            },
+            "fitted": fitted(
+                self._evaluator,
+                setting,
+                self.parts.held_out,
+                self._examples,
+                check=plan.check,
+                question=self._question,
+                seed=plan.seed,
+            ),
+        }
+
+    def _notes(self, judged: Judged, tuned: dict[str, Any] | None) -> list[str]:
+        notes = []
+        if self._adapter:
+            notes.append("words and first pixel budget are those that the adapter was trained on: they were not moved")
+        truth = self._evaluator.truth(self.parts.held_out)
+        n = int(truth.positive.sum())
+        least = min(n, len(truth.positive) - n) if self._question.flags else len(truth.positive)
+        if least < FEW_IMAGES:
+            notes.append(f"{least} held-out images of the rarer side: only a large change can be told on so few")
+        metrics = {} if tuned is None else tuned["fitted"]["metrics"]
+        for target in ("recall", "precision"):
+            certificate = metrics.get(f"{target}_certificate")
+            if certificate is not None and not certificate["met"]:
+                notes.append(
+                    f"{target} {certificate['target']:g} cannot be certified on the held-out images "
+                    f"({certificate['achieved']:.3f} of {certificate['trials']}): its threshold is left open"
+                )
+        return notes
