@@ -48,4 +48,4 @@ class CropPolicy:
     @property
     def recorded(self) -> tuple[int, ...] | None:
         """Layers whose attention is recorded at the first look, because the map is made of it; None: nothing is."""
-        return self.layers if self.pointed and self.method == "rel-att" and not self.tiled else None
+        return self.layers if self.pointed and self.method == "rel-att" else None

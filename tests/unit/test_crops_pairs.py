@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from models.errors import ModelInvalid
-from models.families import FAMILIES, PreparedImage, PreparedRow
+from models.families import FAMILIES, PreparedRow, Row
 from models.loading import BaseModel, load_base
 from models.prompts import render_turn
 from models.types import Question
@@ -93,7 +92,7 @@ def test_a_pair_scores_alike_alone_and_beside_single_images(load: Load, name: st
     base = load(name)
     scorer = base.scorer(QUESTION)
     first, second = pictures()
-    rows = [
+    rows: list[Row] = [
         pair_of(base, first, second),
         scorer.prepare(second),
         pair_of(base, second, first),
@@ -165,10 +164,10 @@ def test_what_stands_between_two_images_is_read_from_the_template() -> None:
 def test_emphasis_names_the_columns_of_its_own_row(load: Load) -> None:
     base = load("qwen2_vl")
     scorer = base.scorer(QUESTION)
-    image: PreparedImage = scorer.prepare(pictures()[1])
+    image = scorer.prepare(pictures()[1])
     favoured = torch.zeros(image.visual_tokens, dtype=torch.bool)
     favoured[1] = True
-    rows = [image, PreparedRow(images=(image,), emphasis=favoured, factor=2.0)]
+    rows: list[Row] = [image, PreparedRow(images=(image,), emphasis=favoured, factor=2.0)]
     turn = scorer.prompt.turn
     found = base.processor.rows(turn, rows, device=CPU, dtype=torch.float32)
     assert found.emphasis is not None
