@@ -92,8 +92,7 @@ class AdapterCard(_Frozen):
 
     def answers(self, question: Question) -> bool:
         """Whether it learnt these words and labels; under another pixel budget they are read with other margins."""
-        budget = {"max_pixels": question.max_pixels, "min_pixels": question.min_pixels}
-        return replace(self.question, **budget) == question
+        return replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels) == question
 
     @field_serializer("question")
     def _question(self, question: Question) -> dict[str, Any]:
