@@ -21,6 +21,7 @@ from models.crops.types import Cells, Region
 from models.families import PreparedImage, PreparedRow
 
 COVERED = 0.5  # share of a token's cell that lies in the region
+ROUNDING = 1e-6  # by which equal shares may differ
 
 
 def emphasised(image: PreparedImage, region: Region, *, cells: Cells, factor: float) -> PreparedRow:
@@ -32,8 +33,8 @@ def emphasised(image: PreparedImage, region: Region, *, cells: Cells, factor: fl
     """
     if factor < 1:
         raise ValueError(f"a factor of {factor} would take attention away from the region; use 1 or more")
-    shares = _covered(cells, region)
-    inside = (shares >= min(COVERED, shares.max())) & (shares > 0) & (cells.tokens >= 0)
+    shares = np.where(cells.tokens >= 0, _covered(cells, region), 0)
+    inside = (shares >= min(COVERED, (1 - ROUNDING) * shares.max())) & (shares > 0)
     emphasis = torch.zeros(image.visual_tokens, dtype=torch.bool)
     emphasis[torch.from_numpy(cells.tokens[inside])] = True
     return PreparedRow(images=(image,), emphasis=emphasis, factor=factor)

@@ -27,7 +27,7 @@ OVERLAP = 0.2  # of a tile's side, with each neighbour: what is smaller lies who
 SHARP_ENOUGH = 0.8  # of the image's own resolution, along a side; more tiles would show little more
 LONGEST = 2.0  # a tile's long side over its short one, unless the image leaves no choice
 
-STRONG = 48  # grey levels between the darkest and the brightest of a neighbourhood: an edge, and no noise
+STRONG = 48  # grey levels between the darkest and the brightest of a block: an edge, and no noise
 LOST = 0.5  # share of that difference which must be left at the first look's size
 WORTH_IT = 1.25  # times the first look's pixels, under which an adapted look would show the same again
 
@@ -127,9 +127,9 @@ def _shrink(size: tuple[int, int], budget: int) -> float:
 def lost_edges(image: Image.Image, shrink: float) -> float:
     """The share of strong edges at full resolution that vanish when the sides become `shrink` times shorter, in 0..1.
 
-    The image is cut into the blocks that become one pixel. Around each block, with its neighbours, the difference of
-    the darkest and the brightest pixel is compared with that of the blocks' means: a contour between two areas keeps
-    it, a line thinner than half a block or a speck does not. 0 for an image without strong edges.
+    The image is cut into the blocks that become one pixel. Wherever a block holds an edge, the difference of the
+    darkest and the brightest pixel, in it and its eight neighbours, is compared with that of these blocks' means: a
+    contour between two areas keeps it, a line thinner than half a block or a speck does not. 0 without such edges.
     """
     side = min(round(shrink), *image.size)
     if side <= 1:
@@ -137,18 +137,19 @@ def lost_edges(image: Image.Image, shrink: float) -> float:
     grey = np.asarray(image.convert("L").filter(ImageFilter.BoxBlur(1)))  # the mean of 3 x 3 takes most noise away
     rows, columns = grey.shape[0] // side, grey.shape[1] // side
     blocks = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    full = _around(blocks.max((1, 3)), np.maximum) - _around(blocks.min((1, 3)), np.minimum)
+    bright, dark = (found((1, 3)).astype(np.float32) for found in (blocks.max, blocks.min))
+    full = _around(bright, np.maximum) - _around(dark, np.minimum)
     means = blocks.mean((1, 3), dtype=np.float32)
     left = _around(means, np.maximum) - _around(means, np.minimum)
-    strong = full >= STRONG
+    strong = bright - dark >= STRONG
     return float((strong & (left < LOST * full)).sum() / max(strong.sum(), 1))
 
 
 def _around(
-    blocks: NDArray[np.uint8] | NDArray[np.float32],
+    values: NDArray[np.float32],
     most: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
-    """The most of each block and its eight neighbours, (rows, columns) as given."""
-    padded = np.pad(blocks.astype(np.float32), 1, mode="edge")
+    """The most of each value and its eight neighbours, (rows, columns) as given."""
+    padded = np.pad(values, 1, mode="edge")
     across = most(most(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
     return most(most(across[:-2], across[1:-1]), across[2:])
