@@ -1,0 +1,63 @@
+"""One turn as a base reads it under one adapter, for maps: the instruction once, then rows of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.crops.last_row import recording
+from models.families import PreparedImage
+from models.prefix import Prefix
+from models.prompts import Turn
+
+if TYPE_CHECKING:
+    from models.loading import BaseModel
+    from models.processing import Rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lent:
+    """A network in use for one forward, with the instruction's keys and values."""
+
+    network: Any
+    rows: Rows
+    prefix: Prefix
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Of a forward over the whole rows that keeps nothing."""
+        ids = self.rows.inputs["input_ids"]
+        return self.rows.inputs | self.prefix.inputs(ids.shape[1], ids.device)
+
+
+class Asked:
+    """adapter_sha256: as in `BaseModel.using`."""
+
+    def __init__(self, *, base: BaseModel, adapter_sha256: str | None, turn: Turn) -> None:
+        self.base = base
+        self._adapter_sha256 = adapter_sha256
+        self._turn = turn
+        self._prefix: Prefix | None = None
+
+    @contextmanager
+    def of(self, images: Sequence[PreparedImage]) -> Iterator[Lent]:
+        """The network, not to be nested with any other use of it by this thread."""
+        with self.base.using(self._adapter_sha256) as network:
+            if self._prefix is None:
+                with torch.inference_mode(False), torch.no_grad():  # also for forwards that keep gradients
+                    self._prefix = Prefix.of(network.base_model, self._turn.before)
+            rows = self.base.processor.rows(self._turn, images, device=self.base.device, dtype=network.dtype)
+            yield Lent(network=network, rows=rows, prefix=self._prefix)
+
+    @torch.inference_mode()
+    def attention(self, images: Sequence[PreparedImage], layers: Sequence[int]) -> list[NDArray[np.float32]]:
+        """(visual tokens,) each: of the answer position, mean over heads and layers; one prefill of all images."""
+        with self.of(images) as lent, recording(self.base, layers, lent.rows) as found:
+            self.base.processor.reader.hidden(lent.network, lent.inputs)
+        return [row for row in found if row is not None]
