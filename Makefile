@@ -63,7 +63,7 @@ bench: $(STAMP) ## measure: make bench BENCH_ARGS="NAME --json"
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean: ## remove what the targets made, except .venv
-	rm -rf demo demo-refresh build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf demo demo-refresh bench-crops build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv as well

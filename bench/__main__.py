@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-NAMES = ("decode", "prefill", "fleet", "ledger", "precision", "refresh", "learning-curve")
+NAMES = ("decode", "prefill", "fleet", "ledger", "precision", "refresh", "learning-curve", "crops")
 
 
 @click.command()

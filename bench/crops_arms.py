@@ -1,0 +1,50 @@
+"""The ways of looking again that are compared, and the budgets that make them comparable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from models.crops.policy import CropPolicy
+
+FIRST = 320 * 320  # pixels: the razor check's own budget, 100 visual tokens
+CROP = 192 * 192  # 36 visual tokens
+CONTEXT = 160 * 160  # 25
+OTHER_SCALE = 224 * 224  # of multi-scale fusion
+
+PAIR = CropPolicy(
+    look="pair", method="rel-att", reference="blank", crop_pixels=CROP, context_pixels=CONTEXT, fuse="mean"
+)
+GATED = replace(PAIR, look="crop", fuse="second")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of the table. gated: only where the first look left the image uncertain."""
+
+    name: str
+    policy: CropPolicy
+    gated: bool = False
+
+
+def arms() -> list[Arm]:
+    """The gated one that the goal speaks of first, then its parts and what it competes with."""
+    return [
+        Arm(name="gated", policy=GATED, gated=True),
+        Arm(name="rel_att", policy=PAIR),
+        Arm(name="rel_att_generic", policy=replace(PAIR, reference="generic")),
+        Arm(name="grad_att", policy=replace(PAIR, method="grad-att")),
+        Arm(name="pure_grad", policy=replace(PAIR, method="pure-grad")),
+        Arm(name="rel_att_tiled", policy=replace(PAIR, tiled=True)),
+        Arm(name="grad_att_tiled", policy=replace(PAIR, method="grad-att", tiled=True)),
+        Arm(name="pure_grad_tiled", policy=replace(PAIR, method="pure-grad", tiled=True)),
+        Arm(name="full_pair", policy=replace(PAIR, context_pixels=FIRST)),
+        Arm(name="crop_alone", policy=replace(PAIR, look="crop")),
+        Arm(name="crop_max", policy=replace(PAIR, look="crop", fuse="max")),
+        Arm(name="crop_second", policy=replace(PAIR, look="crop", fuse="second")),
+        Arm(name="reweight_1.5", policy=replace(PAIR, look="reweight", emphasis=1.5)),
+        Arm(name="reweight_2", policy=replace(PAIR, look="reweight", emphasis=2.0)),
+        Arm(name="scales_mean", policy=replace(PAIR, look="larger", crop_pixels=OTHER_SCALE)),
+        Arm(name="scales_max", policy=replace(PAIR, look="larger", crop_pixels=OTHER_SCALE, fuse="max")),
+        Arm(name="tiles", policy=replace(PAIR, look="tiles", fuse="second")),
+        Arm(name="adapted", policy=replace(PAIR, look="adapted", crop_pixels=4 * FIRST, fuse="second")),
+    ]
