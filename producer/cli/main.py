@@ -27,6 +27,7 @@ from producer.cli.scans import scans
 from producer.cli.score import score
 from producer.cli.suggest import suggest
 from producer.cli.train import train
+from producer.cli.tune import tune
 from producer.cli.worker import worker
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -73,7 +74,8 @@ def cli(
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
 
 
-for command in (run, scan, scans, rescan, results, score, labels, train, adapters, drift, checks, worker, db, doctor):
+COMMANDS = (run, scan, scans, rescan, results, score, labels, train, adapters, tune, drift, checks, worker, db, doctor)
+for command in COMMANDS:
     cli.add_command(command)
 labels.add_command(suggest)
 scans.add_command(agreement)

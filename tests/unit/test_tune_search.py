@@ -12,7 +12,10 @@ from scanfleet.checks import Check
 from tests.unit.tuned_sight import CHECK, IDENTITY, QUESTION, PlantedSight, examples
 from worker.tune.search import Stopped
 from worker.tune.settings import First, standing
+from worker.tune.space import Kept
 from worker.tune.tuning import Plan, Tuning
+
+NOTHING = Kept()
 
 
 def plan(**more: Any) -> Plan:
@@ -21,10 +24,8 @@ def plan(**more: Any) -> Plan:
     )
 
 
-def tune(sight: PlantedSight, *, adapter: bool = False, question: Question = QUESTION, **more: Any) -> dict[str, Any]:
-    tuning = Tuning(
-        plan(**more), question=question, identity=IDENTITY, adapter=adapter, examples=sight.examples, sight=sight
-    )
+def tune(sight: PlantedSight, *, kept: Kept = NOTHING, question: Question = QUESTION, **more: Any) -> dict[str, Any]:
+    tuning = Tuning(plan(**more), question=question, identity=IDENTITY, kept=kept, examples=sight.examples, sight=sight)
     return tuning.run(lambda done, total, seconds: None)
 
 
@@ -76,7 +77,7 @@ def test_noise_is_not_sold_as_a_gain() -> None:
 
 def test_held_out_images_are_read_for_the_front_alone() -> None:
     sight = PlantedSight(examples(160), helps=crop_helps)
-    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, adapter=False, examples=sight.examples, sight=sight)
+    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=sight.examples, sight=sight)
     seen_at_the_end: list[int] = []
     record = tuning.run(lambda *_: None, searched=lambda: seen_at_the_end.append(len(sight.read_first)))
     during = {image for _, image in sight.read_first[: seen_at_the_end[0]]}
@@ -86,7 +87,7 @@ def test_held_out_images_are_read_for_the_front_alone() -> None:
 
 def test_a_gain_on_the_search_part_alone_is_not_believed() -> None:
     sight = PlantedSight(examples(200))
-    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, adapter=False, examples=sight.examples, sight=sight)
+    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=sight.examples, sight=sight)
     lucky = set(tuning.parts.search)
     plain = sight.first
 
@@ -110,7 +111,7 @@ def test_a_seed_repeats_the_whole_search() -> None:
 
 def test_an_adapter_keeps_its_words_and_its_first_budget() -> None:
     sight = PlantedSight(examples(120), helps=crop_helps)
-    record = tune(sight, adapter=True, trials=25)
+    record = tune(sight, kept=Kept(words=True, budget=True), trials=25)
     tried = [one["setting"] for one in record["tried"]]
     assert {(one["words"], one["max_pixels"]) for one in tried} == {("plain", CHECK.max_pixels)}
     assert any("adapter" in note for note in record["notes"])

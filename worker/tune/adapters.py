@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from models import pocket
 from models.adapters import read_card
 from models.canary import try_canary
 from models.errors import ModelInvalid
+from models.types import Question
 from scanfleet.checks import Check
 from scanfleet.settings import Settings
 from scanfleet.store.adapters import AdapterInfo
@@ -16,6 +18,7 @@ from worker.adapters import AdapterFolders
 from worker.model import Model
 from worker.score_alone import resolve_alone
 from worker.scorers import answers, question_of
+from worker.tune.space import Kept
 
 SHIPPED = "shipped"
 
@@ -48,3 +51,11 @@ def _registered(settings: Settings, model: Model, check: Check, info: AdapterInf
     if problem is not None:
         raise ModelInvalid(f"adapter {folder.name}: {problem}")
     return folder, []
+
+
+def kept_of(question: Question, folder: Path | None) -> Kept:
+    """What of a question must stay as an adapter learnt it, so that scans go on using that adapter."""
+    if folder is None:
+        return Kept(words=False, budget=False)
+    larger = replace(question, max_pixels=question.max_pixels + 1)
+    return Kept(words=True, budget=not answers(read_card(folder), larger))

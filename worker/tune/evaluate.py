@@ -23,7 +23,7 @@ from worker.second_look import Allowance, band_of, order, policy_of, why_again
 from worker.tune.objective import Outcome, Truth
 from worker.tune.settings import First, Setting
 
-AHEAD = 16  # second looks that are read before it is known whether the cap allows all of them
+AHEAD = 64  # second looks that are read before it is known whether the cap allows all of them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,16 +21,6 @@ from worker.tune.chart import draw
 JSON, HTML, PNG, TOML = "report.json", "report.html", "front.png", "check.toml"
 
 
-def require_new(folder: Path) -> None:
-    """Raises RequestError for a folder that holds something, or that cannot be made."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
-        raise RequestError(f"--out {folder}: there is something already: name a new folder")
-    if not folder.absolute().parent.is_dir():
-        raise RequestError(f"--out {folder}: there is no folder {folder.absolute().parent}")
-
-
 def write_report(folder: Path, record: Mapping[str, Any]) -> None:
     """Raises RequestError where it cannot be written."""
     picture = draw(record)

@@ -22,8 +22,8 @@ from worker.probe import UNPROBED_TOKENS
 from worker.refresh.images import Labelled, bring, example_of
 from worker.reports import Reports
 from worker.scorers import question_of
-from worker.tune.adapters import adapter_folder
-from worker.tune.report import require_new, write_report
+from worker.tune.adapters import adapter_folder, kept_of
+from worker.tune.report import write_report
 from worker.tune.search import Stopped
 from worker.tune.sight import ModelSight
 from worker.tune.tuning import Plan, Tuning
@@ -61,8 +61,6 @@ def serve(settings: Settings, asked: dict[str, Any], lines: IO[str], reports: Re
     check = Check.model_validate(request.check)
     question = question_of(check)
     out = None if request.out is None else Path(request.out)
-    if out is not None:
-        require_new(out)
     progress = _Progress(reports)
     signal.signal(signal.SIGINT, lambda *_: progress.stop())
     with tempfile.TemporaryDirectory(prefix="tune-", dir=settings.make_folder("tmp")) as folder:
@@ -128,9 +126,13 @@ def _tune(
         adapter=folder,
         examples=images.examples,
         sizes=images.sizes,
+        layers=() if isinstance(check.crop, str) else check.crop.layers,
         token_budget=UNPROBED_TOKENS,
         watch=progress.read,
     )
+    kept = kept_of(question, folder)
+    if kept.words and request.name != check.name:
+        raise BadSettings(f"--as {request.name}: the adapter answers check {check.name} by its name: leave --as out")
     plan = Plan(
         check=check,
         name=request.name,
@@ -143,7 +145,7 @@ def _tune(
         plan,
         question=question,
         identity=model.scorer(question, folder).identity,
-        adapter=folder is not None,
+        kept=kept,
         examples=images.examples,
         sight=sight,
     )

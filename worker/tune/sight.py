@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from PIL import Image
 
@@ -18,6 +18,7 @@ from models.errors import ImageUnsuitable, ModelInvalid
 from models.training.types import Example
 from models.types import Pointed, Prepared, Question, Reading, Refiner, Scorer
 from scanfleet.errors import BadLabels, ImageError
+from worker.model import Model
 from worker.refresh.readings import packs
 from worker.second_look import Resized, shrink_of
 from worker.tune.evaluate import Looked
@@ -30,40 +31,29 @@ Watch = Callable[[int], None]  # so many more readings; raises to stop
 Pointing = tuple[First, str, str, bool, tuple[int, ...]]  # what a region depends on
 
 
-class Looking(Protocol):
-    """A model that looks twice."""
-
-    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
-        """Its readings hold the attention that refiners want."""
-        ...
-
-    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
-        """Raises ModelInvalid for a look that the model cannot take."""
-        ...
-
-
 class ModelSight:
     """Implements `worker.tune.evaluate.Sight`. sizes: (width, height) of each example, in pixels.
 
-    adapter: answers in the words and at the pixel budget it was trained on; another budget is then read as a larger
-    second look alone.
+    layers: whose attention the first looks keep, as `models.crops.policy` has it; the same in every policy.
     """
 
     def __init__(
         self,
         *,
-        model: Looking,
+        model: Model,
         question: Question,
         adapter: Path | None,
         examples: Sequence[Example],
         sizes: Sequence[tuple[int, int]],
+        layers: tuple[int, ...],
         token_budget: int,
         watch: Watch,
     ) -> None:
         self._model, self._question, self._adapter = model, question, adapter
         self._examples, self._sizes = examples, sizes
-        self._token_budget, self._watch = token_budget, watch
+        self._layers, self._token_budget, self._watch = layers, token_budget, watch
         self._scorers: dict[First, Scorer] = {}
+        self._refiners: dict[tuple[First, CropPolicy], Refiner] = {}
         self._firsts: dict[First, dict[int, Reading]] = {}
         self._pointed: dict[Pointing, dict[int, Pointed]] = {}
         self._seconds: dict[tuple[First, CropPolicy], dict[int, Looked]] = {}
@@ -138,32 +128,29 @@ class ModelSight:
     def _prepare(self, first: First, picture: Image.Image, image: int) -> Prepared:
         """Raises BadLabels."""
         try:
-            if not self._is_larger(first):
-                return self._scorer(first).prepare(picture)
-            larger = CropPolicy(look="larger", crop_pixels=first.max_pixels)
-            return self._refiner(first, larger).rows(picture, None)[0]
+            return self._scorer(first).prepare(picture)
         except (ImageUnsuitable, ImageError) as error:
             raise BadLabels(f"{self._examples[image].path.name}: {error}: take it out of the labels") from error
 
     def _scorer(self, first: First) -> Scorer:
-        question = self._asked(first)
         if first not in self._scorers:
-            self._scorers[first] = self._model.scorer(question, self._adapter)
+            # Attention costs nothing to keep, and saves a forward wherever a region is sought.
+            keeps = CropPolicy(look="crop", method="rel-att", layers=self._layers)
+            self._scorers[first] = self._model.scorer(self._asked(first), self._adapter, policy=keeps)
         return self._scorers[first]
 
     def _refiner(self, first: First, policy: CropPolicy) -> Refiner:
-        try:
-            return self._model.refiner(self._asked(first), policy, self._adapter)
-        except ModelInvalid as error:
-            raise Impossible(f"{policy.look}: {error}") from error
+        """Kept, because it knows the maps of blank images by now."""
+        if (first, policy) not in self._refiners:
+            try:
+                self._refiners[first, policy] = self._model.refiner(self._asked(first), policy, self._adapter)
+            except ModelInvalid as error:
+                raise Impossible(f"{policy.look}: {error}") from error
+        return self._refiners[first, policy]
 
     def _asked(self, first: First) -> Question:
-        pixels = self._question.max_pixels if self._is_larger(first) else first.max_pixels
-        least = min(self._question.min_pixels, pixels)
-        return replace(variant(self._question, first.words), max_pixels=pixels, min_pixels=least)
-
-    def _is_larger(self, first: First) -> bool:
-        return self._adapter is not None and first.max_pixels != self._question.max_pixels
+        least = min(self._question.min_pixels, first.max_pixels)
+        return replace(variant(self._question, first.words), max_pixels=first.max_pixels, min_pixels=least)
 
     def _cost(self, first: First, image: int) -> tuple[int, float]:
         """(visual tokens, times that the sides are divided) of the first look at an image of this size."""

@@ -41,6 +41,14 @@ class Trial(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is not moved, because an adapter was trained on it."""
+
+    words: bool = False
+    budget: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Space:
     """words, budgets: of first looks that may be tried; one of each where an adapter was trained on them.
 

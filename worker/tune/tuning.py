@@ -18,7 +18,7 @@ from worker.tune.parts import Parts, parts_of
 from worker.tune.record import images_record, record_of
 from worker.tune.search import Tried, Watch, front, search
 from worker.tune.settings import First, Setting, as_check, standing
-from worker.tune.space import Space, first_budgets
+from worker.tune.space import Kept, Space, first_budgets
 
 FEW_IMAGES = 50  # of the held-out part, of each side: under it only a large change can be told
 
@@ -36,7 +36,7 @@ class Plan:
 
 
 class Tuning:
-    """One tuning. adapter: whether one answers: it keeps its words and its pixel budget."""
+    """One tuning. kept: what of the question is not moved."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class Tuning:
         *,
         question: Question,
         identity: ModelIdentity,
-        adapter: bool,
+        kept: Kept,
         examples: Sequence[Example],
         sight: Sight,
     ) -> None:
         """Raises BadLabels for too few images."""
-        self._plan, self._question, self._identity, self._adapter = plan, question, identity, adapter
+        self._plan, self._question, self._identity, self._kept = plan, question, identity, kept
         self._examples, self._sight = examples, sight
         self.parts: Parts = parts_of(examples, question, seed=plan.seed)
         self._objective = Objective(at_fpr=plan.at_fpr if question.flags else None)
@@ -111,8 +111,8 @@ class Tuning:
 
         return Space(
             check=self._plan.check,
-            words=(PLAIN,) if self._adapter else names(),
-            budgets=first_budgets(limit=limit, fixed=self._adapter),
+            words=(PLAIN,) if self._kept.words else names(),
+            budgets=first_budgets(limit=limit, fixed=self._kept.budget),
             room=room,
         )
 
@@ -143,8 +143,9 @@ class Tuning:
 
     def _notes(self, judged: Judged, tuned: dict[str, Any] | None) -> list[str]:
         notes = []
-        if self._adapter:
-            notes.append("words and first pixel budget are those that the adapter was trained on: they were not moved")
+        if self._kept.words:
+            what = "words and first pixel budget" if self._kept.budget else "words"
+            notes.append(f"the {what} are those that the adapter was trained on: they were not moved")
         truth = self._evaluator.truth(self.parts.held_out)
         n = int(truth.positive.sum())
         least = min(n, len(truth.positive) - n) if self._question.flags else len(truth.positive)
