@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.pocket.scenes import baggage, looking, overlay
+from models.pocket.scenes import baggage, looking, overlay, razor
 from models.pocket.scenes.looking import PLANES, Ask
 from models.pocket.scenes.scene import Mask, dice, through_file
 from models.types import Box
@@ -26,7 +26,7 @@ from models.types import Box
 CELL = 32  # pixels: one merged token
 FULL_SHARE = 0.08  # a cell counts wholly as having an attribute once this share of it is covered
 BOX_SHARE = 0.25  # the same for boxes, which are larger than what they hold
-CHECKS = {"overlay": overlay, "baggage": baggage}
+CHECKS = {"overlay": overlay, "baggage": baggage, "razor": razor}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def make_pool(
 ) -> Pool:
     """Load the pool from `folder`, or draw it there first.
 
-    kind: "looking", "overlay" or "baggage". size: width and height. jpeg: share that goes through a JPEG file.
+    kind: "looking", or a check. size: width and height. jpeg: share that goes through a JPEG file.
     """
     path = folder / f"{kind}-{seed}-{count}-{size[0]}x{size[1]}-jpeg{jpeg}"
     if not (path / "done").exists():

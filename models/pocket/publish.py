@@ -7,10 +7,12 @@ images.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save as save_tensors
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -20,7 +22,8 @@ from models.loading import load_base
 from models.pocket.adapt import settings
 from models.pocket.data import CHECKS
 from models.pocket.evaluate import Measured, fresh, measure
-from models.pocket.questions import QUESTIONS
+from models.pocket.planted import large, planted
+from models.pocket.questions import QUESTIONS, SMALL
 from models.sources import folder_revision
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")
@@ -34,7 +37,7 @@ def publish(recipe: dict[str, Any], work: Path, target: Path) -> None:
     (target / "model.safetensors").chmod(0o644)
     for name in COPIED:
         shutil.copyfile(work / "base" / name, target / name)
-    for check in QUESTIONS:
+    for check in QUESTIONS:  # razor's among them, where it was trained in this folder
         if (work / f"{check}.pt").exists():
             publish_adapter(recipe, work, target, check)
 
@@ -49,17 +52,37 @@ def publish_adapter(recipe: dict[str, Any], work: Path, target: Path, check: str
         question=QUESTIONS[check],
         base_model="pocket",
         base_revision=folder_revision(target),
-        recipe={**recipe["adapter"], "seed": recipe["seed"], "seconds": round(saved["seconds"])},
+        recipe={**_recipe_of(recipe, check), "seed": recipe["seed"], "seconds": round(saved["seconds"])},
     )
     lora = settings(recipe)
     write_adapter(place, card=card, lora=lora, weights=weights)
-    part = recipe["calibration"]
     scorer = load_base(str(target)).scorer(QUESTIONS[check], place)
-    measured = measure(scorer, fresh(check, part["seeds"][check], part["pools"]))
+    measured = measure(scorer, _calibration_images(recipe, check))
     card = card.model_copy(
         update={**_reading_of(recipe, check, measured), "canary": _canary(recipe, place, check, scorer)}
     )
     write_adapter(place, card=card, lora=lora, weights=weights)
+
+
+def _recipe_of(recipe: dict[str, Any], check: str) -> dict[str, Any]:
+    """What an adapter was trained with; that of a small part has a training of its own."""
+    shared: dict[str, Any] = recipe["adapter"]
+    if check not in SMALL:
+        return shared
+    lora = ("rank", "alpha", "dropout", "targets", "language_matches", "vision_matches", "lr")
+    return {**{name: shared[name] for name in lora}, "small": recipe["small"]}
+
+
+def _calibration_images(recipe: dict[str, Any], check: str) -> Iterator[tuple[Image.Image, int, str]]:
+    """(image, label index, "WxH"). Of a small part: tiny and large ones in equal numbers, as one archive's scans."""
+    part = recipe["calibration"]
+    if check not in SMALL:
+        yield from fresh(check, part["seeds"][check], part["pools"])
+        return
+    for index in range(recipe["small"]["calibration"]):
+        for draw in (planted, large):
+            found = draw(part["seeds"][check], index)
+            yield found.image, SMALL[check].labels.index(found.label), f"{found.image.width}x{found.image.height}"
 
 
 def _reading_of(recipe: dict[str, Any], check: str, measured: Measured) -> dict[str, Any]:

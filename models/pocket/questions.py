@@ -1,4 +1,4 @@
-"""The two checks' questions, restated: the model library may not import the fleet. A unit test proves them equal."""
+"""The three checks' questions, restated: the model library may not import the fleet. A unit test proves them equal."""
 
 from __future__ import annotations
 
@@ -28,4 +28,5 @@ RAZOR = Question(
     descriptions={"blade": "razor blade", "none": "no razor blade"},
     max_pixels=320 * 320,
 )
-QUESTIONS = {"overlay": OVERLAY, "baggage": BAGGAGE}
+SMALL = {"razor": RAZOR}  # about one small part: trained as models/pocket/small.py says
+QUESTIONS = {"overlay": OVERLAY, "baggage": BAGGAGE, **SMALL}

@@ -4,7 +4,8 @@ A row is a whole view, a smaller one for context and a crop. The vision tower re
 turns of them: view alone, crop alone, view and crop, context and crop. The losses: the answer's letter in every turn
 (a part too small to tell leaves the margin near 0); a dense one on the vision tower's tokens (which cells are the
 part's, and of these, is it the flagged kind); and one that asks the answer position's attention, averaged over heads
-and the middle layers, to lie on the part's cells, so that a first look that cannot tell still looks at the place.
+and the middle layers, to lie on the part's cells, so that a first look that cannot tell still looks at the place, and
+to lie evenly over a view when a general description is asked for, as one that looks for nothing.
 """
 
 from __future__ import annotations
@@ -25,26 +26,28 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from models.families import FAMILIES
 from models.lora import adapter_state
-from models.pocket import folder
 from models.pocket.adapt import NAME, prepare
 from models.pocket.forward import Answer, Seen, read_images, see
 from models.pocket.questions import RAZOR
 from models.pocket.small_rows import LARGE, TINY, Picture, Range, Rows, Shape, bags, draw_rows
-from models.processing import load_processor
+from models.processing import VisionProcessor, load_processor
+from models.prompts import render_turn
 
 WARM_UP = 40  # steps
 MINE = 0.3  # a cell this much the part's counts as the part's
+GENERIC = "Write a general description of the image."
 RARE = 10.0  # weight of the part's cells against the many others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """alone: crops alone are read. tiny: share of rows with a tiny part; None: the recipe's."""
+    """rows: of a step. crops: rows of a step that reads crops alone, of 192 x 192 px (more of smaller ones).
+    alone: share of such steps."""
 
     steps: int
-    batch: int
-    alone: bool = False
-    tiny: float | None = None
+    rows: int
+    crops: int
+    alone: float
 
 
 class Readers(nn.Module):
@@ -78,13 +81,19 @@ def on_the_part(looks: Tensor, part: Tensor, layers: Sequence[int]) -> Tensor:
     return -(share.clamp(min=1e-6).log() * there).sum() / there.sum().clamp(min=1)
 
 
+def spread(looks: Tensor, layers: Sequence[int]) -> Tensor:
+    """How far the attention to an image is from even: the Kullback-Leibler divergence of it from the even one."""
+    mean = looks[list(layers)].float().mean((0, 2))
+    share = (mean / mean.sum(1, keepdim=True)).clamp(min=1e-6)
+    return -(share * share.shape[1]).log().mean()
+
+
 class Fit:
     """The training of the adapter, resumable from `work/razor-part.pt`."""
 
-    def __init__(self, recipe: dict[str, Any], work: Path, base: Path | None = None) -> None:
+    def __init__(self, recipe: dict[str, Any], work: Path, base: Path) -> None:
         torch.manual_seed(recipe["seed"])
         self.recipe, self.part, self.work = recipe, recipe["small"], work
-        base = base or folder()
         self.model = Qwen3VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
         self.wrapped = prepare(self.model, recipe)
         self.model.train()
@@ -98,6 +107,7 @@ class Fit:
         prompt = processor.prompt(RAZOR)
         self.before = torch.tensor([prompt.turn.before])
         self.after = torch.tensor(prompt.turn.after)
+        self.generic = torch.tensor([_generic(processor)])
         # Between two images stands what the template writes round each: the end of one, the start of the next.
         self.between = torch.tensor([prompt.turn.after[0], prompt.turn.before[-1]])
         self.answers = torch.tensor([code.answer_id for code in prompt.codes])
@@ -157,27 +167,24 @@ class Fit:
             step -= stage.steps
         return self.stages[-1]
 
-    def _rows(self, step: int, stage: Stage) -> Rows:
+    def _rows(self, step: int) -> Rows:
         rng = random.Random(f"razor/{self.part['seed']}/{step}")
-        views, crops = self.part["views"], self.part["crops"]
-        number = rng.choices(range(len(views)), [often for *_, often in views])[0]
+        stage, views, crops = self._stage(step), self.part["views"], self.part["crops"]
+        alone = rng.random() < stage.alone
+        view, context, _ = rng.choices(views, [often for *_, often in views])[0]
         w, h, _ = rng.choices(crops, [often for *_, often in crops])[0]
-        view, context, _ = views[number]
-        whole = {} if stage.alone else {"view": tuple(view), "context": tuple(context)}
-        shape = Shape(crop=(w, h), whole=whole)
         proportion = view[0] / view[1]
         empty: Picture = next(b for b in self.bags if abs(b.shape[2] / b.shape[1] - proportion) < 0.1)
-        tiny = round(20 * (self.part["tiny"] if stage.tiny is None else stage.tiny))
+        whole = {} if alone else {"view": tuple(view), "context": tuple(context)}
+        tiny = round(20 * self.part["tiny"])
         ranges: list[Range] = [TINY] * tiny + [LARGE] * (20 - tiny)
-        # A crop's row costs less than a view's: fill the step.
-        count = round(stage.batch * 192 * 192 / (w * h)) if stage.alone else stage.batch
-        return draw_rows(rng, empty, shape, ranges, count)
+        count = round(stage.crops * 192 * 192 / (w * h)) if alone else stage.rows
+        return draw_rows(rng, empty, Shape(crop=(w, h), whole=whole), ranges, count)
 
     def _step(self, step: int) -> dict[str, float]:
-        stage = self._stage(step)
-        rows = self._rows(step, stage)
+        rows = self._rows(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.part["autocast"]):
-            loss, notes = self._loss(rows, stage)
+            loss, notes = self._loss(rows)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         self.optimiser.param_groups[0]["lr"] = self.rate(step)
@@ -185,13 +192,14 @@ class Fit:
         self.optimiser.zero_grad()
         return notes
 
-    def _loss(self, rows: Rows, stage: Stage) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, rows: Rows) -> tuple[Tensor, dict[str, float]]:
         labels = torch.from_numpy(rows.labels)
         seen = {name: see(self.model.model.visual, torch.from_numpy(one.images)) for name, one in rows.shown.items()}
         parts = {name: torch.from_numpy(one.part) for name, one in rows.shown.items()}
         flagged = (labels == 0).float()
         dense = torch.stack([self.readers.loss(seen[name], parts[name], flagged) for name in seen]).mean()
-        turns = [["crop"]] if stage.alone else [["view"], ["crop"], ["view", "crop"], ["context", "crop"]]
+        alone = "view" not in seen
+        turns = [["crop"]] if alone else [["view"], ["crop"], ["view", "crop"], ["context", "crop"]]
         answers, looks, notes = [], [], {}
         for turn in turns:
             answer = self._read([seen[name] for name in turn])
@@ -200,14 +208,25 @@ class Fit:
             looks.append(on_the_part(answer.looks, torch.cat([parts[name] for name in turn], 1), self.part["layers"]))
             notes["+".join(turn)] = answers[-1].item()
             notes["look " + "+".join(turn)] = looks[-1].item()
+        if not alone:
+            notes["even"] = (even := spread(self._read([seen["view"]], self.generic).looks, self.part["layers"])).item()
+            looks.append(self.part["even"] * len(looks) * even)
         answer_loss, look_loss = torch.stack(answers).mean(), torch.stack(looks).mean()
         loss = answer_loss + self.part["dense"] * dense + self.part["attention"] * look_loss
         return loss, {"dense": dense.item(), **notes}
 
-    def _read(self, images: list[Seen]) -> Answer:
+    def _read(self, images: list[Seen], before: Tensor | None = None) -> Answer:
+        before = self.before if before is None else before
         after = [self.between] * (len(images) - 1) + [self.after]
-        length = torch.tensor([self.before.shape[1]])
-        return read_images(self.model.model.language_model, images, self.before, length, after, looks=True)
+        length = torch.tensor([before.shape[1]])
+        return read_images(self.model.model.language_model, images, before, length, after, looks=True)
+
+
+def _generic(processor: VisionProcessor) -> tuple[int, ...]:
+    """What stands before an image of which a general description is asked: the reference of `models.crops`."""
+    image_token = processor.reader.image_token
+    template = processor.chat_template
+    return render_turn(processor.tokenizer, GENERIC, image_token=image_token, chat_template=template).before
 
 
 def _told(notes: list[dict[str, float]]) -> str:
@@ -215,9 +234,10 @@ def _told(notes: list[dict[str, float]]) -> str:
     return " ".join(f"{name} {np.mean([note[name] for note in notes if name in note]):.3f}" for name in names)
 
 
-def train_small(recipe: dict[str, Any], work: Path) -> None:
-    """Train the razor adapter on the shipped base and write `work/razor.pt`."""
+def train_small(recipe: dict[str, Any], work: Path, base: Path) -> None:
+    """Train the razor adapter on the checkpoint in `base` and write `work/razor.pt`, unless it is there."""
     torch.set_num_threads(1)
-    fit = Fit(recipe, work)
-    fit.load()
-    fit.train()
+    if not (work / "razor.pt").exists():
+        fit = Fit(recipe, work, base)
+        fit.load()
+        fit.train()

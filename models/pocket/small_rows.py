@@ -29,6 +29,7 @@ from models.types import Box
 
 BOX_SHARE = 0.25  # of a cell: so much of a large part in a cell makes it the part's
 SHARPEST = 448  # px: a crop is never rendered larger than this before it is resized
+CUT = (0.12, 0.4)  # side of a crop as a share of the shorter side; a quarter longer than the part at least
 MISSED = 0.12  # share of the crops that are laid anywhere
 FEWEST = 16  # px: a part is at least this long in the archive's image
 
@@ -58,7 +59,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """One picture of every row. images: (B, H, W, 3) uint8; part: (B, H/32 * W/32), 0..1, which cells are the part's."""
+    """One picture of every row: images (B, H, W, 3) uint8, and part (B, H/32 * W/32), 0..1: the cells of the part."""
 
     images: Picture
     part: Field
@@ -146,7 +147,7 @@ def _row(rng: random.Random, empty: Picture, shape: Shape, how: Range) -> tuple[
     image = Image.fromarray(np.ascontiguousarray(picture))
     shown = {"crop": _crop(rng, image, shape.crop, small, lie, side, noise)}
     for name, size in shape.whole.items():
-        seen = np.asarray(image.resize(size, BICUBIC), np.float32) / 255
+        seen = _light(image.resize(size, BICUBIC))
         box = lay_plate(seen, small.parts, lie.pose(*size)) if small else None
         finer = max(1.0, side / min(size))
         shown[name] = _noisy(rng, seen, noise / finer), part_cells(box, *size)
@@ -165,14 +166,14 @@ def _crop(
     """A crop round the part (now and then anywhere) at the archive's detail, resized to `size`, and its cells."""
     w, h = image.size
     s = min(w, h)
-    cut = min(1.0, max(lie.length * 1.25, rng.uniform(0.14, 0.5) ** 1.3 * 1.2)) * s  # side of the crop
+    cut = min(1.0, max(lie.length * 1.25, rng.uniform(*CUT))) * s  # side of the crop
     loose = max(0.0, cut - lie.length * s) * 0.45
     x, y = lie.x * w + rng.uniform(-loose, loose), lie.y * h + rng.uniform(-loose, loose)
     if rng.random() < MISSED:
         x, y = rng.uniform(0, w), rng.uniform(0, h)
     x0, y0 = min(max(0.0, x - cut / 2), w - cut), min(max(0.0, y - cut / 2), h - cut)
     pixels = min(SHARPEST, max(48, round(cut / s * side)))  # of the crop in the archive's image
-    seen = np.asarray(image.resize((pixels, pixels), BICUBIC, (x0, y0, x0 + cut, y0 + cut)), np.float32) / 255
+    seen = _light(image.resize((pixels, pixels), BICUBIC, (x0, y0, x0 + cut, y0 + cut)))
     box, zoom = None, pixels / cut
     if small:
         pose = Pose(x=(lie.x * w - x0) * zoom, y=(lie.y * h - y0) * zoom, scale=lie.length * s * zoom, turn=lie.turn)
@@ -183,6 +184,11 @@ def _crop(
     k = size[0] / pixels
     cells = part_cells(box and Box(x0=box.x0 * k, y0=box.y0 * k, x1=box.x1 * k, y1=box.y1 * k, label=""), *size)
     return np.asarray(photo.resize(size, BICUBIC)), cells
+
+
+def _light(image: Image.Image) -> Field:
+    """(H, W, 3), 0..1."""
+    return np.asarray(image, np.float32) / np.float32(255)
 
 
 def _noisy(rng: random.Random, seen: Field, sigma: float) -> Picture:

@@ -1,5 +1,6 @@
 """Make the pocket model: `python -m models.pocket.train --work DIR` (base, then one adapter per check).
 
+`--only razor` trains that check's adapter on the shipped base and puts it beside the others, touching nothing else.
 Everything is seeded and kept in the work folder; started again after a kill it goes on from the last checkpoint.
 """
 
@@ -13,9 +14,10 @@ from models.pocket import folder
 from models.pocket.adapt import adapter_pool, train_adapters
 from models.pocket.base import stage_pool, train_base
 from models.pocket.parallel import run
-from models.pocket.publish import publish
-from models.pocket.questions import QUESTIONS
+from models.pocket.publish import publish, publish_adapter
+from models.pocket.questions import QUESTIONS, SMALL
 from models.pocket.recipe import load_recipe
+from models.pocket.small import train_small
 
 
 def base(recipe: dict[str, Any], work: Path) -> None:
@@ -43,9 +45,14 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if arguments.only in (None, "base"):
         base(recipe, work)
-    checks = [check for check in QUESTIONS if arguments.only in (None, "adapters", check)]
+    checks = [check for check in QUESTIONS if check not in SMALL and arguments.only in (None, "adapters", check)]
     if checks:
         adapters(recipe, work, checks)
+    if arguments.only in (None, "adapters"):
+        train_small(recipe, work, work / "base")
+    if arguments.only in SMALL:
+        train_small(recipe, work, folder())
+        publish_adapter(recipe, work, arguments.out, arguments.only)
     if arguments.only in (None, "publish"):
         publish(recipe, work, arguments.out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 from PIL import Image, ImageChops
 
 from models.pocket.generate import Order, write_archive
-from models.pocket.scenes import baggage, looking, overlay
+from models.pocket.planted import large, planted
+from models.pocket.scenes import baggage, looking, overlay, razor
+from models.pocket.scenes.scene import dice
 from models.pocket.scenes.threats import THREATS
+from models.pocket.scenes.xray import Pose
 
 
-@pytest.mark.parametrize("family", [overlay, baggage])
+@pytest.mark.parametrize("family", [overlay, baggage, razor])
 def test_a_picture_is_a_function_of_seed_and_index(family) -> None:
     first, again = family.draw(5, 3, 128, 128), family.draw(5, 3, 128, 128)
     assert first.image.tobytes() == again.image.tobytes()
@@ -118,3 +122,56 @@ def test_an_archive_repeats_byte_for_byte_and_its_manifest_is_true(tmp_path: Pat
         with Image.open(a) as image:
             assert image.size == (int(row["width"]), int(row["height"]))
         assert bool(row["boxes"]) == (row["truth"] != "none")
+
+
+@pytest.mark.parametrize(("draw", "low", "high"), [(planted, 0.01, 0.05), (large, 0.15, 0.5)])
+def test_the_box_of_a_small_part_holds_all_that_it_darkens(draw, low: float, high: float, monkeypatch) -> None:
+    """The same picture without the part differs inside the box alone, and the part is as long as was asked."""
+    seen = []
+    for number in range(4):
+        picture = draw(5, number)
+        seen.append(picture)
+        width, height = picture.image.size
+        assert (picture.label == "blade") == (number % 2 == 0)
+        if picture.box is None:
+            assert (picture.label, picture.make) == ("none", "empty")
+            continue
+        with monkeypatch.context() as patch:
+            patch.setattr(razor, "lay_plate", partial(_lay_elsewhere, razor.lay_plate))
+            without = draw(5, number)
+        changed = ImageChops.difference(picture.image, without.image).getbbox()
+        assert changed is not None
+        box = picture.box
+        assert box.x0 - 3 <= changed[0] <= box.x0 + 3
+        assert box.y0 - 3 <= changed[1] <= box.y0 + 3
+        assert box.x1 - 3 <= changed[2] <= box.x1 + 3
+        assert box.y1 - 3 <= changed[3] <= box.y1 + 3
+        longest = max(box.x1 - box.x0, box.y1 - box.y0)
+        assert longest >= 12
+        assert 0.7 * low <= longest / min(width, height) <= 1.2 * high
+    assert draw(5, 1).image.tobytes() == seen[1].image.tobytes()
+
+
+def _lay_elsewhere(lay, seen, parts, pose):
+    return lay(seen.copy(), parts, pose)
+
+
+def test_blade_and_look_alike_differ_in_detail_alone() -> None:
+    """Of one outline: as plates of a hundred pixels they differ, shrunk to six their darkness hardly does."""
+    marks: dict[str, list[float]] = {}
+    for make_seed in range(40):
+        for label in razor.LABELS:
+            plate = razor.plate(dice(make_seed, "same", 0), label)
+            body = plate.parts[0]
+            assert (body.points, body.thick) == (lambda b: (b.points, b.thick))(
+                razor.plate(dice(make_seed, "same", 0), razor.LABELS[label == "blade"]).parts[0]
+            )
+            fine, coarse = np.ones((120, 120, 3), np.float32), np.ones((12, 12, 3), np.float32)
+            razor.lay_plate(fine, plate.parts, Pose(x=60, y=60, scale=100, turn=0))
+            razor.lay_plate(coarse, plate.parts, Pose(x=6, y=6, scale=6, turn=0))
+            marks.setdefault(f"{label} middle", []).append(float(fine[59:61, 40:80, 0].mean()))
+            marks.setdefault(f"{label} dark", []).append(float(1 - coarse[..., 0].mean()))
+    assert min(marks["blade middle"]) > 0.9  # one looks through the slot
+    assert max(marks["none middle"]) < 0.3
+    blade, none = np.array(marks["blade dark"]), np.array(marks["none dark"])
+    assert abs(blade.mean() - none.mean()) < 0.5 * none.std()

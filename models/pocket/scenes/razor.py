@@ -23,6 +23,7 @@ from models.types import Box
 LABELS = ("blade", "none")
 SMALLEST, LARGEST = 0.15, 0.5  # the part's length as a share of the shorter side, unless asked otherwise
 EMPTY = 0.2  # share of the "none" pictures that hold no small part at all
+LOOK_ALIKES = ("plain", "tag", "core", "notched", "notched", "pierced", "pierced")  # those as light as a blade doubly
 SPREAD = 0.34  # how far from the middle a part may lie, as a share of each side
 # Belongings without small dense pieces of their own, which would be mistaken for the part.
 QUIET = ("umbrella", "can", "book", "glasses", "fruit", "box", "dryer", "thermos", "pen", "spoon")
@@ -39,15 +40,19 @@ class Plate:
 
 def plate(rng: random.Random, label: str) -> Plate:
     """A blade, or for "none" one of its look-alikes; all are drawn from the same outlines and thicknesses."""
-    half, thick = rng.uniform(0.22, 0.3), rng.uniform(1.3, 2.2)
+    half, thick = rng.uniform(0.17, 0.33), rng.uniform(1.3, 2.2)
     body = Part(points=rounded(-0.5, -half, 0.5, half, rng.uniform(0.02, 0.12)), material="steel", thick=thick)
     slot, long = rng.uniform(0.04, 0.055), rng.uniform(0.28, 0.36)  # half the slot's width and length
-    make = rng.choice(("slot", "holes") if label == "blade" else ("plain", "tag", "core", "notched"))
+    make = rng.choice(("slot", "holes") if label == "blade" else LOOK_ALIKES)
     return Plate(parts=(body, *_detail(make, half, slot, long, thick)), label=label, make=make)
 
 
 def _detail(make: str, half: float, slot: float, long: float, thick: float) -> list[Part]:
-    """What tells the makes apart; "core" is a slot inverted, "notched" has the slot's area cut out of its edges."""
+    """What tells the makes apart.
+
+    "core" is a slot inverted; "notched" and "pierced" have a slot's area cut out of their edges and corners, so that
+    how dark a part is on the whole says little.
+    """
     middle = rect(-long, -slot, long, slot)
     if make == "slot":
         return [_hole(middle)]
@@ -56,9 +61,13 @@ def _detail(make: str, half: float, slot: float, long: float, thick: float) -> l
     if make == "tag":
         return [_hole(oval(-0.36, 0, slot, slot, 12))]
     if make == "core":
-        return [Part(points=middle, material="steel", thick=thick * 0.6)]
+        return [Part(points=middle, material="steel", thick=thick * 0.4)]
     if make == "notched":
-        return [_hole(rect(-long, y - slot / 2, long, y + slot / 2)) for y in (-half + slot / 3, half - slot / 3)]
+        edges = ((-half - 0.02, slot - half), (half - slot, half + 0.02))
+        return [_hole(rect(-long, y0, long, y1)) for y0, y1 in edges]
+    if make == "pierced":
+        r, y = math.sqrt(slot * long / math.pi), half - 0.08
+        return [_hole(oval(x, at, r, r, 12)) for x in (-0.36, 0.36) for at in (-y, y)]
     return []
 
 
