@@ -30,6 +30,7 @@ PRODUCER = {
     "adapters": "UPDATE (uri)",  # where its files were brought
     "champions": "INSERT, UPDATE",  # a person promotes and rolls back
     "promotions": "INSERT",
+    "calibrations": "INSERT",  # what `scanfleet tune` fitted
 }
 # Workers settle what producers made; they make no scan, batch or image, and delete nothing.
 WORKER = {
@@ -50,6 +51,7 @@ WORKER = {
 READER: Mapping[str, str] = {}
 _COUNTED = (  # ids from a sequence
     "checks", "batches", "images", "scorers", "verdicts", "labels", "adapters", "trainings", "promotions", "refusals",
+    "calibrations",
 )  # fmt: skip
 
 
