@@ -29,7 +29,7 @@ from tests.worker_rig import Rig, add_scan, png, rig, upgrade_database
 from worker.adapters import register_shipped
 
 KNOWN = {"checks", "scans", "batches", "images", "failures", "scorers", "verdicts", "labels", "adapters"}
-KNOWN |= {"champions", "workers", "labelled_images", "trainings", "promotions", "refusals"}
+KNOWN |= {"champions", "workers", "labelled_images", "trainings", "promotions", "refusals", "calibrations"}
 SQL = CliRunner().invoke(cli, ["db", "roles"]).output
 
 
