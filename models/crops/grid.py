@@ -30,7 +30,8 @@ def _under(
 
 def over_whole(values: Map, region: Corners, size: tuple[int, int]) -> Map:
     """A grid over a part of an image as one over all of it, with cells of about the same size."""
-    if region == (0, 0, size[0], size[1]):
+    all_of_it: Corners = (0.0, 0.0, float(size[0]), float(size[1]))
+    if region == all_of_it:
         return values
     across = (region[2] - region[0]) / values.shape[1]
     down = (region[3] - region[1]) / values.shape[0]
