@@ -43,8 +43,11 @@ class Answering:
     registered: dict[str, Any] | None = None
 
     @property
-    def is_adapter(self) -> bool:
-        return self.folder is not None or self.registered is not None
+    def taught(self) -> bool:
+        """Whether it may have learnt from the labels of the ledger; what ships with the code has not."""
+        if self.registered is not None:
+            return not str(self.registered["uri"]).startswith("builtin://")
+        return self.folder not in (None, SHIPPED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +125,11 @@ def from_ledger(engine: sa.Engine | None, check: Check, *, taught: bool) -> list
 
 
 def from_file(
-    file: LabelFile, check: Check, settings: Settings, *, skip_unreadable: bool, done: Callable[[int], None]
+    file: LabelFile, check: Check, settings: Settings, *, skip_unreadable: bool, told: Callable[[int, int], None]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The images of a file of labels, each once; and what could not be read: uri -> why.
+
+    told: how many images of how many were looked at.
 
     Raises BadLabels with all that is wrong, SourceNotFound, AccessDenied, Retryable.
     """
@@ -133,6 +138,13 @@ def from_file(
     options = Options(label=file.label_column, group=file.group_column, images=root.path)
     entries = [entry for entry in read_labels(file.path, form=file.form, options=options) if not entry.blank]
     said = understand(entries, words, who="file", root=root, faults=Faults(str(file.path)))
+    n_images, n_done = len({one.image.uri for one in said}), 0
+
+    def done(more: int) -> None:
+        nonlocal n_done
+        n_done += more
+        told(n_done, n_images)
+
     fetched = fetch_images([one.image for one in said], settings, done=done)
     unread = {uri: str(error) for uri, error in fetched.unread.items()}
     if unread and (not skip_unreadable or not fetched.seen):

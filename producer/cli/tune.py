@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -154,8 +155,11 @@ def _images(
 
     if file is None:
         with existing_ledger(settings) as engine:
-            return from_ledger(engine, check, taught=answer.is_adapter)
-    rows, unread = from_file(file, check, settings, skip_unreadable=skip_unreadable, done=lambda _: None)
+            return from_ledger(engine, check, taught=answer.taught)
+    progress = Progress()
+    told = partial(progress.show, "looking at images")
+    rows, unread = from_file(file, check, settings, skip_unreadable=skip_unreadable, told=told)
+    progress.end()
     for uri, fault in unread.items():
         note(f"{uri}: {fault}")
     return rows
@@ -168,7 +172,7 @@ def _follow(child: Child) -> tuple[dict[str, Any], bool]:
     with _interrupting(child) as stopped:
         for message in child.messages():
             if message["kind"] == "progress":
-                progress.show(message)
+                progress.show(message["what"], message["done"], message["total"], message["seconds_left"])
             else:
                 record = message["record"]
     progress.end()

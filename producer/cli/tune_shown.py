@@ -22,10 +22,9 @@ class Progress:
         self._told_at = 0.0
         self._width = 0
 
-    def show(self, message: dict[str, Any]) -> None:
-        left = message["seconds_left"]
-        words = f"{message['what']}: {message['done']} of {message['total']}"
-        words += "" if left is None else f", {_duration(left)} left"
+    def show(self, what: str, done: int, total: int, seconds_left: float | None = None) -> None:
+        words = f"{what}: {done} of {total}" if total else what
+        words += "" if seconds_left is None else f", {_duration(seconds_left)} left"
         if self._rewrites:
             click.echo(f"\r{words.ljust(self._width)}", err=True, nl=False)
             self._width = len(words)

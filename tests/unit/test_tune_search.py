@@ -150,3 +150,10 @@ def test_a_plain_classification_is_judged_by_its_accuracy(helps: Callable[[First
     record = tune(PlantedSight(examples(200), helps=helps), check=check, question=question)
     assert record["objective"]["name"] == "accuracy"
     assert (record["chosen"] is not None) == (helps is crop_helps)
+
+
+def test_few_images_decide_nothing() -> None:
+    few = tune(PlantedSight(examples(36), helps=crop_helps), trials=25)
+    assert few["chosen"] is None
+    assert any("few" in note for note in few["notes"])
+    assert (few["front"][-1]["change"]["low"] > 0 and "too few images" in few["reason"]) or "nothing" in few["reason"]

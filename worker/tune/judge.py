@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from models.gate.bootstrap import Bounded
 from worker.tune.evaluate import Evaluator
-from worker.tune.objective import Measured, Objective, Outcome, measure
+from worker.tune.objective import Measured, Objective, Outcome, Truth, measure
 from worker.tune.search import Tried
 from worker.tune.settings import First, Setting
 
 LEVEL = 0.05  # of all intervals of a report together
 MOST_ON_FRONT = 6
+LEAST_GROUPS = 10  # held out, of each side; with fewer no interval of draws is worth its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def judge(
     limit: float,
     seed: int,
 ) -> Judged:
-    """images: those held out. Raises what the device raises."""
+    """front: settings other than the standing one. images: those held out. Raises what the device raises."""
     stood = evaluator.outcome(standing, images)
     found = [evaluator.outcome(one.setting, images) for one in front]
     best = max(range(len(front)), key=lambda at: front[at].value, default=None)
@@ -69,8 +70,23 @@ def judge(
         )
     ]
     on_front = tuple(Row(**{**vars(row), "searched": one}) for row, one in zip(rows[2:], front, strict=True))
-    chosen, reason = _choose(on_front, standing, objective, limit=limit, n_images=len(images))
+    chosen, reason = _choose(on_front, objective, limit=limit, n_images=len(images))
+    least = _least_groups(evaluator.truth(images), objective)
+    if chosen is not None and least < LEAST_GROUPS:
+        chosen = None
+        reason = (
+            f"too few images to tell: {least} held-out groups of the rarer side, {LEAST_GROUPS} are needed "
+            f"({LEAST_GROUPS * 2} labelled ones)"
+        )
     return Judged(standing=rows[0], larger=rows[1], front=on_front, chosen=chosen, reason=reason)
+
+
+def _least_groups(truth: Truth, objective: Objective) -> int:
+    """Of the rarer side; of all images, where there are no sides."""
+    if objective.at_fpr is None:
+        return len(set(truth.clusters)) // 2
+    pairs = set(zip(truth.clusters, truth.positive.tolist(), strict=True))
+    return min(sum(positive == side for _, positive in pairs) for side in (True, False))
 
 
 def larger_budget(standing: Setting, *, ratio: float) -> Setting:
@@ -89,14 +105,11 @@ def _row(setting: Setting, outcome: Outcome, stood: Outcome, measured: Measured)
     )
 
 
-def _choose(
-    front: Sequence[Row], standing: Setting, objective: Objective, *, limit: float, n_images: int
-) -> tuple[int | None, str]:
+def _choose(front: Sequence[Row], objective: Objective, *, limit: float, n_images: int) -> tuple[int | None, str]:
     """The best on the search part of those whose whole interval lies above the check as it stands."""
-    others = [at for at, row in enumerate(front) if row.setting != standing]
-    if not others:
+    if not front:
         return None, "the search found nothing better than the check as it stands"
-    better = [at for at in others if front[at].change.known and front[at].change.low > 0]
+    better = [at for at, row in enumerate(front) if row.change.known and row.change.low > 0]
     cheap = [at for at in better if front[at].cost <= limit]
     if cheap:
         at = max(cheap, key=lambda at: _searched(front[at]))
@@ -107,7 +120,7 @@ def _choose(
         )
     if better:
         return None, f"what is measurably better costs more than {limit:g} times the tokens on held-out images"
-    change = front[max(others, key=lambda at: _searched(front[at]))].change
+    change = max(front, key=_searched).change
     seen = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]" if change.known else "unknown"
     return None, (
         f"no setting is measurably better than the check as it stands on {n_images} held-out images: of the best one "

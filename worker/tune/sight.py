@@ -27,6 +27,7 @@ from worker.tune.settings import First
 
 WINDOW_IMAGES = 32  # whose pixels are in memory at once
 WINDOW_PIXELS = 64_000_000  # likewise, in all; one larger image goes alone
+ATTENTION_BYTES = 512 << 20  # of all first looks together
 Watch = Callable[[int], None]  # so many more readings; raises to stop
 Pointing = tuple[First, str, str, bool, tuple[int, ...]]  # what a region depends on
 
@@ -48,11 +49,14 @@ class ModelSight:
         layers: tuple[int, ...],
         token_budget: int,
         watch: Watch,
+        attention_bytes: int = ATTENTION_BYTES,
     ) -> None:
         self._model, self._question, self._adapter = model, question, adapter
         self._examples, self._sizes = examples, sizes
         self._layers, self._token_budget, self._watch = layers, token_budget, watch
         self._scorers: dict[First, Scorer] = {}
+        self._room = attention_bytes
+        self._room_was_short = False
         self._refiners: dict[tuple[First, CropPolicy], Refiner] = {}
         self._firsts: dict[First, dict[int, Reading]] = {}
         self._pointed: dict[Pointing, dict[int, Pointed]] = {}
@@ -69,8 +73,18 @@ class ModelSight:
                 with self._open(image) as picture:
                     prepared[image] = self._prepare(first, picture, image)
             read = self._score_rows(scorer, {image: (row,) for image, row in prepared.items()})
-            known |= {image: rows[0] for image, rows in read.items()}
+            known |= {image: self._kept(rows[0]) for image, rows in read.items()}
         return [known[image] for image in images]
+
+    def _kept(self, reading: Reading) -> Reading:
+        """With its attention, as long as there is room; without it is read once more where it is wanted."""
+        if reading.attention is None:
+            return reading
+        if self._room < reading.attention.nbytes:
+            self._room_was_short = True
+            return replace(reading, attention=None)
+        self._room -= reading.attention.nbytes
+        return reading
 
     def second(self, first: First, policy: CropPolicy, images: Sequence[int]) -> list[Looked]:
         """Raises Impossible for a look that this model cannot take."""
@@ -109,13 +123,25 @@ class ModelSight:
         known = self._pointed.setdefault((first, policy.method, policy.reference, policy.tiled, policy.layers), {})
         missing = [image for image in pictures if image not in known]
         if missing:
-            firsts = dict(zip(missing, self.first(first, missing), strict=True))
-            views = {str(image): refiner.views(pictures[image], firsts[image]) for image in missing}
+            views = {
+                str(image): refiner.views(pictures[image], reading)
+                for image, reading in self._attentive(first, {image: pictures[image] for image in missing}).items()
+            }
             for keys in packs(views, token_budget=self._token_budget):
                 found = refiner.point([views[key] for key in keys])
                 known |= {int(key): at for key, at in zip(keys, found, strict=True)}
                 self._watch(len(keys))
         return {image: known[image] for image in pictures}
+
+    def _attentive(self, first: First, pictures: Mapping[int, Image.Image]) -> dict[int, Reading]:
+        """First looks with the attention that was recorded, though there was no room to keep it."""
+        readings = dict(zip(pictures, self.first(first, list(pictures)), strict=True))
+        scorer = self._scorer(first)
+        lost = [image for image, reading in readings.items() if reading.attention is None and self._room_was_short]
+        if lost:
+            prepared = {image: (self._prepare(first, pictures[image], image),) for image in lost}
+            readings |= {image: rows[0] for image, rows in self._score_rows(scorer, prepared).items()}
+        return readings
 
     def _score_rows(self, scorer: Scorer, rows: Mapping[int, Sequence[Prepared]]) -> dict[int, tuple[Reading, ...]]:
         every = {f"{image} {at}": row for image, own in rows.items() for at, row in enumerate(own)}

@@ -71,10 +71,11 @@ class Tuning:
             watch=watch,
         )
         searched()
+        best = front(found.tried, limit=plan.max_cost, most=MOST_ON_FRONT)
         judged = judge(
             self._evaluator,
             self._objective,
-            front(found.tried, limit=plan.max_cost, most=MOST_ON_FRONT),
+            [one for one in best if one.setting != stands],
             standing=stands,
             images=self.parts.held_out,
             limit=plan.max_cost,
