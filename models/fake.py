@@ -20,10 +20,14 @@ from models.types import Box, Detail, FoundBoxes, ModelIdentity, Pointed, Questi
 
 @dataclass(frozen=True, kw_only=True)
 class FakePrepared:
-    """An image reduced to its digest; `visual_tokens` as a 28-pixel grid would have."""
+    """An image reduced to its digest; `visual_tokens` as a 28-pixel grid would have.
+
+    resized_size: (width, height) in pixels that its budget allows.
+    """
 
     digest: bytes
     visual_tokens: int
+    resized_size: tuple[int, int] = (1, 1)
 
 
 class FakeScorer:
@@ -58,7 +62,9 @@ class FakeScorer:
         digest.update(f"{image.mode}{image.size}".encode())
         digest.update(image.tobytes())
         pixels = min(image.width * image.height, self._question.max_pixels)
-        return FakePrepared(digest=digest.digest(), visual_tokens=max(1, pixels // 28**2))
+        shrink = math.sqrt(image.width * image.height / pixels)
+        size = (max(1, round(image.width / shrink)), max(1, round(image.height / shrink)))
+        return FakePrepared(digest=digest.digest(), visual_tokens=max(1, pixels // 28**2), resized_size=size)
 
     def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
         self.calls.append(len(prepared))

@@ -7,11 +7,14 @@ The record of a batch, and of a worker since its start, are sums by name; those 
     wait                     seconds of images: from prepared to the start of its forward
     device                   seconds of forwards; with several lanes a second of the clock holds as many
     boxes                    seconds of the device beside them, for finding boxes in flagged images
+    pointing                 likewise, for finding out where a second look is to go
     under_way                seconds of the worker's clock with batches under way; each of several has its share of them
     idle                     of these, without anything for the device to do (the mean over its lanes)
     write                    seconds of transactions that wrote results; in a worker's record alone
-    forwards, scored         how many forwards, and images in them
+    forwards, scored         how many forwards, and images that were answered in them, at the first look
     tokens, padding          visual tokens of those forwards, and how many of them nobody asked for
+    first_tokens             visual tokens of first looks, without padding
+    again, again_tokens      images that were looked at again, and visual tokens of that, pointing included
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 THREAD_STAGES = ("fetch", "decode", "prepare")
-SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "boxes", "under_way", "idle", "write")
-COUNTS = ("forwards", "scored", "tokens", "padding")
+SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "boxes", "pointing", "under_way", "idle", "write")
+COUNTS = ("forwards", "scored", "tokens", "padding", "first_tokens", "again", "again_tokens")
 NAMES = (*SECONDS, *COUNTS)
 
 STARVED = 0.15  # idle for a larger share: something else than the device holds up the work
@@ -61,6 +64,11 @@ class StageTimes:
         return _share(self["padding"], self["tokens"])
 
     @property
+    def again_share(self) -> float | None:
+        """Visual tokens of second looks, as a share of those of the first ones."""
+        return _share(self["again_tokens"], self["first_tokens"])
+
+    @property
     def images_per_forward(self) -> float | None:
         return _share(self["scored"], self["forwards"])
 
@@ -95,6 +103,10 @@ class StageTimes:
             "forwards": round(self["forwards"]),
             "images_per_forward": _rounded(self.images_per_forward, 2),
             "padding_share": _rounded(self.padding_share),
+            "looked_again": round(self["again"]),
+            "pointing_seconds": round(self["pointing"], 3),
+            "extra_tokens": round(self["again_tokens"]),
+            "extra_token_share": _rounded(self.again_share),
         }
 
 

@@ -20,16 +20,16 @@ from models.types import Finder, FoundBoxes, Prepared, Reading
 from scanfleet.errors import ImageError
 from scanfleet.images import Enough
 from scanfleet.store.batches import ClaimedImage
-from worker.batch_events import Abort, Answered, Event, Fetched, Located, NotFetched, Twins
+from worker.again_steps import RETRY_SECONDS, Around
+from worker.batch_events import Abort, Answered, Event, Fetched, Located, NotFetched, ReadAgain, Stepped, Twins
 from worker.boxes import StoredBoxes, stored
 from worker.gathering import Gathered
+from worker.looking_again import LookingAgain
 from worker.scorers import Resolved
+from worker.second_look import Allowance
 from worker.stages import ScanBytes, Stages
 from worker.tickets import Answer
 from worker.timing import Stopwatch
-
-RETRY_SECONDS = 30.0  # after the deadline of a fetch, for the store's client to give up
-
 
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
 
@@ -39,7 +39,7 @@ class Aborted(Exception):
 
 
 class BatchRun:
-    """`run` fills `gathered`."""
+    """`run` fills `gathered`. allowance: what its second looks may take; None: the check's share of its first looks."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class BatchRun:
         watch: Stopwatch,
         scan_id: str,
         on_fetched: OnFetched = lambda _, __: None,
+        allowance: Allowance | None = None,
     ) -> None:
         self._scan_id = scan_id
         self._on_fetched = on_fetched
@@ -71,8 +72,25 @@ class BatchRun:
         self._over = threading.Event()
         self._fetching = 0
         self._fetched: deque[Fetched] = deque()  # and not yet looked up
-        self._scoring = 0
+        self._first = 0  # looks under way
+        self._scoring = 0  # images under way: at their first look, waiting for the second, at that, or asked for boxes
         self._twins: dict[str, Twins] = {}
+        self._again = self._looking_again(allowance)
+
+    def _looking_again(self, allowance: Allowance | None) -> LookingAgain | None:
+        again = self._resolved.again
+        if again is None:
+            return None
+        around = Around(
+            resolved=self._resolved,
+            stages=self._stages,
+            watch=self._watch,
+            pulse=self._pulse,
+            over=self._over,
+            owner=self,
+            tell=self._inbox.put,
+        )
+        return LookingAgain(around, again, allowance or Allowance(again.settings.max_extra))
 
     def abort(self, why: str) -> None:
         """End `run` with Aborted; from any thread."""
@@ -85,6 +103,7 @@ class BatchRun:
             with self._stages.vitals.under_way(self._pulse):
                 while True:
                     self._fill()
+                    self._look_again()
                     if not self._fetching and not self._scoring:
                         return  # whatever was fetched has been looked up: see `_enough_to_do`
                     self._handle(self._arrivals())
@@ -92,6 +111,8 @@ class BatchRun:
         finally:
             self._over.set()  # stage threads drop what they still hold for us
             self._stages.device.forget(self)
+            if self._again is not None:
+                self._again.close()
             self._stages.in_hand.drop(sum(len(item.data) for item in self._fetched))
             self._stages.in_hand.give_up(self._fetching)
 
@@ -99,11 +120,20 @@ class BatchRun:
         if self._gathered.world_is_down(patience=self._settings.fetch_threads):
             self._todo.clear()  # one after the other would only run into the same time-out
         while self._todo and self._fetching < self._settings.fetch_threads:
-            if self._stages.in_hand.many and (self._fetching or self._scoring):
+            if self._stages.in_hand.many and (self._fetching or self._first):
                 return
             self._stages.in_hand.begin()
             self._fetching += 1
             self._stages.threads.submit(self._fetch, self._todo.popleft())
+
+    def _look_again(self) -> None:
+        """Once no first look can come any more; and take up what came of second ones."""
+        if self._again is None:
+            return
+        if not (self._todo or self._fetching or self._fetched or self._first):
+            self._again.go_on()
+        for answered in self._again.take_ended():
+            self._looked(answered)
 
     def _arrivals(self) -> list[Event]:
         """At least one event, and all that came with it."""
@@ -129,7 +159,12 @@ class BatchRun:
                     self._fetched.append(event)
                     self._stages.in_hand.take(len(event.data))
                 case Answered():
-                    self._answered(event)
+                    self._first -= 1
+                    if self._again is None or not self._again.takes(event):
+                        self._looked(event)
+                case Stepped() | ReadAgain():
+                    assert self._again is not None
+                    self._again.handle(event)
                 case Located():
                     self._conclude(self._with_boxes(event))
         if self._fetched and not self._enough_to_do():
@@ -141,18 +176,23 @@ class BatchRun:
         As long as as many of the batch as there are stage threads go to the device, nobody could take them up.
         """
         n = self._settings.fetch_threads
-        return self._fetching > 0 and len(self._fetched) < n <= self._scoring and not self._stages.in_hand.many
+        return self._fetching > 0 and len(self._fetched) < n <= self._first and not self._stages.in_hand.many
 
-    def _answered(self, event: Answered) -> None:
-        """Done, unless the image is flagged and somebody is to be asked where: then it is not scored until they are."""
+    def _looked(self, event: Answered) -> None:
+        """All looks are done. So is the image, unless it is flagged and somebody is to be asked where: then it waits."""
         boxes, prepared = self._resolved.boxes, event.twins.prepared
         event.twins.prepared = None
-        if isinstance(event.result, Exception) or boxes is None or not self._resolved.wants_boxes(event.result):
+        if isinstance(event.result, Exception) or boxes is None or not self._wants_boxes(event):
             self._conclude(event)
         elif boxes.finder is None or prepared is None:
             self._conclude(replace(event, boxes=StoredBoxes(problems=(boxes.why_not,))))
         else:
             self._stages.threads.submit(self._locate, event, boxes.finder, prepared)
+
+    def _wants_boxes(self, event: Answered) -> bool:
+        assert isinstance(event.result, Reading)
+        complete = event.crop is None or event.crop.complete
+        return self._resolved.wants_boxes(event.result, complete=complete)
 
     def _with_boxes(self, located: Located) -> Answered:
         """A device that failed makes the image wait, as in scoring; an answer that nobody can read does not."""
@@ -188,6 +228,7 @@ class BatchRun:
             else:
                 twins = self._twins[item.sha256] = Twins(sha256=item.sha256, images=[item.image])
                 self._scoring += 1
+                self._first += 1
                 self._stages.threads.submit(self._prepare, twins, [item.data])
 
     def _deliver(self, twins: Twins, images: Sequence[ClaimedImage]) -> None:
@@ -204,6 +245,7 @@ class BatchRun:
                     width=answer.width,
                     height=answer.height,
                     boxes=answer.boxes,
+                    crop=answer.crop,
                 )
 
     # in the stage threads
@@ -232,15 +274,19 @@ class BatchRun:
         ended = self._pulse.expect(seconds=0)  # seconds by rule, and a decoder that hangs is ended by its keeper
         try:
             try:
+                data = box.pop()
                 with self._watch.measure("decode"):
-                    decoded = self._stages.decoders.decode(box.pop(), enough=self._enough)
+                    decoded = self._stages.decoders.decode(data, enough=self._enough)
+                if self._again is not None:
+                    self._again.files.keep(twins.sha256, data)
+                del data
             finally:
                 self._stages.in_hand.drop(n_bytes)
             width, height = decoded.width, decoded.height
             with self._watch.measure("prepare"):
                 prepared = self._resolved.scorer.prepare(decoded.image)
             del decoded  # its pixels need not wait for the device
-            if self._resolved.boxes is not None:
+            if self._resolved.boxes is not None or self._again is not None:
                 twins.prepared = prepared
             answer = self._answering(twins, width, height)
             self._stages.device.submit(owner=self, scorer=self._resolved.scorer, prepared=prepared, answer=answer)
@@ -252,7 +298,7 @@ class BatchRun:
     def _answering(self, twins: Twins, width: int, height: int) -> Callable[[Answer], None]:
         def answer(given: Answer) -> None:
             self._watch.answered(given)
-            assert not isinstance(given.result, FoundBoxes)
+            assert isinstance(given.result, Reading | Exception)
             self._inbox.put(Answered(twins=twins, result=given.result, width=width, height=height))
 
         return answer
@@ -264,7 +310,7 @@ class BatchRun:
 
         def answer(given: Answer) -> None:
             self._watch.add(boxes=given.seconds)
-            assert not isinstance(given.result, Reading)
+            assert isinstance(given.result, FoundBoxes | Exception)
             self._inbox.put(Located(scored=scored, result=given.result))
 
         try:

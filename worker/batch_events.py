@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
+from typing import Any
 
-from models.types import FoundBoxes, Prepared, Reading
+from models.types import FoundBoxes, Pointed, Prepared, Reading
+from scanfleet.second_look import SecondLook
 from scanfleet.store.batches import ClaimedImage
 from worker.boxes import NOT_ASKED, StoredBoxes
 
@@ -15,7 +18,7 @@ class Twins:
 
     sha256: str
     images: list[ClaimedImage]
-    prepared: Prepared | None = None  # kept where boxes may be asked for, until that is known
+    prepared: Prepared | None = None  # kept where boxes or a second look may be asked for, until that is known
     answer: Answered | None = None
 
 
@@ -39,6 +42,53 @@ class Answered:
     width: int = 0  # pixels, upright
     height: int = 0
     boxes: StoredBoxes = NOT_ASKED
+    crop: SecondLook | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Due:
+    """An image that is to be looked at again. step: what the step under way brought; tokens: what it cost so far."""
+
+    first: Answered
+    why: str
+    step: Any = None
+    pointed: Pointed | None = None
+    tokens: int = 0
+    n_rows: int = 0
+    answers: dict[int, Reading | Exception] = field(default_factory=dict)  # by row
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def twins(self) -> Twins:
+        return self.first.twins
+
+    @property
+    def reading(self) -> Reading:
+        """Of the first look."""
+        assert isinstance(self.first.result, Reading)
+        return self.first.result
+
+    def answered(self, row: int, result: Reading | Exception) -> bool:
+        """Whether that was the last of its rows. From any device thread."""
+        with self._lock:
+            self.answers[row] = result
+            return len(self.answers) == self.n_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """A step of a second look came to its end: what is looked through, where it is pointed, or its rows."""
+
+    due: Due
+    result: Any  # or an Exception
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadAgain:
+    """The rows of a second look were read, in whatever order."""
+
+    due: Due
+    answers: tuple[Reading | Exception, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,4 +104,4 @@ class Abort:
     why: str
 
 
-Event = Fetched | NotFetched | Answered | Located | Abort
+Event = Fetched | NotFetched | Answered | Stepped | ReadAgain | Located | Abort

@@ -35,12 +35,14 @@ class Policy:
     calibrator: Calibrator | None = None
     thresholds: Thresholds | None = None
 
-    def decide(self, reading: Reading) -> Decision:
+    def decide(self, reading: Reading, *, complete: bool = True) -> Decision:
+        """complete False: a look that was due is missing, so a person decides, and what calibrator and thresholds say
+        of all looks together they do not say of this one."""
         decision = self._by_margin(reading.margin) if self.question.flags else _by_top_label(reading.logits)
-        if decision == "clear" and reading.mass < MASS_FLOOR:
+        if not complete or (decision == "clear" and reading.mass < MASS_FLOOR):
             decision = "review"
         best = max(range(len(reading.logits)), key=reading.logits.__getitem__)
-        score = None if self.calibrator is None else self.calibrator.probability(reading.margin)
+        score = self.calibrator.probability(reading.margin) if self.calibrator is not None and complete else None
         return Decision(label=self.question.labels[best], score=score, decision=decision)
 
     def at_precision(self, precision: str) -> Policy:
@@ -49,14 +51,20 @@ class Policy:
         There is no score then. The thresholds move apart by the most that the margins of an adapter's canary may move
         in that precision: nothing is flagged or cleared that might not have been at full precision.
         """
-        if precision in CALIBRATED_PRECISIONS or (self.calibrator is None and self.thresholds is None):
+        return self if precision in CALIBRATED_PRECISIONS else self.uncertified(TOLERANCE[precision])
+
+    def uncertified(self, by: float) -> Policy:
+        """What is left of it where margins may differ by so many logits from those it was fitted to: no score, and
+        thresholds as far apart. Without an adapter's there is nothing to lose: the sign decides as before.
+        """
+        if self.calibrator is None and self.thresholds is None:
             return self
         thresholds = self.thresholds
         if thresholds is None and self.calibrator is not None:
             even = -self.calibrator.b / self.calibrator.a  # the margin whose probability is one half
             thresholds = Thresholds(review=even, flag=even)
         assert thresholds is not None
-        return replace(self, calibrator=None, thresholds=thresholds.apart(TOLERANCE[precision]))
+        return replace(self, calibrator=None, thresholds=thresholds.apart(by))
 
     def _by_margin(self, margin: float) -> str:
         if self.thresholds is not None:

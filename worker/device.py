@@ -10,16 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, get_args
 
 import structlog
 
-from models.types import Finder, FoundBoxes, Prepared, Reading, Scorer
+from models.types import Finder, Prepared, Refiner, Scorer
 from scanfleet.errors import DeviceUnavailable, Retryable
 from worker.budget import TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
 from worker.occupancy import Occupancy
-from worker.tickets import Answer, Ticket, Waiting
+from worker.tickets import Answer, Kind, Result, Ticket, Waiting
 
 log = structlog.get_logger()
 
@@ -42,8 +42,8 @@ class Device:
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
         self._lock = threading.Lock()  # of the budget, the forwards and the word that the device is broken
-        self._budget = TokenBudget(token_budget)
-        self._finding = TokenBudget(token_budget)  # keeps keys and values, so that it may run out of memory sooner
+        # Finding keeps keys and values, pointing perhaps gradients: they may run out of memory sooner.
+        self._budgets: dict[Kind, TokenBudget] = {kind: TokenBudget(token_budget) for kind in get_args(Kind)}
         self._on_broken = on_broken
         self._broken = False
         forwards = WAITING_FORWARDS * lanes
@@ -63,7 +63,7 @@ class Device:
     @property
     def token_budget(self) -> int:
         """Of the next forward."""
-        return self._budget.tokens
+        return self._budgets["score"].tokens
 
     @property
     def forward(self) -> int | None:
@@ -96,7 +96,17 @@ class Device:
     ) -> None:
         """Queue one image to find boxes in, behind those to score; as `submit` otherwise."""
         since, job = time.perf_counter(), finder.job(prepared)
-        self._waiting.put(Ticket(owner=owner, scorer=finder, prepared=job, answer=answer, since=since, late=True))
+        self._waiting.put(Ticket(owner=owner, scorer=finder, prepared=job, answer=answer, since=since, kind="find"))
+
+    def submit_pointing(
+        self, *, owner: object, refiner: Refiner, scorer: Scorer, views: Prepared, answer: Callable[[Answer], None]
+    ) -> None:
+        """Queue what a second look is pointed by, in line with its scorer; as `submit` otherwise."""
+        since = time.perf_counter()
+        ticket = Ticket(
+            owner=owner, scorer=refiner, prepared=views, answer=answer, since=since, kind="point", beside=scorer
+        )
+        self._waiting.put(ticket)
 
     def forget(self, owner: object) -> None:
         """Drop what waits for an owner that no longer wants it; it gets no answer."""
@@ -105,7 +115,7 @@ class Device:
     # in the device threads
 
     def _loop(self) -> None:
-        while tickets := self._waiting.take(lambda: self.token_budget, finding=lambda: self._finding.tokens):
+        while tickets := self._waiting.take(lambda kind: self._budgets[kind].tokens):
             self._run(tickets)
 
     def _run(self, tickets: Sequence[Ticket]) -> None:
@@ -151,12 +161,9 @@ class Device:
             self._mine.number = next(self._numbers)
             self._forwards.add(self._mine.number)
 
-    def _budget_of(self, tickets: Sequence[Ticket]) -> TokenBudget:
-        return self._finding if tickets[0].late else self._budget
-
     def _went_well(self, tickets: Sequence[Ticket]) -> None:
         with self._lock:
-            budget = self._budget_of(tickets)
+            budget = self._budgets[tickets[0].kind]
             raised = budget.went_well(_tokens(tickets))
         if raised:
             log.info("token_budget_raised", new_budget=budget.tokens, full_budget=budget.full)
@@ -175,7 +182,7 @@ class Device:
             return
         used = _tokens(tickets)
         with self._lock:
-            budget = self._budget_of(tickets)
+            budget = self._budgets[tickets[0].kind]
             budget.shrink(used)
         log.warning("device_out_of_memory", images=len(tickets), tokens=used, new_budget=budget.tokens)
         try:
@@ -193,21 +200,23 @@ class Device:
             self._run([ticket])
 
 
-def _work(tickets: Sequence[Ticket], sign: Callable[[], None]) -> Sequence[Reading | FoundBoxes]:
+def _work(tickets: Sequence[Ticket], sign: Callable[[], None]) -> Sequence[Result]:
     prepared: list[Any] = [ticket.prepared for ticket in tickets]
-    results: Sequence[Reading | FoundBoxes]
-    if tickets[0].late:
-        results = cast("Finder", tickets[0].scorer).find(prepared, sign=sign)
-    else:
-        results = cast("Scorer", tickets[0].scorer).score(prepared)
+    asked: Any = tickets[0].scorer
+    results: Sequence[Result]
+    match tickets[0].kind:
+        case "score":
+            results = asked.score(prepared)
+        case "point":
+            results = asked.point(prepared)
+        case "find":
+            results = asked.find(prepared, sign=sign)
     if len(results) != len(tickets):
-        raise AssertionError(f"the scorer gave {len(results)} readings for {len(tickets)} images")
+        raise AssertionError(f"{len(results)} answers for {len(tickets)} images")
     return results
 
 
-def _deliver(
-    tickets: Sequence[Ticket], results: Sequence[Reading | FoundBoxes], *, start: float, seconds: float
-) -> None:
+def _deliver(tickets: Sequence[Ticket], results: Sequence[Result], *, start: float, seconds: float) -> None:
     share = 1 / len(tickets)
     longest = max(ticket.prepared.visual_tokens for ticket in tickets)
     for ticket, result in zip(tickets, results, strict=True):

@@ -14,13 +14,14 @@ from typing import cast
 import structlog
 from PIL import Image
 
+from models.crops.policy import CropPolicy
 from models.endpoint import EndpointScorer, identify
 from models.endpoint_chat import ChatServer, Wanted
 from models.endpoint_errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
 from models.endpoint_http import HttpChannel
 from models.endpoint_image import EncodedImage, Sending
 from models.errors import ModelInvalid
-from models.types import Detail, Finder, ModelIdentity, Question, Reading, Scorer
+from models.types import Detail, Finder, ModelIdentity, Question, Reading, Refiner, Scorer
 from scanfleet.endpoints import model_at_endpoint
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, ScanfleetError
 from scanfleet.model_names import require_address
@@ -99,7 +100,7 @@ class EndpointModel:
             clock=clock,
         )
 
-    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
         if adapter is not None:
             raise ModelInvalid("an endpoint takes no adapter: have the server load it, and name it as endpoint:ADAPTER")
         scorer = EndpointScorer(
@@ -109,6 +110,9 @@ class EndpointModel:
             sending=sending_of(self._settings),
         )
         return cast("Scorer", PatientScorer(scorer, self._line))
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        raise ModelInvalid(f'an endpoint is not asked to look again: set crop = "never" in check {question.name}')
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         raise ModelInvalid(f"an endpoint is not asked for boxes: set boxes = false in check {question.name}")

@@ -9,6 +9,7 @@ import structlog
 from models.types import Reading
 from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnavailable
 from scanfleet.log import redact
+from scanfleet.second_look import SecondLook
 from scanfleet.store.batches import ClaimedImage
 from scanfleet.store.verdicts import Known, NewVerdict, Outcome
 from worker.boxes import NOT_ASKED, StoredBoxes
@@ -78,6 +79,7 @@ class Gathered:
             logits=known.logits,
             boxes=known.boxes,
             box_problems=known.box_problems,
+            crop=known.crop,
             reused_from=known.verdict_id,
         )
         self._verdicts.append(verdict)
@@ -91,13 +93,15 @@ class Gathered:
         width: int,
         height: int,
         boxes: StoredBoxes = NOT_ASKED,
+        crop: SecondLook | None = None,
     ) -> None:
+        """crop: what became of a second look that was due; the reading is of all looks."""
         if not math.isfinite(reading.margin):
             # Overflow in a low precision, or broken weights: no answer, and not the image's fault.
             self.error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
             return
         self._n_scored += 1
-        decision = self._policy.decide(reading)
+        decision = self._policy.decide(reading, complete=crop is None or crop.complete)
         self._n_low_mass += reading.mass < MASS_FLOOR
         verdict = NewVerdict(
             image_id=image.id,
@@ -113,6 +117,7 @@ class Gathered:
             logits=reading.logits,
             boxes=boxes.boxes,
             box_problems=tuple(map(storable, boxes.problems)),
+            crop=crop,
         )
         self._verdicts.append(verdict)
 

@@ -13,10 +13,22 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from PIL import Image
 
 from models.allocator import keep_freed_memory
+from models.crops.policy import CropPolicy
 from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
-from models.fake import FakeFinder, FakePrepared, FakeScorer
+from models.fake import FakeFinder, FakePrepared, FakeRefiner, FakeScorer
 from models.sources import locate
-from models.types import Detail, Finder, FoundBoxes, ModelIdentity, Prepared, Question, Reading, Scorer
+from models.types import (
+    Detail,
+    Finder,
+    FoundBoxes,
+    ModelIdentity,
+    Pointed,
+    Prepared,
+    Question,
+    Reading,
+    Refiner,
+    Scorer,
+)
 from scanfleet.endpoints import PREFIX
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
 from scanfleet.settings import Settings
@@ -49,8 +61,15 @@ class Model(Protocol):
         """Whether each image is a forward of its own."""
         ...
 
-    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
-        """A scorer by the base alone, or by the adapter in a folder. Raises ModelInvalid, ModelUnavailable."""
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
+        """A scorer by the base alone, or by the adapter in a folder. Raises ModelInvalid, ModelUnavailable.
+
+        policy: of the second looks that follow; what these need of a first look is then among its readings.
+        """
+        ...
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        """What looks again at what a scorer answered. Raises ModelInvalid where the model cannot look so."""
         ...
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
@@ -104,11 +123,17 @@ class FakeModel:
         self._seconds_per_image = seconds_per_image
         self._poison = poison
 
-    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
+        return cast("Scorer", self._scorer(question, adapter))
+
+    def _scorer(self, question: Question, adapter: Path | None) -> SlowFakeScorer:
         if adapter is not None:
             raise ModelInvalid("the fake model takes no adapter")
-        scorer = SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image, poison=self._poison)
-        return cast("Scorer", scorer)
+        return SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image, poison=self._poison)
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        refiner = FakeRefiner(scorer=self._scorer(question, adapter), pointed=policy.pointed, fuse=policy.fuse)
+        return cast("Refiner", refiner)
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         return cast("Finder", FakeFinder(question=question))
@@ -157,8 +182,11 @@ class LoadedModel:
             adapter_sha256=None,
         )
 
-    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
-        return NamedErrors(self._base.scorer(question, adapter))
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
+        return NamedErrors(self._base.scorer(question, adapter, policy=policy))
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        return NamedRefinerErrors(self._base.refiner(question, policy, adapter))
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         return NamedFinderErrors(self._base.finder(question, adapter))
@@ -198,10 +226,8 @@ class NamedErrors:
         return cast("Detail | None", self._scorer.detail)
 
     def prepare(self, image: Image.Image) -> Prepared:
-        try:
+        with _unsuitable():
             return cast("Prepared", self._scorer.prepare(image))
-        except ImageUnsuitable as error:
-            raise ImageError(stage="prepare", reason="unsuitable", detail=str(error)) from error
 
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
         with _named(len(prepared)):
@@ -220,6 +246,44 @@ class NamedFinderErrors:
     def find(self, jobs: Sequence[Prepared], *, sign: Callable[[], None]) -> list[FoundBoxes]:
         with _named(len(jobs)):
             return cast("list[FoundBoxes]", self._finder.find(jobs, sign=sign))
+
+
+class NamedRefinerErrors:
+    """A refiner on torch, with errors named alike."""
+
+    def __init__(self, refiner: Any) -> None:
+        self._refiner = refiner
+
+    @property
+    def pointed(self) -> bool:
+        return cast("bool", self._refiner.pointed)
+
+    @property
+    def views_detail(self) -> Detail | None:
+        return cast("Detail | None", self._refiner.views_detail)
+
+    def views(self, image: Image.Image, first: Reading) -> Prepared:
+        with _unsuitable():
+            return cast("Prepared", self._refiner.views(image, first))
+
+    def point(self, views: Sequence[Prepared]) -> list[Pointed]:
+        with _named(len(views)):
+            return cast("list[Pointed]", self._refiner.point(views))
+
+    def rows(self, image: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
+        with _unsuitable():
+            return cast("Sequence[Prepared]", self._refiner.rows(image, pointed))
+
+    def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
+        return cast("Reading", self._refiner.fuse(first, second))
+
+
+@contextmanager
+def _unsuitable() -> Iterator[None]:
+    try:
+        yield
+    except ImageUnsuitable as error:
+        raise ImageError(stage="prepare", reason="unsuitable", detail=str(error)) from error
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from worker.gate import Gate
 from worker.gathering import Gathered, storable
 from worker.leases import Lease, Leases
 from worker.scorers import Resolved
+from worker.second_look import Allowance
 from worker.stages import KnownByContent, ScanBytes, Stages
 from worker.stop import Stop
 from worker.suspect import run_suspect
@@ -128,6 +129,8 @@ class Pipeline:
     def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch) -> None:
         claim, gathered = lease.claim, Gathered(resolved)
         unseen = self._reuse(resolved, claim.images, gathered)
+        # Of the whole batch, also where its images are run one by one.
+        allowance = None if resolved.again is None else Allowance(resolved.again.settings.max_extra)
 
         def run(images: Iterable[ClaimedImage], into: Gathered) -> None:
             batch = BatchRun(
@@ -139,6 +142,7 @@ class Pipeline:
                 watch=watch,
                 scan_id=claim.scan_id,
                 on_fetched=lambda image, sha256: self._endings.note_content(lease, image, sha256),
+                allowance=allowance,
             )
             self._on_abort(lease, batch.abort)
             batch.run()

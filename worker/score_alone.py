@@ -15,12 +15,13 @@ from models.adapters import CARD, AdapterCard, read_card
 from models.canary import try_canary
 from models.errors import ModelInvalid, ModelUnavailable
 from models.sources import POCKET
-from models.types import Question, Scorer
+from models.types import Question
 from scanfleet.checks import Check, builtin_names
 from scanfleet.errors import BadSettings, DeviceUnavailable
 from worker.boxes import box_pass_of
 from worker.decisions import Policy
 from worker.model import Model
+from worker.refining import Margins, again_of, margins_of
 from worker.scorers import Resolved, answers, mode_of, question_of, scorer_of
 
 log = structlog.get_logger()
@@ -43,17 +44,18 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
     try:
         chosen = _Chosen(folder=adapter, card=read_card(adapter)) if adapter else _shipped(model, check, question)
         _require_no_steps(question, chosen)
-        scorer = scorer_of(model, question, chosen.folder if chosen else None)
+        scorer = scorer_of(model, check, chosen.folder if chosen else None)
         boxes = box_pass_of(model, check, question, chosen.folder if chosen else None)
         if chosen is not None:
-            _ask_canary(model, chosen, scorer)
+            _ask_canary(model, chosen)
+        margins = _margins(check, question, chosen.card if chosen else None, precision=model.identity.precision)
+        again = again_of(model, check, question, chosen.folder if chosen else None, scorer=scorer, band=margins.band)
     except ModelInvalid as error:
         raise BadSettings(f"check {check.name}: {error}") from error
     except ModelUnavailable as error:
         raise DeviceUnavailable(f"check {check.name}: {error}") from error
-    policy = _policy(question, chosen.card if chosen else None, precision=model.identity.precision)
     mode = mode_of(question, chosen.card if chosen else None)
-    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=policy, mode=mode, boxes=boxes)
+    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=margins.policy, mode=mode, boxes=boxes, again=again)
 
 
 def _require_no_steps(question: Question, chosen: _Chosen | None) -> None:
@@ -75,17 +77,18 @@ def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
     return _Chosen(folder=folder, card=card)
 
 
-def _ask_canary(model: Model, chosen: _Chosen, scorer: Scorer) -> None:
+def _ask_canary(model: Model, chosen: _Chosen) -> None:
     if chosen.card.canary is None:
         return
-    alone = model.scorer(scorer.question, None)
-    problem = try_canary(chosen.card.canary, chosen.folder, adapter=scorer, base=alone).problem()
+    made, alone = (model.scorer(chosen.card.question, adapter) for adapter in (chosen.folder, None))
+    problem = try_canary(chosen.card.canary, chosen.folder, adapter=made, base=alone).problem()
     if problem is not None:
         raise ModelInvalid(f"adapter {chosen.folder.name}: {problem}")
 
 
-def _policy(question: Question, card: AdapterCard | None, *, precision: str) -> Policy:
+def _margins(check: Check, question: Question, card: AdapterCard | None, *, precision: str) -> Margins:
     if card is None:
-        return Policy(question=question)
+        return margins_of(check, Policy(question=question), same_budget=True, fitted=None)
     held = Policy(question=question, calibrator=card.calibrator, thresholds=card.thresholds)
-    return held.at_precision(precision)
+    own = held.at_precision(precision)
+    return margins_of(check, own, same_budget=card.question == question, fitted=None)

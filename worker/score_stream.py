@@ -23,6 +23,7 @@ from worker.device import Device
 from worker.gathering import Gathered
 from worker.model import Model
 from worker.scorers import Resolved
+from worker.second_look import Allowance
 from worker.stages import Stages
 from worker.stores import OpenStores, StoreFinder
 from worker.timing import Stopwatch
@@ -101,5 +102,15 @@ def chunks_of(images: Iterable[ClaimedImage]) -> Iterator[Chunk]:
 
 def _score(chunk: Chunk, resolved: Resolved, parts: Stages) -> Scored:
     gathered, watch = Gathered(resolved), Stopwatch()
-    BatchRun(images=chunk, attempt=1, resolved=resolved, stages=parts, gathered=gathered, watch=watch, scan_id="").run()
+    run = BatchRun(
+        images=chunk,
+        attempt=1,
+        resolved=resolved,
+        stages=parts,
+        gathered=gathered,
+        watch=watch,
+        scan_id="",
+        allowance=Allowance(None),  # no scan, no share of it: each image gets the look that is due
+    )
+    run.run()
     return chunk, gathered.outcome(watch)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import structlog
 
 from models.adapters import AdapterCard, read_card
+from models.calibration import Thresholds
 from models.canary import try_canary
 from models.errors import ModelInvalid, ModelUnavailable
 from models.sequential import in_steps
@@ -20,12 +21,15 @@ from scanfleet.crops import crop_text
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.settings import Settings
 from scanfleet.store.adapters import AdapterInfo
-from scanfleet.store.engine import transaction
+from scanfleet.store.calibrations import Configuration, Fitted, calibration_for
+from scanfleet.store.engine import reading, transaction
 from scanfleet.store.scorers import ScorerSpec, Shift, note_shift, scorer_id
 from worker.adapters import AdapterFolders
 from worker.boxes import BoxPass, box_pass_of
-from worker.decisions import CALIBRATED_PRECISIONS, Policy, read_policy
+from worker.decisions import Policy, read_policy
 from worker.model import Model
+from worker.refining import Again, Margins, again_of, margins_of
+from worker.second_look import policy_of
 
 log = structlog.get_logger()
 
@@ -39,21 +43,26 @@ class Resolved:
     policy: Policy
     mode: str = ""  # how it answers, see `mode_of`
     boxes: BoxPass | None = None  # None: the check does not ask for boxes
+    again: Again | None = None  # None: nor for second looks
 
-    def wants_boxes(self, reading: Reading) -> bool:
-        """Whether this image is flagged, and somebody can be asked where."""
+    def wants_boxes(self, reading: Reading, *, complete: bool = True) -> bool:
+        """Whether this image is flagged, and somebody can be asked where. complete: as `Policy.decide`."""
         if self.boxes is None or not math.isfinite(reading.margin):
             return False
-        return self.policy.decide(reading).decision == "flag"
+        return self.policy.decide(reading, complete=complete).decision == "flag"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A check and the adapter that is to answer it; None: the base alone. `key` is that of the whole configuration."""
+    """A check and the adapter that is to answer it; None: the base alone. `key` is that of the whole configuration.
+
+    fitted: what the ledger has for exactly this configuration; None: nothing.
+    """
 
     check_id: int
     check: Check
     adapter: AdapterInfo | None
+    fitted: Fitted | None
     spec: ScorerSpec
 
     @property
@@ -74,7 +83,11 @@ class ScorerMaker:
         self._folders = AdapterFolders(settings)
 
     def wanted(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> Wanted:
-        return Wanted(check_id=check_id, check=check, adapter=adapter, spec=self._spec(check_id, check, adapter))
+        """Raises DatabaseUnavailable."""
+        fitted = self._fitted(check, adapter)
+        margins = margins_of(check, self._own(check, adapter), same_budget=True, fitted=fitted)
+        spec = self._spec(check_id, check, adapter, margins, fitted)
+        return Wanted(check_id=check_id, check=check, adapter=adapter, fitted=fitted, spec=spec)
 
     def make(self, wanted: Wanted) -> Resolved:
         """Raises ModelInvalid when the adapter must not be used, StoreUnavailable and DatabaseUnavailable, and
@@ -90,44 +103,79 @@ class ScorerMaker:
 
     def _make(self, wanted: Wanted) -> Resolved:
         check, adapter, question = wanted.check, wanted.adapter, question_of(wanted.check)
-        folder = None if adapter is None else self._folders.find(adapter)
+        fitted, folder = wanted.fitted, None if adapter is None else self._folders.find(adapter)
         if adapter is not None and folder is not None and not answers(read_card(folder), question):
             # A check of the same name with other words: the adapter never learnt to answer those.
             log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
             adapter = folder = None
-        scorer = scorer_of(self._model, question, folder)
+            fitted = self._fitted(check, None)
+        scorer = scorer_of(self._model, check, folder)
         boxes = box_pass_of(self._model, check, question, folder)
         if adapter is not None:
             _require_registered(adapter, scorer)
-        shift = None if folder is None else self._ask_canary(folder, scorer)
-        mode = mode_of(question, None if folder is None else read_card(folder))
-        spec = replace(self._spec(wanted.check_id, check, adapter), mode=mode)
-        policy = read_policy(question, calibrator=spec.calibrator, thresholds=spec.thresholds)
+        shift = None if folder is None else self._ask_canary(folder)
+        card = None if folder is None else read_card(folder)
+        same_budget = card is None or card.question == question
+        margins = margins_of(check, self._own(check, adapter), same_budget=same_budget, fitted=fitted)
+        again = self._again(check, question, folder, scorer, margins)
+        spec = replace(self._spec(wanted.check_id, check, adapter, margins, fitted), mode=mode_of(question, card))
         with transaction(self._engine) as connection:
             row = scorer_id(connection, spec)
             if shift is not None:
                 note_shift(connection, row, shift)
         log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
-        return Resolved(scorer_id=row, scorer=scorer, policy=policy, mode=mode, boxes=boxes)
+        return Resolved(
+            scorer_id=row, scorer=scorer, policy=margins.policy, mode=spec.mode or "", boxes=boxes, again=again
+        )
 
-    def _ask_canary(self, folder: Path, scorer: Scorer) -> Shift | None:
-        """How far its margins moved; None: the adapter has no canary.
+    def _again(
+        self, check: Check, question: Question, folder: Path | None, scorer: Scorer, margins: Margins
+    ) -> Again | None:
+        """Raises DeviceUnavailable for a model that cannot look like this: no adapter is at fault."""
+        try:
+            return again_of(self._model, check, question, folder, scorer=scorer, band=margins.band)
+        except ModelInvalid as error:
+            raise DeviceUnavailable(f"check {check.name}: {error}") from error
+
+    def _ask_canary(self, folder: Path) -> Shift | None:
+        """How far its margins moved, under the pixel budget of its training; None: the adapter has no canary.
 
         Raises ModelInvalid when the adapter does not score here as it did at the end of its training.
         """
-        canary = read_card(folder).canary
-        if canary is None:
+        card = read_card(folder)
+        if card.canary is None:
             return None
-        alone = self._model.scorer(scorer.question, None)
-        found = try_canary(canary, folder, adapter=scorer, base=alone)
+        made, alone = (self._model.scorer(card.question, adapter) for adapter in (folder, None))
+        found = try_canary(card.canary, folder, adapter=made, base=alone)
         problem = found.problem()
         if problem is not None:
             raise ModelInvalid(f"adapter {folder.name}: {problem}")
         return Shift(max=found.max_shift, mean=found.mean_shift, n=found.n, against=found.against)
 
-    def _spec(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> ScorerSpec:
+    def _own(self, check: Check, adapter: AdapterInfo | None) -> Policy:
+        """How margins are read by the adapter's word, in the precision of this model."""
+        question = question_of(check)
+        if adapter is None:
+            return Policy(question=question)
+        held = read_policy(question, calibrator=adapter.calibrator, thresholds=adapter.thresholds)
+        return held.at_precision(self._model.identity.precision)
+
+    def _fitted(self, check: Check, adapter: AdapterInfo | None) -> Fitted | None:
         identity = self._model.identity
-        calibrator, thresholds = _read_by(adapter, question_of(check), identity.precision)
+        configuration = Configuration(
+            check_hash=check.hash,
+            base_model=identity.base_model,
+            base_revision=identity.revision,
+            precision=identity.precision,
+            weights_sha256=None if adapter is None else adapter.weights_sha256,
+        )
+        with reading(self._engine) as connection:
+            return calibration_for(connection, configuration)
+
+    def _spec(
+        self, check_id: int, check: Check, adapter: AdapterInfo | None, margins: Margins, fitted: Fitted | None
+    ) -> ScorerSpec:
+        identity, source = self._model.identity, fitted or adapter
         return ScorerSpec(
             check_id=check_id,
             base_model=identity.base_model,
@@ -135,23 +183,19 @@ class ScorerMaker:
             precision=identity.precision,
             adapter_id=None if adapter is None else adapter.id,
             max_pixels=check.max_pixels,
-            crop=crop_text(check.crop),
-            calibrator=calibrator,
-            thresholds=thresholds,
+            crop=crop_text(check.crop, band=margins.band.record()),
+            calibrator=None if source is None or margins.policy.calibrator is None else source.calibrator,
+            thresholds=_as_stored(margins.policy, None if source is None else source.thresholds),
         )
 
 
-def _read_by(
-    adapter: AdapterInfo | None, question: Question, precision: str
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Calibrator and thresholds of a scorer in this precision, as its row keeps them."""
-    if adapter is None:
-        return None, None
-    if precision in CALIBRATED_PRECISIONS:
-        return adapter.calibrator, adapter.thresholds
-    fitted = read_policy(question, calibrator=adapter.calibrator, thresholds=adapter.thresholds)
-    held = fitted.at_precision(precision)
-    return None, None if held.thresholds is None else asdict(held.thresholds)
+def _as_stored(policy: Policy, thresholds: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As they were given, where they are those: what a scorer's key is made of must not change with our classes."""
+    if policy.thresholds is None:
+        return None
+    if thresholds is not None and Thresholds(**thresholds) == policy.thresholds:
+        return thresholds
+    return asdict(policy.thresholds)
 
 
 def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
@@ -161,8 +205,8 @@ def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
 
 
 def answers(card: AdapterCard, question: Question) -> bool:
-    """Whether an adapter was made for this very question. None was for steps: those are asked of the base alone."""
-    return card.question == question and not question.steps
+    """Whether an adapter knows these words and labels. None was made for steps: those are asked of the base alone."""
+    return card.answers(question) and not question.steps
 
 
 def mode_of(question: Question, card: AdapterCard | None) -> str:
@@ -172,11 +216,14 @@ def mode_of(question: Question, card: AdapterCard | None) -> str:
     return "+".join(card.parts)
 
 
-def scorer_of(model: Model, question: Question, adapter: Path | None) -> Scorer:
+def scorer_of(model: Model, check: Check, adapter: Path | None) -> Scorer:
     """One scorer, however many questions it asks. Raises ModelInvalid, ModelUnavailable."""
+    question = question_of(check)
     if question.steps:
         return in_steps(question, lambda step: model.scorer(step, None))
-    return model.scorer(question, adapter)
+    if isinstance(check.crop, str):
+        return model.scorer(question, adapter)
+    return model.scorer(question, adapter, policy=policy_of(check, check.crop))
 
 
 def question_of(check: Check) -> Question:

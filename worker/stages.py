@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class ScanBytes:
     hashes: Collection[str]  # SHA-256
 
 
+WHOLE_PICTURES = 4  # decoded with all their pixels for a second look, at once
+
 KnownByContent = Callable[[ScanBytes], Mapping[str, Known | ImageError]]
 
 
@@ -40,3 +43,4 @@ class Stages:
     settings: Settings
     vitals: Vitals = field(default_factory=Vitals)
     in_hand: FilesInHand = field(default_factory=FilesInHand)
+    pictures: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(WHOLE_PICTURES))

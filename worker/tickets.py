@@ -7,20 +7,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from models.types import Finder, FoundBoxes, Prepared, Reading, Scorer
+from models.types import Finder, FoundBoxes, Pointed, Prepared, Reading, Refiner, Scorer
 from scanfleet.errors import DeviceUnavailable
 from worker.packing import pack
 
 STAY_SECONDS = 2.0  # that another scorer's images may wait while the last one has some: a change of adapter takes time
 FORWARDS_BEFORE_FINDING = 8  # of scorers that go before a finder whose images have waited all that time
 
+Kind = Literal["score", "point", "find"]
+Result = Reading | Pointed | FoundBoxes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What became of one prepared image."""
 
-    result: Reading | FoundBoxes | Exception
+    result: Result | Exception
     waited: float  # seconds from submission to the start of its forward
     seconds: float  # its share of the forward
     forwards: float = 0.0  # the same share as a part of one forward; 0 where none came to its end
@@ -32,15 +36,27 @@ class Answer:
 class Ticket:
     """One prepared image of `owner`; `answer` is called once, in a device thread.
 
-    scorer: who answers. late: a finder is asked, whose long forwards let those of scorers go first.
+    scorer: who answers, a Scorer, a Refiner that points, or a Finder, by `kind`. beside: the scorer that a refiner
+    goes with, under the same adapter; None: nobody.
     """
 
     owner: object
-    scorer: Scorer | Finder
+    scorer: Scorer | Refiner | Finder
     prepared: Prepared
     answer: Callable[[Answer], None]
     since: float  # time.perf_counter()
-    late: bool = False
+    kind: Kind = "score"
+    beside: Scorer | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether its long forward lets those of scorers go first."""
+        return self.kind == "find"
+
+    @property
+    def leader(self) -> object:
+        """Whoever has the same one needs no change of adapter."""
+        return self.scorer if self.beside is None else self.beside
 
 
 class Waiting:
@@ -59,7 +75,7 @@ class Waiting:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock = clock
-        self._last: object = None  # the scorer of the last forward
+        self._last: object = None  # the leader of the last forward
         self._capacity = capacity
         self._least = least
         self._one_by_one = one_by_one
@@ -93,26 +109,25 @@ class Waiting:
         if closed:
             raise DeviceUnavailable("the worker is stopping")
 
-    def take(self, budget: Callable[[], int], *, finding: Callable[[], int] | None = None) -> list[Ticket]:
-        """The next forward, of one scorer, within `budget` tokens; of a finder, within `finding`. Empty when closed.
+    def take(self, budget: Callable[[Kind], int]) -> list[Ticket]:
+        """The next forward, of one scorer, within the tokens that `budget` has for its kind. Empty when closed.
 
         The scorer of the last forward goes on while it has images, because another one may bring another adapter; but
-        whoever has waited STAY_SECONDS comes first. Finders come when no scorer waits, or after
-        FORWARDS_BEFORE_FINDING: images to score do not stand behind whole generations, and those to find boxes in
-        gather for a forward of many.
+        whoever has waited STAY_SECONDS comes first. A refiner stands in line with its scorer. Finders come when no
+        scorer waits, or after FORWARDS_BEFORE_FINDING: images to score do not stand behind whole generations, and
+        those to find boxes in gather for a forward of many.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._open or bool(self._tickets))
             if not self._open:
                 return []
             first = self._choose()
-            self._last = first.scorer
+            self._last = first.leader
             if self._one_by_one:
                 taken = [first]
             else:
                 same = [ticket for ticket in self._tickets if ticket.scorer is first.scorer]
-                most = finding() if first.late and finding is not None else budget()
-                chosen = pack([ticket.prepared.visual_tokens for ticket in same], budget=most)
+                chosen = pack([ticket.prepared.visual_tokens for ticket in same], budget=budget(first.kind))
                 taken = [same[at] for at in chosen]
             gone = set(map(id, taken))
             self._drop(lambda ticket: id(ticket) in gone)
@@ -133,7 +148,7 @@ class Waiting:
         waiting = [ticket for ticket in self._tickets if not ticket.late]
         if not waiting or self._clock() - waiting[0].since >= STAY_SECONDS:
             return waiting[0] if waiting else None
-        return next((ticket for ticket in waiting if ticket.scorer is self._last), waiting[0])
+        return next((ticket for ticket in waiting if ticket.leader is self._last), waiting[0])
 
     def drop(self, owner: object) -> None:
         """Forget what an owner no longer wants; it gets no answer."""

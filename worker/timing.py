@@ -11,7 +11,7 @@ from scanfleet.stage_times import COUNTS, THREAD_STAGES
 from worker.occupancy import Occupancy, Span
 from worker.tickets import Answer
 
-MEASURED = (*THREAD_STAGES, "wait", "device", "boxes", *COUNTS)
+MEASURED = (*THREAD_STAGES, "wait", "device", "boxes", "pointing", *COUNTS)
 NO_TIME = Span(under_way=0.0, idle=0.0)
 
 
@@ -41,7 +41,15 @@ class Stopwatch:
         """An image came back from the device."""
         self.add(wait=given.waited, device=given.seconds)
         if given.forwards:
-            self.add(forwards=given.forwards, scored=1, tokens=given.tokens, padding=given.padding)
+            own = given.tokens - given.padding
+            self.add(forwards=given.forwards, scored=1, tokens=given.tokens, padding=given.padding, first_tokens=own)
+
+    def read_again(self, given: Answer) -> None:
+        """A row of a second look came back."""
+        self.add(wait=given.waited, device=given.seconds)
+        if given.forwards:
+            own = given.tokens - given.padding
+            self.add(forwards=given.forwards, tokens=given.tokens, padding=given.padding, again_tokens=own)
 
     def sums(self) -> dict[str, float]:
         span = self._span()

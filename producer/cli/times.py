@@ -30,6 +30,8 @@ def echo_times(times: StageTimes) -> None:
     click.echo(f"  {_workers(times)}")
     click.echo(f"  {_threads(times)}")
     click.echo(f"  {_forwards(times)}")
+    if times["again_tokens"]:
+        click.echo(f"  {_again(times)}")
 
 
 def _workers(times: StageTimes) -> str:
@@ -47,3 +49,9 @@ def _forwards(times: StageTimes) -> str:
     each = f"{times.images_per_forward or 0:.1f} images in each"
     padding = f"{times.padding_share or 0:.1%} of their tokens padding".replace("%", " %")
     return f"{times['forwards']:.0f} forwards took {times['device']:.1f} s, some at the same time: {each}, {padding}"
+
+
+def _again(times: StageTimes) -> str:
+    share = f"{times.again_share or 0:.1%}".replace("%", " %")
+    images = "1 image was" if round(times["again"]) == 1 else f"{times['again']:.0f} images were"
+    return f"{images} looked at again: {times['again_tokens']:.0f} visual tokens, {share} of those of first looks"

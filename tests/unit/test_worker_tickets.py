@@ -27,7 +27,7 @@ class Rig:
 
     def take(self) -> object:
         """One image a forward: its scorer."""
-        (ticket,) = self.waiting.take(lambda: 4)
+        (ticket,) = self.waiting.take(lambda _: 4)
         return ticket.scorer
 
 
