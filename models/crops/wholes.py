@@ -27,8 +27,9 @@ OVERLAP = 0.2  # of a tile's side, with each neighbour: what is smaller lies who
 SHARP_ENOUGH = 0.8  # of the image's own resolution, along a side; more tiles would show little more
 LONGEST = 2.0  # a tile's long side over its short one, unless the image leaves no choice
 
-STRONG = 48  # grey levels between the darkest and the brightest of a block: an edge, and no noise
-LOST = 0.5  # share of that difference which must be left at the first look's size
+STRONG = 32  # grey levels between the darkest and the brightest of a block: an edge, and no noise
+LOST = 0.7  # share of that difference which must be left at the first look's size
+ENOUGH = 0.05  # of an image's edges lost: one small thing among large ones has hardly more
 WORTH_IT = 1.25  # times the first look's pixels, under which an adapted look would show the same again
 
 
@@ -113,10 +114,12 @@ def adaptation(image: Image.Image, *, budget: int, most: int) -> Adaptation:
 
 
 def adapted_pixels(image_size: tuple[int, int], *, budget: int, edge_density: float, most: int) -> int:
-    """budget · shrink^(2 · edge_density): none of the pixels that shrinking took come back where no edge was lost with
-    them, all of them where every edge was; never over `most`, never under the smaller of `budget` and `most`.
+    """budget · shrink^(2 · min(1, edge_density / ENOUGH)), within `most`.
+
+    edge_density: as `lost_edges` says. None of the pixels that shrinking took come back where no edge was lost with
+    them, all of them where ENOUGH were.
     """
-    wanted = budget * _shrink(image_size, budget) ** (2 * edge_density)
+    wanted = budget * _shrink(image_size, budget) ** (2 * min(1.0, edge_density / ENOUGH))
     return min(most, int(wanted))
 
 
