@@ -172,3 +172,11 @@ def test_a_setting_becomes_a_check_and_back() -> None:
     assert standing(check) == found
     assert (check.name, check.labels) == ("specks-2", CHECK.labels)
     assert "uncertain" in found.in_words()
+
+
+def test_a_tuned_check_says_its_budgets() -> None:
+    found = space().suggest(Scripted({"when": "always", "look": "reweight", "budget": 1.5}))
+    assert isinstance(found, Setting)
+    crop = as_check(CHECK, found, QUESTION, name=CHECK.name).crop
+    assert not isinstance(crop, str)
+    assert crop.crop_pixels == crop.context_pixels == found.first.max_pixels

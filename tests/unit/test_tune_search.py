@@ -54,29 +54,29 @@ def test_it_finds_words_that_help() -> None:
 
 def test_no_setting_of_the_front_costs_more_than_the_limit() -> None:
     for limit in (1.0, 1.3):
-        record = tune(PlantedSight(examples(160), helps=crop_helps), max_cost=limit)
+        record = tune(PlantedSight(examples(100), helps=crop_helps), max_cost=limit, trials=20)
         assert record["front"]
         assert all(row["searched"]["cost"] <= limit for row in record["front"])
 
 
 def test_nothing_over_the_limit_is_read() -> None:
     sight = PlantedSight(examples(160), first_strength=lambda first: first.max_pixels / CHECK.max_pixels)
-    tune(sight, max_cost=1.3, trials=60)
+    tune(sight, max_cost=1.3, trials=20)
     # The larger budget at equal cost is a baseline, and at the limit or below it.
     assert max(first.max_pixels for first, _ in sight.read_first) <= 1.3 * CHECK.max_pixels
     assert {first.max_pixels for first, _ in sight.read_first} > {CHECK.max_pixels}
 
 
 def test_noise_is_not_sold_as_a_gain() -> None:
-    for seed in range(5):
-        record = tune(PlantedSight(examples(120)), seed=seed, trials=30)
+    for seed in range(2):
+        record = tune(PlantedSight(examples(120)), seed=seed, trials=20)
         assert record["chosen"] is None
         assert record["tuned"] is None
         assert "no setting is measurably better" in record["reason"] or "nothing better" in record["reason"]
 
 
 def test_held_out_images_are_read_for_the_front_alone() -> None:
-    sight = PlantedSight(examples(160), helps=crop_helps)
+    sight = PlantedSight(examples(100), helps=crop_helps)
     tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=sight.examples, sight=sight)
     seen_at_the_end: list[int] = []
     record = tuning.run(lambda *_: None, searched=lambda: seen_at_the_end.append(len(sight.read_first)))
@@ -155,5 +155,5 @@ def test_a_plain_classification_is_judged_by_its_accuracy(helps: Callable[[First
 def test_few_images_decide_nothing() -> None:
     few = tune(PlantedSight(examples(36), helps=crop_helps), trials=25)
     assert few["chosen"] is None
-    assert any("few" in note for note in few["notes"])
-    assert (few["front"][-1]["change"]["low"] > 0 and "too few images" in few["reason"]) or "nothing" in few["reason"]
+    assert "too few images" in few["reason"]
+    assert any("only a large change" in note for note in few["notes"])

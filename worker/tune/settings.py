@@ -54,12 +54,18 @@ def as_check(check: Check, setting: Setting, question: Question, *, name: str) -
         "prompt": question.prompt,
         "descriptions": dict(question.descriptions),
         "max_pixels": setting.first.max_pixels,
-        "crop": setting.crop if isinstance(setting.crop, str) else setting.crop.model_dump(),
+        "crop": setting.crop if isinstance(setting.crop, str) else _explicit(setting.crop, setting.first.max_pixels),
     }
     try:
         return Check.model_validate(check.model_dump() | more)
     except ValueError as error:
         raise BadCheck(f"the tuned check {name!r} cannot be stored: {error}") from None
+
+
+def _explicit(crop: CropSettings, max_pixels: int) -> dict[str, Any]:
+    """With the budgets that it leaves open, which a check file cannot hold as nothing."""
+    held = crop.model_dump()
+    return held | {name: held[name] or max_pixels for name in ("crop_pixels", "context_pixels")}
 
 
 def _second(crop: CropSettings, max_pixels: int) -> str:

@@ -1,0 +1,74 @@
+"""The folder of a tuning: whole or not at all, and readable by people and programs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from scanfleet.checks import load_check
+from scanfleet.errors import RequestError
+from tests.unit.test_tune_search import crop_helps, plan
+from tests.unit.tuned_sight import IDENTITY, QUESTION, PlantedSight, examples
+from worker.tune import report
+from worker.tune.space import Kept
+from worker.tune.tuning import Tuning
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    sight = PlantedSight(examples(120), helps=crop_helps)
+    tuning = Tuning(
+        plan(trials=20, name="specks-2"),
+        question=QUESTION,
+        identity=IDENTITY,
+        kept=Kept(),
+        examples=sight.examples,
+        sight=sight,
+    )
+    return tuning.run(lambda *_: None) | {"images": tuning.images_record({"a.png": "gone"})}
+
+
+def test_it_holds_every_figure_a_picture_and_the_check(record: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "tuned"
+    report.write_report(folder, record)
+    assert sorted(path.name for path in folder.iterdir()) == ["check.toml", "front.png", "report.html", "report.json"]
+    assert json.loads((folder / report.JSON).read_text()) == record
+    with Image.open(folder / report.PNG) as picture:
+        assert picture.size == (900, 550)
+    check = load_check(str(folder / report.TOML))
+    assert (check.name, check.hash) == ("specks-2", record["tuned"]["hash"])
+    page = (folder / report.HTML).read_text()
+    assert record["reason"].split(" [")[0].replace("+", "&#43;") in page or record["reason"] in page
+    assert "larger budget at equal cost" in page
+
+
+def test_words_of_strangers_do_nothing_in_the_page(record: dict[str, Any], tmp_path: Path) -> None:
+    report.write_report(tmp_path / "out", record | {"notes": ["<script>alert(1)</script>"]})
+    assert "<script>" not in (tmp_path / "out" / report.HTML).read_text()
+
+
+def test_without_a_choice_there_is_no_check_file(record: dict[str, Any], tmp_path: Path) -> None:
+    report.write_report(tmp_path / "out", record | {"tuned": None, "chosen": None, "front": []})
+    assert not (tmp_path / "out" / report.TOML).exists()
+
+
+def test_a_folder_that_was_filled_meanwhile_is_left_alone(record: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(RequestError, match="cannot write"):
+        report.write_report(tmp_path / "out", record)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+
+
+def test_the_chosen_setting_comes_with_what_its_margins_mean(record: dict[str, Any]) -> None:
+    tuned = record["tuned"]
+    assert tuned["configuration"]["check_hash"] == tuned["hash"]
+    fitted = tuned["fitted"]
+    assert fitted["calibrator"]["a"] > 0
+    assert set(fitted["first_thresholds"]) == {"review", "flag"}
+    assert fitted["metrics"]["certified_on"] == record["images"]["held_out"]["n"]
+    unmet = fitted["metrics"]["recall_certificate"]["met"] is False
+    assert (fitted["thresholds"]["review"] is None) == unmet
+    assert any("recall 0.95 cannot be certified" in note for note in record["notes"]) == unmet
