@@ -14,9 +14,11 @@ from celery import Celery
 from producer.enqueue import Enqueued
 from producer.rescan import Plan, Request, enqueue_rescan, plan_rescan
 from scanfleet.checks import load_check
+from scanfleet.crops import crop_text
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
 from scanfleet.queue import make_app
+from scanfleet.second_look import SecondLook
 from scanfleet.settings import Settings, load_settings
 from scanfleet.store import batches, champions, scans, schema, verdicts
 from scanfleet.store.adapters import AdapterInfo, register_adapter
@@ -95,7 +97,10 @@ class Archive:
         with transaction(self.engine) as connection:
             adapter = champions.champion(connection, self.check.name, "fake")
             spec = scorer_spec(
-                check_id, adapter_id=adapter and adapter.id, thresholds=None if adapter is None else THRESHOLDS
+                check_id,
+                adapter_id=adapter and adapter.id,
+                thresholds=None if adapter is None else THRESHOLDS,
+                crop=crop_text(self.check.crop, band={"low": THRESHOLDS["review"], "high": THRESHOLDS["flag"]}),
             )
             return scorer_id(connection, spec)
 
@@ -152,7 +157,13 @@ class Archive:
             return scans.progress(connection, scan_id)
 
 
-def verdict(image: ClaimedImage, margins: Margins, *, reused_from: int | None = None) -> NewVerdict:
+def verdict(
+    image: ClaimedImage,
+    margins: Margins,
+    *,
+    reused_from: int | None = None,
+    looks: Callable[[str], SecondLook | None] = lambda _: None,
+) -> NewVerdict:
     margin = margins(image.uri) if callable(margins) else margins[image.uri]
     return NewVerdict(
         image_id=image.id,
@@ -166,6 +177,7 @@ def verdict(image: ClaimedImage, margins: Margins, *, reused_from: int | None = 
         margin=margin,
         mass=1.0,
         logits=(margin, 0.0, 0.0),
+        crop=looks(image.uri),
         reused_from=reused_from,
     )
 

@@ -1,8 +1,9 @@
 """Which answers of a scan its present champion may see otherwise, and the scan that is made to renew them.
 
-An answer can change when it is `review`, or when its margin lies near a threshold of the scorer that gave it. Of the
-rest a uniform sample is drawn, which shows how much is missed: identities are SHA-256 digests, so that those that
-follow a random point in their order are such a sample, found by an index and without a look at the others.
+An answer can change when it is `review`, when its margin lies near a threshold of the scorer that gave it, or when a
+second look is at stake: where the first one was uncertain, or would be if it moved. Of the rest a uniform sample is
+drawn, which shows how much is missed: identities are SHA-256 digests, so that those that follow a random point in their
+order are such a sample, found by an index and without a look at the others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from scanfleet.checks import Check
+from scanfleet.crops import NEVER
 from scanfleet.store import scans
 from scanfleet.store.adapters import AdapterInfo, get_adapter
 from scanfleet.store.batches import NewImage
@@ -110,18 +113,23 @@ class Pool:
 
     def _conditions(self, connection: sa.Connection) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
         """Whether the champion gave an answer; whether another champion may give another one."""
-        names = (ScorerRow.id, ScorerRow.adapter_id, ScorerRow.thresholds, ScorerRow.calibrator)
+        names = (ScorerRow.id, ScorerRow.adapter_id, ScorerRow.thresholds, ScorerRow.calibrator, ScorerRow.crop)
         scorers = connection.execute(sa.select(*names).where(ScorerRow.check_id == self.check_id)).all()
         current = Verdict.scorer_id.in_([row.id for row in scorers if row.adapter_id == self.adapter_id])
         if self.width is None:
             return current, sa.true()
-        has_flags = bool(get_check(connection, self.check_id).flags)
+        check = get_check(connection, self.check_id)
+        flags = bool(check.flags)
         near = [
             sa.and_(Verdict.scorer_id == row.id, Verdict.margin.between(edge - self.width, edge + self.width))
             for row in scorers
-            for edge in edges(row.thresholds if has_flags else None, row.calibrator if has_flags else None)
+            for edge in {
+                *edges(row.thresholds if flags else None, row.calibrator if flags else None),
+                *gate_edges(check, row.crop),
+            }
         ]
-        return current, sa.or_(Verdict.decision == "review", *near)
+        looked_again = sa.and_(Verdict.crop.is_not(None), Verdict.crop["why"].as_string() == "uncertain")
+        return current, sa.or_(Verdict.decision == "review", *near, looked_again)
 
 
 def edges(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | None) -> list[float]:
@@ -129,6 +137,15 @@ def edges(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | None) 
     if thresholds is not None:
         return sorted({edge for edge in (thresholds.get("review"), thresholds.get("flag")) if edge is not None})
     return [0.0] if calibrator is None else [-calibrator["b"] / calibrator["a"]]
+
+
+def gate_edges(check: Check, crop: str) -> list[float]:
+    """The margins of a first look at which a scorer's gate turns; crop: as its row has it."""
+    if isinstance(check.crop, str) or crop == NEVER or check.crop.when not in ("uncertain", "uncertain-or-shrunk"):
+        return []
+    ends = json.loads(crop)["uncertain"]
+    out = ((ends["low"], -check.crop.band), (ends["high"], check.crop.band))
+    return [end + band for end, band in out if end is not None]
 
 
 def _answered(scan_id: str, *columns: Any) -> sa.Select[Any]:

@@ -12,7 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from producer.flips import find_report
+from scanfleet.crops import CropSettings
 from scanfleet.errors import LeaseLost, RequestError
+from scanfleet.second_look import SecondLook
 from scanfleet.store import batches, champions, rescans, retries, scans, verdicts
 from scanfleet.store.batches import Claim, NewImage
 from scanfleet.store.engine import reading, transaction
@@ -99,6 +101,29 @@ def test_only_what_can_change_is_taken_and_its_answer_is_renewed(held: Archive) 
         "current": len(taken),
         "seed": 0,
     }
+
+
+def test_where_the_second_look_is_at_stake_the_answer_can_change(
+    held: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = held.check.model_copy(update={"crop": CropSettings(when="uncertain", band=0.5)})
+    monkeypatch.setattr(held, "check", check)
+
+    def first(name: str) -> float:
+        return int(name[-5:]) / 5 - 3.0
+
+    def look(name: str) -> SecondLook | None:
+        asked = abs(first(name)) <= 1.5
+        return SecondLook(why="uncertain", first=first(name), second=9.0, look="pair") if asked else None
+
+    held.promote("one")
+    root = held.scan(31, lambda name: 5.0 if look(name) else first(name), looks=look)
+    held.promote("two")
+    rescan = held.rescan(root, band=0.25, audit=100)
+    drawn = held.drawn(rescan)
+    assert len(drawn) == 31  # what has no second look counts among the others
+    taken = {name for name, why in drawn.items() if why == "band"}
+    assert taken == {uri(number) for number in range(31) if abs(first(uri(number))) <= 1.75}
 
 
 def test_results_of_all_scans_hold_every_image_once_with_the_answer_that_stands(held: Archive) -> None:
