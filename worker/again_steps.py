@@ -6,9 +6,7 @@ Whatever comes of it is told to the coordinator of the batch (`worker.looking_ag
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,28 +15,10 @@ from PIL import Image
 from models.types import Refiner
 from scanfleet.errors import ImageError, Retryable
 from scanfleet.images import Enough
+from worker.around import RETRY_SECONDS, Around
 from worker.batch_events import Due, Event, ReadAgain, Stepped, Twins
 from worker.in_hand import KeptFiles
-from worker.scorers import Resolved
-from worker.stages import Stages
 from worker.tickets import Answer
-from worker.timing import Stopwatch
-from worker.vitals import BatchPulse
-
-RETRY_SECONDS = 30.0  # after the deadline of a fetch, for the store's client to give up
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Around:
-    """What the second looks of a batch share with its first ones. tell: from any thread, to its coordinator."""
-
-    resolved: Resolved
-    stages: Stages
-    watch: Stopwatch
-    pulse: BatchPulse
-    over: threading.Event
-    owner: object
-    tell: Callable[[Event], None]
 
 
 class Steps:

@@ -9,26 +9,24 @@ device has room.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
-from models.types import Finder, FoundBoxes, Prepared, Reading
+from models.types import Reading
 from scanfleet.errors import ImageError
-from scanfleet.images import Enough
 from scanfleet.store.batches import ClaimedImage
-from worker.again_steps import RETRY_SECONDS, Around
+from worker.around import Around
 from worker.batch_events import Abort, Answered, Event, Fetched, Located, NotFetched, ReadAgain, Stepped, Twins
 from worker.boxes import StoredBoxes, stored
+from worker.first_steps import FirstSteps
 from worker.gathering import Gathered
 from worker.looking_again import LookingAgain
 from worker.scorers import Resolved
 from worker.second_look import Allowance
 from worker.stages import ScanBytes, Stages
-from worker.tickets import Answer
 from worker.timing import Stopwatch
 
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
@@ -57,11 +55,8 @@ class BatchRun:
         self._scan_id = scan_id
         self._on_fetched = on_fetched
         self._gathered = gathered
-        self._watch = watch
         self._resolved = resolved
         self._stages = stages
-        detail = resolved.scorer.detail
-        self._enough = None if detail is None else Enough(detail.pixels, detail.short_side)
         self._settings = stages.settings
         name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
         self._pulse = stages.vitals.pulse(self.abort, name=name)
@@ -75,22 +70,20 @@ class BatchRun:
         self._first = 0  # looks under way
         self._scoring = 0  # images under way: at their first look, waiting for the second, at that, or asked for boxes
         self._twins: dict[str, Twins] = {}
-        self._again = self._looking_again(allowance)
-
-    def _looking_again(self, allowance: Allowance | None) -> LookingAgain | None:
-        again = self._resolved.again
-        if again is None:
-            return None
         around = Around(
-            resolved=self._resolved,
-            stages=self._stages,
-            watch=self._watch,
+            resolved=resolved,
+            stages=stages,
+            watch=watch,
             pulse=self._pulse,
             over=self._over,
             owner=self,
             tell=self._inbox.put,
         )
-        return LookingAgain(around, again, allowance or Allowance(again.settings.max_extra))
+        self._again: LookingAgain | None = None
+        if resolved.again is not None:
+            share = allowance or Allowance(resolved.again.settings.max_extra)
+            self._again = LookingAgain(around, resolved.again, share)
+        self._steps = FirstSteps(around, None if self._again is None else self._again.files)
 
     def abort(self, why: str) -> None:
         """End `run` with Aborted; from any thread."""
@@ -124,7 +117,7 @@ class BatchRun:
                 return
             self._stages.in_hand.begin()
             self._fetching += 1
-            self._stages.threads.submit(self._fetch, self._todo.popleft())
+            self._stages.threads.submit(self._steps.fetch, self._todo.popleft())
 
     def _look_again(self) -> None:
         """Once no first look can come any more; and take up what came of second ones."""
@@ -179,7 +172,7 @@ class BatchRun:
         return self._fetching > 0 and len(self._fetched) < n <= self._first and not self._stages.in_hand.many
 
     def _looked(self, event: Answered) -> None:
-        """All looks are done. So is the image, unless it is flagged and somebody is to be asked where: then it waits."""
+        """All looks are done. So is the image, unless it is flagged and somebody is to be asked where."""
         boxes, prepared = self._resolved.boxes, event.twins.prepared
         event.twins.prepared = None
         if isinstance(event.result, Exception) or boxes is None or not self._wants_boxes(event):
@@ -187,7 +180,7 @@ class BatchRun:
         elif boxes.finder is None or prepared is None:
             self._conclude(replace(event, boxes=StoredBoxes(problems=(boxes.why_not,))))
         else:
-            self._stages.threads.submit(self._locate, event, boxes.finder, prepared)
+            self._stages.threads.submit(self._steps.locate, event, boxes.finder, prepared)
 
     def _wants_boxes(self, event: Answered) -> bool:
         assert isinstance(event.result, Reading)
@@ -229,7 +222,7 @@ class BatchRun:
                 twins = self._twins[item.sha256] = Twins(sha256=item.sha256, images=[item.image])
                 self._scoring += 1
                 self._first += 1
-                self._stages.threads.submit(self._prepare, twins, [item.data])
+                self._stages.threads.submit(self._steps.prepare, twins, [item.data])
 
     def _deliver(self, twins: Twins, images: Sequence[ClaimedImage]) -> None:
         answer = twins.answer
@@ -247,75 +240,3 @@ class BatchRun:
                     boxes=answer.boxes,
                     crop=answer.crop,
                 )
-
-    # in the stage threads
-
-    def _fetch(self, image: ClaimedImage) -> None:
-        if self._over.is_set():
-            return
-        ended = self._pulse.expect(seconds=self._settings.fetch_deadline_seconds + RETRY_SECONDS)
-        try:
-            with self._watch.measure("fetch"):
-                store = self._stages.stores(image.uri, image.root)
-                data = store.fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
-                sha256 = hashlib.sha256(data).hexdigest()
-            self._inbox.put(Fetched(image=image, data=data, sha256=sha256))
-        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._inbox.put(NotFetched(image=image, error=error))
-        finally:
-            ended()
-
-    def _prepare(self, twins: Twins, box: list[bytes]) -> None:
-        """box: the file, taken out: the executor keeps what it was given until the end, and the end may be long off."""
-        n_bytes = len(box[0])
-        if self._over.is_set():
-            self._stages.in_hand.drop(n_bytes)
-            return
-        ended = self._pulse.expect(seconds=0)  # seconds by rule, and a decoder that hangs is ended by its keeper
-        try:
-            try:
-                data = box.pop()
-                with self._watch.measure("decode"):
-                    decoded = self._stages.decoders.decode(data, enough=self._enough)
-                if self._again is not None:
-                    self._again.files.keep(twins.sha256, data)
-                del data
-            finally:
-                self._stages.in_hand.drop(n_bytes)
-            width, height = decoded.width, decoded.height
-            with self._watch.measure("prepare"):
-                prepared = self._resolved.scorer.prepare(decoded.image)
-            del decoded  # its pixels need not wait for the device
-            if self._resolved.boxes is not None or self._again is not None:
-                twins.prepared = prepared
-            answer = self._answering(twins, width, height)
-            self._stages.device.submit(owner=self, scorer=self._resolved.scorer, prepared=prepared, answer=answer)
-        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._inbox.put(Answered(twins=twins, result=error))
-        finally:
-            ended()
-
-    def _answering(self, twins: Twins, width: int, height: int) -> Callable[[Answer], None]:
-        def answer(given: Answer) -> None:
-            self._watch.answered(given)
-            assert isinstance(given.result, Reading | Exception)
-            self._inbox.put(Answered(twins=twins, result=given.result, width=width, height=height))
-
-        return answer
-
-    def _locate(self, scored: Answered, finder: Finder, prepared: Prepared) -> None:
-        if self._over.is_set():
-            return
-        ended = self._pulse.expect(seconds=0)
-
-        def answer(given: Answer) -> None:
-            self._watch.add(boxes=given.seconds)
-            assert isinstance(given.result, FoundBoxes | Exception)
-            self._inbox.put(Located(scored=scored, result=given.result))
-
-        try:
-            self._stages.device.submit_late(owner=self, finder=finder, prepared=prepared, answer=answer)
-        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._inbox.put(Located(scored=scored, result=error))
-        finally:
-            ended()

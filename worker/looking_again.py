@@ -5,7 +5,7 @@ first. Rounds of a few images go through the same steps side by side; within a r
 step, and tokens are taken in the order of the images, so that what a batch gets does not hang on the speed of threads:
 
     views    the file once more, decoded as far as pointing needs it    stage threads
-    point    where to look                                              the device; these two only if the look is pointed
+    point    where to look; these two only where a look is pointed      the device
     rows     the file with all its pixels, cropped and prepared         stage threads
     read     the rows, by the scorer of the first looks                 the device; the next round begins meanwhile
 
@@ -23,7 +23,8 @@ from models.crops.types import Region
 from models.types import Pointed, Prepared, Reading
 from scanfleet.errors import Retryable
 from scanfleet.second_look import CAP, SecondLook
-from worker.again_steps import Around, Steps
+from worker.again_steps import Steps
+from worker.around import Around
 from worker.batch_events import Answered, Due, ReadAgain, Stepped
 from worker.refining import Again
 from worker.second_look import Allowance, Resized, order, shrink_of, why_again
@@ -69,7 +70,7 @@ class LookingAgain:
         return True
 
     def go_on(self) -> None:
-        """Begin the next round if none goes on. Once all first looks of the batch are answered, and after each event."""
+        """Begin the next round if none goes on. Not before all first looks of the batch are answered."""
         self._due.sort(key=lambda due: order(due.reading, self._again.band, due.twins.sha256))
         while self._due and not self._open:
             n = self._affordable()

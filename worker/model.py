@@ -5,34 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from PIL import Image
 
 from models.allocator import keep_freed_memory
 from models.crops.policy import CropPolicy
-from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
+from models.errors import ModelInvalid, ModelUnavailable
 from models.fake import FakeFinder, FakePrepared, FakeRefiner, FakeScorer
 from models.sources import locate
 from models.types import (
-    Detail,
     Finder,
-    FoundBoxes,
     ModelIdentity,
-    Pointed,
-    Prepared,
     Question,
     Reading,
     Refiner,
     Scorer,
 )
 from scanfleet.endpoints import PREFIX
-from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
+from scanfleet.errors import BadSettings, DeviceUnavailable
 from scanfleet.settings import Settings
-from worker.errors import DeviceBroken, OutOfDeviceMemory
+from worker.named_errors import NamedErrors, NamedFinderErrors, NamedRefinerErrors
 
 if TYPE_CHECKING:
     from models.loading import BaseModel, Precision
@@ -205,97 +200,3 @@ def _lanes(base: BaseModel) -> int:
     lanes = torch.get_num_threads()
     torch.set_num_threads(1)
     return lanes
-
-
-class NamedErrors:
-    """A scorer on torch: out of memory and a broken device are told apart from bugs."""
-
-    def __init__(self, scorer: Any) -> None:
-        self._scorer = scorer
-
-    @property
-    def question(self) -> Question:
-        return cast("Question", self._scorer.question)
-
-    @property
-    def identity(self) -> ModelIdentity:
-        return cast("ModelIdentity", self._scorer.identity)
-
-    @property
-    def detail(self) -> Detail | None:
-        return cast("Detail | None", self._scorer.detail)
-
-    def prepare(self, image: Image.Image) -> Prepared:
-        with _unsuitable():
-            return cast("Prepared", self._scorer.prepare(image))
-
-    def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
-        with _named(len(prepared)):
-            return cast("list[Reading]", self._scorer.score(prepared))
-
-
-class NamedFinderErrors:
-    """A finder on torch, with errors named alike."""
-
-    def __init__(self, finder: Any) -> None:
-        self._finder = finder
-
-    def job(self, prepared: Prepared) -> Prepared:
-        return cast("Prepared", self._finder.job(prepared))
-
-    def find(self, jobs: Sequence[Prepared], *, sign: Callable[[], None]) -> list[FoundBoxes]:
-        with _named(len(jobs)):
-            return cast("list[FoundBoxes]", self._finder.find(jobs, sign=sign))
-
-
-class NamedRefinerErrors:
-    """A refiner on torch, with errors named alike."""
-
-    def __init__(self, refiner: Any) -> None:
-        self._refiner = refiner
-
-    @property
-    def pointed(self) -> bool:
-        return cast("bool", self._refiner.pointed)
-
-    @property
-    def views_detail(self) -> Detail | None:
-        return cast("Detail | None", self._refiner.views_detail)
-
-    def views(self, image: Image.Image, first: Reading) -> Prepared:
-        with _unsuitable():
-            return cast("Prepared", self._refiner.views(image, first))
-
-    def point(self, views: Sequence[Prepared]) -> list[Pointed]:
-        with _named(len(views)):
-            return cast("list[Pointed]", self._refiner.point(views))
-
-    def rows(self, image: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
-        with _unsuitable():
-            return cast("Sequence[Prepared]", self._refiner.rows(image, pointed))
-
-    def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
-        return cast("Reading", self._refiner.fuse(first, second))
-
-
-@contextmanager
-def _unsuitable() -> Iterator[None]:
-    try:
-        yield
-    except ImageUnsuitable as error:
-        raise ImageError(stage="prepare", reason="unsuitable", detail=str(error)) from error
-
-
-@contextmanager
-def _named(n_images: int) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfDeviceMemory(f"the device has no room for {n_images} image(s) at once") from error
-    except torch.AcceleratorError as error:
-        # After such an error every further call of this process fails: only a new process helps.
-        raise DeviceBroken(f"the device failed: {str(error).splitlines()[0]}") from error
-    except ModelUnavailable as error:
-        raise DeviceUnavailable(str(error)) from error

@@ -102,7 +102,7 @@ class Context:
 
     def scorer(self, adapter: Path | None = None) -> Scorer:
         """As a worker would serve it: by an adapter folder, or by the base alone. Raises ModelInvalid."""
-        from worker.model import NamedErrors
+        from worker.named_errors import NamedErrors
 
         return cast("Scorer", NamedErrors(self.base.scorer(self.question, adapter)))
 
