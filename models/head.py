@@ -50,6 +50,11 @@ class HeadScorer(PrefillScorer):
         super().__init__(base=base, question=question, identity=identity)
         self._classes = Head(weight=head.weight.to(base.device), bias=head.bias.to(base.device))
 
+    @property
+    def output(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Of the classes."""
+        return self._classes.weight, self._classes.bias
+
     @torch.inference_mode()
     def score(self, prepared: Sequence[Row]) -> list[Reading]:
         """One forward over all given rows; a Reading each, in their order."""

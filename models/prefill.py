@@ -80,6 +80,11 @@ class PrefillScorer:
             )
         ]
 
+    @property
+    def output(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """weight (V, d) and bias (V,) that make logits of a hidden state; None: no bias."""
+        return self._base.network.get_output_embeddings().weight, None
+
     def last_hidden(self, prepared: Sequence[Row]) -> torch.Tensor:
         """The feature (B, d) at the answer position, on the device; also what a classification head reads."""
         return self.look(prepared)[0]

@@ -18,6 +18,7 @@ from models.prompts import Turn
 
 if TYPE_CHECKING:
     from models.loading import BaseModel
+    from models.prefill import PrefillScorer
     from models.processing import Rows
 
 
@@ -37,11 +38,12 @@ class Lent:
 
 
 class Asked:
-    """adapter_sha256: as in `BaseModel.using`."""
+    """A turn under a scorer's adapter, answered with its output: words, or the classes of its head."""
 
-    def __init__(self, *, base: BaseModel, adapter_sha256: str | None, turn: Turn) -> None:
+    def __init__(self, *, base: BaseModel, scorer: PrefillScorer, turn: Turn) -> None:
         self.base = base
-        self._adapter_sha256 = adapter_sha256
+        self.output = scorer.output
+        self._adapter_sha256 = scorer.identity.adapter_sha256
         self._turn = turn
         self._prefix: Prefix | None = None
 

@@ -69,7 +69,7 @@ def attention_gradient(
         _prefill(asked, lent, cache)
         with torch.enable_grad(), watching(explicit):
             hidden = _last_token(lent, cache)
-        way = answer_direction(hidden.detach(), base.network.get_output_embeddings().weight)
+        way = answer_direction(hidden.detach(), *asked.output)
         grads = torch.autograd.grad(hidden, explicit.attention, way.to(hidden.dtype))
     pairs = zip(explicit.attention, grads, strict=True)
     values = torch.stack([(row.detach() * grad.relu()).mean(1) for row, grad in pairs]).mean(0)  # (B, P + T + 1)

@@ -31,14 +31,16 @@ def differentiable(base: BaseModel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def answer_direction(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def answer_direction(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """∂v/∂hidden (B, d) fp32 of v = log p(likeliest token): that token's row less the mean of all rows under p.
 
-    hidden (B, d); weight (V, d), the output embedding, read in slices.
+    hidden (B, d); weight (V, d), the output embedding, read in slices, or a classification head's, with bias (V,).
     """
     hidden = hidden.float()
     slices = torch.split(weight, _VOCABULARY_SLICE)
     logits = torch.cat([hidden @ part.float().T for part in slices], dim=-1)
+    if bias is not None:
+        logits = logits + bias.float()
     shares = torch.split(logits.softmax(-1), _VOCABULARY_SLICE, dim=-1)
     mean = sum((share @ part.float() for share, part in zip(shares, slices, strict=True)), torch.zeros_like(hidden))
     return weight[logits.argmax(-1)].float() - mean

@@ -51,9 +51,8 @@ class Mapper:
         """Raises ModelInvalid for a model that gives no such map, or for layers that it lacks."""
         self._reader = base.processor.reader
         self._policy = policy
-        adapter = scorer.identity.adapter_sha256
-        self._task = Asked(base=base, adapter_sha256=adapter, turn=scorer.prompt.turn)
-        self._generic = Asked(base=base, adapter_sha256=adapter, turn=_generic_turn(base))
+        self._task = Asked(base=base, scorer=scorer, turn=scorer.prompt.turn)
+        self._generic = Asked(base=base, scorer=scorer, turn=_generic_turn(base))
         self._blanks = Blanks()
         self._reader.cells(scorer.prepare(Image.new("RGB", (64, 64))))
         if policy.method == "pure-grad":

@@ -30,7 +30,7 @@ def pixel_gradient(asked: Asked, image: PreparedImage) -> NDArray[np.float32]:
         pixels = lent.rows.inputs["pixel_values"].detach().requires_grad_()
         inputs = lent.inputs | {"pixel_values": pixels}
         hidden = base.processor.reader.hidden(lent.network, inputs)[:, lent.rows.last[0]]
-        way = answer_direction(hidden.detach(), base.network.get_output_embeddings().weight)
+        way = answer_direction(hidden.detach(), *asked.output)
         (grad,) = torch.autograd.grad(hidden, pixels, way.to(hidden.dtype))
     return _by_token(grad.float(), asked, image)
 
