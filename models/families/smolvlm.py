@@ -27,6 +27,7 @@ class TileReader(ImageReader):
     """`prepare` keeps (tiles, side, side, 3) pixels, the whole image last; `grid` is rows and columns of tiles."""
 
     image_token = "<image>"  # noqa: S105 - a placeholder, not a secret
+    several = True
 
     @property
     def side(self) -> int:
