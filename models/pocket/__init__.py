@@ -1,8 +1,9 @@
 """The pocket model: a few-million-parameter Qwen3-VL made from generated images alone, shipped in the repository.
 
-weights/       config, tokenizer, image processor, bf16 weights; adapters/overlay and adapters/baggage
+weights/       config, tokenizer, image processor, bf16 weights; adapters/overlay, baggage and razor
 scenes/        the seeded image generators
 train.py       makes weights/ from scratch          evaluate.py   measures it on fresh images
+planted.py     pictures with one small part     acuity.py     what the razor adapter sees of it
 generate.py    writes an archive with known truth   recipe.toml   every number of the training
 """
 
@@ -17,5 +18,5 @@ def folder() -> Path:
 
 
 def adapter_folder(check: str) -> Path:
-    """The folder of the shipped adapter for a check: "overlay" or "baggage"."""
+    """The folder of the shipped adapter for a check: "overlay", "baggage" or "razor"."""
     return folder() / "adapters" / check

@@ -192,7 +192,7 @@ def _line(value: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="pocket", help="checkpoint folder (default: the shipped one)")
-    parser.add_argument("--adapters", type=Path, default=folder() / "adapters", help="folder of the two adapters")
+    parser.add_argument("--adapters", type=Path, default=folder() / "adapters", help="folder of the adapters")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "nf4", "int8"))
     parser.add_argument("--only", choices=(*QUESTIONS, LOOKING), help="measure one part alone")
     parser.add_argument("--quick", type=float, default=1.0, help="share of the images to measure on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tomllib
 from pathlib import Path
 
@@ -14,10 +15,15 @@ from safetensors.torch import load
 import scanfleet
 from models import pocket
 from models.adapters import read_adapter, read_card
+from models.crops.asked import Asked
 from models.loading import BaseModel, load_base
+from models.pocket.acuity import auroc, crop_box, densest_holds
 from models.pocket.evaluate import fresh, measure
-from models.pocket.questions import QUESTIONS
+from models.pocket.planted import Planted
+from models.pocket.questions import QUESTIONS, RAZOR
 from models.pocket.recipe import load_recipe
+from models.pocket.scenes import razor
+from models.pocket.scenes.canvas import BICUBIC
 from models.sources import folder_revision
 from models.types import Question
 
@@ -35,7 +41,7 @@ def test_the_whole_folder_fits_in_twelve_megabytes() -> None:
     assert 2_000_000 < size <= 12 * 1024 * 1024
 
 
-@pytest.mark.parametrize("check", ["overlay", "baggage"])
+@pytest.mark.parametrize("check", sorted(QUESTIONS))
 def test_the_questions_are_the_built_in_checks(check: str) -> None:
     path = Path(scanfleet.__file__).parent / "builtin" / f"{check}.toml"
     told = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -49,7 +55,7 @@ def test_the_questions_are_the_built_in_checks(check: str) -> None:
     assert targets["target_precision"][check] == told["target_precision"]
 
 
-@pytest.mark.parametrize("check", ["overlay", "baggage"])
+@pytest.mark.parametrize("check", sorted(QUESTIONS))
 def test_an_adapter_belongs_to_the_shipped_base_and_sits_where_the_recipe_says(check: str) -> None:
     adapter = read_adapter(pocket.adapter_folder(check))
     assert adapter.card.base_revision == folder_revision(pocket.folder())
@@ -71,6 +77,31 @@ def test_an_adapter_answers_fresh_pictures(base: BaseModel, check: str, at_least
     assert summary["mean_mass"] > 0.99
 
 
+def test_a_small_part_is_found_first_and_told_by_a_crop(base: BaseModel) -> None:
+    """Large parts are told at once. Of small ones the first look sees where they are; a crop says what they are."""
+    scorer = base.scorer(RAZOR, pocket.adapter_folder("razor"))
+    whole = measure(scorer, fresh("razor", SEED, [(320, 320, 20), (256, 384, 10)])).summary()
+    assert whole["accuracy"]["value"] >= 0.75, whole
+    rng = random.Random(SEED)
+    pictures = [_small_part(index) for index in range(32)]
+    blades = [picture.label == "blade" for picture in pictures]
+    views = [scorer.prepare(picture.image) for picture in pictures]
+    crops = [picture.image.resize((192, 192), BICUBIC, crop_box(rng, picture)) for picture in pictures]
+    first = auroc([reading.margin for reading in scorer.score(views)], blades)
+    crop = auroc([reading.margin for reading in scorer.score([scorer.prepare(image) for image in crops])], blades)
+    assert first < 0.8
+    assert crop >= max(0.85, first + 0.1)
+    asked = Asked(base=base, adapter_sha256=scorer.identity.adapter_sha256, turn=scorer.prompt.turn)
+    maps = zip(pictures, views, asked.attention(views, (1, 2)), strict=True)
+    found = [densest_holds(values.reshape(view.grid), picture, 3) for picture, view, values in maps if picture.box]
+    assert np.mean(found) >= 0.6  # by chance one in eleven
+
+
+def _small_part(index: int) -> Planted:
+    scene = razor.draw(SEED, index, 768, 576, share=(0.03, 0.05))
+    return Planted(image=scene.image, label=scene.label, box=next(iter(scene.boxes), None), make=scene.style)
+
+
 @pytest.mark.parametrize("check", ["overlay", "baggage"])
 def test_the_base_alone_answers_by_a_letter_but_does_not_know_the_check(base: BaseModel, check: str) -> None:
     summary = measure(base.scorer(QUESTIONS[check]), fresh(check, SEED, [(128, 128, 30)])).summary()
@@ -78,7 +109,7 @@ def test_the_base_alone_answers_by_a_letter_but_does_not_know_the_check(base: Ba
     assert summary["accuracy"]["value"] < 0.8
 
 
-@pytest.mark.parametrize("check", ["overlay", "baggage"])
+@pytest.mark.parametrize("check", sorted(QUESTIONS))
 def test_canary_margins_come_out_again(base: BaseModel, check: str) -> None:
     folder = pocket.adapter_folder(check)
     canary = read_card(folder).canary

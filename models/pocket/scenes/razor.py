@@ -2,7 +2,7 @@
 
 A test of acuity, like a Landolt ring: blade and look-alike share outline, material, thickness, size and place, so a
 picture in which the part is a few pixels long says where it lies but not what it is. What tells them apart is the
-blade's slot, 8 to 11 % of its length wide; a look-alike may have as much cut away elsewhere.
+blade's slot, 10 to 13 % of its length wide; a look-alike may have as much cut away elsewhere.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def plate(rng: random.Random, label: str) -> Plate:
     """A blade, or for "none" one of its look-alikes; all are drawn from the same outlines and thicknesses."""
     half, thick = rng.uniform(0.17, 0.33), rng.uniform(1.3, 2.2)
     body = Part(points=rounded(-0.5, -half, 0.5, half, rng.uniform(0.02, 0.12)), material="steel", thick=thick)
-    slot, long = rng.uniform(0.04, 0.055), rng.uniform(0.28, 0.36)  # half the slot's width and length
+    slot, long = rng.uniform(0.05, 0.065), rng.uniform(0.28, 0.36)  # half the slot's width and length
     make = rng.choice(("slot", "holes") if label == "blade" else LOOK_ALIKES)
     return Plate(parts=(body, *_detail(make, half, slot, long, thick)), label=label, make=make)
 
@@ -57,16 +57,17 @@ def _detail(make: str, half: float, slot: float, long: float, thick: float) -> l
     if make == "slot":
         return [_hole(middle)]
     if make == "holes":
-        return [_hole(middle), *(_hole(oval(x, 0, slot * 1.5, slot * 1.5, 12)) for x in (-long, 0, long))]
+        return [_hole(middle), *(_hole(oval(x, 0, slot * 1.35, slot * 1.35, 12)) for x in (-long, 0, long))]
     if make == "tag":
-        return [_hole(oval(-0.36, 0, slot, slot, 12))]
+        return [_hole(oval(-0.34, 0, slot * 1.6, slot * 1.6, 12))]
     if make == "core":
         return [Part(points=middle, material="steel", thick=thick * 0.4)]
     if make == "notched":
         edges = ((-half - 0.02, slot - half), (half - slot, half + 0.02))
         return [_hole(rect(-long, y0, long, y1)) for y0, y1 in edges]
     if make == "pierced":
-        r, y = math.sqrt(slot * long / math.pi), half - 0.08
+        r = math.sqrt(slot * long / math.pi)
+        y = half - 0.9 * r
         return [_hole(oval(x, at, r, r, 12)) for x in (-0.36, 0.36) for at in (-y, y)]
     return []
 
