@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -167,35 +165,41 @@ def _images(
 
 def _follow(child: Child) -> tuple[dict[str, Any], bool]:
     """(the report, whether the search was stopped by Ctrl-C)"""
-    progress = Progress()
+    progress, interrupt = Progress(), _Interrupt(child)
     record: dict[str, Any] = {}
-    with _interrupting(child) as stopped:
+    with interrupt:
         for message in child.messages():
+            interrupt.listens = True
             if message["kind"] == "progress":
                 progress.show(message["what"], message["done"], message["total"], message["seconds_left"])
             else:
                 record = message["record"]
     progress.end()
-    return record, bool(stopped)
+    return record, interrupt.came
 
 
-@contextmanager
-def _interrupting(child: Child) -> Iterator[list[int]]:
-    """The first Ctrl-C ends the search of the child, the second one everything. Yields the signals that came."""
-    came: list[int] = []
+class _Interrupt:
+    """A context: the first Ctrl-C ends the search of the child, the second one everything.
 
-    def interrupt(number: int, _: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
+    listens: set when the child has said something: before, it would die of the signal. came: whether there was one.
+    """
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self.listens = self.came = False
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._take)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _take(self, _: int, __: FrameType | None) -> None:
+        if self.came or not self.listens:
             raise KeyboardInterrupt
-        os.kill(child.pid, signal.SIGINT)
+        self.came = True
+        os.kill(self._child.pid, signal.SIGINT)
         note("the search ends; what is known is judged now (Ctrl-C once more: no report)")
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _apply(flags: Flags, record: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def _registered(settings: Settings, model: Model, check: Check, info: AdapterInf
         return None, [
             f"adapter {info.id} answers other words than the check has now: the base answers alone, as in scans"
         ]
-    scorer, base = model.scorer(question, folder), model.scorer(question, None)
+    scorer, base = model.scorer(card.question, folder), model.scorer(card.question, None)
     problem = None if card.canary is None else try_canary(card.canary, folder, adapter=scorer, base=base).problem()
     if problem is not None:
         raise ModelInvalid(f"adapter {folder.name}: {problem}")
