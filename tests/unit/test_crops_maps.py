@@ -37,8 +37,10 @@ Load = Callable[..., BaseModel]
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     folder = cache(lambda name: TINY[name].checkpoint(tmp_path_factory.mktemp("tiny") / name))
-    bases = cache(lambda name, how: (eager if how else load_base)(str(folder(name))))
-    return lambda name, how="": bases(name, how)
+    bases = cache(
+        lambda name, how: eager(folder(name)) if how == "eager" else load_base(str(folder(name)), precision=how)
+    )
+    return lambda name, how="fp32": bases(name, how)
 
 
 def prepared(scorer: PrefillScorer) -> list[PreparedImage]:
@@ -93,6 +95,37 @@ def test_the_gradient_of_pixels_is_that_of_the_whole_turn(load: Load, name: str)
         side = scorer._base.processor.reader.patches
         norms = grad[0].norm(dim=0).view(side, 14, side, 14).mean((1, 3)).flatten()
     assert np.abs(values - norms.numpy()).max() < 1e-4 * float(norms.max())
+
+
+@pytest.mark.parametrize("method", ["grad-att", "pure-grad"])
+@pytest.mark.parametrize(("precision", "alike"), [("bf16", 0.99), ("int8", 0.99), ("nf4", 0.75)])
+def test_gradients_go_through_weights_of_any_precision(
+    load: Load, method: Method, precision: str, alike: float
+) -> None:
+    exact, scorer = load("qwen3_vl").scorer(QUESTION), load("qwen3_vl", precision).scorer(QUESTION)
+    image = scorer.prepare(picture(180, 120, 1))
+    values = [mapper_of(each, method).maps([image], [None])[0].values.flatten() for each in (exact, scorer)]
+    assert np.corrcoef(*values)[0, 1] > alike
+
+
+@pytest.mark.parametrize("method", ["grad-att", "pure-grad"])
+def test_others_score_undisturbed_while_a_gradient_is_taken(load: Load, method: Method) -> None:
+    scorer = load("qwen3_vl").scorer(QUESTION)
+    images, mapper, done = prepared(scorer), mapper_of(scorer, method), threading.Event()
+    expected = mapper.maps(images, [None] * len(images))
+    readings = [scorer.score(images)]
+
+    def lane() -> None:
+        while not done.is_set():
+            readings.append(scorer.score(images))
+
+    other = threading.Thread(target=lane)
+    other.start()
+    found = [mapper.maps(images, [None] * len(images)) for _ in range(3)]
+    done.set()
+    other.join()
+    assert all(reading == readings[0] for reading in readings)
+    assert all(np.array_equal(a.values, b.values) for maps in found for a, b in zip(maps, expected, strict=True))
 
 
 def test_the_answers_direction_is_the_gradient_of_its_log_probability() -> None:
