@@ -16,7 +16,7 @@ from pathlib import Path
 import jinja2
 import sqlalchemy as sa
 
-from producer.drawing import Boxes, boxes_in_words, draw_boxes
+from producer.drawing import boxes_in_words, draw_boxes, draw_look, look_in_words
 from producer.output import require_place, target
 from producer.summary import summarise
 from scanfleet.errors import ImageError, StoreUnavailable
@@ -42,6 +42,7 @@ class Card:
     thumbnail: str | None
     missing: str | None
     found: str | None  # boxes in words
+    looks: str | None  # both looks in words; None: it was not to be looked at again
 
 
 def write_report(
@@ -109,7 +110,7 @@ def _card(result: Result, *, stores: _Stores, truth_column: str | None) -> Card:
     truth = (result.meta or {}).get(truth_column) if truth_column is not None else None
     thumbnail, missing = None, None
     try:
-        thumbnail = _thumbnail(stores.fetch(result), result.boxes or (), max_pixels=stores.settings.max_image_pixels)
+        thumbnail = _thumbnail(stores.fetch(result), result, max_pixels=stores.settings.max_image_pixels)
     except ImageError as error:
         missing = f"{error.reason}: {error.detail}"
     except StoreUnavailable as error:
@@ -121,14 +122,16 @@ def _card(result: Result, *, stores: _Stores, truth_column: str | None) -> Card:
         thumbnail=thumbnail,
         missing=missing,
         found=boxes_in_words(result.boxes),
+        looks=look_in_words(result.crop),
     )
 
 
-def _thumbnail(data: bytes, boxes: Boxes, *, max_pixels: int) -> str:
+def _thumbnail(data: bytes, result: Result, *, max_pixels: int) -> str:
     image = decode(data, max_pixels=max_pixels).image
     size = image.size
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    draw_boxes(image, boxes, size=size)
+    draw_look(image, result.crop, size=size)
+    draw_boxes(image, result.boxes or (), size=size)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

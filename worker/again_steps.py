@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from models.types import Refiner
+from models.types import Reading, Refiner
 from scanfleet.errors import ImageError, Retryable
 from scanfleet.images import Enough
 from worker.around import RETRY_SECONDS, Around
@@ -75,6 +75,7 @@ class Steps:
 
     def _row_read(self, due: Due, number: int, given: Answer) -> None:
         """In a device thread."""
+        assert isinstance(given.result, Reading | Exception)
         self._around.watch.read_again(given)
         if due.answered(number, given.result):
             self._around.tell(ReadAgain(due=due, answers=tuple(due.answers.values())))

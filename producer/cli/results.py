@@ -15,6 +15,7 @@ from producer.cli.tables import Cell, echo_table
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from scanfleet.second_look import SecondLook
     from scanfleet.store.results import Result, ResultFilter
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -158,7 +159,7 @@ def _as_listed(uri: str) -> str:
 
 
 def echo_results(shown: Sequence[Result]) -> None:
-    """A table, with a column of boxes where somebody was asked for them."""
+    """A table, with a column of boxes where somebody was asked for them, and one of looks where there were two."""
     header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
     rows = [_row(result) for result in shown]
     if any(result.boxes is not None for result in shown):
@@ -166,9 +167,19 @@ def echo_results(shown: Sequence[Result]) -> None:
 
         header = (*header[:-1], "boxes", header[-1])
         rows = [(*row[:-1], boxes_in_words(result.boxes), row[-1]) for row, result in zip(rows, shown, strict=True)]
+    if any(result.crop is not None for result in shown):
+        header = (*header[:-1], "looks", header[-1])
+        rows = [(*row[:-1], _looks(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
     echo_table(header, rows)
 
 
 def _row(result: Result) -> tuple[Cell, ...]:
     state = result.state if result.failure is None else f"failed ({result.failure.reason})"
     return (result.scan, state, result.label, result.decision, result.score, result.margin, result.uri)
+
+
+def _looks(look: SecondLook | None) -> str | None:
+    """The margins of both; or why there is no second one."""
+    if look is None:
+        return None
+    return f"{look.first:+.3f} {look.skipped if look.second is None else format(look.second, '+.3f')}"
