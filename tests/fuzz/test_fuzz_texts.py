@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from producer.manifest import ROWS, ManifestSource
 from scanfleet.checks import Check, load_check, parse_check
+from scanfleet.crops import MODES, CropSettings
 from scanfleet.errors import BadCheck, BadManifest
 
 N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
@@ -171,6 +172,11 @@ toml_values = st.recursive(
     max_leaves=6,
 )
 labels = st.lists(st.one_of(words, st.sampled_from("abc")), max_size=5)
+crop_table = st.dictionaries(
+    st.one_of(st.sampled_from(sorted(CropSettings.model_fields)), words),
+    st.one_of(st.sampled_from([*MODES, "pair", "tiles", "mean", 0.5, 2, 100_000, True]), toml_values),
+    max_size=5,
+)
 sound: dict[str, st.SearchStrategy[Any]] = {
     "name": st.sampled_from(["a", "b-1"]),
     "prompt": st.text(min_size=3, max_size=20),
@@ -180,7 +186,7 @@ sound: dict[str, st.SearchStrategy[Any]] = {
     "max_pixels": st.integers(),
     "min_pixels": st.integers(),
     "boxes": st.booleans(),
-    "crop": st.just("never"),
+    "crop": st.one_of(st.sampled_from(MODES), crop_table),
     "target_recall": st.floats(),
     "target_precision": st.floats(),
 }
