@@ -22,7 +22,7 @@ from worker.boxes import box_pass_of
 from worker.decisions import Policy
 from worker.model import Model
 from worker.refining import Margins, again_of, margins_of
-from worker.scorers import Resolved, answers, mode_of, question_of, scorer_of
+from worker.scorers import Resolved, answers, knows, mode_of, question_of, scorer_of
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
     card = read_card(folder)
     if card.base_revision != identity.revision:
         return None
-    if not answers(card, question):
+    if not knows(card, question):
         log.warning("adapter_answers_other_words", check=check.name, adapter=str(folder))
         return None
     return _Chosen(folder=folder, card=card)
@@ -91,4 +91,4 @@ def _margins(check: Check, question: Question, card: AdapterCard | None, *, prec
         return margins_of(check, Policy(question=question), same_budget=True, fitted=None)
     held = Policy(question=question, calibrator=card.calibrator, thresholds=card.thresholds)
     own = held.at_precision(precision)
-    return margins_of(check, own, same_budget=card.question == question, fitted=None)
+    return margins_of(check, own, same_budget=answers(card, question), fitted=None)

@@ -104,7 +104,7 @@ class ScorerMaker:
     def _make(self, wanted: Wanted) -> Resolved:
         check, adapter, question = wanted.check, wanted.adapter, question_of(wanted.check)
         fitted, folder = wanted.fitted, None if adapter is None else self._folders.find(adapter)
-        if adapter is not None and folder is not None and not answers(read_card(folder), question):
+        if adapter is not None and folder is not None and not knows(read_card(folder), question):
             # A check of the same name with other words: the adapter never learnt to answer those.
             log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
             adapter = folder = None
@@ -115,7 +115,7 @@ class ScorerMaker:
             _require_registered(adapter, scorer)
         shift = None if folder is None else self._ask_canary(folder)
         card = None if folder is None else read_card(folder)
-        same_budget = card is None or card.question == question
+        same_budget = card is None or answers(card, question)
         margins = margins_of(check, self._own(check, adapter), same_budget=same_budget, fitted=fitted)
         again = self._again(check, question, folder, scorer, margins)
         spec = replace(self._spec(wanted.check_id, check, adapter, margins, fitted), mode=mode_of(question, card))
@@ -205,7 +205,13 @@ def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
 
 
 def answers(card: AdapterCard, question: Question) -> bool:
-    """Whether an adapter knows these words and labels. None was made for steps: those are asked of the base alone."""
+    """Whether an adapter was made for this very question. None was for steps: those are asked of the base alone."""
+    return card.question == question and not question.steps
+
+
+def knows(card: AdapterCard, question: Question) -> bool:
+    """Whether an adapter can answer: the same words and labels, perhaps under another pixel budget. What it says of
+    its margins holds only if it `answers`."""
     return card.answers(question) and not question.steps
 
 
