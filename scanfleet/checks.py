@@ -71,8 +71,10 @@ class Check(BaseModel):
         return self
 
     def as_file(self) -> dict[str, Any]:
-        """What a check file holds: as stored, with the answers of steps as tables."""
+        """What a check file holds: as stored, with the answers of steps as tables, without budgets that are left open."""
         body = self.model_dump(mode="json")
+        if isinstance(body["crop"], dict):
+            body["crop"] = {name: value for name, value in body["crop"].items() if value is not None}
         for step in body.get("steps", ()):
             step["answers"] = dict(step["answers"])
         return body

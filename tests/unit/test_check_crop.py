@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tomlkit
 
 from scanfleet.checks import Check, load_check, parse_check
 from scanfleet.crops import MODES, CropSettings, crop_text
@@ -71,6 +72,12 @@ def test_what_is_wrong_is_told_in_one_line_with_field_and_line(text: str, said: 
     with pytest.raises(BadCheck) as told:
         parse_check(BASE + text, where="q.toml")
     assert str(told.value) == said
+
+
+@pytest.mark.parametrize("table", ["", "crop_pixels = 50000\nlayers = [3, 4]\ntiled = true"])
+def test_what_is_shown_can_be_read_again(table: str) -> None:
+    check = parse_check(f"{BASE}[descriptions]\na = 'x'\n[crop]\n{table}", where="q.toml")
+    assert parse_check(tomlkit.dumps(check.as_file()), where="q.toml") == check
 
 
 def test_another_band_is_another_scorer() -> None:
