@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from models import segments
+from models.crops import last_row
 from models.errors import ModelInvalid
 from models.loading import BaseModel, Precision, load_base
 from models.prefill import LabelHead, PrefillScorer
@@ -242,9 +243,9 @@ def test_the_scorer_obeys_the_protocol_and_says_what_it_is(bases: dict, folders:
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_the_vision_tower_attends_by_groups_of_segments_and_the_language_model_as_ever(
+def test_the_vision_tower_attends_by_groups_of_segments_and_the_language_model_past_a_recorder(
     bases: dict, family: str
 ) -> None:
     base = bases[family, "fp32"]
     assert base.network.base_model.visual.config._attn_implementation == segments.NAME
-    assert base.network.base_model.language_model.config._attn_implementation == "sdpa"
+    assert base.network.base_model.language_model.config._attn_implementation == last_row.NAME
