@@ -71,7 +71,7 @@ class Check(BaseModel):
         return self
 
     def as_file(self) -> dict[str, Any]:
-        """What a check file holds: as stored, with the answers of steps as tables, without budgets that are left open."""
+        """What a check file holds: as stored, the answers of steps as tables, and no budget that is left open."""
         body = self.model_dump(mode="json")
         if isinstance(body["crop"], dict):
             body["crop"] = {name: value for name, value in body["crop"].items() if value is not None}
