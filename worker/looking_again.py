@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
-from models.crops.types import Region
+from models.crops.cutting import region_of
 from models.types import Pointed, Prepared, Reading
 from scanfleet.errors import Retryable
 from scanfleet.second_look import CAP, SecondLook
@@ -189,12 +189,13 @@ class LookingAgain:
         self._end(replace(due.first, crop=self._told(due, skipped=why)), due)
 
     def _told(self, due: Due, *, second: float | None = None, skipped: str | None = None) -> SecondLook:
-        pointed = due.pointed
+        pointed, size = due.pointed, (due.first.width, due.first.height)
+        region = None if pointed is None else region_of(pointed, size)
         return SecondLook(
             why=due.why,
             first=due.reading.margin,
             second=second,
-            box=None if pointed is None or pointed.corners is None else _in_file(pointed, due.first),
+            box=None if region is None else region.corners,
             sharpness=None if pointed is None else pointed.sharpness,
             skipped=skipped,
             tokens=due.tokens,
@@ -207,12 +208,3 @@ class LookingAgain:
         self.files.drop(due.twins.sha256)
         self.n_held -= 1
         self._ended.append(answered)
-
-
-def _in_file(pointed: Pointed, first: Answered) -> tuple[int, int, int, int]:
-    """The region in pixels of the file's upright picture, which was perhaps looked through at another size."""
-    assert pointed.corners is not None
-    x0, y0, x1, y1 = pointed.corners
-    across, down = first.width / pointed.size[0], first.height / pointed.size[1]
-    grown = Region(x0=x0, y0=y0, x1=x1, y1=y1).scaled(across, down)
-    return (grown.x0, grown.y0, min(grown.x1, first.width), min(grown.y1, first.height))
