@@ -91,6 +91,7 @@ def sight_of(model: Counted, *, size: tuple[int, int] = SIZE, **more: Any) -> Mo
         layers=(),
         token_budget=64,
         watch=lambda _: None,
+        threads=2,
         **more,
     )
 

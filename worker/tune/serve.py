@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import tempfile
 import time
@@ -29,6 +30,7 @@ from worker.tune.sight import ModelSight
 from worker.tune.tuning import Plan, Tuning
 
 TELL_SECONDS = 0.5
+MOST_THREADS = 8  # that prepare images; the device takes them one window at a time
 SHOWN = 5  # unreadable images
 
 
@@ -127,8 +129,9 @@ def _tune(
         examples=images.examples,
         sizes=images.sizes,
         layers=() if isinstance(check.crop, str) else check.crop.layers,
-        token_budget=UNPROBED_TOKENS,
+        token_budget=UNPROBED_TOKENS if settings.token_budget == "auto" else settings.token_budget,  # noqa: S105
         watch=progress.read,
+        threads=min(MOST_THREADS, os.cpu_count() or 1),
     )
     kept = kept_of(question, folder)
     if kept.words and request.name != check.name:

@@ -6,9 +6,11 @@ First looks are kept by words and pixel budget, regions by what they depend on, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from PIL import Image
 
@@ -25,6 +27,8 @@ from worker.tune.evaluate import Looked
 from worker.tune.search import Impossible
 from worker.tune.settings import First
 
+T = TypeVar("T")
+
 WINDOW_IMAGES = 32  # whose pixels are in memory at once
 WINDOW_PIXELS = 64_000_000  # likewise, in all; one larger image goes alone
 ATTENTION_BYTES = 512 << 20  # of all first looks together
@@ -35,7 +39,8 @@ Pointing = tuple[First, str, str, bool, tuple[int, ...]]  # what a region depend
 class ModelSight:
     """Implements `worker.tune.evaluate.Sight`. sizes: (width, height) of each example, in pixels.
 
-    layers: whose attention the first looks keep, as `models.crops.policy` has it; the same in every policy.
+    layers: whose attention the first looks keep, as `models.crops.policy` has it; the same in every policy. threads: of
+    the host work on images.
     """
 
     def __init__(
@@ -49,12 +54,14 @@ class ModelSight:
         layers: tuple[int, ...],
         token_budget: int,
         watch: Watch,
+        threads: int = 1,
         attention_bytes: int = ATTENTION_BYTES,
     ) -> None:
         self._model, self._question, self._adapter = model, question, adapter
         self._examples, self._sizes = examples, sizes
         self._layers, self._token_budget, self._watch = layers, token_budget, watch
         self._scorers: dict[First, Scorer] = {}
+        self._threads = threads
         self._room = attention_bytes
         self._room_was_short = False
         self._refiners: dict[tuple[First, CropPolicy], Refiner] = {}
@@ -68,11 +75,7 @@ class ModelSight:
         known = self._firsts.setdefault(first, {})
         scorer = self._scorer(first)
         for window in self._windows([image for image in images if image not in known]):
-            prepared = {}
-            for image in window:
-                with self._open(image) as picture:
-                    prepared[image] = self._prepare(first, picture, image)
-            read = self._score_rows(scorer, {image: (row,) for image, row in prepared.items()})
+            read = self._score_rows(scorer, self._each(partial(self._opened, first), window))
             known |= {image: self._kept(rows[0]) for image, rows in read.items()}
         return [known[image] for image in images]
 
@@ -104,10 +107,10 @@ class ModelSight:
         return self._cost(first, image)[1]
 
     def _look(self, first: First, policy: CropPolicy, refiner: Refiner, window: Sequence[int]) -> dict[int, Looked]:
-        pictures = {image: self._open(image) for image in window}
+        pictures = self._each(self._open, window)
         try:
             pointed = self._point(first, policy, refiner, pictures) if refiner.pointed else {}
-            rows = {image: _rows(refiner, picture, pointed.get(image)) for image, picture in pictures.items()}
+            rows = self._each(lambda image: _rows(refiner, pictures[image], pointed.get(image)), window)
         finally:
             for picture in pictures.values():
                 picture.close()
@@ -123,10 +126,9 @@ class ModelSight:
         known = self._pointed.setdefault((first, policy.method, policy.reference, policy.tiled, policy.layers), {})
         missing = [image for image in pictures if image not in known]
         if missing:
-            views = {
-                str(image): refiner.views(pictures[image], reading)
-                for image, reading in self._attentive(first, {image: pictures[image] for image in missing}).items()
-            }
+            firsts = self._attentive(first, {image: pictures[image] for image in missing})
+            seen = self._each(lambda image: refiner.views(pictures[image], firsts[image]), missing)
+            views = {str(image): view for image, view in seen.items()}
             for keys in packs(views, token_budget=self._token_budget):
                 found = refiner.point([views[key] for key in keys])
                 known |= {int(key): at for key, at in zip(keys, found, strict=True)}
@@ -150,6 +152,15 @@ class ModelSight:
             found |= zip(keys, scorer.score([every[key] for key in keys]), strict=True)
             self._watch(len(keys))
         return {image: tuple(found[f"{image} {at}"] for at in range(len(own))) for image, own in rows.items()}
+
+    def _each(self, work: Callable[[int], T], images: Sequence[int]) -> dict[int, T]:
+        """Host work on images, side by side."""
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="tune-image") as pool:
+            return dict(zip(images, pool.map(work, images), strict=True))
+
+    def _opened(self, first: First, image: int) -> tuple[Prepared]:
+        with self._open(image) as picture:
+            return (self._prepare(first, picture, image),)
 
     def _prepare(self, first: First, picture: Image.Image, image: int) -> Prepared:
         """Raises BadLabels."""
