@@ -75,7 +75,7 @@ def densest_holds(values: NDArray[np.float32], picture: Planted, cells: int) -> 
 def measure(base: BaseModel, scorer: PrefillScorer, draw: Callable[[int, int], Planted], count: int) -> dict[str, Any]:
     """The figures of one kind of picture."""
     rng = random.Random(f"acuity/{SEED}")
-    asked = Asked(base=base, adapter_sha256=scorer.identity.adapter_sha256, turn=scorer.prompt.turn)
+    asked = Asked(base=base, scorer=scorer, turn=scorer.prompt.turn)
     layers = range(*_middle(base.network.config.text_config.num_hidden_layers))
     margins: dict[str, list[float]] = {turn: [] for turn in TURNS}
     held: dict[int, list[bool]] = {cells: [] for cells in WINDOWS}

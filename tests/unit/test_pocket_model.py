@@ -89,16 +89,16 @@ def test_a_small_part_is_found_first_and_told_by_a_crop(base: BaseModel) -> None
     crops = [picture.image.resize((192, 192), BICUBIC, crop_box(rng, picture)) for picture in pictures]
     first = auroc([reading.margin for reading in scorer.score(views)], blades)
     crop = auroc([reading.margin for reading in scorer.score([scorer.prepare(image) for image in crops])], blades)
-    assert first < 0.8
+    assert first < 0.8  # what little it can tell is coarse
     assert crop >= max(0.85, first + 0.1)
-    asked = Asked(base=base, adapter_sha256=scorer.identity.adapter_sha256, turn=scorer.prompt.turn)
+    asked = Asked(base=base, scorer=scorer, turn=scorer.prompt.turn)
     maps = zip(pictures, views, asked.attention(views, (1, 2)), strict=True)
     found = [densest_holds(values.reshape(view.grid), picture, 3) for picture, view, values in maps if picture.box]
     assert np.mean(found) >= 0.6  # by chance one in eleven
 
 
 def _small_part(index: int) -> Planted:
-    scene = razor.draw(SEED, index, 768, 576, share=(0.03, 0.05))
+    scene = razor.draw(SEED, index, 960, 960, share=(0.018, 0.03))
     return Planted(image=scene.image, label=scene.label, box=next(iter(scene.boxes), None), make=scene.style)
 
 
