@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.crops_arms import FIRST, arms
-from bench.crops_figures import RESAMPLES, accuracy, auroc, change, recall_at, share
+from bench.crops_arms import FIRST, VOTERS, arms
+from bench.crops_figures import RESAMPLES, accuracy, auroc, change, holds, recall_at, share, voted
 from bench.crops_looks import CHECK, Eyes, Seen, batches, look, make_eyes, scored
 from bench.crops_page import write_page, write_strips
 from bench.report import Report
+from models.crops.box_fusion import How
 from models.prefill import PrefillScorer
 
 N_PLANTED, N_LARGE = 300, 200
+HOWS: tuple[How, ...] = ("nms", "wbf")
 N_DOCS = 4  # pictures in the docs
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PAGE = Path("bench-crops") / "index.html"
@@ -54,6 +56,7 @@ def run() -> Report:
     }
     names = ["true_box", *(arm.name for arm in every), *eyes.others]
     figures |= {name: _figures(small, large, name) for name in names}
+    figures["fused_regions"] = {how: _voted(small, how) for how in HOWS}
     return Report(name="crops", figures=figures, notes=(_note(),))
 
 
@@ -80,6 +83,17 @@ def _figures(small: Seen, large: Seen, name: str) -> dict[str, Any]:
         found["localisation"] = share(small.held[name])
     moved = change(accuracy, large.before, large.after(name), large.truth)
     return found | {"large": asdict(moved) | {"token_cost_ratio": large.cost(name)}}
+
+
+def _voted(small: Seen, how: How) -> float:
+    """Localisation where the regions of several maps are fused as boxes."""
+    hits = []
+    for number, part in enumerate(small.parts):
+        if part is not None:
+            regions = [found[number] for name in VOTERS if number in (found := small.regions[name])]
+            region = voted(regions, small.sizes[number], how)
+            hits.append(region is not None and holds(region, part))
+    return share(hits)
 
 
 def _one_budget(eyes: Eyes, small: Seen, *, ratio: float) -> dict[str, float]:

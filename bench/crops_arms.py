@@ -14,7 +14,7 @@ OTHER_SCALE = 224 * 224  # of multi-scale fusion
 PAIR = CropPolicy(
     look="pair", method="rel-att", reference="blank", crop_pixels=CROP, context_pixels=CONTEXT, fuse="mean"
 )
-GATED = replace(PAIR, look="crop", fuse="second")
+CROP_ALONE = replace(PAIR, look="crop", crop_pixels=224 * 224, fuse="second")  # 49 visual tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class Arm:
 def arms() -> list[Arm]:
     """The gated one that the goal speaks of first, then its parts and what it competes with."""
     return [
-        Arm(name="gated", policy=GATED, gated=True),
+        Arm(name="gated", policy=CROP_ALONE, gated=True),
+        Arm(name="gated_pair", policy=PAIR, gated=True),
         Arm(name="rel_att", policy=PAIR),
         Arm(name="rel_att_generic", policy=replace(PAIR, reference="generic")),
         Arm(name="grad_att", policy=replace(PAIR, method="grad-att")),
@@ -38,9 +39,9 @@ def arms() -> list[Arm]:
         Arm(name="grad_att_tiled", policy=replace(PAIR, method="grad-att", tiled=True)),
         Arm(name="pure_grad_tiled", policy=replace(PAIR, method="pure-grad", tiled=True)),
         Arm(name="full_pair", policy=replace(PAIR, context_pixels=FIRST)),
-        Arm(name="crop_alone", policy=replace(PAIR, look="crop")),
-        Arm(name="crop_max", policy=replace(PAIR, look="crop", fuse="max")),
-        Arm(name="crop_second", policy=replace(PAIR, look="crop", fuse="second")),
+        Arm(name="crop_alone", policy=CROP_ALONE),
+        Arm(name="crop_mean", policy=replace(CROP_ALONE, fuse="mean")),
+        Arm(name="crop_max", policy=replace(CROP_ALONE, fuse="max")),
         Arm(name="reweight_1.5", policy=replace(PAIR, look="reweight", emphasis=1.5)),
         Arm(name="reweight_2", policy=replace(PAIR, look="reweight", emphasis=2.0)),
         Arm(name="scales_mean", policy=replace(PAIR, look="larger", crop_pixels=OTHER_SCALE)),
@@ -48,3 +49,6 @@ def arms() -> list[Arm]:
         Arm(name="tiles", policy=replace(PAIR, look="tiles", fuse="second")),
         Arm(name="adapted", policy=replace(PAIR, look="adapted", crop_pixels=4 * FIRST, fuse="second")),
     ]
+
+
+VOTERS = ("rel_att", "grad_att", "pure_grad", "rel_att_tiled")  # arms whose regions are fused as boxes

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from models.crops.box_fusion import How, merge_boxes
 from models.crops.types import Region
-from models.types import Box
+from models.types import Box, FoundBoxes
 
 FALSE_POSITIVES = 0.05  # share of the images without a target that may be flagged
 RESAMPLES = 2000
@@ -70,3 +71,13 @@ def holds(region: Region, box: Box) -> bool:
 
 def share(hits: Sequence[bool]) -> float:
     return float(np.mean(hits)) if hits else 0.0
+
+
+def voted(regions: Sequence[Region], size: tuple[int, int], how: How) -> Region | None:
+    """Where most maps of an image point: their regions fused as boxes, the one that most of them found."""
+    boxes = [[Box(x0=r.x0, y0=r.y0, x1=r.x1, y1=r.y1, label="")] for r in regions]
+    if not boxes:
+        return None
+    looks = [FoundBoxes(boxes=tuple(own), problems=(), size=size) for own in boxes]
+    best = merge_boxes(looks, how=how).boxes[0]
+    return Region(x0=round(best.x0), y0=round(best.y0), x1=round(best.x1), y1=round(best.y1))

@@ -28,7 +28,7 @@ from scanfleet.crops import CropSettings
 from worker.second_look import band_of, why_again
 
 CHECK = "razor"
-SEED = 7_400_000  # nothing of the pocket model was trained, calibrated or evaluated on these pictures
+SEED = 7_500_000  # nothing was trained, calibrated, tuned or chosen on these pictures
 SETS: dict[str, Callable[[int, int], Planted]] = {"planted": planted, "large": large}
 AT_ONCE = 50  # pictures in memory
 BATCH_TOKENS = 1600
@@ -56,8 +56,9 @@ class Eyes:
 class Seen:
     """What became of a set of pictures. margins, tokens, held: by name of the arm, one a picture, in their order.
 
-    tokens: beyond the first look. held: whether the region holds the part, of those pictures that have a part and were
-    looked at again by a map.
+    tokens: beyond the first look; those of blank images, which maps are divided by, in `blanks`. held: whether the
+    region holds the part, of those pictures that have a part and were looked at again by a map. regions: of all
+    pictures that got one, by their number.
     """
 
     target: list[bool] = field(default_factory=list)
@@ -65,6 +66,10 @@ class Seen:
     margins: dict[str, list[float]] = field(default_factory=dict)
     tokens: dict[str, list[float]] = field(default_factory=dict)
     held: dict[str, list[bool]] = field(default_factory=dict)
+    blanks: dict[str, int] = field(default_factory=dict)
+    regions: dict[str, dict[int, Region]] = field(default_factory=dict)
+    parts: list[Box | None] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     examples: list[Shown] = field(default_factory=list)
 
     @property
@@ -80,7 +85,8 @@ class Seen:
 
     def cost(self, arm: str) -> float:
         """Tokens of all looks over those of the first."""
-        return 1 + sum(self.tokens[arm]) / sum(reading.visual_tokens for reading in self.first)
+        extra = sum(self.tokens[arm]) + self.blanks.get(arm, 0)
+        return 1 + extra / sum(reading.visual_tokens for reading in self.first)
 
     def note(self, arm: str, margins: Sequence[float], tokens: Sequence[float]) -> None:
         self.margins.setdefault(arm, []).extend(margins)
@@ -108,16 +114,21 @@ def make_eyes(every: Sequence[Arm]) -> Eyes:
 def look(eyes: Eyes, every: Sequence[Arm], kind: str, n: int) -> Seen:
     """Every arm over n pictures of a set."""
     seen = Seen()
+    blanks = {name: refiner.blank_tokens for name, refiner in eyes.refiners.items()}
     for some in batches(kind, n):
         first = scored(eyes.scorer, some)
+        start = len(seen.target)
         seen.target.extend(picture.label in eyes.scorer.question.flags for picture in some)
+        seen.parts.extend(picture.box for picture in some)
+        seen.sizes.extend(picture.image.size for picture in some)
         seen.first.extend(first)
         for arm in every:
-            _take(eyes, seen, arm, some, first)
+            _take(eyes, seen, arm, some, first, start)
         _true_boxes(eyes, seen, some, first)
         for name, scorer in eyes.others.items():
             readings = scored(scorer, some)
             seen.note(name, [reading.margin for reading in readings], [0.0] * len(readings))
+    seen.blanks.update((name, eyes.refiners[name].blank_tokens - earlier) for name, earlier in blanks.items())
     return seen
 
 
@@ -136,7 +147,7 @@ def scored(scorer: PrefillScorer, pictures: Sequence[Planted]) -> list[Reading]:
     return [found[number] for number in range(len(prepared))]
 
 
-def _take(eyes: Eyes, seen: Seen, arm: Arm, pictures: Sequence[Planted], first: Sequence[Reading]) -> None:
+def _take(eyes: Eyes, seen: Seen, arm: Arm, pictures: Sequence[Planted], first: Sequence[Reading], start: int) -> None:
     scorer, refiner = cast("Scorer", eyes.scorer), cast("Refiner", eyes.refiners[arm.name])
     chosen = [number for number, reading in enumerate(first) if not arm.gated or eyes.uncertain(reading)]
     found = look_again(
@@ -149,8 +160,10 @@ def _take(eyes: Eyes, seen: Seen, arm: Arm, pictures: Sequence[Planted], first: 
     looked = dict(zip(chosen, found, strict=True))
     margins = [looked[at].fused.margin if at in looked else reading.margin for at, reading in enumerate(first)]
     seen.note(arm.name, margins, [float(looked[at].tokens) if at in looked else 0.0 for at in range(len(first))])
-    held = seen.held.setdefault(arm.name, [])
+    held, regions = seen.held.setdefault(arm.name, []), seen.regions.setdefault(arm.name, {})
     for at, again in looked.items():
+        if again.region is not None:
+            regions[start + at] = again.region
         box = pictures[at].box
         if box is not None and again.pointed is not None:
             held.append(again.region is not None and holds(again.region, box))

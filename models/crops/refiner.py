@@ -99,6 +99,11 @@ class PolicyRefiner:
             return (crop,)
         return (PreparedRow(images=(self._prepared(image, policy.context_pixels), crop)),)
 
+    @property
+    def blank_tokens(self) -> int:
+        """Visual tokens of the blank images that maps were divided by so far: one of each grid, for all images."""
+        return 0 if self._mapper is None else self._mapper.blank_tokens
+
     def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
         return fused(first, second, how=self._policy.fuse, question=self._scorer.question)
 
