@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
+from scanfleet.crops import NEVER
 from scanfleet.store.scorers import ScorerUse
 
 UNCERTIFIED = "never, no threshold could be certified"
@@ -14,7 +16,8 @@ UNCERTIFIED = "never, no threshold could be certified"
 class Entry:
     """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: what it means.
 
-    shift: how far the margins of known images moved where it ran; None: there are no known images.
+    shift: how far the margins of known images moved where it ran; None: there are no known images. looks: which images
+    are looked at twice, and how; None: none are.
     """
 
     who: str
@@ -22,6 +25,7 @@ class Entry:
     decision: str
     score: str
     shift: str | None = None
+    looks: str | None = None
 
 
 def entry(scorer: ScorerUse, *, has_flags: bool) -> Entry:
@@ -34,6 +38,7 @@ def entry(scorer: ScorerUse, *, has_flags: bool) -> Entry:
         decision=_decision(scorer) if has_flags else "review: the top label has less than half of the probability",
         score=_score(scorer),
         shift=None if scorer.shift is None else _shift(scorer.shift),
+        looks=None if scorer.crop == NEVER else _looks(json.loads(scorer.crop)),
     )
 
 
@@ -62,3 +67,18 @@ def _shift(held: dict[str, Any]) -> str:
         f"checked on {held['n']} known images: margins within {held['max']:.3f} of those stored with the adapter "
         f"({held['against']}), {held['mean']:.3f} on average"
     )
+
+
+_GATES = {"shrunk": "of shrunk images", "always": "of every image"}
+
+
+def _looks(crop: dict[str, Any]) -> str:
+    """crop: as `scanfleet.crops.crop_text` wrote it."""
+    which = _GATES.get(crop["when"])
+    if which is None:
+        ends = crop["uncertain"]
+        low, high = (ends["low"], -crop["band"]), (ends["high"], crop["band"])
+        words = [f"{end + band:+.3f}" if end is not None else "any" for end, band in (low, high)]
+        which = f"where the first margin lies between {words[0]} and {words[1]}"
+        which += ", and of shrunk images" if crop["when"] == "uncertain-or-shrunk" else ""
+    return f"second look ({crop['look']}) {which}, for at most {crop['max_extra']:g} times the tokens of the first"

@@ -15,6 +15,7 @@ The record of a batch, and of a worker since its start, are sums by name; those 
     tokens, padding          visual tokens of those forwards, and how many of them nobody asked for
     first_tokens             visual tokens of first looks, without padding
     again, again_tokens      images that were looked at again, and visual tokens of that, pointing included
+    capped                   images that were due and were not, because the check's max_extra was spent
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 THREAD_STAGES = ("fetch", "decode", "prepare")
 SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "boxes", "pointing", "under_way", "idle", "write")
-COUNTS = ("forwards", "scored", "tokens", "padding", "first_tokens", "again", "again_tokens")
+COUNTS = ("forwards", "scored", "tokens", "padding", "first_tokens", "again", "again_tokens", "capped")
 NAMES = (*SECONDS, *COUNTS)
 
 STARVED = 0.15  # idle for a larger share: something else than the device holds up the work
@@ -104,6 +105,7 @@ class StageTimes:
             "images_per_forward": _rounded(self.images_per_forward, 2),
             "padding_share": _rounded(self.padding_share),
             "looked_again": round(self["again"]),
+            "not_looked_again_for_the_cap": round(self["capped"]),
             "pointing_seconds": round(self["pointing"], 3),
             "extra_tokens": round(self["again_tokens"]),
             "extra_token_share": _rounded(self.again_share),

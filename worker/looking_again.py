@@ -186,6 +186,7 @@ class LookingAgain:
         self._end(replace(due.first, result=self._again.refiner.fuse(due.reading, second), crop=looked), due)
 
     def _skip(self, due: Due, why: str) -> None:
+        self._around.watch.add(capped=why == CAP)
         self._end(replace(due.first, crop=self._told(due, skipped=why)), due)
 
     def _told(self, due: Due, *, second: float | None = None, skipped: str | None = None) -> SecondLook:

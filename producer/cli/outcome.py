@@ -59,6 +59,8 @@ def echo_legend(summary: Summary) -> None:
         click.echo(f"scored by {entry.who}: {count(entry.n_images, 'image')}")
         click.echo(f"  {entry.decision}")
         click.echo(f"  {entry.score}")
+        if entry.looks is not None:
+            click.echo(f"  {entry.looks}")
         if entry.shift is not None:
             click.echo(f"  {entry.shift}")
 

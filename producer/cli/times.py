@@ -30,7 +30,7 @@ def echo_times(times: StageTimes) -> None:
     click.echo(f"  {_workers(times)}")
     click.echo(f"  {_threads(times)}")
     click.echo(f"  {_forwards(times)}")
-    if times["again_tokens"]:
+    if times["again_tokens"] or times["capped"]:
         click.echo(f"  {_again(times)}")
 
 
@@ -54,4 +54,5 @@ def _forwards(times: StageTimes) -> str:
 def _again(times: StageTimes) -> str:
     share = f"{times.again_share or 0:.1%}".replace("%", " %")
     images = "1 image was" if round(times["again"]) == 1 else f"{times['again']:.0f} images were"
-    return f"{images} looked at again: {times['again_tokens']:.0f} visual tokens, {share} of those of first looks"
+    words = f"{images} looked at again: {times['again_tokens']:.0f} visual tokens, {share} of those of first looks"
+    return words + (f"; {times['capped']:.0f} due ones were not (max_extra)" if times["capped"] else "")

@@ -62,6 +62,7 @@ class ScorerUse:
     n_images: int
     mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
     shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no known images
+    crop: str = "never"  # as `scanfleet.crops.crop_text` has it
 
 
 def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
@@ -73,7 +74,7 @@ def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
         .group_by(Verdict.scorer_id)
         .subquery()
     )
-    names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds", "mode", "shift")
+    names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds", "mode", "shift", "crop")
     query = (
         sa.select(
             *(ScorerRow.__table__.c[name] for name in names), Adapter.weights_sha256.label("adapter"), counts.c.n_images

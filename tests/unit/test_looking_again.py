@@ -173,6 +173,7 @@ def test_the_cap_holds_and_the_least_certain_come_first(tmp_path: Path, cost: in
         scan_id = scan(worker, check, images, batch_images=N)
         worker.drain()
         found = looks(worker, scan_id)
+        (batch,) = worker.rows(Batch)
         again = scan(worker, check, contents(folder="b"), batch_images=N)
         model.forget_trial()
         worker.drain()
@@ -182,6 +183,8 @@ def test_the_cap_holds_and_the_least_certain_come_first(tmp_path: Path, cost: in
     seen = {uri for uri, (_, look) in found.items() if look is not None and look.skipped is None}
     nearest = sorted(images, key=lambda uri: abs(by_hand(check, images[uri])[0].margin))
     assert seen == set(nearest[: len(seen)])
+    assert (batch.seconds["again"], batch.seconds["capped"]) == (len(seen), N - len(seen))
+    assert batch.seconds["again_tokens"] == spent
     assert spent + (9 + 2 + cost) > 0.6 * N * 9  # not one more would have gone in
     for uri in set(images) - seen:
         row, look = found[uri]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from producer.cli.results import echo_results
 from producer.cli.times import echo_times
 from producer.drawing import LOOKED_AT, draw_look, look_in_words
 from producer.export import write_results
+from producer.legend import entry
 from producer.report import write_report
 from scanfleet.checks import load_check
-from scanfleet.crops import CropSettings
+from scanfleet.crops import CropSettings, crop_text
 from scanfleet.objects import FolderStore
 from scanfleet.second_look import SecondLook
 from scanfleet.stage_times import StageTimes
 from scanfleet.store.batches import NewImage
 from scanfleet.store.results import Result, ResultFilter, iter_results
+from scanfleet.store.scorers import ScorerUse
 from tests.worker_rig import png, rig
 
 LOOK = SecondLook(
@@ -111,5 +114,33 @@ def test_the_times_tell_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None
     assert "looked at again" not in capsys.readouterr().out
     echo_times(StageTimes(sums=sums | {"again": 7.0, "again_tokens": 1900.0}))
     told = "7 images were looked at again: 1900 visual tokens, 47.5 % of those of first looks"
-    assert told in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(f"{told}\n")
+    echo_times(StageTimes(sums=sums | {"again": 7.0, "again_tokens": 1900.0, "capped": 3.0}))
+    assert f"{told}; 3 due ones were not (max_extra)" in capsys.readouterr().out
     assert StageTimes(sums=sums | {"again_tokens": 1900.0}).record()["extra_token_share"] == 0.475
+
+
+@pytest.mark.parametrize(
+    ("settings", "band", "said"),
+    [
+        ({"band": 0.5}, (-1.0, 2.0), "where the first margin lies between -1.500 and +2.500,"),
+        ({"band": 0.5}, (None, 2.0), "where the first margin lies between any and +2.500,"),
+        (
+            {"when": "uncertain-or-shrunk", "band": 0.0},
+            (0.0, 0.0),
+            "where the first margin lies between +0.000 and +0.000, and of shrunk images,",
+        ),
+        ({"when": "shrunk", "look": "tiles"}, (0.0, 0.0), "second look (tiles) of shrunk images,"),
+        ({"when": "always", "max_extra": 2.5}, (0.0, 0.0), "of every image, for at most 2.5 times the tokens"),
+    ],
+)
+def test_the_legend_says_which_images_are_looked_at_twice(
+    settings: dict[str, Any], band: tuple[float | None, float | None], said: str
+) -> None:
+    text = crop_text(CropSettings.model_validate(settings), band={"low": band[0], "high": band[1]})
+    use = ScorerUse(
+        id=1, base_model="m", base_revision="1", precision="fp32", adapter=None, calibrator=None, thresholds=None,
+        n_images=3, crop=text,
+    )  # fmt: skip
+    assert said in (entry(use, has_flags=True).looks or "")
+    assert entry(replace(use, crop="never"), has_flags=True).looks is None
