@@ -26,11 +26,15 @@ SHARES = (0.25, 0.5, 1.0)  # of the cost that is left for second looks
 LEAST_EXTRA = 0.02  # of the first looks' tokens; less is none
 SMALLEST = 28 * 28  # pixels, as `scanfleet.checks` has it
 
-BEGINNINGS: tuple[Mapping[str, Any], ...] = (  # tried before the search knows anything
-    {"words": PLAIN, "budget": 1.0, "when": "never"},
-    {"words": PLAIN, "budget": 1.0, "when": "uncertain", "look": "pair", "method": "rel-att", "reference": "blank"},
-    {"words": PLAIN, "budget": 1.0, "when": "always", "look": "crop", "method": "rel-att", "reference": "blank"},
-    {"words": PLAIN, "budget": 1.0, "when": "always", "look": "larger", "second": 2.0},
+# Tried before the search knows anything: each kind of look in its cheapest form, and all that the limit leaves for it.
+_POINTED = {"method": "rel-att", "reference": "blank", "tiled": False, "share": 1.0, "fuse": "mean"}
+_BEGIN = {"words": PLAIN, "budget": 1.0}
+BEGINNINGS: tuple[Mapping[str, Any], ...] = (
+    {**_BEGIN, "when": "never"},
+    {**_BEGIN, "when": "always", "look": "crop", "second": 0.5, **_POINTED},
+    {**_BEGIN, "when": "always", "look": "crop", "second": 1.0, **_POINTED},
+    {**_BEGIN, "when": "uncertain", "band": 0.5, "look": "pair", "second": 0.5, "context": 0.25, **_POINTED},
+    {**_BEGIN, "when": "always", "look": "larger", "second": 2.0, "share": 1.0, "fuse": "second"},
 )
 
 
