@@ -98,14 +98,36 @@ def test_the_gradient_of_pixels_is_that_of_the_whole_turn(load: Load, name: str)
 
 
 @pytest.mark.parametrize("method", ["grad-att", "pure-grad"])
-@pytest.mark.parametrize(("precision", "alike"), [("bf16", 0.99), ("int8", 0.99), ("nf4", 0.75)])
-def test_gradients_go_through_weights_of_any_precision(
-    load: Load, method: Method, precision: str, alike: float
-) -> None:
-    exact, scorer = load("qwen3_vl").scorer(QUESTION), load("qwen3_vl", precision).scorer(QUESTION)
-    image = scorer.prepare(picture(180, 120, 1))
+@pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
+def test_gradients_go_through_weights_of_any_precision(load: Load, method: Method, precision: str) -> None:
+    """As through full precision with the same weights: those that the layers multiply with."""
+    base = load("qwen3_vl", precision)
+    exact, scorer = rounded_alike(base).scorer(QUESTION), base.scorer(QUESTION)
+    images = [scorer.prepare(picture(180, 120, number)) for number in range(8)]
+    # Rounding may turn the likeliest of random weights' answers into another one, whose gradient is another.
+    image = next(image for image in images if likeliest(exact, image) == likeliest(scorer, image))
     values = [mapper_of(each, method).maps([image], [None])[0].values.flatten() for each in (exact, scorer)]
-    assert np.corrcoef(*values)[0, 1] > alike
+    assert np.corrcoef(*values)[0, 1] > 0.98
+
+
+def likeliest(scorer: PrefillScorer, image: PreparedImage) -> int:
+    weight = scorer._base.network.get_output_embeddings().weight
+    with torch.no_grad():
+        return int((weight.float() @ scorer.last_hidden([image])[0].float()).argmax())
+
+
+def rounded_alike(base: BaseModel) -> BaseModel:
+    """In full precision, with the weights that the layers of another base multiply with: its images of unit vectors."""
+    alike = load_base(str(base.checkpoint.folder), precision="fp32")
+    own = dict(base.network.named_modules())
+    with torch.no_grad():
+        for path, layer in alike.network.named_modules():
+            if isinstance(layer, torch.nn.Linear):
+                dtype = torch.bfloat16 if base.precision == "nf4" else base.network.dtype
+                units = torch.eye(layer.in_features + 1, layer.in_features, dtype=dtype)  # the last: the bias alone
+                images = own[path](units).float()
+                layer.weight.data = (images[:-1] - images[-1]).T.contiguous()
+    return alike
 
 
 @pytest.mark.parametrize("method", ["grad-att", "pure-grad"])
