@@ -15,7 +15,7 @@ from scanfleet.images import Decoded, Enough, decode
 from scanfleet.objects import MemoryStore
 from tests.worker_rig import Outage, Rig, png, rig
 from worker.decoders import Decoders
-from worker.in_hand import FilesInHand
+from worker.in_hand import FilesInHand, KeptFiles
 
 FETCH_THREADS = 8
 FILE_BYTES = len(png(0))
@@ -125,3 +125,24 @@ def test_a_batch_that_ends_early_holds_nothing(tmp_path: Path) -> None:
         worker.pipeline.run(None)
         worker.pipeline._stages.threads.shutdown(wait=True)  # what it had begun
         assert held.nothing
+
+
+def test_files_are_kept_while_there_is_room_and_until_nobody_needs_them() -> None:
+    files = FilesInHand(many=10, most_kept=100)
+    one, other = KeptFiles(files), KeptFiles(files)
+    one.keep("a", b"x" * 60)
+    one.keep("a", b"x" * 60)  # counts once
+    other.keep("b", b"y" * 41)
+    assert one.get("a") == b"x" * 60
+    assert other.get("b") is None
+    assert not files.many  # they hold up no fetch
+    one.drop("a")
+    one.drop("a")
+    assert one.get("a") is None
+    other.keep("b", b"y" * 41)
+    assert other.get("b") is not None
+    assert not files.nothing
+    other.close()
+    other.keep("c", b"z")
+    assert other.get("c") is None
+    assert files.nothing
