@@ -206,6 +206,8 @@ class LookingAgain:
 
     def _end(self, answered: Answered, due: Due) -> None:
         due.step = None
+        if answered.crop is None:  # it failed on the way
+            self._allowance.postpone(first=due.reading.visual_tokens, granted=due.tokens)
         self.files.drop(due.twins.sha256)
         self.n_held -= 1
         self._ended.append(answered)

@@ -11,7 +11,7 @@ import structlog
 
 from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, Retryable
 from scanfleet.store import rings, suspects, verdicts
-from scanfleet.store.batches import ClaimedImage
+from scanfleet.store.batches import Claim, ClaimedImage
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.verdicts import Known
 from worker.batch import Aborted, BatchRun
@@ -26,7 +26,7 @@ from worker.second_look import Allowance
 from worker.stages import KnownByContent, ScanBytes, Stages
 from worker.stop import Stop
 from worker.suspect import run_suspect
-from worker.timing import Stopwatch, Totals
+from worker.timing import LEFT_OVER, Stopwatch, Totals
 
 log = structlog.get_logger()
 
@@ -123,14 +123,13 @@ class Pipeline:
         """Raises Retryable before anything is known, Aborted likewise."""
         resolved = self._resolve(lease)
         with self._stages.device.occupancy.batch() as span:
-            watch = Stopwatch(span=span, n_threads=self._stages.settings.fetch_threads)
+            allowance = _allowance(resolved, lease.claim)
+            watch = Stopwatch(span=span, n_threads=self._stages.settings.fetch_threads, allowance=allowance)
             self._score_with(resolved, lease, watch)
 
     def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch) -> None:
         claim, gathered = lease.claim, Gathered(resolved)
         unseen = self._reuse(resolved, claim.images, gathered)
-        # Of the whole batch, also where its images are run one by one.
-        allowance = None if resolved.again is None else Allowance(resolved.again.settings.max_extra)
 
         def run(images: Iterable[ClaimedImage], into: Gathered) -> None:
             batch = BatchRun(
@@ -142,7 +141,7 @@ class Pipeline:
                 watch=watch,
                 scan_id=claim.scan_id,
                 on_fetched=lambda image, sha256: self._endings.note_content(lease, image, sha256),
-                allowance=allowance,
+                allowance=watch.allowance,
             )
             self._on_abort(lease, batch.abort)
             batch.run()
@@ -193,6 +192,14 @@ class Pipeline:
                 rings.mark_rung(connection, [rung], at=None)
         except DatabaseUnavailable as error:
             log.warning("knock_dropped", batch=rung, error=str(error))
+
+
+def _allowance(resolved: Resolved, claim: Claim) -> Allowance | None:
+    """Of the whole batch, also where its images are run one by one, or in several attempts."""
+    if resolved.again is None:
+        return None
+    left_over = (claim.seconds or {}).get(LEFT_OVER, 0.0)
+    return Allowance(resolved.again.settings.max_extra, left_over=left_over)
 
 
 def look_up_content(engine: sa.Engine) -> KnownByContent:

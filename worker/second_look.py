@@ -91,18 +91,39 @@ class Allowance:
     """Visual tokens that second looks may take: a share of those of the first looks, which are counted as they come.
 
     Of one attempt at a batch, in one thread. Sums of batches keep to the same share, so that a scan does, too, without
-    anybody counting over workers. max_extra None: as many as they take.
+    anybody counting over workers. max_extra None: as many as they take. left_over: by the attempt before, for the
+    images that had to wait.
     """
 
-    def __init__(self, max_extra: float | None) -> None:
+    def __init__(self, max_extra: float | None, *, left_over: float = 0.0) -> None:
         self._max_extra = max_extra
+        self._before = left_over
         self._earned = 0
         self._taken = 0
+        self._to_earn_again = 0
+        self._to_take_again = 0
 
     @property
     def left(self) -> float:
         """Tokens; below 0 where something cost more than was said beforehand."""
-        return math.inf if self._max_extra is None else self._max_extra * self._earned - self._taken
+        if self._max_extra is None:
+            return math.inf
+        return self._before + self._max_extra * self._earned - self._taken
+
+    @property
+    def left_over(self) -> float:
+        """For the next attempt, in which images that wait are looked at anew from the first look on."""
+        if self._max_extra is None:
+            return 0.0
+        return self.left - self._max_extra * self._to_earn_again + self._to_take_again
+
+    def postpone(self, *, first: int, granted: int) -> None:
+        """An image waits after all: tokens of its first look, and of the second as far as it was granted.
+
+        For now they stay with it. Else an image that is more certain would take its place because a device failed.
+        """
+        self._to_earn_again += first
+        self._to_take_again += granted
 
     def earn(self, tokens: int) -> None:
         """A first look read so many."""

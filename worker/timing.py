@@ -9,16 +9,28 @@ from contextlib import contextmanager
 
 from scanfleet.stage_times import COUNTS, THREAD_STAGES
 from worker.occupancy import Occupancy, Span
+from worker.second_look import Allowance
 from worker.tickets import Answer
 
 MEASURED = (*THREAD_STAGES, "wait", "device", "boxes", "pointing", *COUNTS)
+LEFT_OVER = "left_over"  # visual tokens that second looks of the batch may still take
 NO_TIME = Span(under_way=0.0, idle=0.0)
 
 
 class Stopwatch:
-    """Of one batch, from several threads. span: its share of the worker's time so far. n_threads: of the stages."""
+    """Of one batch, from several threads. span: its share of the worker's time so far. n_threads: of the stages.
 
-    def __init__(self, *, span: Callable[[], Span] = lambda: NO_TIME, n_threads: int = 0) -> None:
+    allowance: of its second looks, whose rest is kept for a further attempt as LEFT_OVER; None: there are none.
+    """
+
+    def __init__(
+        self,
+        *,
+        span: Callable[[], Span] = lambda: NO_TIME,
+        n_threads: int = 0,
+        allowance: Allowance | None = None,
+    ) -> None:
+        self.allowance = allowance
         self._span = span
         self._n_threads = n_threads
         self._lock = threading.Lock()
@@ -54,6 +66,8 @@ class Stopwatch:
     def sums(self) -> dict[str, float]:
         span = self._span()
         times = {"under_way": span.under_way, "idle": span.idle, "threads": self._n_threads * span.under_way}
+        if self.allowance is not None:
+            times[LEFT_OVER] = self.allowance.left_over
         with self._lock:
             return {name: round(value, 4) for name, value in (self._sums | times).items()}
 

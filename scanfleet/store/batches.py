@@ -65,6 +65,7 @@ class Claim:
     images: tuple[ClaimedImage, ...]
     lease_seconds: float
     suspect: bool = False  # an earlier lease ran out: to be run alone, image by image
+    seconds: dict[str, Any] | None = None  # sums by name of the attempt before this one
 
 
 def add_images(
@@ -151,7 +152,7 @@ def claim(
                 lease_token=Batch.lease_token + 1,
                 attempts=Batch.attempts + 1,
             )
-            .returning(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect)
+            .returning(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds)
         ).one_or_none()
         if row is not None:
             return _load(connection, row, lease_seconds=lease_seconds)
@@ -168,7 +169,7 @@ def _probed() -> sa.ColumnElement[bool]:
     return sa.exists().where(other.scan_id == Scan.id, other.state == "leased")
 
 
-def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]], *, lease_seconds: float) -> Claim:
+def _load(connection: sa.Connection, row: sa.Row[Any], *, lease_seconds: float) -> Claim:
     columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes, Image.rescan_of)
     pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))
@@ -181,6 +182,7 @@ def _load(connection: sa.Connection, row: sa.Row[tuple[int, str, int, int, bool]
         attempts=row.attempts,
         images=tuple(ClaimedImage(**image._mapping) for image in found),
         lease_seconds=lease_seconds,
+        seconds=row.seconds,
         suspect=row.suspect,
     )
 

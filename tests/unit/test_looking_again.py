@@ -298,6 +298,13 @@ def test_a_file_that_changed_meanwhile_fails_unless_its_bytes_lie_elsewhere(tmp_
     assert len(done) == len(images) - len(failures)
 
 
+def fail_with(trouble: Exception) -> Callable[[Sequence[Prepared]], None]:
+    def fail(_: Sequence[Prepared]) -> None:
+        raise trouble
+
+    return fail
+
+
 @pytest.mark.parametrize(
     ("where", "trouble"),
     [
@@ -313,13 +320,10 @@ def test_a_device_that_fails_makes_the_images_wait_that_were_to_be_looked_at_aga
     uncertain = {uri for uri, data in images.items() if abs(by_hand(check, data)[0].margin) <= 0.5}
     assert 0 < len(uncertain) < 5
 
-    def fail(_: Sequence[Prepared]) -> None:
-        raise trouble
-
     with rig(tmp_path, model=model) as worker:
         scan_id = scan(worker, check, images, batch_images=N)
         worker.scoring.scorers.resolve(1)  # its trial is not what fails
-        setattr(model, where, fail)
+        setattr(model, where, fail_with(trouble))
         worker.pipeline.run(None)
         assert set(looks(worker, scan_id)) == set(images) - uncertain
         assert worker.progress(scan_id).n_failures == 0
@@ -330,6 +334,27 @@ def test_a_device_that_fails_makes_the_images_wait_that_were_to_be_looked_at_aga
         assert worker.pipeline._stages.in_hand.nothing
     assert {uri for uri, (_, look) in found.items() if look is not None} == uncertain
     assert len(found) == N
+
+
+@pytest.mark.parametrize("where", ["pointing", "reading"])
+def test_what_a_failed_attempt_left_over_pays_for_the_next_one(tmp_path: Path, where: str) -> None:
+    check, images = crop_check(max_extra=0.6), contents()
+    told = []
+    for name in ("well", "ill"):
+        model = Hooked(cost=1)
+        with rig(tmp_path / name, model=model) as worker:
+            scan_id = scan(worker, check, images, batch_images=N)
+            worker.scoring.scorers.resolve(1)
+            if name == "ill":
+                setattr(model, where, fail_with(DeviceUnavailable("the device is away")))
+                worker.pipeline.run(None)
+                # At the rows those that no token was left for have their answer; so far nobody is without a token.
+                assert (0 < worker.progress(scan_id).n_verdicts < N) == (where == "reading")
+                setattr(model, where, lambda _: None)
+                worker.forget_backoff()
+            worker.drain()
+            told.append({uri: (row.margin, row.crop) for uri, (row, _) in looks(worker, scan_id).items()})
+    assert told[0] == told[1]
 
 
 def test_out_of_memory_in_pointing_halves_its_forwards_alone(tmp_path: Path) -> None:

@@ -115,6 +115,18 @@ def test_no_more_is_taken_than_the_share_of_what_first_looks_read() -> None:
     assert allowance.left == 5
 
 
+def test_what_waits_keeps_its_tokens_for_the_next_attempt() -> None:
+    allowance = Allowance(0.5)
+    allowance.earn(100)
+    assert allowance.take(40)
+    allowance.postpone(first=20, granted=40)
+    assert (allowance.left, allowance.left_over) == (10, 40)  # nobody else gets them meanwhile
+    later = Allowance(0.5, left_over=allowance.left_over)
+    later.earn(20)
+    assert later.take(50)
+    assert not later.take(1)
+
+
 def test_without_a_share_there_is_no_end() -> None:
     assert Allowance(None).take(10**9)
     assert Allowance(None).left == math.inf
