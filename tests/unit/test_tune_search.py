@@ -138,6 +138,8 @@ def test_the_check_as_it_stands_may_look_twice_already() -> None:
     record = tune(PlantedSight(examples(160), helps=crop_helps), check=check, trials=10)
     assert record["standing"]["again"] == 1.0
     assert record["standing"]["cost"] == 1.0
+    best = max(record["front"], key=lambda row: row["searched"]["value"])
+    assert record["larger"]["cost"] == pytest.approx(best["cost"], rel=0.02)
     assert standing(check).crop == check.crop
 
 

@@ -59,7 +59,8 @@ def judge(
     found = [evaluator.outcome(one.setting, images) for one in front]
     best = max(range(len(front)), key=lambda at: front[at].value, default=None)
     ratio = limit if best is None else found[best].mean_tokens / stood.mean_tokens
-    larger = larger_budget(standing, ratio=ratio)
+    once = stood if isinstance(standing.crop, str) else evaluator.outcome(Setting(first=standing.first), images)
+    larger = larger_budget(standing, ratio=ratio * stood.mean_tokens / once.mean_tokens)
     seen = evaluator.outcome(larger, images)
     level = LEVEL / max(1, len(front))
     measured = measure(objective, [stood, seen, *found], evaluator.truth(images), stood, seed=seed, level=level)
@@ -90,7 +91,7 @@ def _least_groups(truth: Truth, objective: Objective) -> int:
 
 
 def larger_budget(standing: Setting, *, ratio: float) -> Setting:
-    """The same tokens spent on more pixels of the whole image, at one look."""
+    """So many times the first look's tokens spent on more pixels of the whole image, at one look."""
     first = standing.first
     return Setting(first=First(words=first.words, max_pixels=round(first.max_pixels * ratio)))
 
