@@ -142,3 +142,20 @@ def test_smoothing_keeps_a_flat_map_flat_to_its_border() -> None:
     spike[0, 0] = 8
     assert smoothed(spike)[0, 0] == pytest.approx(2)  # of the four cells that there are
     assert smoothed(spike)[1, 1] == pytest.approx(8 / 9)
+
+
+def test_a_region_is_drawn_in_to_a_peak_that_smoothing_spread() -> None:
+    values = np.ones((10, 10), np.float32)
+    values[6, 3] = 60
+    region = choose(Relevance(values=values, size=(1000, 1000))).region
+    assert region is not None
+    assert region.corners == (250, 550, 450, 750)  # the cell, and half a cell around it
+
+
+def test_a_region_is_not_drawn_in_to_one_cell_of_an_even_heap() -> None:
+    values = np.ones((20, 20), np.float32)
+    values[5:12, 5:12] = 40
+    values[8, 8] = 90
+    region = choose(Relevance(values=values, size=(1000, 1000))).region
+    assert region is not None
+    assert region.width >= 250  # the cell by itself would have given 150
