@@ -183,7 +183,7 @@ def test_checks_are_listed_shown_and_added(tmp_path: Path) -> None:
     assert scanfleet("checks", "add", mine, data_dir=tmp_path).returncode == 0
     listed = scanfleet("checks", "ls", data_dir=tmp_path).stdout
     assert [line.split()[0] for line in listed.splitlines()] == [
-        "check", "baggage", "flowers", "mine", "overlay", "overlay-once", "overlay-steps",
+        "check", "baggage", "flowers", "mine", "overlay", "overlay-once", "overlay-steps", "razor",
     ]  # fmt: skip
 
 

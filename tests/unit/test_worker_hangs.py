@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from scanfleet.objects import MemoryStore
 from scanfleet.settings import load_settings
 from tests.worker_rig import png, rig
-from worker import batch
+from worker import first_steps
 from worker.hangs import HangWatch, Limits
 from worker.vitals import BatchPulse, Vitals
 
@@ -189,7 +189,7 @@ def test_a_batch_whose_store_never_answers_is_handed_back_with_what_is_known(
             return store.fetch(uri, etag=etag, max_bytes=max_bytes)
 
     store = MemoryStore()
-    monkeypatch.setattr(batch, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(first_steps, "RETRY_SECONDS", 0.1)
     with rig(tmp_path, store=HalfDead(), fetch_threads=4, fetch_deadline_seconds=0.1) as worker:
         store = worker.store
         scan = worker.scan({f"mem://{name}": png(seed) for seed, name in enumerate(("a", "b", "dead"))})
