@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -398,12 +399,18 @@ def test_images_that_are_run_one_by_one_share_the_cap_of_their_batch(tmp_path: P
 
 
 def test_a_worker_that_is_told_to_stop_in_between_concludes_nothing(tmp_path: Path) -> None:
-    model = Hooked()
+    model, ended = Hooked(), threading.Event()
+
+    def stop(_: Sequence[Prepared]) -> None:
+        worker.stop.request("a test")
+        ended.wait(30)
+
     with rig(tmp_path, model=model, drain_seconds=0.0) as worker:
         scan_id = scan(worker, crop_check(), contents(), batch_images=N)
         worker.scoring.scorers.resolve(1)
-        model.pointing = lambda _: worker.stop.request("a test")
+        model.pointing = stop
         worker.pipeline.run(None)
+        ended.set()
         assert worker.progress(scan_id).n_verdicts == 0
         assert worker.pipeline._stages.in_hand.nothing
 
