@@ -58,7 +58,8 @@ def test_secrets_do_not_show_in_the_settings(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_built_in_checks_are_valid_and_have_distinct_hashes() -> None:
     checks = [load_check(name) for name in builtin_names()]
-    assert [check.name for check in checks] == ["baggage", "flowers", "overlay", "overlay-once", "overlay-steps", "razor"]
+    names = [check.name for check in checks]
+    assert names == ["baggage", "flowers", "overlay", "overlay-once", "overlay-steps", "razor"]
     assert len({check.hash for check in checks}) == len(checks)
 
 
