@@ -13,7 +13,7 @@ DEMO_IMAGES ?= 300
 DEMO_SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help venv services demo demo-refresh test test-slow check audit bench clean distclean
+.PHONY: help venv services demo demo-refresh demo-crops test test-slow check audit bench clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,17 @@ demo: $(STAMP) ## make an archive with known truth, scan it, print the result, w
 demo-refresh: $(STAMP) ## labels arrive, an adapter is trained, judged, put in use; a poisoned one is refused
 	$(BIN)/python -P tools/demo_refresh.py
 
+SMALL := $(BIN)/python -m models.pocket.generate --check razor --sizes 768,1024,1536 --share 0.02,0.05
+demo-crops: export SCANFLEET_DATA_DIR = demo-crops/data
+demo-crops: $(STAMP) ## parts too small to tell at a first look; a second look is tuned on labels and put in use
+	rm -rf demo-crops
+	$(SMALL) --n 120 --seed 32 --out demo-crops/archive
+	$(BIN)/scanfleet run demo-crops/archive/manifest.csv --check razor --truth truth
+	$(SMALL) --n 160 --seed 31 --out demo-crops/labelled
+	$(BIN)/scanfleet tune --check razor --labels demo-crops/labelled/manifest.csv --label-column truth --trials 8 \
+	  --apply --out demo-crops/tuned
+	$(BIN)/scanfleet run demo-crops/archive/manifest.csv --check razor --truth truth --report demo-crops/report.html
+
 test: $(STAMP) services ## tests that take seconds, with real Redis, PostgreSQL and S3
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
@@ -63,7 +74,7 @@ bench: $(STAMP) ## measure: make bench BENCH_ARGS="NAME --json"
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean: ## remove what the targets made, except .venv
-	rm -rf demo demo-refresh bench-crops build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf demo demo-refresh demo-crops bench-crops build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv as well

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.pocket.data import CHECKS
+from models.pocket.scenes import razor
 from models.pocket.scenes.scene import Scene, dice, stored
 
 COLUMNS = ("uri", "truth", "style", "text", "boxes", "width", "height")
@@ -19,13 +20,17 @@ COLUMNS = ("uri", "truth", "style", "text", "boxes", "width", "height")
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What to write: n pictures of a check, sizes (side in pixels) taken in turn."""
+    """What to write: n pictures of a check, sizes (side in pixels) taken in turn.
+
+    share: of the razor check's part, its length as a share of the side, from and to; None: as the scenes have it.
+    """
 
     check: str
     n: int
     seed: int
     out: Path
     sizes: tuple[int, ...] = (128, 224, 448)
+    share: tuple[float, float] | None = None
 
 
 def write_archive(order: Order) -> Path:
@@ -43,7 +48,7 @@ def write_archive(order: Order) -> Path:
 def _write(order: Order, index: int) -> dict[str, str | int]:
     # One size for as many pictures as there are labels, so that sizes and labels are not tied together.
     side = order.sizes[index // 10 % len(order.sizes)]
-    scene: Scene = CHECKS[order.check].draw(order.seed, index, side, side)
+    scene = _draw(order, index, side)
     data, suffix = stored(dice(order.seed, order.check + "-file", index), scene.image, 0.5)
     uri = f"{index // 100:03}/{order.check}-{index:05}{suffix}"
     path = order.out / uri
@@ -61,6 +66,13 @@ def _write(order: Order, index: int) -> dict[str, str | int]:
     }
 
 
+def _draw(order: Order, index: int, side: int) -> Scene:
+    if order.share is not None:
+        return razor.draw(order.seed, index, side, side, share=order.share)
+    scene: Scene = CHECKS[order.check].draw(order.seed, index, side, side)
+    return scene
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", choices=tuple(CHECKS), required=True)
@@ -68,10 +80,30 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--sizes", default="128,224,448", help="sides in pixels, taken in turn")
+    parser.add_argument("--share", help="razor: the part's length, as a share of the side: FROM,TO, such as 0.02,0.05")
     arguments = parser.parse_args()
+    if arguments.share and arguments.check != "razor":
+        parser.error("--share is for the razor check: the others draw their own sizes")
     sizes = tuple(int(size) for size in arguments.sizes.split(","))
-    order = Order(check=arguments.check, n=arguments.n, seed=arguments.seed, out=arguments.out, sizes=sizes)
+    order = Order(
+        check=arguments.check,
+        n=arguments.n,
+        seed=arguments.seed,
+        out=arguments.out,
+        sizes=sizes,
+        share=_range(parser, arguments.share) if arguments.share else None,
+    )
     print(write_archive(order))
+
+
+def _range(parser: argparse.ArgumentParser, text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        parser.error(f"--share {text}: give two numbers, such as 0.02,0.05")
+    if not 0 < low <= high <= 1:
+        parser.error(f"--share {text}: the first must be over 0 and not over the second, the second at most 1")
+    return low, high
 
 
 if __name__ == "__main__":
