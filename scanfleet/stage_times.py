@@ -14,8 +14,10 @@ The record of a batch, and of a worker since its start, are sums by name; those 
     forwards, scored         how many forwards, and images that were answered in them, at the first look
     tokens, padding          visual tokens of those forwards, and how many of them nobody asked for
     first_tokens             visual tokens of first looks, without padding
-    again, again_tokens      images that were looked at again, and visual tokens of that, pointing included
+    again, again_tokens      images that were looked at again, and visual tokens of all second looks, pointing included
+    again_rows               rows of second looks that were answered in forwards: an image may have several
     capped                   images that were due and were not, because the check's max_extra was spent
+    again_diffuse, again_whole, again_enough    likewise, for the other reasons of `scanfleet.second_look`
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ from typing import Any
 
 THREAD_STAGES = ("fetch", "decode", "prepare")
 SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "boxes", "pointing", "under_way", "idle", "write")
-COUNTS = ("forwards", "scored", "tokens", "padding", "first_tokens", "again", "again_tokens", "capped")
+SKIPPED = {"cap": "capped", "diffuse": "again_diffuse", "whole": "again_whole", "enough": "again_enough"}  # by reason
+COUNTS = (
+    *("forwards", "scored", "tokens", "padding", "first_tokens"),
+    *("again", "again_tokens", "again_rows", *SKIPPED.values()),
+)
 NAMES = (*SECONDS, *COUNTS)
 
 STARVED = 0.15  # idle for a larger share: something else than the device holds up the work
@@ -70,8 +76,20 @@ class StageTimes:
         return _share(self["again_tokens"], self["first_tokens"])
 
     @property
+    def skipped(self) -> dict[str, int]:
+        """Images whose second look was due and not given, by reason; those without any are left out."""
+        found = {why: round(self[name]) for why, name in SKIPPED.items()}
+        return {why: n for why, n in found.items() if n}
+
+    @property
+    def due(self) -> int:
+        """Images whose second look was due, and that did not fail on the way."""
+        return round(self["again"]) + sum(self.skipped.values())
+
+    @property
     def images_per_forward(self) -> float | None:
-        return _share(self["scored"], self["forwards"])
+        """Images and crops: forwards hold rows of first and of second looks."""
+        return _share(self["scored"] + self["again_rows"], self["forwards"])
 
     @property
     def images_per_second(self) -> float | None:
@@ -104,7 +122,9 @@ class StageTimes:
             "forwards": round(self["forwards"]),
             "images_per_forward": _rounded(self.images_per_forward, 2),
             "padding_share": _rounded(self.padding_share),
+            "second_looks_due": self.due,
             "looked_again": round(self["again"]),
+            "not_looked_again": self.skipped,
             "not_looked_again_for_the_cap": round(self["capped"]),
             "pointing_seconds": round(self["pointing"], 3),
             "extra_tokens": round(self["again_tokens"]),

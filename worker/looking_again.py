@@ -23,6 +23,7 @@ from models.crops.cutting import region_of
 from models.types import Pointed, Prepared, Reading
 from scanfleet.errors import Retryable
 from scanfleet.second_look import CAP, SecondLook
+from scanfleet.stage_times import SKIPPED
 from worker.again_steps import Steps
 from worker.around import Around
 from worker.batch_events import Answered, Due, ReadAgain, Stepped
@@ -186,7 +187,7 @@ class LookingAgain:
         self._end(replace(due.first, result=self._again.refiner.fuse(due.reading, second), crop=looked), due)
 
     def _skip(self, due: Due, why: str) -> None:
-        self._around.watch.add(capped=why == CAP)
+        self._around.watch.add(**{SKIPPED[why]: 1})
         self._end(replace(due.first, crop=self._told(due, skipped=why)), due)
 
     def _told(self, due: Due, *, second: float | None = None, skipped: str | None = None) -> SecondLook:

@@ -61,7 +61,8 @@ class Stopwatch:
         self.add(wait=given.waited, device=given.seconds)
         if given.forwards:
             own = given.tokens - given.padding
-            self.add(forwards=given.forwards, tokens=given.tokens, padding=given.padding, again_tokens=own)
+            self.add(forwards=given.forwards, tokens=given.tokens, padding=given.padding)
+            self.add(again_tokens=own, again_rows=1)
 
     def sums(self) -> dict[str, float]:
         span = self._span()

@@ -18,6 +18,12 @@ WAITS_FOR = {
     "prepare": "preparing is the bottleneck",
     "batches": "too little was under way",
 }
+SKIPPED_IN_WORDS = {
+    "cap": "beyond max_extra",
+    "diffuse": "diffuse",
+    "whole": "with the whole image as region",
+    "enough": "seen well enough at first",
+}
 
 
 def echo_times(times: StageTimes) -> None:
@@ -30,7 +36,7 @@ def echo_times(times: StageTimes) -> None:
     click.echo(f"  {_workers(times)}")
     click.echo(f"  {_threads(times)}")
     click.echo(f"  {_forwards(times)}")
-    if times["again_tokens"] or times["capped"]:
+    if times["again_tokens"] or times.due:
         click.echo(f"  {_again(times)}")
 
 
@@ -46,13 +52,17 @@ def _threads(times: StageTimes) -> str:
 
 
 def _forwards(times: StageTimes) -> str:
-    each = f"{times.images_per_forward or 0:.1f} images in each"
+    rows = "images and crops" if times["again_rows"] else "images"
+    each = f"{times.images_per_forward or 0:.1f} {rows} in each"
     padding = f"{times.padding_share or 0:.1%} of their tokens padding".replace("%", " %")
     return f"{times['forwards']:.0f} forwards took {times['device']:.1f} s, some at the same time: {each}, {padding}"
 
 
 def _again(times: StageTimes) -> str:
+    given, skipped = round(times["again"]), times.skipped
+    reasons = ", ".join(f"{n:,} {SKIPPED_IN_WORDS[why]}" for why, n in skipped.items())
+    counts = f"{times.due:,} due, {given:,} given" + (f" ({reasons})" if reasons else "")
     share = f"{times.again_share or 0:.1%}".replace("%", " %")
-    images = "1 image was" if round(times["again"]) == 1 else f"{times['again']:.0f} images were"
-    words = f"{images} looked at again: {times['again_tokens']:.0f} visual tokens, {share} of those of first looks"
-    return words + (f"; {times['capped']:.0f} due ones were not (max_extra)" if times["capped"] else "")
+    what = "they took" if given else "finding the regions took"
+    tokens = f"; {what} {times['again_tokens']:,.0f} visual tokens, {share} of the first looks'"
+    return f"second looks: {counts if times.due else 'none came to its end'}{tokens if times['again_tokens'] else ''}"

@@ -67,6 +67,6 @@ def test_both_looks_come_out_and_a_scan_keeps_to_its_share(tmp_path: Path) -> No
     (scan,) = {record["scan"] for record in told.values()}
     shown = scanfleet("scans", "show", scan, data_dir=data, model="pocket").stdout
     spent = sum(record["crop"]["tokens"] for record in told.values())
-    assert f"{n_seen} image{'' if n_seen == 1 else 's'} w" in shown
-    assert f"looked at again: {spent} visual tokens" in shown
+    assert f"{n_seen} given (" in shown
+    assert f"they took {spent:,} visual tokens" in shown
     assert "looks: margin" in (tmp_path / "r.html").read_text()

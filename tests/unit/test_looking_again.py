@@ -162,7 +162,7 @@ def test_only_what_the_gate_asks_for_is_looked_at_again(tmp_path: Path) -> None:
     for uri in set(images) - asked:
         assert found[uri][0].margin == pytest.approx(by_hand(check, images[uri])[0].margin)
     spent = sum(look.tokens for _, look in found.values() if look is not None)
-    assert batch.seconds["again"] == len(asked)
+    assert batch.seconds["again"] == batch.seconds["again_rows"] == len(asked)
     assert batch.seconds["again_tokens"] == spent
     assert (batch.seconds["scored"], batch.seconds["first_tokens"]) == (N, N * 9)
 
@@ -226,6 +226,8 @@ def test_a_map_that_points_nowhere_leaves_the_first_look(tmp_path: Path) -> None
         scan_id = scan(worker, check, images, batch_images=N)
         worker.drain()
         found = looks(worker, scan_id)
+        (batch,) = worker.rows(Batch)
+    assert (batch.seconds["again_diffuse"], batch.seconds["again"], batch.seconds["again_rows"]) == (N, 0, 0)
     for uri, (row, look) in found.items():
         first = by_hand(check, images[uri])[0]
         assert look is not None

@@ -111,12 +111,23 @@ def test_the_sheet_tells_both_looks(tmp_path: Path) -> None:
 def test_the_times_tell_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None:
     sums = {"forwards": 4.0, "scored": 40.0, "under_way": 2.0, "idle": 0.1, "threads": 16.0, "first_tokens": 4000.0}
     echo_times(StageTimes(sums=sums))
-    assert "looked at again" not in capsys.readouterr().out
-    echo_times(StageTimes(sums=sums | {"again": 7.0, "again_tokens": 1900.0}))
-    told = "7 images were looked at again: 1900 visual tokens, 47.5 % of those of first looks"
-    assert capsys.readouterr().out.endswith(f"{told}\n")
-    echo_times(StageTimes(sums=sums | {"again": 7.0, "again_tokens": 1900.0, "capped": 3.0}))
-    assert f"{told}; 3 due ones were not (max_extra)" in capsys.readouterr().out
+    assert "second looks" not in capsys.readouterr().out
+    took = "they took 1,900 visual tokens, 47.5 % of the first looks'"
+    given = sums | {"again": 7.0, "again_tokens": 1900.0, "again_rows": 14.0}
+    echo_times(StageTimes(sums=given))
+    told = capsys.readouterr().out
+    assert told.endswith(f"  second looks: 7 due, 7 given; {took}\n")
+    assert "13.5 images and crops in each" in told
+    echo_times(StageTimes(sums=given | {"capped": 3.0, "again_whole": 1.0}))
+    skipped = "(3 beyond max_extra, 1 with the whole image as region)"
+    assert capsys.readouterr().out.endswith(f"  second looks: 11 due, 7 given {skipped}; {took}\n")
+    echo_times(StageTimes(sums=sums | {"again_diffuse": 16.0, "again_tokens": 24000.0}))
+    took = "finding the regions took 24,000 visual tokens, 600.0 % of the first looks'"
+    assert capsys.readouterr().out.endswith(f"  second looks: 16 due, 0 given (16 diffuse); {took}\n")
+    echo_times(StageTimes(sums=sums | {"again_enough": 16.0}))
+    assert capsys.readouterr().out.endswith("  second looks: 16 due, 0 given (16 seen well enough at first)\n")
+    echo_times(StageTimes(sums=sums | {"again_tokens": 40.0}))
+    assert "  second looks: none came to its end; finding the regions took 40" in capsys.readouterr().out
     assert StageTimes(sums=sums | {"again_tokens": 1900.0}).record()["extra_token_share"] == 0.475
 
 

@@ -18,6 +18,16 @@ def test_shares_of_the_sums() -> None:
     assert times.images_per_second == pytest.approx(20)
 
 
+def test_second_looks_fill_forwards_and_those_skipped_were_due() -> None:
+    times = StageTimes(
+        sums=STARVED | {"again": 7, "again_rows": 20, "capped": 2, "again_diffuse": 3, "again_enough": 1}
+    )
+    assert times.images_per_forward == pytest.approx(11)
+    assert times.images_per_second == pytest.approx(20)  # images alone
+    assert (times.due, times.skipped) == (13, {"cap": 2, "diffuse": 3, "enough": 1})
+    assert times.record()["not_looked_again"] == times.skipped
+
+
 @pytest.mark.parametrize(
     ("changed", "bottleneck"),
     [
