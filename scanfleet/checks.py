@@ -107,6 +107,9 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     least, most = values.get("min_pixels"), values.get("max_pixels")
     if isinstance(least, int) and isinstance(most, int) and least > most:
         faults.append(("min_pixels", "is larger than max_pixels"))
+    crop = values.get("crop", NEVER)
+    if isinstance(most, int) and not isinstance(crop, str) and (idle := CropSettings.model_validate(crop).idle(most)):
+        faults.append(("crop.look", idle))
     return faults
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -15,6 +16,9 @@ from scanfleet.faults import nearest
 NEVER = "never"
 When = Literal["uncertain", "shrunk", "uncertain-or-shrunk", "always"]
 MODES: tuple[str, ...] = (NEVER, "uncertain", "shrunk", "uncertain-or-shrunk", "always")
+SMALLEST_BUDGET = 28 * 28  # pixels
+CONTEXT_SHARE = 0.25  # of the first look's budget, which has read the original in full already
+ADAPTED_LEAST = 1.25  # times the first look's budget, under which an adapted look is never taken
 
 
 class CropSettings(BaseModel):
@@ -25,6 +29,7 @@ class CropSettings(BaseModel):
     max_extra: visual tokens of all second looks together, as a share of those of the first looks, in every batch and so
         in every scan; the least certain images come first.
     look, method, reference, tiled, crop_pixels, context_pixels, layers, emphasis, fuse: `models.crops.policy`.
+        Budgets that are left open: `budgets`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,16 +37,34 @@ class CropSettings(BaseModel):
     when: When = "uncertain"
     band: float = Field(default=0.5, ge=0, le=20)  # logits
     shrink: float = Field(default=1.5, ge=1, le=100)  # times, along a side
-    max_extra: float = Field(default=1.0, gt=0, le=100)
+    max_extra: float = Field(default=1.5, gt=0, le=100)  # a pair with both budgets open takes 1.25
     look: Literal["pair", "crop", "larger", "tiles", "adapted", "reweight"] = "pair"
     method: Literal["rel-att", "grad-att", "pure-grad"] = "rel-att"
     reference: Literal["generic", "blank"] = "blank"
     tiled: bool = False
-    crop_pixels: int | None = Field(default=None, ge=28 * 28, le=16_777_216)  # None: as many as the first look's
-    context_pixels: int | None = Field(default=None, ge=28 * 28, le=16_777_216)  # likewise
+    crop_pixels: int | None = Field(default=None, ge=SMALLEST_BUDGET, le=16_777_216)
+    context_pixels: int | None = Field(default=None, ge=SMALLEST_BUDGET, le=16_777_216)
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # empty: the middle third
     emphasis: float = Field(default=1.5, ge=1, le=10)  # times
     fuse: Literal["mean", "max", "second"] = "mean"
+
+    def budgets(self, max_pixels: int) -> dict[str, int]:
+        """crop_pixels and context_pixels beside a first look under `max_pixels`.
+
+        Left open, the crop has as many as the first look, the original beside it a quarter of them.
+        """
+        context = max(SMALLEST_BUDGET, round(CONTEXT_SHARE * max_pixels))
+        return {"crop_pixels": self.crop_pixels or max_pixels, "context_pixels": self.context_pixels or context}
+
+    def idle(self, max_pixels: int) -> str | None:
+        """Why this look would show nothing new after a first one under `max_pixels`, and what to set; None: it may."""
+        budget = self.budgets(max_pixels)["crop_pixels"]
+        if self.look == "larger" and budget == max_pixels:
+            return f"larger reads the same again: set crop_pixels, other than max_pixels ({max_pixels})"
+        if self.look == "adapted" and budget < ADAPTED_LEAST * max_pixels:
+            least = math.ceil(ADAPTED_LEAST * max_pixels)
+            return f"adapted never reads more: set crop_pixels, to {least} or more ({ADAPTED_LEAST:g} times max_pixels)"
+        return None
 
 
 _WORDS = f"must be {', '.join(MODES[:-1])} or {MODES[-1]}"

@@ -142,7 +142,6 @@ class Allowance:
 
 
 def policy_of(check: Check, settings: CropSettings) -> CropPolicy:
-    """The model-side half of a crop table. A budget that it leaves open is the first look's."""
+    """The model-side half of a crop table."""
     held: Mapping[str, Any] = settings.model_dump(exclude={"when", "band", "shrink", "max_extra"})
-    open_budgets = {name: check.max_pixels for name in ("crop_pixels", "context_pixels") if held[name] is None}
-    return CropPolicy(**{**held, **open_budgets})
+    return CropPolicy(**{**held, **settings.budgets(check.max_pixels)})

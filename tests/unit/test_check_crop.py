@@ -63,6 +63,22 @@ def test_a_check_that_never_looks_again_is_stored_and_hashed_as_ever() -> None:
         ("[crop]\nlayers = 3", "q.toml:6: crop.layers: must be a list of whole numbers"),
         ("[crop]\nband = nan", "q.toml:6: crop.band: must be at most 20"),
         (
+            '[crop]\nlook = "larger"',
+            "q.toml:6: crop.look: larger reads the same again: set crop_pixels, other than max_pixels (200704)",
+        ),
+        (
+            'max_pixels = 5000\n[crop]\ncrop_pixels = 5000\nlook = "larger"',
+            "q.toml:8: crop.look: larger reads the same again: set crop_pixels, other than max_pixels (5000)",
+        ),
+        (
+            '[crop]\nlook = "adapted"\ncrop_pixels = 250_879',
+            "q.toml:6: crop.look: adapted never reads more: set crop_pixels, to 250880 or more (1.25 times max_pixels)",
+        ),
+        (
+            'crop = { look = "adapted" }',
+            "q.toml:5: crop.look: adapted never reads more: set crop_pixels, to 250880 or more (1.25 times max_pixels)",
+        ),
+        (
             'crop = "always"' + STEPS,
             "q.toml:5: crop: cannot go with steps, which are asked of the whole image: leave one of the two out",
         ),
@@ -72,6 +88,13 @@ def test_what_is_wrong_is_told_in_one_line_with_field_and_line(text: str, said: 
     with pytest.raises(BadCheck) as told:
         parse_check(BASE + text, where="q.toml")
     assert str(told.value) == said
+
+
+@pytest.mark.parametrize(("look", "pixels"), [("larger", 100_000), ("larger", 300_000), ("adapted", 250_880)])
+def test_a_whole_with_a_budget_of_its_own_is_taken(look: str, pixels: int) -> None:
+    check = parse_check(f'{BASE}[crop]\nlook = "{look}"\ncrop_pixels = {pixels}', where="q.toml")
+    assert isinstance(check.crop, CropSettings)
+    assert check.crop.idle(check.max_pixels) is None
 
 
 @pytest.mark.parametrize("table", ["", "crop_pixels = 50000\nlayers = [3, 4]\ntiled = true"])

@@ -132,11 +132,22 @@ def test_without_a_share_there_is_no_end() -> None:
     assert Allowance(None).left == math.inf
 
 
-def test_open_budgets_are_those_of_the_first_look() -> None:
+def test_open_budgets_follow_the_first_look() -> None:
     check = crop_check(crop_pixels=100_000)
     assert isinstance(check.crop, CropSettings)
     policy = policy_of(check, check.crop)
-    assert (policy.crop_pixels, policy.context_pixels, policy.look) == (100_000, check.max_pixels, "pair")
+    assert (policy.crop_pixels, policy.context_pixels, policy.look) == (100_000, check.max_pixels // 4, "pair")
+    assert policy_of(check, CropSettings(context_pixels=2000)).context_pixels == 2000
+    assert policy_of(check, CropSettings()).crop_pixels == check.max_pixels
+    tiny = check.model_copy(update={"max_pixels": 900})
+    assert policy_of(tiny, CropSettings()).context_pixels == 28 * 28
+
+
+def test_a_pair_with_open_budgets_fits_under_the_cap() -> None:
+    check, settings = crop_check(), CropSettings()
+    policy, allowance = policy_of(check, settings), Allowance(settings.max_extra)
+    allowance.earn(check.max_pixels)
+    assert allowance.take(policy.crop_pixels + policy.context_pixels)
 
 
 # How the margins of a configuration are read
@@ -156,11 +167,11 @@ def test_first_looks_are_read_as_the_adapter_says() -> None:
 
 
 @pytest.mark.parametrize(("band", "apart"), [(0.1, UNTRIED), (1.5, 1.5)])
-def test_an_untried_second_look_has_no_score_and_wider_thresholds(band: float, apart: float) -> None:
+def test_an_untried_second_look_has_no_score_and_a_higher_flag_threshold(band: float, apart: float) -> None:
     check = crop_check(band=band)
     found = margins_of(check, own(check), same_budget=True, fitted=None)
     assert found.policy.calibrator is None
-    assert found.policy.thresholds == Thresholds(review=-1.0 - apart, flag=2.0 + apart)
+    assert found.policy.thresholds == Thresholds(review=None, flag=2.0 + apart)
     assert found.band == Band(low=-1.0, high=2.0)
 
 

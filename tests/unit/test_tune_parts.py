@@ -179,4 +179,17 @@ def test_a_tuned_check_says_its_budgets() -> None:
     assert isinstance(found, Setting)
     crop = as_check(CHECK, found, QUESTION, name=CHECK.name).crop
     assert not isinstance(crop, str)
-    assert crop.crop_pixels == crop.context_pixels == found.first.max_pixels
+    assert (crop.crop_pixels, crop.context_pixels) == (found.first.max_pixels, found.first.max_pixels // 4)
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [({"look": "larger", "second": 1.0}, "reads the same again"), ({"look": "adapted"}, "never reads more")],
+)
+def test_looks_that_a_check_refuses_are_turned_down_unread(answers: dict[str, Any], why: str) -> None:
+    assert why in str(space().suggest(Scripted({"when": "always"} | answers)))
+    found = space().suggest(Scripted({"when": "always"} | answers | {"second": 2.0}))
+    assert isinstance(found, Setting)
+    crop = as_check(CHECK, found, QUESTION, name=CHECK.name).crop
+    assert not isinstance(crop, str)
+    assert crop.look == answers["look"]

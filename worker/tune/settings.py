@@ -64,21 +64,20 @@ def as_check(check: Check, setting: Setting, question: Question, *, name: str) -
 
 def _explicit(crop: CropSettings, max_pixels: int) -> dict[str, Any]:
     """With the budgets that it leaves open, which a check file cannot hold as nothing."""
-    held = crop.model_dump()
-    return held | {name: held[name] or max_pixels for name in ("crop_pixels", "context_pixels")}
+    return crop.model_dump() | crop.budgets(max_pixels)
 
 
 def _second(crop: CropSettings, max_pixels: int) -> str:
-    words = [f"second look {crop.look}"]
+    words, budgets = [f"second look {crop.look}"], crop.budgets(max_pixels)
     if crop.look in ("pair", "crop", "reweight"):
         by = crop.method if crop.method == "grad-att" else f"{crop.method} over {crop.reference}"
         words.append(f"by {by}{', tiled' if crop.tiled else ''}")
     if crop.look == "reweight":
         words.append(f"x {crop.emphasis:g}")
     else:
-        words.append(f"at {_side(crop.crop_pixels or max_pixels)}")
+        words.append(f"at {_side(budgets['crop_pixels'])}")
     if crop.look == "pair":
-        words.append(f"beside {_side(crop.context_pixels or max_pixels)}")
+        words.append(f"beside {_side(budgets['context_pixels'])}")
     return f"{' '.join(words)}, fused by {crop.fuse}"
 
 

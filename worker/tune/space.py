@@ -80,9 +80,8 @@ class Space:
         most = int(share * room * 100) / 100  # never rounded up: it keeps the limit
         if most < LEAST_EXTRA:
             return "the cost limit leaves nothing for second looks"
-        return Setting(
-            first=first, crop=CropSettings(when=when, max_extra=min(most, 100.0), **self._second(trial, when))
-        )
+        crop = CropSettings(when=when, max_extra=min(most, 100.0), **self._second(trial, when))
+        return crop.idle(first.max_pixels) or Setting(first=first, crop=crop)
 
     @property
     def _pixels(self) -> int:
