@@ -32,6 +32,7 @@ USED = ("train", "calibration", "threshold")  # splits of the ledger; golden ima
 UNTAUGHT = ("calibration", "threshold")  # that no adapter has learnt from
 SHOWN = 5
 SHIPPED = "shipped"
+NOT_TUNED = "nothing was tuned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +137,12 @@ def from_file(
     words = Words(check=check, mapping=parse_map(file.pairs), empty=file.empty)
     root = root_of(file.root, labels=file.path)
     options = Options(label=file.label_column, group=file.group_column, images=root.path)
-    entries = [entry for entry in read_labels(file.path, form=file.form, options=options) if not entry.blank]
-    said = understand(entries, words, who="file", root=root, faults=Faults(str(file.path)))
+    faults = Faults(str(file.path), ending=NOT_TUNED)
+    entries = read_labels(file.path, form=file.form, options=options, faults=faults)
+    # Whoever said it: each entry counts as somebody's own, and two that differ are told in words of a tuning.
+    entries = [replace(entry, who=entry.where) for entry in entries if not entry.blank]
+    said = understand(entries, words, who="", root=root, faults=faults)
+    _require_agreement(said, faults)
     n_images, n_done = len({one.image.uri for one in said}), 0
 
     def done(more: int) -> None:
@@ -150,23 +155,34 @@ def from_file(
     if unread and (not skip_unreadable or not fetched.seen):
         first = "; ".join(f"{uri}: {fault}" for uri, fault in list(unread.items())[:SHOWN])
         more = f"; and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
-        hint = " (--skip-unreadable leaves them out)" if fetched.seen else ": is --root right?"
-        raise BadLabels(f"{file.path}: {len(unread)} images cannot be read: {first}{more}{hint}")
-    return _rows(said, fetched, str(file.path)), unread
+        images, them = ("image", "it") if len(unread) == 1 else ("images", "them")
+        hint = f" (--skip-unreadable leaves {them} out)" if fetched.seen else ": is --root right?"
+        raise BadLabels(f"{file.path}: {len(unread)} {images} cannot be read: {first}{more}{hint}")
+    return _rows(said, fetched, faults), unread
 
 
-def _rows(said: Iterable[Said], fetched: Fetched, name: str) -> list[dict[str, Any]]:
+def _require_agreement(said: Iterable[Said], faults: Faults) -> None:
+    """Before anything is fetched. Raises BadLabels where a name has two labels."""
+    first: dict[str, Said] = {}
+    for one in said:
+        before = first.setdefault(one.image.uri, one)
+        if before.label != one.label:
+            faults.add(one.where, f"{one.image.uri} is labelled {one.label} here and {before.label} in {before.where}")
+    faults.raise_any()
+
+
+def _rows(said: Iterable[Said], fetched: Fetched, faults: Faults) -> list[dict[str, Any]]:
     """Raises BadLabels where the same bytes have two labels."""
     seen = {}
     labels: dict[str, Said] = {}
-    faults = Faults(name)
     for one in said:
         image = fetched.seen.get(one.image.uri)
         if image is None:
             continue
         first = labels.setdefault(image.content_sha256, one)
         if first.label != one.label:
-            faults.add(one.where, f"the image is {one.label} here and {first.label} at {first.where} ({image.uri})")
+            same = f"{first.image.uri}, the same picture, is labelled {first.label} in {first.where}"
+            faults.add(one.where, f"{image.uri} is labelled {one.label}, and {same}")
         seen[image.content_sha256] = image if one.group is None else replace(image, group=one.group)
     faults.raise_any()
     links = Links(list(seen.values()))

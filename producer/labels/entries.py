@@ -65,10 +65,11 @@ class Options:
 
 @dataclass
 class Faults:
-    """Collects what is wrong with a file, to be told all at once."""
+    """Collects what is wrong with a file, to be told all at once. ending: what did not happen because of it."""
 
     name: str
     found: list[str] = field(default_factory=list)
+    ending: str = "nothing was written"
 
     def add(self, where: str, words: str) -> None:
         """Raises BadLabels where it makes no sense to read on."""
@@ -83,7 +84,7 @@ class Faults:
         first, n = self.found[:SHOWN_FAULTS], len(self.found)
         more = f"; and {n - len(first)} more" if n > len(first) else ""
         some = f"{n} faults: " if n > 1 else ""
-        raise BadLabels(f"{self.name}: {some}{'; '.join(first)}{more}; nothing was written")
+        raise BadLabels(f"{self.name}: {some}{'; '.join(first)}{more}; {self.ending}")
 
 
 Reader = Callable[[Path, Options, Faults], list[Entry]]

@@ -26,13 +26,16 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".xml": "voc"}
 FOLDERS = ("yolo", "voc")
 
 
-def read_labels(path: Path, *, form: str, options: Options) -> list[Entry]:
-    """Every entry of a file or folder. Raises BadLabels with all that is wrong, SourceNotFound, AccessDenied."""
+def read_labels(path: Path, *, form: str, options: Options, faults: Faults | None = None) -> list[Entry]:
+    """Every entry of a file or folder. faults: where to collect what is wrong; None: with the ending of an import.
+
+    Raises BadLabels with all that is wrong, SourceNotFound, AccessDenied.
+    """
     if not path.exists():
         raise SourceNotFound(f"no such file or folder: {path}")
     if is_empty(path):
         raise BadLabels(f"{path} is empty: there is no label in it")
-    faults = Faults(str(path))
+    faults = Faults(str(path)) if faults is None else faults
     form = _detect(path) if form == "auto" else form
     if path.is_dir() and form not in FOLDERS:
         raise BadLabels(f"{path} is a folder: name the {form} file")

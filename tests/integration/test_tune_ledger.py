@@ -177,10 +177,19 @@ def test_images_of_a_group_stay_together(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([("0.png", "banner")], "'banner' is no label of check overlay"),
-        ([("0.png", "none"), ("9.png", "none")], r"1 images cannot be read: .*9.png.*--skip-unreadable"),
+        ([("0.png", "banner")], "'banner' is no label of check overlay.*; nothing was tuned$"),
+        ([("0.png", "none"), ("9.png", "none")], r": 1 image cannot be read: .*9.png.*--skip-unreadable"),
+        ([("0.png", "none"), ("8.png", "none"), ("9.png", "none")], ": 2 images cannot be read: .*leaves them out"),
         ([("9.png", "none")], "is --root right"),
-        ([("3.png", "none"), ("4.png", "overlay")], "the image is overlay here and none at"),
+        ([("", "none")], "; nothing was tuned$"),
+        (
+            [("3.png", "none"), ("4.png", "overlay")],
+            r"line 3: \S+/4.png is labelled overlay, and \S+/3.png, the same picture, is labelled none in line 2",
+        ),
+        (
+            [("9.png", "none"), ("9.png", "overlay")],
+            r"line 3: \S+/9.png is labelled overlay here and none in line 2; nothing was tuned$",
+        ),
     ],
 )
 def test_a_faulty_file_is_told_in_one_line(

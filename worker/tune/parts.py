@@ -80,8 +80,8 @@ def _require(sides: dict[str, list[str]], question: Question) -> None:
     elif len(sides) < 2 or sum(map(len, sides.values())) < 4 * LEAST:
         n = sum(map(len, sides.values()))
         raise BadLabels(
-            f"{n} groups of images with {len(sides)} of the labels of {question.name}: label {4 * LEAST} or more that "
-            "are not alike, of two labels at least"
+            f"{n} group{'' if n == 1 else 's'} of images with {len(sides)} of the labels of {question.name}: "
+            f"label {4 * LEAST} or more that are not alike, of two labels at least"
         )
 
 

@@ -108,7 +108,9 @@ def _images(
     if left_out and not request.skip_unreadable:
         first = "; ".join(f"{uri}: {fault}" for uri, fault in list(left_out.items())[:SHOWN])
         more = f"; and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
-        raise BadLabels(f"{len(left_out)} labelled images cannot be read: {first}{more} (--skip-unreadable leaves out)")
+        images, them = ("image", "it") if len(left_out) == 1 else ("images", "them")
+        hint = f"(--skip-unreadable leaves {them} out)"
+        raise BadLabels(f"{len(left_out)} labelled {images} cannot be read: {first}{more} {hint}")
     there = [at for at, fault in enumerate(faults) if fault is None]
     return _Images(
         examples=[example_of(labelled[at], folder, question, settings) for at in there],

@@ -151,7 +151,9 @@ class Tuning:
         n = int(truth.positive.sum())
         least = min(n, len(truth.positive) - n) if self._question.flags else len(truth.positive)
         if least < FEW_IMAGES:
-            notes.append(f"{least} held-out images of the rarer side: only a large change can be told on so few")
+            images = f"{least} held-out image{'' if least == 1 else 's'}"
+            side = " of the rarer side" if self._question.flags else ""
+            notes.append(f"{images}{side}: only a large change can be told on so few")
         metrics = {} if tuned is None else tuned["fitted"]["metrics"]
         for target in ("recall", "precision"):
             certificate = metrics.get(f"{target}_certificate")
