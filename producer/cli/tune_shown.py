@@ -55,7 +55,7 @@ def show_report(record: dict[str, Any], *, as_json: bool) -> None:
     tried = count(record["trials"], "setting")
     note(f"{tried} tried on {images['search']['n']} images, judged on {images['held_out']['n']} others")
     rows = [("as it stands", record["standing"]), ("larger budget", record["larger"])]
-    rows += [("chosen" if at == record["chosen"] else "front", row) for at, row in enumerate(record["front"])]
+    rows += [("chosen" if at == record["chosen"] else "candidate", row) for at, row in enumerate(record["front"])]
     header = ("", "cost", record["objective"]["name"], "change", "twice", "setting")
     echo_table(header, [_row(kind, row) for kind, row in rows])
     click.echo(printable(record["reason"]))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from producer.cli.tune_shown import show_report
 from scanfleet.checks import load_check
 from scanfleet.errors import RequestError
 from tests.unit.test_tune_search import crop_helps, plan
@@ -42,6 +43,19 @@ def test_it_holds_every_figure_a_picture_and_the_check(record: dict[str, Any], t
     page = (folder / report.HTML).read_text()
     assert record["reason"].split(" [")[0].replace("+", "&#43;") in page or record["reason"] in page
     assert "larger budget at equal cost" in page
+
+
+def test_what_was_best_on_the_search_half_is_a_candidate_until_it_is_chosen(
+    record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undecided = record | {"tuned": None, "chosen": None}
+    show_report(undecided, as_json=False)
+    kinds = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert kinds == ["as it stands", "larger budget", *["candidate"] * len(record["front"])]
+    show_report(record, as_json=False)
+    assert capsys.readouterr().out.count("\nchosen ") == 1
+    report.write_report(tmp_path / "out", undecided)
+    assert (tmp_path / "out" / report.HTML).read_text().count("<td>candidate</td>") == len(record["front"])
 
 
 def test_words_of_strangers_do_nothing_in_the_page(record: dict[str, Any], tmp_path: Path) -> None:

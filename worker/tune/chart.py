@@ -32,8 +32,7 @@ def draw(record: Mapping[str, Any]) -> bytes:
         zorder=1,
     )
     front = sorted(record["front"], key=lambda row: row["cost"])
-    axes.plot(*_points(front), color=FRONT, linewidth=0.8, zorder=2)
-    _bars(axes, front, FRONT, "o", "front")
+    _bars(axes, front, FRONT, "o", "candidates: the best of the search part")
     _bars(axes, [record["standing"]], STANDING, "s", "as it stands")
     _bars(axes, [record["larger"]], LARGER, "^", "larger budget at equal cost")
     if record["chosen"] is not None:

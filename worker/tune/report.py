@@ -57,7 +57,7 @@ def _page(record: Mapping[str, Any], picture: bytes) -> str:
         loader=jinja2.PackageLoader("worker"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     rows = [("as it stands", record["standing"]), ("larger budget at equal cost", record["larger"])]
-    rows += [("chosen" if at == record["chosen"] else "front", row) for at, row in enumerate(record["front"])]
+    rows += [("chosen" if at == record["chosen"] else "candidate", row) for at, row in enumerate(record["front"])]
     toml = None if record["tuned"] is None else tomlkit.dumps(record["tuned"]["check"])
     return environment.get_template("tune.html.j2").render(
         record=record, rows=rows, picture=base64.b64encode(picture).decode("ascii"), toml=toml
