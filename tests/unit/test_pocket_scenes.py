@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
+from models.pocket import generate
 from models.pocket.generate import Order, write_archive
 from models.pocket.planted import large, planted
 from models.pocket.scenes import baggage, looking, overlay, razor
@@ -122,6 +123,42 @@ def test_an_archive_repeats_byte_for_byte_and_its_manifest_is_true(tmp_path: Pat
         with Image.open(a) as image:
             assert image.size == (int(row["width"]), int(row["height"]))
         assert bool(row["boxes"]) == (row["truth"] != "none")
+
+
+def _generate(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["generate", *arguments])
+    generate.main()
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [("0.04,0.08", 0.04, 0.08), ("0.6,0.6", 0.6, 0.6)])
+def test_the_part_is_as_long_as_its_share_asks(share: str, low: float, high: float, tmp_path, monkeypatch) -> None:
+    asked = ("--check", "razor", "--n", "6", "--sizes", "256", "--share", share, "--out", str(tmp_path))
+    _generate(monkeypatch, *asked)
+    with (tmp_path / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+        parts = [row["boxes"].split() for row in csv.DictReader(stream) if row["boxes"]]
+    assert len(parts) >= 3
+    for _, x0, y0, x1, y1 in parts:
+        longest = max(int(x1) - int(x0), int(y1) - int(y0)) / 256
+        # A box is as long as the part only where that lies straight: at 45 degrees it is shorter. Whole pixels.
+        assert 0.7 * low - 2 / 256 <= longest <= 1.2 * high + 2 / 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--check", "overlay", "--share", "0.02,0.05"), "--share is for the razor check"),
+        (("--check", "razor", "--share", "0.02"), "give two numbers"),
+        (("--check", "razor", "--share", "0.05,0.02"), "not over the second"),
+    ],
+)
+def test_a_share_that_makes_no_sense_is_refused(
+    arguments: tuple[str, ...], words: str, tmp_path, monkeypatch, capsys
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        _generate(monkeypatch, *arguments, "--out", str(tmp_path / "out"))
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("draw", "low", "high"), [(planted, 0.01, 0.05), (large, 0.15, 0.5)])
