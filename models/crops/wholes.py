@@ -38,7 +38,8 @@ def whole_rows(
 ) -> tuple[PreparedImage, ...]:
     """What the scorer reads at a second look of one of WHOLES: one row, or one a tile.
 
-    Empty for "adapted" where the first look had all that this image needs. Raises ImageUnsuitable as the reader does.
+    Empty where the first look had all that there is to see: for "adapted" by the image's edges, and for every look at
+    the whole by the size at which it was read. Raises ImageUnsuitable as the reader does.
     """
     pixels, views = policy.crop_pixels, [image]
     if policy.look == "tiles":
@@ -48,7 +49,18 @@ def whole_rows(
         if pixels < WORTH_IT * question.max_pixels:
             return ()
     least = min(question.min_pixels, pixels)
-    return tuple(reader.prepare(view, max_pixels=pixels, min_pixels=least) for view in views)
+    rows = tuple(reader.prepare(view, max_pixels=pixels, min_pixels=least) for view in views)
+    if len(rows) > 1:
+        return rows
+    first = reader.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+    return () if _shows_nothing_new(rows[0], first, look=policy.look) else rows
+
+
+def _shows_nothing_new(row: PreparedImage, first: PreparedImage, *, look: Look) -> bool:
+    """Whether the whole image in one row is what the first look has read. A smaller "larger" look is another scale."""
+    if look == "larger":
+        return row.resized_size == first.resized_size
+    return math.prod(row.resized_size) <= math.prod(first.resized_size)
 
 
 def tiling(size: tuple[int, int], *, pixels: int) -> list[Region]:

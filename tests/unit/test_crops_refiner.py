@@ -133,8 +133,9 @@ def test_a_pair_is_the_original_and_the_magnified_crop_each_within_its_budget(ba
 
 @pytest.mark.parametrize(("look", "rows"), [("crop", 1), ("reweight", 1), ("larger", 1), ("tiles", 4)])
 def test_every_other_look_gives_rows_that_the_scorer_reads(base: BaseModel, look: str, rows: int) -> None:
-    refiner = base.refiner(QUESTION, replace(PAIR, look=look))  # type: ignore[arg-type]
-    found = refiner.rows(tiny.picture(400, 400, 1), ANYWHERE if refiner.pointed else None)
+    policy = replace(PAIR, look=look, crop_pixels=240 * 240)  # type: ignore[arg-type]
+    refiner = base.refiner(QUESTION, policy)
+    found = refiner.rows(tiny.picture(600, 600, 1), ANYWHERE if refiner.pointed else None)
     assert len(found) >= rows
     assert all(np.isfinite(reading.margin) for reading in base.scorer(QUESTION).score(found))
 

@@ -19,6 +19,7 @@ from models.crops.wholes import (
     MOST_TILES,
     SHARP_ENOUGH,
     WHOLES,
+    WORTH_IT,
     adaptation,
     adapted_pixels,
     lost_edges,
@@ -27,6 +28,7 @@ from models.crops.wholes import (
 )
 from models.families import FAMILIES, ImageReader
 from models.types import Question
+from scanfleet.crops import ADAPTED_LEAST
 from tests.unit import tiny_models as tiny
 
 BUDGET = 320 * 320
@@ -196,6 +198,23 @@ def test_an_adapted_look_reads_more_only_where_something_was_lost(tokens: Tokens
     assert tokens(with_large_square(), policy, small) == []
     assert tokens(with_hairs(), policy, small) == [27 * 20]  # 864 x 640, of 600,000 pixels
     assert tokens(with_hairs(), replace(policy, crop_pixels=100_000), small) == [11 * 8]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 40), (160, 128)])
+def test_what_the_first_look_has_read_at_full_size_is_not_read_again(tokens: Tokens, size: tuple[int, int]) -> None:
+    image = tiny.picture(*size, 1)
+    pixels = 2 * QUESTION.max_pixels
+    assert [tokens(image, CropPolicy(look=look, crop_pixels=pixels)) for look in WHOLES] == [[], [], []]
+
+
+def test_one_tile_is_read_where_it_shows_more(tokens: Tokens) -> None:
+    image, small = tiny.picture(320, 256, 1), replace(QUESTION, max_pixels=160 * 120)
+    policy = CropPolicy(look="tiles", crop_pixels=320 * 320)
+    assert len(tokens(image, policy, small)) == 1
+
+
+def test_an_adapted_look_is_never_worth_less_than_a_check_may_ask_for() -> None:
+    assert WORTH_IT == ADAPTED_LEAST
 
 
 def test_no_whole_is_pointed() -> None:
