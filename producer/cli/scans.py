@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, ScanfleetGroup, failure_options, note
+from producer.cli.common import Flags, ScanfleetGroup, failure_options, note, printable
 from producer.cli.scan_changes import cancel, pause, resume, retry
 from producer.cli.tables import count, echo_table
 
@@ -106,7 +106,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         command = "scan" if summary.scan.rescan_of is None else "rescan"
         note(f"the listing has not ended: `scanfleet {command}` with the same arguments goes on with it")
     if summary.progress.waiting_for:
-        note(f"waiting for: {summary.progress.waiting_for}")
+        click.echo(f"waiting for: {printable(summary.progress.waiting_for)}")
     if alarms:
         others = f" (and {len(alarms) - 1} more)" if len(alarms) > 1 else ""
         note(f"alarm: {alarms[0]}{others}: `scanfleet drift --scan {summary.scan.id}` shows the figures")

@@ -176,3 +176,14 @@ def test_a_look_that_the_model_cannot_take_is_told_and_no_adapter_is_refused(
             worker.scoring.scorers.resolve(1)
         with worker.engine.connect() as connection:
             assert connection.execute(sa.text("SELECT count(*) FROM refusals")).scalar_one() == 0
+
+
+def test_a_look_that_the_model_cannot_take_is_said_in_the_ledger(
+    tmp_path: Path, base: BaseModel, pictures: dict[str, bytes]
+) -> None:
+    with rig(tmp_path, model=LoadedModel(base)) as worker:
+        register_shipped(worker.engine, worker.scoring.model.identity)
+        scan = worker.scan(smallest(pictures, 1), check=crop_check(layers=[90, 91]))
+        worker.drain()
+        waits = worker.progress(scan).waiting_for
+    assert waits == "check razor: the language model has layers 0 to 3, no layer 90"
