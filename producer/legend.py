@@ -17,7 +17,7 @@ class Entry:
     """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: what it means.
 
     shift: how far the margins of known images moved where it ran; None: there are no known images. looks: which images
-    are looked at twice, and how; None: none are.
+    are looked at twice, and how; None: none are. warning: what an operator has to do something about.
     """
 
     who: str
@@ -26,10 +26,11 @@ class Entry:
     score: str
     shift: str | None = None
     looks: str | None = None
+    warning: str | None = None
 
 
-def entry(scorer: ScorerUse, *, has_flags: bool) -> Entry:
-    """`has_flags`: whether a label of the check flags at all."""
+def entry(scorer: ScorerUse, *, has_flags: bool, check: str = "NAME") -> Entry:
+    """`has_flags`: whether a label of the check flags at all. `check`: its name, for commands to copy."""
     adapter = f"adapter {scorer.adapter[:12]}" if scorer.adapter else "no adapter"
     mode = f" ({scorer.mode})" if scorer.mode else ""
     return Entry(
@@ -39,7 +40,20 @@ def entry(scorer: ScorerUse, *, has_flags: bool) -> Entry:
         score=_score(scorer),
         shift=None if scorer.shift is None else _shift(scorer.shift),
         looks=None if scorer.crop == NEVER else _looks(json.loads(scorer.crop)),
+        warning=_warning(check) if has_flags and _untried(scorer) else None,
     )
+
+
+def _untried(scorer: ScorerUse) -> bool:
+    """Whether an adapter speaks for its first looks and nobody for its second ones (`worker.refining`)."""
+    if scorer.crop == NEVER or scorer.calibrator is not None or scorer.thresholds is None:
+        return False
+    return scorer.thresholds.get("review") is None
+
+
+def _warning(check: str) -> str:
+    fit = f"scanfleet tune --check {check} --labels ... --apply"
+    return f"second looks of this check are not calibrated: none of them clears an image (`{fit}` fits them)"
 
 
 def _decision(scorer: ScorerUse) -> str:
@@ -48,6 +62,10 @@ def _decision(scorer: ScorerUse) -> str:
         return f"flag: {rule}, no certified threshold"
     flag, review = scorer.thresholds.get("flag"), scorer.thresholds.get("review")
     flagged = UNCERTIFIED if flag is None else f"margin of {flag:+.3f} or more"
+    if _untried(scorer):
+        again = "after a second look"
+        rest = "an image with one look is decided as without second looks"
+        return f"flag: {flagged} {again}; clear: none {again}; else review; {rest}"
     cleared = UNCERTIFIED if review is None else f"margin under {review:+.3f}"
     return f"flag: {flagged}; clear: {cleared}; else review"
 

@@ -28,6 +28,11 @@ class Summary:
     legend: list[Entry]  # the same in words
     times: StageTimes  # of the attempts that closed its batches
 
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator has to do something about, each once however many scorers say so."""
+        return list(dict.fromkeys(entry.warning for entry in self.legend if entry.warning is not None))
+
 
 def summarise(engine: sa.Engine, scan_id: str) -> Summary:
     with reading(engine, long=True) as connection:
@@ -40,7 +45,7 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
             answers=count_answers(connection, scan.id),
             failures=count_failures(connection, scan.id),
             scorers=scorers,
-            legend=[entry(scorer, has_flags=has_flags) for scorer in scorers],
+            legend=[entry(scorer, has_flags=has_flags, check=scan.check) for scorer in scorers],
             times=times_of_scan(connection, scan.id),
         )
 

@@ -185,7 +185,8 @@ class BatchRun:
     def _wants_boxes(self, event: Answered) -> bool:
         assert isinstance(event.result, Reading)
         complete = event.crop is None or event.crop.complete
-        return self._resolved.wants_boxes(event.result, complete=complete)
+        policy = self._resolved.policy.after(event.crop)
+        return replace(self._resolved, policy=policy).wants_boxes(event.result, complete=complete)
 
     def _with_boxes(self, located: Located) -> Answered:
         """A device that failed makes the image wait, as in scoring; an answer that nobody can read does not."""

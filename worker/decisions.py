@@ -9,6 +9,7 @@ from typing import Any
 from models.calibration import UNCALIBRATED, Calibrator, Thresholds
 from models.canary import TOLERANCE
 from models.types import Question, Reading
+from scanfleet.second_look import SecondLook
 
 # Quantising moves margins, so that a calibrator fitted at full precision says nothing certain about a quantised scorer.
 CALIBRATED_PRECISIONS = ("fp32", "bf16")
@@ -29,11 +30,18 @@ class Policy:
 
     calibrator None: there is no score. thresholds None as well: the sign of the margin decides.
     Thresholds are margins (`models.calibration.Thresholds`), so a change of calibrator moves no decision.
+    once: how images without a second look are read where others had one; None: the same way.
     """
 
     question: Question
     calibrator: Calibrator | None = None
     thresholds: Thresholds | None = None
+    once: Policy | None = None
+
+    def after(self, crop: SecondLook | None) -> Policy:
+        """How an image is read, by what became of its second look; None: the gate did not ask for one."""
+        looked = crop is not None and crop.second is not None
+        return self if looked or self.once is None else self.once
 
     def decide(self, reading: Reading, *, complete: bool = True) -> Decision:
         """complete False: a look that was due is missing, so a person decides, and what calibrator and thresholds say
@@ -57,14 +65,31 @@ class Policy:
         """What is left of it where margins may differ by so many logits from those it was fitted to: no score, and
         thresholds as far apart. Without an adapter's there is nothing to lose: the sign decides as before.
         """
-        if self.calibrator is None and self.thresholds is None:
-            return self
-        thresholds = self.thresholds
-        if thresholds is None and self.calibrator is not None:
-            even = -self.calibrator.b / self.calibrator.a  # the margin whose probability is one half
-            thresholds = Thresholds(review=even, flag=even)
-        assert thresholds is not None
-        return replace(self, calibrator=None, thresholds=thresholds.apart(by))
+        thresholds = self._as_thresholds()
+        return self if thresholds is None else replace(self, calibrator=None, thresholds=thresholds.apart(by))
+
+    def after_untried_looks(self, by: float, *, once: Policy) -> Policy:
+        """What is left of it for second looks that nobody measured: no score, a flag where the margin is so many logits
+        over the threshold, and never a clear. A region at the wrong place carries a margin as far as it likes, so that
+        a recall certified for first looks says nothing of them. once: how first looks are read.
+
+        A base without an adapter's word promises nothing: the sign decides as before.
+        """
+        moved = self.uncertified(by)
+        if moved.thresholds is None:
+            return moved
+        return replace(
+            moved,
+            thresholds=replace(moved.thresholds, review=None),
+            once=replace(once, calibrator=None, thresholds=once._as_thresholds()),
+        )
+
+    def _as_thresholds(self) -> Thresholds | None:
+        """A calibrator alone splits at the margin whose probability is one half."""
+        if self.thresholds is not None or self.calibrator is None:
+            return self.thresholds
+        even = -self.calibrator.b / self.calibrator.a
+        return Thresholds(review=even, flag=even)
 
     def _by_margin(self, margin: float) -> str:
         if self.thresholds is not None:

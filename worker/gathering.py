@@ -101,7 +101,7 @@ class Gathered:
             self.error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
             return
         self._n_scored += 1
-        decision = self._policy.decide(reading, complete=crop is None or crop.complete)
+        decision = self._policy.after(crop).decide(reading, complete=crop is None or crop.complete)
         self._n_low_mass += reading.mass < MASS_FLOOR
         verdict = NewVerdict(
             image_id=image.id,

@@ -2,8 +2,10 @@
 
 A calibrator and certified thresholds belong to one configuration. An adapter's own were fitted to first looks under its
 own pixel budget; for any other budget, and for a check with second looks, those in the ledger count that were fitted
-to exactly this (`scanfleet.store.calibrations`). Where there are none there is no score, and the adapter's thresholds
-move apart: by what the gate itself calls uncertain, and never by less than UNTRIED.
+to exactly this (`scanfleet.store.calibrations`). Where there are none there is no score. For another budget the
+adapter's thresholds move apart by UNTRIED. With second looks they hold for an image that had only its first one; one
+that was looked at again is flagged over a threshold moved by what the gate itself calls uncertain (UNTRIED at least),
+and never cleared.
 """
 
 from __future__ import annotations
@@ -63,10 +65,9 @@ def margins_of(check: Check, own: Policy, *, same_budget: bool, fitted: Fitted |
         policy = read_policy(own.question, calibrator=fitted.calibrator, thresholds=fitted.thresholds)
         first = first if fitted.first_thresholds is None else Thresholds(**fitted.first_thresholds)
         even = even or policy.calibrator
-    elif crop is not None:
-        policy = own.uncertified(max(crop.band, UNTRIED))
-    elif not same_budget:
-        policy = own.uncertified(UNTRIED)
+    else:
+        once = own if same_budget else own.uncertified(UNTRIED)
+        policy = once if crop is None else own.after_untried_looks(max(crop.band, UNTRIED), once=once)
     return Margins(policy=policy, band=_band(check, first, even))
 
 

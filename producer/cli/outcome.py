@@ -39,6 +39,8 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
     if summary.failures:
         click.echo()
         echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in summary.failures.items()])
+    for warning in summary.warnings:
+        note(warning)
 
 
 def _echo_speed(summary: Summary, seconds: float | None) -> None:
