@@ -55,7 +55,9 @@ demo-crops: $(STAMP) ## parts too small to tell at a first look; a second look i
 	$(BIN)/scanfleet run demo-crops/archive/manifest.csv --check razor --truth truth --report demo-crops/report.html
 
 test: $(STAMP) services ## tests that take seconds, with real Redis, PostgreSQL and S3
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n logical --maxprocesses 4 \
+	  tests/unit tests/fuzz $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not gpu" tests/integration tests/acceptance $(PYTEST_ARGS)
 
 test-slow: $(STAMP) services ## tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
