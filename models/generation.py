@@ -155,7 +155,7 @@ class _Decoding:
         n, width = ids.shape
         at = torch.arange(n, device=ids.device)
         self._network = network
-        self._cache = prefix.growing(n)
+        self._cache = {prefix.keyword: prefix.growing(n)}
         self._next = rows.inputs["position_ids"][..., at, rows.last] + 1  # (B,) or (3, B)
         seen = torch.ones(width, prefix.length + width, dtype=torch.bool, device=ids.device).tril(prefix.length)
         self._hidden = self._forward(rows.inputs, seen[None, None])[at, rows.last]
@@ -177,7 +177,7 @@ class _Decoding:
         self._next = self._next + 1
 
     def _forward(self, inputs: dict[str, Any], seen: torch.Tensor) -> torch.Tensor:
-        out = self._network.base_model(**inputs, attention_mask=seen, past_key_values=self._cache, use_cache=True)
+        out = self._network.base_model(**inputs, **self._cache, attention_mask=seen, use_cache=True)
         hidden: torch.Tensor = out.last_hidden_state
         return hidden
 

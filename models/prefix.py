@@ -6,7 +6,9 @@ over the rest attends to it through a cache that hands out `[instruction, own]` 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,29 +53,42 @@ def _join(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     return torch.cat((prefix.expand(len(own), -1, -1, -1), own), dim=-2)
 
 
-class Prefix:
-    """What the language model keeps of the tokens before the image; `length` may be 0."""
+@cache
+def cache_keyword(network: type) -> str:
+    """The argument that a network's forward takes keys and values by, and the field of its output that has them.
 
-    def __init__(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], *, length: int) -> None:
+    transformers 5.24 renamed `past_key_values` to `cache`, and takes the old name until 5.40 with a warning.
+    """
+    return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"  # type: ignore[attr-defined]
+
+
+class Prefix:
+    """What the language model keeps of the tokens before the image; `length` may be 0.
+
+    keyword: the argument of the model's forward that takes a cache (`cache_keyword`).
+    """
+
+    def __init__(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], *, length: int, keyword: str) -> None:
         self._layers = layers
         self.length = length
+        self.keyword = keyword
 
     @classmethod
     def of(cls, network: Any, ids: Sequence[int], **inputs: Any) -> Prefix:
         """Run the tokens alone. inputs: further inputs of the forward, such as their positions."""
+        keyword = cache_keyword(type(network))
         if not ids:
-            return cls([], length=0)
+            return cls([], length=0, keyword=keyword)
         out = network(input_ids=torch.tensor([ids], device=network.device), use_cache=True, **inputs)
-        cache: DynamicCache = out.past_key_values
-        layers = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
-        return cls(layers, length=len(ids))
+        layers = [(layer.keys.clone(), layer.values.clone()) for layer in getattr(out, keyword).layers]
+        return cls(layers, length=len(ids), keyword=keyword)
 
     def growing(self, rows: int) -> DynamicCache:
         """A cache that begins with the instruction in each of so many rows, and keeps what is added to it."""
-        cache = DynamicCache()
+        filled = DynamicCache()
         for number, (keys, values) in enumerate(self._layers):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
-        return cache
+            filled.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
+        return filled
 
     def inputs(self, width: int, device: torch.device, favour: torch.Tensor | None = None) -> dict[str, Any]:
         """What a forward over `width` further tokens takes: the cache, and who may look at whom.
@@ -86,5 +101,5 @@ class Prefix:
             return {}
         seen = torch.ones(width, self.length + width, dtype=torch.bool, device=device).tril(self.length)[None, None]
         mask = seen if favour is None else F.pad(favour, (self.length, 0)).masked_fill(~seen, -torch.inf)
-        cache = Cache(layers=[_Layer(keys, values) for keys, values in self._layers])
-        return {"attention_mask": mask} | ({"past_key_values": cache} if self.length else {})
+        filled = Cache(layers=[_Layer(keys, values) for keys, values in self._layers])
+        return {"attention_mask": mask} | ({self.keyword: filled} if self.length else {})

@@ -85,7 +85,7 @@ def _prefill(asked: Asked, lent: Lent, cache: DynamicCache) -> None:
     ids, start = lent.rows.inputs["input_ids"], lent.prefix.length
     width = ids.shape[1]
     seen = torch.ones(width, start + width, dtype=torch.bool, device=ids.device).tril(start)
-    inputs = lent.rows.inputs | {"past_key_values": cache, "attention_mask": seen[None, None]}
+    inputs = lent.rows.inputs | {lent.prefix.keyword: cache, "attention_mask": seen[None, None]}
     asked.base.processor.reader.hidden(lent.network, inputs)
 
 
@@ -101,7 +101,7 @@ def _last_token(lent: Lent, cache: DynamicCache) -> torch.Tensor:
         input_ids=ids[at, rows.last][:, None],
         position_ids=places[..., at, rows.last][..., None],
         attention_mask=seen,
-        past_key_values=cache,
         use_cache=True,
+        **{lent.prefix.keyword: cache},
     ).last_hidden_state
     return hidden[:, -1]

@@ -29,7 +29,9 @@ class Instruction:
         computed = Prefix.of(base.network.base_model, ids)
         self._layers = [(layer.keys, layer.values) for layer in computed.growing(1).layers] if ids else []
         self._leaves = [tuple(part.detach().requires_grad_(part.requires_grad) for part in kv) for kv in self._layers]
-        self.prefix = Prefix([(keys, values) for keys, values in self._leaves], length=len(ids))
+        self.prefix = Prefix(
+            [(keys, values) for keys, values in self._leaves], length=len(ids), keyword=computed.keyword
+        )
 
     def backward(self) -> None:
         """Carry the gradient that the forwards left on keys and values on through the instruction."""

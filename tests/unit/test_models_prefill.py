@@ -16,6 +16,7 @@ from models.crops import last_row
 from models.errors import ModelInvalid
 from models.loading import BaseModel, Precision, load_base
 from models.prefill import LabelHead, PrefillScorer
+from models.prefix import cache_keyword
 from models.types import Question, Reading, Scorer
 from tests.unit import tiny_models as tiny
 from tests.unit.reference_qwen import left_padded
@@ -206,7 +207,7 @@ def test_the_instruction_is_read_once_and_nothing_of_an_image_is_kept(bases: dic
 
     def look(_: object, args: tuple, kwargs: dict, __: object) -> None:
         lengths.append(kwargs["input_ids"].shape[1])
-        caches.append(kwargs.get("past_key_values"))
+        caches.append(kwargs.get(cache_keyword(type(base.network.base_model))))
 
     hook = base.network.base_model.register_forward_hook(look, with_kwargs=True)
     try:
