@@ -1,8 +1,10 @@
-# Every target makes its own virtual environment first; nothing needs to be installed by hand.
+# Every target makes its own virtual environment first, with the versions in constraints.txt; nothing needs to be
+# installed by hand.
 # `make test PYTHON=python3.12` chooses the interpreter the environment is made with.
 
 PYTHON ?= python3
 VENV := .venv
+LOCK := constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := worker,dev,parquet
@@ -13,23 +15,34 @@ DEMO_IMAGES ?= 300
 DEMO_SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help venv services demo demo-refresh demo-crops test test-slow check audit bench clean distclean
+UV := .venv-uv/bin/uv
+COMPILE = $(UV) pip compile --quiet --all-extras --no-annotate --no-emit-index-url --custom-compile-command 'make lock'
+
+.PHONY: help venv lock services demo demo-refresh demo-crops test test-slow check audit bench clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
-venv: $(STAMP) ## make .venv with every extra
+venv: $(STAMP) ## make .venv with every extra, in the locked versions
 
 # The stamp is written last: an interrupted installation is taken up again, and a changed
-# pyproject.toml installs what is new.
-$(STAMP): pyproject.toml
+# pyproject.toml or lock installs what is new.
+$(STAMP): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "scanfleet needs Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { echo "could not make $(VENV): install the venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[$(EXTRAS)]'
 	@touch $@
+
+$(UV):
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14'
+
+# Universal: one file for every platform and Python that pyproject.toml admits. It is a list of constraints and not of
+# requirements: a CPU build of torch needs none of the CUDA packages in it, so that none is installed.
+lock: $(UV) ## renew constraints.txt: the newest versions that pyproject.toml admits
+	$(COMPILE) --universal --upgrade --output-file $(LOCK) pyproject.toml
 
 services:
 	@tools/setup-services.sh
