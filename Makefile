@@ -5,9 +5,9 @@
 PYTHON ?= python3
 VENV := .venv
 LOCK := constraints.txt
+INSTALL := --editable '.[worker,dev,parquet]'
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := worker,dev,parquet
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
@@ -16,9 +16,9 @@ DEMO_SEED ?= 7
 
 .DEFAULT_GOAL := help
 UV := .venv-uv/bin/uv
-COMPILE = $(UV) pip compile --quiet --all-extras --no-annotate --no-emit-index-url --custom-compile-command 'make lock'
+COMPILE := $(UV) pip compile --quiet --no-annotate --no-emit-index-url --custom-compile-command 'make lock'
 
-.PHONY: help venv lock services demo demo-refresh demo-crops test test-slow check audit bench clean distclean
+.PHONY: help venv lock services demo demo-refresh demo-crops test test-oldest test-newest test-slow check audit bench clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -32,17 +32,18 @@ $(STAMP): pyproject.toml $(LOCK)
 	  || { echo "scanfleet needs Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { echo "could not make $(VENV): install the venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) $(INSTALL)
+	$(if $(EDITABLE_ALONE),$(BIN)/python -m pip install --quiet --no-deps --editable .)
 	@touch $@
 
 $(UV):
 	$(PYTHON) -m venv .venv-uv
-	.venv-uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14'
+	.venv-uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14' packaging
 
 # Universal: one file for every platform and Python that pyproject.toml admits. It is a list of constraints and not of
 # requirements: a CPU build of torch needs none of the CUDA packages in it, so that none is installed.
 lock: $(UV) ## renew constraints.txt: the newest versions that pyproject.toml admits
-	$(COMPILE) --universal --upgrade --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --all-extras --universal --upgrade --output-file $(LOCK) pyproject.toml
 
 services:
 	@tools/setup-services.sh
@@ -72,6 +73,20 @@ test: $(STAMP) services ## tests that take seconds, with real Redis, PostgreSQL 
 	  tests/unit tests/fuzz $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m "not slow and not gpu" tests/integration tests/acceptance $(PYTEST_ARGS)
 
+# The same tests on other versions, in an environment of their own. Warnings are listed at the end instead of raised.
+OTHER = $(MAKE) test VENV=.venv-$(1) LOCK=.venv-$(1)/constraints.txt PYTEST_ARGS="-o filterwarnings=default $(PYTEST_ARGS)"
+
+test-oldest: $(UV) ## the tests on the lowest versions that pyproject.toml admits
+	mkdir -p .venv-oldest
+	$(COMPILE) --all-extras --python $(PYTHON) --resolution lowest-direct --output-file .venv-oldest/constraints.txt pyproject.toml
+	$(call OTHER,oldest)
+
+test-newest: $(UV) ## the tests on the newest versions there are, upper bounds left out; ends with their warnings
+	mkdir -p .venv-newest
+	.venv-uv/bin/python tools/without_upper_bounds.py >.venv-newest/requirements.txt
+	$(COMPILE) --python $(PYTHON) --upgrade --output-file .venv-newest/constraints.txt .venv-newest/requirements.txt
+	$(call OTHER,newest) INSTALL='--requirement .venv-newest/requirements.txt' EDITABLE_ALONE=yes
+
 test-slow: $(STAMP) services ## tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
@@ -92,5 +107,5 @@ clean: ## remove what the targets made, except .venv
 	rm -rf demo demo-refresh demo-crops bench-crops build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv as well
-	rm -rf $(VENV) *.egg-info
+distclean: clean ## remove the environments as well
+	rm -rf $(VENV) .venv-* *.egg-info
