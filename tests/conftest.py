@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
+from tests.migrated import postgres_database
 from tests.services import Bucket, PostgresServer, RedisServer, S3Server, ServiceMissingError
 from tests.services.process import Service
 
@@ -75,7 +76,15 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def pg_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """An empty database, as a SQLAlchemy address."""
+    """A database with the tables of the newest shape and no rows, as a SQLAlchemy address."""
+    url = postgres_database(postgres_server)
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def pg_empty_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database without a table, as a SQLAlchemy address."""
     url = postgres_server.fresh_database()
     yield url
     postgres_server.drop_database(url)

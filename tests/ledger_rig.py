@@ -11,13 +11,14 @@ from scanfleet.checks import load_check
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
 from scanfleet.settings import load_settings
-from scanfleet.store import batches, scans, schema, verdicts
+from scanfleet.store import batches, scans, verdicts
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import connect, transaction
 from scanfleet.store.scorers import ScorerSpec, scorer_id
 from scanfleet.store.tables import Scan
 from scanfleet.store.verdicts import NewVerdict, Outcome
 from scanfleet.store.workers import start_worker
+from tests.migrated import upgrade
 
 QUEUE = score_queue("fake")
 
@@ -66,7 +67,7 @@ def ledger_with_scan(
     """One settled batch with `n_verdicts` flags and a failure for each (stage, reason); then, of one image each,
     `n_held` batches under way and `n_ready` ready ones. `worker_queue`: a worker lives. Returns the scan's id."""
     engine = connect(load_settings(data_dir=data_dir))
-    schema.upgrade(engine)
+    upgrade(engine)
     n_first = n_verdicts + len(failures)
     images = [
         NewImage(uri=f"/none/{number:03}.jpg", root="/none", etag="1") for number in range(n_first + n_held + n_ready)

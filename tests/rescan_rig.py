@@ -20,7 +20,7 @@ from scanfleet.messages import score_queue
 from scanfleet.queue import make_app
 from scanfleet.second_look import SecondLook
 from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, champions, scans, schema, verdicts
+from scanfleet.store import batches, champions, scans, verdicts
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.batches import Claim, ClaimedImage, NewImage
 from scanfleet.store.engine import connect, reading, transaction
@@ -29,6 +29,7 @@ from scanfleet.store.tables import Adapter, Champion, Image, Promotion, Scan, Sc
 from scanfleet.store.verdicts import NewVerdict, Outcome
 from tests.ledger_machine.ledger import quick, wipe
 from tests.ledger_rig import scorer_spec
+from tests.migrated import upgrade
 
 QUEUE = score_queue("fake")
 ROOT_BATCH = 16  # images
@@ -187,7 +188,7 @@ def archive(folder: Path, *, batch_images: int = 4, **settings: Any) -> Iterator
     """On a database of its own, brought to the newest schema."""
     loaded = load_settings(data_dir=folder, model="fake", batch_images=batch_images, **settings)
     engine = quick(connect(loaded))
-    schema.upgrade(engine)
+    upgrade(engine)
     with make_app(loaded, (QUEUE,)) as app:
         yield Archive(loaded, engine, app)
     engine.dispose()

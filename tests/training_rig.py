@@ -20,9 +20,9 @@ from scanfleet.store import trainings
 from scanfleet.store.checks import save_check
 from scanfleet.store.engine import connect, now, reading, transaction
 from scanfleet.store.labels import NewLabel, add_labels, newest_label
-from scanfleet.store.schema import upgrade
 from scanfleet.store.tables import Adapter, LabelledImage
 from scanfleet.store.trainings import TrainingInfo
+from tests.migrated import upgrade
 
 CHECK = "overlay"
 SPLITS = ("train", "train", "train", "calibration", "threshold", "golden")

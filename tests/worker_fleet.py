@@ -23,8 +23,8 @@ from scanfleet.store import scans
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import connect, reading
 from scanfleet.store.scans import Progress
-from scanfleet.store.schema import upgrade
 from scanfleet.store.tables import Batch, Image, Scan, Verdict
+from tests.migrated import upgrade
 from tests.worker_rig import add_scan, png
 from worker.scorers import question_of
 

@@ -17,10 +17,11 @@ from scanfleet.objects import MemoryStore, ObjectStore
 from scanfleet.settings import Settings, load_settings
 from scanfleet.store import batches, scans
 from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import connect, reading, transaction
+from scanfleet.store.engine import reading, transaction
 from scanfleet.store.scans import Progress
-from scanfleet.store.schema import ledger, upgrade
+from scanfleet.store.schema import ledger
 from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
+from tests.migrated import upgraded
 from worker.assembly import Scoring, running
 from worker.model import FakeModel, Model
 from worker.pipeline import Pipeline
@@ -58,12 +59,6 @@ class Outage:
         if self.on and self.marker in statement and self.n < self.times:
             self.n += 1
             raise sa.exc.OperationalError(statement, {}, Exception("server closed the connection"))
-
-
-def upgrade_database(settings: Settings) -> None:
-    engine = connect(settings)
-    upgrade(engine)
-    engine.dispose()
 
 
 def add_scan(
@@ -167,13 +162,11 @@ def rig(
 ) -> Iterator[Rig]:
     """A pipeline that runs; `store` stands before the memory store where a test wants a fault.
 
-    `real_stores`: folders and buckets instead. A `database_url` is brought to the newest schema first.
+    `real_stores`: folders and buckets instead.
     """
-    loaded = load_settings(data_dir=folder, model="fake", **settings)
+    loaded = upgraded(load_settings(data_dir=folder, model="fake", **settings))
     memory = MemoryStore()
     stop = Stop(drain_seconds=drain_seconds)
-    if loaded.database_url is not None:
-        upgrade_database(loaded)
     with (
         ledger(loaded) as engine,
         running(

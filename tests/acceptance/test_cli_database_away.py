@@ -5,8 +5,8 @@ from pathlib import Path
 
 from scanfleet.settings import load_settings
 from scanfleet.store.engine import connect
-from scanfleet.store.schema import upgrade
 from tests.cli_process import scanfleet
+from tests.migrated import upgrade
 from tests.services import PostgresServer
 
 TRY_AGAIN = 75

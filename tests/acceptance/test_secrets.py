@@ -22,8 +22,9 @@ from scanfleet.settings import load_settings
 from scanfleet.store import scans
 from scanfleet.store.engine import connect, reading
 from tests.cli_process import scanfleet, start
+from tests.migrated import upgraded
 from tests.services import Bucket, PostgresServer, RedisServer
-from tests.worker_rig import png, upgrade_database
+from tests.worker_rig import png
 
 BROKER = "br0ker/pass@word"
 DATABASE = "d4tabase/pass@word"
@@ -75,9 +76,9 @@ def broker() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def database_url(postgres_server: PostgresServer, pg_url: str) -> Iterator[str]:
+def database_url(postgres_server: PostgresServer, pg_empty_url: str) -> Iterator[str]:
     """A user whose password must be percent-encoded in a URL; owner of an empty database."""
-    name = pg_url.rpartition("/")[2]
+    name = pg_empty_url.rpartition("/")[2]
     user = f"user_{name}"
     with postgres_server.connect(name) as connection:
         connection.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{DATABASE}'")  # type: ignore[call-overload]
@@ -114,7 +115,7 @@ def test_no_secret_of_a_fleet_shows_anywhere(
     tmp_path: Path, broker: RedisServer, database_url: str, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", AWS)
-    upgrade_database(load_settings(data_dir=tmp_path, database_url=database_url))
+    upgraded(load_settings(data_dir=tmp_path, database_url=database_url))
     outputs: list[str] = []
     fleet = {
         "database_url": database_url,

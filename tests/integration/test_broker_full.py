@@ -15,8 +15,8 @@ from scanfleet.reconcile import reconcile_once
 from scanfleet.settings import Settings, load_settings
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import connect, reading
-from scanfleet.store.schema import upgrade
 from scanfleet.store.tables import Batch
+from tests.migrated import upgrade
 from tests.tiny_disk import TinyDisk, tiny_disk
 from tests.worker_rig import add_scan
 

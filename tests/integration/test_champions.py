@@ -10,7 +10,7 @@ from scanfleet.settings import load_settings
 from scanfleet.store import champions, refusals
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.engine import connect, transaction
-from tests.worker_rig import upgrade_database
+from tests.migrated import upgraded
 
 N = 8
 
@@ -18,7 +18,7 @@ N = 8
 @pytest.fixture
 def engine(tmp_path: Path, pg_url: str) -> sa.Engine:
     settings = load_settings(data_dir=tmp_path, database_url=pg_url)
-    upgrade_database(settings)
+    upgraded(settings)
     return connect(settings)
 
 

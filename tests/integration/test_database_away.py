@@ -15,9 +15,9 @@ from scanfleet.settings import load_settings
 from scanfleet.store import postgresql
 from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.postgresql import LONG, SHORT, BoundedConnection
-from scanfleet.store.schema import upgrade
 from scanfleet.store.tables import CheckRow
 from tests.black_hole import Proxy
+from tests.migrated import upgrade
 from tests.services import PostgresServer
 from tests.worker_rig import png, rig
 
@@ -253,10 +253,12 @@ def test_a_server_that_became_a_standby_is_away_until_the_writer_is_found(engine
     assert write(standby=False) != old  # not a connection of before
 
 
-def test_a_missing_table_is_an_outdated_schema_and_a_missing_role_is_not(engine: sa.Engine, pg_url: str) -> None:
-    with pytest.raises(SchemaOutdated, match="db upgrade"), reading(engine) as connection:
+def test_a_missing_table_is_an_outdated_schema_and_a_missing_role_is_not(pg_empty_url: str) -> None:
+    empty = connect(load_settings(database_url=pg_empty_url))
+    with pytest.raises(SchemaOutdated, match="db upgrade"), reading(empty) as connection:
         connection.execute(sa.select(CheckRow.id))
-    nobody = make_url(pg_url).set(username="nobody").render_as_string(hide_password=False)
+    empty.dispose()
+    nobody = make_url(pg_empty_url).set(username="nobody").render_as_string(hide_password=False)
     other = connect(load_settings(database_url=nobody))
     fails(lambda: one(other), "nobody")
 

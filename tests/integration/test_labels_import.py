@@ -20,11 +20,11 @@ from producer.cli import labels_import
 from producer.cli.main import cli
 from scanfleet.errors import BadLabels, SourceNotFound, StoreUnavailable, UnknownName
 from scanfleet.settings import load_settings
-from scanfleet.store import schema
 from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.labels import StandingLabel, standing_labels
 from scanfleet.store.tables import Label, LabelledImage, Verdict
 from tests.ledger_rig import ledger_with_scan
+from tests.migrated import upgrade
 from tests.services import Bucket
 
 
@@ -46,7 +46,7 @@ class Ledger:
         for name, value in settings.items():
             self._options += [f"--{name.replace('_', '-')}", value]
         self.engine = connect(load_settings(data_dir=data_dir, **settings))
-        schema.upgrade(self.engine)
+        upgrade(self.engine)
 
     def run(self, *arguments: str | Path) -> Result:
         """Raises what the command raised, but its exit code."""

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from scanfleet.errors import UnknownName
 from scanfleet.settings import load_settings
 from scanfleet.store import labels as store
-from scanfleet.store import schema
 from scanfleet.store.engine import connect, now, transaction
 from scanfleet.store.label_clusters import SeenImage, split_of
 from scanfleet.store.label_history import LabelFilter, iter_conflicts, iter_labels, undo_labels
@@ -25,6 +24,7 @@ from scanfleet.store.label_query import PINNED, split_for
 from scanfleet.store.labelled_images import add_images
 from scanfleet.store.labels import NewLabel, add_labels, iter_standing, standing_labels
 from scanfleet.store.tables import Label, LabelledImage
+from tests.migrated import upgrade
 
 CHECK = "overlay"
 BOX = {"x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0, "label": "overlay"}
@@ -33,7 +33,7 @@ BOX = {"x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0, "label": "overlay"}
 @pytest.fixture
 def engine(database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
     engine = connect(load_settings(database_url=database_url, data_dir=tmp_path))
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -19,6 +19,7 @@ from scanfleet.store.scans import ScanInfo
 from scanfleet.store.scorers import ScorerSpec, scorer_id
 from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.store.verdicts import NewVerdict, Outcome
+from tests.migrated import upgrade
 from tests.schema_diff import schema_diff
 
 QUEUE = score_queue("fake")
@@ -32,7 +33,14 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
     engine = connect(settings)
-    schema.upgrade(engine)
+    upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def empty(empty_database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = connect(load_settings(database_url=empty_database_url, data_dir=tmp_path))
     yield engine
     engine.dispose()
 
@@ -104,31 +112,30 @@ def count(engine: sa.Engine, table: type, *where: sa.ColumnElement[bool]) -> int
         return connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
 
 
-def test_migrations_lead_to_the_tables_on_both_databases(engine: sa.Engine) -> None:
-    assert schema_diff(engine) == []
+def test_migrations_lead_to_the_tables_on_both_databases(empty: sa.Engine) -> None:
+    schema.upgrade(empty)
+    assert schema_diff(empty) == []
 
 
-def test_upgrading_twice_at_once_is_one_upgrade(settings: Settings) -> None:
-    engine = connect(settings)
+def test_upgrading_twice_at_once_is_one_upgrade(empty: sa.Engine) -> None:
     errors: list[BaseException] = []
 
-    def upgrade() -> None:
+    def upgrade_it() -> None:
         try:
-            schema.upgrade(engine)
+            schema.upgrade(empty)
         except BaseException as error:
             errors.append(error)
 
-    if engine.dialect.name == "sqlite":
-        upgrade()
+    if empty.dialect.name == "sqlite":
+        upgrade_it()
     else:
-        threads = [threading.Thread(target=upgrade) for _ in range(2)]
+        threads = [threading.Thread(target=upgrade_it) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     assert errors == []
-    assert schema.check_schema(engine)
-    engine.dispose()
+    assert schema.check_schema(empty)
 
 
 def test_every_image_ends_with_one_verdict_and_the_scan_is_done(engine: sa.Engine) -> None:

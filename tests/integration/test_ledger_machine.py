@@ -13,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 
 from scanfleet.settings import load_settings
-from scanfleet.store import batches, schema, suspects
+from scanfleet.store import batches, suspects
 from scanfleet.store.batches import Claim
 from scanfleet.store.engine import connect, now
 from scanfleet.store.suspects import Expired
 from scanfleet.store.tables import Batch, Image
 from tests.ledger_machine.machine import run_machine
+from tests.migrated import upgrade
 
 EXAMPLES = {"sqlite": 40, "postgresql": 15}  # of 40 steps each; `make test-slow` runs many more
 
@@ -26,7 +27,7 @@ EXAMPLES = {"sqlite": 40, "postgresql": 15}  # of 40 steps each; `make test-slow
 @pytest.fixture
 def engine(database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
     engine = connect(load_settings(database_url=database_url, data_dir=tmp_path, model="fake"))
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 
@@ -34,7 +35,7 @@ def engine(database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[sa.Engine]:
     engine = connect(load_settings(data_dir=tmp_path, model="fake"))
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

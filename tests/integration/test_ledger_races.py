@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from scanfleet.errors import RequestError
 from scanfleet.settings import load_settings
-from scanfleet.store import batches, retries, scans, schema, verdicts
+from scanfleet.store import batches, retries, scans, verdicts
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import connect, transaction
 from scanfleet.store.tables import Batch, Scan
@@ -21,6 +21,7 @@ from tests.ledger_machine.ledger import QUEUE, read
 from tests.ledger_machine.races import Race, Scene, run_together, shuffled
 from tests.ledger_machine.small import Small
 from tests.ledger_machine.workers import Answer, outcome
+from tests.migrated import upgrade
 
 RACES = (
     "claim claim claim",
@@ -70,7 +71,7 @@ EACH = 3  # states for each race
 @pytest.fixture
 def engine(pg_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
     engine = connect(load_settings(database_url=pg_url, data_dir=tmp_path, model="fake"))
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -8,13 +8,14 @@ import sqlalchemy as sa
 
 from scanfleet.errors import LeaseLost
 from scanfleet.settings import load_settings
-from scanfleet.store import batches, retries, scans, schema, suspects
+from scanfleet.store import batches, retries, scans, suspects
 from scanfleet.store.batches import Claim, Standing
 from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.tables import Batch, Failure, Image, Scan
 from tests.ledger_machine.invariants import violations
 from tests.ledger_machine.ledger import read
 from tests.ledger_machine.small import Small
+from tests.migrated import upgrade
 
 N_LATE = 300
 
@@ -22,7 +23,7 @@ N_LATE = 300
 @pytest.fixture
 def engine(database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
     engine = connect(load_settings(database_url=database_url, data_dir=tmp_path, model="fake"))
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -9,13 +9,14 @@ import sqlalchemy as sa
 
 from scanfleet.backoff import MAX_BACKOFF_SECONDS
 from scanfleet.settings import MAX_LEASE_SECONDS, load_settings
-from scanfleet.store import batches, schema, times
+from scanfleet.store import batches, times
 from scanfleet.store.engine import connect, now, reading, transaction
 from scanfleet.store.tables import Batch, Scan
 from scanfleet.store.trouble import LIMIT, count_trouble, release_scan
 from tests.ledger_machine.ledger import QUEUE, open_scan
 from tests.ledger_machine.small import Small
 from tests.ledger_machine.workers import Answer
+from tests.migrated import upgrade
 
 AWAY = [Answer.WAITS]
 
@@ -23,7 +24,7 @@ AWAY = [Answer.WAITS]
 @pytest.fixture
 def engine(database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
     engine = connect(load_settings(database_url=database_url, data_dir=tmp_path, model="fake"))
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -20,12 +20,13 @@ from scanfleet.objects import MemoryStore
 from scanfleet.queue import broker_folder, make_app
 from scanfleet.reconcile import reconcile_once
 from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, scans, schema, verdicts
+from scanfleet.store import batches, scans, verdicts
 from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.retries import retry_failures
 from scanfleet.store.scorers import ScorerSpec, scorer_id
 from scanfleet.store.tables import Batch, Failure, Image, Scan
 from scanfleet.store.verdicts import NewVerdict, Outcome
+from tests.migrated import upgrade
 
 BATCH_IMAGES = 4
 QUEUE = score_queue("fake")
@@ -39,7 +40,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
     engine = connect(settings)
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -16,13 +16,14 @@ from scanfleet.checks import load_check
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
 from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, scans, schema, verdicts
+from scanfleet.store import batches, scans, verdicts
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.results import ResultFilter, iter_results, top_results
 from scanfleet.store.scorers import ScorerSpec, scorer_id
 from scanfleet.store.tables import Scan
 from scanfleet.store.verdicts import NewVerdict, Outcome
+from tests.migrated import upgrade
 
 QUEUE = score_queue("fake")
 LABELS = ("overlay", "natural", "none")
@@ -36,7 +37,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
     engine = connect(settings)
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -24,8 +24,9 @@ from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.roles import PRODUCER, WORKER
 from scanfleet.store.scorers import Shift, note_shift
 from scanfleet.store.tables import Base, Failure, Image, Scan, Verdict
+from tests.migrated import upgraded
 from tests.services import PostgresServer
-from tests.worker_rig import Rig, add_scan, png, rig, upgrade_database
+from tests.worker_rig import Rig, add_scan, png, rig
 from worker.adapters import register_shipped
 
 KNOWN = {"checks", "scans", "batches", "images", "failures", "scorers", "verdicts", "labels", "adapters"}
@@ -43,7 +44,7 @@ class Urls:
 
 @pytest.fixture
 def urls(postgres_server: PostgresServer, pg_url: str, tmp_path: Path) -> Iterator[Urls]:
-    upgrade_database(load_settings(data_dir=tmp_path, database_url=pg_url))
+    upgraded(load_settings(data_dir=tmp_path, database_url=pg_url))
     name = pg_url.rpartition("/")[2]
     users = {role: f"{role}_{name}" for role in ("producer", "worker", "reader")}
     with postgres_server.connect(name) as connection:

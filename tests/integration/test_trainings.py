@@ -16,13 +16,14 @@ from scanfleet.messages import TRAIN_QUEUE
 from scanfleet.queue import make_app
 from scanfleet.reconcile import reconcile_once
 from scanfleet.settings import Settings, load_settings
-from scanfleet.store import schema, trainings, workers
+from scanfleet.store import trainings, workers
 from scanfleet.store.checks import save_check
 from scanfleet.store.engine import connect, now, reading, transaction
 from scanfleet.store.labels import NewLabel, add_labels, newest_label
 from scanfleet.store.tables import LabelledImage, Training
 from scanfleet.store.training_upkeep import due_for_ring, expire_leases
 from scanfleet.store.trainings import MAX_CRASHES, MAX_LOSSES, AlreadyUnderWay, TrainingInfo
+from tests.migrated import upgrade
 from worker.refresh import triggers
 
 
@@ -34,7 +35,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
     engine = connect(settings)
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -16,7 +16,6 @@ from producer.cli.main import cli
 from scanfleet.checks import Check, load_check
 from scanfleet.errors import BadCheck, BadLabels, BadSettings, RequestError, UnknownName
 from scanfleet.settings import Settings, load_settings
-from scanfleet.store import schema
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.calibrations import Configuration, calibration_for
 from scanfleet.store.champions import promote
@@ -24,6 +23,7 @@ from scanfleet.store.checks import resolve_check
 from scanfleet.store.engine import connect, now, reading, transaction
 from scanfleet.store.labels import NewLabel, add_labels
 from scanfleet.store.tables import LabelledImage
+from tests.migrated import upgrade
 
 CHECK = load_check("overlay")
 
@@ -31,7 +31,7 @@ CHECK = load_check("overlay")
 @pytest.fixture
 def engine(database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
     engine = connect(load_settings(database_url=database_url, data_dir=tmp_path))
-    schema.upgrade(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

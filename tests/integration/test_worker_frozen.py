@@ -9,8 +9,8 @@ from scanfleet.errors import DatabaseUnavailable
 from scanfleet.settings import load_settings
 from scanfleet.store import engine as store
 from scanfleet.store import postgresql
-from scanfleet.store.schema import upgrade
 from scanfleet.store.tables import CheckRow
+from tests.migrated import upgrade
 
 
 def test_the_locks_of_a_frozen_transaction_are_freed(pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from producer.cli.main import cli
 from scanfleet.settings import load_settings
-from scanfleet.store import schema
 from scanfleet.store.engine import connect, transaction
 from scanfleet.store.scorers import note_shift
 from scanfleet.store.tables import ScorerRow
 from tests.ledger_rig import ledger_with_scan
+from tests.migrated import upgrade
 from tests.shifts import shift, tell_at_once
 
 WORDS = "checked on 16 known images: margins within 0.300 of those stored with the adapter (fp32), 0.075 on average"
@@ -22,7 +22,7 @@ WORDS = "checked on 16 known images: margins within 0.300 of those stored with t
 
 def test_of_workers_that_tell_at_once_the_widest_stays(tmp_path: Path) -> None:
     engine = connect(load_settings(data_dir=tmp_path))
-    schema.upgrade(engine)
+    upgrade(engine)
     assert tell_at_once(engine) == asdict(shift(0.3))
     engine.dispose()
 

@@ -12,8 +12,8 @@ from producer.cli.main import cli
 from producer.suggest import DEFAULT_MIX, apportion, farthest, read_mix, scaled
 from scanfleet.errors import DriftAlarm, RequestError, UnknownName
 from scanfleet.settings import load_settings
-from scanfleet.store import schema
 from scanfleet.store.engine import connect
+from tests.migrated import upgrade
 from tests.verdict_rig import VerdictRig
 
 
@@ -63,7 +63,7 @@ def test_a_feature_in_large_units_weighs_no_more_than_another() -> None:
 def data(tmp_path: Path) -> Path:
     """The folder of a ledger with two scans by one scorer: the second one's margins lie elsewhere."""
     engine = connect(load_settings(data_dir=tmp_path))
-    schema.upgrade(engine)
+    upgrade(engine)
     rig, draw = VerdictRig(engine), random.Random(0)
     scorer = rig.scorer()
     for scan, mean in (("first", 0.0), ("moved", 3.0)):
