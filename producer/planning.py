@@ -24,7 +24,7 @@ class Filters:
     """What to take of what is listed.
 
     include, exclude: globs on the path below the source; `*` also crosses `/`, and a glob without `/` is matched on
-    the name alone too. An excluded folder is not opened. `include` takes the place of the rule that only files with
+    the name alone too. Files of an excluded folder are only counted. `include` takes the place of the rule that only files with
     the suffix of an image count.
     limit: at most so many images in the scan.
     sample: below 1 a fraction, from 1 on a number of images; the same `seed` chooses the same images.
@@ -50,7 +50,7 @@ class Filters:
         return not sift_by_suffix or path.lower().endswith(SUFFIXES)
 
     def skips_folder(self, path: str) -> bool:
-        """Whether everything in a folder is excluded, so that it need not be opened."""
+        """Whether everything in a folder is excluded, so that its files are only counted."""
         return _matches(path, self.exclude) or any(
             fnmatchcase(f"{path}/", glob) for glob in self.exclude if glob.endswith("*")
         )

@@ -63,7 +63,8 @@ def fetch_fault(reason: str, detail: str) -> ImageError:
 class FolderStore:
     """Regular files below `root`. Symlinks that lead out of it, and special files, are refused.
 
-    skip: says of a subfolder's path that its listing is not wanted; it is not even opened then.
+    skip: says of a subfolder's path that nothing in it is wanted. What lies there is listed last and by its uri alone,
+    so that it can be counted; a folder in it that cannot be opened counts as one.
     deadline_seconds: for reading one file. It is looked at between two reads: a single read that the kernel never
     answers (a dead network mount) ends with the process only.
     """
@@ -86,21 +87,25 @@ class FolderStore:
             raise SourceNotFound(f"no such folder: {location}")
         # A stack and no recursion: a hostile archive nests deeper than Python calls.
         stack = [os.fsencode(os.path.realpath(top))]
+        unwanted: MutableSequence[bytes] = []
         first = True
         while stack:
             subfolders: MutableSequence[bytes] = []
-            yield from self._files(stack.pop(), subfolders, first=first)
+            yield from self._files(stack.pop(), subfolders, unwanted, first=first)
             stack += sorted(subfolders, reverse=True)
             first = False
+        yield from _names_below(unwanted)
 
-    def _files(self, folder: bytes, subfolders: MutableSequence[bytes], *, first: bool) -> Iterator[ObjectInfo]:
-        """The files of one folder; fills `subfolders` on the way."""
+    def _files(
+        self, folder: bytes, subfolders: MutableSequence[bytes], unwanted: MutableSequence[bytes], *, first: bool
+    ) -> Iterator[ObjectInfo]:
+        """The files of one folder; fills `subfolders` and `unwanted` on the way."""
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        if self._skip is None or not self._skip(os.fsdecode(entry.path)):
-                            subfolders.append(entry.path)
+                        skipped = self._skip is not None and self._skip(os.fsdecode(entry.path))
+                        (unwanted if skipped else subfolders).append(entry.path)
                     elif info := self._info(entry):
                         yield info
         except PermissionError:
@@ -173,6 +178,21 @@ class FolderStore:
                 speed = f"{len(data)} bytes in {spent:.0f} s ({len(data) / spent:.0f} bytes/s)"
                 raise StoreUnavailable(f"the folder {self.root} is too slow: {speed} (fetch_deadline_seconds)")
         return bytes(data)
+
+
+def _names_below(folders: MutableSequence[bytes]) -> Iterator[ObjectInfo]:
+    """Every file below these, unasked for its size and version; `folders` is used up."""
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        yield ObjectInfo(uri=path_to_uri(entry.path))
+        except OSError:  # excluded perhaps because it cannot be read: no reason to refuse the rest
+            yield ObjectInfo(uri=path_to_uri(os.path.join(folder, b"")))
 
 
 @dataclass

@@ -76,7 +76,13 @@ def test_a_relative_name_and_a_link_are_the_same_source(
     assert names == {str(tmp_path / "pics")}
 
 
-def test_an_excluded_folder_is_not_opened(settings: Settings) -> None:
+@pytest.mark.parametrize("glob", ["autumn*", "autumn sale/*", "autumn sale"])
+def test_what_lies_in_an_excluded_folder_is_counted(tmp_path: Path, settings: Settings, glob: str) -> None:
+    put(tmp_path, "a.jpg", "autumn sale/b.jpg", "autumn sale/deep/c.jpg", "autumn sale/deep/notes.md", "d.txt")
+    assert listed(tmp_path, settings, exclude=(glob,)) == ({"a.jpg"}, 4)
+
+
+def test_an_excluded_folder_that_cannot_be_opened_counts_as_one(settings: Settings) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -85,7 +91,7 @@ def test_an_excluded_folder_is_not_opened(settings: Settings) -> None:
         with unprivileged():
             with pytest.raises(AccessDenied, match="secret"):
                 listed(folder, settings)
-            assert listed(folder, settings, exclude=("secret/*",)) == ({"a.jpg"}, 0)
+            assert listed(folder, settings, exclude=("secret/*",)) == ({"a.jpg"}, 1)
 
 
 def test_a_folder_that_may_not_be_read_is_named(settings: Settings) -> None:
