@@ -183,12 +183,15 @@ def look_at_source(settings: Settings, source: str | None, *, seconds: float) ->
         n, n_bytes, took = _fetch_all(settings, images, seconds=seconds)
     except ScanfleetError as error:
         return failure("store", error)
+    text = f"{redact(source)}: {len(images)} images listed in {_ms(listed)}, {n} fetched"
+    if n == 0:
+        remedy = "--seconds with a larger number waits longer; a store that stays as slow holds up every worker"
+        return Finding(name="store", status="warn", text=f"{text} within {seconds:g} s", remedy=remedy)
     pace = n / max(took, 1e-9)
-    text = f"{redact(source)}: {len(images)} images listed in {_ms(listed)}, {n} fetched: {pace:.0f} images/s, "
     return Finding(
         name="store",
         status="ok",
-        text=f"{text}{n_bytes / n / 1000:.0f} kB each",
+        text=f"{text}: {pace:.0f} images/s, {n_bytes / n / 1000:.0f} kB each",
         figures={"list_seconds": listed, "images_per_second": pace, "bytes_per_image": n_bytes / n},
     )
 

@@ -121,3 +121,11 @@ def test_a_source_is_listed_and_fetched(tmp_path: Path) -> None:
     assert look_at_source(settings, None, seconds=1).status == "skip"
     gone = look_at_source(settings, str(tmp_path / "gone"), seconds=1)
     assert (gone.status, gone.exit_code) == ("fail", 14)
+
+
+def test_a_source_that_gives_nothing_in_time_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(bytes(2000))
+    found = look_at_source(load_settings(data_dir=tmp_path), str(tmp_path), seconds=0)
+    assert found.status == "warn"
+    assert "0 fetched within 0 s" in found.text
+    assert "images_per_second" not in found.figures
