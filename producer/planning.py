@@ -24,8 +24,8 @@ class Filters:
     """What to take of what is listed.
 
     include, exclude: globs on the path below the source; `*` also crosses `/`, and a glob without `/` is matched on
-    the name alone too. Files of an excluded folder are only counted. `include` takes the place of the rule that only files with
-    the suffix of an image count.
+    the name alone too. Files of an excluded folder are only counted. `include` takes the place of the rule that only
+    files with the suffix of an image count.
     limit: at most so many images in the scan.
     sample: below 1 a fraction, from 1 on a number of images; the same `seed` chooses the same images.
     """
