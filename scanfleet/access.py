@@ -79,7 +79,9 @@ def check_broker(app: Celery) -> None:
 
 def database_words(words: str) -> str:
     """What the database said, and what to do about it."""
-    return _line("the database cannot be used right now", words, (*DATABASE_REFUSALS, *DATABASE_HINTS))
+    refused = _advice(words, DATABASE_REFUSALS) is not None
+    what = "the database does not let us in" if refused else "the database cannot be used right now"
+    return _line(what, words, (*DATABASE_REFUSALS, *DATABASE_HINTS))
 
 
 def refuse_at_start(error: DatabaseUnavailable) -> None:

@@ -21,10 +21,11 @@ from scanfleet.errors import BadSettings
 from scanfleet.faults import in_words
 from scanfleet.redaction import hide
 
-BROKER_SCHEMES = ("filesystem", "redis", "rediss", "memory")
+BROKER_SCHEMES = ("filesystem", "redis", "rediss")
 MAX_LEASE_SECONDS = 600.0  # a batch is seconds of work; after a set-back of the clock a lease may last this long more
 LEAST_TOKEN_BUDGET = 16  # visual tokens: one image of 128 x 128 pixels
-DATABASE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg")
+POSTGRESQL = "postgresql+psycopg://"
+DATABASE_SCHEMES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg")
 
 
 class Settings(BaseSettings):
@@ -164,7 +165,9 @@ class Settings(BaseSettings):
         if self.database_url is None:
             return f"sqlite:///{self.data_dir / 'scanfleet.db'}"
         url = self.database_url.get_secret_value()
-        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        for other in ("postgresql://", "postgres://"):  # the second one as libpq and many hosts write it
+            if url.startswith(other):
+                url = POSTGRESQL + url.removeprefix(other)
         return transport.verified(url, self.database_ca_file) if self.database_ca_file else url
 
     @cached_property

@@ -17,7 +17,7 @@ ENCRYPTED = ("require", "verify-ca", VERIFIED)
 
 def check_url(url: str, *, scheme: str) -> None:
     """Raises ValueError (which quotes nothing of the URL) for one that would be read otherwise than it is meant."""
-    if scheme in ("sqlite", "filesystem", "memory"):
+    if scheme in ("sqlite", "filesystem"):
         return
     try:
         parts = urlsplit(url)

@@ -10,6 +10,7 @@ import pytest
 import scanfleet.faults
 import scanfleet.messages
 import scanfleet.redaction
+from scanfleet.access import database_words
 from scanfleet.checks import builtin_names, load_check, parse_check
 from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, ScanfleetError, UnknownName
 from scanfleet.messages import ScoreBatch
@@ -40,6 +41,23 @@ def test_faulty_settings_are_named_without_their_values(monkeypatch: pytest.Monk
     with pytest.raises(BadSettings, match="broker_url: scheme 'sqla' is not one of") as caught:
         load_settings()
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_has_several_names(scheme: str) -> None:
+    settings = load_settings(database_url=f"{scheme}://user@host/postgres")
+    assert settings.database == "postgresql+psycopg://user@host/postgres"
+
+
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        ('connection failed: FATAL: role "me" does not exist', "the database does not let us in: "),
+        ("connection refused", "the database cannot be used right now: "),
+    ],
+)
+def test_a_database_that_lets_nobody_in_is_not_called_away(words: str, begins: str) -> None:
+    assert database_words(words).startswith(f"{begins}{words}")
 
 
 def test_a_settings_file_that_is_not_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
