@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,6 +21,7 @@ from scanfleet import endpoints, transport
 from scanfleet.errors import BadSettings
 from scanfleet.faults import in_words
 from scanfleet.redaction import hide
+from scanfleet.variables import find_slips
 
 BROKER_SCHEMES = ("filesystem", "redis", "rediss")
 MAX_LEASE_SECONDS = 600.0  # a batch is seconds of work; after a set-back of the clock a lease may last this long more
@@ -202,16 +204,18 @@ def load_settings(**flags: Any) -> Settings:
 
     Raises BadSettings with one line that names each faulty setting and never its value (it may be a secret).
     """
+    faults = find_slips(os.environ, Settings.model_fields)
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        faults = "; ".join(
+        faults += [
             f"{'.'.join(map(str, fault['loc']))}: {in_words(fault, known=Settings.model_fields)}"
             for fault in error.errors(include_input=False, include_url=False)
-        )
-        raise BadSettings(f"settings: {faults} (flag, SCANFLEET_* variable or scanfleet.toml)") from None
+        ]
     except ValueError as error:  # tomllib: a scanfleet.toml that is not TOML
         raise BadSettings(f"scanfleet.toml: {error}") from None
+    if faults:
+        raise BadSettings(f"settings: {'; '.join(faults)} (flag, SCANFLEET_* variable or scanfleet.toml)")
     for url in (settings.broker_url, settings.database_url):
         hide(None if url is None else transport.password_of(url.get_secret_value()))
     hide(None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value())

@@ -1,6 +1,7 @@
 """Settings, checks, messages, queue and log: the small parts that both sides share."""
 
 import doctest
+import os
 from pathlib import Path
 
 import kombu
@@ -16,6 +17,7 @@ from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, Scanfleet
 from scanfleet.messages import ScoreBatch
 from scanfleet.queue import clear_taken, make_app, ring
 from scanfleet.settings import load_settings
+from worker.model import FAKE_POISON, FAKE_SECONDS
 
 GOOD = 'name = "x"\nprompt = "what is it?"\nlabels = ["a", "b"]\nflags = ["a"]\n'
 
@@ -41,6 +43,32 @@ def test_faulty_settings_are_named_without_their_values(monkeypatch: pytest.Monk
     with pytest.raises(BadSettings, match="broker_url: scheme 'sqla' is not one of") as caught:
         load_settings()
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_mistyped_variable_is_refused_with_the_name_it_is_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCANFLEET_BATCHIMAGES", "5")
+    monkeypatch.setenv("SCANFLEET_FETCH_THREADS", "many")
+    with pytest.raises(BadSettings, match=r"SCANFLEET_BATCHIMAGES: .*SCANFLEET_BATCH_IMAGES.*; fetch_threads: "):
+        load_settings()
+
+
+def test_a_variable_like_no_setting_is_told_once_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SCANFLEET_NIGHT_SHIFT", "1")  # of a newer release, perhaps
+    monkeypatch.setenv("scanfleet_batch_images", "6")
+    assert load_settings().batch_images == 6
+    load_settings()
+    (told,) = caplog.messages
+    assert "SCANFLEET_NIGHT_SHIFT" in told
+    assert "SCANFLEET_NIGHT_SHIFT" not in os.environ  # a child process would tell it again
+
+
+def test_what_the_fake_model_is_told_is_no_slip(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (FAKE_SECONDS, FAKE_POISON):
+        monkeypatch.setenv(name, "0")
+    load_settings()
+    assert {FAKE_SECONDS, FAKE_POISON} <= set(os.environ)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
