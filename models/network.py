@@ -82,7 +82,10 @@ def _quantisation(precision: Precision, family: Family) -> Any:
     try:
         import bitsandbytes  # noqa: F401 - transformers' own complaint comes later and is longer
     except ImportError as error:
-        raise ModelInvalid(f"precision {precision} needs bitsandbytes: pip install bitsandbytes") from error
+        raise ModelInvalid(
+            f"precision {precision} needs bitsandbytes: "
+            "in a clone of scanfleet run: pip install -c constraints.txt '.[worker]' (docs/install.md)"
+        ) from error
     # Matched from the start of a module's name, so that "visual" alone would skip nothing.
     skip = [*family.vision, "lm_head"]
     if precision == "int8":

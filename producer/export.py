@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import IO, Any
 
 from scanfleet.errors import MissingExtra
+from scanfleet.extras import how_to_get
 from scanfleet.second_look import FIELDS as SECOND_LOOK
 from scanfleet.store.results import Result
 
@@ -160,7 +161,7 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise MissingExtra("Parquet needs pyarrow: pip install 'scanfleet[parquet]'") from None
+        raise MissingExtra(f"Parquet needs pyarrow: {how_to_get('parquet')}") from None
     types = {
         **dict.fromkeys(("score", "margin", "mass", "crop_first", "crop_second", "crop_sharpness"), pa.float64()),
         **dict.fromkeys(("size", "width", "height", "scorer_id", "crop_tokens"), pa.int64()),

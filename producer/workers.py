@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from scanfleet.errors import MissingExtra, WorkerDied
+from scanfleet.extras import how_to_get
 from scanfleet.settings import Settings
 
 # -P: a folder that happens to hold a worker.py and is the working directory must not be run.
@@ -29,7 +30,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 def require_worker_extra() -> None:
     """Raises MissingExtra where the computing half is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtra("scoring on this machine needs the worker half: pip install 'scanfleet[worker]'")
+        raise MissingExtra(f"this needs the worker half, which is not installed here: {how_to_get('worker')}")
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:

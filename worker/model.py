@@ -26,6 +26,7 @@ from models.types import (
 )
 from scanfleet.endpoints import PREFIX
 from scanfleet.errors import BadSettings, DeviceUnavailable
+from scanfleet.extras import how_to_get
 from scanfleet.settings import Settings
 from worker.named_errors import NamedErrors, NamedFinderErrors, NamedRefinerErrors
 
@@ -98,7 +99,7 @@ def load_model(settings: Settings) -> Model:
             device=settings.device,
         )
     except ImportError as error:
-        raise BadSettings(f"this worker cannot load models ({error}): pip install 'scanfleet[worker]'") from None
+        raise BadSettings(f"this worker cannot load models ({error}): {how_to_get('worker')}") from None
     except ModelInvalid as error:
         raise BadSettings(f"model: {error}") from error
     except ModelUnavailable as error:

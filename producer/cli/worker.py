@@ -67,7 +67,7 @@ def list_workers(flags: Flags, form: str) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def score(flags: Flags, arguments: tuple[str, ...]) -> None:
-    """Score batches until stopped. Needs the extra: pip install 'scanfleet[worker]'.
+    """Score batches until stopped. Needs the worker half (docs/install.md).
 
     SIGTERM ends it in order; nothing is lost either way.
 
@@ -88,7 +88,7 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def train(flags: Flags, arguments: tuple[str, ...]) -> None:
-    """Make adapters from labels until stopped. Needs the extra: pip install 'scanfleet[worker]'.
+    """Make adapters from labels until stopped. Needs the worker half (docs/install.md).
 
     It trains one base model, one check after the other: when there are enough new labels, by schedule, on a drift
     alarm, or asked by `scanfleet train start`. SIGTERM ends it in order; killed, the training goes on elsewhere.

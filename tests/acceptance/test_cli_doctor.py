@@ -86,5 +86,5 @@ def test_without_torch_the_rest_is_looked_at(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert "ok    broker: " in answer.stdout
     assert "WARN  scoring: not looked at" in answer.stdout
-    assert "pip install 'scanfleet[worker]'" in answer.stdout
+    assert "pip install -c constraints.txt '.[worker]'" in answer.stdout
     assert answer.stdout.splitlines()[-1] == "[]"

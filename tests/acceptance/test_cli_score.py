@@ -233,4 +233,4 @@ def test_without_torch_the_extra_is_named(data: Path, tmp_path: Path) -> None:
         command, capture_output=True, text=True, cwd=tmp_path, env=environment(data), timeout=60, check=False
     )
     assert answer.returncode == 19
-    assert "pip install 'scanfleet[worker]'" in answer.stderr
+    assert "pip install -c constraints.txt '.[worker]'" in answer.stderr

@@ -153,7 +153,7 @@ def test_names_from_outside_do_nothing_to_a_terminal() -> None:
     assert printable("a\x1b[31mred\r\nü 漢") == "a\\x1b[31mred\\r\\nü 漢"
 
 
-@pytest.mark.parametrize("arguments", [("run", ".", "--check", "overlay"), ("worker", "score")])
+@pytest.mark.parametrize("arguments", [("run", ".", "--check", "overlay"), ("worker", "train")])
 def test_without_torch_the_extra_is_named(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; from producer.cli.main import main;"
@@ -163,7 +163,7 @@ def test_without_torch_the_extra_is_named(tmp_path: Path, arguments: tuple[str, 
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(tmp_path), check=False
     )
     assert answer.returncode == 19
-    assert "pip install 'scanfleet[worker]'" in answer.stderr
+    assert "pip install -c constraints.txt '.[worker]'" in answer.stderr
 
 
 def test_db_commands_bring_a_named_database_to_shape(tmp_path: Path) -> None:

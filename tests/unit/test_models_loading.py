@@ -83,7 +83,7 @@ def test_a_failing_disk_can_be_tried_again_and_a_missing_file_cannot() -> None:
 
 def test_bitsandbytes_that_is_missing_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what an absent package looks like to `import`
-    assert "pip install bitsandbytes" in refusal(folder, precision="nf4")
+    assert "pip install -c constraints.txt '.[worker]'" in refusal(folder, precision="nf4")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

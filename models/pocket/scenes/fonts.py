@@ -29,7 +29,10 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def _folder() -> Path:
     spec = find_spec("matplotlib")
     if spec is None or spec.origin is None:
-        raise RuntimeError("generated scenes need matplotlib's fonts: pip install 'scanfleet[worker]'")
+        raise RuntimeError(
+            "generated scenes need matplotlib's fonts: "
+            "in a clone of scanfleet run: pip install -c constraints.txt '.[worker]' (docs/install.md)"
+        )
     return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 
