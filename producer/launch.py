@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from scanfleet.store.checks import resolve_check
 from scanfleet.store.engine import reading, transaction
 from scanfleet.store.schema import ledger
 from scanfleet.store.suspects import expire_worker
-from scanfleet.store.workers import live_workers
+from scanfleet.store.workers import WorkerInfo, live_workers
 
 SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
 
@@ -80,12 +80,21 @@ class Session:
 def who_is_missing(engine: sa.Engine, *, model: str, queue: str) -> str | None:
     """What to do where no worker takes batches of this model, in words; None where one does."""
     with reading(engine) as connection:
-        queues = {worker.queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
+        workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
+    held_up, queues = held_up_by(workers, queue), {worker.queue for worker in workers}
+    if held_up is not None:
+        return f"no worker for model {model} can begin: {held_up}"
     if queue in queues:
         return None
     others = f" (there are workers for {', '.join(sorted(queues)[:5])})" if queues else ""
     start = f"start one with `scanfleet worker score --model {model}`"
     return f"no worker for model {model} gave a sign lately{others}: {start}"
+
+
+def held_up_by(workers: Sequence[WorkerInfo], queue: str) -> str | None:
+    """What the workers of a queue wait for, where none of them can begin."""
+    waits = [worker.waiting_for for worker in workers if worker.queue == queue]
+    return waits[0] if waits and all(waits) else None
 
 
 def free_batches(engine: sa.Engine, pid: int) -> None:

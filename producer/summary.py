@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from producer.agreement import Agreement
 from producer.legend import Entry, entry
+from producer.waiting import progress_of
 from scanfleet.stage_times import StageTimes
 from scanfleet.store import scans
 from scanfleet.store.checks import get_check
@@ -41,7 +42,7 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
         has_flags = bool(get_check(connection, scan.check_id).flags)
         return Summary(
             scan=scan,
-            progress=scans.progress(connection, scan.id),
+            progress=progress_of(connection, scan),
             answers=count_answers(connection, scan.id),
             failures=count_failures(connection, scan.id),
             scorers=scorers,

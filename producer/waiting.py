@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 
 import sqlalchemy as sa
 from celery import Celery
 
+from producer.launch import SILENT_SECONDS, held_up_by
 from producer.patience import patiently
 from scanfleet.reconcile import reconcile_once
 from scanfleet.settings import Settings
 from scanfleet.store import scans
 from scanfleet.store.engine import reading
 from scanfleet.store.scans import Progress, ScanInfo
+from scanfleet.store.workers import live_workers
 
 LOOK_SECONDS = 0.25  # between two looks at the ledger
 ENDED = ("done", "cancelled")
@@ -37,7 +39,16 @@ def standing(engine: sa.Engine, scan_id: str) -> Standing:
     """Raises UnknownName, DatabaseUnavailable."""
     with reading(engine) as connection:
         scan = scans.get_scan(connection, scan_id)
-        return Standing(scan=scan, progress=scans.progress(connection, scan.id))
+        return Standing(scan=scan, progress=progress_of(connection, scan))
+
+
+def progress_of(connection: sa.Connection, scan: ScanInfo) -> Progress:
+    """How far a scan is, and what holds it up: also workers that cannot begin, where there are no others."""
+    done = scans.progress(connection, scan.id)
+    if done.waiting_for is None and done.n_pending and scan.state == "running":
+        workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
+        return replace(done, waiting_for=held_up_by(workers, scan.queue))
+    return done
 
 
 def watch(engine: sa.Engine, scan_id: str, *, every_seconds: float = LOOK_SECONDS) -> Iterator[Standing]:

@@ -76,12 +76,19 @@ class LocalWorkers:
         self._on_death = on_death
         self._n_deaths = 0  # since the last progress
         self._progress = 0
+        self._told_why = False
         self._children: list[_Child] = []
 
     def start(self) -> None:
         """Start them unless they run already."""
         if not self._children:
             self._children = [self._start(number) for number in range(1, self._n + 1)]
+
+    def say_why_waiting(self, why: str) -> None:
+        """Once. why: what they said in the ledger."""
+        if self._children and not self._told_why:
+            self._told_why = True
+            self._say(f"the worker waits: {why} (log: {self._children[0].log})")
 
     @property
     def logs(self) -> list[Path]:
@@ -101,7 +108,8 @@ class LocalWorkers:
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             self._n_deaths += 1
             if not (code < 0 or code == EX_TEMPFAIL) or self._n_deaths > MAX_DEATHS:
-                raise WorkerDied(f"a worker ended ({how}): {last_line(child.log)} (log: {child.log})")
+                words = last_line(child.log).removeprefix("scanfleet: ")
+                raise WorkerDied(f"a worker ended ({how}): {words} (log: {child.log})")
             self._on_death(child.process.pid)
             self._say(f"a worker ended ({how}), another one takes over (log: {child.log})")
             self._children[at] = self._start(at + 1)

@@ -77,7 +77,7 @@ def _serve(serve: Callable[[Settings], int], flags: dict[str, Any]) -> None:
         configure_logging(level=settings.log_level, json=settings.log_json)
         code = serve(settings)
     except ScanfleetError as error:
-        click.echo(f"error: {redact(str(error))}", err=True)
+        click.echo(f"scanfleet: {redact(' '.join(str(error).split()))}", err=True)
         code = error.exit_code
     _leave(code)
 

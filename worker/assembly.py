@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +12,7 @@ import sqlalchemy as sa
 from scanfleet.messages import score_queue
 from scanfleet.settings import Settings
 from worker.background import Timer
+from worker.books import new_name
 from worker.champions import Scorers
 from worker.decoders import Decoders
 from worker.device import Device
@@ -49,10 +47,11 @@ def running(
     model: Model,
     stop: Stop,
     stores: StoreFinder,
+    name: str | None = None,
     on_broken: Callable[[], None] = lambda: None,
 ) -> Iterator[Scoring]:
     """Device threads, stage threads, decoder processes and heartbeat around a pipeline."""
-    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    name = name or new_name()
     device = Device(
         token_budget=budget_for(settings, model), lanes=model.lanes, one_by_one=model.one_by_one, on_broken=on_broken
     )

@@ -62,13 +62,17 @@ class Timer:
         return True
 
 
-def until_it_heals(call: Callable[[], T], *, what: str) -> T:
-    """Call again, with growing pauses, while the world fails. SIGTERM ends the process meanwhile."""
+def until_it_heals(call: Callable[[], T], *, what: str, tell: Callable[[str], None] = lambda _: None) -> T:
+    """Call again, with growing pauses, while the world fails. SIGTERM ends the process meanwhile.
+
+    tell: is told each time what failed.
+    """
     for attempt in itertools.count(1):
         try:
             return call()
         except Retryable as error:
             pause = jittered(backoff_seconds(attempt))
             log.warning("start_waits_for_the_world", what=what, error=str(error), retry_seconds=round(pause, 1))
+            tell(str(error))
             time.sleep(pause)
     raise AssertionError("unreachable")

@@ -14,11 +14,12 @@ from worker.admission import check_access
 from worker.app import make_scoring_app
 from worker.assembly import running
 from worker.background import until_it_heals
+from worker.books import new_name, on_the_books
 from worker.consumer import consume
 from worker.model import load_model
 from worker.stop import Stop
 from worker.stores import OpenStores
-from worker.upkeep import row_of, timers
+from worker.upkeep import signs_of, timers
 from worker.wedge import EX_TEMPFAIL, end_overdue
 
 
@@ -35,14 +36,23 @@ def serve(settings: Settings) -> int:
     check_access(settings)
     with ExitStack() as stack:
         engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
-        model = until_it_heals(lambda: load_model(settings), what="model")
+        queue, name = score_queue(settings.model), new_name()
+        row = stack.enter_context(on_the_books(engine, worker=name, queue=queue, device=settings.device))
+        model = until_it_heals(lambda: load_model(settings), what="model", tell=row.wait_for)
         until_it_heals(lambda: register_shipped(engine, model.identity), what="ledger")
         scoring = stack.enter_context(
-            running(settings, engine=engine, model=model, stop=stop, stores=OpenStores(settings), on_broken=on_broken)
+            running(
+                settings,
+                engine=engine,
+                model=model,
+                stop=stop,
+                stores=OpenStores(settings),
+                name=name,
+                on_broken=on_broken,
+            )
         )
         app = make_scoring_app(settings, scoring.pipeline)
-        stack.enter_context(row_of(scoring, settings))
+        row.ready(device=model.device, say=signs_of(scoring))
         stack.enter_context(timers(scoring, app, settings))
-        queue, concurrency = score_queue(settings.model), settings.batches_in_flight
-        code = consume(app, queue=queue, concurrency=concurrency, name=scoring.name, stop=stop)
+        code = consume(app, queue=queue, concurrency=settings.batches_in_flight, name=name, stop=stop)
     return EX_TEMPFAIL if broken else code

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
-import socket
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import sqlalchemy as sa
 from celery import Celery
@@ -26,7 +24,7 @@ from worker.adapters import register_shipped
 from worker.admission import check_access
 from worker.app import make_training_app
 from worker.background import Timer, until_it_heals
-from worker.books import on_the_books
+from worker.books import new_name, on_the_books
 from worker.consumer import consume
 from worker.model import FAKE
 from worker.refresh import triggers
@@ -42,16 +40,17 @@ SWEEP_SECONDS = 600.0  # between two looks for work folders that nobody needs
 def serve_training(settings: Settings) -> int:
     """Train until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
     stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=end_overdue)
-    identity = until_it_heals(lambda: find_base(settings), what="model")
     check_access(settings)
     with ExitStack() as stack:
         engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
+        name = new_name()
+        row = stack.enter_context(on_the_books(engine, worker=name, queue=TRAIN_QUEUE, device=settings.device))
+        identity = until_it_heals(lambda: find_base(settings), what="model", tell=row.wait_for)
         # What a new adapter is compared with must be known, also before any worker scored.
         until_it_heals(lambda: register_shipped(engine, identity), what="ledger")
-        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         trainer = Trainer(engine, settings, name=name, stop=stop)
         app = make_training_app(settings, trainer)
-        stack.enter_context(_row_of(engine, settings, trainer))
+        row.ready(device=settings.device, say=_signs_of(trainer))
         stack.enter_context(_timers(engine, app, settings, trainer))
         return consume(app, queue=TRAIN_QUEUE, concurrency=1, name=name, stop=stop)
 
@@ -71,13 +70,13 @@ def find_base(settings: Settings) -> ModelIdentity:
     )
 
 
-def _row_of(engine: sa.Engine, settings: Settings, trainer: Trainer) -> AbstractContextManager[None]:
-    """The worker's row. What it is at is in the row of the training."""
+def _signs_of(trainer: Trainer) -> Callable[[sa.Connection], None]:
+    """What writes into the worker's row. What it is at is in the row of the training."""
 
     def say(connection: sa.Connection) -> None:
         beat(connection, worker=trainer.name, n_images=0, seconds={}, progressed=trainer.n_active > 0)
 
-    return on_the_books(engine, worker=trainer.name, queue=TRAIN_QUEUE, device=settings.device, beat=say)
+    return say
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 from celery import Celery
@@ -17,7 +17,6 @@ from scanfleet.store.engine import transaction
 from scanfleet.store.workers import beat, stop_worker
 from worker.assembly import Scoring
 from worker.background import Timer
-from worker.books import on_the_books
 from worker.hangs import HangWatch, Limits
 from worker.stage_log import StageLog
 from worker.watchdog import Watchdog, answers, work_in
@@ -29,8 +28,8 @@ WATCH_SECONDS = 10.0  # between two looks of the watchdog
 DEAF_SECONDS = 120.0  # this long idle beside ready batches is a wedge
 
 
-def row_of(scoring: Scoring, settings: Settings) -> AbstractContextManager[None]:
-    """The row of a scoring worker while it lives."""
+def signs_of(scoring: Scoring) -> Callable[[sa.Connection], None]:
+    """What writes into the row of a scoring worker that it lives, and what it did."""
     n_signs = -1
 
     def say(connection: sa.Connection) -> None:
@@ -39,8 +38,7 @@ def row_of(scoring: Scoring, settings: Settings) -> AbstractContextManager[None]
         progressed, n_signs = scoring.vitals.whole.n != n_signs, scoring.vitals.whole.n
         beat(connection, worker=scoring.name, n_images=n_images, seconds=seconds, progressed=progressed)
 
-    queue = score_queue(settings.model)
-    return on_the_books(scoring.engine, worker=scoring.name, queue=queue, device=scoring.model.device, beat=say)
+    return say
 
 
 @contextmanager

@@ -98,6 +98,8 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
         display.scored(now)
         if not now.ended:
             local.check(now.progress.n_done)
+            if now.progress.waiting_for:
+                local.say_why_waiting(now.progress.waiting_for)
     return now
 
 

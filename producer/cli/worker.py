@@ -54,6 +54,9 @@ def list_workers(flags: Flags, form: str) -> None:
         refused = refused_champions(connection)
     for refusal in refused:
         note(in_words(refusal))
+    for each, _ in found:
+        if each.waiting_for:
+            note(f"worker {each.id} cannot begin, it waits: {each.waiting_for}")
     if form == "json":
         click.echo(json.dumps([_record(each, times, at.get(each.id)) for each, times in found], indent=2))
         return
@@ -137,6 +140,7 @@ def _record(each: WorkerInfo, times: StageTimes, training: TrainingInfo | None) 
         "started_at": each.started_at.isoformat(),
         "beat_at": each.beat_at.isoformat(),
         "images": each.n_images,
+        "waiting_for": each.waiting_for,
         "times": times.record(),
         "training": None if training is None else training.id,
     }

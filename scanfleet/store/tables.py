@@ -212,3 +212,4 @@ class Worker(Base):
     stopped_at: Mapped[datetime | None]
     progress_at: Mapped[datetime | None]  # the last sign of work, not only of life
     ended_because: Mapped[str | None]  # what a worker that ended itself said
+    waiting_for: Mapped[str | None]  # what failed, in words, while it cannot begin

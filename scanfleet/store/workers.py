@@ -24,6 +24,7 @@ class WorkerInfo:
     beat_at: datetime
     n_images: int
     seconds: dict[str, Any] | None  # sums by name (scanfleet.stage_times) since the start
+    waiting_for: str | None  # what failed, in words, while it cannot begin
 
 
 def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int, queue: str, device: str) -> None:
@@ -44,6 +45,16 @@ def beat(
     if progressed:
         values["progress_at"] = at
     connection.execute(sa.update(Worker).where(Worker.id == worker).values(values))
+
+
+def set_waiting(connection: sa.Connection, worker: str, waiting_for: str) -> None:
+    """The worker cannot begin: the world failed."""
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(waiting_for=waiting_for))
+
+
+def set_ready(connection: sa.Connection, worker: str, *, device: str) -> None:
+    """The worker begins."""
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(waiting_for=None, device=device))
 
 
 def stop_worker(connection: sa.Connection, worker: str, *, because: str | None = None) -> None:

@@ -322,3 +322,27 @@ def test_a_truth_that_no_image_has_is_told_before_anything_is_scored(
     assert run.returncode == 2
     assert found in run.stderr
     assert not (data / "logs").exists()
+
+
+def test_a_model_that_cannot_be_fetched_is_told_wherever_one_looks(data: Path, pictures: Path) -> None:
+    run = start("run", pictures, "--check", "overlay", data_dir=data, model="foo/bar")  # the hub is away in all tests
+    try:
+        assert run.stderr is not None
+        told = next(line for line in run.stderr if "the worker waits" in line)
+        (log,) = (data / "logs").iterdir()
+        assert "cannot fetch foo/bar" in told
+        assert str(log) in told
+        with ledger(data) as connection:
+            scan_id = connection.execute(sa.select(Scan.id)).scalar_one()
+        for command in (("scans", "show", scan_id), ("scans", "show", scan_id, "--format", "json"), ("worker", "ls")):
+            answer = scanfleet(*command, data_dir=data)
+            assert "cannot fetch foo/bar" in answer.stdout + answer.stderr, command
+        asked = scanfleet("scan", pictures, "--check", "overlay", data_dir=data, model="foo/bar")
+        assert "cannot fetch foo/bar" in asked.stderr
+        run.send_signal(signal.SIGINT)
+        _, rest = run.communicate(timeout=PATIENCE_SECONDS)
+        assert run.returncode == 130
+        assert "the worker waits" not in rest
+    finally:
+        run.kill()
+        run.communicate()

@@ -30,10 +30,10 @@ def test_the_fleet_part_of_a_worker_needs_no_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (["--model", "./no-such-folder"], 10, "error: model: "),
-        (["--precision", "fp7"], 10, "error: settings: precision"),
-        (["--batches-in-flight", "0"], 10, "error: settings: batches_in_flight"),
-        (["--token-budget", "5"], 10, "error: settings: token_budget: must be auto, or a whole number"),
+        (["--model", "./no-such-folder"], 10, "scanfleet: model: "),
+        (["--precision", "fp7"], 10, "scanfleet: settings: precision"),
+        (["--batches-in-flight", "0"], 10, "scanfleet: settings: batches_in_flight"),
+        (["--token-budget", "5"], 10, "scanfleet: settings: token_budget: must be auto, or a whole number"),
     ],
 )
 def test_what_a_person_must_change_is_one_line_and_an_exit_code(
