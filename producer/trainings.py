@@ -191,6 +191,15 @@ def progress_words(training: TrainingInfo) -> str:
     return ", ".join(words)
 
 
+def report_page(settings: Settings, training: TrainingInfo) -> str | None:
+    """Where its page for people lies; None: it brought no figures."""
+    if not (training.report or {}).get("lines"):
+        return None
+    folder = settings.data_dir / "trainings" / str(training.id)
+    here = folder.is_dir()  # the page itself is drawn a moment after the training has ended
+    return f"{folder}/report.html" if here else f"trainings/{training.id}/report.html in the data folder of its worker"
+
+
 def outcome(training: TrainingInfo) -> str:
     """In a line, how it ended. Raises TrainingFailed unless it brought an adapter."""
     if training.state != "done":

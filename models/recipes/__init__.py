@@ -6,6 +6,7 @@ family (`models.training.targets`). Fields can be overridden one by one; every m
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -108,6 +109,10 @@ def load_recipe(name: str, *, overrides: Mapping[str, Any] | None = None) -> Rec
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, Recipe.model_fields, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise ModelInvalid(f"recipe {name}: no field {where}{meant}") from error
         words = problem["msg"].removeprefix("Value error, ")
         raise ModelInvalid(f"recipe {name}: {f'{where}: ' if where else ''}{words}") from error
 

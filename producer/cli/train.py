@@ -14,6 +14,7 @@ from producer.cli.tables import Cell, echo_table
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from scanfleet.settings import Settings
     from scanfleet.store.trainings import TrainingInfo
 
 HOW_LETTERS = 80  # of a reason in a table; `show` has all of it
@@ -80,7 +81,7 @@ def start(
             note(missing)
         if wait:
             with if_stopped(f"only the waiting ends: `scanfleet train watch {training_id}`"):
-                _follow(engine, training_id, strict=strict)
+                _follow(engine, settings, training_id, strict=strict)
 
 
 @train.command("ls")
@@ -126,7 +127,7 @@ def show(flags: Flags, /, *, training_id: int, form: str) -> None:
     Example:
       scanfleet train show 3 --format json
     """
-    from producer.trainings import record
+    from producer.trainings import record, report_page
     from scanfleet.store.engine import reading
     from scanfleet.store.trainings import get
 
@@ -135,7 +136,7 @@ def show(flags: Flags, /, *, training_id: int, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(record(found), indent=2))
         return
-    _show(found)
+    _show(found, page=report_page(flags.settings(), found))
 
 
 @train.command()
@@ -150,7 +151,7 @@ def watch(flags: Flags, /, *, training_id: int, strict: bool) -> None:
       scanfleet train watch 3
     """
     with flags.ledger() as engine:
-        _follow(engine, training_id, strict=strict)
+        _follow(engine, flags.settings(), training_id, strict=strict)
 
 
 @train.command()
@@ -175,9 +176,9 @@ def _shortened(words: str) -> str:
     return words if len(words) <= HOW_LETTERS else f"{words[: HOW_LETTERS - 1]}…"
 
 
-def _follow(engine: sa.Engine, training_id: int, *, strict: bool) -> None:
+def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: bool) -> None:
     """Raises TrainingFailed; GateNotPassed when `strict` asks for it."""
-    from producer.trainings import outcome, progress_words, require_promoted, watch
+    from producer.trainings import outcome, progress_words, report_page, require_promoted, watch
 
     told, stage, at = "", None, 0.0
     for now in watch(engine, training_id):
@@ -191,9 +192,12 @@ def _follow(engine: sa.Engine, training_id: int, *, strict: bool) -> None:
             if strict:
                 require_promoted(now)
             note(words)
+            page = report_page(settings, now)
+            if page is not None:
+                note(f"every figure and the plots: {page}")
 
 
-def _show(found: TrainingInfo) -> None:
+def _show(found: TrainingInfo, *, page: str | None) -> None:
     from producer.trainings import progress_words
 
     report = found.report or {}
@@ -208,6 +212,7 @@ def _show(found: TrainingInfo) -> None:
         "state": found.state if found.ended else f"{found.state}: {progress_words(found)}",
         "error": found.error,
         "adapter": found.adapter_id,
+        "page": page,
         "labels": ", ".join(f"{sum(each.values())} {split}" for split, each in labels.items()) or None,
         "left out": ", ".join(f"{n} {reason}" for reason, n in (report.get("left_out") or {}).items()) or None,
         "seconds": ", ".join(f"{stage} {spent:.1f}" for stage, spent in (report.get("seconds") or {}).items()) or None,

@@ -47,7 +47,8 @@ def test_every_recipe_can_be_loaded_and_steps_over_sixteen_images_by_default() -
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"rank": 8}, "recipe lora: rank: Extra inputs"),
+        ({"rank": 8}, "recipe lora: no field rank"),
+        ({"lrr": 1}, "recipe lora: no field lrr (did you mean lr?)"),
         ({"lr": "fast"}, "recipe lora: lr: "),
         ({"lr": float("nan")}, "recipe lora: lr: "),
         ({"epochs": 0}, "recipe lora: epochs: "),

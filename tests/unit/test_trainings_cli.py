@@ -91,7 +91,7 @@ def test_a_training_is_asked_for_once_listed_and_cancelled(engine: sa.Engine, tm
 
 REFUSED = {
     ("--recipe", "nope"): "no recipe 'nope'; choose one of",
-    ("--set", "nonsense=3"): "recipe pocket-lora: nonsense: ",
+    ("--set", "nonsense=3"): "recipe pocket-lora: no field nonsense",
     ("--recipe", "lora", "--set", "epochs=1.5"): "recipe lora: epochs: ",
     ("--over", "1"): "recipe auto trains no head",
     ("--recipe", "head", "--over", "1"): "adapter 1 is for check baggage on pocket, not for overlay on pocket",
@@ -153,7 +153,10 @@ def test_holding_is_an_outcome_and_an_error_only_where_that_is_asked(engine: sa.
     assert followed.exit_code == 0
     assert "training 1: hold: adapter 7 is registered, not in use: G2 better: undecided" in followed.stderr
     assert isinstance(train(tmp_path, "train", "watch", "1", "--strict").exception, GateNotPassed)
+    assert "trainings/1/report.html in the data folder of its worker" in followed.stderr
+    (tmp_path / "trainings" / "1").mkdir(parents=True)
     shown = train(tmp_path, "train", "show", "1").stdout
+    assert f"page      {tmp_path}/trainings/1/report.html" in shown
     assert "labels    4 train" in shown
     assert shown.endswith("hold: G2 better: undecided\n")
 
