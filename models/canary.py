@@ -47,7 +47,10 @@ class CanaryResult:
                 "this machine or version computes something else than training did"
             )
         if self.mean_effect <= LEAST_EFFECT:
-            return f"the adapter hardly moves the base's margins ({self.mean_effect:.3f} on average); train it again"
+            return (
+                f"the adapter hardly moves the base's margins ({self.mean_effect:.3f} on average), it learnt next to "
+                "nothing: it takes more labels, another recipe (head) or other words in the check"
+            )
         return None
 
 

@@ -54,6 +54,7 @@ class Slice:
     tally: Tally
     before: Tally | None
     reference: str | None
+    zero_shot: bool = False  # by the base alone
 
     @property
     def comparable(self) -> bool:
@@ -103,10 +104,10 @@ class Finding:
     words: str
 
 
-def judge(found: Slice) -> list[Finding]:
-    """What is to be said of a slice, the gravest first."""
+def judge(found: Slice, *, of_mass: bool = True) -> list[Finding]:
+    """What is to be said of a slice, the gravest first. of_mass: also of its label mass."""
     name = f"scan {found.scan}" + (f", {found.source}" if found.source is not None else "")
-    findings = [*_of_mass(found.tally), *_of_margins(found), *_of_flags(found)]
+    findings = [*(_of_mass(found.tally) if of_mass else ()), *_of_margins(found), *_of_flags(found)]
     order: tuple[Level, ...] = ("alarm", "watch", "note")
     told = [Finding(level=each.level, words=f"{name}: {each.words}") for each in findings]
     return sorted(told, key=lambda each: order.index(each.level))

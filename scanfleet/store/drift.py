@@ -55,21 +55,22 @@ def slices(
     """
     known: dict[int, Reference | None] = {}
     for scan, sources in _newest_scans(connection, check_name, scan_id=scan_id, limit=max_scans):
-        for scorer, words in _scorers_of(connection, check_name, scan, in_use=in_use):
-            if scorer not in known:
-                known[scorer] = _reference(connection, scorer, by=by)
+        for scorer in _scorers_of(connection, check_name, scan, in_use=in_use):
+            if scorer.id not in known:
+                known[scorer.id] = _reference(connection, scorer.id, by=by)
             looked_at = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
             for way in (None, by) if by is not None else (None,):
-                yield from _slices(connection, scan, sources, scorer, words, known[scorer], by=way, batches=looked_at)
+                yield from _slices(connection, scan, sources, scorer, known[scorer.id], by=way, batches=looked_at)
 
 
 def alarms(connection: sa.Connection, check_name: str) -> list[str]:
-    """What is alarming about a check now, in words. Looks at a part of the newest scans, whatever their size.
+    """Reasons to train a check anew, in words. Looks at a part of the newest scans, whatever their size.
 
-    An adapter that was replaced alarms nobody any more.
+    An adapter that was replaced alarms nobody any more. Where the base alone answers, little label mass is how it
+    speaks, and nothing that moved.
     """
     newest = slices(connection, check_name, max_scans=LOOK_SCANS, max_batches=LOOK_BATCHES, in_use=True)
-    found = [finding for each in newest for finding in judge(each)]
+    found = [finding for each in newest for finding in judge(each, of_mass=not each.zero_shot)]
     check = newest_check(connection, check_name)
     if check is not None:
         for labels in labels_of(connection, check):
@@ -104,8 +105,14 @@ def _newest_scans(
     return [(row.id, row.sources) for row in connection.execute(query)]
 
 
-def _scorers_of(connection: sa.Connection, check_name: str, scan_id: str, *, in_use: bool) -> list[tuple[int, str]]:
-    """(scorer, in words)"""
+@dataclass(frozen=True, kw_only=True)
+class _Scorer:
+    id: int
+    words: str
+    zero_shot: bool
+
+
+def _scorers_of(connection: sa.Connection, check_name: str, scan_id: str, *, in_use: bool) -> list[_Scorer]:
     used = sa.select(Batch.scorer_id).where(Batch.scan_id == scan_id, Batch.scorer_id.is_not(None)).distinct()
     query = (
         sa.select(ScorerRow.id, ScorerRow.base_model, ScorerRow.precision, Adapter.weights_sha256)
@@ -117,25 +124,25 @@ def _scorers_of(connection: sa.Connection, check_name: str, scan_id: str, *, in_
         of_check = sa.and_(Champion.check_name == check_name, Champion.base_model == ScorerRow.base_model)
         is_it = Champion.adapter_id.is_not_distinct_from(ScorerRow.adapter_id)
         query = query.outerjoin(Champion, of_check).where(sa.or_(Champion.check_name.is_(None), is_it))
-    return [
-        (row.id, f"{row.base_model} ({row.precision})" + (f", {row.weights_sha256[:12]}" if row.weights_sha256 else ""))
-        for row in connection.execute(query)
-    ]
+    found = []
+    for row in connection.execute(query):
+        adapter = "" if row.weights_sha256 is None else f", {row.weights_sha256[:12]}"
+        found.append(_Scorer(id=row.id, words=f"{row.base_model} ({row.precision}){adapter}", zero_shot=not adapter))
+    return found
 
 
 def _slices(
     connection: sa.Connection,
     scan_id: str,
     sources: Sequence[str],
-    scorer: int,
-    words: str,
+    scorer: _Scorer,
     reference: Reference | None,
     *,
     by: By | None,
     batches: Sequence[int] | None,
 ) -> Iterator[Slice]:
     edges = (0.0,) if reference is None else reference.edges
-    for source, tally in tallies_of(connection, scan_id, sources, scorer, edges, by=by, batches=batches).items():
+    for source, tally in tallies_of(connection, scan_id, sources, scorer.id, edges, by=by, batches=batches).items():
         before, held_to = None, None
         if reference is not None:
             name, before = reference.of(source)
@@ -143,8 +150,9 @@ def _slices(
         is_reference = reference is not None and reference.scan == scan_id
         yield Slice(
             scan=scan_id,
-            scorer_id=scorer,
-            scorer=words,
+            scorer_id=scorer.id,
+            scorer=scorer.words,
+            zero_shot=scorer.zero_shot,
             source=source,
             tally=tally,
             before=None if is_reference else before,

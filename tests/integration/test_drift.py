@@ -14,7 +14,7 @@ from scanfleet.settings import load_settings
 from scanfleet.store.adapters import AdapterInfo, register_adapter
 from scanfleet.store.base import Base
 from scanfleet.store.champions import promote
-from scanfleet.store.drift import alarms, slices
+from scanfleet.store.drift import alarms, alarms_of_scan, slices
 from scanfleet.store.engine import connect, reading, transaction
 from scanfleet.store.uri_parts import By
 from tests.verdict_rig import VerdictRig
@@ -146,10 +146,22 @@ def test_sources_and_folders_are_told_apart(each_rig: VerdictRig) -> None:
 
 
 def test_little_label_mass_alarms_in_the_first_scan_already(rig: VerdictRig) -> None:
+    info = {"check_hash": "h", "base_model": "fake", "base_revision": "1", "uri": "/x", "weights_sha256": "a" * 64}
+    with transaction(rig.engine) as connection:
+        adapter = register_adapter(connection, AdapterInfo(check_name="overlay", **info))
     rig.scan("first")
-    rig.verdicts("first", rig.scorer(), margins(1), mass=0.5)
+    rig.verdicts("first", rig.scorer(adapter_id=adapter), margins(1), mass=0.5)
     (words,) = alarming(rig)
     assert "100.0% of the verdicts have a label mass under 0.9 (mean 0.50)" in words
+
+
+def test_little_label_mass_of_the_base_alone_is_told_and_no_reason_to_train(rig: VerdictRig) -> None:
+    rig.scan("first")
+    rig.verdicts("first", rig.scorer(), margins(1), mass=0.5)
+    assert alarming(rig) == []
+    with reading(rig.engine) as connection:
+        (words,) = alarms_of_scan(connection, rig.check.name, "first")
+    assert "label mass under 0.9" in words
 
 
 def test_a_look_at_part_of_a_scan_sees_what_the_whole_shows(rig: VerdictRig) -> None:

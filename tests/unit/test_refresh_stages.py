@@ -34,6 +34,7 @@ from worker.refresh import labels
 from worker.refresh.child import _last_words
 from worker.refresh.context import Context, StopAskedError, Teller, run_stages
 from worker.refresh.ending import finish
+from worker.refresh.fitting import _learnt
 from worker.refresh.images import Labelled, materialise
 from worker.refresh.progress import Standing
 from worker.refresh.work import WorkFolder, folder_of, sweep
@@ -374,3 +375,10 @@ def test_the_shadow_set_is_drawn_from_scored_images_that_nobody_labelled(tmp_pat
     assert len({one.content_sha256 for one in drawn}) == 6
     assert len(every) == 12
     assert {one.content_sha256 for one in every} - {one.content_sha256 for one in left} == {known.content_sha256}
+
+
+def test_an_adapter_without_effect_is_told_with_what_it_learnt_from() -> None:
+    assert "(244 training images, loss 0.70 in" in _learnt(
+        {"learnt_from": 244, "history": [{"loss": 0.75}, {"loss": 0.7}]}
+    )
+    assert _learnt({"learnt_from": 244, "history": [{"loss": None}]}) == ""  # it ran away
