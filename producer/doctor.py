@@ -16,13 +16,14 @@ import sqlalchemy as sa
 from producer.launch import SILENT_SECONDS
 from producer.named import NamedImages
 from producer.refused import in_words, refused_champions
-from scanfleet.access import check_broker
+from scanfleet.access import check_broker, lonely_broker
+from scanfleet.adapter_files import shared_place
 from scanfleet.errors import Retryable, ScanfleetError, SchemaOutdated
 from scanfleet.objects import ObjectStore, open_store
 from scanfleet.queue import broker_folder, make_app
 from scanfleet.redaction import redact
 from scanfleet.settings import Settings
-from scanfleet.stage_times import STARVED, StageTimes
+from scanfleet.stage_times import StageTimes
 from scanfleet.store.batches import NewImage
 from scanfleet.store.engine import reading
 from scanfleet.store.schema import check_schema, first_contact
@@ -58,8 +59,9 @@ def failure(name: str, error: ScanfleetError) -> Finding:
 
 
 def look_around(settings: Settings) -> Iterator[Finding]:
-    """Data folder, ledger, workers and broker; a fault of one does not hide the others."""
-    for name, look in (("data folder", _data_dir), ("ledger", _ledger), ("broker", _broker)):
+    """Data folder, ledger, workers, broker, place of adapters; a fault of one does not hide the others."""
+    looks = (("data folder", _data_dir), ("ledger", _ledger), ("broker", _broker), ("adapters_url", _adapters_place))
+    for name, look in looks:
         try:
             yield from look(settings)
         except ScanfleetError as error:
@@ -120,6 +122,10 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
 
 def _workers(workers: list[WorkerInfo]) -> Finding:
     """What those that run say of themselves."""
+    waits = next((worker for worker in workers if worker.waiting_for), None)
+    if waits is not None:
+        text = f"{waits.id} for {waits.queue} cannot begin, it waits: {waits.waiting_for}"
+        return Finding(name="workers", status="warn", text=text, figures={"n": len(workers)})
     if not workers:
         return Finding(name="workers", status="ok", text="none gave a sign lately", figures={"n": 0})
     queues = ", ".join(sorted({worker.queue for worker in workers}))
@@ -129,9 +135,8 @@ def _workers(workers: list[WorkerInfo]) -> Finding:
         return Finding(name="workers", status="ok", text=text, figures={"n": len(workers)})
     figures = {"n": len(workers), "device_idle_share": whole.idle_share, "bottleneck": whole.bottleneck}
     text += f", their devices idle {whole.idle_share:.0%} of the time".replace("%", " %")
-    starved = whole.idle_share > STARVED
-    remedy = f"bottleneck: {whole.bottleneck}; see `scanfleet scans show`" if starved else None
-    return Finding(name="workers", status="warn" if starved else "ok", text=text, remedy=remedy, figures=figures)
+    remedy = f"bottleneck: {whole.bottleneck}; see `scanfleet scans show`" if whole.starved else None
+    return Finding(name="workers", status="warn" if whole.starved else "ok", text=text, remedy=remedy, figures=figures)
 
 
 def _sum(workers: list[WorkerInfo]) -> dict[str, float]:
@@ -145,6 +150,10 @@ def _sum(workers: list[WorkerInfo]) -> dict[str, float]:
 def _broker(settings: Settings) -> Iterator[Finding]:
     """Raises ScanfleetError."""
     name = redact(settings.broker)
+    lonely = lonely_broker(settings)
+    if lonely is not None:
+        yield Finding(name="broker", status="warn", text=lonely)
+        return
     if settings.broker.startswith("filesystem"):
         folder = broker_folder(settings)
         if not folder.is_dir():
@@ -157,6 +166,19 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     seconds = time.perf_counter() - start
     text = f"{name}: connected in {_ms(seconds)}"
     yield _timed("broker", text, seconds, {"connect_seconds": seconds}, remedy="a broker nearer to the workers")
+
+
+def _adapters_place(settings: Settings) -> Iterator[Finding]:
+    """Raises ScanfleetError. Only where one is set: it is read by every worker and written at the end of a training."""
+    if settings.adapters_url is None:
+        return
+    place = shared_place(settings)
+    next(open_store(place, settings, root=place).list(f"{place}/" if place.startswith("s3://") else place), None)
+    if not place.startswith("s3://") and not os.access(place, os.W_OK | os.X_OK):
+        text = f"{place} cannot be written: no training can bring its adapter there from here"
+        yield Finding(name="adapters_url", status="warn", text=text)
+        return
+    yield Finding(name="adapters_url", status="ok", text=f"{redact(place)} can be listed")
 
 
 def _timed(name: str, text: str, seconds: float, figures: dict[str, Any], *, remedy: str) -> Finding:

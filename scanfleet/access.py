@@ -98,6 +98,16 @@ def warn_of_open_connections(settings: Settings) -> None:
             log.warning("connection_in_the_open", why=flaw)
 
 
+def lonely_broker(settings: Settings) -> str | None:
+    """Why workers on other machines are not knocked for, and what to do; None: they are, or there can be none."""
+    if settings.broker_url is not None or settings.database.startswith("sqlite"):
+        return None
+    return (
+        "the ledger is a server's, but the broker is a folder of this machine: workers elsewhere hear no knocks; set "
+        "broker_url to the fleet's redis://"
+    )
+
+
 def _line(what: str, words: str, known: tuple[tuple[str, str], ...]) -> str:
     advice = _advice(words, known)
     first = (words.splitlines() or [""])[0]

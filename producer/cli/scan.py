@@ -40,6 +40,7 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
       scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --sample 500 --dry-run
     """
     from producer.launch import Request, open_session
+    from scanfleet.access import lonely_broker
     from scanfleet.model_names import require_model
 
     request = Request(**chosen)
@@ -48,6 +49,9 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
     if dry_run:
         _show_preview(request, settings)
         return
+    lonely = lonely_broker(settings)
+    if lonely is not None:
+        note(lonely)
     with open_session(settings) as session, open_display() as display:
         with if_stopped("what is listed is kept; the same command goes on with the listing"):
             last = _enqueue(session, request, display)

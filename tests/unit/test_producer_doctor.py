@@ -7,6 +7,7 @@ import pytest
 from producer.doctor import Finding, look_around, look_at_source
 from producer.forecast import advice, forecast
 from producer.settings_origin import origins, worth_showing
+from scanfleet.access import lonely_broker
 from scanfleet.settings import load_settings
 from scanfleet.store import workers
 from scanfleet.store.engine import transaction
@@ -129,3 +130,28 @@ def test_a_source_that_gives_nothing_in_time_is_told(tmp_path: Path) -> None:
     assert found.status == "warn"
     assert "0 fetched within 0 s" in found.text
     assert "images_per_second" not in found.figures
+
+
+def test_a_broker_of_this_machine_beside_a_ledger_of_many_is_told(tmp_path: Path) -> None:
+    url = "postgresql://u:geheim12@127.0.0.1:1/x"
+    assert look(tmp_path, database_url=url)["broker"].status == "warn"
+    assert look(tmp_path, database_url=f"sqlite:///{tmp_path}/own.db")["broker"].status == "ok"
+    assert lonely_broker(load_settings(database_url=url, broker_url="redis://127.0.0.1:1/0")) is None
+
+
+def test_the_place_of_adapters_is_looked_at_before_a_training_ends(tmp_path: Path) -> None:
+    missing = look(tmp_path, adapters_url=str(tmp_path / "gone"))["adapters_url"]
+    assert (missing.status, missing.exit_code) == ("fail", 14)
+    assert str(tmp_path / "gone") in missing.text
+    assert look(tmp_path, adapters_url=str(tmp_path))["adapters_url"].status == "ok"
+    assert "adapters_url" not in look(tmp_path)
+
+
+def test_workers_that_cannot_begin_are_told(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    with ledger(settings) as engine, transaction(engine) as connection:
+        workers.start_worker(connection, worker="w", host="h", pid=1, queue="score.foo", device="auto")
+        workers.set_waiting(connection, "w", "cannot fetch foo")
+    found = look(tmp_path)["workers"]
+    assert found.status == "warn"
+    assert "cannot fetch foo" in found.text
