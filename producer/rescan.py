@@ -29,7 +29,7 @@ from scanfleet.store.tables import Batch, Scan
 DEFAULT_WIDTH = 1.0  # logits
 DEFAULT_AUDIT, LEAST_AUDIT, MOST_AUDIT = 0.05, 100, 2000  # a fraction of the rest, and images
 NEARLY_ALL = 0.9  # of all answers: a selection of so many selects nothing
-MEASURED = "margins of 90 % of the golden images moved by no more from the champion before to this one"
+MEASURED = "nine in ten margins of golden images moved less from the champion before to this one"
 BEHIND_ALL = "g"  # no identity, in hexadecimal, comes after it
 
 Cursor = dict[str, Any]  # part: changeable or audit; after, until: of image ids or identities; left: of the sample

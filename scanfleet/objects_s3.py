@@ -133,4 +133,6 @@ def _raise_fetching(error: botocore.exceptions.ClientError, uri: str) -> Never:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, botocore.exceptions.NoCredentialsError):
+        return "no credentials found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -97,11 +97,16 @@ class StageTimes:
         return _share(self["scored"], self["under_way"])
 
     @property
+    def starved(self) -> bool:
+        """Whether the device was idle for too long; by whole percents, as people see it."""
+        return self.idle_share is not None and round(self.idle_share, 2) > STARVED
+
+    @property
     def bottleneck(self) -> str | None:
         """A key of ADVICE: what the rest waits for. None: nothing was scored."""
         if self.idle_share is None or not self["forwards"]:
             return None
-        if self.idle_share < STARVED:
+        if not self.starved:
             return "device"
         if sum(self[stage] for stage in THREAD_STAGES) < BUSY * self["threads"]:
             return "batches"

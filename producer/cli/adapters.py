@@ -181,8 +181,11 @@ def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | 
     with ledger(settings) as engine, transaction(engine) as connection:
         base = model or _base_of(connection, check_name, settings)
         change = champions.roll_back(connection, check_name, base, why=why or "by hand", who=_user(who))
-    now, before = ("no adapter" if i is None else f"adapter {i}" for i in (change.adapter_id, change.previous_id))
-    note(f"check {check_name} on {base}: {now} in the place of {before}")
+    before, now = (
+        "the base model alone" if i is None else f"adapter {i}" for i in (change.previous_id, change.adapter_id)
+    )
+    note(f"check {check_name} on {base}: {before} is out of use, {now} answers from now on")
+    note("answers given before stay: `scanfleet rescan SCAN` renews them")
 
 
 def _base_of(connection: sa.Connection, check_name: str, settings: Settings) -> str:

@@ -148,7 +148,7 @@ def echo_summary(summary: Summary, split: str | None) -> None:
         (summary.n_near, "images that look like another one: they share its split"),
         (summary.n_conflicts, "images on which people differ then: they are used for nothing until it is settled"),
         (summary.n_refused, f"images that are not in the split {split}: their cluster lies elsewhere, and stays there"),
-        (summary.n_unused, "images between two splits, or like a golden image that nobody chose: used for nothing"),
+        (summary.n_unused, "images that resemble images of two splits, or golden ones that nobody chose: unused"),
         (summary.n_shut_out, "images of this check that were golden by their hash: used for nothing from now on"),
         (summary.n_mixed, "images with boxes of several labels: one that flags was taken for the image"),
         (summary.n_blank, "rows without a label: left out"),

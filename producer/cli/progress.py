@@ -39,6 +39,9 @@ def open_display() -> Display:
 
 
 def listed_words(page: Enqueued) -> str:
+    limit = page.scan.filters.get("limit")  # the listing ends at it: how far it looked tells nothing
+    if limit is not None and not page.scan.rescan_of:
+        return f"{page.n_new} new (--limit {limit})"
     return f"{page.n_listed} listed, {page.n_new} new"
 
 

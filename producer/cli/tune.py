@@ -112,7 +112,8 @@ def tune(
         record, stopped = _follow(child)
     show_report(record, as_json=as_json)
     if out is not None:
-        note(f"report, picture and check file are in {out}")
+        files = "report and picture" if record["tuned"] is None else "report, picture and check file"
+        note(f"{files} are in {out}")
     if stopped:
         raise KeyboardInterrupt
     if apply_it:

@@ -75,6 +75,9 @@ def _boxes(texts: Sequence[str], label: str, check: Check) -> tuple[RawBox, ...]
     """`x0 y0 x1 y1`, or with a label before it. None: nobody said where."""
     if not texts:
         return None
+    for text in texts:
+        if len(text.split()) < 4 or any("," in word for word in text.split()[-4:]):
+            raise FaultyLineError(f"--box {text[:60]!r}: write four numbers with spaces between: '10 20 90 60'")
     full = [text if len(text.split()) > 4 else f"{label} {text}" for text in texts]
     boxes = boxes_of("; ".join(full)) or ()
     for box in boxes:

@@ -186,11 +186,11 @@ def _held_back(scan_id: str) -> sa.ScalarSelect[str | None]:
 
 def pause(connection: sa.Connection, scan_id: str) -> None:
     """No further batch is claimed; batches under way end normally, which takes seconds."""
-    _move(connection, scan_id, {"running"}, "paused")
+    _move(connection, scan_id, {"running"}, "paused", done="paused")
 
 
 def resume(connection: sa.Connection, scan_id: str) -> None:
-    _move(connection, scan_id, {"paused"}, "running")
+    _move(connection, scan_id, {"paused"}, "running", done="resumed")
 
 
 def cancel(connection: sa.Connection, scan_id: str) -> int:
@@ -216,7 +216,7 @@ def _cancel_batches(connection: sa.Connection, scan_id: str) -> bool:
     opened = (Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
     with connection.begin_nested() as attempt:
         hold_batches(connection, *opened)
-        _move(connection, scan_id, {"running", "paused"}, "cancelled")
+        _move(connection, scan_id, {"running", "paused"}, "cancelled", done="cancelled")
         n_held = hold_batches(connection, *opened, skip_locked=True)
         n_open = connection.execute(sa.select(sa.func.count()).select_from(Batch).where(*opened)).scalar_one()
         if n_open > n_held:
@@ -228,11 +228,11 @@ def _cancel_batches(connection: sa.Connection, scan_id: str) -> bool:
     return True
 
 
-def _move(connection: sa.Connection, scan_id: str, allowed: set[str], to: str) -> None:
+def _move(connection: sa.Connection, scan_id: str, allowed: set[str], to: str, *, done: str) -> None:
     moved = connection.execute(sa.update(Scan).where(Scan.id == scan_id, Scan.state.in_(allowed)).values(state=to))
     if moved.rowcount == 0:
         state = get_scan(connection, scan_id).state
-        raise RequestError(f"scan {scan_id} is {state}; only a {' or '.join(sorted(allowed))} scan can be {to}")
+        raise RequestError(f"scan {scan_id} is {state}; only a {' or '.join(sorted(allowed))} scan can be {done}")
 
 
 def finish_if_complete(connection: sa.Connection, scan_id: str) -> bool:

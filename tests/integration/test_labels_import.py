@@ -376,7 +376,9 @@ def test_a_label_by_hand(ledger: Ledger, folder: Path, monkeypatch: pytest.Monke
     assert "said so before" in again
     for arguments, words in (
         (["1.png", "sky"], "'sky' is no label of check overlay"),
-        (["1.png", "none", "--box", "1 2 3"], "is not `label x0 y0 x1 y1`"),
+        (["1.png", "none", "--box", "1 2 3"], "--box '1 2 3': write four numbers"),
+        (["1.png", "none", "--box", "10,20,90,60"], "--box '10,20,90,60': write four numbers"),
+        (["1.png", "none", "--box", "10, 20, 90, 60"], "--box '10, 20, 90, 60': write four numbers"),
         (["1.png", "none", "--box", "sky 1 2 3 4"], "'sky' is no label"),
         (["https://h/a.png", "none"], "cannot be read"),
         (["m.csv", "none"], "decode: not_an_image"),

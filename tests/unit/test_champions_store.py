@@ -215,8 +215,10 @@ def test_promote_and_rollback_by_hand(engine: sa.Engine, tmp_path: Path) -> None
     assert "the gate says hold" in str(run(tmp_path, "promote", str(held), code=23).exception)
     assert "--force needs --why" in run(tmp_path, "promote", str(held), "--force", code=2).stderr
     run(tmp_path, "promote", str(held), "--force", "--why", "old labels", "--who", "ann")
-    assert f"adapter {one} in the place of adapter {held}" in run(tmp_path, "rollback", "--check", "overlay").stderr
-    assert "no adapter in the place of" in run(tmp_path, "rollback", "--check", "overlay").stderr
+    back = run(tmp_path, "rollback", "--check", "overlay").stderr
+    assert f"adapter {held} is out of use, adapter {one} answers" in back
+    alone = run(tmp_path, "rollback", "--check", "overlay").stderr
+    assert f"adapter {one} is out of use, the base model alone answers" in alone
     run(tmp_path, "rollback", "--check", "overlay", code=17)
     run(tmp_path, "rollback", "--check", "nothing", code=17)
     with transaction(engine) as connection:

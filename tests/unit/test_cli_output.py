@@ -1,5 +1,6 @@
 """What commands print: columns, progress, figures."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from producer.agreement import Agreement
 from producer.cli.outcome import echo_agreement, echo_summary
-from producer.cli.progress import LineDisplay, scored_words
+from producer.cli.progress import LineDisplay, listed_words, scored_words
 from producer.cli.run import _conclude
 from producer.cli.scan import say_what_was_listed
 from producer.cli.tables import count, echo_table, size_text
@@ -171,3 +172,9 @@ def test_without_flags_no_precision_is_claimed(capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert "accuracy: undefined (0 images)" in printed
     assert "precision" not in printed
+
+
+def test_a_listing_that_ends_at_a_limit_says_what_it_took() -> None:
+    limited = replace(scan(), filters={"limit": 5})
+    assert listed_words(replace(page(5), scan=limited, n_listed=64)) == "5 new (--limit 5)"
+    assert listed_words(page(7)) == "7 listed, 7 new"

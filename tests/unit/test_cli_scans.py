@@ -119,6 +119,7 @@ def test_pausing_and_ending_say_what_becomes_of_batches_under_way(tmp_path: Path
     assert "2 batches under way are handed back within about 2 s" in paused[2]
     assert f"scanfleet scans resume {scan_id}" in paused[2]
     resumed = scans(tmp_path, "resume", scan_id)
+    assert "only a paused scan can be resumed" in scans(tmp_path, "resume", scan_id)[2]
     assert "is running; no worker for model fake gave a sign lately" in resumed[2]
     ended = scans(tmp_path, "cancel", scan_id)
     assert "not scored: 3 images; workers drop the 2 batches under way within about 2 s" in ended[2]

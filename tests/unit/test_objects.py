@@ -9,6 +9,7 @@ import pytest
 
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
 from scanfleet.objects import FolderStore, MemoryStore, ObjectStore, open_store, path_to_uri, uri_to_path
+from scanfleet.objects_s3 import S3Store
 from scanfleet.settings import load_settings
 
 
@@ -206,3 +207,11 @@ def test_memory_is_a_peer() -> None:
 def test_unknown_schemes_are_refused() -> None:
     with pytest.raises(BadSource, match="ftp"):
         open_store("ftp://host/x", load_settings())
+
+
+def test_a_bucket_without_credentials_says_what_to_set(tmp_path: Path) -> None:
+    store = S3Store.connect(load_settings(data_dir=tmp_path, s3_endpoint_url="http://127.0.0.1:1"))
+    with pytest.raises(AccessDenied, match="s3://b: no credentials found: set AWS_PROFILE"):
+        next(store.list("s3://b/"))
+    with pytest.raises(StoreUnavailable, match="no credentials found"):
+        store.fetch("s3://b/x.jpg", etag=None, max_bytes=1)

@@ -96,7 +96,7 @@ def test_from_the_dry_run_to_the_report(held: Archive, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gate", "arguments", "words"),
     [
-        ({"figures": {"margin_move_p90": 8.0}}, (), "8.00 logits (margins of 90 % of the golden images"),
+        ({"figures": {"margin_move_p90": 8.0}}, (), "8.00 logits (nine in ten margins of golden images"),
         ({"figures": {"margin_move_p90": 8.0}}, (), "nearly everything: the two models' margins differ too much"),
         ({"figures": {"margin_move_p90": 0.5}}, (), "nearly everything: most of it is the audit sample"),
         (None, ("--band", "5"), "nearly everything: so many answers are `review` or within the band"),

@@ -1,13 +1,14 @@
 """The search finds what was planted, at no more than the limit, and says nothing where there is nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from models.crops.policy import CropPolicy
 from models.crops.wording import names
-from models.types import Question
+from models.types import Question, Reading
 from scanfleet.checks import Check
 from tests.unit.tuned_sight import CHECK, IDENTITY, QUESTION, PlantedSight, examples
 from worker.tune.search import Stopped
@@ -159,3 +160,13 @@ def test_few_images_decide_nothing() -> None:
     assert few["chosen"] is None
     assert "too few images" in few["reason"]
     assert any("only a large change" in note for note in few["notes"])
+
+
+@pytest.mark.parametrize("largest", [320 * 320, 10**9])
+def test_a_larger_budget_that_read_nothing_larger_is_called_so(largest: int) -> None:
+    class Small(PlantedSight):
+        def first(self, first: First, images: Sequence[int]) -> list[Reading]:
+            return super().first(replace(first, max_pixels=min(first.max_pixels, largest)), images)
+
+    record = tune(Small(examples(120), helps=crop_helps), trials=10)
+    assert any("read no image larger" in note for note in record["notes"]) == (largest == 320 * 320)

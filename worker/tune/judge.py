@@ -35,10 +35,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """chosen: place on the front; None: no setting is measurably better, for the reason in words."""
+    """chosen: place on the front; None: no setting is measurably better, for the reason in words. grew: whether the
+    larger budget read more of any image."""
 
     standing: Row
     larger: Row
+    grew: bool
     front: tuple[Row, ...]
     chosen: int | None
     reason: str
@@ -79,7 +81,8 @@ def judge(
             f"too few images to tell: {least} held-out groups of the rarer side, {LEAST_GROUPS} are needed "
             f"({LEAST_GROUPS * 2} labelled ones)"
         )
-    return Judged(standing=rows[0], larger=rows[1], front=on_front, chosen=chosen, reason=reason)
+    grew = seen.mean_tokens > once.mean_tokens
+    return Judged(standing=rows[0], larger=rows[1], grew=grew, front=on_front, chosen=chosen, reason=reason)
 
 
 def _least_groups(truth: Truth, objective: Objective) -> int:

@@ -147,6 +147,8 @@ class Tuning:
         if self._kept.words:
             what = "words and first pixel budget" if self._kept.budget else "words"
             notes.append(f"the {what} are those that the adapter was trained on: they were not moved")
+        if not judged.grew:
+            notes.append("the larger budget read no image larger: they are no larger, or the cost limit leaves no room")
         truth = self._evaluator.truth(self.parts.held_out)
         n = int(truth.positive.sum())
         least = min(n, len(truth.positive) - n) if self._question.flags else len(truth.positive)
