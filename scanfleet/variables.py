@@ -13,7 +13,9 @@ from scanfleet.faults import nearest, one_line
 
 PREFIX = "SCANFLEET_"
 NO_SETTINGS = ("fake_seconds", "fake_poison")  # what tests tell the fake model (worker/model.py)
-SLIP = 0.8  # likeness of two names from which on one is the other, mistyped
+# Likeness of two names from which on one is the other, mistyped. Kubernetes makes SCANFLEET_DATABASE_PORT of a service
+# scanfleet-database, which is none: 0.80.
+SLIP = 0.85
 
 log = logging.getLogger(__name__)  # writes to stderr also before the log is set up
 
@@ -30,9 +32,14 @@ def find_slips(environment: MutableMapping[str, str], settings: Collection[str])
             continue
         near = nearest(word, settings)
         meant = f" (did you mean {PREFIX}{near.upper()}?)" if near else ""
-        if difflib.get_close_matches(word, settings, n=1, cutoff=SLIP):
+        if near and _is_slip(word, near):
             slips.append(f"{one_line(name)}: is not known{meant}")
         else:
             log.warning("scanfleet: %s is not known%s: it has no effect", one_line(name), meant)
             del environment[name]
     return slips
+
+
+def _is_slip(word: str, setting: str) -> bool:
+    """Also letters in another order, which weigh much in a short name."""
+    return sorted(word) == sorted(setting) or difflib.SequenceMatcher(None, word, setting).ratio() >= SLIP

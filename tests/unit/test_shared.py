@@ -45,23 +45,27 @@ def test_faulty_settings_are_named_without_their_values(monkeypatch: pytest.Monk
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_mistyped_variable_is_refused_with_the_name_it_is_like(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCANFLEET_BATCHIMAGES", "5")
+@pytest.mark.parametrize(("slip", "meant"), [("BATCHIMAGES", "BATCH_IMAGES"), ("MODLE", "MODEL")])
+def test_a_mistyped_variable_is_refused_with_the_name_it_is_like(
+    monkeypatch: pytest.MonkeyPatch, slip: str, meant: str
+) -> None:
+    monkeypatch.setenv(f"SCANFLEET_{slip}", "5")
     monkeypatch.setenv("SCANFLEET_FETCH_THREADS", "many")
-    with pytest.raises(BadSettings, match=r"SCANFLEET_BATCHIMAGES: .*SCANFLEET_BATCH_IMAGES.*; fetch_threads: "):
+    with pytest.raises(BadSettings, match=rf"SCANFLEET_{slip}: .*SCANFLEET_{meant}\?.*; fetch_threads: "):
         load_settings()
 
 
+@pytest.mark.parametrize("name", ["SCANFLEET_NIGHT_SHIFT", "SCANFLEET_DATABASE_PORT"])  # a newer release; Kubernetes
 def test_a_variable_like_no_setting_is_told_once_and_stops_nobody(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    monkeypatch.setenv("SCANFLEET_NIGHT_SHIFT", "1")  # of a newer release, perhaps
+    monkeypatch.setenv(name, "1")
     monkeypatch.setenv("scanfleet_batch_images", "6")
     assert load_settings().batch_images == 6
     load_settings()
     (told,) = caplog.messages
-    assert "SCANFLEET_NIGHT_SHIFT" in told
-    assert "SCANFLEET_NIGHT_SHIFT" not in os.environ  # a child process would tell it again
+    assert name in told
+    assert name not in os.environ  # a child process would tell it again
 
 
 def test_what_the_fake_model_is_told_is_no_slip(monkeypatch: pytest.MonkeyPatch) -> None:
