@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -111,3 +111,18 @@ def _open_regular(name: str, folder: int) -> int:
         os.close(descriptor)
         raise Refused("not a regular file")
     return descriptor
+
+
+def names_below(folders: MutableSequence[bytes]) -> Iterator[bytes]:
+    """Every file below these, not looked at; `folders` is used up. One that cannot be opened is named itself."""
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        yield entry.path
+        except OSError:  # excluded perhaps because it cannot be read: no reason to refuse the rest
+            yield os.path.join(folder, b"")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from scanfleet.below import Refused, is_below, open_below, write_below
+from scanfleet.below import Refused, is_below, names_below, open_below, write_below
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
 from scanfleet.settings import Settings
 
@@ -94,7 +94,7 @@ class FolderStore:
             yield from self._files(stack.pop(), subfolders, unwanted, first=first)
             stack += sorted(subfolders, reverse=True)
             first = False
-        yield from _names_below(unwanted)
+        yield from (ObjectInfo(uri=path_to_uri(path)) for path in names_below(unwanted))
 
     def _files(
         self, folder: bytes, subfolders: MutableSequence[bytes], unwanted: MutableSequence[bytes], *, first: bool
@@ -178,21 +178,6 @@ class FolderStore:
                 speed = f"{len(data)} bytes in {spent:.0f} s ({len(data) / spent:.0f} bytes/s)"
                 raise StoreUnavailable(f"the folder {self.root} is too slow: {speed} (fetch_deadline_seconds)")
         return bytes(data)
-
-
-def _names_below(folders: MutableSequence[bytes]) -> Iterator[ObjectInfo]:
-    """Every file below these, unasked for its size and version; `folders` is used up."""
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    else:
-                        yield ObjectInfo(uri=path_to_uri(entry.path))
-        except OSError:  # excluded perhaps because it cannot be read: no reason to refuse the rest
-            yield ObjectInfo(uri=path_to_uri(os.path.join(folder, b"")))
 
 
 @dataclass
