@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -53,13 +52,12 @@ def _join(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     return torch.cat((prefix.expand(len(own), -1, -1, -1), own), dim=-2)
 
 
-@cache
-def cache_keyword(network: type) -> str:
+def cache_keyword(network: Any) -> str:
     """The argument that a network's forward takes keys and values by, and the field of its output that has them.
 
     transformers 5.24 renamed `past_key_values` to `cache`, and takes the old name until 5.40 with a warning.
     """
-    return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"  # type: ignore[attr-defined]
+    return "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
 
 
 class Prefix:
@@ -76,7 +74,7 @@ class Prefix:
     @classmethod
     def of(cls, network: Any, ids: Sequence[int], **inputs: Any) -> Prefix:
         """Run the tokens alone. inputs: further inputs of the forward, such as their positions."""
-        keyword = cache_keyword(type(network))
+        keyword = cache_keyword(network)
         if not ids:
             return cls([], length=0, keyword=keyword)
         out = network(input_ids=torch.tensor([ids], device=network.device), use_cache=True, **inputs)

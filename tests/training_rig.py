@@ -23,6 +23,7 @@ from scanfleet.store.labels import NewLabel, add_labels, newest_label
 from scanfleet.store.tables import Adapter, LabelledImage
 from scanfleet.store.trainings import TrainingInfo
 from tests.migrated import upgrade
+from tests.patience import patient
 
 CHECK = "overlay"
 SPLITS = ("train", "train", "train", "calibration", "threshold", "golden")
@@ -114,12 +115,12 @@ class Ground:
                     return int(child)
         return None
 
-    def until(self, condition: Callable[[], bool], *, patience: float = PATIENCE_SECONDS) -> None:
-        deadline = time.monotonic() + patience
+    def until(self, condition: Callable[[], bool], *, seconds: float = PATIENCE_SECONDS) -> None:
+        start = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
+            if time.monotonic() - start > patient(seconds):
                 log = (self.folder / "worker.log").read_text(errors="replace")[-4000:]
-                raise AssertionError(f"waited {patience:.0f} s for nothing:\n{log}")
+                raise AssertionError(f"waited {time.monotonic() - start:.0f} s for nothing:\n{log}")
             time.sleep(LOOK_SECONDS)
 
     def until_ended(self, training_id: int) -> TrainingInfo:

@@ -25,11 +25,12 @@ from scanfleet.store.engine import connect, reading
 from scanfleet.store.scans import Progress
 from scanfleet.store.tables import Batch, Image, Scan, Verdict
 from tests.migrated import upgrade
+from tests.patience import patient
 from tests.worker_rig import add_scan, png
 from worker.scorers import question_of
 
 LOOK_SECONDS = 0.05
-PATIENCE_SECONDS = 120.0  # a loaded machine with two cores
+PATIENCE_SECONDS = 120.0
 
 
 class WorkerProcess:
@@ -106,12 +107,12 @@ class Fleet:
         with reading(self.engine) as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
 
-    def until(self, condition: Callable[[], bool], *, patience: float = PATIENCE_SECONDS) -> None:
-        deadline = time.monotonic() + patience
+    def until(self, condition: Callable[[], bool], *, seconds: float = PATIENCE_SECONDS) -> None:
+        start = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
+            if time.monotonic() - start > patient(seconds):
                 logs = "\n".join(f"--- {worker.log_path.name}\n{worker.log[-3000:]}" for worker in self.workers)
-                raise AssertionError(f"waited {patience:.0f} s for nothing:\n{logs}")
+                raise AssertionError(f"waited {time.monotonic() - start:.0f} s for nothing:\n{logs}")
             time.sleep(LOOK_SECONDS)
 
     def until_scored(self, scan_id: str, n: int) -> None:

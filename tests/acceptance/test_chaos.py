@@ -48,7 +48,7 @@ def long_seed() -> int:
 
 
 def test_a_fault_of_every_kind_loses_nothing() -> None:
-    run = chaos("--faults", 20, "--seed", SEED, "--images", 2500, timeout=400)
+    run = chaos("--faults", 20, "--seed", SEED, "--images", 2500, timeout=900)
     assert_holds(run)
     assert len(run.values["faults"]) == 19, run.words
     assert run.values["quarantined"] >= run.values["poison_images"] >= 1, run.words
@@ -74,7 +74,7 @@ def test_two_hundred_faults_lose_nothing() -> None:
 @pytest.mark.slow
 def test_a_run_without_faults_gives_the_same_answers() -> None:
     """What the runs under faults are compared with is what the fleet itself says in peace."""
-    calm = chaos("--faults", 0, "--seed", SEED, "--images", 2500, timeout=400)
+    calm = chaos("--faults", 0, "--seed", SEED, "--images", 2500, timeout=900)
     assert_holds(calm)
     assert calm.values["restarts"] >= 3  # of the lethal image alone
 

@@ -71,10 +71,10 @@ def test_a_killed_worker_loses_an_attempt_and_the_next_one_goes_on(tmp_path: Pat
         assert images.stat().st_mtime_ns == written
         assert_done(here, here.until_ended(training_id))
         assert Path(here.adapters()[0].uri).parent == shared
+        left = {"training.json", "lock", "report.json", "report.html", "report.png"}
+        here.until(lambda: {path.name for path in folder_of(here.settings, training_id).iterdir()} == left)
         second.send_signal(signal.SIGTERM)
         assert second.wait(60) == 0
-        left = {path.name for path in folder_of(here.settings, training_id).iterdir()}
-        assert left == {"training.json", "lock", "report.json", "report.html", "report.png"}
         followed = scanfleet("train", "watch", str(training_id), data_dir=here.settings.data_dir)
         assert (followed.returncode, "is registered, not in use" in followed.stderr) == (0, True)
         shown = scanfleet("train", "show", str(training_id), "--format", "json", data_dir=here.settings.data_dir)

@@ -14,11 +14,13 @@ from typing import Self
 
 import psutil
 
+from tests.patience import patient
+
 from .errors import ServiceFailedError
 from .ports import free_port
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
-START_TIMEOUT = 60.0  # seconds; a loaded machine with two cores needs a few
+START_TIMEOUT = 60.0  # seconds
 STOP_TIMEOUT = 20.0  # seconds until SIGTERM is followed by SIGKILL
 POLL_INTERVAL = 0.02  # seconds between two attempts to reach the server
 LOG_TAIL = 2_000  # characters of the server's log in an error message
@@ -170,12 +172,14 @@ class Service(ABC):
         return any(s.status == psutil.CONN_LISTEN and s.laddr.port == self.port for s in sockets)
 
     def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
+        start = time.monotonic()
         while not (self._listens() and self.answers()):
             self._live()
-            if time.monotonic() > deadline:
+            if time.monotonic() - start > patient(START_TIMEOUT):
                 name = type(self).__name__
-                raise ServiceFailedError(f"{name} gave no answer in {START_TIMEOUT:.0f} s: {self.log[-LOG_TAIL:]}")
+                raise ServiceFailedError(
+                    f"{name} gave no answer in {time.monotonic() - start:.0f} s: {self.log[-LOG_TAIL:]}"
+                )
             time.sleep(POLL_INTERVAL)
 
 

@@ -207,7 +207,7 @@ def test_the_instruction_is_read_once_and_nothing_of_an_image_is_kept(bases: dic
 
     def look(_: object, args: tuple, kwargs: dict, __: object) -> None:
         lengths.append(kwargs["input_ids"].shape[1])
-        caches.append(kwargs.get(cache_keyword(type(base.network.base_model))))
+        caches.append(kwargs.get(cache_keyword(base.network.base_model)))
 
     hook = base.network.base_model.register_forward_hook(look, with_kwargs=True)
     try:
