@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from tests.migrated import postgres_database
-from tests.services import Bucket, PostgresServer, RedisServer, S3Server, ServiceMissingError
+from tests.services import Bucket, PostgresServer, RedisServer, S3Server, SeaweedServer, ServiceMissingError
 from tests.services.process import Service
 
 # No deadline: a loaded two-core machine stalls any single example for longer than hypothesis allows.
@@ -102,14 +102,38 @@ def s3_server() -> Iterator[S3Server]:
     yield from serve(S3Server)
 
 
+def bucket_of(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket, with credentials for it in the environment; pass its `endpoint_url` on."""
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = server.make_bucket(f"test-{uuid.uuid4().hex[:12]}")
+    yield bucket
+    server.remove_bucket(bucket)
+
+
 @pytest.fixture
 def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """An empty bucket, with credentials for it in the environment; pass its `endpoint_url` on."""
-    for name, value in s3_server.env.items():
-        monkeypatch.setenv(name, value)
-    bucket = s3_server.make_bucket(f"test-{uuid.uuid4().hex[:12]}")
-    yield bucket
-    s3_server.remove_bucket(bucket)
+    """An empty bucket of moto's."""
+    yield from bucket_of(s3_server, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def seaweed_server() -> Iterator[SeaweedServer]:
+    """One SeaweedFS for the whole run: an S3 server of another make, which checks keys and permissions."""
+    yield from serve(SeaweedServer)
+
+
+@pytest.fixture
+def seaweed_bucket(seaweed_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket of SeaweedFS."""
+    yield from bucket_of(seaweed_server, monkeypatch)
+
+
+@pytest.fixture(params=["moto", "seaweed"])
+def any_bucket(request: pytest.FixtureRequest) -> Bucket:
+    """An empty bucket on each of the two servers."""
+    bucket: Bucket = request.getfixturevalue("s3_bucket" if request.param == "moto" else "seaweed_bucket")
+    return bucket
 
 
 @pytest.fixture

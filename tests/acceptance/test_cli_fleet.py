@@ -20,14 +20,16 @@ def png(number: int) -> bytes:
     return out.getvalue()
 
 
-def test_from_bucket_to_lines_over_two_workers(tmp_path: Path, pg_url: str, redis_url: str, s3_bucket: Bucket) -> None:
+def test_from_bucket_to_lines_over_two_workers(
+    tmp_path: Path, pg_url: str, redis_url: str, seaweed_bucket: Bucket
+) -> None:
     for number in range(N_IMAGES):
-        s3_bucket.put(f"2026/bild ü {number:02}.png", png(number))
-    s3_bucket.put("2026/empty.jpg", b"")
+        seaweed_bucket.put(f"2026/bild ü {number:02}.png", png(number))
+    seaweed_bucket.put("2026/empty.jpg", b"")
     settings = {
         "database_url": pg_url,
         "broker_url": redis_url,
-        "s3_endpoint_url": s3_bucket.endpoint_url,
+        "s3_endpoint_url": seaweed_bucket.endpoint_url,
         "model": "fake",
         "batch_images": "4",
         "fake_seconds": "0.02",
@@ -36,16 +38,16 @@ def test_from_bucket_to_lines_over_two_workers(tmp_path: Path, pg_url: str, redi
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return scanfleet(*arguments, data_dir=tmp_path, **settings)
 
-    refused = run("scan", s3_bucket.uri("2026/"), "--check", "overlay")
+    refused = run("scan", seaweed_bucket.uri("2026/"), "--check", "overlay")
     assert refused.returncode == 18
     assert "scanfleet db upgrade" in refused.stderr
     assert run("db", "upgrade").returncode == 0
 
-    first = run("scan", s3_bucket.uri("2026/"), "--check", "overlay")
+    first = run("scan", seaweed_bucket.uri("2026/"), "--check", "overlay")
     assert "scanfleet worker score --model fake" in first.stderr
     workers = [start("worker", "score", data_dir=tmp_path, **settings) for _ in range(2)]
     try:
-        waited = run("scan", s3_bucket.uri("2026/"), "--check", "overlay", "--wait", "--strict")
+        waited = run("scan", seaweed_bucket.uri("2026/"), "--check", "overlay", "--wait", "--strict")
         assert waited.returncode == 20, waited.stderr
         assert waited.stdout == first.stdout
         for worker in workers:

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.services import Bucket, PostgresServer, RedisServer, S3Server, ServiceFailedError
+from tests.services import Bucket, PostgresServer, RedisServer, S3Server, SeaweedServer, ServiceFailedError
 
 
 def test_redis_keeps_acknowledged_writes_over_kill_9(own_redis: RedisServer) -> None:
@@ -105,6 +105,17 @@ def test_killed_s3_server_comes_back_empty_on_the_same_port(own_s3: S3Server) ->
     bucket.client.close()
 
 
+def test_seaweed_listens_on_this_machine_only_and_keeps_nothing(seaweed_server: SeaweedServer) -> None:
+    own = psutil.Process(seaweed_server.pid).net_connections(kind="tcp")
+    listening = [found.laddr for found in own if found.status == psutil.CONN_LISTEN]
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    with SeaweedServer() as other:  # beside the first: no port is a fixed one
+        assert other.port != seaweed_server.port
+        ports = [found.laddr.port for found in psutil.Process(other.pid).net_connections(kind="tcp")]
+    assert not other.directory.exists()
+    assert not [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
+
+
 def test_a_service_that_cannot_start_says_why(own_redis: RedisServer) -> None:
     with (
         pytest.raises(ServiceFailedError, match=r"(?i)address already in use"),
@@ -121,9 +132,10 @@ def test_closing_removes_process_and_directory() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
-@pytest.mark.parametrize("kind", ["RedisServer", "PostgresServer", "S3Server"])
+@pytest.mark.parametrize("kind", ["RedisServer", "PostgresServer", "S3Server", "SeaweedServer"])
 def test_a_killed_test_run_leaves_no_server_behind(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    request.getfixturevalue({"RedisServer": "redis_server", "PostgresServer": "postgres_server"}.get(kind, "s3_server"))
+    name = kind.removesuffix("Server").lower()
+    request.getfixturevalue(f"{name}_server")
     program = f"""
         import sys
         from tests.services import {kind}

@@ -20,8 +20,8 @@ from worker.scorers import question_of
 
 
 @pytest.fixture
-def options(pg_url: str, s3_bucket: Bucket) -> dict[str, Any]:
-    return {"database_url": pg_url, "s3_endpoint_url": s3_bucket.endpoint_url, "real_stores": True}
+def options(pg_url: str, any_bucket: Bucket) -> dict[str, Any]:
+    return {"database_url": pg_url, "s3_endpoint_url": any_bucket.endpoint_url, "real_stores": True}
 
 
 def listed(worker: Rig, bucket: Bucket) -> list[NewImage]:
@@ -29,33 +29,33 @@ def listed(worker: Rig, bucket: Bucket) -> list[NewImage]:
     return [NewImage(uri=info.uri, etag=info.etag, size=info.size) for info in found]
 
 
-def test_a_bucket_is_scored_into_postgresql(tmp_path: Path, options: dict[str, Any], s3_bucket: Bucket) -> None:
+def test_a_bucket_is_scored_into_postgresql(tmp_path: Path, options: dict[str, Any], any_bucket: Bucket) -> None:
     for number in range(20):
-        s3_bucket.put(f"ads/ü {number}.png", png(number))
+        any_bucket.put(f"ads/ü {number}.png", png(number))
     with rig(tmp_path, **options) as worker:
-        scan = worker.scan_listed(listed(worker, s3_bucket))
+        scan = worker.scan_listed(listed(worker, any_bucket))
         worker.drain()
         assert worker.progress(scan).n_verdicts == 20
         assert worker.rows(Scan)[0].state == "done"
-        again = worker.scan_listed(listed(worker, s3_bucket))
+        again = worker.scan_listed(listed(worker, any_bucket))
         worker.drain()
         assert worker.progress(again).n_reused == 20
 
 
 def test_objects_that_went_or_changed_are_failures_of_their_own(
-    tmp_path: Path, options: dict[str, Any], s3_bucket: Bucket
+    tmp_path: Path, options: dict[str, Any], any_bucket: Bucket
 ) -> None:
     for number in range(6):
-        s3_bucket.put(f"{number}.png", png(number))
+        any_bucket.put(f"{number}.png", png(number))
     with rig(tmp_path, **options) as worker:
-        images = listed(worker, s3_bucket)
-        s3_bucket.client.delete_object(Bucket=s3_bucket.name, Key="1.png")
-        s3_bucket.put("2.png", png(99))
+        images = listed(worker, any_bucket)
+        any_bucket.client.delete_object(Bucket=any_bucket.name, Key="1.png")
+        any_bucket.put("2.png", png(99))
         scan = worker.scan_listed(images)
         worker.drain()
         assert worker.failures() == {
-            s3_bucket.uri("1.png"): ("fetch", "gone"),
-            s3_bucket.uri("2.png"): ("fetch", "changed"),
+            any_bucket.uri("1.png"): ("fetch", "gone"),
+            any_bucket.uri("2.png"): ("fetch", "changed"),
         }
         assert worker.progress(scan).n_verdicts == 4
 

@@ -1,4 +1,4 @@
-"""The real Redis, PostgreSQL and S3 server that integration and acceptance tests run against.
+"""The real Redis, PostgreSQL and S3 servers that integration and acceptance tests run against.
 
 Each class starts one private server on a free port in a directory of its own, and can be killed, paused
 and started again on the same port and data:
@@ -12,5 +12,14 @@ from .errors import ServiceFailedError, ServiceMissingError
 from .postgres import PostgresServer
 from .redis import RedisServer
 from .s3 import Bucket, S3Server
+from .seaweed import SeaweedServer
 
-__all__ = ["Bucket", "PostgresServer", "RedisServer", "S3Server", "ServiceFailedError", "ServiceMissingError"]
+__all__ = [
+    "Bucket",
+    "PostgresServer",
+    "RedisServer",
+    "S3Server",
+    "SeaweedServer",
+    "ServiceFailedError",
+    "ServiceMissingError",
+]
