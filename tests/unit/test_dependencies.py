@@ -5,8 +5,6 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROW = re.compile(r"^\| ([a-z0-9-]+) \| .+? \| (.+?) \| (.+?) \|$", re.MULTILINE)
@@ -37,14 +35,12 @@ def test_every_direct_dependency_has_its_line_and_no_line_is_stale() -> None:
     assert set(DOCUMENTED) == _direct()
 
 
-@pytest.mark.parametrize("name", sorted(DOCUMENTED))
-def test_licence_is_the_one_that_the_package_states(name: str) -> None:
-    try:
-        stated = _licence(metadata.distribution(name))
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"{name} is not installed here")
-    family = re.split(r"[-\s]", DOCUMENTED[name])[0]
-    assert family.lower() in stated.lower() or name == "matplotlib", stated
+def test_licences_are_those_that_the_packages_state() -> None:
+    stated = {package.metadata["Name"].lower(): _licence(package) for package in metadata.distributions()}
+    families = {name: re.split(r"[-\s]", licence)[0].lower() for name, licence in DOCUMENTED.items()}
+    installed = families.keys() & stated.keys() - {"matplotlib"}  # states no name of a licence
+    assert len(installed) > 20
+    assert {name: stated[name] for name in installed if families[name] not in stated[name].lower()} == {}
 
 
 def test_no_gpl_is_installed() -> None:
@@ -63,11 +59,8 @@ def test_lgpl_is_only_what_the_page_explains() -> None:
     assert lgpl <= LGPL_EXPLAINED
 
 
-@pytest.mark.parametrize("licence", ["GPL-3.0-only", "AGPL-3.0", "GNU General Public License v3 (GPLv3)"])
-def test_search_recognises_gpl(licence: str) -> None:
-    assert COPYLEFT.search(licence)
-
-
-@pytest.mark.parametrize("licence", ["LGPL-3.0-only", "GNU Lesser General Public License v3", "MIT"])
-def test_search_lets_others_pass(licence: str) -> None:
-    assert not COPYLEFT.search(licence)
+def test_search_tells_gpl_from_others() -> None:
+    for licence in ("GPL-3.0-only", "AGPL-3.0", "GNU General Public License v3 (GPLv3)"):
+        assert COPYLEFT.search(licence), licence
+    for licence in ("LGPL-3.0-only", "GNU Lesser General Public License v3", "MIT"):
+        assert not COPYLEFT.search(licence), licence
