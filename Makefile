@@ -18,7 +18,7 @@ DEMO_SEED ?= 7
 UV := .venv-uv/bin/uv
 COMPILE := $(UV) pip compile --quiet --no-annotate --no-emit-index-url --custom-compile-command 'make lock'
 
-.PHONY: help venv lock services demo demo-refresh demo-crops test test-oldest test-newest test-slow check audit bench clean distclean
+.PHONY: help venv lock services container-tools demo demo-refresh demo-crops test test-oldest test-newest test-slow check audit bench clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -87,7 +87,10 @@ test-newest: $(UV) ## the tests on the newest versions there are, upper bounds l
 	$(COMPILE) --python $(PYTHON) --upgrade --output-file .venv-newest/constraints.txt .venv-newest/requirements.txt
 	$(call OTHER,newest) INSTALL='--requirement .venv-newest/requirements.txt' EDITABLE_ALONE=yes
 
-test-slow: $(STAMP) services ## tests that take minutes
+container-tools:
+	@tools/setup-services.sh containers
+
+test-slow: $(STAMP) services container-tools ## tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
 check: $(STAMP) ## style, types, import rules, known vulnerabilities

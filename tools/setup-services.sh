@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Redis and PostgreSQL for the tests, which start their own private servers from these binaries.
+# What the tests need from the system: Redis and PostgreSQL, of which they start private servers, or, when called with
+# `containers`, the tools that build docker/Dockerfile without a daemon.
 # As root on Debian or Ubuntu the missing packages are installed; elsewhere one line says what to install.
-# A missing service never ends this script with an error: its tests skip, or fail where CI is set.
+# What is missing never ends this script with an error: its tests skip, or fail where CI is set.
 set -euo pipefail
 
 have_redis() { command -v redis-server >/dev/null || command -v valkey-server >/dev/null; }
@@ -11,13 +12,20 @@ have_postgres() {
 }
 
 missing=()
-have_redis || missing+=(redis-server)
-have_postgres || missing+=(postgresql)
+if [ "${1:-}" = containers ]; then
+    elsewhere="only Linux has it"
+    command -v buildah >/dev/null || missing+=(buildah)
+    command -v debootstrap >/dev/null || missing+=(debootstrap debian-archive-keyring)
+else
+    elsewhere="macOS: brew install redis postgresql@17"
+    have_redis || missing+=(redis-server)
+    have_postgres || missing+=(postgresql)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "tests of ${missing[*]} will skip: install it (Debian: sudo apt-get install ${missing[*]};" \
-        "macOS: brew install redis postgresql@17)" >&2
+        "$elsewhere)" >&2
     exit 0
 fi
 
