@@ -118,8 +118,16 @@ def _mirror() -> list[str]:
 
 
 def _run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    where = {"cwd": ROOT, "env": os.environ | environment, "stdin": subprocess.DEVNULL}
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, **where)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
 
 
 def _checked(command: list[str], **environment: str) -> str:
