@@ -14,10 +14,12 @@ from producer.failures import REASONS, STAGES
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+    from click.shell_completion import CompletionItem
 
     from scanfleet.settings import Settings
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+SOURCE = click.Path(readable=False)  # shells complete files; whether it can be read is the listing's to say
 
 
 class ScanfleetGroup(click.Group):
@@ -77,11 +79,28 @@ def if_stopped(words: str) -> Iterator[None]:
         raise
 
 
+def complete_check(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The built-in checks whose names begin so, else files. No database is opened for those that were added."""
+    from click.shell_completion import CompletionItem
+
+    from scanfleet.checks import builtin_names
+
+    names = [CompletionItem(name) for name in builtin_names() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
 def filter_options(command: FunctionT) -> FunctionT:
     """The options that choose images: the same for scan and run."""
     for option in reversed(
         (
-            click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file."),
+            click.option(
+                "--check",
+                "check_name",
+                required=True,
+                metavar="NAME",
+                help="A check's name or .toml file.",
+                shell_complete=complete_check,
+            ),
             click.option(
                 "--model",
                 metavar="MODEL",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,6 +16,7 @@ from producer.cli.adapters import adapters
 from producer.cli.agreement import agreement
 from producer.cli.checks import checks
 from producer.cli.common import Flags, ScanfleetGroup, note
+from producer.cli.completion import complete, completion
 from producer.cli.db import db
 from producer.cli.doctor import doctor
 from producer.cli.drift import drift
@@ -74,18 +76,24 @@ def cli(
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
 
 
-COMMANDS = (run, scan, scans, rescan, results, score, labels, train, adapters, tune, drift, checks, worker, db, doctor)
+COMMANDS = (
+    *(run, scan, scans, rescan, results, score, labels, train, adapters, tune, drift, checks, worker, db, doctor),
+    completion,
+)
 for command in COMMANDS:
     cli.add_command(command)
 labels.add_command(suggest)
 scans.add_command(agreement)
 
 
-def main() -> int:
-    """The console script. Returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script; arguments: those of the process unless given. Returns the exit code."""
+    completed = complete(cli)
+    if completed is not None:
+        return completed
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _run()
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
         # `scanfleet results ls | head`: the reader has enough. Python would complain again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,13 +108,13 @@ def main() -> int:
         return NO_ROOM
 
 
-def _run() -> int:
+def _run(arguments: list[str]) -> int:
     from scanfleet.errors import ScanfleetError
     from scanfleet.log import redact
 
     try:
         # Not cli.main(): it turns a closed pipe into exit code 1.
-        with cli.make_context("scanfleet", sys.argv[1:]) as context:
+        with cli.make_context("scanfleet", arguments) as context:
             cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, filter_options, if_stopped, note
+from producer.cli.common import SOURCE, Flags, filter_options, if_stopped, note
 from producer.cli.progress import Display, open_display
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=SOURCE)
 @filter_options
 @click.option("--truth", metavar="COLUMN", help="Manifest column with the true label: print how well the model does.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML contact sheet of flags.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, filter_options, if_stopped, note
+from producer.cli.common import SOURCE, Flags, filter_options, if_stopped, note
 from producer.cli.progress import Display, open_display
 from producer.cli.tables import count, size_text
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=SOURCE)
 @filter_options
 @click.option("--dry-run", is_flag=True, help="Say what would be scanned; write nothing.")
 @click.option("--wait", is_flag=True, help="Stay until the scan has ended.")

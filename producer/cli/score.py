@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, note
+from producer.cli.common import SOURCE, Flags, complete_check, note
 from producer.cli.streamed import StreamedTable
 from producer.cli.tables import count
 
@@ -24,9 +24,15 @@ HEADER = ("file", "decision", "label", "score", "margin", "mass")
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, metavar="IMG...")
+@click.argument("images", nargs=-1, required=True, metavar="IMG...", type=SOURCE)
 @click.option(
-    "--check", "check_name", default="overlay", show_default=True, metavar="NAME", help="A check's name or .toml file."
+    "--check",
+    "check_name",
+    default="overlay",
+    show_default=True,
+    metavar="NAME",
+    help="A check's name or .toml file.",
+    shell_complete=complete_check,
 )
 @click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="Use the adapter in this folder.")
