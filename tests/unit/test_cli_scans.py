@@ -14,7 +14,8 @@ from scanfleet.store.engine import connect, reading
 from scanfleet.store.results import ResultFilter, iter_results
 from scanfleet.store.scans import progress
 from scanfleet.store.scorers import ScorerUse
-from tests.cli_process import scanfleet, start
+from tests.cli_call import scanfleet
+from tests.cli_process import start
 from tests.ledger_rig import ledger_with_scan
 
 FAILURES = (("fetch", "gone"), ("fetch", "gone"), ("decode", "kills_the_decoder"), ("process", "kills_the_worker"))

@@ -9,7 +9,7 @@ from producer.cli.times import echo_times
 from scanfleet.stage_times import StageTimes
 from scanfleet.store.engine import transaction
 from scanfleet.store.workers import beat, start_worker, stop_worker
-from tests.cli_process import scanfleet
+from tests.cli_call import scanfleet
 from tests.ledger_rig import ledger_with_scan
 from tests.worker_rig import png, rig
 

@@ -15,7 +15,8 @@ from producer.export import FORMATS, write_results
 from producer.output import require_place, target
 from scanfleet.errors import RequestError
 from scanfleet.store.results import Result
-from tests.cli_process import COMMAND, environment, scanfleet
+from tests.cli_call import scanfleet
+from tests.cli_process import COMMAND, environment
 from tests.ledger_rig import ledger_with_scan
 from tests.unit.test_producer_export import RESULTS
 
