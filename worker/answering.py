@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -25,7 +24,6 @@ def answer(serve: Serve) -> NoReturn:
     try:
         settings = load_settings()
         configure_logging(level=settings.log_level, json=settings.log_json)
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of kernels that it can do without
         first = sys.stdin.readline()
         if first:  # else the parent was stopped before it asked
             serve(settings, json.loads(first), sys.stdin, reports)

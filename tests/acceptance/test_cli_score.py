@@ -68,6 +68,14 @@ def test_it_gives_the_answers_of_a_run_and_keeps_nothing(data: Path, tmp_path: P
         assert record["scorer"].items() <= kept[uri]["scorer"].items()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "nf4"])
+def test_stderr_is_ours_alone(data: Path, tmp_path: Path, precision: str) -> None:
+    draw(tmp_path / "a.png", 1)
+    answer = scanfleet("score", "a.png", data_dir=data, cwd=tmp_path, model="pocket", precision=precision)
+    assert answer.returncode == 0, answer.stderr
+    assert [line[: line.index(",")] for line in answer.stderr.splitlines()] == [f"scanfleet: pocket ({precision})"]
+
+
 def test_what_is_wrong_with_some_is_told_and_the_others_are_scored(data: Path, tmp_path: Path) -> None:
     draw(tmp_path / "a.png", 1)
     draw(tmp_path / "b.png", 2)
