@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -30,6 +31,28 @@ def scanfleet(
     with surroundings, chdir(cwd or data_dir), _as_it_was(), redirect_stdout(out), redirect_stderr(err):
         code = main(words)
     return subprocess.CompletedProcess(words, code, *(each.getvalue().decode() for each in written))
+
+
+def on_terminal(*arguments: str | Path, data_dir: Path, columns: int = 80) -> list[str]:
+    """What a command shows in a window that wide: lines of stdout."""
+    window, shown = os.openpty()
+    termios.tcsetwinsize(shown, (24, columns))
+    out = os.fdopen(shown, "w", encoding="utf-8")
+    read: list[bytes] = []
+    reader = threading.Thread(target=_read_terminal, args=(window, read), daemon=True)
+    reader.start()
+    with mock.patch.dict(os.environ, environment(data_dir)), _as_it_was(), redirect_stdout(out):
+        assert main([str(argument) for argument in arguments]) == 0
+    out.close()
+    reader.join(timeout=60)
+    return b"".join(read).decode().splitlines()
+
+
+def _read_terminal(window: int, read: list[bytes]) -> None:
+    with suppress(OSError):  # EIO: the other side is closed
+        while data := os.read(window, 4096):
+            read.append(data)
+    os.close(window)
 
 
 @contextmanager

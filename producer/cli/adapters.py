@@ -11,7 +11,7 @@ import click
 
 from producer.cli.adapter_files import pull, push
 from producer.cli.adapters_compare import compare
-from producer.cli.common import Flags, ScanfleetGroup, note, printable
+from producer.cli.common import Flags, ScanfleetGroup, note, printable, say
 from producer.cli.tables import Cell, echo_table
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
             )
             for each in found
         ]
-        echo_table(("id", "check", "base", "weights", "champion", "gate", "figures", "entered"), rows)
+        header = ("id", "check", "base", "weights", "champion", "gate", "figures", "entered")
+        echo_table(header, rows, below=("figures", "entered"))
     if not found:
         note("no adapter yet: a worker enters those that ship, `scanfleet train start --check NAME` makes one")
     for refusal in refused:
@@ -113,7 +114,7 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
     lines += [("champion", change_line(each)) for each in changes[:HISTORY]]
     before = ""
     for name, words in lines:
-        click.echo(f"{'' if name == before else name:<9} {printable(words)}")
+        say(f"{'' if name == before else name:<9} {printable(words)}", hang=10)
         before = name
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from scanfleet.checks import Check
+
+
+COLUMNS = ("check", "version", "labels", "flags", "question")
 
 
 @click.group(cls=ScanfleetGroup)
@@ -27,8 +34,9 @@ def checks() -> None:
 
 
 @checks.command("ls")
+@click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
 @click.pass_obj
-def list_checks(flags: Flags) -> None:
+def list_checks(flags: Flags, form: str) -> None:
     """List the checks, built in and added.
 
     \b
@@ -38,9 +46,11 @@ def list_checks(flags: Flags) -> None:
     from producer.launch import existing_ledger
 
     with existing_ledger(flags.settings()) as engine:
-        found = _all(engine)
-    header = ("check", "version", "labels", "flags", "question")
-    echo_table(header, [_row(check) for _, check in sorted(found.items())])
+        found = [check for _, check in sorted(_all(engine).items())]
+    if form == "table":
+        echo_table(COLUMNS, [_row(check) for check in found], below=COLUMNS[2:])
+    else:
+        _echo_records([_record(check) for check in found], form)
 
 
 @checks.command()
@@ -102,3 +112,25 @@ def _all(engine: sa.Engine | None) -> dict[str, Check]:
 def _row(check: Check) -> tuple[str, ...]:
     few = ", ".join(check.labels[:5]) + (f", ... ({len(check.labels)})" if len(check.labels) > 5 else "")
     return (check.name, check.hash[:12], few, ", ".join(check.flags[:5]) or "-", check.prompt)
+
+
+def _record(check: Check) -> dict[str, Any]:
+    values = (check.name, check.hash[:12], list(check.labels), list(check.flags), check.prompt)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _echo_records(records: Sequence[dict[str, Any]], form: str) -> None:
+    """As JSON, JSON lines, or CSV, where a list is JSON text as in exports."""
+    if form == "csv":
+        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in record.items()} for record in records)
+    elif form == "json":
+        click.echo(json.dumps(records, indent=2, ensure_ascii=False))
+    else:
+        for record in records:
+            click.echo(json.dumps(record, ensure_ascii=False))
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

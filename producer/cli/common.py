@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -66,7 +69,27 @@ class Flags:
 
 def note(text: str) -> None:
     """One line for the person, on stderr."""
-    click.echo(f"scanfleet: {printable(text)}", err=True)
+    click.echo(folded(f"scanfleet: {printable(text)}", hang=2, stream=sys.stderr), err=True)
+
+
+def say(text: str, *, hang: int = 2) -> None:
+    """A line of prose on stdout."""
+    click.echo(folded(text, hang=hang))
+
+
+def columns(stream: TextIO) -> int | None:
+    """How wide a terminal is; None: it is none, and nothing is to be folded or shortened."""
+    return (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else None
+
+
+def folded(text: str, *, hang: int = 0, stream: TextIO | None = None) -> str:
+    """A line as it is, or on a terminal (default: stdout) broken between words; further lines `hang` letters in."""
+    width = columns(stream or sys.stdout)
+    if width is None or len(text) <= width:
+        return text
+    return textwrap.fill(
+        text, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False, tabsize=1
+    )
 
 
 @contextmanager

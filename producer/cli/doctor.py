@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, printable
+from producer.cli.common import Flags, printable, say
 from producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
     help="How long to measure each stage.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="json: as --json.")
 @click.pass_obj
 def doctor(
-    flags: Flags, /, *, check_name: str, model: str | None, source: str | None, seconds: float, as_json: bool
+    flags: Flags, /, *, check_name: str, model: str | None, source: str | None, seconds: float, as_json: bool, form: str
 ) -> None:
     """Look at settings, ledger, broker, store, device and model, and measure what each stage of scoring manages here.
 
@@ -58,6 +59,7 @@ def doctor(
     check = find_check(flags, check_name)
     given = {**asdict(flags), "model": model}
     found = origins(settings, flags=given, folder=Path.cwd())
+    as_json = as_json or form == "json"
     sheet = _Sheet(as_json=as_json)
     sheet.settings([asdict(one) for one in (found if as_json else worth_showing(found))])
     for finding in _look(settings, source, seconds):
@@ -118,9 +120,9 @@ class _Sheet:
             self._how["fetch"] = "of the source"
         if self._as_json:
             return
-        click.echo(f"{MARKS[finding.status]:<4}  {finding.name}: {printable(finding.text)}")
+        say(f"{MARKS[finding.status]:<4}  {finding.name}: {printable(finding.text)}", hang=6)
         if finding.remedy:
-            click.echo(f"      {printable(finding.remedy)}")
+            say(f"      {printable(finding.remedy)}", hang=6)
 
     def message(self, message: dict[str, Any]) -> None:
         """One message of the computing half."""
@@ -163,5 +165,5 @@ class _Sheet:
         idle = f"{forecast['idle_share']:.0%}".replace("%", " %")
         click.echo()
         pace = f"together about {forecast['images_per_second']:.1f} images/s"
-        click.echo(f"{pace}: the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
-        click.echo(forecast["advice"])
+        say(f"{pace}: the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
+        say(forecast["advice"])

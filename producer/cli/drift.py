@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.common import Flags, note
+from producer.cli.common import Flags, note, say
 from producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
@@ -73,12 +73,14 @@ def _echo(found: Drift) -> None:
     click.echo(f"check {found.check}")
     for scorer in dict.fromkeys((each.scorer_id, each.scorer) for each in found.slices):
         click.echo(f"\nscorer {scorer[0]}: {scorer[1]}")
-        echo_table(HEADER, [row(each) for each in found.slices if each.scorer_id == scorer[0]])
+        rows = [row(each) for each in found.slices if each.scorer_id == scorer[0]]
+        echo_table(HEADER, rows, below=("source", "reference"))
     if any(each.overridden.n for each in found.labels):
         click.echo()
-        echo_table(("drawn", "corrected", "missed of the cleared", "recall"), label_rows(found.labels))
+        header = ("drawn", "corrected", "missed of the cleared", "recall")
+        echo_table(header, label_rows(found.labels), below=header[2:])
     click.echo()
     for finding in found.findings:
-        click.echo(f"{finding.level}: {finding.words}")
+        say(f"{finding.level}: {finding.words}")
     if not found.findings and found.slices:
         click.echo("nothing alarming")

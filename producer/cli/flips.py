@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.common import Flags, note
+from producer.cli.common import Flags, note, say
 from producer.cli.tables import Cell, count, echo_table
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def _echo(engine: sa.Engine, report: Report) -> None:
     from producer.flips import KINDS
 
     rescan = report.rescan
-    click.echo(f"rescan {rescan.id} of scan {rescan.rescan_of}: check {rescan.check}, {rescan.state}")
+    say(f"rescan {rescan.id} of scan {rescan.rescan_of}: check {rescan.check}, {rescan.state}")
     click.echo(f"{count(report.n_renewed, 'answer')} renewed")
     for each in report.scorers:
-        click.echo(f"{each.side} answers by {_who(each)}: {count(each.n_images, 'image')}")
+        say(f"{each.side} answers by {_who(each)}: {count(each.n_images, 'image')}")
     for what in KINDS:
         table = report.table(what)
         if table:
@@ -57,7 +57,7 @@ def _echo(engine: sa.Engine, report: Report) -> None:
     if found[0][1].n_others:
         click.echo()
         for what, missed in found:
-            click.echo(_missed_words(what, missed))
+            say(_missed_words(what, missed))
     _echo_flips(engine, report)
 
 
@@ -90,7 +90,7 @@ def _echo_flips(engine: sa.Engine, report: Report) -> None:
         return
     click.echo()
     header = ("before", "now", "margin", "now", "score", "now", "taken as", "uri")
-    echo_table(header, map(_row, found[:SHOWN_FLIPS]))
+    echo_table(header, map(_row, found[:SHOWN_FLIPS]), below=("taken as", "uri"))
     if len(found) > SHOWN_FLIPS:
         note(f"only the first {SHOWN_FLIPS} changes are shown: --format csv has all")
 

@@ -123,7 +123,7 @@ def list_labels(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> Non
                 write_lines(found, file, form=form)
             return
         shown = list(found)
-    echo_table(HEADER, [_row(line) for line in shown])
+    echo_table(HEADER, [_row(line) for line in shown], below=("at", "uri"))
     if not shown:
         note("no label matches")
     elif len(shown) == limit:
@@ -169,7 +169,7 @@ def undo(flags: Flags, /, ids: tuple[int, ...], *, yes: bool, **wanted: Any) -> 
 @labels.command()
 @click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many images.")
-@click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table")
+@click.option("--format", "form", type=click.Choice(["table", "json", "jsonl"]), default="table")
 @click.pass_obj
 def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> None:
     """List the images that people label differently: who said what.
@@ -197,7 +197,7 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
     rows = [
         (conflict.uri, line.who, line.label, _time(line), line.id) for conflict in shown for line in conflict.voices
     ]
-    echo_table(("uri", "who", "label", "at", "id"), rows)
+    echo_table(("uri", "who", "label", "at", "id"), rows, below=("uri",))
     if not shown:
         note(f"nobody disagrees on an image of check {check_name}")
     elif len(shown) == limit:

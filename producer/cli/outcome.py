@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.common import note
+from producer.cli.common import note, say
 from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ SHORTEST_SPAN = 1.0  # seconds; a rate over less is noise
 def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
     """`seconds`: how long this scoring took; None when it was done before."""
     scan, done = summary.scan, summary.progress
-    click.echo(f"scan {scan.id}: check {scan.check}, model {scan.model}, {scan.state}")
+    say(f"scan {scan.id}: check {scan.check}, model {scan.model}, {scan.state}")
     # An earlier scan's images, or twins within this one: what they have in common is the bytes.
     they = "them has" if done.n_reused == 1 else "them have"
     reused = f" ({done.n_reused} of {they} the same bytes as images scored before)" if done.n_reused else ""
-    click.echo(f"{count(done.n_images, 'image')}: {done.n_verdicts} scored{reused}, {done.n_failures} failed", nl=False)
+    words = f"{count(done.n_images, 'image')}: {done.n_verdicts} scored{reused}, {done.n_failures} failed"
     for n, word in ((done.n_cancelled, "cancelled"), (done.n_pending, "pending")):
-        click.echo(f", {n} {word}" if n else "", nl=False)
-    click.echo()
+        words += f", {n} {word}" if n else ""
+    say(words)
     _echo_speed(summary, seconds)
     if summary.answers:
         click.echo()
@@ -51,20 +51,20 @@ def _echo_speed(summary: Summary, seconds: float | None) -> None:
     pace = summary.times.images_per_second
     if pace is not None and summary.times["under_way"] >= SHORTEST_SPAN:
         words.append(f"{pace:.1f} images/s a worker while batches were under way")
-    click.echo(", ".join(words))
+    say(", ".join(words))
 
 
 def echo_legend(summary: Summary) -> None:
     """Who gave the answers, and how decisions and scores come about."""
     for entry in summary.legend:
         click.echo()
-        click.echo(f"scored by {entry.who}: {count(entry.n_images, 'image')}")
-        click.echo(f"  {entry.decision}")
-        click.echo(f"  {entry.score}")
+        say(f"scored by {entry.who}: {count(entry.n_images, 'image')}")
+        say(f"  {entry.decision}", hang=4)
+        say(f"  {entry.score}", hang=4)
         if entry.looks is not None:
-            click.echo(f"  {entry.looks}")
+            say(f"  {entry.looks}", hang=4)
         if entry.shift is not None:
-            click.echo(f"  {entry.shift}")
+            say(f"  {entry.shift}", hang=4)
 
 
 def say_who_refuses(engine: sa.Engine, scan: ScanInfo) -> None:
@@ -95,25 +95,25 @@ def say_what_is_quarantined(scan_id: str, failures: Counts) -> None:
 def echo_agreement(found: Agreement, *, column: str) -> None:
     """Confusion matrix and rates with their 95 % intervals."""
     click.echo()
-    click.echo(f"against the truth in column {column} (rows: truth, columns: answer)")
+    say(f"against the truth in column {column} (rows: truth, columns: answer)")
     confusion = found.confusion()
     rows: list[tuple[str | int, ...]] = [
         (truth, *(confusion.get((truth, label), 0) for label in found.labels)) for truth in found.labels
     ]
     echo_table(("", *found.labels), [row for row in rows if any(row[1:])])
     click.echo()
-    click.echo(_rate("accuracy", found.accuracy()))
+    say(_rate("accuracy", found.accuracy()))
     if found.flags:
-        click.echo(_rate("precision of flags", found.precision("flag")))
-        click.echo(_rate("recall of flags", found.recall("flag")))
-        click.echo(_rate("recall of flags and reviews", found.recall("flag", "review")))
+        say(_rate("precision of flags", found.precision("flag")))
+        say(_rate("recall of flags", found.recall("flag")))
+        say(_rate("recall of flags and reviews", found.recall("flag", "review")))
     if found.n_unanswered:
-        click.echo(
+        say(
             f"without a verdict, and so in no figure: {count(found.n_unanswered, 'image')} with a known truth, "
             f"of which {found.n_unanswered_flags} should have been flagged"
         )
     if found.n_unknown:
-        click.echo(f"without a label of the check in column {column}: {count(found.n_unknown, 'image')}")
+        say(f"without a label of the check in column {column}: {count(found.n_unknown, 'image')}")
 
 
 def _rate(name: str, share: Proportion) -> str:

@@ -170,7 +170,7 @@ def echo_results(shown: Sequence[Result]) -> None:
     if any(result.crop is not None for result in shown):
         header = (*header[:-1], "looks", header[-1])
         rows = [(*row[:-1], _looks(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
-    echo_table(header, rows)
+    echo_table(header, rows, below=("boxes", "looks", "uri"))
 
 
 def _row(result: Result) -> tuple[Cell, ...]:

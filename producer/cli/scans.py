@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, ScanfleetGroup, failure_options, note, printable
+from producer.cli.common import Flags, ScanfleetGroup, failure_options, note, printable, say
 from producer.cli.scan_changes import cancel, pause, resume, retry
 from producer.cli.tables import count, echo_table
 
@@ -52,7 +52,7 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
         return
     counts = ("images", "scored", "flagged", "review", "failed")
     header = ("scan", "check", "model", "state", *counts, "started", "sources")
-    echo_table(header, [_row(scan, done) for scan, done in found])
+    echo_table(header, [_row(scan, done) for scan, done in found], below=("model", "started", "sources"))
     if not found:
         note("no scan yet: `scanfleet scan SRC --check NAME` makes one")
 
@@ -98,15 +98,15 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     say_what_is_quarantined(summary.scan.id, summary.failures)
     click.echo()
     for source in summary.scan.sources:
-        click.echo(f"source   {source}")
+        say(f"source   {source}", hang=9)
     for name, value in summary.scan.filters.items():
-        click.echo(f"{name:8} {value}")
+        say(f"{name:8} {value}", hang=9)
     _echo_renewal(summary.scan, rescans)
     if summary.scan.n_listed is None:
         command = "scan" if summary.scan.rescan_of is None else "rescan"
         note(f"the listing has not ended: `scanfleet {command}` with the same arguments goes on with it")
     if summary.progress.waiting_for:
-        click.echo(f"waiting for: {printable(summary.progress.waiting_for)}")
+        say(f"waiting for: {printable(summary.progress.waiting_for)}")
     if alarms:
         others = f" (and {len(alarms) - 1} more)" if len(alarms) > 1 else ""
         note(f"alarm: {alarms[0]}{others}: `scanfleet drift --scan {summary.scan.id}` shows the figures")
@@ -176,7 +176,7 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
     echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in counts.items()])
     if rows:
         click.echo()
-        echo_table(("failed at", "reason", "image", "detail"), rows)
+        echo_table(("failed at", "reason", "image", "detail"), rows, below=("image", "detail"))
     if len(rows) < n_all:
         note(f"{len(rows)} of {count(n_all, 'image')} are shown: --limit shows more")
     say_what_is_quarantined(scan.id, counts)
@@ -208,7 +208,7 @@ for change in (pause, resume, cancel, retry):
 
 def _echo_renewal(scan: ScanInfo, rescans: list[ScanInfo]) -> None:
     if scan.rescan_of is not None:
-        click.echo(f"renews   {scan.rescan_of} (`scanfleet rescan {scan.id} --report` shows what changed)")
+        say(f"renews   {scan.rescan_of} (`scanfleet rescan {scan.id} --report` shows what changed)")
     for each in rescans:
         click.echo(f"renewed  by {each.id}, {each.created_at:%Y-%m-%d %H:%M}, {each.state}")
     if rescans:

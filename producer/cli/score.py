@@ -36,10 +36,25 @@ HEADER = ("file", "decision", "label", "score", "margin", "mass")
 )
 @click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="Use the adapter in this folder.")
-@click.option("--json", "--jsonl", "as_json", is_flag=True, help="One JSON object a line instead of a table.")
+@click.option("--json", "--jsonl", "as_json", is_flag=True, help="As --format jsonl.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "jsonl"]),
+    default="table",
+    help="jsonl: an object a line; json: all in one list.",
+)
 @click.pass_obj
 def score(
-    flags: Flags, /, images: tuple[str, ...], *, check_name: str, model: str | None, adapter: Path | None, as_json: bool
+    flags: Flags,
+    /,
+    images: tuple[str, ...],
+    *,
+    check_name: str,
+    model: str | None,
+    adapter: Path | None,
+    as_json: bool,
+    form: str,
 ) -> None:
     """Score images now, without a queue: files, folders, s3://bucket/prefix, manifests, `-` for a list on stdin.
 
@@ -70,7 +85,7 @@ def score(
         raise named.faults[-1]
     require_worker_extra()
     asked = {"check": check.model_dump(mode="json"), "adapter": None if adapter is None else os.path.abspath(adapter)}
-    output = _Output(named, as_json=as_json)
+    output = _Output(named, form="jsonl" if as_json and form == "table" else form)
     with Child(settings, "worker.score") as child:
         child.feed(chain([asked], _entries(chain([first], stream))))
         for message in child.messages():
@@ -96,9 +111,9 @@ def find_check(flags: Flags, name: str) -> Check:
 class _Output:
     """Answers to stdout, everything else to stderr."""
 
-    def __init__(self, named: NamedImages, *, as_json: bool) -> None:
+    def __init__(self, named: NamedImages, *, form: str) -> None:
         self._named = named
-        self._as_json = as_json
+        self._form = form
         self._table = StreamedTable(HEADER, numbers=("score", "margin", "mass"))
         self._n_told = 0  # faults of sources
         self._n_scored = 0
@@ -108,7 +123,7 @@ class _Output:
         """One message of the child."""
         self._tell_faults()
         kind = message.pop("kind")
-        if kind == "ready" and not self._as_json:
+        if kind == "ready" and self._form == "table":
             _say_who(message)
         elif kind == "result":
             self._result(message)
@@ -117,6 +132,8 @@ class _Output:
         """Raises what decides the exit code: a store that is away, or ScanIncomplete."""
         from scanfleet.errors import Retryable, ScanIncomplete
 
+        if self._form == "json":
+            click.echo("\n]" if self._n_scored + self._n_failed else "[]")
         self._table.end()
         self._tell_faults()
         if any(isinstance(fault, Retryable) for fault in self._named.faults):
@@ -138,7 +155,10 @@ class _Output:
         self._n_scored += failure is None
         if failure is not None:
             note(f"{_shown(record['uri'])}: {failure['stage']}: {failure['reason']}: {failure['detail']}")
-        if self._as_json:
+        if self._form == "json":
+            begin = "[\n" if self._n_scored + self._n_failed == 1 else ",\n"
+            click.echo(begin + json.dumps(record, ensure_ascii=False), nl=False)
+        elif self._form == "jsonl":
             click.echo(json.dumps(record, ensure_ascii=False))
         elif failure is None:
             self._table.add((_shown(record["uri"]), *(record[name] for name in HEADER[1:])))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
 
-from producer.cli.tables import Cell, cell_text
+from producer.cli.common import columns
+from producer.cli.tables import Cell, aligned, cell_text, fit, floor
 
 SAMPLE_ROWS = 16  # that decide how wide the columns are; a longer cell later moves its own line only
 
@@ -35,11 +37,15 @@ class StreamedTable:
 
     def _begin(self) -> None:
         widths = [max(map(len, column)) for column in zip(self._header, *self._held, strict=True)]
+        columns_of = zip(self._header, zip(*self._held, strict=True), self._right, strict=True)
+        floors = [floor(name, cells, number=right) for name, cells, right in columns_of]
+        widths = fit(widths, floors, columns(sys.stdout))
         for cells in (self._header, *self._held):
             self._echo(cells, widths)
         self._widths, self._held = widths, []
 
     def _echo(self, cells: Sequence[str], widths: Sequence[int]) -> None:
-        placed = zip(cells, widths, self._right, strict=True)
-        line = "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in placed)
-        click.echo(line.rstrip())
+        room = columns(sys.stdout)
+        if room is None:  # complete: a longer cell moves what follows
+            widths = [max(width, len(text)) for width, text in zip(widths, cells, strict=True)]
+        click.echo(aligned(cells, widths, self._right))

@@ -1,26 +1,94 @@
-"""Plain aligned columns: they read well on a terminal, in a log and through a pipe."""
+"""Plain aligned columns: complete in a log and through a pipe, as wide as the window on a terminal."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 import click
 
-from producer.cli.common import printable
+from producer.cli.common import columns, folded, printable
 
 Cell = str | int | float | None
 
+INDENT = 4  # of what stands below its row
+LEAST = 8  # letters of a word that is shortened
 
-def echo_table(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Numbers to the right, words to the left, nothing cut off. Holds the rows in memory: for short lists."""
+
+def echo_table(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, below: Sequence[str] = ()) -> None:
+    """Numbers to the right, words to the left, nothing cut off. Holds the rows in memory: for short lists.
+
+    On a terminal that is too narrow the columns `below` stand under their row, and words that are still too long are
+    shortened.
+    """
     body = [[cell_text(cell) for cell in row] for row in rows]
     right = [_is_number(cell) for cell in body[0]] if body else [False] * len(header)
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    for line in (list(header), *body):
-        cells = zip(line, widths, right, strict=True)
-        click.echo(
-            "  ".join(text.rjust(width) if number else text.ljust(width) for text, width, number in cells).rstrip()
-        )
+    room = columns(sys.stdout)
+    narrow = room is not None and _total(widths) > room
+    kept = [at for at, name in enumerate(header) if not (narrow and name in below)]
+    floors = [floor(header[at], [line[at] for line in body], number=right[at]) for at in kept]
+    taken = fit([widths[at] for at in kept], floors, room)
+    for n, line in enumerate((list(header), *body)):
+        click.echo(aligned([line[at] for at in kept], taken, [right[at] for at in kept]))
+        if n and narrow:
+            _echo_below([(name, line[at]) for at, name in enumerate(header) if at not in kept], room or 0)
+
+
+def aligned(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    """One line, cells shortened to their columns."""
+    placed = zip(map(shortened, cells, widths), widths, right, strict=True)
+    return "  ".join(text.rjust(width) if number else text.ljust(width) for text, width, number in placed).rstrip()
+
+
+def fit(widths: Sequence[int], floors: Sequence[int], room: int | None) -> list[int]:
+    """Take from the widest until all fit, and from none more than down to its floor. room: None: without limit.
+
+    >>> fit([8, 30, 12], [8, 8, 12], 40)
+    [8, 16, 12]
+    """
+    taken = list(widths)
+    while room is not None and _total(taken) > room:
+        able = [at for at, floor in enumerate(floors) if taken[at] > floor]
+        if not able:
+            break
+        taken[max(able, key=taken.__getitem__)] -= 1
+    return taken
+
+
+def shortened(text: str, width: int) -> str:
+    """Words lose their end, a name or address its middle.
+
+    >>> shortened("s3://ads/2026/banner.png", 16), shortened("asked for by ann", 10)
+    ('s3://…banner.png', 'asked for…')
+    """
+    if len(text) <= width:
+        return text
+    if " " in text:
+        return f"{text[: width - 1].rstrip()}…"
+    head = (width - 1) // 3
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def floor(name: str, cells: Iterable[str], *, number: bool) -> int:
+    """How narrow a column may get. Half a number would be another number."""
+    return max(min(len(name), LEAST), *(map(len, cells) if number else ()), 0)
+
+
+def _echo_below(cells: Iterable[tuple[str, str]], room: int) -> None:
+    """In one line if they fit into one, else each in its own."""
+    said = []
+    for name, text in cells:
+        if text != "-":
+            longest = room - INDENT - len(f"{name}: ")
+            said.append(f"{name}: {' '.join(shortened(word, longest) for word in text.split())}")
+    joined = "  ".join(said)
+    for words in [joined] if INDENT + len(joined) <= room else said:
+        click.echo(folded(" " * INDENT + words, hang=2 * INDENT))
 
 
 def cell_text(cell: Cell) -> str:

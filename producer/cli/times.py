@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from producer.cli.common import say
 from scanfleet.stage_times import ADVICE, THREAD_STAGES
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ def echo_times(times: StageTimes) -> None:
         return
     click.echo()
     idle = f"the device was idle {times.idle_share:.0%} of the time".replace("%", " %")
-    click.echo(f"{idle}: {WAITS_FOR[times.bottleneck]} ({ADVICE[times.bottleneck]})")
-    click.echo(f"  {_workers(times)}")
-    click.echo(f"  {_threads(times)}")
-    click.echo(f"  {_forwards(times)}")
+    say(f"{idle}: {WAITS_FOR[times.bottleneck]} ({ADVICE[times.bottleneck]})")
+    say(f"  {_workers(times)}", hang=4)
+    say(f"  {_threads(times)}", hang=4)
+    say(f"  {_forwards(times)}", hang=4)
     if times["again_tokens"] or times.due:
-        click.echo(f"  {_again(times)}")
+        say(f"  {_again(times)}", hang=4)
 
 
 def _workers(times: StageTimes) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.common import Flags, ScanfleetGroup, if_stopped, note, printable
+from producer.cli.common import Flags, ScanfleetGroup, if_stopped, note, printable, say
 from producer.cli.tables import Cell, echo_table
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
         how = _shortened(each.verdict or each.error or progress_words(each))
         since = f"{each.created_at:%Y-%m-%d %H:%M}"
         rows.append((each.id, each.check_name, each.base_model, since, each.state, how, each.adapter_id, each.reason))
-    echo_table(("id", "check", "model", "asked", "state", "how", "adapter", "reason"), rows)
+    header = ("id", "check", "model", "asked", "state", "how", "adapter", "reason")
+    echo_table(header, rows, below=("how", "reason"))
     if not found:
         note("no training yet: `scanfleet train start --check NAME`")
 
@@ -219,6 +220,6 @@ def _show(found: TrainingInfo, *, page: str | None) -> None:
     }
     for name, value in lines.items():
         if value is not None:
-            click.echo(f"{name:<9} {printable(str(value))}")
+            say(f"{name:<9} {printable(str(value))}", hang=10)
     for line in report.get("lines") or ():
-        click.echo(printable(line))
+        say(printable(line))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from producer.cli.common import note, printable
+from producer.cli.common import note, printable, say
 from producer.cli.progress import LINE_SECONDS
 from producer.cli.tables import count, echo_table
 
@@ -57,8 +57,8 @@ def show_report(record: dict[str, Any], *, as_json: bool) -> None:
     rows = [("as it stands", record["standing"]), ("larger budget", record["larger"])]
     rows += [("chosen" if at == record["chosen"] else "candidate", row) for at, row in enumerate(record["front"])]
     header = ("", "cost", record["objective"]["name"], "change", "twice", "setting")
-    echo_table(header, [_row(kind, row) for kind, row in rows])
-    click.echo(printable(record["reason"]))
+    echo_table(header, [_row(kind, row) for kind, row in rows], below=("setting",))
+    say(printable(record["reason"]))
 
 
 def _row(kind: str, row: dict[str, Any]) -> tuple[str, ...]:

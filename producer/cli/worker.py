@@ -61,7 +61,8 @@ def list_workers(flags: Flags, form: str) -> None:
         click.echo(json.dumps([_record(each, times, at.get(each.id)) for each, times in found], indent=2))
         return
     rows = [_row((each, times), at.get(each.id)) for each, times in found]
-    echo_table(("worker", "queue", "device", "since", "images", "images/s", "idle", "bottleneck"), rows)
+    header = ("worker", "queue", "device", "since", "images", "images/s", "idle", "bottleneck")
+    echo_table(header, rows, below=("queue", "since"))
     if not found:
         note(f"no worker gave a sign in the last {SILENT_SECONDS:.0f} s: `scanfleet worker score` starts one")
 
