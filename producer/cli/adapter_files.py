@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 @click.argument("destination", metavar="[DEST]", required=False)
 @click.pass_obj
 def push(flags: Flags, /, *, adapter_id: int, destination: str | None) -> None:
-    """Copy an adapter's files to where all workers reach them, and have workers take them from there.
+    """Copy an adapter's files to where all workers reach them.
 
-    DEST is a folder or s3://bucket/prefix. Default: the setting adapters_url. Prints where they lie now.
+    Workers take them from there. DEST is a folder or s3://bucket/prefix. Default: the setting adapters_url. Prints
+    where they lie now.
 
     \b
     Example:
@@ -56,7 +57,7 @@ def push(flags: Flags, /, *, adapter_id: int, destination: str | None) -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.pass_obj
 def pull(flags: Flags, /, *, adapter_id: int, folder: Path) -> None:
-    """Copy an adapter's files into a new folder here, its digest checked.
+    """Copy an adapter's files into a new folder here, digest checked.
 
     \b
     Example:

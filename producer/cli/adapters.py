@@ -27,7 +27,7 @@ HISTORY = 10  # changes of the champion that `show` prints
 
 @click.group(cls=ScanfleetGroup)
 def adapters() -> None:
-    """Compare fine-tuned adapters, put them in use, roll back, bring their files to where workers find them.
+    """List, compare, promote, roll back, push and pull adapters.
 
     \b
     Example:
@@ -85,7 +85,9 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
 @FORMAT
 @click.pass_obj
 def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
-    """Show an adapter: recipe, figures, thresholds, what the gate said, who refuses it, and when it was in use.
+    """Show an adapter.
+
+    Recipe, figures, thresholds, what the gate said, who refuses it, and when it was in use.
 
     \b
     Example:
@@ -125,10 +127,11 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
 @WHO
 @click.pass_obj
 def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, who: str | None) -> None:
-    """Put an adapter in use for its check and base model; exit 23 where the gate did not let it.
+    """Put an adapter in use for its check and base model.
 
-    Files that are not those that were registered are refused, also with --force, where they can be reached from here.
-    Running workers make it ready beside their batches and take it with the next one.
+    Exit 23 where the gate did not let it. Files that are not those that were registered are refused, also with --force,
+    where they can be reached from here. Running workers make it ready beside their batches and take it with the next
+    one.
 
     \b
     Example:
@@ -168,7 +171,9 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
 @WHO
 @click.pass_obj
 def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | None, who: str | None) -> None:
-    """Put back what was in use before, which may be the base model alone. Twice goes back twice.
+    """Put the adapter before back in use, or the base model alone.
+
+    Twice goes back twice.
 
     \b
     Example:

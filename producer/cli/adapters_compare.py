@@ -22,10 +22,11 @@ BASE = "base"
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def compare(flags: Flags, /, *, adapter_id: int, against: str | None, form: str) -> None:
-    """Compare adapter A with B on the golden images of its check: B is an id, "base", or by default the champion.
+    """Compare adapter A with B on the golden images of its check.
 
-    Both are asked the same images through the stack that serves them, each with its own calibrator, and judged as after
-    a training: promote, hold or reject, with every figure. Nothing is changed: `adapters promote` does that.
+    B is an id, "base", or by default the champion. Both are asked the same images through the stack that serves them,
+    each with its own calibrator, and judged as after a training: promote, hold or reject, with every figure. Nothing is
+    changed: `adapters promote` does that.
 
     \b
     Example:

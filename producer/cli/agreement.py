@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def agreement(flags: Flags, scan_id: str, truth: str, form: str) -> None:
-    """Compare the answers of a scan with a truth that its manifest holds: confusion matrix, rates, 95 % intervals.
+    """Compare the answers of a scan with a known truth.
+
+    The truth is a column of its manifest. Prints the confusion matrix, and rates with 95 % intervals.
 
     \b
     Example:

@@ -25,7 +25,9 @@ COLUMNS = ("check", "version", "labels", "flags", "question")
 
 @click.group(cls=ScanfleetGroup)
 def checks() -> None:
-    """List, show and add checks: the question, the answers, and which of them raise a flag.
+    """List, show and add checks.
+
+    A check is the question, the answers, and which of them raise a flag.
 
     \b
     Example:
@@ -77,7 +79,7 @@ def show(flags: Flags, name: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
 def add(flags: Flags, file: Path) -> None:
-    """Store a check file, so that its name stands for it on every machine of the fleet.
+    """Store a check file under its name, for the whole fleet.
 
     Scans made before keep the version they were made with.
 

@@ -9,7 +9,7 @@ from producer.cli.common import Flags, ScanfleetGroup
 
 @click.group(cls=ScanfleetGroup)
 def db() -> None:
-    """Bring the database to the shape this version needs. The embedded one does that by itself.
+    """Upgrade and check the database schema. The embedded one upgrades itself.
 
     \b
     Example:
@@ -20,7 +20,7 @@ def db() -> None:
 @db.command()
 @click.pass_obj
 def upgrade(flags: Flags) -> None:
-    """Run the migrations that are missing, all of them or none. Safe to run twice at once.
+    """Run the missing migrations, all or none. Safe to run twice at once.
 
     \b
     Example:
@@ -35,7 +35,9 @@ def upgrade(flags: Flags) -> None:
 @db.command()
 @click.pass_obj
 def check(flags: Flags) -> None:
-    """Print the database's revision; exit 18 when this version needs another.
+    """Print the database's revision.
+
+    Exit 18 when this version needs another.
 
     \b
     Example:
@@ -52,7 +54,7 @@ def check(flags: Flags) -> None:
 @click.option("--worker", default="scanfleet_worker", show_default=True, help="Role that scores.")
 @click.option("--reader", default="scanfleet_reader", show_default=True, help="Role that only reads.")
 def roles(producer: str, worker: str, reader: str) -> None:
-    """Print the SQL that makes three PostgreSQL roles of least privilege. Changes nothing itself.
+    """Print SQL for three PostgreSQL roles of least privilege. Changes nothing itself.
 
     Run it as the owner of the tables, again after every `db upgrade`; then let your users in with
     GRANT scanfleet_worker TO alice.

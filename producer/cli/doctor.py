@@ -40,9 +40,10 @@ MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
 def doctor(
     flags: Flags, /, *, check_name: str, model: str | None, source: str | None, seconds: float, as_json: bool, form: str
 ) -> None:
-    """Look at settings, ledger, broker, store, device and model, and measure what each stage of scoring manages here.
+    """Check this machine's set-up, and measure its throughput.
 
-    The stages are measured one after the other with pictures that are made up; nothing is written anywhere. The
+    Settings, database, broker, storage, device and model are checked, and the throughput of each stage is measured. The
+    stages are measured one after the other with pictures that are made up; nothing is written anywhere. The
     exit code is 0, or that of the first thing that is broken.
 
     \b

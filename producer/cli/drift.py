@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def drift(flags: Flags, check_name: str | None, scan_id: str | None, by: str | None, alarm: bool, form: str) -> None:
-    """Show whether scores, labels and people's corrections still look as they did.
+    """Report drift in scores, labels and human corrections.
 
     Each scan is held to the first one by the same scorer that has 200 verdicts or more. psi: how far its margins moved,
     alarming from 0.2 beyond chance; ratio: of the flag rates; low_mass: verdicts in which the model barely speaks in

@@ -53,7 +53,7 @@ def wanted_options(command: FunctionT) -> FunctionT:
 
 @click.group(cls=ScanfleetGroup)
 def labels() -> None:
-    """Say what is true of images, import what was said elsewhere, and choose what to label next.
+    """Add, import and export labels, and choose what to label next.
 
     Labels are added, never changed. A person's newest one counts; where people differ the image is in conflict and used
     for nothing, until somebody settles it.
@@ -77,7 +77,7 @@ def labels() -> None:
 @click.option("--note", "remark", metavar="TEXT", help="Kept with the label.")
 @click.pass_obj
 def add(flags: Flags, /, uri: str, label: str, *, check_name: str, **more: Any) -> None:
-    """Say what is true of one image.
+    """Label one image.
 
     The image is read once; its label belongs to its bytes, wherever they lie. A box may begin with a label of its own.
 

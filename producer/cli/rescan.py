@@ -49,11 +49,13 @@ def rescan(
     form: str,
     output: Path | None,
 ) -> None:
-    """Score again what a new champion may see otherwise: a scan of its own, whose id is printed.
+    """Re-score the images a newly promoted adapter may change.
+
+    Creates a new scan and prints its id.
 
     Taken are the answers of SCAN that are `review` or lie near a threshold, and a random sample of the rest, which
     shows how much is missed; never those that the present champion gave. The newest verdict is the answer, the old one
-    is kept. Broken off and started again it goes on.
+    is kept. Safe to interrupt: run it again to resume.
 
     \b
     Example:

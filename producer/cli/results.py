@@ -86,7 +86,9 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
 @click.option("--scan", metavar="SCAN", help="Of this scan only.")
 @click.pass_obj
 def show(flags: Flags, uri: str, scan: str | None) -> None:
-    """Show everything known of one image, as JSON: one object for each scan that holds it.
+    """Show everything known of one image, as JSON.
+
+    One object for each scan that holds it.
 
     \b
     Example:
@@ -118,10 +120,10 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
 @click.pass_obj
 def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
-    """Write one line per image, whatever became of it: verdict, failure, pending or cancelled.
+    """Write one line per image, whatever became of it.
 
-    A file appears when it is complete; a device or pipe is written as it is. In CSV and Parquet each column of the
-    manifest is a column `meta.<name>`.
+    State is verdict, failed, pending or cancelled. A file appears when it is complete; a device or pipe is written as
+    it is. In CSV and Parquet each column of the manifest is a column `meta.<name>`.
 
     \b
     Example:

@@ -30,11 +30,11 @@ LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
 @click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
 @click.pass_obj
 def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int, strict: bool, **chosen: Any) -> None:
-    """Scan SRC on this machine: list, start workers, wait, print the summary, stop the workers.
+    """Scan images on this machine, and print what came of it.
 
-    Sources and filters are those of `scanfleet scan`. Ctrl-C lets the workers finish or hand back what they hold, a
-    second one makes them hand back at once; the same command goes on later. Images that cannot be scored do not change
-    the exit code unless --strict is given.
+    Lists SRC, starts workers, waits, prints the summary and stops the workers. Sources and filters are those of
+    `scanfleet scan`. Ctrl-C lets the workers finish or hand back what they hold, a second one makes them hand back at
+    once; run the same command again to resume. Failed images don't affect the exit code unless --strict is set.
 
     \b
     Example:

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="With --wait: exit 20 when an image could not be scored.")
 @click.pass_obj
 def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: Any) -> None:
-    """List the images of SRC into the ledger and ring for the workers. Prints the scan's id.
+    """Add images to the queue and notify the workers. Prints the scan's id.
 
-    SRC is a folder, s3://bucket/prefix, an image, or a manifest: .txt (a uri a line), .csv or .jsonl (column or
-    field `uri`; the others are kept with the image). Broken off and started again it goes on; started again later
-    it takes only what is new.
+    SRC is a folder, s3://bucket/prefix, an image, or a manifest: .txt (a uri a line), .csv or .jsonl (column or field
+    `uri`; the others are kept with the image). Safe to interrupt: run it again to resume. Run it later to add only new
+    images.
 
-    A glob is matched on the path below SRC; its * also crosses /. Images that cannot be scored do not change the exit
-    code unless --strict is given.
+    A glob is matched on the path below SRC; its * also crosses /. Failed images don't affect the exit code unless
+    --strict is set.
 
     \b
     Example:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 @click.argument("scan_id", metavar="SCAN")
 @click.pass_obj
 def pause(flags: Flags, scan_id: str) -> None:
-    """Let no worker take more of a scan, until it is resumed.
+    """Pause a scan until it is resumed.
 
     Workers notice within reconcile_seconds (2 by default): they write what they have scored and hand back the rest.
 
@@ -50,7 +50,7 @@ def pause(flags: Flags, scan_id: str) -> None:
 @click.argument("scan_id", metavar="SCAN")
 @click.pass_obj
 def resume(flags: Flags, scan_id: str) -> None:
-    """Let a paused scan go on. Workers take it up within reconcile_seconds (2 by default).
+    """Resume a paused scan. Workers take it up within reconcile_seconds (2 by default).
 
     \b
     Example:
@@ -101,7 +101,7 @@ def cancel(flags: Flags, scan_id: str) -> None:
 @failure_options
 @click.pass_obj
 def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> None:
-    """Give failed images another chance. Images that have a verdict are left alone.
+    """Retry failed images. Images that have a verdict are left alone.
 
     `scanfleet scans errors` shows which stages and reasons there are.
 

@@ -21,7 +21,7 @@ form_option = click.option("--format", "form", type=click.Choice(["table", "json
 
 @click.group(cls=ScanfleetGroup)
 def scans() -> None:
-    """List, watch, pause, resume, cancel and mend scans.
+    """List, watch, pause, resume, cancel and retry scans.
 
     A scan is named by its id, or by the start of it when no other begins so.
 
@@ -62,7 +62,9 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
 @form_option
 @click.pass_obj
 def show(flags: Flags, scan_id: str, form: str) -> None:
-    """Show one scan: settings, counts, answers, failures, and where the time went.
+    """Show one scan.
+
+    Settings, counts, answers, failures, and where the time went.
 
     \b
     Example:
@@ -189,7 +191,9 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
 @click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many images.")
 @click.pass_obj
 def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: int) -> None:
-    """Write a contact sheet of flagged images: one HTML file that needs nothing else.
+    """Write a contact sheet of flagged images.
+
+    It is one HTML file that needs nothing else.
 
     \b
     Example:

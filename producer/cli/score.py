@@ -56,11 +56,12 @@ def score(
     as_json: bool,
     form: str,
 ) -> None:
-    """Score images now, without a queue: files, folders, s3://bucket/prefix, manifests, `-` for a list on stdin.
+    """Score a few images now, without a queue.
 
-    The same scorer and the same decisions as in a scan, but nothing is kept. Without --adapter the one that ships with
-    the built-in model is used, and any other model answers by itself; adapters of a fleet's ledger are not asked for.
-    An image that cannot be scored is told on stderr, the others are scored, and the exit code is 20.
+    IMG is a file, a folder, s3://bucket/prefix, a manifest, or `-` for a list on stdin. The same scorer and the same
+    decisions as in a scan, but nothing is kept. Without --adapter the one that ships with the built-in model is used,
+    and any other model answers by itself; adapters of a fleet's ledger are not asked for. An image that cannot be
+    scored is told on stderr, the others are scored, and the exit code is 20.
 
     \b
     Example:

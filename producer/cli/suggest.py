@@ -39,11 +39,12 @@ def suggest(
     output: Path | None,
     form: str,
 ) -> None:
-    """Choose images to label next: a file whose empty column `label` is for a person.
+    """Choose images to label next.
 
-    threshold: near where the decision changes; disagreement: two scorers differ; diversity: unlike the others; random:
-    drawn uniformly from all that is not labelled, the only part that tells how often the archive is answered wrongly.
-    What one part lacks goes to the next. Keep column `drawn` for the import.
+    Writes a file whose empty column `label` is for a person. threshold: near where the decision changes; disagreement:
+    two scorers differ; diversity: unlike the others; random: drawn uniformly from all that is not labelled, the only
+    part that tells how often the archive is answered wrongly. What one part lacks goes to the next. Keep column `drawn`
+    for the import.
 
     \b
     Example:

@@ -24,7 +24,7 @@ FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), 
 
 @click.group(cls=ScanfleetGroup)
 def train() -> None:
-    """Refresh adapters from labels: start, list, show, watch, cancel trainings.
+    """Start, list, show, watch and cancel trainings of adapters.
 
     Training workers start them by themselves, too: after enough new labels, by schedule, on a drift alarm.
 
@@ -122,7 +122,7 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
 @FORMAT
 @click.pass_obj
 def show(flags: Flags, /, *, training_id: int, form: str) -> None:
-    """Show a training: where it stands, and every figure that came of it.
+    """Show a training: where it stands, and its figures.
 
     \b
     Example:

@@ -83,12 +83,13 @@ def tune(
     at_fpr: float,
     **of_file: Any,
 ) -> None:
-    """Search words, pixel budgets, gate, second look and fusion of a check on labelled images, within a cost limit.
+    """Search for better settings of a check on labelled images.
 
-    Half of the images, whole groups of them, choose the settings; the other half judges the best of them, beside the
-    check as it stands and a larger pixel budget at equal cost. A setting is chosen only where it is measurably better.
-    --apply stores it as a new version of the check, with calibrator and thresholds of its own. Ctrl-C ends the search,
-    and what is known by then is judged and reported.
+    Searched are words, pixel budgets, gate, second look and fusion, within a cost limit. Half of the images, whole
+    groups of them, choose the settings; the other half judges the best of them, beside the check as it stands and a
+    larger pixel budget at equal cost. A setting is chosen only where it is measurably better. --apply stores it as a
+    new version of the check, with calibrator and thresholds of its own. Ctrl-C ends the search, and what is known by
+    then is judged and reported.
 
     \b
     Example:

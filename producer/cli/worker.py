@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=ScanfleetGroup)
 def worker() -> None:
-    """Start workers on this machine, and list those that live anywhere.
+    """Start workers on this machine, and list live ones anywhere.
 
     \b
     Example:
@@ -32,7 +32,7 @@ def worker() -> None:
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def list_workers(flags: Flags, form: str) -> None:
-    """List the workers that gave a sign lately, and what holds each of them up.
+    """List workers seen recently, with the bottleneck of each.
 
     \b
     Example:
@@ -92,10 +92,10 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def train(flags: Flags, arguments: tuple[str, ...]) -> None:
-    """Make adapters from labels until stopped. Needs the worker half (docs/install.md).
+    """Train adapters from labels until stopped. Needs the worker half (docs/install.md).
 
     It trains one base model, one check after the other: when there are enough new labels, by schedule, on a drift
-    alarm, or asked by `scanfleet train start`. SIGTERM ends it in order; killed, the training goes on elsewhere.
+    alarm, or asked by `scanfleet train start`. SIGTERM ends it in order; killed, another worker resumes the training.
 
     Further arguments go to the worker: --model, --precision, --device, --train-after-labels and the others that
     `python -m worker train --help` lists.

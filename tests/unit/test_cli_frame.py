@@ -37,6 +37,18 @@ def test_every_command_has_help_with_an_example_that_names_it() -> None:
         assert not {"scanfleet", *path} - set(re.findall(r"[\w-]+", example)), path
 
 
+def test_every_summary_is_a_whole_sentence_at_80_columns() -> None:
+    for path, command in ALL.items():
+        if isinstance(command, click.Group):
+            page = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80).output
+            summaries = page.partition("Commands:\n")[2].splitlines()
+            assert len(summaries) == len(command.commands), path
+            for line in summaries:
+                assert line.endswith("."), (path, line)
+                assert not line.endswith("..."), (path, line)
+                assert len(line) <= 80, (path, line)
+
+
 def test_every_option_says_what_it_is_for() -> None:
     for path, command in ALL.items():
         for parameter in command.params:
