@@ -66,7 +66,8 @@ def row(found: Slice) -> tuple[str | int | float | None, ...]:
     held_to = "is the reference" if found.before is None and found.reference else found.reference
     shares = (_percent(found.flag_rate), found.flag_ratio, _percent(Proportion(k=now.n_review, n=now.n)))
     mass = (now.mean_mass, _percent(Proportion(k=now.n_low_mass, n=now.n)))
-    return (found.scan, found.source or "(all)", now.n, found.psi, *shares, *mass, held_to)
+    psi = "too few" if found.reference is None else found.psi
+    return (found.scan, found.source or "(all)", now.n, psi, *shares, *mass, held_to)
 
 
 def record(found: Drift) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Summary:
     scorers: list[ScorerUse]
     legend: list[Entry]  # the same in words
     times: StageTimes  # of the attempts that closed its batches
+    flags: tuple[str, ...]  # labels of the check that flag
+    no_boxes: str | None  # why nobody was asked for the boxes that the check wants
 
     @property
     def warnings(self) -> list[str]:
@@ -39,16 +41,26 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
     with reading(engine, long=True) as connection:
         scan = scans.get_scan(connection, scan_id)
         scorers = scorers_of_scan(connection, scan.id)
-        has_flags = bool(get_check(connection, scan.check_id).flags)
+        flags = get_check(connection, scan.check_id).flags
         return Summary(
             scan=scan,
             progress=progress_of(connection, scan),
             answers=count_answers(connection, scan.id),
             failures=count_failures(connection, scan.id),
             scorers=scorers,
-            legend=[entry(scorer, has_flags=has_flags, check=scan.check) for scorer in scorers],
+            legend=[entry(scorer, has_flags=bool(flags), check=scan.check) for scorer in scorers],
             times=times_of_scan(connection, scan.id),
+            flags=tuple(flags),
+            no_boxes=_why_no_boxes(engine, scan.id),
         )
+
+
+def _why_no_boxes(engine: sa.Engine, scan_id: str) -> str | None:
+    """Every flagged image has the same reason, so the first one tells."""
+    for result in iter_results(engine, ResultFilter(scan=scan_id, decision="flag"), limit=1):
+        if result.boxes is None and result.box_problems:
+            return str(result.box_problems[0])
+    return None
 
 
 def measure_agreement(engine: sa.Engine, scan: ScanInfo, truth_column: str) -> Agreement:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.common import note, say
+from producer.cli.common import note, printable, say
 from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from producer.failures import Counts
     from producer.summary import Summary
     from scanfleet.proportions import Proportion
-    from scanfleet.store.scans import ScanInfo
+    from scanfleet.store.scans import Progress, ScanInfo
 
 SHORTEST_SPAN = 1.0  # seconds; a rate over less is noise
 
@@ -36,11 +36,32 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
     if summary.answers:
         click.echo()
         echo_table(("decision", "label", "images"), [(*key, n) for key, n in summary.answers.items()])
+        if any((decision == "flag") != (label in summary.flags) for decision, label in _decided(summary)):
+            say("decisions weigh all flagging labels together; the label is the single likeliest one")
+    if summary.no_boxes is not None:
+        say(f"no boxes: {printable(summary.no_boxes)}")
     if summary.failures:
         click.echo()
         echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in summary.failures.items()])
     for warning in summary.warnings:
         note(warning)
+
+
+def _decided(summary: Summary) -> list[tuple[str, str]]:
+    """Decisions that a label may contradict: a review leaves both open, and without flags there are none."""
+    return [key for key in summary.answers if summary.flags and key[0] != "review"]
+
+
+def say_answers(engine: sa.Engine, scan_id: str) -> None:
+    """Counts by decision and label, and where to read on, on stderr: `scan` prints its id alone to stdout."""
+    from scanfleet.store.engine import reading
+    from scanfleet.store.results import count_answers
+
+    with reading(engine, long=True) as connection:
+        answers = count_answers(connection, scan_id)
+    if answers:
+        note(", ".join(f"{' '.join(key)} {n}" for key, n in answers.items()))
+        note(f"answers: `scanfleet results ls --scan {scan_id}`; a sheet: `scanfleet scans report {scan_id} -o FILE`")
 
 
 def _echo_speed(summary: Summary, seconds: float | None) -> None:
@@ -65,6 +86,15 @@ def echo_legend(summary: Summary) -> None:
             say(f"  {entry.looks}", hang=4)
         if entry.shift is not None:
             say(f"  {entry.shift}", hang=4)
+
+
+def say_if_nobody_works(engine: sa.Engine, scan: ScanInfo, done: Progress) -> None:
+    from producer.launch import who_is_missing
+
+    if scan.state == "running" and done.n_pending:
+        missing = who_is_missing(engine, model=scan.model, queue=scan.queue)
+        if missing is not None:
+            note(missing)
 
 
 def say_who_refuses(engine: sa.Engine, scan: ScanInfo) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -59,6 +60,8 @@ def results() -> None:
 def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> None:
     """List results, the oldest first.
 
+    Without --scan and --state, images that no worker has tried yet are left out: an abandoned scan has thousands.
+
     \b
     Example:
       scanfleet results ls --scan k7m2 --decision flag
@@ -68,7 +71,10 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
     from scanfleet.store.results import iter_results
 
     with flags.ledger() as engine:
-        found = iter_results(engine, _filter(engine, wanted), limit=limit)
+        chosen = _filter(engine, wanted)
+        if chosen.scan is None and chosen.state is None:
+            chosen = replace(chosen, tried=True)
+        found = iter_results(engine, chosen, limit=limit)
         if form != "table":
             with target(None, form=form) as file:
                 write_results(found, file, form=form)
@@ -122,8 +128,9 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
 def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
     """Write one line per image, whatever became of it.
 
-    State is verdict, failed, pending or cancelled. A file appears when it is complete; a device or pipe is written as
-    it is. In CSV and Parquet each column of the manifest is a column `meta.<name>`.
+    State is verdict, failed, pending or cancelled: --state verdict takes answers only. A file appears when it is
+    complete; a device or pipe is written as it is. In CSV and Parquet each column of the manifest is a column
+    `meta.<name>`.
 
     \b
     Example:

@@ -103,12 +103,13 @@ def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
 
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
-    from producer.cli.outcome import say_who_refuses
+    from producer.cli.outcome import say_answers, say_who_refuses
     from producer.waiting import tend
 
     for now in tend(session.engine, session.app, session.settings, last.scan.id):
         display.scored(now)
         if now.ended:
+            say_answers(session.engine, now.scan.id)
             say_who_refuses(session.engine, now.scan)
             say_how_it_ended(now.scan.id, now.progress, strict=strict)
 

@@ -38,21 +38,26 @@ def scans() -> None:
 def list_scans(flags: Flags, limit: int, form: str) -> None:
     """List scans, the newest first.
 
+    State `no worker`: it is running, but no worker that takes its images lives.
+
     \b
     Example:
       scanfleet scans ls --limit 5
     """
+    from producer.launch import SILENT_SECONDS
     from scanfleet.store import scans as store
     from scanfleet.store.engine import reading
+    from scanfleet.store.workers import live_workers
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = [(scan, store.progress(connection, scan.id)) for scan in store.list_scans(connection, limit=limit)]
+        served = {worker.queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
     if form == "json":
         click.echo(json.dumps([_record(scan, done) for scan, done in found], indent=2))
         return
     counts = ("images", "scored", "flagged", "review", "failed")
     header = ("scan", "check", "model", "state", *counts, "started", "sources")
-    echo_table(header, [_row(scan, done) for scan, done in found], below=("model", "started", "sources"))
+    echo_table(header, [_row(scan, done, served) for scan, done in found], below=("model", "started", "sources"))
     if not found:
         note("no scan yet: `scanfleet scan SRC --check NAME` makes one")
 
@@ -70,7 +75,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     Example:
       scanfleet scans show k7m2 --format json
     """
-    from producer.cli.outcome import echo_legend, echo_summary, say_what_is_quarantined
+    from producer.cli.outcome import echo_legend, echo_summary, say_if_nobody_works, say_what_is_quarantined
     from producer.cli.times import echo_times
     from producer.failures import n_quarantined
     from producer.summary import summarise
@@ -83,6 +88,8 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         with reading(engine) as connection:
             rescans = store.list_rescans(connection, summary.scan.id)
             alarms = alarms_of_scan(connection, summary.scan.check, summary.scan.id)
+        if form == "table":
+            say_if_nobody_works(engine, summary.scan, summary.progress)
     if form == "json":
         answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
@@ -125,21 +132,19 @@ def watch(flags: Flags, scan_id: str, strict: bool) -> None:
     Example:
       scanfleet scans watch k7m2
     """
+    from producer.cli.outcome import say_answers, say_if_nobody_works
     from producer.cli.progress import open_display
     from producer.cli.scan import say_how_it_ended
-    from producer.launch import who_is_missing
     from producer.waiting import standing
     from producer.waiting import watch as look
 
     with flags.ledger() as engine:
         first = standing(engine, scan_id)
-        if first.scan.state == "running" and first.progress.n_pending:
-            missing = who_is_missing(engine, model=first.scan.model, queue=first.scan.queue)
-            if missing is not None:
-                note(missing)
+        say_if_nobody_works(engine, first.scan, first.progress)
         with open_display() as display:
             for now in look(engine, scan_id, every_seconds=1.0):
                 display.scored(now)
+        say_answers(engine, now.scan.id)
         say_how_it_ended(now.scan.id, now.progress, strict=strict)
 
 
@@ -219,10 +224,12 @@ def _echo_renewal(scan: ScanInfo, rescans: list[ScanInfo]) -> None:
         note("decisions and scorers are those of the answers that stand now; times and failures of the first scoring")
 
 
-def _row(scan: ScanInfo, done: Progress) -> tuple[str | int, ...]:
+def _row(scan: ScanInfo, done: Progress, served: set[str]) -> tuple[str | int, ...]:
     sources = ", ".join(scan.sources) if scan.rescan_of is None else f"rescan of {scan.rescan_of}"
     counts = (done.n_images, done.n_verdicts, done.n_flagged, done.n_review, done.n_failures)
-    return (scan.id, scan.check, scan.model, scan.state, *counts, f"{scan.created_at:%Y-%m-%d %H:%M}", sources)
+    waits = scan.state == "running" and done.n_pending and scan.queue not in served
+    state = "no worker" if waits else scan.state
+    return (scan.id, scan.check, scan.model, state, *counts, f"{scan.created_at:%Y-%m-%d %H:%M}", sources)
 
 
 def _record(scan: ScanInfo, done: Progress) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scanfleet.store.trainings import TrainingInfo
 
 HOW_LETTERS = 80  # of a reason in a table; `show` has all of it
+STATES = {"leased": "training"}  # in words; programs get what the ledger holds
 LINE_SECONDS = 5.0  # between two words on the same stage
 FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 
@@ -110,7 +111,8 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
     for each in found:
         how = _shortened(each.verdict or each.error or progress_words(each))
         since = f"{each.created_at:%Y-%m-%d %H:%M}"
-        rows.append((each.id, each.check_name, each.base_model, since, each.state, how, each.adapter_id, each.reason))
+        state = STATES.get(each.state, each.state)
+        rows.append((each.id, each.check_name, each.base_model, since, state, how, each.adapter_id, each.reason))
     header = ("id", "check", "model", "asked", "state", "how", "adapter", "reason")
     echo_table(header, rows, below=("how", "reason"))
     if not found:
@@ -210,7 +212,7 @@ def _show(found: TrainingInfo, *, page: str | None) -> None:
         "recipe": " ".join([found.recipe, *(f"{name}={value}" for name, value in found.overrides.items())]),
         "seed": found.seed,
         "reason": found.reason,
-        "state": found.state if found.ended else f"{found.state}: {progress_words(found)}",
+        "state": found.state if found.ended else f"{STATES.get(found.state, found.state)}: {progress_words(found)}",
         "error": found.error,
         "adapter": found.adapter_id,
         "page": page,

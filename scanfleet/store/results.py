@@ -81,6 +81,7 @@ class ResultFilter:
     decision: str | None = None
     min_score: float | None = None
     max_score: float | None = None
+    tried: bool = False  # leave out what is pending or cancelled
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         found: list[sa.ColumnElement[bool]] = []
@@ -93,6 +94,8 @@ class ResultFilter:
         ):
             if value is not None:
                 found.append(column == value)
+        if self.tried:
+            found.append(Image.state.in_(("verdict", "failed")))
         if self.scan is None:
             found.append(Image.rescan_of.is_(None))
         if self.prefix is not None:

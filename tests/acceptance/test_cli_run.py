@@ -307,6 +307,7 @@ def test_the_worker_command_becomes_the_worker(data: Path, pictures: Path) -> No
         scan = scanfleet("scan", pictures, "--check", "overlay", "--model", "fake", "--wait", data_dir=data)
         assert scan.returncode == 0, scan.stderr
         assert "23 scored" in scan.stderr
+        assert f"scanfleet results ls --scan {scan.stdout.strip()}" in scan.stderr
         worker.terminate()
         assert worker.wait(timeout=PATIENCE_SECONDS) == 0
     finally:

@@ -1,6 +1,7 @@
 """`scanfleet train`: asked for, listed, followed, ended; and what a training worker refuses to begin with."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,16 @@ def test_a_training_is_asked_for_once_listed_and_cancelled(engine: sa.Engine, tm
     assert isinstance(followed.exception, TrainingFailed)
     assert str(followed.exception) == "training 1 was cancelled"
     assert isinstance(train(tmp_path, "train", "show", "9").exception, UnknownName)
+
+
+def test_a_training_under_way_is_called_so_and_programs_get_the_state(engine: sa.Engine, tmp_path: Path) -> None:
+    label_pictures(engine, tmp_path / "pictures", n=1)
+    request(engine)
+    claim(engine)
+    row = train(tmp_path, "train", "ls").stdout.splitlines()[1]
+    assert re.split(r"\s{2,}", row.strip())[4:6] == ["training", "starting"]
+    assert "training: starting" in train(tmp_path, "train", "show", "1").stdout
+    assert json.loads(train(tmp_path, "train", "ls", "--format", "json").stdout)[0]["state"] == "leased"
 
 
 REFUSED = {
