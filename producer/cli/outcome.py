@@ -52,6 +52,16 @@ def _decided(summary: Summary) -> list[tuple[str, str]]:
     return [key for key in summary.answers if summary.flags and key[0] != "review"]
 
 
+def echo_renewal(scan: ScanInfo, rescans: list[ScanInfo]) -> None:
+    """Which scan this one renews, and which ones renew it."""
+    if scan.rescan_of is not None:
+        say(f"renews   {scan.rescan_of} (`scanfleet rescan {scan.id} --report` shows what changed)")
+    for each in rescans:
+        click.echo(f"renewed  by {each.id}, {each.created_at:%Y-%m-%d %H:%M}, {each.state}")
+    if rescans:
+        note("decisions and scorers are those of the answers that stand now; times and failures of the first scoring")
+
+
 def say_answers(engine: sa.Engine, scan_id: str) -> None:
     """Counts by decision and label, and where to read on, on stderr: `scan` prints its id alone to stdout."""
     from scanfleet.store.engine import reading

@@ -75,7 +75,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     Example:
       scanfleet scans show k7m2 --format json
     """
-    from producer.cli.outcome import echo_legend, echo_summary, say_if_nobody_works, say_what_is_quarantined
+    from producer.cli import outcome
     from producer.cli.times import echo_times
     from producer.failures import n_quarantined
     from producer.summary import summarise
@@ -89,7 +89,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
             rescans = store.list_rescans(connection, summary.scan.id)
             alarms = alarms_of_scan(connection, summary.scan.check, summary.scan.id)
         if form == "table":
-            say_if_nobody_works(engine, summary.scan, summary.progress)
+            outcome.say_if_nobody_works(engine, summary.scan, summary.progress)
     if form == "json":
         answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
@@ -101,16 +101,16 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         record = _record(summary.scan, summary.progress) | more
         click.echo(json.dumps(record, indent=2))
         return
-    echo_summary(summary)
-    echo_legend(summary)
+    outcome.echo_summary(summary)
+    outcome.echo_legend(summary)
     echo_times(summary.times)
-    say_what_is_quarantined(summary.scan.id, summary.failures)
+    outcome.say_what_is_quarantined(summary.scan.id, summary.failures)
     click.echo()
     for source in summary.scan.sources:
         say(f"source   {source}", hang=9)
     for name, value in summary.scan.filters.items():
         say(f"{name:8} {value}", hang=9)
-    _echo_renewal(summary.scan, rescans)
+    outcome.echo_renewal(summary.scan, rescans)
     if summary.scan.n_listed is None:
         command = "scan" if summary.scan.rescan_of is None else "rescan"
         note(f"the listing has not ended: `scanfleet {command}` with the same arguments goes on with it")
@@ -213,15 +213,6 @@ def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: i
 
 for change in (pause, resume, cancel, retry):
     scans.add_command(change)
-
-
-def _echo_renewal(scan: ScanInfo, rescans: list[ScanInfo]) -> None:
-    if scan.rescan_of is not None:
-        say(f"renews   {scan.rescan_of} (`scanfleet rescan {scan.id} --report` shows what changed)")
-    for each in rescans:
-        click.echo(f"renewed  by {each.id}, {each.created_at:%Y-%m-%d %H:%M}, {each.state}")
-    if rescans:
-        note("decisions and scorers are those of the answers that stand now; times and failures of the first scoring")
 
 
 def _row(scan: ScanInfo, done: Progress, served: set[str]) -> tuple[str | int, ...]:

@@ -1,22 +1,19 @@
 """`scanfleet scans`: what failed and how to mend it; pausing and ending a scan, and how long that takes."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from producer.failures import n_chosen
 from producer.legend import entry
 from scanfleet.errors import UnknownName
 from scanfleet.settings import load_settings
-from scanfleet.store.engine import connect, reading, transaction
+from scanfleet.store.engine import connect, reading
 from scanfleet.store.results import ResultFilter, iter_results
 from scanfleet.store.scans import progress
 from scanfleet.store.scorers import ScorerUse
-from scanfleet.store.tables import Verdict
 from tests.cli_call import scanfleet
 from tests.cli_process import start
 from tests.ledger_rig import ledger_with_scan
@@ -223,65 +220,3 @@ def test_who_watches_a_scan_that_nobody_works_on_is_told(tmp_path: Path) -> None
     finally:
         watch.kill()
         watch.communicate()
-
-
-def change(data_dir: Path, statement: sa.Update) -> None:
-    engine = connect(load_settings(data_dir=data_dir))
-    with transaction(engine) as connection:
-        connection.execute(statement)
-    engine.dispose()
-
-
-@pytest.mark.parametrize(("queue", "state"), [("score.pocket", "no worker"), ("score.fake", "running")])
-def test_a_running_scan_that_nobody_works_on_is_listed_as_such(tmp_path: Path, queue: str, state: str) -> None:
-    scan_id = ledger_with_scan(tmp_path, n_ready=1, worker_queue=queue)
-    row = scans(tmp_path, "ls")[1].splitlines()[1]
-    assert re.split(r"\s{2,}", row)[3] == state
-    assert json.loads(scans(tmp_path, "ls", "--format", "json")[1])[0]["state"] == "running"
-    assert ("no worker for model fake" in scans(tmp_path, "show", scan_id)[2]) == (state == "no worker")
-
-
-def test_the_end_of_a_wait_is_summed_up_beside_the_data(tmp_path: Path) -> None:
-    scan_id = ledger_with_scan(tmp_path, n_verdicts=3)
-    code, out, said = scans(tmp_path, "watch", scan_id)
-    assert (code, out) == (0, "")
-    assert "scanfleet: flag overlay 3\n" in said
-    assert f"scanfleet results ls --scan {scan_id}" in said
-    assert f"scanfleet scans report {scan_id}" in said
-
-
-@pytest.mark.parametrize(("label", "decision", "explained"), [
-    ("overlay", "flag", False), ("none", "flag", True), ("overlay", "clear", True), ("overlay", "review", False),
-])  # fmt: skip
-def test_a_decision_that_the_label_contradicts_is_explained(
-    tmp_path: Path, label: str, decision: str, explained: bool
-) -> None:
-    scan_id = ledger_with_scan(tmp_path)
-    change(tmp_path, sa.update(Verdict).values(label=label, decision=decision))
-    assert ("weigh all flagging labels together" in scans(tmp_path, "show", scan_id)[1]) == explained
-
-
-def test_boxes_that_nobody_was_asked_for_are_named_once(tmp_path: Path) -> None:
-    scan_id = ledger_with_scan(tmp_path, n_verdicts=3)
-    assert "no boxes" not in scans(tmp_path, "show", scan_id)[1]
-    change(tmp_path, sa.update(Verdict).values(box_problems=["it was not taught\x1b"]))
-    assert scans(tmp_path, "show", scan_id)[1].count("no boxes: it was not taught\\x1b\n") == 1
-
-
-def test_drift_says_where_verdicts_are_too_few(tmp_path: Path) -> None:
-    ledger_with_scan(tmp_path)
-    row = scanfleet("drift", data_dir=tmp_path).stdout.splitlines()[4]
-    assert re.split(r"\s{2,}", row)[3] == "too few"
-
-
-def test_images_that_nobody_tried_are_listed_when_asked_for(tmp_path: Path) -> None:
-    scan_id = ledger_with_scan(tmp_path, n_verdicts=2, failures=FAILURES[:1], n_ready=4)
-
-    def states(*arguments: str) -> list[str]:
-        answer = scanfleet("results", "ls", "--format", "jsonl", *arguments, data_dir=tmp_path)
-        return sorted(json.loads(line)["state"] for line in answer.stdout.splitlines())
-
-    assert states() == ["failed", "verdict", "verdict"]
-    assert states("--state", "pending") == ["pending"] * 4
-    assert len(states("--scan", scan_id)) == 7
-    assert len(scanfleet("results", "export", data_dir=tmp_path).stdout.splitlines()) == 7
