@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from producer.cli.tables import fit, floor, shortened
 from scanfleet.settings import load_settings
 from scanfleet.store import trainings
 from scanfleet.store.checks import get_check
@@ -82,3 +83,12 @@ def test_checks_are_listed_for_programs(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(scanfleet("checks", "ls", "--format", "csv", data_dir=tmp_path).stdout)))
     assert [row["check"] for row in rows] == [record["check"] for record in records]
     assert json.loads(next(row["labels"] for row in rows if row["check"] == "flowers")) == flowers["labels"]
+
+
+def test_the_widest_columns_give_way_and_numbers_never() -> None:
+    assert fit([8, 30, 12], [8, 8, 12], 40) == [8, 16, 12]
+    assert fit([8, 30, 12], [8, 8, 12], None) == [8, 30, 12]
+    assert fit([20, 20], [20, 20], 10) == [20, 20]
+    assert floor("images", ["7", "1234567"], number=True) == 7
+    assert shortened("s3://ads/2026/banner.png", 16) == "s3://…banner.png"
+    assert shortened("asked for by ann", 10) == "asked for…"
