@@ -103,6 +103,8 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
         scorers=[],
         legend=[],
         times=StageTimes(sums={"scored": 5, "under_way": 1.25}),
+        flags=("overlay",),
+        no_boxes=None,
     )
     echo_summary(summary, seconds=2.0)
     assert capsys.readouterr().out.splitlines() == [
