@@ -53,7 +53,7 @@ def test_what_is_broken_is_told_beside_what_is_not(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_loaded_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')
-    answer = scanfleet("doctor", "--model", "./other", "--json", data_dir=tmp_path)
+    answer = scanfleet("doctor", "--model", "./other", "--format", "json", data_dir=tmp_path)
     assert answer.returncode == 10
     told = json.loads(answer.stdout)
     assert "is a llama model" in told["findings"][-1]["text"]

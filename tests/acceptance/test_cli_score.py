@@ -68,6 +68,13 @@ def test_it_gives_the_answers_of_a_run_and_keeps_nothing(data: Path, tmp_path: P
         assert record["scorer"].items() <= kept[uri]["scorer"].items()
 
 
+def test_json_is_one_list(data: Path, tmp_path: Path) -> None:
+    names = [draw(tmp_path / name, 1).name for name in ("a.png", "b.png")]
+    answer = scanfleet("score", *names, "--format", "json", data_dir=data, cwd=tmp_path, model="fake")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert [Path(record["uri"]).name for record in json.loads(answer.stdout)] == names
+
+
 @pytest.mark.parametrize("precision", ["fp32", "nf4"])
 def test_stderr_is_ours_alone(data: Path, tmp_path: Path, precision: str) -> None:
     draw(tmp_path / "a.png", 1)
