@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.script import ScriptDirectory
 
 from scanfleet.errors import SchemaOutdated
 from scanfleet.settings import load_settings
@@ -30,6 +31,10 @@ def test_the_last_migration_leads_back_and_forth(tmp_path: Path) -> None:
     schema.upgrade(engine)
     assert schema_diff(engine) == []
     engine.dispose()
+
+
+def test_the_newest_revision_is_where_the_migrations_lead() -> None:
+    assert schema.newest_revision() == ScriptDirectory.from_config(schema._config(None)).get_current_head()
 
 
 def test_the_diff_sees_a_missing_column(tmp_path: Path) -> None:
