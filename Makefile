@@ -9,7 +9,7 @@ INSTALL := --editable '.[worker,dev,parquet]'
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
-PROCESSES ?= 4
+PROCESSES ?= 3
 BENCH_ARGS ?=
 
 DEMO_IMAGES ?= 300
@@ -69,10 +69,11 @@ demo-crops: $(STAMP) ## parts too small to tell at a first look; a second look i
 	  --apply --out demo-crops/tuned
 	$(BIN)/scanfleet run demo-crops/archive/manifest.csv --check razor --truth truth --report demo-crops/report.html
 
+# Bytecode is written also where the environment forbids it: hundreds of processes import the same modules.
 # A file stays in one process, so that what its module sets up is made once. There are more processes than cores, because
 # many tests wait for servers and leases; those come first (acceptance, integration), the ones that compute fill the rest.
 test: $(STAMP) services ## tests that take seconds, with real Redis, PostgreSQL and S3
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(PROCESSES) --dist loadfile \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(PROCESSES) --dist loadfile \
 	  --no-loadscope-reorder --durations 20 $(PYTEST_ARGS)
 
 # The same tests on other versions, in an environment of their own. Warnings are listed at the end instead of raised.

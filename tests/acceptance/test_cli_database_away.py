@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scanfleet.settings import load_settings
 from scanfleet.store.engine import connect
-from tests.cli_process import scanfleet
+from tests.cli_call import scanfleet
 from tests.migrated import upgrade
 from tests.patience import patient
 from tests.services import PostgresServer

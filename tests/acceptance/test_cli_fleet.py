@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image as PillowImage
 
-from tests.cli_process import scanfleet, start
+from tests.cli_call import scanfleet
+from tests.cli_process import start
 from tests.services import Bucket
 
 N_IMAGES = 40

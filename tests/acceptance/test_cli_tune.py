@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli_process import scanfleet, start
+from tests.cli_call import scanfleet
+from tests.cli_process import start
 
 N = 48
 

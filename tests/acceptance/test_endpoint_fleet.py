@@ -20,7 +20,7 @@ from models.types import Scorer
 from scanfleet.checks import load_check
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.settings import load_settings
-from tests.cli_process import scanfleet
+from tests.cli_call import scanfleet
 from worker.endpoint import EndpointModel, load_endpoint
 from worker.endpoint_line import Clock
 from worker.scorers import question_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scanfleet.errors import ScanIncomplete
-from tests.cli_process import scanfleet
+from tests.cli_call import scanfleet
 from tests.odd_files import VERDICT, write_odd_files
 from tests.services import Bucket
 
@@ -34,7 +34,7 @@ def outcomes(data: Path) -> dict[str, str]:
 
 def test_a_folder_of_odd_files(tmp_path: Path, data: Path) -> None:
     expected = write_odd_files(tmp_path / "archive mit ü")
-    run = scanfleet("run", tmp_path / "archive mit ü", "--check", "overlay", "--strict", data_dir=data, timeout=400)
+    run = scanfleet("run", tmp_path / "archive mit ü", "--check", "overlay", "--strict", data_dir=data)
     assert run.returncode == ScanIncomplete.exit_code, run.stderr
     assert "Traceback" not in run.stderr
     assert outcomes(data) == expected

@@ -11,7 +11,7 @@ import pytest
 import scanfleet as scanfleet_package
 from models.pocket.planted import planted
 from scanfleet.checks import load_check
-from tests.cli_process import scanfleet
+from tests.cli_call import scanfleet
 
 N = 6
 CROP = """

@@ -11,7 +11,7 @@ import pytest
 
 from models.adapters import read_adapter
 from scanfleet.store.trainings import TrainingInfo
-from tests.cli_process import scanfleet
+from tests.cli_call import scanfleet
 from tests.training_rig import Ground, ground, label_pictures, request
 from worker.refresh.stages import STAGES
 from worker.refresh.work import folder_of

@@ -7,8 +7,8 @@ from scanfleet.settings import load_settings
 from tests.services import Bucket
 
 
-def test_servers_that_are_there_are_timed(tmp_path: Path, pg_url: str, redis_url: str) -> None:
-    settings = load_settings(data_dir=tmp_path, database_url=pg_url, broker_url=redis_url)
+def test_servers_that_are_there_are_timed(tmp_path: Path, pg_empty_url: str, redis_url: str) -> None:
+    settings = load_settings(data_dir=tmp_path, database_url=pg_empty_url, broker_url=redis_url)
     found = {one.name: one for one in look_around(settings)}
     assert (found["ledger"].status, found["ledger"].exit_code) == ("fail", 18)  # nobody upgraded it, and nor do we
     assert found["broker"].figures["connect_seconds"] > 0

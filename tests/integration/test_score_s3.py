@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.cli_process import scanfleet
+from tests.cli_call import scanfleet
 from tests.services import Bucket
 from tests.worker_rig import png
 

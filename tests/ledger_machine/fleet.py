@@ -38,7 +38,7 @@ class Fleet(People):
             lambda connection: batches.claim(connection, queue=QUEUE, worker=worker, lease_seconds=LEASE, rung=rung)
         )
         got = None if claim is None else claim.batch_id
-        expected = {self.model.next_claim(rung, moment) for moment in (at.lo, at.hi)}
+        expected = {self.model.next_claim(rung, moment) for moment in self._moments(at)}
         self._believe(len(expected) > 1 or got in expected, f"claimed batch {got}, not {expected} (rung: {rung})")
         if claim is None:
             return False

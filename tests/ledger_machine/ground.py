@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -42,6 +43,7 @@ class Ground:
         self._knocks: list[int] = []
         self.poison: set[int] = set()
         self._in_hand_at_end: Counter[int] = Counter()  # workers that ended or fell silent, by the image in hand
+        self._slowest = timedelta(0)  # transaction so far: how far a time that one wrote may lie after its `Span.lo`
         self.seen = read(engine)
 
     def check(self) -> None:
@@ -74,4 +76,10 @@ class Ground:
         before = clock()
         with transaction(self._engine) as connection:
             result = call(connection)
-        return result, Span(before, clock())
+        at = Span(before, clock())
+        self._slowest = max(self._slowest, at.hi - at.lo)
+        return result, at
+
+    def _moments(self, at: Span) -> tuple[datetime, datetime]:
+        """The earliest and latest that a transaction may have looked, against the earliest of what others wrote."""
+        return at.lo - self._slowest, at.hi

@@ -64,9 +64,9 @@ class World(Fleet):
         self._knocks += rung * {Fate.DELIVERED: 1, Fate.DOUBLED: 2}.get(fate, 0)
 
     def _rung_rightly(self, rung: list[int], at: Span) -> None:
-        (free, probes), later = self.model.next_rings(at.lo), self.model.next_rings(at.hi)
+        (free, probes), later = (self.model.next_rings(moment) for moment in self._moments(at))
         if (free, probes) != later:
-            return  # something fell due in this very millisecond
+            return  # something fell due meanwhile
         found, probed = rung[: len(free)], rung[len(free) :]
         right = found == free and len(probed) == len(probes)
         right = right and all(any(batch_id in choice for batch_id in probed) for choice in probes)

@@ -103,7 +103,7 @@ def test_auto_over_a_base_that_is_not_loaded_refuses_what_none_of_its_recipes_ta
     with pytest.raises(ModelInvalid, match="recipe pocket-lora: max_epochs"):
         possible_recipes("auto", "pocket", overrides={"max_epochs": 5})
     assert possible_recipes("auto", "some/model", overrides={"max_epochs": 5})
-    with pytest.raises(ModelInvalid, match="recipe lora: nonsense: "):
+    with pytest.raises(ModelInvalid, match="recipe lora: no field nonsense"):
         possible_recipes("auto", "some/model", overrides={"nonsense": 3})
 
 
