@@ -5,8 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli_call import scanfleet
-from tests.cli_process import environment
+from tests.cli_process import environment, scanfleet
 
 
 def test_it_measures_the_stages_and_forecasts_what_they_do_together(tmp_path: Path) -> None:

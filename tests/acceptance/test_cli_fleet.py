@@ -22,13 +22,13 @@ def png(number: int) -> bytes:
 
 
 def test_from_bucket_to_lines_over_two_workers(
-    tmp_path: Path, pg_url: str, redis_url: str, seaweed_bucket: Bucket
+    tmp_path: Path, pg_empty_url: str, redis_url: str, seaweed_bucket: Bucket
 ) -> None:
     for number in range(N_IMAGES):
         seaweed_bucket.put(f"2026/bild ü {number:02}.png", png(number))
     seaweed_bucket.put("2026/empty.jpg", b"")
     settings = {
-        "database_url": pg_url,
+        "database_url": pg_empty_url,
         "broker_url": redis_url,
         "s3_endpoint_url": seaweed_bucket.endpoint_url,
         "model": "fake",

@@ -19,8 +19,7 @@ from scanfleet.settings import load_settings
 from scanfleet.store import scans
 from scanfleet.store.engine import connect, reading
 from scanfleet.store.tables import Batch, Image, Scan
-from tests.cli_call import scanfleet
-from tests.cli_process import start
+from tests.cli_process import scanfleet, start
 
 PATIENCE_SECONDS = 120.0
 

@@ -17,7 +17,7 @@ from scanfleet.queue import make_app, ring
 from scanfleet.settings import Settings, load_settings
 from scanfleet.store.engine import connect, reading
 from scanfleet.store.schema import first_contact
-from tests.cli_call import scanfleet
+from tests.cli_process import scanfleet
 from tests.conftest import serve
 from tests.services import PostgresServer, RedisServer
 from tests.services.certificates import Identity, identity
