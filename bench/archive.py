@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.pocket.data import CHECKS
+from models.pocket.scenes import CHECKS
 from models.pocket.scenes.scene import dice, stored
 
 

@@ -26,11 +26,11 @@ from bench.fleet_rig import CHECK, Fleet, Scanned, fleet
 from bench.meter import Sample, cpu_used, rss_watched
 from bench.report import REPEATS, Report, seconds
 from models.types import Scorer
-from scanfleet.checks import load_check
-from scanfleet.settings import load_settings
-from worker.model import load_model
-from worker.probe import budget_for
-from worker.score_alone import resolve_alone
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import load_settings
+from worker.commands.standalone import resolve_alone
+from worker.device.probe import budget_for
+from worker.scoring.model import load_model
 
 IMAGES = {448: 512, 128: 2048}  # side in pixels -> images a turn; the first is the headline
 DRAWN = 128  # different pictures of each side; of each, as many files as are needed

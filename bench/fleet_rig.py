@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 
 import sqlalchemy as sa
 
-from producer.launch import Request, open_session
-from scanfleet.settings import Settings, load_settings
-from scanfleet.stage_times import StageTimes
-from scanfleet.store import scans
-from scanfleet.store.engine import connect, reading
-from scanfleet.store.measured import times_of_scan
-from scanfleet.store.schema import upgrade
+from producer.scans.session import Request, open_session
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, reading
+from scanfleet.db.results.results import times_of_scan
+from scanfleet.db.scans import scans
+from scanfleet.db.schema import upgrade
+from scanfleet.stats.stage_times import StageTimes
 from tests.services.postgres import PostgresServer
 from tests.services.process import LAUNCHER
 from tests.services.redis import RedisServer

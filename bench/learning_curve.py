@@ -18,15 +18,16 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from bench.pocket import Measured, fresh, measure
 from bench.report import Report
-from models.adapters import AdapterCard
-from models.loading import BaseModel, load_base
-from models.metrics import wilson
-from models.pocket.evaluate import Measured, fresh, measure
+from models import factory
+from models.adapters.card import AdapterCard
+from models.adapters.metrics import wilson
+from models.network.base import BaseModel, load_base
 from models.pocket.questions import QUESTIONS
 from models.recipes import recipe_for
+from models.training.data.types import Example
 from models.training.fit import fit
-from models.training.types import Example
 
 CHECK = "overlay"
 SIZES = (50, 100, 200, 400, 800)  # labels
@@ -55,7 +56,7 @@ def run() -> Report:
     torch.set_num_threads(1)  # two threads of so small a model wait for each other more than they help
     base = load_base("pocket", precision="fp32")
     unseen = list(fresh(CHECK, UNSEEN_SEED, [(SIDE, SIDE, N_UNSEEN)]))
-    zero = _point(measure(base.scorer(QUESTIONS[CHECK]), unseen), labels=0, seconds=0.0)
+    zero = _point(measure(factory.scorer(base, QUESTIONS[CHECK]), unseen), labels=0, seconds=0.0)
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:
@@ -109,7 +110,7 @@ def _fitted(base: BaseModel, examples: Sequence[Example], unseen: Labelled, seed
         name="learning-curve", question=question, base_model="pocket", base_revision=base.checkpoint.revision
     )
     digest = trained.write(work / "adapter", card).weights_sha256
-    measured = measure(base.scorer(question, work / "adapter"), unseen)
+    measured = measure(factory.scorer(base, question, work / "adapter"), unseen)
     base.release(digest)
     return _point(measured, labels=len(examples), seconds=float(trained.figures["seconds"]))
 

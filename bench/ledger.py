@@ -8,14 +8,15 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from bench.report import Report, median_seconds_side_by_side
-from scanfleet.checks import load_check
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, scans, verdicts
-from scanfleet.store.batches import Claim, NewImage
-from scanfleet.store.engine import transaction
-from scanfleet.store.scans import ScanInfo
-from scanfleet.store.schema import ledger
-from scanfleet.store.scorers import ScorerSpec, scorer_id
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.results.scorers import ScorerSpec, scorer_id
+from scanfleet.db.scans import batches, scans
+from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans.scans import ScanInfo
+from scanfleet.db.schema import ledger
 
 N_IMAGES = 6_400
 PAGE_IMAGES = 640

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from models.adapters import read_adapter
-from models.loading import BaseModel
-from models.lora import load_lora
-from models.prefill import PrefillScorer
+from models.adapters.card import read_adapter
+from models.network.base import BaseModel
+from models.network.lora import load_lora
+from models.scoring.prefill import PrefillScorer
 
 IMAGE = "<|image_pad|>"
 

@@ -18,9 +18,9 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from transformers import AutoModelForImageTextToText, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from models.adapters import LoraSettings
-from models.loading import BaseModel
-from models.lora import add_lora
+from models.adapters.card import LoraSettings
+from models.network.base import BaseModel
+from models.network.lora import add_lora
 from models.types import Question
 
 IMAGE = "<|image_pad|>"

@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from bench.pocket import Measured, fresh, measure
 from bench.report import Report, median_seconds_side_by_side
-from models import pocket
-from models.adapters import AdapterCard, read_card
-from models.loading import BaseModel, Precision, load_base
-from models.pocket.evaluate import Measured, fresh, measure
+from models import factory, pocket
+from models.adapters.card import AdapterCard, read_card
+from models.network.base import BaseModel, Precision, load_base
 from models.pocket.questions import QUESTIONS
-from models.prefill import PrefillScorer
+from models.scoring.prefill import PrefillScorer
 
 SEED = 7_000_000  # nothing of the pocket model was trained, calibrated or evaluated on these images
 POOLS = ((128, 128, 200), (224, 224, 50))  # width, height, images; of each check
@@ -101,7 +101,9 @@ def _load(variant: Variant) -> Loaded:
     base = load_base("pocket", precision=variant.precision)
     base.merges = variant.merges
     size = _weight_bytes(base.network)
-    scorers = {check: base.scorer(question, pocket.adapter_folder(check)) for check, question in QUESTIONS.items()}
+    scorers = {
+        check: factory.scorer(base, question, pocket.adapter_folder(check)) for check, question in QUESTIONS.items()
+    }
     return Loaded(base=base, weight_bytes=size, scorers=scorers)
 
 

@@ -14,14 +14,14 @@ from bench.archive import draw
 from bench.loops import GenerateLoop
 from bench.report import REPEATS, Report, median_seconds_side_by_side, seconds
 from bench.stages import Bench, Run, bench
-from models import pocket
-from models.adapters import read_card
-from models.allocator import keep_freed_memory
-from models.loading import load_base
-from scanfleet.checks import load_check
-from scanfleet.settings import load_settings
-from worker.model import LoadedModel
-from worker.score_alone import resolve_alone
+from models import factory, pocket
+from models.adapters.card import read_card
+from models.network.allocator import keep_freed_memory
+from models.network.base import load_base
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import load_settings
+from worker.commands.standalone import resolve_alone
+from worker.scoring.model import LoadedModel
 
 CHECK = "overlay"
 NEW_TOKENS = 4  # of a short answer, such as "B) natural"
@@ -66,7 +66,7 @@ def run() -> Report:
     cores = torch.get_num_threads()
     adapter = pocket.adapter_folder(CHECK)
     base = load_base("pocket")
-    scorer = base.scorer(read_card(adapter).question, adapter)
+    scorer = factory.scorer(base, read_card(adapter).question, adapter)
     loop = GenerateLoop(base, scorer, adapter, threads=cores)
     codes = {code.label: code.code for code in scorer.prompt.codes}
     model = LoadedModel(base)

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import plain_training
+from bench.pocket import fresh
 from bench.report import Report
-from models.loading import BaseModel, load_base
-from models.pocket.evaluate import fresh
+from models.network.base import BaseModel, load_base
 from models.pocket.questions import QUESTIONS
 from models.recipes import Recipe, load_recipe
+from models.training.data.sampler import Plan
+from models.training.data.types import Example, Progress
 from models.training.fit import fit
-from models.training.network import lent
 from models.training.optimiser import rate
-from models.training.plan import Plan
-from models.training.types import Example, Progress
+from models.training.tasks.network import lent
 from models.types import Question
 
 CHECK = "overlay"

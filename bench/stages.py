@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from bench.report import seconds
-from scanfleet.settings import Settings
-from scanfleet.stage_times import THREAD_STAGES
-from scanfleet.store.batches import ClaimedImage
-from scanfleet.store.verdicts import NewVerdict
-from worker.decoders import Decoders
-from worker.device import Device
-from worker.model import Model
-from worker.probe import budget_for
-from worker.score_stream import score_stream
-from worker.scorers import Resolved
-from worker.stages import Stages
+from scanfleet.config.settings import Settings
+from scanfleet.db.results.verdicts import NewVerdict
+from scanfleet.db.scans.batches import ClaimedImage
+from scanfleet.stats.stage_times import THREAD_STAGES
+from worker.batch.stages import Stages
+from worker.commands.stream import score_stream
+from worker.decoding.pool import Decoders
+from worker.device.executor import Device
+from worker.device.probe import budget_for
+from worker.scoring.factory import Resolved
+from worker.scoring.model import Model
 
 STAGES = (*THREAD_STAGES, "wait", "device")
 

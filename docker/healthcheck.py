@@ -8,8 +8,8 @@ the device.
 import socket
 import sys
 
-from scanfleet.queue import make_app
-from scanfleet.settings import load_settings
+from scanfleet.config.settings import load_settings
+from scanfleet.queue.app import make_app
 
 TIMEOUT = 10.0  # seconds, unless given
 

@@ -1,1 +1,1 @@
-"""Alembic migrations of the ledger. `scanfleet db upgrade` runs them; scanfleet/store/tables.py is where they lead."""
+"""Alembic migrations of the ledger. `scanfleet db upgrade` runs them; scanfleet/db/tables.py is where they lead."""

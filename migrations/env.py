@@ -1,10 +1,10 @@
-"""Runs migrations on the connection that scanfleet.store.schema hands over; it owns the transaction."""
+"""Runs migrations on the connection that scanfleet.db.schema hands over; it owns the transaction."""
 
 from typing import Any, Literal
 
 from alembic import context
 
-from scanfleet.store.tables import Base, UtcDateTime
+from scanfleet.db.tables import Base, UtcDateTime
 
 
 def render_item(kind: str, item: Any, _: Any) -> str | Literal[False]:

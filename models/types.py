@@ -32,8 +32,8 @@ class Question:
 
     `labels` are the K answers in a fixed order; `flags` is the subset that raises a flag (empty: a plain
     classification, whose margin is the best label against all others).
-    `prompt` is the instruction; the letter menu ("A) overlay ...") is appended by `models.prompts`.
-    With `steps` the model reads their prompts instead (`models.sequential`).
+    `prompt` is the instruction; the letter menu ("A) overlay ...") is appended by `models.inputs.prompts`.
+    With `steps` the model reads their prompts instead (`models.scoring.sequential`).
     """
 
     __pydantic_config__: ClassVar = {

@@ -12,11 +12,12 @@ import sqlalchemy as sa
 import structlog
 from celery import Celery
 
+from scanfleet.config.settings import Settings
+from scanfleet.db.engine import transaction
+from scanfleet.db.scans import crash_isolation, notifications, scans
+from scanfleet.db.training import upkeep
 from scanfleet.errors import BrokerUnavailable
-from scanfleet.queue import ring, ring_training
-from scanfleet.settings import Settings
-from scanfleet.store import rings, scans, suspects, training_upkeep
-from scanfleet.store.engine import transaction
+from scanfleet.queue.app import ring, ring_training
 
 log = structlog.get_logger()
 
@@ -31,21 +32,21 @@ class Reconciled:
 def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconciled:
     """One round. Raises DatabaseUnavailable; a broker that is away costs a warning and the next round tries again."""
     with transaction(engine) as connection:
-        expired = suspects.expire_leases(connection)
+        expired = crash_isolation.expire_leases(connection)
         finished = scans.finish_all_complete(connection)
-        due = rings.due_for_ring(
+        due = notifications.due_for_ring(
             connection,
             ring_again_seconds=settings.ring_again_seconds,
             max_outstanding=settings.max_outstanding_rings,
         )
-        silent = training_upkeep.expire_leases(connection)
-        trainings = training_upkeep.due_for_ring(connection, ring_again_seconds=settings.ring_again_seconds)
+        silent = upkeep.expire_leases(connection)
+        trainings = upkeep.due_for_ring(connection, ring_again_seconds=settings.ring_again_seconds)
     if silent:
         log.warning("training_leases_expired", trainings=silent)
     if expired.n:
         log.warning("leases_expired", n=expired.n)
     if expired.quarantined:
-        log.error("images_quarantined", images=expired.quarantined, reason=suspects.KILLER)
+        log.error("images_quarantined", images=expired.quarantined, reason=crash_isolation.KILLER)
     _ring_trainings(engine, app, trainings)
     return Reconciled(expired=expired.n, rung=ring_all(engine, app, due), finished=finished)
 
@@ -59,7 +60,7 @@ def ring_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
             left = [held_id for held_id, _ in due[n_rung:]]
             log.warning("broker_away", error=str(error), n_unrung=len(left))
             with transaction(engine) as connection:
-                rings.mark_rung(connection, left, at=None)
+                notifications.mark_rung(connection, left, at=None)
             return n_rung
     return len(due)
 
@@ -72,5 +73,5 @@ def _ring_trainings(engine: sa.Engine, app: Celery, due: list[int]) -> None:
         except BrokerUnavailable as error:
             log.warning("broker_away", error=str(error), n_unrung=len(due) - n_rung)
             with transaction(engine) as connection:
-                training_upkeep.mark_rung(connection, due[n_rung:], at=None)
+                upkeep.mark_rung(connection, due[n_rung:], at=None)
             return

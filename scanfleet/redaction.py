@@ -70,3 +70,8 @@ def without_signatures(value: Any) -> Any:
         case list():
             return [without_signatures(inner) for inner in value]
     return value
+
+
+def storable(text: str) -> str:
+    """What every database takes, without secrets: an image may put anything into a decoder's complaint."""
+    return redact(text).replace("\0", "").encode("utf-8", "replace").decode()

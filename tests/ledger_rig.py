@@ -7,17 +7,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.checks import load_check
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.results.scorers import ScorerSpec, scorer_id
+from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.scans import batches, scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.workers import start_worker
+from scanfleet.db.tables import Scan
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
-from scanfleet.settings import load_settings
-from scanfleet.store import batches, scans, verdicts
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import connect, transaction
-from scanfleet.store.scorers import ScorerSpec, scorer_id
-from scanfleet.store.tables import Scan
-from scanfleet.store.verdicts import NewVerdict, Outcome
-from scanfleet.store.workers import start_worker
 from tests.migrated import upgrade
 
 QUEUE = score_queue("fake")

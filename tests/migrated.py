@@ -6,9 +6,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import schema
-from scanfleet.store.engine import connect
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db import schema
+from scanfleet.db.engine import connect, reading
 from tests.services import PostgresServer
 
 TEMPLATE = "migrated"  # the database of each PostgreSQL server that others are copies of
@@ -29,9 +29,11 @@ def _file(engine: sa.Engine) -> Path:
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """What `scanfleet.store.schema.upgrade` comes to, for an engine that has not connected yet."""
+    """What `scanfleet.db.schema.upgrade` comes to, for an engine that has not connected yet."""
     if engine.dialect.name == "sqlite" and not _file(engine).exists():
         _file(engine).write_bytes(_sqlite_file())
+        with reading(engine) as connection:  # as after a migration, the engine has its connection, and that its files
+            connection.execute(sa.text("SELECT 1 FROM alembic_version"))
     else:
         schema.upgrade(engine)
 

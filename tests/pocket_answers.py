@@ -1,6 +1,6 @@
 """The pocket model as a server would run it: transformers' own classes, the whole vocabulary, and none of our code.
 
-What it says is compared with what `models.prefill` says, so it shares nothing with that.
+What it says is compared with what `models.scoring.prefill` says, so it shares nothing with that.
 """
 
 import threading

@@ -11,22 +11,24 @@ from typing import Any
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.enqueue import Enqueued
-from producer.rescan import Plan, Request, enqueue_rescan, plan_rescan
-from scanfleet.checks import load_check
-from scanfleet.crops import crop_text
+from producer.scans.enqueue import Enqueued
+from producer.scans.rescan import Plan, Request, enqueue_rescan, plan_rescan
+from scanfleet.checks.check import load_check
+from scanfleet.checks.crop import crop_text
+from scanfleet.checks.crop_result import SecondLook
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.results.scorers import scorer_id
+from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.scans import batches, scans
+from scanfleet.db.scans.batches import Claim, ClaimedImage, NewImage
+from scanfleet.db.tables import Adapter, Champion, Image, Promotion, Scan, ScorerRow, Verdict
+from scanfleet.db.training import champions
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
-from scanfleet.queue import make_app
-from scanfleet.second_look import SecondLook
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, champions, scans, verdicts
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.batches import Claim, ClaimedImage, NewImage
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.scorers import scorer_id
-from scanfleet.store.tables import Adapter, Champion, Image, Promotion, Scan, ScorerRow, Verdict
-from scanfleet.store.verdicts import NewVerdict, Outcome
+from scanfleet.queue.app import make_app
 from tests.ledger_machine.ledger import quick, wipe
 from tests.ledger_rig import scorer_spec
 from tests.migrated import upgrade

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from scanfleet.store.tables import Base
+from scanfleet.db.tables import Base
 
 
 def schema_diff(engine: sa.Engine) -> list[Any]:

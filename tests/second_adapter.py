@@ -7,11 +7,11 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import load, save
 
-from models import pocket
-from models.adapters import CARD, AdapterCard, read_adapter, read_card, write_adapter
-from models.loading import BaseModel
-from scanfleet.checks import load_check
-from scanfleet.store.adapters import AdapterInfo
+from models import factory, pocket
+from models.adapters.card import CARD, AdapterCard, read_adapter, read_card, write_adapter
+from models.network.base import BaseModel
+from scanfleet.checks.check import load_check
+from scanfleet.db.training.adapters import AdapterInfo
 
 
 def second_adapter(base: BaseModel, into: Path, *, check: str = "overlay", strength: float = 1.1) -> Path:
@@ -30,7 +30,7 @@ def sing_again(base: BaseModel, folder: Path) -> Path:
     """Give an adapter the canary that it sings here."""
     card = read_card(folder)
     assert card.canary is not None
-    scorer = base.scorer(card.question, folder)
+    scorer = factory.scorer(base, card.question, folder)
     images = [Image.open(folder / name).convert("RGB") for name in card.canary.images]
     margins = tuple(reading.margin for reading in scorer.score([scorer.prepare(image) for image in images]))
     base.release(card.weights_sha256)

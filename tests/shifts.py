@@ -7,11 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.checks import load_check
-from scanfleet.store import scans
-from scanfleet.store.engine import transaction
-from scanfleet.store.scorers import Shift, note_shift, scorer_id
-from scanfleet.store.tables import ScorerRow
+from scanfleet.checks.check import load_check
+from scanfleet.db.engine import transaction
+from scanfleet.db.results.scorers import Shift, note_shift, scorer_id
+from scanfleet.db.scans import scans
+from scanfleet.db.tables import ScorerRow
 from tests.ledger_rig import scorer_spec
 
 WIDTHS = (0.02, 0.3, 0.11, 0.29, 0.05, 0.001)

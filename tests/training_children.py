@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import StoreUnavailable, TrainingFailed
-from scanfleet.store.adapters import AdapterInfo
-from worker.refresh import child
-from worker.refresh.context import Context
-from worker.refresh.publishing import register
+from worker.training import child
+from worker.training.context import Context
+from worker.training.publish import register
 
 
 def next_word() -> str:

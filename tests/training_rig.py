@@ -13,15 +13,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from models.pocket.data import CHECKS
-from scanfleet.checks import load_check
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import trainings
-from scanfleet.store.checks import save_check
-from scanfleet.store.engine import connect, now, reading, transaction
-from scanfleet.store.labels import NewLabel, add_labels, newest_label
-from scanfleet.store.tables import Adapter, LabelledImage
-from scanfleet.store.trainings import TrainingInfo
+from models.pocket.scenes import CHECKS
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, now, reading, transaction
+from scanfleet.db.labels.labels import NewLabel, add_labels, newest_label
+from scanfleet.db.scans.checks import save_check
+from scanfleet.db.tables import Adapter, LabelledImage
+from scanfleet.db.training import trainings
+from scanfleet.db.training.trainings import TrainingInfo
 from tests.migrated import upgrade
 from tests.patience import patient
 
@@ -111,7 +111,7 @@ class Ground:
         """The process that computes, on Linux."""
         for task in Path(f"/proc/{worker.pid}/task").glob("*/children"):
             for child in task.read_text().split():
-                if b"worker.refresh.child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"worker.training.child" in Path(f"/proc/{child}/cmdline").read_bytes():
                     return int(child)
         return None
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.checks import load_check
-from scanfleet.store.checks import save_check
-from scanfleet.store.engine import now, transaction
-from scanfleet.store.scorers import scorer_id
-from scanfleet.store.tables import Batch, Image, Label, Scan, Verdict
+from scanfleet.checks.check import load_check
+from scanfleet.db.engine import now, transaction
+from scanfleet.db.results.scorers import scorer_id
+from scanfleet.db.scans.checks import save_check
+from scanfleet.db.tables import Batch, Image, Label, Scan, Verdict
 from tests.ledger_rig import scorer_spec
 
 BATCH_IMAGES = 50

@@ -15,19 +15,19 @@ import sqlalchemy as sa
 from PIL import Image as PillowImage
 
 from models.fake import FakeScorer
-from scanfleet.checks import load_check
-from scanfleet.objects import FolderStore
-from scanfleet.queue import make_app
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import scans
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import connect, reading
-from scanfleet.store.scans import Progress
-from scanfleet.store.tables import Batch, Image, Scan, Verdict
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, reading
+from scanfleet.db.scans import scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.scans import Progress
+from scanfleet.db.tables import Batch, Image, Scan, Verdict
+from scanfleet.queue.app import make_app
+from scanfleet.storage.folder import FolderStore
 from tests.migrated import upgrade
 from tests.patience import patient
 from tests.worker_rig import add_scan, png
-from worker.scorers import question_of
+from worker.scoring.factory import question_of
 
 LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 120.0

@@ -11,22 +11,23 @@ import numpy as np
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from scanfleet.checks import Check, load_check
+from scanfleet.checks.check import Check, load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.scans import batches, scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.scans import Progress
+from scanfleet.db.schema import ledger
+from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.messages import score_queue
-from scanfleet.objects import MemoryStore, ObjectStore
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, scans
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.scans import Progress
-from scanfleet.store.schema import ledger
-from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
+from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.memory import MemoryStore
+from scanfleet.storage.open import OpenStores
 from tests.migrated import upgraded
-from worker.assembly import Scoring, running
-from worker.model import FakeModel, Model
-from worker.pipeline import Pipeline
-from worker.stop import Stop
-from worker.stores import OpenStores
+from worker.batch.pipeline import Pipeline
+from worker.processes.components import Scoring, running
+from worker.runtime.shutdown import Stop
+from worker.scoring.model import FakeModel, Model
 
 QUEUE = score_queue("fake")
 

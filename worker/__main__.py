@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
+from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import ScanfleetError
 from scanfleet.log import configure_logging, redact
-from scanfleet.settings import Settings, load_settings
 
 
 @click.group()
@@ -42,7 +42,7 @@ def score(**flags: Any) -> None:
 
     Exit codes: 0 stopped in order; 75 start me again (the device broke); others name what a person must change.
     """
-    from worker.serve import serve
+    from worker.processes.score_worker import serve
 
     _serve(serve, flags)
 
@@ -65,7 +65,7 @@ def train(**flags: Any) -> None:
 
     Exit codes: 0 stopped in order; 75 start me again; others name what a person must change.
     """
-    from worker.train_serve import serve_training
+    from worker.processes.train_worker import serve_training
 
     _serve(serve_training, flags)
 

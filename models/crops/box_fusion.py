@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops.types import Region
+from models.relevance.regions import Region
 from models.types import Box, FoundBoxes
 
 How = Literal["nms", "wbf"]

@@ -6,7 +6,7 @@ import math
 
 from PIL import Image
 
-from models.crops.types import Region
+from models.relevance.regions import Region
 from models.types import Pointed
 
 SLIMMEST = 4  # long side of a crop over its short one, unless the image leaves no choice

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from models.crops.policy import Fuse
-from models.margin import logsumexp, margin_of
+from models.scoring.margin import logsumexp, margin_of
 from models.types import Question, Reading
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from models.relevance.regions import Method, Reference
+
 Look = Literal["pair", "crop", "larger", "tiles", "adapted", "reweight"]
-Method = Literal["rel-att", "grad-att", "pure-grad"]
-Reference = Literal["generic", "blank"]
 Fuse = Literal["mean", "max", "second"]
 
 POINTED: tuple[Look, ...] = ("pair", "crop", "reweight")  # those that need a region

@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.crops.box import choose
 from models.crops.cutting import cut, region_of
+from models.crops.emphasis import emphasised
 from models.crops.fusion import fused
-from models.crops.maps import Mapper
 from models.crops.policy import CropPolicy
-from models.crops.reweight import emphasised
-from models.crops.tiles import join, tiles_of
-from models.crops.types import Region, Relevance
 from models.crops.wholes import whole_rows
 from models.errors import ModelInvalid
 from models.families import PreparedImage, PreparedRow, Row
+from models.relevance.maps import Mapper
+from models.relevance.regions import Region, Relevance
+from models.relevance.select import choose
+from models.relevance.tiles import join, tiles_of
 from models.types import Detail, Pointed, Reading
 
 if TYPE_CHECKING:
-    from models.loading import BaseModel
-    from models.prefill import PrefillScorer
+    from models.network.base import BaseModel
+    from models.scoring.prefill import PrefillScorer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +55,11 @@ class PolicyRefiner:
             base.processor.check_pairs(scorer.prompt.turn)
         if policy.pointed:
             self._reader.cells(scorer.prepare(Image.new("RGB", (64, 64))))
-        self._mapper = Mapper(base=base, scorer=scorer, policy=policy) if policy.pointed else None
+        self._mapper = (
+            Mapper(base=base, scorer=scorer, method=policy.method, reference=policy.reference, layers=policy.layers)
+            if policy.pointed
+            else None
+        )
 
     @property
     def pointed(self) -> bool:

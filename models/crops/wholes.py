@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from models.crops.policy import CropPolicy, Look
-from models.crops.types import Region
 from models.families import ImageReader, PreparedImage
+from models.relevance.regions import Region
 from models.types import Question
 
 WHOLES: tuple[Look, ...] = ("larger", "tiles", "adapted")

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
-from models.crops.types import Cells
 from models.errors import ModelInvalid
+from models.families.cells import Cells
 from models.types import Detail
 
 LONGEST_PROMPT = 4096  # tokens that any prompt of ours stays under; a window of attention must not be shorter
@@ -79,7 +79,7 @@ class ImageReader(ABC):
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         """Raises OSError or ValueError when the image processor cannot be read; ModelInvalid for a language model whose
         tokens do not see the whole prompt: the instruction's keys and values stand for every layer and every token
-        (`models.prefix`)."""
+        (`models.network.prefix`)."""
         self.folder = folder
         self.tokenizer = tokenizer
         self.image_processor: Any = self.load_image_processor(folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from models.crops.types import Cells
 from models.errors import ImageUnsuitable
+from models.families.cells import Cells
 from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
 from models.families.tower import VISION, LlavaTowerReader, tiles
 

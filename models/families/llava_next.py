@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 
-from models.crops.types import Cells
+from models.families.cells import Cells
 from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
 from models.families.tower import VISION, LlavaTowerReader, tiles
 

@@ -2,11 +2,24 @@
 
 transformers' image processor of this family needs torchvision; its steps are done here without. The vision LoRA that
 comes with the checkpoint becomes part of the language model; the parts for sound are dropped.
+
+Where an image lies on a canvas of equal square crops, as Phi-4-multimodal lays it. Arithmetic alone.
+
+A LoRA that a checkpoint brings along for images, in its folder vision-lora: part of the language model from loading.
+
+    W' = round(W + alpha / r · B·A)     the sum in fp32, rounded once to W's dtype
+    y = W x + alpha / r · B A x         beside weights in 4 and 8 bit, to which nothing can be added
+
+With it the model is the one that was released; what is fine-tuned comes on top.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +28,129 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers.image_processing_base import ImageProcessingMixin
 
-from models.errors import ImageUnsuitable, ModelInvalid
-from models.families.canvas import Canvas, lay_out
+from models.errors import ImageUnsuitable, ModelInvalid, one_line, unreadable
 from models.families.family import Family, ImageReader, PreparedImage, normalise
-from models.families.vision_lora import add_vision_lora
 from models.types import Detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """Rows and columns of crops of `side` pixels; the image fills width x height pixels from the upper left corner."""
+
+    rows: int
+    columns: int
+    width: int
+    height: int
+    side: int
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Empty pixels on the right and below."""
+        return self.columns * self.side - self.width, self.rows * self.side - self.height
+
+    def filled(self, patch: int) -> tuple[int, int]:
+        """Rows and columns of patches of the canvas that hold some of the image."""
+        right, below = self.margins
+        per_crop = self.side // patch
+        return self.rows * per_crop - below // patch, self.columns * per_crop - right // patch
+
+
+def lay_out(width: int, height: int, *, side: int, most: int) -> Canvas:
+    """The canvas for an image of width x height pixels, of at most `most` crops.
+
+    As many crops as the image covers at its own size; where those are too many, the shape nearest to its own. The
+    image then grows or shrinks until it fills the canvas one way; its aspect ratio stays.
+    """
+    columns, rows = math.ceil(width / side), math.ceil(height / side)
+    if columns * rows > most:
+        columns, rows = _nearest(width, height, side, most)
+    across, down = columns * side / width, rows * side / height
+    if across < down:
+        return Canvas(rows=rows, columns=columns, width=columns * side, height=int(height * across), side=side)
+    return Canvas(rows=rows, columns=columns, width=int(width * down), height=rows * side, side=side)
+
+
+def _nearest(width: int, height: int, side: int, most: int) -> tuple[int, int]:
+    """Columns and rows; among equally near ones the larger, when the image has pixels enough to fill half of it."""
+    best, gap = (1, 1), math.inf
+    for columns, rows in _shapes(most):
+        found = abs(width / height - columns / rows)
+        if found < gap or (found == gap and width * height > 0.5 * side**2 * columns * rows):
+            best, gap = (columns, rows), found
+    return best
+
+
+@lru_cache(maxsize=64)
+def _shapes(most: int) -> list[tuple[int, int]]:
+    """All (columns, rows) of at most `most` crops, the smallest first."""
+    shapes = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most // columns + 1)]
+    return sorted(shapes, key=lambda shape: shape[0] * shape[1])
+
+
+FOLDER = "vision-lora"
+_PREFIX = "base_model.model."  # that PEFT puts before a module's own name
+_CHANGES_THE_SUM = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+
+
+def add_vision_lora(network: Any, checkpoint: Path) -> None:
+    """Add the deltas to a loaded network, in place; nothing when the checkpoint has none.
+
+    Raises ModelInvalid for a LoRA that cannot be read or does not fit.
+    """
+    folder = checkpoint / FOLDER
+    if not folder.is_dir():
+        return
+    scale, tensors = _read(folder)
+    names = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
+    if {f"{name}.lora_{part}.weight" for name in names for part in "AB"} != tensors.keys():
+        raise ModelInvalid(f"{folder} holds other tensors than pairs of lora_A and lora_B; fetch the checkpoint again")
+    for name in names:
+        layer = _layer(network, name.removeprefix(_PREFIX), folder)
+        a, b = (tensors[f"{name}.lora_{part}.weight"].to(layer.weight.device) for part in "AB")
+        if (len(b), a.shape[1], len(a)) != (layer.out_features, layer.in_features, b.shape[1]):
+            raise ModelInvalid(f"{folder}: {name} does not fit the model's weights; fetch the checkpoint again")
+        if layer.weight.is_floating_point():
+            total = layer.weight.data.float() + scale * (b.float() @ a.float())
+            layer.weight.data = total.to(layer.weight.dtype)
+        else:
+            layer.register_forward_hook(_beside(a.to(network.dtype), b.to(network.dtype), scale))
+
+
+def _beside(a: torch.Tensor, b: torch.Tensor, scale: float) -> Callable[..., torch.Tensor]:
+    """a (r, in), b (out, r): a hook that adds the delta to a layer's output."""
+
+    def add(_layer: torch.nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+        return out + scale * F.linear(F.linear(args[0], a), b)
+
+    return add
+
+
+def _layer(network: Any, name: str, folder: Path) -> Any:
+    try:
+        return network.get_submodule(name)
+    except AttributeError as error:
+        raise ModelInvalid(f"{folder} changes {name}, which the model does not have") from error
+
+
+def _read(folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
+    """alpha / r, and the tensors by PEFT's names. Of the settings only what is needed is used."""
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "adapter_model.safetensors")
+        scale = float(settings["lora_alpha"]) / int(settings["r"])
+    except OSError as error:
+        raise unreadable(str(folder), error) from error
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelInvalid(f"{folder} cannot be read: {one_line(error)}") from error
+    unknown = [name for name in _CHANGES_THE_SUM if settings.get(name)]
+    if unknown:
+        raise ModelInvalid(f"{folder}: {', '.join(unknown)} is set, which is not supported; use a plain LoRA")
+    return scale, tensors
+
 
 SETTINGS = {
     "size": {"height": 448, "width": 448},

@@ -1,4 +1,11 @@
-"""What the Qwen-VL families have in common: images of their own size, cut into patches, placed in rows and columns."""
+"""What the Qwen-VL families have in common: images of their own size, cut into patches, placed in rows and columns.
+
+Qwen3-VL.
+
+Qwen2.5-VL and what was tuned from it (RolmOCR).
+
+Qwen2-VL.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +18,10 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from models.crops.types import Cells
 from models.errors import ImageUnsuitable
-from models.families.family import ImageReader, PreparedImage, normalise
-from models.segments import use_segments
+from models.families.cells import Cells
+from models.families.family import LANGUAGE_LINEAR, Family, ImageReader, PreparedImage, normalise
+from models.families.segments import use_segments
 
 VISION = ("model.visual",)
 
@@ -133,3 +140,31 @@ def quicken(network: Any) -> None:
     visual = network.base_model.visual
     visual.patch_embed = StillPatchEmbed(visual.patch_embed)
     use_segments(visual.config)
+
+
+QWEN2_5_VL = Family(
+    model_type="qwen2_5_vl",
+    reader=QwenReader,
+    vision=VISION,
+    language_linear=LANGUAGE_LINEAR,
+    boxes="resized_pixels",
+    quicken=quicken,
+)
+
+QWEN2_VL = Family(
+    model_type="qwen2_vl",
+    reader=QwenReader,
+    vision=VISION,
+    language_linear=LANGUAGE_LINEAR,
+    boxes="thousandths",
+    quicken=quicken,
+)
+
+QWEN3_VL = Family(
+    model_type="qwen3_vl",
+    reader=QwenReader,
+    vision=VISION,
+    language_linear=LANGUAGE_LINEAR,
+    boxes="thousandths",
+    quicken=quicken,
+)

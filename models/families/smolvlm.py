@@ -1,5 +1,8 @@
 """SmolVLM (arXiv 2504.05299), and Idefics3 (arXiv 2408.12637), which it comes from: square tiles, row by row, and the
-whole image in one more."""
+whole image in one more.
+
+Idefics3 (arXiv 2408.12637), and the first SmolVLM, whose checkpoints bear its name: read as SmolVLM is.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from PIL import Image
 from transformers.models.smolvlm.image_processing_pil_smolvlm import get_resize_output_image_size
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from models.crops.types import Cells
+from models.families.cells import Cells
 from models.families.family import Family, ImageReader, PreparedImage, normalise
 from models.families.idefics2 import without_zeros
 from models.families.tower import cells_of_tiles
@@ -114,4 +117,6 @@ def _tiles(image: Image.Image, side: int) -> list[Image.Image]:
     return [image.crop((x, y, x + side, y + side)) for x, y in corners]
 
 
-FAMILY = Family(model_type="smolvlm", reader=TileReader, vision=VISION, language_linear=LANGUAGE_LINEAR)
+SMOLVLM = Family(model_type="smolvlm", reader=TileReader, vision=VISION, language_linear=LANGUAGE_LINEAR)
+
+IDEFICS3 = Family(model_type="idefics3", reader=TileReader, vision=VISION, language_linear=LANGUAGE_LINEAR)

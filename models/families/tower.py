@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from models.crops.types import Cells
 from models.errors import ModelInvalid
+from models.families.cells import Cells
 from models.families.family import ImageReader, PreparedImage, normalise
 from models.types import Detail
 

@@ -1,10 +1,10 @@
 """The pocket model: a few-million-parameter Qwen3-VL made from generated images alone, shipped in the repository.
 
 weights/       config, tokenizer, image processor, bf16 weights; adapters/overlay, baggage and razor
-scenes/        the seeded image generators
-train.py       makes weights/ from scratch          evaluate.py   measures it on fresh images
-planted.py     pictures with one small part     acuity.py     what the razor adapter sees of it
+scenes/        the seeded image generators, and pictures with one small part
 generate.py    writes an archive with known truth   recipe.toml   every number of the training
+
+`tools/pocket` makes weights/ from scratch, `bench/pocket.py` measures it on fresh images.
 """
 
 from __future__ import annotations

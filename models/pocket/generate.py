@@ -11,8 +11,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.pocket.data import CHECKS
-from models.pocket.scenes import razor
+from models.pocket.scenes import CHECKS, razor
 from models.pocket.scenes.scene import Scene, dice, stored
 
 COLUMNS = ("uri", "truth", "style", "text", "boxes", "width", "height")

@@ -28,5 +28,5 @@ RAZOR = Question(
     descriptions={"blade": "razor blade", "none": "no razor blade"},
     max_pixels=320 * 320,
 )
-SMALL = {"razor": RAZOR}  # about one small part: trained as models/pocket/small.py says
+SMALL = {"razor": RAZOR}  # about one small part: trained as tools/pocket/small.py says
 QUESTIONS = {"overlay": OVERLAY, "baggage": BAGGAGE, **SMALL}

@@ -1,7 +1,7 @@
 """Named ways to fine-tune, each a small TOML file beside this one: `load_recipe("lora")`.
 
 A recipe says what is trained and how fast; it knows no model. Which modules that means in a network comes from its
-family (`models.training.targets`). Fields can be overridden one by one; every mistake is refused in one line.
+family (`models.training.tasks.targets`). Fields can be overridden one by one; every mistake is refused in one line.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pydantic
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import ModelInvalid
-from models.sources import POCKET
+from models.inputs.sources import POCKET
 
 if TYPE_CHECKING:
-    from models.loading import BaseModel
+    from models.network.base import BaseModel
 
 AUTO = "auto"
 Trains = Literal["language", "language+projector", "vision-blocks", "head"]

@@ -1,31 +1,17 @@
-"""Files that are there whole or not at all, and the state from which a training goes on."""
+"""The state from which a training goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.files import write_whole
+
 _DIGEST = hashlib.sha256().digest_size  # bytes
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, get it to the disk, and give it its name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # else the name may be lost with the power
-    finally:
-        os.close(folder)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

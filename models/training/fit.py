@@ -2,7 +2,7 @@
 
     loss = cross entropy of the answer's token over the whole vocabulary, at the position that scoring reads
 
-Nothing else of the turn is learnt, and nothing is generated. The forward is the one of `models.prefill` under
+Nothing else of the turn is learnt, and nothing is generated. The forward is the one of `models.scoring.prefill` under
 gradients, so that what is trained is what will be served.
 """
 
@@ -16,18 +16,18 @@ from pathlib import Path
 
 from safetensors.torch import save as save_tensors
 
-from models.adapters import AdapterCard, LoraSettings, read_adapter, write_adapter
-from models.head import write_head
-from models.loading import BaseModel
+from models.adapters.card import AdapterCard, LoraSettings, read_adapter, write_adapter
+from models.network.base import BaseModel
 from models.recipes import Recipe, check_base
-from models.training.answers import Answers
-from models.training.asked import Asked
-from models.training.data import Data, gather
-from models.training.features import NOT_KEPT, Computed, Filled, Kept, Source
-from models.training.heads import HeadTask, frozen_scorer, hidden_shelf, trained_head
+from models.scoring.head import write_head
+from models.training.data.dataset import Data, gather
+from models.training.data.features import NOT_KEPT, Computed, Filled, Kept, Source
+from models.training.data.request import Asked
+from models.training.data.types import Example, Progress, Trained, Watcher
 from models.training.loop import Course, Loop, Task
-from models.training.network import lent
-from models.training.types import Example, Progress, Trained, Watcher
+from models.training.tasks.head import HeadTask, frozen_scorer, hidden_shelf, trained_head
+from models.training.tasks.network import lent
+from models.training.tasks.token import Answers
 from models.types import Question
 
 Figures = dict[str, float | int | str]

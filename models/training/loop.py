@@ -18,9 +18,9 @@ import torch
 from models.errors import ModelInvalid
 from models.recipes import Recipe
 from models.training.checkpoint import load_state, save_state
+from models.training.data.sampler import Draw, Plan, Step
+from models.training.data.types import Progress, Watcher
 from models.training.optimiser import Optimiser
-from models.training.plan import Draw, Plan, Step
-from models.training.types import Progress, Watcher
 
 SAVE_SECONDS = 30.0  # between checkpoints within an epoch
 

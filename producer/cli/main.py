@@ -12,25 +12,25 @@ from typing import NoReturn
 
 import click
 
-from producer.cli.adapters import adapters
-from producer.cli.agreement import agreement
-from producer.cli.checks import checks
-from producer.cli.common import Flags, ScanfleetGroup, note
 from producer.cli.completion import complete, completion
-from producer.cli.db import db
-from producer.cli.doctor import doctor
-from producer.cli.drift import drift
-from producer.cli.labels import labels
-from producer.cli.rescan import rescan
-from producer.cli.results import results
-from producer.cli.run import run
-from producer.cli.scan import scan
-from producer.cli.scans import scans
-from producer.cli.score import score
-from producer.cli.suggest import suggest
-from producer.cli.train import train
-from producer.cli.tune import tune
-from producer.cli.worker import worker
+from producer.cli.fleet.checks import checks
+from producer.cli.fleet.db import db
+from producer.cli.fleet.doctor import doctor
+from producer.cli.fleet.worker import worker
+from producer.cli.options import Flags, ScanfleetGroup, note
+from producer.cli.scans.agreement import agreement
+from producer.cli.scans.rescan import rescan
+from producer.cli.scans.results import results
+from producer.cli.scans.run import run
+from producer.cli.scans.scan import scan
+from producer.cli.scans.scans import scans
+from producer.cli.scans.score import score
+from producer.cli.training.adapters import adapters
+from producer.cli.training.drift import drift
+from producer.cli.training.labels import labels
+from producer.cli.training.suggest import suggest
+from producer.cli.training.train import train
+from producer.cli.training.tune import tune
 
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        from producer.output import DISK_FAULTS
+        from producer.reports.output import DISK_FAULTS
 
         if error.errno not in DISK_FAULTS:
             raise

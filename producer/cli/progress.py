@@ -14,8 +14,8 @@ import click
 from producer.cli.tables import count
 
 if TYPE_CHECKING:
-    from producer.enqueue import Enqueued
-    from producer.waiting import Standing
+    from producer.scans.enqueue import Enqueued
+    from producer.scans.wait import Standing
 
 LINE_SECONDS = 5.0
 AGAIN_SECONDS = 60.0  # an unchanged line is repeated then: the program lives, and waits

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from producer.labels.entries import Faults, RawBox, required, text_of
 from producer.labels.fetching import fetch_images
+from producer.labels.formats.entries import Faults, RawBox, required, text_of
+from producer.labels.formats.tabular import boxes_of
+from producer.labels.image_refs import named_image
 from producer.labels.importing import pack, summarise, write
-from producer.labels.places import named_image
-from producer.labels.tabular import boxes_of
-from producer.labels.words import Said
-from producer.launch import find_check
-from producer.manifest import FaultyLineError
-from producer.patience import patiently
-from scanfleet.checks import Check
+from producer.labels.label_names import Said
+from producer.scans.session import find_check
+from producer.sources.manifest import FaultyLineError
+from scanfleet.checks.check import Check
+from scanfleet.config.settings import Settings
 from scanfleet.errors import BadLabels, SourceNotFound
-from scanfleet.settings import Settings
+from scanfleet.retry import patiently
 
 
 def add_one(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
-from scanfleet.store.labels import StandingLabel
+from scanfleet.db.labels.labels import StandingLabel
 
 FORMATS = ("csv", "jsonl", "coco")
 COLUMNS = ("uri", "label", "boxes", "who", "group", "note", "drawn", "split", "cluster", "content_sha256", "at")

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from scanfleet.config.settings import Settings
+from scanfleet.db.labels.clusters import SeenImage
+from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import ImageError
 from scanfleet.images import Enough, decode
-from scanfleet.looks import SIDE, look_of
-from scanfleet.objects import ObjectStore, open_store
-from scanfleet.settings import Settings
-from scanfleet.store.batches import NewImage
-from scanfleet.store.label_clusters import SeenImage
+from scanfleet.perceptual_hash import SIDE, look_of
+from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.open import open_store
 
 WINDOW = 4  # images under way, for each thread
 ENOUGH = Enough(pixels=(8 * SIDE) ** 2, short_side=4 * SIDE)  # for its look

@@ -9,19 +9,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from producer.labels.entries import Faults, RawBox
 from producer.labels.fetching import Fetched
-from producer.labels.words import Said
-from producer.manifest import FaultyLineError
-from scanfleet.checks import Check
+from producer.labels.formats.entries import Faults, RawBox
+from producer.labels.label_names import Said
+from producer.sources.manifest import FaultyLineError
+from scanfleet.checks.check import Check
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.labels.clusters import SeenImage
+from scanfleet.db.labels.labels import NewLabel, add_labels, unsaid, voices
+from scanfleet.db.labels.queries import PINNED
+from scanfleet.db.labels.shown_verdicts import shown_for
+from scanfleet.db.labels.splits import Place, add_images, golden_by_hash, place_images
+from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import BadLabels, ImageError
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.label_clusters import SeenImage
-from scanfleet.store.label_query import PINNED
-from scanfleet.store.label_shown import shown_for
-from scanfleet.store.labelled_images import Place, add_images, golden_by_hash, place_images
-from scanfleet.store.labels import NewLabel, add_labels, unsaid, voices
-from scanfleet.store.refresh_tables import SPLITS
 
 SLACK = 1.0  # pixels that a box may lie outside the image: others round otherwise
 

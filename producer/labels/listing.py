@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import IO
 
 from producer.labels.exporting import boxes_text
-from scanfleet.store.label_history import LabelLine, as_record
+from scanfleet.db.labels.history import LabelLine, as_record
 
 COLUMNS = tuple(field.name for field in fields(LabelLine))
 

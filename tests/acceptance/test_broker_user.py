@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from scanfleet.access import check_broker
+from scanfleet.config.diagnosis import check_broker
+from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSettings
-from scanfleet.queue import make_app
-from scanfleet.settings import load_settings
+from scanfleet.queue.app import make_app
 from tests.services import RedisServer
 from tests.worker_fleet import fleet
 

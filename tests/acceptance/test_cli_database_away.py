@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from scanfleet.settings import load_settings
-from scanfleet.store.engine import connect
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect
 from tests.cli_call import scanfleet
 from tests.migrated import upgrade
 from tests.patience import patient

@@ -15,10 +15,10 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from scanfleet.settings import load_settings
-from scanfleet.store import scans
-from scanfleet.store.engine import connect, reading
-from scanfleet.store.tables import Batch, Image, Scan
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, reading
+from scanfleet.db.scans import scans
+from scanfleet.db.tables import Batch, Image, Scan
 from tests.cli_process import scanfleet, start
 
 PATIENCE_SECONDS = 120.0

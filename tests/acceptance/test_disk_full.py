@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scanfleet.settings import load_settings
-from scanfleet.store.batches import NewImage
-from scanfleet.store.schema import ledger
-from scanfleet.store.tables import Image, Scan
+from scanfleet.config.settings import load_settings
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.schema import ledger
+from scanfleet.db.tables import Image, Scan
 from tests.cli_process import COMMAND, environment, scanfleet, start
 from tests.tiny_disk import TinyDisk, tiny_disk
 from tests.worker_fleet import Fleet, fleet

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import pocket
-from models.loading import load_base
+from models import factory, pocket
+from models.network.base import load_base
 from models.types import Scorer
-from scanfleet.checks import load_check
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import load_settings
 from scanfleet.errors import DeviceUnavailable
-from scanfleet.settings import load_settings
 from tests.cli_call import scanfleet
-from worker.endpoint import EndpointModel, load_endpoint
-from worker.endpoint_line import Clock
-from worker.scorers import question_of
+from worker.scoring.endpoint import EndpointModel, load_endpoint
+from worker.scoring.factory import question_of
+from worker.scoring.rate_limit import Clock
 
 FAULTS = "503,,,,,reset,,,,,garbage,,,,,429:0.2,,,,,truncated,,,,,nan,,,,"
 KEY = "sk-s3cret-k3y-of-an-endpoint"
@@ -50,7 +50,7 @@ def url() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def here() -> Scorer:
     """The same model without a server."""
-    return load_base("pocket", device="cpu").scorer(question_of(load_check("overlay")), None)
+    return factory.scorer(load_base("pocket", device="cpu"), question_of(load_check("overlay")), None)
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from models.loading import load_base
-from scanfleet.objects import FolderStore
-from scanfleet.store import champions, refusals
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.tables import Batch, Image, ScorerRow, Verdict
+from models.network.base import load_base
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Batch, Image, ScorerRow, Verdict
+from scanfleet.db.training import champions, refusals
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.storage.folder import FolderStore
 from tests.second_adapter import info_of, out_of_tune, second_adapter
 from tests.worker_fleet import Fleet, fleet
 from tests.worker_rig import add_scan, png

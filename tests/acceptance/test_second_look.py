@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import scanfleet as scanfleet_package
-from models.pocket.planted import planted
-from scanfleet.checks import load_check
+from models.pocket.scenes.planted import planted
+from scanfleet.checks.check import load_check
 from tests.cli_call import scanfleet
 
 N = 6

@@ -18,9 +18,9 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.settings import load_settings
-from scanfleet.store import scans
-from scanfleet.store.engine import connect, reading
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, reading
+from scanfleet.db.scans import scans
 from tests.cli_call import scanfleet
 from tests.cli_process import scanfleet as in_process_of_its_own
 from tests.cli_process import start
@@ -61,7 +61,7 @@ class Watch:
                 try:
                     line = " ".join(process.cmdline())
                     self.arguments.add(line)
-                    if "worker.decoder_child" in line and process.pid not in self.decoders:
+                    if "worker.decoding.child" in line and process.pid not in self.decoders:
                         self.decoders[process.pid] = json.dumps(process.environ())
                 except psutil.Error:
                     continue  # ended meanwhile

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from models.adapters import read_adapter
-from scanfleet.store.trainings import TrainingInfo
+from models.adapters.card import read_adapter
+from scanfleet.db.training.trainings import TrainingInfo
 from tests.cli_call import scanfleet
 from tests.training_rig import Ground, ground, label_pictures, request
-from worker.refresh.stages import STAGES
-from worker.refresh.work import folder_of
+from worker.training.child import STAGES
+from worker.training.workspace import folder_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child that dies with its parent needs Linux")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from scanfleet.store.batches import NewImage
-from scanfleet.store.tables import Batch
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Batch
 from tests.services import PostgresServer, RedisServer
 from tests.services.s3 import CREDENTIALS
 from tests.slow_server import DrippingServer
 from tests.worker_fleet import Fleet, WorkerProcess, fleet
 from tests.worker_rig import add_scan
-from worker.stop import HAND_BACK_SECONDS
+from worker.runtime.shutdown import HAND_BACK_SECONDS
 
 DRAIN_SECONDS = HAND_BACK_SECONDS + 1
 SLACK_SECONDS = 2.0  # two cores, shared with whatever else is tested

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.store.engine import reading
-from scanfleet.store.tables import Batch, Verdict, Worker
+from scanfleet.db.engine import reading
+from scanfleet.db.tables import Batch, Verdict, Worker
 from tests.black_hole import Proxy
 from tests.services import PostgresServer, RedisServer
 from tests.worker_fleet import Fleet, fleet

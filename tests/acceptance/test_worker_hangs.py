@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
-from scanfleet.store.engine import reading
-from scanfleet.store.tables import Worker
+from scanfleet.db.engine import reading
+from scanfleet.db.tables import Worker
 from tests.worker_fleet import Fleet, fleet
 
 START_ME_AGAIN = 75

@@ -9,17 +9,17 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from models import pocket
-from models.adapters import read_card
-from models.loading import load_base
-from scanfleet.checks import load_check
-from scanfleet.objects import FolderStore
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import reading
-from scanfleet.store.tables import Image, ScorerRow, Verdict
+from models import factory, pocket
+from models.adapters.card import read_card
+from models.network.base import load_base
+from scanfleet.checks.check import load_check
+from scanfleet.db.engine import reading
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Image, ScorerRow, Verdict
+from scanfleet.storage.folder import FolderStore
 from tests.worker_fleet import fleet
 from tests.worker_rig import add_scan
-from worker.scorers import question_of
+from worker.scoring.factory import question_of
 
 N_IMAGES = 12
 
@@ -45,8 +45,8 @@ def test_the_shipped_model_and_adapter_score_as_a_service(tmp_path: Path) -> Non
         with reading(here.engine) as connection:
             rows = connection.execute(query).all()
     card = read_card(pocket.adapter_folder("overlay"))
-    scorer = load_base("pocket", device="cpu").scorer(
-        question_of(load_check("overlay")), pocket.adapter_folder("overlay")
+    scorer = factory.scorer(
+        load_base("pocket", device="cpu"), question_of(load_check("overlay")), pocket.adapter_folder("overlay")
     )
     assert len(rows) == N_IMAGES
     assert card.calibrator is not None

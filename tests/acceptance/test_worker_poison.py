@@ -8,14 +8,14 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from scanfleet.objects import FolderStore
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import reading
-from scanfleet.store.suspects import MAX_CRASHES
-from scanfleet.store.tables import Failure, Image, Scan
+from scanfleet.db.engine import reading
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.crash_isolation import MAX_CRASHES
+from scanfleet.db.tables import Failure, Image, Scan
+from scanfleet.storage.folder import FolderStore
 from tests.worker_fleet import Fleet, fleet
 from tests.worker_rig import add_scan, png
-from worker.model import FAKE_POISON
+from worker.scoring.model import FAKE_POISON
 
 LETHAL = (250, 1, 2)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from PIL import Image
 
 from models.fake import FakeScorer
-from scanfleet.checks import load_check
+from scanfleet.checks.check import load_check
 from scanfleet.images import decode
-from worker.decisions import Policy
-from worker.scorers import question_of
+from worker.scoring.decisions import Policy
+from worker.scoring.factory import question_of
 
 BUCKET = "archive"
 SIDE = 16  # pixels

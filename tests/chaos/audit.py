@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 
 import sqlalchemy as sa
 
-from scanfleet.store.engine import reading
-from scanfleet.store.tables import Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
+from scanfleet.db.engine import reading
+from scanfleet.db.tables import Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from tests.chaos.archive import Answer, make_archive, reference
 from tests.chaos.options import Options
 

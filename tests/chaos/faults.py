@@ -13,11 +13,11 @@ from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import BrokerUnavailable, DatabaseUnavailable
 from scanfleet.messages import SCORE_BATCH, score_queue
-from scanfleet.queue import ring
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.tables import Batch, Scan
+from scanfleet.queue.app import ring
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.recovery import Recovery
 from tests.chaos.supervisor import Slot, Supervisor

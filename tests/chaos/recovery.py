@@ -6,9 +6,9 @@ import time
 
 import sqlalchemy as sa
 
+from scanfleet.db.engine import reading
+from scanfleet.db.tables import Batch
 from scanfleet.errors import DatabaseUnavailable
-from scanfleet.store.engine import reading
-from scanfleet.store.tables import Batch
 
 
 class Recovery:

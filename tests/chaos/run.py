@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.enqueue import enqueue
-from producer.listing import Listing
-from producer.planning import Filters
-from producer.sources import open_source
-from scanfleet.checks import load_check
+from producer.scans.enqueue import enqueue
+from producer.sources.filters import Filters
+from producer.sources.listing import Listing
+from producer.sources.open import open_source
+from scanfleet.checks.check import load_check
+from scanfleet.db.engine import reading
+from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import DatabaseUnavailable
-from scanfleet.queue import make_app
-from scanfleet.store.engine import reading
-from scanfleet.store.tables import Batch, Scan
+from scanfleet.queue.app import make_app
 from tests.chaos.archive import BUCKET, PREFIXES
 from tests.chaos.audit import Audit, audit
 from tests.chaos.faults import QUEUE, Faults, NotNow

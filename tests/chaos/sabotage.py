@@ -14,18 +14,18 @@ import sqlalchemy as sa
 
 def without_reconciler() -> None:
     """Leases that ran out and messages that were lost stay as they are."""
-    import worker.upkeep
+    import worker.processes.timers
     from scanfleet.reconcile import Reconciled
 
     nothing = Reconciled(expired=0, rung=0, finished=0)
-    vars(worker.upkeep)["reconcile_once"] = lambda *_: nothing
+    vars(worker.processes.timers)["reconcile_once"] = lambda *_: nothing
 
 
 def without_token() -> None:
     """Whoever once held a batch may write to it, and believes that it holds it still."""
-    from scanfleet.store import batches
-    from scanfleet.store.batches import Standing
-    from scanfleet.store.tables import Batch
+    from scanfleet.db.scans import batches
+    from scanfleet.db.scans.batches import Standing
+    from scanfleet.db.tables import Batch
 
     def touch(connection: sa.Connection, held: Any, **values: Any) -> None:
         connection.execute(sa.update(Batch).where(Batch.id == held.batch_id).values(values))
@@ -38,9 +38,9 @@ def without_token() -> None:
 
 def without_guard() -> None:
     """kombu swallows failed acknowledgements, as it comes."""
-    from worker import celery_guard
+    from worker.consumer import ack_patch
 
-    celery_guard.install = lambda: None
+    ack_patch.install = lambda: None
 
 
 PARTS = {"reconciler": without_reconciler, "token": without_token, "guard": without_guard}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from scanfleet.db.engine import now, reading
+from scanfleet.db.tables import Base, Batch
 from scanfleet.errors import DatabaseUnavailable
-from scanfleet.store.engine import now, reading
-from scanfleet.store.tables import Base, Batch
 from tests.chaos.supervisor import Supervisor
 from tests.chaos.world import World
 

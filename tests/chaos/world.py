@@ -12,9 +12,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store.engine import connect
-from scanfleet.store.schema import upgrade
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect
+from scanfleet.db.schema import upgrade
 from tests.chaos.archive import POISON_PIXEL
 from tests.chaos.bucket import ROOT, ArchiveServer
 from tests.chaos.options import Options

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 from structlog.testing import capture_logs
 
+from scanfleet.config.settings import load_settings
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
-from scanfleet.settings import load_settings
 from tests.fuzz.damage import damaged, seeds
-from worker.decoders import Decoders
+from worker.decoding.pool import Decoders
 
 N_FILES = int(os.environ.get("FUZZ_FILES", "12000"))
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))

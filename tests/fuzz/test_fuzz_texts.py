@@ -14,9 +14,9 @@ import tomlkit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from producer.manifest import ROWS, ManifestSource
-from scanfleet.checks import Check, load_check, parse_check
-from scanfleet.crops import MODES, CropSettings
+from producer.sources.manifest import ROWS, ManifestSource
+from scanfleet.checks.check import Check, load_check, parse_check
+from scanfleet.checks.crop import MODES, CropSettings
 from scanfleet.errors import BadCheck, BadManifest
 
 N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))

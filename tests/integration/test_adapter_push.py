@@ -4,26 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from models.adapters import WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
+from models.adapters.card import WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
 from models.errors import ModelInvalid
-from models.loading import load_base
+from models.network.base import load_base
 from models.types import Question
-from scanfleet.adapter_files import pull, push
-from scanfleet.checks import load_check
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.scans.checks import save_check
+from scanfleet.db.schema import ledger
+from scanfleet.db.training import champions as pointer
+from scanfleet.db.training import refusals
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import SourceNotFound, StoreUnavailable
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import champions as pointer
-from scanfleet.store import refusals
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.checks import save_check
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.schema import ledger
+from scanfleet.storage.adapter_files import pull, push
 from tests.second_adapter import info_of, second_adapter
 from tests.services import Bucket, S3Server
-from worker import champions
-from worker.adapters import AdapterFolders, register_shipped
-from worker.champions import Scorers
-from worker.model import LoadedModel
+from worker.scoring import champions
+from worker.scoring.adapters import AdapterFolders, register_shipped
+from worker.scoring.champions import Scorers
+from worker.scoring.model import LoadedModel
 
 
 @pytest.fixture

@@ -10,21 +10,21 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from models.gate import GateReport
-from models.sources import locate
+from models.inputs.sources import locate
+from models.promotion import GateReport
 from models.types import ModelIdentity
 from producer.cli.main import cli
+from scanfleet.config.settings import load_settings
+from scanfleet.db.base import Base
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.schema import ledger
+from scanfleet.db.tables import Adapter, Champion, Image, LabelledImage
 from scanfleet.errors import BadLabels, BadSettings, UnknownName
-from scanfleet.settings import load_settings
-from scanfleet.store.base import Base
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.schema import ledger
-from scanfleet.store.tables import Adapter, Champion, Image, LabelledImage
 from tests.training_rig import label_pictures
 from tests.verdict_rig import VerdictRig
-from worker.adapters import register_shipped
-from worker.compare import Comparison
-from worker.refresh.slices import styles
+from worker.commands.compare import Comparison
+from worker.evaluation.slices import styles
+from worker.scoring.adapters import register_shipped
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import pytest
 import sqlalchemy as sa
 from celery import Celery
 
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, reading
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Batch
 from scanfleet.errors import BrokerUnavailable
 from scanfleet.messages import score_queue
-from scanfleet.queue import broker_folder, clear_taken, make_app, ring
+from scanfleet.queue.app import broker_folder, clear_taken, make_app, ring
 from scanfleet.reconcile import reconcile_once
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import connect, reading
-from scanfleet.store.tables import Batch
 from tests.migrated import upgrade
 from tests.tiny_disk import TinyDisk, tiny_disk
 from tests.worker_rig import add_scan

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.settings import load_settings
-from scanfleet.store import champions, refusals
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.engine import connect, transaction
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, transaction
+from scanfleet.db.training import champions, refusals
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from tests.migrated import upgraded
 
 N = 8

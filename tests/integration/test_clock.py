@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.backoff import MAX_BACKOFF_SECONDS
-from scanfleet.settings import MAX_LEASE_SECONDS
-from scanfleet.store import batches, rings, suspects
-from scanfleet.store.engine import now, reading, transaction
-from scanfleet.store.tables import Batch, Scan, Verdict
-from scanfleet.store.times import SLACK
+from scanfleet.config.settings import MAX_LEASE_SECONDS
+from scanfleet.db.clock import SLACK
+from scanfleet.db.engine import now, reading, transaction
+from scanfleet.db.scans import batches, crash_isolation, notifications
+from scanfleet.db.tables import Batch, Scan, Verdict
+from scanfleet.retry import MAX_BACKOFF_SECONDS
 from tests.worker_rig import QUEUE, Rig, png, rig
 
 HOUR = 3600.0
@@ -42,12 +42,12 @@ def jump(worker: Rig, seconds: float) -> None:
 
 def expire(worker: Rig) -> int:
     with transaction(worker.engine) as connection:
-        return suspects.expire_leases(connection).n
+        return crash_isolation.expire_leases(connection).n
 
 
 def knocks(worker: Rig) -> int:
     with transaction(worker.engine) as connection:
-        return len(rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=100))
+        return len(notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=100))
 
 
 def claim(worker: Rig) -> batches.Claim | None:

@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
+from scanfleet.config.settings import load_settings
+from scanfleet.db import postgresql
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.postgresql import LONG, SHORT, BoundedConnection
+from scanfleet.db.tables import CheckRow
 from scanfleet.errors import DatabaseUnavailable, SchemaOutdated
-from scanfleet.settings import load_settings
-from scanfleet.store import postgresql
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.postgresql import LONG, SHORT, BoundedConnection
-from scanfleet.store.tables import CheckRow
 from tests.black_hole import Proxy
 from tests.migrated import upgrade
 from tests.patience import patient

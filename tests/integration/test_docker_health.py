@@ -17,8 +17,8 @@ from tests.services.ports import free_port
 
 DOCKER = Path(__file__).parents[2] / "docker"
 WORKER = """
-from scanfleet.queue import make_app
-from scanfleet.settings import load_settings
+from scanfleet.queue.app import make_app
+from scanfleet.config.settings import load_settings
 app = make_app(load_settings())
 app.worker_main(["worker", "--pool=threads", "--concurrency=1", "--queues=train", "--without-mingle"])
 """

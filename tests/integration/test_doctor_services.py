@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from producer.doctor import look_around, look_at_source
-from scanfleet.settings import load_settings
+from producer.local.doctor import look_around, look_at_source
+from scanfleet.config.settings import load_settings
 from tests.services import Bucket
 
 

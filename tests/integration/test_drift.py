@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from producer.drift import drift_of, record
-from scanfleet.drift import Slice, judge
+from producer.training.drift import drift_of, record
+from scanfleet.config.settings import load_settings
+from scanfleet.db.base import Base
+from scanfleet.db.drift.reference import alarms, alarms_of_scan, slices
+from scanfleet.db.drift.uri_parts import By
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.db.training.champions import promote
 from scanfleet.errors import UnknownName
-from scanfleet.settings import load_settings
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.base import Base
-from scanfleet.store.champions import promote
-from scanfleet.store.drift import alarms, alarms_of_scan, slices
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.uri_parts import By
+from scanfleet.stats.drift import Slice, judge
 from tests.verdict_rig import VerdictRig
 
 

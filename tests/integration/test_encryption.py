@@ -10,13 +10,13 @@ import sqlalchemy as sa
 import trustme
 from structlog.testing import capture_logs
 
-from producer.launch import open_session
-from scanfleet.access import check_broker, warn_of_open_connections
+from producer.scans.session import open_session
+from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, reading
+from scanfleet.db.schema import first_contact
 from scanfleet.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
-from scanfleet.queue import make_app, ring
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store.engine import connect, reading
-from scanfleet.store.schema import first_contact
+from scanfleet.queue.app import make_app, ring
 from tests.cli_process import scanfleet
 from tests.conftest import serve
 from tests.services import PostgresServer, RedisServer

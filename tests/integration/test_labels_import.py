@@ -16,13 +16,13 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from models.pocket.scenes import overlay
-from producer.cli import labels_import
 from producer.cli.main import cli
+from producer.cli.training import labels_import
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.labels.labels import StandingLabel, standing_labels
+from scanfleet.db.tables import Label, LabelledImage, Verdict
 from scanfleet.errors import BadLabels, SourceNotFound, StoreUnavailable, UnknownName
-from scanfleet.settings import load_settings
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.labels import StandingLabel, standing_labels
-from scanfleet.store.tables import Label, LabelledImage, Verdict
 from tests.ledger_rig import ledger_with_scan
 from tests.migrated import upgrade
 from tests.services import Bucket

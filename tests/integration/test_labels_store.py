@@ -14,16 +14,16 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, now, transaction
+from scanfleet.db.labels import labels as store
+from scanfleet.db.labels.clusters import SeenImage, split_of
+from scanfleet.db.labels.history import LabelFilter, iter_conflicts, iter_labels, undo_labels
+from scanfleet.db.labels.labels import NewLabel, add_labels, iter_standing, standing_labels
+from scanfleet.db.labels.queries import PINNED, split_for
+from scanfleet.db.labels.splits import add_images
+from scanfleet.db.tables import Label, LabelledImage
 from scanfleet.errors import UnknownName
-from scanfleet.settings import load_settings
-from scanfleet.store import labels as store
-from scanfleet.store.engine import connect, now, transaction
-from scanfleet.store.label_clusters import SeenImage, split_of
-from scanfleet.store.label_history import LabelFilter, iter_conflicts, iter_labels, undo_labels
-from scanfleet.store.label_query import PINNED, split_for
-from scanfleet.store.labelled_images import add_images
-from scanfleet.store.labels import NewLabel, add_labels, iter_standing, standing_labels
-from scanfleet.store.tables import Label, LabelledImage
 from tests.migrated import upgrade
 
 CHECK = "overlay"

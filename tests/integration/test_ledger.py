@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.checks import load_check
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db import schema
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.results.scorers import ScorerSpec, scorer_id
+from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.scans import batches, crash_isolation, notifications, scans
+from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans.scans import ScanInfo
+from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.errors import ImageError, LeaseLost, RequestError, UnknownName
 from scanfleet.messages import score_queue
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, rings, scans, schema, suspects, verdicts
-from scanfleet.store.batches import Claim, NewImage
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.scans import ScanInfo
-from scanfleet.store.scorers import ScorerSpec, scorer_id
-from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
-from scanfleet.store.verdicts import NewVerdict, Outcome
 from tests.migrated import upgrade
 from tests.schema_diff import schema_diff
 
@@ -200,7 +202,7 @@ def test_a_late_writer_changes_nothing(engine: sa.Engine) -> None:
     start_scan(engine, 4)
     late = must_claim(engine, lease_seconds=-1)
     with transaction(engine) as connection:
-        assert suspects.expire_leases(connection).n == 1
+        assert crash_isolation.expire_leases(connection).n == 1
     fresh = must_claim(engine)
     assert fresh.batch_id == late.batch_id
     with pytest.raises(LeaseLost):
@@ -219,7 +221,7 @@ def test_a_live_lease_does_not_expire(engine: sa.Engine) -> None:
     held = must_claim(engine, lease_seconds=-1)
     with transaction(engine) as connection:
         batches.extend(connection, held, lease_seconds=60)
-        assert suspects.expire_leases(connection).n == 0
+        assert crash_isolation.expire_leases(connection).n == 0
 
 
 def test_a_failed_image_is_recorded_once_and_its_neighbours_go_on(engine: sa.Engine) -> None:
@@ -304,7 +306,7 @@ def test_rings_are_capped_and_not_repeated_at_once(engine: sa.Engine) -> None:
     def due(**limits: float) -> list[int]:
         with transaction(engine) as connection:
             ring_again = limits.get("ring_again_seconds", 30.0)
-            found = rings.due_for_ring(
+            found = notifications.due_for_ring(
                 connection, ring_again_seconds=ring_again, max_outstanding=int(limits.get("max_outstanding", 4))
             )
         return [batch_id for batch_id, _ in found]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.settings import load_settings
-from scanfleet.store import batches, suspects
-from scanfleet.store.batches import Claim
-from scanfleet.store.engine import connect, now
-from scanfleet.store.suspects import Expired
-from scanfleet.store.tables import Batch, Image
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, now
+from scanfleet.db.scans import batches, crash_isolation
+from scanfleet.db.scans.batches import Claim
+from scanfleet.db.scans.crash_isolation import Expired
+from scanfleet.db.tables import Batch, Image
 from tests.ledger_machine.machine import run_machine
 from tests.migrated import upgrade
 
@@ -66,7 +66,7 @@ def test_without_the_token_the_machine_finds_a_late_writer(
 
 
 def test_without_expiry_the_ledger_does_not_drain(embedded: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suspects, "expire_leases", lambda connection: Expired())
+    monkeypatch.setattr(crash_isolation, "expire_leases", lambda connection: Expired())
     # Or, before that: somebody who was given up long ago holds his lease still, and takes an image in hand.
     with pytest.raises(AssertionError, match=r"not drained|in hand"):
         run_machine(embedded, examples=EXAMPLES["sqlite"], strict=False)
@@ -75,7 +75,7 @@ def test_without_expiry_the_ledger_does_not_drain(embedded: sa.Engine, monkeypat
 def test_blaming_the_whole_batch_quarantines_an_innocent_image(
     embedded: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blame_one = suspects.expire_leases
+    blame_one = crash_isolation.expire_leases
 
     def blame_all(connection: sa.Connection) -> Expired:
         at = now(connection)
@@ -83,11 +83,11 @@ def test_blaming_the_whole_batch_quarantines_an_innocent_image(
         for batch in connection.execute(dead).all():
             others = sa.select(Image.id).where(Image.batch_id == batch.id, Image.state == "pending")
             for image_id in connection.execute(others.where(Image.id != sa.func.coalesce(batch.in_hand, 0))).scalars():
-                if suspects._blame(connection, image_id) > suspects.MAX_CRASHES:
+                if crash_isolation._blame(connection, image_id) > crash_isolation.MAX_CRASHES:
                     names = {"batch_id": batch.id, "scan_id": batch.scan_id, "image_id": image_id}
-                    suspects._quarantine(connection, **names, at=at)
+                    crash_isolation._quarantine(connection, **names, at=at)
         return blame_one(connection)
 
-    monkeypatch.setattr(suspects, "expire_leases", blame_all)
+    monkeypatch.setattr(crash_isolation, "expire_leases", blame_all)
     with pytest.raises(AssertionError, match=r"innocent|in hand at"):
         run_machine(embedded, examples=EXAMPLES["sqlite"], strict=False)

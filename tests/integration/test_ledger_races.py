@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.scans import batches, retries, scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
-from scanfleet.settings import load_settings
-from scanfleet.store import batches, retries, scans, verdicts
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import connect, transaction
-from scanfleet.store.tables import Batch, Scan
 from tests.ledger_machine.invariants import forgotten, violations
 from tests.ledger_machine.ledger import QUEUE, read
 from tests.ledger_machine.races import Race, Scene, run_together, shuffled

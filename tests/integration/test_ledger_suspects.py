@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.scans import batches, crash_isolation, retries, scans
+from scanfleet.db.scans.batches import Claim, Standing
+from scanfleet.db.tables import Batch, Failure, Image, Scan
 from scanfleet.errors import LeaseLost
-from scanfleet.settings import load_settings
-from scanfleet.store import batches, retries, scans, suspects
-from scanfleet.store.batches import Claim, Standing
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.tables import Batch, Failure, Image, Scan
 from tests.ledger_machine.invariants import violations
 from tests.ledger_machine.ledger import read
 from tests.ledger_machine.small import Small
@@ -79,7 +79,7 @@ def test_the_first_crash_makes_a_suspect_and_blames_nobody(engine: sa.Engine) ->
     ledger = Small(engine, n_images=3, batch_images=3)
     assert not ledger.must_claim().suspect
     ledger.pass_time()
-    assert ledger.expire() == suspects.Expired(n=1)
+    assert ledger.expire() == crash_isolation.Expired(n=1)
     batch = ledger.rows(Batch)[0]
     assert (batch.state, batch.suspect, batch.crashes, batch.not_before, batch.in_hand) == (
         "ready",
@@ -154,7 +154,7 @@ def test_a_quarantined_image_that_is_retried_runs_alone_again(engine: sa.Engine)
     _quarantine(ledger)
     with transaction(engine) as connection:
         scans.finish_all_complete(connection)
-        assert retries.retry_failures(connection, ledger.scan_id, reason=suspects.KILLER) == 1
+        assert retries.retry_failures(connection, ledger.scan_id, reason=crash_isolation.KILLER) == 1
     assert ledger.row(Scan, ledger.scan_id).state == "running"
     held = ledger.must_claim()
     assert (held.suspect, held.attempts, held.images[0].crashes) == (True, 1, 0)

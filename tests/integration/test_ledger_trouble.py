@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.backoff import MAX_BACKOFF_SECONDS
-from scanfleet.settings import MAX_LEASE_SECONDS, load_settings
-from scanfleet.store import batches, times
-from scanfleet.store.engine import connect, now, reading, transaction
-from scanfleet.store.tables import Batch, Scan
-from scanfleet.store.trouble import LIMIT, count_trouble, release_scan
+from scanfleet.config.settings import MAX_LEASE_SECONDS, load_settings
+from scanfleet.db import clock
+from scanfleet.db.engine import connect, now, reading, transaction
+from scanfleet.db.scans import batches
+from scanfleet.db.scans.source_breaker import LIMIT, count_trouble, release_scan
+from scanfleet.db.tables import Batch, Scan
+from scanfleet.retry import MAX_BACKOFF_SECONDS
 from tests.ledger_machine.ledger import QUEUE, open_scan
 from tests.ledger_machine.small import Small
 from tests.ledger_machine.workers import Answer
@@ -178,20 +179,20 @@ FAR_LEASE = MAX_LEASE_SECONDS + 60
 
 
 def test_a_back_off_is_over_when_past_or_impossibly_far(engine: sa.Engine) -> None:
-    over = _asked(engine, "not_before", times.due)
+    over = _asked(engine, "not_before", clock.due)
     assert all(over(seconds) for seconds in (None, -3600, -1, 0, FAR_BACKOFF + 1, 3600))
     assert not any(over(seconds) for seconds in (0.000001, 1, 59, FAR_BACKOFF))
 
 
 def test_a_lease_is_over_when_past_or_impossibly_far(engine: sa.Engine) -> None:
-    over = _asked(engine, "lease_until", times.run_out)
+    over = _asked(engine, "lease_until", clock.run_out)
     assert all(over(seconds) for seconds in (-3600, -1, -0.000001, FAR_LEASE + 1, 3600))
     assert not any(over(seconds) for seconds in (None, 0, 1, MAX_LEASE_SECONDS, FAR_LEASE))
 
 
 def test_a_knock_is_recent_unless_stale_or_from_the_future(engine: sa.Engine) -> None:
-    def since(moment: times.Time, at: datetime) -> sa.ColumnElement[bool]:
-        return times.since(moment, at - timedelta(seconds=30), at)
+    def since(moment: clock.Time, at: datetime) -> sa.ColumnElement[bool]:
+        return clock.since(moment, at - timedelta(seconds=30), at)
 
     lately = _asked(engine, "rung_at", since)
     assert all(lately(seconds) for seconds in (-30, -1, 0, 60))
@@ -205,7 +206,7 @@ def test_the_ledgers_clock_is_what_the_store_asks(engine: sa.Engine) -> None:
     assert first <= second  # also inside one transaction: it goes on
 
 
-Question = Callable[[times.Time, datetime], sa.ColumnElement[bool]]
+Question = Callable[[clock.Time, datetime], sa.ColumnElement[bool]]
 
 
 def _asked(engine: sa.Engine, name: str, question: Question) -> Callable[[float | None], bool]:

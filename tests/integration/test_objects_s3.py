@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
+from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
-from scanfleet.objects_s3 import S3Store
-from scanfleet.settings import Settings, load_settings
+from scanfleet.storage.s3 import S3Store
 from tests.services import Bucket
 
 

@@ -9,23 +9,25 @@ import pytest
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.enqueue import Enqueued, enqueue
-from producer.listing import Listing
-from producer.planning import Filters
-from producer.sources import BucketSource, Candidate, Skip
-from scanfleet.checks import load_check
+from producer.scans.enqueue import Enqueued, enqueue
+from producer.sources.base import Candidate, Skip
+from producer.sources.filters import Filters
+from producer.sources.listed import BucketSource
+from producer.sources.listing import Listing
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.results.scorers import ScorerSpec, scorer_id
+from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.scans import batches, scans
+from scanfleet.db.scans.retries import retry_failures
+from scanfleet.db.tables import Batch, Failure, Image, Scan
 from scanfleet.errors import EmptySource, ImageError, LeaseLost, RequestError
 from scanfleet.messages import score_queue
-from scanfleet.objects import MemoryStore
-from scanfleet.queue import broker_folder, make_app
+from scanfleet.queue.app import broker_folder, make_app
 from scanfleet.reconcile import reconcile_once
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, scans, verdicts
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.retries import retry_failures
-from scanfleet.store.scorers import ScorerSpec, scorer_id
-from scanfleet.store.tables import Batch, Failure, Image, Scan
-from scanfleet.store.verdicts import NewVerdict, Outcome
+from scanfleet.storage.memory import MemoryStore
 from tests.migrated import upgrade
 
 BATCH_IMAGES = 4

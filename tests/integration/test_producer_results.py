@@ -6,23 +6,24 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from producer.listing import Listing
-from producer.planning import Filters
-from producer.preview import preview
-from producer.report import write_report
-from producer.sources import Candidate
-from producer.summary import measure_agreement, summarise
-from scanfleet.checks import load_check
+from producer.reports.contact_sheet import write_report
+from producer.reports.summary import measure_agreement, summarise
+from producer.scans.session import preview
+from producer.sources.base import Candidate
+from producer.sources.filters import Filters
+from producer.sources.listing import Listing
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.results.results import ResultFilter, iter_results, top_results
+from scanfleet.db.results.scorers import ScorerSpec, scorer_id
+from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.scans import batches, scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Scan
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import batches, scans, verdicts
-from scanfleet.store.batches import NewImage
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.results import ResultFilter, iter_results, top_results
-from scanfleet.store.scorers import ScorerSpec, scorer_id
-from scanfleet.store.tables import Scan
-from scanfleet.store.verdicts import NewVerdict, Outcome
 from tests.migrated import upgrade
 
 QUEUE = score_queue("fake")

@@ -8,19 +8,20 @@ import pytest
 import sqlalchemy as sa
 from botocore.stub import Stubber
 
-from producer.enqueue import Enqueued, enqueue
-from producer.listing import Listing
-from producer.planning import Filters
-from producer.sources import BucketSource, open_source
-from scanfleet.checks import load_check
+from producer.scans.enqueue import Enqueued, enqueue
+from producer.sources.filters import Filters
+from producer.sources.listed import BucketSource
+from producer.sources.listing import Listing
+from producer.sources.open import open_source
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db import schema
+from scanfleet.db.engine import reading
+from scanfleet.db.tables import Image, Scan
 from scanfleet.errors import AccessDenied, EmptySource, SourceNotFound, StoreUnavailable
 from scanfleet.messages import score_queue
-from scanfleet.objects_s3 import S3Store
-from scanfleet.queue import make_app
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import schema
-from scanfleet.store.engine import reading
-from scanfleet.store.tables import Image, Scan
+from scanfleet.queue.app import make_app
+from scanfleet.storage.s3 import S3Store
 from tests.services import Bucket, S3Server
 
 

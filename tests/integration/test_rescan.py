@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from producer.flips import find_report
-from scanfleet.crops import CropSettings
+from producer.scans.rescan_changes import find_report
+from scanfleet.checks.crop import CropSettings
+from scanfleet.checks.crop_result import SecondLook
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.results import rescans, verdicts
+from scanfleet.db.results.rescan_changes import iter_flips
+from scanfleet.db.results.results import ResultFilter, count_answers, iter_results
+from scanfleet.db.scans import batches, retries, scans
+from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.tables import Batch, Image, Verdict
+from scanfleet.db.training import champions
 from scanfleet.errors import LeaseLost, RequestError
-from scanfleet.second_look import SecondLook
-from scanfleet.store import batches, champions, rescans, retries, scans, verdicts
-from scanfleet.store.batches import Claim, NewImage
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.flips import iter_flips
-from scanfleet.store.results import ResultFilter, count_answers, iter_results
-from scanfleet.store.tables import Batch, Image, Verdict
 from tests.ledger_machine.races import run_together, shuffled
 from tests.rescan_rig import Archive, archive, empty, uri
 

@@ -11,23 +11,24 @@ from click.testing import CliRunner
 
 from models.types import ModelIdentity
 from producer.cli.main import cli
-from scanfleet.checks import load_check
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.results.scorers import Shift, note_shift
+from scanfleet.db.roles import PRODUCER, WORKER
+from scanfleet.db.scans import retries, scans, workers
+from scanfleet.db.scans.checks import save_check
+from scanfleet.db.tables import Base, Failure, Image, Scan, Verdict
+from scanfleet.db.training import refusals, trainings
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.db.training.champions import promote
 from scanfleet.errors import AccessDenied
-from scanfleet.queue import make_app
+from scanfleet.queue.app import make_app
 from scanfleet.reconcile import reconcile_once
-from scanfleet.settings import load_settings
-from scanfleet.store import refusals, retries, scans, trainings, workers
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.champions import promote
-from scanfleet.store.checks import save_check
-from scanfleet.store.engine import connect, reading, transaction
-from scanfleet.store.roles import PRODUCER, WORKER
-from scanfleet.store.scorers import Shift, note_shift
-from scanfleet.store.tables import Base, Failure, Image, Scan, Verdict
 from tests.migrated import upgraded
 from tests.services import PostgresServer
 from tests.worker_rig import Rig, add_scan, png, rig
-from worker.adapters import register_shipped
+from worker.scoring.adapters import register_shipped
 
 KNOWN = {"checks", "scans", "batches", "images", "failures", "scorers", "verdicts", "labels", "adapters"}
 KNOWN |= {"champions", "workers", "labelled_images", "trainings", "promotions", "refusals", "calibrations"}
@@ -74,7 +75,7 @@ def refused(who: sa.Engine, statement: sa.Executable) -> None:
 
 
 def test_every_table_has_been_thought_of() -> None:
-    assert set(Base.metadata.tables) == KNOWN, "enter the new table in scanfleet/store/roles.py, and here"
+    assert set(Base.metadata.tables) == KNOWN, "enter the new table in scanfleet/db/roles.py, and here"
     assert set(PRODUCER) | set(WORKER) == KNOWN
 
 
@@ -163,7 +164,7 @@ def test_a_reader_only_reads(urls: Urls, tmp_path: Path) -> None:
 
 
 def test_names_are_quoted_as_names() -> None:
-    from scanfleet.store.roles import RoleNames, role_statements
+    from scanfleet.db.roles import RoleNames, role_statements
 
     odd = 'x"; DROP TABLE scans; --'
     lines = role_statements(RoleNames(reader=odd))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image as PillowImage
 
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import AccessDenied, ImageError, StoreUnavailable
-from scanfleet.objects import ObjectInfo
-from scanfleet.objects_s3 import S3Store
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store.batches import NewImage
+from scanfleet.storage.base import ObjectInfo
+from scanfleet.storage.s3 import S3Store
 from tests.services import Bucket
 from tests.services.seaweed import STRANGER
 from tests.worker_rig import rig

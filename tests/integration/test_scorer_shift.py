@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from scanfleet.settings import load_settings
-from scanfleet.store.engine import connect
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect
 from tests.migrated import upgrade
 from tests.shifts import shift, tell_at_once
 

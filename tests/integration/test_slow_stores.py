@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from scanfleet.config.settings import load_settings
+from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import StoreUnavailable
-from scanfleet.objects import FolderStore, open_store
-from scanfleet.objects_s3 import S3Store
-from scanfleet.settings import load_settings
-from scanfleet.store.batches import NewImage
+from scanfleet.storage.folder import FolderStore
+from scanfleet.storage.open import open_store
+from scanfleet.storage.s3 import S3Store
 from tests.patience import patient
 from tests.services import Bucket
 from tests.services.s3 import CREDENTIALS

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.stage_times import NAMES
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.measured import times_of_scan
-from scanfleet.store.tables import Batch
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.results.results import times_of_scan
+from scanfleet.db.tables import Batch
+from scanfleet.stats.stage_times import NAMES
 from tests.worker_rig import png, rig
 
 

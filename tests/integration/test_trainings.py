@@ -10,21 +10,22 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from scanfleet.checks import load_check
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, now, reading, transaction
+from scanfleet.db.labels.labels import NewLabel, add_labels, newest_label
+from scanfleet.db.scans import workers
+from scanfleet.db.scans.checks import save_check
+from scanfleet.db.tables import LabelledImage, Training
+from scanfleet.db.training import trainings
+from scanfleet.db.training.trainings import MAX_CRASHES, MAX_LOSSES, AlreadyUnderWay, TrainingInfo
+from scanfleet.db.training.upkeep import due_for_ring, expire_leases
 from scanfleet.errors import LeaseLost, UnknownName
 from scanfleet.messages import TRAIN_QUEUE
-from scanfleet.queue import make_app
+from scanfleet.queue.app import make_app
 from scanfleet.reconcile import reconcile_once
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store import trainings, workers
-from scanfleet.store.checks import save_check
-from scanfleet.store.engine import connect, now, reading, transaction
-from scanfleet.store.labels import NewLabel, add_labels, newest_label
-from scanfleet.store.tables import LabelledImage, Training
-from scanfleet.store.training_upkeep import due_for_ring, expire_leases
-from scanfleet.store.trainings import MAX_CRASHES, MAX_LOSSES, AlreadyUnderWay, TrainingInfo
 from tests.migrated import upgrade
-from worker.refresh import triggers
+from worker.training import triggers
 
 
 @pytest.fixture

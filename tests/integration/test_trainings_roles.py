@@ -4,18 +4,18 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from scanfleet.checks import load_check
-from scanfleet.settings import load_settings
-from scanfleet.store import training_upkeep, trainings
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.champions import champion, promote
-from scanfleet.store.checks import save_check
-from scanfleet.store.engine import now, transaction
-from scanfleet.store.labels import NewLabel, add_labels
-from scanfleet.store.tables import Adapter, LabelledImage
-from scanfleet.store.trainings import TrainingInfo
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import now, transaction
+from scanfleet.db.labels.labels import NewLabel, add_labels
+from scanfleet.db.scans.checks import save_check
+from scanfleet.db.tables import Adapter, LabelledImage
+from scanfleet.db.training import trainings, upkeep
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.db.training.champions import champion, promote
+from scanfleet.db.training.trainings import TrainingInfo
 from tests.integration.test_roles import Urls, engine, urls
-from worker.refresh import triggers
+from worker.training import triggers
 
 __all__ = ["urls"]  # the fixture
 
@@ -54,8 +54,8 @@ def test_each_role_does_its_part_of_a_training(
             )
         for who in (producer, worker):
             with transaction(who) as connection:
-                training_upkeep.expire_leases(connection)
-                training_upkeep.due_for_ring(connection, ring_again_seconds=0)
+                upkeep.expire_leases(connection)
+                upkeep.due_for_ring(connection, ring_again_seconds=0)
         held = claim(worker)
         info = AdapterInfo(
             check_name="overlay", check_hash="h", base_model="pocket", base_revision="r", uri="/x", weights_sha256="2"

@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from PIL import Image
 
 from models.pocket.scenes import overlay
-from producer import tuning
 from producer.cli.main import cli
-from scanfleet.checks import Check, load_check
+from producer.training import tuning
+from scanfleet.checks.check import Check, load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import connect, now, reading, transaction
+from scanfleet.db.labels.labels import NewLabel, add_labels
+from scanfleet.db.results.calibrations import Configuration, calibration_for
+from scanfleet.db.scans.checks import resolve_check
+from scanfleet.db.tables import LabelledImage
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.db.training.champions import promote
 from scanfleet.errors import BadCheck, BadLabels, BadSettings, RequestError, UnknownName
-from scanfleet.settings import Settings, load_settings
-from scanfleet.store.adapters import AdapterInfo, register_adapter
-from scanfleet.store.calibrations import Configuration, calibration_for
-from scanfleet.store.champions import promote
-from scanfleet.store.checks import resolve_check
-from scanfleet.store.engine import connect, now, reading, transaction
-from scanfleet.store.labels import NewLabel, add_labels
-from scanfleet.store.tables import LabelledImage
 from tests.migrated import upgrade
 
 CHECK = load_check("overlay")

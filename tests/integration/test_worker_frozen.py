@@ -5,11 +5,11 @@ import time
 import pytest
 import sqlalchemy as sa
 
+from scanfleet.config.settings import load_settings
+from scanfleet.db import engine as store
+from scanfleet.db import postgresql
+from scanfleet.db.tables import CheckRow
 from scanfleet.errors import DatabaseUnavailable
-from scanfleet.settings import load_settings
-from scanfleet.store import engine as store
-from scanfleet.store import postgresql
-from scanfleet.store.tables import CheckRow
 from tests.migrated import upgrade
 from tests.patience import patient
 

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from models.adapters import CARD, AdapterCard, LoraSettings, read_card, write_adapter
+from models.adapters.card import CARD, AdapterCard, LoraSettings, read_card, write_adapter
 from models.errors import ModelInvalid
-from scanfleet.checks import load_check
-from scanfleet.objects_s3 import S3Store
-from scanfleet.settings import load_settings
-from scanfleet.store.adapters import AdapterInfo
-from scanfleet.store.batches import NewImage
-from scanfleet.store.tables import Scan, Verdict
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import load_settings
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Scan, Verdict
+from scanfleet.db.training.adapters import AdapterInfo
+from scanfleet.storage.s3 import S3Store
 from tests.services import Bucket, S3Server
 from tests.worker_rig import Rig, png, rig
-from worker.adapters import AdapterFolders
-from worker.scorers import question_of
+from worker.scoring.adapters import AdapterFolders
+from worker.scoring.factory import question_of
 
 
 @pytest.fixture

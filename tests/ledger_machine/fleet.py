@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
+from scanfleet.db.results import verdicts
+from scanfleet.db.scans import batches
+from scanfleet.db.scans.batches import ClaimedImage, Standing
 from scanfleet.errors import LeaseLost
-from scanfleet.store import batches, verdicts
-from scanfleet.store.batches import ClaimedImage, Standing
 from tests.ledger_machine.ledger import QUEUE
 from tests.ledger_machine.moments import LEASE, Span
 from tests.ledger_machine.people import People

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from scanfleet.store import suspects
-from scanfleet.store.engine import transaction
+from scanfleet.db.engine import transaction
+from scanfleet.db.scans import crash_isolation
 from tests.ledger_machine.invariants import forgotten, violations
 from tests.ledger_machine.ledger import Snapshot, clock, open_scan, read, wipe
 from tests.ledger_machine.model import Model
@@ -61,7 +61,7 @@ class Ground:
             for image in images
             if image.crashes > ends[image.id]
         ]
-        quarantined = {row.image_id for row in seen.failures if row.reason == suspects.KILLER}
+        quarantined = {row.image_id for row in seen.failures if row.reason == crash_isolation.KILLER}
         faults += [f"image {image_id}: quarantined" for image_id in quarantined if ends[image_id] <= MAX_CRASHES]
         if not self._kills:
             blamed = {image.id for image in images if image.crashes}

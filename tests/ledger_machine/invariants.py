@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from scanfleet.store.trouble import LIMIT
+from scanfleet.db.scans.source_breaker import LIMIT
 from tests.ledger_machine.ledger import Snapshot
 
 

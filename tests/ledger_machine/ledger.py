@@ -8,12 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.checks import load_check
+from scanfleet.checks.check import load_check
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.results.scorers import scorer_id
+from scanfleet.db.scans import scans
+from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.messages import score_queue
-from scanfleet.store import scans
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.scorers import scorer_id
-from scanfleet.store.tables import Batch, Failure, Image, Scan, Verdict
 from tests.ledger_rig import scorer_spec
 
 QUEUE = score_queue("fake")

@@ -1,4 +1,4 @@
-"""What the rows must be after each operation, in plain Python: the contract of scanfleet.store, written a second time.
+"""What the rows must be after each operation, in plain Python: the contract of scanfleet.db, written a second time.
 
 Times are spans: an operation reads the clock somewhere between two readings of ours, and a back-off has jitter. After
 each step the ledger's own value, once it was found inside the span, replaces it.
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from scanfleet.store.batches import Claim
-from scanfleet.store.verdicts import Outcome
+from scanfleet.db.results.verdicts import Outcome
+from scanfleet.db.scans.batches import Claim
 from tests.ledger_machine.ledger import Snapshot
 from tests.ledger_machine.moments import (
     LEASE,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
+from scanfleet.db.scans import batches, crash_isolation, retries, scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Image, Scan
 from scanfleet.errors import RequestError
-from scanfleet.store import batches, retries, scans, suspects
-from scanfleet.store.batches import NewImage
-from scanfleet.store.tables import Image, Scan
 from tests.ledger_machine.ground import Ground
 from tests.ledger_machine.ledger import QUEUE
 
@@ -46,7 +46,7 @@ class People(Ground):
         self._write_page(renewing, page[:n_images], batch_images)
 
     def _write_page(self, scan_id: str, page: list[NewImage], batch_images: int) -> bool:
-        """As producer.enqueue does it; False: the scan is cancelled."""
+        """As producer.scans.enqueue does it; False: the scan is cancelled."""
 
         def write(connection: sa.Connection) -> dict[int, list[int]] | None:
             connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
@@ -108,7 +108,7 @@ class People(Ground):
 
     def retry(self, scan: int, *, only_killers: bool) -> None:
         scan_id = self.scan_ids[scan]
-        reason = suspects.KILLER if only_killers else None
+        reason = crash_isolation.KILLER if only_killers else None
         n_retried: list[int] = []
         if not self._request(lambda c: n_retried.append(retries.retry_failures(c, scan_id, reason=reason))):
             self._believe(self.model.scans[scan_id].state == "cancelled", "a retry was refused")

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from scanfleet.db.engine import transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.scans import batches, crash_isolation, notifications, retries, scans
+from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import DatabaseUnavailable, LeaseLost, RequestError
-from scanfleet.store import batches, retries, rings, scans, suspects, verdicts
-from scanfleet.store.batches import Claim, NewImage
-from scanfleet.store.engine import transaction
-from scanfleet.store.tables import Batch, Scan
 from tests.ledger_machine.ledger import QUEUE, open_scan, shift, wipe
 from tests.ledger_machine.workers import Answer, outcome
 
@@ -95,7 +96,7 @@ class Scene:
         for _ in range(self.dice.randint(1, 8)):
             fate = self.dice.choice(["held", "held", "broken", "suspect", "rung"])
             if fate == "rung":
-                rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=self.dice.randint(1, 5))
+                notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=self.dice.randint(1, 5))
             elif (held := self._take(connection)) is not None:
                 if fate == "broken":
                     answers = [Answer.BROKEN, Answer.CLEAR]
@@ -175,25 +176,25 @@ class Scene:
         return lambda connection: batches.extend(connection, held, lease_seconds=60)
 
     def _expire(self, _: int) -> Act:
-        return suspects.expire_leases
+        return crash_isolation.expire_leases
 
     def _reconcile(self, _: int) -> Act:
         def one_round(connection: sa.Connection) -> None:
-            suspects.expire_leases(connection)
+            crash_isolation.expire_leases(connection)
             scans.finish_all_complete(connection)
-            rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
+            notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
 
         return one_round
 
     def _ring(self, _: int) -> Act:
-        return lambda connection: rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
+        return lambda connection: notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
 
     def _unring(self, _: int) -> Act:
         """The broker was away."""
         found = sa.select(Batch.id).where(Batch.rung_at.is_not(None))
         with self.engine.connect() as connection:
             ids = connection.execute(found).scalars().all()
-        return lambda connection: rings.mark_rung(connection, ids, at=None)
+        return lambda connection: notifications.mark_rung(connection, ids, at=None)
 
     def _scan_id(self) -> str:
         return self.dice.choice([*self.scan_ids, self.scan_ids[0]])
@@ -211,7 +212,7 @@ class Scene:
         return lambda connection: retries.retry_failures(connection, scan_id)
 
     def _list(self, number: int) -> Act:
-        """As producer.enqueue writes a page and marks what it will ring for."""
+        """As producer.scans.enqueue writes a page and marks what it will ring for."""
         scan_id = self._scan_id()
         page = [NewImage(uri=f"{scan_id}/more{number}/{at}") for at in range(3)]
 
@@ -222,6 +223,6 @@ class Scene:
             batches.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=2)
             scans.reopen(connection, scan_id)
             connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=None))
-            rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
+            notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
 
         return write

@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.store import batches, rings, suspects, verdicts
-from scanfleet.store.batches import Claim, NewImage
-from scanfleet.store.engine import reading, transaction
-from scanfleet.store.suspects import Expired
-from scanfleet.store.tables import Scan
-from scanfleet.store.verdicts import Outcome
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.results import verdicts
+from scanfleet.db.results.verdicts import Outcome
+from scanfleet.db.scans import batches, crash_isolation, notifications
+from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans.crash_isolation import Expired
+from scanfleet.db.tables import Scan
 from tests.ledger_machine.ledger import QUEUE, open_scan, quick, shift
 from tests.ledger_machine.workers import Answer, outcome
 
@@ -56,7 +57,7 @@ class Small:
 
     def expire(self) -> Expired:
         with transaction(self.engine) as connection:
-            return suspects.expire_leases(connection)
+            return crash_isolation.expire_leases(connection)
 
     def pass_time(self, seconds: float = 61) -> None:
         shift(self.engine, seconds)
@@ -70,7 +71,7 @@ class Small:
 
     def ring(self, *, most: int = 100) -> list[int]:
         with transaction(self.engine) as connection:
-            found = rings.due_for_ring(connection, ring_again_seconds=30, max_outstanding=most)
+            found = notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=most)
         return [batch_id for batch_id, _ in found]
 
     def rows(self, table: Any, *where: sa.ColumnElement[bool]) -> list[Any]:

@@ -6,9 +6,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.errors import ImageError
-from scanfleet.store.batches import Claim, ClaimedImage
-from scanfleet.store.verdicts import NewVerdict, Outcome
 
 
 class Answer(enum.Enum):

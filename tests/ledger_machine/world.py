@@ -8,8 +8,8 @@ from itertools import cycle
 
 import sqlalchemy as sa
 
-from scanfleet.store import rings, scans, suspects
-from scanfleet.store.engine import transaction
+from scanfleet.db.engine import transaction
+from scanfleet.db.scans import crash_isolation, notifications, scans
 from tests.ledger_machine.fleet import Fleet
 from tests.ledger_machine.ground import WORKERS
 from tests.ledger_machine.ledger import shift
@@ -43,10 +43,10 @@ class World(Fleet):
     def reconcile(self, fate: Fate) -> None:
         """One round of scanfleet.reconcile, with a broker that does what it likes."""
 
-        def one_round(connection: sa.Connection) -> tuple[suspects.Expired, list[int]]:
-            expired = suspects.expire_leases(connection)
+        def one_round(connection: sa.Connection) -> tuple[crash_isolation.Expired, list[int]]:
+            expired = crash_isolation.expire_leases(connection)
             scans.finish_all_complete(connection)
-            found = rings.due_for_ring(connection, ring_again_seconds=RING_AGAIN, max_outstanding=MAX_RINGS)
+            found = notifications.due_for_ring(connection, ring_again_seconds=RING_AGAIN, max_outstanding=MAX_RINGS)
             return expired, [batch_id for batch_id, _ in found]
 
         (expired, rung), at = self._do(one_round)
@@ -59,7 +59,7 @@ class World(Fleet):
         self._rung_rightly(rung, at)
         self.model.rung(rung, at)
         if fate is Fate.AWAY:
-            self._do(lambda connection: rings.mark_rung(connection, rung, at=None))
+            self._do(lambda connection: notifications.mark_rung(connection, rung, at=None))
             self.model.rung(rung, None)
         self._knocks += rung * {Fate.DELIVERED: 1, Fate.DOUBLED: 2}.get(fate, 0)
 
@@ -111,7 +111,7 @@ class World(Fleet):
         ended = {scan_id for scan_id, scan in self.seen.scans.items() if scan.state == "done"}
         pending = [image.id for image in self.seen.images.values() if image.state == "pending"]
         assert not pending, f"scans are done with pending images {pending}"
-        quarantined = {row.image_id for row in self.seen.failures if row.reason == suspects.KILLER}
+        quarantined = {row.image_id for row in self.seen.failures if row.reason == crash_isolation.KILLER}
         scored = {image.id for image in self.seen.images.values() if image.scan_id in ended}
         survived = scored & self.poison - quarantined
         assert not survived, f"poison images {survived} were not quarantined"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from producer.manifest import ManifestSource
-from producer.sources import open_source
+from producer.sources.manifest import ManifestSource
+from producer.sources.open import open_source
 from scanfleet import redaction
+from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadManifest, BadSource
 from scanfleet.log import configure_logging
 from scanfleet.redaction import hide, is_presigned, redact, without_signatures
-from scanfleet.settings import load_settings
 
 SIGNED = "https://b.s3.amazonaws.com/k.jpg?X-Amz-Date=1&X-Amz-Signature=f00dfeed&X-Amz-Expires=9"
 

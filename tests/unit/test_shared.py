@@ -8,22 +8,22 @@ import kombu
 import pydantic
 import pytest
 
-import scanfleet.faults
+import scanfleet.config.validation
 import scanfleet.messages
 import scanfleet.redaction
-from scanfleet.access import database_words
-from scanfleet.checks import builtin_names, load_check, parse_check
+from scanfleet.checks.check import builtin_names, load_check, parse_check
+from scanfleet.config.diagnosis import database_words
+from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, ScanfleetError, UnknownName
 from scanfleet.messages import ScoreBatch
-from scanfleet.queue import clear_taken, make_app, ring
-from scanfleet.settings import load_settings
-from worker.model import FAKE_POISON, FAKE_SECONDS
+from scanfleet.queue.app import clear_taken, make_app, ring
+from worker.scoring.model import FAKE_POISON, FAKE_SECONDS
 
 GOOD = 'name = "x"\nprompt = "what is it?"\nlabels = ["a", "b"]\nflags = ["a"]\n'
 
 
 def test_examples_in_docstrings() -> None:
-    for module in (scanfleet.faults, scanfleet.messages, scanfleet.redaction):
+    for module in (scanfleet.config.validation, scanfleet.messages, scanfleet.redaction):
         outcome = doctest.testmod(module)
         assert outcome.attempted
         assert outcome.failed == 0

@@ -2,3 +2,9 @@
 
 Knows numpy and Pillow, no torch. One image is a pure function of (seed, family, index, size).
 """
+
+from __future__ import annotations
+
+from models.pocket.scenes import baggage, overlay, razor
+
+CHECKS = {"overlay": overlay, "baggage": baggage, "razor": razor}

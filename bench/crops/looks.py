@@ -1,0 +1,211 @@
+"""Every arm over the same pictures: what was answered, what it cost, where it was pointed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from bench.crops.arms import CROP, PAIR, Arm
+from bench.crops.figures import Margins, Truth, holds
+from bench.crops.page import Shown
+from models import factory, pocket
+from models.adapters.calibration import Thresholds
+from models.adapters.card import read_card
+from models.crops.batch import Looked, look_again, packed
+from models.crops.cutting import cut
+from models.crops.refiner import PolicyRefiner
+from models.inputs.wording import PLAIN, names, variant
+from models.network.base import BaseModel, load_base
+from models.pocket.scenes.planted import Planted, large, planted
+from models.relevance.maps import Mapper
+from models.relevance.regions import Region
+from models.scoring.prefill import PrefillScorer
+from models.types import Box, Reading, Refiner, Scorer
+from scanfleet.checks.crop import CropSettings
+from worker.scoring.crop_gate import band_of, why_again
+
+CHECK = "razor"
+SEED = 7_500_000  # nothing was trained, calibrated, tuned or chosen on these pictures
+SETS: dict[str, Callable[[int, int], Planted]] = {"planted": planted, "large": large}
+AT_ONCE = 50  # pictures in memory
+BATCH_TOKENS = 1600
+N_SHOWN = 24  # of the page
+TRUE_SIDE = 0.2  # of the crop around the true box, as a share of the short side
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Eyes:
+    """One scorer, all that looks again by it, and others that take one look each (in other words)."""
+
+    base: BaseModel
+    scorer: PrefillScorer
+    refiners: dict[str, PolicyRefiner]
+    others: dict[str, PrefillScorer]
+    thresholds: Thresholds | None
+
+    def uncertain(self, reading: Reading) -> bool:
+        """As a check with `crop = "uncertain"` has it."""
+        band = band_of(thresholds=self.thresholds, calibrator=None, has_flags=True)
+        return why_again(CropSettings(when="uncertain"), reading, band, shrink=1.0) is not None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """What became of a set of pictures. margins, tokens, held: by name of the arm, one a picture, in their order.
+
+    tokens: beyond the first look; those of blank images, which maps are divided by, in `blanks`. held: whether the
+    region holds the part, of those pictures that have a part and were looked at again by a map. regions: of all
+    pictures that got one, by their number.
+    """
+
+    target: list[bool] = field(default_factory=list)
+    first: list[Reading] = field(default_factory=list)
+    margins: dict[str, list[float]] = field(default_factory=dict)
+    tokens: dict[str, list[float]] = field(default_factory=dict)
+    held: dict[str, list[bool]] = field(default_factory=dict)
+    blanks: dict[str, int] = field(default_factory=dict)
+    regions: dict[str, dict[int, Region]] = field(default_factory=dict)
+    parts: list[Box | None] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    examples: list[Shown] = field(default_factory=list)
+
+    @property
+    def truth(self) -> Truth:
+        return np.array(self.target)
+
+    @property
+    def before(self) -> Margins:
+        return np.array([reading.margin for reading in self.first])
+
+    def after(self, arm: str) -> Margins:
+        return np.array(self.margins[arm])
+
+    def cost(self, arm: str) -> float:
+        """Tokens of all looks over those of the first."""
+        extra = sum(self.tokens[arm]) + self.blanks.get(arm, 0)
+        return 1 + extra / sum(reading.visual_tokens for reading in self.first)
+
+    def note(self, arm: str, margins: Sequence[float], tokens: Sequence[float]) -> None:
+        self.margins.setdefault(arm, []).extend(margins)
+        self.tokens.setdefault(arm, []).extend(tokens)
+
+
+def make_eyes(every: Sequence[Arm]) -> Eyes:
+    base, folder = load_base("pocket", precision="fp32"), pocket.adapter_folder(CHECK)
+    card = read_card(folder)
+    scorer = factory.scorer(base, card.question, folder)
+    scorer.record_layers = PAIR.layers
+    worded = {f"wording_{name}": variant(card.question, name) for name in names() if name != PLAIN}
+    return Eyes(
+        base=base,
+        scorer=scorer,
+        refiners={arm.name: PolicyRefiner(base=base, scorer=scorer, policy=arm.policy) for arm in every},
+        others={
+            name: PrefillScorer(base=base, question=question, identity=scorer.identity)
+            for name, question in worded.items()
+        },
+        thresholds=card.thresholds,
+    )
+
+
+def look(eyes: Eyes, every: Sequence[Arm], kind: str, n: int) -> Seen:
+    """Every arm over n pictures of a set."""
+    seen = Seen()
+    blanks = {name: refiner.blank_tokens for name, refiner in eyes.refiners.items()}
+    for some in batches(kind, n):
+        first = scored(eyes.scorer, some)
+        start = len(seen.target)
+        seen.target.extend(picture.label in eyes.scorer.question.flags for picture in some)
+        seen.parts.extend(picture.box for picture in some)
+        seen.sizes.extend(picture.image.size for picture in some)
+        seen.first.extend(first)
+        for arm in every:
+            _take(eyes, seen, arm, some, first, start)
+        _true_boxes(eyes, seen, some, first)
+        for name, scorer in eyes.others.items():
+            readings = scored(scorer, some)
+            seen.note(name, [reading.margin for reading in readings], [0.0] * len(readings))
+    seen.blanks.update((name, eyes.refiners[name].blank_tokens - earlier) for name, earlier in blanks.items())
+    return seen
+
+
+def batches(kind: str, n: int) -> Iterator[list[Planted]]:
+    """The first n pictures of a set, few of them in memory at a time."""
+    for start in range(0, n, AT_ONCE):
+        yield [SETS[kind](SEED, number) for number in range(start, min(n, start + AT_ONCE))]
+
+
+def scored(scorer: PrefillScorer, pictures: Sequence[Planted]) -> list[Reading]:
+    """One look at each."""
+    prepared = [scorer.prepare(picture.image) for picture in pictures]
+    found: dict[int, Reading] = {}
+    for batch in packed(prepared, BATCH_TOKENS):
+        found |= zip(batch, scorer.score([prepared[number] for number in batch]), strict=True)
+    return [found[number] for number in range(len(prepared))]
+
+
+def _take(eyes: Eyes, seen: Seen, arm: Arm, pictures: Sequence[Planted], first: Sequence[Reading], start: int) -> None:
+    scorer, refiner = cast("Scorer", eyes.scorer), cast("Refiner", eyes.refiners[arm.name])
+    chosen = [number for number, reading in enumerate(first) if not arm.gated or eyes.uncertain(reading)]
+    found = look_again(
+        scorer,
+        refiner,
+        [pictures[number].image for number in chosen],
+        [first[number] for number in chosen],
+        batch_tokens=BATCH_TOKENS,
+    )
+    looked = dict(zip(chosen, found, strict=True))
+    margins = [looked[at].fused.margin if at in looked else reading.margin for at, reading in enumerate(first)]
+    seen.note(arm.name, margins, [float(looked[at].tokens) if at in looked else 0.0 for at in range(len(first))])
+    held, regions = seen.held.setdefault(arm.name, []), seen.regions.setdefault(arm.name, {})
+    for at, again in looked.items():
+        if again.region is not None:
+            regions[start + at] = again.region
+        box = pictures[at].box
+        if box is not None and again.pointed is not None:
+            held.append(again.region is not None and holds(again.region, box))
+    if arm.gated:
+        room = N_SHOWN - len(seen.examples)
+        seen.examples.extend(_shown(eyes, arm, pictures[at], again) for at, again in list(looked.items())[:room])
+
+
+def _true_boxes(eyes: Eyes, seen: Seen, pictures: Sequence[Planted], first: Sequence[Reading]) -> None:
+    """The crop alone, cut around the part itself: what a perfect map would give. Without a part, the first look."""
+    margins = [reading.margin for reading in first]
+    for number, picture in enumerate(pictures):
+        if picture.box is not None:
+            part = cut(picture.image, _around(picture.box, picture.image.size), pixels=CROP)
+            row = eyes.base.processor.prepare(part, max_pixels=CROP, min_pixels=min(part.width * part.height, CROP))
+            margins[number] = eyes.scorer.score([row])[0].margin
+    seen.note("true_box", margins, [0.0] * len(margins))
+
+
+def _around(box: Box, size: tuple[int, int]) -> Region:
+    side = round(TRUE_SIDE * min(size))
+    x0 = min(max(0, round((box.x0 + box.x1 - side) / 2)), size[0] - side)
+    y0 = min(max(0, round((box.y0 + box.y1 - side) / 2)), size[1] - side)
+    return Region(x0=x0, y0=y0, x1=x0 + side, y1=y0 + side)
+
+
+def _shown(eyes: Eyes, arm: Arm, picture: Planted, again: Looked) -> Shown:
+    mapper = Mapper(
+        base=eyes.base,
+        scorer=eyes.scorer,
+        method=arm.policy.method,
+        reference=arm.policy.reference,
+        layers=arm.policy.layers,
+    )
+    prepared = eyes.scorer.prepare(picture.image)
+    return Shown(
+        name=picture.make,
+        image=picture.image,
+        values=mapper.maps([prepared], [again.first.attention])[0].values,
+        region=again.region,
+        box=picture.box,
+        target=picture.label in eyes.scorer.question.flags,
+        first=again.first.margin,
+        fused=again.fused.margin,
+    )

@@ -1,0 +1,243 @@
+"""The adapter folder: the one form in which a fine-tuned version travels from training to serving.
+
+    adapter_config.json         LoRA settings, as PEFT writes them
+    adapter_model.safetensors   LoRA tensors, under PEFT's names
+    head.safetensors            a classification head (models.scoring.head), beside the LoRA or over the frozen base
+                                alone
+    adapter.json                the card: which of these there are, question, base, digest, calibrator, thresholds,
+                                metrics
+
+An adapter is input from outside: only safetensors are read, the digest is checked on the very bytes that
+are loaded, and of adapter_config.json only the fields of an allow-list are used, because PEFT acts on
+others (CVE-2026-4372, peft issue 3085). Knows no torch; `models.network.lora` puts an adapter into a model and
+writes one from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+
+from models.adapters.calibration import Calibrator, Thresholds
+from models.errors import ModelInvalid, unreadable
+from models.types import Question
+
+CARD, SETTINGS = "adapter.json", "adapter_config.json"
+WEIGHTS, HEAD = "adapter_model.safetensors", "head.safetensors"
+Part = Literal["lora", "head"]
+_FILE: Mapping[Part, str] = {"lora": WEIGHTS, "head": HEAD}
+# What PEFT once wrote, and torch still does; never opened: loading it runs whatever it says.
+_PICKLES: Mapping[Part, tuple[str, ...]] = {"lora": ("adapter_model.bin",), "head": ("head.bin", "head.pt", "head.pth")}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class LoraSettings(_Frozen):
+    """The fields of a LoRA configuration that we read, all of them.
+
+    target_modules: a regex for the full module name, or name suffixes.
+    modules_to_save: modules trained whole, such as the merger.
+    """
+
+    r: Annotated[int, Field(ge=1, le=1024)]
+    lora_alpha: Annotated[float, Field(gt=0)]
+    target_modules: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_rslora: bool = False
+    modules_to_save: tuple[str, ...] | None = None
+
+
+class Canary(_Frozen):
+    """Margins that the serving stack gave at the end of training; on load they must come out again.
+
+    images: file names inside the adapter folder. precision: of the weights that gave the margins.
+    """
+
+    images: Annotated[tuple[str, ...], Field(min_length=1)]
+    margins: tuple[float, ...]
+    precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+
+    @model_validator(mode="after")
+    def _matches(self) -> Self:
+        if len(self.images) != len(self.margins):
+            raise ValueError("needs one margin for each image")
+        paths = [PurePosixPath(name) for name in self.images]
+        if any(path.is_absolute() or ".." in path.parts for path in paths):
+            raise ValueError("images must lie inside the adapter folder")
+        return self
+
+
+class AdapterCard(_Frozen):
+    """adapter.json: what an adapter answers, what it was made from, and how its margins are to be read."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1)]
+    question: Question
+    base_model: str
+    base_revision: str
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("lora",)  # set when the folder is written, as is
+    weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # the digest over all of them
+    calibrator: Calibrator | None = None
+    thresholds: Thresholds | None = None
+    metrics: Mapping[str, Any] = Field(default_factory=dict)
+    recipe: Mapping[str, Any] = Field(default_factory=dict)
+    canary: Canary | None = None
+
+    def answers(self, question: Question) -> bool:
+        """Whether it learnt these words and labels; under another pixel budget they are read with other margins."""
+        return replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels) == question
+
+    @field_serializer("question")
+    def _question(self, question: Question) -> dict[str, Any]:
+        steps = [{"prompt": step.prompt, "answers": step.answers} for step in question.steps]
+        return {
+            "name": question.name,
+            "prompt": question.prompt,
+            "labels": list(question.labels),
+            "flags": sorted(question.flags),
+            "descriptions": dict(question.descriptions),
+            "max_pixels": question.max_pixels,
+            "min_pixels": question.min_pixels,
+            **({"steps": steps} if steps else {}),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """An adapter read from its folder, files verified but not yet parsed. None: it has no such part."""
+
+    folder: Path
+    card: AdapterCard
+    lora: LoraSettings | None = None
+    weights: bytes | None = field(default=None, repr=False)  # of the LoRA
+    head: bytes | None = field(default=None, repr=False)
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """Read and validate adapter.json alone. Raises ModelInvalid naming file and field."""
+    path = folder / CARD
+    try:
+        return AdapterCard.model_validate_json(_read(path))
+    except ValidationError as error:
+        raise ModelInvalid(f"{path}: {_first(error)}") from error
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read an adapter folder and check the digest of its files. Raises ModelInvalid in one line."""
+    card = read_card(folder)
+    lora = _lora(folder / SETTINGS) if "lora" in card.parts else None
+    files = {part: _read_part(folder, part) for part in card.parts}
+    for part, name in _FILE.items():
+        if part not in files and (folder / name).exists():
+            raise ModelInvalid(
+                f"{folder / name} is there, but {CARD} does not list it: remove it or write the card anew"
+            )
+    found = digest_of(files)
+    if found != card.weights_sha256:
+        names = " and ".join(_FILE[part] for part in card.parts)
+        raise ModelInvalid(
+            f"{folder}: {names} has sha256 {found[:12]}…, the card says {card.weights_sha256[:12]}…; "
+            "restore the file or train again"
+        )
+    return Adapter(folder=folder, card=card, lora=lora, weights=files.get("lora"), head=files.get("head"))
+
+
+def digest_of(files: Mapping[Part, bytes]) -> str:
+    """SHA-256 of the LoRA's file alone; with a head, over the names and digests of all files."""
+    digests = {_FILE[part]: hashlib.sha256(data).hexdigest() for part, data in files.items()}
+    if list(digests) == [WEIGHTS]:
+        return digests[WEIGHTS]
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def write_adapter(
+    folder: Path,
+    *,
+    card: AdapterCard,
+    lora: LoraSettings | None = None,
+    weights: bytes | None = None,
+    head: bytes | None = None,
+) -> AdapterCard:
+    """Write an adapter folder; the card goes last, so that a folder with a card is a whole one.
+
+    weights, head: serialised safetensors files, one of them at least; weights come with `lora`. Returns the card with
+    parts and digest set.
+    """
+    given: dict[Part, bytes | None] = {"lora": weights, "head": head}
+    files = {part: data for part, data in given.items() if data is not None}
+    if not files or (lora is None) != (weights is None):
+        raise ModelInvalid(f"{folder}: an adapter is LoRA settings with weights, a head, or both")
+    folder.mkdir(parents=True, exist_ok=True)
+    card = card.model_copy(update={"parts": tuple(files), "weights_sha256": digest_of(files)})
+    for name in (CARD, SETTINGS, *_FILE.values()):
+        (folder / name).unlink(missing_ok=True)
+    for part, data in files.items():
+        (folder / _FILE[part]).write_bytes(data)
+    if lora is not None:
+        (folder / SETTINGS).write_text(_peft_settings(card, lora), encoding="utf-8")
+    text = card.model_dump_json(indent=2, exclude=None if card.canary else {"canary"})
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+    return card
+
+
+def _peft_settings(card: AdapterCard, lora: LoraSettings) -> str:
+    settings = {"peft_type": "LORA", "base_model_name_or_path": card.base_model, "bias": "none"}
+    return json.dumps({**settings, **lora.model_dump(mode="json")}, indent=2) + "\n"
+
+
+def _read_part(folder: Path, part: Part) -> bytes:
+    path = folder / _FILE[part]
+    pickled = [folder / name for name in _PICKLES[part] if (folder / name).exists()]
+    if pickled and not path.exists():
+        raise ModelInvalid(f"{pickled[0]} is a pickle, which can run code: save the adapter as safetensors")
+    return _read(path)
+
+
+# Fields of PEFT's file that say nothing about the computation at inference.
+_DESCRIPTIVE = {
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config",
+}  # fmt: skip
+_NEUTRAL: tuple[Any, ...] = (None, False, "none", [], {})
+
+
+def _lora(path: Path) -> LoraSettings:
+    try:
+        raw = json.loads(_read(path))
+    except ValueError as error:
+        raise ModelInvalid(f"{path} is not JSON: {error}") from error
+    if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
+        raise ModelInvalid(f"{path}: peft_type must be LORA; other methods are not supported")
+    # A field that changes the computation must not be skipped in silence: refuse it when it is set.
+    ignored = set(raw) - set(LoraSettings.model_fields) - _DESCRIPTIVE
+    active = sorted(name for name in ignored if raw[name] not in _NEUTRAL)
+    if active:
+        raise ModelInvalid(f"{path}: {', '.join(active)} is set, which is not supported; train plain LoRA")
+    known = {name: value for name, value in raw.items() if name in LoraSettings.model_fields}
+    try:
+        return LoraSettings.model_validate_json(json.dumps(known))
+    except ValidationError as error:
+        raise ModelInvalid(f"{path}: {_first(error)}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelInvalid(f"{path} is missing; give the whole folder of an adapter") from error
+    except OSError as error:
+        raise unreadable(str(path), error) from error
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else problem["msg"]

@@ -1,0 +1,100 @@
+"""Second looks for callers without a fleet: every image is looked at again, in batches of a forward's size.
+
+Whether an image is worth it is the caller's affair, and so is what the looks cost in all. Knows scorers and refiners by
+their protocols alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from models.crops.cutting import region_of
+from models.relevance.regions import Region
+from models.types import Pointed, Prepared, Reading, Refiner, Scorer
+
+BATCH_TOKENS = 8192  # visual tokens of one forward, padding included
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Looked:
+    """Both looks at one image. second: of each row of the second look; none where there was nothing to look at.
+
+    fused: the answer. pointed: as the refiner said; None for a look that is not pointed. region: that, in pixels of the
+    image that was given. tokens: visual tokens that all this cost beyond the first look.
+    """
+
+    first: Reading
+    second: tuple[Reading, ...]
+    fused: Reading
+    pointed: Pointed | None
+    region: Region | None
+    tokens: int
+
+
+def look_again(
+    scorer: Scorer,
+    refiner: Refiner,
+    images: Sequence[Image.Image],
+    firsts: Sequence[Reading],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[Looked]:
+    """Look at every image again. images: with all their pixels; firsts: the scorer's readings of them.
+
+    Raises ImageUnsuitable for an image that the model cannot take.
+    """
+    pointed = _pointed(refiner, images, firsts, batch_tokens)
+    rows = [refiner.rows(image, at) for image, at in zip(images, pointed, strict=True)]
+    every = [row for own in rows for row in own]
+    readings: dict[int, Reading] = {}
+    for batch in packed(every, batch_tokens):
+        readings |= zip(batch, scorer.score([every[number] for number in batch]), strict=True)
+    left = iter(range(len(every)))
+    seconds = [tuple(readings[next(left)] for _ in own) for own in rows]
+    return [
+        _looked(refiner, image, first, second, at)
+        for image, first, second, at in zip(images, firsts, seconds, pointed, strict=True)
+    ]
+
+
+def _pointed(
+    refiner: Refiner, images: Sequence[Image.Image], firsts: Sequence[Reading], batch_tokens: int
+) -> list[Pointed | None]:
+    if not refiner.pointed:
+        return [None] * len(images)
+    views = [refiner.views(image, first) for image, first in zip(images, firsts, strict=True)]
+    found: dict[int, Pointed] = {}
+    for batch in packed(views, batch_tokens):
+        found |= zip(batch, refiner.point([views[number] for number in batch]), strict=True)
+    return [found[number] for number in range(len(images))]
+
+
+def _looked(
+    refiner: Refiner, image: Image.Image, first: Reading, second: tuple[Reading, ...], pointed: Pointed | None
+) -> Looked:
+    return Looked(
+        first=first,
+        second=second,
+        fused=refiner.fuse(first, second),
+        pointed=pointed,
+        region=None if pointed is None else region_of(pointed, image.size),
+        tokens=sum(look.visual_tokens for look in second) + (0 if pointed is None else pointed.tokens),
+    )
+
+
+def packed(items: Sequence[Prepared], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of items for one forward each: those of like length together, padded to the longest within the budget.
+
+    An item over the budget goes alone.
+    """
+    batch: list[int] = []
+    for number in sorted(range(len(items)), key=lambda number: -items[number].visual_tokens):
+        if batch and items[batch[0]].visual_tokens * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch

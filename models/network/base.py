@@ -1,0 +1,180 @@
+"""Load a base model once, in the asked precision, and hand out scorers that share it.
+
+Safetensors only, no remote code. 4 and 8 bit go through bitsandbytes with vision tower and output head left
+in bf16 (double quantisation and bf16 compute as in QLoRA, arXiv 2305.14314); they save memory, not time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from models.adapters.card import read_adapter
+from models.errors import ModelInvalid, one_line, unreadable
+from models.families import Family, family_of
+from models.inputs.processing import VisionProcessor, load_processor
+from models.inputs.sources import Checkpoint, locate
+from models.network.load import Precision, load_network
+from models.network.lock import Turns
+from models.network.lora import load_lora, remove_lora, use_lora
+from models.network.merging import Merger, why_not_merged
+from models.types import Question
+
+__all__ = ["BaseModel", "Precision", "load_base"]
+
+
+class BaseModel:
+    """A loaded checkpoint and the adapters put into it.
+
+    Many scorers share one base, and several threads may run it. Forwards under one adapter run at the same time; a
+    switch to another one waits for them, so that no forward ever sees half of it. Where the weights allow it, the
+    active adapter is merged into them (`models.network.merging`).
+    """
+
+    merges = True  # False: every adapter stays beside the weights; set before the first one is loaded
+
+    def __init__(
+        self, *, network: Any, processor: VisionProcessor, checkpoint: Checkpoint, family: Family, precision: Precision
+    ) -> None:
+        self.network = network  # the transformers model; LoRA modules are injected into it in place
+        self.processor = processor
+        self.checkpoint = checkpoint
+        self.family = family
+        self.precision = precision
+        self.device: torch.device = network.device
+        self._turns = Turns()
+        self._switching = threading.Lock()
+        self.unmerged: dict[str, str] = {}  # loaded adapters that stay beside the weights -> why
+        self._peft: Any = None  # the PeftModel around `network`, once there is an adapter
+        self._active: str | None = None
+        self._settled = True  # False: a switch broke off, so that nobody knows what is active
+        self._loaded: set[str] = set()
+        self._heads: dict[str, bytes] = {}  # of loaded adapters that have one
+        self._merger = Merger()
+
+    @property
+    def n_features(self) -> int:
+        """The width d of the last hidden state."""
+        return int(self.network.get_output_embeddings().weight.shape[-1])
+
+    @contextmanager
+    def using(self, adapter_sha256: str | None) -> Iterator[Any]:
+        """The network with one loaded adapter active; None: the base alone, every LoRA module bypassed.
+
+        Other threads may use it at the same time, under the same adapter. Not to be nested.
+        """
+        if adapter_sha256 in self._heads and adapter_sha256 not in self._loaded:
+            adapter_sha256 = None  # a head over the frozen base: nothing of it is in the network
+        with self._turns.shared(adapter_sha256):
+            with self._switching:  # the first of them switches
+                self._activate(adapter_sha256)
+            yield self.network
+
+    def _activate(self, adapter_sha256: str | None) -> None:
+        if adapter_sha256 is not None and adapter_sha256 not in self._loaded:
+            raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; make its scorer again")
+        if adapter_sha256 != self._active or not self._settled:
+            self._switch(adapter_sha256)
+
+    def release(self, adapter_sha256: str) -> None:
+        """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
+        with self._turns.alone():
+            if adapter_sha256 in self._loaded:
+                self._switch(None)
+                self._peft = remove_lora(self._peft, name=adapter_sha256)
+                self._loaded.remove(adapter_sha256)
+                self.unmerged.pop(adapter_sha256, None)
+                self._switch(None)  # PEFT may have made another one active
+                if not self._loaded:
+                    self._merger.forget()
+            self._heads.pop(adapter_sha256, None)
+
+    def _switch(self, adapter_sha256: str | None) -> None:
+        self._settled = False
+        merged = adapter_sha256 is not None and adapter_sha256 not in self.unmerged
+        self._merger.switch(self.network, adapter_sha256 if merged else None)
+        if self._peft is not None:
+            use_lora(self._peft, name=adapter_sha256, merged=merged)
+        self._active, self._settled = adapter_sha256, True
+
+    def _load(self, folder: Path, question: Question) -> str:
+        adapter = read_adapter(folder)
+        card = adapter.card
+        if card.base_revision != self.checkpoint.revision:
+            raise ModelInvalid(
+                f"{folder} was trained on {card.base_model} at {card.base_revision}, not on "
+                f"{self.checkpoint.name} at {self.checkpoint.revision}; load that base or train again"
+            )
+        if not card.answers(question):
+            raise ModelInvalid(
+                f"{folder} answers another question than {question.name!r}; use the check it was made for"
+            )
+        digest = card.weights_sha256
+        with self._turns.alone():
+            if adapter.head is not None:
+                self._heads[digest] = adapter.head
+            if adapter.lora is not None and digest not in self._loaded:
+                self._switch(None)  # modules that the new one trained whole start from the base's own weights
+                try:
+                    self._peft = load_lora(self._peft or self.network, adapter, name=digest)
+                    self._loaded.add(digest)
+                    self._note_form(digest)
+                finally:
+                    self._switch(None)  # loading, even a failed one, moves PEFT's active adapter
+        return digest
+
+    def _note_form(self, digest: str) -> None:
+        reason = why_not_merged(self.network, digest) if self.merges else "this base merges none"
+        if reason is not None:
+            self.unmerged[digest] = reason
+
+
+def load_base(
+    model: str, *, revision: str | None = None, precision: Precision | Literal["auto"] = "auto", device: str = "auto"
+) -> BaseModel:
+    """Load "pocket", a local folder or a hub id "owner/name".
+
+    revision: hub commit, tag or branch; for a folder the "sha256:..." it must have.
+    precision: "auto" is bf16 on CUDA and fp32 elsewhere (most CPUs only emulate bf16: five times slower, M).
+    device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+
+    Raises ModelInvalid (unknown or broken model, unsupported family or precision) and ModelUnavailable (hub not
+    reachable, device out of memory).
+    """
+    device = _device(device)
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") else "fp32"
+    if precision not in get_args(Precision):
+        known = ", ".join(("auto", *get_args(Precision)))
+        raise ModelInvalid(f"precision {precision!r} is unknown; choose one of {known}")
+    checkpoint = locate(model, revision=revision)
+    family = family_of(_model_type(checkpoint.folder), name=model)
+    family.check_precision(precision)
+    processor = load_processor(checkpoint.folder, family)
+    network = load_network(checkpoint.folder, family, precision, device)
+    return BaseModel(network=network, processor=processor, checkpoint=checkpoint, family=family, precision=precision)
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise unreadable(str(folder / "config.json"), error) from error
+    except ValueError as error:
+        raise ModelInvalid(f"{folder / 'config.json'} is not JSON: {one_line(error)}") from error
+    model_type: str | None = config.get("model_type")
+    return model_type
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelInvalid("no CUDA device is visible here; use --device cpu or auto")
+    return name

@@ -1,0 +1,99 @@
+"""A checkpoint's weights as a network that can be scored with: in one precision, on one device, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForMultimodalLM, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
+from models.families import Family
+from models.network.attention import use_last_rows
+from models.network.cpu import quicken_gelu
+
+Precision = Literal["fp32", "bf16", "nf4", "int8"]
+
+
+def load_network(folder: Path, family: Family, precision: Precision, device: str) -> Any:
+    """Raises ModelInvalid for weights that are damaged or do not fit; ModelUnavailable where the device has no room."""
+    try:
+        with _quiet():
+            network, report = AutoModelForMultimodalLM.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
+                quantization_config=_quantisation(precision, family),
+                device_map={"": device},
+                output_loading_info=True,
+            )
+    except torch.OutOfMemoryError as error:
+        raise ModelUnavailable(f"{device} has no room for {folder.name}: free memory or use precision nf4") from error
+    except torch.AcceleratorError as error:
+        raise ModelUnavailable(f"{device} failed while {folder.name} was loaded: {one_line(error)}") from error
+    except OSError as error:
+        raise unreadable(str(folder), error) from error
+    except (ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise ModelInvalid(f"{folder} cannot be loaded: {one_line(error)}") from error
+    wrong = sorted(report["missing_keys"]) or sorted(str(key) for key in report["mismatched_keys"])
+    if wrong:  # transformers would fill these with random numbers and only warn
+        raise ModelInvalid(f"{folder}: {len(wrong)} weights are missing or of the wrong shape, first {wrong[0]}")
+    if precision == "int8":
+        from models.network.quantisation import keep_activations
+
+        keep_activations(network)
+    if precision == "nf4":
+        from models.network.quantisation import settle
+
+        settle(network)
+    network.requires_grad_(False)
+    if family.complete is not None:
+        family.complete(network, folder)
+    if family.quicken is not None:
+        family.quicken(network)
+    use_last_rows(network, family)
+    if network.device.type == "cpu":
+        quicken_gelu(network)
+    return network.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar for the loading of weights: a worker's output is its log."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _quantisation(precision: Precision, family: Family) -> Any:
+    if precision not in ("nf4", "int8"):
+        return None
+    try:
+        import bitsandbytes  # noqa: F401 - transformers' own complaint comes later and is longer
+    except ImportError as error:
+        raise ModelInvalid(
+            f"precision {precision} needs bitsandbytes: "
+            "in a clone of scanfleet run: pip install -c constraints.txt '.[worker]' (docs/install.md)"
+        ) from error
+    # Matched from the start of a module's name, so that "visual" alone would skip nothing.
+    skip = [*family.vision, "lm_head"]
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=skip,
+    )

@@ -1,0 +1,169 @@
+"""LoRA adapters in and out of a model in memory: injected by name, switched, taken out again, saved.
+
+PEFT replaces the target modules in place; the transformers model keeps its class and its forward. The
+functions here see to it that an adapter is loaded whole or refused: adapters whose keys were renamed
+between releases otherwise load with every tensor missing and no error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from models.adapters.card import Adapter, AdapterCard, LoraSettings, write_adapter
+from models.errors import ModelInvalid, one_line
+
+
+def lora_config(lora: LoraSettings) -> Any:
+    """PEFT's configuration from our allow-listed fields and nothing else."""
+    targets = lora.target_modules
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=lora.use_rslora,
+        modules_to_save=list(lora.modules_to_save) if lora.modules_to_save else None,
+    )
+
+
+def add_lora(model: Any, lora: LoraSettings, *, name: str) -> Any:
+    """Put fresh LoRA modules named `name` into a model, or into the PeftModel it already is; returns a
+    PeftModel.
+
+    Raises ModelInvalid when the settings match no module of this model, or touch the output head, whose rows
+    scoring reads directly.
+    """
+    try:
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, lora_config(lora))
+        else:
+            model = _wrap(model, lora_config(lora), name)
+    except ValueError as error:
+        raise ModelInvalid(f"the adapter does not fit this model: {one_line(error)}") from error
+    if any("lm_head" in key for key in adapter_state(model, name)):
+        remove_lora(model, name=name)
+        raise ModelInvalid("the adapter changes lm_head, which scoring reads directly; train without it")
+    return model
+
+
+def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
+    """Put a verified adapter into a model under `name`, for inference; returns a PeftModel.
+
+    Every tensor of the file must find its place, and every place must be filled, with equal shapes;
+    otherwise the adapter is taken out again and ModelInvalid says which key was wrong.
+    """
+    if adapter.weights is None or adapter.lora is None:
+        raise ModelInvalid(f"{adapter.folder} holds no LoRA")
+    try:
+        tensors = load_tensors(adapter.weights)
+    except SafetensorError as error:
+        raise ModelInvalid(f"{adapter.folder}: the weights are not safetensors: {one_line(error)}") from error
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise ModelInvalid(f"{adapter.folder}: the weights are not all finite numbers; train again")
+    model = add_lora(model, adapter.lora, name=name)
+    places = adapter_state(model, name)
+    expected = {key: place.shape for key, place in places.items()}
+    found = {key: value.shape for key, value in tensors.items()}
+    if expected != found:
+        remove_lora(model, name=name)
+        raise ModelInvalid(f"{adapter.folder}: {_difference(expected, found)}; it was trained on another model")
+    with torch.no_grad():
+        for key, place in places.items():
+            place.copy_(tensors[key])
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def use_lora(model: Any, *, name: str | None, merged: bool) -> None:
+    """Make one adapter of a PeftModel the active one; None: the base alone, every LoRA module bypassed.
+
+    merged: its deltas are in the weights already, so of the adapter only the modules that were trained whole take part.
+    """
+    if name is None:
+        model.base_model.disable_adapter_layers()
+        return
+    model.base_model.enable_adapter_layers()
+    model.set_adapter(name, inference_mode=True)
+    if merged:
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.enable_adapters(False)
+
+
+def remove_lora(model: Any, *, name: str) -> Any:
+    """Take one adapter out of a PeftModel.
+
+    Returns the PeftModel, or None when none is left and the plain layers are back in place.
+    """
+    others = [other for other in model.peft_config if other != name]
+    if not others:
+        network = model.get_base_model()
+        originals = {path: part.original_module for path, part in _whole_modules(network)}
+        model.unload()
+        for path, module in originals.items():  # PEFT puts what was trained in their place
+            parent, _, leaf = path.rpartition(".")
+            setattr(network.get_submodule(parent), leaf, module)
+        return None
+    model.set_adapter(others[0], inference_mode=True)  # PEFT warns when it has to choose one itself
+    model.delete_adapter(name)
+    return model
+
+
+def _whole_modules(network: Any) -> list[tuple[str, ModulesToSaveWrapper]]:
+    """Modules that an adapter trained whole, by the path of the one they stand for."""
+    return [(path, part) for path, part in network.named_modules() if isinstance(part, ModulesToSaveWrapper)]
+
+
+def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:
+    """The adapter's own tensors, not copies, under the names they have in a file.
+
+    Only its modules are asked for their state: on some CPUs bitsandbytes packs 4-bit weights anew for their first
+    forward, and unpacks them with a loss when anybody asks for the state of the whole model.
+    """
+    state = {path: value.detach() for path, value in model.named_parameters() if path.endswith(f".{name}")}
+    for path, module in model.named_modules():
+        if path.endswith(f".{name}"):
+            state.update(module.state_dict(prefix=f"{path}."))
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        model, state_dict=state, adapter_name=name, save_embedding_layers=False
+    )
+    return found
+
+
+def save_lora(
+    folder: Path, model: Any, *, card: AdapterCard, lora: LoraSettings, name: str = "default", head: bytes | None = None
+) -> AdapterCard:
+    """Write the adapter `name` of a PeftModel as an adapter folder; returns the card as written.
+
+    head: a classification head that was trained with it, from `models.scoring.head`.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, name).items()}
+    return write_adapter(folder, card=card, lora=lora, weights=save_tensors(state), head=head)
+
+
+def _wrap(model: Any, config: Any, name: str) -> Any:
+    with warnings.catch_warnings():
+        # PEFT reads a name that transformers 5.23 renamed; both sides still work.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, config, adapter_name=name)
+
+
+def _difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if unexpected:
+        return f"{len(unexpected)} unexpected tensors, the first is {unexpected[0]}"
+    if missing:
+        return f"{len(missing)} tensors are missing, the first is {missing[0]}"
+    key = next(key for key in sorted(expected) if expected[key] != found[key])
+    return f"{key} has shape {tuple(found[key])}, the model needs {tuple(expected[key])}"

@@ -1,0 +1,146 @@
+"""From both models' margins to one verdict.
+
+reject: shown to be worse somewhere, or unfit to serve. hold: not shown to be better, or something changes that a person
+should look at first. promote: all conditions met.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from models.adapters import metrics
+from models.promotion.conditions import g0_facts, g1_no_worse, g2_better, g4_calibrated, g5_flips
+from models.promotion.curves import curves
+from models.promotion.decisions import g6_decisions, notes_on
+from models.promotion.evidence import gather
+from models.promotion.report import GateReport
+from models.promotion.significance import images_needed, visible_gain
+from models.promotion.slices import g3_slices
+from models.promotion.types import GateResult, Limits, Paired, Shadow, Side, Verdict
+from models.promotion.unlabelled import g6_shadow
+
+RESAMPLES = 2000
+MOVED = 0.9  # share of the golden images
+FOR_A_PERSON = ("G5", "G6")  # what changes, not what got worse: their failure holds, it does not reject
+
+
+def judge(
+    paired: Paired,
+    shadow: Shadow | None = None,
+    *,
+    limits: Limits | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> GateReport:
+    """The gate's verdict on the challenger; the same input and seed give the same report."""
+    limits = limits or Limits()
+    results = [g0_facts(paired)]
+    if len(paired):
+        evidence = gather(paired, limits=limits, seed=seed, resamples=resamples)
+        results += [
+            g1_no_worse(paired, evidence, limits),
+            g2_better(paired, evidence, limits),
+            g3_slices(paired, limits),
+            g4_calibrated(paired, evidence, limits),
+            g5_flips(paired, limits),
+        ]
+    else:
+        empty = "no golden images: label more, or pin some with `labels import --split golden`"
+        results += [GateResult(gate="G1", title="golden set", outcome="undecided", words=empty)]
+    results += [g6_shadow(shadow, limits, learnt=paired.champion.learnt, seed=seed, resamples=resamples)]
+    if paired.flags:
+        results += [g6_decisions(paired)]
+    needed, power = _power(paired, limits)
+    verdict, reason = _conclude(results, n=len(paired), needed=needed, gain=limits.gain)
+    sides = {"champion": paired.champion, "challenger": paired.challenger}
+    return GateReport(
+        verdict=verdict,
+        reason=reason,
+        champion=paired.champion.name,
+        challenger=paired.challenger.name,
+        n_golden=len(paired),
+        results=tuple(results),
+        power=power,
+        notes=notes_on(paired),
+        figures={
+            **{name: side_figures(paired, side) for name, side in sides.items()},
+            "images_needed": needed,
+            "margin_move_p90": _margin_move(paired),
+            "curves": curves(paired),
+        },
+    )
+
+
+def _conclude(results: list[GateResult], *, n: int, needed: int, gain: float) -> tuple[Verdict, str]:
+    for result in results:
+        if result.outcome == "fail" and result.gate not in FOR_A_PERSON:
+            return "reject", f"{result.gate} {result.title}: {result.words}"
+    not_met = [result for result in results if result.outcome in ("undecided", "fail")]
+    if not not_met:
+        return "promote", "better than the champion, and no condition speaks against it"
+    first = not_met[0]
+    if first.gate in ("G1", "G2") and n < needed:
+        enough = f"{needed:,} needed to see a gain of {100 * gain:g} points"
+        return "hold", f"golden set too small to decide: {n} images, {enough} ({first.gate}: {first.words})"
+    return "hold", f"{first.gate} {first.title}: {first.words}"
+
+
+def _power(paired: Paired, limits: Limits) -> tuple[int, str]:
+    """(golden images needed to see a gain worth seeing, the statement)"""
+    n = len(paired)
+    differs = paired.right(paired.champion) != paired.right(paired.challenger)
+    discordance = float(differs.mean()) if n else 0.0
+    needed = images_needed(discordance, limits.gain, level=limits.level, power=limits.power)
+    visible = visible_gain(discordance, n, level=limits.level, power=limits.power) if n else None
+    seen = f"a gain of {100 * visible:.1f} points" if visible is not None else "no gain at all"
+    words = (
+        f"The models differ on {100 * discordance:.1f} % of {n} golden images: these show {seen} with "
+        f"{100 * limits.power:.0f} % power; {100 * limits.gain:g} points would take {needed:,}."
+    )
+    return needed, words
+
+
+def side_figures(paired: Paired, side: Side) -> dict[str, Any]:
+    """One model on the golden set."""
+    n = len(paired)
+    if not n:
+        return {"n": 0}
+    right = paired.right(side)
+    figures: dict[str, Any] = {
+        "n": n,
+        "accuracy": float(right.mean()),
+        "accuracy_interval": list(metrics.wilson(int(right.sum()), n)),
+        "label_accuracy": float((side.answers == paired.truth).mean()),
+    }
+    if paired.flags:
+        figures |= _flag_figures(paired, side)
+    probabilities = side.probabilities()
+    if probabilities is not None:
+        figures |= metrics.probability_figures(probabilities.tolist(), paired.event(side).tolist())
+    return figures
+
+
+def _flag_figures(paired: Paired, side: Side) -> dict[str, Any]:
+    positive, flagged = paired.positive, side.margins >= side.even
+    n_positive, n_flagged, hits = int(positive.sum()), int(flagged.sum()), int((flagged & positive).sum())
+    figures: dict[str, Any] = {
+        "prevalence": float(positive.mean()),
+        "recall": hits / n_positive if n_positive else None,
+        "recall_interval": list(metrics.wilson(hits, n_positive)),
+        "precision": hits / n_flagged if n_flagged else None,
+        "precision_interval": list(metrics.wilson(hits, n_flagged)),
+        "false_positive_rate": float(flagged[~positive].mean()) if n_positive < len(positive) else None,
+        **metrics.ranking_figures(side.margins.tolist(), positive.tolist()),
+    }
+    decisions = np.array([side.served.decide(margin) for margin in side.margins.tolist()])
+    return figures | {f"share_{name}": float((decisions == name).mean()) for name in ("flag", "review", "clear")}
+
+
+def _margin_move(paired: Paired) -> float | None:
+    """Difference of the two margins in logits that nine of ten golden images stay within: how far from a threshold
+    answers may change. A quantile, since the widest of many is that of one odd image."""
+    if not len(paired):
+        return None
+    return float(np.quantile(np.abs(paired.challenger.margins - paired.champion.margins), MOVED))

@@ -1,0 +1,88 @@
+"""G6: what would change in the archive, where nobody knows the truth, and what it would cost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from models.adapters.calibration import binomial_cdf
+from models.promotion.types import GateResult, Limits, Outcome, Shadow
+
+SMOOTH = 0.5  # flags added to both counts, so that none at all has a ratio
+
+
+def g6_shadow(shadow: Shadow | None, limits: Limits, *, learnt: bool, seed: int, resamples: int) -> GateResult:
+    """Flag rate, distribution of scores and latency against the champion's.
+
+    learnt: whether the champion is an adapter. The base alone has no operating point that would be worth keeping:
+    flag rate and PSI are told and bind nothing. Latency always binds, by a bound: a busy machine refuses nobody.
+    """
+    title = "shadow"
+    if shadow is None or (not shadow.seconds and not len(shadow.champion_flags)):
+        return GateResult(gate="G6", title=title, outcome="skipped", words="no unlabelled images to compare on")
+    latency, latency_words, latency_figures = _latency(shadow, limits)
+    rate, rate_words, rate_figures = _rates(shadow, limits, seed=seed, resamples=resamples)
+    psi, psi_words = _psi(shadow, limits)
+    binding = [latency, rate, psi] if learnt else [latency]
+    outcome = max(binding, key=("skipped", "pass", "undecided", "fail").index)
+    aside = "" if learnt else " (not binding beside the base alone)"
+    figures = {**latency_figures, **rate_figures, "psi": shadow.psi, "binding": learnt}
+    words = f"{rate_words}, {psi_words}{aside}; {latency_words}"
+    return GateResult(gate="G6", title=title, outcome=outcome, words=words, figures=figures)
+
+
+def _rates(shadow: Shadow, limits: Limits, *, seed: int, resamples: int) -> tuple[Outcome, str, dict[str, object]]:
+    m = len(shadow.champion_flags)
+    if not m:
+        return "skipped", "flag rate: -", {"images": 0}
+    before, after = int(shadow.champion_flags.sum()), int(shadow.challenger_flags.sum())
+    low, high = _ratio_bounds(shadow, limits, seed=seed, resamples=resamples)
+    ratio = (after + SMOOTH) / (before + SMOOTH)
+    least, most = limits.flag_ratio
+    outcome: Outcome = "undecided"
+    if least <= ratio <= most:
+        outcome = "pass"
+    elif low > most or high < least:
+        outcome = "fail"
+    words = f"flags {after} of {m} images, the champion {before} (ratio {ratio:.2f} [{low:.2f}, {high:.2f}])"
+    figures: dict[str, object] = {"images": m, "flags": after, "champion_flags": before}
+    return outcome, words, figures | {"ratio": ratio, "ratio_low": low, "ratio_high": high}
+
+
+def _ratio_bounds(shadow: Shadow, limits: Limits, *, seed: int, resamples: int) -> tuple[float, float]:
+    """Each at the level of the gate. Of an image only the pair of answers counts, so draws are multinomial."""
+    m = len(shadow.champion_flags)
+    kinds = shadow.champion_flags * 2 + shadow.challenger_flags
+    shares = np.bincount(kinds.astype(np.int64), minlength=4) / m
+    drawn = np.random.default_rng(seed).multinomial(m, shares, size=resamples)
+    ratios = (drawn[:, 1] + drawn[:, 3] + SMOOTH) / (drawn[:, 2] + drawn[:, 3] + SMOOTH)
+    low, high = np.quantile(ratios, [limits.level, 1 - limits.level])
+    return float(low), float(high)
+
+
+def _psi(shadow: Shadow, limits: Limits) -> tuple[Outcome, str]:
+    if shadow.psi is None:
+        return "skipped", "PSI: -"
+    return ("pass" if shadow.psi < limits.psi else "fail"), f"PSI {shadow.psi:.3f}"
+
+
+def _latency(shadow: Shadow, limits: Limits) -> tuple[Outcome, str, dict[str, object]]:
+    """Fails where even the lower bound of the median ratio is above the limit."""
+    ratios = sorted(ours / theirs for theirs, ours in shadow.seconds if theirs > 0)
+    if not ratios:
+        return "skipped", "latency: -", {"rounds": 0}
+    median, low = float(np.median(ratios)), median_bound(ratios, level=limits.level)
+    outcome: Outcome = "fail" if low is not None and low > limits.latency else "pass"
+    words = f"latency {median:.2f} times the champion's, median of {len(ratios)} rounds"
+    if median > limits.latency and outcome == "pass":
+        words += " that scatter too far to hold it against anybody"
+    return outcome, words, {"rounds": len(ratios), "latency": median, "latency_low": low}
+
+
+def median_bound(ranked: list[float], *, level: float) -> float | None:
+    """A lower bound of the median by the sign test; None below the number of values that can give one."""
+    below = -1
+    while below + 1 < math.ceil(len(ranked) / 2) and binomial_cdf(below + 1, len(ranked), 0.5) <= level:
+        below += 1
+    return None if below < 0 else ranked[below]

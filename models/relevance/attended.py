@@ -1,0 +1,68 @@
+"""One turn as a base reads it under one adapter, for maps: the instruction once, then rows of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.families import PreparedImage
+from models.inputs.prompts import Turn
+from models.network.attention import recording
+from models.network.prefix import Prefix
+
+if TYPE_CHECKING:
+    from models.inputs.processing import Rows
+    from models.network.base import BaseModel
+    from models.scoring.prefill import PrefillScorer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lent:
+    """A network in use for one forward, with the instruction's keys and values."""
+
+    network: Any
+    rows: Rows
+    prefix: Prefix
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Of a forward over the whole rows that keeps nothing."""
+        ids = self.rows.inputs["input_ids"]
+        return self.rows.inputs | self.prefix.inputs(ids.shape[1], ids.device)
+
+
+class Asked:
+    """A turn under a scorer's adapter, answered with its output: words, or the classes of its head."""
+
+    def __init__(self, *, base: BaseModel, scorer: PrefillScorer, turn: Turn) -> None:
+        self.base = base
+        self.output = scorer.output
+        self._adapter_sha256 = scorer.identity.adapter_sha256
+        self._turn = turn
+        self._prefix: Prefix | None = None
+
+    @contextmanager
+    def of(self, images: Sequence[PreparedImage]) -> Iterator[Lent]:
+        """The network, not to be nested with any other use of it by this thread."""
+        with self.base.using(self._adapter_sha256) as network:
+            if self._prefix is None:
+                with torch.inference_mode(False), torch.no_grad():  # also for forwards that keep gradients
+                    self._prefix = Prefix.of(network.base_model, self._turn.before)
+            rows = self.base.processor.rows(self._turn, images, device=self.base.device, dtype=network.dtype)
+            yield Lent(network=network, rows=rows, prefix=self._prefix)
+
+    @torch.inference_mode()
+    def attention(self, images: Sequence[PreparedImage], layers: Sequence[int]) -> list[NDArray[np.float32]]:
+        """(visual tokens,) each: of the answer position, mean over heads and layers; one prefill of all images."""
+        with (
+            self.of(images) as lent,
+            recording(self.base.network, self.base.family, self.base.processor.reader, layers, lent.rows) as found,
+        ):
+            self.base.processor.reader.hidden(lent.network, lent.inputs)
+        return [row for row in found if row is not None]

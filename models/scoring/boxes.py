@@ -1,0 +1,190 @@
+"""Boxes by generation: a second pass over flagged images that asks where.
+
+Greedy decoding over the instruction's keys and values (`models.network.prefix`) and those of each image; a row ends
+with the turn. Rows are padded on the right, and what a row generates sees its own tokens only, so neighbours make no
+difference
+but for rounding: where two tokens are as good as equal, 16 bit may choose otherwise in other company.
+
+What comes out is untrusted text; `models.scoring.box_format` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from models.errors import ModelInvalid
+from models.families import PreparedImage
+from models.inputs.processing import Rows
+from models.inputs.prompts import render_turn
+from models.network.prefix import Prefix
+from models.scoring.box_format import Canvas, parse_boxes
+from models.types import FoundBoxes, Question
+
+if TYPE_CHECKING:
+    from models.network.base import BaseModel
+
+MAX_NEW_TOKENS = 512  # of an answer; about 15 boxes
+BEGIN_WITHIN = 64  # tokens, in which an answer must have begun a list: one that has not is going nowhere
+RESERVED_TOKENS = 128  # that an answer is counted with when images are packed; most are shorter
+BEGINNINGS = ("[", "{", "<|object_ref_start|>", "<|box_start|>")
+EXCERPT = 60  # characters of an unreadable answer that are told
+
+
+def boxes_instruction(question: Question) -> str:
+    """The text of the user turn, in the words of the Qwen-VL cookbooks."""
+    asked = [label for label in question.labels if label in question.flags]
+    meant = [(label, question.descriptions.get(label) or label) for label in asked]
+    named = ", ".join(f'"{label}"' if label == words else f'"{label}" ({words})' for label, words in meant)
+    return (
+        f"Locate every instance that belongs to the following categories: {named}. "
+        'Report bbox coordinates in JSON format: [{"bbox_2d": [x0, y0, x1, y1], "label": "..."}]. '
+        "Answer [] if there is none."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """An image, and what finding costs."""
+
+    image: PreparedImage
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.image.visual_tokens + RESERVED_TOKENS
+
+
+@dataclass(kw_only=True, eq=False)
+class Answer:
+    """What one row generated. cut: why it did not end by itself."""
+
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    cut: str = ""
+
+
+class GeneratingFinder:
+    """Implements `models.types.Finder` over a transformers model. Raises ModelInvalid for a family without boxes."""
+
+    def __init__(
+        self,
+        *,
+        base: BaseModel,
+        question: Question,
+        adapter_sha256: str | None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
+        if base.family.boxes is None:
+            raise ModelInvalid(
+                f"{base.family.model_type} models were not taught to write boxes: set boxes = false in check "
+                f"{question.name}, or use another model"
+            )
+        self._base = base
+        self._labels = [label for label in question.labels if label in question.flags]
+        self._adapter_sha256 = adapter_sha256
+        self._most = max_new_tokens
+        processor = base.processor
+        self._turn = render_turn(
+            processor.tokenizer,
+            boxes_instruction(question),
+            image_token=processor.reader.image_token,
+            chat_template=processor.chat_template,
+        )
+        self._stops = _stops(base)
+        self._prefix: Prefix | None = None
+
+    def job(self, prepared: PreparedImage) -> Job:
+        return Job(image=prepared)
+
+    def find(self, jobs: Sequence[Job], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+        """The boxes of each image, in pixels of the image that was prepared."""
+        images = [job.image for job in jobs]
+        return [self._read(answer, image) for answer, image in zip(self.generate(images, sign), images, strict=True)]
+
+    @torch.inference_mode()
+    def generate(self, images: Sequence[PreparedImage], sign: Callable[[], None] = lambda: None) -> list[Answer]:
+        """What the model writes of each image, until it ends its turn or is stopped."""
+        answers = [Answer() for _ in images]
+        with self._base.using(self._adapter_sha256) as network:
+            if self._prefix is None:
+                self._prefix = Prefix.of(network.base_model, self._turn.before)
+            rows = self._base.processor.rows(self._turn, images, device=self._base.device, dtype=network.dtype)
+            decoding = _Decoding(network, self._prefix, rows)
+            while not all(answer.ended for answer in answers):
+                for answer, token in zip(answers, decoding.best(), strict=True):
+                    self._take(answer, token)
+                sign()
+                if not all(answer.ended for answer in answers):
+                    decoding.go_on()
+        return answers
+
+    def _take(self, answer: Answer, token: int) -> None:
+        if answer.ended:
+            return
+        if token in self._stops:
+            answer.ended = True
+            return
+        answer.ids.append(token)
+        if len(answer.ids) == BEGIN_WITHIN and not any(mark in self._text(answer) for mark in BEGINNINGS):
+            answer.cut = f"the answer began no list of boxes within {BEGIN_WITHIN} tokens"
+        elif len(answer.ids) == self._most:
+            answer.cut = f"the answer was cut off after {self._most} tokens"
+        answer.ended = bool(answer.cut)
+
+    def _text(self, answer: Answer) -> str:
+        text: str = self._base.processor.tokenizer.decode(answer.ids, skip_special_tokens=False)
+        return text
+
+    def _read(self, answer: Answer, image: PreparedImage) -> FoundBoxes:
+        text = self._text(answer)
+        canvas = Canvas(original=image.original_size, resized=image.resized_size)
+        found = parse_boxes(text, family=self._base.family, canvas=canvas, labels=self._labels)
+        problems = [*([answer.cut] if answer.cut else []), *found.problems]
+        if problems and not found.boxes:
+            problems.append(f"it began with {text[:EXCERPT]!r}")
+        return FoundBoxes(boxes=found.boxes, problems=tuple(problems), size=image.original_size)
+
+
+class _Decoding:
+    """A batch being written to, one token a row at a time."""
+
+    def __init__(self, network: Any, prefix: Prefix, rows: Rows) -> None:
+        ids = rows.inputs["input_ids"]
+        n, width = ids.shape
+        at = torch.arange(n, device=ids.device)
+        self._network = network
+        self._cache = {prefix.keyword: prefix.growing(n)}
+        self._next = rows.inputs["position_ids"][..., at, rows.last] + 1  # (B,) or (3, B)
+        seen = torch.ones(width, prefix.length + width, dtype=torch.bool, device=ids.device).tril(prefix.length)
+        self._hidden = self._forward(rows.inputs, seen[None, None])[at, rows.last]
+        places = torch.arange(prefix.length + width, device=ids.device)
+        self._seen = (places[None] <= (prefix.length + rows.last)[:, None])[:, None, None]  # (B, 1, 1, P + T)
+        self._tokens = ids.new_zeros(n)
+
+    def best(self) -> list[int]:
+        """The likeliest next token of each row."""
+        self._tokens = self._network.get_output_embeddings()(self._hidden).argmax(-1)
+        found: list[int] = self._tokens.tolist()
+        return found
+
+    def go_on(self) -> None:
+        """Let each row read the token that `best` gave; rows that ended read on, unheard."""
+        self._seen = torch.cat((self._seen, self._seen.new_ones(len(self._seen), 1, 1, 1)), dim=-1)
+        inputs = {"input_ids": self._tokens[:, None], "position_ids": self._next[..., None]}
+        self._hidden = self._forward(inputs, self._seen)[:, -1]
+        self._next = self._next + 1
+
+    def _forward(self, inputs: dict[str, Any], seen: torch.Tensor) -> torch.Tensor:
+        out = self._network.base_model(**inputs, **self._cache, attention_mask=seen, use_cache=True)
+        hidden: torch.Tensor = out.last_hidden_state
+        return hidden
+
+
+def _stops(base: BaseModel) -> frozenset[int]:
+    """The tokens that end a turn."""
+    told = base.network.generation_config.eos_token_id
+    every = [*(told if isinstance(told, list | tuple) else [told]), base.processor.tokenizer.eos_token_id]
+    return frozenset(int(token) for token in every if token is not None)

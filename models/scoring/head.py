@@ -1,0 +1,115 @@
+"""A classification head: K rows over the last hidden state, in place of the label tokens' rows of the vocabulary.
+
+    logits = W h + b      h: last hidden state at the answer position (B, d); W (K, d), b (K), in fp32
+
+Over a fine-tuned base it was the best published form for many fine-grained classes (Flowers102 on a 4 B Qwen3-VL: 95.2
+against 73.5 for the tuned model's own answers). `initial_head` starts where the label tokens stand, so that an
+untrained head answers as the base does. In a file: safetensors with `weight` and `bias`, fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from models.errors import ModelInvalid, one_line
+from models.families import Row
+from models.scoring.margin import margin_of
+from models.scoring.prefill import PrefillScorer
+from models.types import ModelIdentity, Question, Reading
+
+if TYPE_CHECKING:
+    from models.network.base import BaseModel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """weight: (K, d) fp32, a row per label in the question's order. bias: (K,) fp32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, d) -> (B, K) fp32, on the device of `hidden`."""
+        return hidden.float() @ self.weight.to(hidden.device).T + self.bias.to(hidden.device)
+
+
+class HeadScorer(PrefillScorer):
+    """A PrefillScorer whose logits come from a head.
+
+    `mass` is 1: the head knows no words but the labels, so there is nothing that it could say instead.
+    """
+
+    def __init__(self, *, base: BaseModel, question: Question, identity: ModelIdentity, head: Head) -> None:
+        super().__init__(base=base, question=question, identity=identity)
+        self._classes = Head(weight=head.weight.to(base.device), bias=head.bias.to(base.device))
+
+    @property
+    def output(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Of the classes."""
+        return self._classes.weight, self._classes.bias
+
+    @torch.inference_mode()
+    def score(self, prepared: Sequence[Row]) -> list[Reading]:
+        """One forward over all given rows; a Reading each, in their order."""
+        if not prepared:
+            return []
+        hidden, attention = self.look(prepared)
+        logits = self._classes.logits(hidden).tolist()
+        return [
+            Reading(
+                margin=margin_of(row, self.question.labels, self.question.flags),
+                logits=tuple(row),
+                mass=1.0,
+                visual_tokens=image.visual_tokens,
+                attention=seen,
+            )
+            for row, image, seen in zip(logits, prepared, attention, strict=True)
+        ]
+
+
+def initial_head(base: BaseModel, question: Question) -> Head:
+    """A head that has learnt nothing: each label's row of the output embedding (its first spelling), no bias.
+
+    Where labels have a single spelling it gives exactly the margins of the label tokens.
+    """
+    weight = base.network.get_output_embeddings().weight.detach()
+    ids = [code.answer_id for code in base.processor.prompt(question).codes]
+    return Head(weight=weight[ids].float().cpu(), bias=torch.zeros(len(ids)))
+
+
+def write_head(head: Head) -> bytes:
+    """A serialised safetensors file, for `models.adapters.card.write_adapter`."""
+    tensors = {"weight": head.weight, "bias": head.bias}
+    return save_tensors({name: value.detach().float().cpu().contiguous() for name, value in tensors.items()})
+
+
+def read_head(data: bytes, *, question: Question, features: int, where: str) -> Head:
+    """Parse head.safetensors. where: the adapter's folder, for messages.
+
+    Raises ModelInvalid unless it holds exactly weight (K, features) and bias (K,), finite numbers in fp32.
+    """
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as error:
+        raise ModelInvalid(f"{where}: the head is not safetensors: {one_line(error)}") from error
+    n = len(question.labels)
+    expected = {"weight": (n, features), "bias": (n,)}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if found != expected:
+        raise ModelInvalid(f"{where}: the head holds {_words(found)}, this base and question need {_words(expected)}")
+    if any(value.dtype != torch.float32 for value in tensors.values()):
+        raise ModelInvalid(f"{where}: the head is not in fp32; save it with models.scoring.head.write_head")
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise ModelInvalid(f"{where}: the head's numbers are not all finite; train again")
+    return Head(weight=tensors["weight"], bias=tensors["bias"])
+
+
+def _words(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())) or "nothing"

@@ -1,0 +1,144 @@
+"""The scorer: one prefill per image, read at the position where the answer would begin.
+
+    h = last hidden state at the last position      (B, d)
+    label logit = logsumexp over the label's token spellings of h · W[token]
+    margin = logsumexp(flagging labels) - logsumexp(the others)
+
+The instruction stands before the image: its keys and values are computed once and read by every image
+(`models.network.prefix`), and nothing of an image is kept. The published form of this is Qwen3-VL-Reranker (two rows of
+the head instead of generating "yes"). No logits of shape (B, T, V) are ever made; the whole vocabulary is read once per
+image, in slices, for the label mass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.errors import ModelInvalid
+from models.families import PreparedImage, Row
+from models.network.attention import favour, recording
+from models.network.prefix import Prefix
+from models.types import Detail, ModelIdentity, Question, Reading
+
+if TYPE_CHECKING:
+    from models.network.base import BaseModel
+
+_VOCABULARY_SLICE = 16_384  # head rows turned to fp32 at a time
+
+
+class PrefillScorer:
+    """Implements `models.types.Scorer` over a transformers model. `prepare` is thread-safe."""
+
+    def __init__(self, *, base: BaseModel, question: Question, identity: ModelIdentity) -> None:
+        self._base = base
+        self._question = question
+        self._identity = identity
+        self.prompt = base.processor.prompt(question)
+        self.record_layers: tuple[int, ...] | None = None  # whose attention `score` records; (): the middle third
+        self._prefix: Prefix | None = None
+        self._head = LabelHead(
+            weight=base.network.get_output_embeddings().weight,
+            token_ids=[code.token_ids for code in self.prompt.codes],
+            flags=[label in question.flags for label in question.labels],
+        )
+
+    @property
+    def question(self) -> Question:
+        return self._question
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._identity
+
+    @property
+    def detail(self) -> Detail | None:
+        return self._base.processor.reader.detail(max_pixels=self._question.max_pixels)
+
+    def prepare(self, image: Image.Image) -> PreparedImage:
+        """Resize one image on the host. Raises ImageUnsuitable for one the model cannot take."""
+        question = self._question
+        return self._base.processor.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+
+    @torch.inference_mode()
+    def score(self, prepared: Sequence[Row]) -> list[Reading]:
+        """One forward over all given rows; a Reading each, in their order."""
+        if not prepared:
+            return []
+        hidden, attention = self.look(prepared)
+        logits, margins, mass = self._head(hidden)
+        return [
+            Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens, attention=seen)
+            for margin, row, share, image, seen in zip(
+                margins.tolist(), logits.tolist(), mass.tolist(), prepared, attention, strict=True
+            )
+        ]
+
+    @property
+    def output(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """weight (V, d) and bias (V,) that make logits of a hidden state; None: no bias."""
+        return self._base.network.get_output_embeddings().weight, None
+
+    def last_hidden(self, prepared: Sequence[Row]) -> torch.Tensor:
+        """The feature (B, d) at the answer position, on the device; also what a classification head reads."""
+        return self.look(prepared)[0]
+
+    def look(self, prepared: Sequence[Row]) -> tuple[torch.Tensor, list[NDArray[np.float32] | None]]:
+        """The feature (B, d), and where `record_layers` are named each row's attention (visual tokens,)."""
+        base = self._base
+        with base.using(self._identity.adapter_sha256) as network:
+            prefix = self._read_instruction()
+            rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=network.dtype)
+            width = rows.inputs["input_ids"].shape[1]
+            favoured = favour(rows.emphasis, rows.after, dtype=network.dtype)
+            inputs = rows.inputs | prefix.inputs(width, base.device, favoured)
+            with recording(base.network, base.family, base.processor.reader, self.record_layers, rows) as attention:
+                hidden = base.processor.reader.hidden(network, inputs)
+        return hidden[torch.arange(len(prepared), device=base.device), rows.last], attention
+
+    def _read_instruction(self) -> Prefix:
+        """The keys and values of the tokens before the image: the same for every image under this adapter."""
+        if self._prefix is None:
+            before = self.prompt.turn.before
+            self._prefix = Prefix.of(self._base.network.base_model, before)
+        return self._prefix
+
+
+class LabelHead:
+    """Label logits, margin and label mass from hidden states, accumulated in fp32.
+
+    weight: (V, d), the model's output embedding, kept by reference.
+    token_ids: the single-token spellings of each label. flags: which labels raise a flag.
+    """
+
+    def __init__(self, *, weight: torch.Tensor, token_ids: Sequence[Sequence[int]], flags: Sequence[bool]) -> None:
+        if weight.ndim != 2 or not weight.dtype.is_floating_point:
+            raise ModelInvalid("the output head is quantised; load the model with the head left in bf16")
+        self._weight = weight
+        ids = [token for spelling in token_ids for token in spelling]
+        self._rows = weight[torch.tensor(ids, device=weight.device)].float()  # (spellings, d)
+        self._sizes = [len(spelling) for spelling in token_ids]
+        self._flags = torch.tensor(flags, device=weight.device)
+
+    def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """hidden (B, d) -> label logits (B, K), margins (B,), mass (B,)."""
+        hidden = hidden.float()
+        spelled = hidden @ self._rows.T
+        logits = torch.stack([part.logsumexp(-1) for part in torch.split(spelled, self._sizes, dim=-1)], dim=-1)
+        mass = (spelled.logsumexp(-1) - self._log_partition(hidden)).exp().clamp(max=1.0)
+        return logits, self._margin(logits), mass
+
+    def _margin(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._flags.any():
+            return logits[:, self._flags].logsumexp(-1) - logits[:, ~self._flags].logsumexp(-1)
+        ranked = logits.sort(dim=-1, descending=True).values
+        return ranked[:, 0] - ranked[:, 1:].logsumexp(-1)
+
+    def _log_partition(self, hidden: torch.Tensor) -> torch.Tensor:
+        slices = [(hidden @ part.float().T).logsumexp(-1) for part in torch.split(self._weight, _VOCABULARY_SLICE)]
+        return torch.stack(slices).logsumexp(0)

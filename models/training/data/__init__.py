@@ -1,0 +1,1 @@
+"""From labelled images to the batches of a training."""

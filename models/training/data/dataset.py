@@ -1,0 +1,62 @@
+"""Examples put in order for a fit: what crops there are of them, which the model can take, how many tokens each has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.errors import ModelInvalid
+from models.network.base import BaseModel
+from models.training.data.feature_cache import Tell
+from models.training.data.features import Filled
+from models.training.data.request import Asked
+from models.training.data.sampler import Draw, Plan
+from models.training.data.samples import Samples, n_crops, open_image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """sizes: tokens of everything that is drawn in training; validation_sizes: of the held-out examples."""
+
+    train: Samples
+    validation: Samples
+    plan: Plan
+    sizes: dict[Draw, int]
+    validation_sizes: dict[Draw, int]
+    figures: dict[str, int]
+
+
+def gather(base: BaseModel, asked: Asked, source: Filled, *, tell: Tell) -> Data:
+    """Read every image once. Those that the model cannot take are left out and counted.
+
+    Raises ModelInvalid when too few are left, and what opening an image raises.
+    """
+    recipe, question, train, validation = asked.recipe, asked.question, asked.train, asked.validation
+    below = recipe.small_below if recipe.small_share else 0.0
+    crops = [n_crops(e, open_image(e).size, below) if e.boxes and below else 0 for e in train]
+    samples = Samples(list(train), base.processor, question, factor=recipe.pixel_factor, below=below)
+    every = [(i, variant) for i, count in enumerate(crops) for variant in range(count + 1)]
+    found = source.fill(samples, every, tell)
+    kept = [i for i in range(len(train)) if (i, 0) in found]
+    small = [crops[i] if all((i, v) in found for v in range(crops[i] + 1)) else 0 for i in kept]
+    plan = Plan(
+        labels=[train[i].label for i in kept],
+        small=small,
+        seed=asked.seed,
+        batch=recipe.batch,
+        accumulation=recipe.accumulation,
+        balanced=recipe.balanced,
+        small_share=recipe.small_share,
+    )
+    if len(set(plan.labels)) < 2:
+        raise ModelInvalid(f"the model can take {len(kept)} of {len(train)} training images: too few to learn from")
+    samples.examples = [train[i] for i in kept]
+    sizes = {(new, v): found[old, v] for new, old in enumerate(kept) for v in range(small[new] + 1)}
+    held = Samples(list(validation), base.processor, question, factor=1.0, below=0.0)
+    held_sizes = source.fill(held, [(i, 0) for i in range(len(validation))], tell)
+    figures = {
+        "train_images": len(kept),
+        "validation_images": len(held_sizes),
+        "left_out": len(train) - len(kept) + len(validation) - len(held_sizes),
+        "enlarged_crops": sum(small),
+    }
+    return Data(train=samples, validation=held, plan=plan, sizes=sizes, validation_sizes=held_sizes, figures=figures)

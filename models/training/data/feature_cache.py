@@ -1,0 +1,143 @@
+"""What was computed of an image once: tensors by the image's name, in safetensors files, some of them in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as save_tensors
+
+from models.errors import ImageUnsuitable
+from models.families import PreparedImage
+from models.files import write_whole
+from models.training.data.sampler import Draw
+from models.training.data.samples import Samples
+
+CHUNK = 16  # images that are computed together, and lie in one file
+MEMORY = 256 * 2**20  # bytes that are kept in memory besides
+
+Tell = Callable[[], None]
+Features = dict[str, torch.Tensor]
+
+
+class Bounded:
+    """Values by name; those that nobody asked for the longest are dropped when all together pass a limit in bytes."""
+
+    def __init__(self, limit: int = MEMORY) -> None:
+        self._limit, self._bytes = limit, 0
+        self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+
+    def get(self, name: str) -> Any:
+        """None: it is not here."""
+        if name not in self._values:
+            return None
+        self._values.move_to_end(name)
+        return self._values[name][0]
+
+    def put(self, name: str, value: Any, size: int) -> None:
+        """size: in bytes."""
+        self._values[name] = (value, size)
+        self._bytes += size
+        while self._bytes > self._limit and len(self._values) > 1:
+            self._bytes -= self._values.popitem(last=False)[1][1]
+
+
+class Shelf:
+    """Features of images, computed by `compute` and never again for the same identity and name.
+
+    identity: everything but the image that the features depend on. Files appear whole; each holds a fixed list of
+    images, so that those computed after a stop are grouped, and rounded, as they would have been without.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Sequence[str], compute: Callable[[Sequence[PreparedImage]], list[Features]]
+    ) -> None:
+        self._folder, self._identity, self._compute = folder, list(identity), compute
+        self._where: dict[str, tuple[Path, int]] = {}
+        self._images: dict[str, PreparedImage] = {}
+        self._held = Bounded()
+        self.n_computed = 0
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return sum(path.stat().st_size for path in {path for path, _ in self._where.values()})
+
+    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
+        """Compute what no file holds yet. Returns tokens of each image, without those that the model cannot take."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        names = {draw: samples.name(draw) for draw in draws}
+        missing = [draw for draw in draws if names[draw] not in self._where]
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            path = self._folder / f"{self._digest([names[draw] for draw in chunk])}.safetensors"
+            if not path.exists():
+                self._write(samples, chunk, path)
+            self._note(path)
+            tell()
+        return {draw: len(self._images[name].tokens) for draw, name in names.items() if name in self._images}
+
+    def image(self, name: str) -> PreparedImage:
+        """An image without pixels, its features in `extra`."""
+        return PreparedImage(**{**vars(self._images[name]), "extra": self.features(name)})
+
+    def features(self, name: str) -> Features:
+        """On the host."""
+        found: Features | None = self._held.get(name)
+        if found is None:
+            found = self._read(name)
+            self._held.put(name, found, sum(value.nbytes for value in found.values()))
+        return found
+
+    def _digest(self, names: Sequence[str]) -> str:
+        return hashlib.sha256(json.dumps([self._identity, names]).encode()).hexdigest()
+
+    def _write(self, samples: Samples, draws: Sequence[Draw], path: Path) -> None:
+        prepared: list[PreparedImage] = []
+        items: list[dict[str, Any]] = []
+        for draw in draws:
+            try:
+                prepared.append(samples.prepared(draw))
+            except ImageUnsuitable:
+                continue
+            items.append({"name": samples.name(draw), **_described(prepared[-1])})
+        found = self._compute(prepared) if prepared else []
+        self.n_computed += len(found)
+        tensors = {f"{number}.{key}": value for number, one in enumerate(found) for key, value in one.items()}
+        write_whole(path, save_tensors(tensors, metadata={"items": json.dumps(items)}))
+
+    def _note(self, path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            items = json.loads(file.metadata()["items"])
+        for number, item in enumerate(items):
+            self._where[item["name"]] = path, number
+            self._images[item["name"]] = _image(item)
+
+    def _read(self, name: str) -> Features:
+        path, number = self._where[name]
+        with safe_open(path, framework="pt") as file:
+            keys = [key for key in file.keys() if key.startswith(f"{number}.")]  # noqa: SIM118 - no mapping
+            return {key.split(".", 1)[1]: file.get_tensor(key) for key in keys}
+
+
+def _described(image: PreparedImage) -> dict[str, Any]:
+    runs = [[token, len(list(run))] for token, run in itertools.groupby(image.tokens)]
+    sizes = {"original_size": image.original_size, "resized_size": image.resized_size}
+    return {"tokens": runs, "visual_tokens": image.visual_tokens, "grid": image.grid, **sizes}
+
+
+def _image(item: Mapping[str, Any]) -> PreparedImage:
+    return PreparedImage(
+        pixels=torch.empty(0, dtype=torch.uint8),
+        tokens=tuple(token for token, count in item["tokens"] for _ in range(count)),
+        visual_tokens=item["visual_tokens"],
+        grid=tuple(item["grid"]),
+        original_size=tuple(item["original_size"]),
+        resized_size=tuple(item["resized_size"]),
+    )

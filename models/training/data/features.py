@@ -1,0 +1,162 @@
+"""What the forwards of a training read: the frozen vision tower's output, computed once and kept on disk, or pixels.
+
+The tower's output (with Qwen3-VL's deepstack features) is asked of the family's own `get_image_features` and handed
+back to its forward as `mm_encoder_outputs`, through the same rows, tokens and positions as in serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+
+from models.errors import ImageUnsuitable
+from models.families import ImageReader, PreparedImage
+from models.inputs.processing import Rows, VisionProcessor
+from models.inputs.prompts import Turn
+from models.network.base import BaseModel
+from models.training.data.feature_cache import Bounded, Features, Shelf, Tell
+from models.training.data.mixing import Mix
+from models.training.data.sampler import Draw
+from models.training.data.samples import Samples
+
+LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
+NOT_KEPT = {
+    "instructblip": "its Q-Former reads the instruction with the image",
+    "llava_next": "its reader lays the tiles out between tower and language model",
+    "phi4_multimodal": "its tower is part of the embedding of all tokens",
+}
+
+
+class Filled(Protocol):
+    """Images by their draws."""
+
+    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
+        """Make them ready; returns the number of tokens of each, without those that the model cannot take."""
+        ...
+
+
+class Source(Filled, Protocol):
+    """Images by their draws, as the inputs of a forward."""
+
+    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+        """mix: each is mixed with the next one."""
+        ...
+
+
+class Computed:
+    """Implements `Source`: pixels, prepared anew where memory does not hold them; the tower runs in every forward."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self._base = base
+        self._held = Bounded()
+
+    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
+        sizes: dict[Draw, int] = {}
+        for draw in draws:
+            try:
+                sizes[draw] = len(self._prepared(samples, draw).tokens)
+            except ImageUnsuitable:
+                continue
+            tell()
+        return sizes
+
+    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+        base = self._base
+        if mix is None:
+            images = [self._prepared(samples, draw) for draw in draws]
+        else:
+            pictures = [samples.image(draw) for draw in draws]
+            images = [samples.prepare(mix.of(*pair)) for pair in zip(pictures, mix.partners(pictures), strict=True)]
+        return base.processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
+
+    def _prepared(self, samples: Samples, draw: Draw) -> PreparedImage:
+        name = samples.name(draw)
+        image: PreparedImage | None = self._held.get(name)
+        if image is None:
+            image = samples.prepared(draw)
+            self._held.put(name, image, image.pixels.nbytes)
+        return image
+
+
+class Kept:
+    """Implements `Source`: the tower's output, from a folder; images cannot be mixed any more."""
+
+    def __init__(self, base: BaseModel, folder: Path) -> None:
+        identity = [base.checkpoint.revision, base.precision, str(base.network.dtype)]
+        self.shelf = Shelf(folder, identity, lambda images: image_features(base, images))
+        self._base = base
+        own = base.processor
+        reader = _KeptReader(own.reader)
+        self._processor = VisionProcessor(tokenizer=own.tokenizer, reader=reader, chat_template=own.chat_template)
+
+    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
+        return self.shelf.fill(samples, draws, tell)
+
+    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+        assert mix is None
+        base = self._base
+        images = [self.shelf.image(samples.name(draw)) for draw in draws]
+        return self._processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
+
+
+class _KeptReader(ImageReader):
+    """A reader whose images are what the tower made of them, in `PreparedImage.extra`."""
+
+    def __init__(self, reader: ImageReader) -> None:
+        self._reader = reader
+
+    def prepare(self, image: Any, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+        return self._reader.prepare(image, max_pixels=max_pixels, min_pixels=min_pixels)
+
+    def positions(
+        self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int
+    ) -> torch.Tensor:
+        return self._reader.positions(before=before, rows=rows, between=between, width=width)
+
+    def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """mm_encoder_outputs, as the network's own forward takes them in the place of pixels."""
+        return {"mm_encoder_outputs": {"image": joined([image.extra for image in images], device, dtype)}}
+
+
+@torch.no_grad()
+def image_features(base: BaseModel, images: Sequence[PreparedImage]) -> list[Features]:
+    """What the tower and the projector make of each image: pieces of the output, and "deepN" of each deepstack layer.
+
+    A family gives one piece an image or one a tile, in a list or stacked.
+    """
+    inputs = base.processor.reader.stack(images, device=base.device, dtype=base.network.dtype)
+    out = base.network.base_model.get_image_features(**inputs, return_dict=True)
+    pooled = out.pooler_output
+    layers = {STACKED if isinstance(pooled, torch.Tensor) else LISTED: pooled}
+    layers |= {f"deep{number}": layer for number, layer in enumerate(vars(out).get("deepstack_features") or ())}
+    found: list[Features] = [{} for _ in images]
+    for key, pieces in layers.items():
+        counts = [1 if len(pieces) == len(images) else len(image.pixels) for image in images]
+        assert sum(counts) == len(pieces)
+        at = 0
+        for features, count in zip(found, counts, strict=True):
+            for piece in range(count):
+                features[f"{key}.{piece}"] = pieces[at + piece].cpu().contiguous()
+            at += count
+    return found
+
+
+def joined(images: Sequence[Features], device: torch.device, dtype: torch.dtype) -> SimpleNamespace:
+    """The pieces of several images as one output of `get_image_features`."""
+
+    def pieces(layer: str) -> list[torch.Tensor]:
+        return [
+            features[f"{layer}.{piece}"].to(device, dtype)
+            for features in images
+            for piece in range(sum(key.startswith(f"{layer}.") for key in features))
+        ]
+
+    deep = sorted({key.split(".")[0] for key in images[0] if key.startswith("deep")}, key=lambda key: int(key[4:]))
+    listed = pieces(LISTED)
+    return SimpleNamespace(
+        pooler_output=listed or torch.stack(pieces(STACKED)), deepstack_features=[pieces(layer) for layer in deep]
+    )

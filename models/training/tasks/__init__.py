@@ -1,0 +1,1 @@
+"""What a training changes: a head, or an adapter of the network."""

@@ -1,0 +1,103 @@
+"""The task of recipe `head`: a linear layer over last hidden states, which the frozen model gives once an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+
+from models import factory
+from models.adapters.card import read_card
+from models.families import PreparedImage
+from models.network.base import BaseModel
+from models.recipes import Recipe
+from models.scoring.head import Head, initial_head
+from models.scoring.prefill import PrefillScorer
+from models.training.data.dataset import Data
+from models.training.data.feature_cache import Features, Shelf
+from models.training.data.sampler import Draw, Step
+from models.training.data.samples import Samples
+from models.types import Question
+
+HIDDEN = "hidden"
+
+
+@contextmanager
+def frozen_scorer(base: BaseModel, question: Question, over: Path | None) -> Iterator[PrefillScorer]:
+    """What reads the hidden states: the base, or the base under the LoRA of an adapter, loaded for this if need be."""
+    digest = None if over is None else read_card(over).weights_sha256
+    there = digest in base._loaded or digest in base._heads
+    scorer = factory.scorer(base, question, over)
+    try:
+        yield scorer
+    finally:
+        if digest is not None and not there:
+            base.release(digest)
+
+
+def hidden_shelf(scorer: PrefillScorer, folder: Path) -> Shelf:
+    """Last hidden states by image, in fp32."""
+    identity = scorer.identity
+    said = [identity.base_model, identity.revision, identity.precision, str(identity.adapter_sha256), HIDDEN]
+
+    def compute(images: Sequence[PreparedImage]) -> list[Features]:
+        with torch.inference_mode():
+            hidden = scorer.last_hidden(images).float().cpu()
+        return [{HIDDEN: row.clone()} for row in hidden]
+
+    return Shelf(folder, [*said, scorer.prompt.sha256], compute)
+
+
+class HeadTask:
+    """Implements `models.training.loop.Task`: cross entropy over the question's labels."""
+
+    def __init__(self, base: BaseModel, question: Question, data: Data, shelf: Shelf, recipe: Recipe) -> None:
+        start = initial_head(base, question)
+        self._weight = torch.nn.Parameter(start.weight.clone())
+        self._bias = torch.nn.Parameter(start.bias.clone())
+        self._data, self._recipe = data, recipe
+        self._train = _hidden(shelf, data.train, data.sizes)
+        self._held = _hidden(shelf, data.validation, data.validation_sizes)
+
+    @property
+    def state(self) -> Mapping[str, torch.Tensor]:
+        return {"weight": self._weight.detach(), "bias": self._bias.detach()}
+
+    @property
+    def parameters(self) -> Sequence[torch.nn.Parameter]:
+        return [self._weight, self._bias]
+
+    def learn(self, step: Step) -> float:
+        draws = [draw for part in step for draw in part]
+        hidden = torch.stack([self._train[draw] for draw in draws])
+        hidden = F.dropout(hidden, self._recipe.dropout)
+        logits = F.linear(hidden, self._weight, self._bias)
+        loss = F.cross_entropy(logits, _labels(self._data.train, draws))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    @torch.no_grad()
+    def validation(self) -> float | None:
+        if not self._held:
+            return None
+        draws = list(self._held)
+        labels = _labels(self._data.validation, draws)
+        logits = F.linear(torch.stack([self._held[draw] for draw in draws]), self._weight, self._bias)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return float(torch.stack([losses[labels == label].mean() for label in torch.unique(labels)]).mean())
+
+
+def trained_head(state: Mapping[str, torch.Tensor]) -> Head:
+    """The head in a state of `HeadTask`."""
+    return Head(weight=state["weight"], bias=state["bias"])
+
+
+def _hidden(shelf: Shelf, samples: Samples, draws: Mapping[Draw, int]) -> dict[Draw, torch.Tensor]:
+    return {draw: shelf.features(samples.name(draw))[HIDDEN] for draw in draws}
+
+
+def _labels(samples: Samples, draws: Sequence[Draw]) -> torch.Tensor:
+    return torch.tensor([samples.examples[i].label for i, _ in draws])

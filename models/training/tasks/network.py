@@ -1,0 +1,102 @@
+"""A base lent for training: the recipe's modules put in, everything else frozen, and all of it taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.activations import GELUTanh
+
+from models.adapters.card import LoraSettings
+from models.network.base import BaseModel
+from models.network.cpu import SigmoidGelu
+from models.network.lora import adapter_state, add_lora, remove_lora
+from models.network.merging import adapted_layers
+from models.network.packed import differentiable_packed
+from models.recipes import Recipe
+from models.training.tasks.targets import Matched, check_matches, decoder_layers, is_vision, lora_settings
+
+NAME = "fit"  # of the adapter while it is trained; no attribute of a torch module
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lent:
+    """What is trained in a lent base. layers: the language model's, in order. dropouts: of the LoRA."""
+
+    base: BaseModel
+    lora: LoraSettings
+    matched: Matched
+    layers: list[Any]
+    dropouts: list[Any]
+    peft: Any
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The trained tensors themselves, under the names they have in a file."""
+        return adapter_state(self.peft, NAME)
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.base.network.parameters() if parameter.requires_grad]
+
+    def dropout(self, on: bool) -> None:
+        """Of the LoRA; the network itself stays as it serves."""
+        for module in self.dropouts:
+            module.train(on)
+
+
+@contextmanager
+def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
+    """The base with fresh modules of a recipe, for one thread alone; scorers of it wait. It comes back as it was.
+
+    Raises ModelInvalid when the recipe does not fit the base.
+    """
+    network, family = base.network, base.family
+    settings = lora_settings(recipe, network, family)
+    everywhere = recipe.trains != "language"
+    with base._turns.alone(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
+        base._switch(None)
+        with torch.random.fork_rng(devices=_cuda(base)):
+            torch.manual_seed(seed)
+            peft = add_lora(base._peft or network, settings, name=NAME)
+        try:
+            peft.base_model.enable_adapter_layers()
+            peft.set_adapter(NAME)
+            matched = check_matches(recipe, settings, network, family, NAME)
+            network.eval()
+            yield Lent(
+                base=base,
+                lora=settings,
+                matched=matched,
+                layers=decoder_layers(network, family),
+                dropouts=[layer.lora_dropout[NAME] for _, layer in adapted_layers(network, NAME)],
+                peft=peft,
+            )
+        finally:
+            base._peft = remove_lora(peft, name=NAME)
+            network.requires_grad_(False)
+            network.eval()
+            base._switch(None)  # PEFT may have made another one active
+
+
+@contextmanager
+def _differentiable(base: BaseModel, *, everywhere: bool) -> Iterator[None]:
+    """Activations in whose place serving has quicker ones without a gradient; the frozen tower keeps those."""
+    swapped: list[tuple[Any, str, Any]] = []
+    for path, module in base.network.named_modules():
+        if everywhere or not is_vision(path, base.family):
+            swapped += [(module, name, child) for name, child in module.named_children() if type(child) is SigmoidGelu]
+    for module, name, _ in swapped:
+        setattr(module, name, GELUTanh())
+    try:
+        yield
+    finally:
+        for module, name, child in swapped:
+            setattr(module, name, child)
+
+
+def _cuda(base: BaseModel) -> list[int]:
+    return [base.device.index or 0] if base.device.type == "cuda" else []

@@ -1,0 +1,94 @@
+"""The task of every recipe but `head`: the answer's token, after instruction and image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+
+from models.recipes import Recipe
+from models.training.data.dataset import Data
+from models.training.data.features import Source
+from models.training.data.mixing import Mix
+from models.training.data.sampler import Draw, Step
+from models.training.data.samples import Samples
+from models.training.tasks.forward import Instruction, answer_loss, last_hidden, recomputed
+from models.training.tasks.network import Lent
+from models.types import Question
+
+VALIDATION_BATCH = 16  # images a forward without gradients
+
+
+class Answers:
+    """Implements `models.training.loop.Task` for a lent base."""
+
+    def __init__(self, lent: Lent, question: Question, data: Data, source: Source, recipe: Recipe) -> None:
+        self._lent, self._data, self._source, self._recipe = lent, data, source, recipe
+        base = lent.base
+        prompt = base.processor.prompt(question)
+        self._turn = prompt.turn
+        self._answers = torch.tensor([code.answer_id for code in prompt.codes], device=base.device)
+        self._weight = base.network.get_output_embeddings().weight.detach()
+
+    @property
+    def state(self) -> Mapping[str, torch.Tensor]:
+        return self._lent.state
+
+    @property
+    def parameters(self) -> Sequence[torch.nn.Parameter]:
+        return self._lent.parameters
+
+    def learn(self, step: Step) -> float:
+        self._lent.dropout(True)
+        instruction = Instruction(self._lent.base, self._turn.before)
+        total = 0.0
+        for draws in step:
+            mix = self._mix(draws)
+            with ExitStack() as stack:
+                if self._recipe.gradient_checkpointing:
+                    stack.enter_context(recomputed(self._lent.layers))
+                losses = self._losses(self._data.train, draws, instruction, mix)
+            mean = losses.mean() / len(step)
+            mean.backward()  # type: ignore[no-untyped-call]
+            total += mean.item()
+        instruction.backward()
+        return total
+
+    @torch.no_grad()
+    def validation(self) -> float | None:
+        sizes = self._data.validation_sizes
+        if not sizes:
+            return None
+        self._lent.dropout(False)
+        instruction = Instruction(self._lent.base, self._turn.before)
+        alike = sorted(sizes, key=lambda draw: sizes[draw])
+        by_label: dict[int, list[float]] = defaultdict(list)
+        for start in range(0, len(alike), VALIDATION_BATCH):
+            draws = alike[start : start + VALIDATION_BATCH]
+            losses = self._losses(self._data.validation, draws, instruction).tolist()
+            for (i, _), loss in zip(draws, losses, strict=True):
+                by_label[self._data.validation.examples[i].label].append(loss)
+        return sum(sum(part) / len(part) for part in by_label.values()) / len(by_label)
+
+    def _mix(self, draws: Sequence[Draw]) -> Mix | None:
+        kind = self._recipe.mixing
+        if kind == "none" or len(draws) < 2:
+            return None
+        return Mix.draw(kind, [torch.initial_seed(), *(i for i, _ in draws)])
+
+    def _losses(
+        self, samples: Samples, draws: Sequence[Draw], instruction: Instruction, mix: Mix | None = None
+    ) -> torch.Tensor:
+        rows = self._source.rows(samples, draws, self._turn, mix)
+        hidden = last_hidden(self._lent.base, rows, instruction.prefix)
+        labels = [samples.examples[i].label for i, _ in draws]
+        losses = answer_loss(hidden, self._weight, self._targets(labels))
+        if mix is None:
+            return losses
+        others = answer_loss(hidden, self._weight, self._targets(mix.partners(labels)))
+        return mix.share * losses + (1 - mix.share) * others
+
+    def _targets(self, labels: Sequence[int]) -> torch.Tensor:
+        return self._answers[torch.tensor(labels, device=self._answers.device)]

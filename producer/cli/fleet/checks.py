@@ -1,0 +1,138 @@
+"""`scanfleet checks`: the questions that can be asked."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import Flags, ScanfleetGroup, note
+from producer.cli.tables import echo_table
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from scanfleet.checks.check import Check
+
+
+COLUMNS = ("check", "version", "labels", "flags", "question")
+
+
+@click.group(cls=ScanfleetGroup)
+def checks() -> None:
+    """List, show and add checks.
+
+    A check is the question, the answers, and which of them raise a flag.
+
+    \b
+    Example:
+      scanfleet checks ls
+    """
+
+
+@checks.command("ls")
+@click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
+@click.pass_obj
+def list_checks(flags: Flags, form: str) -> None:
+    """List the checks, built in and added.
+
+    \b
+    Example:
+      scanfleet checks ls
+    """
+    from producer.scans.session import existing_ledger
+
+    with existing_ledger(flags.settings()) as engine:
+        found = [check for _, check in sorted(_all(engine).items())]
+    if form == "table":
+        echo_table(COLUMNS, [_row(check) for check in found], below=COLUMNS[2:])
+    else:
+        _echo_records([_record(check) for check in found], form)
+
+
+@checks.command()
+@click.argument("name")
+@click.pass_obj
+def show(flags: Flags, name: str) -> None:
+    """Show a check as TOML: save it to a file to begin one of your own.
+
+    \b
+    Example:
+      scanfleet checks show overlay > mine.toml
+    """
+    import tomlkit
+
+    from producer.scans.session import existing_ledger, find_check
+
+    with existing_ledger(flags.settings()) as engine:
+        check = find_check(engine, name)
+    click.echo(f"# version {check.hash[:12]}")
+    click.echo(tomlkit.dumps(check.as_file()), nl=False)
+
+
+@checks.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def add(flags: Flags, file: Path) -> None:
+    """Store a check file under its name, for the whole fleet.
+
+    Scans made before keep the version they were made with.
+
+    \b
+    Example:
+      scanfleet checks add logos.toml
+    """
+    from scanfleet.checks.check import load_check
+    from scanfleet.db.engine import transaction
+    from scanfleet.db.scans.checks import save_check
+    from scanfleet.errors import BadCheck
+
+    if file.suffix != ".toml":
+        raise BadCheck(f"{file}: a check is a .toml file (`scanfleet checks show overlay` prints an example)")
+    check = load_check(str(file))
+    with flags.ledger() as engine, transaction(engine) as connection:
+        save_check(connection, check, added=True)
+    note(f"check {check.name} is version {check.hash[:12]} from now on")
+
+
+def _all(engine: sa.Engine | None) -> dict[str, Check]:
+    from scanfleet.checks.check import builtin_names, load_check
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans.checks import list_checks as stored
+
+    if engine is None:
+        return {name: load_check(name) for name in builtin_names()}
+    with reading(engine) as connection:
+        return stored(connection)
+
+
+def _row(check: Check) -> tuple[str, ...]:
+    few = ", ".join(check.labels[:5]) + (f", ... ({len(check.labels)})" if len(check.labels) > 5 else "")
+    return (check.name, check.hash[:12], few, ", ".join(check.flags[:5]) or "-", check.prompt)
+
+
+def _record(check: Check) -> dict[str, Any]:
+    values = (check.name, check.hash[:12], list(check.labels), list(check.flags), check.prompt)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _echo_records(records: Sequence[dict[str, Any]], form: str) -> None:
+    """As JSON, JSON lines, or CSV, where a list is JSON text as in exports."""
+    if form == "csv":
+        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in record.items()} for record in records)
+    elif form == "json":
+        click.echo(json.dumps(records, indent=2, ensure_ascii=False))
+    else:
+        for record in records:
+            click.echo(json.dumps(record, ensure_ascii=False))
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

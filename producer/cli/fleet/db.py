@@ -1,0 +1,69 @@
+"""`scanfleet db`: the shape of the database."""
+
+from __future__ import annotations
+
+import click
+
+from producer.cli.options import Flags, ScanfleetGroup
+
+
+@click.group(cls=ScanfleetGroup)
+def db() -> None:
+    """Upgrade and check the database schema. The embedded one upgrades itself.
+
+    \b
+    Example:
+      scanfleet --database-url postgresql://scanfleet@db/scanfleet db upgrade
+    """
+
+
+@db.command()
+@click.pass_obj
+def upgrade(flags: Flags) -> None:
+    """Run the missing migrations, all or none. Safe to run twice at once.
+
+    \b
+    Example:
+      scanfleet db upgrade
+    """
+    from scanfleet.db import schema
+
+    with schema.first_contact(flags.settings()) as engine:
+        click.echo(schema.upgrade(engine))
+
+
+@db.command()
+@click.pass_obj
+def check(flags: Flags) -> None:
+    """Print the database's revision.
+
+    Exit 18 when this version needs another.
+
+    \b
+    Example:
+      scanfleet db check
+    """
+    from scanfleet.db import schema
+
+    with schema.first_contact(flags.settings()) as engine:
+        click.echo(schema.check_schema(engine))
+
+
+@db.command()
+@click.option("--producer", default="scanfleet_producer", show_default=True, help="Role that enqueues and manages.")
+@click.option("--worker", default="scanfleet_worker", show_default=True, help="Role that scores.")
+@click.option("--reader", default="scanfleet_reader", show_default=True, help="Role that only reads.")
+def roles(producer: str, worker: str, reader: str) -> None:
+    """Print SQL for three PostgreSQL roles of least privilege. Changes nothing itself.
+
+    Run it as the owner of the tables, again after every `db upgrade`; then let your users in with
+    GRANT scanfleet_worker TO alice.
+
+    \b
+    Example:
+      scanfleet db roles | psql postgresql://owner@db/scanfleet
+    """
+    from scanfleet.db.roles import RoleNames, role_statements
+
+    for line in role_statements(RoleNames(producer=producer, worker=worker, reader=reader)):
+        click.echo(line)

@@ -1,0 +1,170 @@
+"""`scanfleet doctor`: is everything in reach, what speed is to be expected here, and what would help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import Flags, printable, say
+from producer.cli.tables import echo_table
+
+if TYPE_CHECKING:
+    from producer.local.doctor import Finding
+    from scanfleet.checks.check import Check
+    from scanfleet.config.settings import Settings
+
+MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
+
+
+@click.command()
+@click.option(
+    "--check", "check_name", default="overlay", show_default=True, metavar="NAME", help="A check's name or .toml file."
+)
+@click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
+@click.option("--source", metavar="SRC", help="A folder or s3://bucket/prefix: can it be read, and how fast?")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, max=60),
+    default=2.0,
+    show_default=True,
+    help="How long to measure each stage.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="json: as --json.")
+@click.pass_obj
+def doctor(
+    flags: Flags, /, *, check_name: str, model: str | None, source: str | None, seconds: float, as_json: bool, form: str
+) -> None:
+    """Check this machine's set-up, and measure its throughput.
+
+    Settings, database, broker, storage, device and model are checked, and the throughput of each stage is measured. The
+    stages are measured one after the other with pictures that are made up; nothing is written anywhere. The
+    exit code is 0, or that of the first thing that is broken.
+
+    \b
+    Example:
+      scanfleet doctor
+      scanfleet doctor --model Qwen/Qwen3-VL-4B-Instruct --source s3://ads/2026/ --json
+    """
+    from producer.cli.scans.score import find_check
+    from producer.local.settings_origin import origins, worth_showing
+    from scanfleet.config.model_names import require_model
+
+    settings = flags.settings(model=model)
+    require_model(settings.model, elsewhere=False)
+    check = find_check(flags, check_name)
+    given = {**asdict(flags), "model": model}
+    found = origins(settings, flags=given, folder=Path.cwd())
+    as_json = as_json or form == "json"
+    sheet = _Sheet(as_json=as_json)
+    sheet.settings([asdict(one) for one in (found if as_json else worth_showing(found))])
+    for finding in _look(settings, source, seconds):
+        sheet.finding(finding)
+    for message in _examine(settings, check, seconds):
+        sheet.message(message)
+    sheet.end()
+
+
+def _look(settings: Settings, source: str | None, seconds: float) -> Iterator[Finding]:
+    from producer.local.doctor import look_around, look_at_source
+
+    yield from look_around(settings)
+    yield look_at_source(settings, source, seconds=seconds)
+
+
+def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[str, Any]]:
+    """What the computing half finds, or that it is not there."""
+    from producer.local.child import Child, ChildFault
+    from producer.local.workers import require_worker_extra
+    from scanfleet.errors import MissingExtra, WorkerDied
+
+    try:
+        require_worker_extra()
+    except MissingExtra as error:
+        text = "not looked at: this machine can list and enqueue, but not score"
+        yield {"kind": "finding", "name": "scoring", "status": "warn", "text": text, "remedy": str(error)}
+        return
+    try:
+        with Child(settings, "worker.commands.doctor") as child:
+            child.feed([{"check": check.model_dump(mode="json"), "seconds": seconds}])
+            yield from child.messages()
+    except (ChildFault, WorkerDied) as error:
+        fault = {"text": str(error), "exit_code": error.exit_code}
+        yield {"kind": "finding", "name": "scoring", "status": "fail", **fault}
+
+
+class _Sheet:
+    """Tells each finding as it comes; as JSON everything at the end, in one object."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._settings: list[dict[str, Any]] = []
+        self._findings: list[Finding] = []
+        self._rates: dict[str, float] = {}
+        self._how: dict[str, str] = {}
+
+    def settings(self, rows: list[dict[str, Any]]) -> None:
+        self._settings = rows
+        if not self._as_json:
+            echo_table(("setting", "value", "from"), [tuple(row.values()) for row in rows])
+            click.echo()
+
+    def finding(self, finding: Finding) -> None:
+        self._findings.append(finding)
+        if finding.name == "store" and "images_per_second" in finding.figures:
+            self._rates["fetch"] = finding.figures["images_per_second"]
+            self._how["fetch"] = "of the source"
+        if self._as_json:
+            return
+        say(f"{MARKS[finding.status]:<4}  {finding.name}: {printable(finding.text)}", hang=6)
+        if finding.remedy:
+            say(f"      {printable(finding.remedy)}", hang=6)
+
+    def message(self, message: dict[str, Any]) -> None:
+        """One message of the computing half."""
+        from producer.local.doctor import Finding
+
+        kind = message.pop("kind")
+        if kind == "finding":
+            self.finding(Finding(**message))
+        elif kind == "rate":
+            self._rates[message["stage"]] = message["images_per_second"]
+            self._how[message["stage"]] = message["how"]
+
+    def end(self) -> None:
+        """Forecast and advice. Raises click's Exit with the code of the first failure."""
+        forecast = self._forecast()
+        if self._as_json:
+            findings = [asdict(one) for one in self._findings]
+            whole = {"settings": self._settings, "findings": findings, "images_per_second": self._rates}
+            click.echo(json.dumps({**whole, "forecast": forecast}, ensure_ascii=False))
+        elif forecast is not None:
+            self._echo_forecast(forecast)
+        codes = [finding.exit_code for finding in self._findings if finding.status == "fail"]
+        if codes:
+            raise click.exceptions.Exit(codes[0] or 1)
+
+    def _forecast(self) -> dict[str, Any] | None:
+        from producer.local.forecast import advice, forecast
+
+        if "device" not in self._rates:
+            return None
+        device = next((one.figures.get("device") for one in self._findings if one.name == "device"), None)
+        shares_cores = not str(device).startswith("cuda")
+        found = forecast(self._rates, shares_cores=shares_cores)
+        return {**asdict(found), "advice": advice(self._rates, found, shares_cores=shares_cores)}
+
+    def _echo_forecast(self, forecast: dict[str, Any]) -> None:
+        click.echo()
+        rows = [(stage, round(rate, 1), self._how[stage]) for stage, rate in self._rates.items()]
+        echo_table(("stage", "images/s", "alone, with"), [(stage, f"{rate:.1f}", how) for stage, rate, how in rows])
+        idle = f"{forecast['idle_share']:.0%}".replace("%", " %")
+        click.echo()
+        pace = f"together about {forecast['images_per_second']:.1f} images/s"
+        say(f"{pace}: the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
+        say(forecast["advice"])

@@ -1,0 +1,147 @@
+"""`scanfleet worker`: becomes the worker process. Nothing of the worker is imported here."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import Flags, ScanfleetGroup, note
+from producer.cli.tables import Cell, echo_table
+
+if TYPE_CHECKING:
+    from scanfleet.db.scans.workers import WorkerInfo
+    from scanfleet.db.training.trainings import TrainingInfo
+    from scanfleet.stats.stage_times import StageTimes
+
+
+@click.group(cls=ScanfleetGroup)
+def worker() -> None:
+    """Start workers on this machine, and list live ones anywhere.
+
+    \b
+    Example:
+      scanfleet worker score
+      scanfleet worker train
+    """
+
+
+@worker.command("ls")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def list_workers(flags: Flags, form: str) -> None:
+    """List workers seen recently, with the bottleneck of each.
+
+    \b
+    Example:
+      scanfleet worker ls
+    """
+    from producer.scans.session import SILENT_SECONDS
+    from producer.training.refusals import in_words, refused_champions
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans.workers import live_workers
+    from scanfleet.db.training.trainings import under_way
+    from scanfleet.stats.stage_times import StageTimes
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = [
+            (each, StageTimes(sums=each.seconds or {}))
+            for each in live_workers(connection, silent_seconds=SILENT_SECONDS)
+        ]
+        at = under_way(connection)
+        refused = refused_champions(connection)
+    for refusal in refused:
+        note(in_words(refusal))
+    for each, _ in found:
+        if each.waiting_for:
+            note(f"worker {each.id} cannot begin, it waits: {each.waiting_for}")
+    if form == "json":
+        click.echo(json.dumps([_record(each, times, at.get(each.id)) for each, times in found], indent=2))
+        return
+    rows = [_row((each, times), at.get(each.id)) for each, times in found]
+    header = ("worker", "queue", "device", "since", "images", "images/s", "idle", "bottleneck")
+    echo_table(header, rows, below=("queue", "since"))
+    if not found:
+        note(f"no worker gave a sign in the last {SILENT_SECONDS:.0f} s: `scanfleet worker score` starts one")
+
+
+@worker.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def score(flags: Flags, arguments: tuple[str, ...]) -> None:
+    """Score batches until stopped. Needs the worker half (docs/install.md).
+
+    SIGTERM ends it in order; nothing is lost either way.
+
+    Further arguments go to the worker: --model, --precision, --device, --batches-in-flight and the others that
+    `python -m worker score --help` lists.
+
+    \b
+    Example:
+      scanfleet worker score --model Qwen/Qwen3-VL-4B-Instruct --precision nf4
+      SCANFLEET_BROKER_URL=redis://queue/0 scanfleet worker score
+    """
+    from producer.local.workers import COMMAND
+
+    _become(COMMAND, arguments, flags)
+
+
+@worker.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def train(flags: Flags, arguments: tuple[str, ...]) -> None:
+    """Train adapters from labels until stopped. Needs the worker half (docs/install.md).
+
+    It trains one base model, one check after the other: when there are enough new labels, by schedule, on a drift
+    alarm, or asked by `scanfleet train start`. SIGTERM ends it in order; killed, another worker resumes the training.
+
+    Further arguments go to the worker: --model, --precision, --device, --train-after-labels and the others that
+    `python -m worker train --help` lists.
+
+    \b
+    Example:
+      scanfleet worker train --model Qwen/Qwen3-VL-4B-Instruct --train-every-hours 24
+    """
+    from producer.local.workers import COMMAND
+
+    _become((*COMMAND[:-1], "train"), arguments, flags)
+
+
+def _become(command: tuple[str, ...], arguments: tuple[str, ...], flags: Flags) -> None:
+    from producer.local.workers import require_worker_extra, worker_environment
+
+    require_worker_extra()
+    # This very process becomes the worker: signals, exit code and process id are the worker's own.
+    os.execve(command[0], [*command, *arguments], worker_environment(flags.settings()))  # noqa: S606
+
+
+def _row(found: tuple[WorkerInfo, StageTimes], training: TrainingInfo | None) -> tuple[Cell, ...]:
+    from scanfleet.messages import TRAIN_QUEUE
+
+    each, times = found
+    if each.queue == TRAIN_QUEUE:
+        at = "-" if training is None else f"training {training.id} ({training.stage or 'starting'})"
+        return (each.id, each.queue, each.device, f"{each.started_at:%Y-%m-%d %H:%M}", None, "-", "-", at)
+    rate = "-" if times.images_per_second is None else f"{times.images_per_second:.1f}"
+    idle = "-" if times.idle_share is None else f"{times.idle_share:.0%}"
+    since = f"{each.started_at:%Y-%m-%d %H:%M}"
+    return (each.id, each.queue, each.device, since, each.n_images, rate, idle, times.bottleneck or "-")
+
+
+def _record(each: WorkerInfo, times: StageTimes, training: TrainingInfo | None) -> dict[str, Any]:
+    """For JSON; the times are since its start."""
+    return {
+        "worker": each.id,
+        "host": each.host,
+        "pid": each.pid,
+        "queue": each.queue,
+        "device": each.device,
+        "started_at": each.started_at.isoformat(),
+        "beat_at": each.beat_at.isoformat(),
+        "images": each.n_images,
+        "waiting_for": each.waiting_for,
+        "times": times.record(),
+        "training": None if training is None else training.id,
+    }

@@ -1,0 +1,194 @@
+"""`scanfleet results`: the answers, on a screen or into other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from producer.cli.options import Flags, ScanfleetGroup, note
+from producer.cli.tables import Cell, echo_table
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from scanfleet.checks.crop_result import SecondLook
+    from scanfleet.db.results.results import Result, ResultFilter
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def wanted_options(command: FunctionT) -> FunctionT:
+    for option in reversed(
+        (
+            click.option(
+                "--scan",
+                metavar="SCAN",
+                help="Of this scan only. Default: of all; what a rescan brought stands in the scan that it renews.",
+            ),
+            click.option("--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"])),
+            click.option("--label", metavar="LABEL", help="With this answer."),
+            click.option("--decision", type=click.Choice(["clear", "review", "flag"]), help="With this decision."),
+            click.option("--min-score", type=float, metavar="P", help="With at least this score."),
+            click.option("--max-score", type=float, metavar="P", help="With at most this score."),
+            click.option("--prefix", metavar="TEXT", help="Whose uri begins so."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=ScanfleetGroup)
+def results() -> None:
+    """List, show and export verdicts and failures, one per image.
+
+    \b
+    Example:
+      scanfleet results ls --decision flag --min-score 0.9
+    """
+
+
+@results.command("ls")
+@wanted_options
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
+@click.pass_obj
+def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> None:
+    """List results, the oldest first.
+
+    Without --scan and --state, images that no worker has tried yet are left out: an abandoned scan has thousands.
+
+    \b
+    Example:
+      scanfleet results ls --scan k7m2 --decision flag
+    """
+    from producer.reports.export import write_results
+    from producer.reports.output import target
+    from scanfleet.db.results.results import iter_results
+
+    with flags.ledger() as engine:
+        chosen = _filter(engine, wanted)
+        if chosen.scan is None and chosen.state is None:
+            chosen = replace(chosen, tried=True)
+        found = iter_results(engine, chosen, limit=limit)
+        if form != "table":
+            with target(None, form=form) as file:
+                write_results(found, file, form=form)
+            return
+        shown = list(found)
+    echo_results(shown)
+    if not shown:
+        note("no image matches")
+    elif len(shown) == limit:
+        note(f"only the first {limit} are shown: --limit, or `scanfleet results export`")
+
+
+@results.command()
+@click.argument("uri")
+@click.option("--scan", metavar="SCAN", help="Of this scan only.")
+@click.pass_obj
+def show(flags: Flags, uri: str, scan: str | None) -> None:
+    """Show everything known of one image, as JSON.
+
+    One object for each scan that holds it.
+
+    \b
+    Example:
+      scanfleet results show s3://ads/2026/banner.png
+    """
+    from producer.reports.export import as_record
+    from scanfleet.db.results.results import iter_results
+    from scanfleet.errors import UnknownName
+
+    with flags.ledger() as engine:
+        found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": _as_listed(uri)})))
+    if not found:
+        raise UnknownName(f"no scan holds {uri}: `scanfleet results ls --prefix` finds names")
+    for result in found:
+        click.echo(json.dumps(as_record(result), indent=2, ensure_ascii=False))
+
+
+@results.command()
+@wanted_options
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "json", "csv", "parquet"]),
+    default="jsonl",
+    show_default=True,
+    help="JSONL and JSON are nested, CSV and Parquet flat.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@click.pass_obj
+def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
+    """Write one line per image, whatever became of it.
+
+    State is verdict, failed, pending or cancelled: --state verdict takes answers only. A file appears when it is
+    complete; a device or pipe is written as it is. In CSV and Parquet each column of the manifest is a column
+    `meta.<name>`.
+
+    \b
+    Example:
+      scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
+    """
+    from producer.reports.export import write_results
+    from producer.reports.output import target
+    from scanfleet.db.results.results import iter_results
+
+    with flags.ledger() as engine:
+        found = iter_results(engine, _filter(engine, wanted), limit=limit)
+        with target(output, form=form) as file:
+            n = write_results(found, file, form=form)
+    note(f"{n} lines" + (f" in {output}" if output else ""))
+
+
+def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
+    """Raises UnknownName for a scan that is not there."""
+    from scanfleet.db.engine import reading
+    from scanfleet.db.results.results import ResultFilter
+    from scanfleet.db.scans.scans import get_scan
+
+    if wanted["scan"] is not None:
+        with reading(engine) as connection:
+            wanted = wanted | {"scan": get_scan(connection, wanted["scan"]).id}
+    return ResultFilter(**wanted)
+
+
+def _as_listed(uri: str) -> str:
+    """A path as the ledger holds it: absolute, its folder without links."""
+    if "://" in uri:
+        return uri
+    path = Path(uri).expanduser().absolute()
+    return str(path.parent.resolve() / path.name)
+
+
+def echo_results(shown: Sequence[Result]) -> None:
+    """A table, with a column of boxes where somebody was asked for them, and one of looks where there were two."""
+    header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
+    rows = [_row(result) for result in shown]
+    if any(result.boxes is not None for result in shown):
+        from producer.reports.drawing import boxes_in_words
+
+        header = (*header[:-1], "boxes", header[-1])
+        rows = [(*row[:-1], boxes_in_words(result.boxes), row[-1]) for row, result in zip(rows, shown, strict=True)]
+    if any(result.crop is not None for result in shown):
+        header = (*header[:-1], "looks", header[-1])
+        rows = [(*row[:-1], _looks(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
+    echo_table(header, rows, below=("boxes", "looks", "uri"))
+
+
+def _row(result: Result) -> tuple[Cell, ...]:
+    state = result.state if result.failure is None else f"failed ({result.failure.reason})"
+    return (result.scan, state, result.label, result.decision, result.score, result.margin, result.uri)
+
+
+def _looks(look: SecondLook | None) -> str | None:
+    """The margins of both; or why there is no second one."""
+    if look is None:
+        return None
+    return f"{look.first:+.3f} {look.skipped if look.second is None else format(look.second, '+.3f')}"

@@ -1,0 +1,118 @@
+"""`scanfleet run`: the whole chain on one machine, from folder to figures."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note
+from producer.cli.progress import Display, open_display
+
+if TYPE_CHECKING:
+    from producer.local.workers import LocalWorkers
+    from producer.scans.session import Request, Session
+    from producer.scans.wait import Standing
+
+STOPPED = "stopped; what is scored is kept, and the same command goes on from here"
+LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=SOURCE)
+@filter_options
+@click.option("--truth", metavar="COLUMN", help="Manifest column with the true label: print how well the model does.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML contact sheet of flags.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes to start.")
+@click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
+@click.pass_obj
+def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int, strict: bool, **chosen: Any) -> None:
+    """Scan images on this machine, and print what came of it.
+
+    Lists SRC, starts workers, waits, prints the summary and stops the workers. Sources and filters are those of
+    `scanfleet scan`. Ctrl-C lets the workers finish or hand back what they hold, a second one makes them hand back at
+    once; run the same command again to resume. Failed images don't affect the exit code unless --strict is set.
+
+    \b
+    Example:
+      scanfleet run photos/ --check overlay --report flagged.html
+      scanfleet run demo/manifest.csv --check overlay --truth truth
+    """
+    from producer.cli.scans.outcome import echo_summary, say_who_refuses
+    from producer.cli.scans.scan import say_how_it_ended
+    from producer.local.workers import LocalWorkers, require_worker_extra
+    from producer.reports.output import require_place
+    from producer.reports.summary import summarise
+    from producer.scans.session import Request, free_batches, open_session, require_column
+    from scanfleet.config.model_names import require_address, require_model
+    from scanfleet.queue.app import clear_taken
+
+    require_worker_extra()
+    request = Request(**chosen)
+    settings = flags.settings(model=request.model)
+    require_model(settings.model, elsewhere=False)
+    require_address(settings)
+    if report is not None:
+        require_place(report)
+    if truth is not None:
+        require_column(request.listing(settings), truth)
+    with if_stopped(STOPPED), open_session(settings) as session:
+        begin = time.monotonic()
+        free = partial(free_batches, session.engine)
+        with LocalWorkers(settings, n=workers, say=note, on_death=free) as local, open_display() as display:
+            now = _score(session, request, local, display)
+        clear_taken(settings)
+        echo_summary(
+            summarise(session.engine, now.scan.id),
+            seconds=time.monotonic() - begin if local.logs else None,
+        )
+        _conclude(session, now, truth=truth, report=report)
+        say_who_refuses(session.engine, now.scan)
+        say_how_it_ended(now.scan.id, now.progress, strict=strict)
+
+
+def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> Standing:
+    """List and score at the same time, until the scan has ended. Raises WorkerDied."""
+    from producer.cli.scans.scan import say_what_was_listed
+    from producer.scans.wait import standing, tend
+
+    last, look_at = None, 0.0
+    for last in session.enqueue(request):
+        display.listed(last)
+        if last.n_new:
+            local.start()  # at the first page: a faulty source starts no worker
+        if time.monotonic() >= look_at:
+            now = standing(session.engine, last.scan.id)
+            local.check(now.progress.n_done)
+            display.scored(now)
+            look_at = time.monotonic() + LOOK_SECONDS
+    assert last is not None  # enqueue raises EmptySource rather than yield nothing
+    n_pending = standing(session.engine, last.scan.id).progress.n_pending
+    say_what_was_listed(last, n_pending=n_pending)
+    if n_pending:
+        local.start()  # nothing new, but work that an earlier run left
+    for now in tend(session.engine, session.app, session.settings, last.scan.id):
+        display.scored(now)
+        if not now.ended:
+            local.check(now.progress.n_done)
+            if now.progress.waiting_for:
+                local.say_why_waiting(now.progress.waiting_for)
+    return now
+
+
+def _conclude(session: Session, now: Standing, *, truth: str | None, report: Path | None) -> None:
+    from producer.cli.scans.outcome import echo_agreement
+    from producer.reports.contact_sheet import write_report
+    from producer.reports.summary import measure_agreement
+
+    if truth is not None:
+        echo_agreement(measure_agreement(session.engine, now.scan, truth), column=truth)
+    if report is not None:
+        write_report(session.engine, session.settings, now.scan.id, report, truth_column=truth)
+        click.echo()
+        click.echo(f"report: {report}")
+    elif now.progress.n_flagged or now.progress.n_review:
+        note(f"a contact sheet of flags and reviews: `scanfleet scans report {now.scan.id} -o FILE`")

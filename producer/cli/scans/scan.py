@@ -1,0 +1,141 @@
+"""`scanfleet scan`: hand an archive to the fleet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note
+from producer.cli.progress import Display, open_display
+from producer.cli.tables import count, size_text
+
+if TYPE_CHECKING:
+    from producer.scans.enqueue import Enqueued
+    from producer.scans.session import Request, Session
+    from scanfleet.config.settings import Settings
+    from scanfleet.db.scans.scans import Progress
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=SOURCE)
+@filter_options
+@click.option("--dry-run", is_flag=True, help="Say what would be scanned; write nothing.")
+@click.option("--wait", is_flag=True, help="Stay until the scan has ended.")
+@click.option("--strict", is_flag=True, help="With --wait: exit 20 when an image could not be scored.")
+@click.pass_obj
+def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: Any) -> None:
+    """Add images to the queue and notify the workers. Prints the scan's id.
+
+    SRC is a folder, s3://bucket/prefix, an image, or a manifest: .txt (a uri a line), .csv or .jsonl (column or field
+    `uri`; the others are kept with the image). Safe to interrupt: run it again to resume. Run it later to add only new
+    images.
+
+    A glob is matched on the path below SRC; its * also crosses /. Failed images don't affect the exit code unless
+    --strict is set.
+
+    \b
+    Example:
+      scanfleet scan s3://ads/2026/ --check overlay
+      scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --sample 500 --dry-run
+    """
+    from producer.scans.session import Request, open_session
+    from scanfleet.config.diagnosis import lonely_broker
+    from scanfleet.config.model_names import require_model
+
+    request = Request(**chosen)
+    settings = flags.settings(model=request.model)
+    require_model(settings.model, elsewhere=settings.database_url is not None)
+    if dry_run:
+        _show_preview(request, settings)
+        return
+    lonely = lonely_broker(settings)
+    if lonely is not None:
+        note(lonely)
+    with open_session(settings) as session, open_display() as display:
+        with if_stopped("what is listed is kept; the same command goes on with the listing"):
+            last = _enqueue(session, request, display)
+        _say_if_nobody_works(session, last)
+        if wait:
+            with if_stopped(f"only the waiting ends, the scan goes on: `scanfleet scans watch {last.scan.id}`"):
+                _wait(session, last, display, strict=strict)
+
+
+def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
+    from producer.scans.wait import standing
+
+    last = None
+    for page in session.enqueue(request):
+        if last is None:
+            click.echo(page.scan.id)  # at once: a script may follow the scan while it is listed
+        display.listed(page)
+        last = page
+    assert last is not None  # enqueue raises EmptySource rather than yield nothing
+    say_what_was_listed(last, n_pending=standing(session.engine, last.scan.id).progress.n_pending)
+    return last
+
+
+def say_what_was_listed(last: Enqueued, *, n_pending: int) -> None:
+    """What the person should know after a listing. n_pending: images of the scan that are not scored yet."""
+    if last.n_skipped:
+        note(f"left out: {count(last.n_skipped, 'file')} with no image suffix or by a filter (--include takes them)")
+    if not last.n_new:
+        held = f"nothing new: scan {last.scan.id} holds these images already"
+        if n_pending:
+            goes_on = "" if last.scan.state == "paused" else " and goes on where it stopped"
+            note(f"{held}{goes_on} ({n_pending} pending; --fresh starts another one)")
+        else:
+            note(f"{held} (--fresh starts another one)")
+    if last.broker_away:
+        note("the broker is away; the scan is safe in the database and starts when the broker is back")
+    if last.scan.state == "paused":
+        note(f"the scan is paused: `scanfleet scans resume {last.scan.id}`")
+
+
+def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
+    from producer.scans.session import who_is_missing
+    from producer.scans.wait import standing
+
+    if standing(session.engine, last.scan.id).progress.n_pending:
+        missing = who_is_missing(session.engine, model=last.scan.model, queue=last.scan.queue)
+        if missing is not None:
+            note(missing)
+
+
+def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
+    from producer.cli.scans.outcome import say_answers, say_who_refuses
+    from producer.scans.wait import tend
+
+    for now in tend(session.engine, session.app, session.settings, last.scan.id):
+        display.scored(now)
+        if now.ended:
+            say_answers(session.engine, now.scan.id)
+            say_who_refuses(session.engine, now.scan)
+            say_how_it_ended(now.scan.id, now.progress, strict=strict)
+
+
+def say_how_it_ended(scan_id: str, done: Progress, *, strict: bool) -> None:
+    """Raises ScanIncomplete when images could not be scored and `strict` asks for it."""
+    from scanfleet.errors import ScanIncomplete
+
+    if done.n_cancelled:
+        note(f"scan {scan_id} was cancelled; not scored: {count(done.n_cancelled, 'image')}")
+    if not done.n_failures:
+        return
+    words = f"could not be scored: {count(done.n_failures, 'image')} (`scanfleet scans errors {scan_id}`)"
+    if strict:
+        raise ScanIncomplete(words)
+    note(words)
+
+
+def _show_preview(request: Request, settings: Settings) -> None:
+    from producer.scans.session import existing_ledger, find_check, preview
+
+    with existing_ledger(settings) as engine:
+        check = find_check(engine, request.check_name)
+        found = preview(engine, request.listing(settings), check=check, model=settings.model)
+    unsized = f" ({found.n_unsized} of unknown size)" if found.n_unsized else ""
+    click.echo(f"images          {found.n_images}")
+    click.echo(f"bytes           {found.n_bytes} ({size_text(found.n_bytes)}){unsized}")
+    click.echo(f"already scored  {found.n_scored}")
+    click.echo(f"left out        {found.n_skipped}")

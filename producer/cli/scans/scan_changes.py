@@ -1,0 +1,150 @@
+"""The commands of `scanfleet scans` that change a scan: pause, resume, cancel, retry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from producer.cli.options import Flags, failure_options, note
+from producer.cli.tables import count
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from producer.reports.failures import Counts
+    from scanfleet.db.scans.scans import ScanInfo
+
+T = TypeVar("T")
+
+
+@click.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.pass_obj
+def pause(flags: Flags, scan_id: str) -> None:
+    """Pause a scan until it is resumed.
+
+    Workers notice within reconcile_seconds (2 by default): they write what they have scored and hand back the rest.
+
+    \b
+    Example:
+      scanfleet scans pause k7m2
+    """
+    from scanfleet.db.scans import scans as store
+
+    def action(connection: sa.Connection, found_id: str) -> int:
+        store.pause(connection, found_id)
+        return store.progress(connection, found_id).n_leased
+
+    scan, n_leased = _change(flags, scan_id, action)
+    settings = flags.settings()
+    held = "no batch is under way"
+    if n_leased:
+        batches, are = (count(n_leased, "batch", "batches"), "is" if n_leased == 1 else "are")
+        held = f"{batches} under way {are} handed back within about {settings.reconcile_seconds:g} s"
+    note(f"scan {scan.id} is paused; {held} (`scanfleet scans resume {scan.id}` lets it go on)")
+
+
+@click.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.pass_obj
+def resume(flags: Flags, scan_id: str) -> None:
+    """Resume a paused scan. Workers take it up within reconcile_seconds (2 by default).
+
+    \b
+    Example:
+      scanfleet scans resume k7m2
+    """
+    from scanfleet.db.scans import scans as store
+
+    def action(connection: sa.Connection, found_id: str) -> bool:
+        store.resume(connection, found_id)
+        return store.finish_if_complete(connection, found_id)  # its last batch may have ended during the pause
+
+    scan, done = _change(flags, scan_id, action)
+    if done:
+        note(f"scan {scan.id} is done: its last batch ended during the pause")
+    else:
+        note(f"scan {scan.id} is running; {_who_goes_on(flags, scan)}")
+
+
+@click.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.pass_obj
+def cancel(flags: Flags, scan_id: str) -> None:
+    """End a scan for good. What is scored stays.
+
+    Nothing more is written from this moment on. Workers that hold a batch of it notice within reconcile_seconds
+    (2 by default) and let go.
+
+    \b
+    Example:
+      scanfleet scans cancel k7m2
+    """
+    from scanfleet.db.scans import scans as store
+
+    def action(connection: sa.Connection, found_id: str) -> tuple[int, int]:
+        n_leased = store.progress(connection, found_id).n_leased
+        return store.cancel(connection, found_id), n_leased
+
+    scan, (n_cancelled, n_leased) = _change(flags, scan_id, action)
+    words = f"scan {scan.id} is cancelled; not scored: {count(n_cancelled, 'image')}"
+    if n_leased:
+        seconds = flags.settings().reconcile_seconds
+        words += f"; workers drop the {count(n_leased, 'batch', 'batches')} under way within about {seconds:g} s"
+    note(words)
+
+
+@click.command()
+@click.argument("scan_id", metavar="SCAN")
+@failure_options
+@click.pass_obj
+def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> None:
+    """Retry failed images. Images that have a verdict are left alone.
+
+    `scanfleet scans errors` shows which stages and reasons there are.
+
+    \b
+    Example:
+      scanfleet scans retry k7m2 --reason denied
+    """
+    from producer.reports.failures import in_words, n_chosen
+    from scanfleet.db.results.results import count_failures
+    from scanfleet.db.scans.retries import retry_failures
+
+    def action(connection: sa.Connection, found_id: str) -> tuple[Counts, int]:
+        counts = count_failures(connection, found_id)
+        n_chosen(counts, stage=stage, reason=reason)  # raises for a word that no failure has
+        return counts, retry_failures(connection, found_id, stage=stage, reason=reason)
+
+    scan, (counts, n_retried) = _change(flags, scan_id, action)
+    if n_retried:
+        held_up = f"the scan is paused: `scanfleet scans resume {scan.id}`" if scan.state == "paused" else None
+        note(f"scan {scan.id}: {count(n_retried, 'image')} pending again; {held_up or _who_goes_on(flags, scan)}")
+    elif counts:
+        note(f"scan {scan.id}: nothing failed with both; what failed is {in_words(counts)}")
+    else:
+        note(f"scan {scan.id}: nothing failed, so there is nothing to retry")
+
+
+def _who_goes_on(flags: Flags, scan: ScanInfo) -> str:
+    from producer.scans.session import who_is_missing
+
+    with flags.ledger() as engine:
+        return who_is_missing(engine, model=scan.model, queue=scan.queue) or "a worker will take it up"
+
+
+def _change(flags: Flags, scan_id: str, action: Callable[[sa.Connection, str], T]) -> tuple[ScanInfo, T]:
+    """Do something to a scan in one transaction; again when the database could not do it at this moment."""
+    from scanfleet.db.engine import transaction
+    from scanfleet.db.scans import scans as store
+    from scanfleet.retry import patiently
+
+    def attempt() -> tuple[ScanInfo, T]:
+        with transaction(engine, long=True) as connection:
+            scan = store.get_scan(connection, scan_id)
+            return scan, action(connection, scan.id)
+
+    with flags.ledger() as engine:
+        return patiently(attempt)

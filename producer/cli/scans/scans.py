@@ -1,0 +1,247 @@
+"""`scanfleet scans`: what runs, how far it is, and stopping or mending it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import Flags, ScanfleetGroup, failure_options, note, printable, say
+from producer.cli.scans.scan_changes import cancel, pause, resume, retry
+from producer.cli.tables import count, echo_table
+
+if TYPE_CHECKING:
+    from scanfleet.db.scans.scans import Progress, ScanInfo
+
+form_option = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+
+
+@click.group(cls=ScanfleetGroup)
+def scans() -> None:
+    """List, watch, pause, resume, cancel and retry scans.
+
+    A scan is named by its id, or by the start of it when no other begins so.
+
+    \b
+    Example:
+      scanfleet scans ls
+    """
+
+
+@scans.command("ls")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Newest scans only.")
+@form_option
+@click.pass_obj
+def list_scans(flags: Flags, limit: int, form: str) -> None:
+    """List scans, the newest first.
+
+    State `no worker`: it is running, but no worker that takes its images lives.
+
+    \b
+    Example:
+      scanfleet scans ls --limit 5
+    """
+    from producer.scans.session import SILENT_SECONDS
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans import scans as store
+    from scanfleet.db.scans.workers import live_workers
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = [(scan, store.progress(connection, scan.id)) for scan in store.list_scans(connection, limit=limit)]
+        served = {worker.queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
+    if form == "json":
+        click.echo(json.dumps([_record(scan, done) for scan, done in found], indent=2))
+        return
+    counts = ("images", "scored", "flagged", "review", "failed")
+    header = ("scan", "check", "model", "state", *counts, "started", "sources")
+    echo_table(header, [_row(scan, done, served) for scan, done in found], below=("model", "started", "sources"))
+    if not found:
+        note("no scan yet: `scanfleet scan SRC --check NAME` makes one")
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@form_option
+@click.pass_obj
+def show(flags: Flags, scan_id: str, form: str) -> None:
+    """Show one scan.
+
+    Settings, counts, answers, failures, and where the time went.
+
+    \b
+    Example:
+      scanfleet scans show k7m2 --format json
+    """
+    from producer.cli.scans import outcome
+    from producer.cli.scans.times import echo_times
+    from producer.reports.failures import n_quarantined
+    from producer.reports.summary import summarise
+    from scanfleet.db.drift.reference import alarms_of_scan
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans import scans as store
+
+    with flags.ledger() as engine:
+        summary = summarise(engine, scan_id)
+        with reading(engine) as connection:
+            rescans = store.list_rescans(connection, summary.scan.id)
+            alarms = alarms_of_scan(connection, summary.scan.check, summary.scan.id)
+        if form == "table":
+            outcome.say_if_nobody_works(engine, summary.scan, summary.progress)
+    if form == "json":
+        answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
+        failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
+        more = {"answers": answers, "failures": failures, "quarantined": n_quarantined(summary.failures)}
+        more["scorers"] = [asdict(scorer) for scorer in summary.scorers]
+        more["times"] = summary.times.record()
+        more["rescans"] = [each.id for each in rescans]
+        more["alarms"] = alarms
+        record = _record(summary.scan, summary.progress) | more
+        click.echo(json.dumps(record, indent=2))
+        return
+    outcome.echo_summary(summary)
+    outcome.echo_legend(summary)
+    echo_times(summary.times)
+    outcome.say_what_is_quarantined(summary.scan.id, summary.failures)
+    click.echo()
+    for source in summary.scan.sources:
+        say(f"source   {source}", hang=9)
+    for name, value in summary.scan.filters.items():
+        say(f"{name:8} {value}", hang=9)
+    outcome.echo_renewal(summary.scan, rescans)
+    if summary.scan.n_listed is None:
+        command = "scan" if summary.scan.rescan_of is None else "rescan"
+        note(f"the listing has not ended: `scanfleet {command}` with the same arguments goes on with it")
+    if summary.progress.waiting_for:
+        say(f"waiting for: {printable(summary.progress.waiting_for)}")
+    if alarms:
+        others = f" (and {len(alarms) - 1} more)" if len(alarms) > 1 else ""
+        note(f"alarm: {alarms[0]}{others}: `scanfleet drift --scan {summary.scan.id}` shows the figures")
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
+@click.pass_obj
+def watch(flags: Flags, scan_id: str, strict: bool) -> None:
+    """Follow a scan until it has ended. Only looks; Ctrl-C leaves the scan alone.
+
+    \b
+    Example:
+      scanfleet scans watch k7m2
+    """
+    from producer.cli.progress import open_display
+    from producer.cli.scans.outcome import say_answers, say_if_nobody_works
+    from producer.cli.scans.scan import say_how_it_ended
+    from producer.scans.wait import standing
+    from producer.scans.wait import watch as look
+
+    with flags.ledger() as engine:
+        first = standing(engine, scan_id)
+        say_if_nobody_works(engine, first.scan, first.progress)
+        with open_display() as display:
+            for now in look(engine, scan_id, every_seconds=1.0):
+                display.scored(now)
+        say_answers(engine, now.scan.id)
+        say_how_it_ended(now.scan.id, now.progress, strict=strict)
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@failure_options
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many images.")
+@form_option
+@click.pass_obj
+def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, limit: int, form: str) -> None:
+    """Show which images could not be scored, and why.
+
+    \b
+    Example:
+      scanfleet scans errors k7m2 --stage decode
+    """
+    from producer.cli.scans.outcome import say_what_is_quarantined
+    from producer.reports.failures import n_chosen
+    from scanfleet.db.engine import reading
+    from scanfleet.db.results import results
+    from scanfleet.db.scans import scans as store
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        scan = store.get_scan(connection, scan_id)
+        counts = results.count_failures(connection, scan.id)
+        n_all = n_chosen(counts, stage=stage, reason=reason)
+        failed = results.list_failures(connection, scan.id, stage=stage, reason=reason, limit=limit)
+    rows = [(each.failure.stage, each.failure.reason, each.uri, each.failure.detail) for each in failed if each.failure]
+    if form == "json":
+        names = ("stage", "reason", "uri", "detail")
+        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        return
+    if not counts:
+        note(f"scan {scan.id}: nothing failed")
+        return
+    echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in counts.items()])
+    if rows:
+        click.echo()
+        echo_table(("failed at", "reason", "image", "detail"), rows, below=("image", "detail"))
+    if len(rows) < n_all:
+        note(f"{len(rows)} of {count(n_all, 'image')} are shown: --limit shows more")
+    say_what_is_quarantined(scan.id, counts)
+
+
+@scans.command()
+@click.argument("scan_id", metavar="SCAN")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The HTML file.")
+@click.option("--truth", metavar="COLUMN", help="Manifest column with the true label, shown beside the answer.")
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many images.")
+@click.pass_obj
+def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: int) -> None:
+    """Write a contact sheet of flagged images.
+
+    It is one HTML file that needs nothing else.
+
+    \b
+    Example:
+      scanfleet scans report k7m2 -o flagged.html
+    """
+    from producer.reports.contact_sheet import write_report
+
+    with flags.ledger() as engine:
+        write_report(engine, flags.settings(), scan_id, output, truth_column=truth, max_images=limit)
+    click.echo(output)
+
+
+for change in (pause, resume, cancel, retry):
+    scans.add_command(change)
+
+
+def _row(scan: ScanInfo, done: Progress, served: set[str]) -> tuple[str | int, ...]:
+    sources = ", ".join(scan.sources) if scan.rescan_of is None else f"rescan of {scan.rescan_of}"
+    counts = (done.n_images, done.n_verdicts, done.n_flagged, done.n_review, done.n_failures)
+    waits = scan.state == "running" and done.n_pending and scan.queue not in served
+    state = "no worker" if waits else scan.state
+    return (scan.id, scan.check, scan.model, state, *counts, f"{scan.created_at:%Y-%m-%d %H:%M}", sources)
+
+
+def _record(scan: ScanInfo, done: Progress) -> dict[str, Any]:
+    return {
+        "scan": scan.id,
+        "check": scan.check,
+        "model": scan.model,
+        "state": scan.state,
+        "rescan_of": scan.rescan_of,
+        "sources": list(scan.sources),
+        "filters": scan.filters,
+        "listed": scan.n_listed,
+        "images": done.n_images,
+        "scored": done.n_verdicts,
+        "reused": done.n_reused,
+        "flagged": done.n_flagged,
+        "review": done.n_review,
+        "failed": done.n_failures,
+        "cancelled": done.n_cancelled,
+        "pending": done.n_pending,
+        "waiting_for": done.waiting_for,
+        "created_at": scan.created_at.isoformat(),
+        "finished_at": scan.finished_at and scan.finished_at.isoformat(),
+    }

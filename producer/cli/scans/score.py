@@ -1,0 +1,176 @@
+"""`scanfleet score`: a few images, or a stream of them, scored here and now. No queue, no ledger, no broker."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import SOURCE, Flags, complete_check, note
+from producer.cli.tables import StreamedTable, count
+
+if TYPE_CHECKING:
+    from producer.sources.named import NamedImages
+    from scanfleet.checks.check import Check
+    from scanfleet.db.scans.batches import NewImage
+
+HEADER = ("file", "decision", "label", "score", "margin", "mass")
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMG...", type=SOURCE)
+@click.option(
+    "--check",
+    "check_name",
+    default="overlay",
+    show_default=True,
+    metavar="NAME",
+    help="A check's name or .toml file.",
+    shell_complete=complete_check,
+)
+@click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
+@click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="Use the adapter in this folder.")
+@click.option("--json", "--jsonl", "as_json", is_flag=True, help="As --format jsonl.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "jsonl"]),
+    default="table",
+    help="jsonl: an object a line; json: all in one list.",
+)
+@click.pass_obj
+def score(
+    flags: Flags,
+    /,
+    images: tuple[str, ...],
+    *,
+    check_name: str,
+    model: str | None,
+    adapter: Path | None,
+    as_json: bool,
+    form: str,
+) -> None:
+    """Score a few images now, without a queue.
+
+    IMG is a file, a folder, s3://bucket/prefix, a manifest, or `-` for a list on stdin. The same scorer and the same
+    decisions as in a scan, but nothing is kept. Without --adapter the one that ships with the built-in model is used,
+    and any other model answers by itself; adapters of a fleet's ledger are not asked for. An image that cannot be
+    scored is told on stderr, the others are scored, and the exit code is 20.
+
+    \b
+    Example:
+      scanfleet score photo.jpg scans/ --check overlay
+      find . -name '*.jpg' | scanfleet score - --check overlay --json | jq .margin
+    """
+    from producer.local.child import Child
+    from producer.local.workers import require_worker_extra
+    from producer.sources.named import NamedImages
+    from scanfleet.config.model_names import require_address, require_model
+
+    settings = flags.settings(model=model)
+    require_model(settings.model, elsewhere=False)
+    require_address(settings)
+    check = find_check(flags, check_name)
+    named = NamedImages(images, settings)
+    stream = iter(named)
+    first = next(stream, None)  # before a model is loaded for nothing
+    if first is None:
+        for fault in named.faults[:-1]:
+            note(str(fault))
+        raise named.faults[-1]
+    require_worker_extra()
+    asked = {"check": check.model_dump(mode="json"), "adapter": None if adapter is None else os.path.abspath(adapter)}
+    output = _Output(named, form="jsonl" if as_json and form == "table" else form)
+    with Child(settings, "worker.commands.score") as child:
+        child.feed(chain([asked], _entries(chain([first], stream))))
+        for message in child.messages():
+            output.take(message)
+    output.end()
+
+
+def _entries(images: Iterator[NewImage]) -> Iterator[dict[str, Any]]:
+    return ({"uri": image.uri, "root": image.root, "etag": image.etag} for image in images)
+
+
+def find_check(flags: Flags, name: str) -> Check:
+    """A file or a built-in check needs no ledger; a check that was added lies in one."""
+    from producer.scans import session
+    from scanfleet.checks.check import builtin_names, load_check
+
+    if name.endswith(".toml") or name in builtin_names():
+        return load_check(name)
+    with session.existing_ledger(flags.settings()) as engine:
+        return session.find_check(engine, name)
+
+
+class _Output:
+    """Answers to stdout, everything else to stderr."""
+
+    def __init__(self, named: NamedImages, *, form: str) -> None:
+        self._named = named
+        self._form = form
+        self._table = StreamedTable(HEADER, numbers=("score", "margin", "mass"))
+        self._n_told = 0  # faults of sources
+        self._n_scored = 0
+        self._n_failed = 0
+
+    def take(self, message: dict[str, Any]) -> None:
+        """One message of the child."""
+        self._tell_faults()
+        kind = message.pop("kind")
+        if kind == "ready" and self._form == "table":
+            _say_who(message)
+        elif kind == "result":
+            self._result(message)
+
+    def end(self) -> None:
+        """Raises what decides the exit code: a store that is away, or ScanIncomplete."""
+        from scanfleet.errors import Retryable, ScanIncomplete
+
+        if self._form == "json":
+            click.echo("\n]" if self._n_scored + self._n_failed else "[]")
+        self._table.end()
+        self._tell_faults()
+        if any(isinstance(fault, Retryable) for fault in self._named.faults):
+            raise Retryable("not every image could be listed: try again")
+        if self._n_failed:
+            n = self._n_scored + self._n_failed
+            raise ScanIncomplete(f"{self._n_failed} of {count(n, 'image')} could not be scored")
+        if self._named.faults:
+            raise ScanIncomplete(f"{count(len(self._named.faults), 'source')} could not be read")
+
+    def _tell_faults(self) -> None:
+        for fault in self._named.faults[self._n_told :]:
+            self._n_told += 1
+            note(" ".join(str(fault).split()))
+
+    def _result(self, record: dict[str, Any]) -> None:
+        failure = record["failure"]
+        self._n_failed += failure is not None
+        self._n_scored += failure is None
+        if failure is not None:
+            note(f"{_shown(record['uri'])}: {failure['stage']}: {failure['reason']}: {failure['detail']}")
+        if self._form == "json":
+            begin = "[\n" if self._n_scored + self._n_failed == 1 else ",\n"
+            click.echo(begin + json.dumps(record, ensure_ascii=False), nl=False)
+        elif self._form == "jsonl":
+            click.echo(json.dumps(record, ensure_ascii=False))
+        elif failure is None:
+            self._table.add((_shown(record["uri"]), *(record[name] for name in HEADER[1:])))
+
+
+def _say_who(ready: dict[str, Any]) -> None:
+    scorer = ready["scorer"]
+    adapter = f"adapter {scorer['adapter'][:12]}" if scorer["adapter"] else "no adapter"
+    score = "" if ready["calibrated"] else ": margins are not calibrated, there is no score"
+    note(f"{scorer['base_model']} ({scorer['precision']}), {adapter}{score}")
+
+
+def _shown(uri: str) -> str:
+    """From the working folder, where the file lies below it."""
+    return uri.removeprefix(os.path.join(os.getcwd(), ""))

@@ -1,0 +1,223 @@
+"""`scanfleet adapters`: fine-tuned versions: list, show, promote, roll back."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from producer.cli.options import Flags, ScanfleetGroup, note, printable, say
+from producer.cli.tables import Cell, echo_table
+from producer.cli.training.adapter_files import pull, push
+from producer.cli.training.adapters_compare import compare
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from scanfleet.config.settings import Settings
+
+FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+WHY = click.option("--why", metavar="TEXT", help="The reason, for the record.")
+WHO = click.option("--who", metavar="NAME", help="Who decides, for the record. Default: the user of this machine.")
+HISTORY = 10  # changes of the champion that `show` prints
+
+
+@click.group(cls=ScanfleetGroup)
+def adapters() -> None:
+    """List, compare, promote, roll back, push and pull adapters.
+
+    \b
+    Example:
+      scanfleet adapters ls --check overlay
+    """
+
+
+@adapters.command("ls")
+@click.option("--check", "check_name", metavar="NAME", help="Only those of this check.")
+@FORMAT
+@click.pass_obj
+def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None:
+    """List adapters, the newest first, and which of them are in use.
+
+    \b
+    Example:
+      scanfleet adapters ls --check overlay
+    """
+    from producer.training.adapter_summary import headline, record
+    from producer.training.refusals import in_words, refused_champions
+    from scanfleet.db.engine import reading
+    from scanfleet.db.training import adapters as registry
+    from scanfleet.db.training.champions import in_use
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = registry.list_adapters(connection, check_name)
+        used = set(in_use(connection).values())
+        refused = refused_champions(connection)
+    if form == "json":
+        click.echo(json.dumps([record(each, in_use=each.id in used) for each in found], indent=2))
+    else:
+        rows: list[tuple[Cell, ...]] = [
+            (
+                each.id,
+                each.check_name,
+                each.base_model,
+                each.weights_sha256[:12],
+                "in use" if each.id in used else None,
+                each.gate_verdict,
+                headline(each),
+                f"{each.created_at:%Y-%m-%d %H:%M}",
+            )
+            for each in found
+        ]
+        header = ("id", "check", "base", "weights", "champion", "gate", "figures", "entered")
+        echo_table(header, rows, below=("figures", "entered"))
+    if not found:
+        note("no adapter yet: a worker enters those that ship, `scanfleet train start --check NAME` makes one")
+    for refusal in refused:
+        note(in_words(refusal))
+
+
+@adapters.command()
+@click.argument("adapter_id", metavar="ID", type=int)
+@FORMAT
+@click.pass_obj
+def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
+    """Show an adapter.
+
+    Recipe, figures, thresholds, what the gate said, who refuses it, and when it was in use.
+
+    \b
+    Example:
+      scanfleet adapters show 7
+    """
+    from producer.training.adapter_summary import change_line, facts, gate_lines, record
+    from scanfleet.db.engine import reading
+    from scanfleet.db.training.adapters import get_adapter
+    from scanfleet.db.training.champions import champion, history
+    from scanfleet.db.training.refusals import standing_refusals
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = get_adapter(connection, adapter_id)
+        used = champion(connection, found.check_name, found.base_model)
+        refused = standing_refusals(connection, adapter_id)
+        changes = history(connection, found.check_name, found.base_model)
+    in_use = used is not None and used.id == adapter_id
+    if form == "json":
+        told = [{"worker": each.worker, "why": each.why, "at": each.at.isoformat()} for each in refused]
+        moves = [asdict(each) | {"at": each.at.isoformat()} for each in changes]
+        click.echo(json.dumps(record(found, in_use=in_use) | {"refusals": told, "promotions": moves}, indent=2))
+        return
+    lines = [("adapter", f"{adapter_id}, in use" if in_use else f"{adapter_id}, not in use"), *facts(found)]
+    lines += [("gate", line) for line in gate_lines(found.gate, found.gate_verdict)]
+    lines += [("REFUSED", f"by {each.worker}, {each.at:%Y-%m-%d %H:%M}: {each.why}") for each in refused]
+    lines += [("champion", change_line(each)) for each in changes[:HISTORY]]
+    before = ""
+    for name, words in lines:
+        say(f"{'' if name == before else name:<9} {printable(words)}", hang=10)
+        before = name
+
+
+@adapters.command()
+@click.argument("adapter_id", metavar="ID", type=int)
+@click.option("--force", is_flag=True, help="Also where the gate did not say promote; needs --why.")
+@WHY
+@WHO
+@click.pass_obj
+def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, who: str | None) -> None:
+    """Put an adapter in use for its check and base model.
+
+    Exit 23 where the gate did not let it. Files that are not those that were registered are refused, also with --force,
+    where they can be reached from here. Running workers make it ready beside their batches and take it with the next
+    one.
+
+    \b
+    Example:
+      scanfleet adapters promote 7
+      scanfleet adapters promote 7 --force --why "the golden set has old labels"
+    """
+    from producer.training.adapter_files import require_weights
+    from scanfleet.db.engine import reading, transaction
+    from scanfleet.db.schema import ledger
+    from scanfleet.db.training import champions
+    from scanfleet.db.training.adapters import get_adapter
+
+    if force and not (why or "").strip():
+        raise click.UsageError("--force needs --why: say why you know better than the gate")
+    settings = flags.settings()
+    with ledger(settings) as engine:
+        with reading(engine) as connection:
+            adapter = get_adapter(connection, adapter_id)
+        unseen = require_weights(adapter, settings)  # takes seconds: while it looks, nothing is held
+        if unseen is not None:
+            note(f"adapter {adapter_id}'s files could not be looked at: {unseen}")
+        with transaction(engine) as connection:
+            used = champions.champion(connection, adapter.check_name, adapter.base_model)
+            if used is not None and used.id == adapter_id:
+                note(f"adapter {adapter_id} is in use already")
+                return
+            kind: champions.Kind = "forced" if force and adapter.gate_verdict != "promote" else "person"
+            champions.promote(connection, adapter_id, kind=kind, why=why or "by hand", who=_user(who))
+    before = "no adapter" if used is None else f"adapter {used.id}"
+    note(f"check {adapter.check_name} on {adapter.base_model}: adapter {adapter_id} in the place of {before}")
+
+
+@adapters.command()
+@click.option("--check", "check_name", required=True, metavar="NAME", help="The check's name.")
+@click.option("--model", metavar="MODEL", help="The base model. Default: the only one, else that of the settings.")
+@WHY
+@WHO
+@click.pass_obj
+def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | None, who: str | None) -> None:
+    """Put the adapter before back in use, or the base model alone.
+
+    Twice goes back twice.
+
+    \b
+    Example:
+      scanfleet adapters rollback --check overlay --why "flags every advert"
+    """
+    from scanfleet.db.engine import transaction
+    from scanfleet.db.schema import ledger
+    from scanfleet.db.training import champions
+
+    settings = flags.settings()
+    with ledger(settings) as engine, transaction(engine) as connection:
+        base = model or _base_of(connection, check_name, settings)
+        change = champions.roll_back(connection, check_name, base, why=why or "by hand", who=_user(who))
+    before, now = (
+        "the base model alone" if i is None else f"adapter {i}" for i in (change.previous_id, change.adapter_id)
+    )
+    note(f"check {check_name} on {base}: {before} is out of use, {now} answers from now on")
+    note("answers given before stay: `scanfleet rescan SCAN` renews them")
+
+
+def _base_of(connection: sa.Connection, check_name: str, settings: Settings) -> str:
+    """The base model whose champion is meant. Raises UnknownName."""
+    from scanfleet.db.training.champions import in_use
+    from scanfleet.errors import UnknownName
+
+    bases = sorted(base for check, base in in_use(connection) if check == check_name)
+    if len(bases) == 1:
+        return bases[0]
+    if settings.model in bases:
+        return settings.model
+    if not bases:
+        raise UnknownName(f"check {check_name} has nothing to roll back to: no adapter was ever in use for it")
+    raise UnknownName(f"check {check_name} has champions on {', '.join(bases)}: name one with --model")
+
+
+def _user(who: str | None) -> str | None:
+    if who is not None:
+        return who
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without names
+        return None
+
+
+adapters.add_command(push)
+adapters.add_command(pull)
+adapters.add_command(compare)

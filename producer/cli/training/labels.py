@@ -1,0 +1,244 @@
+"""`scanfleet labels`: what people say is true of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from producer.cli.options import Flags, ScanfleetGroup, note
+from producer.cli.tables import count, echo_table
+from producer.cli.training.labels_import import confirm, import_labels, user
+
+if TYPE_CHECKING:
+    from scanfleet.checks.check import Check
+    from scanfleet.db.labels.history import LabelLine
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+HEADER = ("id", "at", "check", "label", "boxes", "who", "state", "split", "uri")
+SPLITS = ("train", "calibration", "threshold", "golden", "none")
+
+
+TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z")
+
+
+def _with_zone(_: click.Context, __: click.Parameter, value: datetime | None) -> datetime | None:
+    """Without one, a time is this machine's."""
+    return None if value is None else value.astimezone()
+
+
+def wanted_options(command: FunctionT) -> FunctionT:
+    for option in reversed(
+        (
+            click.option("--check", "check_name", metavar="NAME", help="Of this check."),
+            click.option("--label", metavar="LABEL", help="With this label."),
+            click.option("--split", type=click.Choice(SPLITS), help="Whose image lies in this split."),
+            click.option("--who", metavar="NAME", help="By this person."),
+            click.option(
+                "--since",
+                type=click.DateTime(TIMES),
+                callback=_with_zone,
+                metavar="TIME",
+                help="Given at this time or later: 2026-05-01T13:30.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=ScanfleetGroup)
+def labels() -> None:
+    """Add, import and export labels, and choose what to label next.
+
+    Labels are added, never changed. A person's newest one counts; where people differ the image is in conflict and used
+    for nothing, until somebody settles it.
+
+    \b
+    Example:
+      scanfleet labels import truth.csv --check overlay
+    """
+
+
+@labels.command()
+@click.argument("uri")
+@click.argument("label")
+@click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file.")
+@click.option("--box", "boxes", multiple=True, metavar="'X0 Y0 X1 Y1'", help="Where, in pixels; may be repeated.")
+@click.option("--who", metavar="NAME", help="Who says so. Default: the user of this machine.")
+@click.option("--settle", is_flag=True, help="End a conflict: of the labels so far only this one counts.")
+@click.option(
+    "--group", metavar="NAME", help="What the image belongs to: a bag, a session. Never on two sides of a split."
+)
+@click.option("--note", "remark", metavar="TEXT", help="Kept with the label.")
+@click.pass_obj
+def add(flags: Flags, /, uri: str, label: str, *, check_name: str, **more: Any) -> None:
+    """Label one image.
+
+    The image is read once; its label belongs to its bytes, wherever they lie. A box may begin with a label of its own.
+
+    \b
+    Example:
+      scanfleet labels add photo.jpg overlay --check overlay --box "10 20 110 60"
+    """
+    from producer.labels.adding import add_one
+
+    settings = flags.settings()
+    with flags.ledger() as engine:
+        done = add_one(
+            engine, settings, uri=uri, label=label, check_name=check_name, who=more.pop("who") or user(), **more
+        )
+    note(done)
+
+
+labels.add_command(import_labels)
+
+
+@labels.command("ls")
+@wanted_options
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
+@click.pass_obj
+def list_labels(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> None:
+    """List labels, the newest first, with what became of them.
+
+    state: counts; conflict (people differ); replaced (by a newer or settling label); undone.
+
+    \b
+    Example:
+      scanfleet labels ls --check overlay --who ann --since 2026-05-01
+    """
+    from producer.labels.listing import write_lines
+    from producer.reports.output import target
+    from scanfleet.db.labels.history import LabelFilter, iter_labels
+
+    with flags.ledger() as engine:
+        found = iter_labels(engine, LabelFilter(**wanted), limit=limit)
+        if form != "table":
+            with target(None, form=form) as file:
+                write_lines(found, file, form=form)
+            return
+        shown = list(found)
+    echo_table(HEADER, [_row(line) for line in shown], below=("at", "uri"))
+    if not shown:
+        note("no label matches")
+    elif len(shown) == limit:
+        note(f"only the first {limit} are shown: --limit, or --format jsonl")
+
+
+@labels.command()
+@click.argument("ids", nargs=-1, type=int, metavar="ID...")
+@wanted_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def undo(flags: Flags, /, ids: tuple[int, ...], *, yes: bool, **wanted: Any) -> None:
+    """Take labels back, by their ids or all that a filter takes. What was said before counts again.
+
+    \b
+    Example:
+      scanfleet labels undo 17 18
+      scanfleet labels undo --who eve --since 2026-05-01T13:30
+    """
+    from scanfleet.db.engine import reading, transaction
+    from scanfleet.db.labels.history import LabelFilter, count_labels, undo_labels
+    from scanfleet.retry import patiently
+
+    if not ids and wanted["who"] is None and wanted["since"] is None:
+        raise click.UsageError("say which: ids (`scanfleet labels ls` shows them), --who or --since")
+    chosen = LabelFilter(**wanted, ids=ids or None)
+
+    with flags.ledger() as engine:
+        if not ids:
+            with reading(engine, long=True) as connection:
+                n = count_labels(connection, chosen)
+            if n and not confirm(f"take back {count(n, 'label')}?", yes=yes, needed=True):
+                return
+
+        def take_back() -> int:
+            with transaction(engine, long=True) as connection:
+                return undo_labels(connection, chosen, who=user())
+
+        n = patiently(take_back)
+    note(f"{count(n, 'label')} taken back" + ("" if n else ": nothing matches, or it was taken back before"))
+
+
+@labels.command()
+@click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many images.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "jsonl"]), default="table")
+@click.pass_obj
+def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> None:
+    """List the images that people label differently: who said what.
+
+    They are used for nothing until somebody settles them with `scanfleet labels add URI LABEL --settle`, or until the
+    people agree.
+
+    \b
+    Example:
+      scanfleet labels conflicts --check overlay
+    """
+    from itertools import islice
+
+    from producer.labels.listing import write_lines
+    from producer.reports.output import target
+    from scanfleet.db.labels.history import iter_conflicts
+
+    with flags.ledger() as engine:
+        found = islice(iter_conflicts(engine, check_name), limit)
+        if form != "table":
+            with target(None, form=form) as file:
+                write_lines((line for conflict in found for line in conflict.voices), file, form=form)
+            return
+        shown = list(found)
+    rows = [
+        (conflict.uri, line.who, line.label, _time(line), line.id) for conflict in shown for line in conflict.voices
+    ]
+    echo_table(("uri", "who", "label", "at", "id"), rows, below=("uri",))
+    if not shown:
+        note(f"nobody disagrees on an image of check {check_name}")
+    elif len(shown) == limit:
+        note(f"only the first {limit} images are shown: --limit")
+
+
+@labels.command()
+@click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl", "coco"]), default="csv", show_default=True)
+@click.pass_obj
+def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str) -> None:
+    """Write the labels that stand, one an image, with boxes and split. `labels import` reads all three formats.
+
+    \b
+    Example:
+      scanfleet labels export --check overlay -o overlay.csv
+    """
+    from producer.labels.exporting import write_labels
+    from producer.reports.output import target
+    from producer.scans.session import find_check
+    from scanfleet.db.engine import reading
+    from scanfleet.db.labels.labels import StandingLabel, iter_standing, newest_label
+
+    with flags.ledger() as engine:
+        check: Check = find_check(engine, check_name)
+        with reading(engine) as connection:
+            up_to = newest_label(connection, check.name)
+
+        def standing() -> Iterator[StandingLabel]:
+            return iter_standing(engine, check.name, up_to=up_to)
+
+        with target(output, form=form) as file:
+            n = write_labels(standing, check.labels, file, form=form)
+    note(count(n, "label") + (f" in {output}" if output else ""))
+
+
+def _row(line: LabelLine) -> tuple[str | int | None, ...]:
+    boxes = None if line.boxes is None else len(line.boxes)
+    return (line.id, _time(line), line.check_name, line.label, boxes, line.who, line.state, line.split, line.uri)
+
+
+def _time(line: LabelLine) -> str:
+    return f"{line.at.astimezone():%Y-%m-%d %H:%M:%S}"

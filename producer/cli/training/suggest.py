@@ -1,0 +1,83 @@
+"""`scanfleet labels suggest`: what to label next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from producer.cli.options import Flags, note
+from producer.cli.tables import count
+
+
+@click.command()
+@click.option("--check", "check_name", required=True, metavar="NAME", help="What the images are to be labelled for.")
+@click.option(
+    "--scan", "scan_id", metavar="SCAN", help="Images of this scan only. Default: of every scan of the check."
+)
+@click.option("-n", "n", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many images.")
+@click.option(
+    "--mix",
+    default="threshold=.4,disagreement=.2,diversity=.1,random=.3",
+    show_default=True,
+    metavar="PART=SHARE,...",
+    help="Why images are taken; the shares sum to 1.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the random draw.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write. Default: stdout."
+)
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.pass_obj
+def suggest(
+    flags: Flags,
+    check_name: str,
+    scan_id: str | None,
+    n: int,
+    mix: str,
+    seed: int,
+    output: Path | None,
+    form: str,
+) -> None:
+    """Choose images to label next.
+
+    Writes a file whose empty column `label` is for a person. threshold: near where the decision changes; disagreement:
+    two scorers differ; diversity: unlike the others; random: drawn uniformly from all that is not labelled, the only
+    part that tells how often the archive is answered wrongly. What one part lacks goes to the next. Keep column `drawn`
+    for the import.
+
+    \b
+    Example:
+      scanfleet labels suggest --check overlay -n 100 -o next.csv
+      scanfleet labels import next.csv --check overlay
+    """
+    from producer.labels.suggest import read_mix, write_suggestions
+    from producer.labels.suggest import suggest as choose
+    from producer.reports.output import require_place, target
+    from scanfleet.db.drift.reference import checks_with_scans
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans.checks import resolve_check
+    from scanfleet.db.scans.scans import get_scan
+    from scanfleet.errors import RequestError
+
+    shares = read_mix(mix)
+    if output is not None:
+        require_place(output)
+    with flags.ledger() as engine, reading(engine, long=True) as connection:
+        if check_name not in checks_with_scans(connection):
+            check_name = resolve_check(connection, check_name).name
+        scan = None if scan_id is None else get_scan(connection, scan_id)
+        if scan is not None and scan.check != check_name:
+            raise RequestError(f"scan {scan.id} is of check {scan.check}, not of {check_name}")
+        only = None if scan is None else scan.id
+        found = choose(connection, check_name, scan_id=only, n=n, mix=shares, seed=seed)
+    if not found.images:
+        where = f"scan {scan.id}" if scan is not None else "the ledger"
+        note(f"nothing to suggest: {where} holds no image that check {check_name} answered and nobody labelled")
+        return
+    with target(output, form=form) as file:
+        write_suggestions(found.images, file, form=form)
+    for words in found.notes:
+        note(words)
+    parts = ", ".join(f"{part} {n_part}" for part, n_part in found.counts().items())
+    note(f"{count(len(found.images), 'image')} of {found.n_pool} unlabelled ones: {parts}")

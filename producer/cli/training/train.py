@@ -1,0 +1,227 @@
+"""`scanfleet train`: trainings: start, list, show, cancel."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import Flags, ScanfleetGroup, if_stopped, note, printable, say
+from producer.cli.tables import Cell, echo_table
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from scanfleet.config.settings import Settings
+    from scanfleet.db.training.trainings import TrainingInfo
+
+HOW_LETTERS = 80  # of a reason in a table; `show` has all of it
+STATES = {"leased": "training"}  # in words; programs get what the ledger holds
+LINE_SECONDS = 5.0  # between two words on the same stage
+FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+
+
+@click.group(cls=ScanfleetGroup)
+def train() -> None:
+    """Start, list, show, watch and cancel trainings of adapters.
+
+    Training workers start them by themselves, too: after enough new labels, by schedule, on a drift alarm.
+
+    \b
+    Example:
+      scanfleet train start --check overlay --wait
+    """
+
+
+@train.command()
+@click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file.")
+@click.option("--model", metavar="MODEL", help="Base model: a built-in name, hub id or folder. Default: the setting.")
+@click.option("--recipe", metavar="NAME", help="How to train: lora, qlora, head ... Default: the one that suits.")
+@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Set a field of the recipe otherwise.")
+@click.option("--over", type=int, metavar="ADAPTER", help="Recipe head: train it over this adapter.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same labels and seed give the same adapter.")
+@click.option("--why", metavar="WORDS", help="The reason, for the record.")
+@click.option("--wait", is_flag=True, help="Stay until it has ended; exit 24 when it failed.")
+@click.option("--strict", is_flag=True, help="With --wait: exit 23 unless the gate promoted the adapter.")
+@click.pass_obj
+def start(
+    flags: Flags,
+    /,
+    *,
+    model: str | None,
+    fields: tuple[str, ...],
+    over: int | None,
+    wait: bool,
+    strict: bool,
+    **asked: Any,
+) -> None:
+    """Ask for a training on all labels of a check. Prints its id.
+
+    A training worker takes it up: it trains, calibrates, compares with what is in use, and puts the new adapter in use
+    if the gate lets it. That it does not is an outcome, not an error, unless --strict is given. A recipe or field that
+    cannot be is refused at once.
+
+    \b
+    Example:
+      scanfleet train start --check overlay --wait
+      scanfleet train start --check overlay --recipe lora --set lr=1e-4 --seed 3
+    """
+    from producer.training import trainings
+    from scanfleet.db.schema import ledger
+    from scanfleet.queue.app import make_app
+
+    settings = flags.settings(model=model)
+    overrides = trainings.parse_overrides(fields, over=over)
+    with ledger(settings) as engine, make_app(settings) as app:
+        training_id = trainings.start(engine, app, settings, overrides=overrides, **asked)
+        click.echo(training_id)
+        missing = trainings.nobody_trains(engine)
+        if missing is not None:
+            note(missing)
+        if wait:
+            with if_stopped(f"only the waiting ends: `scanfleet train watch {training_id}`"):
+                _follow(engine, settings, training_id, strict=strict)
+
+
+@train.command("ls")
+@click.option("--check", "check_name", metavar="NAME", help="Only those of this check.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@FORMAT
+@click.pass_obj
+def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form: str) -> None:
+    """List trainings, the newest first.
+
+    \b
+    Example:
+      scanfleet train ls --check overlay
+    """
+    from producer.training.trainings import progress_words, record
+    from scanfleet.db.engine import reading
+    from scanfleet.db.training.trainings import list_trainings as listed
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = listed(connection, check_name=check_name, limit=limit)
+    if form == "json":
+        brief = [{name: value for name, value in record(each).items() if name != "report"} for each in found]
+        click.echo(json.dumps(brief, indent=2))
+        return
+    rows: list[tuple[Cell, ...]] = []
+    for each in found:
+        how = _shortened(each.verdict or each.error or progress_words(each))
+        since = f"{each.created_at:%Y-%m-%d %H:%M}"
+        state = STATES.get(each.state, each.state)
+        rows.append((each.id, each.check_name, each.base_model, since, state, how, each.adapter_id, each.reason))
+    header = ("id", "check", "model", "asked", "state", "how", "adapter", "reason")
+    echo_table(header, rows, below=("how", "reason"))
+    if not found:
+        note("no training yet: `scanfleet train start --check NAME`")
+
+
+@train.command()
+@click.argument("training_id", metavar="ID", type=int)
+@FORMAT
+@click.pass_obj
+def show(flags: Flags, /, *, training_id: int, form: str) -> None:
+    """Show a training: where it stands, and its figures.
+
+    \b
+    Example:
+      scanfleet train show 3 --format json
+    """
+    from producer.training.trainings import record, report_page
+    from scanfleet.db.engine import reading
+    from scanfleet.db.training.trainings import get
+
+    with flags.ledger() as engine, reading(engine) as connection:
+        found = get(connection, training_id)
+    if form == "json":
+        click.echo(json.dumps(record(found), indent=2))
+        return
+    _show(found, page=report_page(flags.settings(), found))
+
+
+@train.command()
+@click.argument("training_id", metavar="ID", type=int)
+@click.option("--strict", is_flag=True, help="Exit 23 unless the gate promoted the adapter.")
+@click.pass_obj
+def watch(flags: Flags, /, *, training_id: int, strict: bool) -> None:
+    """Follow a training to its end; exit 24 when it failed.
+
+    \b
+    Example:
+      scanfleet train watch 3
+    """
+    with flags.ledger() as engine:
+        _follow(engine, flags.settings(), training_id, strict=strict)
+
+
+@train.command()
+@click.argument("training_id", metavar="ID", type=int)
+@click.pass_obj
+def cancel(flags: Flags, /, *, training_id: int) -> None:
+    """End a training. What is in use stays in use.
+
+    \b
+    Example:
+      scanfleet train cancel 3
+    """
+    from scanfleet.db.engine import transaction
+    from scanfleet.db.training.trainings import cancel as end
+
+    with flags.ledger() as engine, transaction(engine) as connection:
+        ended = end(connection, training_id)
+    note(f"training {training_id} {'is cancelled' if ended else 'had ended already'}")
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= HOW_LETTERS else f"{words[: HOW_LETTERS - 1]}…"
+
+
+def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: bool) -> None:
+    """Raises TrainingFailed; GateNotPassed when `strict` asks for it."""
+    from producer.training.trainings import outcome, progress_words, report_page, require_promoted, watch
+
+    told, stage, at = "", None, 0.0
+    for now in watch(engine, training_id):
+        words = progress_words(now)
+        new_stage = (now.state, now.stage) != stage
+        if not now.ended and words != told and (new_stage or time.monotonic() - at >= LINE_SECONDS):
+            note(f"training {training_id}: {words}")
+            told, stage, at = words, (now.state, now.stage), time.monotonic()
+        if now.ended:
+            words = outcome(now)
+            if strict:
+                require_promoted(now)
+            note(words)
+            page = report_page(settings, now)
+            if page is not None:
+                note(f"every figure and the plots: {page}")
+
+
+def _show(found: TrainingInfo, *, page: str | None) -> None:
+    from producer.training.trainings import progress_words
+
+    report = found.report or {}
+    labels = report.get("labels") or {}
+    lines = {
+        "training": found.id,
+        "check": found.check_name,
+        "model": found.base_model,
+        "recipe": " ".join([found.recipe, *(f"{name}={value}" for name, value in found.overrides.items())]),
+        "seed": found.seed,
+        "reason": found.reason,
+        "state": found.state if found.ended else f"{STATES.get(found.state, found.state)}: {progress_words(found)}",
+        "error": found.error,
+        "adapter": found.adapter_id,
+        "page": page,
+        "labels": ", ".join(f"{sum(each.values())} {split}" for split, each in labels.items()) or None,
+        "left out": ", ".join(f"{n} {reason}" for reason, n in (report.get("left_out") or {}).items()) or None,
+        "seconds": ", ".join(f"{stage} {spent:.1f}" for stage, spent in (report.get("seconds") or {}).items()) or None,
+    }
+    for name, value in lines.items():
+        if value is not None:
+            say(f"{name:<9} {printable(str(value))}", hang=10)
+    for line in report.get("lines") or ():
+        say(printable(line))

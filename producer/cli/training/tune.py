@@ -1,0 +1,285 @@
+"""`scanfleet tune`: which words, pixel budgets, gate and second look suit a check, on labelled images.
+
+What `scanfleet tune` prints: progress on stderr, the front as a table or as JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.options import Flags, note, printable, say
+from producer.cli.progress import LINE_SECONDS
+from producer.cli.tables import count, echo_table
+from producer.cli.training.labels_import import user
+
+if TYPE_CHECKING:
+    from producer.local.child import Child
+    from producer.training.tuning import Answering, LabelFile
+    from scanfleet.checks.check import Check
+    from scanfleet.config.settings import Settings
+
+
+class Progress:
+    """A line that is rewritten on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._rewrites = sys.stderr.isatty()
+        self._told_at = 0.0
+        self._width = 0
+
+    def show(self, what: str, done: int, total: int, seconds_left: float | None = None) -> None:
+        words = f"{what}: {done} of {total}" if total else what
+        words += "" if seconds_left is None else f", {_duration(seconds_left)} left"
+        if self._rewrites:
+            click.echo(f"\r{words.ljust(self._width)}", err=True, nl=False)
+            self._width = len(words)
+        elif time.monotonic() - self._told_at >= LINE_SECONDS:
+            self._told_at = time.monotonic()
+            note(words)
+
+    def end(self) -> None:
+        if self._rewrites and self._width:
+            click.echo(err=True)
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(42.4), _duration(130)
+    ('42 s', '2 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def show_report(record: dict[str, Any], *, as_json: bool) -> None:
+    for words in record["notes"]:
+        note(words)
+    if as_json:
+        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    images = record["images"]
+    tried = count(record["trials"], "setting")
+    note(f"{tried} tried on {images['search']['n']} images, judged on {images['held_out']['n']} others")
+    rows = [("as it stands", record["standing"]), ("larger budget", record["larger"])]
+    rows += [("chosen" if at == record["chosen"] else "candidate", row) for at, row in enumerate(record["front"])]
+    header = ("", "cost", record["objective"]["name"], "change", "twice", "setting")
+    echo_table(header, [_row(kind, row) for kind, row in rows], below=("setting",))
+    say(printable(record["reason"]))
+
+
+def _row(kind: str, row: dict[str, Any]) -> tuple[str, ...]:
+    cost, again = f"{row['cost']:.2f}", f"{row['again']:.0%}"
+    return (kind, cost, _interval(row["value"], "{:.3f}"), _interval(row["change"], "{:+.3f}"), again, row["words"])
+
+
+def _interval(found: dict[str, float | None], form: str) -> str:
+    if found["value"] is None:
+        return "-"
+    value = form.format(found["value"])
+    if found["low"] is None or found["high"] is None:
+        return value
+    return f"{value} [{form.format(found['low'])}, {form.format(found['high'])}]"
+
+
+LEDGER = "ledger"
+FORMATS = ("auto", "csv", "jsonl", "coco", "yolo", "voc", "labelstudio")
+
+
+@click.command()
+@click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file.")
+@click.option("--labels", required=True, metavar="FILE|ledger", help='Labelled images: a file or folder, or "ledger".')
+@click.option("--model", metavar="MODEL", help="Built-in name, hub id or folder. Default: the setting.")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="Tune with this adapter. Default: as in scans."
+)
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(1.0, 100.0),
+    default=1.6,
+    show_default=True,
+    help="Most visual tokens of an image on average, as a ratio to the check as it stands.",
+)
+@click.option("--trials", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Settings to try.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the parts and the settings to try.")
+@click.option(
+    "--at-fpr",
+    type=click.FloatRange(0.0, 0.5, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of false positives at which recall counts. Checks without flags go by accuracy.",
+)
+@click.option("--apply/--dry-run", "apply_it", default=False, help="Store what was chosen as a version of the check.")
+@click.option("--as", "new_name", metavar="NAME", help="Store it under this name. Default: the check's own.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="A new folder for report and check file."
+)
+@click.option("--skip-unreadable", is_flag=True, help="Leave out images that cannot be read, instead of refusing.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="auto", show_default=True)
+@click.option("--map", "pairs", multiple=True, metavar="THEIRS=OURS", help="What a label of the file is called here.")
+@click.option("--empty", metavar="LABEL", help="The label of images in which nothing was found.")
+@click.option("--root", metavar="DIR|s3://...", help="Where relative names start. Default: where the file lies.")
+@click.option("--label-column", default="label", show_default=True, metavar="COL", help="The column with the label.")
+@click.option(
+    "--group-column", metavar="COL", help="The column that tells which images belong together. Default: group."
+)
+@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON instead of a table.")
+@click.pass_obj
+def tune(
+    flags: Flags,
+    /,
+    *,
+    check_name: str,
+    labels: str,
+    model: str | None,
+    adapter: Path | None,
+    apply_it: bool,
+    new_name: str | None,
+    out: Path | None,
+    as_json: bool,
+    skip_unreadable: bool,
+    max_cost: float,
+    trials: int,
+    seed: int,
+    at_fpr: float,
+    **of_file: Any,
+) -> None:
+    """Search for better settings of a check on labelled images.
+
+    Searched are words, pixel budgets, gate, second look and fusion, within a cost limit. Half of the images, whole
+    groups of them, choose the settings; the other half judges the best of them, beside the check as it stands and a
+    larger pixel budget at equal cost. A setting is chosen only where it is measurably better. --apply stores it as a
+    new version of the check, with calibrator and thresholds of its own. Ctrl-C ends the search, and what is known by
+    then is judged and reported.
+
+    \b
+    Example:
+      scanfleet tune --check razor --labels truth.csv --out tuned
+      scanfleet tune --check razor --labels ledger --max-cost 1.3 --apply
+    """
+    from producer.local.child import Child
+    from producer.local.workers import require_worker_extra
+    from producer.training.tuning import require_new
+
+    if out is not None:
+        require_new(out)
+    settings, check, asked, answer = _request(flags, check_name, model, adapter, new_name)
+    require_worker_extra()
+    file = None if labels == LEDGER else _label_file(Path(labels), **of_file)
+    rows = _images(settings, check, file, answer, skip_unreadable=skip_unreadable)
+    asked |= {"max_cost": max_cost, "trials": trials, "seed": seed, "at_fpr": at_fpr}
+    asked |= {"skip_unreadable": skip_unreadable, "out": None if out is None else os.path.abspath(out)}
+    with Child(settings, "worker.tuning.serve") as child:
+        child.feed([asked, *rows])
+        record, stopped = _follow(child)
+    show_report(record, as_json=as_json)
+    if out is not None:
+        files = "report and picture" if record["tuned"] is None else "report, picture and check file"
+        note(f"{files} are in {out}")
+    if stopped:
+        raise KeyboardInterrupt
+    if apply_it:
+        _apply(flags, record)
+
+
+def _request(
+    flags: Flags, check_name: str, model: str | None, adapter: Path | None, new_name: str | None
+) -> tuple[Settings, Check, dict[str, Any], Answering]:
+    """Everything that can be refused before an image is read."""
+    from producer.scans.session import existing_ledger, find_check
+    from producer.training.tuning import answering, require_tunable, under_name
+    from scanfleet.config.model_names import require_model
+
+    settings = flags.settings(model=model)
+    require_model(settings.model, elsewhere=False)
+    with existing_ledger(settings) as engine:
+        check = find_check(engine, check_name)
+        require_tunable(check, settings)
+        answer = answering(engine, check, settings, None if adapter is None else os.path.abspath(adapter))
+    name = under_name(check, new_name or check.name).name
+    asked = {"check": check.model_dump(mode="json"), "name": name}
+    return settings, check, asked | {"adapter": answer.folder, "registered": answer.registered}, answer
+
+
+def _label_file(path: Path, **more: Any) -> LabelFile:
+    from producer.training.tuning import LabelFile
+
+    return LabelFile(path=path, **more)
+
+
+def _images(
+    settings: Settings, check: Check, file: LabelFile | None, answer: Answering, *, skip_unreadable: bool
+) -> list[dict[str, Any]]:
+    """Raises BadLabels."""
+    from producer.scans.session import existing_ledger
+    from producer.training.tuning import from_file, from_ledger
+
+    if file is None:
+        with existing_ledger(settings) as engine:
+            return from_ledger(engine, check, taught=answer.taught)
+    progress = Progress()
+    told = partial(progress.show, "looking at images")
+    rows, unread = from_file(file, check, settings, skip_unreadable=skip_unreadable, told=told)
+    progress.end()
+    for uri, fault in unread.items():
+        note(f"{uri}: {fault}")
+    return rows
+
+
+def _follow(child: Child) -> tuple[dict[str, Any], bool]:
+    """(the report, whether the search was stopped by Ctrl-C)"""
+    progress, interrupt = Progress(), _Interrupt(child)
+    record: dict[str, Any] = {}
+    with interrupt:
+        for message in child.messages():
+            interrupt.listens = True
+            if message["kind"] == "progress":
+                progress.show(message["what"], message["done"], message["total"], message["seconds_left"])
+            else:
+                record = message["record"]
+    progress.end()
+    return record, interrupt.came
+
+
+class _Interrupt:
+    """A context: the first Ctrl-C ends the search of the child, the second one everything.
+
+    listens: set when the child has said something: before, it would die of the signal. came: whether there was one.
+    """
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self.listens = self.came = False
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._take)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _take(self, _: int, __: FrameType | None) -> None:
+        if self.came or not self.listens:
+            raise KeyboardInterrupt
+        self.came = True
+        os.kill(self._child.pid, signal.SIGINT)
+        note("the search ends; what is known is judged now (Ctrl-C once more: no report)")
+
+
+def _apply(flags: Flags, record: dict[str, Any]) -> None:
+    from producer.training.tuning import apply
+
+    tuned = record["tuned"]
+    if tuned is None:
+        note("nothing was stored: the check stays as it is")
+        return
+    with flags.ledger() as engine:
+        version = apply(engine, tuned, who=user())
+    note(f"check {tuned['check']['name']} is version {version[:12]} from now on, with thresholds of its own")

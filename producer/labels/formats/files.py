@@ -1,0 +1,70 @@
+"""Opening files of labels: what cannot be read is told in one line, before anything is believed."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Never
+
+from producer.labels.formats.entries import MAX_FILE_BYTES
+from producer.sources.manifest import FaultyLineError
+from scanfleet.errors import AccessDenied, SourceNotFound
+
+BLANK_BYTES = 1024  # a file with more was meant to hold something
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Raises SourceNotFound, AccessDenied."""
+    try:
+        file = path.open("rb")
+    except PermissionError:
+        raise AccessDenied(f"no permission to read {path}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise SourceNotFound(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    with file:
+        yield file
+
+
+def is_empty(path: Path) -> bool:
+    """A file without a byte, or with white space alone. Raises SourceNotFound, AccessDenied."""
+    if not path.is_file() or path.stat().st_size > BLANK_BYTES:  # a pipe is read once, by its reader
+        return False
+    with opened(path) as file:
+        return not file.read(BLANK_BYTES).removeprefix(codecs.BOM_UTF8).strip()
+
+
+def text_file(path: Path) -> str:
+    """The whole of a text file. Raises FaultyLineError, SourceNotFound, AccessDenied."""
+    with opened(path) as file:
+        if (n_bytes := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
+            raise FaultyLineError(f"{n_bytes >> 20} MB is over the limit of {MAX_FILE_BYTES >> 20} MB: split it")
+        try:
+            return file.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise FaultyLineError(f"not UTF-8 at byte {error.start + 1}") from None
+
+
+def json_file(path: Path) -> Any:
+    """Raises FaultyLineError, SourceNotFound, AccessDenied."""
+    try:
+        return json.loads(text_file(path), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise FaultyLineError(f"not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> Never:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def files_below(folder: Path, suffix: str) -> list[Path]:
+    """Regular files with this suffix, in the order of their names; links are left alone."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        found += [Path(place, name) for name in sorted(names) if name.lower().endswith(suffix)]
+    return [path for path in found if path.is_file() and not path.is_symlink()]

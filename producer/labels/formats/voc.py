@@ -1,0 +1,83 @@
+"""Pascal VOC: one XML file an image (host.robots.ox.ac.uk/pascal/VOC). No object: nothing was found in it.
+
+A document type is refused before anything in it is read: entities that unfold without end, or fetch files, need one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+from xml.etree import ElementTree
+
+from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required
+from producer.labels.formats.files import files_below, text_file
+from producer.sources.manifest import FaultyLineError
+from scanfleet.images import SUFFIXES
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+class _Builder(ElementTree.TreeBuilder):
+    def doctype(self, name: str, pubid: str, system: str) -> NoReturn:
+        raise FaultyLineError("it has a document type (<!DOCTYPE …>), which no VOC file needs")
+
+
+def read_voc(path: Path, options: Options, faults: Faults) -> list[Entry]:
+    """`path`: a file, or a folder with files."""
+    files = files_below(path, ".xml") if path.is_dir() else [path]
+    top = path if path.is_dir() else path.parent
+    found = []
+    for file in files:
+        where = str(file.relative_to(top))
+        try:
+            found.append(_entry(top, file, where, options.images))
+        except FaultyLineError as error:
+            faults.add(where, str(error))
+    return found
+
+
+def _entry(top: Path, file: Path, where: str, images: Path | None) -> Entry:
+    root = _parse(file)
+    if root.tag != "annotation":
+        raise FaultyLineError(f"no VOC file: it begins with <{root.tag[:40]}>")
+    name = required(root.findtext("filename"), "filename")
+    boxes = []
+    for number, thing in enumerate(root.iterfind("object"), start=1):
+        try:
+            boxes.append(_box(thing))
+        except FaultyLineError as error:
+            raise FaultyLineError(f"object {number}: {error}") from None
+    return Entry(where=where, uri=_image_of(top, file, name, images), label=None, boxes=tuple(boxes))
+
+
+def _parse(file: Path) -> ElementTree.Element:
+    parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314
+    try:
+        parser.feed(text_file(file))
+        root: ElementTree.Element = parser.close()
+    except (ElementTree.ParseError, ValueError, RecursionError) as error:
+        raise FaultyLineError(f"not XML: {error}") from None
+    return root
+
+
+def _box(thing: ElementTree.Element) -> RawBox:
+    """VOC counts pixels from 1, and a box holds its last row and column."""
+    label = required(thing.findtext("name"), "name")
+    sides = [number_of(thing.findtext(f"bndbox/{side}"), side) for side in SIDES]
+    return box_of((max(sides[0] - 1, 0), max(sides[1] - 1, 0), sides[2], sides[3]), label)
+
+
+def _image_of(top: Path, file: Path, name: str, images: Path | None) -> str:
+    """Annotations/…/a.xml belongs to JPEGImages/…/a.jpg, else to the file of that name beside it."""
+    if "://" in name or name.startswith("/"):
+        return name
+    parts = file.parent.relative_to(top).parts
+    beside = str(Path(*parts, name))
+    if "Annotations" in parts:
+        at = parts.index("Annotations")
+        twin = str(Path(*parts[:at], "JPEGImages", *parts[at + 1 :], name))
+        if images is None or (images / twin).is_file():
+            return twin
+    if Path(name).suffix.lower() not in SUFFIXES:  # some write the name without its suffix
+        raise FaultyLineError(f"filename {name[:60]!r} is no image's")
+    return beside

@@ -1,0 +1,198 @@
+"""What to label next: images near a threshold, in dispute, unlike the others, and a random draw.
+
+The shares are those of active learning with a held-out random part: hard images teach the most, only random ones tell
+how often the archive is answered wrongly, since each of them had the same known chance to be drawn.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+from typing import IO, Any
+
+import sqlalchemy as sa
+
+from scanfleet.db.labels import suggest as store
+from scanfleet.db.labels.suggest import Candidate, Pool
+from scanfleet.errors import RequestError
+
+PARTS = ("threshold", "disagreement", "diversity", "random")  # what one lacks goes to the next
+DEFAULT_MIX = {"threshold": 0.4, "disagreement": 0.2, "diversity": 0.1, "random": 0.3}
+DIVERSITY_POOL = 2000  # images, drawn at random, among which unlike ones are looked for
+COLUMNS = (
+    "uri",
+    "label",
+    "drawn",
+    "inclusion_probability",
+    "answer",
+    "decision",
+    "score",
+    "margin",
+    "scan",
+    "content_sha256",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """drawn: one of PARTS. chance: with which an image of the pool was drawn at random; None: it was chosen."""
+
+    image: Candidate
+    drawn: str
+    chance: float | None
+
+    def record(self) -> dict[str, Any]:
+        """As it is written; `label` is for a person to fill in."""
+        values = ("", self.drawn, self.chance, *(getattr(self.image, name) for name in ("label", *COLUMNS[5:])))
+        return dict(zip(COLUMNS, (self.image.uri, *values), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestions:
+    """images: in random order, so that nobody who labels sees one kind after the other. n_pool: unlabelled images."""
+
+    images: list[Suggestion]
+    n_pool: int
+    notes: list[str]  # what was lacking, in words
+
+    def counts(self) -> dict[str, int]:
+        return {part: sum(each.drawn == part for each in self.images) for part in PARTS}
+
+
+def read_mix(text: str) -> dict[str, float]:
+    """Shares as a person writes them: threshold=.4,random=.6; parts that are not named get nothing.
+
+    Raises RequestError.
+    """
+    mix = dict.fromkeys(PARTS, 0.0)
+    for item in text.split(","):
+        name, _, share = item.strip().partition("=")
+        if name not in mix:
+            raise RequestError(f"--mix {item.strip()}: a part is one of {', '.join(PARTS)}, as in random=0.3")
+        try:
+            mix[name] = float(share)
+        except ValueError:
+            raise RequestError(f"--mix {item.strip()}: {share!r} is no number") from None
+        if not 0 <= mix[name] <= 1:
+            raise RequestError(f"--mix {item.strip()}: a share lies between 0 and 1")
+    if not math.isclose(sum(mix.values()), 1, abs_tol=1e-6):
+        raise RequestError(f"--mix {text}: the shares sum to {sum(mix.values()):g}, not to 1")
+    return mix
+
+
+def apportion(n: int, mix: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers that sum to `n`, by largest remainder.
+
+    >>> apportion(10, DEFAULT_MIX)
+    {'threshold': 4, 'disagreement': 2, 'diversity': 1, 'random': 3}
+    """
+    exact = {part: n * mix[part] for part in PARTS}
+    counts = {part: math.floor(share + 1e-9) for part, share in exact.items()}
+    rest = sorted(PARTS, key=lambda part: counts[part] - exact[part])
+    for part in rest[: n - sum(counts.values())]:
+        counts[part] += 1
+    return counts
+
+
+def suggest(
+    connection: sa.Connection, check_name: str, *, scan_id: str | None, n: int, mix: Mapping[str, float], seed: int
+) -> Suggestions:
+    """At most `n` images, none twice, none that is labelled. The same seed gives the same of the same ledger."""
+    pool = store.pool_of(connection, check_name, scan_id=scan_id)
+    n_pool = store.count_pool(connection, pool) if pool.scorers else 0
+    if not n_pool:
+        return Suggestions(images=[], n_pool=0, notes=[])
+    wanted = apportion(min(n, n_pool), mix)
+    # The random part is drawn first and of the whole pool: what the others take does not touch its chances.
+    drawn = dict.fromkeys(store.at_random(connection, pool, pivot=_pivot(seed, "random"), n=wanted["random"]), "random")
+    lists = {
+        "threshold": lambda: store.near_boundary(connection, pool, n=2 * n),
+        "disagreement": lambda: store.in_dispute(connection, pool, n=2 * n),
+    }
+    notes, lacking = [], 0
+    for part, following in (("threshold", "disagreement"), ("disagreement", "diversity")):
+        size = wanted[part] + lacking
+        taken = [image for image in lists[part]() if image not in drawn][:size] if size else []
+        drawn |= dict.fromkeys(taken, part)
+        lacking = size - len(taken)
+        if lacking:
+            notes.append(f"{part}: {len(taken)} of {size} found, the others go to {following}")
+    _add_unlike(connection, pool, drawn, wanted["diversity"] + lacking, seed=seed)
+    chance = wanted["random"] / n_pool
+    known = store.candidates(connection, pool, drawn)
+    order = sorted(known, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest())
+    images = [
+        Suggestion(image=known[key], drawn=drawn[key], chance=chance if drawn[key] == "random" else None)
+        for key in order
+    ]
+    return Suggestions(images=images, n_pool=n_pool, notes=notes)
+
+
+def _add_unlike(connection: sa.Connection, pool: Pool, drawn: dict[str, str], n: int, *, seed: int) -> None:
+    """Add `n` images that are unlike what is drawn already."""
+    if not n:
+        return
+    size = max(DIVERSITY_POOL, 2 * n) + len(drawn)  # so many that enough are left when those drawn are taken out
+    some = store.at_random(connection, pool, pivot=_pivot(seed, "diversity"), n=size)
+    known = store.candidates(connection, pool, {*some, *drawn})
+    n_logits = max(len(each.logits) for each in known.values())
+    places = scaled({key: _features(each, n_logits) for key, each in known.items()})
+    centres = [places[key] for key in drawn if key in places]
+    others = {key: places[key] for key in sorted(places) if key not in drawn}
+    drawn |= dict.fromkeys(farthest(others, centres, n), "diversity")
+
+
+def _features(image: Candidate, n_logits: int) -> tuple[float, ...]:
+    """Label logits about their mean, and the logarithms of width and height."""
+    middle = fmean(image.logits)
+    logits = [logit - middle for logit in image.logits] + [0.0] * (n_logits - len(image.logits))
+    return (*logits, math.log(max(image.width or 1, 1)), math.log(max(image.height or 1, 1)))
+
+
+def scaled(features: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    """Each feature divided by its standard deviation; one that never differs counts for nothing."""
+    spreads = [pstdev(values) or 1.0 for values in zip(*features.values(), strict=True)]
+    return {key: tuple(v / spread for v, spread in zip(row, spreads, strict=True)) for key, row in features.items()}
+
+
+def farthest(places: Mapping[str, tuple[float, ...]], centres: Sequence[tuple[float, ...]], n: int) -> list[str]:
+    """Greedy k-centre: each time the point farthest from all that are taken, `centres` included.
+
+    Gonzalez 1985 (Theoretical Computer Science 38:293-306); for labelling: Sener and Savarese, ICLR 2018.
+    """
+    distances = {
+        key: min((math.dist(place, centre) for centre in centres), default=math.inf) for key, place in places.items()
+    }
+    taken: list[str] = []
+    while distances and len(taken) < n:
+        key = max(distances, key=lambda each: distances[each])
+        del distances[key]
+        taken.append(key)
+        for other, distance in distances.items():
+            distances[other] = min(distance, math.dist(places[other], places[key]))
+    return taken
+
+
+def _pivot(seed: int, part: str) -> str:
+    return hashlib.sha256(f"{part} {seed}".encode()).hexdigest()
+
+
+def write_suggestions(images: Iterable[Suggestion], file: IO[bytes], *, form: str) -> None:
+    """csv or jsonl."""
+    if form == "jsonl":
+        for each in images:
+            file.write(f"{json.dumps(each.record(), ensure_ascii=False, allow_nan=False)}\n".encode())
+        return
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    try:
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(each.record() for each in images)
+    finally:
+        text.detach()  # the file stays open: it is the caller's

@@ -1,0 +1,100 @@
+"""A child process of the computing half that answers in JSON lines: how `score` and `doctor` reach the model.
+
+Knows its command line and its two streams only; nothing of the worker is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from producer.local.workers import end_with_parent, worker_environment
+from scanfleet.config.settings import Settings
+from scanfleet.errors import ScanfleetError, WorkerDied
+
+STOP_SECONDS = 5.0  # after SIGTERM: it holds nothing that could get lost
+
+
+class ChildFault(ScanfleetError):
+    """What the child could not do, in its words, with its exit code."""
+
+    def __init__(self, words: str, exit_code: int) -> None:
+        super().__init__(words)
+        self.exit_code = exit_code
+
+
+class Child:
+    """A context: the process has ended at its end, also after an error or Ctrl-C.
+
+    module: what `python -m` runs. Its stderr is ours.
+    """
+
+    def __init__(self, settings: Settings, module: str, *arguments: str) -> None:
+        quiet = {} if "log_level" in settings.model_fields_set else {"SCANFLEET_LOG_LEVEL": "warning"}
+        self._process = subprocess.Popen(  # noqa: S603
+            (sys.executable, "-P", "-m", module, *arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=worker_environment(settings) | quiet,
+            start_new_session=True,  # Ctrl-C reaches us alone
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
+        )
+        self._feed_error: Exception | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def feed(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Write these to its stdin, in a thread that the pipe holds up, and close it. Call once.
+
+        A child that has ended takes no more: `messages` tells why.
+        """
+        threading.Thread(target=self._write, args=(lines,), name="feeder", daemon=True).start()
+
+    def _write(self, lines: Iterable[dict[str, Any]]) -> None:
+        assert self._process.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+                for line in lines:
+                    stdin.write(json.dumps(line).encode() + b"\n")
+                    stdin.flush()
+        except Exception as error:  # noqa: BLE001 - raised by `messages`, where somebody listens
+            self._feed_error = error
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What it says until it ends. Raises ChildFault for what it says it could not do, WorkerDied, and what `feed`
+        ran into."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if message["kind"] == "fault":
+                raise ChildFault(message["words"], message["exit_code"])
+            yield message
+        code = self._process.wait()
+        if self._feed_error is not None:
+            raise self._feed_error
+        if code:
+            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            raise WorkerDied(f"the process that computes ended ({how})")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()

@@ -1,0 +1,102 @@
+"""How the answers of a scan came about, in words: who scored, what decides, what a score means. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from scanfleet.checks.crop import NEVER
+from scanfleet.db.results.scorers import ScorerUse
+
+UNCERTIFIED = "never, no threshold could be certified"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: what it means.
+
+    shift: how far the margins of known images moved where it ran; None: there are no known images. looks: which images
+    are looked at twice, and how; None: none are. warning: what an operator has to do something about.
+    """
+
+    who: str
+    n_images: int
+    decision: str
+    score: str
+    shift: str | None = None
+    looks: str | None = None
+    warning: str | None = None
+
+
+def entry(scorer: ScorerUse, *, has_flags: bool, check: str = "NAME") -> Entry:
+    """`has_flags`: whether a label of the check flags at all. `check`: its name, for commands to copy."""
+    adapter = f"adapter {scorer.adapter[:12]}" if scorer.adapter else "no adapter"
+    mode = f" ({scorer.mode})" if scorer.mode else ""
+    return Entry(
+        who=f"{scorer.base_model} ({scorer.precision}), {adapter}{mode}",
+        n_images=scorer.n_images,
+        decision=_decision(scorer) if has_flags else "review: the top label has less than half of the probability",
+        score=_score(scorer),
+        shift=None if scorer.shift is None else _shift(scorer.shift),
+        looks=None if scorer.crop == NEVER else _looks(json.loads(scorer.crop)),
+        warning=_warning(check) if has_flags and _untried(scorer) else None,
+    )
+
+
+def _untried(scorer: ScorerUse) -> bool:
+    """Whether an adapter speaks for its first looks and nobody for its second ones (`worker.scoring.crop`)."""
+    if scorer.crop == NEVER or scorer.calibrator is not None or scorer.thresholds is None:
+        return False
+    return scorer.thresholds.get("review") is None
+
+
+def _warning(check: str) -> str:
+    fit = f"scanfleet tune --check {check} --labels ... --apply"
+    return f"second looks of this check are not calibrated: none of them clears an image (`{fit}` fits them)"
+
+
+def _decision(scorer: ScorerUse) -> str:
+    if scorer.thresholds is None:
+        rule = "margin of 0 or more" if scorer.calibrator is None else "score of 0.5 or more"
+        return f"flag: {rule}, no certified threshold"
+    flag, review = scorer.thresholds.get("flag"), scorer.thresholds.get("review")
+    flagged = UNCERTIFIED if flag is None else f"margin of {flag:+.3f} or more"
+    if _untried(scorer):
+        again = "after a second look"
+        rest = "an image with one look is decided as without second looks"
+        return f"flag: {flagged} {again}; clear: none {again}; else review; {rest}"
+    cleared = UNCERTIFIED if review is None else f"margin under {review:+.3f}"
+    return f"flag: {flagged}; clear: {cleared}; else review"
+
+
+def _score(scorer: ScorerUse) -> str:
+    held = scorer.calibrator
+    if held is None:
+        return "score: none, the margin is not calibrated"
+    words = f"score: probability of a flag by {held.get('method', 'platt')} calibration"
+    if "n" in held and "prevalence" in held:
+        words += f" on {held['n']} images, {held['prevalence']:.0%} of them to be flagged"
+    return words
+
+
+def _shift(held: dict[str, Any]) -> str:
+    return (
+        f"checked on {held['n']} known images: margins within {held['max']:.3f} of those stored with the adapter "
+        f"({held['against']}), {held['mean']:.3f} on average"
+    )
+
+
+_GATES = {"shrunk": "of shrunk images", "always": "of every image"}
+
+
+def _looks(crop: dict[str, Any]) -> str:
+    """crop: as `scanfleet.checks.crop.crop_text` wrote it."""
+    which = _GATES.get(crop["when"])
+    if which is None:
+        ends = crop["uncertain"]
+        low, high = (ends["low"], -crop["band"]), (ends["high"], crop["band"])
+        words = [f"{end + band:+.3f}" if end is not None else "any" for end, band in (low, high)]
+        which = f"where the first margin lies between {words[0]} and {words[1]}"
+        which += ", and of shrunk images" if crop["when"] == "uncertain-or-shrunk" else ""
+    return f"second look ({crop['look']}) {which}, for at most {crop['max_extra']:g} times the tokens of the first"

@@ -1,0 +1,72 @@
+"""What a scan came to, gathered from the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from producer.reports.agreement import Agreement
+from producer.reports.legend import Entry, entry
+from producer.scans.wait import progress_of
+from scanfleet.db.engine import reading
+from scanfleet.db.results.results import ResultFilter, count_answers, count_failures, iter_results, times_of_scan
+from scanfleet.db.results.scorers import ScorerUse, scorers_of_scan
+from scanfleet.db.scans import scans
+from scanfleet.db.scans.checks import get_check
+from scanfleet.db.scans.scans import Progress, ScanInfo
+from scanfleet.stats.stage_times import StageTimes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    scan: ScanInfo
+    progress: Progress
+    answers: dict[tuple[str, str], int]  # (decision, label) -> images
+    failures: dict[tuple[str, str], int]  # (stage, reason) -> images
+    scorers: list[ScorerUse]
+    legend: list[Entry]  # the same in words
+    times: StageTimes  # of the attempts that closed its batches
+    flags: tuple[str, ...]  # labels of the check that flag
+    no_boxes: str | None  # why nobody was asked for the boxes that the check wants
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator has to do something about, each once however many scorers say so."""
+        return list(dict.fromkeys(entry.warning for entry in self.legend if entry.warning is not None))
+
+
+def summarise(engine: sa.Engine, scan_id: str) -> Summary:
+    with reading(engine, long=True) as connection:
+        scan = scans.get_scan(connection, scan_id)
+        scorers = scorers_of_scan(connection, scan.id)
+        flags = get_check(connection, scan.check_id).flags
+        return Summary(
+            scan=scan,
+            progress=progress_of(connection, scan),
+            answers=count_answers(connection, scan.id),
+            failures=count_failures(connection, scan.id),
+            scorers=scorers,
+            legend=[entry(scorer, has_flags=bool(flags), check=scan.check) for scorer in scorers],
+            times=times_of_scan(connection, scan.id),
+            flags=tuple(flags),
+            no_boxes=_why_no_boxes(engine, scan.id),
+        )
+
+
+def _why_no_boxes(engine: sa.Engine, scan_id: str) -> str | None:
+    """Every flagged image has the same reason, so the first one tells."""
+    for result in iter_results(engine, ResultFilter(scan=scan_id, decision="flag"), limit=1):
+        if result.boxes is None and result.box_problems:
+            return str(result.box_problems[0])
+    return None
+
+
+def measure_agreement(engine: sa.Engine, scan: ScanInfo, truth_column: str) -> Agreement:
+    """Compare every image with what its manifest says in `truth_column`."""
+    with reading(engine, long=True) as connection:
+        check = get_check(connection, scan.check_id)
+    found = Agreement(check.labels, check.flags)
+    for result in iter_results(engine, ResultFilter(scan=scan.id)):
+        found.add((result.meta or {}).get(truth_column), label=result.label, decision=result.decision)
+    return found

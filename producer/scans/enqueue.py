@@ -1,0 +1,227 @@
+"""From a listing to rows to knocks. The rows of a page are committed before anybody is rung for them.
+
+Killed at any point and started again, it goes on: an image is known by its uri and version, so that listing it twice
+adds nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import sqlalchemy as sa
+from celery import Celery
+
+from producer.sources.filters import pages
+from producer.sources.listing import Listing
+from scanfleet.checks.check import Check
+from scanfleet.config.settings import Settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.scans import batches, notifications, scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.scans import ScanInfo
+from scanfleet.db.tables import Batch, Scan
+from scanfleet.errors import EmptySource, RequestError
+from scanfleet.reconcile import ring_all
+from scanfleet.retry import patiently
+
+SIFT_IMAGES = 1024  # images asked about in one read, when most of a listing is held already
+BROKER_AWAY_SECONDS = 30.0  # after a knock failed, the producer lists on and tries again only then
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enqueued:
+    """Where the listing stands after a page."""
+
+    scan: ScanInfo
+    n_listed: int  # images seen in this run
+    n_new: int  # of them written by this run
+    n_skipped: int  # files that are no images, or that a filter left out
+    broker_away: bool
+    ended: bool
+
+
+class Bell:
+    """Rings for what is due while rings are to be had; the reconcilers do the rest."""
+
+    def __init__(self, engine: sa.Engine, app: Celery, settings: Settings) -> None:
+        self._engine = engine
+        self._app = app
+        self._settings = settings
+        self._quiet_until = 0.0
+        self.broker_away = False
+
+    def due(self, connection: sa.Connection) -> list[tuple[int, str]]:
+        """Batches to ring for after the commit. Enough rings outstanding: asks again only after a while."""
+        if time.monotonic() < self._quiet_until:
+            return []
+        cap = self._settings.max_outstanding_rings
+        found = notifications.due_for_ring(
+            connection, ring_again_seconds=self._settings.ring_again_seconds, max_outstanding=cap
+        )
+        if not found:
+            self._quiet_until = time.monotonic() + self._settings.reconcile_seconds
+        return found
+
+    def ring(self, due: list[tuple[int, str]]) -> None:
+        self.broker_away = ring_all(self._engine, self._app, due) < len(due)
+        if self.broker_away:
+            self._quiet_until = time.monotonic() + BROKER_AWAY_SECONDS
+
+
+def enqueue(
+    engine: sa.Engine, app: Celery, settings: Settings, *, listing: Listing, check: Check, fresh: bool = False
+) -> Iterator[Enqueued]:
+    """Write the images of a listing as a scan, page by page; yields after each commit.
+
+    The first page is one batch: it can be scored while the listing goes on. A finished scan opens again when its
+    sources hold something new. Raises EmptySource, RequestError (a cancelled scan) and what sources and store raise.
+    """
+    images = listing.images()
+    first = next(images, None)  # a faulty source shows here, before anything is written
+    if first is None:
+        raise EmptySource(_nothing_in(listing))
+    scan, new = patiently(lambda: _open(engine, settings, listing, check, fresh=fresh))
+    _refuse_cancelled(scan)
+    again = _without_held(engine, scan.id, listing.images(_resume_at(scan)))
+    images = chain([first], images) if new else again
+    run = _Run(engine, settings, scan, listing, Bell(engine, app, settings))
+    yield run.snapshot()
+    portions = pages(images, batch_images=settings.batch_images)
+    while not run.full and (page := next(portions, None)) is not None:
+        patiently(partial(run.write, page))
+        yield run.snapshot()
+    patiently(run.end)
+    yield run.snapshot(ended=True)
+
+
+class _Run:
+    """One listing on its way into the ledger."""
+
+    def __init__(self, engine: sa.Engine, settings: Settings, scan: ScanInfo, listing: Listing, bell: Bell) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._scan = scan
+        self._listing = listing
+        self._bell = bell
+        self._n_new = 0
+        with reading(engine) as connection:
+            self.full = self._room(connection) == 0
+
+    def write(self, page: list[NewImage]) -> None:
+        """One transaction: images, batches, cursor, and which batches will be rung for."""
+        with transaction(self._engine) as connection:
+            _refuse_cancelled(_lock(connection, self._scan.id))
+            room = self._room(connection)
+            added = batches.add_images(
+                connection,
+                scan_id=self._scan.id,
+                queue=self._scan.queue,
+                images=page,
+                batch_images=self._settings.batch_images,
+                at_most=room,
+            )
+            n_new = _count_images(connection, added)
+            values: dict[str, Any] = {"cursor": self._listing.cursor_at(page[-1])}
+            if added:
+                # Without n_listed no worker can end the scan before the next page is there.
+                values |= {"n_listed": None}
+                scans.reopen(connection, self._scan.id)
+            connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
+            due = self._bell.due(connection)
+        self._n_new += n_new
+        self.full = room is not None and room <= n_new
+        if due:
+            self._bell.ring(due)
+
+    def _room(self, connection: sa.Connection) -> int | None:
+        """How many images the scan may still take; None: any number."""
+        limit = self._listing.filters.limit
+        return None if limit is None else max(limit - scans.progress(connection, self._scan.id).n_images, 0)
+
+    def end(self) -> None:
+        """The listing is complete: only now can the scan become done."""
+        with transaction(self._engine) as connection:
+            _refuse_cancelled(_lock(connection, self._scan.id))
+            n_listed = scans.progress(connection, self._scan.id).n_images
+            values = {"n_listed": n_listed, "cursor": None}
+            connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
+            scans.finish_if_complete(connection, self._scan.id)
+            due = self._bell.due(connection)
+        if due:
+            self._bell.ring(due)
+
+    def snapshot(self, *, ended: bool = False) -> Enqueued:
+        counts = self._listing.counts
+        return Enqueued(
+            scan=self._scan,
+            n_listed=counts.n_taken,
+            n_new=self._n_new,
+            n_skipped=counts.n_skipped,
+            broker_away=self._bell.broker_away,
+            ended=ended,
+        )
+
+
+def _open(
+    engine: sa.Engine, settings: Settings, listing: Listing, check: Check, *, fresh: bool
+) -> tuple[ScanInfo, bool]:
+    def attempt() -> tuple[ScanInfo, bool]:
+        with transaction(engine) as connection:
+            return scans.open_scan(
+                connection,
+                check=check,
+                model=settings.model,
+                sources=listing.names,
+                filters=listing.filters.as_dict(),
+                fresh=fresh,
+            )
+
+    try:
+        return attempt()
+    except sa.exc.IntegrityError:  # another producer opened the same scan, or stored the check, at this moment
+        return attempt()
+
+
+def _resume_at(scan: ScanInfo) -> dict[str, Any] | None:
+    """A listing that was broken off goes on at its cursor; a complete one is read again, for what is new."""
+    return scan.cursor if scan.n_listed is None else None
+
+
+def _lock(connection: sa.Connection, scan_id: str) -> ScanInfo:
+    """The scan as it is now; nobody else changes its state until the commit."""
+    connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
+    return scans.get_scan(connection, scan_id)
+
+
+def _refuse_cancelled(scan: ScanInfo) -> None:
+    if scan.state == "cancelled":
+        raise RequestError(f"scan {scan.id} of this source was cancelled: start another one with --fresh")
+
+
+def _without_held(engine: sa.Engine, scan_id: str, images: Iterable[NewImage]) -> Iterator[NewImage]:
+    """Drop what the scan holds already, in read transactions that hold up no worker."""
+    for page in pages(images, batch_images=SIFT_IMAGES):
+
+        def sift(page: list[NewImage] = page) -> list[NewImage]:
+            with reading(engine) as connection:
+                return batches.not_yet_held(connection, scan_id, page)
+
+        yield from patiently(sift)
+
+
+def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:
+    total = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_images), 0)).where(Batch.id.in_(batch_ids))
+    return int(connection.execute(total).scalar_one())
+
+
+def _nothing_in(listing: Listing) -> str:
+    skipped, filters = listing.counts.n_skipped, listing.filters
+    hint = f" ({skipped} other files: --include takes them)" if skipped else ""
+    if skipped and (filters.include or filters.exclude):
+        hint = f" ({skipped} files, none of them taken by --include and --exclude)"
+    return f"no image in {', '.join(listing.names)}{hint}"

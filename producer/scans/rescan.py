@@ -1,0 +1,289 @@
+"""A rescan: from the answers that a new champion may see otherwise to batches of a scan of its own.
+
+Killed at any point and started again it goes on: how far it got is written with each page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from celery import Celery
+
+from producer.scans.enqueue import Bell, Enqueued
+from producer.sources.filters import GROWTH_LIMIT, PAGE_LIMIT
+from scanfleet.config.settings import Settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.results import rescans
+from scanfleet.db.results.rescans import Aim, Pool
+from scanfleet.db.scans import batches, scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.checks import get_check
+from scanfleet.db.scans.scans import ScanInfo
+from scanfleet.db.tables import Batch, Scan
+from scanfleet.errors import RequestError
+from scanfleet.retry import patiently
+
+DEFAULT_WIDTH = 1.0  # logits
+DEFAULT_AUDIT, LEAST_AUDIT, MOST_AUDIT = 0.05, 100, 2000  # a fraction of the rest, and images
+NEARLY_ALL = 0.9  # of all answers: a selection of so many selects nothing
+MEASURED = "nine in ten margins of golden images moved less from the champion before to this one"
+BEHIND_ALL = "g"  # no identity, in hexadecimal, comes after it
+
+Cursor = dict[str, Any]  # part: changeable or audit; after, until: of image ids or identities; left: of the sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `rescan` was asked for. band: logits. audit: below 1 a fraction, else a number; None: the default."""
+
+    everything: bool = False
+    band: float | None = None
+    audit: float | None = None
+    seed: int = 0
+    fresh: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """What tells one rescan from another."""
+        if self.everything:
+            return {"all": True}
+        return {"band": self.band, "audit": self.audit, "seed": self.seed}
+
+    def audit_size(self, n_rest: int) -> int:
+        """How many answers that should not change are scored again all the same."""
+        if self.everything:
+            return 0
+        if self.audit is None:
+            wanted = min(max(round(DEFAULT_AUDIT * n_rest), LEAST_AUDIT), MOST_AUDIT)
+        else:
+            wanted = round(self.audit * n_rest) if self.audit < 1 else int(self.audit)
+        return min(wanted, n_rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a rescan takes. filters: every choice, as its scan keeps them. known: the scan, if it was begun before."""
+
+    root: ScanInfo
+    check_hash: str
+    aim: Aim
+    identity: str
+    filters: dict[str, Any]
+    known: ScanInfo | None
+
+    @property
+    def n_images(self) -> int:
+        return int(self.filters["changeable"] + self.filters["audit"])
+
+    @property
+    def n_answers(self) -> int:
+        return int(self.filters["current"] + self.filters["changeable"] + self.filters["audit_of"])
+
+    @property
+    def nearly_all(self) -> str | None:
+        """Why a selection takes nearly every answer, in words. None: it does not, or everything was asked for."""
+        chosen = self.filters
+        if chosen["band"] is None or not self.n_images or self.n_images < NEARLY_ALL * self.n_answers:
+            return None
+        if chosen["audit"] > chosen["changeable"]:
+            return "most of it is the audit sample (--audit takes fewer)"
+        if chosen["band_from"] == MEASURED:
+            return "the two models' margins differ too much to tell what can change (--band takes fewer)"
+        return "so many answers are `review` or within the band (--band takes fewer)"
+
+
+def plan_rescan(engine: sa.Engine, scan_id: str, request: Request) -> Plan:
+    """Look at the answers of a scan, or of the one that a rescan renews; writes nothing.
+
+    Raises UnknownName; RequestError while the scan is running, and for a rescan that was cancelled.
+    """
+    with reading(engine, long=True) as connection:
+        root = rescans.root_of(connection, scan_id)
+        if root.state == "running":
+            raise RequestError(
+                f"scan {root.id} is still running: wait for it (`scanfleet scans watch {root.id}`), "
+                f"or stop it (`scanfleet scans pause {root.id}`)"
+            )
+        aim = rescans.aim_of(connection, root)
+        identity = rescans.identity_of(root, aim, request.as_dict(), fresh=request.fresh)
+        known = rescans.find_rescan(connection, identity)
+        if known is not None:
+            _refuse_cancelled(known)
+        filters = _chosen(connection, root, aim, request) if known is None else known.filters
+        check_hash = get_check(connection, root.check_id).hash
+    return Plan(root=root, check_hash=check_hash, aim=aim, identity=identity, filters=filters, known=known)
+
+
+def _chosen(connection: sa.Connection, root: ScanInfo, aim: Aim, request: Request) -> dict[str, Any]:
+    width, width_from = _width(connection, aim, request)
+    counts = _pool(root, aim.adapter_id, width).count(connection)
+    return {
+        "adapter": aim.adapter_id,
+        "band": width,
+        "band_from": width_from,
+        "changeable": counts.n_changeable,
+        "audit": request.audit_size(counts.n_rest),
+        "audit_of": counts.n_rest,
+        "current": counts.n_current,
+        "seed": request.seed,
+    }
+
+
+def _width(connection: sa.Connection, aim: Aim, request: Request) -> tuple[float | None, str]:
+    """Logits around a threshold, and where the figure comes from."""
+    if request.everything:
+        return None, "everything was asked for"
+    if request.band is not None:
+        return request.band, "as asked for"
+    move = rescans.margin_move(connection, aim)
+    if move is None:
+        return DEFAULT_WIDTH, "the default: how far margins of golden images moved was not measured"
+    return move, MEASURED
+
+
+def _pool(root: ScanInfo, adapter_id: int | None, width: float | None) -> Pool:
+    return Pool(scan_id=root.id, check_id=root.check_id, adapter_id=adapter_id, width=width)
+
+
+def enqueue_rescan(engine: sa.Engine, app: Celery, settings: Settings, plan: Plan) -> Iterator[Enqueued]:
+    """Write the scan and its images, and ring for the workers. Yields after each page; the last one is `ended`."""
+    scan = plan.known or patiently(lambda: _open(engine, plan))
+    walk = _Walk(engine, settings, scan, plan.root, Bell(engine, app, settings))
+    yield walk.snapshot()
+    size = settings.batch_images
+    while not walk.ended:
+        walk.step(size)
+        yield walk.snapshot()
+        size = max(settings.batch_images, min(2 * size, GROWTH_LIMIT * settings.batch_images, PAGE_LIMIT))
+
+
+def _open(engine: sa.Engine, plan: Plan) -> ScanInfo:
+    def attempt() -> ScanInfo:
+        with transaction(engine) as connection:
+            known = rescans.find_rescan(connection, plan.identity)
+            begin = {"part": "changeable", "after": 0}
+            return known or rescans.add_rescan(
+                connection, plan.root, identity=plan.identity, filters=plan.filters, cursor=begin
+            )
+
+    try:
+        return attempt()
+    except sa.exc.IntegrityError:  # somebody opened the same rescan at this moment
+        return attempt()
+
+
+class _Walk:
+    """The answers of a scan, page by page: first what can change, then the audit sample.
+
+    Others may be on the same walk: a page is written only where the cursor still stands at its beginning.
+    """
+
+    def __init__(self, engine: sa.Engine, settings: Settings, scan: ScanInfo, root: ScanInfo, bell: Bell) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._scan = scan
+        self._pool = _pool(root, scan.filters["adapter"], scan.filters["band"])
+        self._bell = bell
+        self._n_seen = self._n_new = 0
+        self._cursor: Cursor | None = scan.cursor
+        self.ended = scan.n_listed is not None
+
+    def step(self, size: int) -> None:
+        """Write one page; behind the last one, the end."""
+        cursor = self._cursor
+        if cursor is None:
+            patiently(self._end)
+            return
+        page, following = patiently(lambda: self._read(cursor, size))
+        patiently(lambda: self._write(cursor, page, following))
+
+    def _read(self, cursor: Cursor, size: int) -> tuple[list[NewImage], Cursor | None]:
+        """A page, and where the next one begins. Holds up nobody: in a large archive it may take a while."""
+        with reading(self._engine, long=True) as connection:
+            if cursor["part"] == "changeable":
+                page = self._pool.changeable(connection, after=cursor["after"], limit=size)
+                goes_on = cursor | {"after": page[-1].rescan_of} if len(page) == size else None
+                return page, goes_on or _audit_from(self._scan.filters)
+            size = min(size, cursor["left"])
+            page = self._pool.rest(connection, after=cursor["after"], until=cursor["until"], limit=size)
+        left = cursor["left"] - len(page)
+        if left and len(page) == size:
+            return page, cursor | {"after": page[-1].identity, "left": left}
+        if left and cursor["until"] == BEHIND_ALL:  # and from the first identity to where the sample began
+            return page, cursor | {"after": "", "until": _start(self._scan.filters["seed"]), "left": left}
+        return page, None
+
+    def _write(self, cursor: Cursor, page: list[NewImage], following: Cursor | None) -> None:
+        """One transaction: images, batches, cursor, and which batches will be rung for."""
+        with transaction(self._engine) as connection:
+            now = self._lock(connection)
+            if now.cursor != cursor:
+                self._cursor, self.ended = now.cursor, now.n_listed is not None
+                return
+            added = batches.add_images(
+                connection,
+                scan_id=self._scan.id,
+                queue=self._scan.queue,
+                images=page,
+                batch_images=self._settings.batch_images,
+            )
+            n_new = _count_images(connection, added)
+            connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(cursor=following))
+            due = self._bell.due(connection)
+        self._cursor = following
+        self._n_seen += len(page)
+        self._n_new += n_new
+        if due:
+            self._bell.ring(due)
+
+    def _end(self) -> None:
+        """All is enqueued: only now can the rescan become done."""
+        with transaction(self._engine) as connection:
+            self._lock(connection)
+            n_listed = scans.progress(connection, self._scan.id).n_images
+            connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(n_listed=n_listed))
+            scans.finish_if_complete(connection, self._scan.id)
+            due = self._bell.due(connection)
+        self.ended = True
+        if due:
+            self._bell.ring(due)
+
+    def _lock(self, connection: sa.Connection) -> ScanInfo:
+        """The rescan as it is now; nobody else changes its state until the commit."""
+        connection.execute(sa.select(Scan.id).where(Scan.id == self._scan.id).with_for_update())
+        scan = scans.get_scan(connection, self._scan.id)
+        _refuse_cancelled(scan)
+        return scan
+
+    def snapshot(self) -> Enqueued:
+        return Enqueued(
+            scan=self._scan,
+            n_listed=self._n_seen,
+            n_new=self._n_new,
+            n_skipped=0,
+            broker_away=self._bell.broker_away,
+            ended=self.ended,
+        )
+
+
+def _audit_from(filters: dict[str, Any]) -> Cursor | None:
+    """Where the sample begins: at a point that the seed chooses among all identities."""
+    size = filters["audit"]
+    return {"part": "audit", "after": _start(filters["seed"]), "until": BEHIND_ALL, "left": size} if size else None
+
+
+def _start(seed: int) -> str:
+    return hashlib.sha256(f"audit\0{seed}".encode()).hexdigest()
+
+
+def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:
+    total = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_images), 0)).where(Batch.id.in_(batch_ids))
+    return int(connection.execute(total).scalar_one())
+
+
+def _refuse_cancelled(scan: ScanInfo) -> None:
+    if scan.state == "cancelled":
+        raise RequestError(f"rescan {scan.id} was cancelled: start another one with --fresh")

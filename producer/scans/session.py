@@ -1,0 +1,187 @@
+"""What a scan would do, without doing it: images, bytes, and how many have been scored before. Writes nothing.
+
+One scan from request to rows: what the commands `scan` and `run` have in common.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+
+import sqlalchemy as sa
+from celery import Celery
+
+from producer.scans.enqueue import Enqueued, enqueue
+from producer.sources.filters import Filters, pages, parse_sample
+from producer.sources.listing import Listing
+from producer.sources.open import open_source
+from scanfleet.checks.check import Check, load_check
+from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
+from scanfleet.config.settings import Settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.results.results import known_identities
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.checks import resolve_check
+from scanfleet.db.scans.crash_isolation import expire_worker
+from scanfleet.db.scans.workers import WorkerInfo, live_workers
+from scanfleet.db.schema import ledger
+from scanfleet.errors import BrokerUnavailable, RequestError
+from scanfleet.messages import score_queue
+from scanfleet.queue.app import make_app
+from scanfleet.retry import patiently
+
+SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `scan` and `run` were asked for, as typed."""
+
+    sources: tuple[str, ...]
+    check_name: str
+    model: str | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    limit: int | None
+    sample: str | None
+    seed: int
+    fresh: bool
+
+    def listing(self, settings: Settings) -> Listing:
+        """Raises RequestError (a filter), SourceNotFound, BadSource."""
+        filters = Filters(
+            include=self.include,
+            exclude=self.exclude,
+            limit=self.limit,
+            sample=None if self.sample is None else parse_sample(self.sample),
+            seed=self.seed,
+        )
+        return Listing([open_source(source, settings) for source in self.sources], filters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Ledger and broker of one command."""
+
+    settings: Settings
+    engine: sa.Engine
+    app: Celery
+
+    def enqueue(self, request: Request) -> Iterator[Enqueued]:
+        """See `producer.scans.enqueue`."""
+        return enqueue(
+            self.engine,
+            self.app,
+            self.settings,
+            listing=request.listing(self.settings),
+            check=find_check(self.engine, request.check_name),
+            fresh=request.fresh,
+        )
+
+
+def who_is_missing(engine: sa.Engine, *, model: str, queue: str) -> str | None:
+    """What to do where no worker takes batches of this model, in words; None where one does."""
+    with reading(engine) as connection:
+        workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
+    held_up, queues = held_up_by(workers, queue), {worker.queue for worker in workers}
+    if held_up is not None:
+        return f"no worker for model {model} can begin: {held_up}"
+    if queue in queues:
+        return None
+    others = f" (there are workers for {', '.join(sorted(queues)[:5])})" if queues else ""
+    start = f"start one with `scanfleet worker score --model {model}`"
+    return f"no worker for model {model} gave a sign lately{others}: {start}"
+
+
+def held_up_by(workers: Sequence[WorkerInfo], queue: str) -> str | None:
+    """What the workers of a queue wait for, where none of them can begin."""
+    waits = [worker.waiting_for for worker in workers if worker.queue == queue]
+    return waits[0] if waits and all(waits) else None
+
+
+def free_batches(engine: sa.Engine, pid: int) -> None:
+    """A worker of this machine has died: what it held is free now, not when its leases run out."""
+    host = socket.gethostname()
+
+    def free() -> None:
+        with transaction(engine) as connection:
+            expire_worker(connection, host=host, pid=pid)
+
+    patiently(free)
+
+
+def require_column(listing: Listing, column: str) -> None:
+    """Look at the first image, before anything is written or scored. Raises RequestError naming the columns."""
+    first = next(listing.images(), None)
+    if first is None or (first.meta is not None and column in first.meta):
+        return
+    there = ", ".join(first.meta) if first.meta else "none: only manifests have columns"
+    raise RequestError(f"--truth {column}: the source has no such column (there are {there})")
+
+
+@contextmanager
+def open_session(settings: Settings) -> Iterator[Session]:
+    """Raises SchemaOutdated, DatabaseUnavailable; BadSettings for a broker that refuses our password or certificate.
+
+    A broker that is only away is told at the first knock: the listing goes on without it.
+    """
+    warn_of_open_connections(settings)
+    with ledger(settings) as engine, make_app(settings, (score_queue(settings.model),)) as app:
+        with suppress(BrokerUnavailable):
+            check_broker(app)
+        yield Session(settings=settings, engine=engine, app=app)
+
+
+def find_check(engine: sa.Engine | None, name: str) -> Check:
+    """A check by name or file; without a database the built-in ones. Raises UnknownName, BadCheck."""
+    if engine is None:
+        return load_check(name)
+    with reading(engine) as connection:
+        return resolve_check(connection, name)
+
+
+@contextmanager
+def existing_ledger(settings: Settings) -> Iterator[sa.Engine | None]:
+    """The database, or None where the embedded one has not been made yet: a look must not make it."""
+    url = sa.make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and not os.path.exists(url.database or ""):
+        yield None
+        return
+    with ledger(settings) as engine:
+        yield engine
+
+
+PAGE_IMAGES = 1024
+
+
+@dataclass(kw_only=True)
+class Preview:
+    n_images: int = 0
+    n_bytes: int = 0
+    n_unsized: int = 0  # images whose source tells no size
+    n_scored: int = 0  # this check and model have a verdict for this very version
+    n_skipped: int = 0
+
+
+def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: str) -> Preview:
+    """Read the whole listing. `engine` None: there is no database yet, so nothing has been scored."""
+    found = Preview()
+    images = islice(listing.images(), listing.filters.limit)
+    for page in pages(images, batch_images=PAGE_IMAGES):
+        found.n_images += len(page)
+        found.n_bytes += sum(image.size or 0 for image in page)
+        found.n_unsized += sum(image.size is None for image in page)
+        found.n_scored += 0 if engine is None else _scored(engine, page, check=check, model=model)
+    found.n_skipped = listing.counts.n_skipped
+    return found
+
+
+def _scored(engine: sa.Engine, page: list[NewImage], *, check: Check, model: str) -> int:
+    identities = [image.identity for image in page]
+    with reading(engine, long=True) as connection:
+        known = known_identities(connection, check_hash=check.hash, model=model, identities=identities)
+    return sum(identity in known for identity in identities)

@@ -1,0 +1,133 @@
+"""Which images of a listing a scan takes, and in what portions they are written. Pure: no store, no database."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Any
+
+from producer.sources.base import Candidate
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.errors import RequestError
+from scanfleet.images import SUFFIXES
+
+GROWTH_LIMIT = 16  # batches in one page
+PAGE_LIMIT = 8192  # images in one page: each is a bound parameter, and SQLite takes 32,766
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """What to take of what is listed.
+
+    include, exclude: globs on the path below the source; `*` also crosses `/`, and a glob without `/` is matched on
+    the name alone too. Files of an excluded folder are only counted. `include` takes the place of the rule that only
+    files with the suffix of an image count.
+    limit: at most so many images in the scan.
+    sample: below 1 a fraction, from 1 on a number of images; the same `seed` chooses the same images.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: int | None = None
+    sample: float | None = None
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """What tells one scan from another; filters that are not set leave no trace."""
+        values = {"include": list(self.include), "exclude": list(self.exclude)}
+        chosen = {"limit": self.limit, "sample": self.sample, "seed": self.seed if self.sample is not None else None}
+        return {name: value for name, value in (values | chosen).items() if value}
+
+    def takes(self, path: str, *, sift_by_suffix: bool) -> bool:
+        if self.exclude and (_matches(path, self.exclude) or any(map(self.skips_folder, _folders_of(path)))):
+            return False
+        if self.include:
+            return _matches(path, self.include)
+        return not sift_by_suffix or path.lower().endswith(SUFFIXES)
+
+    def skips_folder(self, path: str) -> bool:
+        """Whether everything in a folder is excluded, so that its files are only counted."""
+        return _matches(path, self.exclude) or any(
+            fnmatchcase(f"{path}/", glob) for glob in self.exclude if glob.endswith("*")
+        )
+
+    @property
+    def sample_size(self) -> int | None:
+        """How many images a sample by number holds; None for a fraction or no sample."""
+        return int(self.sample) if self.sample is not None and self.sample >= 1 else None
+
+
+def _matches(path: str, globs: Iterable[str]) -> bool:
+    name = PurePosixPath(path).name
+    return any(fnmatchcase(path, glob) or ("/" not in glob and fnmatchcase(name, glob)) for glob in globs)
+
+
+def _folders_of(path: str) -> list[str]:
+    """`a/b/c.jpg` -> ["a", "a/b"]."""
+    return [path[:end] for end, letter in enumerate(path) if letter == "/"]
+
+
+def parse_sample(text: str) -> float:
+    """`500` images or a fraction such as `0.05`. Raises RequestError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (0 < value < 1 or (value >= 1 and value.is_integer())):
+        raise RequestError(f"--sample {text}: give a number of images, or a fraction between 0 and 1")
+    return value
+
+
+def sample_key(seed: int, uri: str) -> int:
+    """A number below 2**64 that depends on seed and uri alone: listing order and machine do not matter."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{uri}".encode(), digest_size=8).digest(), "big")
+
+
+def draw(candidates: Iterable[Candidate], filters: Filters) -> Iterator[Candidate]:
+    """The sample. A fraction streams; a number must see the whole listing, and holds no more than the sample."""
+    size = filters.sample_size
+    if filters.sample is None:
+        yield from candidates
+    elif size is None:
+        below = int(filters.sample * 2**64)
+        yield from (item for item in candidates if sample_key(filters.seed, item.image.uri) < below)
+    else:
+        yield from _smallest(candidates, size, filters.seed)
+
+
+def _smallest(candidates: Iterable[Candidate], size: int, seed: int) -> Iterator[Candidate]:
+    """The `size` images with the smallest keys, each once (a manifest may name an image twice)."""
+    heap: list[tuple[int, str, int, Candidate]] = []  # the largest key first, hence the minus
+    held: set[str] = set()
+    for number, item in enumerate(candidates):
+        identity = item.image.identity
+        if identity in held:
+            continue
+        entry = (-sample_key(seed, item.image.uri), identity, number, item)
+        if len(heap) < size:
+            heapq.heappush(heap, entry)
+        elif entry > heap[0]:
+            held.discard(heapq.heappushpop(heap, entry)[1])
+        else:
+            continue
+        held.add(identity)
+    for *_, item in sorted(heap, key=lambda entry: entry[2]):
+        yield item
+
+
+def pages(images: Iterable[NewImage], *, batch_images: int) -> Iterator[list[NewImage]]:
+    """Portions to write in one transaction each: first one batch, so that work starts at once, then growing."""
+    longest = max(batch_images, min(GROWTH_LIMIT * batch_images, PAGE_LIMIT))
+    page: list[NewImage] = []
+    size = batch_images
+    for image in images:
+        page.append(image)
+        if len(page) == size:
+            yield page
+            page, size = [], min(2 * size, longest)
+    if page:
+        yield page

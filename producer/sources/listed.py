@@ -1,0 +1,65 @@
+"""Sources that are listed: a folder, one file, a bucket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from producer.sources.base import Candidate, Skip, local_image
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.file_uri import path_to_uri
+from scanfleet.storage.folder import FolderStore
+
+
+class FolderSource:
+    """Every file below a folder."""
+
+    sifts_by_suffix = True
+    resumable = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = os.path.realpath(folder)
+        self.name = path_to_uri(os.fsencode(self._folder))
+
+    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
+        top = self._folder.rstrip("/") + "/"
+        store = FolderStore(Path(self._folder), skip=lambda folder: skip(folder.removeprefix(top)))
+        start = path_to_uri(os.fsencode(top))
+        for found in store.list(self._folder):
+            image = NewImage(uri=found.uri, root=self._folder, etag=found.etag, size=found.size)
+            yield Candidate(image=image, path=found.uri.removeprefix(start))
+
+
+class FileSource:
+    """A single image, named as such: taken whatever its suffix."""
+
+    sifts_by_suffix = False
+    resumable = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self.name = path_to_uri(os.fsencode(self._path))
+
+    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
+        image = local_image(os.fsencode(self._path), root=os.fspath(self._path.parent))
+        yield Candidate(image=image, path=self._path.name)
+
+
+class BucketSource:
+    """Every object under `s3://bucket/prefix`, in the order of the keys."""
+
+    sifts_by_suffix = True
+    resumable = True
+
+    def __init__(self, uri: str, store: ObjectStore) -> None:
+        self.name = uri if "/" in uri.removeprefix("s3://") else f"{uri}/"
+        self._store = store
+
+    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
+        # Globs see what follows the last "/" of the prefix: s3://b/2026/ad lists 2026/ads/x.jpg as ads/x.jpg.
+        start = self.name[: self.name.rfind("/") + 1]
+        for found in self._store.list(self.name, after=after):
+            image = NewImage(uri=found.uri, etag=found.etag, size=found.size)
+            yield Candidate(image=image, path=found.uri.removeprefix(start))

@@ -1,0 +1,53 @@
+"""Sources and filters together: one lazy stream of the images a scan takes, and what was left out on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from producer.sources.base import Candidate, Source
+from producer.sources.filters import Filters, draw
+from scanfleet.db.scans.batches import NewImage
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """Grows while the listing is read."""
+
+    n_taken: int = 0
+    n_skipped: int = 0  # files that no filter took
+
+
+class Listing:
+    """The stream of a scan's images. `counts` and `cursor` belong to the last image that came out."""
+
+    def __init__(self, sources: Sequence[Source], filters: Filters) -> None:
+        self.sources = sources
+        self.filters = filters
+        self.counts = Counts()
+
+    @property
+    def names(self) -> list[str]:
+        return [source.name for source in self.sources]
+
+    def images(self, cursor: dict[str, Any] | None = None) -> Iterator[NewImage]:
+        """Every image, or those behind a cursor. May be called again: the counts begin anew."""
+        self.counts = Counts()
+        for item in draw(self._candidates(cursor or {}), self.filters):
+            self.counts.n_taken += 1
+            yield item.image
+
+    def cursor_at(self, image: NewImage) -> dict[str, Any] | None:
+        """Where to go on after `image`; None: begin at the start, the ledger drops what it already holds."""
+        if self.filters.sample_size is not None or len(self.sources) != 1 or not self.sources[0].resumable:
+            return None
+        return {"after": image.uri}
+
+    def _candidates(self, cursor: dict[str, Any]) -> Iterator[Candidate]:
+        for source in self.sources:
+            for item in source.candidates(after=cursor.get("after"), skip=self.filters.skips_folder):
+                if self.filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
+                    yield item
+                else:
+                    self.counts.n_skipped += 1

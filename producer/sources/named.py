@@ -1,0 +1,92 @@
+"""The images that a person named on one command line, as a lazy stream; a faulty name does not end it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Never
+
+from producer.sources.base import Candidate, Skip, Source, local_image
+from producer.sources.filters import Filters
+from producer.sources.manifest import ROWS, FaultyLineError, Lines
+from producer.sources.open import open_source
+from scanfleet.config.settings import Settings
+from scanfleet.config.validation import one_line
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.errors import BadManifest, BadSource, EmptySource, ScanfleetError
+from scanfleet.images import SUFFIXES
+from scanfleet.redaction import is_presigned
+from scanfleet.storage.file_uri import uri_to_path
+
+STDIN = "-"
+
+
+class NamedImages:
+    """Every image of the sources, in their order.
+
+    `faults` grows while the stream is read: why sources could not be read, or not to their end.
+    """
+
+    def __init__(self, names: Sequence[str], settings: Settings) -> None:
+        self._names = names
+        self._settings = settings
+        self.faults: list[ScanfleetError] = []
+
+    def __iter__(self) -> Iterator[NewImage]:
+        for name in self._names:
+            try:
+                yield from self._images(name)
+            except ScanfleetError as error:
+                self.faults.append(error)
+
+    def _images(self, name: str) -> Iterator[NewImage]:
+        """Raises what the source raises, and EmptySource."""
+        source: Source = StdinSource() if name == STDIN else open_source(name, self._settings)
+        filters, found = Filters(), False
+        for item in source.candidates(after=None, skip=filters.skips_folder):
+            if filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
+                found = True
+                yield item.image
+        if not found:
+            what = f"no image in {source.name}"
+            raise EmptySource(f"{what} (files with {', '.join(SUFFIXES)} count)" if source.sifts_by_suffix else what)
+
+
+class StdinSource:
+    """A uri or path a line, as `find` prints them; relative paths start at the working folder."""
+
+    name = "the list on stdin"
+    sifts_by_suffix = False
+    resumable = False
+
+    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
+        if sys.stdin is None:
+            raise BadSource("stdin is closed: pipe a list into it, or leave `-` out")
+        # A handle of its own: the interpreter must not wait at its end for a thread that reads sys.stdin.
+        with os.fdopen(os.dup(sys.stdin.fileno()), "rb") as file:
+            lines = Lines(file)
+            try:
+                for text, _ in ROWS[".txt"](lines):
+                    yield Candidate(image=_image(text), path=text)
+            except FaultyLineError as error:
+                raise BadManifest(f"{self.name}, line {lines.number}: {one_line(str(error))}") from None
+
+
+def _image(text: str) -> NewImage:
+    if is_presigned(text):
+        raise FaultyLineError("a presigned address is a password and expires: write s3://bucket/key")
+    if text.startswith("s3://") and all(text.removeprefix("s3://").partition("/")):
+        return NewImage(uri=text)
+    if "://" in text and not text.startswith("file:///"):
+        _refuse(text)
+    path = os.path.abspath(uri_to_path(text))
+    root = os.path.dirname(path)
+    while not os.path.isdir(root):  # a folder that is not there is a wrong name here, and no store that is away
+        root = os.path.dirname(root)
+    return local_image(path, root=os.fsdecode(root))
+
+
+def _refuse(text: str) -> Never:
+    scheme = text.split("://")[0]
+    raise FaultyLineError(f"{scheme}://… cannot be read: write a path or s3://bucket/key")

@@ -1,0 +1,58 @@
+"""A source is where images come from; it becomes a lazy stream, however many millions of images there are.
+
+This module knows nothing about scans, batches and the database.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from producer.sources.base import Source
+from producer.sources.listed import BucketSource, FileSource, FolderSource
+from scanfleet.config.settings import Settings
+from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
+from scanfleet.images import SUFFIXES
+from scanfleet.redaction import is_presigned
+
+MANIFEST_SUFFIXES = (".txt", ".csv", ".jsonl")
+
+
+def open_source(text: str, settings: Settings) -> Source:
+    """The source that a person named: folder, manifest, single image or s3://bucket/prefix.
+
+    Raises SourceNotFound, AccessDenied, BadSource. A bucket is not asked before it is listed.
+    """
+    if is_presigned(text):
+        raise BadSource("a presigned address is a password and expires: give s3://bucket/prefix")
+    if not text:  # as a shell makes of a variable that is not set; it must not mean the working folder
+        raise BadSource("the source is empty: name a folder, s3://bucket/prefix, an image or a manifest")
+    if text.startswith("s3://"):
+        from scanfleet.storage.s3 import S3Store, split_s3
+
+        split_s3(text)
+        return BucketSource(text, S3Store.connect(settings))
+    if "://" in text:
+        raise BadSource(f"{text.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
+    return _open_local(Path(text).expanduser())
+
+
+def _open_local(path: Path) -> Source:
+    from producer.sources.manifest import ManifestSource
+
+    try:
+        status = os.stat(path)
+    except PermissionError:
+        raise AccessDenied(f"no permission to reach {path}") from None
+    except (OSError, ValueError):  # also a name that no file system takes
+        raise SourceNotFound(f"no such folder or file: {path}") from None
+    if stat.S_ISDIR(status.st_mode):
+        return FolderSource(path)
+    suffix = path.suffix.lower()
+    if suffix in MANIFEST_SUFFIXES:
+        return ManifestSource(path)
+    if suffix in SUFFIXES:
+        return FileSource(path)
+    known = ", ".join(MANIFEST_SUFFIXES)
+    raise BadSource(f"{path} is neither a folder nor an image nor a manifest ({known})")

@@ -1,0 +1,66 @@
+"""Whether the files of an adapter are those that were registered, as far as can be seen from here."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from scanfleet.config.settings import Settings
+from scanfleet.db.training.adapters import AdapterInfo
+from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
+from scanfleet.storage import adapter_files
+from scanfleet.storage.open import open_store
+
+MAX_CARD_BYTES = 64 << 20
+_OUT_OF_REACH = ("denied", "refused")  # of objects: nothing is said about what they hold
+
+
+def require_weights(adapter: AdapterInfo, settings: Settings) -> str | None:
+    """Of a folder the weights' digest is computed, of a bucket the card is read, which is written last.
+
+    Returns why nothing could be seen, in words; None: they are the ones. Raises BadSource where others lie there.
+    """
+    if adapter.uri.startswith("builtin://"):  # comes with each worker
+        return None
+    if adapter.uri.startswith("s3://"):
+        return _look_in_bucket(adapter, settings)
+    folder = Path(os.path.realpath(Path(adapter.uri).expanduser()))
+    if not folder.is_dir():
+        return f"the folder {folder} is not there on this machine"
+    if not all(os.access(path, os.R_OK) for path in (folder, *folder.iterdir())):
+        return f"the folder {folder} may not be read"
+    try:
+        found = adapter_files.digest_of(folder)
+    except BadSource as error:
+        raise BadSource(f"adapter {adapter.id} is damaged: {error}; workers would refuse it") from None
+    _require(adapter, found, str(folder))
+    return None
+
+
+def _look_in_bucket(adapter: AdapterInfo, settings: Settings) -> str | None:
+    uri = f"{adapter.uri.rstrip('/')}/{adapter_files.CARD}"
+    try:
+        data = open_store(uri, settings).fetch(uri, etag=None, max_bytes=MAX_CARD_BYTES)
+    except ImageError as error:  # a store's word for any object that is at fault
+        if error.reason in _OUT_OF_REACH:
+            return f"{uri}: {error.detail}"
+        raise BadSource(f"{uri}: {error.detail}; workers would refuse adapter {adapter.id}: push it again") from None
+    except (StoreUnavailable, AccessDenied, SourceNotFound, BadSource) as error:  # BadSource: no way in is set up here
+        return str(error)
+    try:
+        card: Any = json.loads(data)
+    except ValueError:
+        card = None
+    found = card.get("weights_sha256") if isinstance(card, dict) else None
+    _require(adapter, str(found), adapter.uri)
+    return None
+
+
+def _require(adapter: AdapterInfo, found: str, where: str) -> None:
+    if found != adapter.weights_sha256:
+        raise BadSource(
+            f"{where} holds other weights ({found[:12]}…) than those of adapter {adapter.id} "
+            f"({adapter.weights_sha256[:12]}…), and workers would refuse it: restore them"
+        )

@@ -1,0 +1,225 @@
+"""Trainings from the side of people: requested, followed, put into words."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from threading import Event
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from celery import Celery
+
+from scanfleet.config.endpoints import PREFIX
+from scanfleet.config.settings import Settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.labels.labels import newest_label
+from scanfleet.db.scans.checks import resolve_check, save_check
+from scanfleet.db.scans.workers import live_workers
+from scanfleet.db.training import trainings
+from scanfleet.db.training.adapters import get_adapter
+from scanfleet.db.training.trainings import TrainingInfo
+from scanfleet.errors import BrokerUnavailable, GateNotPassed, RequestError, TrainingFailed
+from scanfleet.messages import TRAIN_QUEUE
+from scanfleet.queue.app import ring_training
+from scanfleet.retry import patiently
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 0.25  # between two looks at the ledger
+SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
+RECIPE_SECONDS = 30.0  # for a look at the recipe, which takes a fraction of one
+OVER = "over"  # beside the recipe's fields: the adapter that a head is trained over
+
+
+def start(
+    engine: sa.Engine,
+    app: Celery,
+    settings: Settings,
+    *,
+    check_name: str,
+    recipe: str | None,
+    overrides: dict[str, Any],
+    seed: int,
+    why: str | None,
+) -> int:
+    """Request a training on all labels there are, and knock. Returns its id.
+
+    Raises UnknownName, BadCheck, AlreadyUnderWay, TrainingFailed where there is nothing to learn from, RequestError for
+    a recipe, a field or an adapter to train over that cannot be.
+    """
+    if settings.model.startswith(PREFIX):
+        raise RequestError(f"{settings.model} is a server, which is not trained here: name a model with --model")
+    recipe = recipe or settings.train_recipe
+    require_recipe(recipe, settings.model, overrides)
+    with transaction(engine) as connection:
+        check = resolve_check(connection, check_name)
+        if check.steps:
+            raise RequestError(f"check {check.name} asks in steps, which cannot be trained: give it one prompt")
+        _require_over(connection, check.name, settings.model, overrides)
+        newest = newest_label(connection, check.name)
+        if not newest:
+            raise TrainingFailed(f"check {check.name} has no labels yet: `scanfleet labels import` or `labels add`")
+        who = user()
+        training_id = trainings.request(
+            connection,
+            check_id=save_check(connection, check),
+            check_name=check.name,
+            base_model=settings.model,
+            recipe=recipe,
+            overrides=overrides,
+            seed=seed,
+            reason=why or f"asked for by {who or 'a person'}",
+            who=who,
+            newest_label=newest,
+        )
+    try:
+        ring_training(app, training_id)
+    except BrokerUnavailable as error:
+        log.warning("broker_away", error=str(error))  # the training is safe, and rung for again
+    return training_id
+
+
+def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> None:
+    """Refuse now what a training worker would refuse later. Raises RequestError.
+
+    The recipes are the computing half's, so its own words are asked for, in a process. Where that half is not
+    installed, its workers find faults alone.
+    """
+    fields = {name: value for name, value in overrides.items() if name != OVER}
+    asked = json.dumps({"recipe": recipe, "base_model": base_model, "overrides": fields})
+    command = (sys.executable, "-P", "-m", "models.recipes")
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, input=asked, capture_output=True, text=True, timeout=RECIPE_SECONDS, check=True
+        )
+        said = json.loads(done.stdout)
+    except (subprocess.SubprocessError, OSError, ValueError) as error:
+        log.warning("recipe_not_looked_at", error=str(error))
+        return
+    if "fault" in said:
+        raise RequestError(said["fault"])
+    if OVER in overrides and said["trains"] != ["head"]:
+        raise RequestError(f"recipe {recipe} trains no head, and only a head is put over an adapter: add --recipe head")
+
+
+def _require_over(connection: sa.Connection, check_name: str, base_model: str, overrides: dict[str, Any]) -> None:
+    """Raises UnknownName, RequestError."""
+    if OVER not in overrides:
+        return
+    over = overrides[OVER]
+    if type(over) is not int:
+        raise RequestError(f"{OVER}={over}: give the id of an adapter (`scanfleet adapters ls`)")
+    adapter = get_adapter(connection, over)
+    if (adapter.check_name, adapter.base_model) != (check_name, base_model):
+        raise RequestError(
+            f"adapter {over} is for check {adapter.check_name} on {adapter.base_model}, not for {check_name} on "
+            f"{base_model}: choose another (`scanfleet adapters ls --check {check_name}`)"
+        )
+
+
+def user() -> str | None:
+    """Who asks; None: a container whose user has no name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return None
+
+
+def parse_overrides(settings: Sequence[str], *, over: int | None) -> dict[str, Any]:
+    """`lr=1e-4` and the like; values are read as JSON, and else as words. Raises RequestError.
+
+    >>> parse_overrides(["lr=1e-4", "mixing=none"], over=None)
+    {'lr': 0.0001, 'mixing': 'none'}
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not (name.strip() and equals):
+            raise RequestError(f"--set {setting}: write FIELD=VALUE, as in lr=1e-4")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value
+    return found if over is None else found | {OVER: over}
+
+
+def nobody_trains(engine: sa.Engine) -> str | None:
+    """What to do where no training worker lives, in words."""
+    with reading(engine) as connection:
+        found = live_workers(connection, silent_seconds=SILENT_SECONDS)
+    if any(each.queue == TRAIN_QUEUE for each in found):
+        return None
+    return "no training worker gave a sign lately: start one with `scanfleet worker train`"
+
+
+def watch(engine: sa.Engine, training_id: int) -> Iterator[TrainingInfo]:
+    """How it stands, again and again until it has ended. Only reads. Raises UnknownName."""
+
+    def look() -> TrainingInfo:
+        with reading(engine) as connection:
+            return trainings.get(connection, training_id)
+
+    pause = Event()
+    while True:
+        now = patiently(look)
+        yield now
+        if now.ended:
+            return
+        pause.wait(LOOK_SECONDS)
+
+
+def progress_words(training: TrainingInfo) -> str:
+    """`fit, step 40 of 150, epoch 3 of 10, loss 0.5213, about 31 s left`, or what it waits for."""
+    if training.state == "ready":
+        waits = f" for: {training.waiting_for}" if training.waiting_for else " for a training worker"
+        return f"waits{waits}"
+    if training.ended or training.stage is None:
+        return training.state if training.ended else "starting"
+    words, at = [training.stage], training.progress or {}
+    if at.get("steps"):
+        words.append(f"step {at.get('step', 0)} of {at['steps']}")
+    if at.get("epochs"):
+        words.append(f"epoch {at['epoch']} of {at['epochs']}")
+    words += [f"{name} {at[name]:.4f}" for name in ("loss", "validation") if at.get(name) is not None]
+    if at.get("seconds_left") is not None:
+        words.append(f"about {at['seconds_left']:.0f} s left")
+    return ", ".join(words)
+
+
+def report_page(settings: Settings, training: TrainingInfo) -> str | None:
+    """Where its page for people lies; None: it brought no figures."""
+    if not (training.report or {}).get("lines"):
+        return None
+    folder = settings.data_dir / "trainings" / str(training.id)
+    here = folder.is_dir()  # the page itself is drawn a moment after the training has ended
+    return f"{folder}/report.html" if here else f"trainings/{training.id}/report.html in the data folder of its worker"
+
+
+def outcome(training: TrainingInfo) -> str:
+    """In a line, how it ended. Raises TrainingFailed unless it brought an adapter."""
+    if training.state != "done":
+        how = "was cancelled" if training.state == "cancelled" else f"failed: {training.error}"
+        raise TrainingFailed(f"training {training.id} {how}")
+    reason = ((training.report or {}).get("gate") or {}).get("reason", "")
+    became = f"adapter {training.adapter_id}"
+    became += " is in use now" if training.verdict == "promote" else " is registered, not in use"
+    return f"training {training.id}: {training.verdict}: {became}: {reason}"
+
+
+def require_promoted(training: TrainingInfo) -> None:
+    """Raises GateNotPassed."""
+    if training.verdict != "promote":
+        raise GateNotPassed(outcome(training))
+
+
+def record(training: TrainingInfo) -> dict[str, Any]:
+    """For JSON: every figure."""
+    names = [name for name in TrainingInfo.__dataclass_fields__ if name not in ("check_id", "lease_token", "attempts")]
+    found = {name: getattr(training, name) for name in names}
+    times = ("created_at", "started_at", "finished_at", "not_before")
+    return found | {name: None if found[name] is None else found[name].isoformat() for name in times}

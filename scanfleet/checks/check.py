@@ -1,0 +1,194 @@
+"""A check: the question asked of every image. A small TOML file, validated, hashed, stored with every scan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from scanfleet.checks.crop import NEVER, CropField, CropSettings, crop_field, crop_line
+from scanfleet.checks.steps import MAX_STEPS, CheckStep, step_faults, step_field, step_line
+from scanfleet.config.validation import in_words, one_line
+from scanfleet.errors import BadCheck, UnknownName
+
+MAX_LABELS = 512
+_NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
+_RULES = {  # (field, kind of fault) -> words, where the general ones do not do
+    ("name", "string_pattern_mismatch"): _NAME_RULE,
+    ("labels", "tuple_type"): "must be a list of texts",
+    ("crop.layers", "tuple_type"): "must be a list of whole numbers",
+    ("steps", "tuple_type"): "must be [[steps]], each with a prompt and answers",
+    ("steps", "model_type"): "must be [[steps]], each with a prompt and answers",
+}
+Name = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+
+
+class Check(BaseModel):
+    """What is asked, which answers there are, and which of them raise a flag."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Name
+    prompt: str = Field(min_length=3, max_length=4000)
+    labels: tuple[str, ...] = Field(min_length=2, max_length=MAX_LABELS)
+    flags: tuple[str, ...] = ()  # empty: a plain classification
+    descriptions: dict[str, str] = {}  # label -> the words the model reads; default: the label itself
+    max_pixels: int = Field(default=448 * 448, ge=28 * 28, le=16_777_216)  # after resizing, per image
+    min_pixels: int = Field(default=64 * 64, ge=16 * 16)
+    boxes: bool = False  # ask where, for flagged images
+    crop: CropField = "never"  # whether uncertain or shrunk images get a second look, and how
+    target_recall: float = Field(default=0.95, gt=0, lt=1)
+    target_precision: float = Field(default=0.95, gt=0, lt=1)
+    steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt
+
+    @model_serializer(mode="wrap")
+    def _without_idle_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No steps leave no trace: such a check keeps the hash, and the readers, that it had before there were any."""
+        body: dict[str, Any] = dump(self)
+        return body if self.steps else {name: value for name, value in body.items() if name != "steps"}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if faults := _contradictions(dict(self)):
+            words = "; ".join(f"{field}: {words}" for field, words in faults)
+            raise PydanticCustomError("contradictions", "{words}", {"words": words, "faults": faults})
+        return self
+
+    def as_file(self) -> dict[str, Any]:
+        """What a check file holds: as stored, the answers of steps as tables, and no budget that is left open."""
+        body = self.model_dump(mode="json")
+        if isinstance(body["crop"], dict):
+            body["crop"] = {name: value for name, value in body["crop"].items() if value is not None}
+        for step in body.get("steps", ()):
+            step["answers"] = dict(step["answers"])
+        return body
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the canonical content: the same words give the same hash on every machine."""
+        body = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, what is wrong) for fields that are valid each by itself and do not go together."""
+    faults = []
+    labels, flags = values.get("labels", ()), values.get("flags", ())
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        faults.append(("labels", f"{', '.join(twice)} is there twice"))
+    for field in ("flags", "descriptions"):
+        unknown = sorted(set(values.get(field, ())) - set(labels))
+        if labels and unknown:
+            faults.append((field, f"{', '.join(unknown[:20])} is not among the labels ({', '.join(labels[:20])})"))
+    descriptions = values.get("descriptions", {})
+    texts = {"prompt": [values.get("prompt", "")], "labels": labels, "descriptions": descriptions.values()}
+    faults += [(field, "holds a zero character") for field, all_of_it in texts.items() if "\0" in "".join(all_of_it)]
+    if flags and set(flags) == set(labels):
+        faults.append(("flags", "at least one label must not flag"))
+    faults += step_faults([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
+    if values.get("steps") and values.get("crop", NEVER) != NEVER:
+        faults.append(("crop", "cannot go with steps, which are asked of the whole image: leave one of the two out"))
+    least, most = values.get("min_pixels"), values.get("max_pixels")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        faults.append(("min_pixels", "is larger than max_pixels"))
+    crop = values.get("crop", NEVER)
+    if isinstance(most, int) and not isinstance(crop, str) and (idle := CropSettings.model_validate(crop).idle(most)):
+        faults.append(("crop.look", idle))
+    return faults
+
+
+def parse_check(text: str, *, where: str) -> Check:
+    """Read a check from TOML. Raises BadCheck naming the file, and line, field and fault of all that is wrong."""
+    try:
+        body = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # tomllib's own, and int's for a number of thousands of digits
+        raise BadCheck(f"{where}: not TOML: {one_line(str(error))}") from None
+    try:
+        return Check.model_validate(body)
+    except ValidationError as error:
+        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _faults(error, body))
+        first, *others = dict.fromkeys(found)
+        more = "".join(f"; line {line}: {words}" for line, words in others)
+        raise BadCheck(f"{where}:{first[0]}: {one_line(first[1] + more)}") from None
+
+
+def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, what is wrong), each in plain words."""
+    by_field: dict[str, str] = {}
+    for fault in error.errors(include_input=False, include_url=False):
+        if not fault["loc"]:  # each field is valid by itself
+            return list(fault["ctx"]["faults"])
+        field, inside = str(fault["loc"][0]), fault["loc"][1:]
+        known: Mapping[str, Any] = Check.model_fields
+        if inside and field in ("steps", "crop"):
+            known = CheckStep.model_fields if field == "steps" else CropSettings.model_fields
+        if field == "crop":
+            field, inside = crop_field(inside)
+        words = _RULES.get((field, fault["type"])) or in_words(fault, known=known)
+        if field == "steps":
+            table = inside[1:] == ("answers",) and fault["type"] == "tuple_type"
+            by_field.setdefault(step_field(inside), "must be a table of answer = label" if table else words)
+            continue
+        where = (
+            f"entry {inside[0] + 1} " if inside and isinstance(inside[0], int) else " ".join([*map(str, inside), ""])
+        )
+        by_field.setdefault(field, where + words)
+    defaults = {name: field.default for name, field in Check.model_fields.items() if not field.is_required()}
+    unsound = {field.partition(".")[0] for field in by_field}
+    sound = {name: value for name, value in (defaults | dict(body)).items() if name not in unsound}
+    return [*by_field.items(), *_contradictions(sound)]
+
+
+def load_check(name_or_path: str) -> Check:
+    """A built-in check by name, or a check file by path (anything that ends in .toml)."""
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BadCheck(f"{path}: cannot be read: not UTF-8 at byte {error.start + 1}") from None
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise BadCheck(f"{path}: cannot be read: {reason}") from None
+        return parse_check(text, where=str(path))
+    builtin = resources.files("scanfleet") / "builtin" / f"{name_or_path}.toml"
+    if name_or_path not in builtin_names():
+        raise UnknownName(
+            f"no built-in check {name_or_path!r} (there are {', '.join(builtin_names())}); "
+            "name a .toml file, or add one with `scanfleet checks add`"
+        )
+    return parse_check(builtin.read_text(encoding="utf-8"), where=f"built-in {name_or_path}")
+
+
+def builtin_names() -> list[str]:
+    folder = resources.files("scanfleet") / "builtin"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _line_of(text: str, field: str) -> int:
+    """The line that sets `field`; 1 when no line does (a missing field)."""
+    if field.startswith("steps."):
+        return step_line(text.splitlines(), field) or 1
+    if field.startswith("crop."):
+        return crop_line(text.splitlines(), field) or 1
+    key = re.escape(field.split(".")[-1 if field.startswith("descriptions.") else 0])
+    for number, line in enumerate(text.splitlines(), start=1):
+        if re.match(rf"\s*\[{{0,2}}\s*[\"']?{key}[\"']?\s*[\]=]", line):
+            return number
+    return 1

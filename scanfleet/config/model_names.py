@@ -1,0 +1,51 @@
+"""What may be named as a model: a built-in one, a folder, a repository of the hub, or one that a server answers for.
+
+Loads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scanfleet.config.endpoints import PREFIX, model_at_endpoint
+from scanfleet.config.validation import nearest
+from scanfleet.errors import BadSettings
+
+if TYPE_CHECKING:
+    from scanfleet.config.settings import Settings
+
+BUILTIN_MODELS = ("pocket",)
+FAKE_MODEL = "fake"  # scores by hashing pixels, for tests of the fleet; no help text names it
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def require_address(settings: Settings) -> None:
+    """Refuse a model at an endpoint whose address is not known here. Raises BadSettings."""
+    if model_at_endpoint(settings.model) and settings.endpoint_url is None:
+        raise BadSettings(f"endpoint_url: {settings.model} needs the server's address (SCANFLEET_ENDPOINT_URL)")
+
+
+def require_model(name: str, *, elsewhere: bool) -> None:
+    """Refuse what no worker could ever load: a scan for it would wait for ever.
+
+    elsewhere: workers may run on other machines, where an absolute path may lead somewhere that it does not here.
+    Whether a hub id exists is for the worker to find out. Raises BadSettings.
+    """
+    if name in (*BUILTIN_MODELS, FAKE_MODEL) or _HUB_ID.fullmatch(name) or model_at_endpoint(name):
+        return
+    if name.startswith(PREFIX):
+        raise BadSettings(f"model: {name!r}: after {PREFIX} comes what the server calls its model (endpoint:gpt-4o)")
+    path = Path(name).expanduser()
+    if name and os.path.isdir(path) and not (path / "config.json").is_file():
+        raise BadSettings(f"model: the folder {name} holds no model: config.json is missing")
+    if name and (os.path.isdir(path) or (elsewhere and path.is_absolute())):
+        return
+    near = nearest(name.lower(), BUILTIN_MODELS)
+    meant = f" (did you mean {near}?)" if near else ""
+    kinds = (
+        f"a built-in name ({', '.join(BUILTIN_MODELS)}), an existing folder or a hub id owner/name, or endpoint:NAME"
+    )
+    raise BadSettings(f"model: {name!r} is unknown{meant}: give {kinds}")

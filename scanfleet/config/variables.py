@@ -1,0 +1,45 @@
+"""SCANFLEET_* variables that are no setting: a slip of the pen is refused, what a newer release may know is told.
+
+A fleet shares one environment, and its workers are not all of one release at one time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Collection, MutableMapping
+
+from scanfleet.config.validation import nearest, one_line
+
+PREFIX = "SCANFLEET_"
+NO_SETTINGS = ("fake_seconds", "fake_poison")  # what tests tell the fake model (worker/scoring/model.py)
+# Likeness of two names from which on one is the other, mistyped. Kubernetes makes SCANFLEET_DATABASE_PORT of a service
+# scanfleet-database, which is none: 0.80.
+SLIP = 0.85
+
+log = logging.getLogger(__name__)  # writes to stderr also before the log is set up
+
+
+def find_slips(environment: MutableMapping[str, str], settings: Collection[str]) -> list[str]:
+    """What is wrong with each variable that is the name of a setting mistyped.
+
+    Others are warned of, and taken out, so that no child process warns again.
+    """
+    slips = []
+    for name in [name for name in environment if name.upper().startswith(PREFIX)]:
+        word = name[len(PREFIX) :].lower()
+        if word in settings or word in NO_SETTINGS:
+            continue
+        near = nearest(word, settings)
+        meant = f" (did you mean {PREFIX}{near.upper()}?)" if near else ""
+        if near and _is_slip(word, near):
+            slips.append(f"{one_line(name)}: is not known{meant}")
+        else:
+            log.warning("scanfleet: %s is not known%s: it has no effect", one_line(name), meant)
+            del environment[name]
+    return slips
+
+
+def _is_slip(word: str, setting: str) -> bool:
+    """Also letters in another order, which weigh much in a short name."""
+    return sorted(word) == sorted(setting) or difflib.SequenceMatcher(None, word, setting).ratio() >= SLIP

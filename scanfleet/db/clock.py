@@ -1,0 +1,36 @@
+"""Comparing the ledger's times with its clock, which somebody may set back.
+
+After a set-back by an hour every time that was written before lies up to an hour ahead. A time further ahead than
+anything we write counts as past: a back-off ends, a knock is stale, a dead worker's lease has run out.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from scanfleet.config.settings import MAX_LEASE_SECONDS
+from scanfleet.retry import MAX_BACKOFF_SECONDS
+
+SLACK = timedelta(seconds=60)  # between the clocks of several machines on one SQLite file
+Time = orm.InstrumentedAttribute[Any]
+
+
+def due(not_before: Time, at: datetime) -> sa.ColumnElement[bool]:
+    """Whether a back-off is over."""
+    far = at + timedelta(seconds=MAX_BACKOFF_SECONDS) + SLACK
+    return sa.or_(not_before.is_(None), not_before <= at, not_before > far)
+
+
+def run_out(lease_until: Time, at: datetime) -> sa.ColumnElement[bool]:
+    """Whether a lease is over."""
+    far = at + timedelta(seconds=MAX_LEASE_SECONDS) + SLACK
+    return sa.or_(lease_until < at, lease_until > far)
+
+
+def since(moment: Time, start: datetime, at: datetime) -> sa.ColumnElement[bool]:
+    """Whether something happened between `start` and now."""
+    return sa.and_(moment >= start, moment <= at + SLACK)

@@ -1,0 +1,191 @@
+"""Counts by which `scanfleet.stats.drift` judges whether answers still look as they did. All sums are made in SQL.
+
+The reference of a scorer is its first scan with MIN_IMAGES verdicts or more: batches spread over it evenly, so that no
+folder of it stands for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from scanfleet.db.drift.corrections import labels_of, newest_check
+from scanfleet.db.drift.counts import BIN_WIDTH, margin_histogram, spread_batches, tallies_of
+from scanfleet.db.drift.uri_parts import By
+from scanfleet.db.tables import Adapter, Batch, Champion, CheckRow, Scan, ScorerRow
+from scanfleet.stats.drift import MIN_IMAGES, Slice, Tally, judge, judge_labels
+from scanfleet.stats.psi import edges_of_histogram
+
+REFERENCE_BATCHES = 256
+LOOK_BATCHES = 128  # of a scan, where somebody looks every half minute
+LOOK_SCANS = 2
+MAX_SCANS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """edges: between the bins of its margins. tallies: by source; None: all of it."""
+
+    scan: str
+    edges: tuple[float, ...]
+    tallies: dict[str | None, Tally]
+
+    def of(self, source: str | None) -> tuple[str | None, Tally]:
+        """The same source of the reference scan if it has enough images, or else the whole scan."""
+        own = self.tallies.get(source)
+        return (source, own) if own is not None and own.n >= MIN_IMAGES else (None, self.tallies[None])
+
+
+def slices(
+    connection: sa.Connection,
+    check_name: str,
+    *,
+    scan_id: str | None = None,
+    by: By | None = None,
+    max_scans: int = MAX_SCANS,
+    max_batches: int | None = None,
+    in_use: bool = False,
+) -> Iterator[Slice]:
+    """Every scan of a check, the newest first, by scorer; with `by`, after each scan its sources, the largest first.
+
+    max_batches: look at so many batches of each scan only, spread over it evenly. in_use: leave out scorers whose
+    adapter is not the champion any more.
+    """
+    known: dict[int, Reference | None] = {}
+    for scan, sources in _newest_scans(connection, check_name, scan_id=scan_id, limit=max_scans):
+        for scorer in _scorers_of(connection, check_name, scan, in_use=in_use):
+            if scorer.id not in known:
+                known[scorer.id] = _reference(connection, scorer.id, by=by)
+            looked_at = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
+            for way in (None, by) if by is not None else (None,):
+                yield from _slices(connection, scan, sources, scorer, known[scorer.id], by=way, batches=looked_at)
+
+
+def alarms(connection: sa.Connection, check_name: str) -> list[str]:
+    """Reasons to train a check anew, in words. Looks at a part of the newest scans, whatever their size.
+
+    An adapter that was replaced alarms nobody any more. Where the base alone answers, little label mass is how it
+    speaks, and nothing that moved.
+    """
+    newest = slices(connection, check_name, max_scans=LOOK_SCANS, max_batches=LOOK_BATCHES, in_use=True)
+    found = [finding for each in newest for finding in judge(each, of_mass=not each.zero_shot)]
+    check = newest_check(connection, check_name)
+    if check is not None:
+        for labels in labels_of(connection, check):
+            found += judge_labels(check_name, labels, target_recall=check.target_recall)
+    return [finding.words for finding in found if finding.level == "alarm"]
+
+
+def alarms_of_scan(connection: sa.Connection, check_name: str, scan_id: str) -> list[str]:
+    """What is alarming about one scan, in words. Looks at a part of it, whatever its size."""
+    found = slices(connection, check_name, scan_id=scan_id, max_batches=LOOK_BATCHES)
+    return [finding.words for each in found for finding in judge(each) if finding.level == "alarm"]
+
+
+def checks_with_scans(connection: sa.Connection) -> list[str]:
+    query = sa.select(CheckRow.name).join(Scan, Scan.check_id == CheckRow.id).distinct().order_by(CheckRow.name)
+    return list(connection.execute(query).scalars())
+
+
+def _newest_scans(
+    connection: sa.Connection, check_name: str, *, scan_id: str | None, limit: int
+) -> list[tuple[str, list[str]]]:
+    """(scan, its sources)"""
+    query = (
+        sa.select(Scan.id, Scan.sources)
+        .join(CheckRow, CheckRow.id == Scan.check_id)
+        .where(CheckRow.name == check_name)
+        .order_by(Scan.created_at.desc(), Scan.id)
+        .limit(limit)
+    )
+    if scan_id is not None:
+        query = query.where(Scan.id == scan_id)
+    return [(row.id, row.sources) for row in connection.execute(query)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scorer:
+    id: int
+    words: str
+    zero_shot: bool
+
+
+def _scorers_of(connection: sa.Connection, check_name: str, scan_id: str, *, in_use: bool) -> list[_Scorer]:
+    used = sa.select(Batch.scorer_id).where(Batch.scan_id == scan_id, Batch.scorer_id.is_not(None)).distinct()
+    query = (
+        sa.select(ScorerRow.id, ScorerRow.base_model, ScorerRow.precision, Adapter.weights_sha256)
+        .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
+        .where(ScorerRow.id.in_(used))
+        .order_by(ScorerRow.id)
+    )
+    if in_use:
+        of_check = sa.and_(Champion.check_name == check_name, Champion.base_model == ScorerRow.base_model)
+        is_it = Champion.adapter_id.is_not_distinct_from(ScorerRow.adapter_id)
+        query = query.outerjoin(Champion, of_check).where(sa.or_(Champion.check_name.is_(None), is_it))
+    found = []
+    for row in connection.execute(query):
+        adapter = "" if row.weights_sha256 is None else f", {row.weights_sha256[:12]}"
+        found.append(_Scorer(id=row.id, words=f"{row.base_model} ({row.precision}){adapter}", zero_shot=not adapter))
+    return found
+
+
+def _slices(
+    connection: sa.Connection,
+    scan_id: str,
+    sources: Sequence[str],
+    scorer: _Scorer,
+    reference: Reference | None,
+    *,
+    by: By | None,
+    batches: Sequence[int] | None,
+) -> Iterator[Slice]:
+    edges = (0.0,) if reference is None else reference.edges
+    for source, tally in tallies_of(connection, scan_id, sources, scorer.id, edges, by=by, batches=batches).items():
+        before, held_to = None, None
+        if reference is not None:
+            name, before = reference.of(source)
+            held_to = f"scan {reference.scan}" + (f", {name}" if name is not None else "")
+        is_reference = reference is not None and reference.scan == scan_id
+        yield Slice(
+            scan=scan_id,
+            scorer_id=scorer.id,
+            scorer=scorer.words,
+            zero_shot=scorer.zero_shot,
+            source=source,
+            tally=tally,
+            before=None if is_reference else before,
+            reference=held_to,
+        )
+
+
+def _reference(connection: sa.Connection, scorer: int, *, by: By | None) -> Reference | None:
+    """What a scorer's margins are held to; None: no scan has enough of its verdicts yet."""
+    for scan_id, sources in _scans_of(connection, scorer):
+        batches = spread_batches(connection, scan_id, limit=REFERENCE_BATCHES)
+        counts = margin_histogram(connection, scan_id, scorer, batches)
+        if sum(counts.values()) < MIN_IMAGES:
+            continue
+        edges = tuple(edges_of_histogram(counts, width=BIN_WIDTH))
+        ways = (None,) if by is None else (None, by)
+        tallies: dict[str | None, Tally] = {}
+        for way in ways:
+            tallies |= tallies_of(connection, scan_id, sources, scorer, edges, by=way, batches=batches)
+        return Reference(scan=scan_id, edges=edges, tallies=tallies)
+    return None
+
+
+def _scans_of(connection: sa.Connection, scorer: int) -> list[tuple[str, list[str]]]:
+    """(scan, its sources) of those with enough verdicts by a scorer, the oldest first."""
+    enough = (
+        sa.select(Batch.scan_id, sa.func.min(Batch.id).label("first"))
+        .join(Scan, Scan.id == Batch.scan_id)
+        .join(ScorerRow, ScorerRow.check_id == Scan.check_id)
+        .where(ScorerRow.id == scorer, Batch.scorer_id == scorer)
+        .group_by(Batch.scan_id)
+        .having(sa.func.sum(Batch.n_verdicts) >= MIN_IMAGES)
+        .subquery()
+    )
+    query = sa.select(Scan.id, Scan.sources).join(enough, enough.c.scan_id == Scan.id).order_by(enough.c.first)
+    return [(row.id, row.sources) for row in connection.execute(query)]

@@ -1,0 +1,98 @@
+"""Connections and transactions. A transaction is short by rule: nothing waits for a model or a bucket inside one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from scanfleet.config.settings import Settings
+from scanfleet.db.errors import named_errors
+from scanfleet.errors import BadSettings
+
+SQLITE_BUSY_SECONDS = 20.0  # for the one write lock; like every wait here, below the default lease
+
+
+def connect(settings: Settings) -> sa.Engine:
+    """An engine on the ledger; it connects at the first use. One engine a process."""
+    url = make_url(settings.database)
+    if url.get_backend_name() != "sqlite":
+        from scanfleet.db import postgresql  # imports psycopg, which the embedded ledger does without
+
+        return postgresql.make_engine(url)
+    settings.make_folder()
+    if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
+        _require_place(Path(url.database), setting="database_url" if settings.database_url else "data_dir")
+    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+    sa.event.listen(engine, "connect", _sqlite_connect)
+    sa.event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _require_place(file: Path, *, setting: str) -> None:
+    """SQLite says no more than that it cannot open a file, and waiting helps with none of these. Raises BadSettings."""
+    folder = file.absolute().parent
+    if not os.path.isdir(folder):
+        raise BadSettings(f"{setting}: there is no folder {folder}: make it, or name another place")
+    if os.path.isdir(file):
+        raise BadSettings(f"{setting}: {file} is a folder: name a file")
+    for place in (folder, file) if os.path.exists(file) else (folder,):
+        if not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise BadSettings(f"{setting}: no permission to write {place}: change it, or name another place")
+
+
+def _sqlite_connect(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    reading = connection.get_execution_options().get("read_only", False)
+    # IMMEDIATE takes the write lock at once: two claims cannot both read first and then collide.
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def transaction(engine: sa.Engine, *, long: bool = False) -> Iterator[sa.Connection]:
+    """One write transaction: commits at the end, rolls back on any error.
+
+    long: its statements may take minutes, because they touch a whole archive; others end after seconds.
+
+    Raises DatabaseUnavailable when the database, and not the statement, is at fault; SchemaOutdated when a table or
+    column is missing.
+    """
+    with named_errors(), engine.begin() as connection, _patience(connection, long=long):
+        yield connection
+
+
+@contextmanager
+def reading(engine: sa.Engine, *, long: bool = False) -> Iterator[sa.Connection]:
+    """One read transaction: a steady view that holds up no writer. `long` and errors as in `transaction`."""
+    options = engine.execution_options(read_only=True)
+    with named_errors(), options.begin() as connection, _patience(connection, long=long):
+        yield connection
+
+
+@contextmanager
+def _patience(connection: sa.Connection, *, long: bool) -> Iterator[None]:
+    if not long or connection.dialect.name == "sqlite":
+        yield
+        return
+    from scanfleet.db.postgresql import LONG, with_patience
+
+    with with_patience(connection, LONG):
+        yield
+
+
+def now(connection: sa.Connection) -> datetime:
+    """The database's clock: the workers' own clocks may disagree with each other."""
+    if connection.dialect.name == "postgresql":
+        return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return datetime.now(UTC)

@@ -1,0 +1,139 @@
+"""Which images belong together: given groups, likeness, and the closure of both.
+
+Newcomers are linked with each other first; then every stored image is met once, and anchors those that it binds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scanfleet.perceptual_hash import LookIndex
+
+SHARES = (("train", 0.6), ("calibration", 0.15), ("threshold", 0.1), ("golden", 0.15))
+
+Node = tuple[str, str]  # ("look", look) or ("group", name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenImage:
+    """An image that was fetched and looked at. group: a bag or session that a person named."""
+
+    content_sha256: str
+    uri: str
+    root: str | None
+    etag: str | None
+    width: int  # pixels, upright
+    height: int
+    look: str  # scanfleet.perceptual_hash
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor:
+    """A cluster, and the split it lies in."""
+
+    cluster: str
+    split: str
+
+
+def split_of(cluster: str) -> str:
+    """The split of a new cluster, from its name alone."""
+    draw = int.from_bytes(hashlib.sha256(f"split {cluster}".encode()).digest()[:8]) / 2**64
+    for split, share in SHARES:
+        draw -= share
+        if draw < 0:
+            return split
+    return SHARES[-1][0]
+
+
+class Links:
+    """What the newcomers have in common with each other, and with what is stored."""
+
+    def __init__(self, images: Sequence[SeenImage]) -> None:
+        self.known: dict[str, Anchor] = {}  # images that are stored already, by content hash
+        self.alike: set[str] = set()  # looks that more than one image has, or nearly
+        self._images = {image.content_sha256: image for image in images}
+        self._parents: dict[Node, Node] = {}
+        self._anchors: dict[Node, set[Anchor]] = {}
+        self._least: dict[Node, str] = {}
+        self._joined = False
+        self._groups: dict[str, set[str]] = {}  # content hash -> groups that it was given now
+        for image in images:
+            if image.group is not None:
+                self._groups.setdefault(image.content_sha256, set()).add(image.group)
+        self._index = LookIndex()
+        self._link_looks()
+
+    def _link_looks(self) -> None:
+        first: dict[str, str] = {}  # look -> content hash
+        for image in self._images.values():
+            if first.setdefault(image.look, image.content_sha256) != image.content_sha256:
+                self.alike.add(image.look)
+        for look in first:
+            for other in self._index.near(look):
+                self.alike |= {look, other}
+                self._join(("look", look), ("look", other))
+            self._index.add(look, look)
+
+    def meet(self, row: Any) -> None:
+        """A stored image: those that resemble it or belong to it are anchored where it lies."""
+        anchor = Anchor(cluster=row.cluster, split=row.split)
+        groups = set() if row.given_group is None else {row.given_group}
+        if row.content_sha256 in self._images:
+            self.known[row.content_sha256] = anchor
+            groups |= self._groups.get(row.content_sha256, set())
+        for group in groups:
+            self._anchors.setdefault(("group", group), set()).add(anchor)
+        for look in self._index.near(row.look):
+            if row.content_sha256 not in self._images or look != row.look:
+                self.alike.add(look)
+            self._anchors.setdefault(("look", look), set()).add(anchor)
+
+    def home(self, image: SeenImage, *, wanted: str | None, pinned: bool) -> Anchor:
+        """Where a newcomer goes."""
+        self._join_groups()
+        root = self._root(("look", image.look))
+        anchors = self._anchors.get(root, set())
+        name = self._least[root]
+        splits = {anchor.split for anchor in anchors}
+        if len(splits) > 1:
+            return Anchor(cluster=f"between-{name[-16:]}", split="none")
+        if anchors:
+            return min(anchors, key=lambda anchor: anchor.cluster)
+        drawn = wanted or split_of(name)
+        # A golden set that people chose grows by their choice alone.
+        return Anchor(cluster=name, split="train" if pinned and wanted is None and drawn == "golden" else drawn)
+
+    def _join_groups(self) -> None:
+        """Once, when all that is stored was met: newcomers of a group belong together; so do their anchors."""
+        if self._joined:
+            return
+        self._joined = True
+        newcomers = {sha: image for sha, image in self._images.items() if sha not in self.known}
+        for sha, image in newcomers.items():
+            for group in self._groups.get(sha, ()):
+                self._join(("look", image.look), ("group", group))
+        anchors, self._anchors = self._anchors, {}
+        for node, some in anchors.items():
+            self._anchors.setdefault(self._root(node), set()).update(some)
+        for sha, image in newcomers.items():
+            root = self._root(("look", image.look))
+            for name in (*(_group_cluster(group) for group in self._groups.get(sha, ())), f"look-{sha[:16]}"):
+                self._least[root] = min(name, self._least.get(root, name))
+
+    def _root(self, node: Node) -> Node:
+        parent = self._parents.setdefault(node, node)
+        while parent != node:
+            self._parents[node] = self._parents[parent]  # halves the way for the next one
+            node, parent = parent, self._parents[parent]
+        return node
+
+    def _join(self, one: Node, other: Node) -> None:
+        self._parents[self._root(one)] = self._root(other)
+
+
+def _group_cluster(group: str) -> str:
+    return f"group-{hashlib.sha256(group.encode()).hexdigest()[:16]}"  # sorts before look-

@@ -1,0 +1,237 @@
+"""What people say is true of images: rows are added, never changed, and which of them stands follows from all of them.
+
+A label belongs to a check's name and an image's bytes. Whoever errs adds another row: the newest of a person counts. An
+undo is a row as well. Where people differ the image is in conflict and used for nothing, until a label settles it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from scanfleet.db.engine import now, reading
+from scanfleet.db.labels.queries import PINNED, counting, split_for, undone
+from scanfleet.db.tables import Label, LabelledImage
+
+PAGE_IMAGES = 1000
+CHUNK_ROWS = 500  # of one statement
+TEACHING = ("train", "calibration", "threshold")  # splits that an adapter is made from
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandingLabel:
+    """The label that stands for one image, and where the image is.
+
+    boxes: [{x0, y0, x1, y1, label}], pixels of the upright image; None: nobody said where. drawn: why the image was put
+    before a person. shown: what the ledger said of it then. cluster: images of one group or look. split: in the eyes of
+    this check; "none": to be used for nothing.
+    """
+
+    label_id: int
+    check_name: str
+    content_sha256: str
+    label: str
+    boxes: list[Any] | None
+    who: str
+    at: datetime
+    drawn: str | None
+    shown: dict[str, Any] | None
+    note: str | None
+    uri: str
+    root: str | None
+    etag: str | None
+    width: int  # pixels, upright
+    height: int
+    group: str | None  # as a person gave it
+    cluster: str
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewLabel:
+    """A label to add. The image must be among the labelled images (`scanfleet.db.labels.splits`)."""
+
+    content_sha256: str
+    label: str
+    who: str
+    origin: str  # person, import, review; PINNED: its image belongs to the golden set of the check by choice
+    uri: str | None = None
+    boxes: list[dict[str, Any]] | None = None
+    settles: bool = False
+    shown: dict[str, Any] | None = None
+    drawn: str | None = None
+    note: str | None = None
+
+
+def standing_labels(
+    connection: sa.Connection,
+    check_name: str,
+    *,
+    up_to: int | None = None,
+    after: str = "",
+    limit: int = PAGE_IMAGES,
+) -> list[StandingLabel]:
+    """A page of labels that stand, by content hash behind `after`; fewer than `limit` only at the end.
+
+    up_to: labels (and undoings) with a higher id do not count.
+    """
+    found: list[StandingLabel] = []
+    while len(found) < limit:
+        keys = _next_images(connection, check_name, after, limit - len(found))
+        if not keys:
+            break
+        these = (Label.content_sha256 > after, Label.content_sha256 <= keys[-1])
+        found += _standing(connection, check_name, *these, up_to=up_to)
+        after = keys[-1]
+    return found
+
+
+def iter_standing(engine: sa.Engine, check_name: str, *, up_to: int | None = None) -> Iterator[StandingLabel]:
+    """Every label that stands, as of now or of `up_to`. One short read a page."""
+    if up_to is None:
+        with reading(engine) as connection:
+            up_to = newest_label(connection, check_name)
+    after = ""
+    while True:
+        with reading(engine) as connection:
+            page = standing_labels(connection, check_name, up_to=up_to, after=after)
+        yield from page
+        if len(page) < PAGE_IMAGES:
+            return
+        after = page[-1].content_sha256
+
+
+def standing_of(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, StandingLabel]:
+    """By content hash: what stands for these images."""
+    found: dict[str, StandingLabel] = {}
+    for start in range(0, len(images), CHUNK_ROWS):
+        these = Label.content_sha256.in_(images[start : start + CHUNK_ROWS])
+        found |= {one.content_sha256: one for one in _standing(connection, check_name, these, up_to=None)}
+    return found
+
+
+def voices(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By content hash: who says what, of the labels that count."""
+    found: dict[str, dict[str, str]] = {}
+    for start in range(0, len(images), CHUNK_ROWS):
+        counts = counting(check_name, Label.content_sha256.in_(images[start : start + CHUNK_ROWS]))
+        for row in connection.execute(sa.select(counts.c.content_sha256, counts.c.who, counts.c.label)):
+            found.setdefault(row.content_sha256, {})[row.who] = row.label
+    return found
+
+
+def newest_label(connection: sa.Connection, check_name: str) -> int:
+    """The highest id of a check's labels, undoings included; 0: there are none."""
+    query = sa.select(sa.func.max(Label.id)).where(Label.check_name == check_name)
+    return connection.execute(query).scalar_one() or 0
+
+
+def count_since(
+    connection: sa.Connection, check_name: str, label_id: int, *, splits: Collection[str] = TEACHING
+) -> int:
+    """How many images have a standing label newer than this one. splits: those that count.
+
+    Golden images are left out: they teach nothing, they judge.
+    """
+    later = orm.aliased(Label)
+    touched = sa.select(later.content_sha256).where(later.check_name == check_name, later.id > label_id)
+    counts = counting(check_name, Label.content_sha256.in_(touched))
+    query = (
+        sa.select(sa.func.count())
+        .select_from(counts)
+        .join(LabelledImage, LabelledImage.content_sha256 == counts.c.content_sha256)
+        .where(counts.c.place == 1, ~counts.c.disputed, counts.c.id > label_id)
+        .where(split_for(check_name).in_(list(splits)))
+    )
+    return connection.execute(query).scalar_one()
+
+
+def labelled_checks(connection: sa.Connection) -> list[str]:
+    """The names of the checks that somebody labelled images for."""
+    return list(connection.execute(sa.select(Label.check_name).distinct().order_by(Label.check_name)).scalars())
+
+
+def add_labels(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[int]:
+    """Add labels in their order, but those in `unsaid`'s sense said already; returns the ids of the rows added."""
+    at = now(connection)
+    new = unsaid(connection, check_name, labels)
+    added: list[int] = []
+    for start in range(0, len(new), CHUNK_ROWS):
+        rows = [_row(label, check_name, at) for label in new[start : start + CHUNK_ROWS]]
+        insert = sa.insert(Label).returning(Label.id, sort_by_parameter_order=True)
+        added += connection.execute(insert, rows).scalars()
+    return added
+
+
+def unsaid(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[NewLabel]:
+    """Those that say something new: where a person's newest label of an image says the same, nothing needs adding.
+
+    So the same file may be imported twice.
+    """
+    said: dict[tuple[str, str], NewLabel] = {}  # by these labels
+    new: list[NewLabel] = []
+    for start in range(0, len(labels), CHUNK_ROWS):
+        chunk = labels[start : start + CHUNK_ROWS]
+        known = _newest_by_person(connection, check_name, {label.content_sha256 for label in chunk})
+        for label in chunk:
+            key = (label.content_sha256, label.who)
+            if not _says(said.get(key, known.get(key)), label):
+                said[key] = label
+                new.append(label)
+    return new
+
+
+def _row(label: NewLabel, check_name: str, at: datetime) -> dict[str, Any]:
+    return {"check_name": check_name, "at": at} | {name: getattr(label, name) for name in NewLabel.__dataclass_fields__}
+
+
+def _says(known: Any, label: NewLabel) -> bool:
+    """Whether a label, or a row of one, says all that a new one says. No box and nothing said of boxes are the same."""
+    if known is None or (known.label, known.boxes or None) != (label.label, label.boxes or None):
+        return False
+    return (known.settles or not label.settles) and (known.origin == PINNED or label.origin != PINNED)
+
+
+def _newest_by_person(connection: sa.Connection, check_name: str, images: set[str]) -> dict[tuple[str, str], Any]:
+    """(image, who) -> that person's newest label, undone ones left out."""
+    columns = (Label.content_sha256, Label.who, Label.label, Label.boxes, Label.settles, Label.origin)
+    query = (
+        sa.select(*columns)
+        .where(Label.check_name == check_name, Label.content_sha256.in_(images), Label.undoes.is_(None), ~undone(Label))
+        .order_by(Label.id)
+    )
+    return {(row.content_sha256, row.who): row for row in connection.execute(query)}
+
+
+def _next_images(connection: sa.Connection, check_name: str, after: str, limit: int) -> list[str]:
+    """Content hashes of labelled images behind `after`, whatever their labels are worth."""
+    query = (
+        sa.select(Label.content_sha256)
+        .where(Label.check_name == check_name, Label.content_sha256 > after)
+        .distinct()
+        .order_by(Label.content_sha256)
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def _standing(
+    connection: sa.Connection, check_name: str, *conditions: sa.ColumnElement[bool], up_to: int | None
+) -> list[StandingLabel]:
+    counts = counting(check_name, *conditions, up_to=up_to)
+    said = ("check_name", "content_sha256", "label", "boxes", "who", "at", "drawn", "shown", "note")
+    found = ("root", "etag", "width", "height", "cluster")
+    query = (
+        sa.select(counts.c.id.label("label_id"), *(counts.c[name] for name in said))
+        .add_columns(LabelledImage.uri, *(LabelledImage.__table__.c[name] for name in found))
+        .add_columns(LabelledImage.given_group.label("group"), split_for(check_name).label("split"))
+        .join(LabelledImage, LabelledImage.content_sha256 == counts.c.content_sha256)
+        .where(counts.c.place == 1, ~counts.c.disputed)
+        .order_by(counts.c.content_sha256)
+    )
+    return [StandingLabel(**row._mapping) for row in connection.execute(query)]

@@ -1,0 +1,44 @@
+"""What the ledger says of images by their bytes: kept with a label, to tell later how often people object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.db.tables import CheckRow, ScorerRow, Verdict
+
+CHUNK_ROWS = 500  # of one statement
+
+
+def shown_for(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By content hash: the newest verdict of any version of the check, as `labels.shown` holds it.
+
+    Images that were never scored for this check are left out.
+    """
+    scorers = (
+        sa.select(ScorerRow.id).join(CheckRow, CheckRow.id == ScorerRow.check_id).where(CheckRow.name == check_name)
+    )
+    scorer_ids = list(connection.execute(scorers).scalars())
+    found: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(images), CHUNK_ROWS):
+        some = images[start : start + CHUNK_ROWS]
+        query = (
+            sa.select(Verdict.content_sha256, *_COLUMNS)
+            .where(Verdict.scorer_id.in_(scorer_ids), Verdict.content_sha256.in_(some))
+            .order_by(Verdict.created_at, Verdict.id)
+        )
+        for row in connection.execute(query):
+            said = dict(row._mapping)
+            found[said.pop("content_sha256")] = said
+    return found
+
+
+_COLUMNS = (
+    Verdict.label,
+    Verdict.decision,
+    Verdict.score,
+    Verdict.margin,
+    Verdict.scorer_id.label("scorer"),
+)

@@ -1,0 +1,225 @@
+"""Images that nobody labelled yet, by what a label of them would teach. Every query is bounded by what it returns.
+
+The pool of a check: contents with an answer that stands, without a label of that check that counts. A content is there
+once, whatever its names, with its newest answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+
+from scanfleet.db.tables import CheckRow, Image, Label, Scan, ScorerRow, Verdict
+
+CHUNK_ROWS = 500  # of one statement
+MAX_RIVALS = 3  # other scorers that an answer is compared with
+LEAST_GAP = 0.2  # of calibrated probabilities, that counts as disagreement where decisions agree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An image to label, as it stands in the ledger. logits: one per label of the check."""
+
+    content_sha256: str
+    verdict_id: int
+    scorer_id: int
+    uri: str
+    scan: str
+    label: str
+    decision: str
+    score: float | None  # calibrated probability of a flag
+    margin: float  # logits
+    logits: tuple[float, ...]
+    width: int | None  # pixels
+    height: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What may be suggested. scorers: of every version of the check, the newest first. scans: None is all of them."""
+
+    check_name: str
+    scorers: tuple[int, ...]
+    boundaries: dict[int, tuple[float, ...]]  # scorer -> margins at which its decision changes
+    scans: tuple[str, ...] | None
+
+
+def pool_of(connection: sa.Connection, check_name: str, *, scan_id: str | None) -> Pool:
+    """scan_id: of this scan and of the scans that renewed its answers."""
+    query = (
+        sa.select(ScorerRow.id, ScorerRow.thresholds, ScorerRow.calibrator)
+        .join(CheckRow, CheckRow.id == ScorerRow.check_id)
+        .where(CheckRow.name == check_name)
+        .order_by(ScorerRow.id.desc())
+    )
+    found = {row.id: _boundaries(row.thresholds, row.calibrator) for row in connection.execute(query)}
+    scans = None
+    if scan_id is not None:
+        renewing = connection.execute(sa.select(Scan.id).where(Scan.rescan_of == scan_id)).scalars()
+        scans = (scan_id, *renewing)
+    return Pool(check_name=check_name, scorers=tuple(found), boundaries=found, scans=scans)
+
+
+def _boundaries(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | None) -> tuple[float, ...]:
+    """The margins at which a decision changes; as `worker.scoring.decisions` has it."""
+    certified = tuple(float(margin) for margin in (thresholds or {}).values() if margin is not None)
+    if certified:
+        return certified
+    return (0.0,) if calibrator is None else (-calibrator["b"] / calibrator["a"],)
+
+
+def count_pool(connection: sa.Connection, pool: Pool) -> int:
+    """How many contents there are to choose from."""
+    query = _standing(pool, sa.func.count(Verdict.content_sha256.distinct())).where(_scorer(pool).in_(pool.scorers))
+    return connection.execute(query).scalar_one()
+
+
+def at_random(connection: sa.Connection, pool: Pool, *, pivot: str, n: int) -> list[str]:
+    """`n` contents drawn uniformly, in their order from `pivot` (hexadecimal) on and around.
+
+    Contents are SHA-256 digests, which are random by themselves: those behind a random point are a simple random
+    sample, found through an index whatever the size of the archive.
+    """
+    behind = _in_order(connection, pool, Verdict.content_sha256 >= pivot, n)
+    return behind + _in_order(connection, pool, Verdict.content_sha256 < pivot, n - len(behind))
+
+
+def _in_order(connection: sa.Connection, pool: Pool, where: sa.ColumnElement[bool], n: int) -> list[str]:
+    found: set[str] = set()
+    content = Verdict.content_sha256
+    for scorer in pool.scorers if n else ():
+        query = _standing(pool, content).where(_scorer(pool) == scorer, where)
+        found.update(connection.execute(query.group_by(content).order_by(content).limit(n)).scalars())
+    return sorted(found)[:n]
+
+
+def near_boundary(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
+    """At most `n` contents, the nearest first, by |margin - nearest boundary| of the scorer that answered last."""
+    found: list[tuple[float, str, int]] = []
+    content = Verdict.content_sha256
+    for scorer, margins in pool.boundaries.items():
+        away = _smallest([sa.func.abs(sa.func.min(Verdict.margin) - margin) for margin in margins])
+        query = _standing(pool, content, sa.func.max(Verdict.id).label("verdict"), away.label("away"))
+        query = query.where(_scorer(pool) == scorer).group_by(content).order_by("away", content).limit(n)
+        found += [(row.away, row.content_sha256, row.verdict) for row in connection.execute(query)]
+    newest = _newest(connection, pool, {image for _, image, _ in found})
+    return [image for _, image, verdict in sorted(found) if newest[image] == verdict][:n]
+
+
+def _smallest(values: Sequence[sa.ColumnElement[float]]) -> sa.ColumnElement[float]:
+    """Of two at most: SQLite and PostgreSQL name the function differently."""
+    if len(values) == 1:
+        return values[0]
+    first, second = values
+    return sa.case((first < second, first), else_=second)
+
+
+def in_dispute(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
+    """At most `n` contents of which two scorers say different things, the widest apart first.
+
+    One flags what the other clears; then other decisions that differ; then the gap of their calibrated probabilities.
+    Margins are never compared: two scorers' logits have no common scale.
+    """
+    found: dict[str, tuple[int, float]] = {}
+    for scorer in pool.scorers:
+        others = [other for other in pool.scorers if other < scorer][:MAX_RIVALS]
+        if others:
+            for image, rank in _disputes(connection, pool, scorer, others, n):
+                found[image] = max(rank, found.get(image, (0, 0.0)))
+    return sorted(found, key=lambda image: (*(-each for each in found[image]), image))[:n]
+
+
+def _disputes(
+    connection: sa.Connection, pool: Pool, scorer: int, others: Sequence[int], n: int
+) -> list[tuple[str, tuple[int, float]]]:
+    """(content, (kind, gap)) where an answer that stands differs from an earlier scorer's."""
+    rival = aliased(Verdict)
+    differ, apart = Verdict.decision != rival.decision, sa.func.abs(Verdict.score - rival.score)
+    opposed = sa.and_(differ, *(each.decision.in_(("flag", "clear")) for each in (Verdict, rival)))
+    kind = sa.func.max(sa.case((opposed, 2), (differ, 1), else_=0)).label("kind")
+    gap = sa.func.max(sa.func.coalesce(apart, 0.0)).label("gap")
+    query = (
+        _standing(pool, Verdict.content_sha256, kind, gap)
+        .join(rival, sa.and_(rival.content_sha256 == Verdict.content_sha256, rival.scorer_id.in_(others)))
+        .where(_scorer(pool) == scorer, sa.or_(differ, apart >= LEAST_GAP))
+        .group_by(Verdict.content_sha256)
+        .order_by(sa.desc("kind"), sa.desc("gap"), Verdict.content_sha256)
+        .limit(n)
+    )
+    return [(row.content_sha256, (row.kind, row.gap)) for row in connection.execute(query)]
+
+
+def candidates(connection: sa.Connection, pool: Pool, images: Collection[str]) -> dict[str, Candidate]:
+    """By content: the newest answer that stands."""
+    verdicts = list(_newest(connection, pool, images).values())
+    found: dict[str, Candidate] = {}
+    for start in range(0, len(verdicts), CHUNK_ROWS):
+        query = (
+            sa.select(Verdict.__table__, Image.uri, Image.width, Image.height)
+            .join(Image, Image.id == Verdict.image_id)
+            .where(Verdict.id.in_(verdicts[start : start + CHUNK_ROWS]))
+        )
+        found |= {row.content_sha256: _candidate(row) for row in connection.execute(query)}
+    return found
+
+
+def _candidate(row: sa.Row[Any]) -> Candidate:
+    return Candidate(
+        content_sha256=row.content_sha256,
+        verdict_id=row.id,
+        scorer_id=row.scorer_id,
+        uri=row.uri,
+        scan=row.scan_id,
+        label=row.label,
+        decision=row.decision,
+        score=row.score,
+        margin=row.margin,
+        logits=tuple(row.logits),
+        width=row.width,
+        height=row.height,
+    )
+
+
+def _newest(connection: sa.Connection, pool: Pool, images: Collection[str]) -> dict[str, int]:
+    """Content -> its newest verdict that stands, of whichever scorer."""
+    wanted = sorted(images)
+    found: dict[str, int] = {}
+    for start in range(0, len(wanted), CHUNK_ROWS):
+        query = (
+            _standing(pool, Verdict.content_sha256, sa.func.max(Verdict.id).label("verdict"))
+            .where(Verdict.scorer_id.in_(pool.scorers))
+            .where(Verdict.content_sha256.in_(wanted[start : start + CHUNK_ROWS]))
+            .group_by(Verdict.content_sha256)
+        )
+        found |= {row.content_sha256: row.verdict for row in connection.execute(query)}
+    return found
+
+
+def _scorer(pool: Pool) -> sa.SQLColumnExpression[int]:
+    """Who gave a verdict; within single scans not by the index of scorers, which leads through all of their scans."""
+    return Verdict.scorer_id if pool.scans is None else Verdict.scorer_id + 0
+
+
+def _standing(pool: Pool, *columns: Any) -> sa.Select[Any]:
+    """Over verdicts that are an image's answer, of images without a label."""
+    undo = aliased(Label)
+    undone = sa.exists().where(
+        undo.check_name == pool.check_name, undo.content_sha256 == Label.content_sha256, undo.undoes == Label.id
+    )
+    labelled = sa.exists().where(
+        Label.check_name == pool.check_name,
+        Label.content_sha256 == Verdict.content_sha256,
+        Label.undoes.is_(None),
+        ~undone,
+    )
+    query = (
+        sa.select(*columns)
+        .select_from(Verdict)
+        .join(Image, sa.and_(Image.id == Verdict.image_id, Image.verdict_id == Verdict.id))
+        .where(~labelled)
+    )
+    return query if pool.scans is None else query.where(Verdict.scan_id.in_(pool.scans))

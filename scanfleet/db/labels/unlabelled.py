@@ -1,0 +1,41 @@
+"""Images as a check meets them now: a random sample of those scored lately that nobody labelled."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from scanfleet.db.tables import CheckRow, Image, Label, Scan, Verdict
+
+LOOK_AT = 20  # times as many of the newest verdicts are looked at as are drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredImage:
+    """Bytes that were scored, and where they lie."""
+
+    content_sha256: str
+    uri: str
+    root: str | None
+
+
+def recent_unlabelled(connection: sa.Connection, check_name: str, *, limit: int, seed: int) -> list[ScoredImage]:
+    """At most `limit` of them, each once. The same seed draws the same ones of the same images.
+
+    Those that a rescan chose (`Image.drawn`) are none of them: they were not met as they come.
+    """
+    labelled = sa.exists().where(Label.check_name == check_name, Label.content_sha256 == Verdict.content_sha256)
+    newest = (
+        sa.select(Verdict.content_sha256, Image.uri, Image.root)
+        .join(Image, Image.id == Verdict.image_id)
+        .join(Scan, Scan.id == Verdict.scan_id)
+        .join(CheckRow, CheckRow.id == Scan.check_id)
+        .where(CheckRow.name == check_name, Image.drawn.is_(None), ~labelled)
+        .order_by(Verdict.id.desc())
+        .limit(LOOK_AT * limit)
+    )
+    found = {row.content_sha256: ScoredImage(**row._mapping) for row in connection.execute(newest)}
+    by_chance = sorted(found, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
+    return [found[key] for key in by_chance[:limit]]

@@ -1,0 +1,39 @@
+"""The one order in which every writer of the ledger takes its locks, so that no two of them wait for each other.
+
+1. **Batches**, in the order of their ids.
+2. **Images**, in the order of their ids. Whoever holds an open batch holds its pending images with it.
+3. **Scans**, in the order of their ids.
+
+Whoever needs a batch while it holds a scan takes only what is free (SKIP LOCKED): a listing that knocks, the breaker
+that forgets knocks, a cancellation that meets new batches. One exception stands for a reason: a rescan's verdict locks
+the answered images of the *older* scan before their batches (db/results/rescan_writes.py), because only then does it
+know which counts move; nobody who holds an older batch ever waits for an answered image.
+
+**All locks are FOR NO KEY UPDATE**, as an UPDATE's own. Every row that names a scan, a batch or an image holds the key
+of that row (FOR KEY SHARE) until its transaction ends: an insert does, and so does the second UPDATE of a row in one
+transaction. FOR UPDATE waits for those keys, so that two who hold one and then ask for the row wait in a circle.
+
+SQLite has one write lock for all, taken when a transaction begins: there these are plain reads.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from scanfleet.db.tables import Batch, Scan
+
+
+def hold_batches(connection: sa.Connection, *which: sa.ColumnElement[bool], skip_locked: bool = False) -> int:
+    """Lock these batches until the transaction ends. Returns how many it holds now.
+
+    skip_locked: only those that nobody else holds, without waiting.
+    """
+    found = sa.select(Batch.id).where(*which).order_by(Batch.id)
+    held = found.with_for_update(key_share=True, skip_locked=skip_locked).subquery()
+    return connection.execute(sa.select(sa.func.count()).select_from(held)).scalar_one()
+
+
+def hold_scan(connection: sa.Connection, scan_id: str) -> str:
+    """Lock a scan until the transaction ends: nobody else changes its state. Returns the state it is in now."""
+    query = sa.select(Scan.state).where(Scan.id == scan_id)
+    return connection.execute(query.with_for_update(key_share=True)).scalar_one()

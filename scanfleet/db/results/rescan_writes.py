@@ -1,0 +1,79 @@
+"""A verdict of a rescan takes the place of the answer it renews, in the transaction that writes it.
+
+The answer of an image is the verdict written last. The one before stays in the ledger, and the rescan's image names it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from scanfleet.db.scans.batches import ClaimedImage
+from scanfleet.db.tables import Batch, Image, Verdict
+
+_MOVED = {"flag": Batch.n_flagged, "review": Batch.n_review}
+_COPIED = ("content_sha256", "width", "height")  # they tell of the bytes that were answered
+
+
+def renew(connection: sa.Connection, images: Sequence[ClaimedImage], written: Mapping[int, int]) -> None:
+    """Point the renewed images to the verdicts just written (image id -> verdict id), and move their batches' counts.
+
+    Others may renew the same images at the same moment. Images before batches, each by id, so that nobody waits in a
+    circle; and what stood is read only under the locks, so that it is what somebody else just wrote.
+    """
+    renewing = {image.rescan_of: image.id for image in images if image.rescan_of is not None and image.id in written}
+    if not renewing:
+        return
+    answered = (Image.id.in_(renewing), Image.state == "verdict")
+    lock = sa.select(Image.id).where(*answered).order_by(Image.id)
+    held = connection.execute(lock.with_for_update(key_share=True)).scalars().all()
+    stood = _standing(connection, held)
+    _name_what_stood(connection, {renewing[image_id]: row.verdict_id for image_id, row in stood.items()})
+    _point(connection, {image_id: renewing[image_id] for image_id in stood})
+    _move_counts(connection, list(stood.values()), _standing(connection, held))
+
+
+def _standing(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
+    """By image, in the order of their ids: batch, and the verdict that stands with its decision."""
+    query = (
+        sa.select(Image.id, Image.batch_id, Image.verdict_id, Verdict.decision)
+        .join(Verdict, Verdict.id == Image.verdict_id)
+        .where(Image.id.in_(image_ids))
+        .order_by(Image.id)
+    )
+    return {row.id: row for row in connection.execute(query)}
+
+
+def _name_what_stood(connection: sa.Connection, replaced: Mapping[int, int]) -> None:
+    update = sa.update(Image).where(Image.id == sa.bindparam("b_image")).values(replaced=sa.bindparam("b_replaced"))
+    connection.execute(update, [{"b_image": image, "b_replaced": verdict} for image, verdict in replaced.items()])
+
+
+def _point(connection: sa.Connection, renewing: Mapping[int, int]) -> None:
+    """Old image id -> new image id: verdict and what was seen of the bytes."""
+    new = orm.aliased(Image)
+    columns = [getattr(new, name) for name in ("verdict_id", *_COPIED)]
+    seen = {row.id: row for row in connection.execute(sa.select(new.id, *columns).where(new.id.in_(renewing.values())))}
+    values: dict[str, Any] = {name: sa.bindparam(f"b_{name}") for name in ("verdict_id", *_COPIED)}
+    rows = [
+        {"b_image": old} | {f"b_{name}": getattr(seen[new_id], name) for name in values}
+        for old, new_id in renewing.items()
+    ]
+    connection.execute(sa.update(Image).where(Image.id == sa.bindparam("b_image")).values(values), rows)
+
+
+def _move_counts(connection: sa.Connection, before: Sequence[sa.Row[Any]], after: Mapping[int, sa.Row[Any]]) -> None:
+    moved: Counter[tuple[int, str]] = Counter()
+    for row in before:
+        moved[row.batch_id, row.decision] -= 1
+        moved[row.batch_id, after[row.id].decision] += 1
+    changes: dict[int, dict[str, Any]] = {}
+    for (batch_id, decision), by in moved.items():
+        if by and decision in _MOVED:
+            changes.setdefault(batch_id, {})[_MOVED[decision].key] = _MOVED[decision] + by
+    for batch_id in sorted(changes):
+        connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(changes[batch_id]))

@@ -1,0 +1,209 @@
+"""Which answers of a scan its present champion may see otherwise, and the scan that is made to renew them.
+
+An answer can change when it is `review`, when its margin lies near a threshold of the scorer that gave it, or when a
+second look is at stake: where the first one was uncertain, or would be if it moved. Of the rest a uniform sample is
+drawn, which shows how much is missed: identities are SHA-256 digests, so that those that follow a random point in their
+order are such a sample, found by an index and without a look at the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from scanfleet.checks.check import Check
+from scanfleet.checks.crop import NEVER
+from scanfleet.db.scans import scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.checks import get_check
+from scanfleet.db.scans.scans import ScanInfo
+from scanfleet.db.tables import Image, Scan, ScorerRow, Verdict
+from scanfleet.db.training.adapters import AdapterInfo, get_adapter
+from scanfleet.db.training.champions import Change, champion, history
+
+MARGIN_MOVE = "margin_move_p90"  # logits: of the figures of a gate record, between the two models it compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """The champion that a rescan is made for, and the change that put it in use; None: nothing ever did."""
+
+    adapter: AdapterInfo | None  # None: the base alone
+    change: Change | None
+
+    @property
+    def adapter_id(self) -> int | None:
+        return None if self.adapter is None else self.adapter.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """The answers of a scan: from the present champion already, able to change, and others."""
+
+    n_current: int
+    n_changeable: int
+    n_rest: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The answers of a scan that its present champion did not give.
+
+    adapter_id: the champion's. width: logits on either side of a threshold; None: every answer can change.
+    """
+
+    scan_id: str
+    check_id: int
+    adapter_id: int | None
+    width: float | None
+
+    def count(self, connection: sa.Connection) -> Counts:
+        """Reads every answer of the scan once."""
+        current, changeable = self._conditions(connection)
+        n_current, n_near, n_all = (
+            sa.func.coalesce(sa.func.sum(sa.case((sa.and_(*which), 1), else_=0)), 0)
+            for which in ([current], [~current, changeable], [sa.true()])
+        )
+        row = connection.execute(_answered(self.scan_id, n_current, n_near, n_all)).one()
+        mine, near, total = (int(value) for value in row)
+        return Counts(n_current=mine, n_changeable=near, n_rest=total - mine - near)
+
+    def changeable(self, connection: sa.Connection, *, after: int, limit: int) -> list[NewImage]:
+        """Those that can change, by image id, behind one."""
+        current, changeable = self._conditions(connection)
+        drawn = "all" if self.width is None else "band"
+        where = (~current, changeable, Image.id > after)
+        return self._images(connection, where, drawn=drawn, order=Image.id, limit=limit)
+
+    def rest(self, connection: sa.Connection, *, after: str, until: str, limit: int) -> list[NewImage]:
+        """The others, by identity, between two."""
+        current, changeable = self._conditions(connection)
+        where = (~current, ~changeable, Image.identity > after, Image.identity <= until)
+        return self._images(connection, where, drawn="audit", order=Image.identity, limit=limit)
+
+    def _images(
+        self,
+        connection: sa.Connection,
+        where: Sequence[sa.ColumnElement[bool]],
+        *,
+        drawn: str,
+        order: orm.InstrumentedAttribute[Any],
+        limit: int,
+    ) -> list[NewImage]:
+        columns = (Image.id, Image.uri, Image.root, Image.etag, Image.size, Image.meta)
+        query = _answered(self.scan_id, *columns).where(*where).order_by(order).limit(limit)
+        return [
+            NewImage(
+                uri=row.uri,
+                root=row.root,
+                etag=row.etag,
+                size=row.size,
+                meta=row.meta,
+                rescan_of=row.id,
+                drawn=drawn,
+            )
+            for row in connection.execute(query)
+        ]
+
+    def _conditions(self, connection: sa.Connection) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+        """Whether the champion gave an answer; whether another champion may give another one."""
+        names = (ScorerRow.id, ScorerRow.adapter_id, ScorerRow.thresholds, ScorerRow.calibrator, ScorerRow.crop)
+        scorers = connection.execute(sa.select(*names).where(ScorerRow.check_id == self.check_id)).all()
+        current = Verdict.scorer_id.in_([row.id for row in scorers if row.adapter_id == self.adapter_id])
+        if self.width is None:
+            return current, sa.true()
+        check = get_check(connection, self.check_id)
+        flags = bool(check.flags)
+        near = [
+            sa.and_(Verdict.scorer_id == row.id, Verdict.margin.between(edge - self.width, edge + self.width))
+            for row in scorers
+            for edge in {
+                *edges(row.thresholds if flags else None, row.calibrator if flags else None),
+                *gate_edges(check, row.crop),
+            }
+        ]
+        looked_again = sa.and_(Verdict.crop.is_not(None), Verdict.crop["why"].as_string() == "uncertain")
+        return current, sa.or_(Verdict.decision == "review", *near, looked_again)
+
+
+def edges(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | None) -> list[float]:
+    """The margins at which a scorer's decision changes. Without thresholds: an even chance, or the sign."""
+    if thresholds is not None:
+        return sorted({edge for edge in (thresholds.get("review"), thresholds.get("flag")) if edge is not None})
+    return [0.0] if calibrator is None else [-calibrator["b"] / calibrator["a"]]
+
+
+def gate_edges(check: Check, crop: str) -> list[float]:
+    """The margins of a first look at which a scorer's gate turns; crop: as its row has it."""
+    if isinstance(check.crop, str) or crop == NEVER or check.crop.when not in ("uncertain", "uncertain-or-shrunk"):
+        return []
+    ends = json.loads(crop)["uncertain"]
+    out = ((ends["low"], -check.crop.band), (ends["high"], check.crop.band))
+    return [end + band for end, band in out if end is not None]
+
+
+def _answered(scan_id: str, *columns: Any) -> sa.Select[Any]:
+    query = sa.select(*columns).select_from(Image).join(Verdict, Verdict.id == Image.verdict_id)
+    return query.where(Image.scan_id == scan_id, Image.state == "verdict")
+
+
+def root_of(connection: sa.Connection, scan_id: str) -> ScanInfo:
+    """The scan whose answers are renewed: of a rescan, the one that it renews itself. Raises UnknownName."""
+    found = scans.get_scan(connection, scan_id)
+    return found if found.rescan_of is None else scans.get_scan(connection, found.rescan_of)
+
+
+def aim_of(connection: sa.Connection, scan: ScanInfo) -> Aim:
+    """The champion of this moment for a scan's check and model."""
+    changes = history(connection, scan.check, scan.model, limit=1)
+    return Aim(adapter=champion(connection, scan.check, scan.model), change=changes[0] if changes else None)
+
+
+def margin_move(connection: sa.Connection, aim: Aim) -> float | None:
+    """How far margins of golden images moved between the champion and the one before it: the .9 quantile, in logits.
+
+    None where the two were never compared. After a rollback the comparison is that of the adapter that went.
+    """
+    if aim.change is None:
+        return None
+    judged = aim.change.previous_id if aim.change.kind == "rollback" else aim.adapter_id
+    gate = None if judged is None else get_adapter(connection, judged).gate
+    move = ((gate or {}).get("figures") or {}).get(MARGIN_MOVE)
+    return None if move is None else float(move)
+
+
+def identity_of(root: ScanInfo, aim: Aim, asked: dict[str, Any], *, fresh: bool) -> str:
+    """The same request after the same promotion is the same rescan. `fresh` makes another one."""
+    salt = secrets.token_hex(8) if fresh else ""
+    change = None if aim.change is None else aim.change.id
+    body = json.dumps(["rescan", root.id, change, aim.adapter_id, asked, salt], sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def find_rescan(connection: sa.Connection, identity: str) -> ScanInfo | None:
+    known = connection.execute(sa.select(Scan.id).where(Scan.identity == identity)).scalar_one_or_none()
+    return None if known is None else scans.get_scan(connection, known)
+
+
+def add_rescan(
+    connection: sa.Connection, root: ScanInfo, *, identity: str, filters: dict[str, Any], cursor: dict[str, Any]
+) -> ScanInfo:
+    """A scan without images yet, whose answers become those of `root`."""
+    return scans.add_scan(
+        connection,
+        identity=identity,
+        check_id=root.check_id,
+        model=root.model,
+        queue=root.queue,
+        sources=list(root.sources),
+        filters=filters,
+        cursor=cursor,
+        rescan_of=root.id,
+    )

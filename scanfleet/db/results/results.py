@@ -1,0 +1,266 @@
+"""Results as people ask for them: one per image, whatever became of it, paged by key.
+
+What workers measured while they scored, summed in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.checks.crop_result import SecondLook
+from scanfleet.db.engine import reading
+from scanfleet.db.tables import Adapter, Batch, Failure, Image, ScorerRow, Verdict
+from scanfleet.stats.stage_times import NAMES, StageTimes
+
+
+def times_of_scan(connection: sa.Connection, scan_id: str) -> StageTimes:
+    """Of the attempts that closed its batches."""
+    columns = [sa.func.sum(Batch.seconds[name].as_float()).label(name) for name in NAMES]
+    row = connection.execute(sa.select(*columns).where(Batch.scan_id == scan_id)).one()
+    return StageTimes(sums={name: float(value) for name, value in row._mapping.items() if value is not None})
+
+
+PAGE_IMAGES = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerInfo:
+    """Who gave a verdict."""
+
+    id: int
+    key: str
+    base_model: str
+    revision: str
+    precision: str
+    adapter: str | None  # SHA-256 of its weights; None: the base model alone
+    mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureInfo:
+    stage: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One image of a scan. state: pending, verdict, failed or cancelled; the answer is there only with a verdict."""
+
+    image_id: int
+    scan: str
+    uri: str
+    root: str | None
+    etag: str | None
+    size: int | None  # bytes
+    width: int | None  # pixels
+    height: int | None
+    content_sha256: str | None
+    meta: dict[str, Any] | None
+    state: str
+    label: str | None = None
+    score: float | None = None  # probability of a flag; None when not calibrated
+    calibrated: bool = False
+    margin: float | None = None  # logits
+    mass: float | None = None
+    decision: str | None = None
+    boxes: list[Any] | None = None
+    box_problems: list[Any] | None = None
+    crop: SecondLook | None = None  # None: it was not to be looked at again
+    reused: bool = False
+    scored_at: datetime | None = None
+    scorer: ScorerInfo | None = None
+    failure: FailureInfo | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFilter:
+    """What to return; unset fields ask nothing. Filters on the answer leave out images without one.
+
+    Without a scan the images of rescans are left out: what they brought stands in the scan that they renew, once.
+    """
+
+    scan: str | None = None
+    uri: str | None = None
+    prefix: str | None = None  # of the uri
+    state: str | None = None
+    label: str | None = None
+    decision: str | None = None
+    min_score: float | None = None
+    max_score: float | None = None
+    tried: bool = False  # leave out what is pending or cancelled
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        found: list[sa.ColumnElement[bool]] = []
+        for column, value in (
+            (Image.scan_id, self.scan),
+            (Image.uri, self.uri),
+            (Image.state, self.state),
+            (Verdict.label, self.label),
+            (Verdict.decision, self.decision),
+        ):
+            if value is not None:
+                found.append(column == value)
+        if self.tried:
+            found.append(Image.state.in_(("verdict", "failed")))
+        if self.scan is None:
+            found.append(Image.rescan_of.is_(None))
+        if self.prefix is not None:
+            # Not LIKE: SQLite's ignores the case.
+            found.append(sa.func.substr(Image.uri, 1, len(self.prefix)) == self.prefix)
+        if self.min_score is not None:
+            found.append(Verdict.score >= self.min_score)
+        if self.max_score is not None:
+            found.append(Verdict.score <= self.max_score)
+        return found
+
+
+def iter_results(
+    engine: sa.Engine, wanted: ResultFilter, *, limit: int | None = None, page_images: int = PAGE_IMAGES
+) -> Iterator[Result]:
+    """Every result, oldest image first. One short read a page: an export of hours holds up nobody."""
+    after, left = 0, limit
+    while left is None or left > 0:
+        size = page_images if left is None else min(page_images, left)
+        query = _select(wanted).where(Image.id > after).order_by(Image.id).limit(size)
+        with reading(engine, long=True) as connection:
+            page = [_result(row) for row in connection.execute(query)]
+        yield from page
+        if len(page) < size:
+            return
+        after = page[-1].image_id
+        left = None if left is None else left - size
+
+
+def top_results(connection: sa.Connection, wanted: ResultFilter, *, limit: int) -> list[Result]:
+    """The results with the highest score (then margin) first."""
+    query = _select(wanted).order_by(Verdict.score.desc().nulls_last(), Verdict.margin.desc(), Image.id).limit(limit)
+    return [_result(row) for row in connection.execute(query)]
+
+
+def list_failures(
+    connection: sa.Connection, scan_id: str, *, stage: str | None, reason: str | None, limit: int
+) -> list[Result]:
+    """Images that could not be scored, and why."""
+    query = _select(ResultFilter(scan=scan_id, state="failed"))
+    if stage is not None:
+        query = query.where(Failure.stage == stage)
+    if reason is not None:
+        query = query.where(Failure.reason == reason)
+    return [_result(row) for row in connection.execute(query.order_by(Image.id).limit(limit))]
+
+
+def count_failures(connection: sa.Connection, scan_id: str) -> dict[tuple[str, str], int]:
+    """(stage, reason) -> images, the most frequent first."""
+    n = sa.func.count().label("n")
+    query = (
+        sa.select(Failure.stage, Failure.reason, n)
+        .where(Failure.scan_id == scan_id)
+        .group_by(Failure.stage, Failure.reason)
+        .order_by(n.desc(), Failure.stage, Failure.reason)
+    )
+    return {(row.stage, row.reason): row.n for row in connection.execute(query)}
+
+
+def count_answers(connection: sa.Connection, scan_id: str) -> dict[tuple[str, str], int]:
+    """(decision, label) -> images, by the answer that stands for each image."""
+    query = (
+        sa.select(Verdict.decision, Verdict.label, sa.func.count().label("n"))
+        .join(Image, Image.verdict_id == Verdict.id)
+        .where(Image.scan_id == scan_id)
+        .group_by(Verdict.decision, Verdict.label)
+        .order_by(Verdict.decision, Verdict.label)
+    )
+    return {(row.decision, row.label): row.n for row in connection.execute(query)}
+
+
+def known_identities(connection: sa.Connection, *, check_hash: str, model: str, identities: Sequence[str]) -> set[str]:
+    """Which of these listed versions (uri and etag) this check has a verdict for by this model."""
+    from scanfleet.db.tables import CheckRow, Scan
+
+    scorers = (
+        sa.select(ScorerRow.id).join(CheckRow, CheckRow.id == ScorerRow.check_id).where(CheckRow.hash == check_hash)
+    )
+    query = (
+        sa.select(Verdict.identity)
+        .join(Scan, Scan.id == Verdict.scan_id)
+        .where(Verdict.scorer_id.in_(scorers), Verdict.identity.in_(identities), Scan.model == model)
+        .distinct()
+    )
+    return set(connection.execute(query).scalars())
+
+
+_IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "content_sha256", "meta", "state")
+_VERDICT = (
+    "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "reused_from", "created_at",
+)  # fmt: skip
+_SCORER = ("key", "base_model", "base_revision", "precision", "mode")
+_FAILURE = ("stage", "reason", "detail")
+
+
+def _select(wanted: ResultFilter) -> sa.Select[Any]:
+    columns = [
+        Image.id.label("image_id"),
+        *(Image.__table__.c[name] for name in _IMAGE),
+        *(Verdict.__table__.c[name] for name in _VERDICT),
+        ScorerRow.id.label("scorer_id"),
+        *(ScorerRow.__table__.c[name] for name in _SCORER),
+        ScorerRow.calibrator.is_not(None).label("calibrated"),
+        Adapter.weights_sha256,
+        *(Failure.__table__.c[name] for name in _FAILURE),
+    ]
+    return (
+        sa.select(*columns)
+        .select_from(Image)
+        .outerjoin(Verdict, Verdict.id == Image.verdict_id)
+        .outerjoin(ScorerRow, ScorerRow.id == Verdict.scorer_id)
+        .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
+        .outerjoin(Failure, Failure.image_id == Image.id)
+        .where(*wanted.conditions())
+    )
+
+
+def _result(row: sa.Row[Any]) -> Result:
+    return Result(
+        image_id=row.image_id,
+        scan=row.scan_id,
+        uri=row.uri,
+        root=row.root,
+        etag=row.etag,
+        size=row.size,
+        width=row.width,
+        height=row.height,
+        content_sha256=row.content_sha256,
+        meta=row.meta,
+        state=row.state,
+        label=row.label,
+        score=row.score,
+        calibrated=row.scorer_id is not None and bool(row.calibrated),
+        margin=row.margin,
+        mass=row.mass,
+        decision=row.decision,
+        boxes=row.boxes,
+        box_problems=row.box_problems,
+        crop=SecondLook.read(row.crop),
+        reused=row.reused_from is not None,
+        scored_at=row.created_at,
+        scorer=None if row.scorer_id is None else _scorer(row),
+        failure=None if row.stage is None else FailureInfo(stage=row.stage, reason=row.reason, detail=row.detail),
+    )
+
+
+def _scorer(row: sa.Row[Any]) -> ScorerInfo:
+    return ScorerInfo(
+        id=row.scorer_id,
+        key=row.key,
+        base_model=row.base_model,
+        revision=row.base_revision,
+        precision=row.precision,
+        adapter=row.weights_sha256,
+        mode=row.mode,
+    )

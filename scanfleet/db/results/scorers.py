@@ -1,0 +1,101 @@
+"""Scorers: one immutable scoring configuration a row, found again by the hash over its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from scanfleet.db.engine import now
+from scanfleet.db.tables import Adapter, Image, ScorerRow, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerSpec:
+    """Everything that can move a margin or a decision."""
+
+    check_id: int
+    base_model: str
+    base_revision: str
+    precision: str
+    adapter_id: int | None
+    max_pixels: int
+    crop: str
+    calibrator: dict[str, Any] | None
+    thresholds: dict[str, Any] | None
+    mode: str | None = None  # in words; it follows from check and adapter, so the key is without it
+
+    @property
+    def key(self) -> str:
+        body = {name: value for name, value in asdict(self).items() if name != "mode"}
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """How far the margins of n known images lie from those stored with the adapter, in logits.
+
+    Rounding differs from machine to machine, so this is no part of what a scorer is.
+    """
+
+    max: float
+    mean: float
+    n: int
+    against: str  # precision that the stored margins were computed in
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerUse:
+    """A scorer, and for how many images of a scan its answer stands."""
+
+    id: int
+    base_model: str
+    base_revision: str
+    precision: str
+    adapter: str | None  # SHA-256 of its weights; None: the base model alone
+    calibrator: dict[str, Any] | None  # None: no calibrated score
+    thresholds: dict[str, Any] | None  # margins; None: the sign of the margin decides
+    n_images: int
+    mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
+    shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no known images
+    crop: str = "never"  # as `scanfleet.checks.crop.crop_text` has it
+
+
+def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
+    """Whose answers stand in a scan, the most frequent first."""
+    counts = (
+        sa.select(Verdict.scorer_id, sa.func.count().label("n_images"))
+        .join(Image, Image.verdict_id == Verdict.id)
+        .where(Image.scan_id == scan_id)
+        .group_by(Verdict.scorer_id)
+        .subquery()
+    )
+    names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds", "mode", "shift", "crop")
+    query = (
+        sa.select(
+            *(ScorerRow.__table__.c[name] for name in names), Adapter.weights_sha256.label("adapter"), counts.c.n_images
+        )
+        .join(counts, counts.c.scorer_id == ScorerRow.id)
+        .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
+        .order_by(counts.c.n_images.desc(), ScorerRow.id)
+    )
+    return [ScorerUse(**row._mapping) for row in connection.execute(query)]
+
+
+def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:
+    """The id of this configuration; adds it when it is new. Two workers may ask at the same moment."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    row = asdict(spec) | {"key": spec.key, "created_at": now(connection)}
+    connection.execute(dialect.insert(ScorerRow).values(row).on_conflict_do_nothing(index_elements=["key"]))
+    return connection.execute(sa.select(ScorerRow.id).where(ScorerRow.key == spec.key)).scalar_one()
+
+
+def note_shift(connection: sa.Connection, scorer: int, shift: Shift) -> None:
+    """Keep what a worker measured, if no worker measured a wider one. Two workers may tell at the same moment."""
+    held = ScorerRow.shift
+    narrower = sa.or_(held.is_(None), held["max"].as_float() < shift.max)
+    connection.execute(sa.update(ScorerRow).where(ScorerRow.id == scorer, narrower).values(shift=asdict(shift)))

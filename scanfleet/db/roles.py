@@ -1,0 +1,88 @@
+"""Who may do what in PostgreSQL: three roles, each with the least that its side of the fleet needs.
+
+By table, so that a new column changes nothing, but where rows must not change; a new table must be entered here, and a
+test says so.
+Everyone reads everything: the ledger holds no secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.dialects import postgresql
+
+from scanfleet.db.tables import Base
+
+VERSION_TABLE = "alembic_version"  # every process looks at it before it begins
+
+# Producers cancel, retry and reconcile; a reconciler also quarantines, which writes a failure.
+PRODUCER = {
+    "checks": "INSERT, UPDATE",
+    "scans": "INSERT, UPDATE",
+    "batches": "INSERT, UPDATE",
+    "images": "INSERT, UPDATE",
+    "failures": "INSERT, DELETE",
+    "labels": "INSERT",  # added, never changed
+    "labelled_images": "INSERT, UPDATE (uri, root, etag)",  # a split is for good
+    "trainings": "INSERT, UPDATE",
+    "adapters": "UPDATE (uri)",  # where its files were brought
+    "champions": "INSERT, UPDATE",  # a person promotes and rolls back
+    "promotions": "INSERT",
+    "calibrations": "INSERT",  # what `scanfleet tune` fitted
+}
+# Workers settle what producers made; they make no scan, batch or image, and delete nothing.
+WORKER = {
+    "checks": "INSERT",  # a built-in one that is trained for before anybody scans with it
+    "scans": "UPDATE",
+    "batches": "UPDATE",
+    "images": "UPDATE",
+    "failures": "INSERT",
+    "scorers": "INSERT, UPDATE (shift)",  # what a scorer is never changes
+    "verdicts": "INSERT, UPDATE",
+    "workers": "INSERT, UPDATE",
+    "adapters": "INSERT, UPDATE",  # those that ship with the built-in model
+    "champions": "INSERT, UPDATE",
+    "promotions": "INSERT",
+    "refusals": "INSERT",
+    "trainings": "INSERT, UPDATE",
+}
+READER: Mapping[str, str] = {}
+_COUNTED = (  # ids from a sequence
+    "checks", "batches", "images", "scorers", "verdicts", "labels", "adapters", "trainings", "promotions", "refusals",
+    "calibrations",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleNames:
+    producer: str = "scanfleet_producer"
+    worker: str = "scanfleet_worker"
+    reader: str = "scanfleet_reader"
+
+
+def role_statements(names: RoleNames) -> list[str]:
+    """SQL that makes the three roles, or brings them back to what is written here. For the owner of the tables."""
+    rights = {names.producer: PRODUCER, names.worker: WORKER, names.reader: READER}
+    return [line for role, tables in rights.items() for line in _statements(role, tables)]
+
+
+def _statements(role: str, tables: Mapping[str, str]) -> list[str]:
+    every = ", ".join(_quoted(name) for name in (*sorted(Base.metadata.tables), VERSION_TABLE))
+    to = _quoted(role)
+    sequences = ", ".join(
+        _quoted(f"{name}_id_seq") for name, rights in tables.items() if name in _COUNTED and "INSERT" in rights
+    )
+    return [
+        f"DO $$ BEGIN CREATE ROLE {to} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;",
+        f"REVOKE ALL ON {every} FROM {to};",
+        f"GRANT SELECT ON {every} TO {to};",
+        *(f"GRANT {rights} ON {_quoted(name)} TO {to};" for name, rights in tables.items()),
+        *([f"GRANT USAGE ON SEQUENCE {sequences} TO {to};"] if sequences else []),
+    ]
+
+
+def _quoted(name: str) -> str:
+    dialect: Any = postgresql.dialect
+    return str(dialect().identifier_preparer.quote(name))

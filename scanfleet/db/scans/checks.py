@@ -1,0 +1,57 @@
+"""Checks as rows: every version that was ever used stays, under its hash."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from scanfleet.checks.check import Check, builtin_names, load_check
+from scanfleet.db.engine import now
+from scanfleet.db.tables import CheckRow
+from scanfleet.errors import UnknownName
+
+
+def save_check(connection: sa.Connection, check: Check, *, added: bool = False) -> int:
+    """The id of this very version of the check; stores it when it is new.
+
+    `added`: from now on this version is what the check's name stands for.
+    """
+    at = now(connection)
+    where = (CheckRow.name == check.name, CheckRow.hash == check.hash)
+    known = connection.execute(sa.select(CheckRow.id).where(*where)).scalar_one_or_none()
+    if known is None:
+        row = {
+            "name": check.name,
+            "hash": check.hash,
+            "body": check.model_dump(mode="json"),
+            "created_at": at,
+        }
+        known = connection.execute(sa.insert(CheckRow).values(row).returning(CheckRow.id)).scalar_one()
+    if added:
+        connection.execute(sa.update(CheckRow).where(CheckRow.id == known).values(added_at=at))
+    return known
+
+
+def get_check(connection: sa.Connection, check_id: int) -> Check:
+    body = connection.execute(sa.select(CheckRow.body).where(CheckRow.id == check_id)).scalar_one()
+    return Check.model_validate(body)
+
+
+def list_checks(connection: sa.Connection) -> dict[str, Check]:
+    """The newest version of each check by name: the built-in ones, and over them those that were added."""
+    checks = {name: load_check(name) for name in builtin_names()}
+    added = sa.select(CheckRow.body).where(CheckRow.added_at.is_not(None)).order_by(CheckRow.added_at)
+    rows = connection.execute(added).scalars()
+    return checks | {check.name: check for check in map(Check.model_validate, rows)}
+
+
+def resolve_check(connection: sa.Connection, name_or_path: str) -> Check:
+    """A check by file (ends in .toml), or by name: added ones first, then built-in. Raises UnknownName, BadCheck."""
+    if name_or_path.endswith(".toml"):
+        return load_check(name_or_path)
+    checks = list_checks(connection)
+    if name_or_path not in checks:
+        raise UnknownName(
+            f"no check {name_or_path!r} (there are {', '.join(sorted(checks))}); "
+            "name a .toml file, or add one with `scanfleet checks add`"
+        )
+    return checks[name_or_path]

@@ -1,0 +1,271 @@
+"""A scan: started, listed, watched, paused, resumed, cancelled, finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.checks.check import Check
+from scanfleet.db.engine import now
+from scanfleet.db.locks import hold_batches
+from scanfleet.db.scans.checks import save_check
+from scanfleet.db.tables import Batch, CheckRow, Image, Scan
+from scanfleet.errors import RequestError, UnknownName
+from scanfleet.messages import score_queue
+
+_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0/o, 1/l/i: people read these ids aloud
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanInfo:
+    id: str
+    check: str
+    check_id: int
+    model: str
+    queue: str
+    sources: tuple[str, ...]
+    filters: dict[str, Any]
+    state: str
+    cursor: dict[str, Any] | None
+    n_listed: int | None  # None while the listing goes on
+    created_at: datetime
+    finished_at: datetime | None
+    rescan_of: str | None = None  # the scan whose answers this one renews
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Summed from batches, never from images: ten million images are 156 thousand rows."""
+
+    n_images: int  # enqueued so far
+    n_verdicts: int
+    n_failures: int
+    n_cancelled: int
+    n_reused: int
+    n_flagged: int  # of the answers that stand, as n_review: a rescan moves them
+    n_review: int
+    n_batches: int
+    n_leased: int
+    waiting_for: str | None  # the failure of the world that some batch waits for
+
+    @property
+    def n_done(self) -> int:
+        return self.n_verdicts + self.n_failures + self.n_cancelled
+
+    @property
+    def n_pending(self) -> int:
+        return self.n_images - self.n_done
+
+
+def open_scan(
+    connection: sa.Connection,
+    *,
+    check: Check,
+    model: str,
+    sources: Sequence[str],
+    filters: dict[str, Any],
+    fresh: bool = False,
+) -> tuple[ScanInfo, bool]:
+    """The scan of this check, model, sources and filters, and whether it is new. `fresh` starts another one."""
+    identity = _identity(check, model, sources, filters, salt=secrets.token_hex(8) if fresh else "")
+    known = connection.execute(sa.select(Scan.id).where(Scan.identity == identity)).scalar_one_or_none()
+    if known is not None:
+        return get_scan(connection, known), False
+    added = add_scan(
+        connection,
+        identity=identity,
+        check_id=save_check(connection, check),
+        model=model,
+        queue=score_queue(model),
+        sources=list(sources),
+        filters=filters,
+    )
+    return added, True
+
+
+def add_scan(connection: sa.Connection, **values: Any) -> ScanInfo:
+    """A running scan with these columns, under a new id."""
+    scan_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
+    connection.execute(sa.insert(Scan).values(id=scan_id, state="running", created_at=now(connection), **values))
+    return get_scan(connection, scan_id)
+
+
+def _identity(check: Check, model: str, sources: Sequence[str], filters: dict[str, Any], *, salt: str) -> str:
+    body = json.dumps([check.hash, model, list(sources), filters, salt], sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def get_scan(connection: sa.Connection, scan_id: str) -> ScanInfo:
+    """One scan by its id, or by the start of it when only one begins so. Raises UnknownName."""
+    if not scan_id:
+        raise UnknownName("the id of a scan is needed: `scanfleet scans ls` lists them")
+    found = _select_scans(connection, Scan.id.startswith(scan_id, autoescape=True), limit=2)
+    exact = [scan for scan in found if scan.id == scan_id] or found
+    if len(exact) != 1:
+        problem = "several scans begin with" if exact else "no scan"
+        raise UnknownName(f"{problem} {scan_id!r}: `scanfleet scans ls` lists them")
+    return exact[0]
+
+
+def list_scans(connection: sa.Connection, *, limit: int = 1000) -> list[ScanInfo]:
+    return _select_scans(connection, sa.true(), limit=limit)
+
+
+def list_rescans(connection: sa.Connection, scan_id: str, *, limit: int = 100) -> list[ScanInfo]:
+    """The scans that renew the answers of this one, the newest first."""
+    return _select_scans(connection, Scan.rescan_of == scan_id, limit=limit)
+
+
+def _select_scans(connection: sa.Connection, where: sa.ColumnElement[bool], *, limit: int) -> list[ScanInfo]:
+    query = (
+        sa.select(Scan.__table__, CheckRow.name.label("check"))
+        .join(CheckRow, CheckRow.id == Scan.check_id)
+        .where(where)
+        .order_by(Scan.created_at.desc(), Scan.id)
+        .limit(limit)
+    )
+    return [
+        ScanInfo(
+            id=row.id,
+            check=row.check,
+            check_id=row.check_id,
+            model=row.model,
+            queue=row.queue,
+            sources=tuple(row.sources),
+            filters=row.filters,
+            state=row.state,
+            cursor=row.cursor,
+            n_listed=row.n_listed,
+            created_at=row.created_at,
+            finished_at=row.finished_at,
+            rescan_of=row.rescan_of,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def progress(connection: sa.Connection, scan_id: str) -> Progress:
+    total = sa.func.coalesce
+    row = connection.execute(
+        sa.select(
+            total(sa.func.sum(Batch.n_images), 0).label("n_images"),
+            total(sa.func.sum(Batch.n_verdicts), 0).label("n_verdicts"),
+            total(sa.func.sum(Batch.n_failures), 0).label("n_failures"),
+            total(sa.func.sum(Batch.n_reused), 0).label("n_reused"),
+            total(sa.func.sum(Batch.n_flagged), 0).label("n_flagged"),
+            total(sa.func.sum(Batch.n_review), 0).label("n_review"),
+            total(
+                sa.func.sum(
+                    sa.case(
+                        (Batch.state == "cancelled", Batch.n_images - Batch.n_verdicts - Batch.n_failures),
+                        else_=0,
+                    )
+                ),
+                0,
+            ).label("n_cancelled"),
+            sa.func.count().label("n_batches"),
+            total(sa.func.sum(sa.case((Batch.state == "leased", 1), else_=0)), 0).label("n_leased"),
+            sa.func.coalesce(_held_back(scan_id), sa.func.max(Batch.waiting_for)).label("waiting_for"),
+        ).where(Batch.scan_id == scan_id)
+    ).one()
+    counts = {name: int(value) for name, value in row._mapping.items() if name != "waiting_for"}
+    return Progress(**counts, waiting_for=row.waiting_for)
+
+
+def _held_back(scan_id: str) -> sa.ScalarSelect[str | None]:
+    """What the whole scan waits for."""
+    return sa.select(Scan.waiting_for).where(Scan.id == scan_id).scalar_subquery()
+
+
+def pause(connection: sa.Connection, scan_id: str) -> None:
+    """No further batch is claimed; batches under way end normally, which takes seconds."""
+    _move(connection, scan_id, {"running"}, "paused", done="paused")
+
+
+def resume(connection: sa.Connection, scan_id: str) -> None:
+    _move(connection, scan_id, {"paused"}, "running", done="resumed")
+
+
+def cancel(connection: sa.Connection, scan_id: str) -> int:
+    """End a scan now. What is scored stays; the rest is cancelled. Returns how many images that were.
+
+    Batches under way lose their lease: their late writers write nothing.
+    """
+    while not _cancel_batches(connection, scan_id):
+        pass  # it waits for the batch that was in the way
+    ended = connection.execute(
+        sa.update(Image).where(Image.scan_id == scan_id, Image.state == "pending").values(state="cancelled")
+    )
+    connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(finished_at=now(connection)))
+    return ended.rowcount
+
+
+def _cancel_batches(connection: sa.Connection, scan_id: str) -> bool:
+    """Cancel the scan with its open batches, or nothing: False when somebody just writes one that was new.
+
+    Batches before the scan, as their writers lock them (db/locks.py). Until the scan is held, a listing or a retry
+    may add others, and a worker may have begun to write one: it will ask for the scan, so nobody may wait for it here.
+    """
+    opened = (Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
+    with connection.begin_nested() as attempt:
+        hold_batches(connection, *opened)
+        _move(connection, scan_id, {"running", "paused"}, "cancelled", done="cancelled")
+        n_held = hold_batches(connection, *opened, skip_locked=True)
+        n_open = connection.execute(sa.select(sa.func.count()).select_from(Batch).where(*opened)).scalar_one()
+        if n_open > n_held:
+            attempt.rollback()  # gives the locks back
+            return False
+        ended = {"lease_until": None, "in_hand": None, "waiting_for": None, "finished_at": now(connection)}
+        values = {"state": "cancelled", "lease_token": Batch.lease_token + 1} | ended
+        connection.execute(sa.update(Batch).where(*opened).values(values))
+    return True
+
+
+def _move(connection: sa.Connection, scan_id: str, allowed: set[str], to: str, *, done: str) -> None:
+    moved = connection.execute(sa.update(Scan).where(Scan.id == scan_id, Scan.state.in_(allowed)).values(state=to))
+    if moved.rowcount == 0:
+        state = get_scan(connection, scan_id).state
+        raise RequestError(f"scan {scan_id} is {state}; only a {' or '.join(sorted(allowed))} scan can be {done}")
+
+
+def finish_if_complete(connection: sa.Connection, scan_id: str) -> bool:
+    """Mark a scan done when its listing has ended and no batch is open. Returns whether it is done now.
+
+    Two workers that settle the last two batches at the same moment each still see the other's open: the reconciler
+    calls `finish_all_complete` for that reason.
+    """
+    return _finish(connection, Scan.id == scan_id) == 1
+
+
+def finish_all_complete(connection: sa.Connection) -> int:
+    """Mark every scan done whose last batch is settled. Returns how many."""
+    return _finish(connection, sa.true())
+
+
+def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+    open_batches = sa.exists().where(Batch.scan_id == Scan.id, Batch.state.in_(("ready", "leased")))
+    complete = (which, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
+    # Two statements: whoever opens batches again holds the scan's row meanwhile, and only a statement that begins
+    # after that commit sees them.
+    query = sa.select(Scan.id).where(*complete).order_by(Scan.id)
+    candidates = connection.execute(query.with_for_update(key_share=True)).scalars().all()
+    if not candidates:
+        return 0
+    moved = connection.execute(
+        sa.update(Scan).where(Scan.id.in_(candidates), *complete).values(state="done", finished_at=now(connection))
+    )
+    return moved.rowcount
+
+
+def reopen(connection: sa.Connection, scan_id: str) -> None:
+    """Let a finished scan take more work: a new listing of its sources, or a retry."""
+    connection.execute(
+        sa.update(Scan).where(Scan.id == scan_id, Scan.state == "done").values(state="running", finished_at=None)
+    )

@@ -1,0 +1,71 @@
+"""Workers as rows: who is there, since when, and where its time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.db.engine import now
+from scanfleet.db.tables import Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerInfo:
+    id: str
+    host: str
+    pid: int
+    queue: str
+    device: str
+    started_at: datetime
+    beat_at: datetime
+    n_images: int
+    seconds: dict[str, Any] | None  # sums by name (scanfleet.stats.stage_times) since the start
+    waiting_for: str | None  # what failed, in words, while it cannot begin
+
+
+def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int, queue: str, device: str) -> None:
+    at = now(connection)
+    row = {"id": worker, "host": host, "pid": pid, "queue": queue, "device": device}
+    connection.execute(sa.insert(Worker).values(row | {"n_images": 0, "started_at": at, "beat_at": at}))
+
+
+def beat(
+    connection: sa.Connection, *, worker: str, n_images: int, seconds: Mapping[str, float], progressed: bool
+) -> None:
+    """Say that the worker lives, and what it did since it started.
+
+    progressed: whether anything happened in it since the last time.
+    """
+    at = now(connection)
+    values: dict[str, Any] = {"beat_at": at, "n_images": n_images, "seconds": dict(seconds)}
+    if progressed:
+        values["progress_at"] = at
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(values))
+
+
+def set_waiting(connection: sa.Connection, worker: str, waiting_for: str) -> None:
+    """The worker cannot begin: the world failed."""
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(waiting_for=waiting_for))
+
+
+def set_ready(connection: sa.Connection, worker: str, *, device: str) -> None:
+    """The worker begins."""
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(waiting_for=None, device=device))
+
+
+def stop_worker(connection: sa.Connection, worker: str, *, because: str | None = None) -> None:
+    """The worker is ending. because: what was wrong with it; None: it was asked to stop."""
+    ended = {"stopped_at": now(connection), "ended_because": because}
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(ended))
+
+
+def live_workers(connection: sa.Connection, *, silent_seconds: float) -> list[WorkerInfo]:
+    """Workers that have not stopped and gave a sign within `silent_seconds`."""
+    since = now(connection) - timedelta(seconds=silent_seconds)
+    columns = [Worker.__table__.c[wanted.name] for wanted in fields(WorkerInfo)]
+    query = sa.select(*columns).where(Worker.stopped_at.is_(None), Worker.beat_at >= since).order_by(Worker.id)
+    return [WorkerInfo(**row._mapping) for row in connection.execute(query)]

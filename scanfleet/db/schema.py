@@ -1,0 +1,105 @@
+"""Bringing a database to the shape this version needs, and checking that it has it.
+
+Every command checks. That goes without alembic, whose import takes a fifth of a command's start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from scanfleet.config.diagnosis import refuse_at_start
+from scanfleet.config.settings import Settings
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.errors import DatabaseUnavailable, SchemaOutdated
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+UPGRADE_LOCK = 7_226_352  # PostgreSQL advisory lock: two upgrades at once take turns
+
+
+def upgrade(engine: sa.Engine) -> str:
+    """Run the migrations that are missing, in one transaction. Returns the revision reached."""
+    from alembic import command
+
+    with transaction(engine, long=True) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+        command.upgrade(_config(connection), "head")
+        return _revision(connection) or ""
+
+
+def check_schema(engine: sa.Engine) -> str:
+    """The revision of the database. Raises SchemaOutdated when it is not the newest one."""
+    with reading(engine) as connection:
+        found = _revision(connection)
+    wanted = newest_revision()
+    if found != wanted:
+        state = "has no schema yet" if found is None else f"has schema {found}"
+        raise SchemaOutdated(f"the database {state}, this version needs {wanted}: run `scanfleet db upgrade`")
+    return found or ""
+
+
+def newest_revision() -> str:
+    """What the migrations of this version lead to. The name of each begins with its revision, and they are counted."""
+    names = [entry.name for entry in (resources.files("migrations") / "versions").iterdir()]
+    return max(name[:4] for name in names if name.endswith(".py"))
+
+
+@contextmanager
+def ledger(settings: Settings) -> Iterator[sa.Engine]:
+    """An engine on a database of the right shape, closed at the end.
+
+    The embedded database is brought up to date on the way; a server's only by `scanfleet db upgrade`, because its
+    owner decides when. Raises SchemaOutdated, and what `first_contact` does.
+    """
+    with first_contact(settings) as engine:
+        if settings.database_url is None:
+            try:
+                check_schema(engine)
+            except SchemaOutdated:
+                upgrade(engine)
+        else:
+            check_schema(engine)
+        yield engine
+
+
+@contextmanager
+def first_contact(settings: Settings) -> Iterator[sa.Engine]:
+    """An engine that has connected once, closed at the end.
+
+    Raises BadSettings where the server will not let us in however long we wait (password, certificate), and
+    DatabaseUnavailable where it may.
+    """
+    engine = connect(settings)
+    try:
+        try:
+            with reading(engine) as connection:
+                connection.execute(sa.select(1))
+        except DatabaseUnavailable as error:
+            refuse_at_start(error)
+            raise
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _config(connection: sa.Connection | None) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "migrations:")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    """The newest migration that ran; None: none did."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,0 +1,217 @@
+"""The tables, once; migrations/ brings a database to this shape and a test proves that both agree.
+
+Times are UTC. Enumerations are short words under a CHECK constraint, so that a reader of the raw table understands.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from scanfleet.db.base import Base, UtcDateTime, one_of
+from scanfleet.db.training_tables import (
+    Adapter,
+    Calibration,
+    Champion,
+    Label,
+    LabelledImage,
+    Promotion,
+    Refusal,
+    Training,
+)
+
+__all__ = [
+    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure", "Image", "Label", "LabelledImage",
+    "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Worker",
+]  # fmt: skip
+
+SCAN_STATES = ("running", "paused", "cancelled", "done")
+BATCH_STATES = ("ready", "leased", "done", "cancelled")
+IMAGE_STATES = ("pending", "verdict", "failed", "cancelled")
+DECISIONS = ("clear", "review", "flag")
+
+
+class CheckRow(Base):
+    __tablename__ = "checks"
+    __table_args__ = (sa.UniqueConstraint("name", "hash"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    hash: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    added_at: Mapped[datetime | None]  # by `checks add`; None: stored because a scan used it
+
+
+class Scan(Base):
+    __tablename__ = "scans"
+    __table_args__ = (one_of("state", SCAN_STATES),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    identity: Mapped[str] = mapped_column(unique=True)  # check, model, sources and filters: the same scan twice is one
+    check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
+    model: Mapped[str]
+    queue: Mapped[str]
+    sources: Mapped[list[Any]]  # as the person gave them
+    filters: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    cursor: Mapped[dict[str, Any] | None]  # where the listing stands
+    n_listed: Mapped[int | None]  # images; set with the last page of the listing
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    trouble: Mapped[int] = mapped_column(default=0, server_default="0")  # batches in a row that found the store away
+    not_before: Mapped[datetime | None]  # until then nobody claims or knocks: the store is away
+    waiting_for: Mapped[str | None]  # what the store said
+    rescan_of: Mapped[str | None]  # the scan whose answers this one renews
+
+
+class Batch(Base):
+    __tablename__ = "batches"
+    __table_args__ = (
+        one_of("state", BATCH_STATES),
+        sa.Index(None, "state", "queue", "id"),
+        sa.Index(None, "scan_id", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
+    queue: Mapped[str]
+    state: Mapped[str]
+    n_images: Mapped[int]
+    n_verdicts: Mapped[int] = mapped_column(default=0)
+    n_failures: Mapped[int] = mapped_column(default=0)
+    n_reused: Mapped[int] = mapped_column(default=0)  # of n_verdicts: taken over from an earlier scoring
+    n_flagged: Mapped[int] = mapped_column(default=0)
+    n_review: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[int] = mapped_column(default=0)  # grows with every claim; a write must name the current one
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]  # back-off after a failure of the world
+    waiting_for: Mapped[str | None]  # what failed, in words, while it waits
+    rung_at: Mapped[datetime | None]
+    scorer_id: Mapped[int | None] = mapped_column(sa.ForeignKey("scorers.id"))
+    finished_at: Mapped[datetime | None]
+    seconds: Mapped[
+        dict[str, Any] | None
+    ]  # sums by name (scanfleet.stats.stage_times), of the attempt that closed the batch
+    suspect: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # a lease ran out: run it alone
+    crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # leases that ran out since the last result
+    in_hand: Mapped[int | None]  # image that a suspect batch works on: to blame if this lease runs out, too
+
+
+class Image(Base):
+    __tablename__ = "images"
+    __table_args__ = (
+        one_of("state", IMAGE_STATES),
+        sa.UniqueConstraint("scan_id", "identity"),
+        sa.Index(None, "batch_id"),
+        sa.Index(None, "scan_id", "state", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
+    batch_id: Mapped[int] = mapped_column(sa.ForeignKey("batches.id"))
+    uri: Mapped[str]
+    root: Mapped[str | None]  # the folder a local file must not leave
+    etag: Mapped[str | None]
+    size: Mapped[int | None]  # bytes
+    identity: Mapped[str]  # hash of uri and etag
+    meta: Mapped[dict[str, Any] | None]  # pass-through columns of a manifest
+    state: Mapped[str]
+    verdict_id: Mapped[int | None]  # the answer: the newest verdict
+    content_sha256: Mapped[str | None]
+    width: Mapped[int | None]  # pixels, upright
+    height: Mapped[int | None]
+    crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # workers that ended with this image in hand
+    rescan_of: Mapped[int | None]  # the image of another scan whose answer is renewed with this one's
+    drawn: Mapped[str | None]  # why a rescan took it: band, audit, all
+    replaced: Mapped[int | None]  # of a rescan: the verdict that stood when this image's took its place
+
+
+class Failure(Base):
+    """An image that could not be scored. At most one per image; a retry takes it away."""
+
+    __tablename__ = "failures"
+    __table_args__ = (sa.Index(None, "scan_id", "stage", "reason"),)
+
+    image_id: Mapped[int] = mapped_column(sa.ForeignKey("images.id"), primary_key=True)
+    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
+    stage: Mapped[str]
+    reason: Mapped[str]
+    detail: Mapped[str]
+    at: Mapped[datetime]
+
+
+class ScorerRow(Base):
+    """One immutable scoring configuration; `key` is the hash over the other columns but `mode` and `shift`."""
+
+    __tablename__ = "scorers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
+    base_model: Mapped[str]
+    base_revision: Mapped[str]
+    precision: Mapped[str]
+    adapter_id: Mapped[int | None] = mapped_column(sa.ForeignKey("adapters.id"))
+    max_pixels: Mapped[int]
+    crop: Mapped[str]
+    calibrator: Mapped[dict[str, Any] | None]  # None: the score is not a calibrated probability
+    thresholds: Mapped[dict[str, Any] | None]
+    mode: Mapped[str | None]  # zero-shot, zero-shot steps, lora, head, lora+head: follows from check and adapter
+    created_at: Mapped[datetime]
+    # Widest move of the canary's margins on any machine: max, mean (logits), n (images), against (precision).
+    shift: Mapped[dict[str, Any] | None]
+
+
+class Verdict(Base):
+    """The answer of one scorer for one image."""
+
+    __tablename__ = "verdicts"
+    __table_args__ = (
+        sa.UniqueConstraint("image_id", "scorer_id"),
+        one_of("decision", DECISIONS),
+        sa.Index(None, "scorer_id", "content_sha256"),
+        sa.Index(None, "scorer_id", "identity"),
+        sa.Index(None, "scan_id", "decision", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[int] = mapped_column(sa.ForeignKey("images.id"))
+    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
+    scorer_id: Mapped[int] = mapped_column(sa.ForeignKey("scorers.id"))
+    identity: Mapped[str]  # of the image, as listed
+    content_sha256: Mapped[str]
+    label: Mapped[str]
+    decision: Mapped[str]
+    score: Mapped[float | None]  # calibrated probability of a flag; None without a calibrator
+    margin: Mapped[float]  # logits
+    mass: Mapped[float]  # probability of all label tokens together
+    logits: Mapped[list[Any]]  # one per label, in the check's order
+    boxes: Mapped[list[Any] | None]  # None: not asked for; [{x0, y0, x1, y1, label, score}], pixels of the image
+    box_problems: Mapped[list[Any] | None]  # texts
+    crop: Mapped[dict[str, Any] | None]  # the second look (scanfleet.checks.crop_result); None: the check asks for none
+    reused_from: Mapped[int | None]  # the verdict this one was taken over from
+    created_at: Mapped[datetime]
+
+
+class Worker(Base):
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # host-pid-random
+    host: Mapped[str]
+    pid: Mapped[int]
+    queue: Mapped[str]
+    device: Mapped[str]
+    started_at: Mapped[datetime]
+    beat_at: Mapped[datetime]
+    n_images: Mapped[int] = mapped_column(default=0)
+    seconds: Mapped[dict[str, Any] | None]  # sums by name (scanfleet.stats.stage_times) since the start
+    stopped_at: Mapped[datetime | None]
+    progress_at: Mapped[datetime | None]  # the last sign of work, not only of life
+    ended_because: Mapped[str | None]  # what a worker that ended itself said
+    waiting_for: Mapped[str | None]  # what failed, in words, while it cannot begin

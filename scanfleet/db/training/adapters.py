@@ -1,0 +1,77 @@
+"""The registry of adapters. Which of them is in use: `scanfleet.db.training.champions`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from scanfleet.db.engine import now
+from scanfleet.db.tables import Adapter
+from scanfleet.errors import UnknownName
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo:
+    """An adapter as registered. `uri`: the folder or s3:// prefix that holds its files."""
+
+    check_name: str
+    check_hash: str
+    base_model: str
+    base_revision: str
+    uri: str
+    weights_sha256: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    calibrator: dict[str, Any] | None = None
+    thresholds: dict[str, Any] | None = None
+    canary: dict[str, Any] | None = None
+    training_id: int | None = None  # that made it; None: it came from outside
+    gate: dict[str, Any] | None = None  # every figure of the comparison with the champion of then
+    gate_verdict: str | None = None  # promote, hold, reject; None: never judged
+    id: int | None = None  # None: not registered yet
+    created_at: datetime | None = None  # likewise
+
+
+COLUMNS = list(Adapter.__table__.c)
+
+
+def register_adapter(connection: sa.Connection, adapter: AdapterInfo) -> int:
+    """The id of these weights; a known one takes over the place where its files are now."""
+    where = (
+        Adapter.check_name == adapter.check_name,
+        Adapter.base_model == adapter.base_model,
+        Adapter.weights_sha256 == adapter.weights_sha256,
+    )
+    known = connection.execute(sa.select(Adapter.id).where(*where)).scalar_one_or_none()
+    if known is not None:
+        connection.execute(sa.update(Adapter).where(Adapter.id == known).values(uri=adapter.uri))
+        return known
+    values = {
+        column.name: getattr(adapter, column.name) for column in COLUMNS if column.name not in ("id", "created_at")
+    }
+    added = sa.insert(Adapter).values(values | {"created_at": now(connection)}).returning(Adapter.id)
+    return connection.execute(added).scalar_one()
+
+
+def get_adapter(connection: sa.Connection, adapter_id: int) -> AdapterInfo:
+    """Raises UnknownName."""
+    row = connection.execute(sa.select(*COLUMNS).where(Adapter.id == adapter_id)).one_or_none()
+    if row is None:
+        raise UnknownName(f"no adapter {adapter_id}: `scanfleet adapters ls` lists them")
+    return AdapterInfo(**row._mapping)
+
+
+def list_adapters(connection: sa.Connection, check_name: str | None = None) -> list[AdapterInfo]:
+    """All of them, or those of one check, the newest first."""
+    query = sa.select(*COLUMNS).order_by(Adapter.id.desc())
+    if check_name is not None:
+        query = query.where(Adapter.check_name == check_name)
+    return [AdapterInfo(**row._mapping) for row in connection.execute(query)]
+
+
+def move_adapter(connection: sa.Connection, adapter_id: int, uri: str) -> None:
+    """Its files lie elsewhere now."""
+    connection.execute(sa.update(Adapter).where(Adapter.id == adapter_id).values(uri=uri))

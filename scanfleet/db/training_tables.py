@@ -1,0 +1,191 @@
+"""The tables of the second half: what people say is true, the trainings made from it, and which adapter is in use."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from scanfleet.db.base import Base, one_of
+
+SPLITS = ("train", "calibration", "threshold", "golden", "none")
+TRAINING_STATES = ("ready", "leased", "done", "failed", "cancelled")
+GATE_VERDICTS = ("promote", "hold", "reject")
+
+
+class LabelledImage(Base):
+    """One image that somebody labelled, by its bytes: what it looks like, and which split it belongs to for good."""
+
+    __tablename__ = "labelled_images"
+    __table_args__ = (one_of("split", SPLITS), sa.Index(None, "cluster"), sa.Index(None, "added_at"))
+
+    content_sha256: Mapped[str] = mapped_column(primary_key=True)
+    uri: Mapped[str]  # where its bytes were found last
+    root: Mapped[str | None]  # the folder a local file must not leave
+    etag: Mapped[str | None]
+    width: Mapped[int]  # pixels, upright
+    height: Mapped[int]
+    look: Mapped[str]  # perceptual hash, hexadecimal
+    given_group: Mapped[str | None]  # a bag, a session: as the person gave it
+    cluster: Mapped[str]  # images of one group or look; they share a split, and a bootstrap draws them together
+    split: Mapped[str]  # "none": it lies between two clusters of different splits, and may be used in neither
+    added_at: Mapped[datetime]
+
+
+class Label(Base):
+    """What a person says is true of an image. Rows are added, never changed."""
+
+    __tablename__ = "labels"
+    __table_args__ = (
+        sa.Index(None, "check_name", "content_sha256"),
+        sa.Index(None, "check_name", "id"),  # the newest, and what is newer than something
+        sa.Index(None, "check_name", "origin"),  # whether a golden set was chosen
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    check_name: Mapped[str]
+    content_sha256: Mapped[str]
+    uri: Mapped[str | None]
+    label: Mapped[str]
+    boxes: Mapped[list[Any] | None]  # [{x0, y0, x1, y1, label}], pixels of the upright image
+    who: Mapped[str]
+    shown: Mapped[dict[str, Any] | None]  # what the person saw: label, decision, score, margin, scorer
+    origin: Mapped[str]  # person, import, review; golden: imported to be in the golden set of this check
+    at: Mapped[datetime]
+    undoes: Mapped[int | None]  # this row says no more than that an earlier one does not count
+    settles: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # ends a conflict between people
+    drawn: Mapped[str | None]  # why this image was put before a person: threshold, disagreement, diversity, random
+    note: Mapped[str | None]
+
+
+class Training(Base):
+    """One run from labels to a judged adapter. Leased like a batch: a silent owner loses it."""
+
+    __tablename__ = "trainings"
+    __table_args__ = (
+        one_of("state", TRAINING_STATES),
+        one_of("verdict", GATE_VERDICTS),
+        sa.Index(None, "state", "id"),
+        sa.Index(None, "check_name", "base_model", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
+    check_name: Mapped[str]
+    base_model: Mapped[str]
+    recipe: Mapped[str]  # its name
+    overrides: Mapped[dict[str, Any]]  # of the recipe's fields, by a person
+    seed: Mapped[int]
+    reason: Mapped[str]  # why it was started, in words
+    who: Mapped[str | None]  # a person; None: by itself
+    newest_label: Mapped[int]  # labels with a higher id are none of its business
+    state: Mapped[str]
+    stage: Mapped[str | None]  # where it stands
+    progress: Mapped[dict[str, Any] | None]  # step, steps, epoch, loss, seconds_left ...
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]
+    waiting_for: Mapped[str | None]  # what of the world failed, in words, while it waits
+    rung_at: Mapped[datetime | None]
+    adapter_id: Mapped[int | None]  # what came of it
+    champion_id: Mapped[int | None]  # what it was compared with; None: the base alone
+    verdict: Mapped[str | None]
+    report: Mapped[dict[str, Any] | None]  # every figure of it
+    error: Mapped[str | None]  # why it failed, in one line
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Adapter(Base):
+    """A fine-tuned version of a base model for a check."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (sa.UniqueConstraint("check_name", "base_model", "weights_sha256"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    check_name: Mapped[str]
+    check_hash: Mapped[str]
+    base_model: Mapped[str]
+    base_revision: Mapped[str]
+    uri: Mapped[str]  # folder or s3:// prefix that holds the files
+    weights_sha256: Mapped[str]
+    recipe: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]]
+    calibrator: Mapped[dict[str, Any] | None]
+    thresholds: Mapped[dict[str, Any] | None]
+    canary: Mapped[dict[str, Any] | None]
+    training_id: Mapped[int | None]  # that made it; None: it came from outside
+    gate: Mapped[dict[str, Any] | None]  # every figure of the comparison with the champion of then
+    gate_verdict: Mapped[str | None]  # promote, hold, reject; None: never judged
+    created_at: Mapped[datetime]
+
+
+class Champion(Base):
+    """Which adapter is in use for a check and base model: one pointer, changed in one statement."""
+
+    __tablename__ = "champions"
+
+    check_name: Mapped[str] = mapped_column(primary_key=True)
+    base_model: Mapped[str] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int | None] = mapped_column(sa.ForeignKey("adapters.id"))  # None: the base alone, by decision
+    since: Mapped[datetime]
+
+
+class Promotion(Base):
+    """Every change of a champion. Rows are added, never changed."""
+
+    __tablename__ = "promotions"
+    __table_args__ = (sa.Index(None, "check_name", "base_model", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    check_name: Mapped[str]
+    base_model: Mapped[str]
+    adapter_id: Mapped[int | None]
+    previous_id: Mapped[int | None]
+    kind: Mapped[str]  # shipped, gate, person, forced, rollback
+    who: Mapped[str | None]
+    why: Mapped[str]
+    at: Mapped[datetime]
+
+
+class Refusal(Base):
+    """A worker's canary spoke against an adapter: that worker went on with the one before."""
+
+    __tablename__ = "refusals"
+    __table_args__ = (sa.Index(None, "adapter_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(sa.ForeignKey("adapters.id"))
+    worker: Mapped[str]
+    why: Mapped[str]
+    at: Mapped[datetime]
+
+
+class Calibration(Base):
+    """How the margins of a scorer are read where its adapter does not say: a changed budget, prompt or second look.
+
+    Rows are added, never changed: the newest one of a configuration counts. check_hash covers the question, the pixel
+    budget and the second look.
+    """
+
+    __tablename__ = "calibrations"
+    __table_args__ = (sa.Index(None, "check_hash", "base_model"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    check_name: Mapped[str]
+    check_hash: Mapped[str]
+    base_model: Mapped[str]
+    base_revision: Mapped[str]
+    precision: Mapped[str]
+    weights_sha256: Mapped[str | None]  # of the adapter; None: the base alone
+    calibrator: Mapped[dict[str, Any] | None]
+    thresholds: Mapped[dict[str, Any] | None]  # margins, after all looks
+    first_thresholds: Mapped[dict[str, Any] | None]  # margins of the first look: what lies between them is uncertain
+    metrics: Mapped[dict[str, Any]]
+    who: Mapped[str | None]
+    made_at: Mapped[datetime]

@@ -1,0 +1,232 @@
+"""The files of an adapter on their way between machines: a folder here, and a place that all workers reach.
+
+Each adapter lies below its place under the SHA-256 of its weights, so what is found there never changes. The card
+(adapter.json) is written last: a folder or prefix with a card is whole. What an adapter says is the business of
+`models.adapters.card`; here only the card's list of parts and its digest are read.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from scanfleet.config.settings import Settings
+from scanfleet.errors import BadSettings, BadSource, ImageError, SourceNotFound, StoreUnavailable
+from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.open import open_store
+from scanfleet.storage.safe_open import PART
+
+CARD = "adapter.json"
+MAX_FILES = 1000  # of one adapter; a prefix with more is something else
+MAX_FILE_BYTES = 5 << 30
+MAX_BYTES = 16 << 30  # of one adapter
+STALE_SECONDS = 24 * 3600.0  # a folder that was being filled so long ago is not being filled any more
+_PARTS = {"lora": "adapter_model.safetensors", "head": "head.safetensors"}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Card:
+    parts: tuple[str, ...]
+    weights_sha256: str
+
+
+def shared_place(settings: Settings) -> str:
+    """Where adapters are put for all workers: `adapters_url`, else a folder in `data_dir`. Raises BadSettings."""
+    place = settings.adapters_url
+    if place is None:
+        return str(settings.make_folder("adapters"))
+    if place.startswith("s3://"):
+        return place.rstrip("/")
+    if "://" in place:
+        raise BadSettings("adapters_url: give a folder or s3://bucket/prefix")
+    return str(Path(place).expanduser().absolute())
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text is a SHA-256, and so may name a folder."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def push(folder: Path, destination: str, settings: Settings) -> str:
+    """Bring an adapter to a place, a folder or s3://bucket/prefix; returns where it lies there now.
+
+    One that is there already is left as it is, but for files that it lacks.
+    Raises BadSource for a folder that holds no sound adapter, SourceNotFound, AccessDenied, StoreUnavailable.
+    """
+    digest = digest_of(folder)
+    here, source = _open(str(folder), settings)
+    there, place = _open(destination, settings)
+    target = f"{place.rstrip('/')}/{digest}"
+    files = _listed(here, f"{source}/")
+    held = _held(there, f"{target}/")
+    card = _fetch(here, f"{source}/{CARD}")
+    known = _fetch(there, f"{target}/{CARD}") if CARD in held else None
+    if known is not None and known != card and _names(known, digest):
+        return target  # the same weights with another card: the first stands, so that nobody meets a mixture
+    for name in sorted(files.keys() - {CARD}):
+        if known != card or held.get(name) != files[name]:
+            there.put(f"{target}/{name}", _fetch(here, f"{source}/{name}"))
+    if known != card:
+        there.put(f"{target}/{CARD}", card)
+    return target
+
+
+def pull(uri: str, folder: Path, settings: Settings, *, digest: str | None = None) -> None:
+    """Bring an adapter from a place into a folder here, which appears when it is whole and its digest right.
+
+    digest: that its weights must have; None: any. Does nothing where the folder holds it already. Raises BadSource for
+    what is not that adapter, and for a folder that holds something else, SourceNotFound, AccessDenied,
+    StoreUnavailable.
+    """
+    if (folder / CARD).is_file():
+        _require(digest, digest_of(folder), folder)
+        return
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise BadSource(f"{folder} is there already, and holds no adapter: name another folder")
+    store, source = _open(uri, settings)
+    names = _listed(store, f"{source}/").keys()
+    if CARD not in names:
+        raise BadSource(f"{uri} holds no {CARD}: give the folder or prefix of one adapter, pushed to its end")
+    filling = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PART}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+        for name in sorted(names):
+            target = filling / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(_fetch(store, f"{source}/{name}"))
+        _require(digest, digest_of(filling), uri)
+        _put_in_place(filling, folder)
+    except OSError as error:
+        raise StoreUnavailable(f"cannot write {folder}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(filling, ignore_errors=True)
+
+
+def digest_of(folder: Path) -> str:
+    """The SHA-256 of an adapter's weights, computed from its files as `models.adapters.card` does.
+
+    Raises BadSource when it is not the one that the card names, or when there is no sound card.
+    """
+    card = _parse(_read(folder / CARD), str(folder / CARD))
+    digests = {_PARTS[part]: _sha256(folder / _PARTS[part]) for part in card.parts}
+    found = digests[_PARTS["lora"]] if card.parts == ("lora",) else _sha256_of_all(digests)
+    if found != card.weights_sha256:
+        raise BadSource(f"{folder}: the weights have sha256 {found[:12]}…, the card says {card.weights_sha256[:12]}…")
+    return found
+
+
+def _require(digest: str | None, found: str, where: str | Path) -> None:
+    if digest not in (None, found):
+        raise BadSource(
+            f"{where} holds other weights ({found[:12]}…) than were registered ({str(digest)[:12]}…): "
+            "restore them, or register and promote the new ones"
+        )
+
+
+def _open(uri: str, settings: Settings) -> tuple[ObjectStore, str]:
+    """The store of a folder or prefix, and the uri that its listing begins with."""
+    place = uri.rstrip("/") if "://" in uri else os.path.realpath(Path(uri).expanduser())
+    return open_store(place, settings, root=place), place
+
+
+def _listed(store: ObjectStore, prefix: str) -> dict[str, int]:
+    """Names below a prefix and their sizes in bytes. Raises BadSource for names that lead out, and for too much."""
+    found = list(islice(store.list(prefix), MAX_FILES + 1))
+    if len(found) > MAX_FILES:
+        raise BadSource(f"{prefix} holds more than {MAX_FILES} files: give the folder or prefix of the adapter alone")
+    sizes = {info.uri.removeprefix(prefix): info.size or 0 for info in found if not info.uri.endswith(PART)}
+    for name in sizes:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
+            raise BadSource(f"{prefix}{name}: a file name that leads out of the adapter's folder")
+    if sum(sizes.values()) > MAX_BYTES:
+        raise BadSource(f"{prefix} holds more than {MAX_BYTES} bytes: give the folder or prefix of the adapter alone")
+    return sizes
+
+
+def _held(store: ObjectStore, prefix: str) -> dict[str, int]:
+    try:
+        return _listed(store, prefix)
+    except SourceNotFound:  # a folder that is yet to be made; a bucket that is missing is told when it is written
+        return {}
+
+
+def _fetch(store: ObjectStore, uri: str) -> bytes:
+    try:
+        return store.fetch(uri, etag=None, max_bytes=MAX_FILE_BYTES)
+    except ImageError as error:  # a store's word for any object that is at fault
+        raise BadSource(f"{uri}: {error.reason}: {error.detail}") from None
+
+
+def _names(card: bytes, digest: str) -> bool:
+    """Whether a card is that of these weights."""
+    try:
+        return _parse(card, CARD).weights_sha256 == digest
+    except BadSource:
+        return False
+
+
+def _parse(data: bytes, where: str) -> _Card:
+    try:
+        raw: Any = json.loads(data)
+    except ValueError:
+        raise BadSource(f"{where} is not JSON: restore it") from None
+    fields = raw if isinstance(raw, dict) else {}
+    digest, parts = fields.get("weights_sha256"), fields.get("parts", ["lora"])  # the first cards named no parts
+    if not isinstance(digest, str) or not is_digest(digest):
+        raise BadSource(f"{where} names no SHA-256 of the weights: restore it")
+    if not isinstance(parts, list) or not parts or not all(part in _PARTS for part in parts):
+        raise BadSource(f"{where}: parts must be some of {', '.join(_PARTS)}")
+    return _Card(parts=tuple(parts), weights_sha256=digest)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSource(f"{path} cannot be read ({error.strerror}): give the whole folder of an adapter") from None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_READ_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise BadSource(f"{path} cannot be read ({error.strerror}): give the whole folder of an adapter") from None
+    return digest.hexdigest()
+
+
+def _sha256_of_all(digests: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _put_in_place(filling: Path, folder: Path) -> None:
+    try:
+        filling.rename(folder)
+    except OSError:
+        if not (folder / CARD).is_file():  # another process of this machine was as fast, and its files are the same
+            raise
+
+
+def _remove_stale(folder: Path) -> None:
+    """What a killed process left of the same adapter."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*{PART}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(left)

@@ -1,0 +1,140 @@
+"""Where image bytes come from: a folder, S3, or memory (the peer that tests use).
+
+A uri is an absolute path, `s3://bucket/key`, or `mem://...`. Listing is lazy: an archive of millions never stands in
+memory. Reading is capped, and pinned to the version that was listed.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, MutableSequence
+from pathlib import Path
+from typing import IO
+
+from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
+from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_fault
+from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
+from scanfleet.storage.safe_open import Refused, is_below, names_below, open_below, write_below
+
+
+class FolderStore:
+    """Regular files below `root`. Symlinks that lead out of it, and special files, are refused.
+
+    skip: says of a subfolder's path that nothing in it is wanted. What lies there is listed last and by its uri alone,
+    so that it can be counted; a folder in it that cannot be opened counts as one.
+    deadline_seconds: for reading one file. It is looked at between two reads: a single read that the kernel never
+    answers (a dead network mount) ends with the process only.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        skip: Callable[[str], bool] | None = None,
+        deadline_seconds: float = math.inf,
+    ) -> None:
+        self.root = Path(os.path.realpath(root))
+        self._skip = skip
+        self._deadline_seconds = deadline_seconds
+
+    def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
+        del after  # the directory order is the file system's own; the ledger drops what it already holds
+        top = Path(location)
+        if not top.is_dir():
+            raise SourceNotFound(f"no such folder: {location}")
+        # A stack and no recursion: a hostile archive nests deeper than Python calls.
+        stack = [os.fsencode(os.path.realpath(top))]
+        unwanted: MutableSequence[bytes] = []
+        first = True
+        while stack:
+            subfolders: MutableSequence[bytes] = []
+            yield from self._files(stack.pop(), subfolders, unwanted, first=first)
+            stack += sorted(subfolders, reverse=True)
+            first = False
+        yield from (ObjectInfo(uri=path_to_uri(path)) for path in names_below(unwanted))
+
+    def _files(
+        self, folder: bytes, subfolders: MutableSequence[bytes], unwanted: MutableSequence[bytes], *, first: bool
+    ) -> Iterator[ObjectInfo]:
+        """The files of one folder; fills `subfolders` and `unwanted` on the way."""
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        skipped = self._skip is not None and self._skip(os.fsdecode(entry.path))
+                        (unwanted if skipped else subfolders).append(entry.path)
+                    elif info := self._info(entry):
+                        yield info
+        except PermissionError:
+            if first:
+                raise AccessDenied(f"no permission to read the folder {os.fsdecode(folder)}") from None
+            raise AccessDenied(
+                f"no permission to read the subfolder {os.fsdecode(folder)}: grant it or --exclude it"
+            ) from None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # told, not skipped: there may be images in it
+                raise BadSource(
+                    f"the path {os.fsdecode(folder)[:100]}… is too long to be opened: --exclude it"
+                ) from None
+            if first or error.errno not in (errno.ENOENT, errno.ENOTDIR):  # gone since its parent was read
+                raise StoreUnavailable(f"cannot list {os.fsdecode(folder)}: {error.strerror}") from error
+
+    def _info(self, entry: os.DirEntry[bytes]) -> ObjectInfo | None:
+        """Also for what cannot be read, as a link that leads out or nowhere, or a pipe: it ends as a failure, told."""
+        try:
+            status = entry.stat(follow_symlinks=not self._leads_astray(entry))
+        except OSError:
+            return None  # gone since the directory was read
+        return ObjectInfo(uri=path_to_uri(entry.path), etag=file_etag(status), size=status.st_size)
+
+    def _leads_astray(self, entry: os.DirEntry[bytes]) -> bool:
+        return entry.is_symlink() and not (os.path.exists(entry.path) and is_below(self.root, entry.path))
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+        try:
+            return self._read(uri_to_path(uri), etag=etag, max_bytes=max_bytes)
+        except Refused as error:
+            raise fetch_fault("refused", str(error)) from None
+        except FileNotFoundError:
+            if not self.root.is_dir():
+                raise StoreUnavailable(f"the folder {self.root} is not there: is it mounted?") from None
+            raise fetch_fault("gone", "the file no longer exists") from None
+        except PermissionError:
+            raise fetch_fault("denied", "no permission to read the file") from None
+        except OSError as error:
+            raise StoreUnavailable(f"cannot read {uri}: {error.strerror}") from error
+
+    def put(self, uri: str, data: bytes) -> None:
+        try:
+            write_below(self.root, uri_to_path(uri), data)
+        except Refused as error:
+            raise BadSource(f"{uri} cannot be written: {error}") from None
+        except PermissionError:
+            raise AccessDenied(f"no permission to write {uri}") from None
+        except OSError as error:
+            if not self.root.is_dir():
+                raise StoreUnavailable(f"the folder {self.root} is not there: is it mounted?") from None
+            raise StoreUnavailable(f"cannot write {uri}: {error.strerror}") from error
+
+    def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> bytes:
+        with os.fdopen(open_below(self.root, path), "rb") as file:
+            status = os.fstat(file.fileno())
+            if etag is not None and etag != file_etag(status):
+                raise fetch_fault("changed", "the file changed after it was listed")
+            if status.st_size > max_bytes:
+                raise fetch_fault("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
+            # No more than it says it has: files of /proc say 0, and what grows was listed as another version.
+            return self._read_in_time(file, max_bytes=status.st_size)
+
+    def _read_in_time(self, file: IO[bytes], *, max_bytes: int) -> bytes:
+        start, data = time.monotonic(), bytearray()
+        while chunk := file.read(min(CHUNK_BYTES, max_bytes - len(data))):
+            data += chunk
+            spent = time.monotonic() - start
+            if spent > self._deadline_seconds:
+                speed = f"{len(data)} bytes in {spent:.0f} s ({len(data) / spent:.0f} bytes/s)"
+                raise StoreUnavailable(f"the folder {self.root} is too slow: {speed} (fetch_deadline_seconds)")
+        return bytes(data)

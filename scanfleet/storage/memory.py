@@ -1,0 +1,42 @@
+"""Objects in memory: the peer that tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from scanfleet.errors import StoreUnavailable
+from scanfleet.storage.base import ObjectInfo, fetch_fault
+
+
+@dataclass
+class MemoryStore:
+    """Objects in a dict: the fake that ships beside the real stores."""
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    down: bool = False  # True: every call fails as a store that is away
+
+    def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
+        self._check_up()
+        for uri in sorted(self.objects):
+            if uri.startswith(location) and (after is None or uri > after):
+                yield ObjectInfo(uri=uri, etag=f"{hash(self.objects[uri]):x}", size=len(self.objects[uri]))
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+        self._check_up()
+        data = self.objects.get(uri)
+        if data is None:
+            raise fetch_fault("gone", "the object no longer exists")
+        if etag is not None and etag != f"{hash(data):x}":
+            raise fetch_fault("changed", "the object changed after it was listed")
+        if len(data) > max_bytes:
+            raise fetch_fault("too_large", f"{len(data)} bytes is over the limit of {max_bytes}")
+        return data
+
+    def put(self, uri: str, data: bytes) -> None:
+        self._check_up()
+        self.objects[uri] = data
+
+    def _check_up(self) -> None:
+        if self.down:
+            raise StoreUnavailable("the memory store was told to be away")

@@ -1,0 +1,48 @@
+"""The object stores of a worker, each opened once and shared by its threads."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from scanfleet.config.settings import Settings
+from scanfleet.errors import BadSource
+from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.folder import FolderStore
+
+
+def open_store(uri: str, settings: Settings, *, root: str | None = None) -> ObjectStore:
+    """The store a uri belongs to. `root`: the folder that local files must not leave."""
+    if uri.startswith("s3://"):
+        from scanfleet.storage.s3 import S3Store
+
+        return S3Store.connect(settings)
+    if "://" in uri and not uri.startswith("file://"):
+        raise BadSource(f"{uri.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
+    if root is None:
+        raise BadSource(f"{uri}: no folder is named that local files may be read from")
+    return FolderStore(Path(root), deadline_seconds=settings.fetch_deadline_seconds)
+
+
+class StoreFinder(Protocol):
+    def __call__(self, uri: str, root: str | None) -> ObjectStore:
+        """The store that holds a uri. Raises BadSource."""
+        ...
+
+
+class OpenStores:
+    """One client for S3, one folder store for each root."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._open: dict[str, ObjectStore] = {}
+
+    def __call__(self, uri: str, root: str | None) -> ObjectStore:
+        key = "s3" if uri.startswith("s3://") else f"folder {root}"
+        with self._lock:
+            store = self._open.get(key)
+            if store is None:
+                store = self._open[key] = open_store(uri, self._settings, root=root)
+            return store

@@ -1,0 +1,138 @@
+"""S3 and everything that speaks it, through boto3. Credentials come from boto3's own provider chain, never from us."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Never
+
+import boto3
+import botocore.exceptions
+from botocore.config import Config
+
+from scanfleet.config.settings import Settings
+from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
+from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_fault
+from scanfleet.storage.deadline import within
+
+_GONE = {"NoSuchKey", "404", "NoSuchVersion"}
+MAX_PUT_BYTES = 5 << 30  # what one request may carry
+_NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
+_DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+_WORLD = (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError)
+
+
+class S3Store:
+    """Objects of any bucket that the credentials of this process can read, or write."""
+
+    def __init__(self, client: Any, *, deadline_seconds: float = 120.0) -> None:
+        self._client = client
+        self._deadline_seconds = deadline_seconds
+
+    @classmethod
+    def connect(cls, settings: Settings) -> S3Store:
+        """A client with bounded waits; it connects at the first call. Threads may share it."""
+        config = Config(
+            connect_timeout=5,
+            read_timeout=settings.fetch_timeout_seconds,
+            retries={"mode": "standard", "max_attempts": 3},
+            max_pool_connections=settings.fetch_threads,
+        )
+        try:
+            client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
+        except (ValueError, botocore.exceptions.BotoCoreError) as error:
+            raise BadSource(f"S3 cannot be set up: {error}") from None
+        return cls(client, deadline_seconds=settings.fetch_deadline_seconds)
+
+    def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
+        bucket, prefix = split_s3(location)
+        start = {"StartAfter": split_s3(after)[1]} if after else {}
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **start)
+        try:
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    if not entry["Key"].endswith("/"):  # a "folder" made by a console
+                        uri = f"s3://{bucket}/{entry['Key']}"
+                        yield ObjectInfo(uri=uri, etag=entry["ETag"], size=entry["Size"])
+        except botocore.exceptions.ClientError as error:
+            _raise_for_bucket(error, bucket, refusal="to be listed")
+        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
+            raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
+        except _WORLD as error:
+            raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+        bucket, key = split_s3(uri)
+        pin = {"IfMatch": etag} if etag else {}
+        try:
+            with within(self._deadline_seconds) as pace:
+                answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
+                with closing(answer["Body"]) as body:  # as a context manager it hands out the raw stream
+                    return _read_capped(body, length=answer["ContentLength"], max_bytes=max_bytes)
+        except botocore.exceptions.ClientError as error:
+            _raise_fetching(error, uri)
+        except _WORLD as error:
+            if pace.over:
+                raise StoreUnavailable(f"s3://{bucket} is too slow: {pace} (fetch_deadline_seconds)") from error
+            raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
+
+    def put(self, uri: str, data: bytes) -> None:
+        bucket, key = split_s3(uri)
+        if not key or len(data) > MAX_PUT_BYTES:
+            raise BadSource(f"{uri}: an object needs a key, and at most {MAX_PUT_BYTES} bytes")
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data)
+        except botocore.exceptions.ClientError as error:
+            _raise_for_bucket(error, bucket, refusal="to be written")
+        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
+            raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
+        except _WORLD as error:
+            raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """`s3://bucket/a/b` -> ("bucket", "a/b"). Raises BadSource."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise BadSource(f"{uri!r} names no bucket: write s3://bucket/prefix")
+    return bucket, key
+
+
+def _read_capped(body: Any, *, length: int, max_bytes: int) -> bytes:
+    if length > max_bytes:
+        raise fetch_fault("too_large", f"{length} bytes is over the limit of {max_bytes}")
+    data = bytearray()
+    while chunk := body.read(CHUNK_BYTES):
+        data += chunk
+        if len(data) > max_bytes:
+            raise fetch_fault("too_large", f"more than {max_bytes} bytes")
+    if len(data) != length:
+        raise StoreUnavailable(f"the store sent {len(data)} of {length} bytes")
+    return bytes(data)
+
+
+def _raise_for_bucket(error: botocore.exceptions.ClientError, bucket: str, *, refusal: str) -> Never:
+    code = error.response["Error"]["Code"]
+    if code in _NO_BUCKET:
+        raise SourceNotFound(f"no such bucket: {bucket} (endpoint and region right?)") from None
+    if code in _DENIED:
+        raise AccessDenied(f"s3://{bucket} refuses {refusal} ({code}): check credentials and bucket policy") from None
+    raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
+
+
+def _raise_fetching(error: botocore.exceptions.ClientError, uri: str) -> Never:
+    code = error.response["Error"]["Code"]
+    if code in _GONE:
+        raise fetch_fault("gone", "the object no longer exists") from None
+    if code in ("PreconditionFailed", "412"):
+        raise fetch_fault("changed", "the object changed after it was listed") from None
+    if code == "InvalidObjectState":
+        raise fetch_fault("archived", "the object is in cold storage: restore it first") from None
+    # Refused credentials are the world's fault: they expire for a whole archive at once.
+    raise StoreUnavailable(f"{uri}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, botocore.exceptions.NoCredentialsError):
+        return "no credentials found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

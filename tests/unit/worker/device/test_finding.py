@@ -1,0 +1,150 @@
+"""Finding boxes beside scoring on one device: who goes first, and what a long forward is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import cast
+
+from PIL import Image
+
+from models.fake import FakeFinder, FakePrepared
+from models.types import Finder, FoundBoxes, Reading
+from scanfleet.errors import DeviceUnavailable
+from tests.unit.worker.device.test_executor import QUESTION, Bench, ScriptedScorer, bench, held_back
+from worker.device.queue import FORWARDS_BEFORE_FINDING, Answer
+from worker.errors import OutOfDeviceMemory
+
+
+class Recorded(ScriptedScorer):
+    """Writes down when it had a forward."""
+
+    def __init__(self, order: list[str], name: str) -> None:
+        super().__init__(lambda _: order.append(name))
+
+
+class RecordedFinder(FakeFinder):
+    def __init__(self, order: list[str]) -> None:
+        super().__init__(question=QUESTION)
+        self._order = order
+
+    def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+        self._order.append("find")
+        return super().find(jobs, sign=sign)
+
+
+def ask(rig: Bench, number: int, finder: FakeFinder, scorer: ScriptedScorer, *, owner: object = "batch") -> None:
+    prepared = scorer.prepare(Image.new("RGB", (56, 56), (number, 0, 0)))
+    rig.device.submit_late(
+        owner=owner,
+        finder=cast("Finder", finder),
+        prepared=prepared,
+        answer=lambda given: rig.answers.put((number, given)),
+    )
+
+
+def test_finding_waits_for_scoring_and_gathers_for_one_forward() -> None:
+    order: list[str] = []
+    scorers = [Recorded(order, name) for name in "abc"]
+    finder = RecordedFinder(order)
+    for scorer in scorers[1:]:
+        scorer.gate.set()
+    with bench(token_budget=1000) as rig:
+        held_back(rig, scorers[0])
+        ask(rig, 1, finder, scorers[0])
+        rig.submit(2, scorers[1])
+        ask(rig, 3, finder, scorers[0])
+        rig.submit(4, scorers[2])
+        scorers[0].gate.set()
+        told = rig.take(5)
+    assert order == ["a", "b", "c", "find"]
+    assert finder.calls == [2]
+    assert isinstance(told[1].result, FoundBoxes)
+    assert isinstance(told[2].result, Reading)
+
+
+def test_finding_does_not_wait_for_ever() -> None:
+    order: list[str] = []
+    first, finder = Recorded(order, "s"), RecordedFinder(order)
+    others = [Recorded(order, "s") for _ in range(FORWARDS_BEFORE_FINDING + 3)]
+    for scorer in others:
+        scorer.gate.set()
+    with bench(token_budget=1000) as rig:
+        held_back(rig, first)
+        ask(rig, 100, finder, first)
+        for number, scorer in enumerate(others):
+            rig.submit(number + 1, scorer)
+        first.gate.set()
+        rig.take(len(others) + 2)
+    assert order.index("find") == 1 + FORWARDS_BEFORE_FINDING
+    assert order.count("s") == 1 + len(others)
+
+
+def test_finding_that_has_no_room_gets_smaller_and_leaves_scoring_as_it_is() -> None:
+    scorer = ScriptedScorer()
+
+    class Large(FakeFinder):
+        def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+            if len(jobs) > 2:
+                raise OutOfDeviceMemory("no room")
+            return super().find(jobs, sign=sign)
+
+    finder = Large(question=QUESTION)
+    with bench(token_budget=1000) as rig:
+        held_back(rig, scorer)
+        for number in range(1, 9):
+            ask(rig, number, finder, scorer)
+        scorer.gate.set()
+        told = rig.take(9)
+        assert rig.device.token_budget == 1000
+    assert all(isinstance(told[number].result, FoundBoxes) for number in range(1, 9))
+    assert max(finder.calls) <= 2
+
+
+def test_a_forward_that_goes_on_counts_as_a_new_one() -> None:
+    scorer, seen = ScriptedScorer(), []
+
+    class Slow(FakeFinder):
+        def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+            for _ in range(3):
+                seen.append(rig.device.forward)
+                sign()
+            return super().find(jobs, sign=sign)
+
+    with bench(token_budget=1000) as rig:
+        ask(rig, 1, Slow(question=QUESTION), scorer)
+        rig.take(1)
+        scorer.gate.set()
+        rig.submit(2, scorer)
+        rig.take(1)
+        idle = rig.device.forward
+    assert len(set(seen)) == 3
+    assert None not in seen
+    assert idle is None
+
+
+def test_a_worker_that_stops_does_not_wait_for_a_long_answer() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    answers: SimpleQueue[Answer] = SimpleQueue()
+    scorer = ScriptedScorer()
+
+    class Endless(FakeFinder):
+        def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+            begun.set()
+            assert go_on.wait(30)
+            while True:
+                sign()
+
+    with bench(token_budget=1000) as rig:
+        rig.device.submit_late(
+            owner="batch",
+            finder=cast("Finder", Endless(question=QUESTION)),
+            prepared=scorer.prepare(Image.new("RGB", (56, 56))),
+            answer=answers.put,
+        )
+        assert begun.wait(30)
+        rig.device.stop(wait_seconds=0)
+        go_on.set()
+        assert isinstance(answers.get(timeout=30).result, DeviceUnavailable)
+    assert rig.device.forward is None

@@ -1,0 +1,51 @@
+"""Whose images go next: one scorer stays, so that adapters do not alternate, but nobody waits for long."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from PIL import Image
+
+from models.fake import FakeScorer
+from models.types import Question
+from worker.device.queue import STAY_SECONDS, Ticket, Waiting
+
+QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.waiting = Waiting(capacity=10_000, one_by_one=False, clock=lambda: self.now)
+
+    def put(self, scorer: FakeScorer) -> None:
+        prepared = scorer.prepare(Image.new("RGB", (56, 56)))
+        ticket = Ticket(
+            owner="batch", scorer=cast("Any", scorer), prepared=prepared, answer=lambda _: None, since=self.now
+        )
+        self.waiting.put(ticket)
+
+    def take(self) -> object:
+        """One image a forward: its scorer."""
+        (ticket,) = self.waiting.take(lambda _: 4)
+        return ticket.scorer
+
+
+def test_the_scorer_of_the_last_forward_goes_on_while_it_has_images() -> None:
+    rig, first, second = Rig(), FakeScorer(question=QUESTION), FakeScorer(question=QUESTION)
+    for scorer in (first, second, first, second, first):
+        rig.put(scorer)
+    assert [rig.take() for _ in range(5)] == [first, first, first, second, second]
+
+
+def test_whoever_has_waited_long_comes_first() -> None:
+    rig, first, second = Rig(), FakeScorer(question=QUESTION), FakeScorer(question=QUESTION)
+    rig.put(first)
+    assert rig.take() is first
+    rig.put(second)
+    rig.now += STAY_SECONDS / 2
+    rig.put(first)
+    assert rig.take() is first
+    rig.put(first)
+    rig.now += STAY_SECONDS / 2
+    assert rig.take() is second

@@ -1,0 +1,366 @@
+"""Champions in a running worker, on the pocket model: made ready beside the batches, refused, released."""
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from models.adapters.card import read_card
+from models.errors import ModelUnavailable
+from models.network.base import BaseModel, load_base
+from models.types import Question, Scorer
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.scans.checks import save_check
+from scanfleet.db.schema import ledger
+from scanfleet.db.tables import Refusal, ScorerRow
+from scanfleet.db.training import champions as store
+from scanfleet.db.training import refusals
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.errors import DeviceUnavailable
+from tests.second_adapter import info_of, out_of_tune, second_adapter, sing_again
+from worker.scoring import champions
+from worker.scoring.adapters import register_shipped
+from worker.scoring.champions import Scorers
+from worker.scoring.factory import Resolved
+from worker.scoring.model import FakeModel, LoadedModel, Model
+
+
+@pytest.fixture(scope="module")
+def base() -> BaseModel:
+    return load_base("pocket", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def second(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> AdapterInfo:
+    return info_of(second_adapter(base, tmp_path_factory.mktemp("adapters") / "second"))
+
+
+class Held(LoadedModel):
+    """Loads of one adapter wait for a word, or fail."""
+
+    def __init__(self, base: BaseModel) -> None:
+        super().__init__(base)
+        self.held = ""  # digest
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.fault: Exception | None = None
+
+    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+        if adapter is not None and read_card(adapter).weights_sha256 == self.held:
+            self.reached.set()
+            if self.fault is not None:
+                raise self.fault
+            assert self.go_on.wait(60)
+        return super().scorer(question, adapter)
+
+
+class Place:
+    """A ledger with the shipped adapters in use, and workers on one base model."""
+
+    def __init__(self, engine: sa.Engine, folder: Path, base: BaseModel) -> None:
+        self.engine = engine
+        self.settings = load_settings(data_dir=folder)
+        self.base = base
+        self.model = Held(base)
+        register_shipped(engine, self.model.identity)
+        self.overlay, self.baggage = self.check("overlay"), self.check("baggage")
+
+    def check(self, name: str) -> int:
+        with transaction(self.engine) as connection:
+            return save_check(connection, load_check(name))
+
+    def worker(self, name: str = "w", model: Model | None = None) -> Scorers:
+        return Scorers(self.engine, model or self.model, self.settings, worker=name)
+
+    def promote(self, adapter: AdapterInfo) -> int:
+        with transaction(self.engine) as connection:
+            adapter_id = register_adapter(connection, adapter)
+            store.promote(connection, adapter_id, kind="forced", why="test")
+        return adapter_id
+
+    def roll_back(self, check: str = "overlay", base_model: str = "pocket") -> None:
+        with transaction(self.engine) as connection:
+            store.roll_back(connection, check, base_model, why="test", who=None)
+
+    def adapter_of(self, resolved: Resolved) -> int | None:
+        with reading(self.engine) as connection:
+            return connection.execute(
+                sa.select(ScorerRow.adapter_id).where(ScorerRow.id == resolved.scorer_id)
+            ).scalar_one()
+
+    def shipped(self, check: str = "overlay") -> int:
+        with reading(self.engine) as connection:
+            return min(adapter or 0 for (name, _), adapter in store.in_use(connection).items() if name == check)
+
+    def refusals(self) -> list[tuple[int, str]]:
+        with reading(self.engine) as connection:
+            return [(found.adapter_id, found.worker) for found in refusals.standing_refusals(connection)]
+
+    def n_refusal_rows(self) -> int:
+        with reading(self.engine) as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(Refusal)).scalar_one()
+
+
+@pytest.fixture
+def place(tmp_path: Path, base: BaseModel) -> Iterator[Place]:
+    with ledger(load_settings(data_dir=tmp_path / "ledger")) as engine:
+        yield Place(engine, tmp_path / "ledger", base)
+    for digest in list(base._loaded):
+        base.release(digest)
+
+
+def copy_of(
+    adapter: AdapterInfo, into: Path, base: BaseModel, *, strength: float = 1.2, tune: bool = True
+) -> AdapterInfo:
+    """One more adapter; out of tune, it is refused."""
+    folder = second_adapter(base, into, strength=strength)
+    return replace(
+        adapter, uri=str(folder if tune else out_of_tune(folder)), weights_sha256=read_card(folder).weights_sha256
+    )
+
+
+def test_batches_go_on_until_the_new_champion_is_ready_and_the_next_one_takes_it_at_once(
+    place: Place, second: AdapterInfo
+) -> None:
+    worker = place.worker()
+    first = worker.resolve(place.overlay)
+    worker.look()
+    place.model.held = second.weights_sha256
+    new = place.promote(second)
+    watch = threading.Thread(target=worker.look)
+    watch.start()
+    assert place.model.reached.wait(60)  # the watch is loading it
+    assert worker.resolve(place.overlay) is first
+    place.model.go_on.set()
+    watch.join(60)
+    start = time.perf_counter()
+    resolved = worker.resolve(place.overlay)
+    assert time.perf_counter() - start < 1.0
+    assert place.adapter_of(resolved) == new
+    assert worker.resolve(place.overlay) is resolved
+
+
+def test_another_check_of_the_same_worker_notices_nothing(place: Place, second: AdapterInfo) -> None:
+    worker = place.worker()
+    worker.resolve(place.overlay)
+    other = worker.resolve(place.baggage)
+    worker.look()
+    place.model.held = second.weights_sha256
+    place.promote(second)
+    watch = threading.Thread(target=worker.look)
+    watch.start()
+    assert place.model.reached.wait(60)
+    start = time.perf_counter()
+    assert worker.resolve(place.baggage) is other
+    assert place.adapter_of(worker.resolve(place.check("flowers"))) is None  # one that was never met before
+    assert time.perf_counter() - start < 5.0
+    place.model.go_on.set()
+    watch.join(60)
+    worker.resolve(place.overlay)
+    worker.look()
+    assert worker.resolve(place.baggage) is other
+
+
+@pytest.mark.parametrize("name", ["PATIENCE_SECONDS", "UNWATCHED_SECONDS"])
+def test_a_batch_that_waited_long_enough_or_has_no_watch_takes_the_new_champion_itself(
+    place: Place, second: AdapterInfo, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    worker = place.worker()
+    worker.resolve(place.overlay)
+    worker.look()
+    new = place.promote(second)
+    monkeypatch.setattr(champions, name, 0.0)
+    assert place.adapter_of(worker.resolve(place.overlay)) == new
+
+
+def test_a_refused_champion_leaves_the_old_one_in_use_until_it_is_mended(
+    place: Place, second: AdapterInfo, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = place.worker()
+    first = worker.resolve(place.overlay)
+    worker.look()
+    bad = copy_of(second, tmp_path / "bad", base, tune=False)
+    new = place.promote(bad)
+    worker.look()
+    assert worker.resolve(place.overlay) is first
+    assert place.refusals() == [(new, "w")]
+    monkeypatch.setattr(champions, "REFUSED_AGAIN_SECONDS", 0.0)
+    for _ in range(3):
+        worker.look()
+    assert (worker.resolve(place.overlay), place.n_refusal_rows()) == (first, 1)
+    sing_again(base, Path(bad.uri))
+    worker._trouble.clear()  # its minute is over
+    worker.look()
+    assert place.adapter_of(worker.resolve(place.overlay)) == new
+
+
+def test_a_refusal_is_taken_back_by_the_worker_that_uses_the_adapter_after_all(
+    place: Place, second: AdapterInfo, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(champions, "REFUSED_AGAIN_SECONDS", 0.0)
+    bad = copy_of(second, tmp_path / "bad", base, tune=False)
+    new = place.promote(bad)
+    one, two = place.worker("one"), place.worker("two")
+    for worker in (one, two):
+        worker.resolve(place.overlay)
+    assert place.refusals() == [(new, "one"), (new, "two")]
+    sing_again(base, Path(bad.uri))
+    one.look()
+    assert place.adapter_of(one.resolve(place.overlay)) == new
+    assert place.refusals() == [(new, "two")]
+
+
+def test_a_refusal_without_a_watch_keeps_the_old_champion_too(
+    place: Place, second: AdapterInfo, base: BaseModel, tmp_path: Path
+) -> None:
+    worker = place.worker()
+    first = worker.resolve(place.overlay)
+    place.promote(second)  # which it never meets: it goes on with what it has, and not back through the history
+    place.promote(copy_of(second, tmp_path / "bad", base, tune=False))
+    assert worker.resolve(place.overlay) is first
+    assert worker.resolve(place.overlay) is first
+
+
+def test_a_fresh_worker_goes_back_to_the_newest_predecessor_that_passes(
+    place: Place, second: AdapterInfo, base: BaseModel, tmp_path: Path
+) -> None:
+    shipped = place.shipped()
+    good = place.promote(copy_of(second, tmp_path / "good", base))
+    place.promote(copy_of(second, tmp_path / "bad", base, strength=1.3, tune=False))
+    place.promote(copy_of(second, tmp_path / "worse", base, strength=1.4, tune=False))
+    worker = place.worker()
+    assert place.adapter_of(worker.resolve(place.overlay)) == good
+    assert len(place.refusals()) == 2
+    out_of_tune(tmp_path / "good")
+    assert place.adapter_of(worker.resolve(place.overlay)) == good  # which goes on as it is
+    assert place.adapter_of(place.worker("other").resolve(place.overlay)) == shipped
+
+
+def test_the_base_alone_answers_in_the_place_of_a_refused_champion_only_if_it_did_before(
+    place: Place, second: AdapterInfo, base: BaseModel, tmp_path: Path
+) -> None:
+    bad = copy_of(second, tmp_path / "bad", base, tune=False)
+    with transaction(place.engine) as connection:  # nothing was ever in use
+        for table in ("promotions", "champions"):
+            connection.execute(sa.text(f"DELETE FROM {table}"))
+    place.promote(bad)
+    with pytest.raises(DeviceUnavailable, match="canary's margins moved"):
+        place.worker().resolve(place.overlay)
+    with transaction(place.engine) as connection:
+        for table in ("promotions", "champions"):
+            connection.execute(sa.text(f"DELETE FROM {table}"))
+    assert place.adapter_of(place.worker().resolve(place.overlay)) is None  # now it was
+    place.promote(bad)
+    assert place.adapter_of(place.worker().resolve(place.overlay)) is None
+
+
+def test_a_rollback_to_the_base_alone_is_served_and_not_undone_by_a_start(place: Place) -> None:
+    with transaction(place.engine) as connection:
+        store._point(connection, "overlay", "pocket", None, kind="rollback", why="test", who=None)
+    worker = place.worker()
+    assert place.adapter_of(worker.resolve(place.overlay)) is None
+    register_shipped(place.engine, place.model.identity)
+    assert place.adapter_of(place.worker().resolve(place.overlay)) is None
+
+
+def test_a_rollback_reaches_a_running_worker_as_a_promotion_does(place: Place, second: AdapterInfo) -> None:
+    shipped = place.shipped()
+    worker = place.worker()
+    old = worker.resolve(place.overlay)
+    place.promote(second)
+    worker.look()
+    worker.resolve(place.overlay)
+    place.roll_back()
+    worker.look()
+    again = worker.resolve(place.overlay)
+    assert (place.adapter_of(again), again.scorer_id) == (shipped, old.scorer_id)
+
+
+def test_a_pointer_that_moves_back_in_time_changes_nothing(place: Place, second: AdapterInfo, base: BaseModel) -> None:
+    worker = place.worker()
+    first = worker.resolve(place.overlay)
+    worker.look()
+    place.promote(second)
+    worker.look()  # ready, and never taken
+    assert second.weights_sha256 in base._loaded
+    place.roll_back()
+    assert worker.resolve(place.overlay) is first
+    gc.collect()
+    worker.look()
+    assert second.weights_sha256 not in base._loaded
+
+
+def test_a_world_that_fails_is_no_refusal_and_is_tried_again(place: Place, second: AdapterInfo) -> None:
+    worker = place.worker()
+    first = worker.resolve(place.overlay)
+    worker.look()
+    place.model.held, place.model.fault = second.weights_sha256, ModelUnavailable("no room on the device")
+    new = place.promote(second)
+    worker.look()
+    assert worker.resolve(place.overlay) is first
+    assert place.n_refusal_rows() == 0
+    place.model.held = ""
+    worker.look()  # its pause is not over
+    assert worker.resolve(place.overlay) is first
+    worker._trouble.clear()
+    worker.look()
+    assert place.adapter_of(worker.resolve(place.overlay)) == new
+
+
+def test_an_adapter_is_released_when_no_check_and_no_batch_uses_it(
+    place: Place, second: AdapterInfo, base: BaseModel
+) -> None:
+    worker = place.worker()
+    held = [worker.resolve(place.overlay)]  # as a batch does
+    digest = str(held[0].scorer.identity.adapter_sha256)
+    place.promote(second)
+    worker.look()
+    worker.resolve(place.overlay)
+    worker.look()
+    assert digest in base._loaded
+    image = held[0].scorer.prepare(_picture())
+    before = held[0].scorer.score([image])[0].margin
+    held.clear()
+    gc.collect()
+    worker.look()
+    assert base._loaded == {second.weights_sha256}
+    place.roll_back()
+    worker.look()
+    again = worker.resolve(place.overlay).scorer
+    assert again.score([again.prepare(_picture())])[0].margin == pytest.approx(before, abs=1e-4)
+
+
+def test_a_model_without_adapters_refuses_a_champion_and_goes_on_as_before(place: Place, second: AdapterInfo) -> None:
+    fake = place.worker("f", FakeModel())
+    assert place.adapter_of(fake.resolve(place.overlay)) is None
+    new = place.promote(replace(second, base_model="fake"))
+    fake.look()
+    assert place.adapter_of(fake.resolve(place.overlay)) is None
+    assert place.refusals() == [(new, "f")]
+    assert place.adapter_of(place.worker("g", FakeModel()).resolve(place.overlay)) is None
+
+
+def test_what_nobody_knows_how_to_use_is_named(place: Place) -> None:
+    gone = AdapterInfo(
+        check_name="overlay",
+        check_hash="h",
+        base_model="fake",
+        base_revision="1",
+        uri="/nowhere",
+        weights_sha256="f" * 64,
+    )
+    place.promote(gone)
+    with pytest.raises(DeviceUnavailable, match=r"check overlay: /nowhere/adapter\.json is missing"):
+        place.worker("f", FakeModel()).resolve(place.overlay)
+
+
+def _picture() -> object:
+    from PIL import Image
+
+    return Image.effect_mandelbrot((128, 128), (-2.0, -1.5, 1.0, 1.5), 30).convert("RGB")

@@ -1,0 +1,384 @@
+"""The stages of a training one by one, without a model: labels, images, the work folder, the pointer."""
+
+import errno
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from models.errors import ModelInvalid, ModelUnavailable
+from models.training.data.types import Example
+from scanfleet.checks.check import load_check
+from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.labels.labels import NewLabel, add_labels
+from scanfleet.db.labels.unlabelled import recent_unlabelled
+from scanfleet.db.schema import ledger
+from scanfleet.db.tables import Adapter, Training
+from scanfleet.db.training import trainings
+from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.db.training.champions import champion, promote
+from scanfleet.errors import DeviceUnavailable, LeaseLost, StoreUnavailable, TrainingFailed
+from scanfleet.storage.memory import MemoryStore
+from tests.training_children import nothing, publish
+from tests.training_rig import label_pictures, request
+from tests.worker_rig import png, rig
+from worker.evaluation.images import Labelled, materialise
+from worker.scoring.factory import question_of
+from worker.training import snapshot
+from worker.training.attempt import Standing
+from worker.training.child import _last_words
+from worker.training.context import Context, StopAskedError, Teller, run_stages
+from worker.training.fit import _learnt
+from worker.training.publish import finish
+from worker.training.workspace import WorkFolder, folder_of, sweep
+
+QUESTION = question_of(load_check("overlay"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(data_dir=tmp_path / "data", model="pocket")
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[sa.Engine]:
+    with ledger(settings) as engine:
+        yield engine
+
+
+@pytest.fixture
+def told() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+def context(settings: Settings, engine: sa.Engine, tmp_path: Path, told: list[dict[str, Any]]) -> Iterator[Context]:
+    """A claimed training on 54 labelled pictures."""
+    label_pictures(engine, tmp_path / "pictures")
+    training_id = request(engine)
+    with transaction(engine) as connection:
+        held = trainings.claim(connection, worker="w", base_model="pocket", lease_seconds=60)
+    assert held is not None
+
+    def send(kind: str, **fields: Any) -> None:
+        told.append({"kind": kind, **fields})
+
+    with closing(WorkFolder(folder_of(settings, training_id), {"id": training_id})) as work:
+        yield Context(
+            settings=settings,
+            engine=engine,
+            held=held,
+            check=load_check("overlay"),
+            question=QUESTION,
+            work=work,
+            tell=Teller(send),
+        )
+
+
+def example(key: str, label: int, *, cluster: str | None = None) -> Example:
+    return Example(key=key, path=Path(key), label=label, cluster=cluster or key)
+
+
+def labelled(number: int, store: MemoryStore, **fields: Any) -> Labelled:
+    """A picture in a store, and its label."""
+    data = png(number)
+    store.objects[f"mem://{number}"] = data
+    sha256 = hashlib.sha256(data).hexdigest()
+    made = Labelled(content_sha256=sha256, uri=f"mem://{number}", root=None, label="none", boxes=None, cluster=sha256)
+    return replace(made, **fields)
+
+
+def test_the_snapshot_and_its_images_are_the_labels_that_stood(context: Context) -> None:
+    run_stages(context, (("snapshot", snapshot.snapshot), ("images", snapshot.images)))
+    counted = context.results["images"]["labels"]
+    assert {split: sum(each.values()) for split, each in counted.items()} == {
+        "train": 27,
+        "calibration": 9,
+        "threshold": 9,
+        "golden": 9,
+    }
+    golden = snapshot.examples_of(context, "golden")
+    assert [one.key for one in golden] == sorted(one.key for one in golden)
+    assert golden[0].open(golden[0].path).size == (128, 128)
+    assert Counter(QUESTION.labels[one.label] for one in golden) == {"overlay": 3, "natural": 3, "none": 3}
+
+
+def test_labels_newer_than_the_training_are_none_of_its_business(context: Context) -> None:
+    context.held = replace(context.held, newest_label=53)
+    run_stages(context, (("snapshot", snapshot.snapshot),))
+    assert sum(sum(each.values()) for each in context.results["snapshot"]["labels"].values()) == 53
+
+
+def test_too_few_labels_are_refused_with_what_is_missing() -> None:
+    pairs = [("train", "overlay")] * 3 + [("train", "none")] * 8
+    pairs += [(split, label) for split in ("calibration", "threshold") for label in ("overlay", "natural")] * 2
+    with pytest.raises(TrainingFailed) as refused:
+        snapshot.require_enough(QUESTION, pairs, left_out={"gone": 5})
+    assert str(refused.value) == (
+        "too few labelled images of check overlay (5 left out: 5 gone): train has 3 of overlay and needs 8; "
+        "golden has 0 of overlay and needs 2; golden has 0 of natural or none and needs 2"
+    )
+    enough = pairs + [("train", "overlay")] * 5 + [("golden", "overlay"), ("golden", "none")] * 2
+    snapshot.require_enough(QUESTION, enough)
+
+
+def test_images_that_are_gone_or_changed_are_left_out_and_counted(settings: Settings, tmp_path: Path) -> None:
+    store = MemoryStore()
+    box = {"x0": 1, "y0": 2, "x1": 3, "y1": 4.5, "label": "overlay"}
+    wanted = [labelled(number, store, boxes=[box]) for number in range(6)]
+    del store.objects["mem://1"]
+    store.objects["mem://2"] = png(99)
+    store.objects["mem://3"] = b"no image"
+    wanted[3] = replace(wanted[3], content_sha256=hashlib.sha256(b"no image").hexdigest())
+    wanted[4] = replace(wanted[4], label="a label of another version")
+    counts: list[tuple[int, int]] = []
+    examples, left_out = materialise(
+        settings,
+        wanted,
+        tmp_path / "images",
+        QUESTION,
+        watch=lambda done, total: counts.append((done, total)),
+        stores=lambda *_: store,
+    )
+    assert left_out == {"changed": 1, "gone": 1, "not_an_image": 1, "unknown_label": 1}
+    assert [one.key for one in examples] == [wanted[0].content_sha256, wanted[5].content_sha256]
+    assert (examples[0].boxes[0].y1, examples[0].boxes[0].label) == (4.5, "overlay")
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {one.key for one in examples}
+    assert counts[-1] == (5, 5)
+
+
+def test_a_store_that_is_away_is_no_missing_image_and_what_was_fetched_stays(
+    settings: Settings, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    wanted = [labelled(number, store) for number in range(3)]
+    materialise(settings, wanted[:1], tmp_path, QUESTION, stores=lambda *_: store)
+    store.down = True
+    with pytest.raises(StoreUnavailable):
+        materialise(settings, wanted, tmp_path, QUESTION, stores=lambda *_: store)
+    examples, left_out = materialise(settings, wanted[:1], tmp_path, QUESTION, stores=lambda *_: store)
+    assert (len(examples), left_out) == (1, {})
+
+
+def test_the_held_out_part_is_whole_clusters_and_stays_as_labels_grow() -> None:
+    few = [example(f"{number}", number % 3, cluster=f"c{number // 2}") for number in range(200)]
+    learn, stop = snapshot.with_validation(few)
+    assert len(learn) + len(stop) == 200
+    assert not {one.cluster for one in learn} & {one.cluster for one in stop}
+    assert 10 <= len(stop) <= 50
+    _, later = snapshot.with_validation([*few, *(example(f"n{number}", 0) for number in range(100))])
+    assert {one.key for one in stop} <= {one.key for one in later}
+    learn, stop = snapshot.with_validation([example("a", 0), example("b", 1)])
+    assert len(stop) == 1
+
+
+def test_a_stage_that_was_done_is_not_done_again(context: Context, told: list[dict[str, Any]]) -> None:
+    calls = Counter[str]()
+
+    def stage(name: str, *, fails: bool = False) -> Any:
+        def run(_: Context) -> dict[str, Any]:
+            calls[name] += 1
+            if fails:
+                raise StoreUnavailable("away")
+            return {"by": name}
+
+        return name, run
+
+    with pytest.raises(StoreUnavailable):
+        run_stages(context, (stage("one"), stage("two", fails=True)))
+    context.results = {}
+    run_stages(context, (stage("one"), stage("two"), stage("three")))
+    assert calls == {"one": 1, "two": 2, "three": 1}
+    assert context.results["one"]["by"] == "one"
+    assert [each["stage"] for each in told] == ["one", "two", "one", "two", "three"]
+
+
+def test_a_loss_that_ran_away_is_no_crash(context: Context, told: list[dict[str, Any]]) -> None:
+    def stage(context: Context) -> dict[str, Any]:
+        context.tell.begin("fit", 0)
+        context.tell._told = 0.0
+        context.tell.say(step=3, loss=math.nan)
+        return {"history": ({"loss": math.nan, "step": 3},), "best": -math.inf}
+
+    run_stages(context, (("fit", stage),))
+    assert told[-1]["figures"] == {"step": 3}
+    written = context.work.result("fit")
+    assert written is not None
+    assert (written["history"], written["best"]) == ([{"loss": None, "step": 3}], None)
+
+
+def test_a_request_to_stop_ends_it_at_the_next_word(context: Context) -> None:
+    stopping = False
+
+    def stage(context: Context) -> dict[str, Any]:
+        nonlocal stopping
+        stopping = True
+        context.tell.say(step=1)
+        raise AssertionError("not stopped")
+
+    context.tell = Teller(lambda *_, **__: None, stop=lambda: stopping)
+    with pytest.raises(StopAskedError):
+        run_stages(context, (("fit", stage),))
+    assert context.work.result("fit") is None
+
+
+def test_the_folder_of_another_training_with_the_same_number_is_emptied(tmp_path: Path) -> None:
+    with closing(WorkFolder(tmp_path, {"id": 1, "newest_label": 10})) as work:
+        work.settle("fit", {"weights_sha256": "of the first"})
+        with pytest.raises(DeviceUnavailable, match="another process still works in"):
+            WorkFolder(tmp_path, {"id": 1, "newest_label": 10})
+    with closing(WorkFolder(tmp_path, {"id": 1, "newest_label": 10})) as work:
+        assert work.result("fit") == {"weights_sha256": "of the first"}
+    with closing(WorkFolder(tmp_path, {"id": 1, "newest_label": 11})) as work:
+        assert work.result("fit") is None
+
+
+def test_sweeping_keeps_the_report_and_spares_a_folder_in_use(tmp_path: Path) -> None:
+    with closing(WorkFolder(tmp_path, {"id": 1})) as work:
+        work.write("report.json", {})
+        work.settle("fit", {})
+        (tmp_path / "images").mkdir()
+        sweep(tmp_path)
+        assert work.result("fit") == {}
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "report.json", "training.json"]
+
+
+STAGES = (("images", nothing), ("fit", lambda _: {"weights_sha256": "1" * 64}), ("calibrate", nothing))
+
+
+def judged(verdict: str, *, before: Any = lambda _: None) -> Any:
+    """A stage that compares with the champion of now. before: what happens right after."""
+
+    def compare(context: Context) -> dict[str, Any]:
+        with reading(context.engine) as connection:
+            in_use = champion(connection, "overlay", "pocket")
+        before(context)
+        gate = {"verdict": verdict, "reason": "so the gate says"}
+        found = {"gate": gate, "lines": [], "problem": None, "shadow": None}
+        return found | {"champion_id": None if in_use is None else in_use.id}
+
+    return (*STAGES, ("publish", publish), ("compare", compare))
+
+
+def other_adapter(engine: sa.Engine) -> int:
+    """Somebody else's, put in use by force."""
+    info = AdapterInfo(
+        check_name="overlay", check_hash="h", base_model="pocket", base_revision="r", uri="/x", weights_sha256="2" * 64
+    )
+    with transaction(engine) as connection:
+        adapter_id = register_adapter(connection, info)
+        promote(connection, adapter_id, kind="forced", why="a person knows better", who="ann")
+    return adapter_id
+
+
+def in_use(engine: sa.Engine) -> int | None:
+    with reading(engine) as connection:
+        found = champion(connection, "overlay", "pocket")
+    return None if found is None else found.id
+
+
+def test_a_promotion_settles_training_adapter_and_pointer_at_once(context: Context) -> None:
+    assert finish(context, judged("promote")) == "promote"
+    with reading(context.engine) as connection:
+        found = trainings.get(connection, context.held.id)
+    assert (found.state, found.verdict, found.adapter_id) == ("done", "promote", in_use(context.engine))
+    assert found.report is not None
+    assert set(found.report["seconds"]) == {"images", "fit", "calibrate", "publish", "compare"}
+
+
+@pytest.mark.parametrize("verdict", ["hold", "reject"])
+def test_what_the_gate_does_not_promote_is_registered_and_not_in_use(context: Context, verdict: str) -> None:
+    before = other_adapter(context.engine)
+    assert finish(context, judged(verdict)) == verdict
+    assert in_use(context.engine) == before
+    with reading(context.engine) as connection:
+        found = trainings.get(connection, context.held.id)
+    assert (found.state, found.verdict, found.champion_id) == ("done", verdict, before)
+
+
+@pytest.mark.parametrize("verdict", ["promote", "hold"])
+def test_a_champion_that_changed_meanwhile_is_compared_with_anew(context: Context, verdict: str) -> None:
+    moved: list[int] = []
+
+    def somebody_promotes(context: Context) -> None:
+        if not moved:
+            moved.append(other_adapter(context.engine))
+
+    assert finish(context, judged(verdict, before=somebody_promotes)) == verdict
+    with reading(context.engine) as connection:
+        found = trainings.get(connection, context.held.id)
+    assert found.champion_id == moved[0]
+    assert in_use(context.engine) == (found.adapter_id if verdict == "promote" else moved[0])
+
+
+def test_a_late_owner_neither_registers_nor_promotes(context: Context) -> None:
+    with transaction(context.engine) as connection:
+        connection.execute(sa.update(Training).values(lease_token=Training.lease_token + 1))
+    with pytest.raises(LeaseLost):
+        finish(context, judged("promote"))
+    with reading(context.engine) as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(Adapter)).scalar_one() == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (StopAskedError(), "stopped"),
+        (LeaseLost("late"), "lost"),
+        (StoreUnavailable("away"), "waits"),
+        (ModelUnavailable("the hub is away"), "waits"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data"), "waits"),
+        (TrainingFailed("too few"), "failed"),
+        (ModelInvalid("no such recipe"), "failed"),
+        (FileNotFoundError(errno.ENOENT, "a bug", "/x"), "crashed"),
+        (ZeroDivisionError(), "crashed"),
+    ],
+)
+def test_an_end_is_of_the_world_of_a_person_or_its_own(error: Exception, kind: str) -> None:
+    assert _last_words(error)[0] == kind
+
+
+def test_progress_in_a_new_place_ends_the_count_of_crashes() -> None:
+    standing = Standing("fit", {"furthest": [2, 40], "crashes": 2, "step": 40})
+    assert standing.note("images", 1, {"step": 7})
+    assert not standing.note("images", 1, {"step": 8})
+    assert standing.read() == ("images", {"step": 8, "furthest": [2, 40], "crashes": 2})
+    standing.note("fit", 2, {"step": 41, "loss": 0.5})
+    assert standing.read() == ("fit", {"step": 41, "loss": 0.5, "furthest": [2, 41]})
+
+
+def test_the_shadow_set_is_drawn_from_scored_images_that_nobody_labelled(tmp_path: Path) -> None:
+    with rig(tmp_path) as worker:
+        worker.scan({f"mem://{number}": png(number) for number in range(12)})
+        worker.scan({f"mem://copy{number}": png(number) for number in range(3)})
+        worker.drain()
+        with reading(worker.engine) as connection:
+            drawn = recent_unlabelled(connection, "overlay", limit=6, seed=0)
+            again = recent_unlabelled(connection, "overlay", limit=6, seed=0)
+            other = recent_unlabelled(connection, "overlay", limit=6, seed=1)
+            every = recent_unlabelled(connection, "overlay", limit=100, seed=0)
+            assert recent_unlabelled(connection, "baggage", limit=6, seed=0) == []
+        known = NewLabel(content_sha256=drawn[0].content_sha256, label="none", who="ann", origin="import")
+        with transaction(worker.engine) as connection:
+            add_labels(connection, "overlay", [known])
+            left = recent_unlabelled(connection, "overlay", limit=100, seed=0)
+    assert drawn == again != other
+    assert len({one.content_sha256 for one in drawn}) == 6
+    assert len(every) == 12
+    assert {one.content_sha256 for one in every} - {one.content_sha256 for one in left} == {known.content_sha256}
+
+
+def test_an_adapter_without_effect_is_told_with_what_it_learnt_from() -> None:
+    assert "(244 training images, loss 0.70 in" in _learnt(
+        {"learnt_from": 244, "history": [{"loss": 0.75}, {"loss": 0.7}]}
+    )
+    assert _learnt({"learnt_from": 244, "history": [{"loss": None}]}) == ""  # it ran away

@@ -1,0 +1,174 @@
+"""Images are read through scorers and refiners, each in one way once, and regions are shared by the looks that use
+them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.crops.policy import CropPolicy
+from models.errors import ImageUnsuitable, ModelInvalid
+from models.fake import FakePrepared, FakeRefiner, FakeScorer
+from models.training.data.types import Example
+from models.types import Question, Reading
+from scanfleet.errors import BadLabels
+from tests.unit.worker.tuning.tuned_sight import QUESTION, examples
+from worker.scoring.model import Model
+from worker.tuning.score_cache import ModelSight
+from worker.tuning.search import Impossible
+from worker.tuning.search_space import First
+
+PLAIN = First(words="plain", max_pixels=QUESTION.max_pixels)
+PAIR = CropPolicy(look="pair", crop_pixels=1000, context_pixels=1000)
+N, SIZE = 5, (60, 40)
+
+
+class Attentive(FakeScorer):
+    """Its readings come with attention, as those of a scorer that was given a policy."""
+
+    def prepare(self, image: Image.Image) -> FakePrepared:
+        if image.width > 10 * image.height:
+            raise ImageUnsuitable("a thin strip")
+        return super().prepare(image)
+
+    def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
+        return [replace(one, attention=np.ones(25, dtype=np.float32)) for one in super().score(prepared)]
+
+
+class Counted:
+    """A model that keeps what it hands out."""
+
+    def __init__(self) -> None:
+        self.scorers: list[Attentive] = []
+        self.refiners: list[FakeRefiner] = []
+        self.firsts: list[Reading] = []
+
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Attentive:
+        assert policy is not None
+        self.scorers.append(Attentive(question=question))
+        return self.scorers[-1]
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> FakeRefiner:
+        if policy.look == "tiles":
+            raise ModelInvalid("no tiles here")
+        model = self
+
+        class Watched(FakeRefiner):
+            def views(self, image: Image.Image, first: Reading) -> Any:
+                model.firsts.append(first)
+                return super().views(image, first)
+
+        self.refiners.append(Watched(scorer=Attentive(question=question), pointed=policy.pointed, cost=7))
+        return self.refiners[-1]
+
+    @property
+    def pointed_at(self) -> int:
+        return sum(sum(one.calls) for one in self.refiners)
+
+    @property
+    def scored(self) -> int:
+        return sum(sum(one.calls) for one in self.scorers)
+
+
+def pictures(size: tuple[int, int] = SIZE) -> list[Example]:
+    return [
+        replace(one, open=lambda _, at=at: Image.new("RGB", size, (at * 40, 9, 9)))
+        for at, one in enumerate(examples(N))
+    ]
+
+
+def sight_of(model: Counted, *, size: tuple[int, int] = SIZE, **more: Any) -> ModelSight:
+    return ModelSight(
+        model=cast("Model", model),
+        question=QUESTION,
+        adapter=None,
+        examples=pictures(size),
+        sizes=[size] * N,
+        layers=(),
+        token_budget=64,
+        watch=lambda _: None,
+        threads=2,
+        **more,
+    )
+
+
+def test_a_first_look_is_read_once() -> None:
+    model = Counted()
+    sight = sight_of(model)
+    once, again = sight.first(PLAIN, range(N)), sight.first(PLAIN, [3, 1])
+    assert again == [once[3], once[1]]
+    assert model.scored == N
+    assert len({reading.margin for reading in once}) == N
+
+
+def test_other_words_and_other_budgets_are_other_first_looks() -> None:
+    model = Counted()
+    sight = sight_of(model)
+    for first in (PLAIN, First(words="small-parts", max_pixels=PLAIN.max_pixels), First(words="plain", max_pixels=900)):
+        sight.first(first, [0])
+    asked = [one.question for one in model.scorers]
+    assert [question.max_pixels for question in asked] == [PLAIN.max_pixels, PLAIN.max_pixels, 900]
+    assert asked[0].prompt != asked[1].prompt
+
+
+def test_a_second_look_is_read_once_whatever_the_fusion() -> None:
+    model = Counted()
+    sight = sight_of(model)
+    one = sight.second(PLAIN, PAIR, range(N))
+    scored, pointed = model.scored, model.pointed_at
+    assert sight.second(PLAIN, replace(PAIR, fuse="max"), range(N)) == one
+    assert (model.scored, model.pointed_at) == (scored, pointed)
+    assert all(looked.tokens == 7 and looked.cost == 7 + looked.rows[0].visual_tokens for looked in one)
+
+
+def test_looks_at_other_budgets_share_the_region() -> None:
+    model = Counted()
+    sight = sight_of(model)
+    sight.second(PLAIN, PAIR, range(N))
+    sight.second(PLAIN, replace(PAIR, look="crop", crop_pixels=2000), range(N))
+    assert model.pointed_at == N
+    sight.second(PLAIN, replace(PAIR, method="grad-att"), range(N))
+    assert model.pointed_at == 2 * N
+
+
+def test_a_look_that_is_not_pointed_costs_its_rows_alone() -> None:
+    model = Counted()
+    looked = sight_of(model).second(PLAIN, CropPolicy(look="larger", crop_pixels=2000), [0])[0]
+    assert (looked.tokens, len(looked.rows), model.pointed_at) == (0, 1, 0)
+
+
+def test_attention_without_room_is_read_again_where_it_is_wanted() -> None:
+    model = Counted()
+    sight = sight_of(model, attention_bytes=250)  # of two images and a half
+    sight.first(PLAIN, range(N))
+    sight.second(PLAIN, PAIR, range(N))
+    assert all(first.attention is not None for first in model.firsts)
+    assert len(model.firsts) == N
+
+
+def test_a_look_that_the_model_cannot_take_is_impossible() -> None:
+    with pytest.raises(Impossible, match="no tiles here"):
+        sight_of(Counted()).second(PLAIN, CropPolicy(look="tiles"), [0])
+
+
+def test_an_image_that_the_model_cannot_take_is_named() -> None:
+    with pytest.raises(BadLabels, match=r"0000.*thin strip"):
+        sight_of(Counted(), size=(500, 4)).first(PLAIN, [0])
+
+
+def test_tokens_are_known_from_sizes_alone() -> None:
+    model = Counted()
+    sight = sight_of(model)
+    expected = sight.first_tokens(PLAIN, range(N))
+    assert model.scored == 0
+    assert expected == sum(reading.visual_tokens for reading in sight.first(PLAIN, range(N))) / N
+
+
+def test_shrinking_is_that_of_the_first_look() -> None:
+    sight = sight_of(Counted())
+    assert sight.shrink(PLAIN, 0) == 1
+    assert sight.shrink(First(words="plain", max_pixels=600), 0) == pytest.approx(2, abs=0.1)

@@ -1,0 +1,171 @@
+"""The search finds what was planted, at no more than the limit, and says nothing where there is nothing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from models.crops.policy import CropPolicy
+from models.inputs.wording import names
+from models.types import Question, Reading
+from scanfleet.checks.check import Check
+from tests.unit.worker.tuning.tuned_sight import CHECK, IDENTITY, QUESTION, PlantedSight, examples
+from worker.tuning.run import Plan, Tuning
+from worker.tuning.search import Stopped
+from worker.tuning.search_space import First, Kept, standing
+
+NOTHING = Kept()
+
+
+def plan(**more: Any) -> Plan:
+    return Plan(
+        **{"check": CHECK, "name": CHECK.name, "max_cost": 1.6, "trials": 40, "seed": 0, "at_fpr": 0.05, **more}
+    )
+
+
+def tune(sight: PlantedSight, *, kept: Kept = NOTHING, question: Question = QUESTION, **more: Any) -> dict[str, Any]:
+    tuning = Tuning(plan(**more), question=question, identity=IDENTITY, kept=kept, examples=sight.examples, sight=sight)
+    return tuning.run(lambda done, total, seconds: None)
+
+
+def crop_helps(first: First, policy: CropPolicy) -> bool:
+    return policy.look == "crop" and policy.method == "rel-att"
+
+
+def test_it_finds_the_look_that_shows_what_is_there() -> None:
+    record = tune(PlantedSight(examples(240), helps=crop_helps))
+    assert record["chosen"] is not None, record["reason"]
+    row = record["front"][record["chosen"]]
+    crop = row["setting"]["crop"]
+    assert (crop["look"], crop["method"]) == ("crop", "rel-att")
+    assert row["cost"] <= 1.6
+    assert row["change"]["low"] > 0
+    assert record["tuned"]["check"]["crop"]["look"] == "crop"
+
+
+def test_it_finds_words_that_help() -> None:
+    sight = PlantedSight(examples(240), first_strength=lambda first: 3.0 if first.words == names()[-1] else 0.0)
+    record = tune(sight)
+    assert record["chosen"] is not None, record["reason"]
+    assert record["front"][record["chosen"]]["setting"]["words"] == names()[-1]
+    assert record["tuned"]["check"]["prompt"] != CHECK.prompt
+
+
+def test_no_setting_of_the_front_costs_more_than_the_limit() -> None:
+    for limit in (1.0, 1.3):
+        record = tune(PlantedSight(examples(100), helps=crop_helps), max_cost=limit, trials=20)
+        assert record["front"]
+        assert all(row["searched"]["cost"] <= limit for row in record["front"])
+
+
+def test_nothing_over_the_limit_is_read() -> None:
+    sight = PlantedSight(examples(160), first_strength=lambda first: first.max_pixels / CHECK.max_pixels)
+    tune(sight, max_cost=1.3, trials=20)
+    # The larger budget at equal cost is a baseline, and at the limit or below it.
+    assert max(first.max_pixels for first, _ in sight.read_first) <= 1.3 * CHECK.max_pixels
+    assert {first.max_pixels for first, _ in sight.read_first} > {CHECK.max_pixels}
+
+
+def test_noise_is_not_sold_as_a_gain() -> None:
+    for seed in range(2):
+        record = tune(PlantedSight(examples(120)), seed=seed, trials=20)
+        assert record["chosen"] is None
+        assert record["tuned"] is None
+        assert "no setting is measurably better" in record["reason"] or "nothing better" in record["reason"]
+
+
+def test_held_out_images_are_read_for_the_front_alone() -> None:
+    sight = PlantedSight(examples(100), helps=crop_helps)
+    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=sight.examples, sight=sight)
+    seen_at_the_end: list[int] = []
+    record = tuning.run(lambda *_: None, searched=lambda: seen_at_the_end.append(len(sight.read_first)))
+    during = {image for _, image in sight.read_first[: seen_at_the_end[0]]}
+    assert during == set(tuning.parts.search)
+    assert len(record["front"]) < record["trials"]
+
+
+def test_a_gain_on_the_search_part_alone_is_not_believed() -> None:
+    sight = PlantedSight(examples(200))
+    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=sight.examples, sight=sight)
+    lucky = set(tuning.parts.search)
+    plain = sight.first
+
+    def first(way: First, images: Any) -> Any:
+        sight.first_strength = lambda way: 4.0 if way.words != "plain" and set(images) <= lucky else 0.0
+        return plain(way, images)
+
+    sight.first = first  # type: ignore[method-assign]
+    record = tuning.run(lambda *_: None)
+    best = max(record["front"], key=lambda row: row["searched"]["value"])
+    assert best["searched"]["value"] > 0.5
+    assert best["value"]["value"] < 0.5
+    assert record["chosen"] is None
+
+
+def test_a_seed_repeats_the_whole_search() -> None:
+    one, again, other = (tune(PlantedSight(examples(120), helps=crop_helps), trials=20, seed=s) for s in (3, 3, 4))
+    assert one == again
+    assert one["tried"] != other["tried"]
+
+
+def test_an_adapter_keeps_its_words_and_its_first_budget() -> None:
+    sight = PlantedSight(examples(120), helps=crop_helps)
+    record = tune(sight, kept=Kept(words=True, budget=True), trials=25)
+    tried = [one["setting"] for one in record["tried"]]
+    assert {(one["words"], one["max_pixels"]) for one in tried} == {("plain", CHECK.max_pixels)}
+    assert any("adapter" in note for note in record["notes"])
+
+
+def test_a_stopped_search_is_judged_on_what_it_knows() -> None:
+    sight = PlantedSight(examples(160), helps=crop_helps)
+    stops = {"left": 30}
+
+    def count() -> None:
+        stops["left"] -= 1
+        if stops["left"] == 0:
+            raise Stopped
+
+    sight.before_reading = count
+    record = tune(sight, trials=200)
+    assert record["stopped"]
+    assert 0 < record["trials"] < 200
+    assert record["front"]
+
+
+def test_the_check_as_it_stands_may_look_twice_already() -> None:
+    check = Check.model_validate(CHECK.model_dump() | {"crop": {"when": "always", "look": "crop", "max_extra": 1.0}})
+    record = tune(PlantedSight(examples(160), helps=crop_helps), check=check, trials=10)
+    assert record["standing"]["again"] == 1.0
+    assert record["standing"]["cost"] == 1.0
+    best = max(record["front"], key=lambda row: row["searched"]["value"])
+    assert record["larger"]["cost"] == pytest.approx(best["cost"], rel=0.02)
+    assert standing(check).crop == check.crop
+
+
+@pytest.mark.parametrize("helps", [crop_helps, lambda first, policy: False])
+def test_a_plain_classification_is_judged_by_its_accuracy(helps: Callable[[First, CropPolicy], bool]) -> None:
+    check = Check.model_validate(CHECK.model_dump() | {"flags": ()})
+    question = Question(
+        name="specks", prompt="Is there a speck?", labels=("speck", "none"), flags=frozenset(), max_pixels=320 * 320
+    )
+    record = tune(PlantedSight(examples(200), helps=helps), check=check, question=question)
+    assert record["objective"]["name"] == "accuracy"
+    assert (record["chosen"] is not None) == (helps is crop_helps)
+
+
+def test_few_images_decide_nothing() -> None:
+    few = tune(PlantedSight(examples(36), helps=crop_helps), trials=25)
+    assert few["chosen"] is None
+    assert "too few images" in few["reason"]
+    assert any("only a large change" in note for note in few["notes"])
+
+
+@pytest.mark.parametrize("largest", [320 * 320, 10**9])
+def test_a_larger_budget_that_read_nothing_larger_is_called_so(largest: int) -> None:
+    class Small(PlantedSight):
+        def first(self, first: First, images: Sequence[int]) -> list[Reading]:
+            return super().first(replace(first, max_pixels=min(first.max_pixels, largest)), images)
+
+    record = tune(Small(examples(120), helps=crop_helps), trials=10)
+    assert any("read no image larger" in note for note in record["notes"]) == (largest == 320 * 320)

@@ -1,0 +1,1 @@
+"""Makes the pocket model's weights from generated images. Not installed."""

@@ -1,0 +1,138 @@
+"""The work of second looks that threads do: the file once more, what it is looked through by, its rows.
+
+Whatever comes of it is told to the coordinator of the batch (`worker.batch.crop_pass`), errors as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from PIL import Image
+
+from models.types import Reading, Refiner
+from scanfleet.errors import ImageError, Retryable
+from scanfleet.images import Enough
+from worker.batch.events import Due, Event, ReadAgain, Stepped, Twins
+from worker.batch.stages import RETRY_SECONDS, Around
+from worker.decoding.file_buffer import KeptFiles
+from worker.device.queue import Answer
+
+
+class Steps:
+    """Each of `view`, `submit_views`, `make_rows` and `submit_rows` is for the stage threads."""
+
+    def __init__(self, around: Around, refiner: Refiner) -> None:
+        self._around = around
+        self._refiner = refiner
+        self.files = KeptFiles(around.stages.in_hand)
+
+    def view(self, due: Due) -> None:
+        """Tells what is looked through."""
+        detail = self._refiner.views_detail
+        enough = None if detail is None else Enough(detail.pixels, detail.short_side)
+        self._tell(due, lambda: self._with_picture(due, enough, lambda image: self._refiner.views(image, due.reading)))
+
+    def make_rows(self, due: Due) -> None:
+        """Tells the rows that are to be read."""
+        self._tell(due, lambda: self._with_picture(due, None, lambda image: self._refiner.rows(image, due.pointed)))
+
+    def submit_views(self, due: Due) -> None:
+        """The device tells where the look is pointed."""
+
+        def answer(given: Answer) -> None:
+            self._around.watch.add(pointing=given.seconds)
+            self._around.tell(Stepped(due=due, result=given.result))
+
+        def submit() -> None:
+            self._around.stages.device.submit_pointing(
+                owner=self._around.owner,
+                refiner=self._refiner,
+                scorer=self._around.resolved.scorer,
+                views=views,
+                answer=answer,
+            )
+
+        views, due.step = due.step, None
+        self._submit(submit, lambda error: Stepped(due=due, result=error))
+
+    def submit_rows(self, due: Due) -> None:
+        """The device tells what was read."""
+        rows, due.step = due.step, None
+
+        def submit() -> None:
+            for number, row in enumerate(rows):
+                self._around.stages.device.submit(
+                    owner=self._around.owner,
+                    scorer=self._around.resolved.scorer,
+                    prepared=row,
+                    answer=partial(self._row_read, due, number),
+                )
+
+        self._submit(submit, lambda error: ReadAgain(due=due, answers=(error,)))
+
+    def _row_read(self, due: Due, number: int, given: Answer) -> None:
+        """In a device thread."""
+        assert isinstance(given.result, Reading | Exception)
+        self._around.watch.read_again(given)
+        if due.answered(number, given.result):
+            self._around.tell(ReadAgain(due=due, answers=tuple(due.answers.values())))
+
+    def _submit(self, submit: Callable[[], None], failed: Callable[[Exception], Event]) -> None:
+        if self._around.over.is_set():
+            return
+        ended = self._around.pulse.expect(seconds=0)
+        try:
+            submit()
+        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
+            self._around.tell(failed(error))
+        finally:
+            ended()
+
+    def _tell(self, due: Due, work: Callable[[], Any]) -> None:
+        if self._around.over.is_set():
+            return
+        seconds = self._around.stages.settings.fetch_deadline_seconds + RETRY_SECONDS
+        ended = self._around.pulse.expect(seconds=seconds)
+        try:
+            self._around.tell(Stepped(due=due, result=work()))
+        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
+            self._around.tell(Stepped(due=due, result=error))
+        finally:
+            ended()
+
+    def _with_picture(self, due: Due, enough: Enough | None, work: Callable[[Image.Image], Any]) -> Any:
+        """What `work` makes of the image. Few are held at once, by all batches together: they have all their pixels."""
+        data = self._file(due.twins)
+        with self._around.stages.pictures:
+            with self._around.watch.measure("decode"):
+                decoded = self._around.stages.decoders.decode(data, enough=enough)
+            with self._around.watch.measure("prepare"):
+                return work(decoded.image)
+
+    def _file(self, twins: Twins) -> bytes:
+        """The bytes of the first look: kept, or fetched again under any of their names.
+
+        Raises ImageError when they are to be had nowhere any more, StoreUnavailable when that is not certain.
+        """
+        kept = self.files.get(twins.sha256)
+        if kept is not None:
+            return kept
+        errors: list[Exception] = []
+        settings, stages = self._around.stages.settings, self._around.stages
+        for image in tuple(twins.images):
+            try:
+                with self._around.watch.measure("fetch"):
+                    store = stages.stores(image.uri, image.root)
+                    data = store.fetch(image.uri, etag=image.etag, max_bytes=settings.max_image_bytes)
+            except (ImageError, Retryable) as error:
+                errors.append(error)
+                continue
+            if hashlib.sha256(data).hexdigest() == twins.sha256:
+                self.files.keep(twins.sha256, data)
+                return data
+            detail = "other bytes than at the first look"
+            errors.append(ImageError(stage="fetch", reason="changed", detail=detail))
+        raise next((error for error in errors if isinstance(error, Retryable)), errors[0])

@@ -1,0 +1,113 @@
+"""The batches this process holds, and the heartbeat that keeps them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import sqlalchemy as sa
+import structlog
+
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.scans import batches
+from scanfleet.db.scans.batches import Claim, Standing
+from scanfleet.errors import LeaseLost
+
+log = structlog.get_logger()
+
+
+class Lease:
+    """A held batch. `lock` keeps the heartbeat out of the transaction that ends the batch."""
+
+    def __init__(self, claim: Claim, *, deadline: float) -> None:
+        self.claim = claim
+        self.deadline = deadline  # time.monotonic() until which the batch is surely ours
+        self.lock = threading.Lock()
+        self.ended = False  # settled, handed back or lost
+        self.paused = False  # the scan is: hand back
+        self.abort: Callable[[str], None] = lambda _: None  # end the work on it, from any thread
+
+    @property
+    def unwanted(self) -> bool:
+        return self.ended or self.paused
+
+    @property
+    def expired(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+
+class Leases:
+    def __init__(self, engine: sa.Engine, *, worker: str, lease_seconds: float) -> None:
+        self._engine = engine
+        self._worker = worker
+        self._lease_seconds = lease_seconds
+        self._lock = threading.Lock()
+        self._held: set[Lease] = set()
+
+    def claim(self, *, queue: str, rung: int | None) -> Lease | None:
+        """Lease the batch rung for, or another of the queue; None when there is none. Raises DatabaseUnavailable."""
+        asked_at = time.monotonic()  # before the database's clock: our deadline is never later than its own
+        with transaction(self._engine) as connection:
+            claim = batches.claim(
+                connection, queue=queue, worker=self._worker, lease_seconds=self._lease_seconds, rung=rung
+            )
+        if claim is None:
+            return None
+        lease = Lease(claim, deadline=asked_at + self._lease_seconds)
+        with self._lock:
+            self._held.add(lease)
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Forget a batch, however it ended."""
+        lease.ended = True
+        with self._lock:
+            self._held.discard(lease)
+
+    def beat(self) -> None:
+        """Prolong every held lease. Raises DatabaseUnavailable; a lost lease is told to its batch."""
+        with self._lock:
+            held = list(self._held)
+        for lease in held:
+            with lease.lock:
+                if not lease.ended:
+                    self._prolong(lease)
+
+    def look(self) -> None:
+        """Notice what people did to a scan: cancelled, its batches end; paused, they are handed back.
+
+        Raises DatabaseUnavailable.
+        """
+        with self._lock:
+            held = {lease.claim.batch_id: lease for lease in self._held if not lease.unwanted}
+        if not held:
+            return
+        with reading(self._engine) as connection:
+            found = batches.standing(connection, [lease.claim for lease in held.values()])
+        for batch_id, standing in found.items():
+            lease = held[batch_id]
+            with lease.lock:
+                if lease.unwanted:
+                    continue
+                if standing is Standing.LOST:
+                    self._lose(lease)
+                elif standing is Standing.PAUSED:
+                    lease.paused = True
+                    lease.abort("the scan is paused")
+
+    def _lose(self, lease: Lease) -> None:
+        """Cancelled, or this process was away for longer than its lease."""
+        log.warning("lease_lost", batch=lease.claim.batch_id, token=lease.claim.token)
+        lease.ended = True
+        lease.abort("the lease is lost")
+
+    def _prolong(self, lease: Lease) -> None:
+        asked_at = time.monotonic()
+        try:
+            with transaction(self._engine) as connection:
+                batches.extend(connection, lease.claim, lease_seconds=self._lease_seconds)
+        except LeaseLost:
+            self._lose(lease)
+        else:
+            lease.deadline = asked_at + self._lease_seconds

@@ -1,0 +1,145 @@
+"""What an attempt at a batch brought: every image ends as a verdict, as a failure of its own, or waits."""
+
+from __future__ import annotations
+
+import math
+
+import structlog
+
+from models.types import Reading
+from scanfleet.checks.crop_result import SecondLook
+from scanfleet.db.results.verdicts import Known, NewVerdict, Outcome
+from scanfleet.db.scans.batches import ClaimedImage
+from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnavailable
+from scanfleet.redaction import storable
+from worker.batch.timing import Stopwatch
+from worker.scoring.boxes import NOT_ASKED, StoredBoxes
+from worker.scoring.decisions import MASS_FLOOR, Policy
+from worker.scoring.factory import Resolved
+
+log = structlog.get_logger()
+
+
+class Gathered:
+    """Filled by one thread, the coordinator of the batch."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
+        self._scorer_id = resolved.scorer_id
+        self._policy: Policy = resolved.policy
+        self._verdicts: list[NewVerdict] = []
+        self._failures: dict[int, ImageError] = {}
+        self._waiting_for: str | None = None
+        self._n_waiting = 0
+        self._n_store_away = 0  # of n_waiting
+        self._n_fetched = 0  # images that the store gave, or said something of
+        self._n_scored = 0
+        self._n_low_mass = 0
+
+    def anew(self) -> Gathered:
+        """An empty one for other images of the same batch."""
+        return Gathered(self._resolved)
+
+    def world_is_down(self, *, patience: int) -> bool:
+        """Whether `patience` images ran into failures of the world and no image into anything else."""
+        return self._n_waiting >= patience and not self._n_fetched
+
+    @property
+    def device_trouble(self) -> str | None:
+        """What keeps images waiting though the store gave them."""
+        return self._waiting_for if self._n_waiting > self._n_store_away else None
+
+    @property
+    def n_scored(self) -> int:
+        """Images that the model answered."""
+        return self._n_scored
+
+    def fetched(self) -> None:
+        """The store answered for an image."""
+        self._n_fetched += 1
+
+    def taken_over(self, image: ClaimedImage, known: Known) -> None:
+        """The same bytes, or the same listed version, were answered by the same scorer before."""
+        verdict = NewVerdict(
+            image_id=image.id,
+            identity=image.identity,
+            content_sha256=known.content_sha256,
+            width=known.width,
+            height=known.height,
+            label=known.label,
+            decision=known.decision,
+            score=known.score,
+            margin=known.margin,
+            mass=known.mass,
+            logits=known.logits,
+            boxes=known.boxes,
+            box_problems=known.box_problems,
+            crop=known.crop,
+            reused_from=known.verdict_id,
+        )
+        self._verdicts.append(verdict)
+
+    def reading(
+        self,
+        image: ClaimedImage,
+        reading: Reading,
+        *,
+        sha256: str,
+        width: int,
+        height: int,
+        boxes: StoredBoxes = NOT_ASKED,
+        crop: SecondLook | None = None,
+    ) -> None:
+        """crop: what became of a second look that was due; the reading is of all looks."""
+        if not math.isfinite(reading.margin):
+            # Overflow in a low precision, or broken weights: no answer, and not the image's fault.
+            self.error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
+            return
+        self._n_scored += 1
+        decision = self._policy.after(crop).decide(reading, complete=crop is None or crop.complete)
+        self._n_low_mass += reading.mass < MASS_FLOOR
+        verdict = NewVerdict(
+            image_id=image.id,
+            identity=image.identity,
+            content_sha256=sha256,
+            width=width,
+            height=height,
+            label=decision.label,
+            decision=decision.decision,
+            score=decision.score,
+            margin=reading.margin,
+            mass=reading.mass,
+            logits=reading.logits,
+            boxes=boxes.boxes,
+            box_problems=tuple(map(storable, boxes.problems)),
+            crop=crop,
+        )
+        self._verdicts.append(verdict)
+
+    def error(self, image: ClaimedImage, error: Exception) -> None:
+        """Only an ImageError is the image's own fault. Everything else, a bug of ours included, makes it wait."""
+        if isinstance(error, ImageError):
+            self._n_fetched += error.stage == "fetch"  # gone, changed, too large: the store has spoken
+            self._failures[image.id] = ImageError(stage=error.stage, reason=error.reason, detail=storable(error.detail))
+            return
+        self._n_waiting += 1
+        self._n_store_away += isinstance(error, StoreUnavailable)
+        if isinstance(error, Retryable):
+            self._waiting_for = storable(str(error))
+            return
+        log.error("image_attempt_crashed", image=image.id, uri=image.uri, exc_info=error)
+        self._waiting_for = f"unexpected {type(error).__name__} (see the worker's log): {storable(str(error))[:200]}"
+
+    def outcome(self, watch: Stopwatch) -> Outcome:
+        if self._n_low_mass:
+            # The model answers in other words than the labels: prompt or adapter is broken, or does not fit.
+            log.warning("label_mass_low", scorer=self._scorer_id, images=self._n_low_mass, floor=MASS_FLOOR)
+        return Outcome(
+            scorer_id=self._scorer_id,
+            verdicts=self._verdicts,
+            failures=self._failures,
+            waiting_for=self._waiting_for,
+            store_away=self._n_store_away > 0 and not self._n_fetched,
+            n_fetched=self._n_fetched,
+            seconds=watch.sums(),
+        )

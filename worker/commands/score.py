@@ -1,0 +1,108 @@
+"""`python -m worker.commands.score`: the computing half of `scanfleet score`. Speaks JSON, one object a line, on both
+sides.
+
+In, first line: {"check": {...}, "adapter": FOLDER or null}. Each further line is an image: {"uri", "root", "etag"}.
+Out: {"kind": "ready", "scorer", "calibrated"}, a {"kind": "result", ...} for each image in its order, and
+{"kind": "fault", "words", "exit_code"} when it ends before its time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+from models.types import ModelIdentity
+from scanfleet.checks.check import Check
+from scanfleet.config.settings import Settings
+from scanfleet.db.results.verdicts import NewVerdict
+from scanfleet.db.scans.batches import ClaimedImage
+from scanfleet.errors import ImageError, Retryable
+from worker.commands.standalone import resolve_alone
+from worker.commands.stream import Scored, score_stream, stages
+from worker.device.probe import UNPROBED_TOKENS, budget_for
+from worker.runtime.child_protocol import Reports, answer
+from worker.scoring.factory import Resolved
+from worker.scoring.model import Model, load_model
+
+WORTH_A_PROBE = 64  # images: fewer are scored before a probe has paid for itself
+
+
+def main() -> None:
+    answer(_serve)
+
+
+def _serve(settings: Settings, asked: dict[str, Any], lines: IO[str], reports: Reports) -> None:
+    model = load_model(settings)
+    adapter = asked["adapter"]
+    resolved = resolve_alone(model, Check.model_validate(asked["check"]), None if adapter is None else Path(adapter))
+    scorer = _scorer_record(resolved.scorer.identity, mode=resolved.mode)
+    reports.send("ready", scorer=scorer, calibrated=resolved.policy.calibrator is not None)
+    images = read_images(lines)
+    budget, images = _budget(settings, model, images)
+    with stages(settings, model, token_budget=budget) as parts:
+        for scored in score_stream(images, resolved, parts):
+            _tell(scored, resolved, scorer, reports)
+
+
+def _budget(settings: Settings, model: Model, images: Iterator[ClaimedImage]) -> tuple[int, Iterator[ClaimedImage]]:
+    """The token budget, and the images once more from the first one."""
+    if settings.token_budget != "auto":  # noqa: S105
+        return settings.token_budget, images
+    few = list(islice(images, WORTH_A_PROBE))
+    budget = budget_for(settings, model) if len(few) == WORTH_A_PROBE else UNPROBED_TOKENS
+    return budget, chain(few, images)
+
+
+def read_images(lines: IO[str]) -> Iterator[ClaimedImage]:
+    for number, line in enumerate(lines, start=1):
+        entry = json.loads(line)
+        yield ClaimedImage(id=number, uri=entry["uri"], root=entry["root"], etag=entry["etag"], identity="")
+
+
+def _tell(scored: Scored, resolved: Resolved, scorer: dict[str, Any], reports: Reports) -> None:
+    """Raises Retryable, after what is known was told, for images that wait for the world."""
+    chunk, outcome = scored
+    verdicts = {verdict.image_id: verdict for verdict in outcome.verdicts}
+    for image in chunk:
+        if image.id in verdicts:
+            calibrated = resolved.policy.calibrator is not None
+            reports.send("result", **_verdict_record(image.uri, verdicts[image.id], scorer, calibrated=calibrated))
+        elif image.id in outcome.failures:
+            reports.send("result", **_failure_record(image.uri, outcome.failures[image.id]))
+    n_waiting = len(chunk) - len(verdicts) - len(outcome.failures)
+    if n_waiting:
+        left = "1 image is" if n_waiting == 1 else f"{n_waiting} images are"
+        raise Retryable(f"{left} not scored, nor what comes after: {outcome.waiting_for}")
+
+
+# The fields of `scanfleet results export` that need no ledger: every line has every key.
+_ANSWER = ("label", "decision", "score", "margin", "mass", "boxes", "box_problems", "content_sha256", "width", "height")
+_EMPTY: dict[str, Any] = dict.fromkeys((*_ANSWER, "crop", "calibrated", "scorer", "failure"))
+
+
+def _verdict_record(uri: str, verdict: NewVerdict, scorer: dict[str, Any], *, calibrated: bool) -> dict[str, Any]:
+    answer = {name: getattr(verdict, name) for name in _ANSWER} | {"box_problems": verdict.box_problems or None}
+    answer["crop"] = verdict.crop and verdict.crop.record()
+    return {"uri": uri, "state": "verdict", **_EMPTY, **answer, "calibrated": calibrated, "scorer": scorer}
+
+
+def _failure_record(uri: str, error: ImageError) -> dict[str, Any]:
+    failure = {"stage": error.stage, "reason": error.reason, "detail": error.detail}
+    return {"uri": uri, "state": "failed", **_EMPTY, "calibrated": False, "failure": failure}
+
+
+def _scorer_record(identity: ModelIdentity, *, mode: str) -> dict[str, Any]:
+    return {
+        "base_model": identity.base_model,
+        "revision": identity.revision,
+        "precision": identity.precision,
+        "adapter": identity.adapter_sha256,
+        "mode": mode,
+    }
+
+
+if __name__ == "__main__":
+    main()

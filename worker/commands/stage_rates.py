@@ -1,0 +1,102 @@
+"""What each stage of a worker manages by itself, on pictures that are made up: images/s, measured for some seconds."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from models.types import Scorer
+from scanfleet.config.settings import Settings
+from scanfleet.images import Decoded, Enough
+from worker.decoding.pool import Decoders
+from worker.device.synthetic import jpeg
+
+WIDTH, HEIGHT = 1280, 960  # pixels of a picture as it comes from an archive
+PICTURES = 4  # different ones
+
+Clock = Callable[[], float]
+
+
+class StageRates:
+    """decode, prepare and device, one after the other: each has the machine to itself."""
+
+    def __init__(self, settings: Settings, scorer: Scorer, *, seconds: float, clock: Clock = time.perf_counter) -> None:
+        self._settings = settings
+        self._scorer = scorer
+        self._seconds = seconds
+        self._clock = clock
+        self._files = [jpeg(WIDTH, HEIGHT, seed=seed) for seed in range(PICTURES)]
+        detail = scorer.detail
+        self._enough = None if detail is None else Enough(detail.pixels, detail.short_side)
+        self._decoded: list[Decoded] = []
+
+    def decode(self) -> float:
+        """By as many children as a worker has. Raises DecodersUnavailable."""
+        decoders = Decoders(self._settings)
+        try:
+            self._decoded = [decoders.decode(data, enough=self._enough) for data in self._files]
+            work = [partial(decoders.decode, data, enough=self._enough) for data in self._files]
+            return self._in_threads(work)
+        finally:
+            decoders.close()
+
+    def prepare(self) -> float:
+        """In the stage threads; after `decode`."""
+        return self._in_threads([partial(self._scorer.prepare, decoded.image) for decoded in self._decoded])
+
+    def device(self, *, token_budget: int, lanes: int) -> float:
+        """Forwards of as many images as go into the budget, one in each lane; after `decode`."""
+        prepared = [self._scorer.prepare(decoded.image) for decoded in self._decoded]
+        n = max(1, token_budget // max(image.visual_tokens for image in prepared))
+        pack = [prepared[at % PICTURES] for at in range(n)]
+        work = [partial(self._scorer.score, pack)]
+        return n * per_second(work, threads=lanes, seconds=self._seconds, clock=self._clock)
+
+    def _in_threads(self, work: Sequence[Callable[[], object]]) -> float:
+        threads = self._settings.fetch_threads
+        return per_second(work, threads=threads, seconds=self._seconds, clock=self._clock)
+
+
+def per_second(work: Sequence[Callable[[], object]], *, threads: int, seconds: float, clock: Clock) -> float:
+    """How many of these calls, in turn, end in a second, made by so many threads. Raises what one of them raises.
+
+    The first call of each thread is not counted: it starts what the later ones use.
+    """
+    turns = itertools.cycle(work)
+    lock = threading.Lock()
+    warm = threading.Barrier(threads)
+
+    def one() -> tuple[int, float, float]:
+        with lock:
+            first = next(turns)
+        try:
+            first()
+        except BaseException:
+            warm.abort()
+            raise
+        warm.wait()
+        start, n = clock(), 0
+        while n == 0 or clock() - start < seconds:
+            with lock:
+                call = next(turns)
+            call()
+            n += 1
+        return n, start, clock()
+
+    with ThreadPoolExecutor(threads) as pool:
+        done = _results([pool.submit(one) for _ in range(threads)])
+    begun, ended = min(start for _, start, _ in done), max(end for _, _, end in done)
+    return sum(n for n, _, _ in done) / max(ended - begun, 1e-9)
+
+
+def _results(futures: Sequence[Future[tuple[int, float, float]]]) -> list[tuple[int, float, float]]:
+    """Raises the error that began it, not those of the threads that it stopped."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    told = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
+    if errors:
+        raise (told or errors)[0]
+    return [future.result() for future in futures]

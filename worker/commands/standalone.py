@@ -1,0 +1,95 @@
+"""The scorer of a check where there is no ledger to ask: a given adapter, else the shipped one, else the base alone.
+
+Made as `worker.scoring.factory` makes it, so that margins and decisions are those of a fleet that uses the same
+adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from models import pocket
+from models.adapters.canary import try_canary
+from models.adapters.card import CARD, AdapterCard, read_card
+from models.errors import ModelInvalid, ModelUnavailable
+from models.inputs.sources import POCKET
+from models.types import Question
+from scanfleet.checks.check import Check, builtin_names
+from scanfleet.errors import BadSettings, DeviceUnavailable
+from worker.scoring.boxes import box_pass_of
+from worker.scoring.crop import Margins, again_of, margins_of
+from worker.scoring.decisions import Policy
+from worker.scoring.factory import Resolved, answers, knows, mode_of, question_of, scorer_of
+from worker.scoring.model import Model
+
+log = structlog.get_logger()
+
+NO_ROW = 0  # of the ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    folder: Path
+    card: AdapterCard
+
+
+def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
+    """adapter: the folder of one that is to be used and no other.
+
+    Raises BadSettings for an adapter that cannot be used, DeviceUnavailable.
+    """
+    question = question_of(check)
+    try:
+        chosen = _Chosen(folder=adapter, card=read_card(adapter)) if adapter else _shipped(model, check, question)
+        _require_no_steps(question, chosen)
+        scorer = scorer_of(model, check, chosen.folder if chosen else None)
+        boxes = box_pass_of(model, check, question, chosen.folder if chosen else None)
+        if chosen is not None:
+            _ask_canary(model, chosen)
+        margins = _margins(check, question, chosen.card if chosen else None, precision=model.identity.precision)
+        again = again_of(model, check, question, chosen.folder if chosen else None, scorer=scorer, band=margins.band)
+    except ModelInvalid as error:
+        raise BadSettings(f"check {check.name}: {error}") from error
+    except ModelUnavailable as error:
+        raise DeviceUnavailable(f"check {check.name}: {error}") from error
+    mode = mode_of(question, chosen.card if chosen else None)
+    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=margins.policy, mode=mode, boxes=boxes, again=again)
+
+
+def _require_no_steps(question: Question, chosen: _Chosen | None) -> None:
+    if chosen is not None and question.steps:
+        raise ModelInvalid("its steps are asked of the base alone: leave --adapter out")
+
+
+def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
+    identity = model.identity
+    folder = pocket.adapter_folder(check.name)
+    if identity.base_model != POCKET or check.name not in builtin_names() or not (folder / CARD).is_file():
+        return None
+    card = read_card(folder)
+    if card.base_revision != identity.revision:
+        return None
+    if not knows(card, question):
+        log.warning("adapter_answers_other_words", check=check.name, adapter=str(folder))
+        return None
+    return _Chosen(folder=folder, card=card)
+
+
+def _ask_canary(model: Model, chosen: _Chosen) -> None:
+    if chosen.card.canary is None:
+        return
+    made, alone = (model.scorer(chosen.card.question, adapter) for adapter in (chosen.folder, None))
+    problem = try_canary(chosen.card.canary, chosen.folder, adapter=made, base=alone).problem()
+    if problem is not None:
+        raise ModelInvalid(f"adapter {chosen.folder.name}: {problem}")
+
+
+def _margins(check: Check, question: Question, card: AdapterCard | None, *, precision: str) -> Margins:
+    if card is None:
+        return margins_of(check, Policy(question=question), same_budget=True, fitted=None)
+    held = Policy(question=question, calibrator=card.calibrator, thresholds=card.thresholds)
+    own = held.at_precision(precision)
+    return margins_of(check, own, same_budget=answers(card, question), fitted=None)

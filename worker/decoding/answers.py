@@ -1,0 +1,100 @@
+"""What a decoder child answers, read with suspicion: as untrusted as the image that it decodes.
+
+Every header is checked, and the memory is given out strip by strip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import IO, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from scanfleet.images import Decoded
+from worker.decoding.protocol import CHANNELS, LENGTH, MAX_DETAIL_CHARS, MAX_HEADER_BYTES, strips
+
+
+class Nonsense(Exception):
+    """An answer that is none."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Ready(_Strict):
+    ready: Literal[True]
+
+
+class Pixels(_Strict):
+    width: int = Field(ge=1)  # of the file's picture
+    height: int = Field(ge=1)
+    sent_width: int = Field(ge=1)  # of what follows: less where less was enough
+    sent_height: int = Field(ge=1)
+    format: str = Field(pattern="^[A-Za-z0-9]{1,16}$")
+    length: int
+
+
+class Refusal(_Strict):
+    stage: Literal["decode"]
+    reason: str = Field(pattern="^[a-z_]{1,40}$")
+    detail: str = Field(max_length=MAX_DETAIL_CHARS)
+
+
+_HEADER: TypeAdapter[Ready | Pixels | Refusal] = TypeAdapter(Ready | Pixels | Refusal)
+
+
+class Pipes:
+    """To and from one child. max_pixels: more in an answer is nonsense."""
+
+    def __init__(self, to: IO[bytes], back: IO[bytes], *, max_pixels: int) -> None:
+        self._to = to
+        self._from = back
+        self._max_pixels = max_pixels
+
+    def close(self) -> None:
+        for file in (self._to, self._from):
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def header(self) -> Ready | Pixels | Refusal:
+        """Raises EOFError, OSError, Nonsense."""
+        (length,) = LENGTH.unpack(self._read(bytearray(LENGTH.size)))
+        if length > MAX_HEADER_BYTES:
+            raise Nonsense(f"a header of {length} bytes")
+        try:
+            return _HEADER.validate_json(bytes(self._read(bytearray(length))))
+        except ValidationError as error:
+            raise Nonsense(str(error)) from None
+
+    def pixels(self, header: Pixels) -> Decoded:
+        """What follows such a header. Raises EOFError, OSError, Nonsense."""
+        width, height = header.sent_width, header.sent_height
+        if header.width * header.height > self._max_pixels or width > header.width or height > header.height:
+            raise Nonsense(f"{width} x {height} pixels of {header.width} x {header.height}")
+        if header.length != width * height * CHANNELS:
+            raise Nonsense(f"{header.length} bytes for {width} x {height} pixels")
+        image = Image.new("RGB", (width, height), None)
+        buffer = bytearray()
+        for top, bottom in strips(width, height):
+            size = (bottom - top) * width * CHANNELS
+            if len(buffer) != size:  # the first strip, and the last
+                buffer = bytearray(size)
+            self._read(buffer)
+            image.paste(Image.frombytes("RGB", (width, bottom - top), buffer), (0, top))
+        return Decoded(image=image, width=header.width, height=header.height, format=header.format)
+
+    def _read(self, into: bytearray) -> bytearray:
+        rest = memoryview(into)
+        while rest:
+            n = self._from.readinto(rest)  # type: ignore[attr-defined]
+            if not n:
+                raise EOFError
+            rest = rest[n:]
+        return into
+
+    def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._to.write(rest) :]

@@ -1,0 +1,177 @@
+"""The program of a decoder child: one image after the other, each within its limits, until its pipe ends.
+
+Started by `worker.decoding.process`. It imports Pillow and as little else as can be: it reads untrusted bytes, so it
+has no credentials in its environment, no database and no model, and what it says is checked by the worker.
+
+A limit of memory or of CPU time counts for one image. Linux has both. On macOS the memory limit has no effect (the
+kernel accepts RLIMIT_AS and ignores it), on Windows there is neither: the limits of pixels and bytes remain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from scanfleet.errors import ImageError
+from scanfleet.images import Decoded, Enough
+from worker.decoding.protocol import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
+
+MAX_STDERR_BYTES = 1 << 16
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Decode = Callable[..., Decoded]
+
+
+class Limits(NamedTuple):
+    """The command line of this program, in this order."""
+
+    parent: int  # process id
+    max_pixels: int
+    cpu_seconds: float  # an image
+    memory_bytes: int  # beyond what the program has before the first image
+    decode: str  # module:function(data, max_pixels=..., enough=...)
+
+
+def main(arguments: list[str]) -> None:
+    parent, max_pixels, cpu_seconds, memory_bytes, name = arguments
+    limits = Limits(int(parent), int(max_pixels), float(cpu_seconds), int(memory_bytes), name)
+    _end_with(limits.parent)
+    source, sink = _take_pipes()
+    decode = _load(limits.decode)
+    warnings.simplefilter("ignore")  # about damaged files: the outcome says it
+    _limit(limits.memory_bytes)
+    _say(sink, {"ready": True})
+    while (request := _next(source)) is not None:
+        _forget_complaints()
+        with _cpu_limit(limits.cpu_seconds):
+            _answer(sink, decode, *request, limits.max_pixels)
+        del request
+
+
+def _end_with(parent: int) -> None:
+    """Stopping is the worker's business: this process ends when its pipe does, or when the worker is dead."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
+    if sys.platform == "linux":
+        # A decoder that hangs never reads the end of its pipe.
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:
+            os._exit(0)  # it died before the line above
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The two pipes, out of reach of a library that prints."""
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    return open(source, "rb"), open(sink, "wb", buffering=0)
+
+
+def _load(name: str) -> Decode:
+    module, _, function = name.partition(":")
+    found: Decode = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _limit(memory_bytes: int) -> None:
+    """No core dumps, no files beyond a few complaints, and so much memory more than now."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: MAX_STDERR_BYTES}
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + memory_bytes
+    for which, value in limits.items():
+        _, hard = resource.getrlimit(which)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (value, value))
+
+
+@contextlib.contextmanager
+def _cpu_limit(seconds: float) -> Iterator[None]:
+    """CPU time of this process, not time on the wall: neither a busy machine nor SIGSTOP counts.
+
+    SIGPROF keeps its default action, so that it ends even a decoder that never comes back to Python.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _next(source: BinaryIO) -> tuple[bytes, Enough | None] | None:
+    """One file, and how much of it is enough; None when the worker has closed the pipe, or died."""
+    head = source.read(REQUEST.size)
+    if len(head) < REQUEST.size:
+        return None
+    length, pixels, short_side = REQUEST.unpack(head)
+    data = source.read(length)
+    if len(data) < length:
+        return None
+    return data, Enough(pixels, short_side) if pixels else None
+
+
+def _answer(sink: BinaryIO, decode: Decode, data: bytes, enough: Enough | None, max_pixels: int) -> None:
+    try:
+        decoded = decode(data, max_pixels=max_pixels, enough=enough)
+    except ImageError as error:
+        _refuse(sink, error.stage, error.reason, error.detail)
+    except MemoryError:
+        _refuse(sink, "decode", "too_much_memory", f"more than {len(data)} bytes of file may take")
+    else:
+        _send(sink, decoded)
+
+
+def _refuse(sink: BinaryIO, stage: str, reason: str, detail: str) -> None:
+    readable = detail[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
+    _say(sink, {"stage": stage, "reason": reason, "detail": readable})
+
+
+def _send(sink: BinaryIO, decoded: Decoded) -> None:
+    image = decoded.image
+    width, height = image.size
+    length = width * height * len(image.getbands())
+    whole = {"width": decoded.width, "height": decoded.height, "format": decoded.format}
+    _say(sink, whole | {"sent_width": width, "sent_height": height, "length": length})
+    for top, bottom in strips(width, height):
+        _write(sink, image.crop((0, top, width, bottom)).tobytes())
+
+
+def _say(sink: BinaryIO, header: dict[str, object]) -> None:
+    body = json.dumps(header).encode("ascii")
+    _write(sink, LENGTH.pack(len(body)) + body)
+
+
+def _write(sink: BinaryIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[sink.write(rest) :]
+
+
+def _forget_complaints() -> None:
+    """Keep in stderr only what concerns this image, should it be the last."""
+    with contextlib.suppress(OSError):  # a terminal, or a pipe
+        os.ftruncate(2, 0)
+        os.lseek(2, 0, os.SEEK_SET)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,244 @@
+"""One decoder child, as the worker sees it: a program that answers for one image at a time, or dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from scanfleet.errors import ImageError
+from scanfleet.images import Decoded, Enough
+from worker.decoding.answers import Nonsense, Pipes, Pixels, Ready, Refusal
+from worker.decoding.protocol import REQUEST
+
+# Of the worker's environment a child gets these alone: no credentials, no addresses.
+ENVIRONMENT = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TMPDIR",
+    "SYSTEMROOT",
+    "PYTHONPATH",
+)
+# glibc: keep what one image needed for the next, instead of faulting the same pages in again.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+PIPE_BYTES = 1 << 20
+END_SECONDS = 10.0  # a killed process is gone long before, unless it hangs in the kernel
+MAX_SAID_CHARS = 2000
+TICKS = os.sysconf("SC_CLK_TCK") if sys.platform != "win32" else 100
+
+Why = Literal["still", "too_slow", "nonsense", "closed"]
+
+
+class ChildDied(Exception):
+    """The child ended with an image in hand. `how`: a signal, an exit code or what the worker killed it for."""
+
+    def __init__(self, *, how: str, said: str, too_slow: bool = False) -> None:
+        super().__init__(how)
+        self.how = how
+        self.said = said  # the end of its stderr
+        self.too_slow = too_slow  # it used up its CPU time
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildSettings:
+    """What every child of a worker gets to know."""
+
+    max_pixels: int
+    cpu_seconds: float
+    memory_bytes: int
+    decode: str  # module:function, called in the child
+
+    def command(self) -> list[str]:
+        numbers = (os.getpid(), self.max_pixels, self.cpu_seconds, self.memory_bytes)
+        # -P: no module is taken from the working folder. faulthandler: whose decoder crashed.
+        flags = ["-P", "-X", "faulthandler", "-m", "worker.decoding.child"]
+        return [sys.executable, *flags, *map(str, numbers), self.decode]
+
+
+class DecoderProcess:
+    """Borrowed by one thread at a time; `look` and `kill` may be called from another."""
+
+    def __init__(self, settings: ChildSettings) -> None:
+        """Start the program without waiting for it. Raises OSError.
+
+        On Linux the child dies with the thread that calls this.
+        """
+        self._settings = settings
+        self._stderr = _scratch()
+        self._lock = threading.Lock()
+        self._busy = False
+        self._killed_for: Why | None = None
+        self._cpu_before: float | None = None  # seconds at the first look at this image
+        self._cpu = 0.0  # at the last one
+        self._still_looks = 0
+        self.n_images = 0
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+                settings.command(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                bufsize=0,
+                env=_environment(),
+                process_group=0 if sys.platform != "win32" else None,  # Ctrl-C is the worker's business
+            )
+        except OSError:
+            self._stderr.close()
+            raise
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._pipes = Pipes(self._process.stdin, self._process.stdout, max_pixels=settings.max_pixels)
+        _widen(self._process.stdin, self._process.stdout)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_ready(self) -> None:
+        """Raises ChildDied: the program cannot begin."""
+        with self._at_work():
+            try:
+                if not isinstance(self._pipes.header(), Ready):
+                    raise Nonsense("it began with another word")  # noqa: TRY301
+            except (EOFError, OSError, Nonsense) as error:
+                raise self._autopsy(error) from None
+
+    def decode(self, data: bytes, enough: Enough | None) -> Decoded:
+        """Raises ImageError as scanfleet.images.decode does (and too_much_memory), ChildDied."""
+        with self._at_work():
+            try:
+                self._pipes.write(REQUEST.pack(len(data), *(enough or (0, 0))))
+                self._pipes.write(data)
+                header = self._pipes.header()
+                decoded = self._pipes.pixels(header) if isinstance(header, Pixels) else None
+            except (EOFError, OSError, Nonsense) as error:
+                raise self._autopsy(error) from None
+        self.n_images += 1
+        if isinstance(header, Refusal):
+            raise ImageError(stage=header.stage, reason=header.reason, detail=header.detail)
+        assert decoded is not None
+        return decoded
+
+    def look(self, *, still_looks: int) -> None:
+        """Kill it when it has an image in hand and has burnt no CPU time since so many looks, or far too much.
+
+        A look is a look: one after a long sleep of the whole machine counts no more than any other.
+        """
+        with self._lock:
+            if not self._busy:
+                return
+            cpu = _cpu_seconds(self.pid)
+            if self._cpu_before is None:
+                self._cpu_before = self._cpu = cpu
+                return
+            self._still_looks = self._still_looks + 1 if cpu <= self._cpu else 0
+            self._cpu = cpu
+            if self._still_looks >= still_looks:
+                self._kill("still")
+            elif cpu - self._cpu_before > 2 * self._settings.cpu_seconds:
+                self._kill("too_slow")  # its own limit has no effect
+
+    def kill(self) -> None:
+        """Whoever waits for its answer gets ChildDied."""
+        with self._lock:
+            self._kill("closed")
+
+    def end(self) -> None:
+        """Kill, reap, and close what belongs to it. Only for the thread that has it."""
+        with self._lock:
+            self._busy = False
+            self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
+        self._pipes.close()
+        self._stderr.close()
+
+    def _kill(self, why: Why) -> None:
+        self._killed_for = self._killed_for or why
+        self._process.kill()
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with self._lock:
+            self._busy = True
+            self._cpu_before = None
+            self._still_looks = 0
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy = False
+
+    def _autopsy(self, error: Exception) -> ChildDied:
+        """What it died of: its exit status, unless the worker killed it, or must because it speaks nonsense."""
+        if isinstance(error, Nonsense):
+            with self._lock:
+                self._kill("nonsense")
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its pipe and lives
+            self._process.wait(END_SECONDS)
+        said = _tail(self._stderr)
+        self.end()
+        how = self._killed_for or _exit_words(self._process.returncode)
+        return ChildDied(how=how, said=said or str(error), too_slow=how in ("too_slow", "SIGPROF"))
+
+
+def _environment() -> dict[str, str]:
+    """Our own folder, so that the child finds the modules of this process, installed or not."""
+    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    paths = [str(Path(__file__).parents[2]), kept.get("PYTHONPATH", "")]
+    return {**kept, **MALLOC, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _scratch() -> IO[bytes]:
+    """A file for stderr: it never blocks the child, and on Linux it needs no disk."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("decoder-stderr"), "w+b", buffering=0)
+    else:
+        return tempfile.TemporaryFile(buffering=0)
+
+
+def _tail(file: IO[bytes]) -> str:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - MAX_SAID_CHARS))
+    return file.read().decode("utf-8", "replace").strip()
+
+
+def _widen(*pipes: IO[bytes]) -> None:
+    """Fewer changes between the two processes; the kernel may grant less."""
+    if sys.platform == "linux":
+        import fcntl
+
+        for pipe in pipes:
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process; 0 where there is no /proc, so that every look there finds it still."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _exit_words(code: int) -> str:
+    if code < 0:
+        return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"exit code {code}"

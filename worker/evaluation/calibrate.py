@@ -1,0 +1,189 @@
+"""From a scorer's margins on labelled images to a calibrator, thresholds and honest figures.
+
+Two splits that the training never saw. Platt is fitted on the first alone, and its figures come from the second alone:
+a calibrator is not judged on what it was fitted to. The thresholds are margins, which no calibrator enters, so both
+splits are as good as new to them and both are used: a certificate needs many positives, and with few labels one split
+would certify nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from models.adapters.calibration import (
+    Calibrator,
+    Certificate,
+    Thresholds,
+    certify_precision,
+    certify_recall,
+    fit_platt,
+)
+from models.adapters.calibration import thresholds_from as both_thresholds
+from models.adapters.metrics import probability_figures, ranking_figures, wilson
+from models.errors import ModelInvalid
+from models.promotion.types import Misfit
+from models.training.data.types import Example
+from models.types import Question, Reading, Scorer
+from worker.evaluation.readings import Read, Watch, read_images
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One labelled image, scored. event: what its probability speaks of: the flag, or that the label is right."""
+
+    key: str
+    margin: float
+    event: bool
+    right: bool  # the label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """How the margins of one scorer are to be read.
+
+    calibrator None: `misfit` says why. recall, precision: the certificates, None for a plain classification. metrics:
+    plain JSON, for the card. readings: what they come from, by key, both splits.
+    """
+
+    calibrator: Calibrator | None
+    misfit: Misfit | None
+    thresholds: Thresholds | None
+    recall: Certificate | None
+    precision: Certificate | None
+    metrics: dict[str, Any]
+    readings: dict[str, Reading] = field(default_factory=dict, repr=False)
+
+
+def calibrated(
+    scorer: Scorer,
+    calibration: Sequence[Example],
+    threshold: Sequence[Example],
+    question: Question,
+    target_recall: float,
+    target_precision: float,
+    *,
+    watch: Watch | None = None,
+) -> Calibrated:
+    """Score both splits through the serving stack and read them. A fit that fails is an outcome, not an error.
+
+    Raises what the device raises.
+    """
+    read = read_images(scorer, [*calibration, *threshold], watch=watch)
+    first, second = (_measured(part, read, question) for part in (calibration, threshold))
+    found = calibrated_from(first, second, question, target_recall, target_precision)
+    metrics = found.metrics | {"left_out": len(read.left_out), "mean_mass": _mean_mass(read)}
+    return replace(found, metrics=metrics, readings=dict(read.readings))
+
+
+def calibrated_from(
+    calibration: Sequence[Measured],
+    threshold: Sequence[Measured],
+    question: Question,
+    target_recall: float,
+    target_precision: float,
+) -> Calibrated:
+    """The same from margins that are known."""
+    both = [*calibration, *threshold]
+    calibrator, misfit = fit(calibration)
+    if not all(math.isfinite(each.margin) for each in both):
+        calibrator, misfit = None, "margins that are no numbers"
+    thresholds = recall = precision = None
+    if question.flags and misfit != "margins that are no numbers":
+        margins, events = [each.margin for each in both], [each.event for each in both]
+        recall = certify_recall(margins, events, target=target_recall)
+        precision = certify_precision(margins, events, target=target_precision)
+        thresholds = both_thresholds(recall, precision)
+    metrics = {
+        "split": "threshold",
+        "calibration_images": len(calibration),
+        "misfit": misfit,
+        **figures(threshold, calibrator, question),
+        "recall_certificate": _certificate(recall, what="positives"),
+        "precision_certificate": _certificate(precision, what="flagged"),
+        "certified_on": len(both),
+    }
+    return Calibrated(
+        calibrator=calibrator,
+        misfit=misfit,
+        thresholds=thresholds,
+        recall=recall,
+        precision=precision,
+        metrics=metrics,
+    )
+
+
+def fit(measured: Sequence[Measured]) -> tuple[Calibrator | None, Misfit | None]:
+    """Platt on these images, or why there is none."""
+    events = [each.event for each in measured]
+    if not events:
+        return None, "no labelled images"
+    if all(events) or not any(events):
+        return None, "one kind of label alone"
+    if not all(math.isfinite(each.margin) for each in measured):
+        return None, "margins that are no numbers"
+    try:
+        return fit_platt([each.margin for each in measured], events), None
+    except ModelInvalid:  # the only reason that is left
+        return None, "higher margins do not mean positive"
+
+
+def figures(measured: Sequence[Measured], calibrator: Calibrator | None, question: Question) -> dict[str, Any]:
+    """How good a scorer is on these images, every proportion with its Wilson interval. Flags are at even odds."""
+    n, right = len(measured), sum(each.right for each in measured)
+    events = [each.event for each in measured]
+    out: dict[str, Any] = {"n": n, "label_accuracy": proportion(right, n), "prevalence": proportion(sum(events), n)}
+    if not n or not all(math.isfinite(each.margin) for each in measured):
+        return out
+    out |= ranking_figures([each.margin for each in measured], events)
+    if calibrator is not None:
+        out |= probability_figures([calibrator.probability(each.margin) for each in measured], events)
+    if question.flags:
+        even = 0.0 if calibrator is None else -calibrator.b / calibrator.a
+        flagged = [each.margin >= even for each in measured]
+        hits = sum(event and flag for event, flag in zip(events, flagged, strict=True))
+        out["recall"] = proportion(hits, sum(events))
+        out["precision"] = proportion(hits, sum(flagged))
+        out["flag_accuracy"] = proportion(sum(a == b for a, b in zip(events, flagged, strict=True)), n)
+    return out
+
+
+def proportion(successes: int, trials: int) -> dict[str, Any]:
+    low, high = wilson(successes, trials, confidence=CONFIDENCE)
+    value = successes / trials if trials else None
+    return {"value": value, "low": low, "high": high, "successes": successes, "n": trials}
+
+
+def _certificate(found: Certificate | None, *, what: str) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    low, high = wilson(found.trials - found.failures, found.trials, confidence=CONFIDENCE)
+    return asdict(found) | {"met": found.met, "of": what, "low": low, "high": high}
+
+
+def _measured(examples: Sequence[Example], read: Read, question: Question) -> list[Measured]:
+    """Those that could be read."""
+    flags = [label in question.flags for label in question.labels]
+    out = []
+    for example in examples:
+        reading = read.readings.get(example.key)
+        if reading is None:
+            continue
+        right = answer_of(reading) == example.label
+        event = flags[example.label] if question.flags else right
+        out.append(Measured(key=example.key, margin=reading.margin, event=event, right=right))
+    return out
+
+
+def answer_of(reading: Reading) -> int:
+    """Index of the label that it gives."""
+    return max(range(len(reading.logits)), key=reading.logits.__getitem__)
+
+
+def _mean_mass(read: Read) -> float | None:
+    masses = [reading.mass for reading in read.readings.values() if math.isfinite(reading.mass)]
+    return math.fsum(masses) / len(masses) if masses else None

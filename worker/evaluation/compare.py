@@ -1,0 +1,287 @@
+"""Champion and challenger on the same images, through the stack that serves them; then the gate.
+
+Images are streamed and each model goes over all of them before the other begins: switching adapters is what costs. Only
+margins are kept.
+
+How long two models take for the same images, measured so that a busy machine shows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, get_args
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from models.adapters.calibration import Calibrator, Certificate, Thresholds
+from models.adapters.card import AdapterCard
+from models.errors import ImageUnsuitable
+from models.promotion import Facts, GateReport, Limits, Paired, Shadow, Side, judge
+from models.promotion.types import Misfit
+from models.training.data.types import Example
+from models.types import Prepared, Question, Reading, Scorer
+from scanfleet.errors import ImageError
+from scanfleet.stats.psi import psi
+from worker.device.probe import UNPROBED_TOKENS
+from worker.evaluation.calibrate import Calibrated, answer_of
+from worker.evaluation.readings import Picture, Read, Watch, packs, prepare, read_images
+
+IMAGES = 32  # scored by each model in each round
+ROUNDS = 9
+LEAST_ROUNDS = 5  # fewer give no bound
+SECONDS = 60.0  # after which no further round begins
+
+
+def latency(
+    champion: Scorer, challenger: Scorer, pictures: Sequence[Picture], *, token_budget: int = UNPROBED_TOKENS
+) -> list[tuple[float, float]]:
+    """Seconds of both models for the same prepared images, one pair a round; who begins alternates.
+
+    Before the clock starts each scores one image, so that switching adapters is not part of it.
+    """
+    prepared: dict[str, Prepared] = {}
+    for picture in pictures:
+        if len(prepared) == IMAGES:
+            break
+        with suppress(ImageError, ImageUnsuitable):
+            _, prepared[picture.key] = prepare(champion, picture)
+    if not prepared:
+        return []
+    work = [[prepared[key] for key in keys] for keys in packs(prepared, token_budget=token_budget)]
+    pairs: list[tuple[float, float]] = []
+    began = time.monotonic()
+    for number in range(ROUNDS):
+        if number >= LEAST_ROUNDS and time.monotonic() - began > SECONDS:
+            break
+        if number % 2:
+            after, before = _timed(challenger, work), _timed(champion, work)
+        else:
+            before, after = _timed(champion, work), _timed(challenger, work)
+        pairs.append((before, after))
+    return pairs
+
+
+def _timed(scorer: Scorer, work: Sequence[Sequence[Prepared]]) -> float:
+    scorer.score(work[0][:1])
+    started = time.perf_counter()
+    for images in work:
+        scorer.score(images)
+    return time.perf_counter() - started
+
+
+BASE_ALONE = "base alone"
+FARTHEST = 4.0  # logits: beyond it (probability .982) how sure a model is makes no difference to anybody
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One of the two models, and how its margins are read. learnt: False for the base alone. certified_on: labels."""
+
+    name: str
+    scorer: Scorer
+    calibrator: Calibrator | None
+    thresholds: Thresholds | None = None
+    misfit: Misfit | None = None
+    learnt: bool = True
+    recall: Certificate | None = None
+    precision: Certificate | None = None
+    certified_on: int | None = None
+
+    @classmethod
+    def of_card(cls, name: str, scorer: Scorer, card: AdapterCard) -> Self:
+        """An adapter as it serves. Why one without a calibrator has none stands in its metrics."""
+        misfit: Misfit | None = None
+        if card.calibrator is None:
+            told = card.metrics.get("misfit")
+            misfit = told if told in get_args(Misfit) else "no labelled images"
+        n = card.metrics.get("certified_on")
+        return cls(
+            name=name,
+            scorer=scorer,
+            calibrator=card.calibrator,
+            thresholds=card.thresholds,
+            misfit=misfit,
+            recall=_certificate(card.metrics.get("recall_certificate")),
+            precision=_certificate(card.metrics.get("precision_certificate")),
+            certified_on=n if isinstance(n, int) else None,
+        )
+
+    @classmethod
+    def of_base(cls, scorer: Scorer, found: Calibrated) -> Self:
+        """The base alone, read as well as the calibration split allows."""
+        return cls(
+            name=BASE_ALONE,
+            scorer=scorer,
+            calibrator=found.calibrator,
+            thresholds=found.thresholds,
+            misfit=found.misfit,
+            learnt=False,
+        )
+
+    def side(self, readings: Sequence[Reading]) -> Side:
+        return Side(
+            name=self.name,
+            margins=np.array([reading.margin for reading in readings], dtype=np.float64),
+            answers=np.array([answer_of(reading) for reading in readings], dtype=np.int64),
+            calibrator=self.calibrator,
+            thresholds=self.thresholds,
+            misfit=self.misfit,
+            learnt=self.learnt,
+            recall=self.recall,
+            precision=self.precision,
+            certified_on=self.certified_on,
+        )
+
+
+def _certificate(told: Any) -> Certificate | None:
+    """As a card's metrics hold it. None where a card that was made elsewhere has something else there."""
+    try:
+        found = TypeAdapter(Certificate).validate_python({one.name: told[one.name] for one in fields(Certificate)})
+    except (TypeError, KeyError, ValidationError):
+        return None
+    return found if 0 < found.target < 1 and 0 < found.confidence < 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenSet:
+    """recent: keys labelled since the champion's training; None: all of them. slices: dimension -> key -> value, for
+    dimensions other than label and size."""
+
+    examples: Sequence[Example]
+    recent: Collection[str] | None = None
+    slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def compare(
+    *,
+    question: Question,
+    golden: GoldenSet,
+    champion: Candidate,
+    challenger: Candidate,
+    shadow: Sequence[Picture] = (),
+    facts: Facts | None = None,
+    limits: Limits | None = None,
+    seed: int = 0,
+    token_budget: int = UNPROBED_TOKENS,
+    watch: Watch | None = None,
+) -> GateReport:
+    """The gate's report. Raises what the device raises; images that cannot be read are left out for both and counted.
+
+    watch: told of images done, over both models and both sets.
+    """
+    whole = _Whole(watch, total=2 * (len(golden.examples) + len(shadow)))
+    reads = [
+        (
+            read_images(side.scorer, golden.examples, token_budget=token_budget, watch=whole.part()),
+            read_images(side.scorer, shadow, token_budget=token_budget, watch=whole.part()),
+        )
+        for side in (champion, challenger)
+    ]
+    (golden_before, shadow_before), (golden_after, shadow_after) = reads
+    paired = pair(question, golden, champion, challenger, golden_before, golden_after, facts=facts)
+    seconds = latency(champion.scorer, challenger.scorer, shadow or golden.examples, token_budget=token_budget)
+    unlabelled = shadow_of(question, champion, challenger, shadow_before, shadow_after, seconds=seconds)
+    report = judge(paired, unlabelled, limits=limits, seed=seed)
+    left_out = {"golden": len(golden.examples) - len(paired), "shadow": len(shadow) - len(shadow_after.readings)}
+    return replace(report, figures={**report.figures, "left_out": left_out})
+
+
+def pair(
+    question: Question,
+    golden: GoldenSet,
+    champion: Candidate,
+    challenger: Candidate,
+    before: Read,
+    after: Read,
+    *,
+    facts: Facts | None = None,
+) -> Paired:
+    """Both models on the golden images that both could read.
+
+    An image that only the challenger gives no number for is no matter of the image: it goes into the facts.
+    """
+    seen = [example for example in golden.examples if _has_number(before, example) and _has_number(after, example)]
+    silent = sum(_has_number(before, example) and not _has_number(after, example) for example in golden.examples)
+    sizes = {key: size_class(size, question) for key, size in after.sizes.items()}
+    slices = {"size": sizes, **golden.slices}
+    return Paired(
+        question=question,
+        keys=[example.key for example in seen],
+        truth=np.array([example.label for example in seen], dtype=np.int64),
+        clusters=[example.cluster for example in seen],
+        champion=champion.side([before.readings[example.key] for example in seen]),
+        challenger=challenger.side([after.readings[example.key] for example in seen]),
+        recent=np.array([golden.recent is None or example.key in golden.recent for example in seen], dtype=np.bool_),
+        slices={name: [values.get(example.key) for example in seen] for name, values in slices.items()},
+        facts=replace(facts or Facts(), unreadable=silent),
+    )
+
+
+def _has_number(read: Read, example: Picture) -> bool:
+    reading = read.readings.get(example.key)
+    return reading is not None and math.isfinite(reading.margin)
+
+
+def size_class(size: tuple[int, int], question: Question) -> str:
+    """How much of an image the model gets to see, by its pixel budget."""
+    shrunk = size[0] * size[1] / question.max_pixels
+    if shrunk <= 1:
+        return "within the pixel budget"
+    return "up to 4 times the pixel budget" if shrunk <= 4 else "over 4 times the pixel budget"
+
+
+def shadow_of(
+    question: Question,
+    champion: Candidate,
+    challenger: Candidate,
+    before: Read,
+    after: Read,
+    *,
+    seconds: Sequence[tuple[float, float]],
+) -> Shadow:
+    """Both models on unlabelled images: who would be flagged, and how far the probabilities moved."""
+    keys = [key for key, reading in after.readings.items() if math.isfinite(reading.margin) and key in before.readings]
+    keys = [key for key in keys if math.isfinite(before.readings[key].margin)]
+    theirs = champion.side([before.readings[key] for key in keys])
+    ours = challenger.side([after.readings[key] for key in keys])
+    flagging = keys if question.flags else []
+    moved = None
+    if keys and champion.calibrator is not None and challenger.calibrator is not None:
+        moved = psi(_sureness(theirs), _sureness(ours))
+    return Shadow(
+        champion_flags=np.asarray(theirs.margins[: len(flagging)] >= theirs.even, dtype=np.bool_),
+        challenger_flags=np.asarray(ours.margins[: len(flagging)] >= ours.even, dtype=np.bool_),
+        psi=moved,
+        seconds=seconds,
+    )
+
+
+def _sureness(side: Side) -> list[float]:
+    """Calibrated logits, which two models can be compared in; raw margins of two trainings have no common scale."""
+    assert side.calibrator is not None
+    logits = side.calibrator.a * side.margins + side.calibrator.b
+    return [float(logit) for logit in np.clip(logits, -FARTHEST, FARTHEST)]
+
+
+class _Whole:
+    """One count over several passes."""
+
+    def __init__(self, watch: Watch | None, *, total: int) -> None:
+        self._watch = watch
+        self._total = total
+        self._done = 0  # in passes that ended
+
+    def part(self) -> Watch:
+        before = self._done
+
+        def told(done: int, _: int) -> None:
+            self._done = before + done
+            if self._watch is not None:
+                self._watch(self._done, self._total)
+
+        return told

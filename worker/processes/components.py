@@ -1,0 +1,95 @@
+"""The parts of a running worker, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from scanfleet.config.settings import Settings
+from scanfleet.messages import score_queue
+from scanfleet.storage.open import StoreFinder
+from worker.batch.leases import Leases
+from worker.batch.pipeline import Pipeline, look_up_content
+from worker.batch.stages import Stages
+from worker.decoding.pool import Decoders
+from worker.device.executor import Device
+from worker.device.probe import budget_for
+from worker.processes.registration import new_name
+from worker.runtime.activity import Vitals
+from worker.runtime.shutdown import Stop
+from worker.runtime.timer import Timer
+from worker.scoring.champions import Scorers
+from worker.scoring.model import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """The parts of a running worker, before a broker is involved."""
+
+    name: str  # of this process: host-pid-random
+    engine: sa.Engine
+    pipeline: Pipeline
+    scorers: Scorers
+    device: Device
+    model: Model
+    vitals: Vitals
+
+
+@contextmanager
+def running(
+    settings: Settings,
+    *,
+    engine: sa.Engine,
+    model: Model,
+    stop: Stop,
+    stores: StoreFinder,
+    name: str | None = None,
+    on_broken: Callable[[], None] = lambda: None,
+) -> Iterator[Scoring]:
+    """Device threads, stage threads, decoder processes and heartbeat around a pipeline."""
+    name = name or new_name()
+    device = Device(
+        token_budget=budget_for(settings, model), lanes=model.lanes, one_by_one=model.one_by_one, on_broken=on_broken
+    )
+    threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
+    decoders = Decoders(settings)
+    leases = Leases(engine, worker=name, lease_seconds=settings.lease_seconds)
+    vitals = Vitals()
+    stages = Stages(
+        threads=threads,
+        decoders=decoders,
+        device=device,
+        stores=stores,
+        known_by_content=look_up_content(engine),
+        settings=settings,
+        vitals=vitals,
+    )
+    scorers = Scorers(engine, model, settings, worker=name)
+    queue = score_queue(settings.model)
+    pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, stages=stages, leases=leases, stop=stop)
+    heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
+    notice = Timer("notice", leases.look, seconds=settings.reconcile_seconds)
+    device.start()
+    heartbeat.start()
+    notice.start()
+    try:
+        yield Scoring(
+            name=name,
+            engine=engine,
+            pipeline=pipeline,
+            scorers=scorers,
+            device=device,
+            model=model,
+            vitals=vitals,
+        )
+    finally:
+        notice.stop()
+        heartbeat.stop()
+        # Hardly waiting: a forward or a download that still goes on belongs to a batch that was handed back.
+        device.stop(wait_seconds=1.0)
+        threads.shutdown(wait=False, cancel_futures=True)
+        decoders.close()

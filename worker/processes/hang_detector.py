@@ -1,0 +1,120 @@
+"""Finds what hangs: a forward, one batch among others, the whole worker.
+
+    a forward      longer than device_timeout_seconds                   the device is wedged: the process ends
+    a batch        no sign for batch_stall_seconds while others go on   it is handed back
+    the worker     batches under way and no sign at all for
+                   max(3 x p99 of its batches, worker_stall_seconds)    the process ends
+
+Not a hang: waiting for the database (a batch does that no longer than its lease), a download within its deadline, and a
+process that was itself frozen: silence is counted in looks of our own, and a frozen process does not look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from scanfleet.config.settings import Settings
+from worker.device.executor import Device
+from worker.runtime.activity import BatchPulse, Vitals
+
+log = structlog.get_logger()
+
+LOOKS = 10  # in the shortest of the limits
+SLOWEST_LOOK_SECONDS = 10.0
+LATE = 2.0  # intervals: a look that comes later says that the process was frozen or starved
+P99_FACTOR = 3.0
+WAITING = 3.0  # times the limit of a batch
+LEASES = 2.0  # a batch waits for the database for a lease when it begins, and for another when it ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds."""
+
+    forward: float
+    batch: float
+    worker: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(
+            forward=settings.device_timeout_seconds,
+            batch=settings.batch_stall_seconds,
+            worker=max(settings.worker_stall_seconds, LEASES * settings.lease_seconds),
+        )
+
+    @property
+    def look(self) -> float:
+        """Between two looks."""
+        return min(SLOWEST_LOOK_SECONDS, min(self.forward, self.batch, self.worker) / LOOKS)
+
+
+@dataclass
+class _Silence:
+    """For how long a value has not changed, on the clock of whoever asks."""
+
+    seen: object = None
+    since: float = 0.0
+
+    def of(self, value: object, now: float) -> float:
+        if value != self.seen:
+            self.seen, self.since = value, now
+        return now - self.since
+
+
+@dataclass
+class HangWatch:
+    """`look` is called on a timer. `on_wedged` is told why, and ends the process.
+
+    counts: of batches taken and under way, which change when a batch begins or ends.
+    """
+
+    device: Device
+    vitals: Vitals
+    counts: Callable[[], tuple[int, int]]
+    limits: Limits
+    on_wedged: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    _now: float = 0.0  # seconds that were watched
+    _looked_at: float | None = None
+    _forward: _Silence = field(default_factory=_Silence)
+    _worker: _Silence = field(default_factory=_Silence)
+    _batches: dict[BatchPulse, _Silence] = field(default_factory=dict)
+
+    def look(self) -> None:
+        self._pass_time()
+        forward = self.device.forward
+        silent = self._forward.of(forward, self._now)
+        if forward is not None and silent > self.limits.forward:
+            self.on_wedged(f"the device is wedged: a forward has taken {silent:.0f} s (device_timeout_seconds)")
+            return
+        n_taken, n_active = self.counts()
+        idle = self._worker.of((self.vitals.whole.n, n_taken, n_active, forward), self._now)
+        limit = max(self.limits.worker, P99_FACTOR * self.vitals.slowest_seconds())
+        if n_active and forward is None and idle > limit and not self.vitals.whole.excused:
+            self.on_wedged(f"no progress for {idle:.0f} s with {n_active} batches under way (worker_stall_seconds)")
+            return
+        self._look_at_batches(waiting=forward is not None and silent > self.limits.batch / 2, idle=idle)
+
+    def _pass_time(self) -> None:
+        now = self.clock()
+        if self._looked_at is not None:
+            self._now += min(now - self._looked_at, LATE * self.limits.look)
+        self._looked_at = now
+
+    def _look_at_batches(self, *, waiting: bool, idle: float) -> None:
+        """waiting: a long forward holds up all of them, which is not their fault. idle: seconds of the whole worker."""
+        found = self.vitals.batches()
+        self._batches = {pulse: self._batches.get(pulse, _Silence()) for pulse in found}
+        for pulse, silence in self._batches.items():
+            silent = silence.of(pulse.n, self._now)
+            # With nothing in hand it waits for its turn, behind the slow downloads of others.
+            limit = self.limits.batch if pulse.in_hand else WAITING * self.limits.batch
+            others_go_on = idle < self.limits.batch / 2
+            if silent > limit and others_go_on and not waiting and not pulse.excused:
+                log.warning("batch_stuck", batch=pulse.name, silent_seconds=round(silent))
+                pulse.abort(f"no progress for {silent:.0f} s")

@@ -1,0 +1,80 @@
+"""A scoring worker from start to end: ledger, model, threads, Celery, and an orderly stop.
+
+Will the broker let this worker in? Asked before a model is loaded, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+
+import structlog
+
+from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
+from scanfleet.config.settings import Settings
+from scanfleet.db.schema import ledger
+from scanfleet.errors import BrokerUnavailable
+from scanfleet.messages import score_queue
+from scanfleet.queue.app import make_app
+from scanfleet.storage.open import OpenStores
+from worker.consumer.app import make_scoring_app
+from worker.consumer.run import consume
+from worker.processes.components import running
+from worker.processes.registration import new_name, on_the_books
+from worker.processes.timers import signs_of, timers
+from worker.runtime.exit import EX_TEMPFAIL, end_overdue
+from worker.runtime.retry import until_it_heals
+from worker.runtime.shutdown import Stop
+from worker.scoring.adapters import register_shipped
+from worker.scoring.model import load_model
+
+log = structlog.get_logger()
+
+
+def check_access(settings: Settings) -> None:
+    """Raises BadSettings for a refused password or certificate.
+
+    A broker that is only away costs a warning: the consumer waits for it.
+    """
+    warn_of_open_connections(settings)
+    with make_app(settings) as app:
+        try:
+            check_broker(app)
+        except BrokerUnavailable as error:
+            log.warning("broker_away", error=str(error))
+
+
+def serve(settings: Settings) -> int:
+    """Score until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
+    stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=end_overdue)
+    broken: list[str] = []
+
+    def on_broken() -> None:
+        broken.append("device")
+        stop.request("the device is broken")
+        os.kill(os.getpid(), signal.SIGTERM)  # the only thing that ends Celery's loop from another thread
+
+    check_access(settings)
+    with ExitStack() as stack:
+        engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
+        queue, name = score_queue(settings.model), new_name()
+        row = stack.enter_context(on_the_books(engine, worker=name, queue=queue, device=settings.device))
+        model = until_it_heals(lambda: load_model(settings), what="model", tell=row.wait_for)
+        until_it_heals(lambda: register_shipped(engine, model.identity), what="ledger")
+        scoring = stack.enter_context(
+            running(
+                settings,
+                engine=engine,
+                model=model,
+                stop=stop,
+                stores=OpenStores(settings),
+                name=name,
+                on_broken=on_broken,
+            )
+        )
+        app = make_scoring_app(settings, scoring.pipeline)
+        row.ready(device=model.device, say=signs_of(scoring))
+        stack.enter_context(timers(scoring, app, settings))
+        code = consume(app, queue=queue, concurrency=settings.batches_in_flight, name=name, stop=stop)
+    return EX_TEMPFAIL if broken else code

@@ -1,0 +1,109 @@
+"""A training worker from start to end: ledger, timers, Celery, and an orderly stop. Torch is loaded in its children."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import sqlalchemy as sa
+from celery import Celery
+
+from models.errors import ModelInvalid, ModelUnavailable
+from models.inputs.sources import locate
+from models.types import ModelIdentity
+from scanfleet.config.endpoints import PREFIX
+from scanfleet.config.settings import Settings
+from scanfleet.db.scans.workers import beat
+from scanfleet.db.schema import ledger
+from scanfleet.errors import BadSettings, DeviceUnavailable
+from scanfleet.messages import TRAIN_QUEUE
+from scanfleet.queue.app import clear_taken
+from scanfleet.reconcile import reconcile_once
+from worker.consumer.app import make_training_app
+from worker.consumer.run import consume
+from worker.processes.registration import new_name, on_the_books
+from worker.processes.score_worker import check_access
+from worker.processes.timers import CLEAR_SECONDS, DEAF_SECONDS, WATCH_SECONDS
+from worker.runtime.exit import EX_TEMPFAIL, end_overdue
+from worker.runtime.retry import until_it_heals
+from worker.runtime.shutdown import Stop
+from worker.runtime.timer import Timer
+from worker.runtime.watchdog import Watchdog, answers
+from worker.scoring.adapters import register_shipped
+from worker.scoring.model import FAKE
+from worker.training import triggers
+from worker.training.trainer import Trainer
+
+SWEEP_SECONDS = 600.0  # between two looks for work folders that nobody needs
+
+
+def serve_training(settings: Settings) -> int:
+    """Train until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
+    stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=end_overdue)
+    check_access(settings)
+    with ExitStack() as stack:
+        engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
+        name = new_name()
+        row = stack.enter_context(on_the_books(engine, worker=name, queue=TRAIN_QUEUE, device=settings.device))
+        identity = until_it_heals(lambda: find_base(settings), what="model", tell=row.wait_for)
+        # What a new adapter is compared with must be known, also before any worker scored.
+        until_it_heals(lambda: register_shipped(engine, identity), what="ledger")
+        trainer = Trainer(engine, settings, name=name, stop=stop)
+        app = make_training_app(settings, trainer)
+        row.ready(device=settings.device, say=_signs_of(trainer))
+        stack.enter_context(_timers(engine, app, settings, trainer))
+        return consume(app, queue=TRAIN_QUEUE, concurrency=1, name=name, stop=stop)
+
+
+def find_base(settings: Settings) -> ModelIdentity:
+    """The model to be trained, without loading it. Raises BadSettings, DeviceUnavailable."""
+    if settings.model == FAKE or settings.model.startswith(PREFIX):
+        raise BadSettings(f"model: {settings.model} cannot be trained: name a hub id, a folder or pocket")
+    try:
+        found = locate(settings.model, revision=settings.model_revision)
+    except ModelInvalid as error:
+        raise BadSettings(f"model: {error}") from error
+    except ModelUnavailable as error:
+        raise DeviceUnavailable(f"model: {error}") from error
+    return ModelIdentity(
+        base_model=found.name, revision=found.revision, precision=settings.precision, adapter_sha256=None
+    )
+
+
+def _signs_of(trainer: Trainer) -> Callable[[sa.Connection], None]:
+    """What writes into the worker's row. What it is at is in the row of the training."""
+
+    def say(connection: sa.Connection) -> None:
+        beat(connection, worker=trainer.name, n_images=0, seconds={}, progressed=trainer.n_active > 0)
+
+    return say
+
+
+@contextmanager
+def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer) -> Iterator[None]:
+    """Reconciliation, reasons to train, the watch for deafness, and cleaning up."""
+    watchdog = Watchdog(
+        has_work=trainer.has_work,
+        broker_answers=answers(app),
+        n_taken=lambda: trainer.n_taken,
+        active=lambda: trainer.n_active,
+        deaf=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
+        # Longer than for batches: a knock may go to a worker of another base model, again and again.
+        patience_seconds=max(DEAF_SECONDS, 10 * settings.ring_again_seconds),
+    )
+    all_timers = [
+        Timer("reconcile", lambda: reconcile_once(engine, app, settings), seconds=settings.reconcile_seconds),
+        Timer("reasons_to_train", lambda: triggers.look(engine, settings), seconds=settings.train_look_seconds),
+        Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS),
+        Timer("sweep", trainer.sweep, seconds=SWEEP_SECONDS),
+    ]
+    if settings.broker.startswith("filesystem"):
+        all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))
+    for timer in all_timers:
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in all_timers:
+            timer.stop()

@@ -1,0 +1,56 @@
+"""What a worker does beside scoring, on timers of its own and not through Celery."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from scanfleet.errors import Retryable
+
+log = structlog.get_logger()
+
+JITTER = 0.2  # of the interval, either way: many workers do not all come at once
+AGAIN_SECONDS = 2.0  # at most, after a failure of the world: a heartbeat has no third of a lease to lose
+STOP_SECONDS = 1.0  # for a call under way when the timer is stopped
+
+
+class Timer:
+    """Calls a function at once and then again and again, in a thread.
+
+    A failure of the world costs a warning, and the call is made again soon.
+    """
+
+    def __init__(self, name: str, call: Callable[[], object], *, seconds: float) -> None:
+        self._name = name
+        self._call = call
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Call no more. One that is under way has a moment to end: it may be waiting for a database that is away."""
+        self._stopped.set()
+        self._thread.join(STOP_SECONDS)
+
+    def _loop(self) -> None:
+        while not self._stopped.is_set():
+            seconds = self._seconds if self._once() else min(self._seconds, AGAIN_SECONDS)
+            self._stopped.wait(seconds * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+
+    def _once(self) -> bool:
+        """Whether the world let us."""
+        try:
+            self._call()
+        except Retryable as error:
+            log.warning("timer_waits_for_the_world", timer=self._name, error=str(error))
+            return False
+        except Exception:
+            # A bug in one timer must not end its thread, least of all the heartbeat's.
+            log.exception("timer_crashed", timer=self._name)
+        return True

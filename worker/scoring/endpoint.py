@@ -1,0 +1,222 @@
+"""A server that scores for us as the worker's model (`endpoint:NAME`), with errors that the fleet acts on.
+
+What the server refuses is laid at an image's door only when the server takes a plain grey image with the same question
+right then, and refuses that image a second time. Else the trouble is the server's or a setting's, and everything waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import structlog
+from PIL import Image
+
+from models.crops.policy import CropPolicy
+from models.endpoint.chat import ChatServer, Wanted
+from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
+from models.endpoint.http import HttpChannel
+from models.endpoint.image import EncodedImage, Sending
+from models.endpoint.scorer import EndpointScorer, identify
+from models.errors import ModelInvalid
+from models.types import Detail, Finder, ModelIdentity, Question, Reading, Refiner, Scorer
+from scanfleet.config.endpoints import model_at_endpoint
+from scanfleet.config.model_names import require_address
+from scanfleet.config.settings import Settings
+from scanfleet.config.urls import in_the_open
+from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, ScanfleetError
+from worker.errors import DeviceBroken
+from worker.scoring.rate_limit import REAL_TIME, Clock, Line, Pace
+
+log = structlog.get_logger()
+
+
+def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointModel:
+    """The server of the settings, after a trial question. Raises BadSettings or DeviceUnavailable."""
+    name, url = _checked(settings)
+    key = None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value()
+    flaw = in_the_open(url)
+    if flaw is not None:
+        log.warning("connection_in_the_open", why=flaw)
+    with _at_start():
+        channel = HttpChannel(
+            url=url,
+            key=key,
+            timeout_seconds=settings.endpoint_timeout_seconds,
+            connections=lanes_for(settings),
+            ca_file=settings.endpoint_ca_file,
+        )
+    wanted = Wanted(model=name, top_logprobs=settings.endpoint_top_logprobs)
+    server = ChatServer(channel=channel, wanted=wanted, key=key)
+    try:
+        with _at_start():
+            identity = identify(server, name=settings.model, sending=sending_of(settings))
+    except ScanfleetError:
+        channel.close()
+        raise
+    log.info("endpoint_ready", model=identity.base_model, revision=identity.revision, lanes=lanes_for(settings))
+    return EndpointModel(server=server, identity=identity, settings=settings, channel=channel, clock=clock)
+
+
+def lanes_for(settings: Settings) -> int:
+    """Requests at once: no more than get their turn within half the time that an image has before its last request."""
+    per_minute = settings.endpoint_requests_per_minute
+    if per_minute is None:
+        return settings.endpoint_concurrency
+    spare = settings.endpoint_patience_seconds - settings.endpoint_timeout_seconds
+    return int(max(1, min(settings.endpoint_concurrency, per_minute / 60.0 * spare / 2)))
+
+
+def sending_of(settings: Settings) -> Sending:
+    return Sending(image_format=settings.endpoint_image_format, grid=settings.endpoint_image_grid)
+
+
+class EndpointModel:
+    """Implements `worker.scoring.model.Model`. Adapters are refused: to a server, one more adapter is one more model
+    name."""
+
+    one_by_one = True
+
+    def __init__(
+        self,
+        *,
+        server: ChatServer,
+        identity: ModelIdentity,
+        settings: Settings,
+        channel: HttpChannel,
+        clock: Clock,
+    ) -> None:
+        self.identity = identity
+        self.device = settings.endpoint_url or ""
+        self.lanes = lanes_for(settings)
+        self._server = server
+        self._settings = settings
+        self._channel = channel
+        self._line = Line(
+            pace=Pace(settings.endpoint_requests_per_minute, clock),
+            patience_seconds=settings.endpoint_patience_seconds,
+            timeout_seconds=settings.endpoint_timeout_seconds,
+            clock=clock,
+        )
+
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
+        if adapter is not None:
+            raise ModelInvalid("an endpoint takes no adapter: have the server load it, and name it as endpoint:ADAPTER")
+        scorer = EndpointScorer(
+            server=self._server,
+            question=question,
+            identity=self.identity,
+            sending=sending_of(self._settings),
+        )
+        return cast("Scorer", PatientScorer(scorer, self._line))
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        raise ModelInvalid(f'an endpoint is not asked to look again: set crop = "never" in check {question.name}')
+
+    def finder(self, question: Question, adapter: Path | None) -> Finder:
+        raise ModelInvalid(f"an endpoint is not asked for boxes: set boxes = false in check {question.name}")
+
+    def release(self, adapter_sha256: str) -> None:
+        """None was ever loaded."""
+
+    def close(self) -> None:
+        """Whatever is being asked ends with DeviceUnavailable."""
+        self._channel.close()
+
+
+class PatientScorer:
+    """An EndpointScorer that tries again, and finds out whose fault a refusal is."""
+
+    def __init__(self, scorer: EndpointScorer, line: Line) -> None:
+        self._scorer = scorer
+        self._line = line
+        self._plain = scorer.plain()
+
+    @property
+    def question(self) -> Question:
+        return self._scorer.question
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._scorer.identity
+
+    @property
+    def detail(self) -> Detail | None:
+        return self._scorer.detail
+
+    def prepare(self, image: Image.Image) -> EncodedImage:
+        return self._scorer.prepare(image)
+
+    def score(self, prepared: Sequence[EncodedImage]) -> list[Reading]:
+        """Raises ImageError (of one image), DeviceUnavailable, DeviceBroken."""
+        return [self._one(image) for image in prepared]
+
+    def _one(self, image: EncodedImage) -> Reading:
+        deadline = self._line.deadline()
+        with _at_work():
+            try:
+                return self._ask(image, deadline)
+            except AnswerRefused as refused:
+                self._require_plain(refused, deadline)
+            try:
+                return self._ask(image, deadline)
+            except AnswerRefused as refused:
+                raise ImageError(stage="score", reason=refused.reason, detail=str(refused)) from refused
+
+    def _require_plain(self, refused: AnswerRefused, deadline: float) -> None:
+        """Raises DeviceUnavailable when the server does not take a plain image either."""
+        try:
+            self._ask(self._plain, deadline)
+        except AnswerRefused as again:
+            raise DeviceUnavailable(
+                f"check {self.question.name}: the server has no answer to a plain grey image either ({again}): "
+                "see to the server, its options and the prompt"
+            ) from refused
+
+    def _ask(self, image: EncodedImage, deadline: float) -> Reading:
+        return self._line.ask(lambda: self._scorer.score([image])[0], deadline=deadline)
+
+
+def _checked(settings: Settings) -> tuple[str, str]:
+    """(model name, address). Raises BadSettings for settings that do not go together."""
+    name, url = model_at_endpoint(settings.model), settings.endpoint_url
+    if name is None:
+        raise BadSettings(f"model: {settings.model!r} names no model of a server: write endpoint:NAME")
+    require_address(settings)
+    assert url is not None
+    if settings.precision != "auto" or settings.model_revision is not None:
+        raise BadSettings("precision and model_revision are the server's affair: leave them out with an endpoint")
+    interval = 60.0 / (settings.endpoint_requests_per_minute or float("inf"))
+    least = settings.endpoint_timeout_seconds + interval
+    most = min(settings.device_timeout_seconds, settings.batch_stall_seconds)
+    if not least <= settings.endpoint_patience_seconds < most:
+        raise BadSettings(
+            f"endpoint_patience_seconds: must be at least {least:g} (one request, and the wait for its turn) and less "
+            f"than {most:g} (device_timeout_seconds, batch_stall_seconds)"
+        )
+    return name, url
+
+
+@contextmanager
+def _at_start() -> Iterator[None]:
+    """Nothing was ever going to work with a wrong setting, so that waiting would only hide it."""
+    try:
+        yield
+    except (EndpointMisused, AnswerRefused) as error:
+        raise BadSettings(f"endpoint: {error}") from error
+    except EndpointBusy as error:
+        raise DeviceUnavailable(f"endpoint: {error}") from error
+
+
+@contextmanager
+def _at_work() -> Iterator[None]:
+    """Keys are renewed and servers put right under a running worker: everything waits for that."""
+    try:
+        yield
+    except EndpointMisused as error:
+        raise DeviceUnavailable(f"endpoint: {error}") from error
+    except EndpointChanged as error:
+        # The verdicts would name another model than the one that gave them: a new process asks who it is.
+        raise DeviceBroken(f"endpoint: {error}") from error

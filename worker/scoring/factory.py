@@ -1,0 +1,247 @@
+"""What answers the images of a batch, and how it is made: check, adapter, canary, calibrator, a row in the ledger."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from models.adapters.calibration import Thresholds
+from models.adapters.canary import try_canary
+from models.adapters.card import AdapterCard, read_card
+from models.errors import ModelInvalid, ModelUnavailable
+from models.scoring.sequential import in_steps
+from models.types import Question, Reading, Scorer, Step
+from scanfleet.checks.check import Check
+from scanfleet.checks.crop import crop_text
+from scanfleet.config.settings import Settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for
+from scanfleet.db.results.scorers import ScorerSpec, Shift, note_shift, scorer_id
+from scanfleet.db.training.adapters import AdapterInfo
+from scanfleet.errors import DeviceUnavailable
+from worker.scoring.adapters import AdapterFolders
+from worker.scoring.boxes import BoxPass, box_pass_of
+from worker.scoring.crop import Again, Margins, again_of, margins_of
+from worker.scoring.crop_gate import policy_of
+from worker.scoring.decisions import Policy, read_policy
+from worker.scoring.model import Model
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resolved:
+    """Everything that turns the images of a batch into verdicts."""
+
+    scorer_id: int  # row of the ledger
+    scorer: Scorer
+    policy: Policy
+    mode: str = ""  # how it answers, see `mode_of`
+    boxes: BoxPass | None = None  # None: the check does not ask for boxes
+    again: Again | None = None  # None: nor for second looks
+
+    def wants_boxes(self, reading: Reading, *, complete: bool = True) -> bool:
+        """Whether this image is flagged, and somebody can be asked where. complete: as `Policy.decide`."""
+        if self.boxes is None or not math.isfinite(reading.margin):
+            return False
+        return self.policy.decide(reading, complete=complete).decision == "flag"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A check and the adapter that is to answer it; None: the base alone. `key` is that of the whole configuration.
+
+    fitted: what the ledger has for exactly this configuration; None: nothing.
+    """
+
+    check_id: int
+    check: Check
+    adapter: AdapterInfo | None
+    fitted: Fitted | None
+    spec: ScorerSpec
+
+    @property
+    def key(self) -> str:
+        return self.spec.key
+
+    @property
+    def adapter_id(self) -> int | None:
+        return self.spec.adapter_id
+
+
+class ScorerMaker:
+    """Makes scorers, each tried by its adapter's canary, on one base model. Which one is made:
+    `worker.scoring.champions`."""
+
+    def __init__(self, engine: sa.Engine, model: Model, settings: Settings) -> None:
+        self._engine = engine
+        self._model = model
+        self._folders = AdapterFolders(settings)
+
+    def wanted(self, check_id: int, check: Check, adapter: AdapterInfo | None) -> Wanted:
+        """Raises DatabaseUnavailable."""
+        fitted = self._fitted(check, adapter)
+        margins = margins_of(check, self._own(check, adapter), same_budget=True, fitted=fitted)
+        spec = self._spec(check_id, check, adapter, margins, fitted)
+        return Wanted(check_id=check_id, check=check, adapter=adapter, fitted=fitted, spec=spec)
+
+    def make(self, wanted: Wanted) -> Resolved:
+        """Raises ModelInvalid when the adapter must not be used, StoreUnavailable and DatabaseUnavailable, and
+        DeviceUnavailable for everything else that keeps the model from answering."""
+        try:
+            return self._make(wanted)
+        except ModelUnavailable as error:
+            raise DeviceUnavailable(f"check {wanted.check.name}: {error}") from error
+        except ModelInvalid as error:
+            if wanted.adapter is not None:
+                raise
+            raise DeviceUnavailable(f"check {wanted.check.name}: {error}") from error
+
+    def _make(self, wanted: Wanted) -> Resolved:
+        check, adapter, question = wanted.check, wanted.adapter, question_of(wanted.check)
+        fitted, folder = wanted.fitted, None if adapter is None else self._folders.find(adapter)
+        if adapter is not None and folder is not None and not knows(read_card(folder), question):
+            # A check of the same name with other words: the adapter never learnt to answer those.
+            log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
+            adapter = folder = None
+            fitted = self._fitted(check, None)
+        scorer = scorer_of(self._model, check, folder)
+        boxes = box_pass_of(self._model, check, question, folder)
+        if adapter is not None:
+            _require_registered(adapter, scorer)
+        shift = None if folder is None else self._ask_canary(folder)
+        card = None if folder is None else read_card(folder)
+        same_budget = card is None or answers(card, question)
+        margins = margins_of(check, self._own(check, adapter), same_budget=same_budget, fitted=fitted)
+        again = self._again(check, question, folder, scorer, margins)
+        spec = replace(self._spec(wanted.check_id, check, adapter, margins, fitted), mode=mode_of(question, card))
+        with transaction(self._engine) as connection:
+            row = scorer_id(connection, spec)
+            if shift is not None:
+                note_shift(connection, row, shift)
+        log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
+        return Resolved(
+            scorer_id=row, scorer=scorer, policy=margins.policy, mode=spec.mode or "", boxes=boxes, again=again
+        )
+
+    def _again(
+        self, check: Check, question: Question, folder: Path | None, scorer: Scorer, margins: Margins
+    ) -> Again | None:
+        """Raises DeviceUnavailable for a model that cannot look like this: no adapter is at fault."""
+        try:
+            return again_of(self._model, check, question, folder, scorer=scorer, band=margins.band)
+        except ModelInvalid as error:
+            raise DeviceUnavailable(f"check {check.name}: {error}") from error
+
+    def _ask_canary(self, folder: Path) -> Shift | None:
+        """How far its margins moved, under the pixel budget of its training; None: the adapter has no canary.
+
+        Raises ModelInvalid when the adapter does not score here as it did at the end of its training.
+        """
+        card = read_card(folder)
+        if card.canary is None:
+            return None
+        made, alone = (self._model.scorer(card.question, adapter) for adapter in (folder, None))
+        found = try_canary(card.canary, folder, adapter=made, base=alone)
+        problem = found.problem()
+        if problem is not None:
+            raise ModelInvalid(f"adapter {folder.name}: {problem}")
+        return Shift(max=found.max_shift, mean=found.mean_shift, n=found.n, against=found.against)
+
+    def _own(self, check: Check, adapter: AdapterInfo | None) -> Policy:
+        """How margins are read by the adapter's word, in the precision of this model."""
+        question = question_of(check)
+        if adapter is None:
+            return Policy(question=question)
+        held = read_policy(question, calibrator=adapter.calibrator, thresholds=adapter.thresholds)
+        return held.at_precision(self._model.identity.precision)
+
+    def _fitted(self, check: Check, adapter: AdapterInfo | None) -> Fitted | None:
+        identity = self._model.identity
+        configuration = Configuration(
+            check_hash=check.hash,
+            base_model=identity.base_model,
+            base_revision=identity.revision,
+            precision=identity.precision,
+            weights_sha256=None if adapter is None else adapter.weights_sha256,
+        )
+        with reading(self._engine) as connection:
+            return calibration_for(connection, configuration)
+
+    def _spec(
+        self, check_id: int, check: Check, adapter: AdapterInfo | None, margins: Margins, fitted: Fitted | None
+    ) -> ScorerSpec:
+        identity, source = self._model.identity, fitted or adapter
+        return ScorerSpec(
+            check_id=check_id,
+            base_model=identity.base_model,
+            base_revision=identity.revision,
+            precision=identity.precision,
+            adapter_id=None if adapter is None else adapter.id,
+            max_pixels=check.max_pixels,
+            crop=crop_text(check.crop, band=margins.band.record()),
+            calibrator=None if source is None or margins.policy.calibrator is None else source.calibrator,
+            thresholds=_as_stored(margins.policy, None if source is None else source.thresholds),
+        )
+
+
+def _as_stored(policy: Policy, thresholds: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As they were given, where they are those: what a scorer's key is made of must not change with our classes."""
+    if policy.thresholds is None:
+        return None
+    if thresholds is not None and Thresholds(**thresholds) == policy.thresholds:
+        return thresholds
+    return asdict(policy.thresholds)
+
+
+def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
+    """The digest is of the very bytes that were loaded: files may change after they were found."""
+    if scorer.identity.adapter_sha256 != adapter.weights_sha256:
+        raise ModelInvalid(f"{adapter.uri} changed while it was loaded: register and promote what is there now")
+
+
+def answers(card: AdapterCard, question: Question) -> bool:
+    """Whether an adapter was made for this very question. None was for steps: those are asked of the base alone."""
+    return card.question == question and not question.steps
+
+
+def knows(card: AdapterCard, question: Question) -> bool:
+    """Whether an adapter can answer: the same words and labels, perhaps under another pixel budget. What it says of
+    its margins holds only if it `answers`."""
+    return card.answers(question) and not question.steps
+
+
+def mode_of(question: Question, card: AdapterCard | None) -> str:
+    """How a scorer answers, in words: zero-shot, zero-shot steps, lora, head, lora+head."""
+    if card is None:
+        return "zero-shot steps" if question.steps else "zero-shot"
+    return "+".join(card.parts)
+
+
+def scorer_of(model: Model, check: Check, adapter: Path | None) -> Scorer:
+    """One scorer, however many questions it asks. Raises ModelInvalid, ModelUnavailable."""
+    question = question_of(check)
+    if question.steps:
+        return in_steps(question, lambda step: model.scorer(step, None))
+    if isinstance(check.crop, str):
+        return model.scorer(question, adapter)
+    return model.scorer(question, adapter, policy=policy_of(check, check.crop))
+
+
+def question_of(check: Check) -> Question:
+    """The model-side half of a check."""
+    return Question(
+        name=check.name,
+        prompt=check.prompt,
+        labels=check.labels,
+        flags=frozenset(check.flags),
+        descriptions=dict(check.descriptions),
+        max_pixels=check.max_pixels,
+        min_pixels=check.min_pixels,
+        steps=tuple(Step(prompt=step.prompt, answers=step.answers) for step in check.steps),
+    )

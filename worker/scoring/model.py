@@ -1,0 +1,204 @@
+"""The base model of a worker: a real one, or the fake that fleet tests use. Torch is imported on loading only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from PIL import Image
+
+from models import factory
+from models.crops.policy import CropPolicy
+from models.errors import ModelInvalid, ModelUnavailable
+from models.fake import FakeFinder, FakePrepared, FakeRefiner, FakeScorer
+from models.inputs.sources import locate
+from models.network.allocator import keep_freed_memory
+from models.types import (
+    Finder,
+    ModelIdentity,
+    Question,
+    Reading,
+    Refiner,
+    Scorer,
+)
+from scanfleet.config.endpoints import PREFIX
+from scanfleet.config.extras import how_to_get
+from scanfleet.config.settings import Settings
+from scanfleet.errors import BadSettings, DeviceUnavailable
+from worker.scoring.error_mapping import NamedErrors, NamedFinderErrors, NamedRefinerErrors
+
+if TYPE_CHECKING:
+    from models.network.base import BaseModel, Precision
+
+FAKE = "fake"
+FAKE_SECONDS = "SCANFLEET_FAKE_SECONDS"  # per image: makes the fake slow enough to be killed at work
+FAKE_POISON = "SCANFLEET_FAKE_POISON"  # "red,green,blue": an image with this upper left pixel kills the process
+
+
+class Model(Protocol):
+    """Weights in memory, that hand out scorers."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may score at once: one for a device of our own."""
+        ...
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each image is a forward of its own."""
+        ...
+
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
+        """A scorer by the base alone, or by the adapter in a folder. Raises ModelInvalid, ModelUnavailable.
+
+        policy: of the second looks that follow; what these need of a first look is then among its readings.
+        """
+        ...
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        """What looks again at what a scorer answered. Raises ModelInvalid where the model cannot look so."""
+        ...
+
+    def finder(self, question: Question, adapter: Path | None) -> Finder:
+        """What asks where, with the same weights. Raises ModelInvalid for a model that knows no boxes."""
+        ...
+
+    def release(self, adapter_sha256: str) -> None:
+        """Take an adapter out of memory that none of these will be asked with again."""
+        ...
+
+
+def load_model(settings: Settings) -> Model:
+    """The model of the settings. Raises BadSettings (a person must act) or DeviceUnavailable (try again)."""
+    if settings.model == FAKE:
+        return FakeModel(
+            seconds_per_image=float(os.environ.get(FAKE_SECONDS, "0")),
+            poison=tuple(int(part) for part in os.environ.get(FAKE_POISON, "").split(",") if part),
+        )
+    try:
+        if settings.model.startswith(PREFIX):
+            from worker.scoring.endpoint import load_endpoint
+
+            return load_endpoint(settings)
+        locate(settings.model, revision=settings.model_revision)  # a wrong name is told before torch is imported
+        from models.network.base import load_base
+
+        base = load_base(
+            settings.model,
+            revision=settings.model_revision,
+            precision=cast("Precision", settings.precision),
+            device=settings.device,
+        )
+    except ImportError as error:
+        raise BadSettings(f"this worker cannot load models ({error}): {how_to_get('worker')}") from None
+    except ModelInvalid as error:
+        raise BadSettings(f"model: {error}") from error
+    except ModelUnavailable as error:
+        raise DeviceUnavailable(f"model: {error}") from error
+    return LoadedModel(base)
+
+
+class FakeModel:
+    """Scores by hashing pixels. Adapters are refused: it has none."""
+
+    device = "none"
+    lanes = 1
+    one_by_one = False
+
+    def __init__(self, *, seconds_per_image: float = 0.0, poison: tuple[int, ...] = ()) -> None:
+        self.identity = ModelIdentity(base_model=FAKE, revision="1", precision="fp32", adapter_sha256=None)
+        self._seconds_per_image = seconds_per_image
+        self._poison = poison
+
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
+        return cast("Scorer", self._scorer(question, adapter))
+
+    def _scorer(self, question: Question, adapter: Path | None) -> SlowFakeScorer:
+        if adapter is not None:
+            raise ModelInvalid("the fake model takes no adapter")
+        return SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image, poison=self._poison)
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        refiner = FakeRefiner(scorer=self._scorer(question, adapter), pointed=policy.pointed, fuse=policy.fuse)
+        return cast("Refiner", refiner)
+
+    def finder(self, question: Question, adapter: Path | None) -> Finder:
+        return cast("Finder", FakeFinder(question=question))
+
+    def release(self, adapter_sha256: str) -> None:
+        """None was ever loaded."""
+
+
+class SlowFakeScorer(FakeScorer):
+    """A FakeScorer that takes its time, and that some images kill, as happens with a real model."""
+
+    def __init__(self, *, question: Question, seconds_per_image: float, poison: tuple[int, ...] = ()) -> None:
+        super().__init__(question=question)
+        self._seconds_per_image = seconds_per_image
+        self._poison = poison
+        self._lethal: set[bytes] = set()  # digests
+
+    def prepare(self, image: Image.Image) -> FakePrepared:
+        prepared = super().prepare(image)
+        if self._poison and image.getpixel((0, 0)) == self._poison:
+            self._lethal.add(prepared.digest)
+        return prepared
+
+    def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
+        if any(image.digest in self._lethal for image in prepared):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self._seconds_per_image * len(prepared))
+        return super().score(prepared)
+
+
+class LoadedModel:
+    """A `models.network.base.BaseModel`, whose errors become those that the fleet acts on."""
+
+    one_by_one = False
+
+    def __init__(self, base: BaseModel) -> None:
+        self._base = base
+        self.device = str(base.device)
+        self.lanes = _lanes(base)
+        if base.device.type == "cpu":
+            keep_freed_memory()
+        self.identity = ModelIdentity(
+            base_model=base.checkpoint.name,
+            revision=base.checkpoint.revision,
+            precision=base.precision,
+            adapter_sha256=None,
+        )
+
+    def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
+        return NamedErrors(factory.scorer(self._base, question, adapter, policy=policy))
+
+    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+        return NamedRefinerErrors(factory.refiner(self._base, question, policy, adapter))
+
+    def finder(self, question: Question, adapter: Path | None) -> Finder:
+        return NamedFinderErrors(factory.finder(self._base, question, adapter))
+
+    def release(self, adapter_sha256: str) -> None:
+        self._base.release(adapter_sha256)
+
+
+def _lanes(base: BaseModel) -> int:
+    """How many forwards run at once. A CPU is shared with decoding, and a forward that is split over its cores waits
+    for the one that is busy: there each core gets a forward of its own, split no further."""
+    import torch
+
+    if base.device.type != "cpu" or base.precision not in ("fp32", "bf16"):
+        return 1  # several forwards at once through bitsandbytes' layers were never tried
+    lanes = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return lanes

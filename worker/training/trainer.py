@@ -1,0 +1,91 @@
+"""The training worker's answer to a knock: claim a training and see it through. One at a time."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+import structlog
+
+from scanfleet.config.settings import Settings
+from scanfleet.db.engine import reading, transaction
+from scanfleet.db.training import trainings, upkeep
+from scanfleet.db.training.trainings import TrainingInfo
+from scanfleet.errors import DatabaseUnavailable
+from worker.runtime.retry import persist
+from worker.runtime.shutdown import Stop
+from worker.training.attempt import CHILD, Attempt
+from worker.training.workspace import FOLDER, needs_cleaning, sweep
+
+log = structlog.get_logger()
+
+
+class Trainer:
+    """name: of this worker. module: what computes (`worker.training.attempt`)."""
+
+    def __init__(self, engine: sa.Engine, settings: Settings, *, name: str, stop: Stop, module: str = CHILD) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._stop = stop
+        self._module = module
+        self.name = name
+        self.n_taken = 0  # trainings claimed since the start
+        self.n_active = 0
+
+    def run(self, rung: int | None) -> None:
+        """Take the training that was rung for, or another one of this base model, if there is one."""
+        held = self._claim(rung)
+        if held is None:
+            return
+        self.n_taken += 1
+        self.n_active += 1
+        try:
+            Attempt(self._engine, self._settings, held, self._stop, module=self._module).run()
+        finally:
+            self.n_active -= 1
+
+    def _claim(self, rung: int | None) -> TrainingInfo | None:
+        if self._stop.draining:
+            self._pass_on(rung)
+            return None
+        deadline = time.monotonic() + self._settings.train_lease_seconds
+
+        def claim() -> TrainingInfo | None:
+            with transaction(self._engine) as connection:
+                return trainings.claim(
+                    connection,
+                    worker=self.name,
+                    base_model=self._settings.model,
+                    lease_seconds=self._settings.train_lease_seconds,
+                    rung=rung,
+                )
+
+        try:
+            return persist(claim, until=lambda: deadline, stop=self._stop)
+        except DatabaseUnavailable as error:
+            log.warning("claim_failed", training=rung, error=str(error))  # it is ready still and is rung for again
+            return None
+
+    def _pass_on(self, rung: int | None) -> None:
+        """A knock that came while stopping: let the reconcilers knock elsewhere, without their usual patience."""
+        if rung is None:
+            return
+        try:
+            with transaction(self._engine) as connection:
+                upkeep.mark_rung(connection, [rung], at=None)
+        except DatabaseUnavailable as error:
+            log.warning("knock_dropped", training=rung, error=str(error))
+
+    def has_work(self) -> bool:
+        with reading(self._engine) as connection:
+            return trainings.has_ready(connection, self._settings.model)
+
+    def sweep(self) -> None:
+        """Images and caches of trainings that have ended go; their reports stay."""
+        for folder in sorted((self._settings.data_dir / FOLDER).glob("[0-9]*")):
+            if not needs_cleaning(folder):
+                continue
+            with reading(self._engine) as connection:
+                known = trainings.find(connection, int(folder.name))
+            if known is None or known.ended:
+                sweep(folder)

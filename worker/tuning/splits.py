@@ -1,0 +1,89 @@
+"""Two parts of the labelled images: settings are chosen on one and judged on the other. Groups stay together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.training.data.types import Example
+from models.types import Question
+from scanfleet.errors import BadLabels
+
+SEARCH_SHARE = 0.5
+LEAST = 3  # groups of each side in each part; fewer cannot even be drawn anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Positions in the list of examples."""
+
+    search: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def parts_of(examples: Sequence[Example], question: Question, *, seed: int) -> Parts:
+    """Cut by groups, in an order that a hash gives, alike for flagging images and others.
+
+    Raises BadLabels where a part would lack one side of the question.
+    """
+    sides: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for example in examples:
+        if example.cluster not in seen:
+            seen.add(example.cluster)
+            sides.setdefault(_side(example.label, question), []).append(example.cluster)
+    _require(sides, question)
+    chosen: set[str] = set()
+    for clusters in sides.values():
+        ordered = sorted(clusters, key=lambda cluster: _place(cluster, seed))
+        chosen.update(ordered[: round(len(ordered) * SEARCH_SHARE)])
+    of_search = [example.cluster in chosen for example in examples]
+    return Parts(
+        search=tuple(at for at, mine in enumerate(of_search) if mine),
+        held_out=tuple(at for at, mine in enumerate(of_search) if not mine),
+    )
+
+
+def halves(positions: Sequence[int], examples: Sequence[Example], *, seed: int) -> tuple[list[int], list[int]]:
+    """One part in two once more, by groups: a calibrator is not judged on what it was fitted to."""
+    clusters = sorted({examples[at].cluster for at in positions}, key=lambda cluster: _place(f"half {cluster}", seed))
+    chosen = set(clusters[: (len(clusters) + 1) // 2])
+    first = [at for at in positions if examples[at].cluster in chosen]
+    return first, [at for at in positions if examples[at].cluster not in chosen]
+
+
+def counts(examples: Sequence[Example], positions: Sequence[int], question: Question) -> dict[str, int]:
+    """Images by label, in the order of the question."""
+    found = Counter(question.labels[examples[at].label] for at in positions)
+    return {label: found[label] for label in question.labels if found[label]}
+
+
+def _side(label: int, question: Question) -> str:
+    """Of a check with flags: one of two sides; of a plain classification: the label itself."""
+    name = question.labels[label]
+    return name if not question.flags else "flag" if name in question.flags else "other"
+
+
+def _require(sides: dict[str, list[str]], question: Question) -> None:
+    if question.flags:
+        flagging = [label for label in question.labels if label in question.flags]
+        others = [label for label in question.labels if label not in question.flags]
+        for side, labels in (("flag", flagging), ("other", others)):
+            n = len(sides.get(side, []))
+            if n < 2 * LEAST:
+                words = "no image" if not n else f"images of {n} group{'s' if n > 1 else ''}"
+                raise BadLabels(
+                    f"{words} labelled {' or '.join(labels[:6])}: label {2 * LEAST} or more that are not alike"
+                )
+    elif len(sides) < 2 or sum(map(len, sides.values())) < 4 * LEAST:
+        n = sum(map(len, sides.values()))
+        raise BadLabels(
+            f"{n} group{'' if n == 1 else 's'} of images with {len(sides)} of the labels of {question.name}: "
+            f"label {4 * LEAST} or more that are not alike, of two labels at least"
+        )
+
+
+def _place(cluster: str, seed: int) -> bytes:
+    return hashlib.sha256(f"tune {seed} {cluster}".encode()).digest()
