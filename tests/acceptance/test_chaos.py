@@ -48,7 +48,7 @@ def long_seed() -> int:
 
 
 def test_a_fault_of_every_kind_loses_nothing() -> None:
-    run = chaos("--faults", 20, "--seed", SEED, "--images", 800, timeout=900)
+    run = chaos("--faults", 20, "--seed", SEED, "--images", 400, timeout=900)
     assert_holds(run)
     assert len(run.values["faults"]) == 19, run.words
     assert run.values["quarantined"] >= run.values["poison_images"] >= 1, run.words

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli_process import environment, scanfleet
 
 
@@ -50,6 +52,7 @@ def test_what_is_broken_is_told_beside_what_is_not(tmp_path: Path) -> None:
     assert "geheim12" not in answer.stdout
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')

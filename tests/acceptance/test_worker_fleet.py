@@ -18,7 +18,8 @@ from tests.worker_fleet import Fleet, fleet
 SLOW = 0.05  # seconds per image: a batch of eight lasts long enough to be hit
 
 
-@pytest.fixture(params=["folder and sqlite", "redis and postgresql"])
+# The tests of `scanfleet run` kill and stop workers on the folder and SQLite: here that pair is for `make test-slow`.
+@pytest.fixture(params=[pytest.param("folder and sqlite", marks=pytest.mark.slow), "redis and postgresql"])
 def here(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     settings: dict[str, Any] = {}
     if request.param == "redis and postgresql":

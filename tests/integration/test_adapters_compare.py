@@ -49,6 +49,7 @@ def compare(tmp_path: Path, *arguments: object) -> Result:
     return CliRunner().invoke(cli, command, env={"SCANFLEET_DEVICE": "cpu"})
 
 
+@pytest.mark.slow
 def test_an_adapter_is_judged_against_the_base_alone(engine: sa.Engine, overlay: int, tmp_path: Path) -> None:
     label_pictures(engine, tmp_path / "pictures")
     result = compare(tmp_path, overlay, "base", "--format", "json")

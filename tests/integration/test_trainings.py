@@ -314,7 +314,7 @@ def test_a_schedule_needs_a_new_label_and_a_last_training_long_ago(engine: sa.En
 def test_an_alarm_of_drift_starts_one_with_any_new_label(
     engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triggers.drift, "alarms", lambda *_: ["PSI 0.4 in s3://ads"])
+    monkeypatch.setattr(triggers.reference, "alarms", lambda *_: ["PSI 0.4 in s3://ads"])
     drifting = settings.model_copy(update={"train_on_drift": True})
     assert why(engine, drifting) is None
     add_images(engine, start=0, n=2)

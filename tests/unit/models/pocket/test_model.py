@@ -77,6 +77,7 @@ def test_an_adapter_answers_fresh_pictures(base: BaseModel, check: str, at_least
     assert summary["mean_mass"] > 0.99
 
 
+@pytest.mark.slow
 def test_a_small_part_is_found_first_and_told_by_a_crop(base: BaseModel) -> None:
     """Large parts are told at once. Of small ones the first look sees where they are; a crop says what they are."""
     scorer = factory.scorer(base, RAZOR, pocket.adapter_folder("razor"))
