@@ -63,7 +63,8 @@ class Filters:
 
 def _matches(path: str, globs: Iterable[str]) -> bool:
     name = PurePosixPath(path).name
-    return any(fnmatchcase(path, glob) or ("/" not in glob and fnmatchcase(name, glob)) for glob in globs)
+    plain = [glob.removeprefix("./").rstrip("/") for glob in globs]  # `./thumbs/`: as shells complete a folder
+    return any(fnmatchcase(path, glob) or ("/" not in glob and fnmatchcase(name, glob)) for glob in plain)
 
 
 def _folders_of(path: str) -> list[str]:

@@ -103,7 +103,7 @@ def lonely_broker(settings: Settings) -> str | None:
     if settings.broker_url is not None or settings.database.startswith("sqlite"):
         return None
     return (
-        "the ledger is a server's, but the broker is a folder of this machine: workers elsewhere hear no knocks; set "
+        "the ledger is a server's, but the broker is a folder of this machine: workers elsewhere are not notified; set "
         "broker_url to the fleet's redis://"
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from producer.cli.options import Flags, ScanfleetGroup, note
-from producer.cli.tables import Cell, echo_table
+from producer.cli.tables import Cell, count, echo_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -144,7 +144,7 @@ def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None
         found = iter_results(engine, _filter(engine, wanted), limit=limit)
         with target(output, form=form) as file:
             n = write_results(found, file, form=form)
-    note(f"{n} lines" + (f" in {output}" if output else ""))
+    note(count(n, "line") + (f" in {output}" if output else ""))
 
 
 def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:

@@ -29,6 +29,8 @@ def drawn(items: list[Candidate], **filters: object) -> set[str]:
         (Filters(include=("c.*", "a*")), {"a.jpg", "sub/c.webp"}),
         (Filters(exclude=("sub/deep/*",)), {"a.jpg", "B.PNG", "sub/c.webp"}),
         (Filters(exclude=("deep",)), {"a.jpg", "B.PNG", "sub/c.webp"}),
+        (Filters(exclude=("deep/",)), {"a.jpg", "B.PNG", "sub/c.webp"}),
+        (Filters(exclude=("./sub/deep/",)), {"a.jpg", "B.PNG", "sub/c.webp"}),
         (Filters(exclude=("*.jpg",)), {"B.PNG", "sub/c.webp"}),
         (Filters(include=("*",), exclude=("*.md",)), {"a.jpg", "B.PNG", "sub/c.webp", "sub/deep/d.jpg"}),
     ],
