@@ -117,7 +117,7 @@ class PostgresServer(Service):
     def fresh_database(self, name: str = "", *, template: str = "template1") -> str:
         """Create a database, empty unless another one is copied, and return its SQLAlchemy address."""
         name = name or f"test_{uuid.uuid4().hex[:12]}"
-        command = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        command = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         with self.connect() as connection:
             connection.execute(command.format(sql.Identifier(name), sql.Identifier(template)))
         return self.url(name)
