@@ -106,8 +106,8 @@ class Bare:
         model = load_model(settings)
         self._scorer: Scorer = resolve_alone(model, load_check(CHECK), None).scorer
         self.token_budget = budget_for(settings, model)
-        self._free = threading.Semaphore(model.lanes)
-        self._threads = max(2, model.lanes)  # with one lane, the next pack is prepared meanwhile
+        self._free = threading.Semaphore(model.streams)
+        self._threads = max(2, model.streams)  # with one lane, the next pack is prepared meanwhile
 
     def score(self, images: Sequence[Image.Image]) -> None:
         each = self._scorer.prepare(images[0]).visual_tokens

@@ -41,18 +41,18 @@ class Run:
     verdicts: list[NewVerdict]
     stage_seconds: dict[str, float]
     wall_seconds: float
-    lanes: int
+    streams: int
 
     @property
     def device_idle_share(self) -> float:
-        return max(0.0, 1 - self.stage_seconds["device"] / self.wall_seconds / self.lanes)
+        return max(0.0, 1 - self.stage_seconds["device"] / self.wall_seconds / self.streams)
 
 
 class Bench:
     """`score` takes files from bytes to verdicts."""
 
-    def __init__(self, stages: Stages, resolved: Resolved, memory: dict[str, Memory], *, lanes: int) -> None:
-        self._lanes = lanes
+    def __init__(self, stages: Stages, resolved: Resolved, memory: dict[str, Memory], *, streams: int) -> None:
+        self._streams = streams
         self._stages = stages
         self._resolved = resolved
         self._memory = memory
@@ -73,7 +73,7 @@ class Bench:
         if len(verdicts) != len(files):
             raise AssertionError(f"{len(files) - len(verdicts)} of {len(files)} images got no verdict")
         verdicts.sort(key=lambda verdict: verdict.image_id)
-        return Run(verdicts=verdicts, stage_seconds=stage_seconds, wall_seconds=wall, lanes=self._lanes)
+        return Run(verdicts=verdicts, stage_seconds=stage_seconds, wall_seconds=wall, streams=self._streams)
 
 
 def _image(number: int) -> ClaimedImage:
@@ -84,7 +84,7 @@ def _image(number: int) -> ClaimedImage:
 def bench(settings: Settings, model: Model, resolved: Resolved) -> Iterator[Bench]:
     """The stages of a worker with these settings, started and, at the end, stopped."""
     memory: dict[str, Memory] = {}
-    device = Device(token_budget=budget_for(settings, model), lanes=model.lanes, one_by_one=model.one_by_one)
+    device = Device(token_budget=budget_for(settings, model), streams=model.streams, one_by_one=model.one_by_one)
     threads = ThreadPoolExecutor(settings.fetch_threads)
     decoders = Decoders(settings)
     device.start()
@@ -93,11 +93,11 @@ def bench(settings: Settings, model: Model, resolved: Resolved) -> Iterator[Benc
         decoders=decoders,
         device=device,
         stores=cast("Any", lambda uri, root: memory["now"]),  # noqa: ARG005 - it only reads
-        known_by_content=lambda _: {},
+        answers_by_content=lambda _: {},
         settings=settings,
     )
     try:
-        yield Bench(stages, resolved, memory, lanes=model.lanes)
+        yield Bench(stages, resolved, memory, streams=model.streams)
     finally:
         device.stop()
         threads.shutdown()

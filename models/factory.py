@@ -10,7 +10,7 @@ from models.types import ModelIdentity, Question
 
 if TYPE_CHECKING:
     from models.crops.policy import CropPolicy
-    from models.crops.refiner import PolicyRefiner
+    from models.crops.reader import PolicyCropReader
     from models.network.base import BaseModel
     from models.scoring.boxes import GeneratingFinder
     from models.scoring.prefill import PrefillScorer
@@ -47,19 +47,21 @@ def scorer(
     return made
 
 
-def refiner(base: BaseModel, question: Question, policy: CropPolicy, adapter: Path | None = None) -> PolicyRefiner:
+def crop_reader(
+    base: BaseModel, question: Question, policy: CropPolicy, adapter: Path | None = None
+) -> PolicyCropReader:
     """What looks again at images that a scorer of the same question and adapter has answered.
 
     Raises ModelInvalid as `scorer` does, for a question with steps, and for a look that the model cannot take.
     """
-    from models.crops.refiner import PolicyRefiner
+    from models.crops.reader import PolicyCropReader
 
     if question.steps:
         raise ModelInvalid(
             f"question {question.name!r} has steps, and a second look asks one question: take [crop] out of the "
             "check, or the steps"
         )
-    return PolicyRefiner(base=base, scorer=scorer(base, question, adapter), policy=policy)
+    return PolicyCropReader(base=base, scorer=scorer(base, question, adapter), policy=policy)
 
 
 def finder(base: BaseModel, question: Question, adapter: Path | None = None) -> GeneratingFinder:

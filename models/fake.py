@@ -119,8 +119,8 @@ class FakeViews:
     visual_tokens: int
 
 
-class FakeRefiner:
-    """Implements `models.types.Refiner`: an image and a quarter of it, which its digest names, in one row.
+class FakeCropReader:
+    """Implements `models.types.CropReader`: an image and a quarter of it, which its digest names, in one row.
 
     pointed: whether the quarter has to be found first; if not, a row is the whole image once more. diffuse: the share
     of images where nothing is found. cost: prefill tokens of finding it. calls: the size of every batch that `point`

@@ -182,7 +182,7 @@ class Pointed:
     tokens: int = 0
 
 
-class Refiner(Protocol):
+class CropReader(Protocol):
     """Looks again at images that a scorer has answered. Everything but `point` is host work, for any thread."""
 
     @property

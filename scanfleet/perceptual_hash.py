@@ -35,7 +35,7 @@ _WAVES = [
 _FLIPS = (0, *(1 << bit for bit in range(BAND_BITS)))
 
 
-def look_of(image: Image.Image) -> str:
+def phash(image: Image.Image) -> str:
     """Sixteen hexadecimal digits. `image`: upright, RGB or grey."""
     small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     pixels = small.tobytes()
@@ -52,7 +52,7 @@ def distance(one: int, other: int) -> int:
     return (one ^ other).bit_count()
 
 
-class LookIndex:
+class HashIndex:
     """Finds what looks like something, among many looks, without comparing with each of them.
 
     Every look is filed under its bands; one is sought under its own bands and all that differ from them in one bit. By

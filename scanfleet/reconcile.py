@@ -17,7 +17,7 @@ from scanfleet.db.engine import transaction
 from scanfleet.db.scans import crash_isolation, notifications, scans
 from scanfleet.db.training import upkeep
 from scanfleet.errors import BrokerUnavailable
-from scanfleet.queue.app import ring, ring_training
+from scanfleet.queue.app import notify, notify_training
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 @dataclass(frozen=True, kw_only=True)
 class Reconciled:
     expired: int  # leases
-    rung: int  # batches
+    notified: int  # batches
     finished: int  # scans
 
 
@@ -34,44 +34,44 @@ def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconc
     with transaction(engine) as connection:
         expired = crash_isolation.expire_leases(connection)
         finished = scans.finish_all_complete(connection)
-        due = notifications.due_for_ring(
+        due = notifications.due_for_notification(
             connection,
-            ring_again_seconds=settings.ring_again_seconds,
-            max_outstanding=settings.max_outstanding_rings,
+            renotify_seconds=settings.renotify_seconds,
+            max_outstanding=settings.max_outstanding_notifications,
         )
         silent = upkeep.expire_leases(connection)
-        trainings = upkeep.due_for_ring(connection, ring_again_seconds=settings.ring_again_seconds)
+        trainings = upkeep.due_for_notification(connection, renotify_seconds=settings.renotify_seconds)
     if silent:
         log.warning("training_leases_expired", trainings=silent)
     if expired.n:
         log.warning("leases_expired", n=expired.n)
     if expired.quarantined:
         log.error("images_quarantined", images=expired.quarantined, reason=crash_isolation.KILLER)
-    _ring_trainings(engine, app, trainings)
-    return Reconciled(expired=expired.n, rung=ring_all(engine, app, due), finished=finished)
+    _notify_trainings(engine, app, trainings)
+    return Reconciled(expired=expired.n, notified=notify_all(engine, app, due), finished=finished)
 
 
-def ring_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
+def notify_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
     """Ring for batches already marked as rung, after their commit. Those that did not go out are unmarked."""
-    for n_rung, (batch_id, queue) in enumerate(due):
+    for n_notified, (batch_id, queue) in enumerate(due):
         try:
-            ring(app, queue=queue, batch_id=batch_id)
+            notify(app, queue=queue, batch_id=batch_id)
         except BrokerUnavailable as error:
-            left = [held_id for held_id, _ in due[n_rung:]]
-            log.warning("broker_away", error=str(error), n_unrung=len(left))
+            left = [held_id for held_id, _ in due[n_notified:]]
+            log.warning("broker_away", error=str(error), n_unnotified=len(left))
             with transaction(engine) as connection:
-                notifications.mark_rung(connection, left, at=None)
-            return n_rung
+                notifications.mark_notified(connection, left, at=None)
+            return n_notified
     return len(due)
 
 
-def _ring_trainings(engine: sa.Engine, app: Celery, due: list[int]) -> None:
+def _notify_trainings(engine: sa.Engine, app: Celery, due: list[int]) -> None:
     """Likewise for trainings."""
-    for n_rung, training_id in enumerate(due):
+    for n_notified, training_id in enumerate(due):
         try:
-            ring_training(app, training_id)
+            notify_training(app, training_id)
         except BrokerUnavailable as error:
-            log.warning("broker_away", error=str(error), n_unrung=len(due) - n_rung)
+            log.warning("broker_away", error=str(error), n_unnotified=len(due) - n_notified)
             with transaction(engine) as connection:
-                upkeep.mark_rung(connection, due[n_rung:], at=None)
+                upkeep.mark_notified(connection, due[n_notified:], at=None)
             return

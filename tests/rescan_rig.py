@@ -15,7 +15,7 @@ from producer.scans.enqueue import Enqueued
 from producer.scans.rescan import Plan, Request, enqueue_rescan, plan_rescan
 from scanfleet.checks.check import load_check
 from scanfleet.checks.crop import crop_text
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.results import verdicts
@@ -165,7 +165,7 @@ def verdict(
     margins: Margins,
     *,
     reused_from: int | None = None,
-    looks: Callable[[str], SecondLook | None] = lambda _: None,
+    looks: Callable[[str], CropResult | None] = lambda _: None,
 ) -> NewVerdict:
     margin = margins(image.uri) if callable(margins) else margins[image.uri]
     return NewVerdict(

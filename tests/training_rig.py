@@ -140,7 +140,7 @@ def ground(folder: Path, **settings: Any) -> Iterator[Ground]:
     quick: dict[str, Any] = {
         "train_lease_seconds": 3.0,
         "reconcile_seconds": 0.3,
-        "ring_again_seconds": 1.0,
+        "renotify_seconds": 1.0,
         "drain_seconds": 20.0,
         "train_after_labels": 100_000,
         "train_on_drift": False,

@@ -176,7 +176,7 @@ def fleet(folder: Path, **settings: Any) -> Iterator[Fleet]:
     quick: dict[str, Any] = {
         "lease_seconds": 3.0,
         "reconcile_seconds": 0.3,
-        "ring_again_seconds": 2.0,
+        "renotify_seconds": 2.0,
         "drain_seconds": 20.0,
         "batches_in_flight": 2,
         "fetch_threads": 2,

@@ -17,7 +17,7 @@ import torch
 
 from bench.crops.arms import FIRST, VOTERS, arms
 from bench.crops.figures import RESAMPLES, accuracy, auroc, change, holds, recall_at, share, voted
-from bench.crops.looks import CHECK, Eyes, Seen, batches, look, make_eyes, scored
+from bench.crops.measure import CHECK, Eyes, Seen, batches, look, make_eyes, scored
 from bench.crops.page import write_page, write_strips
 from bench.report import Report
 from models.crops.box_fusion import How

@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.crops.cutting import region_of
 from models.relevance.regions import Region
-from models.types import Pointed, Prepared, Reading, Refiner, Scorer
+from models.types import CropReader, Pointed, Prepared, Reading, Scorer
 
 BATCH_TOKENS = 8192  # visual tokens of one forward, padding included
 
@@ -36,7 +36,7 @@ class Looked:
 
 def look_again(
     scorer: Scorer,
-    refiner: Refiner,
+    crop_reader: CropReader,
     images: Sequence[Image.Image],
     firsts: Sequence[Reading],
     *,
@@ -46,8 +46,8 @@ def look_again(
 
     Raises ImageUnsuitable for an image that the model cannot take.
     """
-    pointed = _pointed(refiner, images, firsts, batch_tokens)
-    rows = [refiner.rows(image, at) for image, at in zip(images, pointed, strict=True)]
+    pointed = _pointed(crop_reader, images, firsts, batch_tokens)
+    rows = [crop_reader.rows(image, at) for image, at in zip(images, pointed, strict=True)]
     every = [row for own in rows for row in own]
     readings: dict[int, Reading] = {}
     for batch in packed(every, batch_tokens):
@@ -55,30 +55,30 @@ def look_again(
     left = iter(range(len(every)))
     seconds = [tuple(readings[next(left)] for _ in own) for own in rows]
     return [
-        _looked(refiner, image, first, second, at)
+        _looked(crop_reader, image, first, second, at)
         for image, first, second, at in zip(images, firsts, seconds, pointed, strict=True)
     ]
 
 
 def _pointed(
-    refiner: Refiner, images: Sequence[Image.Image], firsts: Sequence[Reading], batch_tokens: int
+    crop_reader: CropReader, images: Sequence[Image.Image], firsts: Sequence[Reading], batch_tokens: int
 ) -> list[Pointed | None]:
-    if not refiner.pointed:
+    if not crop_reader.pointed:
         return [None] * len(images)
-    views = [refiner.views(image, first) for image, first in zip(images, firsts, strict=True)]
+    views = [crop_reader.views(image, first) for image, first in zip(images, firsts, strict=True)]
     found: dict[int, Pointed] = {}
     for batch in packed(views, batch_tokens):
-        found |= zip(batch, refiner.point([views[number] for number in batch]), strict=True)
+        found |= zip(batch, crop_reader.point([views[number] for number in batch]), strict=True)
     return [found[number] for number in range(len(images))]
 
 
 def _looked(
-    refiner: Refiner, image: Image.Image, first: Reading, second: tuple[Reading, ...], pointed: Pointed | None
+    crop_reader: CropReader, image: Image.Image, first: Reading, second: tuple[Reading, ...], pointed: Pointed | None
 ) -> Looked:
     return Looked(
         first=first,
         second=second,
-        fused=refiner.fuse(first, second),
+        fused=crop_reader.fuse(first, second),
         pointed=pointed,
         region=None if pointed is None else region_of(pointed, image.size),
         tokens=sum(look.visual_tokens for look in second) + (0 if pointed is None else pointed.tokens),

@@ -169,7 +169,7 @@ class Family:
     language_linear: str
     boxes: Literal["thousandths", "resized_pixels"] | None = None
     complete: Callable[[Any, Path], None] | None = None
-    quicken: Callable[[Any], None] | None = None
+    speed_up: Callable[[Any], None] | None = None
     precisions: tuple[str, ...] = ("fp32", "bf16", "nf4", "int8")
 
     def check_precision(self, precision: str) -> None:

@@ -21,7 +21,7 @@ from models.families import Family, family_of
 from models.inputs.processing import VisionProcessor, load_processor
 from models.inputs.sources import Checkpoint, locate
 from models.network.load import Precision, load_network
-from models.network.lock import Turns
+from models.network.lock import SharedLock
 from models.network.lora import load_lora, remove_lora, use_lora
 from models.network.merging import Merger, why_not_merged
 from models.types import Question
@@ -48,7 +48,7 @@ class BaseModel:
         self.family = family
         self.precision = precision
         self.device: torch.device = network.device
-        self._turns = Turns()
+        self._lock = SharedLock()
         self._switching = threading.Lock()
         self.unmerged: dict[str, str] = {}  # loaded adapters that stay beside the weights -> why
         self._peft: Any = None  # the PeftModel around `network`, once there is an adapter
@@ -71,7 +71,7 @@ class BaseModel:
         """
         if adapter_sha256 in self._heads and adapter_sha256 not in self._loaded:
             adapter_sha256 = None  # a head over the frozen base: nothing of it is in the network
-        with self._turns.shared(adapter_sha256):
+        with self._lock.shared(adapter_sha256):
             with self._switching:  # the first of them switches
                 self._activate(adapter_sha256)
             yield self.network
@@ -84,7 +84,7 @@ class BaseModel:
 
     def release(self, adapter_sha256: str) -> None:
         """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
-        with self._turns.alone():
+        with self._lock.alone():
             if adapter_sha256 in self._loaded:
                 self._switch(None)
                 self._peft = remove_lora(self._peft, name=adapter_sha256)
@@ -116,7 +116,7 @@ class BaseModel:
                 f"{folder} answers another question than {question.name!r}; use the check it was made for"
             )
         digest = card.weights_sha256
-        with self._turns.alone():
+        with self._lock.alone():
             if adapter.head is not None:
                 self._heads[digest] = adapter.head
             if adapter.lora is not None and digest not in self._loaded:

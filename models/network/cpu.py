@@ -26,7 +26,7 @@ class SigmoidGelu(torch.nn.Module):
         return u.sigmoid_().mul_(x)
 
 
-def quicken_gelu(network: Any) -> None:
+def fast_gelu(network: Any) -> None:
     """Swap the activation in every layer of an fp32 network that uses it, in place; for inference without gradients.
 
     Not in 16 bit, where each step would be rounded by itself.

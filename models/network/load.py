@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 from models.families import Family
 from models.network.attention import use_last_rows
-from models.network.cpu import quicken_gelu
+from models.network.cpu import fast_gelu
 
 Precision = Literal["fp32", "bf16", "nf4", "int8"]
 
@@ -56,11 +56,11 @@ def load_network(folder: Path, family: Family, precision: Precision, device: str
     network.requires_grad_(False)
     if family.complete is not None:
         family.complete(network, folder)
-    if family.quicken is not None:
-        family.quicken(network)
+    if family.speed_up is not None:
+        family.speed_up(network)
     use_last_rows(network, family)
     if network.device.type == "cpu":
-        quicken_gelu(network)
+        fast_gelu(network)
     return network.eval()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
 
-class Turns:
+class SharedLock:
     """In the order of asking. Whoever asks for the kind that has its turn joins it, unless somebody waits already: no
     kind can keep another one out. A thread that has a turn must not ask for a second one."""
 

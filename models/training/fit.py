@@ -25,7 +25,7 @@ from models.training.data.features import NOT_KEPT, Computed, Filled, Kept, Sour
 from models.training.data.request import Asked
 from models.training.data.types import Example, Progress, Trained, Watcher
 from models.training.loop import Course, Loop, Task
-from models.training.tasks.head import HeadTask, frozen_scorer, hidden_shelf, trained_head
+from models.training.tasks.head import HeadTask, frozen_scorer, hidden_cache, trained_head
 from models.training.tasks.network import lent
 from models.training.tasks.token import Answers
 from models.types import Question
@@ -85,7 +85,7 @@ class _Run:
             "features": said,
         }
         if isinstance(source, Kept):
-            figures |= {"feature_bytes": source.shelf.bytes_on_disk, "features_computed": source.shelf.n_computed}
+            figures |= {"feature_bytes": source.cache.bytes_on_disk, "features_computed": source.cache.n_computed}
         weights = save_tensors({name: value.cpu().contiguous() for name, value in course.best.items()})
         return self._trained(course, figures, lora=network.lora, weights=weights)
 
@@ -93,13 +93,13 @@ class _Run:
         """A head over the frozen base, or over the LoRA of an adapter, which it is written with."""
         asked, base = self.asked, self.base
         with frozen_scorer(base, asked.question, asked.over) as scorer:
-            shelf = hidden_shelf(scorer, self.work / "features")
-            data = self._gather(shelf)
-            course, figures = self._train(HeadTask(base, asked.question, data, shelf, asked.recipe), data)
+            cache = hidden_cache(scorer, self.work / "features")
+            data = self._gather(cache)
+            course, figures = self._train(HeadTask(base, asked.question, data, cache, asked.recipe), data)
         figures |= {
             "features": "hidden states kept",
-            "feature_bytes": shelf.bytes_on_disk,
-            "features_computed": shelf.n_computed,
+            "feature_bytes": cache.bytes_on_disk,
+            "features_computed": cache.n_computed,
         }
         under = None if asked.over is None else read_adapter(asked.over)
         return self._trained(

@@ -15,7 +15,7 @@ from producer.cli.tables import count
 
 if TYPE_CHECKING:
     from producer.scans.enqueue import Enqueued
-    from producer.scans.wait import Standing
+    from producer.scans.wait import ScanSnapshot
 
 LINE_SECONDS = 5.0
 AGAIN_SECONDS = 60.0  # an unchanged line is repeated then: the program lives, and waits
@@ -26,7 +26,7 @@ class Display(AbstractContextManager["Display"], Protocol):
         """The listing got this far."""
         ...
 
-    def scored(self, now: Standing) -> None:
+    def scored(self, now: ScanSnapshot) -> None:
         """The scan got this far."""
         ...
 
@@ -45,7 +45,7 @@ def listed_words(page: Enqueued) -> str:
     return f"{page.n_listed} listed, {page.n_new} new"
 
 
-def scored_words(now: Standing) -> str:
+def scored_words(now: ScanSnapshot) -> str:
     """`120 of 400 images: 118 scored (7 flagged, 3 to review), 2 failed`, and what holds it up."""
     done = now.progress
     ended = done.n_images - done.n_pending
@@ -74,7 +74,7 @@ class LineDisplay:
     def listed(self, page: Enqueued) -> None:
         self._line(f"listing: {listed_words(page)}", now=page.ended)
 
-    def scored(self, now: Standing) -> None:
+    def scored(self, now: ScanSnapshot) -> None:
         self._line(f"scoring: {scored_words(now)}", now=now.ended)
 
     def _line(self, text: str, *, now: bool) -> None:
@@ -116,7 +116,7 @@ class BarDisplay:
         total = max(page.n_listed, 1) if page.ended else None
         self._bars.update(self._listing, total=total, completed=page.n_listed, words=listed_words(page), visible=True)
 
-    def scored(self, now: Standing) -> None:
+    def scored(self, now: ScanSnapshot) -> None:
         done = now.progress
         self._bars.update(
             self._scoring,

@@ -13,7 +13,7 @@ from producer.labels.image_refs import named_image
 from producer.labels.importing import pack, summarise, write
 from producer.labels.label_names import Said
 from producer.scans.session import find_check
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadLabels, SourceNotFound
@@ -47,7 +47,7 @@ def add_one(
             drawn=None,
             mixed=False,
         )
-    except FaultyLineError as error:
+    except MalformedLineError as error:
         raise BadLabels(f"{uri}: {error}") from None
     fetched = fetch_images([said.image], settings)
     for fault in fetched.unread.values():
@@ -67,7 +67,7 @@ def add_one(
 
 def _known(label: str, check: Check) -> str:
     if label not in check.labels:
-        raise FaultyLineError(f"{label!r} is no label of check {check.name} ({', '.join(check.labels[:12])})")
+        raise MalformedLineError(f"{label!r} is no label of check {check.name} ({', '.join(check.labels[:12])})")
     return label
 
 
@@ -77,7 +77,7 @@ def _boxes(texts: Sequence[str], label: str, check: Check) -> tuple[RawBox, ...]
         return None
     for text in texts:
         if len(text.split()) < 4 or any("," in word for word in text.split()[-4:]):
-            raise FaultyLineError(f"--box {text[:60]!r}: write four numbers with spaces between: '10 20 90 60'")
+            raise MalformedLineError(f"--box {text[:60]!r}: write four numbers with spaces between: '10 20 90 60'")
     full = [text if len(text.split()) > 4 else f"{label} {text}" for text in texts]
     boxes = boxes_of("; ".join(full)) or ()
     for box in boxes:

@@ -8,23 +8,23 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
-from scanfleet.db.labels.labels import StandingLabel
+from scanfleet.db.labels.labels import CurrentLabel
 
 FORMATS = ("csv", "jsonl", "coco")
 COLUMNS = ("uri", "label", "boxes", "who", "group", "note", "drawn", "split", "cluster", "content_sha256", "at")
 
 SIDES = ("x0", "y0", "x1", "y1")
-Standing = Callable[[], Iterable[StandingLabel]]  # the same each time it is called
+ScanSnapshot = Callable[[], Iterable[CurrentLabel]]  # the same each time it is called
 
 
-def write_labels(standing: Standing, labels: Sequence[str], file: IO[bytes], *, form: str) -> int:
+def write_labels(standing: ScanSnapshot, labels: Sequence[str], file: IO[bytes], *, form: str) -> int:
     """Returns how many labels were written. `labels`: of the check, which become the categories of COCO."""
     if form == "coco":
         return _write_coco(standing, labels, file)
     return (_write_csv if form == "csv" else _write_jsonl)(standing(), file)
 
 
-def as_record(one: StandingLabel) -> dict[str, Any]:
+def as_record(one: CurrentLabel) -> dict[str, Any]:
     """A label as plain values, by the names that the import reads."""
     record = {name: getattr(one, name) for name in COLUMNS if name != "at"}
     return record | {"at": one.at.isoformat()}
@@ -39,7 +39,7 @@ def boxes_text(boxes: Sequence[Any] | None) -> str:
     return "; ".join(" ".join([box["label"], *(f"{box[side]:.10g}" for side in SIDES)]) for box in boxes)
 
 
-def _write_csv(standing: Iterable[StandingLabel], file: IO[bytes]) -> int:
+def _write_csv(standing: Iterable[CurrentLabel], file: IO[bytes]) -> int:
     n = 0
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
@@ -53,7 +53,7 @@ def _write_csv(standing: Iterable[StandingLabel], file: IO[bytes]) -> int:
     return n
 
 
-def _write_jsonl(standing: Iterable[StandingLabel], file: IO[bytes]) -> int:
+def _write_jsonl(standing: Iterable[CurrentLabel], file: IO[bytes]) -> int:
     n = 0
     for one in standing:
         file.write(f"{json.dumps(as_record(one), ensure_ascii=False)}\n".encode())
@@ -61,7 +61,7 @@ def _write_jsonl(standing: Iterable[StandingLabel], file: IO[bytes]) -> int:
     return n
 
 
-def _write_coco(standing: Standing, labels: Sequence[str], file: IO[bytes]) -> int:
+def _write_coco(standing: ScanSnapshot, labels: Sequence[str], file: IO[bytes]) -> int:
     """Two passes, for images and for annotations."""
     categories = {label: number for number, label in enumerate(labels, start=1)}
     head = [{"id": number, "name": label} for label, number in categories.items()]
@@ -80,12 +80,12 @@ def _write_list(items: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
     return n
 
 
-def _coco_image(one: StandingLabel) -> dict[str, Any]:
+def _coco_image(one: CurrentLabel) -> dict[str, Any]:
     more = {name: value for name, value in as_record(one).items() if name not in ("uri", "boxes") and value is not None}
     return {"id": one.label_id, "file_name": one.uri, "width": one.width, "height": one.height} | more
 
 
-def _coco_boxes(standing: Iterable[StandingLabel], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _coco_boxes(standing: Iterable[CurrentLabel], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
     number = 0
     for one in standing:
         for box in one.boxes or ():

@@ -12,7 +12,7 @@ from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import ImageError
 from scanfleet.images import Enough, decode
-from scanfleet.perceptual_hash import SIDE, look_of
+from scanfleet.perceptual_hash import SIDE, phash
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import open_store
 
@@ -71,7 +71,7 @@ class _Stores:
             etag=image.etag,
             width=decoded.width,
             height=decoded.height,
-            look=look_of(decoded.image),
+            look=phash(decoded.image),
         )
 
     def _store(self, image: NewImage) -> ObjectStore:

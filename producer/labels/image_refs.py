@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer.sources.base import local_image
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadSource, SourceNotFound
 from scanfleet.redaction import is_presigned
@@ -42,18 +42,18 @@ def root_of(text: str | None, *, labels: Path) -> Root:
 
 
 def image_at(text: str, root: Root) -> NewImage:
-    """The image that a name means. Raises FaultyLineError."""
+    """The image that a name means. Raises MalformedLineError."""
     if is_presigned(text):
-        raise FaultyLineError("a presigned address is a password and expires: write s3://bucket/key")
+        raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
     if text.startswith("s3://"):
         if not all(text.removeprefix("s3://").partition("/")):
-            raise FaultyLineError(f"{text!r} names no object: write s3://bucket/key")
+            raise MalformedLineError(f"{text!r} names no object: write s3://bucket/key")
         return NewImage(uri=text)
     if "://" in text and not text.startswith("file:///"):
-        raise FaultyLineError(f"{text.split('://')[0][:20]}:// cannot be read: write a path or s3://bucket/key")
+        raise MalformedLineError(f"{text.split('://')[0][:20]}:// cannot be read: write a path or s3://bucket/key")
     path = uri_to_path(text)
     if b"\0" in path:
-        raise FaultyLineError("the name holds a zero byte")
+        raise MalformedLineError("the name holds a zero byte")
     if path.startswith(b"/"):
         path = os.path.normpath(path)
         return local_image(path, root=os.fsdecode(os.path.dirname(path)))
@@ -63,20 +63,20 @@ def image_at(text: str, root: Root) -> NewImage:
 def _below_folder(path: bytes, folder: bytes) -> NewImage:
     joined = os.path.normpath(os.path.join(folder, path))
     if not joined.startswith(folder.rstrip(b"/") + b"/"):
-        raise FaultyLineError(f"{os.fsdecode(path)} is not below {os.fsdecode(folder)}: write the absolute path")
+        raise MalformedLineError(f"{os.fsdecode(path)} is not below {os.fsdecode(folder)}: write the absolute path")
     return local_image(joined, root=os.fsdecode(folder))
 
 
 def _below_prefix(text: str, prefix: str | None) -> NewImage:
     if ".." in text.split("/"):
-        raise FaultyLineError(f"{text} is not below {prefix}: write the whole s3://bucket/key")
+        raise MalformedLineError(f"{text} is not below {prefix}: write the whole s3://bucket/key")
     return NewImage(uri=f"{prefix}/{text.removeprefix('./')}")
 
 
 def named_image(text: str) -> NewImage:
     """An image that a person named on the command line; relative names start at the working folder.
 
-    Raises FaultyLineError.
+    Raises MalformedLineError.
     """
     if "://" in text:
         return image_at(text, Root(prefix=""))
@@ -85,5 +85,5 @@ def named_image(text: str) -> NewImage:
     while not os.path.isdir(folder):  # a folder that is not there is a wrong name here, and no store that is away
         folder = os.path.dirname(folder)
     if b"\0" in path:
-        raise FaultyLineError("the name holds a zero byte")
+        raise MalformedLineError("the name holds a zero byte")
     return local_image(path, root=os.fsdecode(folder))

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from producer.labels.fetching import Fetched
 from producer.labels.formats.entries import Faults, RawBox
 from producer.labels.label_names import Said
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.clusters import SeenImage
@@ -95,7 +95,7 @@ def pack(
             )
         try:
             labels.append(_label(one, seen, origin=origin, settles=settles))
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             faults.add(one.where, str(error))
         images.setdefault((seen.content_sha256, one.group), replace(seen, group=one.group))
     faults.raise_any()
@@ -197,7 +197,7 @@ def _count_conflicts(spoken: dict[str, dict[str, str]], new: Sequence[NewLabel])
 
 
 def _label(one: Said, seen: SeenImage, *, origin: str, settles: bool) -> NewLabel:
-    """Raises FaultyLineError."""
+    """Raises MalformedLineError."""
     return NewLabel(
         content_sha256=seen.content_sha256,
         uri=seen.uri,
@@ -212,15 +212,15 @@ def _label(one: Said, seen: SeenImage, *, origin: str, settles: bool) -> NewLabe
 
 
 def _in_pixels(box: RawBox, seen: SeenImage) -> dict[str, Any]:
-    """Rounded to a hundredth of a pixel. Raises FaultyLineError for a box that does not lie in the image."""
+    """Rounded to a hundredth of a pixel. Raises MalformedLineError for a box that does not lie in the image."""
     width, height = seen.width, seen.height
     x_unit, y_unit = (width, height) if box.unit == "share" else (1, 1)
     sides = (box.x0 * x_unit, box.y0 * y_unit, box.x1 * x_unit, box.y1 * y_unit)
     if min(sides[:2]) < -SLACK or sides[2] > width + SLACK or sides[3] > height + SLACK:
         words = " ".join(f"{side:g}" for side in sides)
-        raise FaultyLineError(f"the box {words} does not lie in the image, which has {width} x {height} pixels")
+        raise MalformedLineError(f"the box {words} does not lie in the image, which has {width} x {height} pixels")
     x0, y0, x1, y1 = (round(side, 2) for side in (max(sides[0], 0), max(sides[1], 0), sides[2], sides[3]))
     x1, y1 = min(x1, width), min(y1, height)
     if x1 <= x0 or y1 <= y0:
-        raise FaultyLineError("a box has no area within the image")
+        raise MalformedLineError("a box has no area within the image")
     return {"x0": x0, "y0": y0, "x1": float(x1), "y1": float(y1), "label": box.label}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from producer.labels.formats.entries import Entry, Faults, RawBox
 from producer.labels.image_refs import Root, image_at
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadLabels
@@ -70,7 +70,7 @@ def understand(entries: Sequence[Entry], words: Words, *, who: str, root: Root, 
             continue
         try:
             found.append(_said(entry, words, who=who, root=root))
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             faults.add(entry.where, str(error))
     for label, places in unknown.items():
         n = f"in {len(places)} entries, first " if len(places) > 1 else ""
@@ -116,7 +116,7 @@ def _label_of(kinds: set[str], words: Words) -> str:
         return words.empty
     harmless = [label for label in check.labels if label not in check.flags]
     if len(harmless) != 1:
-        raise FaultyLineError(
+        raise MalformedLineError(
             f"nothing was found in the image, and check {check.name} has several labels that could mean it "
             f"({_few(harmless)}): say which with --empty LABEL"
         )

@@ -21,7 +21,7 @@ from scanfleet.errors import ScanfleetError, WorkerDied
 STOP_SECONDS = 5.0  # after SIGTERM: it holds nothing that could get lost
 
 
-class ChildFault(ScanfleetError):
+class ChildFailed(ScanfleetError):
     """What the child could not do, in its words, with its exit code."""
 
     def __init__(self, words: str, exit_code: int) -> None:
@@ -69,13 +69,13 @@ class Child:
             self._feed_error = error
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What it says until it ends. Raises ChildFault for what it says it could not do, WorkerDied, and what `feed`
+        """What it says until it ends. Raises ChildFailed for what it says it could not do, WorkerDied, and what `feed`
         ran into."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             message = json.loads(line)
             if message["kind"] == "fault":
-                raise ChildFault(message["words"], message["exit_code"])
+                raise ChildFailed(message["words"], message["exit_code"])
             yield message
         code = self._process.wait()
         if self._feed_error is not None:

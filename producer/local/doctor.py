@@ -59,7 +59,7 @@ def failure(name: str, error: ScanfleetError) -> Finding:
     return Finding(name=name, status="fail", text=words, remedy=remedy, exit_code=error.exit_code)
 
 
-def look_around(settings: Settings) -> Iterator[Finding]:
+def examine(settings: Settings) -> Iterator[Finding]:
     """Data folder, ledger, workers, broker, place of adapters; a fault of one does not hide the others."""
     looks = (("data folder", _data_dir), ("ledger", _ledger), ("broker", _broker), ("adapters_url", _adapters_place))
     for name, look in looks:
@@ -189,7 +189,7 @@ def _timed(name: str, text: str, seconds: float, figures: dict[str, Any], *, rem
     )
 
 
-def look_at_source(settings: Settings, source: str | None, *, seconds: float) -> Finding:
+def examine_source(settings: Settings, source: str | None, *, seconds: float) -> Finding:
     """List a source and fetch from it for some seconds, as many images at once as a worker.
 
     The figure images_per_second is the pace of fetching.

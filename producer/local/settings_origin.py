@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from scanfleet.config.settings import Settings
+from scanfleet.config.variables import RENAMED
 from scanfleet.redaction import HIDDEN, redact
 
 ALWAYS_SHOWN = ("data_dir", "model", "precision", "device", "token_budget", "fetch_threads", "batches_in_flight")
@@ -52,7 +53,7 @@ def worth_showing(all_of_them: list[Origin]) -> list[Origin]:
 def _names_in(file: Path) -> set[str]:
     """Settings were read from it before, so that it is in order where it is there."""
     try:
-        return set(tomllib.loads(file.read_text(encoding="utf-8")))
+        return {RENAMED.get(name, name) for name in tomllib.loads(file.read_text(encoding="utf-8"))}
     except FileNotFoundError:
         return set()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import jinja2
 import sqlalchemy as sa
 
-from producer.reports.drawing import boxes_in_words, draw_boxes, draw_look, look_in_words
+from producer.reports.drawing import boxes_in_words, crop_in_words, draw_boxes, draw_crop
 from producer.reports.output import require_place, target
 from producer.reports.summary import summarise
 from scanfleet.config.settings import Settings
@@ -123,7 +123,7 @@ def _card(result: Result, *, stores: _Stores, truth_column: str | None) -> Card:
         thumbnail=thumbnail,
         missing=missing,
         found=boxes_in_words(result.boxes),
-        looks=look_in_words(result.crop),
+        looks=crop_in_words(result.crop),
     )
 
 
@@ -131,7 +131,7 @@ def _thumbnail(data: bytes, result: Result, *, max_pixels: int) -> str:
     image = decode(data, max_pixels=max_pixels).image
     size = image.size
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    draw_look(image, result.crop, size=size)
+    draw_crop(image, result.crop, size=size)
     draw_boxes(image, result.boxes or (), size=size)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=JPEG_QUALITY)

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 
 # A light line around a dark one: seen on any ground.
 COLOURS = ((255, 255, 255), (179, 38, 30))
@@ -42,7 +42,7 @@ def boxes_in_words(boxes: Boxes | None) -> str | None:
     return ", ".join(f"{n} {label}" for label, n in sorted(counts.items())) or "0"
 
 
-def draw_look(thumbnail: Image.Image, look: SecondLook | None, *, size: tuple[int, int]) -> None:
+def draw_crop(thumbnail: Image.Image, look: CropResult | None, *, size: tuple[int, int]) -> None:
     """Outline in place what was looked at once more; as `draw_boxes`."""
     if look is not None and look.box is not None:
         corners = dict(zip(("x0", "y0", "x1", "y1"), look.box, strict=True))
@@ -57,12 +57,12 @@ SKIPPED = {
 }
 
 
-def look_in_words(look: SecondLook | None) -> str | None:
+def crop_in_words(look: CropResult | None) -> str | None:
     """Both margins, or why there is one; None where the image was not to be looked at again.
 
-    >>> look_in_words(SecondLook(why="uncertain", first=0.125, second=-3.5, look="pair"))
+    >>> crop_in_words(CropResult(why="uncertain", first=0.125, second=-3.5, look="pair"))
     'margin +0.125, then -3.500'
-    >>> look_in_words(SecondLook(why="uncertain", first=0.125, skipped="diffuse", look="pair"))
+    >>> crop_in_words(CropResult(why="uncertain", first=0.125, skipped="diffuse", look="pair"))
     'margin +0.125, nothing stood out to look at again'
     """
     if look is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from producer.reports.agreement import Agreement
-from producer.reports.legend import Entry, entry
+from producer.reports.explanations import Entry, entry
 from producer.scans.wait import progress_of
 from scanfleet.db.engine import reading
 from scanfleet.db.results.results import ResultFilter, count_answers, count_failures, iter_results, times_of_scan
@@ -25,7 +25,7 @@ class Summary:
     answers: dict[tuple[str, str], int]  # (decision, label) -> images
     failures: dict[tuple[str, str], int]  # (stage, reason) -> images
     scorers: list[ScorerUse]
-    legend: list[Entry]  # the same in words
+    explanations: list[Entry]  # the same in words
     times: StageTimes  # of the attempts that closed its batches
     flags: tuple[str, ...]  # labels of the check that flag
     no_boxes: str | None  # why nobody was asked for the boxes that the check wants
@@ -33,7 +33,7 @@ class Summary:
     @property
     def warnings(self) -> list[str]:
         """What an operator has to do something about, each once however many scorers say so."""
-        return list(dict.fromkeys(entry.warning for entry in self.legend if entry.warning is not None))
+        return list(dict.fromkeys(entry.warning for entry in self.explanations if entry.warning is not None))
 
 
 def summarise(engine: sa.Engine, scan_id: str) -> Summary:
@@ -47,7 +47,7 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
             answers=count_answers(connection, scan.id),
             failures=count_failures(connection, scan.id),
             scorers=scorers,
-            legend=[entry(scorer, has_flags=bool(flags), check=scan.check) for scorer in scorers],
+            explanations=[entry(scorer, has_flags=bool(flags), check=scan.check) for scorer in scorers],
             times=times_of_scan(connection, scan.id),
             flags=tuple(flags),
             no_boxes=_why_no_boxes(engine, scan.id),

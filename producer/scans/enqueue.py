@@ -26,7 +26,7 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import EmptySource, RequestError
-from scanfleet.reconcile import ring_all
+from scanfleet.reconcile import notify_all
 from scanfleet.retry import patiently
 
 SIFT_IMAGES = 1024  # images asked about in one read, when most of a listing is held already
@@ -45,7 +45,7 @@ class Enqueued:
     ended: bool
 
 
-class Bell:
+class Notifier:
     """Rings for what is due while rings are to be had; the reconcilers do the rest."""
 
     def __init__(self, engine: sa.Engine, app: Celery, settings: Settings) -> None:
@@ -59,16 +59,16 @@ class Bell:
         """Batches to ring for after the commit. Enough rings outstanding: asks again only after a while."""
         if time.monotonic() < self._quiet_until:
             return []
-        cap = self._settings.max_outstanding_rings
-        found = notifications.due_for_ring(
-            connection, ring_again_seconds=self._settings.ring_again_seconds, max_outstanding=cap
+        cap = self._settings.max_outstanding_notifications
+        found = notifications.due_for_notification(
+            connection, renotify_seconds=self._settings.renotify_seconds, max_outstanding=cap
         )
         if not found:
             self._quiet_until = time.monotonic() + self._settings.reconcile_seconds
         return found
 
-    def ring(self, due: list[tuple[int, str]]) -> None:
-        self.broker_away = ring_all(self._engine, self._app, due) < len(due)
+    def notify(self, due: list[tuple[int, str]]) -> None:
+        self.broker_away = notify_all(self._engine, self._app, due) < len(due)
         if self.broker_away:
             self._quiet_until = time.monotonic() + BROKER_AWAY_SECONDS
 
@@ -89,7 +89,7 @@ def enqueue(
     _refuse_cancelled(scan)
     again = _without_held(engine, scan.id, listing.images(_resume_at(scan)))
     images = chain([first], images) if new else again
-    run = _Run(engine, settings, scan, listing, Bell(engine, app, settings))
+    run = _Run(engine, settings, scan, listing, Notifier(engine, app, settings))
     yield run.snapshot()
     portions = pages(images, batch_images=settings.batch_images)
     while not run.full and (page := next(portions, None)) is not None:
@@ -102,12 +102,14 @@ def enqueue(
 class _Run:
     """One listing on its way into the ledger."""
 
-    def __init__(self, engine: sa.Engine, settings: Settings, scan: ScanInfo, listing: Listing, bell: Bell) -> None:
+    def __init__(
+        self, engine: sa.Engine, settings: Settings, scan: ScanInfo, listing: Listing, notifier: Notifier
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._scan = scan
         self._listing = listing
-        self._bell = bell
+        self._notifier = notifier
         self._n_new = 0
         with reading(engine) as connection:
             self.full = self._room(connection) == 0
@@ -132,11 +134,11 @@ class _Run:
                 values |= {"n_listed": None}
                 scans.reopen(connection, self._scan.id)
             connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
-            due = self._bell.due(connection)
+            due = self._notifier.due(connection)
         self._n_new += n_new
         self.full = room is not None and room <= n_new
         if due:
-            self._bell.ring(due)
+            self._notifier.notify(due)
 
     def _room(self, connection: sa.Connection) -> int | None:
         """How many images the scan may still take; None: any number."""
@@ -151,9 +153,9 @@ class _Run:
             values = {"n_listed": n_listed, "cursor": None}
             connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
             scans.finish_if_complete(connection, self._scan.id)
-            due = self._bell.due(connection)
+            due = self._notifier.due(connection)
         if due:
-            self._bell.ring(due)
+            self._notifier.notify(due)
 
     def snapshot(self, *, ended: bool = False) -> Enqueued:
         counts = self._listing.counts
@@ -162,7 +164,7 @@ class _Run:
             n_listed=counts.n_taken,
             n_new=self._n_new,
             n_skipped=counts.n_skipped,
-            broker_away=self._bell.broker_away,
+            broker_away=self._notifier.broker_away,
             ended=ended,
         )
 

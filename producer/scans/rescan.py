@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.enqueue import Bell, Enqueued
+from producer.scans.enqueue import Enqueued, Notifier
 from producer.sources.filters import GROWTH_LIMIT, PAGE_LIMIT
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
@@ -151,7 +151,7 @@ def _pool(root: ScanInfo, adapter_id: int | None, width: float | None) -> Pool:
 def enqueue_rescan(engine: sa.Engine, app: Celery, settings: Settings, plan: Plan) -> Iterator[Enqueued]:
     """Write the scan and its images, and ring for the workers. Yields after each page; the last one is `ended`."""
     scan = plan.known or patiently(lambda: _open(engine, plan))
-    walk = _Walk(engine, settings, scan, plan.root, Bell(engine, app, settings))
+    walk = _Walk(engine, settings, scan, plan.root, Notifier(engine, app, settings))
     yield walk.snapshot()
     size = settings.batch_images
     while not walk.ended:
@@ -181,12 +181,14 @@ class _Walk:
     Others may be on the same walk: a page is written only where the cursor still stands at its beginning.
     """
 
-    def __init__(self, engine: sa.Engine, settings: Settings, scan: ScanInfo, root: ScanInfo, bell: Bell) -> None:
+    def __init__(
+        self, engine: sa.Engine, settings: Settings, scan: ScanInfo, root: ScanInfo, notifier: Notifier
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._scan = scan
         self._pool = _pool(root, scan.filters["adapter"], scan.filters["band"])
-        self._bell = bell
+        self._notifier = notifier
         self._n_seen = self._n_new = 0
         self._cursor: Cursor | None = scan.cursor
         self.ended = scan.n_listed is not None
@@ -232,12 +234,12 @@ class _Walk:
             )
             n_new = _count_images(connection, added)
             connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(cursor=following))
-            due = self._bell.due(connection)
+            due = self._notifier.due(connection)
         self._cursor = following
         self._n_seen += len(page)
         self._n_new += n_new
         if due:
-            self._bell.ring(due)
+            self._notifier.notify(due)
 
     def _end(self) -> None:
         """All is enqueued: only now can the rescan become done."""
@@ -246,10 +248,10 @@ class _Walk:
             n_listed = scans.progress(connection, self._scan.id).n_images
             connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(n_listed=n_listed))
             scans.finish_if_complete(connection, self._scan.id)
-            due = self._bell.due(connection)
+            due = self._notifier.due(connection)
         self.ended = True
         if due:
-            self._bell.ring(due)
+            self._notifier.notify(due)
 
     def _lock(self, connection: sa.Connection) -> ScanInfo:
         """The rescan as it is now; nobody else changes its state until the commit."""
@@ -264,7 +266,7 @@ class _Walk:
             n_listed=self._n_seen,
             n_new=self._n_new,
             n_skipped=0,
-            broker_away=self._bell.broker_away,
+            broker_away=self._notifier.broker_away,
             ended=self.ended,
         )
 

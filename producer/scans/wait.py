@@ -24,7 +24,7 @@ ENDED = ("done", "cancelled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class ScanSnapshot:
     """A scan and how far it is, from one read."""
 
     scan: ScanInfo
@@ -35,11 +35,11 @@ class Standing:
         return self.scan.state in ENDED
 
 
-def standing(engine: sa.Engine, scan_id: str) -> Standing:
+def standing(engine: sa.Engine, scan_id: str) -> ScanSnapshot:
     """Raises UnknownName, DatabaseUnavailable."""
     with reading(engine) as connection:
         scan = scans.get_scan(connection, scan_id)
-        return Standing(scan=scan, progress=progress_of(connection, scan))
+        return ScanSnapshot(scan=scan, progress=progress_of(connection, scan))
 
 
 def progress_of(connection: sa.Connection, scan: ScanInfo) -> Progress:
@@ -51,7 +51,7 @@ def progress_of(connection: sa.Connection, scan: ScanInfo) -> Progress:
     return done
 
 
-def watch(engine: sa.Engine, scan_id: str, *, every_seconds: float = LOOK_SECONDS) -> Iterator[Standing]:
+def watch(engine: sa.Engine, scan_id: str, *, every_seconds: float = LOOK_SECONDS) -> Iterator[ScanSnapshot]:
     """How the scan stands, again and again until it has ended; the last one says how it did. Only reads."""
     pause = Event()
     while True:
@@ -62,7 +62,7 @@ def watch(engine: sa.Engine, scan_id: str, *, every_seconds: float = LOOK_SECOND
         pause.wait(every_seconds)
 
 
-def tend(engine: sa.Engine, app: Celery, settings: Settings, scan_id: str) -> Iterator[Standing]:
+def tend(engine: sa.Engine, app: Celery, settings: Settings, scan_id: str) -> Iterator[ScanSnapshot]:
     """`watch`, and a reconciling round every `reconcile_seconds`."""
     due_at = 0.0
     for now in watch(engine, scan_id):

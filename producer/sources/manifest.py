@@ -28,7 +28,7 @@ SHOWN_LETTERS = 60  # of a line that is no entry
 Row = tuple[str, dict[str, Any] | None]  # uri, other columns
 
 
-class FaultyLineError(Exception):
+class MalformedLineError(Exception):
     """What is wrong with the line just read, in words."""
 
 
@@ -52,7 +52,7 @@ class ManifestSource:
                     if number == 0 and kind == ".txt":
                         self._require_entry(text)
                     yield Candidate(image=self._image(text, meta), path=text)
-            except FaultyLineError as error:
+            except MalformedLineError as error:
                 raise BadManifest(f"{self._path}, line {lines.number}: {one_line(str(error))}") from None
 
     def _require_entry(self, text: str) -> None:
@@ -62,26 +62,28 @@ class ManifestSource:
         """
         there = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
         if not there and "*" in text:
-            raise FaultyLineError("a manifest expands no globs: name the folder instead and choose with --include")
+            raise MalformedLineError("a manifest expands no globs: name the folder instead and choose with --include")
         if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or there:
             return
         short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
-        raise FaultyLineError(f"{short!r} is neither a uri nor the name of an image: a manifest names one image a line")
+        raise MalformedLineError(
+            f"{short!r} is neither a uri nor the name of an image: a manifest names one image a line"
+        )
 
     def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
         _check_storable(text, meta)
         meta = without_signatures(meta)
         if is_presigned(text):
-            raise FaultyLineError("a presigned address is a password and expires: write s3://bucket/key")
+            raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
         if text.startswith("s3://"):
             if not all(text.removeprefix("s3://").partition("/")):
-                raise FaultyLineError(f"{text!r} names no object: write s3://bucket/key")
+                raise MalformedLineError(f"{text!r} names no object: write s3://bucket/key")
             return NewImage(uri=text, meta=meta)
         if "://" in text and not text.startswith("file:///"):
-            raise FaultyLineError(f"{text.split('://')[0]}:// is not supported: write a path or s3://bucket/key")
+            raise MalformedLineError(f"{text.split('://')[0]}:// is not supported: write a path or s3://bucket/key")
         path = uri_to_path(text)
         if b"\0" in path:
-            raise FaultyLineError("holds a zero byte")
+            raise MalformedLineError("holds a zero byte")
         if path.startswith(b"/"):
             path = os.path.normpath(path)
             return local_image(path, root=os.fsdecode(os.path.dirname(path)), meta=meta)
@@ -90,7 +92,7 @@ class ManifestSource:
     def _below(self, path: bytes) -> bytes:
         joined = os.path.normpath(os.path.join(self._folder, path))
         if not joined.startswith(self._folder.rstrip(b"/") + b"/"):
-            raise FaultyLineError(f"{os.fsdecode(path)} is not below the manifest's folder: write the absolute path")
+            raise MalformedLineError(f"{os.fsdecode(path)} is not below the manifest's folder: write the absolute path")
         return joined
 
 
@@ -108,13 +110,13 @@ class Lines:
 
     def _decode(self, raw: bytes) -> str:
         if len(raw) > MAX_LINE_BYTES:
-            raise FaultyLineError(f"longer than {MAX_LINE_BYTES} bytes: is this a text file?")
+            raise MalformedLineError(f"longer than {MAX_LINE_BYTES} bytes: is this a text file?")
         if b"\0" in raw:
-            raise FaultyLineError("holds a zero byte: this is not a text file")
+            raise MalformedLineError("holds a zero byte: this is not a text file")
         try:
             return raw.decode("utf-8-sig" if self.number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise FaultyLineError(f"not UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
+            raise MalformedLineError(f"not UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
 
 
 def _text_rows(lines: Lines) -> Iterator[Row]:
@@ -129,12 +131,12 @@ def _csv_rows(lines: Lines) -> Iterator[Row]:
     rows = _csv_fields(lines)
     header = next(rows, [])
     if "uri" not in header:
-        raise FaultyLineError(f"no column `uri` in the header (found: {', '.join(header)[:200] or 'nothing'})")
+        raise MalformedLineError(f"no column `uri` in the header (found: {', '.join(header)[:200] or 'nothing'})")
     if len(set(header)) != len(header):
-        raise FaultyLineError("the header names a column twice")
+        raise MalformedLineError("the header names a column twice")
     for fields in rows:
         if len(fields) != len(header):
-            raise FaultyLineError(f"{len(fields)} fields where the header has {len(header)}")
+            raise MalformedLineError(f"{len(fields)} fields where the header has {len(header)}")
         columns = dict(zip(header, fields, strict=True))
         yield columns.pop("uri"), columns or None
 
@@ -145,7 +147,7 @@ def _csv_fields(lines: Lines) -> Iterator[list[str]]:
             if fields:  # a blank line
                 yield fields
     except csv.Error as error:
-        raise FaultyLineError(f"not CSV: {error}") from None
+        raise MalformedLineError(f"not CSV: {error}") from None
 
 
 def _jsonl_rows(lines: Lines) -> Iterator[Row]:
@@ -155,9 +157,9 @@ def _jsonl_rows(lines: Lines) -> Iterator[Row]:
         try:
             row = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise FaultyLineError(f"not JSON: {error}") from None
+            raise MalformedLineError(f"not JSON: {error}") from None
         if not isinstance(row, dict) or not isinstance(row.get("uri"), str):
-            raise FaultyLineError("not an object with a text field `uri`")
+            raise MalformedLineError("not an object with a text field `uri`")
         yield row.pop("uri"), row or None
 
 
@@ -171,17 +173,17 @@ ROWS: dict[str, Callable[[Lines], Iterator[Row]]] = {".txt": _text_rows, ".csv":
 def _check_storable(uri: str, meta: dict[str, Any] | None) -> None:
     """What no database can hold is refused here, with its line."""
     if not uri.strip():
-        raise FaultyLineError("the uri is empty")
+        raise MalformedLineError("the uri is empty")
     if _deeper(meta, MAX_LEVELS):
-        raise FaultyLineError(f"objects or lists within each other, more than {MAX_LEVELS} levels deep")
+        raise MalformedLineError(f"objects or lists within each other, more than {MAX_LEVELS} levels deep")
     try:
         text = json.dumps([uri, meta], ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
-        raise FaultyLineError("holds half of a surrogate pair, which is not text") from None
+        raise MalformedLineError("holds half of a surrogate pair, which is not text") from None
     except ValueError:  # 1e999
-        raise FaultyLineError("holds a number that is too large") from None
+        raise MalformedLineError("holds a number that is too large") from None
     if b"\\u0000" in text:
-        raise FaultyLineError("holds a zero character")
+        raise MalformedLineError("holds a zero character")
 
 
 def _deeper(value: object, levels: int) -> bool:

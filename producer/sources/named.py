@@ -9,7 +9,7 @@ from typing import Never
 
 from producer.sources.base import Candidate, Skip, Source, local_image
 from producer.sources.filters import Filters
-from producer.sources.manifest import ROWS, FaultyLineError, Lines
+from producer.sources.manifest import ROWS, Lines, MalformedLineError
 from producer.sources.open import open_source
 from scanfleet.config.settings import Settings
 from scanfleet.config.validation import one_line
@@ -69,13 +69,13 @@ class StdinSource:
             try:
                 for text, _ in ROWS[".txt"](lines):
                     yield Candidate(image=_image(text), path=text)
-            except FaultyLineError as error:
+            except MalformedLineError as error:
                 raise BadManifest(f"{self.name}, line {lines.number}: {one_line(str(error))}") from None
 
 
 def _image(text: str) -> NewImage:
     if is_presigned(text):
-        raise FaultyLineError("a presigned address is a password and expires: write s3://bucket/key")
+        raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
     if text.startswith("s3://") and all(text.removeprefix("s3://").partition("/")):
         return NewImage(uri=text)
     if "://" in text and not text.startswith("file:///"):
@@ -89,4 +89,4 @@ def _image(text: str) -> NewImage:
 
 def _refuse(text: str) -> Never:
     scheme = text.split("://")[0]
-    raise FaultyLineError(f"{scheme}://… cannot be read: write a path or s3://bucket/key")
+    raise MalformedLineError(f"{scheme}://… cannot be read: write a path or s3://bucket/key")

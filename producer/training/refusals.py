@@ -9,14 +9,14 @@ import sqlalchemy as sa
 from producer.scans.session import SILENT_SECONDS
 from scanfleet.db.scans.workers import live_workers
 from scanfleet.db.training.champions import champion, in_use
-from scanfleet.db.training.refusals import RefusalInfo, standing_refusals
+from scanfleet.db.training.refusals import RefusalInfo, open_refusals
 
 
 def refused_champions(connection: sa.Connection) -> list[RefusalInfo]:
     """By workers that gave a sign lately, the oldest first."""
     alive = {worker.id for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
     champions = set(in_use(connection).values())
-    return [found for found in standing_refusals(connection) if found.adapter_id in champions and found.worker in alive]
+    return [found for found in open_refusals(connection) if found.adapter_id in champions and found.worker in alive]
 
 
 def refused_since(connection: sa.Connection, check_name: str, base_model: str, since: datetime) -> list[RefusalInfo]:
@@ -25,7 +25,7 @@ def refused_since(connection: sa.Connection, check_name: str, base_model: str, s
     if used is None:
         return []
     alive = {worker.id for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
-    return [each for each in standing_refusals(connection, used.id) if each.worker in alive or each.at >= since]
+    return [each for each in open_refusals(connection, used.id) if each.worker in alive or each.at >= since]
 
 
 def in_a_line(refusals: list[RefusalInfo]) -> str:

@@ -25,7 +25,7 @@ from scanfleet.db.training.adapters import get_adapter
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import BrokerUnavailable, GateNotPassed, RequestError, TrainingFailed
 from scanfleet.messages import TRAIN_QUEUE
-from scanfleet.queue.app import ring_training
+from scanfleet.queue.app import notify_training
 from scanfleet.retry import patiently
 
 log = structlog.get_logger()
@@ -78,7 +78,7 @@ def start(
             newest_label=newest,
         )
     try:
-        ring_training(app, training_id)
+        notify_training(app, training_id)
     except BrokerUnavailable as error:
         log.warning("broker_away", error=str(error))  # the training is safe, and rung for again
     return training_id

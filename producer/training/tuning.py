@@ -22,7 +22,7 @@ from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.clusters import Links
-from scanfleet.db.labels.labels import iter_standing
+from scanfleet.db.labels.labels import iter_current_labels
 from scanfleet.db.results.calibrations import Configuration, Fitted, add_calibration
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.training.champions import champion, is_decided
@@ -112,7 +112,7 @@ def from_ledger(engine: sa.Engine | None, check: Check, *, taught: bool) -> list
     Raises BadLabels where there is none.
     """
     splits = UNTAUGHT if taught else USED
-    standing = [] if engine is None else [one for one in iter_standing(engine, check.name) if one.split in splits]
+    standing = [] if engine is None else [one for one in iter_current_labels(engine, check.name) if one.split in splits]
     if not standing:
         raise BadLabels(
             f"check {check.name} has no labelled images in the ledger (splits {', '.join(splits)}): "

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from scanfleet.checks.crop import NEVER, CropField, CropSettings, crop_field, crop_line
-from scanfleet.checks.steps import MAX_STEPS, CheckStep, step_faults, step_field, step_line
+from scanfleet.checks.steps import MAX_STEPS, CheckStep, step_errors, step_field, step_line
 from scanfleet.config.validation import in_words, one_line
 from scanfleet.errors import BadCheck, UnknownName
 
@@ -101,7 +101,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     faults += [(field, "holds a zero character") for field, all_of_it in texts.items() if "\0" in "".join(all_of_it)]
     if flags and set(flags) == set(labels):
         faults.append(("flags", "at least one label must not flag"))
-    faults += step_faults([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
+    faults += step_errors([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
     if values.get("steps") and values.get("crop", NEVER) != NEVER:
         faults.append(("crop", "cannot go with steps, which are asked of the whole image: leave one of the two out"))
     least, most = values.get("min_pixels"), values.get("max_pixels")

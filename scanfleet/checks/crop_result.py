@@ -10,7 +10,7 @@ CAP = "cap"  # skipped: what second looks may cost was spent on images that were
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecondLook:
+class CropResult:
     """Of an image that the check's gate asked to be looked at again.
 
     why: "uncertain", "shrunk" or "always". first, second: margins of the two looks, in logits; of several second ones
@@ -40,7 +40,7 @@ class SecondLook:
         return asdict(self) | {"box": None if self.box is None else list(self.box)}
 
     @classmethod
-    def read(cls, held: Mapping[str, Any] | None) -> SecondLook | None:
+    def read(cls, held: Mapping[str, Any] | None) -> CropResult | None:
         """What `record` wrote."""
         if held is None:
             return None
@@ -48,4 +48,4 @@ class SecondLook:
         return cls(**{**held, "box": None if box is None else (box[0], box[1], box[2], box[3])})
 
 
-FIELDS = tuple(field.name for field in fields(SecondLook))
+FIELDS = tuple(field.name for field in fields(CropResult))

@@ -29,7 +29,7 @@ class CheckStep(BaseModel):
     ]
 
 
-def step_faults(steps: Sequence[CheckStep], labels: Sequence[str]) -> list[tuple[str, str]]:
+def step_errors(steps: Sequence[CheckStep], labels: Sequence[str]) -> list[tuple[str, str]]:
     """(field, what is wrong) for steps that are valid each by itself; a field is steps or steps.2.answers."""
     if not steps:
         return []

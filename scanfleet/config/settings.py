@@ -19,7 +19,7 @@ from pydantic_settings import (
 
 from scanfleet.config import endpoints, urls
 from scanfleet.config.validation import in_words
-from scanfleet.config.variables import find_slips
+from scanfleet.config.variables import PREFIX, find_slips, with_new_names
 from scanfleet.errors import BadSettings
 from scanfleet.redaction import hide
 
@@ -32,7 +32,7 @@ DATABASE_SCHEMES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg")
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="SCANFLEET_",
+        env_prefix=PREFIX,
         toml_file="scanfleet.toml",
         extra="forbid",
         frozen=True,
@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     batch_images: int = Field(default=64, ge=1, le=4096)
     lease_seconds: float = Field(default=60.0, gt=0, le=MAX_LEASE_SECONDS)
     reconcile_seconds: float = Field(default=2.0, gt=0)
-    ring_again_seconds: float = Field(default=30.0, gt=0)  # a ready batch is rung for again after this
-    max_outstanding_rings: int = Field(default=2000, ge=1)
+    renotify_seconds: float = Field(default=30.0, gt=0)  # re-notify workers about a ready batch after this long
+    max_outstanding_notifications: int = Field(default=2000, ge=1)
     drain_seconds: float = Field(default=15.0, ge=0)  # SIGTERM: finish or hand back, and end, within this
 
     # the stages of a worker
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     fetch_threads: int = Field(default=8, ge=1, le=256)
     fetch_timeout_seconds: float = Field(default=30.0, gt=0)  # of silence
     fetch_deadline_seconds: float = Field(default=120.0, gt=0)  # for one object, however slowly it comes
-    device_timeout_seconds: float = Field(default=300.0, gt=0)  # a longer forward: the device is wedged
+    device_timeout_seconds: float = Field(default=300.0, gt=0)  # a longer forward: the device hangs
     batch_stall_seconds: float = Field(default=120.0, gt=0)  # a batch without a sign of life is handed back
     worker_stall_seconds: float = Field(default=120.0, gt=0)  # a worker without one ends itself
     max_image_bytes: int = Field(default=50_000_000, ge=1)
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     train_every_hours: float | None = Field(default=None, gt=0)  # with any new label at all; default: never
     train_on_drift: bool = True  # a drift alarm, with any new label at all, starts one
     train_recipe: str = "auto"  # a recipe's name; auto: the one that suits the base model
-    train_look_seconds: float = Field(default=30.0, gt=0)  # between two looks for reasons to train
+    train_check_seconds: float = Field(default=30.0, gt=0)  # between two checks for reasons to train
     train_lease_seconds: float = Field(default=60.0, gt=0, le=MAX_LEASE_SECONDS)
     train_shadow_images: int = Field(default=300, ge=0)  # unlabelled images that the gate compares both adapters on
 
@@ -196,7 +196,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _File(settings_cls)
+
+
+class _File(TomlConfigSettingsSource):
+    def __call__(self) -> dict[str, Any]:
+        values = dict(super().__call__())
+        with_new_names(values)
+        return values
 
 
 def load_settings(**flags: Any) -> Settings:
@@ -204,6 +211,7 @@ def load_settings(**flags: Any) -> Settings:
 
     Raises BadSettings with one line that names each faulty setting and never its value (it may be a secret).
     """
+    with_new_names(os.environ, prefix=PREFIX)
     faults = find_slips(os.environ, Settings.model_fields)
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})

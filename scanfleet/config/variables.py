@@ -1,4 +1,4 @@
-"""SCANFLEET_* variables that are no setting: a slip of the pen is refused, what a newer release may know is told.
+"""SCANFLEET_* variables that name no setting: a typo is refused, an unknown name reported, an old name translated.
 
 A fleet shares one environment, and its workers are not all of one release at one time.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Collection, MutableMapping
+from typing import Any
 
 from scanfleet.config.validation import nearest, one_line
 
@@ -17,7 +18,25 @@ NO_SETTINGS = ("fake_seconds", "fake_poison")  # what tests tell the fake model 
 # scanfleet-database, which is none: 0.80.
 SLIP = 0.85
 
+RENAMED = {  # old name -> new name; an old name works until the next release
+    "ring_again_seconds": "renotify_seconds",
+    "max_outstanding_rings": "max_outstanding_notifications",
+    "train_look_seconds": "train_check_seconds",
+}
+
 log = logging.getLogger(__name__)  # writes to stderr also before the log is set up
+
+
+def with_new_names(values: MutableMapping[str, Any], *, prefix: str = "") -> None:
+    """Rename settings that are given under an old name, and warn of each. The new name wins where both are given."""
+    for name in list(values):
+        if not name.upper().startswith(prefix):
+            continue
+        new = RENAMED.get(name[len(prefix) :].lower())
+        if new is not None:
+            new = prefix + new.upper() if prefix else new
+            log.warning("scanfleet: %s is now called %s: the old name works until the next release", name, new)
+            values.setdefault(new, values.pop(name))
 
 
 def find_slips(environment: MutableMapping[str, str], settings: Collection[str]) -> list[str]:

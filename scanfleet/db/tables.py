@@ -92,7 +92,7 @@ class Batch(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime | None]  # back-off after a failure of the world
     waiting_for: Mapped[str | None]  # what failed, in words, while it waits
-    rung_at: Mapped[datetime | None]
+    notified_at: Mapped[datetime | None]
     scorer_id: Mapped[int | None] = mapped_column(sa.ForeignKey("scorers.id"))
     finished_at: Mapped[datetime | None]
     seconds: Mapped[

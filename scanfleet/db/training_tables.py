@@ -90,7 +90,7 @@ class Training(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime | None]
     waiting_for: Mapped[str | None]  # what of the world failed, in words, while it waits
-    rung_at: Mapped[datetime | None]
+    notified_at: Mapped[datetime | None]
     adapter_id: Mapped[int | None]  # what came of it
     champion_id: Mapped[int | None]  # what it was compared with; None: the base alone
     verdict: Mapped[str | None]

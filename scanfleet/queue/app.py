@@ -56,12 +56,12 @@ def make_app(settings: Settings, queues: tuple[str, ...] = ()) -> Celery:
     return app
 
 
-def ring(app: Celery, *, queue: str, batch_id: int) -> None:
+def notify(app: Celery, *, queue: str, batch_id: int) -> None:
     """Knock for one batch. Raises BrokerUnavailable; the batch is safe in the ledger all the same."""
     _send(app, SCORE_BATCH, ScoreBatch(batch_id=batch_id), queue)
 
 
-def ring_training(app: Celery, training_id: int) -> None:
+def notify_training(app: Celery, training_id: int) -> None:
     """Knock for one training. Raises BrokerUnavailable; the training is safe in the ledger all the same."""
     _send(app, REFRESH_ADAPTER, RefreshAdapter(training_id=training_id), TRAIN_QUEUE)
 

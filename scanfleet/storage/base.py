@@ -44,5 +44,5 @@ class ObjectStore(Protocol):
         ...
 
 
-def fetch_fault(reason: str, detail: str) -> ImageError:
+def fetch_error(reason: str, detail: str) -> ImageError:
     return ImageError(stage="fetch", reason=reason, detail=detail)

@@ -20,7 +20,7 @@ from typing import Any
 from botocore.awsrequest import AWSConnection
 
 
-class Pace:
+class Deadline:
     """One download: when it must be over, and how far it came."""
 
     def __init__(self, *, seconds: float) -> None:
@@ -46,21 +46,21 @@ _current = threading.local()
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[Pace]:
+def within(seconds: float) -> Iterator[Deadline]:
     """Downloads of this thread in here end after `seconds`, in all, with TimeoutError as a silent socket's do."""
-    pace = _current.pace = Pace(seconds=seconds)
+    deadline = _current.deadline = Deadline(seconds=seconds)
     try:
-        yield pace
+        yield deadline
     finally:
-        _current.pace = None
+        _current.deadline = None
 
 
 class _PacedReads(io.RawIOBase):
     """The reads of one socket, each no longer than what is left."""
 
-    def __init__(self, sock: socket.socket, pace: Pace) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
-        self._pace = pace
+        self._deadline = deadline
         self._silence = sock.gettimeout()
         self._raw = sock.makefile("rb", buffering=0)
 
@@ -68,12 +68,12 @@ class _PacedReads(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = self._pace.left
+        left = self._deadline.left
         if left <= 0:
             raise TimeoutError("the deadline of the download is over")
         self._sock.settimeout(left if self._silence is None else min(left, self._silence))
         n = self._raw.readinto(buffer)
-        self._pace.n_bytes += n or 0
+        self._deadline.n_bytes += n or 0
         return n
 
     def close(self) -> None:
@@ -86,10 +86,10 @@ class PacedResponse(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
-        pace = getattr(_current, "pace", None)
-        if pace is not None:
+        deadline = getattr(_current, "pace", None)
+        if deadline is not None:
             self.fp.close()
-            self.fp = io.BufferedReader(_PacedReads(sock, pace))
+            self.fp = io.BufferedReader(_PacedReads(sock, deadline))
 
 
 AWSConnection.response_class = PacedResponse

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
-from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_fault
+from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
 from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
-from scanfleet.storage.safe_open import Refused, is_below, names_below, open_below, write_below
+from scanfleet.storage.safe_open import Refused, is_beneath, names_beneath, open_beneath, write_beneath
 
 
 class FolderStore:
@@ -54,7 +54,7 @@ class FolderStore:
             yield from self._files(stack.pop(), subfolders, unwanted, first=first)
             stack += sorted(subfolders, reverse=True)
             first = False
-        yield from (ObjectInfo(uri=path_to_uri(path)) for path in names_below(unwanted))
+        yield from (ObjectInfo(uri=path_to_uri(path)) for path in names_beneath(unwanted))
 
     def _files(
         self, folder: bytes, subfolders: MutableSequence[bytes], unwanted: MutableSequence[bytes], *, first: bool
@@ -91,25 +91,25 @@ class FolderStore:
         return ObjectInfo(uri=path_to_uri(entry.path), etag=file_etag(status), size=status.st_size)
 
     def _leads_astray(self, entry: os.DirEntry[bytes]) -> bool:
-        return entry.is_symlink() and not (os.path.exists(entry.path) and is_below(self.root, entry.path))
+        return entry.is_symlink() and not (os.path.exists(entry.path) and is_beneath(self.root, entry.path))
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
         try:
             return self._read(uri_to_path(uri), etag=etag, max_bytes=max_bytes)
         except Refused as error:
-            raise fetch_fault("refused", str(error)) from None
+            raise fetch_error("refused", str(error)) from None
         except FileNotFoundError:
             if not self.root.is_dir():
                 raise StoreUnavailable(f"the folder {self.root} is not there: is it mounted?") from None
-            raise fetch_fault("gone", "the file no longer exists") from None
+            raise fetch_error("gone", "the file no longer exists") from None
         except PermissionError:
-            raise fetch_fault("denied", "no permission to read the file") from None
+            raise fetch_error("denied", "no permission to read the file") from None
         except OSError as error:
             raise StoreUnavailable(f"cannot read {uri}: {error.strerror}") from error
 
     def put(self, uri: str, data: bytes) -> None:
         try:
-            write_below(self.root, uri_to_path(uri), data)
+            write_beneath(self.root, uri_to_path(uri), data)
         except Refused as error:
             raise BadSource(f"{uri} cannot be written: {error}") from None
         except PermissionError:
@@ -120,12 +120,12 @@ class FolderStore:
             raise StoreUnavailable(f"cannot write {uri}: {error.strerror}") from error
 
     def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> bytes:
-        with os.fdopen(open_below(self.root, path), "rb") as file:
+        with os.fdopen(open_beneath(self.root, path), "rb") as file:
             status = os.fstat(file.fileno())
             if etag is not None and etag != file_etag(status):
-                raise fetch_fault("changed", "the file changed after it was listed")
+                raise fetch_error("changed", "the file changed after it was listed")
             if status.st_size > max_bytes:
-                raise fetch_fault("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
+                raise fetch_error("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
             # No more than it says it has: files of /proc say 0, and what grows was listed as another version.
             return self._read_in_time(file, max_bytes=status.st_size)
 

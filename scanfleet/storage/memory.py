@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from scanfleet.errors import StoreUnavailable
-from scanfleet.storage.base import ObjectInfo, fetch_fault
+from scanfleet.storage.base import ObjectInfo, fetch_error
 
 
 @dataclass
@@ -26,11 +26,11 @@ class MemoryStore:
         self._check_up()
         data = self.objects.get(uri)
         if data is None:
-            raise fetch_fault("gone", "the object no longer exists")
+            raise fetch_error("gone", "the object no longer exists")
         if etag is not None and etag != f"{hash(data):x}":
-            raise fetch_fault("changed", "the object changed after it was listed")
+            raise fetch_error("changed", "the object changed after it was listed")
         if len(data) > max_bytes:
-            raise fetch_fault("too_large", f"{len(data)} bytes is over the limit of {max_bytes}")
+            raise fetch_error("too_large", f"{len(data)} bytes is over the limit of {max_bytes}")
         return data
 
     def put(self, uri: str, data: bytes) -> None:

@@ -12,7 +12,7 @@ from botocore.config import Config
 
 from scanfleet.config.settings import Settings
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
-from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_fault
+from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
 from scanfleet.storage.deadline import within
 
 _GONE = {"NoSuchKey", "404", "NoSuchVersion"}
@@ -65,15 +65,15 @@ class S3Store:
         bucket, key = split_s3(uri)
         pin = {"IfMatch": etag} if etag else {}
         try:
-            with within(self._deadline_seconds) as pace:
+            with within(self._deadline_seconds) as deadline:
                 answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
                 with closing(answer["Body"]) as body:  # as a context manager it hands out the raw stream
                     return _read_capped(body, length=answer["ContentLength"], max_bytes=max_bytes)
         except botocore.exceptions.ClientError as error:
             _raise_fetching(error, uri)
         except _WORLD as error:
-            if pace.over:
-                raise StoreUnavailable(f"s3://{bucket} is too slow: {pace} (fetch_deadline_seconds)") from error
+            if deadline.over:
+                raise StoreUnavailable(f"s3://{bucket} is too slow: {deadline} (fetch_deadline_seconds)") from error
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
     def put(self, uri: str, data: bytes) -> None:
@@ -100,12 +100,12 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 def _read_capped(body: Any, *, length: int, max_bytes: int) -> bytes:
     if length > max_bytes:
-        raise fetch_fault("too_large", f"{length} bytes is over the limit of {max_bytes}")
+        raise fetch_error("too_large", f"{length} bytes is over the limit of {max_bytes}")
     data = bytearray()
     while chunk := body.read(CHUNK_BYTES):
         data += chunk
         if len(data) > max_bytes:
-            raise fetch_fault("too_large", f"more than {max_bytes} bytes")
+            raise fetch_error("too_large", f"more than {max_bytes} bytes")
     if len(data) != length:
         raise StoreUnavailable(f"the store sent {len(data)} of {length} bytes")
     return bytes(data)
@@ -123,11 +123,11 @@ def _raise_for_bucket(error: botocore.exceptions.ClientError, bucket: str, *, re
 def _raise_fetching(error: botocore.exceptions.ClientError, uri: str) -> Never:
     code = error.response["Error"]["Code"]
     if code in _GONE:
-        raise fetch_fault("gone", "the object no longer exists") from None
+        raise fetch_error("gone", "the object no longer exists") from None
     if code in ("PreconditionFailed", "412"):
-        raise fetch_fault("changed", "the object changed after it was listed") from None
+        raise fetch_error("changed", "the object changed after it was listed") from None
     if code == "InvalidObjectState":
-        raise fetch_fault("archived", "the object is in cold storage: restore it first") from None
+        raise fetch_error("archived", "the object is in cold storage: restore it first") from None
     # Refused credentials are the world's fault: they expire for a whole archive at once.
     raise StoreUnavailable(f"{uri}: {_first_line(error)}") from error
 

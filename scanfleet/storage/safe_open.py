@@ -28,19 +28,19 @@ class Refused(Exception):
     """The path leads elsewhere, or to something that is no regular file."""
 
 
-def is_below(root: Path, path: bytes) -> bool:
+def is_beneath(root: Path, path: bytes) -> bool:
     """Whether a path, with all links followed, ends below `root` as things stand now."""
     return Path(os.fsdecode(os.path.realpath(path))).is_relative_to(root)
 
 
-def open_below(root: Path, path: bytes) -> int:
+def open_beneath(root: Path, path: bytes) -> int:
     """A descriptor of a regular file below `root`, which must be a real path. Raises Refused, OSError."""
     *between, name = _parts(root, path) or (".",)
     with _folder(root, between, make=False) as folder:
         return _open_regular(name, folder)
 
 
-def write_below(root: Path, path: bytes, data: bytes) -> None:
+def write_beneath(root: Path, path: bytes, data: bytes) -> None:
     """Put a file below `root`, a real path, under its name, whole or not at all; folders on the way are made.
 
     It is on the disk when this returns. Raises Refused, OSError.
@@ -113,7 +113,7 @@ def _open_regular(name: str, folder: int) -> int:
     return descriptor
 
 
-def names_below(folders: MutableSequence[bytes]) -> Iterator[bytes]:
+def names_beneath(folders: MutableSequence[bytes]) -> Iterator[bytes]:
     """Every file below these, not looked at; `folders` is used up. One that cannot be opened is named itself."""
     while folders:
         folder = folders.pop()

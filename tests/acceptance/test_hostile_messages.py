@@ -46,7 +46,7 @@ def envelope(body: bytes, *, content_type: str = "application/json", **headers: 
     return json.dumps(message).encode()
 
 
-def knock(**fields: Any) -> bytes:
+def notification(**fields: Any) -> bytes:
     return json.dumps([[], fields, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
 
 
@@ -59,16 +59,16 @@ def hostile(bomb: Path) -> dict[str, bytes]:
         "not json": envelope(b"{not json"),
         "deep json": envelope(b"[" * 100_000),
         "no list": envelope(b'{"batch_id": 1}'),
-        "eight megabytes": envelope(knock(batch_id=1, padding="x" * 8_000_000)),
-        "huge number": envelope(knock(batch_id=10**40)),
-        "negative": envelope(knock(batch_id=-1)),
-        "unknown task": envelope(knock(batch_id=1), task="os.system"),
-        "no task": envelope(knock(batch_id=1), task=None),
-        "time limits": envelope(knock(batch_id=1), timelimit="never"),
+        "eight megabytes": envelope(notification(batch_id=1, padding="x" * 8_000_000)),
+        "huge number": envelope(notification(batch_id=10**40)),
+        "negative": envelope(notification(batch_id=-1)),
+        "unknown task": envelope(notification(batch_id=1), task="os.system"),
+        "no task": envelope(notification(batch_id=1), task=None),
+        "time limits": envelope(notification(batch_id=1), timelimit="never"),
         "callbacks": envelope(json.dumps([[], {"batch_id": 1}, {"callbacks": [{"task": "os.system"}]}]).encode()),
-        "far away": envelope(knock(batch_id=1), eta="2999-01-01T00:00:00+00:00"),
-        "eta that is none": envelope(knock(batch_id=1), eta="soon"),
-        "expired by words": envelope(knock(batch_id=1), expires="yesterday"),
+        "far away": envelope(notification(batch_id=1), eta="2999-01-01T00:00:00+00:00"),
+        "eta that is none": envelope(notification(batch_id=1), eta="soon"),
+        "expired by words": envelope(notification(batch_id=1), expires="yesterday"),
     }
 
 

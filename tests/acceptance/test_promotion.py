@@ -108,7 +108,7 @@ def test_a_running_worker_follows_promotion_and_rollback_and_refuses_what_its_ca
 
         def is_refused() -> bool:
             with reading(here.engine) as connection:
-                return [each.adapter_id for each in refusals.standing_refusals(connection)] == [refused]
+                return [each.adapter_id for each in refusals.open_refusals(connection)] == [refused]
 
         archive.feed()
         here.until(is_refused)

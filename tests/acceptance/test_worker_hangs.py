@@ -23,7 +23,7 @@ def test_a_worker_with_a_wedged_device_ends_itself_and_says_why(tmp_path: Path) 
         scan = here.scan(16)
         wedged = here.start(seconds_per_image=3600, device_timeout_seconds=1)
         assert wedged.end() == START_ME_AGAIN
-        assert "worker_wedged" in wedged.log
+        assert "worker_hung" in wedged.log
         assert "in score" in wedged.log  # where its threads stood
         (reason,) = reasons(here)
         assert reason is not None

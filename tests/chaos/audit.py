@@ -20,8 +20,8 @@ MUST_BE_ZERO = (
     "wrong_scorer",
     "wrong_margin",
     "wrong_failure",
-    "world_failures_as_verdicts",
-    "world_failures_as_failures",
+    "transient_errors_as_verdicts",
+    "transient_errors_as_failures",
     "quarantined_wrongly",
     "poison_missed",
 )
@@ -40,8 +40,8 @@ class Audit:
     wrong_scorer: int  # a verdict by the scorer of another check
     wrong_margin: int  # a verdict with another label, decision or margin
     wrong_failure: int  # a damaged image, with another stage or reason
-    world_failures_as_verdicts: int  # a verdict on bytes that are not the image's, or on an image that has no answer
-    world_failures_as_failures: int  # a sound image recorded as failed
+    transient_errors_as_verdicts: int  # a verdict on bytes that are not the image's, or on an image that has no answer
+    transient_errors_as_failures: int  # a sound image recorded as failed
     quarantined_wrongly: int
     poison_missed: int
     digest: str
@@ -104,9 +104,9 @@ def faults_of(expected: Answer, found: Found | None) -> list[str]:
     if answer.is_quarantine:
         faults.append("quarantined_wrongly")
     elif answer.is_failure:
-        faults.append("wrong_failure" if expected.is_failure else "world_failures_as_failures")
+        faults.append("wrong_failure" if expected.is_failure else "transient_errors_as_failures")
     elif expected.is_failure or answer.sha256 != expected.sha256:
-        faults.append("world_failures_as_verdicts")
+        faults.append("transient_errors_as_verdicts")
     else:
         faults.append("wrong_margin")
     return faults

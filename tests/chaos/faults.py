@@ -17,7 +17,7 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import BrokerUnavailable, DatabaseUnavailable
 from scanfleet.messages import SCORE_BATCH, score_queue
-from scanfleet.queue.app import ring
+from scanfleet.queue.app import notify
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.recovery import Recovery
 from tests.chaos.supervisor import Slot, Supervisor
@@ -200,7 +200,7 @@ class Faults:
                 known = connection.execute(sa.select(Batch.id)).scalars().all()
             for batch_id in (*self._rng.choices(known or BOGUS_BATCHES, k=30), *BOGUS_BATCHES):
                 for _ in range(self._rng.randint(1, 3)):
-                    ring(self._app, queue=QUEUE, batch_id=batch_id)
+                    notify(self._app, queue=QUEUE, batch_id=batch_id)
             for fields in BOGUS_FIELDS:
                 self._app.send_task(SCORE_BATCH, kwargs=fields, queue=Queue(QUEUE))
             self._app.send_task("no_such_task", queue=Queue(QUEUE))
@@ -215,7 +215,7 @@ class Faults:
         try:
             with transaction(self._world.engine) as connection:
                 connection.execute(sa.text("SET LOCAL lock_timeout = '2s'"))  # a frozen worker may hold a row
-                for table, names in ((Batch, ("lease_until", "not_before", "rung_at")), (Scan, ("not_before",))):
+                for table, names in ((Batch, ("lease_until", "not_before", "notified_at")), (Scan, ("not_before",))):
                     columns = table.__table__.c
                     moved = {name: columns[name] + by for name in names if name in columns}
                     if moved:

@@ -17,21 +17,21 @@ def without_reconciler() -> None:
     import worker.processes.timers
     from scanfleet.reconcile import Reconciled
 
-    nothing = Reconciled(expired=0, rung=0, finished=0)
+    nothing = Reconciled(expired=0, notified=0, finished=0)
     vars(worker.processes.timers)["reconcile_once"] = lambda *_: nothing
 
 
 def without_token() -> None:
     """Whoever once held a batch may write to it, and believes that it holds it still."""
     from scanfleet.db.scans import batches
-    from scanfleet.db.scans.batches import Standing
+    from scanfleet.db.scans.batches import LeaseState
     from scanfleet.db.tables import Batch
 
     def touch(connection: sa.Connection, held: Any, **values: Any) -> None:
         connection.execute(sa.update(Batch).where(Batch.id == held.batch_id).values(values))
 
-    def standing(_: sa.Connection, claims: Sequence[Any]) -> dict[int, Standing]:
-        return {held.batch_id: Standing.HELD for held in claims}
+    def standing(_: sa.Connection, claims: Sequence[Any]) -> dict[int, LeaseState]:
+        return {held.batch_id: LeaseState.HELD for held in claims}
 
     vars(batches).update(_touch=touch, standing=standing)
 

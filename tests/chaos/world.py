@@ -26,7 +26,7 @@ FLEET_SETTINGS = {
     "model": "fake",
     "lease_seconds": LEASE_SECONDS,
     "reconcile_seconds": 0.3,
-    "ring_again_seconds": 2.0,
+    "renotify_seconds": 2.0,
     "drain_seconds": 2.0,
     "batch_images": 32,
     "batches_in_flight": 2,

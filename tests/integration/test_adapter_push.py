@@ -22,7 +22,7 @@ from tests.second_adapter import info_of, second_adapter
 from tests.services import Bucket, S3Server
 from worker.scoring import champions
 from worker.scoring.adapters import AdapterFolders, register_shipped
-from worker.scoring.champions import Scorers
+from worker.scoring.champions import ScorerCache
 from worker.scoring.model import LoadedModel
 
 
@@ -117,7 +117,7 @@ def test_a_champion_in_a_bucket_that_is_away_is_no_refusal_and_is_used_when_it_i
         register_shipped(engine, model.identity)
         with transaction(engine) as connection:
             check = save_check(connection, load_check("overlay"))
-        worker = Scorers(engine, model, settings, worker="w")
+        worker = ScorerCache(engine, model, settings, worker="w")
         first = worker.resolve(check)
         worker.look()
         own_s3.kill()
@@ -138,4 +138,4 @@ def test_a_champion_in_a_bucket_that_is_away_is_no_refusal_and_is_used_when_it_i
         resolved = worker.resolve(check)
         assert resolved.scorer.identity.adapter_sha256 == info_of(folder).weights_sha256
         with reading(engine) as connection:
-            assert refusals.standing_refusals(connection) == []
+            assert refusals.open_refusals(connection) == []

@@ -14,7 +14,7 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch
 from scanfleet.errors import BrokerUnavailable
 from scanfleet.messages import score_queue
-from scanfleet.queue.app import broker_folder, clear_taken, make_app, ring
+from scanfleet.queue.app import broker_folder, clear_taken, make_app, notify
 from scanfleet.reconcile import reconcile_once
 from tests.migrated import upgrade
 from tests.tiny_disk import TinyDisk, tiny_disk
@@ -62,16 +62,16 @@ def take(app: Celery) -> int:
 def test_a_knock_on_a_full_disk(disk: TinyDisk, settings: Settings, app: Celery, first: bool) -> None:
     """first: nothing was ever sent, so the files that bind the queue are not there yet either."""
     if not first:
-        ring(app, queue=QUEUE, batch_id=1)
+        notify(app, queue=QUEUE, batch_id=1)
         assert take(app) == 1
     disk.fill()
     for batch_id in (2, 3):
         with pytest.raises(BrokerUnavailable, match="No space left"):
-            ring(app, queue=QUEUE, batch_id=batch_id)
+            notify(app, queue=QUEUE, batch_id=batch_id)
     disk.free()
     assert messages(settings) == []
     with make_app(settings) as later:
-        ring(later, queue=QUEUE, batch_id=4)
+        notify(later, queue=QUEUE, batch_id=4)
         assert take(later) == 1
 
 
@@ -80,17 +80,17 @@ def test_reconciling_goes_on_when_there_is_room(disk: TinyDisk, settings: Settin
     upgrade(engine)
     add_scan(engine, [NewImage(uri=f"mem://{number}") for number in range(3)], batch_images=1)
     disk.fill()
-    assert reconcile_once(engine, app, settings).rung == 0
+    assert reconcile_once(engine, app, settings).notified == 0
     disk.free()
     with reading(engine) as connection:
-        assert set(connection.execute(sa.select(Batch.rung_at)).scalars()) == {None}
-    assert reconcile_once(engine, app, settings).rung == 3
+        assert set(connection.execute(sa.select(Batch.notified_at)).scalars()) == {None}
+    assert reconcile_once(engine, app, settings).notified == 3
     assert take(app) == 3
     engine.dispose()
 
 
 def test_what_a_kill_left_half_written_is_passed_over(settings: Settings, app: Celery) -> None:
-    ring(app, queue=QUEUE, batch_id=1)
+    notify(app, queue=QUEUE, batch_id=1)
     (message,) = messages(settings)
     message.with_name(f"0_torn.{QUEUE}.msg").write_bytes(b"")
     message.with_name(f"00_torn.{QUEUE}.msg").write_bytes(message.read_bytes()[:-5])
@@ -103,5 +103,5 @@ def test_what_a_kill_left_half_written_is_passed_over(settings: Settings, app: C
     for table in (broker_folder(settings) / "control").glob("*.exchange"):
         table.write_bytes(b"")
     with make_app(settings) as later:
-        ring(later, queue=QUEUE, batch_id=2)
+        notify(later, queue=QUEUE, batch_id=2)
         assert take(later) == 2

@@ -19,7 +19,7 @@ from scanfleet.retry import MAX_BACKOFF_SECONDS
 from tests.worker_rig import QUEUE, Rig, png, rig
 
 HOUR = 3600.0
-MOVED = (Batch.lease_until, Batch.not_before, Batch.rung_at)
+MOVED = (Batch.lease_until, Batch.not_before, Batch.notified_at)
 LONGEST_LEASE = MAX_LEASE_SECONDS + SLACK.total_seconds()
 LONGEST_BACKOFF = MAX_BACKOFF_SECONDS + SLACK.total_seconds()
 
@@ -34,7 +34,7 @@ def jump(worker: Rig, seconds: float) -> None:
     """The clock goes forward by so much, or back."""
     with transaction(worker.engine) as connection:
         for row in connection.execute(sa.select(Batch.id, *MOVED)).all():
-            times = {name: getattr(row, name) for name in ("lease_until", "not_before", "rung_at")}
+            times = {name: getattr(row, name) for name in ("lease_until", "not_before", "notified_at")}
             moved = {name: at - timedelta(seconds=seconds) for name, at in times.items() if at is not None}
             if moved:
                 connection.execute(sa.update(Batch).where(Batch.id == row.id).values(moved))
@@ -45,9 +45,9 @@ def expire(worker: Rig) -> int:
         return crash_isolation.expire_leases(connection).n
 
 
-def knocks(worker: Rig) -> int:
+def n_due(worker: Rig) -> int:
     with transaction(worker.engine) as connection:
-        return len(notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=100))
+        return len(notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=100))
 
 
 def claim(worker: Rig) -> batches.Claim | None:
@@ -80,13 +80,13 @@ def test_a_knock_and_a_back_off_hold_nothing_up(worker: Rig, seconds: float) -> 
     with transaction(worker.engine) as connection:  # the store's trouble is not what is tested here
         connection.execute(sa.update(Scan).values(not_before=None, trouble=0))
         connection.execute(sa.update(Batch).values(not_before=now(connection) + timedelta(seconds=50)))
-    assert knocks(worker) == 0
+    assert n_due(worker) == 0
     assert claim(worker) is None
     jump(worker, seconds)
-    assert knocks(worker) == 1
-    assert knocks(worker) == 0  # it was rung for
+    assert n_due(worker) == 1
+    assert n_due(worker) == 0  # it was rung for
     jump(worker, seconds)
-    assert knocks(worker) == 1
+    assert n_due(worker) == 1
     worker.drain()
     assert worker.progress(scan).n_verdicts == 2
 
@@ -95,7 +95,7 @@ def test_a_knock_and_a_back_off_hold_nothing_up(worker: Rig, seconds: float) -> 
 def test_a_jump_under_a_living_worker_costs_work_and_no_verdict(worker: Rig, seconds: float) -> None:
     """Its lease is taken away, another one scores the batch, and what it writes late changes nothing."""
     scan = worker.scan(pictures(4))
-    held = worker.pipeline.leases.claim(queue=QUEUE, rung=None)
+    held = worker.pipeline.leases.claim(queue=QUEUE, notified=None)
     assert held is not None
     jump(worker, seconds)
     assert expire(worker) == 1
@@ -112,7 +112,7 @@ def test_a_jump_under_a_living_worker_costs_work_and_no_verdict(worker: Rig, sec
 @pytest.mark.parametrize("seconds", [-HOUR, -200.0, HOUR])
 def test_a_heartbeat_after_a_jump_keeps_the_batch(worker: Rig, seconds: float) -> None:
     worker.scan(pictures(4))
-    held = worker.pipeline.leases.claim(queue=QUEUE, rung=None)
+    held = worker.pipeline.leases.claim(queue=QUEUE, notified=None)
     assert held is not None
     jump(worker, seconds)
     worker.pipeline.leases.beat()
@@ -134,9 +134,9 @@ def test_however_far_the_clock_is_set_back_the_delay_is_bounded(worker: Rig, bac
         at = now(connection)
         lease_until = connection.execute(sa.select(Batch.lease_until).where(Batch.state == "leased")).scalar_one()
         not_before = connection.execute(sa.select(Batch.not_before).where(Batch.state == "ready")).scalar_one()
-    knocked, freed = knocks(worker), expire(worker)
+    notified, freed = n_due(worker), expire(worker)
     assert freed == (lease_until - at > timedelta(seconds=LONGEST_LEASE))
-    assert knocked == (not_before - at > timedelta(seconds=LONGEST_BACKOFF))
+    assert notified == (not_before - at > timedelta(seconds=LONGEST_BACKOFF))
     jump(worker, LONGEST_LEASE)  # that long later at most
     assert expire(worker) + freed == 1
     worker.forget_backoff()

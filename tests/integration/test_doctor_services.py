@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from producer.local.doctor import look_around, look_at_source
+from producer.local.doctor import examine_source, look_around
 from scanfleet.config.settings import load_settings
 from tests.services import Bucket
 
@@ -18,8 +18,8 @@ def test_a_bucket_is_listed_and_fetched(tmp_path: Path, s3_bucket: Bucket) -> No
     for number in range(3):
         s3_bucket.put(f"ads/{number}.jpg", bytes(1000))
     settings = load_settings(data_dir=tmp_path, s3_endpoint_url=s3_bucket.endpoint_url)
-    found = look_at_source(settings, f"s3://{s3_bucket.name}/ads/", seconds=5)
+    found = examine_source(settings, f"s3://{s3_bucket.name}/ads/", seconds=5)
     assert found.status == "ok", found.text
     assert "3 images listed" in found.text
-    missing = look_at_source(settings, "s3://no-such-bucket-here/", seconds=1)
+    missing = examine_source(settings, "s3://no-such-bucket-here/", seconds=1)
     assert (missing.status, missing.exit_code) == ("fail", 14)

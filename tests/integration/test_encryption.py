@@ -16,7 +16,7 @@ from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading
 from scanfleet.db.schema import first_contact
 from scanfleet.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
-from scanfleet.queue.app import make_app, ring
+from scanfleet.queue.app import make_app, notify
 from tests.cli_process import scanfleet
 from tests.conftest import serve
 from tests.services import PostgresServer, RedisServer
@@ -73,7 +73,7 @@ def test_a_knock_goes_over_tls_with_a_private_authority(
     settings = broker(tmp_path, tls_redis.url, right)
     with make_app(settings, ("score.fake",)) as app:
         check_broker(app)
-        ring(app, queue="score.fake", batch_id=7)
+        notify(app, queue="score.fake", batch_id=7)
     with tls_redis.client() as client:
         assert client.llen("scanfleet:score.fake") == 1
 

@@ -20,7 +20,7 @@ from producer.cli.main import cli
 from producer.cli.training import labels_import
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading, transaction
-from scanfleet.db.labels.labels import StandingLabel, standing_labels
+from scanfleet.db.labels.labels import CurrentLabel, current_labels
 from scanfleet.db.tables import Label, LabelledImage, Verdict
 from scanfleet.errors import BadLabels, SourceNotFound, StoreUnavailable, UnknownName
 from tests.ledger_rig import ledger_with_scan
@@ -58,9 +58,9 @@ class Ledger:
     def add(self, *arguments: str | Path, check: str = "overlay") -> Result:
         return self.run("import", *arguments, "--check", check, "--who", "ann")
 
-    def standing(self, check: str = "overlay") -> list[StandingLabel]:
+    def standing(self, check: str = "overlay") -> list[CurrentLabel]:
         with reading(self.engine) as connection:
-            return standing_labels(connection, check)
+            return current_labels(connection, check)
 
     def count(self, table: Any = Label) -> int:
         with reading(self.engine) as connection:
@@ -156,7 +156,7 @@ def test_what_is_exported_can_be_imported_elsewhere_and_here(
     other = Ledger(tmp_path / "other")
     other.run("import", file, "--check", "overlay", "--who", "somebody else")
 
-    def essence(labels: list[StandingLabel]) -> list[Any]:
+    def essence(labels: list[CurrentLabel]) -> list[Any]:
         return [
             (
                 one.content_sha256,

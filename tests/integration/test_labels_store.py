@@ -19,7 +19,7 @@ from scanfleet.db.engine import connect, now, transaction
 from scanfleet.db.labels import labels as store
 from scanfleet.db.labels.clusters import SeenImage, split_of
 from scanfleet.db.labels.history import LabelFilter, iter_conflicts, iter_labels, undo_labels
-from scanfleet.db.labels.labels import NewLabel, add_labels, iter_standing, standing_labels
+from scanfleet.db.labels.labels import NewLabel, add_labels, current_labels, iter_current_labels
 from scanfleet.db.labels.queries import PINNED, split_for
 from scanfleet.db.labels.splits import add_images
 from scanfleet.db.tables import Label, LabelledImage
@@ -130,11 +130,11 @@ def follow(engine: sa.Engine, events: list[Event]) -> None:
                     {"id": added[0], "image": image, "who": who, "label": label, "settles": settles, "undoes": None}
                 )
             expected = {name: stands(rows, name) for name in "pq"}
-            found = {one.content_sha256: one.label for one in standing_labels(connection, CHECK)}
+            found = {one.content_sha256: one.label for one in current_labels(connection, CHECK)}
             assert found == {name: label for name, label in expected.items() if label is not None}
             past.append((store.newest_label(connection, CHECK), expected))
         for newest, expected in past:
-            found = {one.content_sha256: one.label for one in standing_labels(connection, CHECK, up_to=newest)}
+            found = {one.content_sha256: one.label for one in current_labels(connection, CHECK, up_to=newest)}
             assert found == {name: label for name, label in expected.items() if label is not None}
 
 
@@ -147,11 +147,11 @@ def test_pages_skip_what_does_not_stand_and_miss_nothing(engine: sa.Engine) -> N
         for name in names[2:7]:
             say(connection, name, "none", "bob")  # a run of conflicts, longer than a page
         pages, after = [], ""
-        while page := standing_labels(connection, CHECK, after=after, limit=3):
+        while page := current_labels(connection, CHECK, after=after, limit=3):
             pages.append([one.content_sha256 for one in page])
             after = page[-1].content_sha256
     assert pages == [["00", "01", "07"], ["08", "09", "10"], ["11"]]
-    assert [one.content_sha256 for one in iter_standing(engine, CHECK)] == list(chain(*pages))
+    assert [one.content_sha256 for one in iter_current_labels(engine, CHECK)] == list(chain(*pages))
     assert [conflict.content_sha256 for conflict in iter_conflicts(engine, CHECK)] == names[2:7]
 
 
@@ -161,7 +161,7 @@ def test_a_label_that_stands_carries_its_image_and_the_boxes_of_whoever_drew_som
         place(connection, "a", split="calibration")
         (drawn,) = say(connection, "a", "overlay", "ann", boxes=[BOX], shown=shown, drawn="random", note="n")
         say(connection, "a", "overlay", "bob")
-        (one,) = standing_labels(connection, CHECK)
+        (one,) = current_labels(connection, CHECK)
     assert (one.label_id, one.who, one.boxes, one.shown, one.drawn, one.note) == (
         drawn, "ann", [BOX], shown, "random", "n",
     )  # fmt: skip
@@ -202,7 +202,7 @@ def test_counting_what_is_new(engine: sa.Engine) -> None:
         undo(connection, doubt)
         assert store.count_since(connection, CHECK, since) == 2
         assert store.labelled_checks(connection) == ["baggage", "overlay"]
-        assert set(store.standing_of(connection, CHECK, ["a", "c", "z"])) == {"a", "c"}
+        assert set(store.current_label_of(connection, CHECK, ["a", "c", "z"])) == {"a", "c"}
 
 
 def test_history_says_what_became_of_each_label(engine: sa.Engine) -> None:
@@ -243,7 +243,7 @@ def test_everything_of_a_person_since_a_moment_is_taken_back_at_once(engine: sa.
         start = now(connection)
         assert undo_labels(connection, LabelFilter(who="bob", since=start + timedelta(hours=1)), who="x") == 0
         assert undo_labels(connection, LabelFilter(who="bob", since=start - timedelta(hours=1)), who="x") == 2
-        assert [one.content_sha256 for one in standing_labels(connection, CHECK)] == ["a"]
+        assert [one.content_sha256 for one in current_labels(connection, CHECK)] == ["a"]
 
 
 # Where images go.
@@ -319,7 +319,7 @@ def test_a_golden_set_that_people_chose_grows_by_their_choice_alone(engine: sa.E
         by_hash = place_one(connection, seen("a", FAR[0], group=one))
         assert by_hash.split == "golden"
         say(connection, "a", "none", "ann")
-        assert standing_labels(connection, CHECK)[0].split == "golden"
+        assert current_labels(connection, CHECK)[0].split == "golden"
 
         chosen = place_one(connection, seen("b", FAR[1], group=two), wanted="golden")
         say(connection, "b", "none", "ann", origin=PINNED)
@@ -331,27 +331,27 @@ def test_a_golden_set_that_people_chose_grows_by_their_choice_alone(engine: sa.E
         assert (like_golden.split, like_golden.stored) == ("none", "golden")  # in train it would leak
         for name in "cd":
             say(connection, name, "overlay", "eve")
-        splits = {one.content_sha256: one.split for one in standing_labels(connection, CHECK)}
+        splits = {one.content_sha256: one.split for one in current_labels(connection, CHECK)}
         assert splits == {"a": "none", "b": "golden", "c": "train", "d": "none"}
         assert connection.execute(sa.select(split_for(Label.check_name)).join(Label, IS_D)).scalar_one() == "none"
 
         # another check has its own eyes
         add_labels(connection, "flowers", [NewLabel(content_sha256="a", label="rose", who="ann", origin="person")])
-        assert standing_labels(connection, "flowers")[0].split == "golden"
+        assert current_labels(connection, "flowers")[0].split == "golden"
 
         # one may choose what was golden by its hash, and correct a label of what was chosen
         again = place_one(connection, seen("a", FAR[0], group=one), wanted="golden")
         assert (again.split, again.refused) == ("golden", False)
         assert len(say(connection, "a", "none", "ann", origin=PINNED)) == 1
         (wrong,) = say(connection, "b", "overlay", "bob", settles=True)
-        splits = {one.content_sha256: (one.label, one.split) for one in standing_labels(connection, CHECK)}
+        splits = {one.content_sha256: (one.label, one.split) for one in current_labels(connection, CHECK)}
         assert (splits["a"], splits["b"]) == (("none", "golden"), ("overlay", "golden"))
 
         # all of it taken back: hashes decide again
         undo_labels(connection, LabelFilter(check_name=CHECK, who="ann"), who="ann")
         undo(connection, wrong)
         say(connection, "a", "overlay", "bob")
-        splits = {one.content_sha256: one.split for one in standing_labels(connection, CHECK)}
+        splits = {one.content_sha256: one.split for one in current_labels(connection, CHECK)}
         assert splits == {"a": "golden", "c": "train", "d": "golden"}
 
 

@@ -59,9 +59,9 @@ def start_scan(engine: sa.Engine, n_images: int, *, batch_images: int = 4, liste
     return scan
 
 
-def claim(engine: sa.Engine, *, lease_seconds: float = 60, rung: int | None = None) -> Claim | None:
+def claim(engine: sa.Engine, *, lease_seconds: float = 60, notified: int | None = None) -> Claim | None:
     with transaction(engine) as connection:
-        return batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=lease_seconds, rung=rung)
+        return batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=lease_seconds, notified=notified)
 
 
 def must_claim(engine: sa.Engine, *, lease_seconds: float = 60) -> Claim:
@@ -156,10 +156,10 @@ def test_the_batch_that_was_rung_for_comes_first(engine: sa.Engine) -> None:
     start_scan(engine, 12)
     with reading(engine) as connection:
         last = connection.execute(sa.select(sa.func.max(Batch.id))).scalar_one()
-    held = claim(engine, rung=last)
+    held = claim(engine, notified=last)
     assert held is not None
     assert held.batch_id == last
-    other = claim(engine, rung=last)  # it is taken: any other one will do
+    other = claim(engine, notified=last)  # it is taken: any other one will do
     assert other is not None
     assert other.batch_id != last
 
@@ -305,9 +305,9 @@ def test_rings_are_capped_and_not_repeated_at_once(engine: sa.Engine) -> None:
 
     def due(**limits: float) -> list[int]:
         with transaction(engine) as connection:
-            ring_again = limits.get("ring_again_seconds", 30.0)
-            found = notifications.due_for_ring(
-                connection, ring_again_seconds=ring_again, max_outstanding=int(limits.get("max_outstanding", 4))
+            ring_again = limits.get("renotify_seconds", 30.0)
+            found = notifications.due_for_notification(
+                connection, renotify_seconds=ring_again, max_outstanding=int(limits.get("max_outstanding", 4))
             )
         return [batch_id for batch_id, _ in found]
 
@@ -317,7 +317,7 @@ def test_rings_are_capped_and_not_repeated_at_once(engine: sa.Engine) -> None:
     more = due(max_outstanding=100)
     assert len(more) == 6
     assert not set(first) & set(more)
-    assert len(due(ring_again_seconds=-1, max_outstanding=100)) == 10  # all are stale by now
+    assert len(due(renotify_seconds=-1, max_outstanding=100)) == 10  # all are stale by now
 
 
 def test_a_scan_is_not_done_while_its_listing_goes_on(engine: sa.Engine) -> None:
@@ -342,9 +342,9 @@ def test_earlier_verdicts_are_found_by_version_and_by_content(engine: sa.Engine)
     scorer = a_scorer(engine, held.check_id)
     image = held.images[0]
     with reading(engine) as connection:
-        assert set(verdicts.known_by_identity(connection, scorer, [image.identity, "other"])) == {image.identity}
-        assert set(verdicts.known_by_content(connection, scorer, [f"sha-{image.uri}"])) == {f"sha-{image.uri}"}
-        assert verdicts.known_by_content(connection, scorer + 1, [f"sha-{image.uri}"]) == {}
+        assert set(verdicts.answers_by_identity(connection, scorer, [image.identity, "other"])) == {image.identity}
+        assert set(verdicts.answers_by_content(connection, scorer, [f"sha-{image.uri}"])) == {f"sha-{image.uri}"}
+        assert verdicts.answers_by_content(connection, scorer + 1, [f"sha-{image.uri}"]) == {}
 
 
 def test_a_scan_is_found_by_the_start_of_its_id(engine: sa.Engine) -> None:

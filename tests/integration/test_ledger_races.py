@@ -41,8 +41,8 @@ RACES = (
     "ring ring",
     "ring claim",
     "ring cancel",
-    "unring cancel",
-    "unring ring retry",
+    "unnotify cancel",
+    "unnotify ring retry",
     "retry settle",
     "retry settle_same",
     "retry settle settle",
@@ -171,7 +171,7 @@ def test_a_cancellation_lets_a_worker_pass_that_writes_a_batch_listed_meanwhile(
                 connection, scan_id=ledger.scan_id, queue=QUEUE, images=[NewImage(uri="late")], batch_images=1
             )
         with transaction(other) as connection:
-            held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60, rung=batch_id)
+            held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60, notified=batch_id)
         assert held is not None
 
         def write(connection: sa.Connection) -> None:

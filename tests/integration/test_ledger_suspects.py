@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.scans import batches, crash_isolation, retries, scans
-from scanfleet.db.scans.batches import Claim, Standing
+from scanfleet.db.scans.batches import Claim, LeaseState
 from scanfleet.db.tables import Batch, Failure, Image, Scan
 from scanfleet.errors import LeaseLost
 from tests.ledger_machine.invariants import violations
@@ -192,24 +192,24 @@ def test_standing_tells_what_became_of_a_claim(engine: sa.Engine) -> None:
     ledger = Small(engine, n_images=4, batch_images=1)
     held = [ledger.must_claim() for _ in range(4)]
 
-    def standing() -> list[Standing]:
+    def standing() -> list[LeaseState]:
         with reading(engine) as connection:
             found = batches.standing(connection, held)
         return [found[claim.batch_id] for claim in held]
 
-    assert standing() == [Standing.HELD] * 4
+    assert standing() == [LeaseState.HELD] * 4
     ledger.write(held[0])
     ledger.hand_back(held[1])
     with transaction(engine) as connection:
         connection.execute(sa.update(Batch).where(Batch.id == held[2].batch_id).values(lease_token=9))
         scans.pause(connection, ledger.scan_id)
-    assert standing() == [Standing.LOST, Standing.LOST, Standing.LOST, Standing.PAUSED]
+    assert standing() == [LeaseState.LOST, LeaseState.LOST, LeaseState.LOST, LeaseState.PAUSED]
     with transaction(engine) as connection:
         scans.resume(connection, ledger.scan_id)
-    assert standing()[3] is Standing.HELD
+    assert standing()[3] is LeaseState.HELD
     with transaction(engine) as connection:
         scans.cancel(connection, ledger.scan_id)
-    assert standing()[3] is Standing.LOST
+    assert standing()[3] is LeaseState.LOST
     with reading(engine) as connection:
         assert batches.standing(connection, []) == {}
 

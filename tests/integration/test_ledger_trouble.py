@@ -11,7 +11,7 @@ from scanfleet.config.settings import MAX_LEASE_SECONDS, load_settings
 from scanfleet.db import clock
 from scanfleet.db.engine import connect, now, reading, transaction
 from scanfleet.db.scans import batches
-from scanfleet.db.scans.source_breaker import LIMIT, count_trouble, release_scan
+from scanfleet.db.scans.source_breaker import LIMIT, count_source_error, release_scan
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.retry import MAX_BACKOFF_SECONDS
 from tests.ledger_machine.ledger import QUEUE, open_scan
@@ -57,7 +57,7 @@ def test_a_few_batches_prove_nothing_the_third_in_a_row_holds_the_scan(engine: s
     assert (scan.trouble, scan.waiting_for) == (LIMIT, "the world")
     assert 0 < pause_seconds(ledger) <= 1
     assert ledger.claim() is None
-    assert ledger.ring() == []
+    assert ledger.notify() == []
 
 
 def test_trouble_of_the_device_holds_no_scan(engine: sa.Engine) -> None:
@@ -74,7 +74,7 @@ def test_what_several_workers_find_out_at_the_same_time_counts_once(engine: sa.E
     scan = ledger.row(Scan, ledger.scan_id)
     assert scan.trouble == LIMIT
     with transaction(engine) as connection:
-        count_trouble(connection, ledger.scan_id, waiting_for="still away")
+        count_source_error(connection, ledger.scan_id, waiting_for="still away")
     assert ledger.row(Scan, ledger.scan_id) == scan
 
 
@@ -83,8 +83,8 @@ def test_pauses_grow_while_probes_fail(engine: sa.Engine) -> None:
     pauses = [pause_seconds(ledger)]
     for _ in range(8):
         ledger.pass_time()
-        (probe,) = ledger.ring()
-        ledger.write(ledger.must_claim(rung=probe), AWAY)
+        (probe,) = ledger.notify()
+        ledger.write(ledger.must_claim(notified=probe), AWAY)
         pauses.append(pause_seconds(ledger))
     longest = [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert all(least / 2 - 1 < pause <= least for pause, least in zip(pauses, longest, strict=True))
@@ -96,38 +96,38 @@ def test_one_probe_at_a_time_and_the_least_tried_batch(engine: sa.Engine) -> Non
     tried = {batch.id for batch in ledger.rows(Batch) if batch.attempts}
     assert len(tried) == LIMIT
     ledger.pass_time()
-    (probe,) = ledger.ring()
+    (probe,) = ledger.notify()
     assert probe not in tried
-    assert ledger.ring() == []  # one knock is out
+    assert ledger.notify() == []  # one knock is out
     assert ledger.claim() is None  # without a knock nobody comes
-    held = ledger.must_claim(rung=probe)
+    held = ledger.must_claim(notified=probe)
     other = next(batch for batch in ledger.batch_ids if batch != probe)
-    assert ledger.claim(rung=other) is None  # one worker is at it
-    assert ledger.ring() == []
+    assert ledger.claim(notified=other) is None  # one worker is at it
+    assert ledger.notify() == []
     ledger.write(held, AWAY)
     ledger.pass_time()
-    (second,) = ledger.ring()
+    (second,) = ledger.notify()
     assert second not in {*tried, probe}
 
 
 def test_the_first_image_that_gets_through_makes_everything_due(engine: sa.Engine) -> None:
     ledger = held_ledger(engine)
     ledger.pass_time()
-    (probe,) = ledger.ring()
-    ledger.write(ledger.must_claim(rung=probe), [Answer.CLEAR])
+    (probe,) = ledger.notify()
+    ledger.write(ledger.must_claim(notified=probe), [Answer.CLEAR])
     scan = ledger.row(Scan, ledger.scan_id)
     assert (scan.trouble, scan.not_before, scan.waiting_for) == (0, None, None)
-    assert sorted(ledger.ring()) == [batch for batch in ledger.batch_ids if batch != probe]
+    assert sorted(ledger.notify()) == [batch for batch in ledger.batch_ids if batch != probe]
     with transaction(engine) as connection:
         assert not release_scan(connection, ledger.scan_id)  # nothing to release
-    assert ledger.ring() == []  # and the knocks that are out are still counted
+    assert ledger.notify() == []  # and the knocks that are out are still counted
 
 
 def test_a_verdict_taken_over_says_nothing_of_the_store(engine: sa.Engine) -> None:
     ledger = held_ledger(engine)
     ledger.pass_time()
-    (probe,) = ledger.ring()
-    ledger.write(ledger.must_claim(rung=probe), [Answer.REUSED])
+    (probe,) = ledger.notify()
+    ledger.write(ledger.must_claim(notified=probe), [Answer.REUSED])
     assert ledger.row(Scan, ledger.scan_id).trouble == LIMIT
 
 
@@ -151,22 +151,22 @@ def test_a_scan_on_hold_is_probed_though_all_knocks_are_out_for_another(engine: 
     with transaction(engine) as connection:
         page = [batches.NewImage(uri=f"mem://o/{number}") for number in range(9)]
         more = batches.add_images(connection, scan_id=other, queue=QUEUE, images=page, batch_images=1)
-    first = ledger.ring(most=4)
+    first = ledger.notify(most=4)
     assert first[:4] == more[:4]
     assert len(first) == 5  # and one probe
     ledger.pass_time(31)
     with transaction(engine) as connection:
-        knocked = sa.update(Batch).where(Batch.scan_id == other).values(rung_at=now(connection))
-        connection.execute(knocked)
-    (probe,) = ledger.ring(most=4)
+        notified = sa.update(Batch).where(Batch.scan_id == other).values(notified_at=now(connection))
+        connection.execute(notified)
+    (probe,) = ledger.notify(most=4)
     assert probe in ledger.batch_ids
 
 
 def test_after_a_set_back_probes_still_pause(engine: sa.Engine) -> None:
     ledger = held_ledger(engine)
     ledger.pass_time(-3600)
-    (probe,) = ledger.ring()  # an end of the pause in an hour counts as past
-    ledger.write(ledger.must_claim(rung=probe), AWAY)
+    (probe,) = ledger.notify()  # an end of the pause in an hour counts as past
+    ledger.write(ledger.must_claim(notified=probe), AWAY)
     assert ledger.row(Scan, ledger.scan_id).trouble == LIMIT + 1
     assert 0 < pause_seconds(ledger) <= 2
 
@@ -194,7 +194,7 @@ def test_a_knock_is_recent_unless_stale_or_from_the_future(engine: sa.Engine) ->
     def since(moment: clock.Time, at: datetime) -> sa.ColumnElement[bool]:
         return clock.since(moment, at - timedelta(seconds=30), at)
 
-    lately = _asked(engine, "rung_at", since)
+    lately = _asked(engine, "notified_at", since)
     assert all(lately(seconds) for seconds in (-30, -1, 0, 60))
     assert not any(lately(seconds) for seconds in (None, -31, -30.000001, 61, 3600))
 

@@ -151,7 +151,7 @@ def outcome_for(connection: sa.Connection, held: batches.Claim, failing: tuple[s
     )
 
 
-def knocks(settings: Settings) -> int:
+def notifications(settings: Settings) -> int:
     return len(list((broker_folder(settings) / "messages").iterdir()))
 
 
@@ -163,7 +163,7 @@ def test_the_first_batch_is_committed_and_rung_for_before_the_listing_goes_on(
     opened = next(pages)
     first = next(pages)
     assert first.n_new == archive.n_read == BATCH_IMAGES
-    assert knocks(settings) == 1
+    assert notifications(settings) == 1
     assert scan_of(engine, opened.scan.id).n_listed is None
     assert work(engine) == BATCH_IMAGES  # scored while the listing stands still
     assert scan_of(engine, opened.scan.id).state == "running"
@@ -275,19 +275,19 @@ def test_paused_the_listing_goes_on_and_nobody_is_rung_for(engine: sa.Engine, ap
     with transaction(engine) as connection:
         scans.pause(connection, scan_id)
     assert list(pages)[-1].n_new == 100
-    assert knocks(settings) == 0
+    assert notifications(settings) == 0
     assert work(engine) == 0
     with transaction(engine) as connection:
         scans.resume(connection, scan_id)
-    assert reconcile_once(engine, app, settings).rung == 25
+    assert reconcile_once(engine, app, settings).notified == 25
     assert work(engine) == 100
     assert scan_of(engine, scan_id).state == "done"
 
 
 def test_rings_stay_below_their_cap(engine: sa.Engine, app: Celery, settings: Settings) -> None:
-    capped = settings.model_copy(update={"max_outstanding_rings": 5})
+    capped = settings.model_copy(update={"max_outstanding_notifications": 5})
     run(engine, app, capped, Archive(200))
-    assert knocks(settings) == 5
+    assert notifications(settings) == 5
 
 
 def test_a_broker_that_is_away_costs_no_image(engine: sa.Engine, settings: Settings) -> None:
@@ -297,9 +297,9 @@ def test_a_broker_that_is_away_costs_no_image(engine: sa.Engine, settings: Setti
     assert last.broker_away
     with reading(engine) as connection:
         assert scans.progress(connection, last.scan.id).n_images == 200
-        assert connection.execute(sa.select(sa.func.count(Batch.rung_at))).scalar_one() == 0
+        assert connection.execute(sa.select(sa.func.count(Batch.notified_at))).scalar_one() == 0
     with make_app(settings, (QUEUE,)) as app:
-        assert reconcile_once(engine, app, settings).rung == 50
+        assert reconcile_once(engine, app, settings).notified == 50
 
 
 def test_two_producers_of_one_scan_double_nothing(engine: sa.Engine, settings: Settings) -> None:
@@ -342,7 +342,7 @@ def test_retried_failures_are_scored_again_and_counted_once(engine: sa.Engine, a
         assert (done.n_failures, done.n_pending) == (0, 3)
         assert connection.execute(sa.select(sa.func.count()).select_from(Failure)).scalar_one() == 0
     assert scan_of(engine, scan_id).state == "running"
-    assert reconcile_once(engine, app, settings).rung == 2
+    assert reconcile_once(engine, app, settings).notified == 2
     assert work(engine, failing=failing[:1]) == 3
     with reading(engine) as connection:
         done = scans.progress(connection, scan_id)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from producer.scans.rescan_changes import find_report
 from scanfleet.checks.crop import CropSettings
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results import rescans, verdicts
 from scanfleet.db.results.rescan_changes import iter_flips
@@ -114,9 +114,9 @@ def test_where_the_second_look_is_at_stake_the_answer_can_change(
     def first(name: str) -> float:
         return int(name[-5:]) / 5 - 3.0
 
-    def look(name: str) -> SecondLook | None:
+    def look(name: str) -> CropResult | None:
         asked = abs(first(name)) <= 1.5
-        return SecondLook(why="uncertain", first=first(name), second=9.0, look="pair") if asked else None
+        return CropResult(why="uncertain", first=first(name), second=9.0, look="pair") if asked else None
 
     held.promote("one")
     root = held.scan(31, lambda name: 5.0 if look(name) else first(name), looks=look)
@@ -315,7 +315,7 @@ def test_a_verdict_taken_over_from_another_scan_counts_as_well(held: Archive) ->
     rescan = held.rescan(root, everything=True)
     claim = held.must_claim()
     with reading(held.engine) as connection:
-        known = verdicts.known_by_identity(connection, scorer, [image.identity for image in claim.images])
+        known = verdicts.answers_by_identity(connection, scorer, [image.identity for image in claim.images])
     assert len(known) == 4
     held.write(claim, shifted, reused_from=next(iter(known.values())).verdict_id)
     assert held.margins(root) == {uri(number): shifted(uri(number)) for number in range(4)}
@@ -438,6 +438,6 @@ def test_batches_keep_to_their_size(held: Archive) -> None:
     rescan = held.rescan(root, everything=True)
     with reading(held.engine) as connection:
         sizes = connection.execute(sa.select(Batch.n_images).where(Batch.scan_id == rescan)).scalars().all()
-        rung = batches.has_ready(connection, held.info(rescan).queue)
+        notified = batches.has_ready(connection, held.info(rescan).queue)
     assert max(sizes) == held.settings.batch_images
-    assert rung
+    assert notified

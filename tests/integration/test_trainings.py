@@ -19,7 +19,7 @@ from scanfleet.db.scans.checks import save_check
 from scanfleet.db.tables import LabelledImage, Training
 from scanfleet.db.training import trainings
 from scanfleet.db.training.trainings import MAX_CRASHES, MAX_LOSSES, AlreadyUnderWay, TrainingInfo
-from scanfleet.db.training.upkeep import due_for_ring, expire_leases
+from scanfleet.db.training.upkeep import due_for_notification, expire_leases
 from scanfleet.errors import LeaseLost, UnknownName
 from scanfleet.messages import TRAIN_QUEUE
 from scanfleet.queue.app import make_app
@@ -111,8 +111,8 @@ def test_of_many_requests_at_once_one_is_taken(engine: sa.Engine) -> None:
 
 def test_a_worker_takes_trainings_of_its_own_base_model_alone(engine: sa.Engine) -> None:
     wanted = request(engine)
-    assert claim(engine, base_model="another", rung=wanted) is None
-    held = must_claim(engine, rung=wanted)
+    assert claim(engine, base_model="another", notified=wanted) is None
+    held = must_claim(engine, notified=wanted)
     assert (held.id, held.lease_owner, held.newest_label) == (wanted, "w", 7)
     assert claim(engine) is None
 
@@ -233,7 +233,7 @@ def test_knocks_are_repeated_only_while_somebody_may_hear_them(engine: sa.Engine
 
     def due() -> list[int]:
         with transaction(engine) as connection:
-            return due_for_ring(connection, ring_again_seconds=0)
+            return due_for_notification(connection, renotify_seconds=0)
 
     assert due() == [training_id]
     assert due() == []

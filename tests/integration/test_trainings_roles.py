@@ -55,7 +55,7 @@ def test_each_role_does_its_part_of_a_training(
         for who in (producer, worker):
             with transaction(who) as connection:
                 upkeep.expire_leases(connection)
-                upkeep.due_for_ring(connection, ring_again_seconds=0)
+                upkeep.due_for_notification(connection, renotify_seconds=0)
         held = claim(worker)
         info = AdapterInfo(
             check_name="overlay", check_hash="h", base_model="pocket", base_revision="r", uri="/x", weights_sha256="2"

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from scanfleet.db.results import verdicts
 from scanfleet.db.scans import batches
-from scanfleet.db.scans.batches import ClaimedImage, Standing
+from scanfleet.db.scans.batches import ClaimedImage, LeaseState
 from scanfleet.errors import LeaseLost
 from tests.ledger_machine.ledger import QUEUE
 from tests.ledger_machine.moments import LEASE, Span
@@ -32,15 +32,17 @@ class Late(enum.Enum):
 class Fleet(People):
     def claim(self, worker: str, *, listen: bool) -> bool:
         """Take a batch; `listen`: the one that somebody knocked for. Returns whether there was one."""
-        rung = self._knocks.pop(0) if listen and self._knocks else None
+        notified = self._notifications.pop(0) if listen and self._notifications else None
         if len(self._held[worker]) >= IN_FLIGHT:
             return False
         claim, at = self._do(
-            lambda connection: batches.claim(connection, queue=QUEUE, worker=worker, lease_seconds=LEASE, rung=rung)
+            lambda connection: batches.claim(
+                connection, queue=QUEUE, worker=worker, lease_seconds=LEASE, notified=notified
+            )
         )
         got = None if claim is None else claim.batch_id
-        expected = {self.model.next_claim(rung, moment) for moment in self._moments(at)}
-        self._believe(len(expected) > 1 or got in expected, f"claimed batch {got}, not {expected} (rung: {rung})")
+        expected = {self.model.next_claim(notified, moment) for moment in self._moments(at)}
+        self._believe(len(expected) > 1 or got in expected, f"claimed batch {got}, not {expected} (rung: {notified})")
         if claim is None:
             return False
         self.model.claimed(claim.batch_id, worker, at)
@@ -179,9 +181,11 @@ class Fleet(People):
         for held in list(mine):
             standing = found[held.claim.batch_id]
             paused = self.model.scans[held.claim.scan_id].state == "paused"
-            expected = (Standing.PAUSED if paused else Standing.HELD) if self.model.holds(held.claim) else Standing.LOST
+            expected = (
+                (LeaseState.PAUSED if paused else LeaseState.HELD) if self.model.holds(held.claim) else LeaseState.LOST
+            )
             self._believe(standing is expected, f"batch {held.claim.batch_id}: {standing}, not {expected}")
-            if standing is Standing.LOST:
+            if standing is LeaseState.LOST:
                 self._end(worker, held)
-            elif standing is Standing.PAUSED:
+            elif standing is LeaseState.PAUSED:
                 self.hand_back(worker, mine.index(held), 0, [Answer.CLEAR])

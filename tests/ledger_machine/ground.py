@@ -40,7 +40,7 @@ class Ground:
         self.model = Model(self.scan_ids)
         self._held: dict[str, list[Held]] = {worker: [] for worker in WORKERS}
         self._ghosts: list[Held] = []  # of workers that were given up, and may not be dead
-        self._knocks: list[int] = []
+        self._notifications: list[int] = []
         self.poison: set[int] = set()
         self._in_hand_at_end: Counter[int] = Counter()  # workers that ended or fell silent, by the image in hand
         self._slowest = timedelta(0)  # transaction so far: how far a time that one wrote may lie after its `Span.lo`

@@ -27,7 +27,7 @@ _SCANS = sa.select(
 _VERDICTS = sa.select(Verdict.id, Verdict.image_id, Verdict.decision, Verdict.reused_from)
 _FAILURES = sa.select(Failure.image_id, Failure.stage, Failure.reason)
 _TIMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (Batch.__table__, ("lease_until", "not_before", "rung_at")),
+    (Batch.__table__, ("lease_until", "not_before", "notified_at")),
     (Scan.__table__, ("not_before",)),
 )
 

@@ -17,7 +17,7 @@ from tests.ledger_machine.ledger import Snapshot
 from tests.ledger_machine.moments import (
     LEASE,
     MAX_CRASHES,
-    MAX_RINGS,
+    MAX_NOTIFICATIONS,
     TROUBLES,
     Moment,
     Span,
@@ -48,7 +48,7 @@ class BatchModel:
     in_hand: int | None = None
     lease_until: Moment = None
     not_before: Moment = None
-    rung_at: Moment = None
+    notified_at: Moment = None
     images: list[ImageModel] = field(default_factory=list)
 
     @property
@@ -88,29 +88,29 @@ class Model:
         leased = (batch for batch in self.batches.values() if batch.state == "leased")
         return {batch.id for batch in leased if run_out(batch.lease_until, at)}
 
-    def next_claim(self, rung: int | None, at: datetime) -> int | None:
+    def next_claim(self, notified: int | None, at: datetime) -> int | None:
         """Which batch a claim must get."""
         free = [batch for batch in self._workable(at) if not self._on_hold(batch)]
         for batch in self._workable(at):
-            if batch.id == rung and (batch in free or not self.of_scan(batch.scan_id, "leased")):
+            if batch.id == notified and (batch in free or not self.of_scan(batch.scan_id, "leased")):
                 return batch.id
         return min(((batch.attempts > 0, batch.id) for batch in free), default=(False, None))[1]
 
-    def next_rings(self, at: datetime) -> tuple[list[int], list[set[int]]]:
+    def next_notifications(self, at: datetime) -> tuple[list[int], list[set[int]]]:
         """Which batches must be rung for, in order; and for each scan on hold those of which one is the probe."""
-        free = [batch for batch in self._workable(at) if not self._on_hold(batch) and not lately(batch.rung_at, at)]
-        room = max(MAX_RINGS - self.outstanding(at), 0)
+        free = [batch for batch in self._workable(at) if not self._on_hold(batch) and not lately(batch.notified_at, at)]
+        room = max(MAX_NOTIFICATIONS - self.outstanding(at), 0)
         return [batch.id for batch in free[:room]], [
             probes for scan in self.scans if (probes := self._probes(scan, at))
         ]
 
     def outstanding(self, at: datetime) -> int:
         ready = (batch for scan in self.scans for batch in self.of_scan(scan, "ready") if not self._on_hold(batch))
-        return sum(self.scans[batch.scan_id].state == "running" and lately(batch.rung_at, at) for batch in ready)
+        return sum(self.scans[batch.scan_id].state == "running" and lately(batch.notified_at, at) for batch in ready)
 
     def _probes(self, scan_id: str, at: datetime) -> set[int]:
         batches = self.of_scan(scan_id, "ready", "leased")
-        out = any(batch.state == "leased" or lately(batch.rung_at, at) for batch in batches)
+        out = any(batch.state == "leased" or lately(batch.notified_at, at) for batch in batches)
         choice = [batch for batch in self._workable(at) if batch.scan_id == scan_id and self._on_hold(batch)]
         least = min((batch.attempts for batch in choice), default=0)
         return set() if out else {batch.id for batch in choice if batch.attempts == least}
@@ -163,7 +163,7 @@ class Model:
             batch.state = "done"
         else:
             longest = backoff(claim.attempts)
-            batch.state, batch.rung_at, batch.not_before = "ready", None, at.after(longest / 2, longest)
+            batch.state, batch.notified_at, batch.not_before = "ready", None, at.after(longest / 2, longest)
         self._answered(batch, outcome, at)
         if outcome.waiting_for is None:
             self.finish(batch.scan_id)
@@ -176,7 +176,7 @@ class Model:
     def handed_back(self, claim: Claim, outcome: Outcome, at: Span) -> None:
         batch = self.batches[claim.batch_id]
         batch.free()
-        batch.state, batch.rung_at = "ready", None
+        batch.state, batch.notified_at = "ready", None
         batch.attempts -= 1
         self._answered(batch, outcome, at)
 
@@ -193,7 +193,7 @@ class Model:
             self._trouble(scan, at)
         elif outcome.n_fetched and scan.trouble:
             scan.trouble, scan.not_before = 0, None
-            self._forget_rings(scan)
+            self._forget_notifications(scan)
 
     def _trouble(self, scan: ScanModel, at: Span) -> None:
         if not due(scan.not_before, at.hi):
@@ -202,11 +202,11 @@ class Model:
         if scan.trouble >= TROUBLES:
             longest = backoff(scan.trouble - TROUBLES + 1)
             scan.not_before = at.after(longest / 2, longest)
-            self._forget_rings(scan)
+            self._forget_notifications(scan)
 
-    def _forget_rings(self, scan: ScanModel) -> None:
+    def _forget_notifications(self, scan: ScanModel) -> None:
         for batch in self.of_scan(scan.id, "ready"):
-            batch.rung_at = None
+            batch.notified_at = None
 
     def expired(self, batch_ids: Collection[int], at: Span) -> list[int]:
         """Returns the images that must be quarantined."""
@@ -214,7 +214,7 @@ class Model:
         for batch in (self.batches[batch_id] for batch_id in sorted(batch_ids)):
             image = next((image for image in batch.images if image.id == batch.in_hand), None)
             batch.free()
-            batch.state, batch.suspect, batch.rung_at, batch.not_before = "ready", True, None, None
+            batch.state, batch.suspect, batch.notified_at, batch.not_before = "ready", True, None, None
             batch.crashes += 1
             if batch.crashes > 1:
                 batch.not_before = at.after(backoff(batch.crashes - 1))
@@ -232,9 +232,9 @@ class Model:
         if not batch.pending:
             batch.state = "done"
 
-    def rung(self, batch_ids: Iterable[int], at: Moment) -> None:
+    def notified(self, batch_ids: Iterable[int], at: Moment) -> None:
         for batch_id in batch_ids:
-            self.batches[batch_id].rung_at = at
+            self.batches[batch_id].notified_at = at
 
     def cancelled(self, scan_id: str) -> None:
         self.scans[scan_id].state = "cancelled"
@@ -257,7 +257,7 @@ class Model:
 
     def _retried(self, batch: BatchModel, again: Sequence[ImageModel]) -> None:
         batch.free()
-        batch.state, batch.attempts, batch.crashes, batch.not_before, batch.rung_at = "ready", 0, 0, None, None
+        batch.state, batch.attempts, batch.crashes, batch.not_before, batch.notified_at = "ready", 0, 0, None, None
         batch.lease_token += 1
         batch.suspect = batch.suspect or any(image.crashes for image in again)
         for image in again:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 LEASE = 60.0  # seconds
 RING_AGAIN = 30.0
-MAX_RINGS = 3
+MAX_NOTIFICATIONS = 3
 MAX_CRASHES = 2
 TROUBLES = 3  # batches in a row that find the store away, after which a scan is held
 SLACK = 60.0  # between clocks
@@ -45,6 +45,6 @@ def run_out(lease_until: Moment, at: datetime) -> bool:
     return lease_until is not None and not at <= lease_until.lo <= at + timedelta(seconds=MAX_LEASE + SLACK)
 
 
-def lately(rung_at: Moment, at: datetime) -> bool:
+def lately(notified_at: Moment, at: datetime) -> bool:
     earliest, latest = at - timedelta(seconds=RING_AGAIN), at + timedelta(seconds=SLACK)
-    return rung_at is not None and earliest <= rung_at.lo <= latest
+    return notified_at is not None and earliest <= notified_at.lo <= latest

@@ -96,7 +96,9 @@ class Scene:
         for _ in range(self.dice.randint(1, 8)):
             fate = self.dice.choice(["held", "held", "broken", "suspect", "rung"])
             if fate == "rung":
-                notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=self.dice.randint(1, 5))
+                notifications.due_for_notification(
+                    connection, renotify_seconds=30, max_outstanding=self.dice.randint(1, 5)
+                )
             elif (held := self._take(connection)) is not None:
                 if fate == "broken":
                     answers = [Answer.BROKEN, Answer.CLEAR]
@@ -182,19 +184,19 @@ class Scene:
         def one_round(connection: sa.Connection) -> None:
             crash_isolation.expire_leases(connection)
             scans.finish_all_complete(connection)
-            notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
+            notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=3)
 
         return one_round
 
-    def _ring(self, _: int) -> Act:
-        return lambda connection: notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
+    def _notify(self, _: int) -> Act:
+        return lambda connection: notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=3)
 
-    def _unring(self, _: int) -> Act:
+    def _unnotify(self, _: int) -> Act:
         """The broker was away."""
-        found = sa.select(Batch.id).where(Batch.rung_at.is_not(None))
+        found = sa.select(Batch.id).where(Batch.notified_at.is_not(None))
         with self.engine.connect() as connection:
             ids = connection.execute(found).scalars().all()
-        return lambda connection: notifications.mark_rung(connection, ids, at=None)
+        return lambda connection: notifications.mark_notified(connection, ids, at=None)
 
     def _scan_id(self) -> str:
         return self.dice.choice([*self.scan_ids, self.scan_ids[0]])
@@ -223,6 +225,6 @@ class Scene:
             batches.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=2)
             scans.reopen(connection, scan_id)
             connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=None))
-            notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=3)
+            notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=3)
 
         return write

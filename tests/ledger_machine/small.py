@@ -31,12 +31,12 @@ class Small:
             )
             connection.execute(sa.update(Scan).values(n_listed=n_images))
 
-    def claim(self, *, rung: int | None = None, worker: str = "w", lease_seconds: float = 60) -> Claim | None:
+    def claim(self, *, notified: int | None = None, worker: str = "w", lease_seconds: float = 60) -> Claim | None:
         with transaction(self.engine) as connection:
-            return batches.claim(connection, queue=QUEUE, worker=worker, lease_seconds=lease_seconds, rung=rung)
+            return batches.claim(connection, queue=QUEUE, worker=worker, lease_seconds=lease_seconds, notified=notified)
 
-    def must_claim(self, *, rung: int | None = None, worker: str = "w") -> Claim:
-        held = self.claim(rung=rung, worker=worker)
+    def must_claim(self, *, notified: int | None = None, worker: str = "w") -> Claim:
+        held = self.claim(notified=notified, worker=worker)
         assert held is not None
         return held
 
@@ -69,9 +69,9 @@ class Small:
         self.pass_time()
         return expired
 
-    def ring(self, *, most: int = 100) -> list[int]:
+    def notify(self, *, most: int = 100) -> list[int]:
         with transaction(self.engine) as connection:
-            found = notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=most)
+            found = notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=most)
         return [batch_id for batch_id, _ in found]
 
     def rows(self, table: Any, *where: sa.ColumnElement[bool]) -> list[Any]:

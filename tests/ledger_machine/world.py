@@ -13,7 +13,7 @@ from scanfleet.db.scans import crash_isolation, notifications, scans
 from tests.ledger_machine.fleet import Fleet
 from tests.ledger_machine.ground import WORKERS
 from tests.ledger_machine.ledger import shift
-from tests.ledger_machine.moments import MAX_RINGS, RING_AGAIN, Span
+from tests.ledger_machine.moments import MAX_NOTIFICATIONS, RING_AGAIN, Span
 from tests.ledger_machine.workers import Answer
 
 HOUR = 3600.0
@@ -46,31 +46,33 @@ class World(Fleet):
         def one_round(connection: sa.Connection) -> tuple[crash_isolation.Expired, list[int]]:
             expired = crash_isolation.expire_leases(connection)
             scans.finish_all_complete(connection)
-            found = notifications.due_for_ring(connection, ring_again_seconds=RING_AGAIN, max_outstanding=MAX_RINGS)
+            found = notifications.due_for_notification(
+                connection, renotify_seconds=RING_AGAIN, max_outstanding=MAX_NOTIFICATIONS
+            )
             return expired, [batch_id for batch_id, _ in found]
 
-        (expired, rung), at = self._do(one_round)
+        (expired, notified), at = self._do(one_round)
         overdue = self.model.overdue(at.lo)
         self._believe(expired.n == len(overdue), f"{expired.n} leases expired, not {overdue}")
         quarantined = self.model.expired(overdue, at)
         self._believe(list(expired.quarantined) == quarantined, f"quarantined {expired.quarantined}, not {quarantined}")
         for scan_id in self.scan_ids:
             self.model.finish(scan_id)
-        self._rung_rightly(rung, at)
-        self.model.rung(rung, at)
+        self._notified_rightly(notified, at)
+        self.model.notified(notified, at)
         if fate is Fate.AWAY:
-            self._do(lambda connection: notifications.mark_rung(connection, rung, at=None))
-            self.model.rung(rung, None)
-        self._knocks += rung * {Fate.DELIVERED: 1, Fate.DOUBLED: 2}.get(fate, 0)
+            self._do(lambda connection: notifications.mark_notified(connection, notified, at=None))
+            self.model.notified(notified, None)
+        self._notifications += notified * {Fate.DELIVERED: 1, Fate.DOUBLED: 2}.get(fate, 0)
 
-    def _rung_rightly(self, rung: list[int], at: Span) -> None:
-        (free, probes), later = (self.model.next_rings(moment) for moment in self._moments(at))
+    def _notified_rightly(self, notified: list[int], at: Span) -> None:
+        (free, probes), later = (self.model.next_notifications(moment) for moment in self._moments(at))
         if (free, probes) != later:
             return  # something fell due meanwhile
-        found, probed = rung[: len(free)], rung[len(free) :]
+        found, probed = notified[: len(free)], notified[len(free) :]
         right = found == free and len(probed) == len(probes)
         right = right and all(any(batch_id in choice for batch_id in probed) for choice in probes)
-        self._believe(right, f"rung for {rung}, not for {free} and one of each of {probes}")
+        self._believe(right, f"rung for {notified}, not for {free} and one of each of {probes}")
 
     # the end
 
@@ -97,9 +99,9 @@ class World(Fleet):
         for worker in WORKERS:
             self._work_off(worker)
         for worker in cycle(WORKERS):
-            if not self.claim(worker, listen=True) and not self._knocks:
+            if not self.claim(worker, listen=True) and not self._notifications:
                 return
-            if self._knocks:
+            if self._notifications:
                 self.claim(worker, listen=True)
             self._work_off(worker)
 

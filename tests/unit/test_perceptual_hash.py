@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from models.pocket.scenes import baggage, overlay
-from scanfleet.perceptual_hash import BITS, FEW, NEAR_BITS, LookIndex, distance, look_of
+from scanfleet.perceptual_hash import BITS, FEW, NEAR_BITS, HashIndex, distance, phash
 
 SCENES = {"overlay": overlay, "baggage": baggage}
 N = 40
@@ -24,7 +24,7 @@ def resized(image: Image.Image, scale: float) -> Image.Image:
 
 
 def number(image: Image.Image) -> int:
-    return int(look_of(image), 16)
+    return int(phash(image), 16)
 
 
 @pytest.mark.parametrize("check", SCENES)
@@ -43,8 +43,8 @@ def test_copies_look_alike_and_different_pictures_do_not(check: str) -> None:
 
 def test_a_look_is_sixteen_digits_whatever_the_picture() -> None:
     for picture in (Image.new("RGB", (1, 1)), Image.new("L", (900, 7), 255), Image.new("RGB", (64, 64), "red")):
-        assert look_of(picture) == "0" * 16
-    assert len(look_of(overlay.draw(1, 1, 128, 128).image)) == 16
+        assert phash(picture) == "0" * 16
+    assert len(phash(overlay.draw(1, 1, 128, 128).image)) == 16
 
 
 @pytest.mark.parametrize("n_origins", [2, 20])
@@ -54,7 +54,7 @@ def test_the_index_finds_what_comparing_all_with_all_finds(n_origins: int) -> No
     for origin in tuple(looks):  # neighbours at every distance up to a little over the limit
         for n_flips in range(NEAR_BITS + 3):
             looks.append(origin ^ sum(1 << bit for bit in dice.sample(range(BITS), n_flips)))
-    index = LookIndex()
+    index = HashIndex()
     for look in looks:
         index.add(f"{look:016x}", f"{look:016x}")
     assert len(index) == len(looks)

@@ -14,9 +14,10 @@ import scanfleet.redaction
 from scanfleet.checks.check import builtin_names, load_check, parse_check
 from scanfleet.config.diagnosis import database_words
 from scanfleet.config.settings import load_settings
+from scanfleet.config.variables import RENAMED
 from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, ScanfleetError, UnknownName
 from scanfleet.messages import ScoreBatch
-from scanfleet.queue.app import clear_taken, make_app, ring
+from scanfleet.queue.app import clear_taken, make_app, notify
 from worker.scoring.model import FAKE_POISON, FAKE_SECONDS
 
 GOOD = 'name = "x"\nprompt = "what is it?"\nlabels = ["a", "b"]\nflags = ["a"]\n'
@@ -66,6 +67,21 @@ def test_a_variable_like_no_setting_is_told_once_and_stops_nobody(
     (told,) = caplog.messages
     assert name in told
     assert name not in os.environ  # a child process would tell it again
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_setting_has_its_old_name_for_one_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, old: str, new: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scanfleet.toml").write_text(f"{old} = 7\n")
+    assert getattr(load_settings(), new) == 7
+    monkeypatch.setenv(f"SCANFLEET_{old.upper()}", "8")
+    assert getattr(load_settings(), new) == 8
+    monkeypatch.setenv(f"SCANFLEET_{old.upper()}", "9")
+    monkeypatch.setenv(f"SCANFLEET_{new.upper()}", "10")
+    assert getattr(load_settings(), new) == 10
+    assert any(old in said and new in said for said in caplog.messages)
 
 
 def test_what_the_fake_model_is_told_is_no_slip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +219,7 @@ def test_messages_refuse_what_they_do_not_know(body: dict[str, object]) -> None:
 def test_a_knock_arrives_over_the_embedded_broker_and_leaves_no_file(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     app = make_app(settings, ("score.fake",))
-    ring(app, queue="score.fake", batch_id=7)
+    notify(app, queue="score.fake", batch_id=7)
     with app.connection_for_read() as connection, connection.SimpleQueue("score.fake") as queue:
         message = queue.get(timeout=5)
         assert message.payload[1] == {"batch_id": 7}
@@ -214,7 +230,7 @@ def test_a_knock_arrives_over_the_embedded_broker_and_leaves_no_file(tmp_path: P
 
 def test_a_broker_that_is_away_is_named(tmp_path: Path) -> None:
     with kombu.Connection("redis://127.0.0.1:1/0"), pytest.raises(BrokerUnavailable):
-        ring(make_app(load_settings(broker_url="redis://127.0.0.1:1/0")), queue="score.fake", batch_id=1)
+        notify(make_app(load_settings(broker_url="redis://127.0.0.1:1/0")), queue="score.fake", batch_id=1)
 
 
 def test_every_error_tells_what_it_is_for_and_request_errors_differ_in_exit_code() -> None:

@@ -18,10 +18,10 @@ from queue import Empty, SimpleQueue
 from models.types import Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError
-from worker.batch.crop_pass import LookingAgain
-from worker.batch.events import Abort, Answered, Event, Fetched, Located, NotFetched, ReadAgain, Stepped, Twins
-from worker.batch.first_pass import FirstSteps
-from worker.batch.results import Gathered
+from worker.batch.crop_pass import CropPass
+from worker.batch.events import Abort, Answered, CropRead, Event, Fetched, Located, NotFetched, Stepped, Twins
+from worker.batch.first_pass import FirstPass
+from worker.batch.results import BatchResults
 from worker.batch.stages import Around, ScanBytes, Stages
 from worker.batch.timing import Stopwatch
 from worker.scoring.boxes import StoredBoxes, stored
@@ -45,7 +45,7 @@ class BatchRun:
         attempt: int,
         resolved: Resolved,
         stages: Stages,
-        gathered: Gathered,
+        results: BatchResults,
         watch: Stopwatch,
         scan_id: str,
         on_fetched: OnFetched = lambda _, __: None,
@@ -53,12 +53,12 @@ class BatchRun:
     ) -> None:
         self._scan_id = scan_id
         self._on_fetched = on_fetched
-        self._gathered = gathered
+        self._results = results
         self._resolved = resolved
         self._stages = stages
         self._settings = stages.settings
         name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
-        self._pulse = stages.vitals.pulse(self.abort, name=name)
+        self._activity = stages.tracker.activity(self.abort, name=name)
         # A later attempt starts elsewhere, so that no image which keeps waiting holds up those behind it.
         start = (attempt - 1) * self._settings.fetch_threads % len(images) if images else 0
         self._todo = deque([*images[start:], *images[:start]])
@@ -73,16 +73,16 @@ class BatchRun:
             resolved=resolved,
             stages=stages,
             watch=watch,
-            pulse=self._pulse,
+            activity=self._activity,
             over=self._over,
             owner=self,
             tell=self._inbox.put,
         )
-        self._again: LookingAgain | None = None
-        if resolved.again is not None:
-            share = allowance or Allowance(resolved.again.settings.max_extra)
-            self._again = LookingAgain(around, resolved.again, share)
-        self._steps = FirstSteps(around, None if self._again is None else self._again.files)
+        self._crop_pass: CropPass | None = None
+        if resolved.crop_setup is not None:
+            share = allowance or Allowance(resolved.crop_setup.settings.max_extra)
+            self._crop_pass = CropPass(around, resolved.crop_setup, share)
+        self._steps = FirstPass(around, None if self._crop_pass is None else self._crop_pass.files)
 
     def abort(self, why: str) -> None:
         """End `run` with Aborted; from any thread."""
@@ -92,24 +92,24 @@ class BatchRun:
     def run(self) -> None:
         """Raises Aborted, DatabaseUnavailable."""
         try:
-            with self._stages.vitals.under_way(self._pulse):
+            with self._stages.tracker.under_way(self._activity):
                 while True:
                     self._fill()
                     self._look_again()
                     if not self._fetching and not self._scoring:
                         return  # whatever was fetched has been looked up: see `_enough_to_do`
                     self._handle(self._arrivals())
-                    self._pulse.sign()
+                    self._activity.sign()
         finally:
             self._over.set()  # stage threads drop what they still hold for us
             self._stages.device.forget(self)
-            if self._again is not None:
-                self._again.close()
+            if self._crop_pass is not None:
+                self._crop_pass.close()
             self._stages.in_hand.drop(sum(len(item.data) for item in self._fetched))
             self._stages.in_hand.give_up(self._fetching)
 
     def _fill(self) -> None:
-        if self._gathered.world_is_down(patience=self._settings.fetch_threads):
+        if self._results.is_blocked(patience=self._settings.fetch_threads):
             self._todo.clear()  # one after the other would only run into the same time-out
         while self._todo and self._fetching < self._settings.fetch_threads:
             if self._stages.in_hand.many and (self._fetching or self._first):
@@ -120,11 +120,11 @@ class BatchRun:
 
     def _look_again(self) -> None:
         """Once no first look can come any more; and take up what came of second ones."""
-        if self._again is None:
+        if self._crop_pass is None:
             return
         if not (self._todo or self._fetching or self._fetched or self._first):
-            self._again.go_on()
-        for answered in self._again.take_ended():
+            self._crop_pass.go_on()
+        for answered in self._crop_pass.take_ended():
             self._looked(answered)
 
     def _arrivals(self) -> list[Event]:
@@ -144,19 +144,19 @@ class BatchRun:
                 case NotFetched(image=image, error=error):
                     self._fetching -= 1
                     self._stages.in_hand.give_up()
-                    self._gathered.error(image, error)
+                    self._results.error(image, error)
                 case Fetched():
                     self._fetching -= 1
-                    self._gathered.fetched()
+                    self._results.fetched()
                     self._fetched.append(event)
                     self._stages.in_hand.take(len(event.data))
                 case Answered():
                     self._first -= 1
-                    if self._again is None or not self._again.takes(event):
+                    if self._crop_pass is None or not self._crop_pass.takes(event):
                         self._looked(event)
-                case Stepped() | ReadAgain():
-                    assert self._again is not None
-                    self._again.handle(event)
+                case Stepped() | CropRead():
+                    assert self._crop_pass is not None
+                    self._crop_pass.handle(event)
                 case Located():
                     self._conclude(self._with_boxes(event))
         if self._fetched and not self._enough_to_do():
@@ -203,7 +203,7 @@ class BatchRun:
         """Score only bytes that this scorer has not seen, neither in the ledger nor in this batch."""
         unseen = {item.sha256 for item in self._fetched} - set(self._twins)
         asked = ScanBytes(scan_id=self._scan_id, scorer_id=self._resolved.scorer_id, hashes=unseen)
-        known = self._stages.known_by_content(asked)
+        known = self._stages.answers_by_content(asked)
         while self._fetched:
             self._on_fetched(self._fetched[0].image, self._fetched[0].sha256)
             item = self._fetched.popleft()
@@ -211,9 +211,9 @@ class BatchRun:
             if earlier is not None or item.sha256 in self._twins:
                 self._stages.in_hand.drop(len(item.data))
             if isinstance(earlier, ImageError):
-                self._gathered.error(item.image, earlier)
+                self._results.error(item.image, earlier)
             elif earlier is not None:
-                self._gathered.taken_over(item.image, earlier)
+                self._results.taken_over(item.image, earlier)
             elif twins := self._twins.get(item.sha256):
                 twins.images.append(item.image)
                 if twins.answer is not None:
@@ -229,9 +229,9 @@ class BatchRun:
         assert answer is not None
         for image in images:
             if isinstance(answer.result, Exception):
-                self._gathered.error(image, answer.result)
+                self._results.error(image, answer.result)
             else:
-                self._gathered.reading(
+                self._results.reading(
                     image,
                     answer.result,
                     sha256=twins.sha256,

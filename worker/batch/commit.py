@@ -23,7 +23,7 @@ from worker.runtime.shutdown import Stop
 log = structlog.get_logger()
 
 
-class Endings:
+class BatchWriter:
     """How an attempt at a batch ends in the ledger. Each answers whether it was written."""
 
     def __init__(self, engine: sa.Engine, stop: Stop, totals: Totals) -> None:
@@ -74,7 +74,7 @@ class Endings:
 
     def wait(self, lease: Lease, why: str) -> bool:
         """Put the whole batch back, with a back-off, saying what it waits for."""
-        log.warning("batch_waits", batch=lease.claim.batch_id, waiting_for=why)
+        log.warning("batch_deferred", batch=lease.claim.batch_id, waiting_for=why)
         return self._commit(
             lease, lambda connection: batches.settle(connection, lease.claim, values={}, waiting_for=why)
         )

@@ -21,33 +21,33 @@ from typing import cast
 
 from models.crops.cutting import region_of
 from models.types import Pointed, Prepared, Reading
-from scanfleet.checks.crop_result import CAP, SecondLook
+from scanfleet.checks.crop_result import CAP, CropResult
 from scanfleet.errors import Retryable
 from scanfleet.stats.stage_times import SKIPPED
-from worker.batch.crop_stages import Steps
-from worker.batch.events import Answered, Due, ReadAgain, Stepped
+from worker.batch.crop_stages import CropStages
+from worker.batch.events import Answered, CropRead, DueCrop, Stepped
 from worker.batch.stages import Around
-from worker.scoring.crop import Again
-from worker.scoring.crop_gate import Allowance, Resized, order, shrink_of, why_again
+from worker.scoring.crop import CropSetup
+from worker.scoring.crop_gate import Allowance, Resized, crop_reason, order, shrink_of
 
 ROUND_IMAGES = 8
 GUESS = 4  # times the tokens of a first look, that a second one may take: until the first of a batch says
 
 
-class LookingAgain:
+class CropPass:
     """Every method is called by the coordinator of the batch."""
 
-    def __init__(self, around: Around, again: Again, allowance: Allowance) -> None:
+    def __init__(self, around: Around, crop_setup: CropSetup, allowance: Allowance) -> None:
         self._around = around
-        self._again = again
+        self._crop_pass = crop_setup
         self._allowance = allowance
-        self._steps = Steps(around, again.refiner)
+        self._steps = CropStages(around, crop_setup.crop_reader)
         self.files = self._steps.files
-        self._due: list[Due] = []  # and not yet begun
+        self._due: list[DueCrop] = []  # and not yet begun
         self._ended: list[Answered] = []
-        self._stepping: list[Due] = []
+        self._stepping: list[DueCrop] = []
         self._open = 0  # answers that the step of this round waits for
-        self._then: Callable[[Sequence[Due]], None] = self._read
+        self._then: Callable[[Sequence[DueCrop]], None] = self._read
         self._dearest = 0  # tokens of a second look so far
         self._cheapest = 0  # likewise; 0: none so far
         self.n_held = 0  # images that are neither concluded nor given back
@@ -60,19 +60,19 @@ class LookingAgain:
             self._allowance.earn(reading.visual_tokens)
             if math.isfinite(reading.margin):
                 shrink = shrink_of((answered.width, answered.height), cast("Resized", prepared))
-                why = why_again(self._again.settings, reading, self._again.band, shrink=shrink)
+                why = crop_reason(self._crop_pass.settings, reading, self._crop_pass.band, shrink=shrink)
         if why is None:
             self.files.drop(twins.sha256)
             return False
         if self._around.resolved.boxes is None:
             twins.prepared = None
-        self._due.append(Due(first=answered, why=why))
+        self._due.append(DueCrop(first=answered, why=why))
         self.n_held += 1
         return True
 
     def go_on(self) -> None:
         """Begin the next round if none goes on. Not before all first looks of the batch are answered."""
-        self._due.sort(key=lambda due: order(due.reading, self._again.band, due.twins.sha256))
+        self._due.sort(key=lambda due: order(due.reading, self._crop_pass.band, due.twins.sha256))
         while self._due and not self._open:
             n = self._affordable()
             if not n:
@@ -81,7 +81,7 @@ class LookingAgain:
                 self._due = []
                 return
             begun, self._due = self._due[:n], self._due[n:]
-            if self._again.refiner.pointed:
+            if self._crop_pass.crop_reader.pointed:
                 self._each(begun, self._steps.view, self._point)
             else:
                 self._each(begun, self._steps.make_rows, self._read)
@@ -94,8 +94,8 @@ class LookingAgain:
     def close(self) -> None:
         self.files.close()
 
-    def handle(self, event: Stepped | ReadAgain) -> None:
-        if isinstance(event, ReadAgain):
+    def handle(self, event: Stepped | CropRead) -> None:
+        if isinstance(event, CropRead):
             self._conclude(event)
             return
         event.due.step = event.result
@@ -113,13 +113,15 @@ class LookingAgain:
         each = self._dearest or GUESS * self._due[0].reading.visual_tokens
         return ROUND_IMAGES if left >= ROUND_IMAGES * each else max(1, int(left // each))
 
-    def _each(self, dues: Sequence[Due], work: Callable[[Due], None], then: Callable[[Sequence[Due]], None]) -> None:
+    def _each(
+        self, dues: Sequence[DueCrop], work: Callable[[DueCrop], None], then: Callable[[Sequence[DueCrop]], None]
+    ) -> None:
         """Have `work` done for each in the stage threads; when all have told their result, `then`."""
         self._open, self._stepping, self._then = len(dues), list(dues), then
         for due in dues:
             self._around.stages.threads.submit(work, due)
 
-    def _going_well(self, dues: Sequence[Due]) -> list[Due]:
+    def _going_well(self, dues: Sequence[DueCrop]) -> list[DueCrop]:
         """Those whose step did not fail; the others are at their end."""
         well = []
         for due in dues:
@@ -129,7 +131,7 @@ class LookingAgain:
                 well.append(due)
         return well
 
-    def _point(self, dues: Sequence[Due]) -> None:
+    def _point(self, dues: Sequence[DueCrop]) -> None:
         begun = []
         for due in self._going_well(dues):
             if not self._allowance.take(due.step.visual_tokens):
@@ -139,7 +141,7 @@ class LookingAgain:
             begun.append(due)
         self._each(begun, self._steps.submit_views, self._crop)
 
-    def _crop(self, dues: Sequence[Due]) -> None:
+    def _crop(self, dues: Sequence[DueCrop]) -> None:
         found = []
         for due in self._going_well(dues):
             pointed: Pointed = due.step
@@ -152,7 +154,7 @@ class LookingAgain:
                 found.append(due)
         self._each(found, self._steps.make_rows, self._read)
 
-    def _read(self, dues: Sequence[Due]) -> None:
+    def _read(self, dues: Sequence[DueCrop]) -> None:
         for due in self._going_well(dues):
             rows: Sequence[Prepared] = due.step
             if not rows:
@@ -170,7 +172,7 @@ class LookingAgain:
 
     # what comes of it
 
-    def _conclude(self, event: ReadAgain) -> None:
+    def _conclude(self, event: CropRead) -> None:
         due, answers = event.due, event.answers
         failed = [answer for answer in answers if isinstance(answer, Exception)]
         if failed:
@@ -182,18 +184,18 @@ class LookingAgain:
         if broken is not None:
             self._end(replace(due.first, result=broken), due)
             return
-        self._around.watch.add(again=1)
+        self._around.watch.add(crop_setup=1)
         looked = self._told(due, second=max(reading.margin for reading in second))
-        self._end(replace(due.first, result=self._again.refiner.fuse(due.reading, second), crop=looked), due)
+        self._end(replace(due.first, result=self._crop_pass.crop_reader.fuse(due.reading, second), crop=looked), due)
 
-    def _skip(self, due: Due, why: str) -> None:
+    def _skip(self, due: DueCrop, why: str) -> None:
         self._around.watch.add(**{SKIPPED[why]: 1})
         self._end(replace(due.first, crop=self._told(due, skipped=why)), due)
 
-    def _told(self, due: Due, *, second: float | None = None, skipped: str | None = None) -> SecondLook:
+    def _told(self, due: DueCrop, *, second: float | None = None, skipped: str | None = None) -> CropResult:
         pointed, size = due.pointed, (due.first.width, due.first.height)
         region = None if pointed is None else region_of(pointed, size)
-        return SecondLook(
+        return CropResult(
             why=due.why,
             first=due.reading.margin,
             second=second,
@@ -201,11 +203,11 @@ class LookingAgain:
             sharpness=None if pointed is None else pointed.sharpness,
             skipped=skipped,
             tokens=due.tokens,
-            look=self._again.settings.look,
-            method=self._again.method,
+            look=self._crop_pass.settings.look,
+            method=self._crop_pass.method,
         )
 
-    def _end(self, answered: Answered, due: Due) -> None:
+    def _end(self, answered: Answered, due: DueCrop) -> None:
         due.step = None
         if answered.crop is None:  # it failed on the way
             self._allowance.postpone(first=due.reading.visual_tokens, granted=due.tokens)

@@ -12,34 +12,36 @@ from typing import Any
 
 from PIL import Image
 
-from models.types import Reading, Refiner
+from models.types import CropReader, Reading
 from scanfleet.errors import ImageError, Retryable
 from scanfleet.images import Enough
-from worker.batch.events import Due, Event, ReadAgain, Stepped, Twins
+from worker.batch.events import CropRead, DueCrop, Event, Stepped, Twins
 from worker.batch.stages import RETRY_SECONDS, Around
 from worker.decoding.file_buffer import KeptFiles
 from worker.device.queue import Answer
 
 
-class Steps:
+class CropStages:
     """Each of `view`, `submit_views`, `make_rows` and `submit_rows` is for the stage threads."""
 
-    def __init__(self, around: Around, refiner: Refiner) -> None:
+    def __init__(self, around: Around, crop_reader: CropReader) -> None:
         self._around = around
-        self._refiner = refiner
+        self._crop_reader = crop_reader
         self.files = KeptFiles(around.stages.in_hand)
 
-    def view(self, due: Due) -> None:
+    def view(self, due: DueCrop) -> None:
         """Tells what is looked through."""
-        detail = self._refiner.views_detail
+        detail = self._crop_reader.views_detail
         enough = None if detail is None else Enough(detail.pixels, detail.short_side)
-        self._tell(due, lambda: self._with_picture(due, enough, lambda image: self._refiner.views(image, due.reading)))
+        self._tell(
+            due, lambda: self._with_picture(due, enough, lambda image: self._crop_reader.views(image, due.reading))
+        )
 
-    def make_rows(self, due: Due) -> None:
+    def make_rows(self, due: DueCrop) -> None:
         """Tells the rows that are to be read."""
-        self._tell(due, lambda: self._with_picture(due, None, lambda image: self._refiner.rows(image, due.pointed)))
+        self._tell(due, lambda: self._with_picture(due, None, lambda image: self._crop_reader.rows(image, due.pointed)))
 
-    def submit_views(self, due: Due) -> None:
+    def submit_views(self, due: DueCrop) -> None:
         """The device tells where the look is pointed."""
 
         def answer(given: Answer) -> None:
@@ -49,7 +51,7 @@ class Steps:
         def submit() -> None:
             self._around.stages.device.submit_pointing(
                 owner=self._around.owner,
-                refiner=self._refiner,
+                crop_reader=self._crop_reader,
                 scorer=self._around.resolved.scorer,
                 views=views,
                 answer=answer,
@@ -58,7 +60,7 @@ class Steps:
         views, due.step = due.step, None
         self._submit(submit, lambda error: Stepped(due=due, result=error))
 
-    def submit_rows(self, due: Due) -> None:
+    def submit_rows(self, due: DueCrop) -> None:
         """The device tells what was read."""
         rows, due.step = due.step, None
 
@@ -71,19 +73,19 @@ class Steps:
                     answer=partial(self._row_read, due, number),
                 )
 
-        self._submit(submit, lambda error: ReadAgain(due=due, answers=(error,)))
+        self._submit(submit, lambda error: CropRead(due=due, answers=(error,)))
 
-    def _row_read(self, due: Due, number: int, given: Answer) -> None:
+    def _row_read(self, due: DueCrop, number: int, given: Answer) -> None:
         """In a device thread."""
         assert isinstance(given.result, Reading | Exception)
         self._around.watch.read_again(given)
         if due.answered(number, given.result):
-            self._around.tell(ReadAgain(due=due, answers=tuple(due.answers.values())))
+            self._around.tell(CropRead(due=due, answers=tuple(due.answers.values())))
 
     def _submit(self, submit: Callable[[], None], failed: Callable[[Exception], Event]) -> None:
         if self._around.over.is_set():
             return
-        ended = self._around.pulse.expect(seconds=0)
+        ended = self._around.activity.expect(seconds=0)
         try:
             submit()
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
@@ -91,11 +93,11 @@ class Steps:
         finally:
             ended()
 
-    def _tell(self, due: Due, work: Callable[[], Any]) -> None:
+    def _tell(self, due: DueCrop, work: Callable[[], Any]) -> None:
         if self._around.over.is_set():
             return
         seconds = self._around.stages.settings.fetch_deadline_seconds + RETRY_SECONDS
-        ended = self._around.pulse.expect(seconds=seconds)
+        ended = self._around.activity.expect(seconds=seconds)
         try:
             self._around.tell(Stepped(due=due, result=work()))
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
@@ -103,7 +105,7 @@ class Steps:
         finally:
             ended()
 
-    def _with_picture(self, due: Due, enough: Enough | None, work: Callable[[Image.Image], Any]) -> Any:
+    def _with_picture(self, due: DueCrop, enough: Enough | None, work: Callable[[Image.Image], Any]) -> Any:
         """What `work` makes of the image. Few are held at once, by all batches together: they have all their pixels."""
         data = self._file(due.twins)
         with self._around.stages.pictures:

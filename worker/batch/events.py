@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.types import FoundBoxes, Pointed, Prepared, Reading
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.scans.batches import ClaimedImage
 from worker.scoring.boxes import NOT_ASKED, StoredBoxes
 
@@ -42,11 +42,11 @@ class Answered:
     width: int = 0  # pixels, upright
     height: int = 0
     boxes: StoredBoxes = NOT_ASKED
-    crop: SecondLook | None = None
+    crop: CropResult | None = None
 
 
 @dataclass(kw_only=True, eq=False)
-class Due:
+class DueCrop:
     """An image that is to be looked at again. step: what the step under way brought; tokens: what it cost so far."""
 
     first: Answered
@@ -79,15 +79,15 @@ class Due:
 class Stepped:
     """A step of a second look came to its end: what is looked through, where it is pointed, or its rows."""
 
-    due: Due
+    due: DueCrop
     result: Any  # or an Exception
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadAgain:
+class CropRead:
     """The rows of a second look were read, in whatever order."""
 
-    due: Due
+    due: DueCrop
     answers: tuple[Reading | Exception, ...]
 
 
@@ -104,4 +104,4 @@ class Abort:
     why: str
 
 
-Event = Fetched | NotFetched | Answered | Stepped | ReadAgain | Located | Abort
+Event = Fetched | NotFetched | Answered | Stepped | CropRead | Located | Abort

@@ -17,7 +17,7 @@ from worker.decoding.file_buffer import KeptFiles
 from worker.device.queue import Answer
 
 
-class FirstSteps:
+class FirstPass:
     """kept: files that a second look may need once more; None: there is no second look."""
 
     def __init__(self, around: Around, kept: KeptFiles | None) -> None:
@@ -32,7 +32,7 @@ class FirstSteps:
         """Tells the bytes."""
         if self._around.over.is_set():
             return
-        ended = self._around.pulse.expect(seconds=self._settings.fetch_deadline_seconds + RETRY_SECONDS)
+        ended = self._around.activity.expect(seconds=self._settings.fetch_deadline_seconds + RETRY_SECONDS)
         try:
             with self._around.watch.measure("fetch"):
                 store = self._stages.stores(image.uri, image.root)
@@ -53,7 +53,9 @@ class FirstSteps:
         if self._around.over.is_set():
             self._stages.in_hand.drop(n_bytes)
             return
-        ended = self._around.pulse.expect(seconds=0)  # seconds by rule, and a decoder that hangs is ended by its keeper
+        ended = self._around.activity.expect(
+            seconds=0
+        )  # seconds by rule, and a decoder that hangs is ended by its keeper
         try:
             try:
                 data = box.pop()
@@ -91,7 +93,7 @@ class FirstSteps:
         """The device tells where."""
         if self._around.over.is_set():
             return
-        ended = self._around.pulse.expect(seconds=0)
+        ended = self._around.activity.expect(seconds=0)
 
         def answer(given: Answer) -> None:
             self._around.watch.add(boxes=given.seconds)

@@ -14,9 +14,9 @@ import structlog
 
 from scanfleet.db.scans.batches import ClaimedImage
 from worker.batch.attempt import Aborted
-from worker.batch.commit import Endings
+from worker.batch.commit import BatchWriter
 from worker.batch.leases import Lease
-from worker.batch.results import Gathered
+from worker.batch.results import BatchResults
 from worker.batch.timing import Stopwatch
 
 
@@ -76,10 +76,10 @@ log = structlog.get_logger()
 def run_suspect(
     lease: Lease,
     images: Sequence[ClaimedImage],
-    gathered: Gathered,
+    results: BatchResults,
     *,
-    run: Callable[[Sequence[ClaimedImage], Gathered], None],
-    endings: Endings,
+    run: Callable[[Sequence[ClaimedImage], BatchResults], None],
+    writer: BatchWriter,
     watch: Stopwatch,
     patience: int,
 ) -> None:
@@ -89,22 +89,22 @@ def run_suspect(
     before the others are left to a later attempt.
     """
     log.info("suspect_started", batch=lease.claim.batch_id, images=len(images))
-    known = gathered.outcome(watch)
+    known = results.outcome(watch)
     waiting_for: str | None = None
     n_waiting = 0
     for image in images:
-        if not endings.write_part(lease, known, in_hand=image.id):
+        if not writer.write_part(lease, known, in_hand=image.id):
             return
-        one = gathered.anew()
+        one = results.anew()
         try:
             run([image], one)
         except Aborted as aborted:
             if not lease.ended:
-                endings.hand_back(lease, one.outcome(watch), why=str(aborted))
+                writer.hand_back(lease, one.outcome(watch), why=str(aborted))
             return
         known = one.outcome(watch)
         waiting_for = known.waiting_for or waiting_for
         n_waiting = n_waiting + 1 if known.waiting_for else 0
         if n_waiting >= patience:
             break
-    endings.write(lease, replace(known, waiting_for=waiting_for))
+    writer.write(lease, replace(known, waiting_for=waiting_for))

@@ -11,7 +11,7 @@ import structlog
 
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans import batches
-from scanfleet.db.scans.batches import Claim, Standing
+from scanfleet.db.scans.batches import Claim, LeaseState
 from scanfleet.errors import LeaseLost
 
 log = structlog.get_logger()
@@ -45,12 +45,12 @@ class Leases:
         self._lock = threading.Lock()
         self._held: set[Lease] = set()
 
-    def claim(self, *, queue: str, rung: int | None) -> Lease | None:
+    def claim(self, *, queue: str, notified: int | None) -> Lease | None:
         """Lease the batch rung for, or another of the queue; None when there is none. Raises DatabaseUnavailable."""
         asked_at = time.monotonic()  # before the database's clock: our deadline is never later than its own
         with transaction(self._engine) as connection:
             claim = batches.claim(
-                connection, queue=queue, worker=self._worker, lease_seconds=self._lease_seconds, rung=rung
+                connection, queue=queue, worker=self._worker, lease_seconds=self._lease_seconds, notified=notified
             )
         if claim is None:
             return None
@@ -90,9 +90,9 @@ class Leases:
             with lease.lock:
                 if lease.unwanted:
                     continue
-                if standing is Standing.LOST:
+                if standing is LeaseState.LOST:
                     self._lose(lease)
-                elif standing is Standing.PAUSED:
+                elif standing is LeaseState.PAUSED:
                     lease.paused = True
                     lease.abort("the scan is paused")
 

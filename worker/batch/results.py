@@ -7,7 +7,7 @@ import math
 import structlog
 
 from models.types import Reading
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.results.verdicts import Known, NewVerdict, Outcome
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnavailable
@@ -20,7 +20,7 @@ from worker.scoring.factory import Resolved
 log = structlog.get_logger()
 
 
-class Gathered:
+class BatchResults:
     """Filled by one thread, the coordinator of the batch."""
 
     def __init__(self, resolved: Resolved) -> None:
@@ -36,11 +36,11 @@ class Gathered:
         self._n_scored = 0
         self._n_low_mass = 0
 
-    def anew(self) -> Gathered:
+    def anew(self) -> BatchResults:
         """An empty one for other images of the same batch."""
-        return Gathered(self._resolved)
+        return BatchResults(self._resolved)
 
-    def world_is_down(self, *, patience: int) -> bool:
+    def is_blocked(self, *, patience: int) -> bool:
         """Whether `patience` images ran into failures of the world and no image into anything else."""
         return self._n_waiting >= patience and not self._n_fetched
 
@@ -88,7 +88,7 @@ class Gathered:
         width: int,
         height: int,
         boxes: StoredBoxes = NOT_ASKED,
-        crop: SecondLook | None = None,
+        crop: CropResult | None = None,
     ) -> None:
         """crop: what became of a second look that was due; the reading is of all looks."""
         if not math.isfinite(reading.margin):

@@ -19,7 +19,7 @@ from worker.batch.timing import Stopwatch
 from worker.decoding.file_buffer import FilesInHand
 from worker.decoding.pool import Decoders
 from worker.device.executor import Device
-from worker.runtime.activity import BatchPulse, Vitals
+from worker.runtime.activity import ActivityTracker, BatchActivity
 from worker.scoring.factory import Resolved
 
 
@@ -34,7 +34,7 @@ class ScanBytes:
 
 WHOLE_PICTURES = 4  # decoded with all their pixels for a second look, at once
 
-KnownByContent = Callable[[ScanBytes], Mapping[str, Known | ImageError]]
+AnswersByContent = Callable[[ScanBytes], Mapping[str, Known | ImageError]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Stages:
     decoders: Decoders
     device: Device
     stores: StoreFinder
-    known_by_content: KnownByContent  # earlier verdicts, and what killed workers; raises DatabaseUnavailable
+    answers_by_content: AnswersByContent  # earlier verdicts, and what killed workers; raises DatabaseUnavailable
     settings: Settings
-    vitals: Vitals = field(default_factory=Vitals)
+    tracker: ActivityTracker = field(default_factory=ActivityTracker)
     in_hand: FilesInHand = field(default_factory=FilesInHand)
     pictures: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(WHOLE_PICTURES))
 
@@ -62,7 +62,7 @@ class Around:
     resolved: Resolved
     stages: Stages
     watch: Stopwatch
-    pulse: BatchPulse
+    activity: BatchActivity
     over: threading.Event
     owner: object
     tell: Callable[[Event], None]

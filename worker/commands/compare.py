@@ -25,7 +25,7 @@ from models.types import Question, Scorer
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
-from scanfleet.db.labels.labels import StandingLabel, iter_standing
+from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels
 from scanfleet.db.labels.unlabelled import recent_unlabelled
 from scanfleet.db.scans.checks import resolve_check
 from scanfleet.db.schema import ledger
@@ -94,7 +94,7 @@ class Comparison:
                 f"{info.check_name} on {info.base_model}: compare adapters of one check and base model"
             )
         self._question: Question = question_of(self._check)
-        self._labels = list(iter_standing(engine, info.check_name))
+        self._labels = list(iter_current_labels(engine, info.check_name))
         if not any(label.split == "golden" for label in self._labels):
             raise BadLabels(
                 f"check {info.check_name} has no golden images: `scanfleet labels import --split golden` pins some"
@@ -191,13 +191,13 @@ class Comparison:
             train_clusters=frozenset(label.cluster for label in learnt),
         )
 
-    def _learnt_from(self, newest_label: int | None) -> list[StandingLabel]:
+    def _learnt_from(self, newest_label: int | None) -> list[CurrentLabel]:
         if newest_label is None:
             self.notes.append(
                 f"{self._challenger.name} was trained elsewhere: whether it saw golden images is not known here"
             )
             return []
-        known = iter_standing(self._engine, self._check.name, up_to=newest_label)
+        known = iter_current_labels(self._engine, self._check.name, up_to=newest_label)
         return [label for label in known if label.split in LEARNT_FROM]
 
 

@@ -19,7 +19,7 @@ from scanfleet.config.settings import Settings
 from worker.commands.stage_rates import HEIGHT, WIDTH, StageRates
 from worker.commands.standalone import resolve_alone
 from worker.decoding.pool import default_children
-from worker.device.memory import room_of
+from worker.device.memory import memory_of
 from worker.device.probe import budget_for, can_probe
 from worker.runtime.child_protocol import Reports, answer
 from worker.scoring.factory import Resolved
@@ -51,13 +51,13 @@ class _Examination:
             self._find("stages", "skip", "the model answers elsewhere, where each question costs: none is asked")
             return
         budget = self._budget(model)
-        self._measure(resolved, budget, lanes=model.lanes, seconds=asked["seconds"])
+        self._measure(resolved, budget, streams=model.streams, seconds=asked["seconds"])
 
     def _find(self, name: str, status: str, text: str, remedy: str | None = None, **figures: Any) -> None:
         self._reports.send("finding", name=name, status=status, text=text, remedy=remedy, figures=figures)
 
     def _load(self) -> Model:
-        room = room_of("cpu")
+        room = memory_of("cpu")
         room.begin()
         start = time.perf_counter()
         model = load_model(self._settings)
@@ -89,10 +89,10 @@ class _Examination:
     def _host(self, model: Model, cores: int) -> None:
         import torch
 
-        threads = model.lanes * torch.get_num_threads()
+        threads = model.streams * torch.get_num_threads()
         idle = threads < cores
         remedy = f"unset OMP_NUM_THREADS, or set it to {cores}" if idle else None
-        text = f"cpu: forwards at once: {model.lanes}, on {threads} of {cores} cores; no GPU in use"
+        text = f"cpu: forwards at once: {model.streams}, on {threads} of {cores} cores; no GPU in use"
         self._find("device", "warn" if idle else "ok", text, remedy, device="cpu", threads=threads, cores=cores)
 
     def _scorer(self, model: Model, check: Check) -> Resolved:
@@ -114,17 +114,17 @@ class _Examination:
         self._find("token budget", "ok", f"{budget} visual tokens in a forward ({how})", token_budget=budget)
         return budget
 
-    def _measure(self, resolved: Resolved, budget: int, *, lanes: int, seconds: float) -> None:
+    def _measure(self, resolved: Resolved, budget: int, *, streams: int, seconds: float) -> None:
         rates = StageRates(self._settings, resolved.scorer, seconds=seconds)
         stages: dict[str, Callable[[], float]] = {
             "decode": rates.decode,
             "prepare": rates.prepare,
-            "device": lambda: rates.device(token_budget=budget, lanes=lanes),
+            "device": lambda: rates.device(token_budget=budget, streams=streams),
         }
         how = {
             "decode": f"{default_children(self._settings)} processes, JPEG of {WIDTH} x {HEIGHT} pixels",
             "prepare": f"{self._settings.fetch_threads} threads",
-            "device": f"forwards at once: {lanes}, of {budget} visual tokens each",
+            "device": f"forwards at once: {streams}, of {budget} visual tokens each",
         }
         for stage, measure in stages.items():
             self._reports.send("rate", stage=stage, images_per_second=measure(), how=how[stage])

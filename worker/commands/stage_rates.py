@@ -48,13 +48,13 @@ class StageRates:
         """In the stage threads; after `decode`."""
         return self._in_threads([partial(self._scorer.prepare, decoded.image) for decoded in self._decoded])
 
-    def device(self, *, token_budget: int, lanes: int) -> float:
+    def device(self, *, token_budget: int, streams: int) -> float:
         """Forwards of as many images as go into the budget, one in each lane; after `decode`."""
         prepared = [self._scorer.prepare(decoded.image) for decoded in self._decoded]
         n = max(1, token_budget // max(image.visual_tokens for image in prepared))
         pack = [prepared[at % PICTURES] for at in range(n)]
         work = [partial(self._scorer.score, pack)]
-        return n * per_second(work, threads=lanes, seconds=self._seconds, clock=self._clock)
+        return n * per_second(work, threads=streams, seconds=self._seconds, clock=self._clock)
 
     def _in_threads(self, work: Sequence[Callable[[], object]]) -> float:
         threads = self._settings.fetch_threads

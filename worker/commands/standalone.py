@@ -20,7 +20,7 @@ from models.types import Question
 from scanfleet.checks.check import Check, builtin_names
 from scanfleet.errors import BadSettings, DeviceUnavailable
 from worker.scoring.boxes import box_pass_of
-from worker.scoring.crop import Margins, again_of, margins_of
+from worker.scoring.crop import Margins, crop_setup_of, margins_of
 from worker.scoring.decisions import Policy
 from worker.scoring.factory import Resolved, answers, knows, mode_of, question_of, scorer_of
 from worker.scoring.model import Model
@@ -50,13 +50,15 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
         if chosen is not None:
             _ask_canary(model, chosen)
         margins = _margins(check, question, chosen.card if chosen else None, precision=model.identity.precision)
-        again = again_of(model, check, question, chosen.folder if chosen else None, scorer=scorer, band=margins.band)
+        again = crop_setup_of(
+            model, check, question, chosen.folder if chosen else None, scorer=scorer, band=margins.band
+        )
     except ModelInvalid as error:
         raise BadSettings(f"check {check.name}: {error}") from error
     except ModelUnavailable as error:
         raise DeviceUnavailable(f"check {check.name}: {error}") from error
     mode = mode_of(question, chosen.card if chosen else None)
-    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=margins.policy, mode=mode, boxes=boxes, again=again)
+    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=margins.policy, mode=mode, boxes=boxes, crop_setup=again)
 
 
 def _require_no_steps(question: Question, chosen: _Chosen | None) -> None:

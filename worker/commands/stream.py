@@ -19,7 +19,7 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import OpenStores, StoreFinder, open_store
 from worker.batch.attempt import BatchRun
-from worker.batch.results import Gathered
+from worker.batch.results import BatchResults
 from worker.batch.stages import Stages
 from worker.batch.timing import Stopwatch
 from worker.decoding.pool import Decoders
@@ -43,7 +43,7 @@ def chunks_in_flight(settings: Settings) -> int:
 @contextmanager
 def stages(settings: Settings, model: Model, *, token_budget: int) -> Iterator[Stages]:
     """Device threads, stage threads and decoder processes."""
-    device = Device(token_budget=token_budget, lanes=model.lanes, one_by_one=model.one_by_one)
+    device = Device(token_budget=token_budget, streams=model.streams, one_by_one=model.one_by_one)
     threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
     decoders = Decoders(settings)
     device.start()
@@ -53,7 +53,7 @@ def stages(settings: Settings, model: Model, *, token_budget: int) -> Iterator[S
             decoders=decoders,
             device=device,
             stores=_stores(settings),
-            known_by_content=lambda _: {},
+            answers_by_content=lambda _: {},
             settings=settings,
         )
     finally:
@@ -101,16 +101,16 @@ def chunks_of(images: Iterable[ClaimedImage]) -> Iterator[Chunk]:
 
 
 def _score(chunk: Chunk, resolved: Resolved, parts: Stages) -> Scored:
-    gathered, watch = Gathered(resolved), Stopwatch()
+    results, watch = BatchResults(resolved), Stopwatch()
     run = BatchRun(
         images=chunk,
         attempt=1,
         resolved=resolved,
         stages=parts,
-        gathered=gathered,
+        results=results,
         watch=watch,
         scan_id="",
         allowance=Allowance(None),  # no scan, no share of it: each image gets the look that is due
     )
     run.run()
-    return chunk, gathered.outcome(watch)
+    return chunk, results.outcome(watch)

@@ -40,6 +40,6 @@ def _app(settings: Settings, *queues: str) -> Celery:
     app = make_app(settings, queues=queues)
     app.conf.update(
         worker_redirect_stdouts=False,  # stdout and stderr stay ours
-        worker_consumer="worker.consumer.message_filter:KnockConsumer",
+        worker_consumer="worker.consumer.message_filter:FilteringConsumer",
     )
     return app

@@ -23,7 +23,7 @@ _ASIDE = ("eta", "expires", "group", "chord", "stamps", "stamped_headers", "shad
 _quiet = logging.getLogger(__name__)
 
 
-class KnockConsumer(Consumer):
+class FilteringConsumer(Consumer):
     """Celery's consumer behind a door."""
 
     def create_task_handler(self, *how: Any, **more: Any) -> Callable[[Any], None]:

@@ -14,9 +14,9 @@ from typing import Any, get_args
 
 import structlog
 
-from models.types import Finder, Prepared, Refiner, Scorer
+from models.types import CropReader, Finder, Prepared, Scorer
 from scanfleet.errors import DeviceUnavailable, Retryable
-from worker.device.queue import Answer, Kind, Result, Ticket, Waiting
+from worker.device.queue import Answer, DeviceQueue, Kind, Result, WorkItem
 from worker.device.token_budget import TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
 from worker.runtime.utilisation import Occupancy
@@ -37,7 +37,7 @@ class Device:
         self,
         *,
         token_budget: int,
-        lanes: int = 1,
+        streams: int = 1,
         one_by_one: bool = False,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
@@ -46,15 +46,15 @@ class Device:
         self._budgets: dict[Kind, TokenBudget] = {kind: TokenBudget(token_budget) for kind in get_args(Kind)}
         self._on_broken = on_broken
         self._broken = False
-        forwards = WAITING_FORWARDS * lanes
+        forwards = WAITING_FORWARDS * streams
         capacity = forwards * (1 if one_by_one else token_budget)
-        self._waiting = Waiting(capacity=capacity, one_by_one=one_by_one, least=forwards)
+        self._queue = DeviceQueue(capacity=capacity, one_by_one=one_by_one, least=forwards)
         self._numbers = itertools.count(1)
         self._forwards: set[int] = set()  # under way
         self._stopped = threading.Event()
         self._mine = threading.local()  # .number of the forward in this thread
-        self.occupancy = Occupancy(lanes=lanes)
-        self._threads = [threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(lanes)]
+        self.occupancy = Occupancy(streams=streams)
+        self._threads = [threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(streams)]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -80,8 +80,8 @@ class Device:
         wait_seconds: how long to wait for those forwards in all; None: however long they take.
         """
         self._stopped.set()
-        for ticket in self._waiting.close():
-            ticket.answer(_fault(ticket, DeviceUnavailable("the worker is stopping")))
+        for item in self._queue.close():
+            item.answer(_fault(item, DeviceUnavailable("the worker is stopping")))
         until = None if wait_seconds is None else time.monotonic() + wait_seconds
         for thread in self._threads:
             thread.join(None if until is None else max(0.0, until - time.monotonic()))
@@ -89,52 +89,58 @@ class Device:
     def submit(self, *, owner: object, scorer: Scorer, prepared: Prepared, answer: Callable[[Answer], None]) -> None:
         """Queue one image; blocks while enough of them wait already. Raises DeviceUnavailable once stopped."""
         since = time.perf_counter()
-        self._waiting.put(Ticket(owner=owner, scorer=scorer, prepared=prepared, answer=answer, since=since))
+        self._queue.put(WorkItem(owner=owner, scorer=scorer, prepared=prepared, answer=answer, since=since))
 
     def submit_late(
         self, *, owner: object, finder: Finder, prepared: Prepared, answer: Callable[[Answer], None]
     ) -> None:
         """Queue one image to find boxes in, behind those to score; as `submit` otherwise."""
         since, job = time.perf_counter(), finder.job(prepared)
-        self._waiting.put(Ticket(owner=owner, scorer=finder, prepared=job, answer=answer, since=since, kind="find"))
+        self._queue.put(WorkItem(owner=owner, scorer=finder, prepared=job, answer=answer, since=since, kind="find"))
 
     def submit_pointing(
-        self, *, owner: object, refiner: Refiner, scorer: Scorer, views: Prepared, answer: Callable[[Answer], None]
+        self,
+        *,
+        owner: object,
+        crop_reader: CropReader,
+        scorer: Scorer,
+        views: Prepared,
+        answer: Callable[[Answer], None],
     ) -> None:
         """Queue what a second look is pointed by, in line with its scorer; as `submit` otherwise."""
         since = time.perf_counter()
-        ticket = Ticket(
-            owner=owner, scorer=refiner, prepared=views, answer=answer, since=since, kind="point", beside=scorer
+        item = WorkItem(
+            owner=owner, scorer=crop_reader, prepared=views, answer=answer, since=since, kind="point", beside=scorer
         )
-        self._waiting.put(ticket)
+        self._queue.put(item)
 
     def forget(self, owner: object) -> None:
         """Drop what waits for an owner that no longer wants it; it gets no answer."""
-        self._waiting.drop(owner)
+        self._queue.drop(owner)
 
     # in the device threads
 
     def _loop(self) -> None:
-        while tickets := self._waiting.take(lambda kind: self._budgets[kind].tokens):
-            self._run(tickets)
+        while items := self._queue.take(lambda kind: self._budgets[kind].tokens):
+            self._run(items)
 
-    def _run(self, tickets: Sequence[Ticket]) -> None:
+    def _run(self, items: Sequence[WorkItem]) -> None:
         start = time.perf_counter()
         try:
             with self._under_way():
-                results = _work(tickets, self._sign)
+                results = _work(items, self._sign)
         except OutOfDeviceMemory as error:
-            self._shrink(tickets, error)
+            self._shrink(items, error)
         except DeviceBroken as error:
-            _refuse(tickets, error)
+            _refuse(items, error)
             self._tell_broken()
         except Retryable as error:
-            _refuse(tickets, error)
+            _refuse(items, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, this thread must outlive it
-            self._isolate(tickets, error)
+            self._isolate(items, error)
         else:
-            self._went_well(tickets)
-            _deliver(tickets, results, start=start, seconds=time.perf_counter() - start)
+            self._went_well(items)
+            _deliver(items, results, start=start, seconds=time.perf_counter() - start)
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -161,10 +167,10 @@ class Device:
             self._mine.number = next(self._numbers)
             self._forwards.add(self._mine.number)
 
-    def _went_well(self, tickets: Sequence[Ticket]) -> None:
+    def _went_well(self, items: Sequence[WorkItem]) -> None:
         with self._lock:
-            budget = self._budgets[tickets[0].kind]
-            raised = budget.went_well(_tokens(tickets))
+            budget = self._budgets[items[0].kind]
+            raised = budget.went_well(_tokens(items))
         if raised:
             log.info("token_budget_raised", new_budget=budget.tokens, full_budget=budget.full)
 
@@ -175,71 +181,71 @@ class Device:
         if not told:
             self._on_broken()
 
-    def _shrink(self, tickets: Sequence[Ticket], error: OutOfDeviceMemory) -> None:
-        if len(tickets) == 1:
+    def _shrink(self, items: Sequence[WorkItem], error: OutOfDeviceMemory) -> None:
+        if len(items) == 1:
             # Not even one: another program may hold the memory, so the image waits; it is not at fault.
-            _refuse(tickets, error)
+            _refuse(items, error)
             return
-        used = _tokens(tickets)
+        used = _tokens(items)
         with self._lock:
-            budget = self._budgets[tickets[0].kind]
+            budget = self._budgets[items[0].kind]
             budget.shrink(used)
-        log.warning("device_out_of_memory", images=len(tickets), tokens=used, new_budget=budget.tokens)
+        log.warning("device_out_of_memory", images=len(items), tokens=used, new_budget=budget.tokens)
         try:
-            self._waiting.put_back(tickets)
+            self._queue.put_back(items)
         except DeviceUnavailable as stopping:
-            _refuse(tickets, stopping)
+            _refuse(items, stopping)
 
-    def _isolate(self, tickets: Sequence[Ticket], error: Exception) -> None:
+    def _isolate(self, items: Sequence[WorkItem], error: Exception) -> None:
         """An unforeseen error in a forward of many: find whose it is, so that its neighbours are scored."""
-        if len(tickets) == 1:
-            _refuse(tickets, error)
+        if len(items) == 1:
+            _refuse(items, error)
             return
-        log.warning("forward_failed", images=len(tickets), error=f"{type(error).__name__}: {error}")
-        for ticket in tickets:
-            self._run([ticket])
+        log.warning("forward_failed", images=len(items), error=f"{type(error).__name__}: {error}")
+        for item in items:
+            self._run([item])
 
 
-def _work(tickets: Sequence[Ticket], sign: Callable[[], None]) -> Sequence[Result]:
-    prepared: list[Any] = [ticket.prepared for ticket in tickets]
-    asked: Any = tickets[0].scorer
+def _work(items: Sequence[WorkItem], sign: Callable[[], None]) -> Sequence[Result]:
+    prepared: list[Any] = [item.prepared for item in items]
+    asked: Any = items[0].scorer
     results: Sequence[Result]
-    match tickets[0].kind:
+    match items[0].kind:
         case "score":
             results = asked.score(prepared)
         case "point":
             results = asked.point(prepared)
         case "find":
             results = asked.find(prepared, sign=sign)
-    if len(results) != len(tickets):
-        raise AssertionError(f"{len(results)} answers for {len(tickets)} images")
+    if len(results) != len(items):
+        raise AssertionError(f"{len(results)} answers for {len(items)} images")
     return results
 
 
-def _deliver(tickets: Sequence[Ticket], results: Sequence[Result], *, start: float, seconds: float) -> None:
-    share = 1 / len(tickets)
-    longest = max(ticket.prepared.visual_tokens for ticket in tickets)
-    for ticket, result in zip(tickets, results, strict=True):
+def _deliver(items: Sequence[WorkItem], results: Sequence[Result], *, start: float, seconds: float) -> None:
+    share = 1 / len(items)
+    longest = max(item.prepared.visual_tokens for item in items)
+    for item, result in zip(items, results, strict=True):
         given = Answer(
             result=result,
-            waited=start - ticket.since,
+            waited=start - item.since,
             seconds=share * seconds,
             forwards=share,
             tokens=longest,
-            padding=longest - ticket.prepared.visual_tokens,
+            padding=longest - item.prepared.visual_tokens,
         )
-        ticket.answer(given)
+        item.answer(given)
 
 
-def _tokens(tickets: Sequence[Ticket]) -> int:
+def _tokens(items: Sequence[WorkItem]) -> int:
     """Of their forward, padding included."""
-    return len(tickets) * max(ticket.prepared.visual_tokens for ticket in tickets)
+    return len(items) * max(item.prepared.visual_tokens for item in items)
 
 
-def _refuse(tickets: Sequence[Ticket], error: Exception) -> None:
-    for ticket in tickets:
-        ticket.answer(_fault(ticket, error))
+def _refuse(items: Sequence[WorkItem], error: Exception) -> None:
+    for item in items:
+        item.answer(_fault(item, error))
 
 
-def _fault(ticket: Ticket, error: Exception) -> Answer:
-    return Answer(result=error, waited=time.perf_counter() - ticket.since, seconds=0.0)
+def _fault(item: WorkItem, error: Exception) -> Answer:
+    return Answer(result=error, waited=time.perf_counter() - item.since, seconds=0.0)

@@ -12,7 +12,7 @@ _PROC = Path("/proc/self")
 _CGROUP = Path("/sys/fs/cgroup")  # version 2; a container sees its own limit here
 
 
-class Room(Protocol):
+class DeviceMemory(Protocol):
     """`begin`, a forward, `taken`. None: cannot be told here."""
 
     def begin(self) -> None: ...
@@ -26,14 +26,14 @@ class Room(Protocol):
         ...
 
 
-def room_of(device: str) -> Room:
+def memory_of(device: str) -> DeviceMemory:
     """device: as torch writes it."""
     if device.startswith("cuda"):
-        return CardRoom(device)
-    return HostRoom() if device == "cpu" and sys.platform == "linux" else UnknownRoom()
+        return CudaMemory(device)
+    return HostMemory() if device == "cpu" and sys.platform == "linux" else UnknownMemory()
 
 
-class UnknownRoom:
+class UnknownMemory:
     """Nothing is known of this device's memory."""
 
     def begin(self) -> None:
@@ -46,7 +46,7 @@ class UnknownRoom:
         return None
 
 
-class CardRoom:
+class CudaMemory:
     """Of a CUDA device, by torch's own book-keeping."""
 
     def __init__(self, device: str) -> None:
@@ -72,7 +72,7 @@ class CardRoom:
         return free + cached
 
 
-class HostRoom:
+class HostMemory:
     """Of this process on Linux: its peak can be set back (proc(5), clear_refs), so that each forward has its own."""
 
     def __init__(self) -> None:

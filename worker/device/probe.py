@@ -19,7 +19,7 @@ import structlog
 from models.types import Prepared, Question, Scorer
 from scanfleet.config.settings import Settings
 from scanfleet.errors import Retryable
-from worker.device.memory import Room, UnknownRoom, room_of
+from worker.device.memory import DeviceMemory, UnknownMemory, memory_of
 from worker.device.synthetic import picture
 from worker.errors import OutOfDeviceMemory
 from worker.scoring.model import Model
@@ -71,7 +71,7 @@ def budget_for(settings: Settings, model: Model) -> int:
     if not can_probe(model):
         return UNPROBED_TOKENS
     try:
-        found = probe(model.scorer(QUESTION, None), lanes=model.lanes, room=room_of(model.device))
+        found = probe(model.scorer(QUESTION, None), streams=model.streams, room=memory_of(model.device))
     except Retryable:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, images will tell it better than a probe
@@ -95,10 +95,10 @@ def can_probe(model: Model) -> bool:
 def probe(
     scorer: Scorer,
     *,
-    lanes: int = 1,
+    streams: int = 1,
     sides: Sequence[int] = SIDES,
     seconds: float = PROBE_SECONDS,
-    room: Room | None = None,
+    room: DeviceMemory | None = None,
     clock: Clock = time.perf_counter,
 ) -> Probe:
     """Try packs of 1, 2, 4 ... images of each size, in all lanes at once, and choose by `choose`.
@@ -111,18 +111,18 @@ def probe(
     steps: list[Step] = []
     ended: dict[int, str] = {}
     begun = clock()
-    with ThreadPoolExecutor(lanes, thread_name_prefix="probe") as pool:
-        score = partial(_in_all_lanes, scorer, pool, lanes)
+    with ThreadPoolExecutor(streams, thread_name_prefix="probe") as pool:
+        score = partial(_in_all_streams, scorer, pool, streams)
         for number, side in enumerate(sides, start=1):
-            ladder = _Ladder(score, prepared[side], side=side, room=room or UnknownRoom(), clock=clock)
+            ladder = _Ladder(score, prepared[side], side=side, room=room or UnknownMemory(), clock=clock)
             steps += ladder.climb(until=begun + seconds * number / len(sides))
             ended[side] = ladder.ended
     return Probe(tokens=choose(steps), steps=tuple(steps), ended=ended, seconds=clock() - start)
 
 
-def _in_all_lanes(scorer: Scorer, pool: Executor, lanes: int, pack: Sequence[Prepared]) -> int:
+def _in_all_streams(scorer: Scorer, pool: Executor, streams: int, pack: Sequence[Prepared]) -> int:
     """Images scored. As many forwards at once as there will be: they share memory and caches."""
-    forwards = [pool.submit(scorer.score, pack) for _ in range(lanes)]
+    forwards = [pool.submit(scorer.score, pack) for _ in range(streams)]
     return sum(len(forward.result()) for forward in forwards)
 
 
@@ -135,7 +135,7 @@ class _Ladder:
         prepared: Sequence[Prepared],
         *,
         side: int,
-        room: Room,
+        room: DeviceMemory,
         clock: Clock,
     ) -> None:
         self._score = score

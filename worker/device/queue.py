@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models.types import Finder, FoundBoxes, Pointed, Prepared, Reading, Refiner, Scorer
+from models.types import CropReader, Finder, FoundBoxes, Pointed, Prepared, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
 from worker.device.packing import pack
 
@@ -33,15 +33,15 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ticket:
+class WorkItem:
     """One prepared image of `owner`; `answer` is called once, in a device thread.
 
-    scorer: who answers, a Scorer, a Refiner that points, or a Finder, by `kind`. beside: the scorer that a refiner
+    scorer: who answers, a Scorer, a CropReader that points, or a Finder, by `kind`. beside: the scorer that a refiner
     goes with, under the same adapter; None: nobody.
     """
 
     owner: object
-    scorer: Scorer | Refiner | Finder
+    scorer: Scorer | CropReader | Finder
     prepared: Prepared
     answer: Callable[[Answer], None]
     since: float  # time.perf_counter()
@@ -59,7 +59,7 @@ class Ticket:
         return self.scorer if self.beside is None else self.beside
 
 
-class Waiting:
+class DeviceQueue:
     """Tickets in the order of their arrival.
 
     capacity: visual tokens that may wait; images, where each image is a forward of its own (`one_by_one`).
@@ -79,37 +79,37 @@ class Waiting:
         self._capacity = capacity
         self._least = least
         self._one_by_one = one_by_one
-        self._tickets: deque[Ticket] = deque()
+        self._items: deque[WorkItem] = deque()
         self._weight = 0  # of the tickets
         self._passed = 0  # forwards taken since late tickets began to wait
         self._open = True
         self._changed = threading.Condition()
 
-    def put(self, ticket: Ticket) -> None:
+    def put(self, item: WorkItem) -> None:
         """Blocks while enough of them wait already. Raises DeviceUnavailable once closed."""
         with self._changed:
             self._changed.wait_for(lambda: not self._open or self._has_room())
             if not self._open:
                 raise DeviceUnavailable("the worker is stopping")
-            self._tickets.append(ticket)
-            self._weight += self._weigh(ticket)
+            self._items.append(item)
+            self._weight += self._weigh(item)
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        return self._weight < self._capacity or len(self._tickets) < self._least
+        return self._weight < self._capacity or len(self._items) < self._least
 
-    def put_back(self, tickets: Sequence[Ticket]) -> None:
+    def put_back(self, items: Sequence[WorkItem]) -> None:
         """To the front, in their order, whatever waits already. Raises DeviceUnavailable once closed."""
         with self._changed:
             closed = not self._open
             if not closed:
-                self._tickets.extendleft(reversed(tickets))
-                self._weight += sum(map(self._weigh, tickets))
+                self._items.extendleft(reversed(items))
+                self._weight += sum(map(self._weigh, items))
                 self._changed.notify_all()
         if closed:
             raise DeviceUnavailable("the worker is stopping")
 
-    def take(self, budget: Callable[[Kind], int]) -> list[Ticket]:
+    def take(self, budget: Callable[[Kind], int]) -> list[WorkItem]:
         """The next forward, of one scorer, within the tokens that `budget` has for its kind. Empty when closed.
 
         The scorer of the last forward goes on while it has images, because another one may bring another adapter; but
@@ -118,7 +118,7 @@ class Waiting:
         those to find boxes in gather for a forward of many.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or bool(self._tickets))
+            self._changed.wait_for(lambda: not self._open or bool(self._items))
             if not self._open:
                 return []
             first = self._choose()
@@ -126,16 +126,16 @@ class Waiting:
             if self._one_by_one:
                 taken = [first]
             else:
-                same = [ticket for ticket in self._tickets if ticket.scorer is first.scorer]
-                chosen = pack([ticket.prepared.visual_tokens for ticket in same], budget=budget(first.kind))
+                same = [item for item in self._items if item.scorer is first.scorer]
+                chosen = pack([item.prepared.visual_tokens for item in same], budget=budget(first.kind))
                 taken = [same[at] for at in chosen]
             gone = set(map(id, taken))
-            self._drop(lambda ticket: id(ticket) in gone)
+            self._drop(lambda item: id(item) in gone)
             return taken
 
-    def _choose(self) -> Ticket:
+    def _choose(self) -> WorkItem:
         """The ticket whose scorer is next."""
-        late = next((ticket for ticket in self._tickets if ticket.late), None)
+        late = next((item for item in self._items if item.late), None)
         soon = self._next_to_score()
         if late is None or (soon is not None and self._passed < FORWARDS_BEFORE_FINDING):
             self._passed += late is not None
@@ -144,29 +144,29 @@ class Waiting:
         self._passed = 0
         return late
 
-    def _next_to_score(self) -> Ticket | None:
-        waiting = [ticket for ticket in self._tickets if not ticket.late]
+    def _next_to_score(self) -> WorkItem | None:
+        waiting = [item for item in self._items if not item.late]
         if not waiting or self._clock() - waiting[0].since >= STAY_SECONDS:
             return waiting[0] if waiting else None
-        return next((ticket for ticket in waiting if ticket.leader is self._last), waiting[0])
+        return next((item for item in waiting if item.leader is self._last), waiting[0])
 
     def drop(self, owner: object) -> None:
         """Forget what an owner no longer wants; it gets no answer."""
         with self._changed:
-            self._drop(lambda ticket: ticket.owner is owner)
+            self._drop(lambda item: item.owner is owner)
 
-    def close(self) -> list[Ticket]:
+    def close(self) -> list[WorkItem]:
         """Nothing is put or taken from now on. Returns what still waited."""
         with self._changed:
             self._open = False
             return self._drop(lambda _: True)
 
-    def _drop(self, unwanted: Callable[[Ticket], bool]) -> list[Ticket]:
-        dropped = [ticket for ticket in self._tickets if unwanted(ticket)]
-        self._tickets = deque(ticket for ticket in self._tickets if not unwanted(ticket))
-        self._weight = sum(map(self._weigh, self._tickets))
+    def _drop(self, unwanted: Callable[[WorkItem], bool]) -> list[WorkItem]:
+        dropped = [item for item in self._items if unwanted(item)]
+        self._items = deque(item for item in self._items if not unwanted(item))
+        self._weight = sum(map(self._weigh, self._items))
         self._changed.notify_all()
         return dropped
 
-    def _weigh(self, ticket: Ticket) -> int:
-        return 1 if self._one_by_one else ticket.prepared.visual_tokens
+    def _weigh(self, item: WorkItem) -> int:
+        return 1 if self._one_by_one else item.prepared.visual_tokens

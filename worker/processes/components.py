@@ -19,10 +19,10 @@ from worker.decoding.pool import Decoders
 from worker.device.executor import Device
 from worker.device.probe import budget_for
 from worker.processes.registration import new_name
-from worker.runtime.activity import Vitals
+from worker.runtime.activity import ActivityTracker
 from worker.runtime.shutdown import Stop
 from worker.runtime.timer import Timer
-from worker.scoring.champions import Scorers
+from worker.scoring.champions import ScorerCache
 from worker.scoring.model import Model
 
 
@@ -33,10 +33,10 @@ class Scoring:
     name: str  # of this process: host-pid-random
     engine: sa.Engine
     pipeline: Pipeline
-    scorers: Scorers
+    scorers: ScorerCache
     device: Device
     model: Model
-    vitals: Vitals
+    tracker: ActivityTracker
 
 
 @contextmanager
@@ -53,22 +53,25 @@ def running(
     """Device threads, stage threads, decoder processes and heartbeat around a pipeline."""
     name = name or new_name()
     device = Device(
-        token_budget=budget_for(settings, model), lanes=model.lanes, one_by_one=model.one_by_one, on_broken=on_broken
+        token_budget=budget_for(settings, model),
+        streams=model.streams,
+        one_by_one=model.one_by_one,
+        on_broken=on_broken,
     )
     threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
     decoders = Decoders(settings)
     leases = Leases(engine, worker=name, lease_seconds=settings.lease_seconds)
-    vitals = Vitals()
+    tracker = ActivityTracker()
     stages = Stages(
         threads=threads,
         decoders=decoders,
         device=device,
         stores=stores,
-        known_by_content=look_up_content(engine),
+        answers_by_content=look_up_content(engine),
         settings=settings,
-        vitals=vitals,
+        tracker=tracker,
     )
-    scorers = Scorers(engine, model, settings, worker=name)
+    scorers = ScorerCache(engine, model, settings, worker=name)
     queue = score_queue(settings.model)
     pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, stages=stages, leases=leases, stop=stop)
     heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
@@ -84,7 +87,7 @@ def running(
             scorers=scorers,
             device=device,
             model=model,
-            vitals=vitals,
+            tracker=tracker,
         )
     finally:
         notice.stop()

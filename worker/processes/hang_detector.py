@@ -19,7 +19,7 @@ import structlog
 
 from scanfleet.config.settings import Settings
 from worker.device.executor import Device
-from worker.runtime.activity import BatchPulse, Vitals
+from worker.runtime.activity import ActivityTracker, BatchActivity
 
 log = structlog.get_logger()
 
@@ -68,35 +68,35 @@ class _Silence:
 
 @dataclass
 class HangWatch:
-    """`look` is called on a timer. `on_wedged` is told why, and ends the process.
+    """`look` is called on a timer. `on_hung` is told why, and ends the process.
 
     counts: of batches taken and under way, which change when a batch begins or ends.
     """
 
     device: Device
-    vitals: Vitals
+    tracker: ActivityTracker
     counts: Callable[[], tuple[int, int]]
     limits: Limits
-    on_wedged: Callable[[str], None]
+    on_hung: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _now: float = 0.0  # seconds that were watched
     _looked_at: float | None = None
     _forward: _Silence = field(default_factory=_Silence)
     _worker: _Silence = field(default_factory=_Silence)
-    _batches: dict[BatchPulse, _Silence] = field(default_factory=dict)
+    _batches: dict[BatchActivity, _Silence] = field(default_factory=dict)
 
     def look(self) -> None:
         self._pass_time()
         forward = self.device.forward
         silent = self._forward.of(forward, self._now)
         if forward is not None and silent > self.limits.forward:
-            self.on_wedged(f"the device is wedged: a forward has taken {silent:.0f} s (device_timeout_seconds)")
+            self.on_hung(f"the device is wedged: a forward has taken {silent:.0f} s (device_timeout_seconds)")
             return
         n_taken, n_active = self.counts()
-        idle = self._worker.of((self.vitals.whole.n, n_taken, n_active, forward), self._now)
-        limit = max(self.limits.worker, P99_FACTOR * self.vitals.slowest_seconds())
-        if n_active and forward is None and idle > limit and not self.vitals.whole.excused:
-            self.on_wedged(f"no progress for {idle:.0f} s with {n_active} batches under way (worker_stall_seconds)")
+        idle = self._worker.of((self.tracker.whole.n, n_taken, n_active, forward), self._now)
+        limit = max(self.limits.worker, P99_FACTOR * self.tracker.slowest_seconds())
+        if n_active and forward is None and idle > limit and not self.tracker.whole.excused:
+            self.on_hung(f"no progress for {idle:.0f} s with {n_active} batches under way (worker_stall_seconds)")
             return
         self._look_at_batches(waiting=forward is not None and silent > self.limits.batch / 2, idle=idle)
 
@@ -108,13 +108,13 @@ class HangWatch:
 
     def _look_at_batches(self, *, waiting: bool, idle: float) -> None:
         """waiting: a long forward holds up all of them, which is not their fault. idle: seconds of the whole worker."""
-        found = self.vitals.batches()
-        self._batches = {pulse: self._batches.get(pulse, _Silence()) for pulse in found}
-        for pulse, silence in self._batches.items():
-            silent = silence.of(pulse.n, self._now)
+        found = self.tracker.batches()
+        self._batches = {activity: self._batches.get(activity, _Silence()) for activity in found}
+        for activity, silence in self._batches.items():
+            silent = silence.of(activity.n, self._now)
             # With nothing in hand it waits for its turn, behind the slow downloads of others.
-            limit = self.limits.batch if pulse.in_hand else WAITING * self.limits.batch
+            limit = self.limits.batch if activity.in_hand else WAITING * self.limits.batch
             others_go_on = idle < self.limits.batch / 2
-            if silent > limit and others_go_on and not waiting and not pulse.excused:
-                log.warning("batch_stuck", batch=pulse.name, silent_seconds=round(silent))
-                pulse.abort(f"no progress for {silent:.0f} s")
+            if silent > limit and others_go_on and not waiting and not activity.excused:
+                log.warning("batch_stuck", batch=activity.name, silent_seconds=round(silent))
+                activity.abort(f"no progress for {silent:.0f} s")

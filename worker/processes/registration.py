@@ -64,7 +64,7 @@ class Row:
 
 
 @contextmanager
-def on_the_books(engine: sa.Engine, *, worker: str, queue: str, device: str) -> Iterator[Row]:
+def registered_worker(engine: sa.Engine, *, worker: str, queue: str, device: str) -> Iterator[Row]:
     """The row from start to end."""
 
     def enter() -> None:

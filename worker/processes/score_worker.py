@@ -21,9 +21,9 @@ from scanfleet.storage.open import OpenStores
 from worker.consumer.app import make_scoring_app
 from worker.consumer.run import consume
 from worker.processes.components import running
-from worker.processes.registration import new_name, on_the_books
+from worker.processes.registration import new_name, registered_worker
 from worker.processes.timers import signs_of, timers
-from worker.runtime.exit import EX_TEMPFAIL, end_overdue
+from worker.runtime.exit import EX_TEMPFAIL, exit_overdue
 from worker.runtime.retry import until_it_heals
 from worker.runtime.shutdown import Stop
 from worker.scoring.adapters import register_shipped
@@ -47,7 +47,7 @@ def check_access(settings: Settings) -> None:
 
 def serve(settings: Settings) -> int:
     """Score until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
-    stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=end_overdue)
+    stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=exit_overdue)
     broken: list[str] = []
 
     def on_broken() -> None:
@@ -59,7 +59,7 @@ def serve(settings: Settings) -> int:
     with ExitStack() as stack:
         engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
         queue, name = score_queue(settings.model), new_name()
-        row = stack.enter_context(on_the_books(engine, worker=name, queue=queue, device=settings.device))
+        row = stack.enter_context(registered_worker(engine, worker=name, queue=queue, device=settings.device))
         model = until_it_heals(lambda: load_model(settings), what="model", tell=row.wait_for)
         until_it_heals(lambda: register_shipped(engine, model.identity), what="ledger")
         scoring = stack.enter_context(

@@ -23,7 +23,7 @@ from scanfleet.stats.stage_times import ADVICE, StageTimes
 from worker.batch.timing import Totals
 from worker.processes.components import Scoring
 from worker.processes.hang_detector import HangWatch, Limits
-from worker.runtime.exit import EX_TEMPFAIL, end_wedged
+from worker.runtime.exit import EX_TEMPFAIL, exit_hung
 from worker.runtime.timer import Timer
 from worker.runtime.watchdog import Watchdog, answers, work_in
 
@@ -57,7 +57,7 @@ class StageLog:
 STAGES_SECONDS = 30.0  # between two words on where the time goes
 CLEAR_SECONDS = 60.0  # of the embedded broker's taken messages
 WATCH_SECONDS = 10.0  # between two looks of the watchdog
-DEAF_SECONDS = 120.0  # this long idle beside ready batches is a wedge
+STALLED_SECONDS = 120.0  # this long idle beside ready batches is a wedge
 
 
 def signs_of(scoring: Scoring) -> Callable[[sa.Connection], None]:
@@ -67,7 +67,7 @@ def signs_of(scoring: Scoring) -> Callable[[sa.Connection], None]:
     def say(connection: sa.Connection) -> None:
         nonlocal n_signs
         n_images, seconds = scoring.pipeline.totals.read()
-        progressed, n_signs = scoring.vitals.whole.n != n_signs, scoring.vitals.whole.n
+        progressed, n_signs = scoring.tracker.whole.n != n_signs, scoring.tracker.whole.n
         beat(connection, worker=scoring.name, n_images=n_images, seconds=seconds, progressed=progressed)
 
     return say
@@ -84,8 +84,8 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
         broker_answers=answers(app),
         n_taken=lambda: scoring.pipeline.n_taken,
         active=lambda: scoring.pipeline.n_active,
-        deaf=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
-        patience_seconds=max(DEAF_SECONDS, 3 * settings.ring_again_seconds),
+        stalled=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
+        patience_seconds=max(STALLED_SECONDS, 3 * settings.renotify_seconds),
     )
     all_timers.append(Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS))
     stages = StageLog(scoring.pipeline.totals)
@@ -115,8 +115,8 @@ def watch_for_hangs(scoring: Scoring, settings: Settings) -> HangWatch:
     pipeline = scoring.pipeline
     return HangWatch(
         device=scoring.device,
-        vitals=scoring.vitals,
+        tracker=scoring.tracker,
         counts=lambda: (pipeline.n_taken, pipeline.n_active),
         limits=Limits.of(settings),
-        on_wedged=lambda why: end_wedged(why, last_words=last_words),
+        on_hung=lambda why: exit_hung(why, last_words=last_words),
     )

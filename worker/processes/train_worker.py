@@ -22,10 +22,10 @@ from scanfleet.queue.app import clear_taken
 from scanfleet.reconcile import reconcile_once
 from worker.consumer.app import make_training_app
 from worker.consumer.run import consume
-from worker.processes.registration import new_name, on_the_books
+from worker.processes.registration import new_name, registered_worker
 from worker.processes.score_worker import check_access
-from worker.processes.timers import CLEAR_SECONDS, DEAF_SECONDS, WATCH_SECONDS
-from worker.runtime.exit import EX_TEMPFAIL, end_overdue
+from worker.processes.timers import CLEAR_SECONDS, STALLED_SECONDS, WATCH_SECONDS
+from worker.runtime.exit import EX_TEMPFAIL, exit_overdue
 from worker.runtime.retry import until_it_heals
 from worker.runtime.shutdown import Stop
 from worker.runtime.timer import Timer
@@ -40,12 +40,12 @@ SWEEP_SECONDS = 600.0  # between two looks for work folders that nobody needs
 
 def serve_training(settings: Settings) -> int:
     """Train until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
-    stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=end_overdue)
+    stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=exit_overdue)
     check_access(settings)
     with ExitStack() as stack:
         engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
         name = new_name()
-        row = stack.enter_context(on_the_books(engine, worker=name, queue=TRAIN_QUEUE, device=settings.device))
+        row = stack.enter_context(registered_worker(engine, worker=name, queue=TRAIN_QUEUE, device=settings.device))
         identity = until_it_heals(lambda: find_base(settings), what="model", tell=row.wait_for)
         # What a new adapter is compared with must be known, also before any worker scored.
         until_it_heals(lambda: register_shipped(engine, identity), what="ledger")
@@ -88,13 +88,13 @@ def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer
         broker_answers=answers(app),
         n_taken=lambda: trainer.n_taken,
         active=lambda: trainer.n_active,
-        deaf=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
+        stalled=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
         # Longer than for batches: a knock may go to a worker of another base model, again and again.
-        patience_seconds=max(DEAF_SECONDS, 10 * settings.ring_again_seconds),
+        patience_seconds=max(STALLED_SECONDS, 10 * settings.renotify_seconds),
     )
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(engine, app, settings), seconds=settings.reconcile_seconds),
-        Timer("reasons_to_train", lambda: triggers.look(engine, settings), seconds=settings.train_look_seconds),
+        Timer("reasons_to_train", lambda: triggers.look(engine, settings), seconds=settings.train_check_seconds),
         Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS),
         Timer("sweep", trainer.sweep, seconds=SWEEP_SECONDS),
     ]

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 SEEN_BATCHES = 1000  # whose duration is remembered
 
 
-class Pulse:
+class Activity:
     """One thing that lives. `n` grows with every sign. `parent` lives where this does."""
 
-    def __init__(self, *, parent: Pulse | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, parent: Activity | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._parent = parent
         self._clock = clock
         self._lock = threading.Lock()
@@ -60,45 +60,47 @@ class Pulse:
             return any(self._clock() < until for until in self._expected.values())
 
 
-class BatchPulse(Pulse):
+class BatchActivity(Activity):
     """Of one batch. `abort(why)` hands it back; `name` is for the log."""
 
-    def __init__(self, parent: Pulse, abort: Callable[[str], None], *, name: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, parent: Activity, abort: Callable[[str], None], *, name: str, clock: Callable[[], float]
+    ) -> None:
         super().__init__(parent=parent, clock=clock)
         self.abort = abort
         self.name = name
 
 
-class Vitals:
+class ActivityTracker:
     """Of a whole worker."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._batches: set[BatchPulse] = set()
+        self._batches: set[BatchActivity] = set()
         self._seconds: deque[float] = deque(maxlen=SEEN_BATCHES)
-        self.whole = Pulse(clock=clock)
+        self.whole = Activity(clock=clock)
 
-    def pulse(self, abort: Callable[[str], None], *, name: str) -> BatchPulse:
+    def activity(self, abort: Callable[[str], None], *, name: str) -> BatchActivity:
         """For a batch that is about to begin."""
-        return BatchPulse(self.whole, abort, name=name, clock=self._clock)
+        return BatchActivity(self.whole, abort, name=name, clock=self._clock)
 
     @contextmanager
-    def under_way(self, pulse: BatchPulse) -> Iterator[None]:
+    def under_way(self, activity: BatchActivity) -> Iterator[None]:
         """The batch is worked on in here."""
         start = self._clock()
         with self._lock:
-            self._batches.add(pulse)
-        pulse.sign()
+            self._batches.add(activity)
+        activity.sign()
         try:
             yield
         finally:
-            pulse.sign()
+            activity.sign()
             with self._lock:
-                self._batches.discard(pulse)
+                self._batches.discard(activity)
                 self._seconds.append(self._clock() - start)
 
-    def batches(self) -> list[BatchPulse]:
+    def batches(self) -> list[BatchActivity]:
         """Those under way."""
         with self._lock:
             return list(self._batches)

@@ -46,7 +46,7 @@ def until_it_heals(call: Callable[[], T], *, what: str, tell: Callable[[str], No
             return call()
         except Retryable as error:
             pause = jittered(backoff_seconds(attempt))
-            log.warning("start_waits_for_the_world", what=what, error=str(error), retry_seconds=round(pause, 1))
+            log.warning("startup_retry", what=what, error=str(error), retry_seconds=round(pause, 1))
             tell(str(error))
             time.sleep(pause)
     raise AssertionError("unreachable")

@@ -48,7 +48,7 @@ class Timer:
         try:
             self._call()
         except Retryable as error:
-            log.warning("timer_waits_for_the_world", timer=self._name, error=str(error))
+            log.warning("timer_retry", timer=self._name, error=str(error))
             return False
         except Exception:
             # A bug in one timer must not end its thread, least of all the heartbeat's.

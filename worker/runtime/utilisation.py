@@ -20,8 +20,8 @@ class Span:
 class Occupancy:
     """While n batches are under way at once, each has 1/n of the time: shares add up to the worker's own time."""
 
-    def __init__(self, *, lanes: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._lanes = lanes
+    def __init__(self, *, streams: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._streams = streams
         self._clock = clock
         self._lock = threading.Lock()
         self._at = clock()
@@ -74,7 +74,7 @@ class Occupancy:
         passed, self._at = now - self._at, now
         if not self._batches:
             return
-        idle = passed * (1 - self._forwards / self._lanes)
+        idle = passed * (1 - self._forwards / self._streams)
         self._under_way += passed
         self._idle += idle
         self._share += passed / self._batches

@@ -33,7 +33,7 @@ class Watchdog:
         broker_answers: Callable[[], bool],
         n_taken: Callable[[], int],
         active: Callable[[], int],
-        deaf: Callable[[], None],
+        stalled: Callable[[], None],
         patience_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -41,7 +41,7 @@ class Watchdog:
         self._broker_answers = broker_answers
         self._n_taken = n_taken
         self._active = active
-        self._deaf = deaf
+        self._deaf = stalled
         self._patience = patience_seconds
         self._clock = clock
         self._since: float | None = None  # when the silence began
@@ -60,7 +60,7 @@ class Watchdog:
         if self._clock() - self._since < self._patience:
             return
         if self._broker_answers():
-            log.error("worker_deaf", silent_seconds=round(self._clock() - self._since))
+            log.error("consumer_stalled", silent_seconds=round(self._clock() - self._since))
             self._deaf()
         self._since = None
 

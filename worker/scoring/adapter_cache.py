@@ -15,7 +15,7 @@ from worker.scoring.model import Model
 log = structlog.get_logger()
 
 
-class AdapterMemory:
+class AdapterCache:
     """Knows of every scorer and finder that was made with an adapter whether anybody still holds it.
 
     A batch under way holds its own, whatever is in use by now, so an adapter is never released under one.

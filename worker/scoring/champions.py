@@ -25,7 +25,7 @@ from scanfleet.db.scans.checks import get_check
 from scanfleet.db.training import champions, refusals
 from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, Retryable
 from scanfleet.retry import backoff_seconds, jittered
-from worker.scoring.adapter_cache import AdapterMemory
+from worker.scoring.adapter_cache import AdapterCache
 from worker.scoring.factory import Resolved, ScorerMaker, Wanted
 from worker.scoring.model import Model
 
@@ -53,7 +53,7 @@ class _Trouble:
     not_before: float  # time.monotonic() of the next try
 
 
-class Scorers:
+class ScorerCache:
     """Scorers by their full configuration. They share one base model, and any thread may ask for one.
 
     worker: its name in the ledger, under which it refuses adapters.
@@ -64,7 +64,7 @@ class Scorers:
         self._model = model
         self._worker = worker
         self._maker = ScorerMaker(engine, model, settings)
-        self._memory = AdapterMemory(model)
+        self._memory = AdapterCache(model)
         self._lock = threading.Lock()  # of all that follows; never held while anything is read or made
         self._known: dict[str, Resolved] = {}  # by key
         self._serving: dict[int, _Serving] = {}  # by check
@@ -151,7 +151,7 @@ class Scorers:
             except ModelInvalid as error:
                 self._refuse(candidate, str(error))
                 continue
-            log.error("went_back_to_predecessor", check=wanted.check.name, adapter=candidate.adapter_id)
+            log.error("champion_fallback", check=wanted.check.name, adapter=candidate.adapter_id)
             with self._lock:
                 return self._serve(candidate, resolved)
         raise DeviceUnavailable(f"check {wanted.check.name}: {why}")

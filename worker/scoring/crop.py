@@ -17,7 +17,7 @@ from PIL import Image
 
 from models.adapters.calibration import Calibrator, Thresholds
 from models.errors import ModelInvalid
-from models.types import Pointed, Question, Refiner, Scorer
+from models.types import CropReader, Pointed, Question, Scorer
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
 from scanfleet.db.results.calibrations import Fitted
@@ -30,17 +30,17 @@ TRIAL_SIDE = 256  # pixels of the plain picture that a refiner is tried with
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Again:
+class CropSetup:
     """How images of a check are looked at again. band: margins of the first look that settle nothing."""
 
-    refiner: Refiner
+    crop_reader: CropReader
     settings: CropSettings
     band: Band
 
     @property
     def method(self) -> str | None:
         """Of the map that points the look; None: it is not pointed."""
-        return self.settings.method if self.refiner.pointed else None
+        return self.settings.method if self.crop_reader.pointed else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def margins_of(check: Check, own: Policy, *, same_budget: bool, fitted: Fitted |
         even = even or policy.calibrator
     else:
         once = own if same_budget else own.uncertified(UNTRIED)
-        policy = once if crop is None else own.after_untried_looks(max(crop.band, UNTRIED), once=once)
+        policy = once if crop is None else own.after_uncalibrated_crop(max(crop.band, UNTRIED), once=once)
     return Margins(policy=policy, band=_band(check, first, even))
 
 
@@ -75,9 +75,9 @@ def _band(check: Check, first: Thresholds | None, even: Calibrator | None) -> Ba
     return band_of(thresholds=first, calibrator=even, has_flags=bool(check.flags))
 
 
-def again_of(
+def crop_setup_of(
     model: Model, check: Check, question: Question, adapter: Path | None, *, scorer: Scorer, band: Band
-) -> Again | None:
+) -> CropSetup | None:
     """Who looks again; None where the check does not ask. Tried on a plain picture, so that a model that cannot look
     like this says so before any image waits for it.
 
@@ -85,19 +85,19 @@ def again_of(
     """
     if isinstance(check.crop, str):
         return None
-    refiner = model.refiner(question, policy_of(check, check.crop), adapter)
-    _try(refiner, scorer)
-    return Again(refiner=refiner, settings=check.crop, band=band)
+    crop_reader = model.crop_reader(question, policy_of(check, check.crop), adapter)
+    _try(crop_reader, scorer)
+    return CropSetup(crop_reader=crop_reader, settings=check.crop, band=band)
 
 
-def _try(refiner: Refiner, scorer: Scorer) -> None:
+def _try(crop_reader: CropReader, scorer: Scorer) -> None:
     image = Image.new("RGB", (TRIAL_SIDE, TRIAL_SIDE), (128, 128, 128))
     (first,) = scorer.score([scorer.prepare(image)])
     pointed = None
-    if refiner.pointed:
-        (found,) = refiner.point([refiner.views(image, first)])
+    if crop_reader.pointed:
+        (found,) = crop_reader.point([crop_reader.views(image, first)])
         quarter = TRIAL_SIDE // 4
         pointed = Pointed(corners=(quarter, quarter, 3 * quarter, 3 * quarter), size=image.size, tokens=found.tokens)
-    second = [reading for row in refiner.rows(image, pointed) for reading in scorer.score([row])]
-    if len(refiner.fuse(first, second).logits) != len(scorer.question.labels):
+    second = [reading for row in crop_reader.rows(image, pointed) for reading in scorer.score([row])]
+    if len(crop_reader.fuse(first, second).logits) != len(scorer.question.labels):
         raise ModelInvalid("a second look does not answer with the labels of the check")

@@ -63,7 +63,7 @@ def band_of(*, thresholds: Thresholds | None, calibrator: Calibrator | None, has
     return Band(low=even, high=even)
 
 
-def why_again(settings: CropSettings, reading: Reading, band: Band, *, shrink: float) -> str | None:
+def crop_reason(settings: CropSettings, reading: Reading, band: Band, *, shrink: float) -> str | None:
     """Why an image is to be looked at again after its first look; None: it is not.
 
     band: where a first look settles nothing. shrink: how many times longer a side of the file's picture is than what

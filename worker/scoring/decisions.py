@@ -9,7 +9,7 @@ from typing import Any
 from models.adapters.calibration import UNCALIBRATED, Calibrator, Thresholds
 from models.adapters.canary import TOLERANCE
 from models.types import Question, Reading
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 
 # Quantising moves margins, so that a calibrator fitted at full precision says nothing certain about a quantised scorer.
 CALIBRATED_PRECISIONS = ("fp32", "bf16")
@@ -38,7 +38,7 @@ class Policy:
     thresholds: Thresholds | None = None
     once: Policy | None = None
 
-    def after(self, crop: SecondLook | None) -> Policy:
+    def after(self, crop: CropResult | None) -> Policy:
         """How an image is read, by what became of its second look; None: the gate did not ask for one."""
         looked = crop is not None and crop.second is not None
         return self if looked or self.once is None else self.once
@@ -68,7 +68,7 @@ class Policy:
         thresholds = self._as_thresholds()
         return self if thresholds is None else replace(self, calibrator=None, thresholds=thresholds.apart(by))
 
-    def after_untried_looks(self, by: float, *, once: Policy) -> Policy:
+    def after_uncalibrated_crop(self, by: float, *, once: Policy) -> Policy:
         """What is left of it for second looks that nobody measured: no score, a flag where the margin is so many logits
         over the threshold, and never a clear. A region at the wrong place carries a margin as far as it likes, so that
         a recall certified for first looks says nothing of them. once: how first looks are read.

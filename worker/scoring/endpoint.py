@@ -21,14 +21,14 @@ from models.endpoint.http import HttpChannel
 from models.endpoint.image import EncodedImage, Sending
 from models.endpoint.scorer import EndpointScorer, identify
 from models.errors import ModelInvalid
-from models.types import Detail, Finder, ModelIdentity, Question, Reading, Refiner, Scorer
+from models.types import CropReader, Detail, Finder, ModelIdentity, Question, Reading, Scorer
 from scanfleet.config.endpoints import model_at_endpoint
 from scanfleet.config.model_names import require_address
 from scanfleet.config.settings import Settings
 from scanfleet.config.urls import in_the_open
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, ScanfleetError
 from worker.errors import DeviceBroken
-from worker.scoring.rate_limit import REAL_TIME, Clock, Line, Pace
+from worker.scoring.rate_limit import REAL_TIME, Clock, RateLimit, RateLimitedServer
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointMo
             url=url,
             key=key,
             timeout_seconds=settings.endpoint_timeout_seconds,
-            connections=lanes_for(settings),
+            connections=streams_for(settings),
             ca_file=settings.endpoint_ca_file,
         )
     wanted = Wanted(model=name, top_logprobs=settings.endpoint_top_logprobs)
@@ -56,11 +56,11 @@ def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointMo
     except ScanfleetError:
         channel.close()
         raise
-    log.info("endpoint_ready", model=identity.base_model, revision=identity.revision, lanes=lanes_for(settings))
+    log.info("endpoint_ready", model=identity.base_model, revision=identity.revision, streams=streams_for(settings))
     return EndpointModel(server=server, identity=identity, settings=settings, channel=channel, clock=clock)
 
 
-def lanes_for(settings: Settings) -> int:
+def streams_for(settings: Settings) -> int:
     """Requests at once: no more than get their turn within half the time that an image has before its last request."""
     per_minute = settings.endpoint_requests_per_minute
     if per_minute is None:
@@ -90,12 +90,12 @@ class EndpointModel:
     ) -> None:
         self.identity = identity
         self.device = settings.endpoint_url or ""
-        self.lanes = lanes_for(settings)
+        self.streams = streams_for(settings)
         self._server = server
         self._settings = settings
         self._channel = channel
-        self._line = Line(
-            pace=Pace(settings.endpoint_requests_per_minute, clock),
+        self._line = RateLimitedServer(
+            pace=RateLimit(settings.endpoint_requests_per_minute, clock),
             patience_seconds=settings.endpoint_patience_seconds,
             timeout_seconds=settings.endpoint_timeout_seconds,
             clock=clock,
@@ -110,9 +110,9 @@ class EndpointModel:
             identity=self.identity,
             sending=sending_of(self._settings),
         )
-        return cast("Scorer", PatientScorer(scorer, self._line))
+        return cast("Scorer", RetryingScorer(scorer, self._line))
 
-    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+    def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         raise ModelInvalid(f'an endpoint is not asked to look again: set crop = "never" in check {question.name}')
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
@@ -126,10 +126,10 @@ class EndpointModel:
         self._channel.close()
 
 
-class PatientScorer:
+class RetryingScorer:
     """An EndpointScorer that tries again, and finds out whose fault a refusal is."""
 
-    def __init__(self, scorer: EndpointScorer, line: Line) -> None:
+    def __init__(self, scorer: EndpointScorer, line: RateLimitedServer) -> None:
         self._scorer = scorer
         self._line = line
         self._plain = scorer.plain()

@@ -17,7 +17,7 @@ from scanfleet.errors import DeviceUnavailable, ImageError
 from worker.errors import DeviceBroken, OutOfDeviceMemory
 
 
-class NamedErrors:
+class MappedScorer:
     """A scorer on torch: out of memory and a broken device are told apart from bugs."""
 
     def __init__(self, scorer: Any) -> None:
@@ -44,7 +44,7 @@ class NamedErrors:
             return cast("list[Reading]", self._scorer.score(prepared))
 
 
-class NamedFinderErrors:
+class MappedFinder:
     """A finder on torch, with errors named alike."""
 
     def __init__(self, finder: Any) -> None:
@@ -58,34 +58,34 @@ class NamedFinderErrors:
             return cast("list[FoundBoxes]", self._finder.find(jobs, sign=sign))
 
 
-class NamedRefinerErrors:
+class MappedCropReader:
     """A refiner on torch, with errors named alike."""
 
-    def __init__(self, refiner: Any) -> None:
-        self._refiner = refiner
+    def __init__(self, crop_reader: Any) -> None:
+        self._crop_reader = crop_reader
 
     @property
     def pointed(self) -> bool:
-        return cast("bool", self._refiner.pointed)
+        return cast("bool", self._crop_reader.pointed)
 
     @property
     def views_detail(self) -> Detail | None:
-        return cast("Detail | None", self._refiner.views_detail)
+        return cast("Detail | None", self._crop_reader.views_detail)
 
     def views(self, image: Image.Image, first: Reading) -> Prepared:
         with _unsuitable():
-            return cast("Prepared", self._refiner.views(image, first))
+            return cast("Prepared", self._crop_reader.views(image, first))
 
     def point(self, views: Sequence[Prepared]) -> list[Pointed]:
         with _named(len(views)):
-            return cast("list[Pointed]", self._refiner.point(views))
+            return cast("list[Pointed]", self._crop_reader.point(views))
 
     def rows(self, image: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
         with _unsuitable():
-            return cast("Sequence[Prepared]", self._refiner.rows(image, pointed))
+            return cast("Sequence[Prepared]", self._crop_reader.rows(image, pointed))
 
     def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
-        return cast("Reading", self._refiner.fuse(first, second))
+        return cast("Reading", self._crop_reader.fuse(first, second))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import DeviceUnavailable
 from worker.scoring.adapters import AdapterFolders
 from worker.scoring.boxes import BoxPass, box_pass_of
-from worker.scoring.crop import Again, Margins, again_of, margins_of
+from worker.scoring.crop import CropSetup, Margins, crop_setup_of, margins_of
 from worker.scoring.crop_gate import policy_of
 from worker.scoring.decisions import Policy, read_policy
 from worker.scoring.model import Model
@@ -43,7 +43,7 @@ class Resolved:
     policy: Policy
     mode: str = ""  # how it answers, see `mode_of`
     boxes: BoxPass | None = None  # None: the check does not ask for boxes
-    again: Again | None = None  # None: nor for second looks
+    crop_setup: CropSetup | None = None  # None: nor for second looks
 
     def wants_boxes(self, reading: Reading, *, complete: bool = True) -> bool:
         """Whether this image is flagged, and somebody can be asked where. complete: as `Policy.decide`."""
@@ -118,7 +118,7 @@ class ScorerMaker:
         card = None if folder is None else read_card(folder)
         same_budget = card is None or answers(card, question)
         margins = margins_of(check, self._own(check, adapter), same_budget=same_budget, fitted=fitted)
-        again = self._again(check, question, folder, scorer, margins)
+        crop_setup = self._crop_setup(check, question, folder, scorer, margins)
         spec = replace(self._spec(wanted.check_id, check, adapter, margins, fitted), mode=mode_of(question, card))
         with transaction(self._engine) as connection:
             row = scorer_id(connection, spec)
@@ -126,15 +126,20 @@ class ScorerMaker:
                 note_shift(connection, row, shift)
         log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
         return Resolved(
-            scorer_id=row, scorer=scorer, policy=margins.policy, mode=spec.mode or "", boxes=boxes, again=again
+            scorer_id=row,
+            scorer=scorer,
+            policy=margins.policy,
+            mode=spec.mode or "",
+            boxes=boxes,
+            crop_setup=crop_setup,
         )
 
-    def _again(
+    def _crop_setup(
         self, check: Check, question: Question, folder: Path | None, scorer: Scorer, margins: Margins
-    ) -> Again | None:
+    ) -> CropSetup | None:
         """Raises DeviceUnavailable for a model that cannot look like this: no adapter is at fault."""
         try:
-            return again_of(self._model, check, question, folder, scorer=scorer, band=margins.band)
+            return crop_setup_of(self._model, check, question, folder, scorer=scorer, band=margins.band)
         except ModelInvalid as error:
             raise DeviceUnavailable(f"check {check.name}: {error}") from error
 

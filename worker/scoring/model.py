@@ -14,22 +14,22 @@ from PIL import Image
 from models import factory
 from models.crops.policy import CropPolicy
 from models.errors import ModelInvalid, ModelUnavailable
-from models.fake import FakeFinder, FakePrepared, FakeRefiner, FakeScorer
+from models.fake import FakeCropReader, FakeFinder, FakePrepared, FakeScorer
 from models.inputs.sources import locate
 from models.network.allocator import keep_freed_memory
 from models.types import (
+    CropReader,
     Finder,
     ModelIdentity,
     Question,
     Reading,
-    Refiner,
     Scorer,
 )
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.extras import how_to_get
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadSettings, DeviceUnavailable
-from worker.scoring.error_mapping import NamedErrors, NamedFinderErrors, NamedRefinerErrors
+from worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer
 
 if TYPE_CHECKING:
     from models.network.base import BaseModel, Precision
@@ -49,7 +49,7 @@ class Model(Protocol):
     def device(self) -> str: ...
 
     @property
-    def lanes(self) -> int:
+    def streams(self) -> int:
         """How many threads may score at once: one for a device of our own."""
         ...
 
@@ -65,7 +65,7 @@ class Model(Protocol):
         """
         ...
 
-    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+    def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         """What looks again at what a scorer answered. Raises ModelInvalid where the model cannot look so."""
         ...
 
@@ -112,7 +112,7 @@ class FakeModel:
     """Scores by hashing pixels. Adapters are refused: it has none."""
 
     device = "none"
-    lanes = 1
+    streams = 1
     one_by_one = False
 
     def __init__(self, *, seconds_per_image: float = 0.0, poison: tuple[int, ...] = ()) -> None:
@@ -128,9 +128,9 @@ class FakeModel:
             raise ModelInvalid("the fake model takes no adapter")
         return SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image, poison=self._poison)
 
-    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
-        refiner = FakeRefiner(scorer=self._scorer(question, adapter), pointed=policy.pointed, fuse=policy.fuse)
-        return cast("Refiner", refiner)
+    def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
+        crop_reader = FakeCropReader(scorer=self._scorer(question, adapter), pointed=policy.pointed, fuse=policy.fuse)
+        return cast("CropReader", crop_reader)
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         return cast("Finder", FakeFinder(question=question))
@@ -169,7 +169,7 @@ class LoadedModel:
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self.device = str(base.device)
-        self.lanes = _lanes(base)
+        self.streams = _streams(base)
         if base.device.type == "cpu":
             keep_freed_memory()
         self.identity = ModelIdentity(
@@ -180,25 +180,25 @@ class LoadedModel:
         )
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
-        return NamedErrors(factory.scorer(self._base, question, adapter, policy=policy))
+        return MappedScorer(factory.scorer(self._base, question, adapter, policy=policy))
 
-    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
-        return NamedRefinerErrors(factory.refiner(self._base, question, policy, adapter))
+    def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
+        return MappedCropReader(factory.crop_reader(self._base, question, policy, adapter))
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
-        return NamedFinderErrors(factory.finder(self._base, question, adapter))
+        return MappedFinder(factory.finder(self._base, question, adapter))
 
     def release(self, adapter_sha256: str) -> None:
         self._base.release(adapter_sha256)
 
 
-def _lanes(base: BaseModel) -> int:
+def _streams(base: BaseModel) -> int:
     """How many forwards run at once. A CPU is shared with decoding, and a forward that is split over its cores waits
     for the one that is busy: there each core gets a forward of its own, split no further."""
     import torch
 
     if base.device.type != "cpu" or base.precision not in ("fp32", "bf16"):
         return 1  # several forwards at once through bitsandbytes' layers were never tried
-    lanes = torch.get_num_threads()
+    streams = torch.get_num_threads()
     torch.set_num_threads(1)
-    return lanes
+    return streams

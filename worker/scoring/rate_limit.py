@@ -32,7 +32,7 @@ class Clock:
 REAL_TIME = Clock()
 
 
-class Pace:
+class RateLimit:
     """Requests of all lanes, evenly spaced. per_minute None: no limit."""
 
     def __init__(self, per_minute: float | None, clock: Clock) -> None:
@@ -57,14 +57,14 @@ class Pace:
             self._next = max(self._next, self._clock.now() + seconds)
 
 
-class Line:
+class RateLimitedServer:
     """Shared by all lanes.
 
     patience_seconds: for one image, the wait for its turn and all tries included. timeout_seconds: of one request; no
     try begins that could outlast the patience.
     """
 
-    def __init__(self, *, pace: Pace, patience_seconds: float, timeout_seconds: float, clock: Clock) -> None:
+    def __init__(self, *, pace: RateLimit, patience_seconds: float, timeout_seconds: float, clock: Clock) -> None:
         self._pace = pace
         self._patience = patience_seconds
         self._timeout = timeout_seconds

@@ -37,7 +37,7 @@ FURTHEST = "furthest"  # [number of the stage, step in it]
 IN_VAIN = ("crashes", "losses", "retries")  # counts that begin anew when a training gets further
 
 
-class Standing:
+class AttemptProgress:
     """Filled by the thread that hears the child; read by the heartbeat."""
 
     def __init__(self, stage: str | None, progress: dict[str, Any] | None) -> None:
@@ -91,7 +91,7 @@ class Attempt:
         self._stop = stop
         self._module = module
         self._stall_seconds = stall_seconds
-        self._standing = Standing(held.stage, held.progress)
+        self._standing = AttemptProgress(held.stage, held.progress)
         self._beating = threading.Lock()
         self._lost = False
         self._stopping = False
@@ -199,7 +199,7 @@ class Attempt:
             log.warning("training_failed", training=self._held.id, why=words)
             self._write(lambda connection: trainings.settle(connection, self._held, error=words, report=self._report()))
         elif kind == "waits":
-            log.warning("training_waits", training=self._held.id, error=words)
+            log.warning("training_deferred", training=self._held.id, error=words)
             self._write(lambda connection: self._wait(connection, words, progress))
         elif kind == "stopped" or (self._stopping and kind is None):
             log.info("training_handed_back", training=self._held.id)
@@ -230,7 +230,7 @@ class Attempt:
         except LeaseLost as error:
             log.warning("training_lost", training=self._held.id, error=str(error))
         except DatabaseUnavailable as error:
-            log.warning("training_left_to_its_lease", training=self._held.id, error=str(error))
+            log.warning("training_result_not_saved", training=self._held.id, error=str(error))
 
 
 def environment(settings: Settings) -> dict[str, str]:

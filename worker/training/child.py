@@ -138,7 +138,7 @@ def _draw(work: WorkFolder, held: TrainingInfo) -> None:
     try:
         write_report(work.path, work.read(REPORT), title=f"training {held.id}: {held.check_name} on {held.base_model}")
     except Exception:
-        log.exception("report_not_drawn", training=held.id)
+        log.exception("report_failed", training=held.id)
 
 
 def identity_of(held: TrainingInfo, settings: Settings) -> dict[str, Any]:

@@ -103,9 +103,9 @@ class Context:
 
     def scorer(self, adapter: Path | None = None) -> Scorer:
         """As a worker would serve it: by an adapter folder, or by the base alone. Raises ModelInvalid."""
-        from worker.scoring.error_mapping import NamedErrors
+        from worker.scoring.error_mapping import MappedScorer
 
-        return cast("Scorer", NamedErrors(factory.scorer(self.base, self.question, adapter)))
+        return cast("Scorer", MappedScorer(factory.scorer(self.base, self.question, adapter)))
 
 
 Stage = Callable[[Context], dict[str, Any]]

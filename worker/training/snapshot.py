@@ -9,7 +9,7 @@ from typing import Any
 
 from models.training.data.types import Example
 from models.types import Question
-from scanfleet.db.labels.labels import StandingLabel, iter_standing
+from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels
 from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import TrainingFailed
 from worker.evaluation.images import Labelled, example_of, materialise
@@ -26,7 +26,7 @@ VALIDATION_SHARE = 0.15  # of the clusters of the train split
 def snapshot(context: Context) -> dict[str, Any]:
     """The labels that stand, up to the newest one that this training knows of. Raises TrainingFailed: too few."""
     held, question = context.held, context.question
-    standing = list(iter_standing(context.engine, held.check_name, up_to=held.newest_label))
+    standing = list(iter_current_labels(context.engine, held.check_name, up_to=held.newest_label))
     rows = [record_of(each) for each in standing if each.split in USED]
     require_enough(question, ((row["split"], row["label"]) for row in rows))
     context.work.write(EXAMPLES, rows)
@@ -67,7 +67,7 @@ def _place(cluster: str) -> float:
     return int.from_bytes(hashlib.sha256(f"validation {cluster}".encode()).digest()[:8]) / 2**64
 
 
-def record_of(each: StandingLabel) -> dict[str, Any]:
+def record_of(each: CurrentLabel) -> dict[str, Any]:
     """What a training needs of a label, as JSON."""
     names = (*Labelled.__dataclass_fields__, "split", "label_id")
     return {name: getattr(each, name) for name in names} | {"at": each.at.isoformat()}

@@ -32,9 +32,9 @@ class Trainer:
         self.n_taken = 0  # trainings claimed since the start
         self.n_active = 0
 
-    def run(self, rung: int | None) -> None:
+    def run(self, notified: int | None) -> None:
         """Take the training that was rung for, or another one of this base model, if there is one."""
-        held = self._claim(rung)
+        held = self._claim(notified)
         if held is None:
             return
         self.n_taken += 1
@@ -44,9 +44,9 @@ class Trainer:
         finally:
             self.n_active -= 1
 
-    def _claim(self, rung: int | None) -> TrainingInfo | None:
+    def _claim(self, notified: int | None) -> TrainingInfo | None:
         if self._stop.draining:
-            self._pass_on(rung)
+            self._pass_on(notified)
             return None
         deadline = time.monotonic() + self._settings.train_lease_seconds
 
@@ -57,24 +57,24 @@ class Trainer:
                     worker=self.name,
                     base_model=self._settings.model,
                     lease_seconds=self._settings.train_lease_seconds,
-                    rung=rung,
+                    notified=notified,
                 )
 
         try:
             return persist(claim, until=lambda: deadline, stop=self._stop)
         except DatabaseUnavailable as error:
-            log.warning("claim_failed", training=rung, error=str(error))  # it is ready still and is rung for again
+            log.warning("claim_failed", training=notified, error=str(error))  # it is ready still and is rung for again
             return None
 
-    def _pass_on(self, rung: int | None) -> None:
+    def _pass_on(self, notified: int | None) -> None:
         """A knock that came while stopping: let the reconcilers knock elsewhere, without their usual patience."""
-        if rung is None:
+        if notified is None:
             return
         try:
             with transaction(self._engine) as connection:
-                upkeep.mark_rung(connection, [rung], at=None)
+                upkeep.mark_notified(connection, [notified], at=None)
         except DatabaseUnavailable as error:
-            log.warning("knock_dropped", training=rung, error=str(error))
+            log.warning("notification_dropped", training=notified, error=str(error))
 
     def has_work(self) -> bool:
         with reading(self._engine) as connection:

@@ -19,7 +19,7 @@ from models.training.data.types import Example
 from models.types import Question, Reading
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
-from worker.scoring.crop_gate import Allowance, band_of, order, policy_of, why_again
+from worker.scoring.crop_gate import Allowance, band_of, crop_reason, order, policy_of
 from worker.tuning.objective import Outcome, Truth
 from worker.tuning.search_space import First, Setting
 
@@ -39,7 +39,7 @@ class Looked:
         return self.tokens + sum(row.visual_tokens for row in self.rows)
 
 
-class Sight(Protocol):
+class Scores(Protocol):
     """Reads images, each in one way at most once. Images are positions in a list of examples."""
 
     def first(self, first: First, images: Sequence[int]) -> list[Reading]: ...
@@ -63,13 +63,13 @@ class Evaluator:
     def __init__(
         self,
         *,
-        sight: Sight,
+        scores: Scores,
         examples: Sequence[Example],
         check: Check,
         question: Question,
         search: Sequence[int],
     ) -> None:
-        self._sight = sight
+        self._scores = scores
         self._labels = np.array([example.label for example in examples])
         flags = np.array([label in question.flags for label in question.labels])
         self._positive = flags[self._labels]
@@ -83,7 +83,7 @@ class Evaluator:
 
     def outcome(self, setting: Setting, images: Sequence[int]) -> Outcome:
         """Raises what the device raises."""
-        firsts = self._sight.first(setting.first, images)
+        firsts = self._scores.first(setting.first, images)
         answers = dict(zip(images, firsts, strict=True))
         tokens = {image: float(first.visual_tokens) for image, first in answers.items()}
         again = set()
@@ -102,7 +102,7 @@ class Evaluator:
         )
 
     def first_margins(self, first: First, images: Sequence[int]) -> list[float]:
-        return [reading.margin for reading in self._sight.first(first, images)]
+        return [reading.margin for reading in self._scores.first(first, images)]
 
     def first_thresholds(self, first: First) -> Thresholds:
         """What the gate goes by: both targets of the check, certified on the first looks of the search part."""
@@ -127,12 +127,12 @@ class Evaluator:
         wanted = []
         for image, reading in answers.items():
             allowance.earn(reading.visual_tokens)
-            if why_again(crop, reading, band, shrink=self._sight.shrink(first, image)) is not None:
+            if crop_reason(crop, reading, band, shrink=self._scores.shrink(first, image)) is not None:
                 wanted.append((order(reading, band, self._keys[image]), image))
         stream = iter([image for _, image in sorted(wanted)])
         while some := list(islice(stream, AHEAD)):
             spent = False
-            for image, looked in zip(some, self._sight.second(first, policy, some), strict=True):
+            for image, looked in zip(some, self._scores.second(first, policy, some), strict=True):
                 if allowance.take(looked.cost):
                     yield image, looked
                 else:

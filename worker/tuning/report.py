@@ -28,7 +28,7 @@ from scanfleet.errors import RequestError
 from worker.tuning.objective import Objective
 from worker.tuning.search import Searched, Tried
 from worker.tuning.select import Judged, Row
-from worker.tuning.splits import Parts, counts
+from worker.tuning.splits import Splits, counts
 
 STANDING, LARGER, FRONT, TRIED, CHOSEN = "#8a8f98", "#b26a00", "#1f6feb", "#c9ccd1", "#2e6b3a"
 
@@ -109,7 +109,7 @@ def record_of(
 
 
 def images_record(
-    parts: Parts, examples: Sequence[Example], question: Question, left_out: Mapping[str, str]
+    parts: Splits, examples: Sequence[Example], question: Question, left_out: Mapping[str, str]
 ) -> dict[str, Any]:
     """How many images of which label each part has. left_out: uri -> why."""
     named = {"search": parts.search, "held_out": parts.held_out}

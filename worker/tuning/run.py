@@ -11,13 +11,13 @@ from models.training.data.types import Example
 from models.types import ModelIdentity, Question
 from scanfleet.checks.check import Check
 from worker.tuning.calibrate import fitted
-from worker.tuning.evaluate import Evaluator, Sight
+from worker.tuning.evaluate import Evaluator, Scores
 from worker.tuning.objective import Objective
 from worker.tuning.report import images_record, record_of
 from worker.tuning.search import Tried, Watch, front, search
 from worker.tuning.search_space import First, Kept, Setting, Space, as_check, first_budgets, standing
 from worker.tuning.select import MOST_ON_FRONT, Judged, judge
-from worker.tuning.splits import Parts, parts_of
+from worker.tuning.splits import Splits, splits_of
 
 FEW_IMAGES = 50  # of the held-out part, of each side: under it only a large change can be told
 
@@ -45,15 +45,15 @@ class Tuning:
         identity: ModelIdentity,
         kept: Kept,
         examples: Sequence[Example],
-        sight: Sight,
+        scores: Scores,
     ) -> None:
         """Raises BadLabels for too few images."""
         self._plan, self._question, self._identity, self._kept = plan, question, identity, kept
-        self._examples, self._sight = examples, sight
-        self.parts: Parts = parts_of(examples, question, seed=plan.seed)
+        self._examples, self._scores = examples, scores
+        self.parts: Splits = splits_of(examples, question, seed=plan.seed)
         self._objective = Objective(at_fpr=plan.at_fpr if question.flags else None)
         self._evaluator = Evaluator(
-            sight=sight, examples=examples, check=plan.check, question=question, search=self.parts.search
+            scores=scores, examples=examples, check=plan.check, question=question, search=self.parts.search
         )
 
     def run(self, watch: Watch, *, searched: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Tuning:
         limit = self._plan.max_cost
 
         def room(first: First) -> float:
-            return limit * base / self._sight.first_tokens(first, self.parts.search) - 1
+            return limit * base / self._scores.first_tokens(first, self.parts.search) - 1
 
         return Space(
             check=self._plan.check,

@@ -18,7 +18,7 @@ from models.crops.policy import CropPolicy
 from models.errors import ImageUnsuitable, ModelInvalid
 from models.inputs.wording import variant
 from models.training.data.types import Example
-from models.types import Pointed, Prepared, Question, Reading, Refiner, Scorer
+from models.types import CropReader, Pointed, Prepared, Question, Reading, Scorer
 from scanfleet.errors import BadLabels, ImageError
 from worker.evaluation.readings import packs
 from worker.scoring.crop_gate import Resized, shrink_of
@@ -36,7 +36,7 @@ Watch = Callable[[int], None]  # so many more readings; raises to stop
 Pointing = tuple[First, str, str, bool, tuple[int, ...]]  # what a region depends on
 
 
-class ModelSight:
+class ScoreCache:
     """Implements `worker.tuning.evaluate.Sight`. sizes: (width, height) of each example, in pixels.
 
     layers: whose attention the first looks keep, as `models.crops.policy` has it; the same in every policy. threads: of
@@ -64,7 +64,7 @@ class ModelSight:
         self._threads = threads
         self._room = attention_bytes
         self._room_was_short = False
-        self._refiners: dict[tuple[First, CropPolicy], Refiner] = {}
+        self._crop_readers: dict[tuple[First, CropPolicy], CropReader] = {}
         self._firsts: dict[First, dict[int, Reading]] = {}
         self._pointed: dict[Pointing, dict[int, Pointed]] = {}
         self._seconds: dict[tuple[First, CropPolicy], dict[int, Looked]] = {}
@@ -95,9 +95,9 @@ class ModelSight:
         known = self._seconds.setdefault((first, policy), {})
         missing = [image for image in images if image not in known]
         if missing:
-            refiner = self._refiner(first, policy)
+            crop_reader = self._crop_reader(first, policy)
             for window in self._windows(missing):
-                known |= self._look(first, policy, refiner, window)
+                known |= self._look(first, policy, crop_reader, window)
         return [known[image] for image in images]
 
     def first_tokens(self, first: First, images: Sequence[int]) -> float:
@@ -106,11 +106,13 @@ class ModelSight:
     def shrink(self, first: First, image: int) -> float:
         return self._cost(first, image)[1]
 
-    def _look(self, first: First, policy: CropPolicy, refiner: Refiner, window: Sequence[int]) -> dict[int, Looked]:
+    def _look(
+        self, first: First, policy: CropPolicy, crop_reader: CropReader, window: Sequence[int]
+    ) -> dict[int, Looked]:
         pictures = self._each(self._open, window)
         try:
-            pointed = self._point(first, policy, refiner, pictures) if refiner.pointed else {}
-            rows = self._each(lambda image: _rows(refiner, pictures[image], pointed.get(image)), window)
+            pointed = self._point(first, policy, crop_reader, pictures) if crop_reader.pointed else {}
+            rows = self._each(lambda image: _rows(crop_reader, pictures[image], pointed.get(image)), window)
         finally:
             for picture in pictures.values():
                 picture.close()
@@ -121,16 +123,16 @@ class ModelSight:
         }
 
     def _point(
-        self, first: First, policy: CropPolicy, refiner: Refiner, pictures: Mapping[int, Image.Image]
+        self, first: First, policy: CropPolicy, crop_reader: CropReader, pictures: Mapping[int, Image.Image]
     ) -> dict[int, Pointed]:
         known = self._pointed.setdefault((first, policy.method, policy.reference, policy.tiled, policy.layers), {})
         missing = [image for image in pictures if image not in known]
         if missing:
             firsts = self._attentive(first, {image: pictures[image] for image in missing})
-            seen = self._each(lambda image: refiner.views(pictures[image], firsts[image]), missing)
+            seen = self._each(lambda image: crop_reader.views(pictures[image], firsts[image]), missing)
             views = {str(image): view for image, view in seen.items()}
             for keys in packs(views, token_budget=self._token_budget):
-                found = refiner.point([views[key] for key in keys])
+                found = crop_reader.point([views[key] for key in keys])
                 known |= {int(key): at for key, at in zip(keys, found, strict=True)}
                 self._watch(len(keys))
         return {image: known[image] for image in pictures}
@@ -176,14 +178,14 @@ class ModelSight:
             self._scorers[first] = self._model.scorer(self._asked(first), self._adapter, policy=keeps)
         return self._scorers[first]
 
-    def _refiner(self, first: First, policy: CropPolicy) -> Refiner:
+    def _crop_reader(self, first: First, policy: CropPolicy) -> CropReader:
         """Kept, because it knows the maps of blank images by now."""
-        if (first, policy) not in self._refiners:
+        if (first, policy) not in self._crop_readers:
             try:
-                self._refiners[first, policy] = self._model.refiner(self._asked(first), policy, self._adapter)
+                self._crop_readers[first, policy] = self._model.crop_reader(self._asked(first), policy, self._adapter)
             except ModelInvalid as error:
                 raise Impossible(f"{policy.look}: {error}") from error
-        return self._refiners[first, policy]
+        return self._crop_readers[first, policy]
 
     def _asked(self, first: First) -> Question:
         least = min(self._question.min_pixels, first.max_pixels)
@@ -217,9 +219,9 @@ class ModelSight:
             yield window
 
 
-def _rows(refiner: Refiner, picture: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
+def _rows(crop_reader: CropReader, picture: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
     """None for a part that the model cannot take, a strip for instance: the first look stands then."""
     try:
-        return refiner.rows(picture, pointed)
+        return crop_reader.rows(picture, pointed)
     except (ImageUnsuitable, ImageError):
         return ()

@@ -41,7 +41,7 @@ from worker.scoring.factory import answers, question_of
 from worker.scoring.model import Model, load_model
 from worker.tuning.report import write_report
 from worker.tuning.run import Plan, Tuning
-from worker.tuning.score_cache import ModelSight
+from worker.tuning.score_cache import ScoreCache
 from worker.tuning.search import Stopped
 from worker.tuning.search_space import Kept
 
@@ -181,7 +181,7 @@ def _tune(
 ) -> dict[str, Any]:
     model = load_model(settings)
     folder, notes = adapter_folder(settings, model, check, given=request.adapter, registered=request.registered)
-    sight = ModelSight(
+    scores = ScoreCache(
         model=model,
         question=question,
         adapter=folder,
@@ -209,7 +209,7 @@ def _tune(
         identity=model.scorer(question, folder).identity,
         kept=kept,
         examples=images.examples,
-        sight=sight,
+        scores=scores,
     )
     record = tuning.run(progress.trials, searched=progress.judging)
     record["notes"] = [*notes, *record["notes"]]

@@ -16,14 +16,14 @@ LEAST = 3  # groups of each side in each part; fewer cannot even be drawn anew
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class Splits:
     """Positions in the list of examples."""
 
     search: tuple[int, ...]
     held_out: tuple[int, ...]
 
 
-def parts_of(examples: Sequence[Example], question: Question, *, seed: int) -> Parts:
+def splits_of(examples: Sequence[Example], question: Question, *, seed: int) -> Splits:
     """Cut by groups, in an order that a hash gives, alike for flagging images and others.
 
     Raises BadLabels where a part would lack one side of the question.
@@ -40,7 +40,7 @@ def parts_of(examples: Sequence[Example], question: Question, *, seed: int) -> P
         ordered = sorted(clusters, key=lambda cluster: _place(cluster, seed))
         chosen.update(ordered[: round(len(ordered) * SEARCH_SHARE)])
     of_search = [example.cluster in chosen for example in examples]
-    return Parts(
+    return Splits(
         search=tuple(at for at, mine in enumerate(of_search) if mine),
         held_out=tuple(at for at, mine in enumerate(of_search) if not mine),
     )

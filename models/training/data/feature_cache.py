@@ -49,7 +49,7 @@ class Bounded:
             self._bytes -= self._values.popitem(last=False)[1][1]
 
 
-class Shelf:
+class FeatureCache:
     """Features of images, computed by `compute` and never again for the same identity and name.
 
     identity: everything but the image that the features depend on. Files appear whole; each holds a fixed list of

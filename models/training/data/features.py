@@ -18,7 +18,7 @@ from models.families import ImageReader, PreparedImage
 from models.inputs.processing import Rows, VisionProcessor
 from models.inputs.prompts import Turn
 from models.network.base import BaseModel
-from models.training.data.feature_cache import Bounded, Features, Shelf, Tell
+from models.training.data.feature_cache import Bounded, FeatureCache, Features, Tell
 from models.training.data.mixing import Mix
 from models.training.data.sampler import Draw
 from models.training.data.samples import Samples
@@ -87,19 +87,19 @@ class Kept:
 
     def __init__(self, base: BaseModel, folder: Path) -> None:
         identity = [base.checkpoint.revision, base.precision, str(base.network.dtype)]
-        self.shelf = Shelf(folder, identity, lambda images: image_features(base, images))
+        self.cache = FeatureCache(folder, identity, lambda images: image_features(base, images))
         self._base = base
         own = base.processor
         reader = _KeptReader(own.reader)
         self._processor = VisionProcessor(tokenizer=own.tokenizer, reader=reader, chat_template=own.chat_template)
 
     def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
-        return self.shelf.fill(samples, draws, tell)
+        return self.cache.fill(samples, draws, tell)
 
     def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
         assert mix is None
         base = self._base
-        images = [self.shelf.image(samples.name(draw)) for draw in draws]
+        images = [self.cache.image(samples.name(draw)) for draw in draws]
         return self._processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
 
 

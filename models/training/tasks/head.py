@@ -17,7 +17,7 @@ from models.recipes import Recipe
 from models.scoring.head import Head, initial_head
 from models.scoring.prefill import PrefillScorer
 from models.training.data.dataset import Data
-from models.training.data.feature_cache import Features, Shelf
+from models.training.data.feature_cache import FeatureCache, Features
 from models.training.data.sampler import Draw, Step
 from models.training.data.samples import Samples
 from models.types import Question
@@ -38,7 +38,7 @@ def frozen_scorer(base: BaseModel, question: Question, over: Path | None) -> Ite
             base.release(digest)
 
 
-def hidden_shelf(scorer: PrefillScorer, folder: Path) -> Shelf:
+def hidden_cache(scorer: PrefillScorer, folder: Path) -> FeatureCache:
     """Last hidden states by image, in fp32."""
     identity = scorer.identity
     said = [identity.base_model, identity.revision, identity.precision, str(identity.adapter_sha256), HIDDEN]
@@ -48,19 +48,19 @@ def hidden_shelf(scorer: PrefillScorer, folder: Path) -> Shelf:
             hidden = scorer.last_hidden(images).float().cpu()
         return [{HIDDEN: row.clone()} for row in hidden]
 
-    return Shelf(folder, [*said, scorer.prompt.sha256], compute)
+    return FeatureCache(folder, [*said, scorer.prompt.sha256], compute)
 
 
 class HeadTask:
     """Implements `models.training.loop.Task`: cross entropy over the question's labels."""
 
-    def __init__(self, base: BaseModel, question: Question, data: Data, shelf: Shelf, recipe: Recipe) -> None:
+    def __init__(self, base: BaseModel, question: Question, data: Data, cache: FeatureCache, recipe: Recipe) -> None:
         start = initial_head(base, question)
         self._weight = torch.nn.Parameter(start.weight.clone())
         self._bias = torch.nn.Parameter(start.bias.clone())
         self._data, self._recipe = data, recipe
-        self._train = _hidden(shelf, data.train, data.sizes)
-        self._held = _hidden(shelf, data.validation, data.validation_sizes)
+        self._train = _hidden(cache, data.train, data.sizes)
+        self._held = _hidden(cache, data.validation, data.validation_sizes)
 
     @property
     def state(self) -> Mapping[str, torch.Tensor]:
@@ -95,8 +95,8 @@ def trained_head(state: Mapping[str, torch.Tensor]) -> Head:
     return Head(weight=state["weight"], bias=state["bias"])
 
 
-def _hidden(shelf: Shelf, samples: Samples, draws: Mapping[Draw, int]) -> dict[Draw, torch.Tensor]:
-    return {draw: shelf.features(samples.name(draw))[HIDDEN] for draw in draws}
+def _hidden(cache: FeatureCache, samples: Samples, draws: Mapping[Draw, int]) -> dict[Draw, torch.Tensor]:
+    return {draw: cache.features(samples.name(draw))[HIDDEN] for draw in draws}
 
 
 def _labels(samples: Samples, draws: Sequence[Draw]) -> torch.Tensor:

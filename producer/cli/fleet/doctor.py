@@ -71,15 +71,15 @@ def doctor(
 
 
 def _look(settings: Settings, source: str | None, seconds: float) -> Iterator[Finding]:
-    from producer.local.doctor import look_around, look_at_source
+    from producer.local.doctor import examine, examine_source
 
-    yield from look_around(settings)
-    yield look_at_source(settings, source, seconds=seconds)
+    yield from examine(settings)
+    yield examine_source(settings, source, seconds=seconds)
 
 
 def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[str, Any]]:
     """What the computing half finds, or that it is not there."""
-    from producer.local.child import Child, ChildFault
+    from producer.local.child import Child, ChildFailed
     from producer.local.workers import require_worker_extra
     from scanfleet.errors import MissingExtra, WorkerDied
 
@@ -93,7 +93,7 @@ def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[
         with Child(settings, "worker.commands.doctor") as child:
             child.feed([{"check": check.model_dump(mode="json"), "seconds": seconds}])
             yield from child.messages()
-    except (ChildFault, WorkerDied) as error:
+    except (ChildFailed, WorkerDied) as error:
         fault = {"text": str(error), "exit_code": error.exit_code}
         yield {"kind": "finding", "name": "scoring", "status": "fail", **fault}
 

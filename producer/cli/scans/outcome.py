@@ -85,9 +85,9 @@ def _echo_speed(summary: Summary, seconds: float | None) -> None:
     say(", ".join(words))
 
 
-def echo_legend(summary: Summary) -> None:
+def echo_explanations(summary: Summary) -> None:
     """Who gave the answers, and how decisions and scores come about."""
-    for entry in summary.legend:
+    for entry in summary.explanations:
         click.echo()
         say(f"scored by {entry.who}: {count(entry.n_images, 'image')}")
         say(f"  {entry.decision}", hang=4)

@@ -16,7 +16,7 @@ from producer.cli.tables import Cell, count, echo_table
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from scanfleet.checks.crop_result import SecondLook
+    from scanfleet.checks.crop_result import CropResult
     from scanfleet.db.results.results import Result, ResultFilter
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -187,7 +187,7 @@ def _row(result: Result) -> tuple[Cell, ...]:
     return (result.scan, state, result.label, result.decision, result.score, result.margin, result.uri)
 
 
-def _looks(look: SecondLook | None) -> str | None:
+def _looks(look: CropResult | None) -> str | None:
     """The margins of both; or why there is no second one."""
     if look is None:
         return None

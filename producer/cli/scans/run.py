@@ -15,7 +15,7 @@ from producer.cli.progress import Display, open_display
 if TYPE_CHECKING:
     from producer.local.workers import LocalWorkers
     from producer.scans.session import Request, Session
-    from producer.scans.wait import Standing
+    from producer.scans.wait import ScanSnapshot
 
 STOPPED = "stopped; what is scored is kept, and the same command goes on from here"
 LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
@@ -74,7 +74,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
         say_how_it_ended(now.scan.id, now.progress, strict=strict)
 
 
-def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> Standing:
+def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> ScanSnapshot:
     """List and score at the same time, until the scan has ended. Raises WorkerDied."""
     from producer.cli.scans.scan import say_what_was_listed
     from producer.scans.wait import standing, tend
@@ -103,7 +103,7 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
     return now
 
 
-def _conclude(session: Session, now: Standing, *, truth: str | None, report: Path | None) -> None:
+def _conclude(session: Session, now: ScanSnapshot, *, truth: str | None, report: Path | None) -> None:
     from producer.cli.scans.outcome import echo_agreement
     from producer.reports.contact_sheet import write_report
     from producer.reports.summary import measure_agreement

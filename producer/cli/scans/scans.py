@@ -102,7 +102,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         click.echo(json.dumps(record, indent=2))
         return
     outcome.echo_summary(summary)
-    outcome.echo_legend(summary)
+    outcome.echo_explanations(summary)
     echo_times(summary.times)
     outcome.say_what_is_quarantined(summary.scan.id, summary.failures)
     click.echo()

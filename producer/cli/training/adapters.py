@@ -97,12 +97,12 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
     from scanfleet.db.engine import reading
     from scanfleet.db.training.adapters import get_adapter
     from scanfleet.db.training.champions import champion, history
-    from scanfleet.db.training.refusals import standing_refusals
+    from scanfleet.db.training.refusals import open_refusals
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = get_adapter(connection, adapter_id)
         used = champion(connection, found.check_name, found.base_model)
-        refused = standing_refusals(connection, adapter_id)
+        refused = open_refusals(connection, adapter_id)
         changes = history(connection, found.check_name, found.base_model)
     in_use = used is not None and used.id == adapter_id
     if form == "json":

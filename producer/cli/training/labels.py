@@ -220,15 +220,15 @@ def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str) 
     from producer.reports.output import target
     from producer.scans.session import find_check
     from scanfleet.db.engine import reading
-    from scanfleet.db.labels.labels import StandingLabel, iter_standing, newest_label
+    from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels, newest_label
 
     with flags.ledger() as engine:
         check: Check = find_check(engine, check_name)
         with reading(engine) as connection:
             up_to = newest_label(connection, check.name)
 
-        def standing() -> Iterator[StandingLabel]:
-            return iter_standing(engine, check.name, up_to=up_to)
+        def standing() -> Iterator[CurrentLabel]:
+            return iter_current_labels(engine, check.name, up_to=up_to)
 
         with target(output, form=form) as file:
             n = write_labels(standing, check.labels, file, form=form)

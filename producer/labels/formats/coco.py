@@ -12,13 +12,13 @@ from typing import Any
 
 from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required, text_of
 from producer.labels.formats.files import json_file
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 
 
 def read_coco(path: Path, options: Options, faults: Faults) -> list[Entry]:
     try:
         body = _body(path)
-    except FaultyLineError as error:
+    except MalformedLineError as error:
         faults.add("the file", str(error))
         return []
     names = _categories(body.get("categories", []), faults)
@@ -29,7 +29,7 @@ def read_coco(path: Path, options: Options, faults: Faults) -> list[Entry]:
 def _body(path: Path) -> dict[str, Any]:
     body = json_file(path)
     if not isinstance(body, dict) or not isinstance(body.get("images"), list):
-        raise FaultyLineError("no COCO file: it has no list `images`")
+        raise MalformedLineError("no COCO file: it has no list `images`")
     return body
 
 
@@ -46,7 +46,7 @@ def _categories(value: object, faults: Faults) -> dict[int, str]:
         try:
             key = _id(category, "id")
             names[key] = required(category.get("name"), "name")
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             faults.add(f"categories[{number}]", str(error))
     return names
 
@@ -61,7 +61,7 @@ def _annotations(
             image = _id(annotation, "image_id", among=images)
             category = _id(annotation, "category_id", among=names)
             found.setdefault(image, []).append(_box(annotation.get("bbox"), names[category]))
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             faults.add(f"annotations[{number}]", str(error))
     return found
 
@@ -71,7 +71,7 @@ def _box(value: object, label: str) -> RawBox | str:
     if value is None or value == []:
         return label
     if not isinstance(value, list) or len(value) != 4:
-        raise FaultyLineError("bbox is not a list of four numbers")
+        raise MalformedLineError("bbox is not a list of four numbers")
     x, y, width, height = (number_of(side, "bbox") for side in value)
     return box_of((x, y, x + width, y + height), label)
 
@@ -83,7 +83,7 @@ def _images(images: list[Any], boxes: dict[int, list[RawBox | str]], options: Op
         try:
             key = _id(image, "id", but=found)
             found[key] = _entry(where, image, boxes.get(key, []), options)
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             faults.add(where, str(error))
     return list(found.values())
 
@@ -92,7 +92,7 @@ def _entry(where: str, image: dict[str, Any], annotations: list[RawBox | str], o
     bare = sorted({one for one in annotations if isinstance(one, str)})
     boxes = tuple(one for one in annotations if isinstance(one, RawBox))
     if len(bare) > 1:
-        raise FaultyLineError(f"annotations without a box name several categories: {', '.join(bare[:5])}")
+        raise MalformedLineError(f"annotations without a box name several categories: {', '.join(bare[:5])}")
     return Entry(
         where=where,
         uri=required(image.get("file_name"), "file_name"),
@@ -110,12 +110,12 @@ def _ids(images: list[Any]) -> set[int]:
 
 
 def _id(value: object, name: str, *, among: Container[int] | None = None, but: Container[int] = ()) -> int:
-    """Raises FaultyLineError."""
+    """Raises MalformedLineError."""
     found = value.get(name) if isinstance(value, dict) else None
     if isinstance(found, bool) or not isinstance(found, int):
-        raise FaultyLineError(f"no whole number `{name}`")
+        raise MalformedLineError(f"no whole number `{name}`")
     if among is not None and found not in among:
-        raise FaultyLineError(f"{name} is {found}, which is not there")
+        raise MalformedLineError(f"{name} is {found}, which is not there")
     if found in but:
-        raise FaultyLineError(f"{name} {found} is there twice")
+        raise MalformedLineError(f"{name} {found} is there twice")
     return found

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from producer.labels.formats.coco import read_coco
 from producer.labels.formats.entries import Entry, Faults, Options, Reader
-from producer.labels.formats.files import files_below, is_empty, json_file
+from producer.labels.formats.files import files_in, is_empty, json_file
 from producer.labels.formats.labelstudio import is_labelstudio, read_labelstudio
 from producer.labels.formats.tabular import read_csv, read_jsonl
 from producer.labels.formats.voc import read_voc
 from producer.labels.formats.yolo import is_yolo, read_yolo
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 from scanfleet.errors import BadLabels, SourceNotFound
 
 READERS: dict[str, Reader] = {
@@ -53,7 +53,7 @@ def _detect(path: Path) -> str:
     if path.is_dir():
         if is_yolo(path):
             return "yolo"
-        if files_below(path, ".xml"):
+        if files_in(path, ".xml"):
             return "voc"
         raise BadLabels(f"{path}: neither YOLO (no classes.txt or data.yaml) nor Pascal VOC (no .xml file)")
     if path.suffix.lower() in SUFFIXES:
@@ -62,7 +62,7 @@ def _detect(path: Path) -> str:
         raise BadLabels(f"{path}: its name does not tell the format: give --format ({', '.join(READERS)})")
     try:
         body = json_file(path)
-    except FaultyLineError as error:
+    except MalformedLineError as error:
         raise BadLabels(f"{path}: {error}") from None
     if isinstance(body, dict) and "images" in body:
         return "coco"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 from scanfleet.config.validation import one_line
 from scanfleet.errors import BadLabels
 
@@ -91,47 +91,49 @@ Reader = Callable[[Path, Options, Faults], list[Entry]]
 
 
 def text_of(value: object, what: str, *, default: str | None = None) -> str | None:
-    """A text that every database holds, stripped; None or `default` for nothing. Raises FaultyLineError."""
+    """A text that every database holds, stripped; None or `default` for nothing. Raises MalformedLineError."""
     if value is None or value == "":
         return default
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise FaultyLineError(f"{what} is not a text")
+        raise MalformedLineError(f"{what} is not a text")
     text = str(value).strip()
     if len(text) > MAX_TEXT:
-        raise FaultyLineError(f"{what} has {len(text)} letters, {MAX_TEXT} are allowed")
+        raise MalformedLineError(f"{what} has {len(text)} letters, {MAX_TEXT} are allowed")
     if "\0" in text:
-        raise FaultyLineError(f"{what} holds a zero character")
+        raise MalformedLineError(f"{what} holds a zero character")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise FaultyLineError(f"{what} holds half of a surrogate pair, which is not text") from None
+        raise MalformedLineError(f"{what} holds half of a surrogate pair, which is not text") from None
     return text or default
 
 
 def required(value: object, what: str) -> str:
-    """Raises FaultyLineError where there is none."""
+    """Raises MalformedLineError where there is none."""
     text = text_of(value, what)
     if text is None:
-        raise FaultyLineError(f"no {what}")
+        raise MalformedLineError(f"no {what}")
     return text
 
 
 def number_of(value: object, what: str) -> float:
-    """A finite number, also from a text. Raises FaultyLineError."""
+    """A finite number, also from a text. Raises MalformedLineError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise FaultyLineError(f"{what} is not a number")
+        raise MalformedLineError(f"{what} is not a number")
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise FaultyLineError(f"{what} is not a number: {str(value)[:40]!r}") from None
+        raise MalformedLineError(f"{what} is not a number: {str(value)[:40]!r}") from None
     if not math.isfinite(number):
-        raise FaultyLineError(f"{what} is {number}")
+        raise MalformedLineError(f"{what} is {number}")
     return number
 
 
 def box_of(sides: tuple[float, float, float, float], label: str, *, unit: Unit = "pixels") -> RawBox:
-    """Raises FaultyLineError for one without an area."""
+    """Raises MalformedLineError for one without an area."""
     x0, y0, x1, y1 = sides
     if x1 <= x0 or y1 <= y0:
-        raise FaultyLineError(f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: left, top, right, bottom are wanted")
+        raise MalformedLineError(
+            f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: left, top, right, bottom are wanted"
+        )
     return RawBox(x0=x0, y0=y0, x1=x1, y1=y1, label=label, unit=unit)

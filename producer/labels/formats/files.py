@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Never
 
 from producer.labels.formats.entries import MAX_FILE_BYTES
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 from scanfleet.errors import AccessDenied, SourceNotFound
 
 BLANK_BYTES = 1024  # a file with more was meant to hold something
@@ -39,29 +39,29 @@ def is_empty(path: Path) -> bool:
 
 
 def text_file(path: Path) -> str:
-    """The whole of a text file. Raises FaultyLineError, SourceNotFound, AccessDenied."""
+    """The whole of a text file. Raises MalformedLineError, SourceNotFound, AccessDenied."""
     with opened(path) as file:
         if (n_bytes := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
-            raise FaultyLineError(f"{n_bytes >> 20} MB is over the limit of {MAX_FILE_BYTES >> 20} MB: split it")
+            raise MalformedLineError(f"{n_bytes >> 20} MB is over the limit of {MAX_FILE_BYTES >> 20} MB: split it")
         try:
             return file.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise FaultyLineError(f"not UTF-8 at byte {error.start + 1}") from None
+            raise MalformedLineError(f"not UTF-8 at byte {error.start + 1}") from None
 
 
 def json_file(path: Path) -> Any:
-    """Raises FaultyLineError, SourceNotFound, AccessDenied."""
+    """Raises MalformedLineError, SourceNotFound, AccessDenied."""
     try:
         return json.loads(text_file(path), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise FaultyLineError(f"not JSON: {error}") from None
+        raise MalformedLineError(f"not JSON: {error}") from None
 
 
 def _no_constant(name: str) -> Never:
     raise ValueError(f"{name} is no JSON value")
 
 
-def files_below(folder: Path, suffix: str) -> list[Path]:
+def files_in(folder: Path, suffix: str) -> list[Path]:
     """Regular files with this suffix, in the order of their names; links are left alone."""
     found = []
     for place, folders, names in os.walk(folder):

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required, text_of
 from producer.labels.formats.files import json_file
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 
 IMAGE_FIELDS = ("image", "img", "url", "uri")
 
@@ -24,14 +24,14 @@ def is_labelstudio(body: object) -> bool:
 def read_labelstudio(path: Path, options: Options, faults: Faults) -> list[Entry]:
     try:
         tasks = _tasks(path)
-    except FaultyLineError as error:
+    except MalformedLineError as error:
         faults.add("the file", str(error))
         return []
     found: list[Entry] = []
     for number, task in enumerate(tasks):
         try:
             found += _entries(number, task, options)
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             faults.add(f"task {number + 1}", str(error))
     return found
 
@@ -39,23 +39,23 @@ def read_labelstudio(path: Path, options: Options, faults: Faults) -> list[Entry
 def _tasks(path: Path) -> list[Any]:
     body = json_file(path)
     if not isinstance(body, list):
-        raise FaultyLineError("no Label Studio export: it is no list of tasks (export as JSON, not JSON-MIN)")
+        raise MalformedLineError("no Label Studio export: it is no list of tasks (export as JSON, not JSON-MIN)")
     return body
 
 
 def _entries(number: int, task: object, options: Options) -> list[Entry]:
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
-        raise FaultyLineError("no object with `data`")
+        raise MalformedLineError("no object with `data`")
     annotations = task.get("annotations")
     if not isinstance(annotations, list):
-        raise FaultyLineError("no list `annotations` (export as JSON, not JSON-MIN)")
+        raise MalformedLineError("no list `annotations` (export as JSON, not JSON-MIN)")
     data = task["data"]
     uri = _image(data)
     group = text_of(data.get(options.group or "group"), "group")
     found = []
     for annotation in annotations:
         if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
-            raise FaultyLineError("an annotation without a list `result`")
+            raise MalformedLineError("an annotation without a list `result`")
         if annotation.get("was_cancelled"):
             continue
         label, boxes = _result(annotation["result"])
@@ -75,7 +75,7 @@ def _entries(number: int, task: object, options: Options) -> list[Entry]:
 def _image(data: dict[str, Any]) -> str:
     name = next((name for name in IMAGE_FIELDS if name in data), None)
     if name is None:
-        raise FaultyLineError(f"`data` has no image (looked for {', '.join(IMAGE_FIELDS)})")
+        raise MalformedLineError(f"`data` has no image (looked for {', '.join(IMAGE_FIELDS)})")
     text = required(data[name], name)
     if text.startswith("/data/local-files/"):
         return required(parse_qs(urlsplit(text).query).get("d", [None])[0], "path after ?d=")
@@ -91,26 +91,26 @@ def _result(results: list[Any]) -> tuple[str | None, tuple[RawBox, ...]]:
     for result in results:
         value = result.get("value") if isinstance(result, dict) else None
         if not isinstance(value, dict):
-            raise FaultyLineError("a result without `value`")
+            raise MalformedLineError("a result without `value`")
         if "choices" in value:
             choices += _words(value["choices"], "choices")
         elif "rectanglelabels" in value:
             boxes += [_box(value, label) for label in _words(value["rectanglelabels"], "rectanglelabels")]
     if len(set(choices)) > 1:
-        raise FaultyLineError(f"several choices for one image: {', '.join(choices[:5])}")
+        raise MalformedLineError(f"several choices for one image: {', '.join(choices[:5])}")
     return choices[0] if choices else None, tuple(boxes)
 
 
 def _words(value: object, what: str) -> list[str]:
     if not isinstance(value, list):
-        raise FaultyLineError(f"{what} is no list")
+        raise MalformedLineError(f"{what} is no list")
     return [required(word, what) for word in value]
 
 
 def _box(value: dict[str, Any], label: str) -> RawBox:
     """In percent of the image's size. A turned rectangle is refused: a box has no angle."""
     if number_of(value.get("rotation", 0), "rotation") != 0:
-        raise FaultyLineError("a turned rectangle: boxes lie straight")
+        raise MalformedLineError("a turned rectangle: boxes lie straight")
     x, y, width, height = (number_of(value.get(side), side) / 100 for side in ("x", "y", "width", "height"))
     return box_of((x, y, x + width, y + height), label, unit="share")
 

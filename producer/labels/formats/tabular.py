@@ -13,7 +13,7 @@ from typing import Any
 
 from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required, text_of
 from producer.labels.formats.files import opened
-from producer.sources.manifest import ROWS, FaultyLineError, Lines
+from producer.sources.manifest import ROWS, Lines, MalformedLineError
 
 SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that other programs write
 SIDES = ("x0", "y0", "x1", "y1")
@@ -38,9 +38,9 @@ def _read(path: Path, options: Options, faults: Faults, *, kind: str) -> list[En
                     _require_columns(row or {}, options)
                 try:
                     found.append(_entry(where, uri, row or {}, options))
-                except FaultyLineError as error:
+                except MalformedLineError as error:
                     faults.add(where, str(error))
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             hint = lines.separator_hint() if kind == ".csv" and lines.number == 1 else ""
             faults.add(f"line {lines.number}", f"{error}{hint}")
     return found
@@ -65,13 +65,13 @@ def _require_columns(row: dict[str, Any], options: Options) -> None:
     for name, option in ((options.label, "--label-column"), (options.group, "--group-column")):
         if name is not None and name not in row:
             there = ", ".join(row)[:200] or "none"
-            raise FaultyLineError(f"no column {name!r} (there are {there}): name it with {option}")
+            raise MalformedLineError(f"no column {name!r} (there are {there}): name it with {option}")
 
 
 def _entry(where: str, uri: str, row: dict[str, Any], options: Options) -> Entry:
     label = text_of(row.get(options.label), "label")
     if label is None and options.label not in row:
-        raise FaultyLineError(f"no {options.label}")
+        raise MalformedLineError(f"no {options.label}")
     return Entry(
         where=where,
         uri=required(uri, "uri"),
@@ -86,7 +86,7 @@ def _entry(where: str, uri: str, row: dict[str, Any], options: Options) -> Entry
 
 
 def boxes_of(value: object) -> tuple[RawBox, ...] | None:
-    """Raises FaultyLineError."""
+    """Raises MalformedLineError."""
     if isinstance(value, str):
         text = value.strip()
         if not text.startswith("["):
@@ -94,26 +94,26 @@ def boxes_of(value: object) -> tuple[RawBox, ...] | None:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise FaultyLineError(f"boxes: not JSON: {error}") from None
+            raise MalformedLineError(f"boxes: not JSON: {error}") from None
     if value is None:
         return None
     if not isinstance(value, list):
-        raise FaultyLineError("boxes is no list")
+        raise MalformedLineError("boxes is no list")
     return tuple(_box_of_object(box) for box in value)
 
 
 def _box_in_words(text: str) -> RawBox:
     words = text.rsplit(maxsplit=4)
     if len(words) != 5:
-        raise FaultyLineError(f"the box {text.strip()[:60]!r} is not `label x0 y0 x1 y1`")
+        raise MalformedLineError(f"the box {text.strip()[:60]!r} is not `label x0 y0 x1 y1`")
     return _box(words[1:], words[0])
 
 
 def _box_of_object(box: object) -> RawBox:
     if not isinstance(box, dict):
-        raise FaultyLineError("a box is no object with x0, y0, x1, y1, label")
+        raise MalformedLineError("a box is no object with x0, y0, x1, y1, label")
     if missing := [side for side in SIDES if side not in box]:
-        raise FaultyLineError(f"a box without {', '.join(missing)}")
+        raise MalformedLineError(f"a box without {', '.join(missing)}")
     return _box([box[side] for side in SIDES], box.get("label"))
 
 

@@ -10,8 +10,8 @@ from typing import NoReturn
 from xml.etree import ElementTree
 
 from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required
-from producer.labels.formats.files import files_below, text_file
-from producer.sources.manifest import FaultyLineError
+from producer.labels.formats.files import files_in, text_file
+from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -19,19 +19,19 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 class _Builder(ElementTree.TreeBuilder):
     def doctype(self, name: str, pubid: str, system: str) -> NoReturn:
-        raise FaultyLineError("it has a document type (<!DOCTYPE …>), which no VOC file needs")
+        raise MalformedLineError("it has a document type (<!DOCTYPE …>), which no VOC file needs")
 
 
 def read_voc(path: Path, options: Options, faults: Faults) -> list[Entry]:
     """`path`: a file, or a folder with files."""
-    files = files_below(path, ".xml") if path.is_dir() else [path]
+    files = files_in(path, ".xml") if path.is_dir() else [path]
     top = path if path.is_dir() else path.parent
     found = []
     for file in files:
         where = str(file.relative_to(top))
         try:
             found.append(_entry(top, file, where, options.images))
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             faults.add(where, str(error))
     return found
 
@@ -39,14 +39,14 @@ def read_voc(path: Path, options: Options, faults: Faults) -> list[Entry]:
 def _entry(top: Path, file: Path, where: str, images: Path | None) -> Entry:
     root = _parse(file)
     if root.tag != "annotation":
-        raise FaultyLineError(f"no VOC file: it begins with <{root.tag[:40]}>")
+        raise MalformedLineError(f"no VOC file: it begins with <{root.tag[:40]}>")
     name = required(root.findtext("filename"), "filename")
     boxes = []
     for number, thing in enumerate(root.iterfind("object"), start=1):
         try:
             boxes.append(_box(thing))
-        except FaultyLineError as error:
-            raise FaultyLineError(f"object {number}: {error}") from None
+        except MalformedLineError as error:
+            raise MalformedLineError(f"object {number}: {error}") from None
     return Entry(where=where, uri=_image_of(top, file, name, images), label=None, boxes=tuple(boxes))
 
 
@@ -56,7 +56,7 @@ def _parse(file: Path) -> ElementTree.Element:
         parser.feed(text_file(file))
         root: ElementTree.Element = parser.close()
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
-        raise FaultyLineError(f"not XML: {error}") from None
+        raise MalformedLineError(f"not XML: {error}") from None
     return root
 
 
@@ -79,5 +79,5 @@ def _image_of(top: Path, file: Path, name: str, images: Path | None) -> str:
         if images is None or (images / twin).is_file():
             return twin
     if Path(name).suffix.lower() not in SUFFIXES:  # some write the name without its suffix
-        raise FaultyLineError(f"filename {name[:60]!r} is no image's")
+        raise MalformedLineError(f"filename {name[:60]!r} is no image's")
     return beside

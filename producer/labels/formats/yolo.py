@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required
-from producer.labels.formats.files import files_below, text_file
-from producer.sources.manifest import FaultyLineError
+from producer.labels.formats.files import files_in, text_file
+from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
 from scanfleet.storage.file_uri import path_to_uri
 
@@ -30,24 +30,24 @@ def read_yolo(path: Path, options: Options, faults: Faults) -> list[Entry]:
     try:
         names = _classes(path)
         images = _folder(options)
-    except FaultyLineError as error:
+    except MalformedLineError as error:
         faults.add("the folder", str(error))
         return []
     found = []
-    for file in files_below(path, ".txt"):
+    for file in files_in(path, ".txt"):
         if file.name.lower() in NOT_LABELS:
             continue
         where = str(file.relative_to(path))
         try:
             uri, lines = _image_of(images, file.relative_to(path)), text_file(file).splitlines()
-        except FaultyLineError as error:
+        except MalformedLineError as error:
             faults.add(where, str(error))
             continue
         boxes = []
         for number, line in enumerate(lines, start=1):
             try:
                 boxes += _boxes(line, names)
-            except FaultyLineError as error:
+            except MalformedLineError as error:
                 faults.add(f"{where}, line {number}", str(error))
         found.append(Entry(where=where, uri=uri, label=None, boxes=tuple(boxes)))
     return found
@@ -58,20 +58,22 @@ def _boxes(line: str, names: dict[int, str]) -> list[RawBox]:
     if not words:
         return []
     if len(words) not in (5, 6) or not words[0].isascii() or not words[0].isdigit():  # a sixth: how sure somebody was
-        raise FaultyLineError("not `class cx cy width height`")
+        raise MalformedLineError("not `class cx cy width height`")
     number = int(words[0]) if len(words[0]) < 10 else -1
     if number not in names:
-        raise FaultyLineError(f"class {words[0][:20]} is not in the list of {len(names)} classes")
+        raise MalformedLineError(f"class {words[0][:20]} is not in the list of {len(names)} classes")
     cx, cy, width, height = (number_of(word, "a side") for word in words[1:5])
     if not (0 <= cx <= 1 and 0 <= cy <= 1 and 0 < width <= 1 and 0 < height <= 1):
-        raise FaultyLineError(f"{' '.join(words[1:5])} are not shares of the image's size, 0 to 1")
+        raise MalformedLineError(f"{' '.join(words[1:5])} are not shares of the image's size, 0 to 1")
     sides = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
     return [box_of(sides, names[number], unit="share")]
 
 
 def _folder(options: Options) -> Path:
     if options.images is None:
-        raise FaultyLineError("YOLO files name no images, so they are looked for: --root must be a folder, no bucket")
+        raise MalformedLineError(
+            "YOLO files name no images, so they are looked for: --root must be a folder, no bucket"
+        )
     return options.images
 
 
@@ -90,7 +92,7 @@ def _image_of(images: Path, labels: Path) -> str:
             if (images / name).is_file():
                 return path_to_uri(os.fsencode(name))
     tried = " and ".join(map(str, places))
-    raise FaultyLineError(f"no image belongs to it (looked for {tried} with {', '.join(SUFFIXES)})")
+    raise MalformedLineError(f"no image belongs to it (looked for {tried} with {', '.join(SUFFIXES)})")
 
 
 def _classes(folder: Path) -> dict[int, str]:
@@ -102,7 +104,7 @@ def _classes(folder: Path) -> dict[int, str]:
         if (folder / name).is_file():
             return _yaml_names(text_file(folder / name), name)
     there = ", ".join((*NAME_FILES, *YAML_FILES))
-    raise FaultyLineError(f"no list of classes (one of {there})")
+    raise MalformedLineError(f"no list of classes (one of {there})")
 
 
 def _yaml_names(text: str, name: str) -> dict[int, str]:
@@ -111,7 +113,9 @@ def _yaml_names(text: str, name: str) -> dict[int, str]:
         r"^names:[ \t]*(?:\[([^\]]*)\]|((?:\n[ \t]*(?:-|\d+:)[^\n]*|\n[ \t]*(?:#[^\n]*)?(?=\n))*))", text, re.M
     )
     if found is None or not (found[1] or found[2]):
-        raise FaultyLineError(f"{name} has no `names` in a form that is understood: write classes.txt, a name a line")
+        raise MalformedLineError(
+            f"{name} has no `names` in a form that is understood: write classes.txt, a name a line"
+        )
     if found[1] is not None:
         return {number: _plain(word) for number, word in enumerate(found[1].split(",")) if word.strip()}
     lines = [line.strip() for line in found[2].splitlines() if line.strip() and not line.strip().startswith("#")]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scanfleet.perceptual_hash import LookIndex
+from scanfleet.perceptual_hash import HashIndex
 
 SHARES = (("train", 0.6), ("calibration", 0.15), ("threshold", 0.1), ("golden", 0.15))
 
@@ -64,7 +64,7 @@ class Links:
         for image in images:
             if image.group is not None:
                 self._groups.setdefault(image.content_sha256, set()).add(image.group)
-        self._index = LookIndex()
+        self._index = HashIndex()
         self._link_looks()
 
     def _link_looks(self) -> None:

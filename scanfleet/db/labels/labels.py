@@ -24,7 +24,7 @@ TEACHING = ("train", "calibration", "threshold")  # splits that an adapter is ma
 
 
 @dataclass(frozen=True, kw_only=True)
-class StandingLabel:
+class CurrentLabel:
     """The label that stands for one image, and where the image is.
 
     boxes: [{x0, y0, x1, y1, label}], pixels of the upright image; None: nobody said where. drawn: why the image was put
@@ -68,19 +68,19 @@ class NewLabel:
     note: str | None = None
 
 
-def standing_labels(
+def current_labels(
     connection: sa.Connection,
     check_name: str,
     *,
     up_to: int | None = None,
     after: str = "",
     limit: int = PAGE_IMAGES,
-) -> list[StandingLabel]:
+) -> list[CurrentLabel]:
     """A page of labels that stand, by content hash behind `after`; fewer than `limit` only at the end.
 
     up_to: labels (and undoings) with a higher id do not count.
     """
-    found: list[StandingLabel] = []
+    found: list[CurrentLabel] = []
     while len(found) < limit:
         keys = _next_images(connection, check_name, after, limit - len(found))
         if not keys:
@@ -91,7 +91,7 @@ def standing_labels(
     return found
 
 
-def iter_standing(engine: sa.Engine, check_name: str, *, up_to: int | None = None) -> Iterator[StandingLabel]:
+def iter_current_labels(engine: sa.Engine, check_name: str, *, up_to: int | None = None) -> Iterator[CurrentLabel]:
     """Every label that stands, as of now or of `up_to`. One short read a page."""
     if up_to is None:
         with reading(engine) as connection:
@@ -99,16 +99,16 @@ def iter_standing(engine: sa.Engine, check_name: str, *, up_to: int | None = Non
     after = ""
     while True:
         with reading(engine) as connection:
-            page = standing_labels(connection, check_name, up_to=up_to, after=after)
+            page = current_labels(connection, check_name, up_to=up_to, after=after)
         yield from page
         if len(page) < PAGE_IMAGES:
             return
         after = page[-1].content_sha256
 
 
-def standing_of(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, StandingLabel]:
+def current_label_of(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, CurrentLabel]:
     """By content hash: what stands for these images."""
-    found: dict[str, StandingLabel] = {}
+    found: dict[str, CurrentLabel] = {}
     for start in range(0, len(images), CHUNK_ROWS):
         these = Label.content_sha256.in_(images[start : start + CHUNK_ROWS])
         found |= {one.content_sha256: one for one in _standing(connection, check_name, these, up_to=None)}
@@ -222,7 +222,7 @@ def _next_images(connection: sa.Connection, check_name: str, after: str, limit: 
 
 def _standing(
     connection: sa.Connection, check_name: str, *conditions: sa.ColumnElement[bool], up_to: int | None
-) -> list[StandingLabel]:
+) -> list[CurrentLabel]:
     counts = counting(check_name, *conditions, up_to=up_to)
     said = ("check_name", "content_sha256", "label", "boxes", "who", "at", "drawn", "shown", "note")
     found = ("root", "etag", "width", "height", "cluster")
@@ -234,4 +234,4 @@ def _standing(
         .where(counts.c.place == 1, ~counts.c.disputed)
         .order_by(counts.c.content_sha256)
     )
-    return [StandingLabel(**row._mapping) for row in connection.execute(query)]
+    return [CurrentLabel(**row._mapping) for row in connection.execute(query)]

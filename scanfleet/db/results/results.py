@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import reading
 from scanfleet.db.tables import Adapter, Batch, Failure, Image, ScorerRow, Verdict
 from scanfleet.stats.stage_times import NAMES, StageTimes
@@ -71,7 +71,7 @@ class Result:
     decision: str | None = None
     boxes: list[Any] | None = None
     box_problems: list[Any] | None = None
-    crop: SecondLook | None = None  # None: it was not to be looked at again
+    crop: CropResult | None = None  # None: it was not to be looked at again
     reused: bool = False
     scored_at: datetime | None = None
     scorer: ScorerInfo | None = None
@@ -246,7 +246,7 @@ def _result(row: sa.Row[Any]) -> Result:
         decision=row.decision,
         boxes=row.boxes,
         box_problems=row.box_problems,
-        crop=SecondLook.read(row.crop),
+        crop=CropResult.read(row.crop),
         reused=row.reused_from is not None,
         scored_at=row.created_at,
         scorer=None if row.scorer_id is None else _scorer(row),

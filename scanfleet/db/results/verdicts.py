@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql, sqlite
 
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import now
 from scanfleet.db.results.rescan_writes import renew
 from scanfleet.db.scans import batches, failures
 from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.scans import finish_if_complete
-from scanfleet.db.scans.source_breaker import count_trouble, release_scan
+from scanfleet.db.scans.source_breaker import count_source_error, release_scan
 from scanfleet.db.tables import Batch, Image, Verdict
 from scanfleet.errors import ImageError
 
@@ -38,7 +38,7 @@ class NewVerdict:
     logits: tuple[float, ...]
     boxes: tuple[dict[str, Any], ...] | None = None  # None: not asked for
     box_problems: tuple[str, ...] = ()  # what of the answer could not be trusted, or why nobody was asked
-    crop: SecondLook | None = None  # None: it was not to be looked at again
+    crop: CropResult | None = None  # None: it was not to be looked at again
     reused_from: int | None = None
 
 
@@ -72,19 +72,19 @@ class Known:
     logits: tuple[float, ...]
     boxes: tuple[dict[str, Any], ...] | None
     box_problems: tuple[str, ...] = ()
-    crop: SecondLook | None = None
+    crop: CropResult | None = None
 
 
-def known_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Known]:
+def answers_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Known]:
     """Earlier verdicts for the same listed version (uri and etag), so that the bytes need no fetching.
 
-    Without those that lack a second look which was due (`SecondLook.complete`): what a scan had no tokens left for,
+    Without those that lack a second look which was due (`CropResult.complete`): what a scan had no tokens left for,
     another one may have.
     """
     return {known.identity: known for known in _known(connection, scorer_id, Verdict.identity, identities)}
 
 
-def known_by_content(connection: sa.Connection, scorer_id: int, hashes: Collection[str]) -> dict[str, Known]:
+def answers_by_content(connection: sa.Connection, scorer_id: int, hashes: Collection[str]) -> dict[str, Known]:
     """Earlier verdicts for the same bytes under any name; likewise."""
     return {known.content_sha256: known for known in _known(connection, scorer_id, Verdict.content_sha256, hashes)}
 
@@ -103,7 +103,7 @@ def _known(
         .where(Verdict.scorer_id == scorer_id, column.in_(list(values)))
     )
     rows = connection.execute(query.with_only_columns(*Verdict.__table__.c, Image.width, Image.height)).all()
-    looks = {row.id: SecondLook.read(row.crop) for row in rows}
+    looks = {row.id: CropResult.read(row.crop) for row in rows}
     return [
         Known(
             verdict_id=row.reused_from or row.id,
@@ -156,7 +156,7 @@ def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> N
     _write_verdicts(connection, held, outcome)
     failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
     if outcome.store_away and outcome.waiting_for is not None:
-        count_trouble(connection, held.scan_id, waiting_for=outcome.waiting_for)
+        count_source_error(connection, held.scan_id, waiting_for=outcome.waiting_for)
     elif outcome.n_fetched:
         release_scan(connection, held.scan_id)
 

@@ -122,7 +122,7 @@ def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewIm
 
 
 def claim(
-    connection: sa.Connection, *, queue: str, worker: str, lease_seconds: float, rung: int | None = None
+    connection: sa.Connection, *, queue: str, worker: str, lease_seconds: float, notified: int | None = None
 ) -> Claim | None:
     """Lease the batch that was rung for, or any other ready one of the queue; None when there is none.
 
@@ -132,8 +132,8 @@ def claim(
     any_other = sa.and_(_claimable(queue, at), ~on_hold())
     # New ones before those tried in vain: a few lost causes with low ids would come first for ever.
     preferences = [sa.and_(any_other, Batch.attempts == 0), any_other]
-    if rung is not None:
-        preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == rung, sa.or_(~on_hold(), ~_probed())))
+    if notified is not None:
+        preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == notified, sa.or_(~on_hold(), ~_probed())))
     for wanted in preferences:
         pick = (
             sa.select(Batch.id)
@@ -195,7 +195,7 @@ def has_ready(connection: sa.Connection, queue: str) -> bool:
     return connection.execute(ready.limit(1)).first() is not None
 
 
-class Standing(enum.Enum):
+class LeaseState(enum.Enum):
     """What became of a held batch while its worker was busy with it."""
 
     HELD = "held"
@@ -203,7 +203,7 @@ class Standing(enum.Enum):
     LOST = "lost"
 
 
-def standing(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, Standing]:
+def standing(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:
     """By batch id: still ours, ours but of a paused scan, or lost (cancelled, or leased by another)."""
     query = sa.select(Batch.id, Batch.lease_token, Batch.state, Scan.state.label("scan_state"))
     query = query.join(Scan, Scan.id == Batch.scan_id).where(Batch.id.in_([held.batch_id for held in claims]))
@@ -211,10 +211,10 @@ def standing(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, St
     return {held.batch_id: _standing(held, rows.get(held.batch_id)) for held in claims}
 
 
-def _standing(held: Claim, row: sa.Row[Any] | None) -> Standing:
+def _standing(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
     if row is None or row.state != "leased" or row.lease_token != held.token:
-        return Standing.LOST
-    return Standing.PAUSED if row.scan_state == "paused" else Standing.HELD
+        return LeaseState.LOST
+    return LeaseState.PAUSED if row.scan_state == "paused" else LeaseState.HELD
 
 
 def extend(connection: sa.Connection, held: Claim, *, lease_seconds: float) -> None:
@@ -237,7 +237,7 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
             "state": "ready",
             "not_before": at + timedelta(seconds=delay),
             "waiting_for": waiting_for,
-            "rung_at": None,
+            "notified_at": None,
         }
     _touch(connection, held, **FREE, **values)
 
@@ -258,7 +258,7 @@ def go_on(connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_
 
 def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any]) -> None:
     """Return a batch at once, with what is left of it. The attempt does not count. Raises LeaseLost."""
-    _touch(connection, held, state="ready", rung_at=None, attempts=Batch.attempts - 1, **FREE, **values)
+    _touch(connection, held, state="ready", notified_at=None, attempts=Batch.attempts - 1, **FREE, **values)
 
 
 def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:

@@ -100,7 +100,7 @@ def _free(connection: sa.Connection, batch_id: int, *, crashes: int, at: datetim
             in_hand=None,
             lease_owner=None,
             lease_until=None,
-            rung_at=None,
+            notified_at=None,
             not_before=at + timedelta(seconds=backoff_seconds(crashes - 1)) if again else None,
             waiting_for=f"a worker that survives batch {batch_id}: {crashes} in a row did not" if again else None,
         )

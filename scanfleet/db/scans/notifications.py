@@ -15,8 +15,8 @@ from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Scan
 
 
-def due_for_ring(
-    connection: sa.Connection, *, ring_again_seconds: float, max_outstanding: int
+def due_for_notification(
+    connection: sa.Connection, *, renotify_seconds: float, max_outstanding: int
 ) -> list[tuple[int, str]]:
     """Ready batches that nobody rang for lately, as (batch id, queue), and marks them as rung.
 
@@ -24,21 +24,21 @@ def due_for_ring(
     probe, and none while one is out; those come on top, or a busy scan would keep others on hold.
     """
     at = now(connection)
-    lately = since(Batch.rung_at, at - timedelta(seconds=ring_again_seconds), at)
+    lately = since(Batch.notified_at, at - timedelta(seconds=renotify_seconds), at)
     room = max(max_outstanding - _outstanding(connection, lately), 0)
     ready = (Batch.state == "ready", Scan.state == "running", due(Batch.not_before, at), due(Scan.not_before, at))
-    unrung = sa.or_(Batch.rung_at.is_(None), ~lately)
+    unnotified = sa.or_(Batch.notified_at.is_(None), ~lately)
     query = (
         sa.select(Batch.id, Batch.queue)
         .join(Scan, Scan.id == Batch.scan_id)
-        .where(*ready, unrung, ~on_hold())
+        .where(*ready, unnotified, ~on_hold())
         .order_by(Batch.id)
         .limit(room)
         .with_for_update(skip_locked=True, key_share=True, of=Batch)
     )
     found = [(row.id, row.queue) for row in connection.execute(query)]
     found += _probes(connection, (*ready, on_hold()), lately)
-    mark_rung(connection, [batch_id for batch_id, _ in found], at=at)
+    mark_notified(connection, [batch_id for batch_id, _ in found], at=at)
     return found
 
 
@@ -66,9 +66,9 @@ def _probes(
     return found
 
 
-def mark_rung(connection: sa.Connection, batch_ids: Sequence[int], *, at: datetime | None) -> None:
+def mark_notified(connection: sa.Connection, batch_ids: Sequence[int], *, at: datetime | None) -> None:
     """Remember when batches were rung for; None: they were not, after all."""
     if batch_ids:
         hold_batches(connection, Batch.id.in_(batch_ids))
-        values: dict[str, Any] = {"rung_at": at}
+        values: dict[str, Any] = {"notified_at": at}
         connection.execute(sa.update(Batch).where(Batch.id.in_(batch_ids)).values(values))

@@ -67,7 +67,7 @@ def _reopen_batch(connection: sa.Connection, batch_id: int, chosen: Sequence[sa.
     The batch is locked before its failures are counted: a write under way is waited for and counted in.
     """
     this = Batch.id == batch_id
-    fresh = {"attempts": 0, "not_before": None, "waiting_for": None, "rung_at": None, "finished_at": None}
+    fresh = {"attempts": 0, "not_before": None, "waiting_for": None, "notified_at": None, "finished_at": None}
     fresh |= {"crashes": 0, "in_hand": None}
     free = {"lease_owner": None, "lease_until": None, "lease_token": Batch.lease_token + 1}
     connection.execute(sa.update(Batch).where(this).values(state="ready", **fresh, **free))

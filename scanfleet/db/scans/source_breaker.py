@@ -25,7 +25,7 @@ def on_hold() -> sa.ColumnElement[bool]:
     return Scan.trouble >= LIMIT
 
 
-def count_trouble(connection: sa.Connection, scan_id: str, *, waiting_for: str) -> None:
+def count_source_error(connection: sa.Connection, scan_id: str, *, waiting_for: str) -> None:
     """A batch met nothing but a store that is away. What several workers meet at the same time counts once."""
     at = now(connection)
     query = sa.select(Scan.trouble, due(Scan.not_before, at)).where(Scan.id == scan_id)
@@ -37,7 +37,7 @@ def count_trouble(connection: sa.Connection, scan_id: str, *, waiting_for: str) 
     if trouble >= LIMIT:
         pause = timedelta(seconds=jittered(backoff_seconds(trouble - LIMIT + 1)))
         values |= {"not_before": at + pause, "waiting_for": waiting_for}
-        _forget_knocks(connection, scan_id)  # those under way come to nothing; the probe's is still to be made
+        _forget_notifications(connection, scan_id)  # those under way come to nothing; the probe's is still to be made
     connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(values))
 
 
@@ -46,15 +46,15 @@ def release_scan(connection: sa.Connection, scan_id: str) -> bool:
     free = {"trouble": 0, "not_before": None, "waiting_for": None}
     freed = connection.execute(sa.update(Scan).where(Scan.id == scan_id, Scan.trouble > 0).values(free))
     if freed.rowcount:
-        _forget_knocks(connection, scan_id)
+        _forget_notifications(connection, scan_id)
     return freed.rowcount == 1
 
 
-def _forget_knocks(connection: sa.Connection, scan_id: str) -> None:
+def _forget_notifications(connection: sa.Connection, scan_id: str) -> None:
     # SKIP LOCKED: a batch in somebody's transaction is left to the next round, so that nobody waits for anybody.
     idle = (
         sa.select(Batch.id)
-        .where(Batch.scan_id == scan_id, Batch.state == "ready", Batch.rung_at.is_not(None))
+        .where(Batch.scan_id == scan_id, Batch.state == "ready", Batch.notified_at.is_not(None))
         .with_for_update(skip_locked=True, key_share=True)
     )
-    connection.execute(sa.update(Batch).where(Batch.id.in_(idle)).values(rung_at=None))
+    connection.execute(sa.update(Batch).where(Batch.id.in_(idle)).values(notified_at=None))

@@ -34,7 +34,7 @@ def take_back(connection: sa.Connection, adapter_id: int, *, worker: str) -> Non
         _add(connection, adapter_id, worker, TAKEN_BACK)
 
 
-def standing_refusals(connection: sa.Connection, adapter_id: int | None = None) -> list[RefusalInfo]:
+def open_refusals(connection: sa.Connection, adapter_id: int | None = None) -> list[RefusalInfo]:
     """Those that were not taken back, the oldest first; also of workers that ended since."""
     newest = sa.select(sa.func.max(Refusal.id)).group_by(Refusal.adapter_id, Refusal.worker)
     query = (

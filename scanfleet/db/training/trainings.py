@@ -24,7 +24,7 @@ UNFINISHED = ("ready", "leased")
 MAX_CRASHES = 3  # in a row
 MAX_LOSSES = 10  # in a row: a worker may be killed for many reasons that are not the training's
 REQUEST_LOCK = 7_226_353  # PostgreSQL advisory lock: of two requests at once one sees the other's
-FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None, "rung_at": None}
+FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None, "notified_at": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +143,12 @@ def list_trainings(connection: sa.Connection, *, check_name: str | None = None, 
 
 
 def claim(
-    connection: sa.Connection, *, worker: str, base_model: str, lease_seconds: float, rung: int | None = None
+    connection: sa.Connection, *, worker: str, base_model: str, lease_seconds: float, notified: int | None = None
 ) -> TrainingInfo | None:
     """Lease the training that was rung for, or any other ready one of the base model; None when there is none."""
     at = now(connection)
     ready = _claimable(base_model, at)
-    for wanted in (ready,) if rung is None else (sa.and_(ready, Training.id == rung), ready):
+    for wanted in (ready,) if notified is None else (sa.and_(ready, Training.id == notified), ready):
         pick = sa.select(Training.id).where(wanted).order_by(Training.id).limit(1).with_for_update(skip_locked=True)
         row = connection.execute(
             sa.update(Training)

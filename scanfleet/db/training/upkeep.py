@@ -25,26 +25,26 @@ def expire_leases(connection: sa.Connection) -> list[int]:
     return [row.id for row in rows]
 
 
-def due_for_ring(connection: sa.Connection, *, ring_again_seconds: float) -> list[int]:
+def due_for_notification(connection: sa.Connection, *, renotify_seconds: float) -> list[int]:
     """Ready trainings that nobody rang for lately, and marks them as rung.
 
     Rung for a second time only while a training worker lives: there may be none for days, and knocks would pile up.
     """
     at = now(connection)
-    lately = since(Training.rung_at, at - timedelta(seconds=ring_again_seconds), at)
+    lately = since(Training.notified_at, at - timedelta(seconds=renotify_seconds), at)
     alive = sa.exists().where(
         Worker.queue == TRAIN_QUEUE,
         Worker.stopped_at.is_(None),
         since(Worker.beat_at, at - timedelta(seconds=ALIVE_SECONDS), at),
     )
-    unrung = sa.or_(Training.rung_at.is_(None), sa.and_(~lately, alive))
-    query = sa.select(Training.id).where(Training.state == "ready", due(Training.not_before, at), unrung)
+    unnotified = sa.or_(Training.notified_at.is_(None), sa.and_(~lately, alive))
+    query = sa.select(Training.id).where(Training.state == "ready", due(Training.not_before, at), unnotified)
     found = list(connection.execute(query.order_by(Training.id).with_for_update(skip_locked=True)).scalars())
-    mark_rung(connection, found, at=at)
+    mark_notified(connection, found, at=at)
     return found
 
 
-def mark_rung(connection: sa.Connection, training_ids: Collection[int], *, at: datetime | None) -> None:
+def mark_notified(connection: sa.Connection, training_ids: Collection[int], *, at: datetime | None) -> None:
     """Remember when trainings were rung for; None: they were not, after all."""
     if training_ids:
-        connection.execute(sa.update(Training).where(Training.id.in_(training_ids)).values({"rung_at": at}))
+        connection.execute(sa.update(Training).where(Training.id.in_(training_ids)).values({"notified_at": at}))

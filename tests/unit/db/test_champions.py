@@ -131,12 +131,12 @@ def test_a_refusal_is_told_once_and_taken_back(engine: sa.Engine, tmp_path: Path
             refusals.note_refusal(connection, one, worker="w", why="canary")
             refusals.take_back(connection, one, worker="other")
     with transaction(engine) as connection:
-        (found,) = refusals.standing_refusals(connection)
+        (found,) = refusals.open_refusals(connection)
         assert (found.adapter_id, found.worker, found.why) == (one, "w", "canary")
         refusals.take_back(connection, one, worker="w")
-        assert refusals.standing_refusals(connection, one) == []
+        assert refusals.open_refusals(connection, one) == []
         refusals.note_refusal(connection, one, worker="w", why="again")
-        assert [each.why for each in refusals.standing_refusals(connection, one)] == ["again"]
+        assert [each.why for each in refusals.open_refusals(connection, one)] == ["again"]
 
 
 def test_the_registry_lists_and_moves(engine: sa.Engine, tmp_path: Path) -> None:

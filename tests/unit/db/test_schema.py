@@ -1,5 +1,6 @@
 """The migrations lead from an empty database to the tables, and the embedded database brings itself there."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
+from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db import schema
-from scanfleet.db.engine import connect, transaction
-from scanfleet.db.tables import Base
+from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.scans import batches, scans
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.tables import Base, Batch
 from scanfleet.errors import SchemaOutdated
 from tests.schema_diff import schema_diff
 
@@ -30,6 +34,24 @@ def test_the_last_migration_leads_back_and_forth(tmp_path: Path) -> None:
     assert schema_diff(engine) != []
     schema.upgrade(engine)
     assert schema_diff(engine) == []
+    engine.dispose()
+
+
+def test_what_is_ready_keeps_the_time_of_its_notification(tmp_path: Path) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    engine = connect(load_settings(data_dir=tmp_path))
+    schema.upgrade(engine)
+    with transaction(engine) as connection:
+        check, images = load_check("overlay"), [NewImage(uri=f"/a/{n}", root="/a") for n in range(2)]
+        scan, _ = scans.open_scan(connection, check=check, model="fake", sources=["/a"], filters={})
+        _, done = batches.add_images(connection, scan_id=scan.id, queue="q", images=images, batch_images=1)
+        connection.execute(sa.update(Batch).values(notified_at=at))
+        connection.execute(sa.update(Batch).where(Batch.id == done).values(state="done"))
+        command.downgrade(schema._config(connection), "0007")
+    schema.upgrade(engine)
+    with reading(engine) as connection:
+        found = dict(connection.execute(sa.select(Batch.state, Batch.notified_at)).tuples().all())
+    assert found == {"ready": at, "done": None}
     engine.dispose()
 
 

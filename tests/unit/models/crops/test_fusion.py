@@ -14,9 +14,9 @@ from PIL import Image
 from models.crops.batch import Looked, look_again, packed
 from models.crops.fusion import fused
 from models.crops.policy import Fuse
-from models.fake import FakePrepared, FakeRefiner, FakeScorer
+from models.fake import FakeCropReader, FakePrepared, FakeScorer
 from models.scoring.margin import margin_of
-from models.types import Question, Reading, Refiner, Scorer
+from models.types import CropReader, Question, Reading, Scorer
 
 TWO = Question(name="two", prompt="?", labels=("a", "b"), flags=frozenset({"a"}))
 THREE = Question(name="three", prompt="?", labels=("a", "b", "c"), flags=frozenset({"a", "b"}))
@@ -97,21 +97,25 @@ def firsts(scorer: FakeScorer) -> list[Reading]:
 
 
 def again(
-    scorer: FakeScorer, refiner: FakeRefiner, images: Sequence[Image.Image], known: Sequence[Reading], tokens: int = 999
+    scorer: FakeScorer,
+    crop_reader: FakeCropReader,
+    images: Sequence[Image.Image],
+    known: Sequence[Reading],
+    tokens: int = 999,
 ) -> list[Looked]:
-    return look_again(cast(Scorer, scorer), cast(Refiner, refiner), images, known, batch_tokens=tokens)
+    return look_again(cast(Scorer, scorer), cast(CropReader, crop_reader), images, known, batch_tokens=tokens)
 
 
 @pytest.mark.parametrize("pointed", [True, False])
 def test_looks_are_those_of_each_image_by_itself_whatever_the_batches(pointed: bool) -> None:
     scorer = FakeScorer(question=TWO)
-    refiner = FakeRefiner(scorer=scorer, pointed=pointed, diffuse=0.4, cost=5)
+    crop_reader = FakeCropReader(scorer=scorer, pointed=pointed, diffuse=0.4, cost=5)
     known = firsts(scorer)
     scorer.calls.clear()
-    looked = again(scorer, refiner, pictures(), known, tokens=60)
+    looked = again(scorer, crop_reader, pictures(), known, tokens=60)
     assert len(scorer.calls) > 1
     for picture, first, found in zip(pictures(), known, looked, strict=True):
-        (alone,) = again(scorer, refiner, [picture], [first])
+        (alone,) = again(scorer, crop_reader, [picture], [first])
         assert (found.second, found.fused, found.pointed) == (alone.second, alone.fused, alone.pointed)
         assert found.tokens == sum(look.visual_tokens for look in found.second) + 5 * pointed
         assert (found.region is None) == (found.second == () or not pointed)
@@ -119,8 +123,8 @@ def test_looks_are_those_of_each_image_by_itself_whatever_the_batches(pointed: b
 
 def test_where_nothing_was_found_the_first_look_is_the_answer() -> None:
     scorer = FakeScorer(question=TWO)
-    refiner = FakeRefiner(scorer=scorer, diffuse=1.0)
-    for found in again(scorer, refiner, pictures(), firsts(scorer)):
+    crop_reader = FakeCropReader(scorer=scorer, diffuse=1.0)
+    for found in again(scorer, crop_reader, pictures(), firsts(scorer)):
         assert found.fused == found.first
         assert (found.second, found.region, found.tokens) == ((), None, 0)
 

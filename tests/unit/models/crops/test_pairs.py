@@ -143,7 +143,7 @@ def test_a_family_that_takes_one_image_says_what_to_do(load: Load, name: str) ->
     with pytest.raises(ModelInvalid, match=r'one image in a turn.* set look = "crop" in \[crop\]'):
         factory.scorer(base, QUESTION).score([pair_of(base, *pictures())])
     with pytest.raises(ModelInvalid, match="one image in a turn"):
-        factory.refiner(base, QUESTION, CropPolicy(look="pair"))
+        factory.crop_reader(base, QUESTION, CropPolicy(look="pair"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from models.network.lock import Turns
+from models.network.lock import SharedLock
 
 SECONDS = 10.0  # for what must happen; nothing is waited for as long when it does
 
@@ -23,16 +23,16 @@ def _inside(turn: AbstractContextManager[None], entered: threading.Event, leave:
     return work
 
 
-def _wait_until_waiting(turns: Turns, n: int) -> None:
-    with turns._changed:
-        assert turns._changed.wait_for(lambda: len(turns._waiting) == n, SECONDS)
+def _wait_until_waiting(lock: SharedLock, n: int) -> None:
+    with lock._changed:
+        assert lock._changed.wait_for(lambda: len(lock._waiting) == n, SECONDS)
 
 
 def test_forwards_of_one_adapter_run_at_the_same_time() -> None:
-    turns, both = Turns(), threading.Barrier(2)
+    lock, both = SharedLock(), threading.Barrier(2)
 
     def work() -> None:
-        with turns.shared("a"):
+        with lock.shared("a"):
             both.wait(SECONDS)  # broken when the other one is kept out
 
     with ThreadPoolExecutor(2) as pool:
@@ -41,7 +41,7 @@ def test_forwards_of_one_adapter_run_at_the_same_time() -> None:
 
 
 def test_another_adapter_and_a_change_wait_and_are_not_overtaken() -> None:
-    turns, leave = Turns(), threading.Event()
+    lock, leave = SharedLock(), threading.Event()
     entered = threading.Event()
     order: list[str] = []
 
@@ -50,12 +50,12 @@ def test_another_adapter_and_a_change_wait_and_are_not_overtaken() -> None:
             order.append(name)
 
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(_inside(turns.shared("a"), entered, leave))
+        first = pool.submit(_inside(lock.shared("a"), entered, leave))
         assert entered.wait(SECONDS)
         rest = []
-        for name, turn in (("b", turns.shared("b")), ("change", turns.alone()), ("a again", turns.shared("a"))):
+        for name, turn in (("b", lock.shared("b")), ("change", lock.alone()), ("a again", lock.shared("a"))):
             rest.append(pool.submit(enter, name, turn))
-            _wait_until_waiting(turns, len(rest))
+            _wait_until_waiting(lock, len(rest))
         assert not order
         leave.set()
         for done in [first, *rest]:
@@ -64,10 +64,10 @@ def test_another_adapter_and_a_change_wait_and_are_not_overtaken() -> None:
 
 
 def test_a_turn_ends_with_an_error_too() -> None:
-    turns = Turns()
-    with pytest.raises(KeyError), turns.alone():
+    lock = SharedLock()
+    with pytest.raises(KeyError), lock.alone():
         {}.pop("missing")
     entered = threading.Event()
     entered.set()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(_inside(turns.shared("a"), threading.Event(), entered)).result(SECONDS)
+        pool.submit(_inside(lock.shared("a"), threading.Event(), entered)).result(SECONDS)

@@ -256,8 +256,8 @@ def test_an_adapter_that_is_released_or_loaded_while_one_is_merged(
 def test_memory_stays_flat_over_many_swaps(base: BaseModel, adapters: tuple[Path, Path]) -> None:
     scorers = [factory.scorer(base, QUESTION), *(factory.scorer(base, QUESTION, adapter) for adapter in adapters)]
 
-    def held_after(turns: int) -> int:
-        for _ in range(turns):
+    def held_after(lock: int) -> int:
+        for _ in range(lock):
             for scorer in scorers:
                 use(base, scorer.identity.adapter_sha256)
         gc.collect()

@@ -51,7 +51,7 @@ def test_the_loss_over_kept_features_is_the_loss_over_pixels(tmp_path: Path, fam
     assert losses(base, samples, kept).tolist() == pytest.approx(over_pixels.tolist(), abs=1e-5)
     again = Kept(base, tmp_path / "features")  # from the files alone
     again.fill(samples, DRAWS, lambda: None)
-    assert again.shelf.n_computed == 0
+    assert again.cache.n_computed == 0
     assert losses(base, samples, again).tolist() == pytest.approx(over_pixels.tolist(), abs=1e-5)
     assert over_pixels.std() > 1e-3
 
@@ -103,11 +103,11 @@ def test_a_file_that_was_being_written_is_not_taken_for_one(base: BaseModel, tmp
     def torn(*_: object) -> list[dict[str, torch.Tensor]]:
         raise OSError("the disk is full")
 
-    shelf, compute = kept.shelf, kept.shelf._compute
-    shelf._compute = torn
+    cache, compute = kept.cache, kept.cache._compute
+    cache._compute = torn
     with pytest.raises(OSError, match="full"):
         kept.fill(samples, DRAWS, lambda: None)
-    shelf._compute = compute
+    cache._compute = compute
     assert len(kept.fill(samples, DRAWS, lambda: None)) == 5
 
 

@@ -14,7 +14,7 @@ from producer.cli.tables import count, echo_table, size_text
 from producer.reports.agreement import Agreement
 from producer.reports.summary import Summary
 from producer.scans.enqueue import Enqueued
-from producer.scans.wait import Standing
+from producer.scans.wait import ScanSnapshot
 from scanfleet.db.scans.scans import Progress, ScanInfo
 from scanfleet.stats.stage_times import StageTimes
 
@@ -72,10 +72,10 @@ def test_counts_and_sizes() -> None:
 
 def test_progress_says_what_holds_it_up() -> None:
     done = progress(n_verdicts=4, n_flagged=1, n_failures=2, waiting_for="store: away")
-    words = scored_words(Standing(scan=scan("paused"), progress=done))
+    words = scored_words(ScanSnapshot(scan=scan("paused"), progress=done))
     assert words.startswith("6 of 10 images: 4 scored (1 flagged, 0 to review), 2 failed, paused")
     assert words.endswith("waiting for: store: away")
-    assert "waiting" not in scored_words(Standing(scan=scan("cancelled"), progress=done))
+    assert "waiting" not in scored_words(ScanSnapshot(scan=scan("cancelled"), progress=done))
 
 
 def test_plain_lines_are_few_and_the_last_one_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,8 +83,8 @@ def test_plain_lines_are_few_and_the_last_one_is_there(capsys: pytest.CaptureFix
         for n in range(100):
             display.listed(page(n))
         display.listed(page(100, ended=True))
-        display.scored(Standing(scan=scan("done"), progress=progress(n_verdicts=10)))
-        display.scored(Standing(scan=scan("done"), progress=progress(n_verdicts=10)))
+        display.scored(ScanSnapshot(scan=scan("done"), progress=progress(n_verdicts=10)))
+        display.scored(ScanSnapshot(scan=scan("done"), progress=progress(n_verdicts=10)))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
@@ -101,7 +101,7 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
         answers={("flag", "overlay"): 5},
         failures={("decode", "truncated"): 1},
         scorers=[],
-        legend=[],
+        explanations=[],
         times=StageTimes(sums={"scored": 5, "under_way": 1.25}),
         flags=("overlay",),
         no_boxes=None,
@@ -145,7 +145,7 @@ def test_a_contact_sheet_is_offered_where_it_would_show_something(
     capsys: pytest.CaptureFixture[str], marked: dict[str, int], hint: bool
 ) -> None:
     unused: Any = None
-    _conclude(unused, Standing(scan=scan("done"), progress=progress(**marked)), truth=None, report=None)
+    _conclude(unused, ScanSnapshot(scan=scan("done"), progress=progress(**marked)), truth=None, report=None)
     assert ("contact sheet" in capsys.readouterr().err) == hint
 
 

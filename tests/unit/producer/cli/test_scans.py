@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from producer.reports.explanations import entry
 from producer.reports.failures import n_chosen
-from producer.reports.legend import entry
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading
 from scanfleet.db.results.results import ResultFilter, iter_results

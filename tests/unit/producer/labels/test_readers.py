@@ -16,7 +16,7 @@ from producer.labels.formats.detect import READERS, read_labels
 from producer.labels.formats.entries import MAX_FAULTS, Entry, Faults, Options, RawBox
 from producer.labels.image_refs import Root, image_at, root_of
 from producer.labels.label_names import Said, Words, parse_map, understand
-from producer.sources.manifest import FaultyLineError
+from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import load_check
 from scanfleet.errors import BadLabels, BadSource, SourceNotFound
 
@@ -383,7 +383,7 @@ def test_pairs_of_a_map() -> None:
     ],
 )  # fmt: skip
 def test_names_that_mean_no_image_of_ours(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FaultyLineError) as found:
+    with pytest.raises(MalformedLineError) as found:
         image_at(name, Root(folder=str(tmp_path)))
     assert "abc" not in str(found.value)
 
@@ -392,7 +392,7 @@ def test_names_below_a_bucket(tmp_path: Path) -> None:
     root = root_of("s3://bucket/prefix/", labels=tmp_path)
     assert image_at("a/b.jpg", root).uri == "s3://bucket/prefix/a/b.jpg"
     assert image_at("s3://other/b.jpg", root).uri == "s3://other/b.jpg"
-    with pytest.raises(FaultyLineError, match="not below"):
+    with pytest.raises(MalformedLineError, match="not below"):
         image_at("a/../../b.jpg", root)
     with pytest.raises(BadSource):
         root_of("https://h/x", labels=tmp_path)

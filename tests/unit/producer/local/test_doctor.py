@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.local.doctor import Finding, look_around, look_at_source
+from producer.local.doctor import Finding, examine, examine_source
 from producer.local.forecast import advice, forecast
 from producer.local.settings_origin import origins, worth_showing
 from scanfleet.config.diagnosis import lonely_broker
@@ -70,7 +70,7 @@ def test_each_setting_says_where_it_comes_from(tmp_path: Path, monkeypatch: pyte
 
 
 def look(folder: Path, **settings: object) -> dict[str, Finding]:
-    return {one.name: one for one in look_around(load_settings(data_dir=folder, **settings))}
+    return {one.name: one for one in examine(load_settings(data_dir=folder, **settings))}
 
 
 def test_looking_makes_nothing(tmp_path: Path) -> None:
@@ -113,20 +113,20 @@ def test_a_source_is_listed_and_fetched(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_bytes(bytes(2000))
-    found = look_at_source(settings, str(tmp_path), seconds=5)
+    found = examine_source(settings, str(tmp_path), seconds=5)
     assert found.status == "ok"
     assert "3 images listed" in found.text
     assert "3 fetched" in found.text
     assert "2 kB each" in found.text
     assert found.figures["images_per_second"] > 0
-    assert look_at_source(settings, None, seconds=1).status == "skip"
-    gone = look_at_source(settings, str(tmp_path / "gone"), seconds=1)
+    assert examine_source(settings, None, seconds=1).status == "skip"
+    gone = examine_source(settings, str(tmp_path / "gone"), seconds=1)
     assert (gone.status, gone.exit_code) == ("fail", 14)
 
 
 def test_a_source_that_gives_nothing_in_time_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(bytes(2000))
-    found = look_at_source(load_settings(data_dir=tmp_path), str(tmp_path), seconds=0)
+    found = examine_source(load_settings(data_dir=tmp_path), str(tmp_path), seconds=0)
     assert found.status == "warn"
     assert "0 fetched within 0 s" in found.text
     assert "images_per_second" not in found.figures

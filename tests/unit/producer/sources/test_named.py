@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from producer.cli.tables import SAMPLE_ROWS, StreamedTable
-from producer.local.child import Child, ChildFault
+from producer.local.child import Child, ChildFailed
 from producer.sources.named import NamedImages
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSource, EmptySource, SourceNotFound, WorkerDied
@@ -62,7 +62,7 @@ def test_a_table_of_nothing_is_nothing_and_a_short_one_ends(capsys: pytest.Captu
     [
         ("raise SystemExit(3)", WorkerDied, "exit code 3"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", WorkerDied, "killed by signal 9"),
-        ("""print('{"kind": "fault", "words": "no such thing", "exit_code": 17}')""", ChildFault, "no such thing"),
+        ("""print('{"kind": "fault", "words": "no such thing", "exit_code": 17}')""", ChildFailed, "no such thing"),
     ],
 )
 def test_a_child_that_ends_early_says_why(
@@ -74,7 +74,7 @@ def test_a_child_that_ends_early_says_why(
         child.feed({"n": number} for number in range(100_000))
         with pytest.raises(error, match=words) as caught:
             list(child.messages())
-    if isinstance(caught.value, ChildFault):
+    if isinstance(caught.value, ChildFailed):
         assert caught.value.exit_code == 17
 
 

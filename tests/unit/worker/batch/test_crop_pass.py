@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from PIL import Image as PillowImage
 
 from models.crops.policy import CropPolicy
-from models.fake import FakeRefiner, FakeScorer
-from models.types import Pointed, Prepared, Question, Reading, Refiner, Scorer
+from models.fake import FakeCropReader, FakeScorer
+from models.types import CropReader, Pointed, Prepared, Question, Reading, Scorer
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.tables import Batch, Image, Verdict
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
@@ -56,18 +56,18 @@ class Hooked(FakeModel):
 
         class Watched(FakeScorer):
             def score(self, prepared: Sequence[Any]) -> list[Reading]:
-                again = [row for row in prepared if row.digest in model.rows]
-                model.n_read += len(again)
-                if again:
-                    model.reading(again)
+                crop_setup = [row for row in prepared if row.digest in model.rows]
+                model.n_read += len(crop_setup)
+                if crop_setup:
+                    model.reading(crop_setup)
                 return super().score(prepared)
 
         return cast("Scorer", Watched(question=question))
 
-    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> Refiner:
+    def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         model = self
 
-        class Pointing(FakeRefiner):
+        class Pointing(FakeCropReader):
             def point(self, views: Sequence[Any]) -> list[Pointed]:
                 model.n_pointed += len(views)
                 model.pointing(views)
@@ -80,7 +80,7 @@ class Hooked(FakeModel):
 
         scorer = FakeScorer(question=question)
         made = Pointing(scorer=scorer, pointed=policy.pointed, fuse=policy.fuse, diffuse=self.diffuse, cost=self.cost)
-        return cast("Refiner", made)
+        return cast("CropReader", made)
 
     def forget_trial(self) -> None:
         self.n_pointed = self.n_read = 0
@@ -111,22 +111,22 @@ def scan(worker: Rig, check: Check, images: dict[str, bytes], doors: Doors | Non
     return worker.scan(images, check=check, **how)
 
 
-def looks(worker: Rig, scan_id: str) -> dict[str, tuple[sa.Row[Any], SecondLook | None]]:
+def looks(worker: Rig, scan_id: str) -> dict[str, tuple[sa.Row[Any], CropResult | None]]:
     """Verdict and second look by uri."""
     uris = {row.id: row.uri for row in worker.rows(Image, Image.scan_id == scan_id)}
     rows = worker.rows(Verdict, Verdict.scan_id == scan_id)
-    return {uris[row.image_id]: (row, SecondLook.read(row.crop)) for row in rows}
+    return {uris[row.image_id]: (row, CropResult.read(row.crop)) for row in rows}
 
 
 def by_hand(check: Check, data: bytes) -> tuple[Reading, Reading, Reading]:
     """First look, second look, both."""
     scorer = FakeScorer(question=question_of(check))
-    refiner = FakeRefiner(scorer=scorer)
+    crop_reader = FakeCropReader(scorer=scorer)
     image = PillowImage.open(io.BytesIO(data)).convert("RGB")
     (first,) = scorer.score([scorer.prepare(image)])
-    (pointed,) = refiner.point([refiner.views(image, first)])
-    (second,) = scorer.score(refiner.rows(image, pointed))
-    return first, second, refiner.fuse(first, [second])
+    (pointed,) = crop_reader.point([crop_reader.views(image, first)])
+    (second,) = scorer.score(crop_reader.rows(image, pointed))
+    return first, second, crop_reader.fuse(first, [second])
 
 
 @pytest.mark.parametrize("batch_images", [1, N])
@@ -175,10 +175,10 @@ def test_the_cap_holds_and_the_least_certain_come_first(tmp_path: Path, cost: in
         worker.drain()
         found = looks(worker, scan_id)
         (batch,) = worker.rows(Batch)
-        again = scan(worker, check, contents(folder="b"), batch_images=N)
+        crop_setup = scan(worker, check, contents(folder="b"), batch_images=N)
         model.forget_trial()
         worker.drain()
-        later = looks(worker, again)
+        later = looks(worker, crop_setup)
     spent = sum(look.tokens for _, look in found.values() if look is not None)
     assert 0 < spent <= share * N * 9
     seen = {uri for uri, (_, look) in found.items() if look is not None and look.skipped is None}

@@ -20,7 +20,7 @@ from models.pocket.scenes.planted import planted
 from models.types import Question
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import transaction
 from scanfleet.db.results import calibrations
 from scanfleet.db.results.calibrations import Configuration, Fitted
@@ -72,13 +72,13 @@ def scored(worker: Rig, check: Check, pictures: dict[str, bytes], **how: Any) ->
 def without_a_fleet(base: BaseModel, check: Check, pictures: dict[str, bytes]) -> dict[str, Looked]:
     assert isinstance(check.crop, CropSettings)
     question, policy, adapter = question_of(check), policy_of(check, check.crop), pocket.adapter_folder("razor")
-    scorer, refiner = (
+    scorer, crop_reader = (
         factory.scorer(base, question, adapter, policy=policy),
-        factory.refiner(base, question, policy, adapter),
+        factory.crop_reader(base, question, policy, adapter),
     )
     images = [PillowImage.open(io.BytesIO(data)).convert("RGB") for data in pictures.values()]
     firsts = scorer.score([scorer.prepare(image) for image in images])
-    return dict(zip(pictures, look_again(scorer, refiner, images, firsts), strict=True))
+    return dict(zip(pictures, look_again(scorer, crop_reader, images, firsts), strict=True))
 
 
 def smallest(pictures: dict[str, bytes], n: int) -> dict[str, bytes]:
@@ -101,7 +101,7 @@ def test_a_worker_gives_the_margins_of_the_library(
     assert {result.scorer.adapter for result in found.values() if result.scorer} != {None}
     for uri, looked in expected.items():
         look = found[uri].crop
-        assert isinstance(look, SecondLook)
+        assert isinstance(look, CropResult)
         assert look.first == pytest.approx(looked.first.margin, abs=TOLERANCE)
         assert found[uri].margin == pytest.approx(looked.fused.margin, abs=TOLERANCE)
         assert look.tokens == looked.tokens
@@ -165,7 +165,7 @@ def test_another_budget_is_answered_by_the_same_adapter_without_a_score(
 class OneImage(LoadedModel):
     """Of a family that takes one image in a turn."""
 
-    def refiner(self, question: Question, *_: Any) -> Any:
+    def crop_reader(self, question: Question, *_: Any) -> Any:
         raise ModelInvalid("takes one image in a turn")
 
 

@@ -43,7 +43,7 @@ class HookedModel:
     """The fake model with hooks before preparing and scoring, and a count of scored images."""
 
     device = "none"
-    lanes = 1
+    streams = 1
     one_by_one = False
     identity = ModelIdentity(base_model="fake", revision="1", precision="fp32", adapter_sha256=None)
 
@@ -138,10 +138,10 @@ def test_a_version_scored_before_is_not_even_fetched(tmp_path: Path) -> None:
         worker.scan(pictures(4))
         worker.drain()
         assert len(store.fetched) == 4
-        again = worker.scan(pictures(4))
+        crop_setup = worker.scan(pictures(4))
         worker.drain()
         assert len(store.fetched) == 4
-        assert worker.progress(again).n_reused == 4
+        assert worker.progress(crop_setup).n_reused == 4
 
 
 def test_without_a_version_the_name_proves_nothing(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_stopping_hands_back_what_cannot_finish(tmp_path: Path) -> None:
         running.join(30)
         assert not running.is_alive()
         batch = worker.rows(Batch)[0]
-        assert (batch.state, batch.attempts, batch.rung_at, batch.not_before) == ("ready", 0, None, None)
+        assert (batch.state, batch.attempts, batch.notified_at, batch.not_before) == ("ready", 0, None, None)
         assert worker.progress(scan).n_pending == 4
         gate.set()
         worker.pipeline.run(None)  # a knock that comes now is not taken
@@ -425,11 +425,11 @@ def test_a_knock_while_stopping_is_passed_on(tmp_path: Path) -> None:
     with rig(tmp_path) as worker:
         worker.scan(pictures(1))
         with transaction(worker.engine) as connection:
-            due = notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=10)
+            due = notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=10)
         worker.stop.request("test")
         assert worker.stop.wait_draining(30)
         worker.pipeline.run(due[0][0])
-        assert worker.rows(Batch)[0].rung_at is None
+        assert worker.rows(Batch)[0].notified_at is None
 
 
 def test_a_database_that_comes_back_in_time_gets_the_result(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from models.types import Question, Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError
 from scanfleet.redaction import storable
-from worker.batch.results import Gathered
+from worker.batch.results import BatchResults
 from worker.batch.timing import Stopwatch
 from worker.scoring.decisions import Policy
 from worker.scoring.factory import Resolved
@@ -17,8 +17,8 @@ IMAGE = ClaimedImage(id=1, uri="mem://a", root=None, etag="1", identity="i")
 
 
 @pytest.fixture
-def gathered() -> Gathered:
-    return Gathered(Resolved(scorer_id=1, scorer=None, policy=Policy(question=QUESTION)))  # type: ignore[arg-type]
+def results() -> BatchResults:
+    return BatchResults(Resolved(scorer_id=1, scorer=None, policy=Policy(question=QUESTION)))  # type: ignore[arg-type]
 
 
 def reading(margin: float, *, mass: float = 0.99) -> Reading:
@@ -26,26 +26,26 @@ def reading(margin: float, *, mass: float = 0.99) -> Reading:
 
 
 @pytest.mark.parametrize("margin", [float("nan"), float("inf"), float("-inf")])
-def test_an_answer_that_is_no_number_is_no_verdict_and_no_failure(gathered: Gathered, margin: float) -> None:
-    gathered.reading(IMAGE, reading(margin), sha256="s", width=1, height=1)
-    outcome = gathered.outcome(Stopwatch())
+def test_an_answer_that_is_no_number_is_no_verdict_and_no_failure(results: BatchResults, margin: float) -> None:
+    results.reading(IMAGE, reading(margin), sha256="s", width=1, height=1)
+    outcome = results.outcome(Stopwatch())
     assert (list(outcome.verdicts), dict(outcome.failures)) == ([], {})
     assert "not a number" in str(outcome.waiting_for)
 
 
-def test_a_complaint_with_any_characters_can_be_stored(gathered: Gathered) -> None:
-    gathered.error(IMAGE, ImageError(stage="decode", reason="truncated", detail="bad\0chunk \ud800 é"))
-    assert gathered.outcome(Stopwatch()).failures[1].detail == "badchunk ? é"
+def test_a_complaint_with_any_characters_can_be_stored(results: BatchResults) -> None:
+    results.error(IMAGE, ImageError(stage="decode", reason="truncated", detail="bad\0chunk \ud800 é"))
+    assert results.outcome(Stopwatch()).failures[1].detail == "badchunk ? é"
 
 
 def test_a_signature_does_not_reach_the_ledger() -> None:
     assert storable("cannot read https://bucket/key?X-Amz-Signature=secret") == "cannot read https://bucket/key"
 
 
-def test_a_low_label_mass_raises_one_alarm_a_batch(gathered: Gathered) -> None:
+def test_a_low_label_mass_raises_one_alarm_a_batch(results: BatchResults) -> None:
     for _ in range(3):
-        gathered.reading(IMAGE, reading(-2.0, mass=0.4), sha256="s", width=1, height=1)
+        results.reading(IMAGE, reading(-2.0, mass=0.4), sha256="s", width=1, height=1)
     with capture_logs() as logs:
-        outcome = gathered.outcome(Stopwatch())
+        outcome = results.outcome(Stopwatch())
     assert [(entry["event"], entry["images"]) for entry in logs] == [("label_mass_low", 3)]
     assert {verdict.decision for verdict in outcome.verdicts} == {"review"}

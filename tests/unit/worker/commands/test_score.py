@@ -23,7 +23,7 @@ from worker.commands.score import read_images
 from worker.commands.standalone import resolve_alone
 from worker.commands.stream import CHUNK_IMAGES, Scored, chunks_in_flight, score_stream, stages
 from worker.scoring.adapters import register_shipped
-from worker.scoring.champions import Scorers
+from worker.scoring.champions import ScorerCache
 from worker.scoring.factory import Resolved
 from worker.scoring.model import FakeModel, Model, load_model
 
@@ -42,7 +42,7 @@ def by_ledger(settings: Settings, model: Model, check_name: str) -> Resolved:
             scan, _ = open_scan(
                 connection, check=load_check(check_name), model="pocket", sources=["x"], filters={}, fresh=True
             )
-        return Scorers(engine, model, settings).resolve(scan.check_id)
+        return ScorerCache(engine, model, settings).resolve(scan.check_id)
 
 
 @pytest.mark.parametrize("check_name", ["overlay", "flowers"])  # one with a shipped adapter, one without

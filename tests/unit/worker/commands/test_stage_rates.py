@@ -54,4 +54,4 @@ def test_each_stage_has_a_rate(tmp_path: Path) -> None:
     rates = StageRates(settings, model.scorer(question_of(load_check("overlay")), None), seconds=0.0)
     assert rates.decode() > 0
     assert rates.prepare() > 0
-    assert rates.device(token_budget=2000, lanes=2) > 0
+    assert rates.device(token_budget=2000, streams=2) > 0

@@ -18,16 +18,16 @@ class Recorder:
     """In the place of the pipeline."""
 
     def __init__(self) -> None:
-        self.rung: list[int | None] = []
+        self.notified: list[int | None] = []
 
-    def run(self, rung: int | None) -> None:
-        self.rung.append(rung)
+    def run(self, notified: int | None) -> None:
+        self.notified.append(notified)
 
 
 def test_a_knock_reaches_the_pipeline() -> None:
     recorder = Recorder()
     tasks.score_batch(recorder, (), {"batch_id": 7})  # type: ignore[arg-type]
-    assert recorder.rung == [7]
+    assert recorder.notified == [7]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_is_no_knock_is_logged_and_dropped(args: tuple[Any, ...], fields: d
     recorder = Recorder()
     with capture_logs() as logs:
         tasks.score_batch(recorder, args, fields)  # type: ignore[arg-type]
-    assert recorder.rung == []
+    assert recorder.notified == []
     assert [entry["event"] for entry in logs] == ["message_refused"]
 
 
@@ -56,7 +56,7 @@ def test_the_application_lists_the_task_under_the_name_the_producer_sends(tmp_pa
     recorder = Recorder()
     app = make_scoring_app(load_settings(data_dir=tmp_path, model="fake"), recorder)  # type: ignore[arg-type]
     app.tasks[SCORE_BATCH](batch_id=3)
-    assert recorder.rung == [3]
+    assert recorder.notified == [3]
     assert score_queue("fake") in {queue.name for queue in app.conf.task_queues}
 
 

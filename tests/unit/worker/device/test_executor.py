@@ -295,7 +295,7 @@ def test_each_lane_runs_a_forward_of_its_own() -> None:
 
     scorer = ScriptedScorer(meet)
     scorer.gate.set()
-    with bench(token_budget=1000, lanes=3, one_by_one=True) as rig:
+    with bench(token_budget=1000, streams=3, one_by_one=True) as rig:
         for number in range(6):
             rig.submit(number, scorer)
         assert all(isinstance(given.result, Reading) for given in rig.take(6).values())
@@ -305,7 +305,7 @@ def test_each_lane_runs_a_forward_of_its_own() -> None:
 def test_a_forward_that_hangs_stays_the_oldest_while_other_lanes_go_on() -> None:
     hung, quick = ScriptedScorer(), ScriptedScorer()
     quick.gate.set()
-    with bench(token_budget=1000, lanes=2, one_by_one=True) as rig:
+    with bench(token_budget=1000, streams=2, one_by_one=True) as rig:
         held_back(rig, hung)
         first = rig.device.forward
         for number in range(1, 6):
@@ -320,7 +320,7 @@ def test_a_forward_that_hangs_stays_the_oldest_while_other_lanes_go_on() -> None
 
 def test_one_by_one_as_many_images_wait_as_two_for_each_lane() -> None:
     scorer = ScriptedScorer()
-    with bench(token_budget=1_000_000, lanes=2, one_by_one=True) as rig:
+    with bench(token_budget=1_000_000, streams=2, one_by_one=True) as rig:
         held_back(rig, scorer)
         scorer.entered.clear()
         held_back(rig, scorer)
@@ -350,7 +350,7 @@ def test_a_device_that_breaks_in_every_lane_is_reported_once() -> None:
     told: list[str] = []
     scorer = ScriptedScorer(breaks)
     scorer.gate.set()
-    with bench(token_budget=40, lanes=2, one_by_one=True, on_broken=lambda: told.append("broken")) as rig:
+    with bench(token_budget=40, streams=2, one_by_one=True, on_broken=lambda: told.append("broken")) as rig:
         rig.submit(1, scorer)
         rig.submit(2, scorer)
         assert all(isinstance(given.result, DeviceBroken) for given in rig.take(2).values())

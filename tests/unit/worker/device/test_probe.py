@@ -14,7 +14,7 @@ from models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSettings, DeviceUnavailable
 from tests.worker_rig import png
-from worker.device.memory import HostRoom, room_of
+from worker.device.memory import HostMemory, memory_of
 from worker.device.probe import QUESTION, UNPROBED_TOKENS, Probe, Step, budget_for, choose, probe
 from worker.device.synthetic import jpeg, picture
 from worker.errors import DeviceBroken, OutOfDeviceMemory
@@ -136,7 +136,7 @@ class ProbedModel:
     machine: Machine
     scorer_error: Exception | None = None
     device: str = "odd"
-    lanes: int = 1
+    streams: int = 1
     one_by_one: bool = False
     identity: ModelIdentity = field(
         default_factory=lambda: ModelIdentity(base_model="m", revision="1", precision="fp32", adapter_sha256=None)
@@ -150,7 +150,7 @@ class ProbedModel:
 
 def test_every_lane_computes_at_once() -> None:
     machine = Machine(seconds=lambda n, each: 0.06)
-    probed(machine, lanes=3)
+    probed(machine, streams=3)
     counts = [machine.packs.count(n) for n in (2, 4, 8)]
     assert all(counts)
     assert not any(n % 3 for n in counts)
@@ -208,9 +208,9 @@ def test_generated_pictures_are_the_same_everywhere() -> None:
     assert len(jpeg(128, 128)) > len(png(0)) / 2  # there is something to decode in it
 
 
-@pytest.mark.skipif(not isinstance(room_of("cpu"), HostRoom), reason="needs /proc")
+@pytest.mark.skipif(not isinstance(memory_of("cpu"), HostMemory), reason="needs /proc")
 def test_the_peak_of_a_piece_of_work_is_its_own() -> None:
-    room = HostRoom()
+    room = HostMemory()
     held = []
     for n_bytes in (200 << 20, 20 << 20):
         room.begin()

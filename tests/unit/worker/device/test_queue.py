@@ -8,7 +8,7 @@ from PIL import Image
 
 from models.fake import FakeScorer
 from models.types import Question
-from worker.device.queue import STAY_SECONDS, Ticket, Waiting
+from worker.device.queue import STAY_SECONDS, DeviceQueue, WorkItem
 
 QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
 
@@ -16,19 +16,19 @@ QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=froze
 class Rig:
     def __init__(self) -> None:
         self.now = 100.0
-        self.waiting = Waiting(capacity=10_000, one_by_one=False, clock=lambda: self.now)
+        self.waiting = DeviceQueue(capacity=10_000, one_by_one=False, clock=lambda: self.now)
 
     def put(self, scorer: FakeScorer) -> None:
         prepared = scorer.prepare(Image.new("RGB", (56, 56)))
-        ticket = Ticket(
+        item = WorkItem(
             owner="batch", scorer=cast("Any", scorer), prepared=prepared, answer=lambda _: None, since=self.now
         )
-        self.waiting.put(ticket)
+        self.waiting.put(item)
 
     def take(self) -> object:
         """One image a forward: its scorer."""
-        (ticket,) = self.waiting.take(lambda _: 4)
-        return ticket.scorer
+        (item,) = self.waiting.take(lambda _: 4)
+        return item.scorer
 
 
 def test_the_scorer_of_the_last_forward_goes_on_while_it_has_images() -> None:

@@ -14,7 +14,7 @@ from scanfleet.storage.memory import MemoryStore
 from tests.worker_rig import png, rig
 from worker.batch import first_pass
 from worker.processes.hang_detector import HangWatch, Limits
-from worker.runtime.activity import BatchPulse, Vitals
+from worker.runtime.activity import ActivityTracker, BatchActivity
 
 LIMITS = Limits(forward=300.0, batch=120.0, worker=200.0)
 
@@ -31,17 +31,17 @@ class Scene:
     time: float = 1000.0
     n_active: int = 1
     device: FakeDevice = field(default_factory=FakeDevice)
-    wedged: list[str] = field(default_factory=list)
+    hung: list[str] = field(default_factory=list)
     under_way: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.vitals = Vitals(clock=lambda: self.time)
+        self.tracker = ActivityTracker(clock=lambda: self.time)
         self.watch = HangWatch(
             device=self.device,  # type: ignore[arg-type]
-            vitals=self.vitals,
+            tracker=self.tracker,
             counts=lambda: (1, self.n_active),
             limits=LIMITS,
-            on_wedged=self.wedged.append,
+            on_hung=self.hung.append,
             clock=lambda: self.time,
         )
 
@@ -51,22 +51,22 @@ class Scene:
             self.watch.look()
             self.time += 10
 
-    def batch(self, name: str = "one") -> tuple[BatchPulse, list[str]]:
+    def batch(self, name: str = "one") -> tuple[BatchActivity, list[str]]:
         """A batch that stays under way."""
         aborted: list[str] = []
-        pulse = self.vitals.pulse(aborted.append, name=name)
-        context = self.vitals.under_way(pulse)
+        activity = self.tracker.activity(aborted.append, name=name)
+        context = self.tracker.under_way(activity)
         self.under_way.append(context)  # a context that nobody holds ends
         context.__enter__()
-        return pulse, aborted
+        return activity, aborted
 
 
 def test_a_forward_that_takes_too_long_is_a_wedged_device() -> None:
     scene = Scene(device=FakeDevice(forward=1))
     scene.pass_by(300)
-    assert scene.wedged == []
+    assert scene.hung == []
     scene.pass_by(20)
-    assert "the device is wedged: a forward has taken 310 s" in scene.wedged[0]
+    assert "the device is wedged: a forward has taken 310 s" in scene.hung[0]
 
 
 def test_many_forwards_are_no_long_forward() -> None:
@@ -76,62 +76,62 @@ def test_many_forwards_are_no_long_forward() -> None:
         scene.device.forward = (scene.device.forward or 0) + (scene.time % 200 == 0)
 
     scene.pass_by(2000, forward)
-    assert scene.wedged == []
+    assert scene.hung == []
 
 
 def test_a_worker_without_a_sign_ends_and_one_with_any_sign_does_not() -> None:
     scene = Scene()
-    pulse, aborted = scene.batch()
-    scene.pass_by(1000, pulse.sign)
-    assert scene.wedged == []
+    activity, aborted = scene.batch()
+    scene.pass_by(1000, activity.sign)
+    assert scene.hung == []
     scene.pass_by(200)
-    assert scene.wedged == []
+    assert scene.hung == []
     scene.pass_by(20)
-    assert "no progress for 210 s with 1 batches under way" in scene.wedged[0]
+    assert "no progress for 210 s with 1 batches under way" in scene.hung[0]
     assert aborted == []  # nobody goes on: the lease runs out, and the batch is run as a suspect
 
 
 def test_an_idle_worker_is_not_stuck() -> None:
     scene = Scene(n_active=0)
     scene.pass_by(10_000)
-    assert scene.wedged == []
+    assert scene.hung == []
 
 
 def test_slow_batches_are_given_three_times_what_they_usually_take() -> None:
     scene = Scene()
     for _ in range(100):
-        with scene.vitals.under_way(scene.vitals.pulse(lambda _: None, name="done")):
+        with scene.tracker.under_way(scene.tracker.activity(lambda _: None, name="done")):
             scene.time += 100
     scene.batch()
     scene.pass_by(300)
-    assert scene.wedged == []
+    assert scene.hung == []
     scene.pass_by(30)
-    assert scene.wedged != []
+    assert scene.hung != []
 
 
 def test_a_download_within_its_deadline_is_no_hang() -> None:
     scene = Scene()
-    pulse, _ = scene.batch()
-    ended = pulse.expect(seconds=500)
+    activity, _ = scene.batch()
+    ended = activity.expect(seconds=500)
     scene.pass_by(490)
-    assert scene.wedged == []
+    assert scene.hung == []
     scene.pass_by(30)
-    assert scene.wedged != []  # past its deadline it is
+    assert scene.hung != []  # past its deadline it is
     later = Scene()
-    pulse, _ = later.batch()
-    ended = pulse.expect(seconds=10_000)
+    activity, _ = later.batch()
+    ended = activity.expect(seconds=10_000)
     later.pass_by(500)
     ended()
     later.pass_by(190)
-    assert later.wedged == []
+    assert later.hung == []
     later.pass_by(30)
-    assert later.wedged != []  # it has ended, and excuses nothing any more
+    assert later.hung != []  # it has ended, and excuses nothing any more
 
 
 def test_a_stuck_batch_among_others_is_handed_back() -> None:
     scene = Scene(n_active=2)
-    pulse, stuck = scene.batch("stuck")
-    pulse.expect(seconds=0)
+    activity, stuck = scene.batch("stuck")
+    activity.expect(seconds=0)
     _, waiting = scene.batch("waiting for its turn")
     lively, well = scene.batch("lively")
     with capture_logs() as logs:
@@ -139,7 +139,7 @@ def test_a_stuck_batch_among_others_is_handed_back() -> None:
         assert stuck == []
         scene.pass_by(20, lively.sign)
     assert stuck[0] == "no progress for 130 s"
-    assert [waiting, well, scene.wedged] == [[], [], []]
+    assert [waiting, well, scene.hung] == [[], [], []]
     assert [entry["batch"] for entry in logs if entry["event"] == "batch_stuck"] == ["stuck"]
     scene.pass_by(250, lively.sign)
     assert waiting != []
@@ -147,8 +147,8 @@ def test_a_stuck_batch_among_others_is_handed_back() -> None:
 
 def test_a_batch_that_waits_for_a_long_forward_is_not_stuck() -> None:
     scene = Scene(n_active=2, device=FakeDevice(forward=1))
-    pulse, waiting = scene.batch()
-    pulse.expect(seconds=0)
+    activity, waiting = scene.batch()
+    activity.expect(seconds=0)
     lively, _ = scene.batch()
     scene.pass_by(290, lively.sign)
     assert waiting == []
@@ -161,9 +161,9 @@ def test_a_frozen_process_has_its_time_again() -> None:
     scene.pass_by(50)
     scene.time += 100_000
     scene.pass_by(200)
-    assert scene.wedged == []
+    assert scene.hung == []
     scene.pass_by(60)
-    assert scene.wedged != []
+    assert scene.hung != []
 
 
 def test_the_limits_come_from_the_settings(tmp_path: Path) -> None:
@@ -195,15 +195,15 @@ def test_a_batch_whose_store_never_answers_is_handed_back_with_what_is_known(
         scan = worker.scan({f"mem://{name}": png(seed) for seed, name in enumerate(("a", "b", "dead"))})
         watch = HangWatch(
             device=worker.scoring.device,
-            vitals=worker.scoring.vitals,
+            tracker=worker.scoring.tracker,
             counts=lambda: (worker.pipeline.n_taken, worker.pipeline.n_active),
             limits=Limits(forward=60, batch=1.5, worker=60),  # a decoder process takes its time to start
-            on_wedged=lambda why: pytest.fail(why),
+            on_hung=lambda why: pytest.fail(why),
         )
         thread = threading.Thread(target=worker.pipeline.run, args=(None,))
         thread.start()
         while thread.is_alive():
-            worker.scoring.vitals.whole.sign()  # another batch goes on
+            worker.scoring.tracker.whole.sign()  # another batch goes on
             watch.look()
             thread.join(0.02)
         answers.set()

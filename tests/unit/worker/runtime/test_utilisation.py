@@ -50,7 +50,7 @@ def test_batches_at_once_share_the_time_and_their_shares_add_up() -> None:
 
 def test_of_several_lanes_idle_is_the_mean() -> None:
     clock = Clock()
-    device = Occupancy(lanes=4, clock=clock)
+    device = Occupancy(streams=4, clock=clock)
     with device.batch(), device.forward():
         clock.now += 8
     assert device.so_far() == Span(under_way=8, idle=6)

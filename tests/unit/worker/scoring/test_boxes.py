@@ -232,9 +232,9 @@ def test_the_same_bytes_keep_their_boxes_when_a_verdict_is_taken_over(tmp_path: 
     with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
         worker.scan({"mem://a/bad.png": png("bad"), "mem://a/one.png": png("one")}, check=CHECK)
         worker.drain()
-        again = worker.scan({"mem://b/bad.png": png("bad"), "mem://b/one.png": png("one")}, check=CHECK)
+        crop_setup = worker.scan({"mem://b/bad.png": png("bad"), "mem://b/one.png": png("one")}, check=CHECK)
         worker.drain()
-        told = records(worker, again)
+        told = records(worker, crop_setup)
     assert {record["reused"] for record in told.values()} == {True}
     assert len(told["one"]["boxes"]) == 1
     assert told["bad"]["box_problems"][0] == "a box has no four numbers"

@@ -27,7 +27,7 @@ from scanfleet.errors import DeviceUnavailable
 from tests.second_adapter import info_of, out_of_tune, second_adapter, sing_again
 from worker.scoring import champions
 from worker.scoring.adapters import register_shipped
-from worker.scoring.champions import Scorers
+from worker.scoring.champions import ScorerCache
 from worker.scoring.factory import Resolved
 from worker.scoring.model import FakeModel, LoadedModel, Model
 
@@ -75,8 +75,8 @@ class Place:
         with transaction(self.engine) as connection:
             return save_check(connection, load_check(name))
 
-    def worker(self, name: str = "w", model: Model | None = None) -> Scorers:
-        return Scorers(self.engine, model or self.model, self.settings, worker=name)
+    def worker(self, name: str = "w", model: Model | None = None) -> ScorerCache:
+        return ScorerCache(self.engine, model or self.model, self.settings, worker=name)
 
     def promote(self, adapter: AdapterInfo) -> int:
         with transaction(self.engine) as connection:
@@ -100,7 +100,7 @@ class Place:
 
     def refusals(self) -> list[tuple[int, str]]:
         with reading(self.engine) as connection:
-            return [(found.adapter_id, found.worker) for found in refusals.standing_refusals(connection)]
+            return [(found.adapter_id, found.worker) for found in refusals.open_refusals(connection)]
 
     def n_refusal_rows(self) -> int:
         with reading(self.engine) as connection:
@@ -278,8 +278,8 @@ def test_a_rollback_reaches_a_running_worker_as_a_promotion_does(place: Place, s
     worker.resolve(place.overlay)
     place.roll_back()
     worker.look()
-    again = worker.resolve(place.overlay)
-    assert (place.adapter_of(again), again.scorer_id) == (shipped, old.scorer_id)
+    crop_setup = worker.resolve(place.overlay)
+    assert (place.adapter_of(crop_setup), crop_setup.scorer_id) == (shipped, old.scorer_id)
 
 
 def test_a_pointer_that_moves_back_in_time_changes_nothing(place: Place, second: AdapterInfo, base: BaseModel) -> None:
@@ -332,8 +332,8 @@ def test_an_adapter_is_released_when_no_check_and_no_batch_uses_it(
     assert base._loaded == {second.weights_sha256}
     place.roll_back()
     worker.look()
-    again = worker.resolve(place.overlay).scorer
-    assert again.score([again.prepare(_picture())])[0].margin == pytest.approx(before, abs=1e-4)
+    crop_setup = worker.resolve(place.overlay).scorer
+    assert crop_setup.score([crop_setup.prepare(_picture())])[0].margin == pytest.approx(before, abs=1e-4)
 
 
 def test_a_model_without_adapters_refuses_a_champion_and_goes_on_as_before(place: Place, second: AdapterInfo) -> None:

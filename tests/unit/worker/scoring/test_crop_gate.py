@@ -12,7 +12,7 @@ from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings
 from scanfleet.db.results.calibrations import Fitted
 from worker.scoring.crop import UNTRIED, margins_of
-from worker.scoring.crop_gate import Allowance, Band, band_of, order, policy_of, shrink_of, why_again
+from worker.scoring.crop_gate import Allowance, Band, band_of, crop_reason, order, policy_of, shrink_of
 from worker.scoring.decisions import Policy
 from worker.scoring.factory import question_of
 
@@ -26,7 +26,7 @@ def reading(margin: float, *, mass: float = 1.0) -> Reading:
 
 def why(margin: float, band: Band, *, when: str = "uncertain", mass: float = 1.0, shrink: float = 1.0) -> str | None:
     settings = CropSettings.model_validate({"when": when, "band": 0.5, "shrink": 1.5})
-    return why_again(settings, reading(margin, mass=mass), band, shrink=shrink)
+    return crop_reason(settings, reading(margin, mass=mass), band, shrink=shrink)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from scanfleet.messages import score_queue
 from tests.chat_server import Asked, ChatServer, Tokens, by_colour
 from tests.worker_rig import rig
 from worker.errors import DeviceBroken
-from worker.scoring.endpoint import EndpointModel, lanes_for, load_endpoint
+from worker.scoring.endpoint import EndpointModel, load_endpoint, streams_for
 from worker.scoring.model import load_model
-from worker.scoring.rate_limit import AWAY_SECONDS, Clock, Line, Pace
+from worker.scoring.rate_limit import AWAY_SECONDS, Clock, RateLimit, RateLimitedServer
 
 QUESTION = Question(name="q", prompt="Which colour?", labels=("red", "green", "blue"), flags=frozenset({"red"}))
 KEY = "sk-s3cret-k3y-of-an-endpoint"
@@ -62,9 +62,9 @@ class Script:
         return "answer"
 
 
-def line(hours: Hours, *, per_minute: float | None = None) -> Line:
-    pace = Pace(per_minute, hours.clock)
-    return Line(pace=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=hours.clock)
+def line(hours: Hours, *, per_minute: float | None = None) -> RateLimitedServer:
+    pace = RateLimit(per_minute, hours.clock)
+    return RateLimitedServer(pace=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=hours.clock)
 
 
 def busy(retry_after: float | None = None) -> EndpointBusy:
@@ -122,8 +122,8 @@ def test_a_pause_that_the_server_asks_for_holds_up_the_other_lanes_too() -> None
         hours.sleep(seconds)
 
     clock = Clock(now=lambda: hours.now, sleep=sleep)
-    pace = Pace(None, clock)
-    asked = Line(pace=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=clock)
+    pace = RateLimit(None, clock)
+    asked = RateLimitedServer(pace=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=clock)
     assert asked.ask(Script([busy(20.0)]), deadline=asked.deadline()) == "answer"
     assert turns == [False]
     assert pace.wait(until=hours.now)
@@ -193,7 +193,7 @@ def test_the_worker_loads_an_endpoint_by_its_name(tmp_path: Path, peer: ChatServ
     assert score_queue("endpoint:Qwen/Qwen3-VL-4B") == "score.endpoint-qwen-qwen3-vl-4b"
     model = load_model(settings_for(tmp_path, peer, endpoint_concurrency=5))
     assert isinstance(model, EndpointModel)
-    assert (model.lanes, model.one_by_one, model.device) == (5, True, peer.url)
+    assert (model.streams, model.one_by_one, model.device) == (5, True, peer.url)
     assert (model.identity.base_model, model.identity.precision) == ("endpoint:m", "remote")
     assert score(model, RED) == pytest.approx(MARGIN)
     with pytest.raises(ModelInvalid, match="endpoint:ADAPTER"):
@@ -281,9 +281,9 @@ def test_what_may_heal_is_waited_for_at_the_start(
 @pytest.mark.parametrize(
     ("per_minute", "lanes"), [(None, 8), (1000.0, 8), (6.0, 2), (2.0, 1)], ids=["free", "fast", "slow", "slowest"]
 )
-def test_no_more_lanes_than_get_their_turn(tmp_path: Path, per_minute: float | None, lanes: int) -> None:
+def test_no_more_lanes_than_get_their_turn(tmp_path: Path, per_minute: float | None, streams: int) -> None:
     settings = load_settings(data_dir=tmp_path, endpoint_timeout_seconds=10.0, endpoint_requests_per_minute=per_minute)
-    assert lanes_for(settings) == lanes
+    assert streams_for(settings) == streams
 
 
 def test_failures_of_the_world_pass(peer: ChatServer, model: EndpointModel) -> None:

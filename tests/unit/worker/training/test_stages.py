@@ -33,7 +33,7 @@ from tests.worker_rig import png, rig
 from worker.evaluation.images import Labelled, materialise
 from worker.scoring.factory import question_of
 from worker.training import snapshot
-from worker.training.attempt import Standing
+from worker.training.attempt import AttemptProgress
 from worker.training.child import _last_words
 from worker.training.context import Context, StopAskedError, Teller, run_stages
 from worker.training.fit import _learnt
@@ -348,7 +348,7 @@ def test_an_end_is_of_the_world_of_a_person_or_its_own(error: Exception, kind: s
 
 
 def test_progress_in_a_new_place_ends_the_count_of_crashes() -> None:
-    standing = Standing("fit", {"furthest": [2, 40], "crashes": 2, "step": 40})
+    standing = AttemptProgress("fit", {"furthest": [2, 40], "crashes": 2, "step": 40})
     assert standing.note("images", 1, {"step": 7})
     assert not standing.note("images", 1, {"step": 8})
     assert standing.read() == ("images", {"step": 8, "furthest": [2, 40], "crashes": 2})
@@ -363,7 +363,7 @@ def test_the_shadow_set_is_drawn_from_scored_images_that_nobody_labelled(tmp_pat
         worker.drain()
         with reading(worker.engine) as connection:
             drawn = recent_unlabelled(connection, "overlay", limit=6, seed=0)
-            again = recent_unlabelled(connection, "overlay", limit=6, seed=0)
+            crop_setup = recent_unlabelled(connection, "overlay", limit=6, seed=0)
             other = recent_unlabelled(connection, "overlay", limit=6, seed=1)
             every = recent_unlabelled(connection, "overlay", limit=100, seed=0)
             assert recent_unlabelled(connection, "baggage", limit=6, seed=0) == []
@@ -371,7 +371,7 @@ def test_the_shadow_set_is_drawn_from_scored_images_that_nobody_labelled(tmp_pat
         with transaction(worker.engine) as connection:
             add_labels(connection, "overlay", [known])
             left = recent_unlabelled(connection, "overlay", limit=100, seed=0)
-    assert drawn == again != other
+    assert drawn == crop_setup != other
     assert len({one.content_sha256 for one in drawn}) == 6
     assert len(every) == 12
     assert {one.content_sha256 for one in every} - {one.content_sha256 for one in left} == {known.content_sha256}

@@ -7,7 +7,7 @@ import pytest
 
 from models.crops.policy import CropPolicy
 from scanfleet.checks.crop import CropSettings
-from tests.unit.worker.tuning.tuned_sight import CHECK, QUESTION, PlantedSight, examples
+from tests.unit.worker.tuning.tuned_scores import CHECK, QUESTION, PlantedScores, examples
 from worker.tuning.evaluate import Evaluator, Looked
 from worker.tuning.search_space import First, Setting
 
@@ -16,8 +16,8 @@ FIRST = First(words="plain", max_pixels=CHECK.max_pixels)  # 100 tokens
 PER_LOOK = 50
 
 
-def evaluator(sight: PlantedSight) -> Evaluator:
-    return Evaluator(sight=sight, examples=sight.examples, check=CHECK, question=QUESTION, search=range(N))
+def evaluator(scores: PlantedScores) -> Evaluator:
+    return Evaluator(scores=scores, examples=scores.examples, check=CHECK, question=QUESTION, search=range(N))
 
 
 def setting(*, max_extra: float = 10.0, when: str = "always", **more: object) -> Setting:
@@ -26,68 +26,68 @@ def setting(*, max_extra: float = 10.0, when: str = "always", **more: object) ->
 
 
 def test_a_cap_is_kept_to_the_token() -> None:
-    found = evaluator(PlantedSight(examples(N))).outcome(setting(max_extra=0.2), range(N))
+    found = evaluator(PlantedScores(examples(N))).outcome(setting(max_extra=0.2), range(N))
     assert found.tokens.sum() == N * 100 * 1.2
-    assert found.again.sum() == N * 100 * 0.2 / PER_LOOK
+    assert found.crop_setup.sum() == N * 100 * 0.2 / PER_LOOK
 
 
 def test_the_least_certain_are_looked_at_first() -> None:
-    sight = PlantedSight(examples(N))
-    found = evaluator(sight).outcome(setting(max_extra=0.1), range(N))
-    firsts = np.abs([reading.margin for reading in sight.first(FIRST, range(N))])
-    assert max(firsts[found.again]) < min(firsts[~found.again])
+    scores = PlantedScores(examples(N))
+    found = evaluator(scores).outcome(setting(max_extra=0.1), range(N))
+    firsts = np.abs([reading.margin for reading in scores.first(FIRST, range(N))])
+    assert max(firsts[found.crop_setup]) < min(firsts[~found.crop_setup])
 
 
 def test_no_more_is_read_than_the_cap_lets_through_and_some_ahead() -> None:
-    sight = PlantedSight(examples(400))
-    evaluator(sight).outcome(setting(max_extra=0.01), range(400))
-    assert len(sight.read_second) < 100
+    scores = PlantedScores(examples(400))
+    evaluator(scores).outcome(setting(max_extra=0.01), range(400))
+    assert len(scores.read_second) < 100
 
 
 def test_without_a_second_look_the_first_one_stands() -> None:
-    sight = PlantedSight(examples(N))
-    found = evaluator(sight).outcome(Setting(first=FIRST), range(N))
-    assert found.margins.tolist() == [reading.margin for reading in sight.first(FIRST, range(N))]
-    assert not found.again.any()
+    scores = PlantedScores(examples(N))
+    found = evaluator(scores).outcome(Setting(first=FIRST), range(N))
+    assert found.margins.tolist() == [reading.margin for reading in scores.first(FIRST, range(N))]
+    assert not found.crop_setup.any()
     assert found.mean_tokens == 100
 
 
 def test_images_that_were_shrunk_are_looked_at_again() -> None:
-    class Shrunk(PlantedSight):
+    class Shrunk(PlantedScores):
         def shrink(self, first: First, image: int) -> float:
             return 2.0 if image % 3 == 0 else 1.4
 
     found = evaluator(Shrunk(examples(N))).outcome(setting(when="shrunk", shrink=1.5), range(N))
-    assert found.again.tolist() == [image % 3 == 0 for image in range(N)]
+    assert found.crop_setup.tolist() == [image % 3 == 0 for image in range(N)]
 
 
 def test_a_search_for_nothing_costs_what_it_took() -> None:
-    class Diffuse(PlantedSight):
+    class Diffuse(PlantedScores):
         def second(self, first: First, policy: CropPolicy, images: Sequence[int]) -> list[Looked]:
             return [Looked(rows=(), tokens=30) for _ in images]
 
-    sight = Diffuse(examples(N))
-    found = evaluator(sight).outcome(setting(), range(N))
+    scores = Diffuse(examples(N))
+    found = evaluator(scores).outcome(setting(), range(N))
     assert found.mean_tokens == 130
-    assert not found.again.any()
-    assert found.margins.tolist() == [reading.margin for reading in sight.first(FIRST, range(N))]
+    assert not found.crop_setup.any()
+    assert found.margins.tolist() == [reading.margin for reading in scores.first(FIRST, range(N))]
 
 
 def test_fusions_differ_by_what_is_made_of_the_same_readings() -> None:
-    sight = PlantedSight(examples(N), helps=lambda first, policy: True)
-    judge = evaluator(sight)
+    scores = PlantedScores(examples(N), helps=lambda first, policy: True)
+    judge = evaluator(scores)
     mean, largest, second = (judge.outcome(setting(fuse=fuse), range(N)).margins for fuse in ("mean", "max", "second"))
-    firsts = np.array([reading.margin for reading in sight.first(FIRST, range(N))])
+    firsts = np.array([reading.margin for reading in scores.first(FIRST, range(N))])
     assert mean == pytest.approx((firsts + second) / 2)
     assert largest == pytest.approx(np.maximum(firsts, second))
 
 
 def test_the_gate_goes_by_what_the_search_part_certifies() -> None:
-    good = PlantedSight(examples(400), first_strength=lambda first: 4.0)
-    few = Evaluator(sight=good, examples=good.examples, check=CHECK, question=QUESTION, search=range(40))
-    many = Evaluator(sight=good, examples=good.examples, check=CHECK, question=QUESTION, search=range(400))
+    good = PlantedScores(examples(400), first_strength=lambda first: 4.0)
+    few = Evaluator(scores=good, examples=good.examples, check=CHECK, question=QUESTION, search=range(40))
+    many = Evaluator(scores=good, examples=good.examples, check=CHECK, question=QUESTION, search=range(400))
     assert few.first_thresholds(FIRST).review is None  # 20 positives certify no recall of .95
     found = many.first_thresholds(FIRST)
     assert found.review is not None
     uncertain = many.outcome(setting(when="uncertain", band=0.5), range(400))
-    assert 0 < uncertain.again.sum() < 200
+    assert 0 < uncertain.crop_setup.sum() < 200

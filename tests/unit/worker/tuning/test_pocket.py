@@ -17,7 +17,7 @@ from scanfleet.config.settings import load_settings
 from worker.scoring.factory import question_of
 from worker.scoring.model import Model, load_model
 from worker.tuning.run import Plan, Tuning
-from worker.tuning.score_cache import ModelSight
+from worker.tuning.score_cache import ScoreCache
 from worker.tuning.search_space import First, Kept
 
 CHECK = load_check("overlay").model_copy(update={"max_pixels": 96 * 96})
@@ -48,8 +48,8 @@ def labelled(n: int) -> list[Example]:
     ]
 
 
-def sight_of(model: Model, examples: list[Example]) -> ModelSight:
-    return ModelSight(
+def scores_of(model: Model, examples: list[Example]) -> ScoreCache:
+    return ScoreCache(
         model=model,
         question=QUESTION,
         adapter=None,
@@ -75,10 +75,10 @@ def test_tune_sees_what_everybody_sees(model: Model, policy: CropPolicy) -> None
     images: list[Image.Image] = [one.open(one.path) for one in examples]
     scorer = model.scorer(QUESTION, None, policy=policy)
     firsts = scorer.score([scorer.prepare(image) for image in images])
-    expected = look_again(scorer, model.refiner(QUESTION, policy, None), images, firsts)
-    sight = sight_of(model, examples)
-    found = sight.second(FIRST, policy, range(3))
-    assert [one.margin for one in sight.first(FIRST, range(3))] == pytest.approx(
+    expected = look_again(scorer, model.crop_reader(QUESTION, policy, None), images, firsts)
+    scores = scores_of(model, examples)
+    found = scores.second(FIRST, policy, range(3))
+    assert [one.margin for one in scores.first(FIRST, range(3))] == pytest.approx(
         [one.margin for one in firsts], abs=1e-4
     )
     for mine, theirs in zip(found, expected, strict=True):
@@ -95,7 +95,7 @@ def test_a_whole_tuning(model: Model) -> None:
         identity=replace(model.identity),
         kept=Kept(),
         examples=examples,
-        sight=sight_of(model, examples),
+        scores=scores_of(model, examples),
     )
     record = tuning.run(lambda *_: None)
     assert record["trials"] == 8

@@ -11,7 +11,7 @@ from producer.cli.training.tune import show_report
 from scanfleet.checks.check import load_check
 from scanfleet.errors import RequestError
 from tests.unit.worker.tuning.test_search import crop_helps, plan
-from tests.unit.worker.tuning.tuned_sight import IDENTITY, QUESTION, PlantedSight, examples
+from tests.unit.worker.tuning.tuned_scores import IDENTITY, QUESTION, PlantedScores, examples
 from worker.tuning import report
 from worker.tuning.run import Tuning
 from worker.tuning.search_space import Kept
@@ -19,14 +19,14 @@ from worker.tuning.search_space import Kept
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    sight = PlantedSight(examples(120), helps=crop_helps)
+    scores = PlantedScores(examples(120), helps=crop_helps)
     tuning = Tuning(
         plan(trials=20, name="specks-2"),
         question=QUESTION,
         identity=IDENTITY,
         kept=Kept(),
-        examples=sight.examples,
-        sight=sight,
+        examples=scores.examples,
+        scores=scores,
     )
     return tuning.run(lambda *_: None) | {"images": tuning.images_record({"a.png": "gone"})}
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from models.crops.policy import CropPolicy
 from models.errors import ImageUnsuitable, ModelInvalid
-from models.fake import FakePrepared, FakeRefiner, FakeScorer
+from models.fake import FakeCropReader, FakePrepared, FakeScorer
 from models.training.data.types import Example
 from models.types import Question, Reading
 from scanfleet.errors import BadLabels
-from tests.unit.worker.tuning.tuned_sight import QUESTION, examples
+from tests.unit.worker.tuning.tuned_scores import QUESTION, examples
 from worker.scoring.model import Model
-from worker.tuning.score_cache import ModelSight
+from worker.tuning.score_cache import ScoreCache
 from worker.tuning.search import Impossible
 from worker.tuning.search_space import First
 
@@ -44,7 +44,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.scorers: list[Attentive] = []
-        self.refiners: list[FakeRefiner] = []
+        self.crop_readers: list[FakeCropReader] = []
         self.firsts: list[Reading] = []
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Attentive:
@@ -52,22 +52,22 @@ class Counted:
         self.scorers.append(Attentive(question=question))
         return self.scorers[-1]
 
-    def refiner(self, question: Question, policy: CropPolicy, adapter: Path | None) -> FakeRefiner:
+    def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> FakeCropReader:
         if policy.look == "tiles":
             raise ModelInvalid("no tiles here")
         model = self
 
-        class Watched(FakeRefiner):
+        class Watched(FakeCropReader):
             def views(self, image: Image.Image, first: Reading) -> Any:
                 model.firsts.append(first)
                 return super().views(image, first)
 
-        self.refiners.append(Watched(scorer=Attentive(question=question), pointed=policy.pointed, cost=7))
-        return self.refiners[-1]
+        self.crop_readers.append(Watched(scorer=Attentive(question=question), pointed=policy.pointed, cost=7))
+        return self.crop_readers[-1]
 
     @property
     def pointed_at(self) -> int:
-        return sum(sum(one.calls) for one in self.refiners)
+        return sum(sum(one.calls) for one in self.crop_readers)
 
     @property
     def scored(self) -> int:
@@ -81,8 +81,8 @@ def pictures(size: tuple[int, int] = SIZE) -> list[Example]:
     ]
 
 
-def sight_of(model: Counted, *, size: tuple[int, int] = SIZE, **more: Any) -> ModelSight:
-    return ModelSight(
+def scores_of(model: Counted, *, size: tuple[int, int] = SIZE, **more: Any) -> ScoreCache:
+    return ScoreCache(
         model=cast("Model", model),
         question=QUESTION,
         adapter=None,
@@ -98,18 +98,18 @@ def sight_of(model: Counted, *, size: tuple[int, int] = SIZE, **more: Any) -> Mo
 
 def test_a_first_look_is_read_once() -> None:
     model = Counted()
-    sight = sight_of(model)
-    once, again = sight.first(PLAIN, range(N)), sight.first(PLAIN, [3, 1])
-    assert again == [once[3], once[1]]
+    scores = scores_of(model)
+    once, crop_setup = scores.first(PLAIN, range(N)), scores.first(PLAIN, [3, 1])
+    assert crop_setup == [once[3], once[1]]
     assert model.scored == N
     assert len({reading.margin for reading in once}) == N
 
 
 def test_other_words_and_other_budgets_are_other_first_looks() -> None:
     model = Counted()
-    sight = sight_of(model)
+    scores = scores_of(model)
     for first in (PLAIN, First(words="small-parts", max_pixels=PLAIN.max_pixels), First(words="plain", max_pixels=900)):
-        sight.first(first, [0])
+        scores.first(first, [0])
     asked = [one.question for one in model.scorers]
     assert [question.max_pixels for question in asked] == [PLAIN.max_pixels, PLAIN.max_pixels, 900]
     assert asked[0].prompt != asked[1].prompt
@@ -117,58 +117,58 @@ def test_other_words_and_other_budgets_are_other_first_looks() -> None:
 
 def test_a_second_look_is_read_once_whatever_the_fusion() -> None:
     model = Counted()
-    sight = sight_of(model)
-    one = sight.second(PLAIN, PAIR, range(N))
+    scores = scores_of(model)
+    one = scores.second(PLAIN, PAIR, range(N))
     scored, pointed = model.scored, model.pointed_at
-    assert sight.second(PLAIN, replace(PAIR, fuse="max"), range(N)) == one
+    assert scores.second(PLAIN, replace(PAIR, fuse="max"), range(N)) == one
     assert (model.scored, model.pointed_at) == (scored, pointed)
     assert all(looked.tokens == 7 and looked.cost == 7 + looked.rows[0].visual_tokens for looked in one)
 
 
 def test_looks_at_other_budgets_share_the_region() -> None:
     model = Counted()
-    sight = sight_of(model)
-    sight.second(PLAIN, PAIR, range(N))
-    sight.second(PLAIN, replace(PAIR, look="crop", crop_pixels=2000), range(N))
+    scores = scores_of(model)
+    scores.second(PLAIN, PAIR, range(N))
+    scores.second(PLAIN, replace(PAIR, look="crop", crop_pixels=2000), range(N))
     assert model.pointed_at == N
-    sight.second(PLAIN, replace(PAIR, method="grad-att"), range(N))
+    scores.second(PLAIN, replace(PAIR, method="grad-att"), range(N))
     assert model.pointed_at == 2 * N
 
 
 def test_a_look_that_is_not_pointed_costs_its_rows_alone() -> None:
     model = Counted()
-    looked = sight_of(model).second(PLAIN, CropPolicy(look="larger", crop_pixels=2000), [0])[0]
+    looked = scores_of(model).second(PLAIN, CropPolicy(look="larger", crop_pixels=2000), [0])[0]
     assert (looked.tokens, len(looked.rows), model.pointed_at) == (0, 1, 0)
 
 
 def test_attention_without_room_is_read_again_where_it_is_wanted() -> None:
     model = Counted()
-    sight = sight_of(model, attention_bytes=250)  # of two images and a half
-    sight.first(PLAIN, range(N))
-    sight.second(PLAIN, PAIR, range(N))
+    scores = scores_of(model, attention_bytes=250)  # of two images and a half
+    scores.first(PLAIN, range(N))
+    scores.second(PLAIN, PAIR, range(N))
     assert all(first.attention is not None for first in model.firsts)
     assert len(model.firsts) == N
 
 
 def test_a_look_that_the_model_cannot_take_is_impossible() -> None:
     with pytest.raises(Impossible, match="no tiles here"):
-        sight_of(Counted()).second(PLAIN, CropPolicy(look="tiles"), [0])
+        scores_of(Counted()).second(PLAIN, CropPolicy(look="tiles"), [0])
 
 
 def test_an_image_that_the_model_cannot_take_is_named() -> None:
     with pytest.raises(BadLabels, match=r"0000.*thin strip"):
-        sight_of(Counted(), size=(500, 4)).first(PLAIN, [0])
+        scores_of(Counted(), size=(500, 4)).first(PLAIN, [0])
 
 
 def test_tokens_are_known_from_sizes_alone() -> None:
     model = Counted()
-    sight = sight_of(model)
-    expected = sight.first_tokens(PLAIN, range(N))
+    scores = scores_of(model)
+    expected = scores.first_tokens(PLAIN, range(N))
     assert model.scored == 0
-    assert expected == sum(reading.visual_tokens for reading in sight.first(PLAIN, range(N))) / N
+    assert expected == sum(reading.visual_tokens for reading in scores.first(PLAIN, range(N))) / N
 
 
 def test_shrinking_is_that_of_the_first_look() -> None:
-    sight = sight_of(Counted())
-    assert sight.shrink(PLAIN, 0) == 1
-    assert sight.shrink(First(words="plain", max_pixels=600), 0) == pytest.approx(2, abs=0.1)
+    scores = scores_of(Counted())
+    assert scores.shrink(PLAIN, 0) == 1
+    assert scores.shrink(First(words="plain", max_pixels=600), 0) == pytest.approx(2, abs=0.1)

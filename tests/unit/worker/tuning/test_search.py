@@ -10,7 +10,7 @@ from models.crops.policy import CropPolicy
 from models.inputs.wording import names
 from models.types import Question, Reading
 from scanfleet.checks.check import Check
-from tests.unit.worker.tuning.tuned_sight import CHECK, IDENTITY, QUESTION, PlantedSight, examples
+from tests.unit.worker.tuning.tuned_scores import CHECK, IDENTITY, QUESTION, PlantedScores, examples
 from worker.tuning.run import Plan, Tuning
 from worker.tuning.search import Stopped
 from worker.tuning.search_space import First, Kept, standing
@@ -24,8 +24,10 @@ def plan(**more: Any) -> Plan:
     )
 
 
-def tune(sight: PlantedSight, *, kept: Kept = NOTHING, question: Question = QUESTION, **more: Any) -> dict[str, Any]:
-    tuning = Tuning(plan(**more), question=question, identity=IDENTITY, kept=kept, examples=sight.examples, sight=sight)
+def tune(scores: PlantedScores, *, kept: Kept = NOTHING, question: Question = QUESTION, **more: Any) -> dict[str, Any]:
+    tuning = Tuning(
+        plan(**more), question=question, identity=IDENTITY, kept=kept, examples=scores.examples, scores=scores
+    )
     return tuning.run(lambda done, total, seconds: None)
 
 
@@ -34,7 +36,7 @@ def crop_helps(first: First, policy: CropPolicy) -> bool:
 
 
 def test_it_finds_the_look_that_shows_what_is_there() -> None:
-    record = tune(PlantedSight(examples(240), helps=crop_helps))
+    record = tune(PlantedScores(examples(240), helps=crop_helps))
     assert record["chosen"] is not None, record["reason"]
     row = record["front"][record["chosen"]]
     crop = row["setting"]["crop"]
@@ -45,8 +47,8 @@ def test_it_finds_the_look_that_shows_what_is_there() -> None:
 
 
 def test_it_finds_words_that_help() -> None:
-    sight = PlantedSight(examples(240), first_strength=lambda first: 3.0 if first.words == names()[-1] else 0.0)
-    record = tune(sight)
+    scores = PlantedScores(examples(240), first_strength=lambda first: 3.0 if first.words == names()[-1] else 0.0)
+    record = tune(scores)
     assert record["chosen"] is not None, record["reason"]
     assert record["front"][record["chosen"]]["setting"]["words"] == names()[-1]
     assert record["tuned"]["check"]["prompt"] != CHECK.prompt
@@ -54,48 +56,48 @@ def test_it_finds_words_that_help() -> None:
 
 def test_no_setting_of_the_front_costs_more_than_the_limit() -> None:
     for limit in (1.0, 1.3):
-        record = tune(PlantedSight(examples(100), helps=crop_helps), max_cost=limit, trials=20)
+        record = tune(PlantedScores(examples(100), helps=crop_helps), max_cost=limit, trials=20)
         assert record["front"]
         assert all(row["searched"]["cost"] <= limit for row in record["front"])
 
 
 def test_nothing_over_the_limit_is_read() -> None:
-    sight = PlantedSight(examples(160), first_strength=lambda first: first.max_pixels / CHECK.max_pixels)
-    tune(sight, max_cost=1.3, trials=20)
+    scores = PlantedScores(examples(160), first_strength=lambda first: first.max_pixels / CHECK.max_pixels)
+    tune(scores, max_cost=1.3, trials=20)
     # The larger budget at equal cost is a baseline, and at the limit or below it.
-    assert max(first.max_pixels for first, _ in sight.read_first) <= 1.3 * CHECK.max_pixels
-    assert {first.max_pixels for first, _ in sight.read_first} > {CHECK.max_pixels}
+    assert max(first.max_pixels for first, _ in scores.read_first) <= 1.3 * CHECK.max_pixels
+    assert {first.max_pixels for first, _ in scores.read_first} > {CHECK.max_pixels}
 
 
 def test_noise_is_not_sold_as_a_gain() -> None:
     for seed in range(2):
-        record = tune(PlantedSight(examples(120)), seed=seed, trials=20)
+        record = tune(PlantedScores(examples(120)), seed=seed, trials=20)
         assert record["chosen"] is None
         assert record["tuned"] is None
         assert "no setting is measurably better" in record["reason"] or "nothing better" in record["reason"]
 
 
 def test_held_out_images_are_read_for_the_front_alone() -> None:
-    sight = PlantedSight(examples(100), helps=crop_helps)
-    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=sight.examples, sight=sight)
+    scores = PlantedScores(examples(100), helps=crop_helps)
+    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=scores.examples, scores=scores)
     seen_at_the_end: list[int] = []
-    record = tuning.run(lambda *_: None, searched=lambda: seen_at_the_end.append(len(sight.read_first)))
-    during = {image for _, image in sight.read_first[: seen_at_the_end[0]]}
+    record = tuning.run(lambda *_: None, searched=lambda: seen_at_the_end.append(len(scores.read_first)))
+    during = {image for _, image in scores.read_first[: seen_at_the_end[0]]}
     assert during == set(tuning.parts.search)
     assert len(record["front"]) < record["trials"]
 
 
 def test_a_gain_on_the_search_part_alone_is_not_believed() -> None:
-    sight = PlantedSight(examples(200))
-    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=sight.examples, sight=sight)
+    scores = PlantedScores(examples(200))
+    tuning = Tuning(plan(), question=QUESTION, identity=IDENTITY, kept=Kept(), examples=scores.examples, scores=scores)
     lucky = set(tuning.parts.search)
-    plain = sight.first
+    plain = scores.first
 
     def first(way: First, images: Any) -> Any:
-        sight.first_strength = lambda way: 4.0 if way.words != "plain" and set(images) <= lucky else 0.0
+        scores.first_strength = lambda way: 4.0 if way.words != "plain" and set(images) <= lucky else 0.0
         return plain(way, images)
 
-    sight.first = first  # type: ignore[method-assign]
+    scores.first = first  # type: ignore[method-assign]
     record = tuning.run(lambda *_: None)
     best = max(record["front"], key=lambda row: row["searched"]["value"])
     assert best["searched"]["value"] > 0.5
@@ -104,21 +106,23 @@ def test_a_gain_on_the_search_part_alone_is_not_believed() -> None:
 
 
 def test_a_seed_repeats_the_whole_search() -> None:
-    one, again, other = (tune(PlantedSight(examples(120), helps=crop_helps), trials=20, seed=s) for s in (3, 3, 4))
-    assert one == again
+    one, crop_setup, other = (
+        tune(PlantedScores(examples(120), helps=crop_helps), trials=20, seed=s) for s in (3, 3, 4)
+    )
+    assert one == crop_setup
     assert one["tried"] != other["tried"]
 
 
 def test_an_adapter_keeps_its_words_and_its_first_budget() -> None:
-    sight = PlantedSight(examples(120), helps=crop_helps)
-    record = tune(sight, kept=Kept(words=True, budget=True), trials=25)
+    scores = PlantedScores(examples(120), helps=crop_helps)
+    record = tune(scores, kept=Kept(words=True, budget=True), trials=25)
     tried = [one["setting"] for one in record["tried"]]
     assert {(one["words"], one["max_pixels"]) for one in tried} == {("plain", CHECK.max_pixels)}
     assert any("adapter" in note for note in record["notes"])
 
 
 def test_a_stopped_search_is_judged_on_what_it_knows() -> None:
-    sight = PlantedSight(examples(160), helps=crop_helps)
+    scores = PlantedScores(examples(160), helps=crop_helps)
     stops = {"left": 30}
 
     def count() -> None:
@@ -126,8 +130,8 @@ def test_a_stopped_search_is_judged_on_what_it_knows() -> None:
         if stops["left"] == 0:
             raise Stopped
 
-    sight.before_reading = count
-    record = tune(sight, trials=200)
+    scores.before_reading = count
+    record = tune(scores, trials=200)
     assert record["stopped"]
     assert 0 < record["trials"] < 200
     assert record["front"]
@@ -135,7 +139,7 @@ def test_a_stopped_search_is_judged_on_what_it_knows() -> None:
 
 def test_the_check_as_it_stands_may_look_twice_already() -> None:
     check = Check.model_validate(CHECK.model_dump() | {"crop": {"when": "always", "look": "crop", "max_extra": 1.0}})
-    record = tune(PlantedSight(examples(160), helps=crop_helps), check=check, trials=10)
+    record = tune(PlantedScores(examples(160), helps=crop_helps), check=check, trials=10)
     assert record["standing"]["again"] == 1.0
     assert record["standing"]["cost"] == 1.0
     best = max(record["front"], key=lambda row: row["searched"]["value"])
@@ -149,13 +153,13 @@ def test_a_plain_classification_is_judged_by_its_accuracy(helps: Callable[[First
     question = Question(
         name="specks", prompt="Is there a speck?", labels=("speck", "none"), flags=frozenset(), max_pixels=320 * 320
     )
-    record = tune(PlantedSight(examples(200), helps=helps), check=check, question=question)
+    record = tune(PlantedScores(examples(200), helps=helps), check=check, question=question)
     assert record["objective"]["name"] == "accuracy"
     assert (record["chosen"] is not None) == (helps is crop_helps)
 
 
 def test_few_images_decide_nothing() -> None:
-    few = tune(PlantedSight(examples(36), helps=crop_helps), trials=25)
+    few = tune(PlantedScores(examples(36), helps=crop_helps), trials=25)
     assert few["chosen"] is None
     assert "too few images" in few["reason"]
     assert any("only a large change" in note for note in few["notes"])
@@ -163,7 +167,7 @@ def test_few_images_decide_nothing() -> None:
 
 @pytest.mark.parametrize("largest", [320 * 320, 10**9])
 def test_a_larger_budget_that_read_nothing_larger_is_called_so(largest: int) -> None:
-    class Small(PlantedSight):
+    class Small(PlantedScores):
         def first(self, first: First, images: Sequence[int]) -> list[Reading]:
             return super().first(replace(first, max_pixels=min(first.max_pixels, largest)), images)
 

@@ -9,16 +9,16 @@ import pytest
 
 from models.types import Question
 from scanfleet.errors import BadLabels
-from tests.unit.worker.tuning.tuned_sight import CHECK, QUESTION, examples
+from tests.unit.worker.tuning.tuned_scores import CHECK, QUESTION, examples
 from worker.tuning.objective import Objective, Outcome, Truth, measure
 from worker.tuning.search import Tried, front
 from worker.tuning.search_space import BEGINNINGS, First, Setting, Space, as_check, first_budgets, standing
-from worker.tuning.splits import halves, parts_of
+from worker.tuning.splits import halves, splits_of
 
 
 def test_groups_are_never_cut() -> None:
     labelled = examples(120, per_group=3)
-    parts = parts_of(labelled, QUESTION, seed=0)
+    parts = splits_of(labelled, QUESTION, seed=0)
     groups = [{labelled[at].cluster for at in part} for part in (parts.search, parts.held_out)]
     assert not groups[0] & groups[1]
     assert sorted(parts.search + parts.held_out) == list(range(120))
@@ -27,13 +27,13 @@ def test_groups_are_never_cut() -> None:
 def test_both_parts_have_both_sides_alike() -> None:
     labelled = examples(40)
     for seed in range(5):
-        parts = parts_of(labelled, QUESTION, seed=seed)
+        parts = splits_of(labelled, QUESTION, seed=seed)
         assert [sum(labelled[at].label == 0 for at in part) for part in (parts.search, parts.held_out)] == [10, 10]
 
 
 def test_a_seed_cuts_in_its_own_way() -> None:
     labelled = examples(60)
-    cuts = {parts_of(labelled, QUESTION, seed=seed).search for seed in (1, 1, 2)}
+    cuts = {splits_of(labelled, QUESTION, seed=seed).search for seed in (1, 1, 2)}
     assert len(cuts) == 2
 
 
@@ -53,19 +53,22 @@ def test_too_few_of_a_side_are_told(labels: list[int], words: str) -> None:
 
     labelled = [replace(one, label=label) for one, label in zip(examples(len(labels)), labels, strict=True)]
     with pytest.raises(BadLabels, match=words):
-        parts_of(labelled, QUESTION, seed=0)
+        splits_of(labelled, QUESTION, seed=0)
 
 
 def test_a_classification_with_one_label_alone_is_told() -> None:
     question = Question(name="kinds", prompt="Which?", labels=("a", "b"), flags=frozenset())
     with pytest.raises(BadLabels, match="1 of the labels"):
-        parts_of(examples(60, labels=1), question, seed=0)
+        splits_of(examples(60, labels=1), question, seed=0)
 
 
 def outcome(margins: list[float], right: list[bool] | None = None) -> Outcome:
     n = len(margins)
     return Outcome(
-        margins=np.array(margins), right=np.array(right or [True] * n), tokens=np.ones(n), again=np.zeros(n, dtype=bool)
+        margins=np.array(margins),
+        right=np.array(right or [True] * n),
+        tokens=np.ones(n),
+        crop_setup=np.zeros(n, dtype=bool),
     )
 
 

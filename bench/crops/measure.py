@@ -16,16 +16,16 @@ from models.adapters.calibration import Thresholds
 from models.adapters.card import read_card
 from models.crops.batch import Looked, look_again, packed
 from models.crops.cutting import cut
-from models.crops.refiner import PolicyRefiner
+from models.crops.reader import PolicyCropReader
 from models.inputs.wording import PLAIN, names, variant
 from models.network.base import BaseModel, load_base
 from models.pocket.scenes.planted import Planted, large, planted
 from models.relevance.maps import Mapper
 from models.relevance.regions import Region
 from models.scoring.prefill import PrefillScorer
-from models.types import Box, Reading, Refiner, Scorer
+from models.types import Box, CropReader, Reading, Scorer
 from scanfleet.checks.crop import CropSettings
-from worker.scoring.crop_gate import band_of, why_again
+from worker.scoring.crop_gate import band_of, crop_reason
 
 CHECK = "razor"
 SEED = 7_500_000  # nothing was trained, calibrated, tuned or chosen on these pictures
@@ -42,14 +42,14 @@ class Eyes:
 
     base: BaseModel
     scorer: PrefillScorer
-    refiners: dict[str, PolicyRefiner]
+    crop_readers: dict[str, PolicyCropReader]
     others: dict[str, PrefillScorer]
     thresholds: Thresholds | None
 
     def uncertain(self, reading: Reading) -> bool:
         """As a check with `crop = "uncertain"` has it."""
         band = band_of(thresholds=self.thresholds, calibrator=None, has_flags=True)
-        return why_again(CropSettings(when="uncertain"), reading, band, shrink=1.0) is not None
+        return crop_reason(CropSettings(when="uncertain"), reading, band, shrink=1.0) is not None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,7 +102,7 @@ def make_eyes(every: Sequence[Arm]) -> Eyes:
     return Eyes(
         base=base,
         scorer=scorer,
-        refiners={arm.name: PolicyRefiner(base=base, scorer=scorer, policy=arm.policy) for arm in every},
+        crop_readers={arm.name: PolicyCropReader(base=base, scorer=scorer, policy=arm.policy) for arm in every},
         others={
             name: PrefillScorer(base=base, question=question, identity=scorer.identity)
             for name, question in worded.items()
@@ -114,7 +114,7 @@ def make_eyes(every: Sequence[Arm]) -> Eyes:
 def look(eyes: Eyes, every: Sequence[Arm], kind: str, n: int) -> Seen:
     """Every arm over n pictures of a set."""
     seen = Seen()
-    blanks = {name: refiner.blank_tokens for name, refiner in eyes.refiners.items()}
+    blanks = {name: crop_reader.blank_tokens for name, crop_reader in eyes.crop_readers.items()}
     for some in batches(kind, n):
         first = scored(eyes.scorer, some)
         start = len(seen.target)
@@ -128,7 +128,7 @@ def look(eyes: Eyes, every: Sequence[Arm], kind: str, n: int) -> Seen:
         for name, scorer in eyes.others.items():
             readings = scored(scorer, some)
             seen.note(name, [reading.margin for reading in readings], [0.0] * len(readings))
-    seen.blanks.update((name, eyes.refiners[name].blank_tokens - earlier) for name, earlier in blanks.items())
+    seen.blanks.update((name, eyes.crop_readers[name].blank_tokens - earlier) for name, earlier in blanks.items())
     return seen
 
 
@@ -148,11 +148,11 @@ def scored(scorer: PrefillScorer, pictures: Sequence[Planted]) -> list[Reading]:
 
 
 def _take(eyes: Eyes, seen: Seen, arm: Arm, pictures: Sequence[Planted], first: Sequence[Reading], start: int) -> None:
-    scorer, refiner = cast("Scorer", eyes.scorer), cast("Refiner", eyes.refiners[arm.name])
+    scorer, crop_reader = cast("Scorer", eyes.scorer), cast("CropReader", eyes.crop_readers[arm.name])
     chosen = [number for number, reading in enumerate(first) if not arm.gated or eyes.uncertain(reading)]
     found = look_again(
         scorer,
-        refiner,
+        crop_reader,
         [pictures[number].image for number in chosen],
         [first[number] for number in chosen],
         batch_tokens=BATCH_TOKENS,

@@ -50,7 +50,7 @@ def noise(*parts: object) -> float:
 
 
 @dataclass
-class PlantedSight:
+class PlantedScores:
     """helps: whether a second look shows what is there. strength: by how many standard deviations then."""
 
     examples: Sequence[Example]

@@ -26,7 +26,7 @@ from models.network.base import BaseModel, Precision, load_base
 from models.network.lora import add_lora, save_lora
 from models.relevance.regions import Region
 from models.scoring.head import Head, write_head
-from models.types import Pointed, Question, Reading, Refiner, Step
+from models.types import CropReader, Pointed, Question, Reading, Step
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(
@@ -120,9 +120,9 @@ def images_in(row: object) -> tuple[PreparedImage, ...]:
 
 
 def test_a_pair_is_the_original_and_the_magnified_crop_each_within_its_budget(base: BaseModel) -> None:
-    refiner = factory.refiner(base, QUESTION, PAIR)
+    crop_reader = factory.crop_reader(base, QUESTION, PAIR)
     image = tiny.picture(300, 200, 1)
-    (row,) = refiner.rows(image, ANYWHERE)
+    (row,) = crop_reader.rows(image, ANYWHERE)
     context, crop = images_in(row)
     assert context.original_size == image.size
     assert PAIR.context_pixels // UNIT * 0.7 <= context.visual_tokens <= PAIR.context_pixels // UNIT
@@ -135,8 +135,8 @@ def test_a_pair_is_the_original_and_the_magnified_crop_each_within_its_budget(ba
 @pytest.mark.parametrize(("look", "rows"), [("crop", 1), ("reweight", 1), ("larger", 1), ("tiles", 4)])
 def test_every_other_look_gives_rows_that_the_scorer_reads(base: BaseModel, look: str, rows: int) -> None:
     policy = replace(PAIR, look=look, crop_pixels=240 * 240)  # type: ignore[arg-type]
-    refiner = factory.refiner(base, QUESTION, policy)
-    found = refiner.rows(tiny.picture(600, 600, 1), ANYWHERE if refiner.pointed else None)
+    crop_reader = factory.crop_reader(base, QUESTION, policy)
+    found = crop_reader.rows(tiny.picture(600, 600, 1), ANYWHERE if crop_reader.pointed else None)
     assert len(found) >= rows
     assert all(np.isfinite(reading.margin) for reading in factory.scorer(base, QUESTION).score(found))
 
@@ -148,22 +148,22 @@ def test_single_pixels_of_large_images_are_read_at_every_border(
 ) -> None:
     x0, y0 = (start % side for start, side in zip(corners[:2], size, strict=True))
     pointed = Pointed(corners=(x0, y0, x0 + 1, y0 + 1), size=size)
-    (row,) = factory.refiner(base, QUESTION, PAIR).rows(Image.new("RGB", size), pointed)
+    (row,) = factory.crop_reader(base, QUESTION, PAIR).rows(Image.new("RGB", size), pointed)
     assert images_in(row)[1].visual_tokens > 0.9 * PAIR.crop_pixels // UNIT
 
 
 def test_where_nothing_was_found_there_are_no_rows_and_the_first_look_stands(base: BaseModel) -> None:
-    refiner = factory.refiner(base, QUESTION, PAIR)
+    crop_reader = factory.crop_reader(base, QUESTION, PAIR)
     first = Reading(margin=1.0, logits=(1.0, 0.0, 0.0), mass=1.0, visual_tokens=9)
-    rows = refiner.rows(tiny.picture(90, 90, 1), Pointed(corners=None, size=(90, 90), why_not="diffuse"))
+    rows = crop_reader.rows(tiny.picture(90, 90, 1), Pointed(corners=None, size=(90, 90), why_not="diffuse"))
     assert rows == ()
-    assert refiner.fuse(first, ()) is first
+    assert crop_reader.fuse(first, ()) is first
 
 
 def test_a_strip_that_the_model_cannot_take_is_an_unsuitable_image(base: BaseModel) -> None:
     first = Reading(margin=1.0, logits=(1.0, 0.0, 0.0), mass=1.0, visual_tokens=9)
     with pytest.raises(ImageUnsuitable):
-        factory.refiner(base, QUESTION, PAIR).views(Image.new("RGB", (3000, 10)), first)
+        factory.crop_reader(base, QUESTION, PAIR).views(Image.new("RGB", (3000, 10)), first)
 
 
 def test_steps_and_unknown_layers_are_refused_before_any_image(base: BaseModel) -> None:
@@ -172,9 +172,9 @@ def test_steps_and_unknown_layers_are_refused_before_any_image(base: BaseModel) 
         Step(prompt="?", answers=(("yes", "overlay"), ("no", "natural"))),
     )
     with pytest.raises(ModelInvalid, match=r"has steps.*take \[crop\] out"):
-        factory.refiner(base, replace(QUESTION, steps=steps), PAIR)
+        factory.crop_reader(base, replace(QUESTION, steps=steps), PAIR)
     with pytest.raises(ModelInvalid, match="no layer 7"):
-        factory.refiner(base, QUESTION, replace(PAIR, layers=(7,)))
+        factory.crop_reader(base, QUESTION, replace(PAIR, layers=(7,)))
 
 
 # Pointing
@@ -192,37 +192,39 @@ def test_a_map_of_the_recorded_first_look_costs_nothing_and_any_other_what_it_sa
         policy = policies[name]
         scorer = factory.scorer(base, QUESTION, policy=None if name == "not recorded" else policy)
         (first,) = scorer.score([scorer.prepare(image)])
-        refiner = factory.refiner(base, QUESTION, policy)
-        views = refiner.views(image, first)
-        (pointed,) = refiner.point([views])
+        crop_reader = factory.crop_reader(base, QUESTION, policy)
+        views = crop_reader.views(image, first)
+        (pointed,) = crop_reader.point([views])
         assert pointed.tokens == times * first.visual_tokens, name
         assert views.visual_tokens == max(1, pointed.tokens)
 
 
 def test_tiles_are_looked_through_one_by_one_and_counted(base: BaseModel) -> None:
     policy = replace(PAIR, tiled=True)
-    scorer, refiner = factory.scorer(base, QUESTION, policy=policy), factory.refiner(base, QUESTION, policy)
-    assert (scorer.detail, refiner.views_detail) != (None, scorer.detail)
+    scorer, crop_reader = factory.scorer(base, QUESTION, policy=policy), factory.crop_reader(base, QUESTION, policy)
+    assert (scorer.detail, crop_reader.views_detail) != (None, scorer.detail)
     image = spotted(3000, 500, 1)
     (first,) = scorer.score([scorer.prepare(image)])
-    views = refiner.views(image, first)
-    (pointed,) = refiner.point([views])
+    views = crop_reader.views(image, first)
+    (pointed,) = crop_reader.point([views])
     assert len(views.images) == 3
     assert pointed.tokens == views.visual_tokens == sum(tile.visual_tokens for tile in views.images)
     assert pointed.size == image.size
-    small = refiner.views(spotted(300, 200, 2), first)
+    small = crop_reader.views(spotted(300, 200, 2), first)
     assert len(small.images) == 1
 
 
 @pytest.mark.parametrize("tiled", [False, True])
 def test_pointing_is_the_same_alone_in_company_and_from_two_lanes_at_once(base: BaseModel, tiled: bool) -> None:
     policy = replace(PAIR, tiled=tiled, reference="generic")
-    scorer, refiner = factory.scorer(base, QUESTION), factory.refiner(base, QUESTION, policy)
+    scorer, crop_reader = factory.scorer(base, QUESTION), factory.crop_reader(base, QUESTION, policy)
     images = [spotted(300, 200, 1), spotted(1700, 300, 2), spotted(200, 390, 3)]
-    views = [refiner.views(*each) for each in zip(images, scorer.score(list(map(scorer.prepare, images))), strict=True)]
-    alone = [refiner.point([view])[0] for view in views]
+    views = [
+        crop_reader.views(*each) for each in zip(images, scorer.score(list(map(scorer.prepare, images))), strict=True)
+    ]
+    alone = [crop_reader.point([view])[0] for view in views]
     with ThreadPoolExecutor(2) as lanes:
-        tasks = [lanes.submit(refiner.point, views[::order]) for order in (1, -1, 1, -1)]
+        tasks = [lanes.submit(crop_reader.point, views[::order]) for order in (1, -1, 1, -1)]
         found = [task.result()[::order] for task, order in zip(tasks, (1, -1, 1, -1), strict=True)]
     for together in found:
         assert [pointed.corners for pointed in together] == [pointed.corners for pointed in alone]
@@ -236,17 +238,17 @@ def test_pointing_is_the_same_alone_in_company_and_from_two_lanes_at_once(base: 
 
 def margins(base: BaseModel, adapter: Path | None) -> list[float]:
     """Of the fused answers to pictures that are looked at again at one place."""
-    scorer, refiner = (
+    scorer, crop_reader = (
         factory.scorer(base, QUESTION, adapter, policy=PAIR),
-        factory.refiner(base, QUESTION, PAIR, adapter),
+        factory.crop_reader(base, QUESTION, PAIR, adapter),
     )
     found = []
     for seed in range(3):
         image = tiny.picture(300, 200, seed)
         (first,) = scorer.score([scorer.prepare(image)])
-        assert refiner.point([refiner.views(image, first)])[0].tokens == 0
-        second = scorer.score(refiner.rows(image, ANYWHERE))
-        both = refiner.fuse(first, second)
+        assert crop_reader.point([crop_reader.views(image, first)])[0].tokens == 0
+        second = scorer.score(crop_reader.rows(image, ANYWHERE))
+        both = crop_reader.fuse(first, second)
         assert both.visual_tokens == first.visual_tokens + second[0].visual_tokens
         found.append(both.margin)
     return found
@@ -292,11 +294,11 @@ def test_a_head_answers_both_looks(base: BaseModel, tmp_path: Path) -> None:
 def test_a_second_look_from_end_to_end_is_what_its_parts_say(base: BaseModel) -> None:
     policy = replace(PAIR, look="tiles", fuse="max")
     scorer = factory.scorer(base, QUESTION)
-    refiner: Refiner = factory.refiner(base, QUESTION, policy)
+    crop_reader: CropReader = factory.crop_reader(base, QUESTION, policy)
     images = [tiny.picture(300, 200, 1), tiny.picture(90, 90, 2)]
     firsts = scorer.score([scorer.prepare(image) for image in images])
-    for image, first, looked in zip(images, firsts, look_again(scorer, refiner, images, firsts), strict=True):
-        rows = refiner.rows(image, None)
+    for image, first, looked in zip(images, firsts, look_again(scorer, crop_reader, images, firsts), strict=True):
+        rows = crop_reader.rows(image, None)
         assert looked.tokens == sum(row.visual_tokens for row in rows)
         best = max([first, *looked.second], key=lambda look: look.margin)
         assert looked.fused.margin == best.margin

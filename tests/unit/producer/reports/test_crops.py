@@ -16,12 +16,12 @@ from PIL import Image
 from producer.cli.scans.results import echo_results
 from producer.cli.scans.times import echo_times
 from producer.reports.contact_sheet import write_report
-from producer.reports.drawing import LOOKED_AT, draw_look, look_in_words
+from producer.reports.drawing import LOOKED_AT, crop_in_words, draw_crop
+from producer.reports.explanations import entry
 from producer.reports.export import write_results
-from producer.reports.legend import entry
 from scanfleet.checks.check import load_check
 from scanfleet.checks.crop import CropSettings, crop_text
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.scans.batches import NewImage
@@ -29,27 +29,27 @@ from scanfleet.stats.stage_times import StageTimes
 from scanfleet.storage.folder import FolderStore
 from tests.worker_rig import png, rig
 
-LOOK = SecondLook(
+LOOK = CropResult(
     why="uncertain", first=0.25, second=-3.5, box=(10, 20, 110, 220), sharpness=4.5, tokens=190, look="pair",
     method="rel-att",
 )  # fmt: skip
 
 
-def result(look: SecondLook | None) -> Result:
+def result(look: CropResult | None) -> Result:
     given: dict[str, Any] = dict.fromkeys(("root", "etag", "size", "width", "height", "content_sha256", "meta"))
     return Result(image_id=1, scan="s", uri="/a.jpg", state="verdict", crop=look, **given)
 
 
-def exported(look: SecondLook | None, form: str) -> str:
+def exported(look: CropResult | None, form: str) -> str:
     file = io.BytesIO()
     write_results([result(look)], file, form=form)
     return file.getvalue().decode()
 
 
 def test_the_ledger_gives_back_what_it_was_given() -> None:
-    assert SecondLook.read(json.loads(json.dumps(LOOK.record()))) == LOOK
-    assert SecondLook.read(None) is None
-    assert [SecondLook(why="always", first=0.0, look="pair", skipped=why).complete for why in ("cap", "diffuse")] == [
+    assert CropResult.read(json.loads(json.dumps(LOOK.record()))) == LOOK
+    assert CropResult.read(None) is None
+    assert [CropResult(why="always", first=0.0, look="pair", skipped=why).complete for why in ("cap", "diffuse")] == [
         False,
         True,
     ]
@@ -71,7 +71,7 @@ def test_exports_hold_both_looks() -> None:
 def test_the_list_has_a_column_of_looks_where_there_were_two(capsys: pytest.CaptureFixture[str]) -> None:
     echo_results([result(None)])
     assert "looks" not in capsys.readouterr().out
-    echo_results([result(LOOK), result(None), result(SecondLook(why="shrunk", first=1.0, look="pair", skipped="cap"))])
+    echo_results([result(LOOK), result(None), result(CropResult(why="shrunk", first=1.0, look="pair", skipped="cap"))])
     header, first, second, third = capsys.readouterr().out.splitlines()
     assert header.split()[-2:] == ["looks", "uri"]
     assert first.split()[-3:] == ["+0.250", "-3.500", "/a.jpg"]
@@ -81,11 +81,11 @@ def test_the_list_has_a_column_of_looks_where_there_were_two(capsys: pytest.Capt
 
 def test_the_region_is_drawn_where_it_is_on_the_smaller_picture() -> None:
     image = Image.new("RGB", (100, 50))
-    draw_look(image, LOOK, size=(1000, 500))
+    draw_crop(image, LOOK, size=(1000, 500))
     painted = np.argwhere((np.asarray(image) == LOOKED_AT[1]).all(-1))
     assert (painted.min(0).tolist(), painted.max(0).tolist()) == ([2, 1], [22, 11])
     untouched = Image.new("RGB", (100, 50))
-    draw_look(untouched, SecondLook(why="always", first=0.0, look="pair", skipped="diffuse"), size=(1000, 500))
+    draw_crop(untouched, CropResult(why="always", first=0.0, look="pair", skipped="diffuse"), size=(1000, 500))
     assert not np.asarray(untouched).any()
 
 
@@ -101,7 +101,7 @@ def test_the_sheet_tells_both_looks(tmp_path: Path) -> None:
         worker.drain()
         found = list(iter_results(worker.engine, ResultFilter(scan=scan)))
         n_shown = write_report(worker.engine, worker.settings, scan, tmp_path / "sheet.html")
-    words = [look_in_words(each.crop) for each in found if each.decision != "clear"]
+    words = [crop_in_words(each.crop) for each in found if each.decision != "clear"]
     page = (tmp_path / "sheet.html").read_text()
     assert n_shown == len(words) > 0
     for each in words:

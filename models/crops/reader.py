@@ -43,8 +43,8 @@ class Views:
     visual_tokens: int
 
 
-class PolicyRefiner:
-    """Implements `models.types.Refiner` by a policy, over a scorer that shares its base."""
+class PolicyCropReader:
+    """Implements `models.types.CropReader` by a policy, over a scorer that shares its base."""
 
     def __init__(self, *, base: BaseModel, scorer: PrefillScorer, policy: CropPolicy) -> None:
         """Raises ModelInvalid for a look that the model cannot take, now and not at the first image."""

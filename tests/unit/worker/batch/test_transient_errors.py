@@ -45,9 +45,9 @@ def in_the_midst(worker: Rig, hold: Hold, act: Callable[[], None]) -> None:
     hold.gate.set()
 
 
-def knocks(worker: Rig) -> list[int]:
+def due(worker: Rig) -> list[int]:
     with transaction(worker.engine) as connection:
-        due = notifications.due_for_ring(connection, ring_again_seconds=30, max_outstanding=100)
+        due = notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=100)
     return [batch_id for batch_id, _ in due]
 
 
@@ -67,7 +67,7 @@ def test_a_hand_back_keeps_what_is_scored(tmp_path: Path) -> None:
         batch = worker.rows(Batch)[0]
         assert 0 < done.n_verdicts < 60
         assert done.n_verdicts == batch.n_verdicts == len(worker.margins(scan))
-        assert (batch.state, batch.attempts, batch.rung_at, batch.not_before) == ("ready", 0, None, None)
+        assert (batch.state, batch.attempts, batch.notified_at, batch.not_before) == ("ready", 0, None, None)
 
 
 def test_pausing_a_scan_hands_its_batches_back_within_the_reconcile_interval(tmp_path: Path) -> None:
@@ -108,21 +108,21 @@ def test_a_store_that_is_away_holds_its_scan_and_one_probe_frees_it(tmp_path: Pa
     with rig(tmp_path, store=store, fetch_threads=2) as worker:
         worker.store = store.inner
         scan = worker.scan(images, batch_images=4)
-        assert len(knocks(worker)) == 10
+        assert len(due(worker)) == 10
         worker.drain()
         assert worker.pipeline.n_taken == LIMIT  # the other batches are left alone
         assert worker.progress(scan).waiting_for == "the bucket is away: https://bucket/key"
-        assert knocks(worker) == []
+        assert due(worker) == []
         with transaction(worker.engine) as connection:
             connection.execute(sa.update(Scan).values(not_before=None))
-        probe = knocks(worker)
+        probe = due(worker)
         assert len(probe) == 1
-        assert knocks(worker) == []
+        assert due(worker) == []
         store.down.clear()
         hold_back(worker)
         worker.pipeline.run(probe[0])
         assert worker.rows(Scan)[0].trouble == 0
-        assert len(knocks(worker)) == 10 - LIMIT - 1  # at once, though they had been knocked for before
+        assert len(due(worker)) == 10 - LIMIT - 1  # at once, though they had been knocked for before
         worker.drain()
         worker.forget_backoff()
         worker.drain()
@@ -142,7 +142,7 @@ def test_lost_causes_at_the_front_do_not_hold_up_the_rest(tmp_path: Path) -> Non
             with transaction(worker.engine) as connection:  # every pause is over
                 connection.execute(sa.update(Scan).values(not_before=None))
                 connection.execute(sa.update(Batch).values(not_before=None))
-            for batch_id in knocks(worker):
+            for batch_id in due(worker):
                 worker.pipeline.run(batch_id)
         assert worker.progress(scan).n_verdicts == 60
         assert worker.progress(scan).n_failures == 0

@@ -15,11 +15,11 @@ from models.adapters.card import read_card
 from models.types import Reading
 from producer.cli.scans.outcome import echo_summary
 from producer.reports.contact_sheet import _template
-from producer.reports.legend import entry
+from producer.reports.explanations import entry
 from producer.reports.summary import summarise
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings, crop_text
-from scanfleet.checks.crop_result import SecondLook
+from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.results.calibrations import Fitted
 from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.tables import Image, ScorerRow, Verdict
@@ -48,9 +48,9 @@ def reading(margin: float) -> Reading:
     return Reading(margin=margin, logits=(margin, 0.0, -9.0), mass=1.0, visual_tokens=10)
 
 
-LOOKED = SecondLook(why="uncertain", first=0.5, second=-5.0, look="pair")
-DIFFUSE = SecondLook(why="uncertain", first=0.5, skipped="diffuse", look="pair")
-CAPPED = SecondLook(why="uncertain", first=0.5, skipped="cap", look="pair")
+LOOKED = CropResult(why="uncertain", first=0.5, second=-5.0, look="pair")
+DIFFUSE = CropResult(why="uncertain", first=0.5, skipped="diffuse", look="pair")
+CAPPED = CropResult(why="uncertain", first=0.5, skipped="cap", look="pair")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ CAPPED = SecondLook(why="uncertain", first=0.5, skipped="cap", look="pair")
         (CAPPED, 50.0, "review"),
     ],
 )
-def test_an_untried_second_look_flags_and_never_clears(crop: SecondLook | None, margin: float, decision: str) -> None:
+def test_an_untried_second_look_flags_and_never_clears(crop: CropResult | None, margin: float, decision: str) -> None:
     check = check_with(CropSettings(band=0.1))
     policy = margins_of(check, own(check), same_budget=True, fitted=None).policy.after(crop)
     made = policy.decide(reading(margin), complete=crop is None or crop.complete)

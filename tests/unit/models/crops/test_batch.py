@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from models import factory
 from models.crops.batch import Looked, look_again
 from models.crops.policy import CropPolicy, Look
-from models.crops.refiner import PolicyRefiner, Views
+from models.crops.reader import PolicyCropReader, Views
 from models.crops.wholes import WHOLES, whole_rows
 from models.network.base import BaseModel, load_base
 from models.pocket.scenes.planted import planted
@@ -65,7 +65,7 @@ def counting(base: BaseModel) -> Iterator[Count]:
         hook.remove()
 
 
-class Decided(PolicyRefiner):
+class Decided(PolicyCropReader):
     """Points somewhere even when the map is diffuse, so that every look is taken to its end."""
 
     def point(self, views: Sequence[Views]) -> list[Pointed]:
@@ -78,11 +78,11 @@ class Decided(PolicyRefiner):
 def looked(base: BaseModel, policy: CropPolicy, images: list[Image.Image]) -> tuple[list[Looked], int]:
     """Both looks at the images, and what the network read for the second ones; blank images have been read before."""
     scorer = factory.scorer(base, QUESTION, policy=policy)
-    refiner = Decided(base=base, scorer=factory.scorer(base, QUESTION), policy=policy)
+    crop_reader = Decided(base=base, scorer=factory.scorer(base, QUESTION), policy=policy)
     firsts = scorer.score([scorer.prepare(image) for image in images])
-    look_again(scorer, refiner, images, firsts)
+    look_again(scorer, crop_reader, images, firsts)
     with counting(base) as count:
-        found = look_again(scorer, refiner, images, firsts)
+        found = look_again(scorer, crop_reader, images, firsts)
     return found, count.tokens
 
 
