@@ -23,5 +23,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in TABLES:
         op.execute(f"UPDATE {table} SET rung_at = notified_at WHERE state = 'ready'")
-        with op.batch_alter_table(table) as batch_op:
-            batch_op.drop_column("notified_at")
+        op.drop_column(table, "notified_at")  # as it is: a table that others point at cannot be copied on SQLite
