@@ -20,7 +20,7 @@ DELAYS_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 log = structlog.get_logger()
 
 
-def patiently(action: Callable[[], T], *, delays: tuple[float, ...] = DELAYS_SECONDS) -> T:
+def retry_database(action: Callable[[], T], *, delays: tuple[float, ...] = DELAYS_SECONDS) -> T:
     """Do it; while the database is away, again after each of the delays. `action` must be safe to repeat.
 
     Raises DatabaseUnavailable after the last one.

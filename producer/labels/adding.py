@@ -17,7 +17,7 @@ from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadLabels, SourceNotFound
-from scanfleet.retry import patiently
+from scanfleet.retry import retry_database
 
 
 def add_one(
@@ -53,8 +53,8 @@ def add_one(
     for fault in fetched.unread.values():
         raise (SourceNotFound if fault.reason == "gone" else BadLabels)(f"{uri}: {fault}")
     parcel = pack([said], fetched, check, Faults(uri), origin="person", settles=settle)
-    summary = patiently(lambda: summarise(engine, parcel))
-    added = patiently(lambda: write(engine, parcel))
+    summary = retry_database(lambda: summarise(engine, parcel))
+    added = retry_database(lambda: write(engine, parcel))
     if not added:
         return f"{said.who} said so before: nothing was added"
     split = next(name for splits in summary.table.values() for name, n in splits.items() if n)

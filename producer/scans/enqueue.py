@@ -27,7 +27,7 @@ from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import EmptySource, RequestError
 from scanfleet.reconcile import notify_all
-from scanfleet.retry import patiently
+from scanfleet.retry import retry_database
 
 SIFT_IMAGES = 1024  # images asked about in one read, when most of a listing is held already
 BROKER_AWAY_SECONDS = 30.0  # after a knock failed, the producer lists on and tries again only then
@@ -85,7 +85,7 @@ def enqueue(
     first = next(images, None)  # a faulty source shows here, before anything is written
     if first is None:
         raise EmptySource(_nothing_in(listing))
-    scan, new = patiently(lambda: _open(engine, settings, listing, check, fresh=fresh))
+    scan, new = retry_database(lambda: _open(engine, settings, listing, check, fresh=fresh))
     _refuse_cancelled(scan)
     again = _without_held(engine, scan.id, listing.images(_resume_at(scan)))
     images = chain([first], images) if new else again
@@ -93,9 +93,9 @@ def enqueue(
     yield run.snapshot()
     portions = pages(images, batch_images=settings.batch_images)
     while not run.full and (page := next(portions, None)) is not None:
-        patiently(partial(run.write, page))
+        retry_database(partial(run.write, page))
         yield run.snapshot()
-    patiently(run.end)
+    retry_database(run.end)
     yield run.snapshot(ended=True)
 
 
@@ -213,7 +213,7 @@ def _without_held(engine: sa.Engine, scan_id: str, images: Iterable[NewImage]) -
             with reading(engine) as connection:
                 return batches.not_yet_held(connection, scan_id, page)
 
-        yield from patiently(sift)
+        yield from retry_database(sift)
 
 
 def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:

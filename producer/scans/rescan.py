@@ -25,7 +25,7 @@ from scanfleet.db.scans.checks import get_check
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
-from scanfleet.retry import patiently
+from scanfleet.retry import retry_database
 
 DEFAULT_WIDTH = 1.0  # logits
 DEFAULT_AUDIT, LEAST_AUDIT, MOST_AUDIT = 0.05, 100, 2000  # a fraction of the rest, and images
@@ -150,7 +150,7 @@ def _pool(root: ScanInfo, adapter_id: int | None, width: float | None) -> Pool:
 
 def enqueue_rescan(engine: sa.Engine, app: Celery, settings: Settings, plan: Plan) -> Iterator[Enqueued]:
     """Write the scan and its images, and ring for the workers. Yields after each page; the last one is `ended`."""
-    scan = plan.known or patiently(lambda: _open(engine, plan))
+    scan = plan.known or retry_database(lambda: _open(engine, plan))
     walk = _Walk(engine, settings, scan, plan.root, Notifier(engine, app, settings))
     yield walk.snapshot()
     size = settings.batch_images
@@ -197,10 +197,10 @@ class _Walk:
         """Write one page; behind the last one, the end."""
         cursor = self._cursor
         if cursor is None:
-            patiently(self._end)
+            retry_database(self._end)
             return
-        page, following = patiently(lambda: self._read(cursor, size))
-        patiently(lambda: self._write(cursor, page, following))
+        page, following = retry_database(lambda: self._read(cursor, size))
+        retry_database(lambda: self._write(cursor, page, following))
 
     def _read(self, cursor: Cursor, size: int) -> tuple[list[NewImage], Cursor | None]:
         """A page, and where the next one begins. Holds up nobody: in a large archive it may take a while."""

@@ -32,7 +32,7 @@ from scanfleet.db.schema import ledger
 from scanfleet.errors import BrokerUnavailable, RequestError
 from scanfleet.messages import score_queue
 from scanfleet.queue.app import make_app
-from scanfleet.retry import patiently
+from scanfleet.retry import retry_database
 
 SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
 
@@ -111,7 +111,7 @@ def free_batches(engine: sa.Engine, pid: int) -> None:
         with transaction(engine) as connection:
             expire_worker(connection, host=host, pid=pid)
 
-    patiently(free)
+    retry_database(free)
 
 
 def require_column(listing: Listing, column: str) -> None:

@@ -17,7 +17,7 @@ from scanfleet.db.scans import scans
 from scanfleet.db.scans.scans import Progress, ScanInfo
 from scanfleet.db.scans.workers import live_workers
 from scanfleet.reconcile import reconcile_once
-from scanfleet.retry import patiently
+from scanfleet.retry import retry_database
 
 LOOK_SECONDS = 0.25  # between two looks at the ledger
 ENDED = ("done", "cancelled")
@@ -55,7 +55,7 @@ def watch(engine: sa.Engine, scan_id: str, *, every_seconds: float = LOOK_SECOND
     """How the scan stands, again and again until it has ended; the last one says how it did. Only reads."""
     pause = Event()
     while True:
-        now = patiently(lambda: standing(engine, scan_id))
+        now = retry_database(lambda: standing(engine, scan_id))
         yield now
         if now.ended:
             return
@@ -70,5 +70,5 @@ def tend(engine: sa.Engine, app: Celery, settings: Settings, scan_id: str) -> It
         if now.ended:
             return
         if time.monotonic() >= due_at:
-            patiently(lambda: reconcile_once(engine, app, settings))
+            retry_database(lambda: reconcile_once(engine, app, settings))
             due_at = time.monotonic() + settings.reconcile_seconds

@@ -26,7 +26,7 @@ from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import BrokerUnavailable, GateNotPassed, RequestError, TrainingFailed
 from scanfleet.messages import TRAIN_QUEUE
 from scanfleet.queue.app import notify_training
-from scanfleet.retry import patiently
+from scanfleet.retry import retry_database
 
 log = structlog.get_logger()
 
@@ -166,7 +166,7 @@ def watch(engine: sa.Engine, training_id: int) -> Iterator[TrainingInfo]:
 
     pause = Event()
     while True:
-        now = patiently(look)
+        now = retry_database(look)
         yield now
         if now.ended:
             return

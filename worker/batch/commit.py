@@ -17,7 +17,7 @@ from scanfleet.errors import DatabaseUnavailable, LeaseLost
 from scanfleet.stats.stage_times import SECONDS
 from worker.batch.leases import Lease
 from worker.batch.timing import Totals
-from worker.runtime.retry import persist
+from worker.runtime.retry import retry_until
 from worker.runtime.shutdown import Stop
 
 log = structlog.get_logger()
@@ -108,7 +108,7 @@ class BatchWriter:
                     lease.deadline = asked_at + lease.claim.lease_seconds
 
         try:
-            persist(attempt, until=lambda: lease.deadline, stop=self._stop)
+            retry_until(attempt, until=lambda: lease.deadline, stop=self._stop)
         except LeaseLost:
             log.warning("late_result_dropped", batch=lease.claim.batch_id, token=lease.claim.token)
             return False

@@ -24,7 +24,7 @@ from worker.batch.results import BatchResults
 from worker.batch.stages import AnswersByContent, ScanBytes, Stages
 from worker.batch.timing import LEFT_OVER, Stopwatch, Totals
 from worker.runtime.circuit_breaker import Breaker
-from worker.runtime.retry import persist
+from worker.runtime.retry import retry_until
 from worker.runtime.shutdown import Stop
 from worker.scoring.champions import ScorerCache
 from worker.scoring.crop_gate import Allowance
@@ -62,7 +62,7 @@ class Pipeline:
             return
         deadline = time.monotonic() + self._stages.settings.lease_seconds
         try:
-            lease = persist(
+            lease = retry_until(
                 lambda: self.leases.claim(queue=self._queue, notified=notified), until=lambda: deadline, stop=self._stop
             )
         except DatabaseUnavailable as error:
@@ -165,7 +165,7 @@ class Pipeline:
         ended = self._stages.tracker.whole.expect(seconds=SCORER_SECONDS)
         try:
             check_id = lease.claim.check_id
-            return persist(lambda: self._scorers.resolve(check_id), until=lambda: lease.deadline, stop=self._stop)
+            return retry_until(lambda: self._scorers.resolve(check_id), until=lambda: lease.deadline, stop=self._stop)
         finally:
             ended()
 

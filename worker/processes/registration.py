@@ -15,7 +15,7 @@ from scanfleet.db.engine import transaction
 from scanfleet.db.scans.workers import beat, set_ready, set_waiting, start_worker, stop_worker
 from scanfleet.errors import DatabaseUnavailable
 from scanfleet.redaction import storable
-from worker.runtime.retry import until_it_heals
+from worker.runtime.retry import retry_startup
 from worker.runtime.timer import Timer
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ class Row:
             with transaction(self._engine) as connection:
                 set_ready(connection, self._worker, device=device)
 
-        until_it_heals(begin, what="ledger")
+        retry_startup(begin, what="ledger")
         self._say = say
 
 
@@ -73,7 +73,7 @@ def registered_worker(engine: sa.Engine, *, worker: str, queue: str, device: str
                 connection, worker=worker, host=socket.gethostname(), pid=os.getpid(), queue=queue, device=device
             )
 
-    until_it_heals(enter, what="ledger")
+    retry_startup(enter, what="ledger")
     row = Row(engine, worker)
     timer = Timer("worker_row", row.say, seconds=BEAT_SECONDS)
     timer.start()

@@ -24,7 +24,7 @@ from worker.processes.components import running
 from worker.processes.registration import new_name, registered_worker
 from worker.processes.timers import signs_of, timers
 from worker.runtime.exit import EX_TEMPFAIL, exit_overdue
-from worker.runtime.retry import until_it_heals
+from worker.runtime.retry import retry_startup
 from worker.runtime.shutdown import Stop
 from worker.scoring.adapters import register_shipped
 from worker.scoring.model import load_model
@@ -57,11 +57,11 @@ def serve(settings: Settings) -> int:
 
     check_access(settings)
     with ExitStack() as stack:
-        engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
+        engine = retry_startup(lambda: stack.enter_context(ledger(settings)), what="ledger")
         queue, name = score_queue(settings.model), new_name()
         row = stack.enter_context(registered_worker(engine, worker=name, queue=queue, device=settings.device))
-        model = until_it_heals(lambda: load_model(settings), what="model", tell=row.wait_for)
-        until_it_heals(lambda: register_shipped(engine, model.identity), what="ledger")
+        model = retry_startup(lambda: load_model(settings), what="model", tell=row.wait_for)
+        retry_startup(lambda: register_shipped(engine, model.identity), what="ledger")
         scoring = stack.enter_context(
             running(
                 settings,

@@ -26,7 +26,7 @@ from worker.processes.registration import new_name, registered_worker
 from worker.processes.score_worker import check_access
 from worker.processes.timers import CLEAR_SECONDS, STALLED_SECONDS, WATCH_SECONDS
 from worker.runtime.exit import EX_TEMPFAIL, exit_overdue
-from worker.runtime.retry import until_it_heals
+from worker.runtime.retry import retry_startup
 from worker.runtime.shutdown import Stop
 from worker.runtime.timer import Timer
 from worker.runtime.watchdog import Watchdog, answers
@@ -43,12 +43,12 @@ def serve_training(settings: Settings) -> int:
     stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=exit_overdue)
     check_access(settings)
     with ExitStack() as stack:
-        engine = until_it_heals(lambda: stack.enter_context(ledger(settings)), what="ledger")
+        engine = retry_startup(lambda: stack.enter_context(ledger(settings)), what="ledger")
         name = new_name()
         row = stack.enter_context(registered_worker(engine, worker=name, queue=TRAIN_QUEUE, device=settings.device))
-        identity = until_it_heals(lambda: find_base(settings), what="model", tell=row.wait_for)
+        identity = retry_startup(lambda: find_base(settings), what="model", tell=row.wait_for)
         # What a new adapter is compared with must be known, also before any worker scored.
-        until_it_heals(lambda: register_shipped(engine, identity), what="ledger")
+        retry_startup(lambda: register_shipped(engine, identity), what="ledger")
         trainer = Trainer(engine, settings, name=name, stop=stop)
         app = make_training_app(settings, trainer)
         row.ready(device=settings.device, say=_signs_of(trainer))

@@ -19,7 +19,7 @@ MAX_PAUSE_SECONDS = 5.0  # between two tries to reach the database
 T = TypeVar("T")
 
 
-def persist(call: Callable[[], T], *, until: Callable[[], float], stop: Stop) -> T:
+def retry_until(call: Callable[[], T], *, until: Callable[[], float], stop: Stop) -> T:
     """Call again, with growing pauses, while the database is away and `until` (time.monotonic()) lies ahead.
 
     Raises what the last call raised.
@@ -36,7 +36,7 @@ def persist(call: Callable[[], T], *, until: Callable[[], float], stop: Stop) ->
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
 
-def until_it_heals(call: Callable[[], T], *, what: str, tell: Callable[[str], None] = lambda _: None) -> T:
+def retry_startup(call: Callable[[], T], *, what: str, tell: Callable[[str], None] = lambda _: None) -> T:
     """Call again, with growing pauses, while the world fails. SIGTERM ends the process meanwhile.
 
     tell: is told each time what failed.

@@ -29,7 +29,7 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.training import trainings
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import DatabaseUnavailable, LeaseLost
-from worker.runtime.retry import persist
+from worker.runtime.retry import retry_until
 from worker.runtime.shutdown import Stop
 from worker.runtime.timer import Timer
 
@@ -226,7 +226,7 @@ class Attempt:
                 statement(connection)
 
         try:
-            persist(write, until=lambda: deadline, stop=self._stop)
+            retry_until(write, until=lambda: deadline, stop=self._stop)
         except LeaseLost as error:
             log.warning("training_lost", training=self._held.id, error=str(error))
         except DatabaseUnavailable as error:

@@ -12,7 +12,7 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.training import trainings, upkeep
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import DatabaseUnavailable
-from worker.runtime.retry import persist
+from worker.runtime.retry import retry_until
 from worker.runtime.shutdown import Stop
 from worker.training.attempt import CHILD, Attempt
 from worker.training.workspace import FOLDER, needs_cleaning, sweep
@@ -61,7 +61,7 @@ class Trainer:
                 )
 
         try:
-            return persist(claim, until=lambda: deadline, stop=self._stop)
+            return retry_until(claim, until=lambda: deadline, stop=self._stop)
         except DatabaseUnavailable as error:
             log.warning("claim_failed", training=notified, error=str(error))  # it is ready still and is rung for again
             return None

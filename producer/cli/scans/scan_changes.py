@@ -139,7 +139,7 @@ def _change(flags: Flags, scan_id: str, action: Callable[[sa.Connection, str], T
     """Do something to a scan in one transaction; again when the database could not do it at this moment."""
     from scanfleet.db.engine import transaction
     from scanfleet.db.scans import scans as store
-    from scanfleet.retry import patiently
+    from scanfleet.retry import retry_database
 
     def attempt() -> tuple[ScanInfo, T]:
         with transaction(engine, long=True) as connection:
@@ -147,4 +147,4 @@ def _change(flags: Flags, scan_id: str, action: Callable[[sa.Connection, str], T
             return scan, action(connection, scan.id)
 
     with flags.ledger() as engine:
-        return patiently(attempt)
+        return retry_database(attempt)

@@ -145,7 +145,7 @@ def undo(flags: Flags, /, ids: tuple[int, ...], *, yes: bool, **wanted: Any) -> 
     """
     from scanfleet.db.engine import reading, transaction
     from scanfleet.db.labels.history import LabelFilter, count_labels, undo_labels
-    from scanfleet.retry import patiently
+    from scanfleet.retry import retry_database
 
     if not ids and wanted["who"] is None and wanted["since"] is None:
         raise click.UsageError("say which: ids (`scanfleet labels ls` shows them), --who or --since")
@@ -162,7 +162,7 @@ def undo(flags: Flags, /, ids: tuple[int, ...], *, yes: bool, **wanted: Any) -> 
             with transaction(engine, long=True) as connection:
                 return undo_labels(connection, chosen, who=user())
 
-        n = patiently(take_back)
+        n = retry_database(take_back)
     note(f"{count(n, 'label')} taken back" + ("" if n else ": nothing matches, or it was taken back before"))
 
 

@@ -64,14 +64,14 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
       scanfleet labels import coco.json --check baggage --map Pistol=gun --root s3://scans/2026
     """
     from producer.labels.importing import require_split, summarise, write
-    from scanfleet.retry import patiently
+    from scanfleet.retry import retry_database
 
     if more["where_possible"] and more["split"] is None:
         raise click.UsageError("--where-possible is of --split: name one")
     settings = flags.settings()
     with flags.ledger() as engine:
         parcel = _parcel(engine, settings, file, check_name, **more)
-        summary = patiently(lambda: summarise(engine, parcel))
+        summary = retry_database(lambda: summarise(engine, parcel))
         echo_summary(summary, parcel.split)
         require_split(parcel, summary.n_refused)
         n_unread = len(parcel.unread)
@@ -86,7 +86,7 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
             return
         if not confirm(f"add {count(summary.n_labels, 'label')}?", yes=yes, needed=most):
             return
-        n = len(patiently(lambda: write(engine, parcel)))
+        n = len(retry_database(lambda: write(engine, parcel)))
     note(f"{count(n, 'label')} added to check {parcel.check.name}")
 
 

@@ -11,7 +11,7 @@ import pytest
 from producer.local.workers import MAX_DEATHS, LocalWorkers, last_line, worker_environment
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import DatabaseUnavailable, WorkerDied
-from scanfleet.retry import patiently
+from scanfleet.retry import retry_database
 
 OBEDIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
@@ -146,10 +146,10 @@ def test_patience_waits_for_the_database_and_for_nothing_else() -> None:
             raise answer
         return answer
 
-    assert patiently(ask, delays=(0.0, 0.0)) == "here"
+    assert retry_database(ask, delays=(0.0, 0.0)) == "here"
     answers[:] = [DatabaseUnavailable("away"), DatabaseUnavailable("still away"), "too late"]
     with pytest.raises(DatabaseUnavailable, match="still"):
-        patiently(ask, delays=(0.0,))
+        retry_database(ask, delays=(0.0,))
     answers[:] = [ValueError("a bug"), "here"]
     with pytest.raises(ValueError, match="a bug"):
-        patiently(ask, delays=(0.0,))
+        retry_database(ask, delays=(0.0,))
