@@ -11,7 +11,7 @@ import structlog
 
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results import verdicts
-from scanfleet.db.results.verdicts import Known
+from scanfleet.db.results.verdicts import Answer
 from scanfleet.db.scans import crash_isolation, notifications
 from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, Retryable
@@ -207,7 +207,7 @@ def _allowance(resolved: Resolved, claim: Claim) -> Allowance | None:
 def look_up_content(engine: sa.Engine) -> AnswersByContent:
     """The ledger's answer to "what is known of these bytes?"."""
 
-    def look_up(asked: ScanBytes) -> Mapping[str, Known | ImageError]:
+    def look_up(asked: ScanBytes) -> Mapping[str, Answer | ImageError]:
         if not asked.hashes:
             return {}
         with reading(engine) as connection:

@@ -8,7 +8,7 @@ import structlog
 
 from models.types import Reading
 from scanfleet.checks.crop_result import CropResult
-from scanfleet.db.results.verdicts import Known, NewVerdict, Outcome
+from scanfleet.db.results.verdicts import Answer, NewVerdict, Outcome
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnavailable
 from scanfleet.redaction import storable
@@ -58,26 +58,9 @@ class BatchResults:
         """The store answered for an image."""
         self._n_fetched += 1
 
-    def taken_over(self, image: ClaimedImage, known: Known) -> None:
+    def taken_over(self, image: ClaimedImage, earlier: Answer) -> None:
         """The same bytes, or the same listed version, were answered by the same scorer before."""
-        verdict = NewVerdict(
-            image_id=image.id,
-            identity=image.identity,
-            content_sha256=known.content_sha256,
-            width=known.width,
-            height=known.height,
-            label=known.label,
-            decision=known.decision,
-            score=known.score,
-            margin=known.margin,
-            mass=known.mass,
-            logits=known.logits,
-            boxes=known.boxes,
-            box_problems=known.box_problems,
-            crop=known.crop,
-            reused_from=known.verdict_id,
-        )
-        self._verdicts.append(verdict)
+        self._verdicts.append(NewVerdict.reuse(earlier, image_id=image.id, identity=image.identity))
 
     def reading(
         self,

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from scanfleet.config.settings import Settings
-from scanfleet.db.results.verdicts import Known
+from scanfleet.db.results.verdicts import Answer
 from scanfleet.errors import ImageError
 from scanfleet.storage.open import StoreFinder
 from worker.batch.events import Event
@@ -34,7 +34,7 @@ class ScanBytes:
 
 WHOLE_PICTURES = 4  # decoded with all their pixels for a second look, at once
 
-AnswersByContent = Callable[[ScanBytes], Mapping[str, Known | ImageError]]
+AnswersByContent = Callable[[ScanBytes], Mapping[str, Answer | ImageError]]
 
 
 @dataclass(frozen=True, kw_only=True)
