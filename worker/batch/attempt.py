@@ -3,7 +3,7 @@
 The calling thread only coordinates: everything that happens elsewhere arrives as an event in its inbox, so an abort
 ends it at once whatever the stages are doing. Memory stays bounded: per batch, at most `fetch_threads` images are being
 fetched, about as many wait for a lookup and as many to be decoded; all batches together fetch no more files than make
-`in_hand.MANY_BYTES`, but for one in each. A stage thread holds one picture, and with a prepared one it waits until the
+`files.MANY_BYTES`, but for one in each. A stage thread holds one picture, and with a prepared one it waits until the
 device has room.
 """
 
@@ -18,14 +18,13 @@ from queue import Empty, SimpleQueue
 from models.types import Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError
+from worker.batch.context import BatchContext, ScanBytes, WorkerContext
 from worker.batch.crop_pass import CropPass
 from worker.batch.events import Abort, Answered, CropRead, Event, Fetched, Located, NotFetched, Stepped, Twins
 from worker.batch.first_pass import FirstPass
 from worker.batch.results import BatchResults
-from worker.batch.stages import Around, ScanBytes, Stages
 from worker.batch.timing import Stopwatch
 from worker.scoring.boxes import StoredBoxes, stored
-from worker.scoring.crop_gate import Allowance
 from worker.scoring.factory import Resolved
 
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
@@ -36,7 +35,7 @@ class Aborted(Exception):
 
 
 class BatchRun:
-    """`run` fills `gathered`. allowance: what its second looks may take; None: the check's share of its first looks."""
+    """`run` fills `results`. `watch.allowance` bounds the crop passes."""
 
     def __init__(
         self,
@@ -44,79 +43,73 @@ class BatchRun:
         images: Sequence[ClaimedImage],
         attempt: int,
         resolved: Resolved,
-        stages: Stages,
+        context: WorkerContext,
         results: BatchResults,
         watch: Stopwatch,
         scan_id: str,
         on_fetched: OnFetched = lambda _, __: None,
-        allowance: Allowance | None = None,
     ) -> None:
-        self._scan_id = scan_id
         self._on_fetched = on_fetched
         self._results = results
-        self._resolved = resolved
-        self._stages = stages
-        self._settings = stages.settings
+        self._worker = context
         name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
-        self._activity = stages.tracker.activity(self.abort, name=name)
         # A later attempt starts elsewhere, so that no image which keeps waiting holds up those behind it.
-        start = (attempt - 1) * self._settings.fetch_threads % len(images) if images else 0
+        start = (attempt - 1) * context.settings.fetch_threads % len(images) if images else 0
         self._todo = deque([*images[start:], *images[:start]])
         self._inbox: SimpleQueue[Event] = SimpleQueue()
-        self._over = threading.Event()
         self._fetching = 0
         self._fetched: deque[Fetched] = deque()  # and not yet looked up
         self._first = 0  # looks under way
         self._scoring = 0  # images under way: at their first look, waiting for the second, at that, or asked for boxes
         self._twins: dict[str, Twins] = {}
-        around = Around(
+        self._batch = BatchContext(
+            worker=context,
+            scan_id=scan_id,
             resolved=resolved,
-            stages=stages,
             watch=watch,
-            activity=self._activity,
-            over=self._over,
-            owner=self,
-            tell=self._inbox.put,
+            activity=context.tracker.activity(self.abort, name=name),
+            closed=threading.Event(),
+            send=self._inbox.put,
         )
         self._crop_pass: CropPass | None = None
         if resolved.crop_setup is not None:
-            share = allowance or Allowance(resolved.crop_setup.settings.max_extra)
-            self._crop_pass = CropPass(around, resolved.crop_setup, share)
-        self._steps = FirstPass(around, None if self._crop_pass is None else self._crop_pass.files)
+            assert watch.allowance is not None
+            self._crop_pass = CropPass(self._batch, resolved.crop_setup, watch.allowance)
+        self._steps = FirstPass(self._batch, None if self._crop_pass is None else self._crop_pass.files)
 
     def abort(self, why: str) -> None:
         """End `run` with Aborted; from any thread."""
-        self._over.set()
+        self._batch.closed.set()
         self._inbox.put(Abort(why=why))
 
     def run(self) -> None:
         """Raises Aborted, DatabaseUnavailable."""
         try:
-            with self._stages.tracker.under_way(self._activity):
+            with self._worker.tracker.under_way(self._batch.activity):
                 while True:
                     self._fill()
                     self._look_again()
                     if not self._fetching and not self._scoring:
                         return  # whatever was fetched has been looked up: see `_enough_to_do`
                     self._handle(self._arrivals())
-                    self._activity.sign()
+                    self._batch.activity.sign()
         finally:
-            self._over.set()  # stage threads drop what they still hold for us
-            self._stages.device.forget(self)
+            self._batch.closed.set()  # stage threads drop what they still hold for us
+            self._worker.device.forget(self._batch)
             if self._crop_pass is not None:
                 self._crop_pass.close()
-            self._stages.in_hand.drop(sum(len(item.data) for item in self._fetched))
-            self._stages.in_hand.give_up(self._fetching)
+            self._worker.files.drop(sum(len(item.data) for item in self._fetched))
+            self._worker.files.give_up(self._fetching)
 
     def _fill(self) -> None:
-        if self._results.is_blocked(patience=self._settings.fetch_threads):
+        if self._results.is_blocked(patience=self._worker.settings.fetch_threads):
             self._todo.clear()  # one after the other would only run into the same time-out
-        while self._todo and self._fetching < self._settings.fetch_threads:
-            if self._stages.in_hand.many and (self._fetching or self._first):
+        while self._todo and self._fetching < self._worker.settings.fetch_threads:
+            if self._worker.files.many and (self._fetching or self._first):
                 return
-            self._stages.in_hand.begin()
+            self._worker.files.begin()
             self._fetching += 1
-            self._stages.threads.submit(self._steps.fetch, self._todo.popleft())
+            self._worker.threads.submit(self._steps.fetch, self._todo.popleft())
 
     def _look_again(self) -> None:
         """Once no first look can come any more; and take up what came of second ones."""
@@ -143,13 +136,13 @@ class BatchRun:
                     raise Aborted(why)
                 case NotFetched(image=image, error=error):
                     self._fetching -= 1
-                    self._stages.in_hand.give_up()
+                    self._worker.files.give_up()
                     self._results.error(image, error)
                 case Fetched():
                     self._fetching -= 1
                     self._results.fetched()
                     self._fetched.append(event)
-                    self._stages.in_hand.take(len(event.data))
+                    self._worker.files.take(len(event.data))
                 case Answered():
                     self._first -= 1
                     if self._crop_pass is None or not self._crop_pass.takes(event):
@@ -167,25 +160,25 @@ class BatchRun:
 
         As long as as many of the batch as there are stage threads go to the device, nobody could take them up.
         """
-        n = self._settings.fetch_threads
-        return self._fetching > 0 and len(self._fetched) < n <= self._first and not self._stages.in_hand.many
+        n = self._worker.settings.fetch_threads
+        return self._fetching > 0 and len(self._fetched) < n <= self._first and not self._worker.files.many
 
     def _looked(self, event: Answered) -> None:
         """All looks are done. So is the image, unless it is flagged and somebody is to be asked where."""
-        boxes, prepared = self._resolved.boxes, event.twins.prepared
+        boxes, prepared = self._batch.resolved.boxes, event.twins.prepared
         event.twins.prepared = None
         if isinstance(event.result, Exception) or boxes is None or not self._wants_boxes(event):
             self._conclude(event)
         elif boxes.finder is None or prepared is None:
             self._conclude(replace(event, boxes=StoredBoxes(problems=(boxes.why_not,))))
         else:
-            self._stages.threads.submit(self._steps.locate, event, boxes.finder, prepared)
+            self._worker.threads.submit(self._steps.locate, event, boxes.finder, prepared)
 
     def _wants_boxes(self, event: Answered) -> bool:
         assert isinstance(event.result, Reading)
         complete = event.crop is None or event.crop.complete
-        policy = self._resolved.policy.after(event.crop)
-        return replace(self._resolved, policy=policy).wants_boxes(event.result, complete=complete)
+        policy = self._batch.resolved.policy.after(event.crop)
+        return replace(self._batch.resolved, policy=policy).wants_boxes(event.result, complete=complete)
 
     def _with_boxes(self, located: Located) -> Answered:
         """A device that failed makes the image wait, as in scoring; an answer that nobody can read does not."""
@@ -202,14 +195,14 @@ class BatchRun:
     def _sort_out(self) -> None:
         """Score only bytes that this scorer has not seen, neither in the ledger nor in this batch."""
         unseen = {item.sha256 for item in self._fetched} - set(self._twins)
-        asked = ScanBytes(scan_id=self._scan_id, scorer_id=self._resolved.scorer_id, hashes=unseen)
-        known = self._stages.answers_by_content(asked)
+        asked = ScanBytes(scan_id=self._batch.scan_id, scorer_id=self._batch.resolved.scorer_id, hashes=unseen)
+        known = self._worker.answers_by_content(asked)
         while self._fetched:
             self._on_fetched(self._fetched[0].image, self._fetched[0].sha256)
             item = self._fetched.popleft()
             earlier = known.get(item.sha256)
             if earlier is not None or item.sha256 in self._twins:
-                self._stages.in_hand.drop(len(item.data))
+                self._worker.files.drop(len(item.data))
             if isinstance(earlier, ImageError):
                 self._results.error(item.image, earlier)
             elif earlier is not None:
@@ -222,7 +215,7 @@ class BatchRun:
                 twins = self._twins[item.sha256] = Twins(sha256=item.sha256, images=[item.image])
                 self._scoring += 1
                 self._first += 1
-                self._stages.threads.submit(self._steps.prepare, twins, [item.data])
+                self._worker.threads.submit(self._steps.prepare, twins, [item.data])
 
     def _deliver(self, twins: Twins, images: Sequence[ClaimedImage]) -> None:
         answer = twins.answer

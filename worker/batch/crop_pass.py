@@ -24,9 +24,9 @@ from models.types import Pointed, Prepared, Reading
 from scanfleet.checks.crop_result import CAP, CropResult
 from scanfleet.errors import Retryable
 from scanfleet.stats.stage_times import SKIPPED
+from worker.batch.context import BatchContext
 from worker.batch.crop_stages import CropStages
 from worker.batch.events import Answered, CropRead, DueCrop, Stepped
-from worker.batch.stages import Around
 from worker.scoring.crop import CropSetup
 from worker.scoring.crop_gate import Allowance, Resized, crop_reason, order, shrink_of
 
@@ -37,11 +37,11 @@ GUESS = 4  # times the tokens of a first look, that a second one may take: until
 class CropPass:
     """Every method is called by the coordinator of the batch."""
 
-    def __init__(self, around: Around, crop_setup: CropSetup, allowance: Allowance) -> None:
-        self._around = around
+    def __init__(self, batch: BatchContext, crop_setup: CropSetup, allowance: Allowance) -> None:
+        self._batch = batch
         self._crop_pass = crop_setup
         self._allowance = allowance
-        self._steps = CropStages(around, crop_setup.crop_reader)
+        self._steps = CropStages(batch, crop_setup.crop_reader)
         self.files = self._steps.files
         self._due: list[DueCrop] = []  # and not yet begun
         self._ended: list[Answered] = []
@@ -64,7 +64,7 @@ class CropPass:
         if why is None:
             self.files.drop(twins.sha256)
             return False
-        if self._around.resolved.boxes is None:
+        if self._batch.resolved.boxes is None:
             twins.prepared = None
         self._due.append(DueCrop(first=answered, why=why))
         self.n_held += 1
@@ -119,7 +119,7 @@ class CropPass:
         """Have `work` done for each in the stage threads; when all have told their result, `then`."""
         self._open, self._stepping, self._then = len(dues), list(dues), then
         for due in dues:
-            self._around.stages.threads.submit(work, due)
+            self._batch.worker.threads.submit(work, due)
 
     def _going_well(self, dues: Sequence[DueCrop]) -> list[DueCrop]:
         """Those whose step did not fail; the others are at their end."""
@@ -146,7 +146,7 @@ class CropPass:
         for due in self._going_well(dues):
             pointed: Pointed = due.step
             self._allowance.correct(pointed.tokens - due.tokens)
-            self._around.watch.add(again_tokens=pointed.tokens)
+            self._batch.watch.add(again_tokens=pointed.tokens)
             due.tokens, due.pointed = pointed.tokens, pointed
             if pointed.corners is None:
                 self._skip(due, pointed.why_not)
@@ -168,7 +168,7 @@ class CropPass:
                 continue
             due.tokens += cost
             due.n_rows = len(rows)
-            self._around.stages.threads.submit(self._steps.submit_rows, due)
+            self._batch.worker.threads.submit(self._steps.submit_rows, due)
 
     # what comes of it
 
@@ -184,12 +184,12 @@ class CropPass:
         if broken is not None:
             self._end(replace(due.first, result=broken), due)
             return
-        self._around.watch.add(again=1)
+        self._batch.watch.add(again=1)
         looked = self._told(due, second=max(reading.margin for reading in second))
         self._end(replace(due.first, result=self._crop_pass.crop_reader.fuse(due.reading, second), crop=looked), due)
 
     def _skip(self, due: DueCrop, why: str) -> None:
-        self._around.watch.add(**{SKIPPED[why]: 1})
+        self._batch.watch.add(**{SKIPPED[why]: 1})
         self._end(replace(due.first, crop=self._told(due, skipped=why)), due)
 
     def _told(self, due: DueCrop, *, second: float | None = None, skipped: str | None = None) -> CropResult:

@@ -15,8 +15,8 @@ from PIL import Image
 from models.types import CropReader, Reading
 from scanfleet.errors import ImageError, Retryable
 from scanfleet.images import Enough
+from worker.batch.context import BatchContext
 from worker.batch.events import CropRead, DueCrop, Event, Stepped, Twins
-from worker.batch.stages import RETRY_SECONDS, Around
 from worker.decoding.file_buffer import KeptFiles
 from worker.device.queue import Answer
 
@@ -24,10 +24,10 @@ from worker.device.queue import Answer
 class CropStages:
     """Each of `view`, `submit_views`, `make_rows` and `submit_rows` is for the stage threads."""
 
-    def __init__(self, around: Around, crop_reader: CropReader) -> None:
-        self._around = around
+    def __init__(self, batch: BatchContext, crop_reader: CropReader) -> None:
+        self._batch = batch
         self._crop_reader = crop_reader
-        self.files = KeptFiles(around.stages.in_hand)
+        self.files = KeptFiles(batch.worker.files)
 
     def view(self, due: DueCrop) -> None:
         """Tells what is looked through."""
@@ -45,14 +45,14 @@ class CropStages:
         """The device tells where the look is pointed."""
 
         def answer(given: Answer) -> None:
-            self._around.watch.add(pointing=given.seconds)
-            self._around.tell(Stepped(due=due, result=given.result))
+            self._batch.watch.add(pointing=given.seconds)
+            self._batch.send(Stepped(due=due, result=given.result))
 
         def submit() -> None:
-            self._around.stages.device.submit_pointing(
-                owner=self._around.owner,
+            self._batch.worker.device.submit_pointing(
+                owner=self._batch,
                 crop_reader=self._crop_reader,
-                scorer=self._around.resolved.scorer,
+                scorer=self._batch.resolved.scorer,
                 views=views,
                 answer=answer,
             )
@@ -66,9 +66,9 @@ class CropStages:
 
         def submit() -> None:
             for number, row in enumerate(rows):
-                self._around.stages.device.submit(
-                    owner=self._around.owner,
-                    scorer=self._around.resolved.scorer,
+                self._batch.worker.device.submit(
+                    owner=self._batch,
+                    scorer=self._batch.resolved.scorer,
                     prepared=row,
                     answer=partial(self._row_read, due, number),
                 )
@@ -78,40 +78,39 @@ class CropStages:
     def _row_read(self, due: DueCrop, number: int, given: Answer) -> None:
         """In a device thread."""
         assert isinstance(given.result, Reading | Exception)
-        self._around.watch.read_again(given)
+        self._batch.watch.read_again(given)
         if due.answered(number, given.result):
-            self._around.tell(CropRead(due=due, answers=tuple(due.answers.values())))
+            self._batch.send(CropRead(due=due, answers=tuple(due.answers.values())))
 
     def _submit(self, submit: Callable[[], None], failed: Callable[[Exception], Event]) -> None:
-        if self._around.over.is_set():
+        if self._batch.closed.is_set():
             return
-        ended = self._around.activity.expect(seconds=0)
+        ended = self._batch.activity.expect(seconds=0)
         try:
             submit()
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(failed(error))
+            self._batch.send(failed(error))
         finally:
             ended()
 
     def _tell(self, due: DueCrop, work: Callable[[], Any]) -> None:
-        if self._around.over.is_set():
+        if self._batch.closed.is_set():
             return
-        seconds = self._around.stages.settings.fetch_deadline_seconds + RETRY_SECONDS
-        ended = self._around.activity.expect(seconds=seconds)
+        ended = self._batch.expect_fetch()
         try:
-            self._around.tell(Stepped(due=due, result=work()))
+            self._batch.send(Stepped(due=due, result=work()))
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(Stepped(due=due, result=error))
+            self._batch.send(Stepped(due=due, result=error))
         finally:
             ended()
 
     def _with_picture(self, due: DueCrop, enough: Enough | None, work: Callable[[Image.Image], Any]) -> Any:
         """What `work` makes of the image. Few are held at once, by all batches together: they have all their pixels."""
         data = self._file(due.twins)
-        with self._around.stages.pictures:
-            with self._around.watch.measure("decode"):
-                decoded = self._around.stages.decoders.decode(data, enough=enough)
-            with self._around.watch.measure("prepare"):
+        with self._batch.worker.pictures:
+            with self._batch.watch.measure("decode"):
+                decoded = self._batch.worker.decoders.decode(data, enough=enough)
+            with self._batch.watch.measure("prepare"):
                 return work(decoded.image)
 
     def _file(self, twins: Twins) -> bytes:
@@ -123,12 +122,12 @@ class CropStages:
         if kept is not None:
             return kept
         errors: list[Exception] = []
-        settings, stages = self._around.stages.settings, self._around.stages
+        worker = self._batch.worker
         for image in tuple(twins.images):
             try:
-                with self._around.watch.measure("fetch"):
-                    store = stages.stores(image.uri, image.root)
-                    data = store.fetch(image.uri, etag=image.etag, max_bytes=settings.max_image_bytes)
+                with self._batch.watch.measure("fetch"):
+                    store = worker.stores(image.uri, image.root)
+                    data = store.fetch(image.uri, etag=image.etag, max_bytes=worker.settings.max_image_bytes)
             except (ImageError, Retryable) as error:
                 errors.append(error)
                 continue

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from models.types import Finder, FoundBoxes, Prepared, Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.images import Enough
+from worker.batch.context import BatchContext
 from worker.batch.events import Answered, Fetched, Located, NotFetched, Twins
-from worker.batch.stages import RETRY_SECONDS, Around
 from worker.decoding.file_buffer import KeptFiles
 from worker.device.queue import Answer
 
@@ -20,27 +20,25 @@ from worker.device.queue import Answer
 class FirstPass:
     """kept: files that a second look may need once more; None: there is no second look."""
 
-    def __init__(self, around: Around, kept: KeptFiles | None) -> None:
-        self._around = around
-        self._stages = around.stages
-        self._settings = around.stages.settings
+    def __init__(self, batch: BatchContext, kept: KeptFiles | None) -> None:
+        self._batch = batch
         self._kept = kept
-        detail = around.resolved.scorer.detail
+        detail = batch.resolved.scorer.detail
         self._enough = None if detail is None else Enough(detail.pixels, detail.short_side)
 
     def fetch(self, image: ClaimedImage) -> None:
         """Tells the bytes."""
-        if self._around.over.is_set():
+        if self._batch.closed.is_set():
             return
-        ended = self._around.activity.expect(seconds=self._settings.fetch_deadline_seconds + RETRY_SECONDS)
+        ended = self._batch.expect_fetch()
         try:
-            with self._around.watch.measure("fetch"):
-                store = self._stages.stores(image.uri, image.root)
-                data = store.fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
+            with self._batch.watch.measure("fetch"):
+                store = self._batch.worker.stores(image.uri, image.root)
+                data = store.fetch(image.uri, etag=image.etag, max_bytes=self._batch.worker.settings.max_image_bytes)
                 sha256 = hashlib.sha256(data).hexdigest()
-            self._around.tell(Fetched(image=image, data=data, sha256=sha256))
+            self._batch.send(Fetched(image=image, data=data, sha256=sha256))
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(NotFetched(image=image, error=error))
+            self._batch.send(NotFetched(image=image, error=error))
         finally:
             ended()
 
@@ -50,59 +48,59 @@ class FirstPass:
         box: the file, taken out: the executor keeps what it was given until the end, and the end may be long off.
         """
         n_bytes = len(box[0])
-        if self._around.over.is_set():
-            self._stages.in_hand.drop(n_bytes)
+        if self._batch.closed.is_set():
+            self._batch.worker.files.drop(n_bytes)
             return
-        ended = self._around.activity.expect(
+        ended = self._batch.activity.expect(
             seconds=0
         )  # seconds by rule, and a decoder that hangs is ended by its keeper
         try:
             try:
                 data = box.pop()
-                with self._around.watch.measure("decode"):
-                    decoded = self._stages.decoders.decode(data, enough=self._enough)
+                with self._batch.watch.measure("decode"):
+                    decoded = self._batch.worker.decoders.decode(data, enough=self._enough)
                 if self._kept is not None:
                     self._kept.keep(twins.sha256, data)
                 del data
             finally:
-                self._stages.in_hand.drop(n_bytes)
+                self._batch.worker.files.drop(n_bytes)
             width, height = decoded.width, decoded.height
-            with self._around.watch.measure("prepare"):
-                prepared = self._around.resolved.scorer.prepare(decoded.image)
+            with self._batch.watch.measure("prepare"):
+                prepared = self._batch.resolved.scorer.prepare(decoded.image)
             del decoded  # its pixels need not wait for the device
-            if self._around.resolved.boxes is not None or self._kept is not None:
+            if self._batch.resolved.boxes is not None or self._kept is not None:
                 twins.prepared = prepared
             answer = self._answering(twins, width, height)
-            self._stages.device.submit(
-                owner=self._around.owner, scorer=self._around.resolved.scorer, prepared=prepared, answer=answer
+            self._batch.worker.device.submit(
+                owner=self._batch, scorer=self._batch.resolved.scorer, prepared=prepared, answer=answer
             )
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(Answered(twins=twins, result=error))
+            self._batch.send(Answered(twins=twins, result=error))
         finally:
             ended()
 
     def _answering(self, twins: Twins, width: int, height: int) -> Callable[[Answer], None]:
         def answer(given: Answer) -> None:
-            self._around.watch.answered(given)
+            self._batch.watch.answered(given)
             assert isinstance(given.result, Reading | Exception)
-            self._around.tell(Answered(twins=twins, result=given.result, width=width, height=height))
+            self._batch.send(Answered(twins=twins, result=given.result, width=width, height=height))
 
         return answer
 
     def locate(self, scored: Answered, finder: Finder, prepared: Prepared) -> None:
         """The device tells where."""
-        if self._around.over.is_set():
+        if self._batch.closed.is_set():
             return
-        ended = self._around.activity.expect(seconds=0)
+        ended = self._batch.activity.expect(seconds=0)
 
         def answer(given: Answer) -> None:
-            self._around.watch.add(boxes=given.seconds)
+            self._batch.watch.add(boxes=given.seconds)
             assert isinstance(given.result, FoundBoxes | Exception)
-            self._around.tell(Located(scored=scored, result=given.result))
+            self._batch.send(Located(scored=scored, result=given.result))
 
         try:
-            self._stages.device.submit_late(owner=self._around.owner, finder=finder, prepared=prepared, answer=answer)
+            self._batch.worker.device.submit_late(owner=self._batch, finder=finder, prepared=prepared, answer=answer)
         except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(Located(scored=scored, result=error))
+            self._batch.send(Located(scored=scored, result=error))
         finally:
             ended()

@@ -18,10 +18,10 @@ from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError,
 from scanfleet.redaction import storable
 from worker.batch.attempt import Aborted, BatchRun
 from worker.batch.commit import BatchWriter
+from worker.batch.context import AnswersByContent, ScanBytes, WorkerContext
 from worker.batch.isolation import Gate, run_suspect
 from worker.batch.leases import Lease, Leases
 from worker.batch.results import BatchResults
-from worker.batch.stages import AnswersByContent, ScanBytes, Stages
 from worker.batch.timing import LEFT_OVER, Stopwatch, Totals
 from worker.runtime.circuit_breaker import Breaker
 from worker.runtime.retry import retry_until
@@ -39,9 +39,9 @@ class Pipeline:
     """`run` may be called from several threads: each call takes one batch through its life."""
 
     def __init__(
-        self, *, engine: sa.Engine, queue: str, scorers: ScorerCache, stages: Stages, leases: Leases, stop: Stop
+        self, *, engine: sa.Engine, queue: str, scorers: ScorerCache, context: WorkerContext, leases: Leases, stop: Stop
     ) -> None:
-        self.totals = Totals(stages.device.occupancy, n_threads=stages.settings.fetch_threads)
+        self.totals = Totals(context.device.occupancy, n_threads=context.settings.fetch_threads)
         self._lock = threading.Lock()
         self._n_taken = 0
         self._n_active = 0
@@ -49,7 +49,7 @@ class Pipeline:
         self._engine = engine
         self._queue = queue
         self._scorers = scorers
-        self._stages = stages
+        self._context = context
         self._stop = stop
         self._gate = Gate()
         self._breaker = Breaker()
@@ -60,7 +60,7 @@ class Pipeline:
         if self._stop.draining or self._stop.wait_draining(self.seconds_paused):
             self._pass_on(notified)
             return
-        deadline = time.monotonic() + self._stages.settings.lease_seconds
+        deadline = time.monotonic() + self._context.settings.lease_seconds
         try:
             lease = retry_until(
                 lambda: self.leases.claim(queue=self._queue, notified=notified), until=lambda: deadline, stop=self._stop
@@ -124,9 +124,9 @@ class Pipeline:
     def _score(self, lease: Lease) -> None:
         """Raises Retryable before anything is known, Aborted likewise."""
         resolved = self._resolve(lease)
-        with self._stages.device.occupancy.batch() as span:
+        with self._context.device.occupancy.batch() as span:
             allowance = _allowance(resolved, lease.claim)
-            watch = Stopwatch(span=span, n_threads=self._stages.settings.fetch_threads, allowance=allowance)
+            watch = Stopwatch(span=span, n_threads=self._context.settings.fetch_threads, allowance=allowance)
             self._score_with(resolved, lease, watch)
 
     def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch) -> None:
@@ -138,19 +138,18 @@ class Pipeline:
                 images=tuple(images),
                 attempt=claim.attempts,
                 resolved=resolved,
-                stages=self._stages,
+                context=self._context,
                 results=into,
                 watch=watch,
                 scan_id=claim.scan_id,
                 on_fetched=lambda image, sha256: self._writer.note_content(lease, image, sha256),
-                allowance=watch.allowance,
             )
             self._on_abort(lease, batch.abort)
             batch.run()
             self._judge_device(into)
 
         if claim.suspect and unseen:
-            patience = self._stages.settings.fetch_threads
+            patience = self._context.settings.fetch_threads
             run_suspect(lease, unseen, results, run=run, writer=self._writer, watch=watch, patience=patience)
             return
         try:
@@ -162,7 +161,7 @@ class Pipeline:
         self._writer.write(lease, results.outcome(watch))
 
     def _resolve(self, lease: Lease) -> Resolved:
-        ended = self._stages.tracker.whole.expect(seconds=SCORER_SECONDS)
+        ended = self._context.tracker.whole.expect(seconds=SCORER_SECONDS)
         try:
             check_id = lease.claim.check_id
             return retry_until(lambda: self._scorers.resolve(check_id), until=lambda: lease.deadline, stop=self._stop)

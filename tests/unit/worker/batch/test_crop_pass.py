@@ -136,7 +136,7 @@ def test_every_look_and_both_together_are_the_same_alone_and_in_company(tmp_path
         scan_id = scan(worker, check, images, batch_images=batch_images)
         worker.drain()
         found = looks(worker, scan_id)
-        assert worker.pipeline._stages.in_hand.nothing
+        assert worker.pipeline._context.files.nothing
     assert set(found) == set(images)
     for uri, (row, look) in found.items():
         first, second, both = by_hand(check, images[uri])
@@ -253,7 +253,7 @@ def test_a_look_that_is_not_pointed_reads_at_once(tmp_path: Path) -> None:
 
 def forget_files(worker: Rig) -> None:
     """No file is kept after its first look."""
-    worker.pipeline._stages.in_hand._most_kept = 0
+    worker.pipeline._context.files._most_kept = 0
 
 
 def test_kept_files_spare_a_second_fetch_and_others_are_fetched_again(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_device_that_fails_makes_the_images_wait_that_were_to_be_looked_at_aga
         worker.forget_backoff()
         worker.drain()
         found = looks(worker, scan_id)
-        assert worker.pipeline._stages.in_hand.nothing
+        assert worker.pipeline._context.files.nothing
     assert {uri for uri, (_, look) in found.items() if look is not None} == uncertain
     assert len(found) == N
 
@@ -414,7 +414,7 @@ def test_a_worker_that_is_told_to_stop_in_between_concludes_nothing(tmp_path: Pa
         worker.pipeline.run(None)
         ended.set()
         assert worker.progress(scan_id).n_verdicts == 0
-        assert worker.pipeline._stages.in_hand.nothing
+        assert worker.pipeline._context.files.nothing
 
 
 def test_flagged_images_are_asked_for_boxes_after_their_second_look(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""What all batches of a worker share: threads, decoders, the device, and where bytes and earlier answers come from.
-
-What the stage threads of one batch need, whatever they do for it.
-"""
+"""The shared parts that batches need: those of the worker, for its whole life, and those of one attempt at a batch."""
 
 from __future__ import annotations
 
@@ -22,6 +19,9 @@ from worker.device.executor import Device
 from worker.runtime.activity import ActivityTracker, BatchActivity
 from worker.scoring.factory import Resolved
 
+RETRY_SECONDS = 30.0  # after the deadline of a fetch, for the store's client to give up
+WHOLE_PICTURES = 4  # decoded with all their pixels for crop passes at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScanBytes:
@@ -32,37 +32,39 @@ class ScanBytes:
     hashes: Collection[str]  # SHA-256
 
 
-WHOLE_PICTURES = 4  # decoded with all their pixels for a second look, at once
-
 AnswersByContent = Callable[[ScanBytes], Mapping[str, Answer | ImageError]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
-    """The stages that batches go through."""
+class WorkerContext:
+    """The stages that all batches of a worker share, and where bytes and earlier answers come from."""
 
     threads: Executor
     decoders: Decoders
     device: Device
     stores: StoreFinder
-    answers_by_content: AnswersByContent  # earlier verdicts, and what killed workers; raises DatabaseUnavailable
+    answers_by_content: AnswersByContent  # earlier answers, and bytes that killed workers; raises DatabaseUnavailable
     settings: Settings
     tracker: ActivityTracker = field(default_factory=ActivityTracker)
-    in_hand: FilesInHand = field(default_factory=FilesInHand)
+    files: FilesInHand = field(default_factory=FilesInHand)
     pictures: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(WHOLE_PICTURES))
 
 
-RETRY_SECONDS = 30.0  # after the deadline of a fetch, for the store's client to give up
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Around:
-    """tell: from any thread, to its coordinator. over: it wants nothing more. owner: of its tickets at the device."""
+class BatchContext:
+    """The parts of one attempt at a batch, for its coordinator and its stage threads. It owns the batch's work items.
 
+    send: puts an event into the coordinator's inbox, from any thread. closed: the coordinator takes no more events.
+    """
+
+    worker: WorkerContext
+    scan_id: str
     resolved: Resolved
-    stages: Stages
     watch: Stopwatch
     activity: BatchActivity
-    over: threading.Event
-    owner: object
-    tell: Callable[[Event], None]
+    closed: threading.Event
+    send: Callable[[Event], None]
+
+    def expect_fetch(self) -> Callable[[], None]:
+        """Announce a fetch to the hang detector. Call the returned function when it has ended."""
+        return self.activity.expect(seconds=self.worker.settings.fetch_deadline_seconds + RETRY_SECONDS)
