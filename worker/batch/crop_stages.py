@@ -18,7 +18,7 @@ from scanfleet.images import Enough
 from worker.batch.context import BatchContext
 from worker.batch.events import CropRead, DueCrop, Event, Stepped, Twins
 from worker.decoding.file_buffer import KeptFiles
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 
 
 class CropStages:
@@ -44,7 +44,7 @@ class CropStages:
     def submit_views(self, due: DueCrop) -> None:
         """The device tells where the look is pointed."""
 
-        def answer(given: Answer) -> None:
+        def answer(given: WorkResult) -> None:
             self._batch.watch.add(pointing=given.seconds)
             self._batch.send(Stepped(due=due, result=given.result))
 
@@ -75,7 +75,7 @@ class CropStages:
 
         self._submit(submit, lambda error: CropRead(due=due, answers=(error,)))
 
-    def _row_read(self, due: DueCrop, number: int, given: Answer) -> None:
+    def _row_read(self, due: DueCrop, number: int, given: WorkResult) -> None:
         """In a device thread."""
         assert isinstance(given.result, Reading | Exception)
         self._batch.watch.read_again(given)

@@ -14,7 +14,7 @@ from scanfleet.images import Enough
 from worker.batch.context import BatchContext
 from worker.batch.events import Answered, Fetched, Located, NotFetched, Twins
 from worker.decoding.file_buffer import KeptFiles
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 
 
 class FirstPass:
@@ -79,8 +79,8 @@ class FirstPass:
         finally:
             ended()
 
-    def _answering(self, twins: Twins, width: int, height: int) -> Callable[[Answer], None]:
-        def answer(given: Answer) -> None:
+    def _answering(self, twins: Twins, width: int, height: int) -> Callable[[WorkResult], None]:
+        def answer(given: WorkResult) -> None:
             self._batch.watch.answered(given)
             assert isinstance(given.result, Reading | Exception)
             self._batch.send(Answered(twins=twins, result=given.result, width=width, height=height))
@@ -93,7 +93,7 @@ class FirstPass:
             return
         ended = self._batch.activity.expect(seconds=0)
 
-        def answer(given: Answer) -> None:
+        def answer(given: WorkResult) -> None:
             self._batch.watch.add(boxes=given.seconds)
             assert isinstance(given.result, FoundBoxes | Exception)
             self._batch.send(Located(scored=scored, result=given.result))

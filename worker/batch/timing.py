@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from scanfleet.stats.stage_times import COUNTS, THREAD_STAGES
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 from worker.runtime.utilisation import Occupancy, Span
 from worker.scoring.crop_gate import Allowance
 
@@ -49,14 +49,14 @@ class Stopwatch:
         finally:
             self.add(**{stage: time.perf_counter() - start})
 
-    def answered(self, given: Answer) -> None:
+    def answered(self, given: WorkResult) -> None:
         """An image came back from the device."""
         self.add(wait=given.waited, device=given.seconds)
         if given.forwards:
             own = given.tokens - given.padding
             self.add(forwards=given.forwards, scored=1, tokens=given.tokens, padding=given.padding, first_tokens=own)
 
-    def read_again(self, given: Answer) -> None:
+    def read_again(self, given: WorkResult) -> None:
         """A row of a second look came back."""
         self.add(wait=given.waited, device=given.seconds)
         if given.forwards:

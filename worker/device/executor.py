@@ -16,7 +16,7 @@ import structlog
 
 from models.types import CropReader, Finder, Prepared, Scorer
 from scanfleet.errors import DeviceUnavailable, Retryable
-from worker.device.queue import Answer, DeviceQueue, Kind, Result, WorkItem
+from worker.device.queue import DeviceQueue, Kind, Result, WorkItem, WorkResult
 from worker.device.token_budget import TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
 from worker.runtime.utilisation import Occupancy
@@ -86,13 +86,15 @@ class Device:
         for thread in self._threads:
             thread.join(None if until is None else max(0.0, until - time.monotonic()))
 
-    def submit(self, *, owner: object, scorer: Scorer, prepared: Prepared, answer: Callable[[Answer], None]) -> None:
+    def submit(
+        self, *, owner: object, scorer: Scorer, prepared: Prepared, answer: Callable[[WorkResult], None]
+    ) -> None:
         """Queue one image; blocks while enough of them wait already. Raises DeviceUnavailable once stopped."""
         since = time.perf_counter()
         self._queue.put(WorkItem(owner=owner, scorer=scorer, prepared=prepared, answer=answer, since=since))
 
     def submit_late(
-        self, *, owner: object, finder: Finder, prepared: Prepared, answer: Callable[[Answer], None]
+        self, *, owner: object, finder: Finder, prepared: Prepared, answer: Callable[[WorkResult], None]
     ) -> None:
         """Queue one image to find boxes in, behind those to score; as `submit` otherwise."""
         since, job = time.perf_counter(), finder.job(prepared)
@@ -105,7 +107,7 @@ class Device:
         crop_reader: CropReader,
         scorer: Scorer,
         views: Prepared,
-        answer: Callable[[Answer], None],
+        answer: Callable[[WorkResult], None],
     ) -> None:
         """Queue what a second look is pointed by, in line with its scorer; as `submit` otherwise."""
         since = time.perf_counter()
@@ -226,7 +228,7 @@ def _deliver(items: Sequence[WorkItem], results: Sequence[Result], *, start: flo
     share = 1 / len(items)
     longest = max(item.prepared.visual_tokens for item in items)
     for item, result in zip(items, results, strict=True):
-        given = Answer(
+        given = WorkResult(
             result=result,
             waited=start - item.since,
             seconds=share * seconds,
@@ -247,5 +249,5 @@ def _refuse(items: Sequence[WorkItem], error: Exception) -> None:
         item.answer(_fault(item, error))
 
 
-def _fault(item: WorkItem, error: Exception) -> Answer:
-    return Answer(result=error, waited=time.perf_counter() - item.since, seconds=0.0)
+def _fault(item: WorkItem, error: Exception) -> WorkResult:
+    return WorkResult(result=error, waited=time.perf_counter() - item.since, seconds=0.0)

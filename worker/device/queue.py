@@ -21,7 +21,7 @@ Result = Reading | Pointed | FoundBoxes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class WorkResult:
     """What became of one prepared image."""
 
     result: Result | Exception
@@ -43,7 +43,7 @@ class WorkItem:
     owner: object
     scorer: Scorer | CropReader | Finder
     prepared: Prepared
-    answer: Callable[[Answer], None]
+    answer: Callable[[WorkResult], None]
     since: float  # time.perf_counter()
     kind: Kind = "score"
     beside: Scorer | None = None

@@ -14,7 +14,7 @@ from models.fake import FakePrepared, FakeScorer
 from models.types import Question, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
 from worker.device.executor import Device
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 from worker.device.token_budget import RAISE_AFTER, TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
 
@@ -42,7 +42,7 @@ class ScriptedScorer(FakeScorer):
 @dataclass
 class Bench:
     device: Device
-    answers: SimpleQueue[tuple[int, Answer]] = field(default_factory=SimpleQueue)
+    answers: SimpleQueue[tuple[int, WorkResult]] = field(default_factory=SimpleQueue)
 
     def submit(self, number: int, scorer: FakeScorer, *, side: int = 56, owner: object = "batch") -> None:
         prepared = scorer.prepare(Image.new("RGB", (side, side), (number % 256, 0, 0)))
@@ -53,7 +53,7 @@ class Bench:
             answer=lambda given: self.answers.put((number, given)),
         )
 
-    def take(self, n: int) -> dict[int, Answer]:
+    def take(self, n: int) -> dict[int, WorkResult]:
         return dict(self.answers.get(timeout=30) for _ in range(n))
 
 

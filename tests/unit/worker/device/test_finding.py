@@ -13,7 +13,7 @@ from models.fake import FakeFinder, FakePrepared
 from models.types import Finder, FoundBoxes, Reading
 from scanfleet.errors import DeviceUnavailable
 from tests.unit.worker.device.test_executor import QUESTION, Bench, ScriptedScorer, bench, held_back
-from worker.device.queue import FORWARDS_BEFORE_FINDING, Answer
+from worker.device.queue import FORWARDS_BEFORE_FINDING, WorkResult
 from worker.errors import OutOfDeviceMemory
 
 
@@ -126,7 +126,7 @@ def test_a_forward_that_goes_on_counts_as_a_new_one() -> None:
 
 def test_a_worker_that_stops_does_not_wait_for_a_long_answer() -> None:
     begun, go_on = threading.Event(), threading.Event()
-    answers: SimpleQueue[Answer] = SimpleQueue()
+    answers: SimpleQueue[WorkResult] = SimpleQueue()
     scorer = ScriptedScorer()
 
     class Endless(FakeFinder):

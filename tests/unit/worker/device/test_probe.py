@@ -1,11 +1,13 @@
 """The token budget: what a probe finds on devices that behave in known ways, by a clock that they move themselves."""
 
 import mmap
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import psutil
 import pytest
 import structlog
 
@@ -14,7 +16,7 @@ from models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSettings, DeviceUnavailable
 from tests.worker_rig import png
-from worker.device.memory import HostMemory, memory_of
+from worker.device.memory import KIB, HostMemory, memory_of
 from worker.device.probe import QUESTION, UNPROBED_TOKENS, Probe, Step, budget_for, choose, probe
 from worker.device.synthetic import jpeg, picture
 from worker.errors import DeviceBroken, OutOfDeviceMemory
@@ -208,16 +210,37 @@ def test_generated_pictures_are_the_same_everywhere() -> None:
     assert len(jpeg(128, 128)) > len(png(0)) / 2  # there is something to decode in it
 
 
-@pytest.mark.skipif(not isinstance(memory_of("cpu"), HostMemory), reason="needs /proc")
-def test_the_peak_of_a_piece_of_work_is_its_own() -> None:
-    room = HostMemory()
-    held = []
-    for n_bytes in (200 << 20, 20 << 20):
-        room.begin()
-        with mmap.mmap(-1, n_bytes) as block:  # not from the heap, which may hold as much of earlier tests
-            for page in range(0, n_bytes, mmap.PAGESIZE):
-                block[page] = 1
-        held.append(room.taken() or 0)
-    assert held[0] > 150 << 20
-    assert held[1] < 100 << 20
-    assert (room.free() or 0) > 0
+def touch(n_bytes: int) -> None:
+    """Not from the heap, which may hold as much of earlier tests."""
+    with mmap.mmap(-1, n_bytes) as block:
+        for page in range(0, n_bytes, mmap.PAGESIZE):
+            block[page] = 1
+
+
+@pytest.mark.skipif(not isinstance(memory_of("cpu"), HostMemory), reason="Linux only")
+def test_memory_of_the_host_is_measured_where_a_piece_of_work_sets_a_new_peak() -> None:
+    before = psutil.Process().memory_info().rss
+    spare = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB - before)  # of earlier tests
+    memory = HostMemory()
+    taken = []
+    for n_bytes in (spare + (200 << 20), 20 << 20):
+        memory.begin()
+        touch(n_bytes)
+        taken.append(memory.taken())
+    assert taken[0] is not None
+    assert 150 << 20 < taken[0] - spare < 250 << 20
+    assert taken[1] is None
+    assert (memory.free() or 0) > 0
+
+
+@pytest.mark.skipif(not isinstance(memory_of("cpu"), HostMemory), reason="Linux only")
+@pytest.mark.parametrize(("limit", "free"), [("3000", 1000), ("1000", 0), ("max", psutil.virtual_memory().total)])
+def test_a_container_has_no_more_memory_than_its_limit_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    monkeypatch.setattr("worker.device.memory._CGROUP", tmp_path)
+    found = HostMemory().free()
+    assert found is not None
+    assert found == free if limit != "max" else 3000 < found <= free
