@@ -85,7 +85,7 @@ class HostMemory:
         self._peak = _peak()
 
     def taken(self) -> int | None:
-        """None: no more than this process has had before. Its peak only grows, and says nothing of less."""
+        """None: the forward set no new peak of this process, so it needed no more than has fitted before."""
         peak = _peak()
         return peak - self._held if peak > self._peak else None
 
@@ -98,7 +98,7 @@ def _peak() -> int:
 
 
 def _container_left() -> int:
-    """Return what the limit of a container leaves: psutil reports the memory of the whole machine in there."""
+    """Return the rest of a container's limit: psutil reports the memory of the whole machine in there."""
     try:
         return int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text())
     except (OSError, ValueError):  # no cgroup of version 2, or "max": no limit

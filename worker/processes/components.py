@@ -75,7 +75,7 @@ def running(
     queue = score_queue(settings.model)
     pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, context=context, leases=leases, stop=stop)
     heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
-    notice = Timer("notice", leases.look, seconds=settings.reconcile_seconds)
+    notice = Timer("notice", leases.check_scans, seconds=settings.reconcile_seconds)
     device.start()
     heartbeat.start()
     notice.start()

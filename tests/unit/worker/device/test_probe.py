@@ -1,4 +1,4 @@
-"""The token budget: what a probe finds on devices that behave in known ways, by a clock that they move themselves."""
+"""The token budget that a probe finds on simulated devices, which move the clock themselves."""
 
 import mmap
 import resource
@@ -32,7 +32,7 @@ class Machine:
     seconds: Callable[[int, int], float]
     now: float = 0.0
     packs: list[int] = field(default_factory=list)
-    room_images: int = 1_000_000
+    memory_images: int = 1_000_000
 
     def clock(self) -> float:
         return self.now
@@ -45,8 +45,8 @@ class MachineScorer(FakeScorer):
 
     def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
         self._machine.packs.append(len(prepared))
-        if len(prepared) > self._machine.room_images:
-            raise OutOfDeviceMemory("no room")
+        if len(prepared) > self._machine.memory_images:
+            raise OutOfDeviceMemory("out of memory")
         self._machine.now += self._machine.seconds(len(prepared), prepared[0].visual_tokens)
         return super().score(prepared)
 
@@ -63,7 +63,7 @@ def test_a_device_that_gains_up_to_a_number_of_tokens_gets_that_number() -> None
     assert len(found.steps) == len({(step.side, step.images) for step in found.steps}) > 10
 
 
-def test_what_small_images_gain_is_not_paid_for_by_large_ones() -> None:
+def test_small_images_do_not_gain_at_the_cost_of_large_ones() -> None:
     def cpu(n: int, each: int) -> float:
         slower = 1 + 0.3 * (n * each > 600)  # the pack falls out of the cache
         return 0.01 + 0.0001 * n * each * slower
@@ -79,14 +79,14 @@ def test_a_device_without_any_gain_gets_a_standard_image_at_once() -> None:
 
 
 def test_larger_packs_than_fit_are_not_tried_twice() -> None:
-    machine = Machine(seconds=lambda n, each: 0.01, room_images=5)
+    machine = Machine(seconds=lambda n, each: 0.01, memory_images=5)
     found = probed(machine)
     assert found.ended == {128: "out of memory", 448: "out of memory"}
     assert found.tokens == 4 * LARGE
     assert machine.packs.count(8) == 2  # once for each size
 
 
-def test_a_slow_device_is_asked_once_for_each_size() -> None:
+def test_a_slow_device_is_tried_once_for_each_size() -> None:
     machine = Machine(seconds=lambda n, each: 60.0 * n)
     found = probed(machine, seconds=4.0)
     assert machine.packs == [1, 1, 1]  # to warm up, and one of each size
@@ -108,13 +108,13 @@ def test_memory_ends_the_ladder_before_the_device_does() -> None:
             return 2000
 
     machine = Machine(seconds=lambda n, each: 0.01)
-    found = probed(machine, room=Tight(machine.packs))
+    found = probed(machine, memory=Tight(machine.packs))
     assert max(machine.packs) == 8  # 16 would take 1600 of 2000, and half of it may be taken
     assert set(found.ended.values()) == {"memory"}
 
 
-@pytest.mark.parametrize("error", [DeviceBroken("gone"), DeviceUnavailable("away")])
-def test_a_broken_device_is_told_and_not_taken_for_a_full_one(error: Exception) -> None:
+@pytest.mark.parametrize("error", [DeviceBroken("gone"), DeviceUnavailable("unavailable")])
+def test_a_broken_device_is_an_error_and_does_not_count_as_a_full_one(error: Exception) -> None:
     def fails(n: int, each: int) -> float:
         if n > 2:
             raise error
@@ -150,7 +150,7 @@ class ProbedModel:
         return cast("Scorer", MachineScorer(self.machine))
 
 
-def test_every_lane_computes_at_once() -> None:
+def test_every_stream_computes_at_once() -> None:
     machine = Machine(seconds=lambda n, each: 0.06)
     probed(machine, streams=3)
     counts = [machine.packs.count(n) for n in (2, 4, 8)]
@@ -158,7 +158,7 @@ def test_every_lane_computes_at_once() -> None:
     assert not any(n % 3 for n in counts)
 
 
-def test_the_setting_goes_before_the_probe(tmp_path: Path) -> None:
+def test_the_setting_precedes_the_probe(tmp_path: Path) -> None:
     machine = Machine(seconds=lambda n, each: 0.06)
     model = cast("Model", ProbedModel(machine))
     assert budget_for(load_settings(data_dir=tmp_path, token_budget=300), model) == 300
@@ -199,8 +199,8 @@ def test_the_budget_is_a_number_or_auto(
 
 
 @pytest.mark.parametrize("value", ["fast", "15", 15, "", True, "1.5", "-20"])
-def test_any_other_budget_is_refused_in_words(tmp_path: Path, value: object) -> None:
-    with pytest.raises(BadSettings, match="token_budget: must be auto, or a whole number of visual tokens of at least"):
+def test_any_other_budget_is_refused_with_its_name(tmp_path: Path, value: object) -> None:
+    with pytest.raises(BadSettings, match="token_budget"):
         load_settings(data_dir=tmp_path, token_budget=value)
 
 
