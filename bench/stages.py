@@ -13,7 +13,7 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.results.verdicts import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.stats.stage_times import THREAD_STAGES
-from worker.batch.stages import Stages
+from worker.batch.context import WorkerContext
 from worker.commands.stream import score_stream
 from worker.decoding.pool import Decoders
 from worker.device.executor import Device
@@ -51,7 +51,7 @@ class Run:
 class Bench:
     """`score` takes files from bytes to verdicts."""
 
-    def __init__(self, stages: Stages, resolved: Resolved, memory: dict[str, Memory], *, streams: int) -> None:
+    def __init__(self, stages: WorkerContext, resolved: Resolved, memory: dict[str, Memory], *, streams: int) -> None:
         self._streams = streams
         self._stages = stages
         self._resolved = resolved
@@ -88,7 +88,7 @@ def bench(settings: Settings, model: Model, resolved: Resolved) -> Iterator[Benc
     threads = ThreadPoolExecutor(settings.fetch_threads)
     decoders = Decoders(settings)
     device.start()
-    stages = Stages(
+    stages = WorkerContext(
         threads=threads,
         decoders=decoders,
         device=device,

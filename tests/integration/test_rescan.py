@@ -317,7 +317,7 @@ def test_a_verdict_taken_over_from_another_scan_counts_as_well(held: Archive) ->
     with reading(held.engine) as connection:
         known = verdicts.answers_by_identity(connection, scorer, [image.identity for image in claim.images])
     assert len(known) == 4
-    held.write(claim, shifted, reused_from=next(iter(known.values())).verdict_id)
+    held.write(claim, shifted, reused_from=next(iter(known.values())).reused_from)
     assert held.margins(root) == {uri(number): shifted(uri(number)) for number in range(4)}
     assert held.progress(rescan).n_reused == 4
     assert held.progress(root).n_reused == 0

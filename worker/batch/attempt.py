@@ -1,10 +1,9 @@
-"""One attempt at one batch: fetch, decode and prepare in threads, score on the device, and gather what came of it.
+"""One attempt at one batch: fetch, decode and prepare in threads, score on the device, and collect the results.
 
-The calling thread only coordinates: everything that happens elsewhere arrives as an event in its inbox, so an abort
-ends it at once whatever the stages are doing. Memory stays bounded: per batch, at most `fetch_threads` images are being
-fetched, about as many wait for a lookup and as many to be decoded; all batches together fetch no more files than make
-`in_hand.MANY_BYTES`, but for one in each. A stage thread holds one picture, and with a prepared one it waits until the
-device has room.
+The calling thread only coordinates. Threads send it events through its inbox, so an abort ends it at once, whatever the
+stages are doing. Memory is bounded. Per batch, at most `fetch_threads` images are being fetched, about as many wait for
+a lookup, and as many to be decoded. All batches together fetch no more files than make `file_buffer.MANY_BYTES`, apart
+from one in each batch. A stage thread holds one picture. It waits with a prepared one until the device queue has space.
 """
 
 from __future__ import annotations
@@ -18,25 +17,34 @@ from queue import Empty, SimpleQueue
 from models.types import Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError
+from worker.batch.context import BatchContext, ScanBytes, WorkerContext
 from worker.batch.crop_pass import CropPass
-from worker.batch.events import Abort, Answered, CropRead, Event, Fetched, Located, NotFetched, Stepped, Twins
+from worker.batch.events import (
+    Abort,
+    CropRead,
+    CropStepDone,
+    Duplicates,
+    Event,
+    Fetched,
+    ImageResult,
+    Located,
+    NotFetched,
+)
 from worker.batch.first_pass import FirstPass
 from worker.batch.results import BatchResults
-from worker.batch.stages import Around, ScanBytes, Stages
 from worker.batch.timing import Stopwatch
 from worker.scoring.boxes import StoredBoxes, stored
-from worker.scoring.crop_gate import Allowance
 from worker.scoring.factory import Resolved
 
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
 
 
 class Aborted(Exception):
-    """The batch is not ours any more, or is to be handed back: what is gathered by then is all there will be."""
+    """The lease is lost, or the batch is to be handed back: the results so far are all there are."""
 
 
 class BatchRun:
-    """`run` fills `gathered`. allowance: what its second looks may take; None: the check's share of its first looks."""
+    """Run one attempt, and fill `results`. `watch.allowance` bounds the crop pass."""
 
     def __init__(
         self,
@@ -44,91 +52,85 @@ class BatchRun:
         images: Sequence[ClaimedImage],
         attempt: int,
         resolved: Resolved,
-        stages: Stages,
+        context: WorkerContext,
         results: BatchResults,
         watch: Stopwatch,
         scan_id: str,
         on_fetched: OnFetched = lambda _, __: None,
-        allowance: Allowance | None = None,
     ) -> None:
-        self._scan_id = scan_id
         self._on_fetched = on_fetched
         self._results = results
-        self._resolved = resolved
-        self._stages = stages
-        self._settings = stages.settings
-        name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
-        self._activity = stages.tracker.activity(self.abort, name=name)
-        # A later attempt starts elsewhere, so that no image which keeps waiting holds up those behind it.
-        start = (attempt - 1) * self._settings.fetch_threads % len(images) if images else 0
+        # A later attempt starts elsewhere, so that an image which keeps waiting does not delay those behind it.
+        start = (attempt - 1) * context.settings.fetch_threads % len(images) if images else 0
         self._todo = deque([*images[start:], *images[:start]])
         self._inbox: SimpleQueue[Event] = SimpleQueue()
-        self._over = threading.Event()
-        self._fetching = 0
-        self._fetched: deque[Fetched] = deque()  # and not yet looked up
-        self._first = 0  # looks under way
-        self._scoring = 0  # images under way: at their first look, waiting for the second, at that, or asked for boxes
-        self._twins: dict[str, Twins] = {}
-        around = Around(
+        self._n_fetching = 0
+        self._fetched: deque[Fetched] = deque()  # not yet looked up in the ledger
+        self._n_first = 0  # images in the first pass
+        self._n_open = 0  # images between their lookup and their result
+        self._duplicates: dict[str, Duplicates] = {}  # by SHA-256
+        name = f"images {images[0].id} to {images[-1].id}" if images else "no image"
+        self._batch = BatchContext(
+            worker=context,
+            scan_id=scan_id,
             resolved=resolved,
-            stages=stages,
             watch=watch,
-            activity=self._activity,
-            over=self._over,
-            owner=self,
-            tell=self._inbox.put,
+            activity=context.tracker.activity(self.abort, name=name),
+            closed=threading.Event(),
+            send=self._inbox.put,
         )
         self._crop_pass: CropPass | None = None
         if resolved.crop_setup is not None:
-            share = allowance or Allowance(resolved.crop_setup.settings.max_extra)
-            self._crop_pass = CropPass(around, resolved.crop_setup, share)
-        self._steps = FirstPass(around, None if self._crop_pass is None else self._crop_pass.files)
+            assert watch.allowance is not None
+            self._crop_pass = CropPass(self._batch, resolved.crop_setup, watch.allowance)
+        self._first_pass = FirstPass(self._batch, None if self._crop_pass is None else self._crop_pass.files)
 
-    def abort(self, why: str) -> None:
-        """End `run` with Aborted; from any thread."""
-        self._over.set()
-        self._inbox.put(Abort(why=why))
+    def abort(self, reason: str) -> None:
+        """Make `run` raise Aborted. May be called from any thread."""
+        self._batch.closed.set()
+        self._inbox.put(Abort(reason=reason))
 
     def run(self) -> None:
         """Raises Aborted, DatabaseUnavailable."""
         try:
-            with self._stages.tracker.under_way(self._activity):
+            with self._batch.worker.tracker.under_way(self._batch.activity):
                 while True:
-                    self._fill()
-                    self._look_again()
-                    if not self._fetching and not self._scoring:
-                        return  # whatever was fetched has been looked up: see `_enough_to_do`
-                    self._handle(self._arrivals())
-                    self._activity.sign()
+                    self._start_fetches()
+                    self._run_crop_pass()
+                    if not self._n_fetching and not self._n_open:
+                        return  # every fetched image has been looked up: see `_may_wait_for_others`
+                    self._handle(self._next_events())
+                    self._batch.activity.sign()
         finally:
-            self._over.set()  # stage threads drop what they still hold for us
-            self._stages.device.forget(self)
+            self._batch.closed.set()  # stage threads drop what they still hold for this batch
+            self._batch.worker.device.forget(self._batch)
             if self._crop_pass is not None:
                 self._crop_pass.close()
-            self._stages.in_hand.drop(sum(len(item.data) for item in self._fetched))
-            self._stages.in_hand.give_up(self._fetching)
+            self._batch.worker.files.drop(sum(len(item.data) for item in self._fetched))
+            self._batch.worker.files.give_up(self._n_fetching)
 
-    def _fill(self) -> None:
-        if self._results.is_blocked(patience=self._settings.fetch_threads):
-            self._todo.clear()  # one after the other would only run into the same time-out
-        while self._todo and self._fetching < self._settings.fetch_threads:
-            if self._stages.in_hand.many and (self._fetching or self._first):
+    def _start_fetches(self) -> None:
+        worker = self._batch.worker
+        if self._results.is_blocked(patience=worker.settings.fetch_threads):
+            self._todo.clear()  # each of the others would only run into the same timeout
+        while self._todo and self._n_fetching < worker.settings.fetch_threads:
+            if worker.files.many and (self._n_fetching or self._n_first):
                 return
-            self._stages.in_hand.begin()
-            self._fetching += 1
-            self._stages.threads.submit(self._steps.fetch, self._todo.popleft())
+            worker.files.begin()
+            self._n_fetching += 1
+            worker.threads.submit(self._first_pass.fetch, self._todo.popleft())
 
-    def _look_again(self) -> None:
-        """Once no first look can come any more; and take up what came of second ones."""
+    def _run_crop_pass(self) -> None:
+        """Start a round once the first pass is over, and take what has finished."""
         if self._crop_pass is None:
             return
-        if not (self._todo or self._fetching or self._fetched or self._first):
-            self._crop_pass.go_on()
-        for answered in self._crop_pass.take_ended():
-            self._looked(answered)
+        if not (self._todo or self._n_fetching or self._fetched or self._n_first):
+            self._crop_pass.start_round()
+        for result in self._crop_pass.take_finished():
+            self._locate_or_finish(result)
 
-    def _arrivals(self) -> list[Event]:
-        """At least one event, and all that came with it."""
+    def _next_events(self) -> list[Event]:
+        """Wait for an event, and return it with all others that are there."""
         events = [self._inbox.get()]
         try:
             while True:
@@ -139,102 +141,101 @@ class BatchRun:
     def _handle(self, events: list[Event]) -> None:
         for event in events:
             match event:
-                case Abort(why=why):
-                    raise Aborted(why)
+                case Abort(reason=reason):
+                    raise Aborted(reason)
                 case NotFetched(image=image, error=error):
-                    self._fetching -= 1
-                    self._stages.in_hand.give_up()
-                    self._results.error(image, error)
+                    self._n_fetching -= 1
+                    self._batch.worker.files.give_up()
+                    self._results.add_error(image, error)
                 case Fetched():
-                    self._fetching -= 1
-                    self._results.fetched()
+                    self._n_fetching -= 1
+                    self._results.count_fetched()
                     self._fetched.append(event)
-                    self._stages.in_hand.take(len(event.data))
-                case Answered():
-                    self._first -= 1
-                    if self._crop_pass is None or not self._crop_pass.takes(event):
-                        self._looked(event)
-                case Stepped() | CropRead():
+                    self._batch.worker.files.take(len(event.data))
+                case ImageResult():
+                    self._n_first -= 1
+                    if self._crop_pass is None or not self._crop_pass.add_if_due(event):
+                        self._locate_or_finish(event)
+                case CropStepDone() | CropRead():
                     assert self._crop_pass is not None
                     self._crop_pass.handle(event)
                 case Located():
-                    self._conclude(self._with_boxes(event))
-        if self._fetched and not self._enough_to_do():
-            self._sort_out()
+                    self._finish(self._with_boxes(event))
+        if self._fetched and not self._may_wait_for_others():
+            self._look_up_fetched()
 
-    def _enough_to_do(self) -> bool:
-        """Whether images that were fetched may wait for others, so that they share one lookup in the ledger.
+    def _may_wait_for_others(self) -> bool:
+        """Return True if the fetched images may wait for others, so that they share one lookup in the ledger.
 
-        As long as as many of the batch as there are stage threads go to the device, nobody could take them up.
+        As long as the first pass has an image for every stage thread, no thread would be free for them.
         """
-        n = self._settings.fetch_threads
-        return self._fetching > 0 and len(self._fetched) < n <= self._first and not self._stages.in_hand.many
+        n = self._batch.worker.settings.fetch_threads
+        return self._n_fetching > 0 and len(self._fetched) < n <= self._n_first and not self._batch.worker.files.many
 
-    def _looked(self, event: Answered) -> None:
-        """All looks are done. So is the image, unless it is flagged and somebody is to be asked where."""
-        boxes, prepared = self._resolved.boxes, event.twins.prepared
-        event.twins.prepared = None
-        if isinstance(event.result, Exception) or boxes is None or not self._wants_boxes(event):
-            self._conclude(event)
+    def _look_up_fetched(self) -> None:
+        """Score only bytes that this scorer has not read, neither in the ledger nor in this batch."""
+        worker, resolved = self._batch.worker, self._batch.resolved
+        unseen = {item.sha256 for item in self._fetched} - set(self._duplicates)
+        query = ScanBytes(scan_id=self._batch.scan_id, scorer_id=resolved.scorer_id, hashes=unseen)
+        answers = worker.answers_by_content(query)
+        while self._fetched:
+            self._on_fetched(self._fetched[0].image, self._fetched[0].sha256)
+            item = self._fetched.popleft()
+            earlier = answers.get(item.sha256)
+            if earlier is not None or item.sha256 in self._duplicates:
+                worker.files.drop(len(item.data))
+            if isinstance(earlier, ImageError):
+                self._results.add_error(item.image, earlier)
+            elif earlier is not None:
+                self._results.add_earlier(item.image, earlier)
+            elif duplicates := self._duplicates.get(item.sha256):
+                duplicates.images.append(item.image)
+                if duplicates.answer is not None:
+                    self._add_results(duplicates.answer, [item.image])
+            else:
+                duplicates = self._duplicates[item.sha256] = Duplicates(sha256=item.sha256, images=[item.image])
+                self._n_open += 1
+                self._n_first += 1
+                worker.threads.submit(self._first_pass.prepare, duplicates, [item.data])
+
+    def _locate_or_finish(self, scored: ImageResult) -> None:
+        """All readings of the image are done: ask the finder for boxes if they are due, or finish the image."""
+        boxes, prepared = self._batch.resolved.boxes, scored.duplicates.prepared
+        scored.duplicates.prepared = None
+        if isinstance(scored.result, Exception) or boxes is None or not self._wants_boxes(scored):
+            self._finish(scored)
         elif boxes.finder is None or prepared is None:
-            self._conclude(replace(event, boxes=StoredBoxes(problems=(boxes.why_not,))))
+            self._finish(replace(scored, boxes=StoredBoxes(problems=(boxes.why_not,))))
         else:
-            self._stages.threads.submit(self._steps.locate, event, boxes.finder, prepared)
+            self._batch.worker.threads.submit(self._first_pass.locate, scored, boxes.finder, prepared)
 
-    def _wants_boxes(self, event: Answered) -> bool:
-        assert isinstance(event.result, Reading)
-        complete = event.crop is None or event.crop.complete
-        policy = self._resolved.policy.after(event.crop)
-        return replace(self._resolved, policy=policy).wants_boxes(event.result, complete=complete)
+    def _wants_boxes(self, scored: ImageResult) -> bool:
+        assert isinstance(scored.result, Reading)
+        complete = scored.crop is None or scored.crop.complete
+        policy = self._batch.resolved.policy.after(scored.crop)
+        return replace(self._batch.resolved, policy=policy).wants_boxes(scored.result, complete=complete)
 
-    def _with_boxes(self, located: Located) -> Answered:
-        """A device that failed makes the image wait, as in scoring; an answer that nobody can read does not."""
+    def _with_boxes(self, located: Located) -> ImageResult:
+        """A device that fails makes the image wait, as in scoring. Boxes that cannot be parsed do not."""
         scored, found = located.scored, located.result
         if isinstance(found, Exception):
             return replace(scored, result=found)
         return replace(scored, boxes=stored(found, width=scored.width, height=scored.height))
 
-    def _conclude(self, event: Answered) -> None:
-        self._scoring -= 1
-        event.twins.answer = event
-        self._deliver(event.twins, event.twins.images)
+    def _finish(self, answer: ImageResult) -> None:
+        self._n_open -= 1
+        answer.duplicates.answer = answer
+        self._add_results(answer, answer.duplicates.images)
 
-    def _sort_out(self) -> None:
-        """Score only bytes that this scorer has not seen, neither in the ledger nor in this batch."""
-        unseen = {item.sha256 for item in self._fetched} - set(self._twins)
-        asked = ScanBytes(scan_id=self._scan_id, scorer_id=self._resolved.scorer_id, hashes=unseen)
-        known = self._stages.answers_by_content(asked)
-        while self._fetched:
-            self._on_fetched(self._fetched[0].image, self._fetched[0].sha256)
-            item = self._fetched.popleft()
-            earlier = known.get(item.sha256)
-            if earlier is not None or item.sha256 in self._twins:
-                self._stages.in_hand.drop(len(item.data))
-            if isinstance(earlier, ImageError):
-                self._results.error(item.image, earlier)
-            elif earlier is not None:
-                self._results.taken_over(item.image, earlier)
-            elif twins := self._twins.get(item.sha256):
-                twins.images.append(item.image)
-                if twins.answer is not None:
-                    self._deliver(twins, [item.image])
-            else:
-                twins = self._twins[item.sha256] = Twins(sha256=item.sha256, images=[item.image])
-                self._scoring += 1
-                self._first += 1
-                self._stages.threads.submit(self._steps.prepare, twins, [item.data])
-
-    def _deliver(self, twins: Twins, images: Sequence[ClaimedImage]) -> None:
-        answer = twins.answer
-        assert answer is not None
+    def _add_results(self, answer: ImageResult, images: Sequence[ClaimedImage]) -> None:
         for image in images:
             if isinstance(answer.result, Exception):
-                self._results.error(image, answer.result)
+                self._results.add_error(image, answer.result)
             else:
-                self._results.reading(
+                self._results.add_reading(
                     image,
                     answer.result,
-                    sha256=twins.sha256,
+                    sha256=answer.duplicates.sha256,
                     width=answer.width,
                     height=answer.height,
                     boxes=answer.boxes,

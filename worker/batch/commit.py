@@ -1,4 +1,4 @@
-"""The transactions of a held batch: tried again while the database is away, refused when the lease is lost."""
+"""The transactions of a held batch: retried while the database is unavailable, refused when the lease is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 class BatchWriter:
-    """How an attempt at a batch ends in the ledger. Each answers whether it was written."""
+    """Writes the outcome of an attempt to the ledger. Its methods return True if the transaction was committed."""
 
     def __init__(self, engine: sa.Engine, stop: Stop, totals: Totals) -> None:
         self._engine = engine
@@ -32,7 +32,7 @@ class BatchWriter:
         self._totals = totals
 
     def write(self, lease: Lease, outcome: Outcome) -> bool:
-        """Everything is known, or waits for the world."""
+        """Write the batch and end its lease. Images with a transient error stay ready for a later attempt."""
         start = time.perf_counter()
         if not self._commit(lease, lambda connection: verdicts.write(connection, lease.claim, outcome)):
             return False
@@ -40,7 +40,7 @@ class BatchWriter:
         return True
 
     def write_part(self, lease: Lease, outcome: Outcome, *, in_hand: int) -> bool:
-        """A suspect goes on with its next image."""
+        """Write results of a suspect batch, and mark its next image as under way. The lease continues."""
 
         def write(connection: sa.Connection) -> None:
             verdicts.write_part(connection, lease.claim, outcome, in_hand=in_hand)
@@ -48,7 +48,7 @@ class BatchWriter:
         return self._commit(lease, write, ends=False)
 
     def note_content(self, lease: Lease, image: ClaimedImage, sha256: str) -> None:
-        """An image that was in hand when a worker ended is about to be tried again: remember its bytes."""
+        """Store the hash of an image that was under way when a worker died, before it is tried again."""
         if image.crashes:
             self._commit(
                 lease,
@@ -56,8 +56,8 @@ class BatchWriter:
                 ends=False,
             )
 
-    def hand_back(self, lease: Lease, outcome: Outcome | None, *, why: str) -> bool:
-        """The worker stops, or the scan is paused: keep what is known, return the rest."""
+    def hand_back(self, lease: Lease, outcome: Outcome | None, *, reason: str) -> bool:
+        """The worker stops, or the scan is paused: write the results so far, and return the rest of the batch."""
 
         def write(connection: sa.Connection) -> None:
             if outcome is None:
@@ -67,20 +67,20 @@ class BatchWriter:
 
         if not self._commit(lease, write):
             return False
-        log.info("batch_given_back", batch=lease.claim.batch_id, why=why)
+        log.info("batch_given_back", batch=lease.claim.batch_id, reason=reason)
         if outcome is not None:
             self._count("part_written", lease, outcome, write_seconds=0.0)
         return True
 
-    def wait(self, lease: Lease, why: str) -> bool:
-        """Put the whole batch back, with a back-off, saying what it waits for."""
-        log.warning("batch_deferred", batch=lease.claim.batch_id, waiting_for=why)
+    def defer(self, lease: Lease, reason: str) -> bool:
+        """Put the whole batch back with a back-off. reason: what it waits for."""
+        log.warning("batch_deferred", batch=lease.claim.batch_id, waiting_for=reason)
         return self._commit(
-            lease, lambda connection: batches.settle(connection, lease.claim, values={}, waiting_for=why)
+            lease, lambda connection: batches.settle(connection, lease.claim, values={}, waiting_for=reason)
         )
 
     def _count(self, event: str, lease: Lease, outcome: Outcome, *, write_seconds: float) -> None:
-        # A transaction cannot hold its own duration: it is in the log and in the worker's totals.
+        # A transaction cannot store its own duration, so it goes to the log and to the worker's totals.
         sums = {**outcome.seconds, "write": write_seconds}
         self._totals.add(n_images=len(outcome.verdicts) + len(outcome.failures), sums=sums)
         log.info(
@@ -94,17 +94,17 @@ class BatchWriter:
         )
 
     def _commit(self, lease: Lease, write: Callable[[sa.Connection], None], *, ends: bool = True) -> bool:
-        """One transaction under the lease. False: the lease was lost, or the database stayed away too long."""
+        """Run one transaction. False: the lease was lost, or the database was unavailable until its end."""
 
         def attempt() -> None:
             with lease.lock:
                 if lease.ended:
-                    raise LeaseLost("found out by the heartbeat")
+                    raise LeaseLost("the heartbeat found the lease lost")
                 asked_at = time.monotonic()
                 with transaction(self._engine) as connection:
                     write(connection)
                 lease.ended = ends
-                if not ends:  # it began anew
+                if not ends:  # the transaction has extended it
                     lease.deadline = asked_at + lease.claim.lease_seconds
 
         try:

@@ -1,15 +1,15 @@
-"""The second looks of one batch: which images get one, where they are pointed, and what they read.
+"""The crop pass of one batch: which images get it, where the crop is, and the readings of the crops.
 
-They begin when all first looks of the batch are answered, so that the least certain images come first whatever came in
-first. Rounds of a few images go through the same steps side by side; within a round all wait for each other after each
-step, and tokens are taken in the order of the images, so that what a batch gets does not hang on the speed of threads:
+It begins when the first pass of the batch is over, so that the least certain images come first in whatever order they
+arrived. Rounds of a few images go through the same steps side by side. Within a round all wait for each other after
+each step, and tokens are granted in the order of the images: the result does not depend on the speed of threads.
 
-    views    the file once more, decoded as far as pointing needs it    stage threads
-    point    where to look; these two only where a look is pointed      the device
-    rows     the file with all its pixels, cropped and prepared         stage threads
-    read     the rows, by the scorer of the first looks                 the device; the next round begins meanwhile
+    views    the file again, decoded as far as pointing needs it      stage threads
+    point    where the crop is; these two only for a pointed crop     the device
+    rows     the file with all its pixels, cropped and prepared       stage threads
+    read     the rows, by the scorer of the first pass                the device; the next round begins meanwhile
 
-Whatever fails on the way makes the image wait or fail as at the first look: nothing is concluded from the first alone.
+An error in a step makes the image wait or fail as in the first pass: the first pass alone never decides.
 """
 
 from __future__ import annotations
@@ -24,56 +24,54 @@ from models.types import Pointed, Prepared, Reading
 from scanfleet.checks.crop_result import CAP, CropResult
 from scanfleet.errors import Retryable
 from scanfleet.stats.stage_times import SKIPPED
+from worker.batch.context import BatchContext
 from worker.batch.crop_stages import CropStages
-from worker.batch.events import Answered, CropRead, DueCrop, Stepped
-from worker.batch.stages import Around
+from worker.batch.events import CropRead, CropStepDone, DueCrop, ImageResult
 from worker.scoring.crop import CropSetup
 from worker.scoring.crop_gate import Allowance, Resized, crop_reason, order, shrink_of
 
 ROUND_IMAGES = 8
-GUESS = 4  # times the tokens of a first look, that a second one may take: until the first of a batch says
+ASSUMED_COST = 4  # times the tokens of the first pass, until the first crop of the batch is measured
 
 
 class CropPass:
-    """Every method is called by the coordinator of the batch."""
+    """Only the coordinator of the batch calls its methods."""
 
-    def __init__(self, around: Around, crop_setup: CropSetup, allowance: Allowance) -> None:
-        self._around = around
-        self._crop_pass = crop_setup
+    def __init__(self, batch: BatchContext, setup: CropSetup, allowance: Allowance) -> None:
+        self._batch = batch
+        self._setup = setup
         self._allowance = allowance
-        self._steps = CropStages(around, crop_setup.crop_reader)
-        self.files = self._steps.files
-        self._due: list[DueCrop] = []  # and not yet begun
-        self._ended: list[Answered] = []
-        self._stepping: list[DueCrop] = []
-        self._open = 0  # answers that the step of this round waits for
-        self._then: Callable[[Sequence[DueCrop]], None] = self._read
-        self._dearest = 0  # tokens of a second look so far
-        self._cheapest = 0  # likewise; 0: none so far
-        self.n_held = 0  # images that are neither concluded nor given back
+        self._stages = CropStages(batch, setup.crop_reader)
+        self.files = self._stages.files
+        self._due: list[DueCrop] = []  # not yet begun
+        self._finished: list[ImageResult] = []
+        self._in_step: list[DueCrop] = []
+        self._n_open = 0  # results that the step of this round waits for
+        self._next_step: Callable[[Sequence[DueCrop]], None] = self._read
+        self._highest_cost = 0  # tokens of one image so far
+        self._lowest_cost = 0  # 0: none so far
 
-    def takes(self, answered: Answered) -> bool:
-        """Whether an image that was answered at its first look gets another one; it is given back by `take_ended`."""
-        twins, reading, prepared = answered.twins, answered.result, answered.twins.prepared
+    def add_if_due(self, first: ImageResult) -> bool:
+        """Return True if the image is due for the crop pass; `take_finished` gives it back then."""
+        duplicates, reading, prepared = first.duplicates, first.result, first.duplicates.prepared
         why = None
         if isinstance(reading, Reading):
             self._allowance.earn(reading.visual_tokens)
             if math.isfinite(reading.margin):
-                shrink = shrink_of((answered.width, answered.height), cast("Resized", prepared))
-                why = crop_reason(self._crop_pass.settings, reading, self._crop_pass.band, shrink=shrink)
+                shrink = shrink_of((first.width, first.height), cast("Resized", prepared))
+                why = crop_reason(self._setup.settings, reading, self._setup.band, shrink=shrink)
         if why is None:
-            self.files.drop(twins.sha256)
+            self.files.drop(duplicates.sha256)
             return False
-        if self._around.resolved.boxes is None:
-            twins.prepared = None
-        self._due.append(DueCrop(first=answered, why=why))
-        self.n_held += 1
+        if self._batch.resolved.boxes is None:
+            duplicates.prepared = None
+        self._due.append(DueCrop(first=first, why=why))
         return True
 
-    def go_on(self) -> None:
-        """Begin the next round if none goes on. Not before all first looks of the batch are answered."""
-        self._due.sort(key=lambda due: order(due.reading, self._crop_pass.band, due.twins.sha256))
-        while self._due and not self._open:
+    def start_round(self) -> None:
+        """Start the next round unless one is running. Call it only when the first pass of the batch is over."""
+        self._due.sort(key=lambda due: order(due.reading, self._setup.band, due.duplicates.sha256))
+        while self._due and not self._n_open:
             n = self._affordable()
             if not n:
                 for due in self._due:
@@ -81,118 +79,118 @@ class CropPass:
                 self._due = []
                 return
             begun, self._due = self._due[:n], self._due[n:]
-            if self._crop_pass.crop_reader.pointed:
-                self._each(begun, self._steps.view, self._point)
+            if self._setup.crop_reader.pointed:
+                self._run_step(begun, self._stages.make_views, self._point)
             else:
-                self._each(begun, self._steps.make_rows, self._read)
+                self._run_step(begun, self._stages.make_rows, self._read)
 
-    def take_ended(self) -> list[Answered]:
-        """Images with all their looks, or with what became of the second one."""
-        ended, self._ended = self._ended, []
-        return ended
+    def take_finished(self) -> list[ImageResult]:
+        """Return the images that have finished since the last call: read, skipped or with an error."""
+        finished, self._finished = self._finished, []
+        return finished
 
     def close(self) -> None:
         self.files.close()
 
-    def handle(self, event: Stepped | CropRead) -> None:
+    def handle(self, event: CropStepDone | CropRead) -> None:
         if isinstance(event, CropRead):
-            self._conclude(event)
+            self._fuse(event)
             return
         event.due.step = event.result
-        self._open -= 1
-        if not self._open:
-            self._then(self._stepping)
+        self._n_open -= 1
+        if not self._n_open:
+            self._next_step(self._in_step)
 
     # the steps
 
     def _affordable(self) -> int:
-        """How many images the next round has; 0: not even the cheapest look that was seen fits into what is left."""
+        """Return the number of images in the next round; 0 if the tokens left do not pay for the cheapest so far."""
         left = self._allowance.left
-        if left <= 0 or left < self._cheapest:
+        if left <= 0 or left < self._lowest_cost:
             return 0
-        each = self._dearest or GUESS * self._due[0].reading.visual_tokens
+        each = self._highest_cost or ASSUMED_COST * self._due[0].reading.visual_tokens
         return ROUND_IMAGES if left >= ROUND_IMAGES * each else max(1, int(left // each))
 
-    def _each(
-        self, dues: Sequence[DueCrop], work: Callable[[DueCrop], None], then: Callable[[Sequence[DueCrop]], None]
+    def _run_step(
+        self, dues: Sequence[DueCrop], work: Callable[[DueCrop], None], next_step: Callable[[Sequence[DueCrop]], None]
     ) -> None:
-        """Have `work` done for each in the stage threads; when all have told their result, `then`."""
-        self._open, self._stepping, self._then = len(dues), list(dues), then
+        """Run `work` for each image in the stage threads, and `next_step` when all results are in."""
+        self._n_open, self._in_step, self._next_step = len(dues), list(dues), next_step
         for due in dues:
-            self._around.stages.threads.submit(work, due)
+            self._batch.worker.threads.submit(work, due)
 
-    def _going_well(self, dues: Sequence[DueCrop]) -> list[DueCrop]:
-        """Those whose step did not fail; the others are at their end."""
-        well = []
+    def _succeeded(self, dues: Sequence[DueCrop]) -> list[DueCrop]:
+        """Return the images whose step succeeded, and finish the others with their error."""
+        succeeded = []
         for due in dues:
             if isinstance(due.step, Exception):
-                self._end(replace(due.first, result=due.step), due)
+                self._finish(replace(due.first, result=due.step), due)
             else:
-                well.append(due)
-        return well
+                succeeded.append(due)
+        return succeeded
 
     def _point(self, dues: Sequence[DueCrop]) -> None:
         begun = []
-        for due in self._going_well(dues):
+        for due in self._succeeded(dues):
             if not self._allowance.take(due.step.visual_tokens):
                 self._skip(due, CAP)
                 continue
             due.tokens = due.step.visual_tokens
             begun.append(due)
-        self._each(begun, self._steps.submit_views, self._crop)
+        self._run_step(begun, self._stages.submit_views, self._crop)
 
     def _crop(self, dues: Sequence[DueCrop]) -> None:
         found = []
-        for due in self._going_well(dues):
+        for due in self._succeeded(dues):
             pointed: Pointed = due.step
             self._allowance.correct(pointed.tokens - due.tokens)
-            self._around.watch.add(again_tokens=pointed.tokens)
+            self._batch.watch.add(again_tokens=pointed.tokens)
             due.tokens, due.pointed = pointed.tokens, pointed
             if pointed.corners is None:
                 self._skip(due, pointed.why_not)
             else:
                 found.append(due)
-        self._each(found, self._steps.make_rows, self._read)
+        self._run_step(found, self._stages.make_rows, self._read)
 
     def _read(self, dues: Sequence[DueCrop]) -> None:
-        for due in self._going_well(dues):
+        for due in self._succeeded(dues):
             rows: Sequence[Prepared] = due.step
             if not rows:
                 self._skip(due, "enough")
                 continue
             cost = sum(row.visual_tokens for row in rows)
-            self._dearest = max(self._dearest, due.tokens + cost)
-            self._cheapest = min(self._cheapest or cost, cost)
+            self._highest_cost = max(self._highest_cost, due.tokens + cost)
+            self._lowest_cost = min(self._lowest_cost or cost, cost)
             if not self._allowance.take(cost):
                 self._skip(due, CAP)
                 continue
             due.tokens += cost
             due.n_rows = len(rows)
-            self._around.stages.threads.submit(self._steps.submit_rows, due)
+            self._batch.worker.threads.submit(self._stages.submit_rows, due)
 
-    # what comes of it
+    # the results
 
-    def _conclude(self, event: CropRead) -> None:
+    def _fuse(self, event: CropRead) -> None:
         due, answers = event.due, event.answers
         failed = [answer for answer in answers if isinstance(answer, Exception)]
         if failed:
-            away = next((error for error in failed if isinstance(error, Retryable)), failed[0])
-            self._end(replace(due.first, result=away), due)
+            error = next((error for error in failed if isinstance(error, Retryable)), failed[0])
+            self._finish(replace(due.first, result=error), due)
             return
         second = [answer for answer in answers if isinstance(answer, Reading)]
         broken = next((reading for reading in second if not math.isfinite(reading.margin)), None)
         if broken is not None:
-            self._end(replace(due.first, result=broken), due)
+            self._finish(replace(due.first, result=broken), due)
             return
-        self._around.watch.add(crop_setup=1)
-        looked = self._told(due, second=max(reading.margin for reading in second))
-        self._end(replace(due.first, result=self._crop_pass.crop_reader.fuse(due.reading, second), crop=looked), due)
+        self._batch.watch.add(again=1)
+        crop = self._crop_result(due, second=max(reading.margin for reading in second))
+        self._finish(replace(due.first, result=self._setup.crop_reader.fuse(due.reading, second), crop=crop), due)
 
     def _skip(self, due: DueCrop, why: str) -> None:
-        self._around.watch.add(**{SKIPPED[why]: 1})
-        self._end(replace(due.first, crop=self._told(due, skipped=why)), due)
+        self._batch.watch.add(**{SKIPPED[why]: 1})
+        self._finish(replace(due.first, crop=self._crop_result(due, skipped=why)), due)
 
-    def _told(self, due: DueCrop, *, second: float | None = None, skipped: str | None = None) -> CropResult:
+    def _crop_result(self, due: DueCrop, *, second: float | None = None, skipped: str | None = None) -> CropResult:
         pointed, size = due.pointed, (due.first.width, due.first.height)
         region = None if pointed is None else region_of(pointed, size)
         return CropResult(
@@ -203,14 +201,13 @@ class CropPass:
             sharpness=None if pointed is None else pointed.sharpness,
             skipped=skipped,
             tokens=due.tokens,
-            look=self._crop_pass.settings.look,
-            method=self._crop_pass.method,
+            look=self._setup.settings.look,
+            method=self._setup.method,
         )
 
-    def _end(self, answered: Answered, due: DueCrop) -> None:
+    def _finish(self, result: ImageResult, due: DueCrop) -> None:
         due.step = None
-        if answered.crop is None:  # it failed on the way
+        if result.crop is None:  # an error: the image waits or fails
             self._allowance.postpone(first=due.reading.visual_tokens, granted=due.tokens)
-        self.files.drop(due.twins.sha256)
-        self.n_held -= 1
-        self._ended.append(answered)
+        self.files.drop(due.duplicates.sha256)
+        self._finished.append(result)

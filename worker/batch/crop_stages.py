@@ -1,6 +1,6 @@
-"""The work of second looks that threads do: the file once more, what it is looked through by, its rows.
+"""The work of stage threads in the crop pass: fetch the file again if needed, and make its views and its rows.
 
-Whatever comes of it is told to the coordinator of the batch (`worker.batch.crop_pass`), errors as well.
+Every result and every error is sent to the coordinator of the batch (`worker.batch.crop_pass`).
 """
 
 from __future__ import annotations
@@ -15,126 +15,124 @@ from PIL import Image
 from models.types import CropReader, Reading
 from scanfleet.errors import ImageError, Retryable
 from scanfleet.images import Enough
-from worker.batch.events import CropRead, DueCrop, Event, Stepped, Twins
-from worker.batch.stages import RETRY_SECONDS, Around
+from worker.batch.context import BatchContext
+from worker.batch.events import CropRead, CropStepDone, DueCrop, Duplicates, Event
 from worker.decoding.file_buffer import KeptFiles
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 
 
 class CropStages:
-    """Each of `view`, `submit_views`, `make_rows` and `submit_rows` is for the stage threads."""
+    """Stage threads call `make_views`, `submit_views`, `make_rows` and `submit_rows`."""
 
-    def __init__(self, around: Around, crop_reader: CropReader) -> None:
-        self._around = around
+    def __init__(self, batch: BatchContext, crop_reader: CropReader) -> None:
+        self._batch = batch
         self._crop_reader = crop_reader
-        self.files = KeptFiles(around.stages.in_hand)
+        self.files = KeptFiles(batch.worker.files)
 
-    def view(self, due: DueCrop) -> None:
-        """Tells what is looked through."""
+    def make_views(self, due: DueCrop) -> None:
+        """Send the views that point to the crop."""
         detail = self._crop_reader.views_detail
         enough = None if detail is None else Enough(detail.pixels, detail.short_side)
-        self._tell(
-            due, lambda: self._with_picture(due, enough, lambda image: self._crop_reader.views(image, due.reading))
-        )
+        self._run(due, enough, lambda image: self._crop_reader.views(image, due.reading))
 
     def make_rows(self, due: DueCrop) -> None:
-        """Tells the rows that are to be read."""
-        self._tell(due, lambda: self._with_picture(due, None, lambda image: self._crop_reader.rows(image, due.pointed)))
+        """Send the rows that are to be read."""
+        self._run(due, None, lambda image: self._crop_reader.rows(image, due.pointed))
 
     def submit_views(self, due: DueCrop) -> None:
-        """The device tells where the look is pointed."""
+        """Queue the views at the device, which sends where the crop is."""
 
-        def answer(given: Answer) -> None:
-            self._around.watch.add(pointing=given.seconds)
-            self._around.tell(Stepped(due=due, result=given.result))
+        def pointed(work: WorkResult) -> None:
+            self._batch.watch.add(pointing=work.seconds)
+            self._batch.send(CropStepDone(due=due, result=work.result))
 
         def submit() -> None:
-            self._around.stages.device.submit_pointing(
-                owner=self._around.owner,
+            self._batch.worker.device.submit_pointing(
+                owner=self._batch,
                 crop_reader=self._crop_reader,
-                scorer=self._around.resolved.scorer,
+                scorer=self._batch.resolved.scorer,
                 views=views,
-                answer=answer,
+                on_result=pointed,
             )
 
         views, due.step = due.step, None
-        self._submit(submit, lambda error: Stepped(due=due, result=error))
+        self._submit(submit, lambda error: CropStepDone(due=due, result=error))
 
     def submit_rows(self, due: DueCrop) -> None:
-        """The device tells what was read."""
+        """Queue the rows at the device, which sends their readings."""
         rows, due.step = due.step, None
 
         def submit() -> None:
             for number, row in enumerate(rows):
-                self._around.stages.device.submit(
-                    owner=self._around.owner,
-                    scorer=self._around.resolved.scorer,
+                self._batch.worker.device.submit(
+                    owner=self._batch,
+                    scorer=self._batch.resolved.scorer,
                     prepared=row,
-                    answer=partial(self._row_read, due, number),
+                    on_result=partial(self._row_read, due, number),
                 )
 
         self._submit(submit, lambda error: CropRead(due=due, answers=(error,)))
 
-    def _row_read(self, due: DueCrop, number: int, given: Answer) -> None:
-        """In a device thread."""
-        assert isinstance(given.result, Reading | Exception)
-        self._around.watch.read_again(given)
-        if due.answered(number, given.result):
-            self._around.tell(CropRead(due=due, answers=tuple(due.answers.values())))
+    def _row_read(self, due: DueCrop, number: int, work: WorkResult) -> None:
+        """Called in a device thread."""
+        assert isinstance(work.result, Reading | Exception)
+        self._batch.watch.add_crop_row(work)
+        if due.add_answer(number, work.result):
+            self._batch.send(CropRead(due=due, answers=tuple(due.answers.values())))
 
     def _submit(self, submit: Callable[[], None], failed: Callable[[Exception], Event]) -> None:
-        if self._around.over.is_set():
+        if self._batch.closed.is_set():
             return
-        ended = self._around.activity.expect(seconds=0)
+        ended = self._batch.activity.expect(seconds=0)
         try:
             submit()
-        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(failed(error))
+        except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
+            self._batch.send(failed(error))
         finally:
             ended()
 
-    def _tell(self, due: DueCrop, work: Callable[[], Any]) -> None:
-        if self._around.over.is_set():
+    def _run(self, due: DueCrop, enough: Enough | None, work: Callable[[Image.Image], Any]) -> None:
+        if self._batch.closed.is_set():
             return
-        seconds = self._around.stages.settings.fetch_deadline_seconds + RETRY_SECONDS
-        ended = self._around.activity.expect(seconds=seconds)
+        ended = self._batch.expect_fetch()
         try:
-            self._around.tell(Stepped(due=due, result=work()))
-        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(Stepped(due=due, result=error))
+            self._batch.send(CropStepDone(due=due, result=self._with_picture(due, enough, work)))
+        except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
+            self._batch.send(CropStepDone(due=due, result=error))
         finally:
             ended()
 
     def _with_picture(self, due: DueCrop, enough: Enough | None, work: Callable[[Image.Image], Any]) -> Any:
-        """What `work` makes of the image. Few are held at once, by all batches together: they have all their pixels."""
-        data = self._file(due.twins)
-        with self._around.stages.pictures:
-            with self._around.watch.measure("decode"):
-                decoded = self._around.stages.decoders.decode(data, enough=enough)
-            with self._around.watch.measure("prepare"):
+        """Call `work` with the image. All batches together hold few such images: they have all their pixels."""
+        data = self._file(due.duplicates)
+        with self._batch.worker.pictures:
+            with self._batch.watch.measure("decode"):
+                decoded = self._batch.worker.decoders.decode(data, enough=enough)
+            with self._batch.watch.measure("prepare"):
                 return work(decoded.image)
 
-    def _file(self, twins: Twins) -> bytes:
-        """The bytes of the first look: kept, or fetched again under any of their names.
+    def _file(self, duplicates: Duplicates) -> bytes:
+        """Return the bytes of the first pass: kept, or fetched again under any of their names.
 
-        Raises ImageError when they are to be had nowhere any more, StoreUnavailable when that is not certain.
+        Raises ImageError when no name has them any more, StoreUnavailable when that is not certain.
         """
-        kept = self.files.get(twins.sha256)
+        kept = self.files.get(duplicates.sha256)
         if kept is not None:
             return kept
         errors: list[Exception] = []
-        settings, stages = self._around.stages.settings, self._around.stages
-        for image in tuple(twins.images):
+        for image in tuple(duplicates.images):
             try:
-                with self._around.watch.measure("fetch"):
-                    store = stages.stores(image.uri, image.root)
-                    data = store.fetch(image.uri, etag=image.etag, max_bytes=settings.max_image_bytes)
+                with self._batch.watch.measure("fetch"):
+                    store = self._batch.worker.stores(image.uri, image.root)
+                    data = store.fetch(
+                        image.uri, etag=image.etag, max_bytes=self._batch.worker.settings.max_image_bytes
+                    )
             except (ImageError, Retryable) as error:
                 errors.append(error)
                 continue
-            if hashlib.sha256(data).hexdigest() == twins.sha256:
-                self.files.keep(twins.sha256, data)
+            if hashlib.sha256(data).hexdigest() == duplicates.sha256:
+                self.files.keep(duplicates.sha256, data)
                 return data
-            detail = "other bytes than at the first look"
+            detail = "the file has changed since the first pass"
             errors.append(ImageError(stage="fetch", reason="changed", detail=detail))
         raise next((error for error in errors if isinstance(error, Retryable)), errors[0])

@@ -1,4 +1,4 @@
-"""What reaches the coordinator of a batch from the threads of its stages, and the images that share an answer."""
+"""The events that stage threads and the device send to the coordinator of a batch, and the images they are about."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from worker.scoring.boxes import NOT_ASKED, StoredBoxes
 
 
 @dataclass(kw_only=True, eq=False)
-class Twins:
-    """Images of one batch with the same bytes: scored once."""
+class Duplicates:
+    """Images of one batch with the same bytes, which are scored once. Most have one image."""
 
     sha256: str
     images: list[ClaimedImage]
-    prepared: Prepared | None = None  # kept where boxes or a second look may be asked for, until that is known
-    answer: Answered | None = None
+    prepared: Prepared | None = None  # kept as long as boxes or a crop pass may be due
+    answer: ImageResult | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,10 @@ class NotFetched:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    twins: Twins
+class ImageResult:
+    """The model's reading of an image after the first pass, then after the crop pass, then with its boxes."""
+
+    duplicates: Duplicates
     result: Reading | Exception
     width: int = 0  # pixels, upright
     height: int = 0
@@ -47,9 +49,12 @@ class Answered:
 
 @dataclass(kw_only=True, eq=False)
 class DueCrop:
-    """An image that is to be looked at again. step: what the step under way brought; tokens: what it cost so far."""
+    """An image that is due for the crop pass.
 
-    first: Answered
+    step: the result of its latest step. tokens: visual tokens spent on it so far.
+    """
+
+    first: ImageResult
     why: str
     step: Any = None
     pointed: Pointed | None = None
@@ -59,33 +64,33 @@ class DueCrop:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def twins(self) -> Twins:
-        return self.first.twins
+    def duplicates(self) -> Duplicates:
+        return self.first.duplicates
 
     @property
     def reading(self) -> Reading:
-        """Of the first look."""
+        """The reading of the first pass."""
         assert isinstance(self.first.result, Reading)
         return self.first.result
 
-    def answered(self, row: int, result: Reading | Exception) -> bool:
-        """Whether that was the last of its rows. From any device thread."""
+    def add_answer(self, row: int, result: Reading | Exception) -> bool:
+        """Return True if this was the last row to be answered. Called from any device thread."""
         with self._lock:
             self.answers[row] = result
             return len(self.answers) == self.n_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepped:
-    """A step of a second look came to its end: what is looked through, where it is pointed, or its rows."""
+class CropStepDone:
+    """A step of the crop pass has ended. result: the views, where they point, the rows, or an Exception."""
 
     due: DueCrop
-    result: Any  # or an Exception
+    result: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropRead:
-    """The rows of a second look were read, in whatever order."""
+    """All rows of an image in the crop pass are answered, in any order."""
 
     due: DueCrop
     answers: tuple[Reading | Exception, ...]
@@ -93,15 +98,15 @@ class CropRead:
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """Somebody was asked where in a flagged image."""
+    """The finder has answered for a flagged image."""
 
-    scored: Answered
+    scored: ImageResult
     result: FoundBoxes | Exception
 
 
 @dataclass(frozen=True, kw_only=True)
 class Abort:
-    why: str
+    reason: str
 
 
-Event = Fetched | NotFetched | Answered | Stepped | CropRead | Located | Abort
+Event = Fetched | NotFetched | ImageResult | CropStepDone | CropRead | Located | Abort

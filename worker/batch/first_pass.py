@@ -1,108 +1,106 @@
-"""The work of first looks that stage threads do: fetch, decode and prepare an image; and have boxes found in it.
+"""The work of stage threads in the first pass: fetch, decode and prepare an image, and find boxes in a flagged one.
 
-Whatever comes of it is told to the coordinator of the batch (`worker.batch.attempt`), errors as well.
+Every result and every error is sent to the coordinator of the batch (`worker.batch.attempt`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 from models.types import Finder, FoundBoxes, Prepared, Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.images import Enough
-from worker.batch.events import Answered, Fetched, Located, NotFetched, Twins
-from worker.batch.stages import RETRY_SECONDS, Around
+from worker.batch.context import BatchContext
+from worker.batch.events import Duplicates, Fetched, ImageResult, Located, NotFetched
 from worker.decoding.file_buffer import KeptFiles
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 
 
 class FirstPass:
-    """kept: files that a second look may need once more; None: there is no second look."""
+    """kept: files that the crop pass may need again; None: there is no crop pass."""
 
-    def __init__(self, around: Around, kept: KeptFiles | None) -> None:
-        self._around = around
-        self._stages = around.stages
-        self._settings = around.stages.settings
+    def __init__(self, batch: BatchContext, kept: KeptFiles | None) -> None:
+        self._batch = batch
         self._kept = kept
-        detail = around.resolved.scorer.detail
+        detail = batch.resolved.scorer.detail
         self._enough = None if detail is None else Enough(detail.pixels, detail.short_side)
 
     def fetch(self, image: ClaimedImage) -> None:
-        """Tells the bytes."""
-        if self._around.over.is_set():
+        """Send the bytes of the image."""
+        if self._batch.closed.is_set():
             return
-        ended = self._around.activity.expect(seconds=self._settings.fetch_deadline_seconds + RETRY_SECONDS)
+        ended = self._batch.expect_fetch()
         try:
-            with self._around.watch.measure("fetch"):
-                store = self._stages.stores(image.uri, image.root)
-                data = store.fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
+            with self._batch.watch.measure("fetch"):
+                store = self._batch.worker.stores(image.uri, image.root)
+                data = store.fetch(image.uri, etag=image.etag, max_bytes=self._batch.worker.settings.max_image_bytes)
                 sha256 = hashlib.sha256(data).hexdigest()
-            self._around.tell(Fetched(image=image, data=data, sha256=sha256))
-        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(NotFetched(image=image, error=error))
+            self._batch.send(Fetched(image=image, data=data, sha256=sha256))
+        except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
+            self._batch.send(NotFetched(image=image, error=error))
         finally:
             ended()
 
-    def prepare(self, twins: Twins, box: list[bytes]) -> None:
-        """The device tells what it reads.
+    def prepare(self, duplicates: Duplicates, box: list[bytes]) -> None:
+        """Queue the image at the device, which sends the reading.
 
-        box: the file, taken out: the executor keeps what it was given until the end, and the end may be long off.
+        box: holds the file, which is taken out. The executor keeps its arguments until the call ends, which may take
+        long.
         """
         n_bytes = len(box[0])
-        if self._around.over.is_set():
-            self._stages.in_hand.drop(n_bytes)
+        if self._batch.closed.is_set():
+            self._batch.worker.files.drop(n_bytes)
             return
-        ended = self._around.activity.expect(
-            seconds=0
-        )  # seconds by rule, and a decoder that hangs is ended by its keeper
+        # No long time is announced: decoding takes seconds, and the pool ends a decoder that hangs.
+        ended = self._batch.activity.expect(seconds=0)
         try:
             try:
                 data = box.pop()
-                with self._around.watch.measure("decode"):
-                    decoded = self._stages.decoders.decode(data, enough=self._enough)
+                with self._batch.watch.measure("decode"):
+                    decoded = self._batch.worker.decoders.decode(data, enough=self._enough)
                 if self._kept is not None:
-                    self._kept.keep(twins.sha256, data)
+                    self._kept.keep(duplicates.sha256, data)
                 del data
             finally:
-                self._stages.in_hand.drop(n_bytes)
+                self._batch.worker.files.drop(n_bytes)
             width, height = decoded.width, decoded.height
-            with self._around.watch.measure("prepare"):
-                prepared = self._around.resolved.scorer.prepare(decoded.image)
+            with self._batch.watch.measure("prepare"):
+                prepared = self._batch.resolved.scorer.prepare(decoded.image)
             del decoded  # its pixels need not wait for the device
-            if self._around.resolved.boxes is not None or self._kept is not None:
-                twins.prepared = prepared
-            answer = self._answering(twins, width, height)
-            self._stages.device.submit(
-                owner=self._around.owner, scorer=self._around.resolved.scorer, prepared=prepared, answer=answer
-            )
-        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(Answered(twins=twins, result=error))
+            if self._batch.resolved.boxes is not None or self._kept is not None:
+                duplicates.prepared = prepared
+            self._submit(duplicates, prepared, width, height)
+        except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
+            self._batch.send(ImageResult(duplicates=duplicates, result=error))
         finally:
             ended()
 
-    def _answering(self, twins: Twins, width: int, height: int) -> Callable[[Answer], None]:
-        def answer(given: Answer) -> None:
-            self._around.watch.answered(given)
-            assert isinstance(given.result, Reading | Exception)
-            self._around.tell(Answered(twins=twins, result=given.result, width=width, height=height))
+    def _submit(self, duplicates: Duplicates, prepared: Prepared, width: int, height: int) -> None:
+        def read(work: WorkResult) -> None:
+            self._batch.watch.add_first(work)
+            assert isinstance(work.result, Reading | Exception)
+            self._batch.send(ImageResult(duplicates=duplicates, result=work.result, width=width, height=height))
 
-        return answer
+        self._batch.worker.device.submit(
+            owner=self._batch, scorer=self._batch.resolved.scorer, prepared=prepared, on_result=read
+        )
 
-    def locate(self, scored: Answered, finder: Finder, prepared: Prepared) -> None:
-        """The device tells where."""
-        if self._around.over.is_set():
+    def locate(self, scored: ImageResult, finder: Finder, prepared: Prepared) -> None:
+        """Queue the image for the finder; the device sends its boxes."""
+        if self._batch.closed.is_set():
             return
-        ended = self._around.activity.expect(seconds=0)
+        ended = self._batch.activity.expect(seconds=0)
 
-        def answer(given: Answer) -> None:
-            self._around.watch.add(boxes=given.seconds)
-            assert isinstance(given.result, FoundBoxes | Exception)
-            self._around.tell(Located(scored=scored, result=given.result))
+        def located(work: WorkResult) -> None:
+            self._batch.watch.add(boxes=work.seconds)
+            assert isinstance(work.result, FoundBoxes | Exception)
+            self._batch.send(Located(scored=scored, result=work.result))
 
         try:
-            self._stages.device.submit_late(owner=self._around.owner, finder=finder, prepared=prepared, answer=answer)
-        except Exception as error:  # noqa: BLE001 - judged by its kind where it is gathered
-            self._around.tell(Located(scored=scored, result=error))
+            self._batch.worker.device.submit_finding(
+                owner=self._batch, finder=finder, prepared=prepared, on_result=located
+            )
+        except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
+            self._batch.send(Located(scored=scored, result=error))
         finally:
             ended()

@@ -1,6 +1,6 @@
-"""A batch whose last worker died, run so that the ledger always knows which image is in hand.
+"""Suspect batches, whose last worker died: one image at a time, with a mark in the ledger for the one under way.
 
-Lets a suspect batch have the whole process to itself.
+A suspect batch has the whole process to itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.batch.timing import Stopwatch
 
 
 class Gate:
-    """Many may be inside together, or one alone. Who waits to be alone goes before those who come after it."""
+    """Many batches may be inside together, or one alone. A batch that waits to be alone precedes all later ones."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -30,17 +30,17 @@ class Gate:
         self._waiting_alone = 0
 
     def wake(self) -> None:
-        """Have those who wait ask again whether they still want to."""
+        """Make all waiting threads call their `given_up` again."""
         with self._changed:
             self._changed.notify_all()
 
     @contextmanager
     def together(self, *, given_up: Callable[[], bool]) -> Iterator[None]:
-        """Raises Aborted when `given_up` becomes true (and `wake` is called) before there is room."""
+        """Raises Aborted if `given_up` becomes true (and `wake` is called) before the gate opens."""
         with self._changed:
             self._changed.wait_for(lambda: given_up() or not (self._alone or self._waiting_alone))
             if given_up():
-                raise Aborted("not wanted any more")
+                raise Aborted("the batch was given up while it waited")
             self._inside += 1
         try:
             yield
@@ -57,7 +57,7 @@ class Gate:
             try:
                 self._changed.wait_for(lambda: given_up() or not (self._alone or self._inside))
                 if given_up():
-                    raise Aborted("not wanted any more")
+                    raise Aborted("the batch was given up while it waited")
                 self._alone = True
             finally:
                 self._waiting_alone -= 1
@@ -83,28 +83,28 @@ def run_suspect(
     watch: Stopwatch,
     patience: int,
 ) -> None:
-    """Each image by itself: marked in the ledger, scored by `run`, written together with the mark of the next one.
+    """Run each image alone: mark it in the ledger, score it with `run`, write it together with the mark of the next.
 
-    `gathered` holds what is known without scoring. `patience`: images in a row that may meet a failure of the world
-    before the others are left to a later attempt.
+    results: the earlier answers. patience: consecutive images that may meet a transient error before the others are
+    left to a later attempt.
     """
     log.info("suspect_started", batch=lease.claim.batch_id, images=len(images))
-    known = results.outcome(watch)
+    outcome = results.outcome(watch)
     waiting_for: str | None = None
     n_waiting = 0
     for image in images:
-        if not writer.write_part(lease, known, in_hand=image.id):
+        if not writer.write_part(lease, outcome, in_hand=image.id):
             return
-        one = results.anew()
+        single = results.empty_copy()
         try:
-            run([image], one)
+            run([image], single)
         except Aborted as aborted:
             if not lease.ended:
-                writer.hand_back(lease, one.outcome(watch), why=str(aborted))
+                writer.hand_back(lease, single.outcome(watch), reason=str(aborted))
             return
-        known = one.outcome(watch)
-        waiting_for = known.waiting_for or waiting_for
-        n_waiting = n_waiting + 1 if known.waiting_for else 0
+        outcome = single.outcome(watch)
+        waiting_for = outcome.waiting_for or waiting_for
+        n_waiting = n_waiting + 1 if outcome.waiting_for else 0
         if n_waiting >= patience:
             break
-    writer.write(lease, replace(known, waiting_for=waiting_for))
+    writer.write(lease, replace(outcome, waiting_for=waiting_for))

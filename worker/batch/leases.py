@@ -1,4 +1,4 @@
-"""The batches this process holds, and the heartbeat that keeps them."""
+"""The batches that this process holds, and the heartbeat that extends their leases."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Lease:
 
     def __init__(self, claim: Claim, *, deadline: float) -> None:
         self.claim = claim
-        self.deadline = deadline  # time.monotonic() until which the batch is surely ours
+        self.deadline = deadline  # time.monotonic() until which the lease is certainly held
         self.lock = threading.Lock()
-        self.ended = False  # settled, handed back or lost
-        self.paused = False  # the scan is: hand back
-        self.abort: Callable[[str], None] = lambda _: None  # end the work on it, from any thread
+        self.ended = False  # written, handed back or lost
+        self.paused = False  # the scan is paused: hand the batch back
+        self.abort: Callable[[str], None] = lambda _: None  # ends the work on it, from any thread
 
     @property
     def unwanted(self) -> bool:
@@ -46,8 +46,8 @@ class Leases:
         self._held: set[Lease] = set()
 
     def claim(self, *, queue: str, notified: int | None) -> Lease | None:
-        """Lease the batch rung for, or another of the queue; None when there is none. Raises DatabaseUnavailable."""
-        asked_at = time.monotonic()  # before the database's clock: our deadline is never later than its own
+        """Lease the notified batch, or another of the queue; None when there is none. Raises DatabaseUnavailable."""
+        asked_at = time.monotonic()  # before the database's clock, so that our deadline is never later than its own
         with transaction(self._engine) as connection:
             claim = batches.claim(
                 connection, queue=queue, worker=self._worker, lease_seconds=self._lease_seconds, notified=notified
@@ -60,22 +60,22 @@ class Leases:
         return lease
 
     def release(self, lease: Lease) -> None:
-        """Forget a batch, however it ended."""
+        """Drop a batch that has ended, whatever its outcome."""
         lease.ended = True
         with self._lock:
             self._held.discard(lease)
 
     def beat(self) -> None:
-        """Prolong every held lease. Raises DatabaseUnavailable; a lost lease is told to its batch."""
+        """Extend every held lease, and abort the batches whose lease is lost. Raises DatabaseUnavailable."""
         with self._lock:
             held = list(self._held)
         for lease in held:
             with lease.lock:
                 if not lease.ended:
-                    self._prolong(lease)
+                    self._extend(lease)
 
-    def look(self) -> None:
-        """Notice what people did to a scan: cancelled, its batches end; paused, they are handed back.
+    def check_scans(self) -> None:
+        """Abort the batches of cancelled scans, and hand back those of paused scans.
 
         Raises DatabaseUnavailable.
         """
@@ -84,25 +84,25 @@ class Leases:
         if not held:
             return
         with reading(self._engine) as connection:
-            found = batches.standing(connection, [lease.claim for lease in held.values()])
-        for batch_id, standing in found.items():
+            states = batches.standing(connection, [lease.claim for lease in held.values()])
+        for batch_id, state in states.items():
             lease = held[batch_id]
             with lease.lock:
                 if lease.unwanted:
                     continue
-                if standing is LeaseState.LOST:
+                if state is LeaseState.LOST:
                     self._lose(lease)
-                elif standing is LeaseState.PAUSED:
+                elif state is LeaseState.PAUSED:
                     lease.paused = True
                     lease.abort("the scan is paused")
 
     def _lose(self, lease: Lease) -> None:
-        """Cancelled, or this process was away for longer than its lease."""
+        """The scan was cancelled, or this process was suspended for longer than its lease."""
         log.warning("lease_lost", batch=lease.claim.batch_id, token=lease.claim.token)
         lease.ended = True
         lease.abort("the lease is lost")
 
-    def _prolong(self, lease: Lease) -> None:
+    def _extend(self, lease: Lease) -> None:
         asked_at = time.monotonic()
         try:
             with transaction(self._engine) as connection:

@@ -1,4 +1,4 @@
-"""The life of a batch in a worker: claim, score, one writing transaction. The message is acknowledged after that."""
+"""The life of a batch in a worker: claim, score, commit. The message is acknowledged after that."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import structlog
 
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results import verdicts
-from scanfleet.db.results.verdicts import Known
+from scanfleet.db.results.verdicts import Answer
 from scanfleet.db.scans import crash_isolation, notifications
 from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, Retryable
 from scanfleet.redaction import storable
 from worker.batch.attempt import Aborted, BatchRun
 from worker.batch.commit import BatchWriter
+from worker.batch.context import AnswersByContent, ScanBytes, WorkerContext
 from worker.batch.isolation import Gate, run_suspect
 from worker.batch.leases import Lease, Leases
 from worker.batch.results import BatchResults
-from worker.batch.stages import AnswersByContent, ScanBytes, Stages
 from worker.batch.timing import LEFT_OVER, Stopwatch, Totals
 from worker.runtime.circuit_breaker import Breaker
 from worker.runtime.retry import retry_until
@@ -32,16 +32,16 @@ from worker.scoring.factory import Resolved
 
 log = structlog.get_logger()
 
-SCORER_SECONDS = 600.0  # that a new adapter may take to be fetched, loaded and tried
+SCORER_SECONDS = 600.0  # to fetch, load and try a new adapter
 
 
 class Pipeline:
-    """`run` may be called from several threads: each call takes one batch through its life."""
+    """Runs batches. `run` may be called from several threads; each call runs one batch."""
 
     def __init__(
-        self, *, engine: sa.Engine, queue: str, scorers: ScorerCache, stages: Stages, leases: Leases, stop: Stop
+        self, *, engine: sa.Engine, queue: str, scorers: ScorerCache, context: WorkerContext, leases: Leases, stop: Stop
     ) -> None:
-        self.totals = Totals(stages.device.occupancy, n_threads=stages.settings.fetch_threads)
+        self.totals = Totals(context.device.occupancy, n_threads=context.settings.fetch_threads)
         self._lock = threading.Lock()
         self._n_taken = 0
         self._n_active = 0
@@ -49,24 +49,25 @@ class Pipeline:
         self._engine = engine
         self._queue = queue
         self._scorers = scorers
-        self._stages = stages
+        self._context = context
         self._stop = stop
         self._gate = Gate()
         self._breaker = Breaker()
         self._writer = BatchWriter(engine, stop, self.totals)
 
     def run(self, notified: int | None) -> None:
-        """Take the batch that was rung for, or another. Never raises for anything that can befall a batch."""
+        """Run the notified batch, or another one. Errors of a batch are written or logged, never raised."""
         if self._stop.draining or self._stop.wait_draining(self.seconds_paused):
-            self._pass_on(notified)
+            self._return_notification(notified)
             return
-        deadline = time.monotonic() + self._stages.settings.lease_seconds
+        deadline = time.monotonic() + self._context.settings.lease_seconds
         try:
             lease = retry_until(
                 lambda: self.leases.claim(queue=self._queue, notified=notified), until=lambda: deadline, stop=self._stop
             )
         except DatabaseUnavailable as error:
-            log.warning("claim_failed", batch=notified, error=str(error))  # the batch is ready still and is rung again
+            # The batch is still ready, and the reconcilers notify a worker of it again.
+            log.warning("claim_failed", batch=notified, error=str(error))
             return
         if lease is None:
             return
@@ -76,9 +77,9 @@ class Pipeline:
         try:
             self._attempt(lease)
         except Exception as error:
-            # A bug. The batch goes back to wait for a version without it; its images are not at fault.
+            # A bug. The batch waits for a version without it, and its images are not counted as failures.
             log.exception("batch_crashed", batch=lease.claim.batch_id)
-            self._writer.wait(lease, f"unexpected {type(error).__name__}: see the worker's log")
+            self._writer.defer(lease, f"unexpected {type(error).__name__}: see the worker's log")
         finally:
             self._stop.unlisten(lease)
             self.leases.release(lease)
@@ -87,17 +88,17 @@ class Pipeline:
 
     @property
     def n_taken(self) -> int:
-        """Batches claimed since the start."""
+        """The number of batches claimed since the start."""
         return self._n_taken
 
     @property
     def n_active(self) -> int:
-        """Batches under way."""
+        """The number of batches under way."""
         return self._n_active
 
     @property
     def seconds_paused(self) -> float:
-        """How long no batch is taken, because the model or the device had trouble."""
+        """Seconds until batches are claimed again after an error of the model or the device."""
         return self._breaker.seconds_left
 
     def _attempt(self, lease: Lease) -> None:
@@ -108,85 +109,86 @@ class Pipeline:
                 self._score(lease)
         except Aborted as aborted:
             if not lease.ended:
-                self._writer.hand_back(lease, None, why=str(aborted))
+                self._writer.hand_back(lease, None, reason=str(aborted))
         except Retryable as error:
             if isinstance(error, DeviceUnavailable):
                 self._breaker.trip(str(error))
-            self._writer.wait(lease, storable(str(error)))
+            self._writer.defer(lease, storable(str(error)))
 
     def _on_abort(self, lease: Lease, abort: Callable[[str], None]) -> None:
-        """Have the lease's end and the worker's call `abort`."""
+        """Call `abort` when the lease ends or the worker stops."""
         lease.abort = abort
         self._stop.listen(lease, lambda: abort("the worker is stopping"))
         if lease.unwanted:
             abort("the lease is lost")
 
     def _score(self, lease: Lease) -> None:
-        """Raises Retryable before anything is known, Aborted likewise."""
+        """Raises Retryable and Aborted only before the first result."""
         resolved = self._resolve(lease)
-        with self._stages.device.occupancy.batch() as span:
+        with self._context.device.occupancy.batch() as span:
             allowance = _allowance(resolved, lease.claim)
-            watch = Stopwatch(span=span, n_threads=self._stages.settings.fetch_threads, allowance=allowance)
+            watch = Stopwatch(span=span, n_threads=self._context.settings.fetch_threads, allowance=allowance)
             self._score_with(resolved, lease, watch)
 
     def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch) -> None:
         claim, results = lease.claim, BatchResults(resolved)
-        unseen = self._reuse(resolved, claim.images, results)
+        unseen = self._add_earlier(resolved, claim.images, results)
 
         def run(images: Iterable[ClaimedImage], into: BatchResults) -> None:
             batch = BatchRun(
                 images=tuple(images),
                 attempt=claim.attempts,
                 resolved=resolved,
-                stages=self._stages,
+                context=self._context,
                 results=into,
                 watch=watch,
                 scan_id=claim.scan_id,
                 on_fetched=lambda image, sha256: self._writer.note_content(lease, image, sha256),
-                allowance=watch.allowance,
             )
             self._on_abort(lease, batch.abort)
             batch.run()
-            self._judge_device(into)
+            self._update_breaker(into)
 
         if claim.suspect and unseen:
-            patience = self._stages.settings.fetch_threads
+            patience = self._context.settings.fetch_threads
             run_suspect(lease, unseen, results, run=run, writer=self._writer, watch=watch, patience=patience)
             return
         try:
             run(unseen, results)
         except Aborted as aborted:
             if not lease.ended:
-                self._writer.hand_back(lease, results.outcome(watch), why=str(aborted))
+                self._writer.hand_back(lease, results.outcome(watch), reason=str(aborted))
             return
         self._writer.write(lease, results.outcome(watch))
 
     def _resolve(self, lease: Lease) -> Resolved:
-        ended = self._stages.tracker.whole.expect(seconds=SCORER_SECONDS)
+        ended = self._context.tracker.whole.expect(seconds=SCORER_SECONDS)
         try:
             check_id = lease.claim.check_id
             return retry_until(lambda: self._scorers.resolve(check_id), until=lambda: lease.deadline, stop=self._stop)
         finally:
             ended()
 
-    def _judge_device(self, results: BatchResults) -> None:
+    def _update_breaker(self, results: BatchResults) -> None:
         if results.n_scored:
             self._breaker.reset()
-        elif results.device_trouble is not None:
-            self._breaker.trip(results.device_trouble)
+        elif results.device_error is not None:
+            self._breaker.trip(results.device_error)
 
-    def _reuse(self, resolved: Resolved, images: Collection[ClaimedImage], results: BatchResults) -> list[ClaimedImage]:
-        """Take over what this scorer said of the same listed versions; return the other images."""
+    def _add_earlier(
+        self, resolved: Resolved, images: Collection[ClaimedImage], results: BatchResults
+    ) -> list[ClaimedImage]:
+        """Reuse this scorer's answers for the same listed versions, and return the other images."""
         identities = [image.identity for image in images if image.etag is not None]
         with reading(self._engine) as connection:
-            known = verdicts.answers_by_identity(connection, resolved.scorer_id, identities)
+            answers = verdicts.answers_by_identity(connection, resolved.scorer_id, identities)
         for image in images:
-            if image.identity in known:
-                results.taken_over(image, known[image.identity])
-        return [image for image in images if image.identity not in known]
+            if image.identity in answers:
+                results.add_earlier(image, answers[image.identity])
+        return [image for image in images if image.identity not in answers]
 
-    def _pass_on(self, notified: int | None) -> None:
-        """A knock that came while stopping: let the reconcilers knock elsewhere, without their usual patience."""
+    def _return_notification(self, notified: int | None) -> None:
+        """The worker stops: have the reconcilers notify another worker of the batch at once."""
         if notified is None:
             return
         try:
@@ -197,7 +199,7 @@ class Pipeline:
 
 
 def _allowance(resolved: Resolved, claim: Claim) -> Allowance | None:
-    """Of the whole batch, also where its images are run one by one, or in several attempts."""
+    """Return the allowance of the whole batch, even if its images run one by one or in several attempts."""
     if resolved.crop_setup is None:
         return None
     left_over = (claim.seconds or {}).get(LEFT_OVER, 0.0)
@@ -205,14 +207,14 @@ def _allowance(resolved: Resolved, claim: Claim) -> Allowance | None:
 
 
 def look_up_content(engine: sa.Engine) -> AnswersByContent:
-    """The ledger's answer to "what is known of these bytes?"."""
+    """Return the lookup of bytes in the ledger: earlier answers, and bytes that killed workers."""
 
-    def look_up(asked: ScanBytes) -> Mapping[str, Known | ImageError]:
-        if not asked.hashes:
+    def look_up(query: ScanBytes) -> Mapping[str, Answer | ImageError]:
+        if not query.hashes:
             return {}
         with reading(engine) as connection:
-            seen = verdicts.answers_by_content(connection, asked.scorer_id, asked.hashes)
-            lethal = crash_isolation.lethal_content(connection, asked.scan_id, asked.hashes)
-        return {**lethal, **seen}
+            answers = verdicts.answers_by_content(connection, query.scorer_id, query.hashes)
+            lethal = crash_isolation.lethal_content(connection, query.scan_id, query.hashes)
+        return {**lethal, **answers}
 
     return look_up

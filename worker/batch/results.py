@@ -1,4 +1,4 @@
-"""What an attempt at a batch brought: every image ends as a verdict, as a failure of its own, or waits."""
+"""The results of an attempt at a batch: every image ends as a verdict or as a failure, or it waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import structlog
 
 from models.types import Reading
 from scanfleet.checks.crop_result import CropResult
-from scanfleet.db.results.verdicts import Known, NewVerdict, Outcome
+from scanfleet.db.results.verdicts import Answer, NewVerdict, Outcome
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnavailable
 from scanfleet.redaction import storable
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class BatchResults:
-    """Filled by one thread, the coordinator of the batch."""
+    """Only the coordinator of the batch fills it."""
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
@@ -32,54 +32,36 @@ class BatchResults:
         self._waiting_for: str | None = None
         self._n_waiting = 0
         self._n_store_away = 0  # of n_waiting
-        self._n_fetched = 0  # images that the store gave, or said something of
+        self._n_fetched = 0  # images that the store delivered, or rejected
         self._n_scored = 0
         self._n_low_mass = 0
 
-    def anew(self) -> BatchResults:
-        """An empty one for other images of the same batch."""
+    def empty_copy(self) -> BatchResults:
+        """Return empty results for other images of the same batch."""
         return BatchResults(self._resolved)
 
     def is_blocked(self, *, patience: int) -> bool:
-        """Whether `patience` images ran into failures of the world and no image into anything else."""
+        """Return True if `patience` images met a transient error, and the store answered for none."""
         return self._n_waiting >= patience and not self._n_fetched
 
     @property
-    def device_trouble(self) -> str | None:
-        """What keeps images waiting though the store gave them."""
+    def device_error(self) -> str | None:
+        """The error for which images wait although the store delivered them."""
         return self._waiting_for if self._n_waiting > self._n_store_away else None
 
     @property
     def n_scored(self) -> int:
-        """Images that the model answered."""
+        """The number of images that the model has answered."""
         return self._n_scored
 
-    def fetched(self) -> None:
-        """The store answered for an image."""
+    def count_fetched(self) -> None:
         self._n_fetched += 1
 
-    def taken_over(self, image: ClaimedImage, known: Known) -> None:
-        """The same bytes, or the same listed version, were answered by the same scorer before."""
-        verdict = NewVerdict(
-            image_id=image.id,
-            identity=image.identity,
-            content_sha256=known.content_sha256,
-            width=known.width,
-            height=known.height,
-            label=known.label,
-            decision=known.decision,
-            score=known.score,
-            margin=known.margin,
-            mass=known.mass,
-            logits=known.logits,
-            boxes=known.boxes,
-            box_problems=known.box_problems,
-            crop=known.crop,
-            reused_from=known.verdict_id,
-        )
-        self._verdicts.append(verdict)
+    def add_earlier(self, image: ClaimedImage, earlier: Answer) -> None:
+        """Reuse the answer of the same scorer for the same bytes or the same listed version."""
+        self._verdicts.append(NewVerdict.reuse(earlier, image_id=image.id, identity=image.identity))
 
-    def reading(
+    def add_reading(
         self,
         image: ClaimedImage,
         reading: Reading,
@@ -90,10 +72,10 @@ class BatchResults:
         boxes: StoredBoxes = NOT_ASKED,
         crop: CropResult | None = None,
     ) -> None:
-        """crop: what became of a second look that was due; the reading is of all looks."""
+        """crop: the outcome of the crop pass where it was due; the reading is that of both passes then."""
         if not math.isfinite(reading.margin):
-            # Overflow in a low precision, or broken weights: no answer, and not the image's fault.
-            self.error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
+            # Overflow in a low precision, or broken weights: no answer, and not counted against the image.
+            self.add_error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
             return
         self._n_scored += 1
         decision = self._policy.after(crop).decide(reading, complete=crop is None or crop.complete)
@@ -116,10 +98,10 @@ class BatchResults:
         )
         self._verdicts.append(verdict)
 
-    def error(self, image: ClaimedImage, error: Exception) -> None:
-        """Only an ImageError is the image's own fault. Everything else, a bug of ours included, makes it wait."""
+    def add_error(self, image: ClaimedImage, error: Exception) -> None:
+        """Only an ImageError is a failure of the image. Every other error, a bug included, makes it wait."""
         if isinstance(error, ImageError):
-            self._n_fetched += error.stage == "fetch"  # gone, changed, too large: the store has spoken
+            self._n_fetched += error.stage == "fetch"  # gone, changed, too large: the store is available
             self._failures[image.id] = ImageError(stage=error.stage, reason=error.reason, detail=storable(error.detail))
             return
         self._n_waiting += 1
@@ -132,7 +114,7 @@ class BatchResults:
 
     def outcome(self, watch: Stopwatch) -> Outcome:
         if self._n_low_mass:
-            # The model answers in other words than the labels: prompt or adapter is broken, or does not fit.
+            # The model prefers other words than the labels: the prompt or the adapter is broken, or does not fit.
             log.warning("label_mass_low", scorer=self._scorer_id, images=self._n_low_mass, floor=MASS_FLOOR)
         return Outcome(
             scorer_id=self._scorer_id,

@@ -1,4 +1,4 @@
-"""Sums by name of what a batch and a worker took; the names are those of `scanfleet.stats.stage_times`."""
+"""Sums by name of the time and tokens of a batch and of a worker. `scanfleet.stats.stage_times` has the names."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from scanfleet.stats.stage_times import COUNTS, THREAD_STAGES
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 from worker.runtime.utilisation import Occupancy, Span
 from worker.scoring.crop_gate import Allowance
 
 MEASURED = (*THREAD_STAGES, "wait", "device", "boxes", "pointing", *COUNTS)
-LEFT_OVER = "left_over"  # visual tokens that second looks of the batch may still take
+LEFT_OVER = "left_over"  # visual tokens that crops of the batch may still take
 NO_TIME = Span(under_way=0.0, idle=0.0)
 
 
 class Stopwatch:
-    """Of one batch, from several threads. span: its share of the worker's time so far. n_threads: of the stages.
+    """The sums of one batch, from several threads.
 
-    allowance: of its second looks, whose rest is kept for a further attempt as LEFT_OVER; None: there are none.
+    span: returns the batch's share of the worker's time so far. n_threads: the number of stage threads. allowance: the
+    tokens of its crop pass, whose rest is kept for a further attempt as LEFT_OVER; None: there is no crop pass.
     """
 
     def __init__(
@@ -49,19 +50,19 @@ class Stopwatch:
         finally:
             self.add(**{stage: time.perf_counter() - start})
 
-    def answered(self, given: Answer) -> None:
-        """An image came back from the device."""
-        self.add(wait=given.waited, device=given.seconds)
-        if given.forwards:
-            own = given.tokens - given.padding
-            self.add(forwards=given.forwards, scored=1, tokens=given.tokens, padding=given.padding, first_tokens=own)
+    def add_first(self, work: WorkResult) -> None:
+        """Count an image that the device has answered in the first pass."""
+        self.add(wait=work.waited, device=work.seconds)
+        if work.forwards:
+            own = work.tokens - work.padding
+            self.add(forwards=work.forwards, scored=1, tokens=work.tokens, padding=work.padding, first_tokens=own)
 
-    def read_again(self, given: Answer) -> None:
-        """A row of a second look came back."""
-        self.add(wait=given.waited, device=given.seconds)
-        if given.forwards:
-            own = given.tokens - given.padding
-            self.add(forwards=given.forwards, tokens=given.tokens, padding=given.padding)
+    def add_crop_row(self, work: WorkResult) -> None:
+        """Count a row that the device has answered in the crop pass."""
+        self.add(wait=work.waited, device=work.seconds)
+        if work.forwards:
+            own = work.tokens - work.padding
+            self.add(forwards=work.forwards, tokens=work.tokens, padding=work.padding)
             self.add(again_tokens=own, again_rows=1)
 
     def sums(self) -> dict[str, float]:
@@ -74,7 +75,7 @@ class Stopwatch:
 
 
 class Totals:
-    """What a worker did since it started."""
+    """The sums of a worker since its start."""
 
     def __init__(self, occupancy: Occupancy, *, n_threads: int) -> None:
         self._occupancy = occupancy
@@ -84,14 +85,14 @@ class Totals:
         self._sums = dict.fromkeys((*MEASURED, "write"), 0.0)
 
     def add(self, *, n_images: int, sums: Mapping[str, float]) -> None:
-        """A batch that ended."""
+        """Add a batch that has ended."""
         with self._lock:
             self._n_images += n_images
             for name in self._sums:
                 self._sums[name] += sums.get(name, 0.0)
 
     def read(self) -> tuple[int, dict[str, float]]:
-        """Images that ended, and the sums. The clock's share is as of now, the rest as of the last batch that ended."""
+        """Return the number of images and the sums. Clock times are as of now, the rest as of the last batch."""
         span = self._occupancy.so_far()
         times = {"under_way": span.under_way, "idle": span.idle, "threads": self._n_threads * span.under_way}
         with self._lock:

@@ -19,8 +19,8 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import OpenStores, StoreFinder, open_store
 from worker.batch.attempt import BatchRun
+from worker.batch.context import WorkerContext
 from worker.batch.results import BatchResults
-from worker.batch.stages import Stages
 from worker.batch.timing import Stopwatch
 from worker.decoding.pool import Decoders
 from worker.device.executor import Device
@@ -41,14 +41,14 @@ def chunks_in_flight(settings: Settings) -> int:
 
 
 @contextmanager
-def stages(settings: Settings, model: Model, *, token_budget: int) -> Iterator[Stages]:
+def stages(settings: Settings, model: Model, *, token_budget: int) -> Iterator[WorkerContext]:
     """Device threads, stage threads and decoder processes."""
     device = Device(token_budget=token_budget, streams=model.streams, one_by_one=model.one_by_one)
     threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
     decoders = Decoders(settings)
     device.start()
     try:
-        yield Stages(
+        yield WorkerContext(
             threads=threads,
             decoders=decoders,
             device=device,
@@ -72,16 +72,16 @@ def _stores(settings: Settings) -> StoreFinder:
     return find
 
 
-def score_stream(images: Iterator[ClaimedImage], resolved: Resolved, parts: Stages) -> Iterator[Scored]:
+def score_stream(images: Iterator[ClaimedImage], resolved: Resolved, context: WorkerContext) -> Iterator[Scored]:
     """The outcome of each chunk, in order. Images in neither of its lists wait for the world to heal."""
-    ahead = chunks_in_flight(parts.settings)
+    ahead = chunks_in_flight(context.settings)
     waiting: Queue[Future[Scored] | Exception | None] = Queue(ahead)
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="chunk")
 
     def read() -> None:
         try:
             for chunk in chunks_of(images):
-                waiting.put(pool.submit(_score, chunk, resolved, parts))
+                waiting.put(pool.submit(_score, chunk, resolved, context))
             waiting.put(None)
         except Exception as error:  # noqa: BLE001 - raised where the answers are taken
             waiting.put(error)
@@ -100,17 +100,17 @@ def chunks_of(images: Iterable[ClaimedImage]) -> Iterator[Chunk]:
         yield chunk
 
 
-def _score(chunk: Chunk, resolved: Resolved, parts: Stages) -> Scored:
-    results, watch = BatchResults(resolved), Stopwatch()
+def _score(chunk: Chunk, resolved: Resolved, context: WorkerContext) -> Scored:
+    results = BatchResults(resolved)
+    watch = Stopwatch(allowance=Allowance(None))  # no scan whose share it is: each image gets the crop pass that is due
     run = BatchRun(
         images=chunk,
         attempt=1,
         resolved=resolved,
-        stages=parts,
+        context=context,
         results=results,
         watch=watch,
         scan_id="",
-        allowance=Allowance(None),  # no scan, no share of it: each image gets the look that is due
     )
     run.run()
     return chunk, results.outcome(watch)

@@ -1,43 +1,44 @@
-"""How much memory a forward takes, and how much is left for it: of the card, or of the machine where it computes."""
+"""How much memory a forward takes, and how much is free for it: on the card, or on the machine that computes it."""
 
 from __future__ import annotations
 
-import contextlib
+import resource
 import sys
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 KIB = 1024
-_PROC = Path("/proc/self")
 _CGROUP = Path("/sys/fs/cgroup")  # version 2; a container sees its own limit here
 
 
 class DeviceMemory(Protocol):
-    """`begin`, a forward, `taken`. None: cannot be told here."""
+    """Call `begin`, run a forward, then call `taken`. None: unknown on this device."""
 
     def begin(self) -> None: ...
 
     def taken(self) -> int | None:
-        """Bytes that were needed at most since `begin`, beyond what was held then."""
+        """Return the peak in bytes since `begin`, beyond what was held then."""
         ...
 
     def free(self) -> int | None:
-        """Bytes that can still be had."""
+        """Return the bytes that can still be allocated."""
         ...
 
 
 def memory_of(device: str) -> DeviceMemory:
-    """device: as torch writes it."""
+    """Return the memory of a device, which is named as torch names it."""
     if device.startswith("cuda"):
         return CudaMemory(device)
     return HostMemory() if device == "cpu" and sys.platform == "linux" else UnknownMemory()
 
 
 class UnknownMemory:
-    """Nothing is known of this device's memory."""
+    """A device whose memory cannot be read."""
 
     def begin(self) -> None:
-        """Nothing to note."""
+        pass
 
     def taken(self) -> int | None:
         return None
@@ -47,7 +48,7 @@ class UnknownMemory:
 
 
 class CudaMemory:
-    """Of a CUDA device, by torch's own book-keeping."""
+    """The memory of a CUDA device, from torch's own statistics."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -73,43 +74,32 @@ class CudaMemory:
 
 
 class HostMemory:
-    """Of this process on Linux: its peak can be set back (proc(5), clear_refs), so that each forward has its own."""
+    """The memory of this machine under Linux, for forwards that the CPU computes."""
 
     def __init__(self) -> None:
         self._held = 0
+        self._peak = 0
 
     def begin(self) -> None:
-        with contextlib.suppress(OSError):  # a kernel or container that does not let us: peaks add up then
-            (_PROC / "clear_refs").write_text("5")
-        self._held = _status("VmRSS")
+        self._held = psutil.Process().memory_info().rss
+        self._peak = _peak()
 
     def taken(self) -> int | None:
-        return max(0, _status("VmHWM") - self._held)
+        """None: the forward set no new peak of this process, so it needed no more than has fitted before."""
+        peak = _peak()
+        return peak - self._held if peak > self._peak else None
 
     def free(self) -> int | None:
-        available = _field(Path("/proc/meminfo"), "MemAvailable")
-        within = _cgroup_left()
-        return available if within is None else min(available, within)
+        return max(0, min(psutil.virtual_memory().available, _container_left()))
 
 
-def _status(name: str) -> int:
-    return _field(_PROC / "status", name)
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
 
-def _field(file: Path, name: str) -> int:
-    """Bytes, of a line such as `VmRSS:  123 kB`; 0 where there is none."""
-    for line in file.read_text(encoding="ascii", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * KIB
-    return 0
-
-
-def _cgroup_left() -> int | None:
-    """What the container's limit leaves; None without one."""
+def _container_left() -> int:
+    """Return the rest of a container's limit: psutil reports the memory of the whole machine in there."""
     try:
-        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else max(0, int(limit) - used)
+        return int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no cgroup of version 2, or "max": no limit
+        return sys.maxsize

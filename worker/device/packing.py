@@ -1,4 +1,4 @@
-"""Which of the waiting images go through the device together. Pure."""
+"""Choose the waiting images that go through the device together. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 def pack(tokens: Sequence[int], *, budget: int) -> list[int]:
-    """Positions of the images for the next forward; the oldest (position 0) is always among them.
+    """Return the positions of the images for the next forward; the oldest (position 0) is always among them.
 
     tokens: visual tokens of each waiting image, oldest first. A forward pads every image to its longest, so its cost
-    is images x longest; images nearest in size to the oldest join it first, which wastes the least. The cost never
-    exceeds `budget`, but for one image that is larger than the budget by itself: it goes alone.
+    is images x longest. Images nearest in size to the oldest join it first, which wastes the least. The cost never
+    exceeds `budget`, except for a single image that is larger than the budget: it goes alone.
     """
     oldest = tokens[0]
     by_distance = sorted(range(1, len(tokens)), key=lambda at: (abs(tokens[at] - oldest), at))

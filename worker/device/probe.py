@@ -1,8 +1,8 @@
-"""How many visual tokens one forward should hold on this device: tried out for some seconds before work begins.
+"""Find the best number of visual tokens for one forward on this device, in a few seconds before work begins.
 
 Larger is not always faster: a GPU wants thousands of tokens at once, a CPU is fastest as soon as its caches are full.
-Images of two sizes are tried, because what a small image and a standard one gain from company differs, and a worker
-does not know which checks will come.
+The probe tries images of two sizes: small and standard images gain differently from packing, and a worker does not know
+which checks will come.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from worker.scoring.model import Model
 
 log = structlog.get_logger()
 
-UNPROBED_TOKENS = 8192  # where there is nothing to try out: 41 images of 448 x 448 pixels for a Qwen-VL
+UNPROBED_TOKENS = 8192  # without a probe: 41 images of 448 x 448 pixels for a Qwen-VL
 MOST_TOKENS = 1 << 17
 SIDES = (128, 448)  # pixels of a square image; the first is tried first
-PROBE_SECONDS = 3.0  # in all; a forward under way is not cut short
-LEAST_SECONDS = 0.1  # that a size of pack is measured for, at least twice
-CLOSE = 0.05  # a rate so near to the best one counts as the best
-GROWTH = 0.03  # less is none
-FLAT_STEPS = 2  # without growth, then a ladder ends: one alone may be a hiccup of the machine
-CEILING = 0.5  # of the free memory that a forward may take
+PROBE_SECONDS = 3.0  # in total; a forward under way is not interrupted
+LEAST_SECONDS = 0.1  # to measure one size of pack, at least twice
+CLOSE = 0.05  # a rate within this share of the best counts as the best
+GROWTH = 0.03  # a smaller gain counts as none
+FLAT_STEPS = 2  # without growth end a ladder: a single one may be noise
+CEILING = 0.5  # share of the free memory that a forward may take
 PACK_OF = 4  # different pictures in a pack
 
 QUESTION = Question(
@@ -46,7 +46,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A pack that was tried. images_per_second: of all lanes together, each with such a pack."""
+    """A pack that was tried. images_per_second: of all streams together, each with such a pack."""
 
     side: int  # pixels
     images: int
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """tokens: the budget found. ended: why no larger packs were tried, for each side."""
+    """tokens: the budget found. ended: for each side, the reason that no larger packs were tried."""
 
     tokens: int
     steps: tuple[Step, ...]
@@ -65,30 +65,30 @@ class Probe:
 
 
 def budget_for(settings: Settings, model: Model) -> int:
-    """The setting, or what a probe finds where it says "auto". Raises DeviceUnavailable for a device that fails."""
+    """Return the setting, or the result of a probe if it is "auto". Raises DeviceUnavailable if the device fails."""
     if settings.token_budget != "auto":  # noqa: S105
         return settings.token_budget
     if not can_probe(model):
         return UNPROBED_TOKENS
     try:
-        found = probe(model.scorer(QUESTION, None), streams=model.streams, room=memory_of(model.device))
+        found = probe(model.scorer(QUESTION, None), streams=model.streams, memory=memory_of(model.device))
     except Retryable:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, images will tell it better than a probe
+    except Exception as error:  # noqa: BLE001 - the first image reports the error better than a probe
         log.warning("token_budget_not_probed", error=f"{type(error).__name__}: {error}", token_budget=UNPROBED_TOKENS)
         return UNPROBED_TOKENS
     log.info(
         "token_budget_probed",
         token_budget=found.tokens,
         seconds=round(found.seconds, 2),
-        ended={f"{side}px": why for side, why in found.ended.items()},
+        ended={f"{side}px": reason for side, reason in found.ended.items()},
         curve=[f"{step.images} x {step.side}px: {step.images_per_second:.1f}/s" for step in found.steps],
     )
     return found.tokens
 
 
 def can_probe(model: Model) -> bool:
-    """Whether packing several images into a forward is ours to decide, and a device of ours computes it."""
+    """Return True if the worker packs several images into a forward, and a local device computes it."""
     return not model.one_by_one and model.device != "none"
 
 
@@ -98,36 +98,36 @@ def probe(
     streams: int = 1,
     sides: Sequence[int] = SIDES,
     seconds: float = PROBE_SECONDS,
-    room: DeviceMemory | None = None,
+    memory: DeviceMemory | None = None,
     clock: Clock = time.perf_counter,
 ) -> Probe:
-    """Try packs of 1, 2, 4 ... images of each size, in all lanes at once, and choose by `choose`.
+    """Try packs of 1, 2, 4 ... images of each size, in all streams at once, and pick the budget with `choose`.
 
-    Raises DeviceUnavailable, DeviceBroken, and what the scorer raises for a single image.
+    Raises DeviceUnavailable, DeviceBroken, and the errors of the scorer for a single image.
     """
     start = clock()
     prepared = {side: [scorer.prepare(picture(side, side, seed=n)) for n in range(PACK_OF)] for side in sides}
-    scorer.score(prepared[sides[0]][:1])  # what a first forward sets up is not to be measured
+    scorer.score(prepared[sides[0]][:1])  # leaves the set-up in the first forward out of the measurement
     steps: list[Step] = []
     ended: dict[int, str] = {}
     begun = clock()
     with ThreadPoolExecutor(streams, thread_name_prefix="probe") as pool:
         score = partial(_in_all_streams, scorer, pool, streams)
         for number, side in enumerate(sides, start=1):
-            ladder = _Ladder(score, prepared[side], side=side, room=room or UnknownMemory(), clock=clock)
+            ladder = _Ladder(score, prepared[side], side=side, memory=memory or UnknownMemory(), clock=clock)
             steps += ladder.climb(until=begun + seconds * number / len(sides))
             ended[side] = ladder.ended
     return Probe(tokens=choose(steps), steps=tuple(steps), ended=ended, seconds=clock() - start)
 
 
 def _in_all_streams(scorer: Scorer, pool: Executor, streams: int, pack: Sequence[Prepared]) -> int:
-    """Images scored. As many forwards at once as there will be: they share memory and caches."""
+    """Score the pack in every stream at once, as in production. Return the number of images scored."""
     forwards = [pool.submit(scorer.score, pack) for _ in range(streams)]
     return sum(len(forward.result()) for forward in forwards)
 
 
 class _Ladder:
-    """Packs of one size of image, each twice as large as the one before. score: returns how many images it scored."""
+    """Packs of one size of image, each twice as large as the one before. score: returns the number of images scored."""
 
     def __init__(
         self,
@@ -135,19 +135,19 @@ class _Ladder:
         prepared: Sequence[Prepared],
         *,
         side: int,
-        room: DeviceMemory,
+        memory: DeviceMemory,
         clock: Clock,
     ) -> None:
         self._score = score
         self._prepared = prepared
         self._side = side
-        self._room = room
+        self._memory = memory
         self._clock = clock
         self._each = prepared[0].visual_tokens
         self.ended = ""
 
     def climb(self, *, until: float) -> Iterator[Step]:
-        """One image is always tried, however late it is."""
+        """Try one pack after the other. One image is always tried, even past the deadline."""
         best, flat = 0.0, 0
         for n in map((1).__lshift__, itertools.count()):
             step = self._try(n, until=until)
@@ -160,8 +160,8 @@ class _Ladder:
                 return
 
     def _is_enough(self, n: int, *, flat: int, until: float) -> bool:
-        """Before a pack of n images."""
-        taken, free = self._room.taken(), self._room.free()
+        """Return True if a pack of n images is not to be tried, and set `ended` to the reason."""
+        taken, free = self._memory.taken(), self._memory.free()
         if flat >= FLAT_STEPS:
             self.ended = "no faster"
         elif n * self._each > MOST_TOKENS:
@@ -173,9 +173,9 @@ class _Ladder:
         return bool(self.ended)
 
     def _try(self, n: int, *, until: float) -> Step | None:
-        """None where so many images do not go through at once."""
+        """Return None if n images do not go through at once."""
         pack = [self._prepared[at % len(self._prepared)] for at in range(n)]
-        self._room.begin()
+        self._memory.begin()
         try:
             per_second = fastest(lambda: self._score(pack), until=until, clock=self._clock)
         except OutOfDeviceMemory:
@@ -193,9 +193,9 @@ class _Ladder:
 
 
 def fastest(work: Callable[[], int], *, until: float, clock: Clock) -> float:
-    """Images/s of the fastest of several goes: what else the machine does makes some of them slower, none faster.
+    """Return images/s of the fastest of several runs: other load on the machine makes some of them slower, none faster.
 
-    At least two, unless one alone takes longer than there is time. work: returns how many images it scored.
+    There are at least two runs, unless the first one takes all the time. work: returns the number of images scored.
     """
     start, best = clock(), 0.0
     for n in itertools.count(1):
@@ -209,11 +209,11 @@ def fastest(work: Callable[[], int], *, until: float, clock: Clock) -> float:
 
 
 def choose(steps: Sequence[Step]) -> int:
-    """The smallest budget with which every size of image comes within a few per cent of the best that is possible.
+    """Return the smallest budget with which every size of image comes within a few per cent of its best rate.
 
-    What one size wins with a budget another may lose, so it is the worst off that counts. Never less than one image
-    of any size that was tried: that goes alone with whatever budget (`worker.device.packing`), and less would only
-    split up the smaller ones. Without a step: UNPROBED_TOKENS.
+    One size may lose what another wins, so the size that does worst counts. The budget is never less than one image of
+    any size that was tried: such an image goes alone with any budget (`worker.device.packing`), and a smaller budget
+    would only split up the smaller images. Without a step: UNPROBED_TOKENS.
     """
     if not steps:
         return UNPROBED_TOKENS
@@ -225,7 +225,7 @@ def choose(steps: Sequence[Step]) -> int:
 
 
 def _worst_share(steps: Sequence[Step], budget: int) -> float:
-    """Of the best rate, for the size of image that does worst with this budget."""
+    """Return the share of its best rate that the size of image which does worst reaches with this budget."""
     shares = []
     for side in {step.side for step in steps}:
         ladder = [step for step in steps if step.side == side]

@@ -1,4 +1,4 @@
-"""The prepared images that wait for the device, from all batches. Bounded: who brings one more is held up."""
+"""The prepared images of all batches that wait for the device. The queue is bounded: `put` blocks when it is full."""
 
 from __future__ import annotations
 
@@ -13,54 +13,57 @@ from models.types import CropReader, Finder, FoundBoxes, Pointed, Prepared, Read
 from scanfleet.errors import DeviceUnavailable
 from worker.device.packing import pack
 
-STAY_SECONDS = 2.0  # that another scorer's images may wait while the last one has some: a change of adapter takes time
-FORWARDS_BEFORE_FINDING = 8  # of scorers that go before a finder whose images have waited all that time
+STAY_SECONDS = 2.0  # for which images wait while the last scorer has others: a change of adapter takes time
+FORWARDS_BEFORE_FINDING = 8  # of scorers that may precede a waiting finder
 
 Kind = Literal["score", "point", "find"]
 Result = Reading | Pointed | FoundBoxes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What became of one prepared image."""
+class WorkResult:
+    """The result of one prepared image, and its share of the forward."""
 
     result: Result | Exception
     waited: float  # seconds from submission to the start of its forward
     seconds: float  # its share of the forward
-    forwards: float = 0.0  # the same share as a part of one forward; 0 where none came to its end
+    forwards: float = 0.0  # the same share as a part of one forward; 0: no forward ended
     tokens: int = 0  # visual, of its row in the forward
-    padding: int = 0  # of these, not its own
+    padding: int = 0  # of these, tokens of padding
+
+
+OnResult = Callable[[WorkResult], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WorkItem:
-    """One prepared image of `owner`; `answer` is called once, in a device thread.
+    """One prepared image of `owner`. `on_result` is called once, in a device thread.
 
-    scorer: who answers, a Scorer, a CropReader that points, or a Finder, by `kind`. beside: the scorer that a refiner
-    goes with, under the same adapter; None: nobody.
+    scorer: the Scorer, the CropReader that points, or the Finder that answers, by `kind`. paired: the scorer with which
+    a crop reader shares its adapter; None for the other kinds.
     """
 
     owner: object
     scorer: Scorer | CropReader | Finder
     prepared: Prepared
-    answer: Callable[[Answer], None]
+    on_result: OnResult
     since: float  # time.perf_counter()
     kind: Kind = "score"
-    beside: Scorer | None = None
+    paired: Scorer | None = None
 
     @property
-    def late(self) -> bool:
-        """Whether its long forward lets those of scorers go first."""
+    def is_finding(self) -> bool:
+        """True if its forward is long, so that those of scorers go first."""
         return self.kind == "find"
 
     @property
-    def leader(self) -> object:
-        """Whoever has the same one needs no change of adapter."""
-        return self.scorer if self.beside is None else self.beside
+    def adapter_user(self) -> object:
+        """Work items with the same one need no change of adapter between them."""
+        return self.scorer if self.paired is None else self.paired
 
 
 class DeviceQueue:
-    """Tickets in the order of their arrival.
+    """Work items in the order of their arrival.
 
     capacity: visual tokens that may wait; images, where each image is a forward of its own (`one_by_one`).
     least: images that may wait in any case, however large each of them is.
@@ -75,31 +78,31 @@ class DeviceQueue:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock = clock
-        self._last: object = None  # the leader of the last forward
+        self._last: object = None  # the adapter user of the last forward
         self._capacity = capacity
         self._least = least
         self._one_by_one = one_by_one
         self._items: deque[WorkItem] = deque()
-        self._weight = 0  # of the tickets
-        self._passed = 0  # forwards taken since late tickets began to wait
+        self._weight = 0  # of the work items
+        self._passed = 0  # forwards taken since finders began to wait
         self._open = True
         self._changed = threading.Condition()
 
     def put(self, item: WorkItem) -> None:
-        """Blocks while enough of them wait already. Raises DeviceUnavailable once closed."""
+        """Add a work item; blocks while the queue is full. Raises DeviceUnavailable once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._has_room())
+            self._changed.wait_for(lambda: not self._open or self._has_space())
             if not self._open:
                 raise DeviceUnavailable("the worker is stopping")
             self._items.append(item)
             self._weight += self._weigh(item)
             self._changed.notify_all()
 
-    def _has_room(self) -> bool:
+    def _has_space(self) -> bool:
         return self._weight < self._capacity or len(self._items) < self._least
 
     def put_back(self, items: Sequence[WorkItem]) -> None:
-        """To the front, in their order, whatever waits already. Raises DeviceUnavailable once closed."""
+        """Add to the front, in their order, even if the queue is full. Raises DeviceUnavailable once closed."""
         with self._changed:
             closed = not self._open
             if not closed:
@@ -110,53 +113,53 @@ class DeviceQueue:
             raise DeviceUnavailable("the worker is stopping")
 
     def take(self, budget: Callable[[Kind], int]) -> list[WorkItem]:
-        """The next forward, of one scorer, within the tokens that `budget` has for its kind. Empty when closed.
+        """Return the next forward, of one scorer, within the tokens that `budget` has for its kind; [] when closed.
 
-        The scorer of the last forward goes on while it has images, because another one may bring another adapter; but
-        whoever has waited STAY_SECONDS comes first. A refiner stands in line with its scorer. Finders come when no
-        scorer waits, or after FORWARDS_BEFORE_FINDING: images to score do not stand behind whole generations, and
-        those to find boxes in gather for a forward of many.
+        The scorer of the last forward continues while it has images, because another one may need another adapter. An
+        image that has waited STAY_SECONDS comes first. A crop reader counts as its scorer. Finders come when no scorer
+        waits, or after FORWARDS_BEFORE_FINDING: images to score do not wait for whole generations, and images to find
+        boxes in collect for a forward of many.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._open or bool(self._items))
             if not self._open:
                 return []
             first = self._choose()
-            self._last = first.leader
+            self._last = first.adapter_user
             if self._one_by_one:
                 taken = [first]
             else:
                 same = [item for item in self._items if item.scorer is first.scorer]
                 chosen = pack([item.prepared.visual_tokens for item in same], budget=budget(first.kind))
                 taken = [same[at] for at in chosen]
-            gone = set(map(id, taken))
-            self._drop(lambda item: id(item) in gone)
+            taken_ids = set(map(id, taken))
+            self._drop(lambda item: id(item) in taken_ids)
             return taken
 
     def _choose(self) -> WorkItem:
-        """The ticket whose scorer is next."""
-        late = next((item for item in self._items if item.late), None)
-        soon = self._next_to_score()
-        if late is None or (soon is not None and self._passed < FORWARDS_BEFORE_FINDING):
-            self._passed += late is not None
-            assert soon is not None
-            return soon
+        """Return the work item whose scorer is next."""
+        finding = next((item for item in self._items if item.is_finding), None)
+        scoring = self._next_to_score()
+        if finding is None or (scoring is not None and self._passed < FORWARDS_BEFORE_FINDING):
+            self._passed += finding is not None
+            assert scoring is not None
+            return scoring
         self._passed = 0
-        return late
+        return finding
 
     def _next_to_score(self) -> WorkItem | None:
-        waiting = [item for item in self._items if not item.late]
+        waiting = [item for item in self._items if not item.is_finding]
         if not waiting or self._clock() - waiting[0].since >= STAY_SECONDS:
             return waiting[0] if waiting else None
-        return next((item for item in waiting if item.leader is self._last), waiting[0])
+        return next((item for item in waiting if item.adapter_user is self._last), waiting[0])
 
     def drop(self, owner: object) -> None:
-        """Forget what an owner no longer wants; it gets no answer."""
+        """Remove the work items of an owner; their `on_result` is not called."""
         with self._changed:
             self._drop(lambda item: item.owner is owner)
 
     def close(self) -> list[WorkItem]:
-        """Nothing is put or taken from now on. Returns what still waited."""
+        """Close the queue for `put` and `take`, and return the work items that still waited."""
         with self._changed:
             self._open = False
             return self._drop(lambda _: True)

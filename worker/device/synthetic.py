@@ -1,4 +1,4 @@
-"""Pictures that are made up to measure with: the same on every machine, never stored, decoded like photographs."""
+"""Generated pictures for measurements: the same on every machine, never stored, decoded like photographs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import random
 
 from PIL import Image
 
-GRAIN = 0.2  # of the picture: without it a JPEG is decoded far faster than a photograph
+GRAIN = 0.2  # share of the picture: without it a JPEG decodes far faster than a photograph
 
 
 def picture(width: int, height: int, *, seed: int = 0) -> Image.Image:
-    """Smooth shapes in colour under some grain, RGB."""
+    """Return smooth coloured shapes under some grain, RGB."""
     coarse = _noise(max(2, width // 24), max(2, height // 24), seed).resize((width, height), Image.Resampling.BICUBIC)
     return Image.blend(coarse, _noise(width, height, seed + 1), GRAIN)
 
 
 def jpeg(width: int, height: int, *, seed: int = 0) -> bytes:
-    """The same as a file of quality 90."""
+    """Return the same picture as a JPEG file of quality 90."""
     buffer = io.BytesIO()
     picture(width, height, seed=seed).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

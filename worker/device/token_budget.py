@@ -1,42 +1,42 @@
-"""How many visual tokens go into one forward: fewer after the device ran out of memory, slowly more again."""
+"""The visual tokens of one forward: fewer after the device has run out of memory, then slowly more again."""
 
 from __future__ import annotations
 
-RAISE_AFTER = 50  # large forwards that went well
+RAISE_AFTER = 50  # large forwards that fitted
 RAISE_BY = 1.5
-MOST_PATIENT = 3200  # forwards, when raising it failed again and again
+MAX_PATIENCE = 3200  # forwards, after raising it has failed several times
 
 
 class TokenBudget:
     """`tokens` is halved by `shrink` and grows back to `full`: another program may have held the memory for a while.
 
-    Each time it proves too much again, the next try is twice as far away: a lost forward costs little, but not nothing.
-    Used by the device thread alone.
+    Each time a raised budget is too large again, the next try is twice as far away, because a lost forward costs time.
+    The caller holds a lock.
     """
 
     def __init__(self, full: int) -> None:
         self.full = full
         self.tokens = full
-        self._well = 0
+        self._n_fitted = 0
         self._patience = RAISE_AFTER
         self._raised = False
 
     def shrink(self, used: int) -> None:
-        """A forward of `used` tokens did not fit."""
+        """Lower the budget: a forward of `used` tokens did not fit."""
         if self._raised:
-            self._patience = min(2 * self._patience, MOST_PATIENT)
+            self._patience = min(2 * self._patience, MAX_PATIENCE)
         self.tokens = max(1, min(self.tokens, used) // 2)
-        self._well = 0
+        self._n_fitted = 0
         self._raised = False
 
-    def went_well(self, used: int) -> bool:
-        """A forward of `used` tokens fitted. Returns whether the budget was raised for the next one."""
+    def count_success(self, used: int) -> bool:
+        """Count a forward of `used` tokens that fitted. Return True if the budget was raised for the next one."""
         if self.tokens >= self.full or 2 * used < self.tokens:
-            return False  # a small forward says nothing of a larger one
-        self._well += 1
-        if self._well < self._patience:
+            return False  # a small forward does not show that a larger one fits
+        self._n_fitted += 1
+        if self._n_fitted < self._patience:
             return False
         self.tokens = min(self.full, max(self.tokens + 1, int(RAISE_BY * self.tokens)))
-        self._well = 0
+        self._n_fitted = 0
         self._raised = True
         return True

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from scanfleet.config.settings import Settings
 from scanfleet.messages import score_queue
 from scanfleet.storage.open import StoreFinder
+from worker.batch.context import WorkerContext
 from worker.batch.leases import Leases
 from worker.batch.pipeline import Pipeline, look_up_content
-from worker.batch.stages import Stages
 from worker.decoding.pool import Decoders
 from worker.device.executor import Device
 from worker.device.probe import budget_for
@@ -62,7 +62,7 @@ def running(
     decoders = Decoders(settings)
     leases = Leases(engine, worker=name, lease_seconds=settings.lease_seconds)
     tracker = ActivityTracker()
-    stages = Stages(
+    context = WorkerContext(
         threads=threads,
         decoders=decoders,
         device=device,
@@ -73,9 +73,9 @@ def running(
     )
     scorers = ScorerCache(engine, model, settings, worker=name)
     queue = score_queue(settings.model)
-    pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, stages=stages, leases=leases, stop=stop)
+    pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, context=context, leases=leases, stop=stop)
     heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
-    notice = Timer("notice", leases.look, seconds=settings.reconcile_seconds)
+    notice = Timer("notice", leases.check_scans, seconds=settings.reconcile_seconds)
     device.start()
     heartbeat.start()
     notice.start()

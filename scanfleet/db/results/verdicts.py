@@ -22,11 +22,9 @@ from scanfleet.errors import ImageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewVerdict:
-    """The answer for one image, ready to be written."""
+class Answer:
+    """The answer of one scorer for the bytes of an image: just given, or an earlier verdict's (`reused_from`)."""
 
-    image_id: int
-    identity: str
     content_sha256: str
     width: int | None  # pixels, upright; None when the bytes were never fetched
     height: int | None
@@ -36,10 +34,22 @@ class NewVerdict:
     margin: float
     mass: float
     logits: tuple[float, ...]
-    boxes: tuple[dict[str, Any], ...] | None = None  # None: not asked for
-    box_problems: tuple[str, ...] = ()  # what of the answer could not be trusted, or why nobody was asked
-    crop: CropResult | None = None  # None: it was not to be looked at again
-    reused_from: int | None = None
+    boxes: tuple[dict[str, Any], ...] | None = None  # None: not requested
+    box_problems: tuple[str, ...] = ()  # which parts of the boxes are not trusted, or why none were requested
+    crop: CropResult | None = None  # None: no crop pass was due
+    reused_from: int | None = None  # the verdict that gave the answer first
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewVerdict(Answer):
+    """The answer for one image, ready to be written."""
+
+    image_id: int
+    identity: str
+
+    @classmethod
+    def reuse(cls, answer: Answer, *, image_id: int, identity: str) -> NewVerdict:
+        return cls(image_id=image_id, identity=identity, **vars(answer))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,75 +65,49 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)  # sums by name (scanfleet.stats.stage_times)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """An earlier verdict of the same scorer for the same bytes."""
-
-    verdict_id: int
-    identity: str
-    content_sha256: str
-    width: int | None
-    height: int | None
-    label: str
-    decision: str
-    score: float | None
-    margin: float
-    mass: float
-    logits: tuple[float, ...]
-    boxes: tuple[dict[str, Any], ...] | None
-    box_problems: tuple[str, ...] = ()
-    crop: CropResult | None = None
+# Fields of an answer that are columns of its verdict, as they are.
+_COLUMNS = ("content_sha256", "label", "decision", "score", "margin", "mass", "logits", "boxes", "reused_from")
 
 
-def answers_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Known]:
-    """Earlier verdicts for the same listed version (uri and etag), so that the bytes need no fetching.
+def answers_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Answer]:
+    """Return earlier answers for the same listed versions (uri and etag), whose bytes need no fetching.
 
-    Without those that lack a second look which was due (`CropResult.complete`): what a scan had no tokens left for,
-    another one may have.
+    Answers that lack a crop pass which was due (`CropResult.complete`) are left out: the scan had no tokens left for
+    it, and this one may have some.
     """
-    return {known.identity: known for known in _known(connection, scorer_id, Verdict.identity, identities)}
+    return _answers(connection, scorer_id, Verdict.identity, identities)
 
 
-def answers_by_content(connection: sa.Connection, scorer_id: int, hashes: Collection[str]) -> dict[str, Known]:
-    """Earlier verdicts for the same bytes under any name; likewise."""
-    return {known.content_sha256: known for known in _known(connection, scorer_id, Verdict.content_sha256, hashes)}
+def answers_by_content(connection: sa.Connection, scorer_id: int, hashes: Collection[str]) -> dict[str, Answer]:
+    """Return earlier answers for the same bytes under any name; incomplete ones are left out here, too."""
+    return _answers(connection, scorer_id, Verdict.content_sha256, hashes)
 
 
-def _known(
-    connection: sa.Connection,
-    scorer_id: int,
-    column: orm.InstrumentedAttribute[str],
-    values: Collection[str],
-) -> list[Known]:
+def _answers(
+    connection: sa.Connection, scorer_id: int, column: orm.InstrumentedAttribute[str], values: Collection[str]
+) -> dict[str, Answer]:
     if not values:
-        return []
+        return {}
     query = (
-        sa.select(Verdict, Image.width, Image.height)
+        sa.select(*Verdict.__table__.c, Image.width, Image.height)
+        .select_from(Verdict)
         .join(Image, Image.id == Verdict.image_id)
         .where(Verdict.scorer_id == scorer_id, column.in_(list(values)))
     )
-    rows = connection.execute(query.with_only_columns(*Verdict.__table__.c, Image.width, Image.height)).all()
-    looks = {row.id: CropResult.read(row.crop) for row in rows}
-    return [
-        Known(
-            verdict_id=row.reused_from or row.id,
-            identity=row.identity,
-            content_sha256=row.content_sha256,
-            width=row.width,
-            height=row.height,
-            label=row.label,
-            decision=row.decision,
-            score=row.score,
-            margin=row.margin,
-            mass=row.mass,
-            logits=tuple(row.logits),
-            boxes=None if row.boxes is None else tuple(row.boxes),
-            box_problems=tuple(row.box_problems or ()),
-            crop=look,
-        )
-        for row in rows
-        if (look := looks[row.id]) is None or look.complete
-    ]
+    answers = ((getattr(row, column.key), _answer(row)) for row in connection.execute(query))
+    return {key: answer for key, answer in answers if answer.crop is None or answer.crop.complete}
+
+
+def _answer(row: sa.Row[Any]) -> Answer:
+    held = {name: getattr(row, name) for name in (*_COLUMNS, "width", "height")}
+    more = {
+        "logits": tuple(row.logits),
+        "boxes": None if row.boxes is None else tuple(row.boxes),
+        "box_problems": tuple(row.box_problems or ()),
+        "crop": CropResult.read(row.crop),
+        "reused_from": row.reused_from or row.id,
+    }
+    return Answer(**(held | more))
 
 
 def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
@@ -182,22 +166,12 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
         return
     at = now(connection)
     rows = [
-        {
-            "image_id": verdict.image_id,
+        {name: getattr(verdict, name) for name in ("image_id", "identity", *_COLUMNS)}
+        | {
             "scan_id": held.scan_id,
             "scorer_id": outcome.scorer_id,
-            "identity": verdict.identity,
-            "content_sha256": verdict.content_sha256,
-            "label": verdict.label,
-            "decision": verdict.decision,
-            "score": verdict.score,
-            "margin": verdict.margin,
-            "mass": verdict.mass,
-            "logits": list(verdict.logits),
-            "boxes": None if verdict.boxes is None else list(verdict.boxes),
-            "box_problems": list(verdict.box_problems) or None,
-            "crop": None if verdict.crop is None else verdict.crop.record(),
-            "reused_from": verdict.reused_from,
+            "box_problems": verdict.box_problems or None,
+            "crop": verdict.crop and verdict.crop.record(),
             "created_at": at,
         }
         for verdict in outcome.verdicts

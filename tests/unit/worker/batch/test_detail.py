@@ -1,4 +1,4 @@
-"""How much of a picture reaches the model: as much as its scorer asks for, of the true size that the ledger keeps."""
+"""Pictures are decoded as large as their scorer needs; the ledger keeps their full size."""
 
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ DETAIL = Detail(pixels=200 * 150, short_side=1)
 
 
 class Coarse(FakeScorer):
-    """Needs no more than DETAIL, and remembers what it was given."""
+    """Needs no more than DETAIL, and records the sizes that it gets."""
 
     def __init__(self, question: Question, seen: list[tuple[int, int]]) -> None:
         super().__init__(question=question)

@@ -1,4 +1,4 @@
-"""Many together, or one alone; and the pause of a worker whose model cannot run."""
+"""The gate for many batches together or one alone, and the pause of a worker whose model cannot run."""
 
 import threading
 
@@ -45,7 +45,7 @@ def test_one_alone_waits_for_the_others_and_keeps_new_ones_out() -> None:
 
 
 @pytest.mark.parametrize("way", ["alone", "together"])
-def test_who_is_not_wanted_any_more_stops_waiting(way: str) -> None:
+def test_a_batch_that_is_given_up_stops_waiting(way: str) -> None:
     gate = Gate()
     given_up, asked = threading.Event(), threading.Event()
     outcome: list[str] = []
@@ -69,18 +69,18 @@ def test_who_is_not_wanted_any_more_stops_waiting(way: str) -> None:
         gate.wake()
         waiting.join(10)
         assert outcome == ["aborted"]
-    with gate.alone(given_up=never):  # the one that gave up holds nobody up
+    with gate.alone(given_up=never):  # the batch that was given up does not block others
         pass
 
 
-def test_a_breaker_opens_for_ever_longer_and_closes_at_the_first_success() -> None:
+def test_a_breaker_opens_for_longer_each_time_and_closes_at_the_first_success() -> None:
     clock = [100.0]
     breaker = Breaker(clock=lambda: clock[0])
     assert breaker.seconds_left == 0
     pauses = []
     for _ in range(9):
         breaker.trip("busy")
-        breaker.trip("busy")  # a second batch that met the same
+        breaker.trip("busy")  # a second batch with the same error
         pauses.append(breaker.seconds_left)
         clock[0] += breaker.seconds_left
         assert breaker.seconds_left == 0

@@ -1,4 +1,4 @@
-"""How often a batch asks the ledger about bytes: for several images at once while the device has enough to do."""
+"""A batch looks up bytes in the ledger for several images at once while the device is busy."""
 
 import threading
 import time
@@ -42,11 +42,11 @@ class GatedModel(FakeModel):
 
 
 class Slow(MemoryStore):
-    """Gives its objects one after the other."""
+    """Returns its objects one after the other."""
 
     def __init__(self, last: threading.Event) -> None:
         super().__init__()
-        self._last = last  # set when it has given so many
+        self._last = last  # set after the last object
         self._n = 0
         self._turn = threading.Lock()
 
@@ -59,7 +59,7 @@ class Slow(MemoryStore):
             return super().fetch(uri, etag=etag, max_bytes=max_bytes)
 
 
-def test_images_that_nobody_could_take_up_yet_share_a_lookup(tmp_path: Path) -> None:
+def test_images_that_no_thread_is_free_for_share_a_lookup(tmp_path: Path) -> None:
     model = GatedModel()
     store = Slow(model.gate)
     lookups: list[str] = []

@@ -1,4 +1,4 @@
-"""A device without room for an image: it waits, the others are scored, and nothing is called a failure."""
+"""A device without memory for an image: the image waits, the others are scored, and there is no failure."""
 
 import threading
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ LARGE_TOKENS = 100
 
 
 class TightModel(FakeModel):
-    """Without room for large images while `tight`; or away altogether while `away`."""
+    """Has no memory for large images while `tight`, and is unavailable while `unavailable`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tight = threading.Event()
-        self.away = threading.Event()
+        self.unavailable = threading.Event()
 
     def scorer(self, question: Question, adapter: Path | None) -> Scorer:
         return cast("Scorer", TightScorer(question, self))
@@ -33,14 +33,14 @@ class TightScorer(FakeScorer):
         self._model = model
 
     def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
-        if self._model.away.is_set():
-            raise DeviceUnavailable("the model server is away")
+        if self._model.unavailable.is_set():
+            raise DeviceUnavailable("the model server is unavailable")
         if self._model.tight.is_set() and max(image.visual_tokens for image in prepared) > LARGE_TOKENS:
-            raise OutOfDeviceMemory(f"the device has no room for {len(prepared)} image(s) at once")
+            raise OutOfDeviceMemory(f"the device has no memory for {len(prepared)} image(s) at once")
         return super().score(prepared)
 
 
-def test_an_image_without_room_waits_and_its_neighbours_are_scored(tmp_path: Path) -> None:
+def test_an_image_without_memory_waits_and_its_neighbours_are_scored(tmp_path: Path) -> None:
     model = TightModel()
     model.tight.set()
     contents = {f"mem://{number}": png(number) for number in range(7)} | {"mem://large": plain(1000, 1000)}
@@ -50,7 +50,7 @@ def test_an_image_without_room_waits_and_its_neighbours_are_scored(tmp_path: Pat
         progress = worker.progress(scan)
         assert (progress.n_verdicts, progress.n_failures, progress.n_pending) == (7, 0, 1)
         assert worker.states()["mem://large"] == "pending"
-        assert progress.waiting_for == "the device has no room for 1 image(s) at once"
+        assert progress.waiting_for == "the device has no memory for 1 image(s) at once"
         worker.forget_backoff()
         worker.pipeline.run(None)
         assert worker.failures() == {}  # alone in its batch now
@@ -60,16 +60,16 @@ def test_an_image_without_room_waits_and_its_neighbours_are_scored(tmp_path: Pat
         assert worker.progress(scan).n_verdicts == 8
 
 
-def test_a_device_that_is_away_fails_no_image(tmp_path: Path) -> None:
+def test_a_device_that_is_unavailable_fails_no_image(tmp_path: Path) -> None:
     model = TightModel()
-    model.away.set()
+    model.unavailable.set()
     with rig(tmp_path, model=model) as worker:
         scan = worker.scan({f"mem://{number}": png(number) for number in range(8)})
         worker.pipeline.run(None)
         progress = worker.progress(scan)
         assert (progress.n_verdicts, progress.n_failures, progress.n_pending) == (0, 0, 8)
-        assert progress.waiting_for == "the model server is away"
-        model.away.clear()
+        assert progress.waiting_for == "the model server is unavailable"
+        model.unavailable.clear()
         worker.forget_backoff()
         worker.drain()
         assert worker.progress(scan).n_verdicts == 8

@@ -1,4 +1,4 @@
-"""Odd answers and odd complaints on their way into the ledger."""
+"""Odd answers and odd error messages on their way into the ledger."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -26,15 +26,15 @@ def reading(margin: float, *, mass: float = 0.99) -> Reading:
 
 
 @pytest.mark.parametrize("margin", [float("nan"), float("inf"), float("-inf")])
-def test_an_answer_that_is_no_number_is_no_verdict_and_no_failure(results: BatchResults, margin: float) -> None:
-    results.reading(IMAGE, reading(margin), sha256="s", width=1, height=1)
+def test_an_answer_that_is_not_a_number_is_no_verdict_and_no_failure(results: BatchResults, margin: float) -> None:
+    results.add_reading(IMAGE, reading(margin), sha256="s", width=1, height=1)
     outcome = results.outcome(Stopwatch())
     assert (list(outcome.verdicts), dict(outcome.failures)) == ([], {})
     assert "not a number" in str(outcome.waiting_for)
 
 
-def test_a_complaint_with_any_characters_can_be_stored(results: BatchResults) -> None:
-    results.error(IMAGE, ImageError(stage="decode", reason="truncated", detail="bad\0chunk \ud800 é"))
+def test_an_error_message_with_any_characters_can_be_stored(results: BatchResults) -> None:
+    results.add_error(IMAGE, ImageError(stage="decode", reason="truncated", detail="bad\0chunk \ud800 é"))
     assert results.outcome(Stopwatch()).failures[1].detail == "badchunk ? é"
 
 
@@ -42,9 +42,9 @@ def test_a_signature_does_not_reach_the_ledger() -> None:
     assert storable("cannot read https://bucket/key?X-Amz-Signature=secret") == "cannot read https://bucket/key"
 
 
-def test_a_low_label_mass_raises_one_alarm_a_batch(results: BatchResults) -> None:
+def test_a_low_label_mass_logs_one_warning_per_batch(results: BatchResults) -> None:
     for _ in range(3):
-        results.reading(IMAGE, reading(-2.0, mass=0.4), sha256="s", width=1, height=1)
+        results.add_reading(IMAGE, reading(-2.0, mass=0.4), sha256="s", width=1, height=1)
     with capture_logs() as logs:
         outcome = results.outcome(Stopwatch())
     assert [(entry["event"], entry["images"]) for entry in logs] == [("label_mass_low", 3)]

@@ -73,10 +73,10 @@ class OneAtATime:
 
 
 @contextmanager
-def worker_with(folder: Path, store: Any = None, **stages: Any) -> Iterator[tuple[Rig, FilesInHand]]:
+def worker_with(folder: Path, store: Any = None, **parts: Any) -> Iterator[tuple[Rig, FilesInHand]]:
     with rig(folder, store=store, fetch_threads=FETCH_THREADS) as worker:
-        in_hand = stages.setdefault("in_hand", FilesInHand())
-        worker.pipeline._stages = replace(worker.pipeline._stages, **stages)
+        in_hand = parts.setdefault("files", FilesInHand())
+        worker.pipeline._context = replace(worker.pipeline._context, **parts)
         yield worker, in_hand
 
 
@@ -89,7 +89,7 @@ def test_no_fetch_begins_while_many_bytes_wait_for_decoding(tmp_path: Path, n_fi
     """Before the first file nothing is known of their sizes: as many as there are threads may come."""
     store = Counting()
     slow = cast("Decoders", OneAtATime(store))
-    with worker_with(tmp_path, store, decoders=slow, in_hand=FilesInHand(many=n_files * FILE_BYTES)) as (worker, held):
+    with worker_with(tmp_path, store, decoders=slow, files=FilesInHand(many=n_files * FILE_BYTES)) as (worker, held):
         store.objects = worker.store.objects
         scan = worker.scan(contents(80), batch_images=80)
         worker.pipeline.run(None)
@@ -123,7 +123,7 @@ def test_a_batch_that_ends_early_holds_nothing(tmp_path: Path) -> None:
         worker.scan(contents(40), batch_images=40)
         worker.cut_database(Outage(marker="content_sha256 IN"))
         worker.pipeline.run(None)
-        worker.pipeline._stages.threads.shutdown(wait=True)  # what it had begun
+        worker.pipeline._context.threads.shutdown(wait=True)  # what it had begun
         assert held.nothing
 
 

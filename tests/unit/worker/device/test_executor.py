@@ -1,4 +1,4 @@
-"""The device thread: what it packs, and what it does when a forward fails."""
+"""The device thread: packing, and failed forwards."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from models.fake import FakePrepared, FakeScorer
 from models.types import Question, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
 from worker.device.executor import Device
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 from worker.device.token_budget import RAISE_AFTER, TokenBudget
 from worker.errors import DeviceBroken, OutOfDeviceMemory
 
@@ -42,7 +42,7 @@ class ScriptedScorer(FakeScorer):
 @dataclass
 class Bench:
     device: Device
-    answers: SimpleQueue[tuple[int, Answer]] = field(default_factory=SimpleQueue)
+    results: SimpleQueue[tuple[int, WorkResult]] = field(default_factory=SimpleQueue)
 
     def submit(self, number: int, scorer: FakeScorer, *, side: int = 56, owner: object = "batch") -> None:
         prepared = scorer.prepare(Image.new("RGB", (side, side), (number % 256, 0, 0)))
@@ -50,11 +50,11 @@ class Bench:
             owner=owner,
             scorer=cast("Scorer", scorer),
             prepared=prepared,
-            answer=lambda given: self.answers.put((number, given)),
+            on_result=lambda result: self.results.put((number, result)),
         )
 
-    def take(self, n: int) -> dict[int, Answer]:
-        return dict(self.answers.get(timeout=30) for _ in range(n))
+    def take(self, n: int) -> dict[int, WorkResult]:
+        return dict(self.results.get(timeout=30) for _ in range(n))
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def test_an_image_over_the_budget_goes_alone() -> None:
         held_back(rig, scorer)
         rig.submit(1, scorer, side=280)
         scorer.gate.set()
-        assert all(isinstance(given.result, Reading) for given in rig.take(2).values())
+        assert all(isinstance(work.result, Reading) for work in rig.take(2).values())
     assert scorer.calls == [1, 1]
 
 
@@ -122,13 +122,13 @@ def test_the_neighbours_do_not_move_a_margin() -> None:
         together.gate.set()
         many = rig.take(6)
     assert together.calls == [1, 5]
-    assert {n: given.result for n, given in single.items()} == {n: given.result for n, given in many.items()}
+    assert {n: work.result for n, work in single.items()} == {n: work.result for n, work in many.items()}
 
 
 def test_out_of_memory_halves_the_budget_and_loses_nothing() -> None:
     def too_many(prepared: Sequence[FakePrepared]) -> None:
         if len(prepared) > 2:
-            raise OutOfDeviceMemory("no room")
+            raise OutOfDeviceMemory("out of memory")
 
     scorer = ScriptedScorer(too_many)
     with bench(token_budget=40) as rig:
@@ -136,7 +136,7 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing() -> None:
         for number in range(1, 10):
             rig.submit(number, scorer)
         scorer.gate.set()
-        assert all(isinstance(given.result, Reading) for given in rig.take(10).values())
+        assert all(isinstance(work.result, Reading) for work in rig.take(10).values())
         assert rig.device.token_budget < 12
     assert max(scorer.calls) == 2
 
@@ -160,16 +160,16 @@ def test_the_budget_grows_back_when_there_is_memory_again() -> None:
         tight.clear()
         for _ in range(6 * RAISE_AFTER):
             rig.submit(1, scorer, side=168)  # 36 tokens: more than half of any budget up to the full one
-            assert all(isinstance(given.result, Reading) for given in rig.take(1).values())
+            assert all(isinstance(work.result, Reading) for work in rig.take(1).values())
         assert rig.device.token_budget == 40
 
 
-def test_a_budget_that_proves_too_much_again_is_tried_ever_later() -> None:
+def test_a_raised_budget_that_fails_again_is_tried_later_each_time() -> None:
     budget = TokenBudget(100)
 
     def forwards_until_raised() -> int:
         n = 1
-        while not budget.went_well(budget.tokens):
+        while not budget.count_success(budget.tokens):
             n += 1
         return n
 
@@ -182,12 +182,12 @@ def test_a_budget_that_proves_too_much_again_is_tried_ever_later() -> None:
         budget.shrink(100)
         budget.tokens = 50
     assert waits == [RAISE_AFTER, 2 * RAISE_AFTER, 4 * RAISE_AFTER]
-    assert not any(budget.went_well(10) for _ in range(10 * RAISE_AFTER))  # small forwards prove nothing
+    assert not any(budget.count_success(10) for _ in range(10 * RAISE_AFTER))  # small forwards prove nothing
 
 
-def test_an_image_that_does_not_fit_even_alone_waits_and_is_not_at_fault() -> None:
+def test_an_image_that_does_not_fit_even_alone_waits_and_is_no_failure() -> None:
     def never(prepared: Sequence[FakePrepared]) -> None:
-        raise OutOfDeviceMemory("no room")
+        raise OutOfDeviceMemory("out of memory")
 
     scorer = ScriptedScorer(never)
     scorer.gate.set()
@@ -209,24 +209,24 @@ def test_an_image_that_crashes_the_forward_does_not_touch_its_neighbours() -> No
         for number in range(1, 6):
             rig.submit(number, scorer)
         scorer.gate.set()
-        given = rig.take(6)
-    assert [number for number, answer in given.items() if isinstance(answer.result, IndexError)] == [3]
+        results = rig.take(6)
+    assert [number for number, work in results.items() if isinstance(work.result, IndexError)] == [3]
 
 
 def test_a_broken_device_is_reported_and_answers_everyone() -> None:
     def breaks(prepared: Sequence[FakePrepared]) -> None:
         raise DeviceBroken("illegal access")
 
-    told = threading.Event()
+    reported = threading.Event()
     scorer = ScriptedScorer(breaks)
     scorer.gate.set()
-    with bench(token_budget=40, on_broken=told.set) as rig:
+    with bench(token_budget=40, on_broken=reported.set) as rig:
         rig.submit(1, scorer)
         assert isinstance(rig.take(1)[1].result, DeviceBroken)
-        assert told.wait(30)
+        assert reported.wait(30)
 
 
-def test_a_producer_of_images_is_held_up_while_enough_of_them_wait() -> None:
+def test_a_producer_of_images_blocks_while_the_queue_is_full() -> None:
     scorer = ScriptedScorer()
     with bench(token_budget=8) as rig:  # four images may wait
         held_back(rig, scorer)
@@ -259,7 +259,7 @@ def test_images_larger_than_the_budget_wait_one_for_each_forward() -> None:
         assert len(rig.take(3)) == 3
 
 
-def test_what_is_forgotten_is_neither_scored_nor_answered() -> None:
+def test_work_items_of_a_forgotten_owner_are_neither_scored_nor_answered() -> None:
     scorer = ScriptedScorer()
     with bench(token_budget=1000) as rig:
         held_back(rig, scorer)
@@ -271,7 +271,7 @@ def test_what_is_forgotten_is_neither_scored_nor_answered() -> None:
     assert scorer.calls == [1, 1]
 
 
-def test_stopping_answers_what_waits_and_refuses_what_comes() -> None:
+def test_stopping_answers_waiting_images_and_refuses_new_ones() -> None:
     scorer = ScriptedScorer()
     with bench(token_budget=1000) as rig:
         held_back(rig, scorer)
@@ -286,7 +286,7 @@ def test_stopping_answers_what_waits_and_refuses_what_comes() -> None:
             rig.submit(2, scorer)
 
 
-def test_each_lane_runs_a_forward_of_its_own() -> None:
+def test_each_stream_runs_a_forward_of_its_own() -> None:
     """All three are inside a forward at once, or the barrier breaks and no reading comes."""
     together = threading.Barrier(3)
 
@@ -298,11 +298,11 @@ def test_each_lane_runs_a_forward_of_its_own() -> None:
     with bench(token_budget=1000, streams=3, one_by_one=True) as rig:
         for number in range(6):
             rig.submit(number, scorer)
-        assert all(isinstance(given.result, Reading) for given in rig.take(6).values())
+        assert all(isinstance(work.result, Reading) for work in rig.take(6).values())
     assert scorer.calls == [1] * 6
 
 
-def test_a_forward_that_hangs_stays_the_oldest_while_other_lanes_go_on() -> None:
+def test_a_hung_forward_stays_the_oldest_while_other_streams_continue() -> None:
     hung, quick = ScriptedScorer(), ScriptedScorer()
     quick.gate.set()
     with bench(token_budget=1000, streams=2, one_by_one=True) as rig:
@@ -318,7 +318,7 @@ def test_a_forward_that_hangs_stays_the_oldest_while_other_lanes_go_on() -> None
     assert rig.device.forward is None
 
 
-def test_one_by_one_as_many_images_wait_as_two_for_each_lane() -> None:
+def test_one_by_one_two_images_wait_for_each_stream() -> None:
     scorer = ScriptedScorer()
     with bench(token_budget=1_000_000, streams=2, one_by_one=True) as rig:
         held_back(rig, scorer)
@@ -340,18 +340,18 @@ def test_one_by_one_as_many_images_wait_as_two_for_each_lane() -> None:
         producer.join(30)
 
 
-def test_a_device_that_breaks_in_every_lane_is_reported_once() -> None:
+def test_a_device_that_breaks_in_every_stream_is_reported_once() -> None:
     together = threading.Barrier(2)
 
     def breaks(_: Sequence[FakePrepared]) -> None:
         together.wait(30)
         raise DeviceBroken("illegal access")
 
-    told: list[str] = []
+    reported: list[str] = []
     scorer = ScriptedScorer(breaks)
     scorer.gate.set()
-    with bench(token_budget=40, streams=2, one_by_one=True, on_broken=lambda: told.append("broken")) as rig:
+    with bench(token_budget=40, streams=2, one_by_one=True, on_broken=lambda: reported.append("broken")) as rig:
         rig.submit(1, scorer)
         rig.submit(2, scorer)
-        assert all(isinstance(given.result, DeviceBroken) for given in rig.take(2).values())
-    assert told == ["broken"]
+        assert all(isinstance(work.result, DeviceBroken) for work in rig.take(2).values())
+    assert reported == ["broken"]

@@ -1,4 +1,4 @@
-"""Finding boxes beside scoring on one device: who goes first, and what a long forward is."""
+"""Finding boxes and scoring on one device: which goes first, and long forwards."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models.fake import FakeFinder, FakePrepared
 from models.types import Finder, FoundBoxes, Reading
 from scanfleet.errors import DeviceUnavailable
 from tests.unit.worker.device.test_executor import QUESTION, Bench, ScriptedScorer, bench, held_back
-from worker.device.queue import FORWARDS_BEFORE_FINDING, Answer
+from worker.device.queue import FORWARDS_BEFORE_FINDING, WorkResult
 from worker.errors import OutOfDeviceMemory
 
 
 class Recorded(ScriptedScorer):
-    """Writes down when it had a forward."""
+    """Records the order of its forwards."""
 
     def __init__(self, order: list[str], name: str) -> None:
         super().__init__(lambda _: order.append(name))
@@ -36,15 +36,15 @@ class RecordedFinder(FakeFinder):
 
 def ask(rig: Bench, number: int, finder: FakeFinder, scorer: ScriptedScorer, *, owner: object = "batch") -> None:
     prepared = scorer.prepare(Image.new("RGB", (56, 56), (number, 0, 0)))
-    rig.device.submit_late(
+    rig.device.submit_finding(
         owner=owner,
         finder=cast("Finder", finder),
         prepared=prepared,
-        answer=lambda given: rig.answers.put((number, given)),
+        on_result=lambda result: rig.results.put((number, result)),
     )
 
 
-def test_finding_waits_for_scoring_and_gathers_for_one_forward() -> None:
+def test_finding_waits_for_scoring_and_collects_for_one_forward() -> None:
     order: list[str] = []
     scorers = [Recorded(order, name) for name in "abc"]
     finder = RecordedFinder(order)
@@ -57,11 +57,11 @@ def test_finding_waits_for_scoring_and_gathers_for_one_forward() -> None:
         ask(rig, 3, finder, scorers[0])
         rig.submit(4, scorers[2])
         scorers[0].gate.set()
-        told = rig.take(5)
+        results = rig.take(5)
     assert order == ["a", "b", "c", "find"]
     assert finder.calls == [2]
-    assert isinstance(told[1].result, FoundBoxes)
-    assert isinstance(told[2].result, Reading)
+    assert isinstance(results[1].result, FoundBoxes)
+    assert isinstance(results[2].result, Reading)
 
 
 def test_finding_does_not_wait_for_ever() -> None:
@@ -81,13 +81,13 @@ def test_finding_does_not_wait_for_ever() -> None:
     assert order.count("s") == 1 + len(others)
 
 
-def test_finding_that_has_no_room_gets_smaller_and_leaves_scoring_as_it_is() -> None:
+def test_finding_that_runs_out_of_memory_gets_smaller_and_leaves_scoring_as_it_is() -> None:
     scorer = ScriptedScorer()
 
     class Large(FakeFinder):
         def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
             if len(jobs) > 2:
-                raise OutOfDeviceMemory("no room")
+                raise OutOfDeviceMemory("out of memory")
             return super().find(jobs, sign=sign)
 
     finder = Large(question=QUESTION)
@@ -96,13 +96,13 @@ def test_finding_that_has_no_room_gets_smaller_and_leaves_scoring_as_it_is() -> 
         for number in range(1, 9):
             ask(rig, number, finder, scorer)
         scorer.gate.set()
-        told = rig.take(9)
+        results = rig.take(9)
         assert rig.device.token_budget == 1000
-    assert all(isinstance(told[number].result, FoundBoxes) for number in range(1, 9))
+    assert all(isinstance(results[number].result, FoundBoxes) for number in range(1, 9))
     assert max(finder.calls) <= 2
 
 
-def test_a_forward_that_goes_on_counts_as_a_new_one() -> None:
+def test_a_long_forward_that_makes_progress_counts_as_a_new_one() -> None:
     scorer, seen = ScriptedScorer(), []
 
     class Slow(FakeFinder):
@@ -125,26 +125,26 @@ def test_a_forward_that_goes_on_counts_as_a_new_one() -> None:
 
 
 def test_a_worker_that_stops_does_not_wait_for_a_long_answer() -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    answers: SimpleQueue[Answer] = SimpleQueue()
+    begun, resume = threading.Event(), threading.Event()
+    answers: SimpleQueue[WorkResult] = SimpleQueue()
     scorer = ScriptedScorer()
 
     class Endless(FakeFinder):
         def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
             begun.set()
-            assert go_on.wait(30)
+            assert resume.wait(30)
             while True:
                 sign()
 
     with bench(token_budget=1000) as rig:
-        rig.device.submit_late(
+        rig.device.submit_finding(
             owner="batch",
             finder=cast("Finder", Endless(question=QUESTION)),
             prepared=scorer.prepare(Image.new("RGB", (56, 56))),
-            answer=answers.put,
+            on_result=answers.put,
         )
         assert begun.wait(30)
         rig.device.stop(wait_seconds=0)
-        go_on.set()
+        resume.set()
         assert isinstance(answers.get(timeout=30).result, DeviceUnavailable)
     assert rig.device.forward is None

@@ -1,11 +1,13 @@
-"""The token budget: what a probe finds on devices that behave in known ways, by a clock that they move themselves."""
+"""The token budget that a probe finds on simulated devices, which move the clock themselves."""
 
 import mmap
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import psutil
 import pytest
 import structlog
 
@@ -14,7 +16,7 @@ from models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSettings, DeviceUnavailable
 from tests.worker_rig import png
-from worker.device.memory import HostMemory, memory_of
+from worker.device.memory import KIB, HostMemory, memory_of
 from worker.device.probe import QUESTION, UNPROBED_TOKENS, Probe, Step, budget_for, choose, probe
 from worker.device.synthetic import jpeg, picture
 from worker.errors import DeviceBroken, OutOfDeviceMemory
@@ -30,7 +32,7 @@ class Machine:
     seconds: Callable[[int, int], float]
     now: float = 0.0
     packs: list[int] = field(default_factory=list)
-    room_images: int = 1_000_000
+    memory_images: int = 1_000_000
 
     def clock(self) -> float:
         return self.now
@@ -43,8 +45,8 @@ class MachineScorer(FakeScorer):
 
     def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
         self._machine.packs.append(len(prepared))
-        if len(prepared) > self._machine.room_images:
-            raise OutOfDeviceMemory("no room")
+        if len(prepared) > self._machine.memory_images:
+            raise OutOfDeviceMemory("out of memory")
         self._machine.now += self._machine.seconds(len(prepared), prepared[0].visual_tokens)
         return super().score(prepared)
 
@@ -61,7 +63,7 @@ def test_a_device_that_gains_up_to_a_number_of_tokens_gets_that_number() -> None
     assert len(found.steps) == len({(step.side, step.images) for step in found.steps}) > 10
 
 
-def test_what_small_images_gain_is_not_paid_for_by_large_ones() -> None:
+def test_small_images_do_not_gain_at_the_cost_of_large_ones() -> None:
     def cpu(n: int, each: int) -> float:
         slower = 1 + 0.3 * (n * each > 600)  # the pack falls out of the cache
         return 0.01 + 0.0001 * n * each * slower
@@ -77,14 +79,14 @@ def test_a_device_without_any_gain_gets_a_standard_image_at_once() -> None:
 
 
 def test_larger_packs_than_fit_are_not_tried_twice() -> None:
-    machine = Machine(seconds=lambda n, each: 0.01, room_images=5)
+    machine = Machine(seconds=lambda n, each: 0.01, memory_images=5)
     found = probed(machine)
     assert found.ended == {128: "out of memory", 448: "out of memory"}
     assert found.tokens == 4 * LARGE
     assert machine.packs.count(8) == 2  # once for each size
 
 
-def test_a_slow_device_is_asked_once_for_each_size() -> None:
+def test_a_slow_device_is_tried_once_for_each_size() -> None:
     machine = Machine(seconds=lambda n, each: 60.0 * n)
     found = probed(machine, seconds=4.0)
     assert machine.packs == [1, 1, 1]  # to warm up, and one of each size
@@ -106,13 +108,13 @@ def test_memory_ends_the_ladder_before_the_device_does() -> None:
             return 2000
 
     machine = Machine(seconds=lambda n, each: 0.01)
-    found = probed(machine, room=Tight(machine.packs))
+    found = probed(machine, memory=Tight(machine.packs))
     assert max(machine.packs) == 8  # 16 would take 1600 of 2000, and half of it may be taken
     assert set(found.ended.values()) == {"memory"}
 
 
-@pytest.mark.parametrize("error", [DeviceBroken("gone"), DeviceUnavailable("away")])
-def test_a_broken_device_is_told_and_not_taken_for_a_full_one(error: Exception) -> None:
+@pytest.mark.parametrize("error", [DeviceBroken("gone"), DeviceUnavailable("unavailable")])
+def test_a_broken_device_is_an_error_and_does_not_count_as_a_full_one(error: Exception) -> None:
     def fails(n: int, each: int) -> float:
         if n > 2:
             raise error
@@ -148,7 +150,7 @@ class ProbedModel:
         return cast("Scorer", MachineScorer(self.machine))
 
 
-def test_every_lane_computes_at_once() -> None:
+def test_every_stream_computes_at_once() -> None:
     machine = Machine(seconds=lambda n, each: 0.06)
     probed(machine, streams=3)
     counts = [machine.packs.count(n) for n in (2, 4, 8)]
@@ -156,7 +158,7 @@ def test_every_lane_computes_at_once() -> None:
     assert not any(n % 3 for n in counts)
 
 
-def test_the_setting_goes_before_the_probe(tmp_path: Path) -> None:
+def test_the_setting_precedes_the_probe(tmp_path: Path) -> None:
     machine = Machine(seconds=lambda n, each: 0.06)
     model = cast("Model", ProbedModel(machine))
     assert budget_for(load_settings(data_dir=tmp_path, token_budget=300), model) == 300
@@ -197,8 +199,8 @@ def test_the_budget_is_a_number_or_auto(
 
 
 @pytest.mark.parametrize("value", ["fast", "15", 15, "", True, "1.5", "-20"])
-def test_any_other_budget_is_refused_in_words(tmp_path: Path, value: object) -> None:
-    with pytest.raises(BadSettings, match="token_budget: must be auto, or a whole number of visual tokens of at least"):
+def test_any_other_budget_is_refused_with_its_name(tmp_path: Path, value: object) -> None:
+    with pytest.raises(BadSettings, match="token_budget"):
         load_settings(data_dir=tmp_path, token_budget=value)
 
 
@@ -208,16 +210,37 @@ def test_generated_pictures_are_the_same_everywhere() -> None:
     assert len(jpeg(128, 128)) > len(png(0)) / 2  # there is something to decode in it
 
 
-@pytest.mark.skipif(not isinstance(memory_of("cpu"), HostMemory), reason="needs /proc")
-def test_the_peak_of_a_piece_of_work_is_its_own() -> None:
-    room = HostMemory()
-    held = []
-    for n_bytes in (200 << 20, 20 << 20):
-        room.begin()
-        with mmap.mmap(-1, n_bytes) as block:  # not from the heap, which may hold as much of earlier tests
-            for page in range(0, n_bytes, mmap.PAGESIZE):
-                block[page] = 1
-        held.append(room.taken() or 0)
-    assert held[0] > 150 << 20
-    assert held[1] < 100 << 20
-    assert (room.free() or 0) > 0
+def touch(n_bytes: int) -> None:
+    """Not from the heap, which may hold as much of earlier tests."""
+    with mmap.mmap(-1, n_bytes) as block:
+        for page in range(0, n_bytes, mmap.PAGESIZE):
+            block[page] = 1
+
+
+@pytest.mark.skipif(not isinstance(memory_of("cpu"), HostMemory), reason="Linux only")
+def test_memory_of_the_host_is_measured_where_a_piece_of_work_sets_a_new_peak() -> None:
+    before = psutil.Process().memory_info().rss
+    spare = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB - before)  # of earlier tests
+    memory = HostMemory()
+    taken = []
+    for n_bytes in (spare + (200 << 20), 20 << 20):
+        memory.begin()
+        touch(n_bytes)
+        taken.append(memory.taken())
+    assert taken[0] is not None
+    assert 150 << 20 < taken[0] - spare < 250 << 20
+    assert taken[1] is None
+    assert (memory.free() or 0) > 0
+
+
+@pytest.mark.skipif(not isinstance(memory_of("cpu"), HostMemory), reason="Linux only")
+@pytest.mark.parametrize(("limit", "free"), [("3000", 1000), ("1000", 0), ("max", psutil.virtual_memory().total)])
+def test_a_container_has_no_more_memory_than_its_limit_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    monkeypatch.setattr("worker.device.memory._CGROUP", tmp_path)
+    found = HostMemory().free()
+    assert found is not None
+    assert found == free if limit != "max" else 3000 < found <= free

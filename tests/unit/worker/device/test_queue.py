@@ -1,4 +1,4 @@
-"""Whose images go next: one scorer stays, so that adapters do not alternate, but nobody waits for long."""
+"""The next forward: one scorer stays, so that adapters do not alternate, but no image waits for long."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=froze
 class Rig:
     def __init__(self) -> None:
         self.now = 100.0
-        self.waiting = DeviceQueue(capacity=10_000, one_by_one=False, clock=lambda: self.now)
+        self.queue = DeviceQueue(capacity=10_000, one_by_one=False, clock=lambda: self.now)
 
     def put(self, scorer: FakeScorer) -> None:
         prepared = scorer.prepare(Image.new("RGB", (56, 56)))
         item = WorkItem(
-            owner="batch", scorer=cast("Any", scorer), prepared=prepared, answer=lambda _: None, since=self.now
+            owner="batch", scorer=cast("Any", scorer), prepared=prepared, on_result=lambda _: None, since=self.now
         )
-        self.waiting.put(item)
+        self.queue.put(item)
 
     def take(self) -> object:
-        """One image a forward: its scorer."""
-        (item,) = self.waiting.take(lambda _: 4)
+        """Take a forward of one image, and return its scorer."""
+        (item,) = self.queue.take(lambda _: 4)
         return item.scorer
 
 
-def test_the_scorer_of_the_last_forward_goes_on_while_it_has_images() -> None:
+def test_the_scorer_of_the_last_forward_continues_while_it_has_images() -> None:
     rig, first, second = Rig(), FakeScorer(question=QUESTION), FakeScorer(question=QUESTION)
     for scorer in (first, second, first, second, first):
         rig.put(scorer)
     assert [rig.take() for _ in range(5)] == [first, first, first, second, second]
 
 
-def test_whoever_has_waited_long_comes_first() -> None:
+def test_an_image_that_has_waited_long_comes_first() -> None:
     rig, first, second = Rig(), FakeScorer(question=QUESTION), FakeScorer(question=QUESTION)
     rig.put(first)
     assert rig.take() is first

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from scanfleet.config.settings import load_settings
 from scanfleet.storage.memory import MemoryStore
 from tests.worker_rig import png, rig
-from worker.batch import first_pass
+from worker.batch import context
 from worker.processes.hang_detector import HangWatch, Limits
 from worker.runtime.activity import ActivityTracker, BatchActivity
 
@@ -189,7 +189,7 @@ def test_a_batch_whose_store_never_answers_is_handed_back_with_what_is_known(
             return store.fetch(uri, etag=etag, max_bytes=max_bytes)
 
     store = MemoryStore()
-    monkeypatch.setattr(first_pass, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(context, "RETRY_SECONDS", 0.1)
     with rig(tmp_path, store=HalfDead(), fetch_threads=4, fetch_deadline_seconds=0.1) as worker:
         store = worker.store
         scan = worker.scan({f"mem://{name}": png(seed) for seed, name in enumerate(("a", "b", "dead"))})

@@ -5,7 +5,7 @@ from contextlib import ExitStack, suppress
 from structlog.testing import capture_logs
 
 from worker.batch.timing import Stopwatch, Totals
-from worker.device.queue import Answer
+from worker.device.queue import WorkResult
 from worker.processes.timers import StageLog
 from worker.runtime.utilisation import Occupancy, Span
 
@@ -71,8 +71,8 @@ def test_images_of_a_forward_share_it() -> None:
     watch = Stopwatch()
     reading = RuntimeError("stands for a reading")
     for padding in (0, 6):
-        watch.answered(Answer(result=reading, waited=2.0, seconds=0.5, forwards=0.5, tokens=10, padding=padding))
-    watch.answered(Answer(result=reading, waited=1.0, seconds=0.0))  # no forward of it came to an end
+        watch.add_first(WorkResult(result=reading, waited=2.0, seconds=0.5, forwards=0.5, tokens=10, padding=padding))
+    watch.add_first(WorkResult(result=reading, waited=1.0, seconds=0.0))  # no forward of it came to an end
     sums = watch.sums()
     assert (sums["wait"], sums["device"]) == (5.0, 1.0)
     assert (sums["forwards"], sums["scored"], sums["tokens"], sums["padding"]) == (1, 2, 20, 6)

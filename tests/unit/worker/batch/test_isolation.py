@@ -1,4 +1,4 @@
-"""A batch whose worker died is run alone and image by image, and the ledger always knows which one is in hand."""
+"""A batch whose worker died runs alone and image by image, and the ledger marks the image under way."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from tests.worker_rig import QUEUE, Rig, png, rig
 
 
 def crash(worker: Rig) -> None:
-    """A worker claims the first batch and is never heard of again."""
+    """A worker claims the first batch and dies."""
     with transaction(worker.engine) as connection:
         assert claim(connection, queue=QUEUE, worker="dead", lease_seconds=-1) is not None
         assert crash_isolation.expire_leases(connection).n == 1
@@ -30,12 +30,12 @@ def hooked(box: list[Rig], hook: Callable[[Rig, Sequence[Any]], None]) -> Hooked
 def test_each_image_of_a_suspect_is_marked_before_it_is_scored_and_written_after_it(tmp_path: Path) -> None:
     seen: list[tuple[int, int, int]] = []
 
-    def look(worker: Rig, prepared: Sequence[Any]) -> None:
+    def record(worker: Rig, prepared: Sequence[Any]) -> None:
         batch = worker.rows(Batch)[0]
         seen.append((batch.in_hand, len(prepared), len(worker.rows(Verdict))))
 
     box: list[Rig] = []
-    with rig(tmp_path, model=hooked(box, look)) as worker:
+    with rig(tmp_path, model=hooked(box, record)) as worker:
         box.append(worker)
         scan = worker.scan(pictures(4))
         ids = [row.id for row in worker.rows(Image)]
@@ -75,7 +75,7 @@ def test_a_suspect_has_the_worker_to_itself(tmp_path: Path) -> None:
         assert together == [(1, 0)] * 6
 
 
-def test_what_a_suspect_had_scored_survives_the_next_crash(tmp_path: Path) -> None:
+def test_verdicts_of_a_suspect_survive_the_next_crash(tmp_path: Path) -> None:
     third = threading.Event()
     gate = threading.Event()
 
@@ -152,18 +152,18 @@ def test_the_same_bytes_under_another_name_are_quarantined_without_another_death
         assert len(deaths) == 3
         with transaction(worker.engine) as connection:
             scans.reopen(connection, scan)
-            twin, other = worker.put({"mem://b/twin.png": png(0), "mem://b/other.png": png(1)})
-            add_images(connection, scan_id=scan, queue=QUEUE, images=[twin, other], batch_images=2)
+            duplicate, other = worker.put({"mem://b/duplicate.png": png(0), "mem://b/other.png": png(1)})
+            add_images(connection, scan_id=scan, queue=QUEUE, images=[duplicate, other], batch_images=2)
         worker.drain()
         killer = ("process", "kills_the_worker")
-        assert worker.failures() == {"mem://a/0.png": killer, "mem://b/twin.png": killer}
+        assert worker.failures() == {"mem://a/0.png": killer, "mem://b/duplicate.png": killer}
         assert worker.progress(scan).n_verdicts == 1
-        with transaction(worker.engine) as connection:  # a person mended the model: everything gets its chance
+        with transaction(worker.engine) as connection:  # a person fixed the model: every image is tried again
             assert retry_failures(connection, scan) == 2
         assert [row.crashes for row in worker.rows(Image, Image.state == "pending")] == [0, 0]
 
 
-def test_the_world_may_fail_in_the_midst_of_a_suspect(tmp_path: Path) -> None:
+def test_an_image_that_is_gone_fails_alone_in_a_suspect(tmp_path: Path) -> None:
     with rig(tmp_path, fetch_threads=2) as worker:
         images = worker.put(pictures(5))
         lost = worker.store.objects.pop("mem://a/1.png")
@@ -175,7 +175,7 @@ def test_the_world_may_fail_in_the_midst_of_a_suspect(tmp_path: Path) -> None:
         assert lost
 
 
-def test_stopping_in_the_midst_of_a_suspect_blames_nobody(tmp_path: Path) -> None:
+def test_stopping_in_the_middle_of_a_suspect_counts_no_crash(tmp_path: Path) -> None:
     entered, gate = threading.Event(), threading.Event()
 
     def hold(_: Rig, __: Sequence[Any]) -> None:
