@@ -30,15 +30,15 @@ def scorer(
 
     if question.steps:
         raise ModelInvalid(f"question {question.name!r} has steps: ask them in turn (models.scoring.sequential)")
-    digest = None if adapter is None else base._load(adapter, question)
+    digest = None if adapter is None else base.load_adapter(adapter, question)
     identity = ModelIdentity(
         base_model=base.checkpoint.name,
         revision=base.checkpoint.revision,
         precision=base.precision,
         adapter_sha256=digest,
     )
-    if digest in base._heads:
-        head = read_head(base._heads[digest], question=question, features=base.n_features, where=str(adapter))
+    if digest in base.heads:
+        head = read_head(base.heads[digest], question=question, features=base.n_features, where=str(adapter))
         made: PrefillScorer = HeadScorer(base=base, question=question, identity=identity, head=head)
     else:
         made = PrefillScorer(base=base, question=question, identity=identity)
@@ -68,5 +68,5 @@ def finder(base: BaseModel, question: Question, adapter: Path | None = None) -> 
     """What says where the flagging labels of a question are to be seen. Raises ModelInvalid as `scorer` does."""
     from models.scoring.boxes import GeneratingFinder
 
-    digest = None if adapter is None else base._load(adapter, question)
+    digest = None if adapter is None else base.load_adapter(adapter, question)
     return GeneratingFinder(base=base, question=question, adapter_sha256=digest)

@@ -99,9 +99,9 @@ class FakeFinder:
     def job(self, prepared: FakePrepared) -> FakePrepared:
         return prepared
 
-    def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+    def find(self, jobs: Sequence[FakePrepared], *, heartbeat: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
         self.calls.append(len(jobs))
-        sign()
+        heartbeat()
         return [self._find(job) for job in jobs]
 
     def _find(self, job: FakePrepared) -> FoundBoxes:

@@ -162,8 +162,8 @@ class Finder(Protocol):
         """An image as its scorer prepared it, with what finding costs."""
         ...
 
-    def find(self, jobs: Sequence[Prepared], *, sign: Callable[[], None]) -> list[FoundBoxes]:
-        """One answer an image, the same whatever its neighbours. Calls `sign` while it goes on: it may take long."""
+    def find(self, jobs: Sequence[Prepared], *, heartbeat: Callable[[], None]) -> list[FoundBoxes]:
+        """One answer an image, the same whatever its neighbours. Calls `heartbeat` between steps."""
         ...
 
 

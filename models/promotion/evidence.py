@@ -32,7 +32,7 @@ class Evidence:
     calibration_error: Bounded | None
 
 
-def gather(paired: Paired, *, limits: Limits, seed: int, resamples: int) -> Evidence:
+def collect_evidence(paired: Paired, *, limits: Limits, seed: int, resamples: int) -> Evidence:
     """Draw the clusters `resamples` times and measure both models on each draw."""
     statistics = _statistics(paired)
     draws: dict[str, list[Floats]] = {name: [] for name in statistics}

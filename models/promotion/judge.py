@@ -14,7 +14,7 @@ from models.adapters import metrics
 from models.promotion.conditions import g0_facts, g1_no_worse, g2_better, g4_calibrated, g5_flips
 from models.promotion.curves import curves
 from models.promotion.decisions import g6_decisions, notes_on
-from models.promotion.evidence import gather
+from models.promotion.evidence import collect_evidence
 from models.promotion.report import GateReport
 from models.promotion.significance import images_needed, visible_gain
 from models.promotion.slices import g3_slices
@@ -38,7 +38,7 @@ def judge(
     limits = limits or Limits()
     results = [g0_facts(paired)]
     if len(paired):
-        evidence = gather(paired, limits=limits, seed=seed, resamples=resamples)
+        evidence = collect_evidence(paired, limits=limits, seed=seed, resamples=resamples)
         results += [
             g1_no_worse(paired, evidence, limits),
             g2_better(paired, evidence, limits),

@@ -99,13 +99,15 @@ class GeneratingFinder:
     def job(self, prepared: PreparedImage) -> Job:
         return Job(image=prepared)
 
-    def find(self, jobs: Sequence[Job], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+    def find(self, jobs: Sequence[Job], *, heartbeat: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
         """The boxes of each image, in pixels of the image that was prepared."""
         images = [job.image for job in jobs]
-        return [self._read(answer, image) for answer, image in zip(self.generate(images, sign), images, strict=True)]
+        return [
+            self._read(answer, image) for answer, image in zip(self.generate(images, heartbeat), images, strict=True)
+        ]
 
     @torch.inference_mode()
-    def generate(self, images: Sequence[PreparedImage], sign: Callable[[], None] = lambda: None) -> list[Answer]:
+    def generate(self, images: Sequence[PreparedImage], heartbeat: Callable[[], None] = lambda: None) -> list[Answer]:
         """What the model writes of each image, until it ends its turn or is stopped."""
         answers = [Answer() for _ in images]
         with self._base.using(self._adapter_sha256) as network:
@@ -116,7 +118,7 @@ class GeneratingFinder:
             while not all(answer.ended for answer in answers):
                 for answer, token in zip(answers, decoding.best(), strict=True):
                     self._take(answer, token)
-                sign()
+                heartbeat()
                 if not all(answer.ended for answer in answers):
                     decoding.go_on()
         return answers

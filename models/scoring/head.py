@@ -60,7 +60,7 @@ class HeadScorer(PrefillScorer):
         """One forward over all given rows; a Reading each, in their order."""
         if not prepared:
             return []
-        hidden, attention = self.look(prepared)
+        hidden, attention = self.forward(prepared)
         logits = self._classes.logits(hidden).tolist()
         return [
             Reading(

@@ -70,7 +70,7 @@ class PrefillScorer:
         """One forward over all given rows; a Reading each, in their order."""
         if not prepared:
             return []
-        hidden, attention = self.look(prepared)
+        hidden, attention = self.forward(prepared)
         logits, margins, mass = self._head(hidden)
         return [
             Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens, attention=seen)
@@ -86,9 +86,9 @@ class PrefillScorer:
 
     def last_hidden(self, prepared: Sequence[Row]) -> torch.Tensor:
         """The feature (B, d) at the answer position, on the device; also what a classification head reads."""
-        return self.look(prepared)[0]
+        return self.forward(prepared)[0]
 
-    def look(self, prepared: Sequence[Row]) -> tuple[torch.Tensor, list[NDArray[np.float32] | None]]:
+    def forward(self, prepared: Sequence[Row]) -> tuple[torch.Tensor, list[NDArray[np.float32] | None]]:
         """The feature (B, d), and where `record_layers` are named each row's attention (visual tokens,)."""
         base = self._base
         with base.using(self._identity.adapter_sha256) as network:

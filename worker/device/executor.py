@@ -216,7 +216,7 @@ def _work(items: Sequence[WorkItem], sign: Callable[[], None]) -> Sequence[Resul
         case "point":
             results = asked.point(prepared)
         case "find":
-            results = asked.find(prepared, sign=sign)
+            results = asked.find(prepared, heartbeat=sign)
     if len(results) != len(items):
         raise AssertionError(f"{len(results)} answers for {len(items)} images")
     return results

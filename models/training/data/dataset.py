@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from models.errors import ModelInvalid
 from models.network.base import BaseModel
-from models.training.data.feature_cache import Tell
-from models.training.data.features import Filled
-from models.training.data.request import Asked
+from models.training.data.feature_cache import OnRead
+from models.training.data.features import Fillable
+from models.training.data.request import TrainingRequest
 from models.training.data.sampler import Draw, Plan
 from models.training.data.samples import Samples, n_crops, open_image
 
@@ -25,23 +25,23 @@ class Data:
     figures: dict[str, int]
 
 
-def gather(base: BaseModel, asked: Asked, source: Filled, *, tell: Tell) -> Data:
+def collect_data(base: BaseModel, request: TrainingRequest, source: Fillable, *, on_read: OnRead) -> Data:
     """Read every image once. Those that the model cannot take are left out and counted.
 
     Raises ModelInvalid when too few are left, and what opening an image raises.
     """
-    recipe, question, train, validation = asked.recipe, asked.question, asked.train, asked.validation
+    recipe, question, train, validation = request.recipe, request.question, request.train, request.validation
     below = recipe.small_below if recipe.small_share else 0.0
     crops = [n_crops(e, open_image(e).size, below) if e.boxes and below else 0 for e in train]
     samples = Samples(list(train), base.processor, question, factor=recipe.pixel_factor, below=below)
     every = [(i, variant) for i, count in enumerate(crops) for variant in range(count + 1)]
-    found = source.fill(samples, every, tell)
+    found = source.fill(samples, every, on_read)
     kept = [i for i in range(len(train)) if (i, 0) in found]
     small = [crops[i] if all((i, v) in found for v in range(crops[i] + 1)) else 0 for i in kept]
     plan = Plan(
         labels=[train[i].label for i in kept],
         small=small,
-        seed=asked.seed,
+        seed=request.seed,
         batch=recipe.batch,
         accumulation=recipe.accumulation,
         balanced=recipe.balanced,
@@ -52,7 +52,7 @@ def gather(base: BaseModel, asked: Asked, source: Filled, *, tell: Tell) -> Data
     samples.examples = [train[i] for i in kept]
     sizes = {(new, v): found[old, v] for new, old in enumerate(kept) for v in range(small[new] + 1)}
     held = Samples(list(validation), base.processor, question, factor=1.0, below=0.0)
-    held_sizes = source.fill(held, [(i, 0) for i in range(len(validation))], tell)
+    held_sizes = source.fill(held, [(i, 0) for i in range(len(validation))], on_read)
     figures = {
         "train_images": len(kept),
         "validation_images": len(held_sizes),

@@ -23,7 +23,7 @@ from models.training.data.samples import Samples
 CHUNK = 16  # images that are computed together, and lie in one file
 MEMORY = 256 * 2**20  # bytes that are kept in memory besides
 
-Tell = Callable[[], None]
+OnRead = Callable[[], None]
 Features = dict[str, torch.Tensor]
 
 
@@ -69,7 +69,7 @@ class FeatureCache:
     def bytes_on_disk(self) -> int:
         return sum(path.stat().st_size for path in {path for path, _ in self._where.values()})
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
+    def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
         """Compute what no file holds yet. Returns tokens of each image, without those that the model cannot take."""
         self._folder.mkdir(parents=True, exist_ok=True)
         names = {draw: samples.name(draw) for draw in draws}
@@ -80,7 +80,7 @@ class FeatureCache:
             if not path.exists():
                 self._write(samples, chunk, path)
             self._note(path)
-            tell()
+            on_read()
         return {draw: len(self._images[name].tokens) for draw, name in names.items() if name in self._images}
 
     def image(self, name: str) -> PreparedImage:

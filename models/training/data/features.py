@@ -18,28 +18,28 @@ from models.families import ImageReader, PreparedImage
 from models.inputs.processing import Rows, VisionProcessor
 from models.inputs.prompts import Turn
 from models.network.base import BaseModel
-from models.training.data.feature_cache import Bounded, FeatureCache, Features, Tell
+from models.training.data.feature_cache import Bounded, FeatureCache, Features, OnRead
 from models.training.data.mixing import Mix
 from models.training.data.sampler import Draw
 from models.training.data.samples import Samples
 
 LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
-NOT_KEPT = {
+NOT_CACHED = {
     "instructblip": "its Q-Former reads the instruction with the image",
     "llava_next": "its reader lays the tiles out between tower and language model",
     "phi4_multimodal": "its tower is part of the embedding of all tokens",
 }
 
 
-class Filled(Protocol):
+class Fillable(Protocol):
     """Images by their draws."""
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
+    def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
         """Make them ready; returns the number of tokens of each, without those that the model cannot take."""
         ...
 
 
-class Source(Filled, Protocol):
+class Source(Fillable, Protocol):
     """Images by their draws, as the inputs of a forward."""
 
     def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
@@ -47,21 +47,21 @@ class Source(Filled, Protocol):
         ...
 
 
-class Computed:
+class PixelSource:
     """Implements `Source`: pixels, prepared anew where memory does not hold them; the tower runs in every forward."""
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self._held = Bounded()
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
+    def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
         sizes: dict[Draw, int] = {}
         for draw in draws:
             try:
                 sizes[draw] = len(self._prepared(samples, draw).tokens)
             except ImageUnsuitable:
                 continue
-            tell()
+            on_read()
         return sizes
 
     def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
@@ -82,7 +82,7 @@ class Computed:
         return image
 
 
-class Kept:
+class CachedSource:
     """Implements `Source`: the tower's output, from a folder; images cannot be mixed any more."""
 
     def __init__(self, base: BaseModel, folder: Path) -> None:
@@ -90,11 +90,11 @@ class Kept:
         self.cache = FeatureCache(folder, identity, lambda images: image_features(base, images))
         self._base = base
         own = base.processor
-        reader = _KeptReader(own.reader)
+        reader = _CachedReader(own.reader)
         self._processor = VisionProcessor(tokenizer=own.tokenizer, reader=reader, chat_template=own.chat_template)
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
-        return self.cache.fill(samples, draws, tell)
+    def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
+        return self.cache.fill(samples, draws, on_read)
 
     def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
         assert mix is None
@@ -103,7 +103,7 @@ class Kept:
         return self._processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
 
 
-class _KeptReader(ImageReader):
+class _CachedReader(ImageReader):
     """A reader whose images are what the tower made of them, in `PreparedImage.extra`."""
 
     def __init__(self, reader: ImageReader) -> None:

@@ -17,7 +17,7 @@ from models.types import Question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class TrainingRequest:
     """over: an adapter folder, over whose LoRA a head is trained."""
 
     question: Question
@@ -25,14 +25,14 @@ class Asked:
     validation: Sequence[Example]
     recipe: Recipe
     seed: int
-    over: Path | None
+    base_adapter: Path | None
 
     def check(self) -> None:
         """Raises ModelInvalid, in one line, for parts that do not go together."""
         name = self.question.name
         if self.question.steps:
             raise ModelInvalid(f"question {name!r} has steps, which cannot be trained: ask it in one prompt")
-        if self.over is not None and self.recipe.trains != "head":
+        if self.base_adapter is not None and self.recipe.trains != "head":
             raise ModelInvalid(
                 f"recipe {self.recipe.name} starts from the base; only a head is trained over an adapter"
             )
@@ -53,11 +53,11 @@ class Asked:
     def fingerprint(self, base: BaseModel) -> str:
         """Of everything that the result depends on: no training goes on from another one's checkpoint."""
         question = {**asdict(self.question), "flags": sorted(self.question.flags)}
-        parts = [[_said(example) for example in part] for part in (self.train, self.validation)]
-        over = None if self.over is None else read_card(self.over).weights_sha256
-        what = [base.checkpoint.revision, base.precision, question, parts, self.recipe.model_dump(), self.seed, over]
+        parts = [[_identity(example) for example in part] for part in (self.train, self.validation)]
+        under = None if self.base_adapter is None else read_card(self.base_adapter).weights_sha256
+        what = [base.checkpoint.revision, base.precision, question, parts, self.recipe.model_dump(), self.seed, under]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 
-def _said(example: Example) -> list[object]:
+def _identity(example: Example) -> list[object]:
     return [example.key, example.label, [asdict(box) for box in example.boxes]]

@@ -44,7 +44,7 @@ class Progress:
     seconds_left: float | None
 
 
-class Watcher(Protocol):
+class ProgressCallback(Protocol):
     """Told of every step; raises to end the training, which then goes on from its last checkpoint another time."""
 
     def __call__(self, progress: Progress) -> None: ...

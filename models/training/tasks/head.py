@@ -26,11 +26,11 @@ HIDDEN = "hidden"
 
 
 @contextmanager
-def frozen_scorer(base: BaseModel, question: Question, over: Path | None) -> Iterator[PrefillScorer]:
+def frozen_scorer(base: BaseModel, question: Question, base_adapter: Path | None) -> Iterator[PrefillScorer]:
     """What reads the hidden states: the base, or the base under the LoRA of an adapter, loaded for this if need be."""
-    digest = None if over is None else read_card(over).weights_sha256
-    there = digest in base._loaded or digest in base._heads
-    scorer = factory.scorer(base, question, over)
+    digest = None if base_adapter is None else read_card(base_adapter).weights_sha256
+    there = digest in base.loaded or digest in base.heads
+    scorer = factory.scorer(base, question, base_adapter)
     try:
         yield scorer
     finally:

@@ -23,7 +23,7 @@ NAME = "fit"  # of the adapter while it is trained; no attribute of a torch modu
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lent:
+class ActiveLora:
     """What is trained in a lent base. layers: the language model's, in order. dropouts: of the LoRA."""
 
     base: BaseModel
@@ -49,7 +49,7 @@ class Lent:
 
 
 @contextmanager
-def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
+def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveLora]:
     """The base with fresh modules of a recipe, for one thread alone; scorers of it wait. It comes back as it was.
 
     Raises ModelInvalid when the recipe does not fit the base.
@@ -67,7 +67,7 @@ def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
             peft.set_adapter(NAME)
             matched = check_matches(recipe, settings, network, family, NAME)
             network.eval()
-            yield Lent(
+            yield ActiveLora(
                 base=base,
                 lora=settings,
                 matched=matched,

@@ -15,18 +15,18 @@ from models.training.data.mixing import Mix
 from models.training.data.sampler import Draw, Step
 from models.training.data.samples import Samples
 from models.training.tasks.forward import Instruction, answer_loss, last_hidden, recomputed
-from models.training.tasks.network import Lent
+from models.training.tasks.network import ActiveLora
 from models.types import Question
 
 VALIDATION_BATCH = 16  # images a forward without gradients
 
 
-class Answers:
+class TokenTask:
     """Implements `models.training.loop.Task` for a lent base."""
 
-    def __init__(self, lent: Lent, question: Question, data: Data, source: Source, recipe: Recipe) -> None:
-        self._lent, self._data, self._source, self._recipe = lent, data, source, recipe
-        base = lent.base
+    def __init__(self, lora: ActiveLora, question: Question, data: Data, source: Source, recipe: Recipe) -> None:
+        self._lora, self._data, self._source, self._recipe = lora, data, source, recipe
+        base = lora.base
         prompt = base.processor.prompt(question)
         self._turn = prompt.turn
         self._answers = torch.tensor([code.answer_id for code in prompt.codes], device=base.device)
@@ -34,21 +34,21 @@ class Answers:
 
     @property
     def state(self) -> Mapping[str, torch.Tensor]:
-        return self._lent.state
+        return self._lora.state
 
     @property
     def parameters(self) -> Sequence[torch.nn.Parameter]:
-        return self._lent.parameters
+        return self._lora.parameters
 
     def learn(self, step: Step) -> float:
-        self._lent.dropout(True)
-        instruction = Instruction(self._lent.base, self._turn.before)
+        self._lora.dropout(True)
+        instruction = Instruction(self._lora.base, self._turn.before)
         total = 0.0
         for draws in step:
             mix = self._mix(draws)
             with ExitStack() as stack:
                 if self._recipe.gradient_checkpointing:
-                    stack.enter_context(recomputed(self._lent.layers))
+                    stack.enter_context(recomputed(self._lora.layers))
                 losses = self._losses(self._data.train, draws, instruction, mix)
             mean = losses.mean() / len(step)
             mean.backward()  # type: ignore[no-untyped-call]
@@ -61,8 +61,8 @@ class Answers:
         sizes = self._data.validation_sizes
         if not sizes:
             return None
-        self._lent.dropout(False)
-        instruction = Instruction(self._lent.base, self._turn.before)
+        self._lora.dropout(False)
+        instruction = Instruction(self._lora.base, self._turn.before)
         alike = sorted(sizes, key=lambda draw: sizes[draw])
         by_label: dict[int, list[float]] = defaultdict(list)
         for start in range(0, len(alike), VALIDATION_BATCH):
@@ -82,7 +82,7 @@ class Answers:
         self, samples: Samples, draws: Sequence[Draw], instruction: Instruction, mix: Mix | None = None
     ) -> torch.Tensor:
         rows = self._source.rows(samples, draws, self._turn, mix)
-        hidden = last_hidden(self._lent.base, rows, instruction.prefix)
+        hidden = last_hidden(self._lora.base, rows, instruction.prefix)
         labels = [samples.examples[i].label for i, _ in draws]
         losses = answer_loss(hidden, self._weight, self._targets(labels))
         if mix is None:

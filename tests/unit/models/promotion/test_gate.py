@@ -12,7 +12,7 @@ from models.adapters.calibration import Calibrator, Certificate, Thresholds, fit
 from models.promotion import Facts, GateReport, GateResult, Limits, Paired, Shadow, Side, judge
 from models.promotion.bootstrap import Bounded
 from models.promotion.conditions import g4_calibrated
-from models.promotion.evidence import gather
+from models.promotion.evidence import collect_evidence
 from models.types import Question
 
 FLAGGING = Question(name="q", prompt="Is it?", labels=("overlay", "natural", "none"), flags=frozenset({"overlay"}))
@@ -275,7 +275,7 @@ class TestCalibration:
 
     def test_what_resampling_adds_to_the_calibration_error_is_taken_off(self) -> None:
         paired = rivals(60, 1.2, 1.2)
-        evidence = gather(paired, limits=Limits(), seed=0, resamples=50)
+        evidence = collect_evidence(paired, limits=Limits(), seed=0, resamples=50)
         for bias, outcome in ((0.0, "fail"), (0.015, "pass")):
             error = Bounded(value=0.03, low=0.02, high=0.06, bias=bias)
             found = replace(evidence, brier=Bounded(value=0, low=0, high=0, bias=0), calibration_error=error)

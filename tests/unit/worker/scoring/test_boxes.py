@@ -200,10 +200,10 @@ class Failing(FakeModel):
             def job(self, prepared: Prepared) -> Prepared:
                 return real.job(prepared)
 
-            def find(self, jobs: Sequence[Prepared], *, sign: Any) -> list[FoundBoxes]:
+            def find(self, jobs: Sequence[Prepared], *, heartbeat: Any) -> list[FoundBoxes]:
                 if model.trouble is not None:
                     raise model.trouble
-                return real.find(jobs, sign=sign)
+                return real.find(jobs, heartbeat=heartbeat)
 
         return cast("Finder", Trying())
 
