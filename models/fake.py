@@ -15,6 +15,7 @@ from PIL import Image
 
 from models.crops.fusion import fused
 from models.crops.policy import Fuse
+from models.scoring.margin import margin_of
 from models.types import Box, Detail, FoundBoxes, ModelIdentity, Pointed, Question, Reading
 
 
@@ -72,15 +73,10 @@ class FakeScorer:
 
     def _read(self, image: FakePrepared) -> Reading:
         labels = self._question.labels
-        logits = {label: _logit(image.digest, label) for label in labels}
-        flagged = [logits[label] for label in labels if label in self._question.flags]
-        others = [logits[label] for label in labels if label not in self._question.flags]
-        if not flagged:
-            best = max(labels, key=lambda label: logits[label])
-            flagged, others = [logits[best]], [logits[label] for label in labels if label != best]
+        logits = tuple(_logit(image.digest, label) for label in labels)
         return Reading(
-            margin=_logsumexp(flagged) - _logsumexp(others),
-            logits=tuple(logits[label] for label in labels),
+            margin=margin_of(logits, labels, self._question.flags),
+            logits=logits,
             mass=self._mass,
             visual_tokens=image.visual_tokens,
         )
@@ -180,8 +176,3 @@ class FakeCropReader:
 def _logit(digest: bytes, label: str) -> float:
     number = int.from_bytes(hashlib.sha256(digest + label.encode()).digest()[:4], "big")
     return 6.0 * number / 2**32 - 3.0
-
-
-def _logsumexp(values: list[float]) -> float:
-    top = max(values)
-    return top + math.log(math.fsum(math.exp(value - top) for value in values))

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from scipy.special import bdtr, expit, logit
+
 from models.errors import ModelInvalid
 
 Decision = Literal["clear", "review", "flag"]
@@ -45,8 +47,12 @@ class Calibrator:
 
         Precision on a balanced set is not precision in an archive: state the prevalence beside the number.
         """
-        shift = 0.0 if prevalence is None else logit(prevalence) - logit(self.prevalence)
-        return sigmoid(self.a * margin + self.b + shift)
+        log_odds = self.a * margin + self.b
+        if prevalence is not None:
+            if not 0 < prevalence < 1:
+                raise ValueError(f"a prevalence must lie between 0 and 1, not {prevalence}")
+            log_odds += logit(prevalence) - logit(self.prevalence)
+        return float(expit(log_odds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +157,7 @@ def certify_recall(
     for at, t in enumerate(hits):
         if at and hits[at - 1] == t:
             continue  # equal margins cannot be told apart: same threshold, same misses
-        if binomial_cdf(at, len(hits), 1 - target) > delta:
+        if bdtr(at, len(hits), 1 - target) > delta:
             break
         best = (t, at)
     threshold, misses = best
@@ -178,7 +184,7 @@ def certify_precision(
         wrong += not is_positive
         if n < start or (n < len(ranked) and ranked[n][0] == t):
             continue
-        if binomial_cdf(wrong, n, 1 - target) > delta:
+        if bdtr(wrong, n, 1 - target) > delta:
             best = (None, n, wrong) if first else best
             break
         best, first = (t, n, wrong), False
@@ -200,27 +206,3 @@ def thresholds_from(recall: Certificate, precision: Certificate) -> Thresholds:
         return Thresholds(review=recall.threshold, flag=precision.threshold)
     both = (recall.threshold + precision.threshold) / 2
     return Thresholds(review=both, flag=both)
-
-
-def binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(Bin(n, p) <= k), exact up to rounding, in logs so that it neither over- nor underflows."""
-    if p <= 0 or k >= n:
-        return 1.0
-    if p >= 1:
-        return 0.0
-    log_p, log_q, log_n = math.log(p), math.log1p(-p), math.lgamma(n + 1)
-    terms = (log_n - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q for i in range(k + 1))
-    return min(1.0, math.fsum(math.exp(term) for term in terms))
-
-
-def sigmoid(x: float) -> float:
-    if x >= 0:
-        return 1 / (1 + math.exp(-x))
-    e = math.exp(x)
-    return e / (1 + e)
-
-
-def logit(p: float) -> float:
-    if not 0 < p < 1:
-        raise ValueError(f"a prevalence must lie between 0 and 1, not {p}")
-    return math.log(p) - math.log1p(-p)

@@ -5,30 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import NormalDist
+
+import numpy as np
 
 
 def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson 1927 score interval of a proportion, two-sided; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p, z2 = successes / trials, z * z / trials
-    centre = (p + z2 / 2) / (1 + z2)
-    half = z * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials)) / (1 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def brier(probabilities: Sequence[float], positive: Sequence[bool]) -> float:
     """Mean squared error of the probabilities, 0 is perfect."""
-    errors = [(p - y) ** 2 for p, y in zip(probabilities, positive, strict=True)]
-    return math.fsum(errors) / len(errors)
+    from sklearn.metrics import brier_score_loss
+
+    return float(brier_score_loss(positive, probabilities))
 
 
 def negative_log_likelihood(probabilities: Sequence[float], positive: Sequence[bool]) -> float:
     """Mean surprise in nats; probabilities are kept 1e-12 away from 0 and 1."""
-    seen = [p if y else 1 - p for p, y in zip(probabilities, positive, strict=True)]
-    return -math.fsum(math.log(min(max(p, 1e-12), 1.0)) for p in seen) / len(seen)
+    from sklearn.metrics import log_loss
+
+    return float(log_loss(positive, np.clip(probabilities, 1e-12, 1 - 1e-12), labels=[False, True]))
 
 
 def calibration_error(probabilities: Sequence[float], positive: Sequence[bool], *, bins: int = 15) -> float:

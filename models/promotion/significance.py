@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from models.adapters.calibration import binomial_cdf
+from scipy.special import bdtr, bdtrc
 
 
 def mcnemar(won: int, lost: int) -> float:
     """Two-sided exact p-value of McNemar 1947: the images on which one model alone is right, as coin tosses."""
-    n = won + lost
-    return 1.0 if n == 0 else min(1.0, 2 * binomial_cdf(min(won, lost), n, 0.5))
+    return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
 
 
 def loss_p_value(won: int, lost: int) -> float:
@@ -22,7 +21,7 @@ def loss_p_value(won: int, lost: int) -> float:
 
 def at_least(k: int, n: int, p: float) -> float:
     """P(Bin(n, p) >= k)."""
-    return 1.0 if k <= 0 else binomial_cdf(n - k, n, 1 - p)
+    return float(bdtrc(k - 1, n, p))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

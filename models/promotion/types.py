@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from models.adapters.calibration import UNCALIBRATED, Calibrator, Certificate, Thresholds
 from models.types import Question
@@ -82,8 +83,7 @@ class Side:
         """(n,) calibrated probabilities, or None."""
         if self.calibrator is None:
             return None
-        logits = np.clip(self.calibrator.a * self.margins + self.calibrator.b, -700, 700)
-        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float64)
+        return np.asarray(expit(self.calibrator.a * self.margins + self.calibrator.b), dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import bdtr
 
-from models.adapters.calibration import binomial_cdf
 from models.promotion.types import GateResult, Limits, Outcome, Shadow
 
 SMOOTH = 0.5  # flags added to both counts, so that none at all has a ratio
@@ -83,6 +83,6 @@ def _latency(shadow: Shadow, limits: Limits) -> tuple[Outcome, str, dict[str, ob
 def median_bound(ranked: list[float], *, level: float) -> float | None:
     """A lower bound of the median by the sign test; None below the number of values that can give one."""
     below = -1
-    while below + 1 < math.ceil(len(ranked) / 2) and binomial_cdf(below + 1, len(ranked), 0.5) <= level:
+    while below + 1 < math.ceil(len(ranked) / 2) and bdtr(below + 1, len(ranked), 0.5) <= level:
         below += 1
     return None if below < 0 else ranked[below]

@@ -19,7 +19,8 @@ def margin_of(logits: Sequence[float], labels: Sequence[str], flags: Collection[
 
 
 def logsumexp(values: Iterable[float]) -> float:
-    """log of the sum of exp; -inf for none. Not a number where one of the values is none."""
+    """Return the log of the sum of exponentials; -inf for no values, NaN where one of them is NaN."""
+    # Called for every image on a handful of floats, where scipy.special.logsumexp takes 60 times as long.
     held = list(values)
     top = max(held, default=-math.inf)
     if math.isinf(top):
