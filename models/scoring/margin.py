@@ -1,4 +1,4 @@
-"""From label logits to the margin, for scorers that read no output head. Pure."""
+"""From label logits to the margin, for scorers without an output head. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def margin_of(logits: Sequence[float], labels: Sequence[str], flags: Collection[str]) -> float:
-    """Log-odds of the flagging labels against the others; without flagging labels, of the best one against the rest."""
+    """Return the log-odds of the flagging labels against the others, in logits.
+
+    Args:
+        logits: `[labels]`.
+        labels: `[labels]`, their names.
+        flags: Flagging labels. Empty: the best label against the rest.
+    """
     pairs = list(zip(logits, labels, strict=True))
     if flags:
         flagged = [logit for logit, label in pairs if label in flags]

@@ -1,9 +1,9 @@
-"""Fine-tune a loaded base on labelled images by a recipe: `fit(...)` gives a `Trained`, which writes an adapter folder.
+"""Fine-tune a loaded base on labelled images by a recipe: `fit` returns a `Trained`, which writes an adapter folder.
 
     loss = cross entropy of the answer's token over the whole vocabulary, at the position that scoring reads
 
-Nothing else of the turn is learnt, and nothing is generated. The forward is the one of `models.scoring.prefill` under
-gradients, so that what is trained is what will be served.
+No other token is learnt, and nothing is generated. The forward is that of `models.scoring.prefill` under gradients, so
+that the trained computation is the served one.
 """
 
 from __future__ import annotations
@@ -45,14 +45,29 @@ def fit(
     on_progress: ProgressCallback,
     base_adapter: Path | None = None,
 ) -> Trained:
-    """Train on `train`, keep the epoch that is best on `validation` (the last one where that is empty).
+    """Train on `train`, and keep the epoch that is best on `validation`.
 
-    work: a folder for checkpoints and kept features; the same call goes on from what it holds, another one begins anew.
-    watch: called at every step, and while images are read; raises to end the training after a checkpoint. over: an
-    adapter folder, over whose LoRA a head is trained. The base answers nobody else while a LoRA is trained, and comes
-    back as it was.
+    The base serves no other scorer while a LoRA is trained, and is restored afterwards.
 
-    Raises ModelInvalid for a recipe, base or examples that do not go together, and what opening an image raises.
+    Args:
+        base: The loaded base model.
+        question: A question without steps.
+        train: Labelled images with at least two of the labels.
+        validation: Held-out images; their clusters must not occur in `train`. Empty: the last epoch is kept.
+        recipe: What is trained, and how.
+        seed: On one thread, the same call with the same seed gives the same weights.
+        work: Folder for checkpoints and cached features. The same call resumes from its content; another one starts
+            anew.
+        on_progress: Called at every step, and while images are read. An error from it ends the training after a
+            checkpoint.
+        base_adapter: Folder of an adapter over whose LoRA a head is trained; None: over the base.
+
+    Returns:
+        The trained weights with history and figures.
+
+    Raises:
+        ModelInvalid: Recipe, base and examples do not fit together, or the loss diverges.
+        Exception: Whatever `on_progress` or opening an image raises.
     """
     check_base(recipe, base)
     request = TrainingRequest(
@@ -73,9 +88,9 @@ class _Run:
     started: float
 
     def adapter(self) -> Trained:
-        """A LoRA, or modules trained whole."""
+        """Train a LoRA, or modules trained whole."""
         request, base = self.request, self.base
-        source, said = self._source()
+        source, description = self._source()
         with activated(base, request.recipe, seed=request.seed) as network:
             data = self._collect(source)
             state, figures = self._train(TokenTask(network, request.question, data, source, request.recipe), data)
@@ -84,7 +99,7 @@ class _Run:
             "matched_language": matched.language,
             "matched_vision": matched.vision,
             "trained_whole": ", ".join(matched.whole),
-            "features": said,
+            "features": description,
         }
         if isinstance(source, CachedSource):
             figures |= {"feature_bytes": source.cache.bytes_on_disk, "features_computed": source.cache.n_computed}
@@ -92,7 +107,7 @@ class _Run:
         return self._trained(state, figures, lora=network.lora, weights=weights)
 
     def head(self) -> Trained:
-        """A head over the frozen base, or over the LoRA of an adapter, which it is written with."""
+        """Train a head over the frozen base, or over an adapter's LoRA, which is then written with it."""
         request, base = self.request, self.base
         with frozen_scorer(base, request.question, request.base_adapter) as scorer:
             cache = hidden_cache(scorer, self.work / "features")
@@ -113,15 +128,15 @@ class _Run:
         )
 
     def _source(self) -> tuple[Source, str]:
-        """Where images come from, and in words whether the tower runs once or in every forward."""
+        """Return the source of images, and in words whether the tower runs once or in every forward."""
         recipe = self.request.recipe
         reason = NOT_CACHED.get(self.base.family.model_type)
         if recipe.trains != "language":
-            reason = "the recipe trains what makes them"
+            reason = "the recipe trains the modules that compute them"
         if recipe.mixing != "none":
-            reason = "images are mixed anew each time"
+            reason = "images are mixed differently each time"
         if not recipe.vision_cache:
-            reason = "the recipe keeps none"
+            reason = "the recipe has vision_cache = false"
         if reason is None:
             return CachedSource(self.base, self.work / "features"), "kept"
         return PixelSource(self.base), f"computed in every forward: {reason}"

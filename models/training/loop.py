@@ -1,7 +1,7 @@
 """The steps of a fit: forwards, optimiser, validation after every epoch, checkpoints, and the best epoch at the end.
 
-Knows nothing of networks: a `Task` says what a loss is. Randomness is seeded anew for every step, so that a training
-that went on from a checkpoint ends, on one thread, in the same bits as one that never stopped.
+Knows no networks: a `Task` defines the loss. Every step has its own seed, so that a training that resumes from a
+checkpoint ends, on one thread, with the same bits as one that never stopped.
 """
 
 from __future__ import annotations
@@ -26,46 +26,75 @@ SAVE_SECONDS = 30.0  # between checkpoints within an epoch
 
 
 class Task(Protocol):
-    """What is learnt."""
+    """The loss and the tensors that are trained."""
 
     @property
     def state(self) -> Mapping[str, torch.Tensor]:
-        """The trained tensors themselves, by name."""
+        """The trained tensors themselves, by name, each in its module's shape (a head: weight `[labels, hidden]`)."""
         ...
 
     @property
-    def parameters(self) -> Sequence[torch.nn.Parameter]: ...
+    def parameters(self) -> Sequence[torch.nn.Parameter]:
+        """The same tensors as the optimiser takes them."""
+        ...
 
     def learn(self, step: Step) -> float:
-        """Leave the gradient of a step's mean loss on the parameters; returns that loss."""
+        """Run one optimiser step's forwards and leave the gradient of their mean loss on the parameters.
+
+        Returns:
+            The mean loss in nats.
+        """
         ...
 
     def validation(self) -> float | None:
-        """Loss on the held-out examples, every class weighing the same; None: there are none."""
+        """Return the loss in nats on the held-out examples, with equal weight for every class; None without any."""
         ...
 
 
 @dataclass(kw_only=True)
 class FitState:
-    """How far a fit has come. step: steps done. losses: of this epoch so far. best: the trained tensors then."""
+    """The progress of a fit, as a checkpoint stores it.
+
+    Attributes:
+        step: Optimiser steps done.
+        epoch: Epochs done.
+        seconds: Of all attempts.
+        losses: Of the current epoch, one per step.
+        history: One `Progress` per epoch.
+        before: Validation loss before the first step.
+        best_loss, best_epoch: Of the best epoch so far.
+        best: The trained tensors then, as `Task.state`.
+        finished: No further epoch follows.
+    """
 
     step: int = 0
     epoch: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    before: float | None = None  # validation loss of what has learnt nothing
+    before: float | None = None
     best_loss: float = math.inf
     best_epoch: int = 0
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     finished: bool = False
 
     def progress(self) -> list[Progress]:
+        """Return one progress per epoch."""
         return [Progress(**one) for one in self.history]
 
 
 class Loop:
-    """One fit over a plan. `file` holds its checkpoint."""
+    """One fit over a plan.
+
+    Args:
+        task: Loss and trained tensors.
+        plan: The images of each step.
+        sizes: Tokens of each image.
+        recipe: Epochs, rates and patience.
+        seed: Of every step, together with its number.
+        file: The checkpoint.
+        on_progress: Called at every step.
+    """
 
     def __init__(
         self,
@@ -84,11 +113,20 @@ class Loop:
         self.steps = self.epochs * plan.steps
         self._optimiser = Optimiser(task.parameters, recipe)
         self.state = FitState()
-        self._started = self._counted = self._saved = time.monotonic()  # of this attempt; of state.seconds
-        self._here = 0  # steps of this attempt
+        # Start of this attempt, end of the time in state.seconds, and last checkpoint.
+        self._started = self._counted = self._saved = time.monotonic()
+        self._steps_here = 0  # steps of this attempt
 
     def run(self) -> FitState:
-        """Train, or go on training. Raises what the watcher raises, after a checkpoint."""
+        """Train from the checkpoint, if any, to the end.
+
+        Returns:
+            The final state.
+
+        Raises:
+            ModelInvalid: The loss diverges, or a trained tensor has no effect.
+            Exception: Whatever `on_progress` raises, after a checkpoint.
+        """
         self._resume()
         state, device = self.state, self._task.parameters[0].device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -107,7 +145,7 @@ class Loop:
             raise ModelInvalid(f"the loss is {loss} at step {state.step + 1}: train with a lower lr")
         self._optimiser.step(state.step, self.steps)
         state.step += 1
-        self._here += 1
+        self._steps_here += 1
         state.losses.append(loss)
         ends = state.step % self._plan.steps == 0
         validation = self._end_epoch() if ends else None
@@ -131,7 +169,7 @@ class Loop:
 
     def _progress(self, loss: float, validation: float | None) -> Progress:
         state, now = self.state, time.monotonic()
-        seconds_per_step = (now - self._started) / self._here
+        seconds_per_step = (now - self._started) / self._steps_here
         return Progress(
             step=state.step,
             steps=self.steps,

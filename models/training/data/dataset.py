@@ -1,4 +1,4 @@
-"""Examples put in order for a fit: what crops there are of them, which the model can take, how many tokens each has."""
+"""Prepare examples for a fit: their crops, whether the model can take them, and their number of tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from models.training.data.samples import Samples, n_crops, open_image
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """sizes: tokens of everything that is drawn in training; validation_sizes: of the held-out examples."""
+    """The prepared examples of a fit.
+
+    Attributes:
+        train: Training images and their crops.
+        validation: Held-out images.
+        plan: The images of each step.
+        sizes: Tokens of each training image and crop.
+        validation_sizes: Tokens of each held-out image.
+        figures: Counts for the adapter's card.
+    """
 
     train: Samples
     validation: Samples
@@ -26,9 +35,17 @@ class Data:
 
 
 def collect_data(base: BaseModel, request: TrainingRequest, source: Fillable, *, on_read: OnRead) -> Data:
-    """Read every image once. Those that the model cannot take are left out and counted.
+    """Read every image once; those that the model cannot take are left out and counted.
 
-    Raises ModelInvalid when too few are left, and what opening an image raises.
+    Args:
+        base: The loaded base model.
+        request: Examples, question and recipe.
+        source: Prepares the images, and caches what it can.
+        on_read: Called while images are read.
+
+    Raises:
+        ModelInvalid: Fewer than two labels are left.
+        Exception: Whatever opening an image raises.
     """
     recipe, question, train, validation = request.recipe, request.question, request.train, request.validation
     below = recipe.small_below if recipe.small_share else 0.0
@@ -48,7 +65,7 @@ def collect_data(base: BaseModel, request: TrainingRequest, source: Fillable, *,
         small_share=recipe.small_share,
     )
     if len(set(plan.labels)) < 2:
-        raise ModelInvalid(f"the model can take {len(kept)} of {len(train)} training images: too few to learn from")
+        raise ModelInvalid(f"the model can take {len(kept)} of {len(train)} training images: too few to train on")
     samples.examples = [train[i] for i in kept]
     sizes = {(new, v): found[old, v] for new, old in enumerate(kept) for v in range(small[new] + 1)}
     held = Samples(list(validation), base.processor, question, factor=1.0, below=0.0)

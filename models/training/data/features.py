@@ -1,7 +1,7 @@
-"""What the forwards of a training read: the frozen vision tower's output, computed once and kept on disk, or pixels.
+"""Image inputs of a training's forwards: pixels, or the frozen vision tower's output, computed once and kept on disk.
 
-The tower's output (with Qwen3-VL's deepstack features) is asked of the family's own `get_image_features` and handed
-back to its forward as `mm_encoder_outputs`, through the same rows, tokens and positions as in serving.
+The tower's output (with Qwen3-VL's deepstack features) comes from the family's own `get_image_features`. It is passed
+to the network's forward as `mm_encoder_outputs`, with the same rows, tokens and positions as in serving.
 """
 
 from __future__ import annotations
@@ -26,35 +26,55 @@ from models.training.data.samples import Samples
 LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
 NOT_CACHED = {
     "instructblip": "its Q-Former reads the instruction with the image",
-    "llava_next": "its reader lays the tiles out between tower and language model",
+    "llava_next": "its reader arranges the tiles between tower and language model",
     "phi4_multimodal": "its tower is part of the embedding of all tokens",
 }
 
 
 class Fillable(Protocol):
-    """Images by their draws."""
+    """Images that are prepared before the first step."""
 
     def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
-        """Make them ready; returns the number of tokens of each, without those that the model cannot take."""
+        """Prepare images.
+
+        Args:
+            samples: Opens and prepares the images.
+            draws: Images to prepare.
+            on_read: Called while images are read.
+
+        Returns:
+            Tokens of each image, without those that the model cannot take.
+        """
         ...
 
 
 class Source(Fillable, Protocol):
-    """Images by their draws, as the inputs of a forward."""
+    """Images as the inputs of a forward."""
 
     def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
-        """mix: each is mixed with the next one."""
+        """Return the inputs of one forward.
+
+        Args:
+            samples: Opens and prepares the images.
+            draws: Images of the forward.
+            turn: The rendered user turn.
+            mix: How each image is mixed with the next one; None: not at all.
+        """
         ...
 
 
 class PixelSource:
-    """Implements `Source`: pixels, prepared anew where memory does not hold them; the tower runs in every forward."""
+    """Implements `Source` with pixels, prepared again where memory does not hold them.
+
+    The tower runs in every forward.
+    """
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self._held = Bounded()
 
     def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
+        """Prepare images until memory is full, and count their tokens."""
         sizes: dict[Draw, int] = {}
         for draw in draws:
             try:
@@ -65,6 +85,7 @@ class PixelSource:
         return sizes
 
     def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+        """Return the inputs of one forward, with pixels."""
         base = self._base
         if mix is None:
             images = [self._prepared(samples, draw) for draw in draws]
@@ -83,7 +104,12 @@ class PixelSource:
 
 
 class CachedSource:
-    """Implements `Source`: the tower's output, from a folder; images cannot be mixed any more."""
+    """Implements `Source` with the tower's output from a folder; its images cannot be mixed.
+
+    Args:
+        base: The loaded base model.
+        folder: Folder of the cache.
+    """
 
     def __init__(self, base: BaseModel, folder: Path) -> None:
         identity = [base.checkpoint.revision, base.precision, str(base.network.dtype)]
@@ -94,9 +120,11 @@ class CachedSource:
         self._processor = VisionProcessor(tokenizer=own.tokenizer, reader=reader, chat_template=own.chat_template)
 
     def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
+        """Compute the tower's output of images that are not cached yet."""
         return self.cache.fill(samples, draws, on_read)
 
     def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+        """Return the inputs of one forward, with the tower's output in place of pixels."""
         assert mix is None
         base = self._base
         images = [self.cache.image(samples.name(draw)) for draw in draws]
@@ -104,7 +132,7 @@ class CachedSource:
 
 
 class _CachedReader(ImageReader):
-    """A reader whose images are what the tower made of them, in `PreparedImage.extra`."""
+    """A reader of images whose tower output is in `PreparedImage.extra`."""
 
     def __init__(self, reader: ImageReader) -> None:
         self._reader = reader
@@ -118,15 +146,21 @@ class _CachedReader(ImageReader):
         return self._reader.positions(before=before, rows=rows, between=between, width=width)
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """mm_encoder_outputs, as the network's own forward takes them in the place of pixels."""
+        """Return `mm_encoder_outputs`, which the network's own forward takes in place of pixels."""
         return {"mm_encoder_outputs": {"image": joined([image.extra for image in images], device, dtype)}}
 
 
 @torch.no_grad()
 def image_features(base: BaseModel, images: Sequence[PreparedImage]) -> list[Features]:
-    """What the tower and the projector make of each image: pieces of the output, and "deepN" of each deepstack layer.
+    """Run the tower and the projector over images.
 
-    A family gives one piece an image or one a tile, in a list or stacked.
+    Args:
+        base: The loaded base model.
+        images: Prepared images with pixels.
+
+    Returns:
+        For each image the pieces of the output `[visual tokens, hidden]`, one or one per tile, under "listed.N" or
+        "stacked.N" as the family gives them, and under "deepL.N" for each deepstack layer. On the host.
     """
     inputs = base.processor.reader.stack(images, device=base.device, dtype=base.network.dtype)
     out = base.network.base_model.get_image_features(**inputs, return_dict=True)
@@ -146,7 +180,13 @@ def image_features(base: BaseModel, images: Sequence[PreparedImage]) -> list[Fea
 
 
 def joined(images: Sequence[Features], device: torch.device, dtype: torch.dtype) -> SimpleNamespace:
-    """The pieces of several images as one output of `get_image_features`."""
+    """Combine the pieces of several images into one output of `get_image_features`.
+
+    Args:
+        images: Features as `image_features` returns them, pieces `[visual tokens, hidden]`.
+        device: Where the tensors go.
+        dtype: Their floating type.
+    """
 
     def pieces(layer: str) -> list[torch.Tensor]:
         return [

@@ -1,6 +1,6 @@
-"""Which images a step sees: balanced by class, grouped by size, the same for the same seed. Pure.
+"""The images of each step: balanced by class, grouped by size, the same for the same seed. Pure.
 
-Everything is a function of (seed, epoch), so that a training that goes on needs no memory of what was drawn.
+Everything is a function of (seed, epoch), so that a training that resumes needs no record of earlier samples.
 """
 
 from __future__ import annotations
@@ -18,11 +18,20 @@ Step = list[list[Draw]]  # forwards of one optimiser step
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """labels: of every example. small: per example, how many enlarged crops of it there are.
+    """The images of each step.
 
-    Classes take equal parts of an epoch where `balanced`; an example of a rare class then comes several times. Crops
-    come as often as the examples they are cut from, which gives small objects twice the weight, up to `small_share` of
-    what is seen of a class: at least three quarters are always real.
+    With `balanced`, classes take equal parts of an epoch, so that an example of a rare class comes several times. Crops
+    come as often as the examples that they are cut from, which doubles the weight of small objects. They make up at
+    most `small_share` of a class; recipes allow a quarter, so that three quarters are real images.
+
+    Attributes:
+        labels: `[examples]`, index of each label.
+        small: `[examples]`, number of enlarged crops of each.
+        seed: The same seed gives the same plan.
+        batch: Images per forward.
+        accumulation: Forwards per optimiser step.
+        balanced: Whether classes take equal parts.
+        small_share: Largest share of crops in a class, in [0, 1).
     """
 
     labels: Sequence[int]
@@ -35,11 +44,16 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
+        """Optimiser steps per epoch."""
         return max(1, -(-len(self.labels) // (self.batch * self.accumulation)))
 
     def epoch(self, number: int, sizes: dict[Draw, int]) -> list[Step]:
-        """The steps of an epoch. sizes: tokens of each image, by which those of a forward are alike."""
+        """Return the steps of an epoch.
+
+        Args:
+            number: Number of the epoch, from 0.
+            sizes: Tokens of each image; the images of a forward are alike in size.
+        """
         draws = self._draws(number)
         rng = np.random.default_rng([self.seed, 1, number])
         draws = [draws[i] for i in rng.permutation(len(draws))]
@@ -52,7 +66,7 @@ class Plan:
         return [forwards[i : i + self.accumulation] for i in range(0, len(forwards), self.accumulation)]
 
     def draws(self) -> list[Draw]:
-        """Everything that can ever be drawn, in order."""
+        """Return every image and crop that can occur, in order."""
         return [(i, variant) for i, crops in enumerate(self.small) for variant in range(crops + 1)]
 
     def _draws(self, number: int) -> list[Draw]:
@@ -80,7 +94,7 @@ class Plan:
         return drawn
 
     def _stream(self, group: list[int], place: int, kind: int, start: int, count: int) -> list[tuple[int, int]]:
-        """A stretch of an endless row of shuffled groups: (example, how often it came before)."""
+        """Return a part of an endless sequence of shuffled groups: (example, how often it occurred before)."""
         found: list[tuple[int, int]] = []
         for at in range(start, start + count):
             turn, within = divmod(at, len(group))

@@ -18,11 +18,19 @@ from models.training.tasks.forward import Instruction, answer_loss, last_hidden,
 from models.training.tasks.network import ActiveLora
 from models.types import Question
 
-VALIDATION_BATCH = 16  # images a forward without gradients
+VALIDATION_BATCH = 16  # images per forward without gradients
 
 
 class TokenTask:
-    """Implements `models.training.loop.Task` for a lent base."""
+    """Implements `models.training.loop.Task` for a base with active LoRA modules.
+
+    Args:
+        lora: The trained modules.
+        question: Its label tokens are the targets.
+        data: Prepared examples.
+        source: Inputs of the forwards.
+        recipe: Mixing and gradient checkpointing.
+    """
 
     def __init__(self, lora: ActiveLora, question: Question, data: Data, source: Source, recipe: Recipe) -> None:
         self._lora, self._data, self._source, self._recipe = lora, data, source, recipe
@@ -34,6 +42,7 @@ class TokenTask:
 
     @property
     def state(self) -> Mapping[str, torch.Tensor]:
+        """The trained tensors by their names in a file: LoRA A `[rank, in]`, B `[out, rank]`."""
         return self._lora.state
 
     @property
@@ -41,6 +50,7 @@ class TokenTask:
         return self._lora.parameters
 
     def learn(self, step: Step) -> float:
+        """Run one optimiser step's forwards and leave the gradient; returns the mean loss in nats."""
         self._lora.dropout(True)
         instruction = Instruction(self._lora.base, self._turn.before)
         total = 0.0
@@ -58,6 +68,7 @@ class TokenTask:
 
     @torch.no_grad()
     def validation(self) -> float | None:
+        """Return the loss in nats on the held-out examples, with equal weight for every class; None without any."""
         sizes = self._data.validation_sizes
         if not sizes:
             return None

@@ -147,7 +147,7 @@ class TestSmallSets:
         right = np.where(truth == 0, 2.0, -2.0)
         report = say(pair(truth, side(-right, truth * 0, None), side(right, truth, platt(1.5))))
         assert report.verdict == "hold"
-        assert "4 positive golden images" in of(report, "G1").words
+        assert "4 distinct positive golden images" in of(report, "G1").words
 
     def test_no_golden_image_holds(self) -> None:
         report = say(rivals(0, 1.0, 1.0))

@@ -261,8 +261,8 @@ def test_the_best_epoch_is_kept_and_waiting_ends(base: BaseModel, images: list[E
     ("change", "message"),
     [
         ({"train": 1}, "have 1 of the labels"),
-        ({"same": True}, "lie in training and validation"),
-        ({"label": 3}, "1 examples have no label of question 'overlay'"),
+        ({"same": True}, "in training and validation"),
+        ({"label": 3}, "1 examples .* question 'overlay'"),
         ({"steps": True}, "has steps, which cannot be trained"),
         ({"base_adapter": Path("x")}, "only a head is trained over an adapter"),
         ({"recipe": "qlora"}, "trains over a base in nf4"),
@@ -297,6 +297,6 @@ def test_what_does_not_go_together_is_refused_in_one_line(
 def test_targets_in_the_vision_tower_are_refused(folder: Path, images: list[Example], tmp_path: Path) -> None:
     base = load_base(str(folder), precision="fp32", device="cpu")
     base.family = replace(base.family, language_linear=r".*(q_proj|linear_fc1)")
-    with pytest.raises(ModelInvalid, match="and 0; the model's layers have other names"):
+    with pytest.raises(ModelInvalid, match=r"not \d+ and 0"):
         fit(base, QUESTION, images[:6], [], recipe(), seed=1, work=tmp_path, on_progress=ignore_progress)
     assert not any("lora" in name for name, _ in base.network.named_modules())
