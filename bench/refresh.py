@@ -121,7 +121,7 @@ def _course(base: BaseModel, rows: Sequence[tuple[Path, int]], recipe: Recipe) -
         balanced=recipe.balanced,
         small_share=recipe.small_share,
     )
-    steps = [plan.epoch(number, dict.fromkeys(plan.draws(), 1)) for number in range(EPOCHS)]
+    steps = [plan.epoch(number, dict.fromkeys(plan.sample_ids(), 1)) for number in range(EPOCHS)]
     with activated(base, recipe, seed=1) as network:
         lora = network.lora
     return plain_training.Course(

@@ -21,7 +21,7 @@ def g6_decisions(paired: Paired) -> GateResult:
     learnt = paired.champion.learnt
     lost = [kind for kind in theirs if kind not in ours]
     lacking = [kind for kind in ("flag", "review") if kind not in ours]
-    words = "; ".join(f"the challenger {_does(paired.challenger, kind)}: {_why(paired, kind)}" for kind in lacking)
+    words = "; ".join(f"the challenger {_effect(paired.challenger, kind)}: {_reason(paired, kind)}" for kind in lacking)
     if not lacking:
         words = "it flags and clears by certified thresholds"
     elif not learnt:
@@ -43,7 +43,7 @@ def notes_on(paired: Paired) -> tuple[str, ...]:
     never = [kind for kind in ("flag", "review") if getattr(served, kind) is None]
     if not paired.flags or not never:
         return ()
-    reasons = "; ".join(f"it {_does(paired.challenger, kind)}: {_why(paired, kind)}" for kind in never)
+    reasons = "; ".join(f"it {_effect(paired.challenger, kind)}: {_reason(paired, kind)}" for kind in never)
     opening = "sends EVERY image to review" if len(never) == 2 else "leaves more to people"
     return (f"WARNING: {paired.challenger.name} {opening}: {reasons}",)
 
@@ -54,13 +54,13 @@ def _certified(side: Side) -> list[str]:
     return [kind for kind in ("flag", "review") if getattr(side.thresholds, kind) is not None]
 
 
-def _does(side: Side, kind: str) -> str:
+def _effect(side: Side, kind: str) -> str:
     if side.thresholds is None:
         return "flags at even odds" if kind == "flag" else "clears at even odds"
     return "flags nothing" if kind == "flag" else "clears nothing"
 
 
-def _why(paired: Paired, kind: str) -> str:
+def _reason(paired: Paired, kind: str) -> str:
     """Return the reason in words, with the fewest labels that could change it where the certificate tells."""
     side = paired.challenger
     name = "precision" if kind == "flag" else "recall"

@@ -139,7 +139,7 @@ def read_head(data: bytes, *, question: Question, features: int, where: str) -> 
     expected = {"weight": (n, features), "bias": (n,)}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if found != expected:
-        raise ModelInvalid(f"{where}: the head holds {_words(found)}, this base and question need {_words(expected)}")
+        raise ModelInvalid(f"{where}: the head holds {_shapes(found)}, this base and question need {_shapes(expected)}")
     if any(value.dtype != torch.float32 for value in tensors.values()):
         raise ModelInvalid(f"{where}: the head is not in fp32; save it with models.scoring.head.write_head")
     if not all(value.isfinite().all() for value in tensors.values()):
@@ -147,5 +147,5 @@ def read_head(data: bytes, *, question: Question, features: int, where: str) -> 
     return Head(weight=tensors["weight"], bias=tensors["bias"])
 
 
-def _words(shapes: dict[str, tuple[int, ...]]) -> str:
+def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())) or "nothing"

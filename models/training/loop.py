@@ -18,7 +18,7 @@ import torch
 from models.errors import ModelInvalid
 from models.recipes import Recipe
 from models.training.checkpoint import load_state, save_state
-from models.training.data.sampler import Draw, Plan, Step
+from models.training.data.sampler import Plan, SampleId, Step
 from models.training.data.types import Progress, ProgressCallback
 from models.training.optimiser import Optimiser
 
@@ -100,7 +100,7 @@ class Loop:
         self,
         task: Task,
         plan: Plan,
-        sizes: dict[Draw, int],
+        sizes: dict[SampleId, int],
         recipe: Recipe,
         *,
         seed: int,

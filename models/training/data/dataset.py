@@ -9,7 +9,7 @@ from models.network.base import BaseModel
 from models.training.data.feature_cache import OnRead
 from models.training.data.features import Fillable
 from models.training.data.request import TrainingRequest
-from models.training.data.sampler import Draw, Plan
+from models.training.data.sampler import Plan, SampleId
 from models.training.data.samples import Samples, n_crops, open_image
 
 
@@ -29,8 +29,8 @@ class Data:
     train: Samples
     validation: Samples
     plan: Plan
-    sizes: dict[Draw, int]
-    validation_sizes: dict[Draw, int]
+    sizes: dict[SampleId, int]
+    validation_sizes: dict[SampleId, int]
     figures: dict[str, int]
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from models.errors import ImageUnsuitable
 from models.families import PreparedImage
 from models.files import write_whole
-from models.training.data.sampler import Draw
+from models.training.data.sampler import SampleId
 from models.training.data.samples import Samples
 
 CHUNK = 16  # images that are computed together and share a file
@@ -58,7 +58,7 @@ class FeatureCache:
     Args:
         folder: Folder of the files.
         identity: Everything but the image that the features depend on.
-        compute: Prepared images -> for each its features, tensors of any shape on the host.
+        compute: Prepared images -> for each its features, such as `[visual tokens, hidden]`, on the host.
 
     Attributes:
         n_computed: Images computed by this object.
@@ -78,12 +78,12 @@ class FeatureCache:
         """Bytes of all files in use."""
         return sum(path.stat().st_size for path in {path for path, _ in self._where.values()})
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
+    def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
         """Compute what no file holds yet.
 
         Args:
             samples: Opens and prepares the images.
-            draws: Images to cache.
+            sample_ids: Images to cache.
             on_read: Called after each file.
 
         Returns:
@@ -94,16 +94,16 @@ class FeatureCache:
             Exception: Whatever opening an image raises.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        names = {draw: samples.name(draw) for draw in draws}
-        missing = [draw for draw in draws if names[draw] not in self._where]
+        names = {sample_id: samples.name(sample_id) for sample_id in sample_ids}
+        missing = [sample_id for sample_id in sample_ids if names[sample_id] not in self._where]
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            path = self._folder / f"{self._digest([names[draw] for draw in chunk])}.safetensors"
+            path = self._folder / f"{self._digest([names[sample_id] for sample_id in chunk])}.safetensors"
             if not path.exists():
                 self._write(samples, chunk, path)
             self._note(path)
             on_read()
-        return {draw: len(self._images[name].tokens) for draw, name in names.items() if name in self._images}
+        return {sample_id: len(self._images[name].tokens) for sample_id, name in names.items() if name in self._images}
 
     def image(self, name: str) -> PreparedImage:
         """Return an image without pixels, its features in `extra`."""
@@ -123,15 +123,15 @@ class FeatureCache:
     def _digest(self, names: Sequence[str]) -> str:
         return hashlib.sha256(json.dumps([self._identity, names]).encode()).hexdigest()
 
-    def _write(self, samples: Samples, draws: Sequence[Draw], path: Path) -> None:
+    def _write(self, samples: Samples, sample_ids: Sequence[SampleId], path: Path) -> None:
         prepared: list[PreparedImage] = []
         items: list[dict[str, Any]] = []
-        for draw in draws:
+        for sample_id in sample_ids:
             try:
-                prepared.append(samples.prepared(draw))
+                prepared.append(samples.prepared(sample_id))
             except ImageUnsuitable:
                 continue
-            items.append({"name": samples.name(draw), **_described(prepared[-1])})
+            items.append({"name": samples.name(sample_id), **_described(prepared[-1])})
         found = self._compute(prepared) if prepared else []
         self.n_computed += len(found)
         tensors = {f"{number}.{key}": value for number, one in enumerate(found) for key, value in one.items()}

@@ -20,7 +20,7 @@ from models.inputs.prompts import Turn
 from models.network.base import BaseModel
 from models.training.data.feature_cache import Bounded, FeatureCache, Features, OnRead
 from models.training.data.mixing import Mix
-from models.training.data.sampler import Draw
+from models.training.data.sampler import SampleId
 from models.training.data.samples import Samples
 
 LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
@@ -34,12 +34,12 @@ NOT_CACHED = {
 class Fillable(Protocol):
     """Images that are prepared before the first step."""
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
+    def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
         """Prepare images.
 
         Args:
             samples: Opens and prepares the images.
-            draws: Images to prepare.
+            sample_ids: Images to prepare.
             on_read: Called while images are read.
 
         Returns:
@@ -51,12 +51,12 @@ class Fillable(Protocol):
 class Source(Fillable, Protocol):
     """Images as the inputs of a forward."""
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+    def rows(self, samples: Samples, sample_ids: Sequence[SampleId], turn: Turn, mix: Mix | None = None) -> Rows:
         """Return the inputs of one forward.
 
         Args:
             samples: Opens and prepares the images.
-            draws: Images of the forward.
+            sample_ids: Images of the forward.
             turn: The rendered user turn.
             mix: How each image is mixed with the next one; None: not at all.
         """
@@ -73,32 +73,32 @@ class PixelSource:
         self._base = base
         self._held = Bounded()
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
+    def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
         """Prepare images until memory is full, and count their tokens."""
-        sizes: dict[Draw, int] = {}
-        for draw in draws:
+        sizes: dict[SampleId, int] = {}
+        for sample_id in sample_ids:
             try:
-                sizes[draw] = len(self._prepared(samples, draw).tokens)
+                sizes[sample_id] = len(self._prepared(samples, sample_id).tokens)
             except ImageUnsuitable:
                 continue
             on_read()
         return sizes
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+    def rows(self, samples: Samples, sample_ids: Sequence[SampleId], turn: Turn, mix: Mix | None = None) -> Rows:
         """Return the inputs of one forward, with pixels."""
         base = self._base
         if mix is None:
-            images = [self._prepared(samples, draw) for draw in draws]
+            images = [self._prepared(samples, sample_id) for sample_id in sample_ids]
         else:
-            pictures = [samples.image(draw) for draw in draws]
+            pictures = [samples.image(sample_id) for sample_id in sample_ids]
             images = [samples.prepare(mix.of(*pair)) for pair in zip(pictures, mix.partners(pictures), strict=True)]
         return base.processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
 
-    def _prepared(self, samples: Samples, draw: Draw) -> PreparedImage:
-        name = samples.name(draw)
+    def _prepared(self, samples: Samples, sample_id: SampleId) -> PreparedImage:
+        name = samples.name(sample_id)
         image: PreparedImage | None = self._held.get(name)
         if image is None:
-            image = samples.prepared(draw)
+            image = samples.prepared(sample_id)
             self._held.put(name, image, image.pixels.nbytes)
         return image
 
@@ -119,15 +119,15 @@ class CachedSource:
         reader = _CachedReader(own.reader)
         self._processor = VisionProcessor(tokenizer=own.tokenizer, reader=reader, chat_template=own.chat_template)
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], on_read: OnRead) -> dict[Draw, int]:
+    def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
         """Compute the tower's output of images that are not cached yet."""
-        return self.cache.fill(samples, draws, on_read)
+        return self.cache.fill(samples, sample_ids, on_read)
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+    def rows(self, samples: Samples, sample_ids: Sequence[SampleId], turn: Turn, mix: Mix | None = None) -> Rows:
         """Return the inputs of one forward, with the tower's output in place of pixels."""
         assert mix is None
         base = self._base
-        images = [self.cache.image(samples.name(draw)) for draw in draws]
+        images = [self.cache.image(samples.name(sample_id)) for sample_id in sample_ids]
         return self._processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
 
 

@@ -32,7 +32,7 @@ class Mix:
     corner: tuple[float, float]
 
     @classmethod
-    def draw(cls, kind: Literal["mixup", "cutmix"], seed: Sequence[int]) -> Mix:
+    def sample(cls, kind: Literal["mixup", "cutmix"], seed: Sequence[int]) -> Mix:
         """Sample a share from the Beta distribution of `ALPHA`, and a corner.
 
         Args:

@@ -101,29 +101,29 @@ class Samples:
         self.max_pixels = round(question.max_pixels * factor)
         self._min_pixels = question.min_pixels
 
-    def name(self, draw: tuple[int, int]) -> str:
+    def name(self, sample_id: tuple[int, int]) -> str:
         """Return the unique name of a picture: the example's key, its variant and the pixel budget."""
-        variant = f"{draw[1]}/{self._below}" if draw[1] else "0"
-        return f"{self.examples[draw[0]].key}/{variant}/{self._min_pixels}-{self.max_pixels}"
+        variant = f"{sample_id[1]}/{self._below}" if sample_id[1] else "0"
+        return f"{self.examples[sample_id[0]].key}/{variant}/{self._min_pixels}-{self.max_pixels}"
 
-    def image(self, draw: tuple[int, int]) -> Image.Image:
+    def image(self, sample_id: tuple[int, int]) -> Image.Image:
         """Return an image or a crop in RGB.
 
         Raises:
             Exception: Whatever opening it raises.
         """
-        example = self.examples[draw[0]]
+        example = self.examples[sample_id[0]]
         image = open_image(example)
-        return enlarged(image, example, draw[1], self._below) if draw[1] else image
+        return enlarged(image, example, sample_id[1], self._below) if sample_id[1] else image
 
-    def prepared(self, draw: tuple[int, int]) -> PreparedImage:
+    def prepared(self, sample_id: tuple[int, int]) -> PreparedImage:
         """Return an image or a crop, prepared for a forward.
 
         Raises:
             ImageUnsuitable: The model cannot take this image.
             Exception: Whatever opening it raises.
         """
-        return self.prepare(self.image(draw))
+        return self.prepare(self.image(sample_id))
 
     def prepare(self, image: Image.Image) -> PreparedImage:
         """Prepare an image at the pixel budget of these samples.

@@ -18,7 +18,7 @@ from models.scoring.head import Head, initial_head
 from models.scoring.prefill import PrefillScorer
 from models.training.data.dataset import Data
 from models.training.data.feature_cache import FeatureCache, Features
-from models.training.data.sampler import Draw, Step
+from models.training.data.sampler import SampleId, Step
 from models.training.data.samples import Samples
 from models.types import Question
 
@@ -87,11 +87,11 @@ class HeadTask:
 
     def learn(self, step: Step) -> float:
         """Run one optimiser step's images and leave the gradient; returns the mean loss in nats."""
-        draws = [draw for part in step for draw in part]
-        hidden = torch.stack([self._train[draw] for draw in draws])
+        sample_ids = [sample_id for part in step for sample_id in part]
+        hidden = torch.stack([self._train[sample_id] for sample_id in sample_ids])
         hidden = F.dropout(hidden, self._recipe.dropout)
         logits = F.linear(hidden, self._weight, self._bias)
-        loss = F.cross_entropy(logits, _labels(self._data.train, draws))
+        loss = F.cross_entropy(logits, _labels(self._data.train, sample_ids))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
@@ -100,9 +100,9 @@ class HeadTask:
         """Return the loss in nats on the held-out examples, with equal weight for every class; None without any."""
         if not self._held:
             return None
-        draws = list(self._held)
-        labels = _labels(self._data.validation, draws)
-        logits = F.linear(torch.stack([self._held[draw] for draw in draws]), self._weight, self._bias)
+        sample_ids = list(self._held)
+        labels = _labels(self._data.validation, sample_ids)
+        logits = F.linear(torch.stack([self._held[sample_id] for sample_id in sample_ids]), self._weight, self._bias)
         losses = F.cross_entropy(logits, labels, reduction="none")
         return float(torch.stack([losses[labels == label].mean() for label in torch.unique(labels)]).mean())
 
@@ -112,9 +112,9 @@ def trained_head(state: Mapping[str, torch.Tensor]) -> Head:
     return Head(weight=state["weight"], bias=state["bias"])
 
 
-def _hidden(cache: FeatureCache, samples: Samples, draws: Mapping[Draw, int]) -> dict[Draw, torch.Tensor]:
-    return {draw: cache.features(samples.name(draw))[HIDDEN] for draw in draws}
+def _hidden(cache: FeatureCache, samples: Samples, sample_ids: Mapping[SampleId, int]) -> dict[SampleId, torch.Tensor]:
+    return {sample_id: cache.features(samples.name(sample_id))[HIDDEN] for sample_id in sample_ids}
 
 
-def _labels(samples: Samples, draws: Sequence[Draw]) -> torch.Tensor:
-    return torch.tensor([samples.examples[i].label for i, _ in draws])
+def _labels(samples: Samples, sample_ids: Sequence[SampleId]) -> torch.Tensor:
+    return torch.tensor([samples.examples[i].label for i, _ in sample_ids])

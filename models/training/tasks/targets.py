@@ -127,7 +127,7 @@ def check_matches(recipe: Recipe, lora: LoraSettings, network: Any, family: Fami
     if (len(language), len(vision)) != (expected, 0) or len(paths) != len(language):
         raise ModelInvalid(
             f"recipe {recipe.name} matched {len(language)} layers of the language model and "
-            f"{len(paths) - len(language)} others, not {expected} and 0; the model's layers are not named as in its family"
+            f"{len(paths) - len(language)} others, not {expected} and 0; its layers are not named as in its family"
         )
     return Matched(language=len(language), vision=len(vision), whole=lora.modules_to_save or ())
 

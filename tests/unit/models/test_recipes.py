@@ -73,7 +73,7 @@ def test_a_wrong_field_is_named_in_one_line(overrides: dict[str, Any], message: 
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ModelInvalid, match="'loraa'.* head, lora, "):
+    with pytest.raises(ModelInvalid, match=r"'loraa'.* head, lora, "):
         load_recipe("loraa")
 
 
@@ -87,7 +87,7 @@ def test_auto_takes_the_recipe_made_for_the_base() -> None:
 
 
 def test_qlora_over_a_base_that_is_not_in_4_bit_is_refused() -> None:
-    with pytest.raises(ModelInvalid, match="nf4.* bf16"):
+    with pytest.raises(ModelInvalid, match=r"nf4.* bf16"):
         recipe_for(base("bf16"), "qlora")
 
 

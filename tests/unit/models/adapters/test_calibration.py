@@ -29,7 +29,7 @@ def drawn(n: int, *, a: float, b: float, seed: int) -> tuple[list[float], list[b
     return margins, [rng.random() < expit(a * m + b) for m in margins]
 
 
-def test_platt_finds_the_curve_the_labels_were_drawn_from() -> None:
+def test_platt_finds_the_curve_the_labels_were_sampled_from() -> None:
     found = fit_platt(*drawn(20_000, a=0.8, b=-1.2, seed=1))
     assert found.a == pytest.approx(0.8, abs=0.04)
     assert found.b == pytest.approx(-1.2, abs=0.06)
@@ -112,7 +112,7 @@ def test_precision_walks_down_to_the_last_certified_set() -> None:
     assert binom.cdf(found.failures, found.trials, 0.1) <= 0.05 < binom.cdf(found.failures + 1, found.trials + 1, 0.1)
 
 
-def test_precision_needs_thirty_flagged_and_says_unmet() -> None:
+def test_precision_needs_thirty_flagged_and_reports_unmet() -> None:
     assert not certify_precision([float(i) for i in range(29)], [True] * 29, target=0.5).met
     assert certify_precision([float(i) for i in range(30)], [True] * 30, target=0.5).met
     wrong = certify_precision([float(i) for i in range(100)], [i < 50 for i in range(100)], target=0.9)
@@ -152,12 +152,12 @@ def test_two_walks_make_one_pair_that_keeps_both_promises() -> None:
     assert thresholds_from(at(1.0), at(None)) == Thresholds(review=1.0, flag=None)
 
 
-def test_brier_and_surprise_of_known_probabilities() -> None:
+def test_brier_and_log_loss_of_known_probabilities() -> None:
     assert brier([0.9, 0.2], [True, False]) == pytest.approx((0.01 + 0.04) / 2)
     assert negative_log_likelihood([0.9, 0.2], [True, False]) == pytest.approx(-(math.log(0.9) + math.log(0.8)) / 2)
 
 
-def test_surprise_is_finite_where_a_certain_answer_is_wrong_and_one_kind_is_missing() -> None:
+def test_log_loss_is_finite_where_a_certain_answer_is_wrong_and_one_kind_is_missing() -> None:
     assert negative_log_likelihood([1.0], [False]) == pytest.approx(-math.log(1e-12), rel=1e-4)
     assert negative_log_likelihood([0.5, 0.5], [True, True]) == pytest.approx(math.log(2))
     assert brier([0.5, 0.5], [True, True]) == pytest.approx(0.25)

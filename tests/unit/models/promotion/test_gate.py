@@ -125,7 +125,7 @@ class TestVerdicts:
         promoted = sum(say(rivals(200, 1.2, 1.2, seed=seed)).promotes for seed in range(40))
         assert promoted <= 2  # at a level of 5 % for each of several conditions
 
-    def test_it_says_the_same_twice(self) -> None:
+    def test_the_same_input_gives_the_same_report(self) -> None:
         assert say(rivals(100, 1.0, 1.3)).record() == say(rivals(100, 1.0, 1.3)).record()
 
 
@@ -171,7 +171,7 @@ class TestSmallSets:
         assert (result.figures["won"], result.figures["lost"]) == (5, 2)
         assert result.outcome == "undecided"
 
-    def test_lookalikes_are_one_witness(self) -> None:
+    def test_near_duplicates_count_once(self) -> None:
         truth = np.arange(120) % 2
         right = np.where(truth == 0, 2.0, -2.0)
         before = right * np.where(np.arange(120) < 12, -1, 1)
@@ -345,7 +345,7 @@ class TestShadow:
         assert of(say(paired, self.shadow(after=150, psi=0.9)), "G6").outcome == "pass"
         assert of(say(paired, self.shadow(times=1.3)), "G6").outcome == "fail"
 
-    def test_a_busy_machine_refuses_nobody(self) -> None:
+    def test_a_busy_machine_refuses_no_model(self) -> None:
         noisy = replace(self.shadow(), seconds=[(1.0, t) for t in (0.8, 2.5, 1.3, 0.9, 1.2, 3.0, 0.95, 1.2, 1.3)])
         result = of(say(rivals(300, 0.9, 1.6), noisy), "G6")
         assert result.figures["latency"] > 1.1
@@ -388,7 +388,7 @@ class TestDecisions:
         assert "37 positives" in report.reason
         assert "59 positives without a miss" in report.reason
 
-    def test_a_champion_that_has_none_either_loses_nothing_but_it_is_said(self) -> None:
+    def test_a_champion_that_has_none_either_loses_nothing_but_it_is_reported(self) -> None:
         none = Thresholds(review=None, flag=None)
         report = say(self.rivals(none, none))
         assert report.verdict == "promote"
@@ -397,7 +397,7 @@ class TestDecisions:
         assert note.startswith("WARNING: adapter 2 sends EVERY image to review: it flags nothing: precision 0.95")
         assert "; it clears nothing: recall 0.95" in note
 
-    def test_beside_the_base_alone_it_is_said_and_binds_nothing(self) -> None:
+    def test_beside_the_base_alone_it_is_reported_and_binds_nothing(self) -> None:
         report = say(self.rivals(self.BOTH, Thresholds(review=None, flag=None), learnt=False))
         assert report.verdict == "promote", report.reason
         assert self.decisions(report).words.endswith("(not binding against the base alone)")

@@ -58,7 +58,7 @@ def weights(trained: Trained, base: BaseModel, folder: Path) -> bytes:
     return read_adapter(folder).weights or b""
 
 
-def test_what_was_learnt_is_what_the_scorer_says(base: BaseModel, images: list[Example], tmp_path: Path) -> None:
+def test_the_scorer_answers_what_was_learnt(base: BaseModel, images: list[Example], tmp_path: Path) -> None:
     train, held = images[:12], images[12:]
     said: list[Progress] = []
     trained = fit(
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_bits(base: BaseModel, images: list[Example
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 5, 8])
-def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(
+def test_a_fit_that_was_stopped_resumes_to_the_same_bits(
     base: BaseModel, images: list[Example], tmp_path: Path, at: int
 ) -> None:
     train, held = images[:12], images[12:]
@@ -160,7 +160,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(
     assert resumed.figures["best_epoch"] == whole.figures["best_epoch"]
 
 
-def test_another_training_does_not_go_on_from_this_ones_checkpoint(
+def test_another_training_does_not_resume_from_this_ones_checkpoint(
     base: BaseModel, images: list[Example], tmp_path: Path
 ) -> None:
     train, changed = images[:6], [replace(images[0], label=2), *images[1:6]]

@@ -62,7 +62,7 @@ def test_a_head_over_the_frozen_base_learns_and_serves(base: BaseModel, images: 
     assert all(torch.equal(value, before[name]) for name, value in base.network.state_dict().items())
 
 
-def test_a_head_over_a_tuned_base_reads_what_that_one_says_and_is_written_with_it(
+def test_a_head_over_a_tuned_base_reads_its_hidden_states_and_is_written_with_it(
     base: BaseModel, images: list[Example], tmp_path: Path
 ) -> None:
     lora = load_recipe("lora", overrides={"epochs": 2, "lr": 5e-3, "min_steps": 0, "batch": 6, "accumulation": 1})
@@ -82,7 +82,7 @@ def test_a_head_over_a_tuned_base_reads_what_that_one_says_and_is_written_with_i
     base.release(written.weights_sha256)
 
 
-def test_hidden_states_are_computed_once_and_a_stopped_head_goes_on(
+def test_hidden_states_are_computed_once_and_a_stopped_head_resumes(
     base: BaseModel, images: list[Example], tmp_path: Path
 ) -> None:
     whole = over_base(base, images, tmp_path / "whole")
