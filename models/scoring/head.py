@@ -79,7 +79,10 @@ class HeadScorer(PrefillScorer):
         """Run one forward over all given rows.
 
         Returns:
-            One reading per row, in their order.
+            One reading per row, in their order; none for no rows.
+
+        Raises:
+            ModelInvalid: The adapter was released from memory.
         """
         if not prepared:
             return []

@@ -90,6 +90,9 @@ class PrefillScorer:
 
         Returns:
             One reading per row, in their order; none for no rows.
+
+        Raises:
+            ModelInvalid: The adapter was released from memory.
         """
         if not prepared:
             return []
@@ -127,6 +130,9 @@ class PrefillScorer:
         Returns:
             The hidden state `[batch, hidden]` in the network's dtype and, for each row, its attention `[visual tokens]`
             float32; None where `record_layers` is None.
+
+        Raises:
+            ModelInvalid: The adapter was released from memory.
         """
         base = self._base
         with base.using(self._identity.adapter_sha256) as network:
