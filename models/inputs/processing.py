@@ -117,7 +117,7 @@ class VisionProcessor:
         """
         if turn.between is None or not self.reader.several:
             raise ModelInvalid(
-                f"{self.reader.folder.name} takes one image per turn, not an original and a crop: "
+                f"{self.reader.folder.name} takes one image in a turn, not an original and a crop: "
                 'set look = "crop" in [crop] or use another model'
             )
 
