@@ -74,7 +74,7 @@ class PixelSource:
         self._held = Bounded()
 
     def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
-        """Prepare images until memory is full, and count their tokens."""
+        """Prepare each image once and count its tokens."""
         sizes: dict[SampleId, int] = {}
         for sample_id in sample_ids:
             try:
