@@ -105,7 +105,9 @@ def _fitted(base: BaseModel, examples: Sequence[Example], unseen: Labelled, seed
     question = QUESTIONS[CHECK]
     held = [example for at, example in enumerate(examples) if at % HELD_OUT == 0]
     learnt = [example for at, example in enumerate(examples) if at % HELD_OUT]
-    trained = fit(base, question, learnt, held, recipe_for(base), seed=seed, work=work / "fit", watch=lambda _: None)
+    trained = fit(
+        base, question, learnt, held, recipe_for(base), seed=seed, work=work / "fit", on_progress=lambda _: None
+    )
     card = AdapterCard(
         name="learning-curve", question=question, base_model="pocket", base_revision=base.checkpoint.revision
     )

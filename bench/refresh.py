@@ -26,7 +26,7 @@ from models.training.data.sampler import Plan
 from models.training.data.types import Example, Progress
 from models.training.fit import fit
 from models.training.optimiser import rate
-from models.training.tasks.network import lent
+from models.training.tasks.network import activated
 from models.types import Question
 
 CHECK = "overlay"
@@ -107,7 +107,7 @@ def _ours(
     base: BaseModel, question: Question, rows: Sequence[tuple[Path, int]], recipe: Recipe, work: Path
 ) -> Sequence[Progress]:
     examples = [Example(key=path.name, path=path, label=label, cluster=path.name) for path, label in rows]
-    return fit(base, question, examples, [], recipe, seed=1, work=work, watch=lambda _: None).history
+    return fit(base, question, examples, [], recipe, seed=1, work=work, on_progress=lambda _: None).history
 
 
 def _course(base: BaseModel, rows: Sequence[tuple[Path, int]], recipe: Recipe) -> plain_training.Course:
@@ -121,8 +121,8 @@ def _course(base: BaseModel, rows: Sequence[tuple[Path, int]], recipe: Recipe) -
         balanced=recipe.balanced,
         small_share=recipe.small_share,
     )
-    steps = [plan.epoch(number, dict.fromkeys(plan.draws(), 1)) for number in range(EPOCHS)]
-    with lent(base, recipe, seed=1) as network:
+    steps = [plan.epoch(number, dict.fromkeys(plan.sample_ids(), 1)) for number in range(EPOCHS)]
+    with activated(base, recipe, seed=1) as network:
         lora = network.lora
     return plain_training.Course(
         lora=lora,

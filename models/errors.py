@@ -1,18 +1,18 @@
-"""The errors of the model library, split as the fleet needs them.
+"""The errors of the model library, split by who can fix them.
 
     ModelError
-    ├── ModelUnavailable    the world failed (hub unreachable, disk): try again later
-    ├── ModelInvalid        the configuration is wrong: a person must change something
+    ├── ModelUnavailable    transient (hub unreachable, disk): try again later
+    ├── ModelInvalid        the configuration is wrong: a person must change it
     └── ImageUnsuitable     this one image cannot be scored; its neighbours can
 
-Every message is one line and says what to do.
+Every message is one line and names the remedy.
 """
 
 from __future__ import annotations
 
 
 class ModelError(Exception):
-    """Something about a model, an adapter or an image's fitness for it."""
+    """A model, an adapter or an image cannot be used."""
 
 
 class ModelUnavailable(ModelError):
@@ -20,7 +20,7 @@ class ModelUnavailable(ModelError):
 
 
 class ModelInvalid(ModelError):
-    """The model, adapter or question is wrong and will stay wrong until it is changed."""
+    """The model, adapter or question is wrong until somebody changes it."""
 
 
 class ImageUnsuitable(ModelError):
@@ -28,15 +28,22 @@ class ImageUnsuitable(ModelError):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of another library's error, for use inside a message of ours."""
+    """Return the first line of another library's error, for use inside a message of ours."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def unreadable(what: str, error: OSError) -> ModelError:
-    """The right error for a failed read: absent files stay absent, a failing disk or mount may heal.
+    """Return the error for a failed read: a missing file stays missing, a failing disk or mount may recover.
 
-    transformers raises bare OSErrors, without an errno, for files it expects and does not find.
+    transformers raises plain OSErrors without an errno for files that it expects and does not find.
+
+    Args:
+        what: The file or part, for the message.
+        error: What reading it raised.
+
+    Returns:
+        ModelInvalid for a missing file, ModelUnavailable for any other failure.
     """
     if error.errno is None or isinstance(error, FileNotFoundError | NotADirectoryError):
         return ModelInvalid(f"{what} cannot be loaded: {one_line(error)}")

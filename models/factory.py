@@ -1,4 +1,4 @@
-"""What is made of a loaded base for one question: a scorer, a refiner, a finder. Starts without torch."""
+"""Make scorers, crop readers and finders from a loaded base. Imports without torch."""
 
 from __future__ import annotations
 
@@ -19,26 +19,35 @@ if TYPE_CHECKING:
 def scorer(
     base: BaseModel, question: Question, adapter: Path | None = None, *, policy: CropPolicy | None = None
 ) -> PrefillScorer:
-    """A scorer for one question, by the base alone or by the adapter in a folder.
+    """Make a scorer for one question.
 
-    policy: of the second looks that follow, if any: what these would have to find out again is recorded in the
-    readings. Raises ModelInvalid when the adapter was made for another base or question, is damaged or does not
-    fit.
+    Args:
+        base: The loaded base model.
+        question: A question without steps.
+        adapter: Folder of the adapter to score with; None: the base alone.
+        policy: Crop policy of the pass that follows. The scorer then records the attention that the policy needs.
+
+    Returns:
+        A scorer whose identity names base, precision and adapter.
+
+    Raises:
+        ModelInvalid: The question has steps, or the adapter is damaged or was made for another base or question.
+        ModelUnavailable: The adapter's folder cannot be read now.
     """
     from models.scoring.head import HeadScorer, read_head
     from models.scoring.prefill import PrefillScorer
 
     if question.steps:
-        raise ModelInvalid(f"question {question.name!r} has steps: ask them in turn (models.scoring.sequential)")
-    digest = None if adapter is None else base._load(adapter, question)
+        raise ModelInvalid(f"question {question.name!r} has steps: use models.scoring.sequential")
+    digest = None if adapter is None else base.load_adapter(adapter, question)
     identity = ModelIdentity(
         base_model=base.checkpoint.name,
         revision=base.checkpoint.revision,
         precision=base.precision,
         adapter_sha256=digest,
     )
-    if digest in base._heads:
-        head = read_head(base._heads[digest], question=question, features=base.n_features, where=str(adapter))
+    if digest in base.heads:
+        head = read_head(base.heads[digest], question=question, features=base.n_features, where=str(adapter))
         made: PrefillScorer = HeadScorer(base=base, question=question, identity=identity, head=head)
     else:
         made = PrefillScorer(base=base, question=question, identity=identity)
@@ -50,23 +59,41 @@ def scorer(
 def crop_reader(
     base: BaseModel, question: Question, policy: CropPolicy, adapter: Path | None = None
 ) -> PolicyCropReader:
-    """What looks again at images that a scorer of the same question and adapter has answered.
+    """Make the reader of the crop pass, which follows a scorer of the same question and adapter.
 
-    Raises ModelInvalid as `scorer` does, for a question with steps, and for a look that the model cannot take.
+    Args:
+        base: The loaded base model.
+        question: A question without steps.
+        policy: Crop mode and its settings.
+        adapter: Folder of the adapter to score with; None: the base alone.
+
+    Raises:
+        ModelInvalid: As for `scorer`, and for a crop mode that the model cannot take.
+        ModelUnavailable: The adapter's folder cannot be read now.
     """
     from models.crops.reader import PolicyCropReader
 
     if question.steps:
         raise ModelInvalid(
-            f"question {question.name!r} has steps, and a second look asks one question: take [crop] out of the "
-            "check, or the steps"
+            f"question {question.name!r} has steps, which a crop pass cannot read: remove [crop] or the steps from "
+            "the check"
         )
     return PolicyCropReader(base=base, scorer=scorer(base, question, adapter), policy=policy)
 
 
 def finder(base: BaseModel, question: Question, adapter: Path | None = None) -> GeneratingFinder:
-    """What says where the flagging labels of a question are to be seen. Raises ModelInvalid as `scorer` does."""
+    """Make the finder that locates the flagging labels of a question.
+
+    Args:
+        base: The loaded base model.
+        question: A question with flagging labels.
+        adapter: Folder of the adapter to generate with; None: the base alone.
+
+    Raises:
+        ModelInvalid: The model's family was not taught boxes, or the adapter does not fit.
+        ModelUnavailable: The adapter's folder cannot be read now.
+    """
     from models.scoring.boxes import GeneratingFinder
 
-    digest = None if adapter is None else base._load(adapter, question)
+    digest = None if adapter is None else base.load_adapter(adapter, question)
     return GeneratingFinder(base=base, question=question, adapter_sha256=digest)

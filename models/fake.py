@@ -1,7 +1,7 @@
-"""A scorer without a model: the peer of PrefillScorer for everything that is tested around scoring.
+"""Scorer, finder and crop reader without a model, for tests of everything around scoring.
 
-Deterministic: an image's margin is a hash of its pixels and of the question, so equal images get equal
-margins, alone or in any batch, in any process. Imports no torch.
+They are deterministic: an image's margin is a hash of its pixels and of the question. Equal images get equal margins,
+alone or in any batch, in any process. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from PIL import Image
 
 from models.crops.fusion import fused
 from models.crops.policy import Fuse
+from models.scoring.margin import margin_of
 from models.types import Box, Detail, FoundBoxes, ModelIdentity, Pointed, Question, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
 class FakePrepared:
-    """An image reduced to its digest; `visual_tokens` as a 28-pixel grid would have.
+    """An image reduced to its digest.
 
-    resized_size: (width, height) in pixels that its budget allows.
+    Attributes:
+        digest: SHA-256 over question and pixels.
+        visual_tokens: As many as a 28-pixel grid has.
+        resized_size: (width, height) in pixels, within the question's budget.
     """
 
     digest: bytes
@@ -33,7 +37,8 @@ class FakePrepared:
 class FakeScorer:
     """Implements `models.types.Scorer`. Margins spread over about -6 … 6.
 
-    calls: the size of every batch that `score` was given, for tests of packing.
+    Attributes:
+        calls: The size of every batch given to `score`, for tests of packing.
     """
 
     def __init__(self, *, question: Question, identity: ModelIdentity | None = None, mass: float = 0.99) -> None:
@@ -54,10 +59,11 @@ class FakeScorer:
 
     @property
     def detail(self) -> Detail | None:
-        """Every pixel goes into the hash."""
+        """None: every pixel goes into the hash."""
         return None
 
     def prepare(self, image: Image.Image) -> FakePrepared:
+        """Hash the image and count its tokens within the question's pixel budget."""
         digest = hashlib.sha256(self._question.name.encode())
         digest.update(f"{image.mode}{image.size}".encode())
         digest.update(image.tobytes())
@@ -67,29 +73,26 @@ class FakeScorer:
         return FakePrepared(digest=digest.digest(), visual_tokens=max(1, pixels // 28**2), resized_size=size)
 
     def score(self, prepared: Sequence[FakePrepared]) -> list[Reading]:
+        """Return one reading per image, in their order."""
         self.calls.append(len(prepared))
         return [self._read(image) for image in prepared]
 
     def _read(self, image: FakePrepared) -> Reading:
         labels = self._question.labels
-        logits = {label: _logit(image.digest, label) for label in labels}
-        flagged = [logits[label] for label in labels if label in self._question.flags]
-        others = [logits[label] for label in labels if label not in self._question.flags]
-        if not flagged:
-            best = max(labels, key=lambda label: logits[label])
-            flagged, others = [logits[best]], [logits[label] for label in labels if label != best]
+        logits = tuple(_logit(image.digest, label) for label in labels)
         return Reading(
-            margin=_logsumexp(flagged) - _logsumexp(others),
-            logits=tuple(logits[label] for label in labels),
+            margin=margin_of(logits, labels, self._question.flags),
+            logits=logits,
             mass=self._mass,
             visual_tokens=image.visual_tokens,
         )
 
 
 class FakeFinder:
-    """Implements `models.types.Finder`: one box an image, of the first flagging label, where its digest says.
+    """Implements `models.types.Finder`: one box per image, of the first flagging label, placed by the digest.
 
-    calls: the size of every batch that `find` was given.
+    Attributes:
+        calls: The size of every batch given to `find`.
     """
 
     def __init__(self, *, question: Question) -> None:
@@ -99,20 +102,21 @@ class FakeFinder:
     def job(self, prepared: FakePrepared) -> FakePrepared:
         return prepared
 
-    def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+    def find(self, jobs: Sequence[FakePrepared], *, heartbeat: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+        """Return one box per image, in their order; calls `heartbeat` once."""
         self.calls.append(len(jobs))
-        sign()
+        heartbeat()
         return [self._find(job) for job in jobs]
 
     def _find(self, job: FakePrepared) -> FoundBoxes:
-        x, y = (byte / 512 for byte in job.digest[:2])  # the left upper half, in shares of the image
+        x, y = (byte / 512 for byte in job.digest[:2])  # in the upper left quarter, as shares of the image
         box = Box(x0=x, y0=y, x1=x + 0.25, y1=y + 0.25, label=self._label)
         return FoundBoxes(boxes=(box,), problems=(), size=(1, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FakeViews:
-    """An image reduced to its digest and its (width, height)."""
+    """An image reduced to its digest and its (width, height) in pixels."""
 
     digest: bytes
     size: tuple[int, int]
@@ -120,11 +124,17 @@ class FakeViews:
 
 
 class FakeCropReader:
-    """Implements `models.types.CropReader`: an image and a quarter of it, which its digest names, in one row.
+    """Implements `models.types.CropReader`: the row is the image with a quarter of it, chosen by its digest.
 
-    pointed: whether the quarter has to be found first; if not, a row is the whole image once more. diffuse: the share
-    of images where nothing is found. cost: prefill tokens of finding it. calls: the size of every batch that `point`
-    was given.
+    Args:
+        scorer: The scorer whose readings it refines.
+        pointed: Whether the quarter must be found first. If not, the row is the whole image once more.
+        fuse: How both readings are combined.
+        diffuse: Share in [0, 1] of the images in which no region is found.
+        cost: Prefill tokens of the search.
+
+    Attributes:
+        calls: The size of every batch given to `point`.
     """
 
     def __init__(
@@ -146,9 +156,11 @@ class FakeCropReader:
         return self._scorer.detail
 
     def views(self, image: Image.Image, first: Reading) -> FakeViews:
+        """Return the image's digest and size."""
         return FakeViews(digest=self._scorer.prepare(image).digest, size=image.size, visual_tokens=max(1, self._cost))
 
     def point(self, views: Sequence[FakeViews]) -> list[Pointed]:
+        """Return one region per image, in their order."""
         self.calls.append(len(views))
         return [self._point(view) for view in views]
 
@@ -161,7 +173,7 @@ class FakeCropReader:
         return Pointed(corners=corners, size=view.size, sharpness=view.digest[3] / 255, tokens=self._cost)
 
     def rows(self, image: Image.Image, pointed: Pointed | None) -> list[FakePrepared]:
-        """None where `point` found nothing."""
+        """Return the row of the crop pass; none where `point` found no region."""
         if pointed is None:
             return [self._scorer.prepare(image)]
         if pointed.corners is None:
@@ -169,19 +181,15 @@ class FakeCropReader:
         across, down = (own / seen for own, seen in zip(image.size, pointed.size, strict=True))
         x0, y0, x1, y1 = pointed.corners
         quarter = image.crop((round(x0 * across), round(y0 * down), round(x1 * across), round(y1 * down)))
-        looks = [self._scorer.prepare(image), self._scorer.prepare(quarter)]
-        digest = hashlib.sha256(b"".join(look.digest for look in looks)).digest()
-        return [FakePrepared(digest=digest, visual_tokens=sum(look.visual_tokens for look in looks))]
+        parts = [self._scorer.prepare(image), self._scorer.prepare(quarter)]
+        digest = hashlib.sha256(b"".join(part.digest for part in parts)).digest()
+        return [FakePrepared(digest=digest, visual_tokens=sum(part.visual_tokens for part in parts))]
 
     def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
+        """Combine both readings as the real reader does."""
         return fused(first, second, how=self._fuse, question=self._scorer.question)
 
 
 def _logit(digest: bytes, label: str) -> float:
     number = int.from_bytes(hashlib.sha256(digest + label.encode()).digest()[:4], "big")
     return 6.0 * number / 2**32 - 3.0
-
-
-def _logsumexp(values: list[float]) -> float:
-    top = max(values)
-    return top + math.log(math.fsum(math.exp(value - top) for value in values))

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, get it to the disk, and give it its name."""
+    """Write a file under a temporary name, flush it to disk and rename it.
+
+    Args:
+        path: Final path; its folder must exist.
+        data: The whole content.
+
+    Raises:
+        OSError: The file cannot be written; the former one, if any, is unchanged.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(data)

@@ -1,6 +1,6 @@
-"""The values that cross the border of the model library, and the protocol every scorer obeys.
+"""The values that cross the border of the model library, and the protocols that scorers, finders and crop readers obey.
 
-Knows nothing of queues, databases, settings or object stores.
+Nothing here knows queues, databases, settings or object stores.
 """
 
 from __future__ import annotations
@@ -13,42 +13,52 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-NEXT = "next"  # where an answer leads that is no label yet
+NEXT = "next"  # in place of a label: the answer leads to the next step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One of several questions asked in turn. answers: in the order of the menu, each with its label, or NEXT."""
+    """One of several prompts that the model reads in turn."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
 
     prompt: str
-    answers: tuple[tuple[str, str], ...]
+    answers: tuple[tuple[str, str], ...]  # (answer, label or NEXT), in menu order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of every image: the model-side half of a check.
+    """The question about every image: the model-side half of a check.
 
-    `labels` are the K answers in a fixed order; `flags` is the subset that raises a flag (empty: a plain
-    classification, whose margin is the best label against all others).
-    `prompt` is the instruction; the letter menu ("A) overlay ...") is appended by `models.inputs.prompts`.
-    With `steps` the model reads their prompts instead (`models.scoring.sequential`).
+    The letter menu ("A) overlay ...") is appended to the prompt by `models.inputs.prompts`. With `steps` the model
+    reads their prompts instead (`models.scoring.sequential`).
+
+    Attributes:
+        name: Name of the question, for messages.
+        prompt: The instruction.
+        labels: The K answers in a fixed order.
+        flags: The labels that raise a flag. Empty: a plain classification, whose margin compares the best label with
+            all others.
+        descriptions: Label -> its wording in the menu.
+        max_pixels: Pixel budget of one image after resizing.
+        min_pixels: Fewest pixels of one image after resizing.
+        steps: Two or more steps; an answer of the last one leads to a label. Empty: one prompt.
+
+    Raises:
+        ValueError: The labels, flags and steps contradict each other.
     """
 
-    __pydantic_config__: ClassVar = {
-        "extra": "forbid",
-        "strict": True,
-    }  # a field we do not know may change the question
+    # An unknown field might change the question.
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
 
     name: str
     prompt: str
     labels: tuple[str, ...]
     flags: frozenset[str]
-    descriptions: Mapping[str, str] = field(default_factory=dict)  # label -> words shown in the menu
-    max_pixels: int = 448 * 448  # pixel budget after resizing, per image
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    max_pixels: int = 448 * 448
     min_pixels: int = 64 * 64
-    steps: tuple[Step, ...] = ()  # two or more; an answer of the last one leads to a label
+    steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
@@ -60,7 +70,7 @@ class Question:
             raise ValueError(f"question {self.name!r}: flags must be some, not all, of its labels")
         ends = {to for step in self.steps for _, to in step.answers} - {NEXT}
         if self.steps and ends != set(self.labels):
-            raise ValueError(f"question {self.name!r}: its steps must lead to its labels, to each of them")
+            raise ValueError(f"question {self.name!r}: its steps must lead to all of its labels and nothing else")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +89,14 @@ class Box:
 class Reading:
     """The raw outcome of one prefill for one image; nothing in it is calibrated.
 
-    margin: logsumexp over flagging labels minus logsumexp over the others, in logits
-        (without flagging labels: best label minus logsumexp over the rest).
-    logits: one value per label (logsumexp over the label's token spellings), in the question's order. mass:
-    probability that the next token is any label token at all; below 0.9 the prompt or adapter is suspect.
-    visual_tokens: number of image tokens the language model read. attention: (visual tokens,) of the answer position,
-    where the scorer was made to record it.
+    Attributes:
+        margin: logsumexp over the flagging labels minus logsumexp over the others, in logits. Without flagging labels:
+            best label minus logsumexp over the rest.
+        logits: `[labels]`, in the question's order; each is the logsumexp over the label's token spellings.
+        mass: Probability in [0, 1] that the next token is any label token at all. Below 0.9 the prompt or adapter is
+            suspect.
+        visual_tokens: Number of image tokens that the language model read.
+        attention: `[visual tokens]` float32, paid by the answer position. None unless the scorer records it.
     """
 
     margin: float
@@ -96,19 +108,16 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundBoxes:
-    """Where the model says that something is. size: (width, height) of the image whose pixels the boxes count in.
-
-    problems: what of the answer could not be trusted, in one line each.
-    """
+    """The boxes that the model reports for one image."""
 
     boxes: tuple[Box, ...]
-    problems: tuple[str, ...]
-    size: tuple[int, int]
+    problems: tuple[str, ...]  # one line for each part of the answer that could not be trusted
+    size: tuple[int, int]  # (width, height) in pixels of the image that the boxes refer to
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """What a scorer row must say about the weights so that a margin can be traced."""
+    """The weights behind a margin, as a scorer row records them."""
 
     base_model: str  # hub id, or the name of a built-in model, or a folder's path, or endpoint:NAME
     revision: str  # hub commit, or "sha256:..." over the files of a local folder
@@ -118,8 +127,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class Detail:
-    """How small an image may be decoded: with so many pixels in all and along its short side, nothing that the model
-    could see is lost."""
+    """The smallest decoded size at which the model loses nothing, in pixels."""
 
     pixels: int
     short_side: int
@@ -143,70 +151,90 @@ class Scorer(Protocol):
 
     @property
     def detail(self) -> Detail | None:
-        """What `prepare` needs of an image; None: all its pixels."""
+        """The image size that `prepare` needs; None: all pixels."""
         ...
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """Resize and normalise one RGB image. CPU only; may run in many threads."""
+        """Resize and normalise one RGB image. CPU only; many threads may call it at once.
+
+        Raises:
+            ImageUnsuitable: The model cannot take this image.
+        """
         ...
 
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
-        """One forward; the same image gives the same margin whatever its neighbours."""
+        """Run one forward over prepared images.
+
+        Returns one reading per image, in their order; the same image gives the same margin whatever its neighbours.
+        """
         ...
 
 
 class Finder(Protocol):
-    """Says where the flagging labels of a question are to be seen; belongs to the device thread."""
+    """Locates the flagging labels of a question in an image; belongs to the device thread."""
 
     def job(self, prepared: Prepared) -> Prepared:
-        """An image as its scorer prepared it, with what finding costs."""
+        """Return the image, as its scorer prepared it, with the cost of finding."""
         ...
 
-    def find(self, jobs: Sequence[Prepared], *, sign: Callable[[], None]) -> list[FoundBoxes]:
-        """One answer an image, the same whatever its neighbours. Calls `sign` while it goes on: it may take long."""
+    def find(self, jobs: Sequence[Prepared], *, heartbeat: Callable[[], None]) -> list[FoundBoxes]:
+        """Locate the labels in each image; one answer per image, in their order, the same whatever its neighbours.
+
+        `heartbeat` is called between steps, since this may take long.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pointed:
-    """Where a second look is pointed: a rectangle (x0, y0, x1, y1) in pixels of the image that was looked through.
+    """The region that a crop pass reads.
 
-    corners None: nowhere, for the reason in why_not. size: (width, height) of that image. tokens: what it cost, in
-    prefill tokens beyond the first look.
+    Attributes:
+        corners: (x0, y0, x1, y1) in pixels of the searched image; None: no region, for the reason in `why_not`.
+        sharpness: How far the relevance map stands out in the region.
+        tokens: Prefill tokens that the search cost beyond the first pass.
     """
 
     corners: tuple[int, int, int, int] | None
-    size: tuple[int, int]
+    size: tuple[int, int]  # (width, height) of the searched image
     sharpness: float = 0.0
     why_not: str = ""
     tokens: int = 0
 
 
 class CropReader(Protocol):
-    """Looks again at images that a scorer has answered. Everything but `point` is host work, for any thread."""
+    """Runs a crop pass over images that a scorer has read. All of it but `point` is host work, for any thread."""
 
     @property
     def pointed(self) -> bool:
-        """Whether a second look needs to be pointed somewhere first: `views` and `point` are to be called."""
+        """Whether the crop mode needs a region first, so that `views` and `point` must be called."""
         ...
 
     @property
     def views_detail(self) -> Detail | None:
-        """What `views` needs of an image; None: all its pixels. `rows` always needs all of them."""
+        """The image size that `views` needs; None: all pixels. `rows` always needs all of them."""
         ...
 
     def views(self, image: Image.Image, first: Reading) -> Prepared:
-        """What is looked through for the region, with what that costs as its visual tokens."""
+        """Return the image in which `point` searches for the region; its visual tokens are the cost of the search."""
         ...
 
     def point(self, views: Sequence[Prepared]) -> list[Pointed]:
-        """One answer an image, the same whatever its neighbours. Belongs to the device thread."""
+        """Find the region of each image, in their order and whatever the neighbours. Belongs to the device thread."""
         ...
 
     def rows(self, image: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
-        """What the scorer reads at the second look: rows for its `score`; `pointed` as `point` answered for it."""
+        """Return the rows that the scorer's `score` reads in the crop pass.
+
+        Args:
+            image: The original image in RGB.
+            pointed: The answer of `point` for this image; None where the crop mode needs no region.
+
+        Returns:
+            Prepared rows; none where no region was found.
+        """
         ...
 
     def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
-        """All looks at one image as one reading; its visual tokens are those of all looks."""
+        """Combine the readings of the first pass and the crop pass; visual tokens are summed over both."""
         ...

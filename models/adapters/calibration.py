@@ -1,9 +1,8 @@
-"""From margins to probabilities and decisions: Platt scaling, certified thresholds, and their honest error
-bars.
+"""From margins to probabilities and decisions: Platt scaling and certified thresholds.
 
-Applying a calibrator needs nothing but `math`; fitting one imports scikit-learn when it is called. Sources:
-Platt 1999 (smoothed targets); Clopper-Pearson type exact binomial tests walked in a fixed sequence, as in
-Learn-then-Test (Angelopoulos et al. 2021), for the thresholds; Wilson 1927 for intervals.
+Fitting imports scikit-learn on demand. Sources: Platt 1999 (smoothed targets) for the calibrator; exact
+binomial tests of the Clopper-Pearson type, walked in a fixed sequence as in Learn-then-Test (Angelopoulos et al.
+2021), for the thresholds.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from scipy.special import bdtr, expit, logit
+
 from models.errors import ModelInvalid
 
 Decision = Literal["clear", "review", "flag"]
@@ -20,10 +21,18 @@ Decision = Literal["clear", "review", "flag"]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrator:
-    """Platt scaling p = sigmoid(a * margin + b), a > 0, fitted on n images of which `prevalence` were
-    positive.
+    """Platt scaling p = sigmoid(a * margin + b), with a > 0.
 
-    Valid for one combination of base revision, precision, adapter, prompt, pixel budget and crop mode only.
+    It is valid for one combination of base revision, precision, adapter, prompt, pixel budget and crop mode only.
+
+    Attributes:
+        a: Slope, in log-odds per logit of margin.
+        b: Intercept, in log-odds.
+        n: Number of images that it was fitted on.
+        prevalence: Share of positives among them, in (0, 1).
+
+    Raises:
+        ValueError: A value is outside its range or not finite.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # when read from a file
@@ -41,21 +50,40 @@ class Calibrator:
             raise ValueError("a calibrator needs n >= 1 and a prevalence between 0 and 1")
 
     def probability(self, margin: float, *, prevalence: float | None = None) -> float:
-        """Probability that the image is positive, for the fitting set's prevalence or another one.
+        """Return the probability that an image is positive.
 
         Precision on a balanced set is not precision in an archive: state the prevalence beside the number.
+
+        Args:
+            margin: The image's margin, in logits.
+            prevalence: Share of positives to calculate with, in (0, 1); None: that of the fitting set.
+
+        Returns:
+            A probability in [0, 1].
+
+        Raises:
+            ValueError: The prevalence is not between 0 and 1.
         """
-        shift = 0.0 if prevalence is None else logit(prevalence) - logit(self.prevalence)
-        return sigmoid(self.a * margin + self.b + shift)
+        log_odds = self.a * margin + self.b
+        if prevalence is not None:
+            if not 0 < prevalence < 1:
+                raise ValueError(f"a prevalence must lie between 0 and 1, not {prevalence}")
+            log_odds += logit(prevalence) - logit(self.prevalence)
+        return float(expit(log_odds))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
     """Decisions on the raw margin: clear < review <= review band < flag <= flag.
 
-    In margins, not probabilities, so that a change of prevalence or calibrator moves no decision. review
-    None: recall could not be certified, so nothing is cleared. flag None: precision could not be certified,
-    so nothing is flagged without a person. An unmet target is never silently relaxed.
+    They are margins, so that a change of prevalence or calibrator changes no decision. No unmet target is relaxed.
+
+    Attributes:
+        review: Margin below which an image is cleared; None: recall was not certified, and nothing is cleared.
+        flag: Margin from which an image is flagged; None: precision was not certified, and nothing is flagged.
+
+    Raises:
+        ValueError: A threshold is not finite, or `review` lies above `flag`.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
@@ -71,6 +99,7 @@ class Thresholds:
             raise ValueError("the review threshold must not be above the flag threshold")
 
     def decide(self, margin: float) -> Decision:
+        """Return the decision for a margin in logits."""
         if self.flag is not None and margin >= self.flag:
             return "flag"
         if self.review is not None and margin < self.review:
@@ -78,7 +107,7 @@ class Thresholds:
         return "review"
 
     def apart(self, by: float) -> Thresholds:
-        """Both moved away from the middle by so many logits: what may have moved as far is left to a person."""
+        """Return both thresholds moved `by` logits away from the middle, which widens the review band."""
         return Thresholds(
             review=None if self.review is None else self.review - by,
             flag=None if self.flag is None else self.flag + by,
@@ -92,9 +121,13 @@ UNCALIBRATED = Thresholds(review=0.0, flag=0.0)  # the model's own preference, f
 class Certificate:
     """The outcome of one threshold walk.
 
-    threshold: a margin; None when the target is unmet on these labels.
-    achieved: the proportion seen at the threshold (at the most favourable threshold when unmet).
-    trials, failures: what the binomial test saw there (positives and misses, or flagged and wrong ones).
+    Attributes:
+        target: Recall or precision to certify, in (0, 1).
+        confidence: 1 - delta of the tests.
+        threshold: A margin in logits; None: these labels do not certify the target.
+        achieved: The proportion at the threshold, or at the most favourable one when the target is unmet.
+        trials: Positives (recall) or flagged images (precision) that the test counted.
+        failures: Missed positives or wrong flags among them.
     """
 
     target: float
@@ -110,10 +143,16 @@ class Certificate:
 
 
 def fit_platt(margins: Sequence[float], positive: Sequence[bool]) -> Calibrator:
-    """Fit Platt scaling with Platt's smoothed targets. Needs both classes.
+    """Fit Platt scaling with Platt's smoothed targets (Platt 1999).
 
-    Fractional targets are given to scikit-learn as two weighted copies of each image.
-    Raises ModelInvalid when one class is missing or when higher margins do not mean positive.
+    scikit-learn receives each fractional target as two weighted copies of the image.
+
+    Args:
+        margins: `[images]`, in logits.
+        positive: `[images]`; both classes must occur.
+
+    Raises:
+        ModelInvalid: A class is missing, or higher margins do not mean positive.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -139,19 +178,24 @@ def fit_platt(margins: Sequence[float], positive: Sequence[bool]) -> Calibrator:
 def certify_recall(
     margins: Sequence[float], positive: Sequence[bool], *, target: float, delta: float = 0.05
 ) -> Certificate:
-    """The highest threshold t at which recall >= target holds with confidence 1 - delta (flagged: margin >=
-    t).
+    """Find the highest threshold at which recall >= target holds with confidence 1 - delta.
 
-    Walks t upward over the positives' margins while P(Bin(n, 1 - target) <= misses) <= delta, and stops at
-    the first failure. Certifying .95 takes 59 positives without a miss, 100 with one, 200 with four, 500
-    with sixteen.
+    The walk goes up over the positives' margins while P(Bin(n, 1 - target) <= misses) <= delta, and stops at the first
+    failure (Learn-then-Test). Certifying .95 takes 59 positives without a miss, 100 with one, 200 with four, 500 with
+    sixteen.
+
+    Args:
+        margins: `[images]`, in logits; an image is flagged from the threshold on.
+        positive: `[images]`.
+        target: Recall to certify, in (0, 1).
+        delta: Probability of certifying wrongly.
     """
     hits = sorted(m for m, p in zip(margins, positive, strict=True) if p)
     best: tuple[float | None, int] = (None, 0)
     for at, t in enumerate(hits):
         if at and hits[at - 1] == t:
             continue  # equal margins cannot be told apart: same threshold, same misses
-        if binomial_cdf(at, len(hits), 1 - target) > delta:
+        if bdtr(at, len(hits), 1 - target) > delta:
             break
         best = (t, at)
     threshold, misses = best
@@ -164,11 +208,16 @@ def certify_recall(
 def certify_precision(
     margins: Sequence[float], positive: Sequence[bool], *, target: float, delta: float = 0.05, at_least: int = 30
 ) -> Certificate:
-    """The lowest threshold t at which precision >= target holds with confidence 1 - delta, at this set's
-    prevalence.
+    """Find the lowest threshold at which precision >= target holds with confidence 1 - delta, at this set's prevalence.
 
-    Walks t downward from the smallest flagged set that could be certified at all (no fewer than `at_least`
-    images) and stops at the first failure.
+    The walk goes down from the smallest flagged set that can be certified at all, and stops at the first failure.
+
+    Args:
+        margins: `[images]`, in logits; an image is flagged from the threshold on.
+        positive: `[images]`.
+        target: Precision to certify, in (0, 1).
+        delta: Probability of certifying wrongly.
+        at_least: Fewest flagged images to begin with.
     """
     ranked = sorted(zip(margins, positive, strict=True), key=lambda pair: -pair[0])
     start = max(at_least, math.ceil(math.log(delta) / math.log(target)))
@@ -178,7 +227,7 @@ def certify_precision(
         wrong += not is_positive
         if n < start or (n < len(ranked) and ranked[n][0] == t):
             continue
-        if binomial_cdf(wrong, n, 1 - target) > delta:
+        if bdtr(wrong, n, 1 - target) > delta:
             best = (None, n, wrong) if first else best
             break
         best, first = (t, n, wrong), False
@@ -195,32 +244,8 @@ def certify_precision(
 
 
 def thresholds_from(recall: Certificate, precision: Certificate) -> Thresholds:
-    """Both walks as one pair. Where one margin meets both targets there is no review band: their midpoint."""
+    """Combine both walks. Where one margin meets both targets there is no review band: both become their midpoint."""
     if recall.threshold is None or precision.threshold is None or recall.threshold <= precision.threshold:
         return Thresholds(review=recall.threshold, flag=precision.threshold)
     both = (recall.threshold + precision.threshold) / 2
     return Thresholds(review=both, flag=both)
-
-
-def binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(Bin(n, p) <= k), exact up to rounding, in logs so that it neither over- nor underflows."""
-    if p <= 0 or k >= n:
-        return 1.0
-    if p >= 1:
-        return 0.0
-    log_p, log_q, log_n = math.log(p), math.log1p(-p), math.lgamma(n + 1)
-    terms = (log_n - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q for i in range(k + 1))
-    return min(1.0, math.fsum(math.exp(term) for term in terms))
-
-
-def sigmoid(x: float) -> float:
-    if x >= 0:
-        return 1 / (1 + math.exp(-x))
-    e = math.exp(x)
-    return e / (1 + e)
-
-
-def logit(p: float) -> float:
-    if not 0 < p < 1:
-        raise ValueError(f"a prevalence must lie between 0 and 1, not {p}")
-    return math.log(p) - math.log1p(-p)

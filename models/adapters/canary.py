@@ -1,7 +1,7 @@
-"""Does an adapter still score as it did at the end of its training? Asked before it is put to use.
+"""Check that an adapter still scores as it did at the end of its training, before it is used.
 
-Two failures show here and nowhere else: a serving stack that computes something else (the stored margins do not come
-out again), and an adapter that loads without effect (its margins are the base's).
+Two failures show only here: a serving stack that computes something else (the stored margins are not reproduced), and
+an adapter that loads without effect (its margins are those of the base).
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ from models.adapters.card import Canary
 from models.errors import ModelInvalid, unreadable
 from models.types import Scorer
 
-# Of one margin, in logits, by the wider of the two precisions; twice the widest of 500 images of the pocket model
-# against fp32 (python -m bench precision): bf16 0.11, int8 0.11, nf4 0.19; published rerankers move further in 4 bit.
+# Shift of one margin in logits, by the less exact of the two precisions. Twice the largest shift of 500 images of the
+# pocket model against fp32 (python -m bench precision): bf16 0.11, int8 0.11, nf4 0.19.
 TOLERANCE = {"fp32": 0.05, "bf16": 0.25, "int8": 0.25, "nf4": 0.5}
-MEAN_SHARE = 0.5  # of the tolerance, for the mean: rounding moves few margins far, a wrong computation moves them all
-LEAST_EFFECT = 0.5  # of an adapter on the base's margins, mean, in logits
+MEAN_SHARE = 0.5  # of the tolerance, for the mean shift: rounding moves few margins far, a wrong computation all
+LEAST_EFFECT = 0.5  # mean shift of the base's margins by an adapter, in logits
 
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryResult:
-    """max_shift, mean_shift: |margin now - margin stored|. mean_effect: mean |margin of adapter - margin of base|.
+    """The comparison of a canary's margins, all in logits.
 
-    against: the precision in which the stored margins were computed.
+    Attributes:
+        precision: Of the weights that scored now.
+        against: Precision in which the stored margins were computed.
+        n: Number of images.
+        max_shift: Largest |margin now - margin stored|.
+        mean_shift: Mean |margin now - margin stored|.
+        mean_effect: Mean |margin of adapter - margin of base|.
     """
 
     precision: str
@@ -37,25 +43,36 @@ class CanaryResult:
     mean_effect: float
 
     def problem(self) -> str | None:
-        """Why the adapter must not be used, in one line, or None."""
+        """Return one line why the adapter must not be used, or None."""
         most = max(TOLERANCE[self.precision], TOLERANCE[self.against])
-        # Turned so that margins that are no numbers do not pass.
+        # Written with "not" so that NaN does not pass.
         if not (self.max_shift < most and self.mean_shift < MEAN_SHARE * most):
             return (
                 f"the canary's margins moved by up to {self.max_shift:.3f}, {self.mean_shift:.3f} on average "
-                f"({self.precision} against {self.against} may: {most:g} and {MEAN_SHARE * most:g}); "
-                "this machine or version computes something else than training did"
+                f"(allowed for {self.precision} against {self.against}: {most:g} and {MEAN_SHARE * most:g}); this "
+                "machine or version computes something else than training did: use its versions and precision"
             )
         if self.mean_effect <= LEAST_EFFECT:
             return (
-                f"the adapter hardly moves the base's margins ({self.mean_effect:.3f} on average), it learnt next to "
-                "nothing: it takes more labels, another recipe (head) or other words in the check"
+                f"the adapter hardly moves the base's margins ({self.mean_effect:.3f} on average), so it has learnt "
+                "next to nothing: it needs more labels, another recipe (head) or another prompt in the check"
             )
         return None
 
 
 def try_canary(canary: Canary, folder: Path, *, adapter: Scorer, base: Scorer) -> CanaryResult:
-    """Score the canary's images, kept in the adapter's `folder`, with the adapter and with the base alone."""
+    """Score the canary's images with the adapter and with the base alone.
+
+    Args:
+        canary: Images and the margins stored at the end of training.
+        folder: The adapter's folder, which holds the images.
+        adapter: Scorer with the adapter.
+        base: Scorer of the same question without it.
+
+    Raises:
+        ModelInvalid: An image of the canary is missing.
+        ModelUnavailable: An image cannot be read now.
+    """
     images = [_open(folder / name) for name in canary.images]
     now = [reading.margin for reading in adapter.score([adapter.prepare(image) for image in images])]
     alone = [reading.margin for reading in base.score([base.prepare(image) for image in images])]

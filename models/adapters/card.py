@@ -4,13 +4,11 @@
     adapter_model.safetensors   LoRA tensors, under PEFT's names
     head.safetensors            a classification head (models.scoring.head), beside the LoRA or over the frozen base
                                 alone
-    adapter.json                the card: which of these there are, question, base, digest, calibrator, thresholds,
-                                metrics
+    adapter.json                the card: which of these exist, question, base, digest, calibrator, thresholds, metrics
 
-An adapter is input from outside: only safetensors are read, the digest is checked on the very bytes that
-are loaded, and of adapter_config.json only the fields of an allow-list are used, because PEFT acts on
-others (CVE-2026-4372, peft issue 3085). Knows no torch; `models.network.lora` puts an adapter into a model and
-writes one from it.
+An adapter is untrusted input: only safetensors are read, and the digest is checked on the very bytes that are loaded.
+Of adapter_config.json only the fields of an allow-list are used, because PEFT acts on others (CVE-2026-4372, peft
+issue 3085). Needs no torch; `models.network.lora` puts an adapter into a model and writes one from it.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ CARD, SETTINGS = "adapter.json", "adapter_config.json"
 WEIGHTS, HEAD = "adapter_model.safetensors", "head.safetensors"
 Part = Literal["lora", "head"]
 _FILE: Mapping[Part, str] = {"lora": WEIGHTS, "head": HEAD}
-# What PEFT once wrote, and torch still does; never opened: loading it runs whatever it says.
+# Pickles, which older PEFT versions and torch write; never opened, because loading one runs its code.
 _PICKLES: Mapping[Part, tuple[str, ...]] = {"lora": ("adapter_model.bin",), "head": ("head.bin", "head.pt", "head.pth")}
 
 
@@ -41,29 +39,23 @@ class _Frozen(BaseModel):
 
 
 class LoraSettings(_Frozen):
-    """The fields of a LoRA configuration that we read, all of them.
-
-    target_modules: a regex for the full module name, or name suffixes.
-    modules_to_save: modules trained whole, such as the merger.
-    """
+    """The fields of a LoRA configuration that are read; all others are refused or ignored."""
 
     r: Annotated[int, Field(ge=1, le=1024)]
     lora_alpha: Annotated[float, Field(gt=0)]
+    # A regular expression for the full module name, or name suffixes.
     target_modules: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_rslora: bool = False
-    modules_to_save: tuple[str, ...] | None = None
+    modules_to_save: tuple[str, ...] | None = None  # modules trained whole, such as the merger
 
 
 class Canary(_Frozen):
-    """Margins that the serving stack gave at the end of training; on load they must come out again.
+    """Images with the margins of the end of training; loading the adapter must reproduce them."""
 
-    images: file names inside the adapter folder. precision: of the weights that gave the margins.
-    """
-
-    images: Annotated[tuple[str, ...], Field(min_length=1)]
-    margins: tuple[float, ...]
-    precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+    images: Annotated[tuple[str, ...], Field(min_length=1)]  # file names inside the adapter folder
+    margins: tuple[float, ...]  # in logits, one for each image
+    precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"  # of the weights that gave the margins
 
     @model_validator(mode="after")
     def _matches(self) -> Self:
@@ -76,15 +68,15 @@ class Canary(_Frozen):
 
 
 class AdapterCard(_Frozen):
-    """adapter.json: what an adapter answers, what it was made from, and how its margins are to be read."""
+    """The content of adapter.json: an adapter's question, its origin and how its margins are read."""
 
     format: Literal[1] = 1
     name: Annotated[str, Field(min_length=1)]
     question: Question
     base_model: str
     base_revision: str
-    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("lora",)  # set when the folder is written, as is
-    weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # the digest over all of them
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("lora",)  # set when the folder is written
+    weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # digest over all parts, likewise
     calibrator: Calibrator | None = None
     thresholds: Thresholds | None = None
     metrics: Mapping[str, Any] = Field(default_factory=dict)
@@ -92,7 +84,7 @@ class AdapterCard(_Frozen):
     canary: Canary | None = None
 
     def answers(self, question: Question) -> bool:
-        """Whether it learnt these words and labels; under another pixel budget they are read with other margins."""
+        """Return whether the adapter learnt this prompt and these labels; only the pixel budget may differ."""
         return replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels) == question
 
     @field_serializer("question")
@@ -112,7 +104,7 @@ class AdapterCard(_Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """An adapter read from its folder, files verified but not yet parsed. None: it has no such part."""
+    """An adapter read from its folder, files verified but not yet parsed. A part that is None does not exist."""
 
     folder: Path
     card: AdapterCard
@@ -122,7 +114,12 @@ class Adapter:
 
 
 def read_card(folder: Path) -> AdapterCard:
-    """Read and validate adapter.json alone. Raises ModelInvalid naming file and field."""
+    """Read and validate adapter.json alone.
+
+    Raises:
+        ModelInvalid: The card is missing or wrong; the message names file and field.
+        ModelUnavailable: The file cannot be read now.
+    """
     path = folder / CARD
     try:
         return AdapterCard.model_validate_json(_read(path))
@@ -131,27 +128,32 @@ def read_card(folder: Path) -> AdapterCard:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read an adapter folder and check the digest of its files. Raises ModelInvalid in one line."""
+    """Read an adapter folder and check the digest of its files.
+
+    Raises:
+        ModelInvalid: A file is missing, unexpected or not the one that the card describes.
+        ModelUnavailable: A file cannot be read now.
+    """
     card = read_card(folder)
     lora = _lora(folder / SETTINGS) if "lora" in card.parts else None
     files = {part: _read_part(folder, part) for part in card.parts}
     for part, name in _FILE.items():
         if part not in files and (folder / name).exists():
             raise ModelInvalid(
-                f"{folder / name} is there, but {CARD} does not list it: remove it or write the card anew"
+                f"{folder / name} exists, but {CARD} does not list it: remove it or write the card again"
             )
     found = digest_of(files)
     if found != card.weights_sha256:
         names = " and ".join(_FILE[part] for part in card.parts)
         raise ModelInvalid(
             f"{folder}: {names} has sha256 {found[:12]}…, the card says {card.weights_sha256[:12]}…; "
-            "restore the file or train again"
+            "restore the file from the training that wrote it"
         )
     return Adapter(folder=folder, card=card, lora=lora, weights=files.get("lora"), head=files.get("head"))
 
 
 def digest_of(files: Mapping[Part, bytes]) -> str:
-    """SHA-256 of the LoRA's file alone; with a head, over the names and digests of all files."""
+    """Return the SHA-256 of the LoRA's file alone or, with a head, over the names and digests of all files."""
     digests = {_FILE[part]: hashlib.sha256(data).hexdigest() for part, data in files.items()}
     if list(digests) == [WEIGHTS]:
         return digests[WEIGHTS]
@@ -166,15 +168,24 @@ def write_adapter(
     weights: bytes | None = None,
     head: bytes | None = None,
 ) -> AdapterCard:
-    """Write an adapter folder; the card goes last, so that a folder with a card is a whole one.
+    """Write an adapter folder; the card is written last, so that a folder with a card is complete.
 
-    weights, head: serialised safetensors files, one of them at least; weights come with `lora`. Returns the card with
-    parts and digest set.
+    Args:
+        folder: Created where it is missing; files of a former adapter are replaced.
+        card: Card without parts and digest.
+        lora: LoRA settings, with `weights` only.
+        weights, head: Serialised safetensors files.
+
+    Returns:
+        The card with parts and digest set.
+
+    Raises:
+        ModelInvalid: There is neither a LoRA nor a head, or settings and weights do not come together.
     """
     given: dict[Part, bytes | None] = {"lora": weights, "head": head}
     files = {part: data for part, data in given.items() if data is not None}
     if not files or (lora is None) != (weights is None):
-        raise ModelInvalid(f"{folder}: an adapter is LoRA settings with weights, a head, or both")
+        raise ModelInvalid(f"{folder}: an adapter needs LoRA settings with weights, a head, or both")
     folder.mkdir(parents=True, exist_ok=True)
     card = card.model_copy(update={"parts": tuple(files), "weights_sha256": digest_of(files)})
     for name in (CARD, SETTINGS, *_FILE.values()):
@@ -197,11 +208,11 @@ def _read_part(folder: Path, part: Part) -> bytes:
     path = folder / _FILE[part]
     pickled = [folder / name for name in _PICKLES[part] if (folder / name).exists()]
     if pickled and not path.exists():
-        raise ModelInvalid(f"{pickled[0]} is a pickle, which can run code: save the adapter as safetensors")
+        raise ModelInvalid(f"{pickled[0]} is a pickle, which can run code; save the adapter as safetensors")
     return _read(path)
 
 
-# Fields of PEFT's file that say nothing about the computation at inference.
+# Fields of PEFT's file that do not change inference.
 _DESCRIPTIVE = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config",
@@ -216,7 +227,7 @@ def _lora(path: Path) -> LoraSettings:
         raise ModelInvalid(f"{path} is not JSON: {error}") from error
     if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
         raise ModelInvalid(f"{path}: peft_type must be LORA; other methods are not supported")
-    # A field that changes the computation must not be skipped in silence: refuse it when it is set.
+    # A field that changes the computation must not be skipped silently: refuse it when it is set.
     ignored = set(raw) - set(LoraSettings.model_fields) - _DESCRIPTIVE
     active = sorted(name for name in ignored if raw[name] not in _NEUTRAL)
     if active:
@@ -232,7 +243,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelInvalid(f"{path} is missing; give the whole folder of an adapter") from error
+        raise ModelInvalid(f"{path} is missing; copy the whole adapter folder") from error
     except OSError as error:
         raise unreadable(str(path), error) from error
 

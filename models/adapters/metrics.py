@@ -1,38 +1,65 @@
-"""How good probabilities and proportions are: Brier, NLL, calibration error, Wilson intervals."""
+"""Quality of probabilities and proportions: Brier, NLL, calibration error, Wilson intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import NormalDist
+
+import numpy as np
 
 
 def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson 1927 score interval of a proportion, two-sided; (0, 1) without trials."""
+    """Return the two-sided Wilson 1927 score interval of a proportion.
+
+    Args:
+        successes: At most `trials`.
+        trials: Number of images.
+        confidence: In (0, 1).
+
+    Returns:
+        (low, high) in [0, 1]; (0, 1) without trials.
+    """
     if trials == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p, z2 = successes / trials, z * z / trials
-    centre = (p + z2 / 2) / (1 + z2)
-    half = z * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials)) / (1 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def brier(probabilities: Sequence[float], positive: Sequence[bool]) -> float:
-    """Mean squared error of the probabilities, 0 is perfect."""
-    errors = [(p - y) ** 2 for p, y in zip(probabilities, positive, strict=True)]
-    return math.fsum(errors) / len(errors)
+    """Return the mean squared error of the probabilities; 0 is perfect.
+
+    Args:
+        probabilities: `[images]`, in [0, 1].
+        positive: `[images]`; one class alone is accepted.
+    """
+    from sklearn.metrics import brier_score_loss
+
+    return float(brier_score_loss(positive, probabilities))
 
 
 def negative_log_likelihood(probabilities: Sequence[float], positive: Sequence[bool]) -> float:
-    """Mean surprise in nats; probabilities are kept 1e-12 away from 0 and 1."""
-    seen = [p if y else 1 - p for p, y in zip(probabilities, positive, strict=True)]
-    return -math.fsum(math.log(min(max(p, 1e-12), 1.0)) for p in seen) / len(seen)
+    """Return the mean negative log-likelihood in nats.
+
+    Args:
+        probabilities: `[images]`, in [0, 1]; they are clipped to 1e-12 from both ends.
+        positive: `[images]`; one class alone is accepted.
+    """
+    from sklearn.metrics import log_loss
+
+    return float(log_loss(positive, np.clip(probabilities, 1e-12, 1 - 1e-12), labels=[False, True]))
 
 
 def calibration_error(probabilities: Sequence[float], positive: Sequence[bool], *, bins: int = 15) -> float:
-    """Expected calibration error over equal-mass bins: mean |confidence - frequency| weighted by bin size."""
+    """Return the expected calibration error: mean |confidence - frequency|, weighted by bin size.
+
+    Args:
+        probabilities: `[images]`, in [0, 1].
+        positive: `[images]`.
+        bins: Number of bins, of equal mass.
+    """
     pairs = sorted(zip(probabilities, positive, strict=True))
     total = len(pairs)
     edges = [round(i * total / bins) for i in range(bins + 1)]
@@ -41,7 +68,7 @@ def calibration_error(probabilities: Sequence[float], positive: Sequence[bool], 
 
 
 def probability_figures(probabilities: Sequence[float], positive: Sequence[bool]) -> dict[str, float]:
-    """Brier score, surprise in nats and calibration error of one set of probabilities."""
+    """Return Brier score, log-likelihood and calibration error of `[images]` probabilities in [0, 1] and outcomes."""
     return {
         "brier": brier(probabilities, positive),
         "nll": negative_log_likelihood(probabilities, positive),
@@ -50,7 +77,15 @@ def probability_figures(probabilities: Sequence[float], positive: Sequence[bool]
 
 
 def ranking_figures(margins: Sequence[float], positive: Sequence[bool]) -> dict[str, float | None]:
-    """Area under the ROC curve and average precision, by scikit-learn; None where one kind of image is missing."""
+    """Return area under the ROC curve and average precision, as scikit-learn defines them.
+
+    Args:
+        margins: `[images]`, in logits.
+        positive: `[images]`.
+
+    Returns:
+        Both figures in [0, 1]; None where one class is missing.
+    """
     if all(positive) or not any(positive):
         return {"auroc": None, "average_precision": None}
     from sklearn.metrics import average_precision_score, roc_auc_score

@@ -1,9 +1,8 @@
 """Images and prompts to model inputs, without torchvision.
 
 transformers' processor classes of several families insist on a video processor, which needs torchvision. Here the
-checkpoint's tokenizer, its PIL image processor and its chat template are composed directly. Tests compare with theirs.
-
-Knows tensors; knows nothing of networks.
+checkpoint's tokenizer, its PIL image processor and its chat template are composed directly; tests compare the results
+with theirs. Nothing here knows networks.
 """
 
 from __future__ import annotations
@@ -28,10 +27,14 @@ from models.types import Question
 class Rows:
     """The inputs of one forward from the first image on, padded on the right.
 
-    inputs: for `ImageReader.hidden`. last: (B,) index of each row's last token, where the answer begins.
-    n_padding: tokens that nobody asked for. after: (B,) index of the first token that all of a row's images precede.
-    emphasis: (B, T) fp32, the logarithm of how many times as much attention the tokens after the images pay to each
-    token; None where no row asks for any.
+    Attributes:
+        inputs: For `ImageReader.hidden`: `input_ids` `[batch, tokens]` int64, `position_ids` `[batch, tokens]` or
+            `[3, batch, tokens]`, and the family's image inputs.
+        last: `[batch]` index of each row's last token, where the answer begins.
+        n_padding: Number of padding tokens.
+        after: `[batch]` index of the first token that all of a row's images precede.
+        emphasis: `[batch, tokens]` fp32, log of the factor on the attention that the tokens after the images pay to
+            each token; None where no row has one.
     """
 
     inputs: dict[str, Any]
@@ -50,20 +53,41 @@ class VisionProcessor:
         self.chat_template = chat_template
 
     def prompt(self, question: Question) -> Prompt:
-        """Render the question; raises ModelInvalid when its labels cannot be coded in single tokens."""
+        """Render a question.
+
+        Raises:
+            ModelInvalid: The labels cannot be coded in single tokens.
+        """
         return make_prompt(
             self.tokenizer, question, image_token=self.reader.image_token, chat_template=self.chat_template
         )
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """Resize one image on the host; many threads may. Raises ImageUnsuitable for one the model cannot take."""
+        """Resize one image on the host; thread-safe.
+
+        Args:
+            image: In RGB.
+            max_pixels: Most pixels after resizing.
+            min_pixels: Fewest pixels after resizing.
+
+        Raises:
+            ImageUnsuitable: The model cannot take this image.
+        """
         return self.reader.prepare(image, max_pixels=max_pixels, min_pixels=min_pixels)
 
     def rows(self, turn: Turn, rows: Sequence[Row], *, device: torch.device, dtype: torch.dtype) -> Rows:
-        """What follows `turn.before` in each row: its image, or two with what stands between them, and `turn.after`.
+        """Build the part of each row that follows `turn.before`: its image and `turn.after`.
 
-        input_ids (B, T) and position_ids stand beside the family's image inputs. No mask: padding is on the right,
-        out of every token's sight. Raises ModelInvalid for two images where the model takes one.
+        Two images have `turn.between` between them. There is no mask: padding is on the right, where no token sees it.
+
+        Args:
+            turn: The rendered user turn.
+            rows: Prepared rows, at least one.
+            device: Where the tensors go.
+            dtype: Floating type of the image inputs.
+
+        Raises:
+            ModelInvalid: A row has two images, and the model takes one.
         """
         shown = [images_of(row) for row in rows]
         if any(len(images) > 1 for images in shown):
@@ -86,15 +110,19 @@ class VisionProcessor:
         )
 
     def check_pairs(self, turn: Turn) -> None:
-        """Raises ModelInvalid unless the model reads two images in one turn."""
+        """Check that the model reads two images in one turn.
+
+        Raises:
+            ModelInvalid: It takes only one.
+        """
         if turn.between is None or not self.reader.several:
             raise ModelInvalid(
                 f"{self.reader.folder.name} takes one image in a turn, not an original and a crop: "
-                'set look = "crop" in [crop], or use another model'
+                'set look = "crop" in [crop] or use another model'
             )
 
     def _emphasis(self, rows: Sequence[Row], ids: torch.Tensor) -> torch.Tensor | None:
-        """ids (B, T) -> `Rows.emphasis`."""
+        """Return `Rows.emphasis` for padded ids `[batch, tokens]`."""
         if not any(_emphasised(row) for row in rows):
             return None
         found = torch.zeros(ids.shape)
@@ -106,7 +134,7 @@ class VisionProcessor:
         return found
 
     def _pad_id(self) -> int:
-        """Any id will do where nobody looks, except the image placeholder, which the model counts."""
+        """Return any id but the image placeholder, which the model counts; no token attends to padding."""
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token_id is not None:
                 return int(token_id)
@@ -122,14 +150,20 @@ def _tokens(images: Sequence[PreparedImage], between: Sequence[int]) -> list[int
 
 
 def _emphasised(row: Row) -> bool:
-    """A factor of 1 changes nothing, so that nothing is to be done for it."""
+    """Return whether a row has an emphasis that changes anything; a factor of 1 does not."""
     return isinstance(row, PreparedRow) and row.emphasis is not None and row.factor != 1
 
 
 def load_processor(folder: Path, family: Family) -> VisionProcessor:
     """Load tokenizer, image processor and chat template from a checkpoint's folder.
 
-    Raises ModelInvalid when one of them is missing or unreadable.
+    Args:
+        folder: The checkpoint on disk; nothing is downloaded.
+        family: Family of the model.
+
+    Raises:
+        ModelInvalid: A part is missing or broken.
+        ModelUnavailable: A file cannot be read now.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -139,7 +173,7 @@ def load_processor(folder: Path, family: Family) -> VisionProcessor:
         raise unreadable(f"{folder}: tokenizer or image processor", error) from error
     except ValueError as error:
         raise ModelInvalid(f"{folder}: cannot read tokenizer or image processor: {one_line(error)}") from error
-    # Some checkpoints keep a text-only template with the tokenizer, the one with images elsewhere.
+    # Some checkpoints keep a text-only template with the tokenizer, and the one with images elsewhere.
     template = settings.get("chat_template") or tokenizer.chat_template or reader.chat_template
     if not template:
         raise ModelInvalid(f"{folder} has no chat template; add chat_template.jinja to the checkpoint")

@@ -1,12 +1,11 @@
 """From a question to the tokens around the image, and the tokens that answer it.
 
-One prefill scores an image: the label tokens are read at the position right after the generation prompt.
-Long or multi-token labels therefore get letter codes, each of them one token at exactly that position. The
-instruction stands *before* the image, so that its keys and values are the same for every image of a check
-(the score itself is the published form of Qwen3-VL-Reranker: the last hidden state times the label rows of
-the head).
+One prefill scores an image: the label tokens are read at the position right after the generation prompt. Labels
+therefore get letter codes, each of them one token at exactly that position. The instruction stands *before* the image,
+so that its keys and values are the same for every image of a check. The score itself is the published form of
+Qwen3-VL-Reranker: the last hidden state times the label rows of the head.
 
-Knows tokenizers and chat templates; knows nothing of tensors.
+Knows tokenizers and chat templates, but no tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from models.types import Question
 
 
 class Tokenizer(Protocol):
-    """What we use of a transformers tokenizer."""
+    """The part of a transformers tokenizer that is used."""
 
     @property
     def unk_token_id(self) -> int | None: ...
@@ -44,11 +43,13 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One user turn with one image or two, ready to be answered.
+    """One user turn with one image or two, up to the place of the answer.
 
-    text: the turn as the chat template renders it, with one placeholder for the image.
-    before, after: token ids on either side of the placeholder; `after` ends with the generation prompt. They are the
-    same for two images. between: what then stands between these; None: the template takes one image.
+    Attributes:
+        text: The turn as the chat template renders it, with one placeholder for the image.
+        before: Token ids before the placeholder.
+        after: Token ids behind it, the generation prompt included. Both are the same for two images.
+        between: Token ids between two images; None: the template takes one image.
     """
 
     text: str
@@ -57,13 +58,13 @@ class Turn:
     between: tuple[int, ...] | None = None
 
     def ids(self, image: Sequence[int]) -> list[int]:
-        """Token ids of the whole turn, with the tokens of an image in the placeholder's stead."""
+        """Return the token ids of the whole turn, with the image's tokens in place of the placeholder."""
         return [*self.before, *image, *self.after]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCode:
-    """A label, the code that stands for it in the menu, and the code's single-token spellings."""
+    """A label, its code in the menu and the single-token spellings of the code."""
 
     label: str
     code: str
@@ -71,24 +72,25 @@ class LabelCode:
 
     @property
     def answer_id(self) -> int:
-        """The token a trainer teaches the model to emit."""
+        """The token that a trainer teaches the model to emit."""
         return self.token_ids[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A question as one tokenizer renders it: what scoring and training both read."""
+    """A question as one tokenizer renders it, for scoring and training alike."""
 
     turn: Turn
     codes: tuple[LabelCode, ...]  # in the question's label order
 
     @property
     def answer_ids(self) -> dict[str, int]:
+        """Label -> the token that a trainer teaches for it."""
         return {code.label: code.answer_id for code in self.codes}
 
     @property
     def sha256(self) -> str:
-        """Identity of the prompt for calibrators: the same tokens and label tokens, the same hash."""
+        """Identity of the prompt for calibrators: equal tokens and label tokens give an equal hash."""
         parts = [self.turn.before, self.turn.after, [code.token_ids for code in self.codes]]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -96,9 +98,16 @@ class Prompt:
 def make_prompt(
     tokenizer: Tokenizer, question: Question, *, image_token: str, chat_template: str | None = None
 ) -> Prompt:
-    """Render `question` and choose its letter codes.
+    """Render a question and choose its letter codes.
 
-    Raises ModelInvalid when the tokenizer has too few single-token codes or no usable chat template.
+    Args:
+        tokenizer: The checkpoint's tokenizer.
+        question: The question to ask.
+        image_token: Text of the image placeholder.
+        chat_template: Template to use; None: the tokenizer's own.
+
+    Raises:
+        ModelInvalid: The tokenizer has too few single-token codes or no usable chat template.
     """
     # The codes depend on the generation prompt alone, not on the menu: probe without one.
     probe = render_turn(tokenizer, question.prompt, image_token=image_token, chat_template=chat_template)
@@ -113,18 +122,26 @@ def make_prompt(
 
 
 def instruction(question: Question, codes: Sequence[LabelCode]) -> str:
-    """The text of the user turn: the prompt, one line a label, and how to answer."""
+    """Return the text of the user turn: the prompt, one line per label, and how to answer."""
     menu = [f"{code.code}) {question.descriptions.get(code.label) or code.label}" for code in codes]
     return "\n".join([question.prompt, *menu, "Answer with the letter."])
 
 
 def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_template: str | None = None) -> Turn:
-    """Render one user turn (text, then one image) with the generation prompt, and split it at the image.
+    """Render one user turn (text, then an image) with the generation prompt, and split it at the image.
 
-    The same turn with two images says what stands between them.
+    The template decides where the image goes: most leave it behind the text, some put it first. The placeholder is a
+    special token, so the text on either side tokenises independently of it. Rendering two images gives the tokens
+    between them.
 
-    Where the image ends up is the template's business: most leave it behind the text, some put it first. The
-    placeholder is a special token, so what stands on either side tokenises independently of what it is replaced by.
+    Args:
+        tokenizer: The checkpoint's tokenizer.
+        text: Text of the turn.
+        image_token: Text of the image placeholder.
+        chat_template: Template to use; None: the tokenizer's own.
+
+    Raises:
+        ModelInvalid: The tokenizer does not know the placeholder, or the template does not write it exactly once.
     """
     rendered = _rendered(tokenizer, text, n_images=1, chat_template=chat_template)
     image_id = tokenizer.convert_tokens_to_ids(image_token)
@@ -133,14 +150,14 @@ def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_templ
     ids = _encode(tokenizer, rendered, image_token)
     if ids.count(image_id) != 1:
         raise ModelInvalid(
-            f"the chat template puts {ids.count(image_id)} times {image_token} into the prompt, not once; "
+            f"the chat template writes {image_token} {ids.count(image_id)} times into the prompt, not once; "
             "use a vision-language checkpoint and keep the placeholder out of the prompt text"
         )
     at = ids.index(image_id)
     turn = Turn(text=rendered, before=tuple(ids[:at]), after=tuple(ids[at + 1 :]))
     try:
         pair = _rendered(tokenizer, text, n_images=2, chat_template=chat_template)
-    except TemplateError:  # as templates refuse what they were not written for
+    except TemplateError:  # templates raise it for input that they were not written for
         return turn
     return replace(turn, between=_between(turn, _encode(tokenizer, pair, image_token), image_id))
 
@@ -157,7 +174,10 @@ def _rendered(tokenizer: Tokenizer, text: str, *, n_images: int, chat_template: 
 
 
 def _between(turn: Turn, pair: Sequence[int], image_id: int) -> tuple[int, ...] | None:
-    """What stands between the two images of the ids `pair`; None unless all else is as in the turn with one."""
+    """Return the tokens between the two images of `pair`.
+
+    None unless everything else equals the turn with one image.
+    """
     begin, end = len(turn.before), len(pair) - len(turn.after)
     images, around = tuple(pair[begin:end]), (tuple(pair[:begin]), tuple(pair[end:]))
     if around != (turn.before, turn.after) or images.count(image_id) != 2:
@@ -166,18 +186,18 @@ def _between(turn: Turn, pair: Sequence[int], image_id: int) -> tuple[int, ...] 
 
 
 def _encode(tokenizer: Tokenizer, rendered: str, image_token: str) -> list[int]:
-    """Ids of a rendered turn; the token that begins a text is added where the template does not write it.
+    """Tokenise a rendered turn; the token that begins a text is added where the template does not write it.
 
-    Where the image comes first, the text may begin after it.
+    Where the image comes first, that token may follow it.
     """
-    begun = bool(tokenizer.bos_token) and rendered.removeprefix(image_token).startswith(str(tokenizer.bos_token))
-    return tokenizer.encode(rendered, add_special_tokens=not begun)
+    has_bos = bool(tokenizer.bos_token) and rendered.removeprefix(image_token).startswith(str(tokenizer.bos_token))
+    return tokenizer.encode(rendered, add_special_tokens=not has_bos)
 
 
 def _choose_codes(
     tokenizer: Tokenizer, turn: Turn, count: int, *, image_token: str
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """The first `count` candidate codes that are one token at the emission position, no token shared."""
+    """Return the first `count` candidate codes that are one token at the answer position and share no token."""
     chosen: list[tuple[str, tuple[int, ...]]] = []
     taken: set[int] = set()
     whole = turn.ids([tokenizer.convert_tokens_to_ids(image_token)])
@@ -195,7 +215,7 @@ def _choose_codes(
     if len(chosen) < count:
         raise ModelInvalid(
             f"the question has {count} labels but this tokenizer has only {len(chosen)} single-token letter "
-            "codes; ask with fewer labels or another base model"
+            "codes; use fewer labels or another base model"
         )
     return chosen
 
@@ -211,7 +231,7 @@ def _candidates() -> Iterator[str]:
 def _emitted_token(
     tokenizer: Tokenizer, rendered: str, whole: Sequence[int], *, image_token: str, spelling: str
 ) -> int | None:
-    """The single token that `spelling` becomes right after the generation prompt, or None."""
+    """Return the single token that `spelling` becomes right after the generation prompt, or None."""
     ids = _encode(tokenizer, rendered + spelling, image_token)
     if ids[:-1] != whole or ids[-1] == tokenizer.unk_token_id:
         return None

@@ -1,8 +1,8 @@
-"""Where a model comes from: a hub id, a local folder or the built-in pocket model, always ending in a folder.
+"""Locate a model: a hub id, a local folder or the built-in pocket model, always as a folder.
 
-A hub repository is first fetched into the hub cache (configuration, tokenizer and safetensors files only,
-so no Python file and no pickle ever reaches this machine) and then read like any folder. That leaves one
-place where the network can fail, and gives every model an exact revision.
+A hub repository is first downloaded into the hub cache: configuration, tokenizer and safetensors files only, so that
+no Python file and no pickle reaches this machine. Then it is read like any folder. The network can fail in this one
+place only, and every model has an exact revision.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 
 POCKET = "pocket"
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
-_PARTS = ("qformer_tokenizer", "vision-lora")  # folders inside a checkpoint's that belong to it
+_PARTS = ("qformer_tokenizer", "vision-lora")  # subfolders of a checkpoint that belong to it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model on this machine's disk.
+    """A model on local disk.
 
-    revision: the hub commit, or "sha256:..." over the files of a local folder.
+    Attributes:
+        name: The name it was asked for by.
+        folder: Folder with its files.
+        revision: The hub commit, or "sha256:..." over the files of a local folder.
     """
 
     name: str
@@ -33,9 +36,15 @@ class Checkpoint:
 
 
 def locate(model: str, *, revision: str | None = None) -> Checkpoint:
-    """Find `model` ("pocket", a folder, or a hub id "owner/name"), downloading it when needed.
+    """Find a model, and download it when needed.
 
-    Raises ModelInvalid for a name that leads nowhere, ModelUnavailable when the hub cannot be reached.
+    Args:
+        model: "pocket", a folder, or a hub id "owner/name".
+        revision: Hub commit, tag or branch; for a folder the "sha256:..." that it must have. None: any.
+
+    Raises:
+        ModelInvalid: There is no such model, it is gated, or the folder has another revision.
+        ModelUnavailable: The hub or the disk cannot be reached now.
     """
     if model == POCKET:
         from models import pocket
@@ -51,7 +60,7 @@ def locate(model: str, *, revision: str | None = None) -> Checkpoint:
 
 def _local(name: str, folder: Path, revision: str | None) -> Checkpoint:
     if not (folder / "config.json").is_file():
-        raise ModelInvalid(f"{folder} holds no model: config.json is missing")
+        raise ModelInvalid(f"{folder} holds no model, because config.json is missing")
     try:
         found = folder_revision(folder)
     except OSError as error:
@@ -76,7 +85,11 @@ def _download(repo_id: str, revision: str | None) -> Checkpoint:
 
 
 def folder_revision(folder: Path) -> str:
-    """ "sha256:..." over the names and contents of a folder's weight, configuration and tokenizer files."""
+    """Return "sha256:..." over the names and contents of a folder's weight, configuration and tokenizer files.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
     digest = hashlib.sha256()
     for path in _files(folder):
         stat = path.stat()
@@ -93,7 +106,9 @@ def _files(folder: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=4096)
 def file_sha256(path: Path, _size: int, _mtime_ns: int) -> str:
-    """Hex digest of one file; size and time are the cache's key, so an untouched file is read once a
-    process."""
+    """Return the hex digest of one file.
+
+    Size and time are the cache's key, so an untouched file is read once per process.
+    """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """Other wordings of a question, by name. Pure.
 
-Asking for the place before the answer is known to help models that write out what they see; one that is read at its
-first token gets no such chance. So none of these is a better question by itself: they are there to be measured.
+To ask for the place before the answer helps models that write out what they see; a model that is read at its first
+token has no such chance. No wording is better by itself: they exist to be measured.
 
 A wording changes the prompt alone, so that labels, menu and pixel budget stay comparable. Calibrators belong to one
 prompt, and an adapter answers the question that it was trained for: another wording needs its own of either.
@@ -18,7 +18,7 @@ from models.types import Question
 PLAIN = "plain"
 MOST_NAMED = 8  # flagging labels that a wording repeats
 
-# prompt, what to look for -> prompt
+# (prompt, target) -> prompt
 _WORDINGS: Mapping[str, Callable[[str, str], str]] = MappingProxyType(
     {
         PLAIN: lambda prompt, _: prompt,
@@ -36,12 +36,16 @@ _WORDINGS: Mapping[str, Callable[[str, str], str]] = MappingProxyType(
 
 
 def names() -> tuple[str, ...]:
-    """Of all wordings, the question's own first."""
+    """Return the names of all wordings, the question's own first."""
     return tuple(_WORDINGS)
 
 
 def variant(question: Question, name: str) -> Question:
-    """The same question in other words; of one asked in steps, every step. Raises ValueError for an unknown name."""
+    """Return the question in another wording; all steps of a question with steps are reworded.
+
+    Raises:
+        ValueError: There is no wording of this name.
+    """
     if name not in _WORDINGS:
         raise ValueError(f"wording {name!r} is unknown; choose one of {', '.join(_WORDINGS)}")
     word, target = _WORDINGS[name], _target(question)
@@ -50,7 +54,7 @@ def variant(question: Question, name: str) -> Question:
 
 
 def _target(question: Question) -> str:
-    """The flagging labels as the menu words them."""
+    """Return the flagging labels as the menu words them."""
     words = [question.descriptions.get(label) or label for label in question.labels if label in question.flags]
     if not words or len(words) > MOST_NAMED:
         return "what decides the answer"

@@ -54,8 +54,8 @@ class BaseModel:
         self._peft: Any = None  # the PeftModel around `network`, once there is an adapter
         self._active: str | None = None
         self._settled = True  # False: a switch broke off, so that nobody knows what is active
-        self._loaded: set[str] = set()
-        self._heads: dict[str, bytes] = {}  # of loaded adapters that have one
+        self.loaded: set[str] = set()
+        self.heads: dict[str, bytes] = {}  # of loaded adapters that have one
         self._merger = Merger()
 
     @property
@@ -69,7 +69,7 @@ class BaseModel:
 
         Other threads may use it at the same time, under the same adapter. Not to be nested.
         """
-        if adapter_sha256 in self._heads and adapter_sha256 not in self._loaded:
+        if adapter_sha256 in self.heads and adapter_sha256 not in self.loaded:
             adapter_sha256 = None  # a head over the frozen base: nothing of it is in the network
         with self._lock.shared(adapter_sha256):
             with self._switching:  # the first of them switches
@@ -77,7 +77,7 @@ class BaseModel:
             yield self.network
 
     def _activate(self, adapter_sha256: str | None) -> None:
-        if adapter_sha256 is not None and adapter_sha256 not in self._loaded:
+        if adapter_sha256 is not None and adapter_sha256 not in self.loaded:
             raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; make its scorer again")
         if adapter_sha256 != self._active or not self._settled:
             self._switch(adapter_sha256)
@@ -85,15 +85,15 @@ class BaseModel:
     def release(self, adapter_sha256: str) -> None:
         """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
         with self._lock.alone():
-            if adapter_sha256 in self._loaded:
+            if adapter_sha256 in self.loaded:
                 self._switch(None)
                 self._peft = remove_lora(self._peft, name=adapter_sha256)
-                self._loaded.remove(adapter_sha256)
+                self.loaded.remove(adapter_sha256)
                 self.unmerged.pop(adapter_sha256, None)
                 self._switch(None)  # PEFT may have made another one active
-                if not self._loaded:
+                if not self.loaded:
                     self._merger.forget()
-            self._heads.pop(adapter_sha256, None)
+            self.heads.pop(adapter_sha256, None)
 
     def _switch(self, adapter_sha256: str | None) -> None:
         self._settled = False
@@ -103,7 +103,7 @@ class BaseModel:
             use_lora(self._peft, name=adapter_sha256, merged=merged)
         self._active, self._settled = adapter_sha256, True
 
-    def _load(self, folder: Path, question: Question) -> str:
+    def load_adapter(self, folder: Path, question: Question) -> str:
         adapter = read_adapter(folder)
         card = adapter.card
         if card.base_revision != self.checkpoint.revision:
@@ -118,12 +118,12 @@ class BaseModel:
         digest = card.weights_sha256
         with self._lock.alone():
             if adapter.head is not None:
-                self._heads[digest] = adapter.head
-            if adapter.lora is not None and digest not in self._loaded:
+                self.heads[digest] = adapter.head
+            if adapter.lora is not None and digest not in self.loaded:
                 self._switch(None)  # modules that the new one trained whole start from the base's own weights
                 try:
                     self._peft = load_lora(self._peft or self.network, adapter, name=digest)
-                    self._loaded.add(digest)
+                    self.loaded.add(digest)
                     self._note_form(digest)
                 finally:
                     self._switch(None)  # loading, even a failed one, moves PEFT's active adapter

@@ -1,7 +1,7 @@
-"""The promotion gate: is a new adapter better than the one in use, on the same images, and at what price?
+"""The promotion gate: compare a new adapter with the one in use, on the same images.
 
-Pure statistics on margins: it loads no model and reads no file. `judge` gives promote, hold or reject with the reason
-and every figure; conditions and their readings are in docs/gate.md.
+Pure statistics on margins: it loads no model and reads no file. `judge` returns promote, hold or reject with the reason
+and every figure; docs/gate.md explains the conditions.
 """
 
 from models.promotion.judge import judge

@@ -1,8 +1,10 @@
-"""The cluster bootstrap: how much a difference between two models would move on other images of the same kind.
+"""The cluster bootstrap: how far a difference between two models varies over images of the same kind.
 
-Whole clusters are drawn (Field and Welsh 2007), since look-alikes err alike; both models are measured on each draw, so
-that what is hard for both cancels out. A draw is a weight for each image; statistics that are sums of images are
-products with the weights, and rankings are read from cumulated weights over an order that is sorted once.
+Whole clusters are resampled (Field and Welsh 2007), since near-duplicates share their errors. Both models are measured
+on each sample, so that what is hard for both cancels out. A sample is a weight for each image: sums over images are
+products with the weights, and rankings are cumulated weights over an order that is sorted once.
+
+Shapes: `[samples, images]` weights, `[samples, thresholds]` curves.
 """
 
 from __future__ import annotations
@@ -19,14 +21,18 @@ from models.promotion.types import Bools, Floats, Ints
 
 Weights = NDArray[np.floating[Any]]
 
-ELEMENTS = 200_000  # of one block of weights (draws x images): what caches hold, and less than a megabyte an array
+ELEMENTS = 200_000  # of one block of weights: it fits into the caches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounded:
-    """A difference, challenger less champion, with its one-sided bounds, each at the level of the gate.
+    """A difference, challenger minus champion, with one-sided bounds at the gate's level.
 
-    bias: by how much the mean of the draws lies above `value`. NaN throughout: the figure does not exist here.
+    Attributes:
+        value: The difference on all images.
+        low: Lower bound.
+        high: Upper bound.
+        bias: Mean of the samples minus `value`. All four are NaN where the figure does not exist.
     """
 
     value: float
@@ -36,18 +42,25 @@ class Bounded:
 
     @property
     def known(self) -> bool:
+        """Whether the figure exists."""
         return math.isfinite(self.low)
 
     def record(self) -> dict[str, float | None]:
-        """As plain JSON, which knows no NaN."""
+        """Return the four numbers as plain JSON, with None for NaN."""
         found = asdict(self)
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
 def weights(clusters: Sequence[str], *, resamples: int, seed: int) -> Iterator[Weights]:
-    """Blocks (b, n) of weights, `resamples` rows in all: how often each image's cluster was drawn.
+    """Resample the clusters, and yield how often each image's cluster was sampled.
 
-    In single precision, which holds their sums exactly up to 16 million images.
+    Args:
+        clusters: `[images]` names; near-duplicates share one.
+        resamples: Number of samples in all.
+        seed: The same seed gives the same samples.
+
+    Yields:
+        Blocks `[samples, images]` float32, which holds sums exactly up to 16 million images.
     """
     _, codes = np.unique(np.asarray(clusters, dtype=np.str_), return_inverse=True)
     n_clusters = int(codes.max()) + 1
@@ -55,13 +68,18 @@ def weights(clusters: Sequence[str], *, resamples: int, seed: int) -> Iterator[W
     rows = max(1, ELEMENTS // len(codes))
     for start in range(0, resamples, rows):
         b = min(rows, resamples - start)
-        drawn = rng.integers(n_clusters, size=(b, n_clusters)) + np.arange(b)[:, None] * n_clusters
-        counts = np.bincount(drawn.ravel(), minlength=b * n_clusters).reshape(b, n_clusters)
+        sampled = rng.integers(n_clusters, size=(b, n_clusters)) + np.arange(b)[:, None] * n_clusters
+        counts = np.bincount(sampled.ravel(), minlength=b * n_clusters).reshape(b, n_clusters)
         yield counts.astype(np.float32)[:, codes]
 
 
 class Ranking:
-    """One model's margins from the highest down, ties together."""
+    """One model's margins in descending order, ties together.
+
+    Args:
+        margins: `[images]` float64, in logits.
+        positive: `[images]` bool, the true flags.
+    """
 
     def __init__(self, margins: Floats, positive: Bools) -> None:
         self._order: Ints = np.argsort(-margins, kind="stable")
@@ -70,7 +88,14 @@ class Ranking:
         self._positive = positive[self._order].astype(np.float32)
 
     def curve(self, weight: Weights) -> tuple[Weights, Weights]:
-        """Cumulated weight (b, t) of true and of false positives at each distinct threshold."""
+        """Return the cumulated weights of true and of false positives at each distinct threshold.
+
+        Args:
+            weight: `[samples, images]`.
+
+        Returns:
+            Two arrays `[samples, thresholds]`, thresholds in descending order.
+        """
         ranked = weight[:, self._order]
         hits, flagged = np.cumsum(ranked * self._positive, axis=1), np.cumsum(ranked, axis=1)
         if len(self._ends) < hits.shape[1]:
@@ -79,15 +104,32 @@ class Ranking:
 
 
 def average_precision(hits: Weights, false: Weights) -> Floats:
-    """(b,) as scikit-learn defines it: sum of (R_t - R_t-1) P_t, without interpolation. NaN without a positive."""
+    """Return average precision as scikit-learn defines it: sum of (R_t - R_t-1) P_t, without interpolation.
+
+    Args:
+        hits: `[samples, thresholds]`, cumulated weight of true positives.
+        false: `[samples, thresholds]`, cumulated weight of false positives.
+
+    Returns:
+        `[samples]` float64 in [0, 1]; NaN in a sample without a positive.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = hits / np.maximum(hits + false, 1)  # where nothing is flagged yet, nothing is gained
+        precision = hits / np.maximum(hits + false, 1)  # nothing is gained before the first flag
         gained = np.diff(hits, axis=1, prepend=np.zeros_like(hits[:, :1]))
         return np.asarray(np.einsum("bt,bt->b", gained, precision, dtype=np.float64) / hits[:, -1])
 
 
 def recall_at(hits: Weights, false: Weights, allowed: Weights) -> Floats:
-    """(b,) recall where the weight of false positives reaches `allowed` (b,), on the line between two thresholds."""
+    """Return recall where the weight of false positives reaches a limit, interpolated between two thresholds.
+
+    Args:
+        hits: `[samples, thresholds]`, cumulated weight of true positives.
+        false: `[samples, thresholds]`, cumulated weight of false positives.
+        allowed: `[samples]`, the limit on the weight of false positives.
+
+    Returns:
+        `[samples]` float64 in [0, 1]; NaN in a sample without a positive.
+    """
     rows = np.arange(len(hits))
     hits = np.concatenate([np.zeros((len(hits), 1)), hits], axis=1)
     false = np.concatenate([np.zeros((len(false), 1)), false], axis=1)
@@ -100,9 +142,15 @@ def recall_at(hits: Weights, false: Weights, allowed: Weights) -> Floats:
         return np.asarray(reached / hits[:, -1])
 
 
-def bounded(value: float, draws: Floats, *, level: float) -> Bounded:
-    """Percentile bounds; draws in which the figure does not exist (no positive was drawn) are left out."""
-    seen = draws[np.isfinite(draws)]
+def bounded(value: float, samples: Floats, *, level: float) -> Bounded:
+    """Return percentile bounds of a difference.
+
+    Args:
+        value: The difference on all images.
+        samples: `[samples]` float64; NaN, where a sample holds no positive, is left out.
+        level: Error of each one-sided bound, in (0, 1).
+    """
+    seen = samples[np.isfinite(samples)]
     if not len(seen) or not np.isfinite(value):
         return Bounded(value=math.nan, low=math.nan, high=math.nan, bias=math.nan)
     low, high = np.quantile(seen, [level, 1 - level])

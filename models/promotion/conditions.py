@@ -1,5 +1,7 @@
-"""G0, G1, G2, G4 and G5: what the golden set says as a whole. G3: models.promotion.slices. G6:
-models.promotion.unlabelled."""
+"""G0, G1, G2, G4 and G5: conditions on the golden set as a whole.
+
+G3 is in models.promotion.slices, G6 in models.promotion.unlabelled and models.promotion.decisions.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,23 @@ import numpy as np
 from models.promotion.bootstrap import Bounded
 from models.promotion.evidence import Evidence
 from models.promotion.significance import at_least, mcnemar
-from models.promotion.types import FAULTS_OF_THE_MODEL, Bools, GateResult, Limits, Outcome, Paired
+from models.promotion.types import MODEL_MISFITS, Bools, GateResult, Limits, Outcome, Paired
 
 LISTED = 1000  # negative flips that a report names
 
 
 def points(difference: float) -> str:
-    """A difference of two proportions in percentage points."""
+    """Format a difference of two proportions in percentage points."""
     return f"{100 * difference:+.1f}"
 
 
 def interval(found: Bounded) -> str:
+    """Format a difference of two proportions with its bounds, in percentage points."""
     return f"{points(found.value)} points [{points(found.low)}, {points(found.high)}]"
 
 
 def g0_facts(paired: Paired) -> GateResult:
-    """Nothing of the golden set was trained on, the canary comes out again, question and base are the champion's."""
+    """G0: no golden image was trained on, the canary is reproduced, question and base are the champion's."""
     facts = paired.facts
     leaked = [key for key in paired.keys if key in facts.train_keys]
     alike = [
@@ -33,18 +36,18 @@ def g0_facts(paired: Paired) -> GateResult:
     ]
     wrong = []
     if leaked:
-        wrong.append(f"{len(leaked)} golden images were trained on")
+        wrong.append(f"{len(leaked)} golden images were used for training")
     if alike:
-        wrong.append(f"{len(alike)} golden images look like ones that were trained on")
+        wrong.append(f"{len(alike)} golden images are near-duplicates of training images")
     if facts.canary_problem is not None:
         wrong.append(f"canary: {facts.canary_problem}")
     if facts.unreadable:
-        wrong.append(f"no number for {facts.unreadable} golden images")
+        wrong.append(f"no margin for {facts.unreadable} golden images")
     if not facts.same_question:
-        wrong.append("it answers another question than the check asks")
+        wrong.append("it was trained for another question than the check's")
     if not facts.same_base:
         wrong.append("it was made for another revision of the base model")
-    fine = "canary comes out again" if facts.canary_asked else "no canary to ask"
+    fine = "canary reproduced" if facts.canary_asked else "no canary"
     return GateResult(
         gate="G0",
         title="integrity",
@@ -64,7 +67,7 @@ def g0_facts(paired: Paired) -> GateResult:
 
 
 def g1_no_worse(paired: Paired, evidence: Evidence, limits: Limits) -> GateResult:
-    """The lower bounds exclude a loss of more than `limits.loss`; fails where a loss is shown instead."""
+    """G1: the lower bounds exclude a loss of more than `limits.loss`. Fails where a loss is shown instead."""
     names = ("average precision", "recall at the champion's false-positive rate")
     if not paired.flags:
         names = ("accuracy", "mean recall of the labels")
@@ -84,20 +87,20 @@ def g1_no_worse(paired: Paired, evidence: Evidence, limits: Limits) -> GateResul
 
 
 def _lacking(paired: Paired, limits: Limits) -> str | None:
-    """Why no bound on these images is worth its name: with few of a kind, a bootstrap does not know how they vary."""
+    """Return why the bounds cannot be relied on: with few images of a kind, the bootstrap cannot see how they vary."""
     clusters = np.asarray(paired.clusters, dtype=np.str_)
     if not paired.flags:
         n = len(np.unique(clusters))
-        return None if n >= 2 * limits.least_kind else f"{n} golden images that differ, {2 * limits.least_kind} needed"
+        return None if n >= 2 * limits.least_kind else f"{n} distinct golden images, {2 * limits.least_kind} needed"
     for kind, members in (("positive", paired.positive), ("negative", ~paired.positive)):
         n = len(np.unique(clusters[members]))
         if n < limits.least_kind:
-            return f"{n} {kind} golden images that differ, {limits.least_kind} needed"
+            return f"{n} distinct {kind} golden images, {limits.least_kind} needed"
     return None
 
 
 def g2_better(paired: Paired, evidence: Evidence, limits: Limits) -> GateResult:
-    """More images right than the champion, on those labelled since its training."""
+    """G2: more images are right than with the champion, among those labelled since its training."""
     n_recent = int(paired.recent.sum())
     few = n_recent < min(limits.least_recent, len(paired))
     among = np.ones(len(paired), dtype=np.bool_) if few else paired.recent
@@ -121,8 +124,19 @@ def g2_better(paired: Paired, evidence: Evidence, limits: Limits) -> GateResult:
 
 
 def discordant(paired: Paired, champion_right: Bools, challenger_right: Bools, among: Bools) -> dict[str, int]:
-    """Images on which one model alone is right; and clusters, each counted once for the side that has more of its
-    images: look-alikes are no independent witnesses."""
+    """Count the images and clusters on which one model alone is right.
+
+    A cluster counts once, for the side that has more of its images, because near-duplicates are not independent.
+
+    Args:
+        paired: Both models on the golden set.
+        champion_right: `[images]` bool.
+        challenger_right: `[images]` bool.
+        among: `[images]` bool, the images to count.
+
+    Returns:
+        won, lost: images; clusters_won, clusters_lost: clusters. Won: the challenger alone is right.
+    """
     change = (challenger_right.astype(np.int64) - champion_right)[among]
     clusters = np.asarray(paired.clusters, dtype=np.str_)[among]
     _, codes = np.unique(clusters, return_inverse=True)
@@ -137,26 +151,26 @@ def discordant(paired: Paired, champion_right: Bools, challenger_right: Bools, a
 
 
 def g4_calibrated(paired: Paired, evidence: Evidence, limits: Limits) -> GateResult:
-    """Brier score and calibration error are not shown to be more than `limits.calibration` above the champion's.
+    """G4: Brier score and calibration error are not shown to exceed the champion's by more than `limits.calibration`.
 
-    On the bound, not on the figure: the calibration error of some hundred images moves by several points from one
-    draw of images to the next, so that the bare figures would refuse every third equal model. A resampled calibration
-    error is too high (a draw repeats images); its mean excess over the figure is taken off.
+    The bounds decide, not the figures: the calibration error of a few hundred images varies by several points, so that
+    the figures alone would refuse every third equal model. A resampled calibration error is too high, because a sample
+    repeats images; its mean excess over the figure is subtracted.
     """
     title = "calibration"
     challenger, champion = paired.challenger, paired.champion
     if challenger.calibrator is None:
-        outcome: Outcome = "fail" if challenger.misfit in FAULTS_OF_THE_MODEL else "undecided"
+        outcome: Outcome = "fail" if challenger.misfit in MODEL_MISFITS else "undecided"
         return GateResult(gate="G4", title=title, outcome=outcome, words=f"no calibrator: {challenger.misfit}")
     if champion.calibrator is None or evidence.brier is None or evidence.calibration_error is None:
-        words = f"nothing to compare with: the champion has no calibrator ({champion.misfit})"
+        words = f"no comparison: the champion has no calibrator ({champion.misfit})"
         return GateResult(gate="G4", title=title, outcome="skipped", words=words)
     brier, error = evidence.brier, evidence.calibration_error
     least = {"Brier": brier.low, "calibration error": error.low - error.bias}
     worse = [name for name, low in least.items() if low > limits.calibration]
     words = f"Brier {brier.value:+.4f}, calibration error {error.value:+.4f}"
     if worse:
-        words += f": {' and '.join(worse)} surely more than {limits.calibration:g} above the champion"
+        words += f": {' and '.join(worse)} exceeds the champion's by more than {limits.calibration:g}, beyond chance"
     figures = {
         "brier": brier.record(),
         "calibration_error": error.record(),
@@ -167,11 +181,11 @@ def g4_calibrated(paired: Paired, evidence: Evidence, limits: Limits) -> GateRes
 
 
 def g5_flips(paired: Paired, limits: Limits) -> GateResult:
-    """Images that the champion had right and the challenger has wrong: few, or paid for by those it puts right.
+    """G5: images that the champion has right and the challenger wrong are few, or outweighed by those it corrects.
 
     The limit of 1 % alone would refuse every large gain (6 % discordance with a gain of 2 points is 2 % newly wrong),
-    and on a small set a single image. So the flips pass within the limit, or as half of the images newly right; they
-    fail where exact tests speak against both, and are left to a person in between.
+    and on a small set a single image. So the flips pass within the limit, or up to half of the images newly right. They
+    fail where exact tests reject both, and are left to a person in between.
     """
     before, after = paired.right(paired.champion), paired.right(paired.challenger)
     flipped = np.flatnonzero(before & ~after)

@@ -1,4 +1,4 @@
-"""What a picture of the comparison is drawn from: reliability bins and margin histograms, as plain JSON."""
+"""Data for the plots of the comparison: reliability bins and margin histograms, as plain JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ COLUMNS = 40  # of a histogram
 
 
 def curves(paired: Paired) -> dict[str, dict[str, Any]]:
-    """For each side reliability (None without a calibrator) and a histogram of its margins, apart by event."""
+    """Return reliability bins (None without a calibrator) and a margin histogram by outcome, for each model.
+
+    The outcome is the true flag or, in a plain classification, whether the model's label is right.
+    """
     sides = {"champion": paired.champion, "challenger": paired.challenger}
     if not len(paired):
         return {}
@@ -25,7 +28,7 @@ def curves(paired: Paired) -> dict[str, dict[str, Any]]:
 
 
 def _reliability(paired: Paired, side: Side) -> list[dict[str, float | int]] | None:
-    """The bins of the calibration error: n, mean probability, frequency of what it speaks of."""
+    """Return the bins of the calibration error: n, mean probability, frequency of the outcome."""
     probabilities = side.probabilities()
     if probabilities is None:
         return None
@@ -43,7 +46,10 @@ def _reliability(paired: Paired, side: Side) -> list[dict[str, float | int]] | N
 
 
 def _histogram(paired: Paired, side: Side) -> dict[str, Any]:
-    """edges (c + 1) in logits; images (c) of which the event holds, and others. even: the side's own threshold."""
+    """Return the histogram of a model's margins.
+
+    edges: `[columns + 1]` in logits. positive, negative: `[columns]` images with and without the outcome.
+    """
     event = paired.event(side)
     edges = np.histogram_bin_edges(side.margins, bins=COLUMNS)
     return {

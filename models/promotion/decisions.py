@@ -1,7 +1,7 @@
-"""G6, decisions: whether the challenger may still flag and clear by itself what the champion does.
+"""G6, decisions: whether the challenger may still flag and clear automatically what the champion does.
 
-No golden image says so: even odds, by which all else is judged, need no certificate. A worker serves by the certified
-thresholds, and without one of them the images of that kind all go to people.
+The golden set cannot show this: even odds, by which it is judged, need no certificate. A worker serves by certified
+thresholds; where one is missing, all images of that kind go to people.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import math
 from models.adapters.calibration import Certificate
 from models.promotion.types import GateResult, Paired, Side
 
-LEAST_FLAGGED = 30  # images, below which models.adapters.calibration certifies no precision
-ASIDE = " (not binding beside the base alone)"
+LEAST_FLAGGED = 30  # images; with fewer, models.adapters.calibration certifies no precision
+ASIDE = " (not binding against the base alone)"
 
 
 def g6_decisions(paired: Paired) -> GateResult:
-    """Fails, which holds, where the champion has a certified threshold and the challenger has none."""
+    """G6: fails, which holds, where the champion has a certified threshold and the challenger has none."""
     theirs, ours = _certified(paired.champion), _certified(paired.challenger)
     learnt = paired.champion.learnt
     lost = [kind for kind in theirs if kind not in ours]
     lacking = [kind for kind in ("flag", "review") if kind not in ours]
-    words = "; ".join(f"the challenger {_does(paired.challenger, kind)}: {_why(paired, kind)}" for kind in lacking)
+    words = "; ".join(f"the challenger {_effect(paired.challenger, kind)}: {_reason(paired, kind)}" for kind in lacking)
     if not lacking:
         words = "it flags and clears by certified thresholds"
     elif not learnt:
         words += ASIDE
     elif not lost:
-        words += " (the champion does no more)"
+        words += " (neither does the champion)"
     return GateResult(
         gate="G6",
         title="decisions",
@@ -38,12 +38,12 @@ def g6_decisions(paired: Paired) -> GateResult:
 
 
 def notes_on(paired: Paired) -> tuple[str, ...]:
-    """What the challenger, once in use, never decides by itself, and why: one line, for people. Empty: nothing."""
+    """Return one line on the decisions that the challenger never takes automatically, with reasons; empty for none."""
     served = paired.challenger.served
     never = [kind for kind in ("flag", "review") if getattr(served, kind) is None]
     if not paired.flags or not never:
         return ()
-    reasons = "; ".join(f"it {_does(paired.challenger, kind)}: {_why(paired, kind)}" for kind in never)
+    reasons = "; ".join(f"it {_effect(paired.challenger, kind)}: {_reason(paired, kind)}" for kind in never)
     opening = "sends EVERY image to review" if len(never) == 2 else "leaves more to people"
     return (f"WARNING: {paired.challenger.name} {opening}: {reasons}",)
 
@@ -54,35 +54,35 @@ def _certified(side: Side) -> list[str]:
     return [kind for kind in ("flag", "review") if getattr(side.thresholds, kind) is not None]
 
 
-def _does(side: Side, kind: str) -> str:
+def _effect(side: Side, kind: str) -> str:
     if side.thresholds is None:
         return "flags at even odds" if kind == "flag" else "clears at even odds"
     return "flags nothing" if kind == "flag" else "clears nothing"
 
 
-def _why(paired: Paired, kind: str) -> str:
-    """In words, with the fewest labels that could change it where the certificate tells."""
+def _reason(paired: Paired, kind: str) -> str:
+    """Return the reason in words, with the fewest labels that could change it where the certificate tells."""
     side = paired.challenger
     name = "precision" if kind == "flag" else "recall"
     found = side.precision if kind == "flag" else side.recall
     if found is None or found.met:
-        return f"its card says nothing of a {name} that was certified"
+        return f"its card certifies no {name}"
     on = _precision_seen(found, side.certified_on) if kind == "flag" else f"{found.trials} positives"
     least = fewest(found) if kind == "review" else max(LEAST_FLAGGED, fewest(found))
     kept = "positives without a miss" if kind == "review" else "flagged images without an error"
     return (
-        f"{name} {found.target:g} could not be certified on {on}, it takes at least {least} {kept}; "
+        f"{name} {found.target:g} could not be certified on {on}, which needs at least {least} {kept}; "
         f"label more in calibration/threshold, or lower target_{name}"
     )
 
 
 def _precision_seen(found: Certificate, labels: int | None) -> str:
-    on = "the labels there are" if labels is None else f"{labels} labels"
+    on = "the labels at hand" if labels is None else f"{labels} labels"
     return f"{on} ({found.failures} of the {found.trials} highest margins wrong)" if found.trials else on
 
 
 def fewest(found: Certificate) -> int:
-    """Images without a single failure that certify the target: the least n of target^n <= 1 - confidence.
+    """Return the images without a failure that certify the target: the least n with target^n <= 1 - confidence.
 
     >>> fewest(Certificate(target=0.95, confidence=0.95, threshold=None, achieved=1.0, trials=9, failures=0))
     59

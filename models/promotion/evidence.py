@@ -1,4 +1,4 @@
-"""Every difference between the two models with its bounds, from one set of draws."""
+"""Every difference between the two models with its bounds, from one set of samples."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from models.promotion.types import Bools, Floats, Limits, Paired, Side
 BINS = 15  # of equal mass, for the calibration error
 
 Curve = tuple[Weights, Weights]  # of true and of false positives
-Statistic = Callable[[Weights], Floats]  # weights (b, n) -> a difference for each draw (b,)
+Statistic = Callable[[Weights], Floats]  # [samples, images] weights -> a difference for each sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Challenger less champion. None: the figure does not exist for these models (no flag, no calibrator).
+    """Differences, challenger minus champion; None where a figure does not exist for these models.
 
-    quality, reach: average precision and recall at the champion's false-positive rate; of a plain classification
-    accuracy and the mean recall of its labels.
+    Attributes:
+        quality: Average precision; of a plain classification accuracy.
+        reach: Recall at the champion's false-positive rate; of a plain classification the mean recall of its labels.
+        accuracy: Share of images that are right.
+        recent: The same among images labelled since the champion's training.
+        brier: Brier score.
+        calibration_error: Expected calibration error.
     """
 
     quality: Bounded
@@ -32,16 +37,23 @@ class Evidence:
     calibration_error: Bounded | None
 
 
-def gather(paired: Paired, *, limits: Limits, seed: int, resamples: int) -> Evidence:
-    """Draw the clusters `resamples` times and measure both models on each draw."""
+def collect_evidence(paired: Paired, *, limits: Limits, seed: int, resamples: int) -> Evidence:
+    """Resample the clusters and measure both models on each sample.
+
+    Args:
+        paired: Both models on the golden set.
+        limits: Only `level` is used.
+        seed: The same seed gives the same evidence.
+        resamples: Number of samples.
+    """
     statistics = _statistics(paired)
-    draws: dict[str, list[Floats]] = {name: [] for name in statistics}
+    samples: dict[str, list[Floats]] = {name: [] for name in statistics}
     for weight in weights(paired.clusters, resamples=resamples, seed=seed):
         for name, statistic in statistics.items():
-            draws[name].append(statistic(weight))
+            samples[name].append(statistic(weight))
     whole = np.ones((1, len(paired)))
     found = {
-        name: bounded(float(statistic(whole)[0]), np.concatenate(draws[name]), level=limits.level)
+        name: bounded(float(statistic(whole)[0]), np.concatenate(samples[name]), level=limits.level)
         for name, statistic in statistics.items()
     }
     return Evidence(
@@ -83,7 +95,7 @@ def _mean_of(per_image: Floats, *, among: Bools | None = None) -> Statistic:
 
 
 class _Curves:
-    """The ranking figures; both come from the same curves, which are made once for each block of draws."""
+    """The ranking figures; both come from the same curves, which are made once for each block of samples."""
 
     def __init__(self, paired: Paired) -> None:
         positive = paired.positive
@@ -99,7 +111,7 @@ class _Curves:
         return average_precision(*challenger) - average_precision(*champion)
 
     def recall_gained(self, weight: Weights) -> Floats:
-        """Both at the champion's rate, and both by the same reading of the curve: equal models differ by nothing."""
+        """Read both models at the champion's rate and from their curves alike: equal models differ by nothing."""
         champion, challenger = self._read(weight)
         allowed = weight @ self._false
         return recall_at(*challenger, allowed) - recall_at(*champion, allowed)
@@ -112,7 +124,7 @@ class _Curves:
 
 
 def _mean_recall(paired: Paired, gained: Floats) -> Statistic:
-    """The mean over labels of the difference in recall; a label that was not drawn does not count in that draw."""
+    """Return the mean over labels of the difference in recall; a label that was not sampled does not count."""
     of_label = paired.truth[:, None] == np.arange(len(paired.question.labels))[None, :]
     members, change = of_label.astype(np.float64), of_label * gained[:, None]
 
@@ -140,7 +152,7 @@ def _calibration_gap(paired: Paired) -> Statistic:
 
 
 def _binned_errors(paired: Paired, side: Side) -> Floats:
-    """(n, BINS) probability less outcome, in the column of the image's bin. The bins are those of the whole set."""
+    """Return `[images, BINS]`: probability minus outcome, in the column of the image's bin among all images."""
     probabilities = side.probabilities()
     assert probabilities is not None
     n = len(probabilities)

@@ -1,7 +1,7 @@
 """From both models' margins to one verdict.
 
-reject: shown to be worse somewhere, or unfit to serve. hold: not shown to be better, or something changes that a person
-should look at first. promote: all conditions met.
+promote: all conditions are met. hold: not shown to be better, or a change that a person should review first. reject:
+shown to be worse somewhere, or unfit to serve.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from models.adapters import metrics
 from models.promotion.conditions import g0_facts, g1_no_worse, g2_better, g4_calibrated, g5_flips
 from models.promotion.curves import curves
 from models.promotion.decisions import g6_decisions, notes_on
-from models.promotion.evidence import gather
+from models.promotion.evidence import collect_evidence
 from models.promotion.report import GateReport
 from models.promotion.significance import images_needed, visible_gain
 from models.promotion.slices import g3_slices
@@ -23,7 +23,7 @@ from models.promotion.unlabelled import g6_shadow
 
 RESAMPLES = 2000
 MOVED = 0.9  # share of the golden images
-FOR_A_PERSON = ("G5", "G6")  # what changes, not what got worse: their failure holds, it does not reject
+FOR_A_PERSON = ("G5", "G6")  # changes rather than losses: their failure holds instead of rejecting
 
 
 def judge(
@@ -34,11 +34,19 @@ def judge(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> GateReport:
-    """The gate's verdict on the challenger; the same input and seed give the same report."""
+    """Compare the challenger with the champion and return the gate's verdict.
+
+    Args:
+        paired: Both models on the golden set.
+        shadow: Both models on unlabelled images; None skips that condition.
+        limits: Limits to keep; None: the defaults.
+        seed: The same input and seed give the same report.
+        resamples: Samples of the bootstrap.
+    """
     limits = limits or Limits()
     results = [g0_facts(paired)]
     if len(paired):
-        evidence = gather(paired, limits=limits, seed=seed, resamples=resamples)
+        evidence = collect_evidence(paired, limits=limits, seed=seed, resamples=resamples)
         results += [
             g1_no_worse(paired, evidence, limits),
             g2_better(paired, evidence, limits),
@@ -79,16 +87,16 @@ def _conclude(results: list[GateResult], *, n: int, needed: int, gain: float) ->
             return "reject", f"{result.gate} {result.title}: {result.words}"
     not_met = [result for result in results if result.outcome in ("undecided", "fail")]
     if not not_met:
-        return "promote", "better than the champion, and no condition speaks against it"
+        return "promote", "better than the champion, and every condition is met"
     first = not_met[0]
     if first.gate in ("G1", "G2") and n < needed:
-        enough = f"{needed:,} needed to see a gain of {100 * gain:g} points"
+        enough = f"{needed:,} needed to detect a gain of {100 * gain:g} points"
         return "hold", f"golden set too small to decide: {n} images, {enough} ({first.gate}: {first.words})"
     return "hold", f"{first.gate} {first.title}: {first.words}"
 
 
 def _power(paired: Paired, limits: Limits) -> tuple[int, str]:
-    """(golden images needed to see a gain worth seeing, the statement)"""
+    """Return the golden images needed to detect a gain worth having, and the statement about it."""
     n = len(paired)
     differs = paired.right(paired.champion) != paired.right(paired.challenger)
     discordance = float(differs.mean()) if n else 0.0
@@ -96,14 +104,14 @@ def _power(paired: Paired, limits: Limits) -> tuple[int, str]:
     visible = visible_gain(discordance, n, level=limits.level, power=limits.power) if n else None
     seen = f"a gain of {100 * visible:.1f} points" if visible is not None else "no gain at all"
     words = (
-        f"The models differ on {100 * discordance:.1f} % of {n} golden images: these show {seen} with "
-        f"{100 * limits.power:.0f} % power; {100 * limits.gain:g} points would take {needed:,}."
+        f"The models differ on {100 * discordance:.1f} % of {n} golden images: they can detect {seen} with "
+        f"{100 * limits.power:.0f} % power; {100 * limits.gain:g} points would need {needed:,}."
     )
     return needed, words
 
 
 def side_figures(paired: Paired, side: Side) -> dict[str, Any]:
-    """One model on the golden set."""
+    """Return the figures of one model on the golden set, as plain JSON."""
     n = len(paired)
     if not n:
         return {"n": 0}
@@ -139,8 +147,11 @@ def _flag_figures(paired: Paired, side: Side) -> dict[str, Any]:
 
 
 def _margin_move(paired: Paired) -> float | None:
-    """Difference of the two margins in logits that nine of ten golden images stay within: how far from a threshold
-    answers may change. A quantile, since the widest of many is that of one odd image."""
+    """Return the difference in logits that 90 % of the golden images stay within.
+
+    It tells how far from a threshold answers may change. A quantile, since the largest of many is that of one odd
+    image.
+    """
     if not len(paired):
         return None
     return float(np.quantile(np.abs(paired.challenger.margins - paired.champion.margins), MOVED))

@@ -1,4 +1,4 @@
-"""What the gate says: a verdict, its reason, and every figure, for machines and for people."""
+"""The gate's report: a verdict, its reason and every figure, for programs and for people."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ MARKS: Mapping[Outcome, str] = {"pass": "pass", "fail": "FAIL", "undecided": "op
 
 @dataclass(frozen=True, kw_only=True)
 class GateReport:
-    """power: what this golden set can and cannot show. notes: what whoever puts the challenger in use must know, the
-    verdict apart. figures: both models on the golden set, side by side."""
+    """The verdict on a challenger with everything behind it.
+
+    Attributes:
+        verdict: promote, hold or reject.
+        reason: The condition that decided, in words.
+        champion: Name of the model in use.
+        challenger: Name of the new model.
+        n_golden: Golden images that were compared.
+        results: One result per condition.
+        power: What this golden set can and cannot show.
+        notes: What you must know before you use the challenger, apart from the verdict.
+        figures: Both models on the golden set, side by side.
+    """
 
     verdict: Verdict
     reason: str
@@ -31,17 +42,21 @@ class GateReport:
         return self.verdict == "promote"
 
     def record(self) -> dict[str, Any]:
-        """Every figure as plain JSON; `from_record` reads it back."""
+        """Return every figure as plain JSON; `from_record` reads it back."""
         return {**asdict(self), "results": [asdict(result) for result in self.results], "notes": list(self.notes)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Raises TypeError when the record is of something else. Older records have no notes."""
+        """Read a record. Older records have no notes.
+
+        Raises:
+            TypeError: The record is not a gate report.
+        """
         results = tuple(GateResult(**result) for result in record["results"])
         return cls(**{**record, "results": results, "notes": tuple(record.get("notes", ()))})
 
     def lines(self) -> list[str]:
-        """The verdict, the notes, one line a condition, then the two models side by side."""
+        """Return the verdict, the notes, one line per condition and both models side by side."""
         out = [f"{self.verdict}: {self.reason}", *self.notes, ""]
         out += [f"{result.gate}  {MARKS[result.outcome]:<5} {result.title}: {result.words}" for result in self.results]
         out += ["", self.power, "", *self._side_by_side()]

@@ -1,4 +1,4 @@
-"""Exact tests on pairs, their correction for many slices, and how many pairs a test needs."""
+"""Exact tests on pairs, their correction for many slices, and the number of pairs that a test needs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,38 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from models.adapters.calibration import binomial_cdf
+from scipy.special import bdtr, bdtrc
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """Two-sided exact p-value of McNemar 1947: the images on which one model alone is right, as coin tosses."""
-    n = won + lost
-    return 1.0 if n == 0 else min(1.0, 2 * binomial_cdf(min(won, lost), n, 0.5))
+    """Return the two-sided exact p-value of McNemar 1947 from the images on which one model alone is right.
+
+    Args:
+        won: Images that the challenger alone has right.
+        lost: Images that the champion alone has right.
+    """
+    return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
 
 
 def loss_p_value(won: int, lost: int) -> float:
-    """One-sided exact p-value against "no more lost than won"."""
+    """Return the one-sided exact p-value against "no more lost than won"."""
     return at_least(lost, won + lost, 0.5)
 
 
 def at_least(k: int, n: int, p: float) -> float:
-    """P(Bin(n, p) >= k)."""
-    return 1.0 if k <= 0 else binomial_cdf(n - k, n, 1 - p)
+    """Return P(Bin(n, p) >= k)."""
+    return float(bdtrc(k - 1, n, p))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values of Holm 1979, in the order given: the smallest of m counts m-fold, the next m-1-fold ..."""
+    """Adjust p-values for multiple tests (Holm 1979): the smallest of m is multiplied by m, the next by m - 1 ...
+
+    Args:
+        p_values: `[tests]`, in [0, 1].
+
+    Returns:
+        `[tests]`, in the order given.
+    """
     m = len(p_values)
     adjusted, highest = [1.0] * m, 0.0
     for rank, index in enumerate(sorted(range(m), key=lambda at: p_values[at])):
@@ -36,10 +47,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def images_needed(discordance: float, gain: float, *, level: float = 0.05, power: float = 0.8) -> int:
-    """Pairs that a two-sided McNemar test needs to see a gain (Connor 1987).
+    """Return the number of pairs that a two-sided McNemar test needs to detect a gain (Connor 1987).
 
-    discordance: share of images on which one model alone is right. gain: difference of the two accuracies; more than
-    the discordance it cannot be.
+    Args:
+        discordance: Share of images on which one model alone is right, in [0, 1].
+        gain: Difference of the two accuracies, in (0, 1]; it cannot exceed the discordance.
+        level: Error of the test.
+        power: Probability of detecting the gain.
     """
     gain = min(gain, 1.0)
     discordance = min(1.0, max(discordance, gain))
@@ -50,7 +64,10 @@ def images_needed(discordance: float, gain: float, *, level: float = 0.05, power
 
 
 def visible_gain(discordance: float, n: int, *, level: float = 0.05, power: float = 0.8) -> float | None:
-    """The smallest gain that n pairs show with this power, to a tenth of a point; None: not even one of 100 points."""
+    """Return the smallest gain that n pairs detect with this power, as a proportion in steps of 0.001.
+
+    None: not even a gain of 100 points would be detected.
+    """
     for tenths in range(1, 1001):
         if images_needed(discordance, tenths / 1000, level=level, power=power) <= n:
             return tenths / 1000

@@ -1,4 +1,4 @@
-"""G3: no part of the golden set pays for the gain of the whole."""
+"""G3: no part of the golden set loses while the whole gains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.promotion.conditions import discordant
 from models.promotion.significance import holm, loss_p_value
 from models.promotion.types import Bools, GateResult, Limits, Paired
 
-LABEL = "label"  # the dimension of the true label
+LABEL = "label"  # dimension of the true label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,11 @@ class _Slice:
 
 
 def g3_slices(paired: Paired, limits: Limits) -> GateResult:
-    """Fails for a slice in which the challenger loses more than chance explains (one-sided exact test over clusters,
-    Holm over all slices), or whose recall falls below the lower Wilson bound of the champion's."""
+    """G3: no slice loses.
+
+    Fails where the challenger loses more than chance explains (one-sided exact test over clusters, Holm over all
+    slices), or where its recall falls below the lower Wilson bound of the champion's.
+    """
     champion, challenger = paired.right_at(paired.champion, paired.reference), paired.right(paired.challenger)
     found = [
         _measure(paired, name, members, champion, challenger, limits)
@@ -51,8 +54,8 @@ def g3_slices(paired: Paired, limits: Limits) -> GateResult:
 
 
 def _members(paired: Paired) -> Iterator[tuple[str, Bools]]:
-    """(name, (n,) which images belong to it)"""
-    # How the base alone spreads its answers over the labels was learnt from none of them.
+    """Yield the name of each slice and its `[images]` bool membership."""
+    # The base alone has learnt from no labels how to spread its answers over them.
     if paired.flags or paired.champion.learnt:
         for index, label in enumerate(paired.question.labels):
             yield f"{LABEL}={label}", np.asarray(paired.truth == index)

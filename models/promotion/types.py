@@ -1,4 +1,4 @@
-"""What the gate is given and what it says. Knows no model, no file and no database: figures in, figures out."""
+"""Input and output of the gate. It knows no model, file or database: figures in, figures out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from models.adapters.calibration import UNCALIBRATED, Calibrator, Certificate, Thresholds
 from models.types import Question
@@ -21,7 +22,7 @@ Misfit = Literal[
     "higher margins do not mean positive",
     "margins that are no numbers",
 ]
-FAULTS_OF_THE_MODEL: tuple[Misfit, ...] = ("higher margins do not mean positive", "margins that are no numbers")
+MODEL_MISFITS: tuple[Misfit, ...] = ("higher margins do not mean positive", "margins that are no numbers")
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -29,30 +30,37 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a challenger must keep to. Proportions, not percent; `level` is the error of each one-sided bound."""
+    """The limits that a challenger must keep. Proportions, not percent."""
 
     level: float = 0.05
-    loss: float = 0.01  # of average precision and of recall, that a bound must exclude
-    calibration: float = 0.01  # more Brier score or calibration error than the champion
+    loss: float = 0.01  # of average precision and recall, which a bound must exclude
+    calibration: float = 0.01  # excess of Brier score or calibration error over the champion
     negative_flips: float = 0.01  # of the golden images
-    flips_per_gain: float = 0.5  # negative flips for each positive one that a better model may cost
-    least_kind: int = 10  # clusters of each kind (positive, negative) below which no bound is worth its name
-    least_recent: int = 100  # images: a smaller recent slice proves little, all golden images are asked then
+    flips_per_gain: float = 0.5  # negative flips that each positive one may cost
+    least_kind: int = 10  # clusters of each kind (positive, negative) that a bound needs
+    least_recent: int = 100  # images; with fewer recent ones, all golden images are compared
     least_slice: int = 5  # images
     flag_ratio: tuple[float, float] = (0.8, 1.25)
     psi: float = 0.2
     latency: float = 1.1  # times the champion's
     power: float = 0.8
-    gain: float = 0.02  # worth seeing: what the power statement counts with
+    gain: float = 0.02  # worth having; the power statement refers to it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Side:
     """One of the two models on the golden images, in their order.
 
-    margins: (n,) logits. answers: (n,) index of the label it gives. calibrator None: `misfit` says why.
-    learnt: False for the base model alone, which has no operating point of its own. recall, precision: how its
-    thresholds were certified, on `certified_on` labelled images; None where nobody knows.
+    Attributes:
+        name: Name of the model, for the report.
+        margins: `[images]` float64, in logits.
+        answers: `[images]` int64, index of the label that it gives.
+        calibrator: Of its margins; None for the reason in `misfit`.
+        thresholds: Certified thresholds, if it has any.
+        misfit: Why it has no calibrator.
+        learnt: False for the base model alone, which has no operating point of its own.
+        recall, precision: How its thresholds were certified; None where the card does not say.
+        certified_on: Labelled images of the certification; None where the card does not say.
     """
 
     name: str
@@ -68,29 +76,35 @@ class Side:
 
     @property
     def served(self) -> Thresholds:
-        """The thresholds a worker decides by: the base alone has none, whatever was fitted for a comparison."""
+        """The thresholds that a worker decides by; none for the base alone, even where some were fitted to compare."""
         if not self.learnt:
             return UNCALIBRATED
         return self.thresholds or Thresholds(review=self.even, flag=self.even)
 
     @property
     def even(self) -> float:
-        """The margin whose calibrated probability is one half; without a calibrator the model's own preference."""
+        """The margin at which the calibrated probability is one half; 0 without a calibrator."""
         return 0.0 if self.calibrator is None else -self.calibrator.b / self.calibrator.a
 
     def probabilities(self) -> Floats | None:
-        """(n,) calibrated probabilities, or None."""
+        """Return `[images]` float64 calibrated probabilities, or None without a calibrator."""
         if self.calibrator is None:
             return None
-        logits = np.clip(self.calibrator.a * self.margins + self.calibrator.b, -700, 700)
-        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float64)
+        return np.asarray(expit(self.calibrator.a * self.margins + self.calibrator.b), dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What can be said without a figure. None as a problem: none was found.
+    """Conditions that need no statistics.
 
-    canary_asked: False where an adapter has no canary. unreadable: golden images that the challenger gave no number.
+    Attributes:
+        canary_problem: None: the canary passed, or there is none.
+        canary_asked: False where an adapter has no canary.
+        same_question: The adapter was trained for the check's question.
+        same_base: It was trained on this revision of the base model.
+        unreadable: Golden images for which the challenger gave no number.
+        train_keys: Content hashes that the challenger was trained, calibrated or stopped on.
+        train_clusters: Clusters of those images.
     """
 
     canary_problem: str | None = None
@@ -98,17 +112,27 @@ class Facts:
     same_question: bool = True
     same_base: bool = True
     unreadable: int = 0
-    train_keys: frozenset[str] = frozenset()  # content hashes the challenger was trained, calibrated or stopped on
+    train_keys: frozenset[str] = frozenset()
     train_clusters: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Paired:
-    """Both models on the same golden images, n of them.
+    """Both models on the same golden images.
 
-    keys: content hashes. truth: (n,) index of the true label. clusters: one name an image; look-alikes share one.
-    recent: (n,) labelled after the champion's training. slices: dimension (size, source, style) -> (n,) its value for
-    each image, None where it has none; the true label is a dimension by itself.
+    Attributes:
+        question: The check's question.
+        keys: `[images]` content hashes.
+        truth: `[images]` int64, index of the true label.
+        clusters: `[images]` names; near-duplicates share one.
+        champion, challenger: The two models.
+        recent: `[images]` bool, labelled after the champion's training.
+        slices: Dimension (size, source, style) -> `[images]` values, None where an image has none. The true label is a
+            dimension of its own.
+        facts: Conditions that need no statistics.
+
+    Raises:
+        ValueError: A column has another length, or a margin is not finite.
     """
 
     question: Question
@@ -127,9 +151,9 @@ class Paired:
         for side in (self.champion, self.challenger):
             columns += [side.margins, side.answers]
         if any(len(column) != n for column in columns):
-            raise ValueError("both models must have been asked of the same images, each column in their order")
+            raise ValueError("both models must have scored the same images, with every column in their order")
         if not all(np.isfinite(side.margins).all() for side in (self.champion, self.challenger)):
-            raise ValueError("margins must be numbers: leave images out that have none, and count them in the facts")
+            raise ValueError("margins must be finite: leave the other images out, and count them in the facts")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -141,26 +165,26 @@ class Paired:
 
     @property
     def positive(self) -> Bools:
-        """(n,) images whose true label flags."""
+        """`[images]` bool: the true label flags."""
         flagging = [index for index, label in enumerate(self.question.labels) if label in self.question.flags]
         return np.isin(self.truth, flagging)
 
     def right(self, side: Side) -> Bools:
-        """(n,) whether a model is right: about the flag at its own even odds, or about the label where none flags."""
+        """Return `[images]` bool: right about the flag at even odds or, where none flags, about the label."""
         return self.right_at(side, side.even)
 
     def right_at(self, side: Side, threshold: float) -> Bools:
-        """(n,) the same at another threshold, a margin."""
+        """Return `[images]` bool: a model is right at a threshold, a margin in logits."""
         if not self.flags:
             return np.asarray(side.answers == self.truth)
         return np.asarray((side.margins >= threshold) == self.positive)
 
     @property
     def reference(self) -> float:
-        """The champion's threshold where the two are compared at one rate of false alarms, and slice by slice.
+        """The champion's margin at which false-positive rates and slices are compared.
 
-        Its own even odds. The base alone never learnt any: calibrated, it may well flag nothing, so that whoever flags
-        at all would lose among the negatives. It is read where it flags as many golden images as the challenger.
+        Its own even odds. The base alone has not learnt any: calibrated, it may flag nothing, and every model that
+        flags would lose among the negatives. It is read where it flags as many golden images as the challenger.
         """
         if self.champion.learnt or not len(self):
             return self.champion.even
@@ -169,7 +193,7 @@ class Paired:
         return float(ranked[n_flagged - 1]) if n_flagged else float(np.nextafter(ranked[0], np.inf))
 
     def event(self, side: Side) -> Bools:
-        """(n,) what a calibrated probability of this model speaks of: the flag, or that its label is right."""
+        """Return `[images]` bool: the event of a calibrated probability, the flag or that the label is right."""
         return self.positive if self.flags else self.right(side)
 
 
@@ -177,8 +201,10 @@ class Paired:
 class Shadow:
     """Both models on the same unlabelled images of an archive.
 
-    flags: (m,) whether each model would flag. psi: between their calibrated probabilities. seconds: pairs
-    (champion, challenger), one a round over the same images.
+    Attributes:
+        champion_flags, challenger_flags: `[images]` bool.
+        psi: Population stability index between their calibrated probabilities; None without calibrators.
+        seconds: (champion, challenger) for each round over the same images.
     """
 
     champion_flags: Bools
@@ -189,7 +215,7 @@ class Shadow:
 
 @dataclass(frozen=True, kw_only=True)
 class GateResult:
-    """One condition: what came of it, in words, and every figure behind it as plain JSON."""
+    """The outcome of one condition, in words, with every figure behind it as plain JSON."""
 
     gate: str
     title: str

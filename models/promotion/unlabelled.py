@@ -1,22 +1,27 @@
-"""G6: what would change in the archive, where nobody knows the truth, and what it would cost."""
+"""G6, shadow: how decisions and cost would change on unlabelled images of the archive."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from scipy.special import bdtr
 
-from models.adapters.calibration import binomial_cdf
 from models.promotion.types import GateResult, Limits, Outcome, Shadow
 
-SMOOTH = 0.5  # flags added to both counts, so that none at all has a ratio
+SMOOTH = 0.5  # flags added to both counts, so that the ratio exists without any
 
 
 def g6_shadow(shadow: Shadow | None, limits: Limits, *, learnt: bool, seed: int, resamples: int) -> GateResult:
-    """Flag rate, distribution of scores and latency against the champion's.
+    """G6: flag rate, score distribution and latency stay near the champion's.
 
-    learnt: whether the champion is an adapter. The base alone has no operating point that would be worth keeping:
-    flag rate and PSI are told and bind nothing. Latency always binds, by a bound: a busy machine refuses nobody.
+    Args:
+        shadow: Both models on unlabelled images; None skips the condition.
+        limits: Limits on ratio, PSI and latency.
+        learnt: Whether the champion is an adapter. The base alone has no operating point worth keeping: flag rate and
+            PSI are reported but not binding. Latency always binds, by a bound, so that a busy machine refuses no model.
+        seed: Of the bootstrap.
+        resamples: Samples of the bootstrap.
     """
     title = "shadow"
     if shadow is None or (not shadow.seconds and not len(shadow.champion_flags)):
@@ -26,7 +31,7 @@ def g6_shadow(shadow: Shadow | None, limits: Limits, *, learnt: bool, seed: int,
     psi, psi_words = _psi(shadow, limits)
     binding = [latency, rate, psi] if learnt else [latency]
     outcome = max(binding, key=("skipped", "pass", "undecided", "fail").index)
-    aside = "" if learnt else " (not binding beside the base alone)"
+    aside = "" if learnt else " (not binding against the base alone)"
     figures = {**latency_figures, **rate_figures, "psi": shadow.psi, "binding": learnt}
     words = f"{rate_words}, {psi_words}{aside}; {latency_words}"
     return GateResult(gate="G6", title=title, outcome=outcome, words=words, figures=figures)
@@ -51,12 +56,12 @@ def _rates(shadow: Shadow, limits: Limits, *, seed: int, resamples: int) -> tupl
 
 
 def _ratio_bounds(shadow: Shadow, limits: Limits, *, seed: int, resamples: int) -> tuple[float, float]:
-    """Each at the level of the gate. Of an image only the pair of answers counts, so draws are multinomial."""
+    """Return bounds at the gate's level. Only the pair of answers matters for an image, so samples are multinomial."""
     m = len(shadow.champion_flags)
     kinds = shadow.champion_flags * 2 + shadow.challenger_flags
     shares = np.bincount(kinds.astype(np.int64), minlength=4) / m
-    drawn = np.random.default_rng(seed).multinomial(m, shares, size=resamples)
-    ratios = (drawn[:, 1] + drawn[:, 3] + SMOOTH) / (drawn[:, 2] + drawn[:, 3] + SMOOTH)
+    sampled = np.random.default_rng(seed).multinomial(m, shares, size=resamples)
+    ratios = (sampled[:, 1] + sampled[:, 3] + SMOOTH) / (sampled[:, 2] + sampled[:, 3] + SMOOTH)
     low, high = np.quantile(ratios, [limits.level, 1 - limits.level])
     return float(low), float(high)
 
@@ -68,7 +73,7 @@ def _psi(shadow: Shadow, limits: Limits) -> tuple[Outcome, str]:
 
 
 def _latency(shadow: Shadow, limits: Limits) -> tuple[Outcome, str, dict[str, object]]:
-    """Fails where even the lower bound of the median ratio is above the limit."""
+    """Fail where even the lower bound of the median ratio is above the limit."""
     ratios = sorted(ours / theirs for theirs, ours in shadow.seconds if theirs > 0)
     if not ratios:
         return "skipped", "latency: -", {"rounds": 0}
@@ -76,13 +81,21 @@ def _latency(shadow: Shadow, limits: Limits) -> tuple[Outcome, str, dict[str, ob
     outcome: Outcome = "fail" if low is not None and low > limits.latency else "pass"
     words = f"latency {median:.2f} times the champion's, median of {len(ratios)} rounds"
     if median > limits.latency and outcome == "pass":
-        words += " that scatter too far to hold it against anybody"
+        words += ", too scattered to count"
     return outcome, words, {"rounds": len(ratios), "latency": median, "latency_low": low}
 
 
 def median_bound(ranked: list[float], *, level: float) -> float | None:
-    """A lower bound of the median by the sign test; None below the number of values that can give one."""
+    """Return a lower bound of the median by the sign test.
+
+    Args:
+        ranked: Values in ascending order.
+        level: Error of the bound.
+
+    Returns:
+        The bound, or None where there are too few values.
+    """
     below = -1
-    while below + 1 < math.ceil(len(ranked) / 2) and binomial_cdf(below + 1, len(ranked), 0.5) <= level:
+    while below + 1 < math.ceil(len(ranked) / 2) and bdtr(below + 1, len(ranked), 0.5) <= level:
         below += 1
     return None if below < 0 else ranked[below]

@@ -1,7 +1,8 @@
 """Named ways to fine-tune, each a small TOML file beside this one: `load_recipe("lora")`.
 
-A recipe says what is trained and how fast; it knows no model. Which modules that means in a network comes from its
-family (`models.training.tasks.targets`). Fields can be overridden one by one; every mistake is refused in one line.
+A recipe defines what is trained and how fast, independently of the model. The modules that this means in a network
+follow from its family (`models.training.tasks.targets`). Fields can be overridden one by one; a wrong one is refused
+with one line.
 """
 
 from __future__ import annotations
@@ -32,14 +33,26 @@ Epochs = Annotated[int, Field(ge=1, le=1000)]
 class Recipe(pydantic.BaseModel):
     """What is trained, and how.
 
-    trains: "language" is LoRA on every linear layer of the language model; "language+projector" trains what leads from
-    the vision tower to it whole besides; "vision-blocks" trains the last `vision_blocks` of the tower whole and nothing
-    else; "head" is a linear layer over the last hidden state.
-    batch: images a forward; accumulation: forwards an optimiser step. epochs: raised until there are `min_steps` steps,
-    but not over `max_epochs`. warm_up: share of the steps, before the cosine. patience: epochs without a better
-    validation loss, after which it stops; 0: never. small_share: most that enlarged crops of small objects make up of
-    what is seen; small_below: share of the image's area under which a box is small. pixel_factor: times the question's
-    pixel budget, for training images. vision_cache: the frozen tower's features are kept on disk.
+    Attributes:
+        trains: "language" is LoRA on every linear layer of the language model. "language+projector" also trains the
+            projector from the vision tower whole. "vision-blocks" trains only the last `vision_blocks` of the tower,
+            whole. "head" is a linear layer over the last hidden state.
+        precision: Precision that the base must be loaded in.
+        dropout: Of the LoRA, or before the head.
+        warm_up: Share of the steps before the cosine.
+        clip: Largest norm of the gradient.
+        batch: Images per forward.
+        accumulation: Forwards per optimiser step.
+        epochs: Raised until there are `min_steps` steps, but not above `max_epochs`; `max_epochs` 0: no limit.
+        patience: Epochs without a better validation loss after which training stops; 0: never.
+        pixel_factor: Times the question's pixel budget, for training images.
+        balanced: Every class is seen equally often.
+        small_share: Largest share of enlarged crops of small objects among the images of a class.
+        small_below: Share of the image's area below which a box is small.
+        vision_cache: The frozen tower's features are kept on disk.
+
+    Raises:
+        ValidationError: A field is unknown or out of range, or fields contradict each other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -47,24 +60,24 @@ class Recipe(pydantic.BaseModel):
     name: Annotated[str, Field(min_length=1)]
     about: str
     trains: Trains
-    precision: Literal["any", "nf4"] = "any"  # that the base must be loaded in
+    precision: Literal["any", "nf4"] = "any"
     r: Annotated[int, Field(ge=1, le=1024)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32.0
-    dropout: Share = 0.05  # of the LoRA, or before the head
+    dropout: Share = 0.05
     vision_blocks: Annotated[int, Field(ge=0)] = 0
     lr: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
     warm_up: Share = 0.03
-    clip: Annotated[float, Field(gt=0)] = 1.0  # norm of the gradient
+    clip: Annotated[float, Field(gt=0)] = 1.0
     batch: Annotated[int, Field(ge=1, le=1024)] = 4
     accumulation: Annotated[int, Field(ge=1, le=4096)] = 4
     epochs: Epochs = 3
     min_steps: Annotated[int, Field(ge=0)] = 0
-    max_epochs: Annotated[int, Field(ge=0, le=1000)] = 0  # 0: as many as min_steps takes
+    max_epochs: Annotated[int, Field(ge=0, le=1000)] = 0
     patience: Annotated[int, Field(ge=0)] = 2
     gradient_checkpointing: bool = True
     pixel_factor: Annotated[float, Field(ge=1, le=16)] = 1.0
-    balanced: bool = True  # every class is seen equally often
+    balanced: bool = True
     small_share: Annotated[float, Field(ge=0, le=0.25)] = 0.25
     small_below: Share = 0.05
     mixing: Mixing = "none"
@@ -75,32 +88,40 @@ class Recipe(pydantic.BaseModel):
         if (self.trains == "vision-blocks") != (self.vision_blocks > 0):
             raise ValueError('vision_blocks belongs to trains = "vision-blocks", and must be 1 or more there')
         if self.trains == "head" and self.mixing != "none":
-            raise ValueError("a head is trained on kept hidden states, which cannot be mixed: leave mixing at none")
+            raise ValueError("a head is trained on cached hidden states, which cannot be mixed: leave mixing at none")
         if self.mixing != "none" and self.batch < 2:
-            raise ValueError("images of one forward are mixed with each other: batch must be 2 or more")
+            raise ValueError("mixing combines images of one forward: batch must be 2 or more")
         if self.max_epochs and self.max_epochs < self.epochs:
-            raise ValueError(f"max_epochs ({self.max_epochs}) must not be under epochs ({self.epochs})")
+            raise ValueError(f"max_epochs ({self.max_epochs}) must not be below epochs ({self.epochs})")
         return self
 
     @property
     def effective_batch(self) -> int:
-        """Images an optimiser step."""
+        """Images per optimiser step."""
         return self.batch * self.accumulation
 
     def n_epochs(self, steps_an_epoch: int) -> int:
-        """How often the images are gone through when that takes so many steps."""
+        """Return the number of epochs when one takes `steps_an_epoch` optimiser steps."""
         wanted = max(self.epochs, -(-self.min_steps // steps_an_epoch))
         return min(wanted, self.max_epochs) if self.max_epochs else wanted
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Of the recipes that come along, sorted."""
+    """Return the names of the built-in recipes, sorted."""
     folder = resources.files(__name__)
     return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
 
 
 def load_recipe(name: str, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe by name, with some fields set otherwise. Raises ModelInvalid naming the recipe and the field."""
+    """Load a recipe by name.
+
+    Args:
+        name: One of `recipe_names`.
+        overrides: Fields to set otherwise.
+
+    Raises:
+        ModelInvalid: There is no such recipe, or a field is wrong; the message names both.
+    """
     if name not in recipe_names():
         raise ModelInvalid(f"no recipe {name!r}; choose one of {', '.join(recipe_names())}")
     text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
@@ -118,28 +139,46 @@ def load_recipe(name: str, *, overrides: Mapping[str, Any] | None = None) -> Rec
 
 
 def possible_recipes(name: str, base_model: str, *, overrides: Mapping[str, Any] | None = None) -> Sequence[Recipe]:
-    """What a training may come to where the base is not loaded, and its precision so unknown: never none.
+    """Return the recipes that a training may use, where the base is not loaded and its precision unknown.
 
-    base_model: its name. Raises ModelInvalid where no recipe that the name may stand for takes these fields.
+    Args:
+        name: A recipe, or "auto".
+        base_model: Name of the base model.
+        overrides: Fields to set otherwise.
+
+    Returns:
+        At least one recipe.
+
+    Raises:
+        ModelInvalid: No recipe that the name may stand for takes these fields.
     """
-    found, faults = [], []
+    found, errors = [], []
     for each in _choices(base_model) if name == AUTO else (name,):
         try:
             found.append(load_recipe(each, overrides=overrides))
         except ModelInvalid as error:
-            faults.append(error)
+            errors.append(error)
     if not found:
-        raise faults[0]
+        raise errors[0]
     return found
 
 
 def _choices(base_model: str) -> tuple[str, ...]:
-    """That "auto" may take for a base model."""
+    """Return the recipes that "auto" may choose for a base model."""
     return ("pocket-lora",) if base_model == POCKET else ("lora", "qlora")
 
 
 def recipe_for(base: BaseModel, name: str = AUTO, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe that this base can be trained by; "auto": the one made for it. Raises ModelInvalid where it cannot."""
+    """Return a recipe that this base can be trained by.
+
+    Args:
+        base: The loaded base model.
+        name: A recipe; "auto" chooses by the base's precision.
+        overrides: Fields to set otherwise.
+
+    Raises:
+        ModelInvalid: There is no such recipe, a field is wrong, or the base has another precision.
+    """
     if name == AUTO:
         name = "qlora" if base.precision == "nf4" else "pocket-lora" if base.checkpoint.name == POCKET else "lora"
     recipe = load_recipe(name, overrides=overrides)
@@ -148,7 +187,11 @@ def recipe_for(base: BaseModel, name: str = AUTO, *, overrides: Mapping[str, Any
 
 
 def check_base(recipe: Recipe, base: BaseModel) -> None:
-    """Raises ModelInvalid for a base in another precision than the recipe needs."""
+    """Check that a base has the precision that a recipe needs.
+
+    Raises:
+        ModelInvalid: It has another one.
+    """
     if recipe.precision not in ("any", base.precision):
         raise ModelInvalid(
             f"recipe {recipe.name} trains over a base in {recipe.precision}, this one is in {base.precision}: "

@@ -1,7 +1,7 @@
-"""`python -m models.recipes`: whether a recipe takes some fields, for those who do not import it. Loads no torch.
+"""`python -m models.recipes`: check a recipe's fields, for programs that do not import it. Loads no torch.
 
-Reads {"recipe": ..., "base_model": ..., "overrides": {...}} from stdin and answers with {"trains": [...]}, what the
-recipes that this may come to train, or with {"fault": "one line"}.
+Reads {"recipe": ..., "base_model": ..., "overrides": {...}} from stdin. Answers {"trains": [...]}, what the possible
+recipes train, or {"fault": "one line"}.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from models.errors import ModelInvalid
 from models.recipes import possible_recipes
 
 
-def answer(asked: dict[str, Any]) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to one decoded request."""
     try:
-        found = possible_recipes(asked["recipe"], asked["base_model"], overrides=asked["overrides"])
+        found = possible_recipes(request["recipe"], request["base_model"], overrides=request["overrides"])
     except ModelInvalid as error:
         return {"fault": str(error)}
     return {"trains": sorted({recipe.trains for recipe in found})}

@@ -1,9 +1,8 @@
-"""Boxes as models write them: parsed strictly and with caps, because a model's output is untrusted text.
+"""Boxes as models write them, parsed strictly and with caps, because a model's output is untrusted text.
 
 Conventions (from the families' own cookbooks): Qwen2-VL, Qwen3-VL and InternVL count in thousandths of the image,
-Qwen2.5-VL and its descendants in pixels of the *resized* image; `Family.boxes` says which. All are asked for a JSON
-list of {"bbox_2d": [x0, y0, x1, y1], "label": ...}; Qwen2-VL may answer in its special-token form, which is understood
-too.
+Qwen2.5-VL and its descendants in pixels of the *resized* image; `Family.boxes` tells which. All are asked for a JSON
+list of {"bbox_2d": [x0, y0, x1, y1], "label": ...}. Qwen2-VL may answer in its special-token form, which is parsed too.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 from models.families import Family
 from models.types import Box
 
-MAX_TEXT = 20_000  # characters read at most
+MAX_TEXT = 20_000  # characters that are read
 MAX_BOXES = 100
 _NATIVE = re.compile(
     r"<\|object_ref_start\|>(?P<label>[^<]{0,200})<\|object_ref_end\|>"
@@ -29,29 +28,38 @@ _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """The sizes a coordinate may refer to, (width, height) in pixels each."""
+    """The sizes that a coordinate may refer to, each (width, height) in pixels."""
 
     original: tuple[int, int]
     resized: tuple[int, int]
 
     def units(self, family: Family) -> tuple[int, int]:
-        """How many of the family's units span the image across and down; who was taught none is taught thousandths."""
+        """Return how many of the family's units span the image (across, down); thousandths where it was taught none."""
         return self.resized if family.boxes == "resized_pixels" else (1000, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedBoxes:
-    """What could be trusted of an answer, and in one line each what could not."""
+    """The trusted boxes of an answer, and one line for each part that could not be trusted."""
 
     boxes: tuple[Box, ...]
     problems: tuple[str, ...]
 
 
 def parse_boxes(text: str, *, family: Family, canvas: Canvas, labels: Collection[str]) -> ParsedBoxes:
-    """Read the boxes of a generated answer, in pixels of the original image.
+    """Parse the boxes of a generated answer. Accepts any text.
 
-    A box counts only with four finite numbers, a positive area inside the image and one of `labels`; coordinates a
-    little outside are clipped. Never raises for whatever the model wrote.
+    A box counts only with four finite numbers, a positive area inside the image and one of `labels`. Coordinates a
+    little outside are clipped.
+
+    Args:
+        text: The model's answer.
+        family: Family of the model, which fixes the units.
+        canvas: Size of the original and of the resized image.
+        labels: Labels that a box may have.
+
+    Returns:
+        Boxes in pixels of the original image, and problems.
     """
     found, problems = _items(text)
     boxes: list[Box] = []
@@ -67,7 +75,16 @@ def parse_boxes(text: str, *, family: Family, canvas: Canvas, labels: Collection
 
 
 def format_boxes(boxes: Iterable[Box], *, family: Family, canvas: Canvas) -> str:
-    """The JSON answer a trainer teaches: whole units, at least one unit wide; the inverse of `parse_boxes`."""
+    """Format boxes as the JSON answer that a trainer teaches; the inverse of `parse_boxes`.
+
+    Args:
+        boxes: In pixels of the original image.
+        family: Family of the model, which fixes the units.
+        canvas: Size of the original and of the resized image.
+
+    Returns:
+        Coordinates in whole units, at least one unit wide and high.
+    """
     across, down = canvas.units(family)
     width, height = canvas.original
     answer = []
@@ -104,7 +121,7 @@ def _box(item: Any, units: tuple[int, int], size: tuple[int, int], labels: Colle
     if not isinstance(label, str) or label not in labels:
         return "a box has none of the labels asked for"
     if not isinstance(corners, list) or len(corners) != 4 or not all(_is_number(value) for value in corners):
-        return "a box has no four numbers"
+        return "a box does not have four numbers"
     x0, x1 = (min(max(value, 0), units[0]) * size[0] / units[0] for value in corners[0::2])
     y0, y1 = (min(max(value, 0), units[1]) * size[1] / units[1] for value in corners[1::2])
     if x0 >= x1 or y0 >= y1:
@@ -118,7 +135,7 @@ def _is_number(value: Any) -> bool:
 
 def _whole(low: float, high: float, limit: int) -> tuple[int, int]:
     first, last = round(low), round(high)
-    if first >= last:  # thinner than a unit: the whole unit it lies in
+    if first >= last:  # thinner than a unit: take the whole unit around it
         first = min(math.floor(low), limit - 1)
         last = first + 1
     return first, last

@@ -1,11 +1,11 @@
-"""Boxes by generation: a second pass over flagged images that asks where.
+"""Boxes by generation: a second pass over flagged images that asks for the place.
 
-Greedy decoding over the instruction's keys and values (`models.network.prefix`) and those of each image; a row ends
-with the turn. Rows are padded on the right, and what a row generates sees its own tokens only, so neighbours make no
-difference
-but for rounding: where two tokens are as good as equal, 16 bit may choose otherwise in other company.
+Greedy decoding over the instruction's keys and values (`models.network.prefix`) and those of each image; a row stops at
+the end of its turn. Rows are padded on the right, and a generated token sees the tokens of its own row only, so
+neighbours change nothing but rounding: where two tokens are almost equally likely, 16 bit may choose the other one in
+another batch.
 
-What comes out is untrusted text; `models.scoring.box_format` reads it.
+The generated text is untrusted; `models.scoring.box_format` parses it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from models.network.base import BaseModel
 
 MAX_NEW_TOKENS = 512  # of an answer; about 15 boxes
-BEGIN_WITHIN = 64  # tokens, in which an answer must have begun a list: one that has not is going nowhere
-RESERVED_TOKENS = 128  # that an answer is counted with when images are packed; most are shorter
+BEGIN_WITHIN = 64  # tokens; an answer that has not begun a list by then never will
+RESERVED_TOKENS = 128  # counted for each answer when images are packed; most are shorter
 BEGINNINGS = ("[", "{", "<|object_ref_start|>", "<|box_start|>")
-EXCERPT = 60  # characters of an unreadable answer that are told
+EXCERPT = 60  # characters of an unreadable answer that are reported
 
 
 def boxes_instruction(question: Question) -> str:
-    """The text of the user turn, in the words of the Qwen-VL cookbooks."""
+    """Return the text of the user turn, worded as in the Qwen-VL cookbooks."""
     asked = [label for label in question.labels if label in question.flags]
     meant = [(label, question.descriptions.get(label) or label) for label in asked]
     named = ", ".join(f'"{label}"' if label == words else f'"{label}" ({words})' for label, words in meant)
@@ -48,7 +48,7 @@ def boxes_instruction(question: Question) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """An image, and what finding costs."""
+    """A prepared image with the cost of finding."""
 
     image: PreparedImage
 
@@ -59,7 +59,13 @@ class Job:
 
 @dataclass(kw_only=True, eq=False)
 class Answer:
-    """What one row generated. cut: why it did not end by itself."""
+    """The tokens that one row generated.
+
+    Attributes:
+        ids: Generated token ids.
+        ended: The row needs no further token.
+        cut: Why it was stopped before the end of its turn; empty otherwise.
+    """
 
     ids: list[int] = field(default_factory=list)
     ended: bool = False
@@ -67,7 +73,17 @@ class Answer:
 
 
 class GeneratingFinder:
-    """Implements `models.types.Finder` over a transformers model. Raises ModelInvalid for a family without boxes."""
+    """Implements `models.types.Finder` over a transformers model.
+
+    Args:
+        base: The loaded base model.
+        question: The question whose flagging labels are located.
+        adapter_sha256: Digest of a loaded adapter; None: the base alone.
+        max_new_tokens: Tokens after which an answer is cut.
+
+    Raises:
+        ModelInvalid: The model's family was not taught boxes.
+    """
 
     def __init__(
         self,
@@ -80,7 +96,7 @@ class GeneratingFinder:
         if base.family.boxes is None:
             raise ModelInvalid(
                 f"{base.family.model_type} models were not taught to write boxes: set boxes = false in check "
-                f"{question.name}, or use another model"
+                f"{question.name} or use another model"
             )
         self._base = base
         self._labels = [label for label in question.labels if label in question.flags]
@@ -97,16 +113,32 @@ class GeneratingFinder:
         self._prefix: Prefix | None = None
 
     def job(self, prepared: PreparedImage) -> Job:
+        """Return the image with the cost of finding."""
         return Job(image=prepared)
 
-    def find(self, jobs: Sequence[Job], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
-        """The boxes of each image, in pixels of the image that was prepared."""
+    def find(self, jobs: Sequence[Job], *, heartbeat: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+        """Locate the labels in each image.
+
+        Args:
+            jobs: Images from `job`.
+            heartbeat: Called after each token.
+
+        Returns:
+            One answer per image, in pixels of the image that was prepared.
+        """
         images = [job.image for job in jobs]
-        return [self._read(answer, image) for answer, image in zip(self.generate(images, sign), images, strict=True)]
+        return [
+            self._read(answer, image) for answer, image in zip(self.generate(images, heartbeat), images, strict=True)
+        ]
 
     @torch.inference_mode()
-    def generate(self, images: Sequence[PreparedImage], sign: Callable[[], None] = lambda: None) -> list[Answer]:
-        """What the model writes of each image, until it ends its turn or is stopped."""
+    def generate(self, images: Sequence[PreparedImage], heartbeat: Callable[[], None] = lambda: None) -> list[Answer]:
+        """Generate an answer for each image, up to the end of its turn or to the cap.
+
+        Args:
+            images: Prepared images.
+            heartbeat: Called after each token.
+        """
         answers = [Answer() for _ in images]
         with self._base.using(self._adapter_sha256) as network:
             if self._prefix is None:
@@ -116,9 +148,9 @@ class GeneratingFinder:
             while not all(answer.ended for answer in answers):
                 for answer, token in zip(answers, decoding.best(), strict=True):
                     self._take(answer, token)
-                sign()
+                heartbeat()
                 if not all(answer.ended for answer in answers):
-                    decoding.go_on()
+                    decoding.advance()
         return answers
 
     def _take(self, answer: Answer, token: int) -> None:
@@ -149,7 +181,7 @@ class GeneratingFinder:
 
 
 class _Decoding:
-    """A batch being written to, one token a row at a time."""
+    """A batch under generation, one token per row at a time."""
 
     def __init__(self, network: Any, prefix: Prefix, rows: Rows) -> None:
         ids = rows.inputs["input_ids"]
@@ -157,21 +189,21 @@ class _Decoding:
         at = torch.arange(n, device=ids.device)
         self._network = network
         self._cache = {prefix.keyword: prefix.growing(n)}
-        self._next = rows.inputs["position_ids"][..., at, rows.last] + 1  # (B,) or (3, B)
+        self._next = rows.inputs["position_ids"][..., at, rows.last] + 1  # [batch] or [3, batch]
         seen = torch.ones(width, prefix.length + width, dtype=torch.bool, device=ids.device).tril(prefix.length)
         self._hidden = self._forward(rows.inputs, seen[None, None])[at, rows.last]
         places = torch.arange(prefix.length + width, device=ids.device)
-        self._seen = (places[None] <= (prefix.length + rows.last)[:, None])[:, None, None]  # (B, 1, 1, P + T)
+        self._seen = (places[None] <= (prefix.length + rows.last)[:, None])[:, None, None]  # [batch, 1, 1, tokens]
         self._tokens = ids.new_zeros(n)
 
     def best(self) -> list[int]:
-        """The likeliest next token of each row."""
+        """Return the most likely next token of each row."""
         self._tokens = self._network.get_output_embeddings()(self._hidden).argmax(-1)
         found: list[int] = self._tokens.tolist()
         return found
 
-    def go_on(self) -> None:
-        """Let each row read the token that `best` gave; rows that ended read on, unheard."""
+    def advance(self) -> None:
+        """Feed each row the token that `best` chose; rows that ended continue, and their tokens are ignored."""
         self._seen = torch.cat((self._seen, self._seen.new_ones(len(self._seen), 1, 1, 1)), dim=-1)
         inputs = {"input_ids": self._tokens[:, None], "position_ids": self._next[..., None]}
         self._hidden = self._forward(inputs, self._seen)[:, -1]
@@ -184,7 +216,10 @@ class _Decoding:
 
 
 def _stops(base: BaseModel) -> frozenset[int]:
-    """The tokens that end a turn."""
-    told = base.network.generation_config.eos_token_id
-    every = [*(told if isinstance(told, list | tuple) else [told]), base.processor.tokenizer.eos_token_id]
+    """Return the tokens that end a turn."""
+    eos = base.network.generation_config.eos_token_id
+    every = [
+        *(eos if isinstance(eos, list | tuple) else [eos]),
+        base.processor.tokenizer.eos_token_id,
+    ]
     return frozenset(int(token) for token in every if token is not None)

@@ -1,10 +1,11 @@
 """A classification head: K rows over the last hidden state, in place of the label tokens' rows of the vocabulary.
 
-    logits = W h + b      h: last hidden state at the answer position (B, d); W (K, d), b (K), in fp32
+    logits = W h + b      h `[batch, hidden]`: last hidden state at the answer position; W `[labels, hidden]`, b
+                          `[labels]`, in fp32
 
 Over a fine-tuned base it was the best published form for many fine-grained classes (Flowers102 on a 4 B Qwen3-VL: 95.2
-against 73.5 for the tuned model's own answers). `initial_head` starts where the label tokens stand, so that an
-untrained head answers as the base does. In a file: safetensors with `weight` and `bias`, fp32.
+against 73.5 for the tuned model's own answers). `initial_head` starts from the label tokens, so that an untrained head
+answers as the base does. Its file is safetensors with `weight` and `bias` in fp32.
 """
 
 from __future__ import annotations
@@ -30,20 +31,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
-    """weight: (K, d) fp32, a row per label in the question's order. bias: (K,) fp32."""
+    """A linear layer over the last hidden state.
+
+    Attributes:
+        weight: `[labels, hidden]` fp32, a row per label in the question's order.
+        bias: `[labels]` fp32.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(B, d) -> (B, K) fp32, on the device of `hidden`."""
+        """Return the label logits.
+
+        Args:
+            hidden: `[batch, hidden]`, any floating type.
+
+        Returns:
+            `[batch, labels]` fp32, on the device of `hidden`.
+        """
         return hidden.float() @ self.weight.to(hidden.device).T + self.bias.to(hidden.device)
 
 
 class HeadScorer(PrefillScorer):
     """A PrefillScorer whose logits come from a head.
 
-    `mass` is 1: the head knows no words but the labels, so there is nothing that it could say instead.
+    `mass` is 1, because the head knows no tokens but the labels.
+
+    Args:
+        base: The loaded base model.
+        question: A question without steps.
+        identity: Weights behind the margins.
+        head: Head for the question's labels and the base's hidden size.
     """
 
     def __init__(self, *, base: BaseModel, question: Question, identity: ModelIdentity, head: Head) -> None:
@@ -52,15 +71,22 @@ class HeadScorer(PrefillScorer):
 
     @property
     def output(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of the classes."""
+        """weight `[labels, hidden]` and bias `[labels]` of the head, both fp32."""
         return self._classes.weight, self._classes.bias
 
     @torch.inference_mode()
     def score(self, prepared: Sequence[Row]) -> list[Reading]:
-        """One forward over all given rows; a Reading each, in their order."""
+        """Run one forward over all given rows.
+
+        Returns:
+            One reading per row, in their order; none for no rows.
+
+        Raises:
+            ModelInvalid: The adapter was released from memory.
+        """
         if not prepared:
             return []
-        hidden, attention = self.look(prepared)
+        hidden, attention = self.forward(prepared)
         logits = self._classes.logits(hidden).tolist()
         return [
             Reading(
@@ -75,9 +101,12 @@ class HeadScorer(PrefillScorer):
 
 
 def initial_head(base: BaseModel, question: Question) -> Head:
-    """A head that has learnt nothing: each label's row of the output embedding (its first spelling), no bias.
+    """Return an untrained head: each label's row of the output embedding (its first spelling), no bias.
 
     Where labels have a single spelling it gives exactly the margins of the label tokens.
+
+    Returns:
+        weight `[labels, hidden]`, bias `[labels]`, fp32 on the host.
     """
     weight = base.network.get_output_embeddings().weight.detach()
     ids = [code.answer_id for code in base.processor.prompt(question).codes]
@@ -85,15 +114,25 @@ def initial_head(base: BaseModel, question: Question) -> Head:
 
 
 def write_head(head: Head) -> bytes:
-    """A serialised safetensors file, for `models.adapters.card.write_adapter`."""
+    """Serialise a head as a safetensors file, for `models.adapters.card.write_adapter`."""
     tensors = {"weight": head.weight, "bias": head.bias}
     return save_tensors({name: value.detach().float().cpu().contiguous() for name, value in tensors.items()})
 
 
 def read_head(data: bytes, *, question: Question, features: int, where: str) -> Head:
-    """Parse head.safetensors. where: the adapter's folder, for messages.
+    """Parse head.safetensors.
 
-    Raises ModelInvalid unless it holds exactly weight (K, features) and bias (K,), finite numbers in fp32.
+    Args:
+        data: The whole file.
+        question: The question that the head answers.
+        features: Hidden size of the base.
+        where: The adapter's folder, for messages.
+
+    Returns:
+        weight `[labels, features]`, bias `[labels]`, fp32 on the host.
+
+    Raises:
+        ModelInvalid: The file is not safetensors or holds other tensors than weight and bias, finite and in fp32.
     """
     try:
         tensors = load_tensors(data)
@@ -103,13 +142,13 @@ def read_head(data: bytes, *, question: Question, features: int, where: str) -> 
     expected = {"weight": (n, features), "bias": (n,)}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if found != expected:
-        raise ModelInvalid(f"{where}: the head holds {_words(found)}, this base and question need {_words(expected)}")
+        raise ModelInvalid(f"{where}: the head holds {_shapes(found)}, this base and question need {_shapes(expected)}")
     if any(value.dtype != torch.float32 for value in tensors.values()):
         raise ModelInvalid(f"{where}: the head is not in fp32; save it with models.scoring.head.write_head")
     if not all(value.isfinite().all() for value in tensors.values()):
-        raise ModelInvalid(f"{where}: the head's numbers are not all finite; train again")
+        raise ModelInvalid(f"{where}: the head's weights are not all finite; train with a lower lr")
     return Head(weight=tensors["weight"], bias=tensors["bias"])
 
 
-def _words(shapes: dict[str, tuple[int, ...]]) -> str:
+def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())) or "nothing"

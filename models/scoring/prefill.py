@@ -1,13 +1,13 @@
 """The scorer: one prefill per image, read at the position where the answer would begin.
 
-    h = last hidden state at the last position      (B, d)
+    h = last hidden state at the answer position    [batch, hidden]
     label logit = logsumexp over the label's token spellings of h · W[token]
     margin = logsumexp(flagging labels) - logsumexp(the others)
 
-The instruction stands before the image: its keys and values are computed once and read by every image
-(`models.network.prefix`), and nothing of an image is kept. The published form of this is Qwen3-VL-Reranker (two rows of
-the head instead of generating "yes"). No logits of shape (B, T, V) are ever made; the whole vocabulary is read once per
-image, in slices, for the label mass.
+The instruction precedes the image: its keys and values are computed once and read by every image
+(`models.network.prefix`), and no state of an image is kept. The published form of this is Qwen3-VL-Reranker (two rows
+of the head instead of generating "yes"). Logits of shape `[batch, tokens, vocabulary]` are never made; the whole
+vocabulary is read once per image, in slices, for the label mass.
 """
 
 from __future__ import annotations
@@ -29,18 +29,32 @@ from models.types import Detail, ModelIdentity, Question, Reading
 if TYPE_CHECKING:
     from models.network.base import BaseModel
 
-_VOCABULARY_SLICE = 16_384  # head rows turned to fp32 at a time
+_VOCABULARY_SLICE = 16_384  # rows of the output embedding converted to fp32 at a time
 
 
 class PrefillScorer:
-    """Implements `models.types.Scorer` over a transformers model. `prepare` is thread-safe."""
+    """Implements `models.types.Scorer` over a transformers model. `prepare` is thread-safe.
+
+    Args:
+        base: The loaded base model.
+        question: A question without steps.
+        identity: Weights behind the margins; its adapter must be loaded.
+
+    Attributes:
+        prompt: The question as the tokenizer renders it.
+        record_layers: Language-model layers, 0-based, whose attention `score` records. (): the middle third. None: no
+            attention is recorded.
+
+    Raises:
+        ModelInvalid: The labels cannot be coded in single tokens, or the output head is quantised.
+    """
 
     def __init__(self, *, base: BaseModel, question: Question, identity: ModelIdentity) -> None:
         self._base = base
         self._question = question
         self._identity = identity
         self.prompt = base.processor.prompt(question)
-        self.record_layers: tuple[int, ...] | None = None  # whose attention `score` records; (): the middle third
+        self.record_layers: tuple[int, ...] | None = None
         self._prefix: Prefix | None = None
         self._head = LabelHead(
             weight=base.network.get_output_embeddings().weight,
@@ -58,19 +72,31 @@ class PrefillScorer:
 
     @property
     def detail(self) -> Detail | None:
+        """The image size that `prepare` needs; None: all pixels."""
         return self._base.processor.reader.detail(max_pixels=self._question.max_pixels)
 
     def prepare(self, image: Image.Image) -> PreparedImage:
-        """Resize one image on the host. Raises ImageUnsuitable for one the model cannot take."""
+        """Resize one image on the host.
+
+        Raises:
+            ImageUnsuitable: The model cannot take this image.
+        """
         question = self._question
         return self._base.processor.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
 
     @torch.inference_mode()
     def score(self, prepared: Sequence[Row]) -> list[Reading]:
-        """One forward over all given rows; a Reading each, in their order."""
+        """Run one forward over all given rows.
+
+        Returns:
+            One reading per row, in their order; none for no rows.
+
+        Raises:
+            ModelInvalid: The adapter was released from memory.
+        """
         if not prepared:
             return []
-        hidden, attention = self.look(prepared)
+        hidden, attention = self.forward(prepared)
         logits, margins, mass = self._head(hidden)
         return [
             Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens, attention=seen)
@@ -81,15 +107,33 @@ class PrefillScorer:
 
     @property
     def output(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """weight (V, d) and bias (V,) that make logits of a hidden state; None: no bias."""
+        """weight `[vocabulary, hidden]` and bias `[vocabulary]` that make logits of a hidden state; None: no bias."""
         return self._base.network.get_output_embeddings().weight, None
 
     def last_hidden(self, prepared: Sequence[Row]) -> torch.Tensor:
-        """The feature (B, d) at the answer position, on the device; also what a classification head reads."""
-        return self.look(prepared)[0]
+        """Return the hidden state at the answer position; a classification head reads the same.
 
-    def look(self, prepared: Sequence[Row]) -> tuple[torch.Tensor, list[NDArray[np.float32] | None]]:
-        """The feature (B, d), and where `record_layers` are named each row's attention (visual tokens,)."""
+        Args:
+            prepared: Prepared rows, at least one.
+
+        Returns:
+            `[batch, hidden]` in the network's dtype, on its device.
+        """
+        return self.forward(prepared)[0]
+
+    def forward(self, prepared: Sequence[Row]) -> tuple[torch.Tensor, list[NDArray[np.float32] | None]]:
+        """Run one forward and read the answer position.
+
+        Args:
+            prepared: Prepared rows, at least one.
+
+        Returns:
+            The hidden state `[batch, hidden]` in the network's dtype and, for each row, its attention `[visual tokens]`
+            float32; None where `record_layers` is None.
+
+        Raises:
+            ModelInvalid: The adapter was released from memory.
+        """
         base = self._base
         with base.using(self._identity.adapter_sha256) as network:
             prefix = self._read_instruction()
@@ -102,7 +146,7 @@ class PrefillScorer:
         return hidden[torch.arange(len(prepared), device=base.device), rows.last], attention
 
     def _read_instruction(self) -> Prefix:
-        """The keys and values of the tokens before the image: the same for every image under this adapter."""
+        """Return the keys and values of the tokens before the image, the same for every image under this adapter."""
         if self._prefix is None:
             before = self.prompt.turn.before
             self._prefix = Prefix.of(self._base.network.base_model, before)
@@ -112,8 +156,13 @@ class PrefillScorer:
 class LabelHead:
     """Label logits, margin and label mass from hidden states, accumulated in fp32.
 
-    weight: (V, d), the model's output embedding, kept by reference.
-    token_ids: the single-token spellings of each label. flags: which labels raise a flag.
+    Args:
+        weight: `[vocabulary, hidden]`, the model's output embedding, kept by reference.
+        token_ids: The single-token spellings of each label.
+        flags: `[labels]`, whether each label flags.
+
+    Raises:
+        ModelInvalid: The output embedding is quantised.
     """
 
     def __init__(self, *, weight: torch.Tensor, token_ids: Sequence[Sequence[int]], flags: Sequence[bool]) -> None:
@@ -121,12 +170,19 @@ class LabelHead:
             raise ModelInvalid("the output head is quantised; load the model with the head left in bf16")
         self._weight = weight
         ids = [token for spelling in token_ids for token in spelling]
-        self._rows = weight[torch.tensor(ids, device=weight.device)].float()  # (spellings, d)
+        self._rows = weight[torch.tensor(ids, device=weight.device)].float()  # [spellings, hidden]
         self._sizes = [len(spelling) for spelling in token_ids]
         self._flags = torch.tensor(flags, device=weight.device)
 
     def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """hidden (B, d) -> label logits (B, K), margins (B,), mass (B,)."""
+        """Read hidden states.
+
+        Args:
+            hidden: `[batch, hidden]`, any floating type.
+
+        Returns:
+            Label logits `[batch, labels]`, margins `[batch]` in logits and mass `[batch]` in [0, 1], all fp32.
+        """
         hidden = hidden.float()
         spelled = hidden @ self._rows.T
         logits = torch.stack([part.logsumexp(-1) for part in torch.split(spelled, self._sizes, dim=-1)], dim=-1)

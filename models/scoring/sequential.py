@@ -1,15 +1,15 @@
 """Several questions in turn ("is there text?", "was it added on top?"), as one scorer.
 
-    log p(label) = logsumexp over the paths that lead to it of the sum of log p(answer | its step) along the path
+    log p(label) = logsumexp over its paths of the sum of log p(answer | its step) along the path
 
-Each p(answer | step) is one prefill, normalised over the step's answers. A further step is asked only of images that
-get there with a probability of at least FLOOR. Where it is not asked, all of that probability is booked to each label
-behind it, and once to each side of the margin that has such labels: upper bounds, too high by less than FLOOR. A side
-that holds half of the probability or more moves by less than 0.002 logits; one that lies wholly behind is bounded by
-log FLOOR = -6.9.
+Each p(answer | step) is one prefill, normalised over the step's answers. A further step is read only for images that
+reach it with a probability of at least FLOOR. Otherwise the whole of that probability is added to each label behind
+the step, and once to each side of the margin that has such labels. These are upper bounds, too high by less than FLOOR.
+A side that holds half of the probability or more moves by less than 0.002 logits; one that lies wholly behind the step
+is bounded by log FLOOR = -6.9.
 
-Who is asked on is decided image by image, so that neighbours make no difference. The same labels asked of in one
-prefill are a plain question with as many labels. Knows no torch: the steps may be scorers of any kind.
+The decision is made for each image alone, so neighbours make no difference. The same labels in one prefill are a plain
+question with as many labels. Needs no torch: the steps may be scorers of any kind.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from PIL import Image
 from models.scoring.margin import logsumexp, margin_of
 from models.types import NEXT, Detail, ModelIdentity, Prepared, Question, Reading, Scorer, Step
 
-FLOOR = 1e-3  # probability of getting to a step, under which it is not asked
+FLOOR = 1e-3  # a step that an image reaches with less than this probability is not read
 
 
 def step_questions(question: Question) -> tuple[Question, ...]:
-    """What each step asks: a plain question whose labels are the step's answers."""
+    """Return a plain question for each step, whose labels are the step's answers."""
     return tuple(
         Question(
             name=f"{question.name}/{number}",
@@ -42,12 +42,22 @@ def step_questions(question: Question) -> tuple[Question, ...]:
 
 
 def in_steps(question: Question, scorer_of: Callable[[Question], Scorer]) -> SequentialScorer:
-    """A scorer for a question with steps, from one scorer a step."""
-    return SequentialScorer(question=question, scorers=[scorer_of(asked) for asked in step_questions(question)])
+    """Make a scorer for a question with steps.
+
+    Args:
+        question: A question with steps.
+        scorer_of: Makes the scorer of one step; all must have the same base and pixel budget.
+    """
+    return SequentialScorer(question=question, scorers=[scorer_of(step) for step in step_questions(question)])
 
 
 class SequentialScorer:
-    """Implements `models.types.Scorer` over one scorer a step, all of the same base and pixel budget."""
+    """Implements `models.types.Scorer` over one scorer per step, all of the same base and pixel budget.
+
+    Args:
+        question: A question with steps.
+        scorers: `[steps]`, in their order.
+    """
 
     def __init__(self, *, question: Question, scorers: Sequence[Scorer]) -> None:
         self._question = question
@@ -64,34 +74,43 @@ class SequentialScorer:
 
     @property
     def detail(self) -> Detail | None:
+        """The image size that `prepare` needs; None: all pixels."""
         return self._scorers[0].detail
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """Resize one image, once for all steps."""
+        """Resize one image, once for all steps.
+
+        Raises:
+            ImageUnsuitable: The model cannot take this image.
+        """
         return self._scorers[0].prepare(image)
 
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
-        """One forward a step over those images that get there; a Reading each, in their order."""
+        """Run one forward per step over the images that reach it.
+
+        Returns:
+            One reading per image, in their order.
+        """
         paths = [_Path(image=image) for image in prepared]
-        asked = paths
+        active = paths
         for step, scorer in zip(self._question.steps, self._scorers, strict=True):
-            if not asked:
+            if not active:
                 break
-            for path, reading in zip(asked, scorer.score([path.image for path in asked]), strict=True):
+            for path, reading in zip(active, scorer.score([path.image for path in active]), strict=True):
                 path.take(step, reading)
-            asked = [path for path in asked if path.reach >= math.log(FLOOR)]
+            active = [path for path in active if path.reach >= math.log(FLOOR)]
         return [path.reading(self._question, behind=self._behind[path.n_steps]) for path in paths]
 
 
 @dataclass(kw_only=True, eq=False)
 class _Path:
-    """What the steps so far said of one image. reach: log-probability of getting to the next one."""
+    """The steps of one image so far. reach: log-probability of reaching the next one."""
 
     image: Prepared
     reach: float = 0.0
     mass: float = 1.0
     n_steps: int = 0
-    ends: dict[str, list[float]] = field(default_factory=dict)  # label -> log-probabilities of paths that ended there
+    ends: dict[str, list[float]] = field(default_factory=dict)  # label -> log-probabilities of the paths to it
 
     def take(self, step: Step, reading: Reading) -> None:
         total = logsumexp(reading.logits)
@@ -115,11 +134,11 @@ class _Path:
         return Reading(margin=margin, logits=logits, mass=self.mass, visual_tokens=self.image.visual_tokens)
 
     def _sum(self, labels: Collection[str], behind: Collection[str]) -> float:
-        """log p of these labels together, with all of `reach` where one of them lies behind a step not asked."""
+        """Return log p of these labels together, with all of `reach` for labels behind a step that was not read."""
         found = [path for label in labels for path in self.ends.get(label, ())]
         return logsumexp([*sorted(found), *([self.reach] if set(labels) & set(behind) else [])])
 
 
 def _labels(steps: Sequence[Step]) -> frozenset[str]:
-    """That can still come out of these steps."""
+    """Return the labels that these steps can still lead to."""
     return frozenset(to for step in steps for _, to in step.answers if to != NEXT)

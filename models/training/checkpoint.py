@@ -1,4 +1,4 @@
-"""The state from which a training goes on."""
+"""Checkpoints from which an interrupted training resumes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ _DIGEST = hashlib.sha256().digest_size  # bytes
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Tensors, numbers, words and containers of them, after the digest of all."""
+    """Write a checkpoint: the SHA-256 of the content, then the content.
+
+    Args:
+        path: Final path; the file is complete or absent.
+        state: Tensors of any shape, numbers, strings and containers of them.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
@@ -23,9 +31,16 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, on the host; None where there is nothing, or something damaged.
+    """Read what `save_state` wrote.
 
-    Only data is read, never code (`weights_only`). A damaged file costs time, not truth: training begins again.
+    Only data is read, never code (`weights_only`). A damaged file costs time but not correctness: training starts
+    again.
+
+    Returns:
+        The state with its tensors on the host; None where the file is missing or damaged.
+
+    Raises:
+        OSError: The file exists but cannot be read.
     """
     try:
         data = path.read_bytes()

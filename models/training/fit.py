@@ -1,9 +1,9 @@
-"""Fine-tune a loaded base on labelled images by a recipe: `fit(...)` gives a `Trained`, which writes an adapter folder.
+"""Fine-tune a loaded base on labelled images by a recipe: `fit` returns a `Trained`, which writes an adapter folder.
 
     loss = cross entropy of the answer's token over the whole vocabulary, at the position that scoring reads
 
-Nothing else of the turn is learnt, and nothing is generated. The forward is the one of `models.scoring.prefill` under
-gradients, so that what is trained is what will be served.
+No other token is learnt, and nothing is generated. The forward is that of `models.scoring.prefill` under gradients, so
+that the trained computation is the served one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from models.adapters.card import AdapterCard, LoraSettings, read_adapter, write_
 from models.network.base import BaseModel
 from models.recipes import Recipe, check_base
 from models.scoring.head import write_head
-from models.training.data.dataset import Data, gather
-from models.training.data.features import NOT_KEPT, Computed, Filled, Kept, Source
-from models.training.data.request import Asked
-from models.training.data.types import Example, Progress, Trained, Watcher
-from models.training.loop import Course, Loop, Task
+from models.training.data.dataset import Data, collect_data
+from models.training.data.features import NOT_CACHED, CachedSource, Fillable, PixelSource, Source
+from models.training.data.request import TrainingRequest
+from models.training.data.types import Example, Progress, ProgressCallback, Trained
+from models.training.loop import FitState, Loop, Task
 from models.training.tasks.head import HeadTask, frozen_scorer, hidden_cache, trained_head
-from models.training.tasks.network import lent
-from models.training.tasks.token import Answers
+from models.training.tasks.network import activated
+from models.training.tasks.token import TokenTask
 from models.types import Question
 
 Figures = dict[str, float | int | str]
@@ -42,128 +42,147 @@ def fit(
     *,
     seed: int,
     work: Path,
-    watch: Watcher,
-    over: Path | None = None,
+    on_progress: ProgressCallback,
+    base_adapter: Path | None = None,
 ) -> Trained:
-    """Train on `train`, keep the epoch that is best on `validation` (the last one where that is empty).
+    """Train on `train`, and keep the epoch that is best on `validation`.
 
-    work: a folder for checkpoints and kept features; the same call goes on from what it holds, another one begins anew.
-    watch: called at every step, and while images are read; raises to end the training after a checkpoint. over: an
-    adapter folder, over whose LoRA a head is trained. The base answers nobody else while a LoRA is trained, and comes
-    back as it was.
+    The base serves no other scorer while a LoRA is trained, and is restored afterwards.
 
-    Raises ModelInvalid for a recipe, base or examples that do not go together, and what opening an image raises.
+    Args:
+        base: The loaded base model.
+        question: A question without steps.
+        train: Labelled images with at least two of the labels.
+        validation: Held-out images; their clusters must not occur in `train`. Empty: the last epoch is kept.
+        recipe: What is trained, and how.
+        seed: On one thread, the same call with the same seed gives the same weights.
+        work: Folder for checkpoints and cached features. The same call resumes from its content; another one starts
+            anew.
+        on_progress: Called at every step, and while images are read. An error from it ends the training after a
+            checkpoint.
+        base_adapter: Folder of an adapter over whose LoRA a head is trained; None: over the base.
+
+    Returns:
+        The trained weights with history and figures.
+
+    Raises:
+        ModelInvalid: Recipe, base and examples do not fit together, or the loss diverges.
+        Exception: Whatever `on_progress` or opening an image raises.
     """
     check_base(recipe, base)
-    asked = Asked(question=question, train=train, validation=validation, recipe=recipe, seed=seed, over=over)
-    asked.check()
+    request = TrainingRequest(
+        question=question, train=train, validation=validation, recipe=recipe, seed=seed, base_adapter=base_adapter
+    )
+    request.check()
     work.mkdir(parents=True, exist_ok=True)
-    run = _Run(base=base, asked=asked, work=work, watch=watch, begun=time.monotonic())
+    run = _Run(base=base, request=request, work=work, on_progress=on_progress, started=time.monotonic())
     return run.head() if recipe.trains == "head" else run.adapter()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
     base: BaseModel
-    asked: Asked
+    request: TrainingRequest
     work: Path
-    watch: Watcher
-    begun: float
+    on_progress: ProgressCallback
+    started: float
 
     def adapter(self) -> Trained:
-        """A LoRA, or modules trained whole."""
-        asked, base = self.asked, self.base
-        source, said = self._source()
-        with lent(base, asked.recipe, seed=asked.seed) as network:
-            data = self._gather(source)
-            course, figures = self._train(Answers(network, asked.question, data, source, asked.recipe), data)
+        """Train a LoRA, or modules trained whole."""
+        request, base = self.request, self.base
+        source, description = self._source()
+        with activated(base, request.recipe, seed=request.seed) as network:
+            data = self._collect(source)
+            state, figures = self._train(TokenTask(network, request.question, data, source, request.recipe), data)
             matched = network.matched
         figures |= {
             "matched_language": matched.language,
             "matched_vision": matched.vision,
             "trained_whole": ", ".join(matched.whole),
-            "features": said,
+            "features": description,
         }
-        if isinstance(source, Kept):
+        if isinstance(source, CachedSource):
             figures |= {"feature_bytes": source.cache.bytes_on_disk, "features_computed": source.cache.n_computed}
-        weights = save_tensors({name: value.cpu().contiguous() for name, value in course.best.items()})
-        return self._trained(course, figures, lora=network.lora, weights=weights)
+        weights = save_tensors({name: value.cpu().contiguous() for name, value in state.best.items()})
+        return self._trained(state, figures, lora=network.lora, weights=weights)
 
     def head(self) -> Trained:
-        """A head over the frozen base, or over the LoRA of an adapter, which it is written with."""
-        asked, base = self.asked, self.base
-        with frozen_scorer(base, asked.question, asked.over) as scorer:
+        """Train a head over the frozen base, or over an adapter's LoRA, which is then written with it."""
+        request, base = self.request, self.base
+        with frozen_scorer(base, request.question, request.base_adapter) as scorer:
             cache = hidden_cache(scorer, self.work / "features")
-            data = self._gather(cache)
-            course, figures = self._train(HeadTask(base, asked.question, data, cache, asked.recipe), data)
+            data = self._collect(cache)
+            state, figures = self._train(HeadTask(base, request.question, data, cache, request.recipe), data)
         figures |= {
             "features": "hidden states kept",
             "feature_bytes": cache.bytes_on_disk,
             "features_computed": cache.n_computed,
         }
-        under = None if asked.over is None else read_adapter(asked.over)
+        under = None if request.base_adapter is None else read_adapter(request.base_adapter)
         return self._trained(
-            course,
+            state,
             figures,
             lora=under.lora if under else None,
             weights=under.weights if under else None,
-            head=write_head(trained_head(course.best)),
+            head=write_head(trained_head(state.best)),
         )
 
     def _source(self) -> tuple[Source, str]:
-        """Where images come from, and in words whether the tower runs once or in every forward."""
-        recipe = self.asked.recipe
-        reason = NOT_KEPT.get(self.base.family.model_type)
+        """Return the source of images, and in words whether the tower runs once or in every forward."""
+        recipe = self.request.recipe
+        reason = NOT_CACHED.get(self.base.family.model_type)
         if recipe.trains != "language":
-            reason = "the recipe trains what makes them"
+            reason = "the recipe trains the modules that compute them"
         if recipe.mixing != "none":
-            reason = "images are mixed anew each time"
+            reason = "images are mixed differently each time"
         if not recipe.vision_cache:
-            reason = "the recipe keeps none"
+            reason = "the recipe has vision_cache = false"
         if reason is None:
-            return Kept(self.base, self.work / "features"), "kept"
-        return Computed(self.base), f"computed in every forward: {reason}"
+            return CachedSource(self.base, self.work / "features"), "kept"
+        return PixelSource(self.base), f"computed in every forward: {reason}"
 
-    def _gather(self, source: Filled) -> Data:
-        def tell() -> None:
-            seconds = time.monotonic() - self.begun
+    def _collect(self, source: Fillable) -> Data:
+        def on_read() -> None:
+            seconds = time.monotonic() - self.started
             nothing_yet = {"step": 0, "steps": 0, "epoch": 0, "epochs": 0, "loss": None, "validation": None}
-            self.watch(Progress(**nothing_yet, seconds=seconds, seconds_left=None))  # type: ignore[arg-type]
+            self.on_progress(Progress(**nothing_yet, seconds=seconds, seconds_left=None))  # type: ignore[arg-type]
 
-        return gather(self.base, self.asked, source, tell=tell)
+        return collect_data(self.base, self.request, source, on_read=on_read)
 
-    def _train(self, task: Task, data: Data) -> tuple[Course, Figures]:
-        asked = self.asked
-        reading = time.monotonic() - self.begun
-        file = self.work / f"{asked.fingerprint(self.base)}.state"
-        loop = Loop(task, data.plan, data.sizes, asked.recipe, seed=asked.seed, file=file, watch=self.watch)
-        course = loop.run()
+    def _train(self, task: Task, data: Data) -> tuple[FitState, Figures]:
+        request = self.request
+        reading = time.monotonic() - self.started
+        file = self.work / f"{request.fingerprint(self.base)}.state"
+        loop = Loop(
+            task, data.plan, data.sizes, request.recipe, seed=request.seed, file=file, on_progress=self.on_progress
+        )
+        state = loop.run()
         figures: Figures = {
-            "recipe": asked.recipe.name,
-            "seed": asked.seed,
-            "seconds": round(reading + course.seconds, 3),
+            "recipe": request.recipe.name,
+            "seed": request.seed,
+            "seconds": round(reading + state.seconds, 3),
             "reading_seconds": round(reading, 3),
-            "steps": course.step,
-            "epochs": course.epoch,
-            "best_epoch": course.best_epoch,
+            "steps": state.step,
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
             "parameters": sum(parameter.numel() for parameter in task.parameters),
             **data.figures,
         }
-        if course.before is not None:
-            figures |= {"validation_before": course.before, "validation": course.best_loss}
-        return course, figures
+        if state.before is not None:
+            figures |= {"validation_before": state.before, "validation": state.best_loss}
+        return state, figures
 
     def _trained(
         self,
-        course: Course,
+        state: FitState,
         figures: Figures,
         *,
         lora: LoraSettings | None = None,
         weights: bytes | None = None,
         head: bytes | None = None,
     ) -> Trained:
-        write = partial(_write, recipe=self.asked.recipe, lora=lora, weights=weights, head=head)
-        return Trained(write=write, history=course.progress(), figures=figures)
+        write = partial(_write, recipe=self.request.recipe, lora=lora, weights=weights, head=head)
+        return Trained(write=write, history=state.progress(), figures=figures)
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""AdamW with warm-up and cosine, its steps taken in fp32 whatever the weights are kept in."""
+"""AdamW with warm-up and cosine, whose steps are taken in fp32 whatever the dtype of the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from models.recipes import Recipe
 
 
 def rate(step: int, steps: int, *, lr: float, warm_up: float) -> float:
-    """Learning rate of a step: up in a straight line over a share of the steps, then half a cosine down to 0."""
+    """Return the learning rate of a step: a linear rise over a share of the steps, then half a cosine down to 0.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Steps in all.
+        lr: The highest rate.
+        warm_up: Share of the steps, in [0, 1).
+    """
     first = max(1, math.ceil(warm_up * steps))
     if step < first:
         return lr * (step + 1) / first
@@ -21,7 +28,12 @@ def rate(step: int, steps: int, *, lr: float, warm_up: float) -> float:
 
 
 class Optimiser:
-    """Over parameters of any floating type; those in 16 bit have a copy in fp32, or small steps would be lost."""
+    """AdamW over parameters of any floating type; 16-bit ones have a copy in fp32, or small steps would be lost.
+
+    Args:
+        parameters: The trained tensors.
+        recipe: Rate, weight decay, warm-up and gradient norm.
+    """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], recipe: Recipe) -> None:
         self._parameters = list(parameters)
@@ -33,13 +45,18 @@ class Optimiser:
         self._adam = torch.optim.AdamW(self._masters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
     def step(self, number: int, steps: int) -> None:
-        """Clip the gradients that lie on the parameters, step, and take them off. Step `number` of `steps`, from 0.
+        """Clip the gradients on the parameters, take a step and clear them.
 
-        Raises ModelInvalid when one has none: it would be written to the adapter untrained.
+        Args:
+            number: Number of the step, from 0.
+            steps: Steps in all.
+
+        Raises:
+            ModelInvalid: A parameter has no gradient: it would be written to the adapter untrained.
         """
         idle = sum(parameter.grad is None for parameter in self._parameters)
         if idle:
-            raise ModelInvalid(f"{idle} of the trained tensors do not matter to the answer; train other modules")
+            raise ModelInvalid(f"{idle} of the trained tensors do not affect the answer; train other modules")
         for parameter, master in zip(self._parameters, self._masters, strict=True):
             assert parameter.grad is not None
             master.grad = parameter.grad.float()
@@ -53,11 +70,12 @@ class Optimiser:
                     parameter.copy_(master)
 
     def state(self) -> dict[str, Any]:
+        """Return the moments and the fp32 copies, for a checkpoint."""
         masters = [master.detach() for master in self._masters]
         return {"adam": self._adam.state_dict(), "masters": masters}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state; the parameters take its values."""
+        """Resume from a state; the parameters take its values."""
         self._adam.load_state_dict(state["adam"])
         with torch.no_grad():
             for parameter, master, value in zip(self._parameters, self._masters, state["masters"], strict=True):

@@ -215,7 +215,7 @@ def _work(items: Sequence[WorkItem], renew: Callable[[], None]) -> Sequence[Resu
         case "point":
             results = answering.point(prepared)
         case "find":
-            results = answering.find(prepared, sign=renew)
+            results = answering.find(prepared, heartbeat=renew)
     if len(results) != len(items):
         raise AssertionError(f"{len(results)} answers for {len(items)} images")
     return results

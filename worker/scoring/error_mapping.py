@@ -53,9 +53,9 @@ class MappedFinder:
     def job(self, prepared: Prepared) -> Prepared:
         return cast("Prepared", self._finder.job(prepared))
 
-    def find(self, jobs: Sequence[Prepared], *, sign: Callable[[], None]) -> list[FoundBoxes]:
+    def find(self, jobs: Sequence[Prepared], *, heartbeat: Callable[[], None]) -> list[FoundBoxes]:
         with _named(len(jobs)):
-            return cast("list[FoundBoxes]", self._finder.find(jobs, sign=sign))
+            return cast("list[FoundBoxes]", self._finder.find(jobs, heartbeat=heartbeat))
 
 
 class MappedCropReader:

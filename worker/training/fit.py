@@ -38,8 +38,8 @@ def fit(context: Context) -> dict[str, Any]:
         recipe,
         seed=context.held.seed,
         work=context.work.path / FIT,
-        watch=lambda progress: _tell(context, progress),
-        over=over,
+        on_progress=lambda progress: _tell(context, progress),
+        base_adapter=over,
     )
     checkpoint = context.base.checkpoint
     card = AdapterCard(

@@ -1,4 +1,4 @@
-"""Examples put in order for a fit: what crops there are of them, which the model can take, how many tokens each has."""
+"""Prepare examples for a fit: their crops, whether the model can take them, and their number of tokens."""
 
 from __future__ import annotations
 
@@ -6,53 +6,70 @@ from dataclasses import dataclass
 
 from models.errors import ModelInvalid
 from models.network.base import BaseModel
-from models.training.data.feature_cache import Tell
-from models.training.data.features import Filled
-from models.training.data.request import Asked
-from models.training.data.sampler import Draw, Plan
+from models.training.data.feature_cache import OnRead
+from models.training.data.features import Fillable
+from models.training.data.request import TrainingRequest
+from models.training.data.sampler import Plan, SampleId
 from models.training.data.samples import Samples, n_crops, open_image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """sizes: tokens of everything that is drawn in training; validation_sizes: of the held-out examples."""
+    """The prepared examples of a fit.
+
+    Attributes:
+        train: Training images and their crops.
+        validation: Held-out images.
+        plan: The images of each step.
+        sizes: Tokens of each training image and crop.
+        validation_sizes: Tokens of each held-out image.
+        figures: Counts for the adapter's card.
+    """
 
     train: Samples
     validation: Samples
     plan: Plan
-    sizes: dict[Draw, int]
-    validation_sizes: dict[Draw, int]
+    sizes: dict[SampleId, int]
+    validation_sizes: dict[SampleId, int]
     figures: dict[str, int]
 
 
-def gather(base: BaseModel, asked: Asked, source: Filled, *, tell: Tell) -> Data:
-    """Read every image once. Those that the model cannot take are left out and counted.
+def collect_data(base: BaseModel, request: TrainingRequest, source: Fillable, *, on_read: OnRead) -> Data:
+    """Read every image once; those that the model cannot take are left out and counted.
 
-    Raises ModelInvalid when too few are left, and what opening an image raises.
+    Args:
+        base: The loaded base model.
+        request: Examples, question and recipe.
+        source: Prepares the images, and caches what it can.
+        on_read: Called while images are read.
+
+    Raises:
+        ModelInvalid: Fewer than two labels are left.
+        Exception: Whatever opening an image raises.
     """
-    recipe, question, train, validation = asked.recipe, asked.question, asked.train, asked.validation
+    recipe, question, train, validation = request.recipe, request.question, request.train, request.validation
     below = recipe.small_below if recipe.small_share else 0.0
     crops = [n_crops(e, open_image(e).size, below) if e.boxes and below else 0 for e in train]
     samples = Samples(list(train), base.processor, question, factor=recipe.pixel_factor, below=below)
     every = [(i, variant) for i, count in enumerate(crops) for variant in range(count + 1)]
-    found = source.fill(samples, every, tell)
+    found = source.fill(samples, every, on_read)
     kept = [i for i in range(len(train)) if (i, 0) in found]
     small = [crops[i] if all((i, v) in found for v in range(crops[i] + 1)) else 0 for i in kept]
     plan = Plan(
         labels=[train[i].label for i in kept],
         small=small,
-        seed=asked.seed,
+        seed=request.seed,
         batch=recipe.batch,
         accumulation=recipe.accumulation,
         balanced=recipe.balanced,
         small_share=recipe.small_share,
     )
     if len(set(plan.labels)) < 2:
-        raise ModelInvalid(f"the model can take {len(kept)} of {len(train)} training images: too few to learn from")
+        raise ModelInvalid(f"the model can take {len(kept)} of {len(train)} training images: too few to train on")
     samples.examples = [train[i] for i in kept]
     sizes = {(new, v): found[old, v] for new, old in enumerate(kept) for v in range(small[new] + 1)}
     held = Samples(list(validation), base.processor, question, factor=1.0, below=0.0)
-    held_sizes = source.fill(held, [(i, 0) for i in range(len(validation))], tell)
+    held_sizes = source.fill(held, [(i, 0) for i in range(len(validation))], on_read)
     figures = {
         "train_images": len(kept),
         "validation_images": len(held_sizes),

@@ -1,4 +1,4 @@
-"""What was computed of an image once: tensors by the image's name, in safetensors files, some of them in memory."""
+"""Tensors computed once per image, by the image's name: in safetensors files, and the latest ones in memory."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from safetensors.torch import save as save_tensors
 from models.errors import ImageUnsuitable
 from models.families import PreparedImage
 from models.files import write_whole
-from models.training.data.sampler import Draw
+from models.training.data.sampler import SampleId
 from models.training.data.samples import Samples
 
-CHUNK = 16  # images that are computed together, and lie in one file
-MEMORY = 256 * 2**20  # bytes that are kept in memory besides
+CHUNK = 16  # images that are computed together and share a file
+MEMORY = 256 * 2**20  # bytes of values in memory
 
-Tell = Callable[[], None]
+OnRead = Callable[[], None]
 Features = dict[str, torch.Tensor]
 
 
 class Bounded:
-    """Values by name; those that nobody asked for the longest are dropped when all together pass a limit in bytes."""
+    """Values by name, up to a limit in bytes; the least recently used are dropped."""
 
     def __init__(self, limit: int = MEMORY) -> None:
         self._limit, self._bytes = limit, 0
         self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
     def get(self, name: str) -> Any:
-        """None: it is not here."""
+        """Return a value; None if it is absent."""
         if name not in self._values:
             return None
         self._values.move_to_end(name)
         return self._values[name][0]
 
     def put(self, name: str, value: Any, size: int) -> None:
-        """size: in bytes."""
+        """Store a value of `size` bytes."""
         self._values[name] = (value, size)
         self._bytes += size
         while self._bytes > self._limit and len(self._values) > 1:
@@ -50,10 +50,18 @@ class Bounded:
 
 
 class FeatureCache:
-    """Features of images, computed by `compute` and never again for the same identity and name.
+    """Features of images, computed once for each identity and name.
 
-    identity: everything but the image that the features depend on. Files appear whole; each holds a fixed list of
-    images, so that those computed after a stop are grouped, and rounded, as they would have been without.
+    Files are complete or absent. Each holds a fixed list of images, so that those computed after an interruption are
+    grouped, and rounded, as they would have been without it.
+
+    Args:
+        folder: Folder of the files.
+        identity: Everything but the image that the features depend on.
+        compute: Prepared images -> for each its features, such as `[visual tokens, hidden]`, on the host.
+
+    Attributes:
+        n_computed: Images computed by this object.
     """
 
     def __init__(
@@ -67,28 +75,45 @@ class FeatureCache:
 
     @property
     def bytes_on_disk(self) -> int:
+        """Bytes of all files in use."""
         return sum(path.stat().st_size for path in {path for path, _ in self._where.values()})
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
-        """Compute what no file holds yet. Returns tokens of each image, without those that the model cannot take."""
+    def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
+        """Compute what no file holds yet.
+
+        Args:
+            samples: Opens and prepares the images.
+            sample_ids: Images to cache.
+            on_read: Called after each file.
+
+        Returns:
+            Tokens of each image, without those that the model cannot take.
+
+        Raises:
+            OSError: A file cannot be written or read.
+            Exception: Whatever opening an image raises.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
-        names = {draw: samples.name(draw) for draw in draws}
-        missing = [draw for draw in draws if names[draw] not in self._where]
+        names = {sample_id: samples.name(sample_id) for sample_id in sample_ids}
+        missing = [sample_id for sample_id in sample_ids if names[sample_id] not in self._where]
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            path = self._folder / f"{self._digest([names[draw] for draw in chunk])}.safetensors"
+            path = self._folder / f"{self._digest([names[sample_id] for sample_id in chunk])}.safetensors"
             if not path.exists():
                 self._write(samples, chunk, path)
             self._note(path)
-            tell()
-        return {draw: len(self._images[name].tokens) for draw, name in names.items() if name in self._images}
+            on_read()
+        return {sample_id: len(self._images[name].tokens) for sample_id, name in names.items() if name in self._images}
 
     def image(self, name: str) -> PreparedImage:
-        """An image without pixels, its features in `extra`."""
+        """Return an image without pixels, its features in `extra`."""
         return PreparedImage(**{**vars(self._images[name]), "extra": self.features(name)})
 
     def features(self, name: str) -> Features:
-        """On the host."""
+        """Return the features of an image on the host, in the shapes that `compute` gave them.
+
+        A head's "hidden" is `[hidden]`; a piece of the tower's output is `[visual tokens, hidden]`.
+        """
         found: Features | None = self._held.get(name)
         if found is None:
             found = self._read(name)
@@ -98,15 +123,15 @@ class FeatureCache:
     def _digest(self, names: Sequence[str]) -> str:
         return hashlib.sha256(json.dumps([self._identity, names]).encode()).hexdigest()
 
-    def _write(self, samples: Samples, draws: Sequence[Draw], path: Path) -> None:
+    def _write(self, samples: Samples, sample_ids: Sequence[SampleId], path: Path) -> None:
         prepared: list[PreparedImage] = []
         items: list[dict[str, Any]] = []
-        for draw in draws:
+        for sample_id in sample_ids:
             try:
-                prepared.append(samples.prepared(draw))
+                prepared.append(samples.prepared(sample_id))
             except ImageUnsuitable:
                 continue
-            items.append({"name": samples.name(draw), **_described(prepared[-1])})
+            items.append({"name": samples.name(sample_id), **_described(prepared[-1])})
         found = self._compute(prepared) if prepared else []
         self.n_computed += len(found)
         tensors = {f"{number}.{key}": value for number, one in enumerate(found) for key, value in one.items()}

@@ -1,7 +1,7 @@
-"""What the forwards of a training read: the frozen vision tower's output, computed once and kept on disk, or pixels.
+"""Image inputs of a training's forwards: pixels, or the frozen vision tower's output, computed once and kept on disk.
 
-The tower's output (with Qwen3-VL's deepstack features) is asked of the family's own `get_image_features` and handed
-back to its forward as `mm_encoder_outputs`, through the same rows, tokens and positions as in serving.
+The tower's output (with Qwen3-VL's deepstack features) comes from the family's own `get_image_features`. It is passed
+to the network's forward as `mm_encoder_outputs`, with the same rows, tokens and positions as in serving.
 """
 
 from __future__ import annotations
@@ -18,93 +18,121 @@ from models.families import ImageReader, PreparedImage
 from models.inputs.processing import Rows, VisionProcessor
 from models.inputs.prompts import Turn
 from models.network.base import BaseModel
-from models.training.data.feature_cache import Bounded, FeatureCache, Features, Tell
+from models.training.data.feature_cache import Bounded, FeatureCache, Features, OnRead
 from models.training.data.mixing import Mix
-from models.training.data.sampler import Draw
+from models.training.data.sampler import SampleId
 from models.training.data.samples import Samples
 
 LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
-NOT_KEPT = {
+NOT_CACHED = {
     "instructblip": "its Q-Former reads the instruction with the image",
-    "llava_next": "its reader lays the tiles out between tower and language model",
+    "llava_next": "its reader arranges the tiles between tower and language model",
     "phi4_multimodal": "its tower is part of the embedding of all tokens",
 }
 
 
-class Filled(Protocol):
-    """Images by their draws."""
+class Fillable(Protocol):
+    """Images that are prepared before the first step."""
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
-        """Make them ready; returns the number of tokens of each, without those that the model cannot take."""
+    def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
+        """Prepare images.
+
+        Args:
+            samples: Opens and prepares the images.
+            sample_ids: Images to prepare.
+            on_read: Called while images are read.
+
+        Returns:
+            Tokens of each image, without those that the model cannot take.
+        """
         ...
 
 
-class Source(Filled, Protocol):
-    """Images by their draws, as the inputs of a forward."""
+class Source(Fillable, Protocol):
+    """Images as the inputs of a forward."""
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
-        """mix: each is mixed with the next one."""
+    def rows(self, samples: Samples, sample_ids: Sequence[SampleId], turn: Turn, mix: Mix | None = None) -> Rows:
+        """Return the inputs of one forward.
+
+        Args:
+            samples: Opens and prepares the images.
+            sample_ids: Images of the forward.
+            turn: The rendered user turn.
+            mix: How each image is mixed with the next one; None: not at all.
+        """
         ...
 
 
-class Computed:
-    """Implements `Source`: pixels, prepared anew where memory does not hold them; the tower runs in every forward."""
+class PixelSource:
+    """Implements `Source` with pixels, prepared again where memory does not hold them.
+
+    The tower runs in every forward.
+    """
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self._held = Bounded()
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
-        sizes: dict[Draw, int] = {}
-        for draw in draws:
+    def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
+        """Prepare each image once and count its tokens."""
+        sizes: dict[SampleId, int] = {}
+        for sample_id in sample_ids:
             try:
-                sizes[draw] = len(self._prepared(samples, draw).tokens)
+                sizes[sample_id] = len(self._prepared(samples, sample_id).tokens)
             except ImageUnsuitable:
                 continue
-            tell()
+            on_read()
         return sizes
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+    def rows(self, samples: Samples, sample_ids: Sequence[SampleId], turn: Turn, mix: Mix | None = None) -> Rows:
+        """Return the inputs of one forward, with pixels."""
         base = self._base
         if mix is None:
-            images = [self._prepared(samples, draw) for draw in draws]
+            images = [self._prepared(samples, sample_id) for sample_id in sample_ids]
         else:
-            pictures = [samples.image(draw) for draw in draws]
+            pictures = [samples.image(sample_id) for sample_id in sample_ids]
             images = [samples.prepare(mix.of(*pair)) for pair in zip(pictures, mix.partners(pictures), strict=True)]
         return base.processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
 
-    def _prepared(self, samples: Samples, draw: Draw) -> PreparedImage:
-        name = samples.name(draw)
+    def _prepared(self, samples: Samples, sample_id: SampleId) -> PreparedImage:
+        name = samples.name(sample_id)
         image: PreparedImage | None = self._held.get(name)
         if image is None:
-            image = samples.prepared(draw)
+            image = samples.prepared(sample_id)
             self._held.put(name, image, image.pixels.nbytes)
         return image
 
 
-class Kept:
-    """Implements `Source`: the tower's output, from a folder; images cannot be mixed any more."""
+class CachedSource:
+    """Implements `Source` with the tower's output from a folder; its images cannot be mixed.
+
+    Args:
+        base: The loaded base model.
+        folder: Folder of the cache.
+    """
 
     def __init__(self, base: BaseModel, folder: Path) -> None:
         identity = [base.checkpoint.revision, base.precision, str(base.network.dtype)]
         self.cache = FeatureCache(folder, identity, lambda images: image_features(base, images))
         self._base = base
         own = base.processor
-        reader = _KeptReader(own.reader)
+        reader = _CachedReader(own.reader)
         self._processor = VisionProcessor(tokenizer=own.tokenizer, reader=reader, chat_template=own.chat_template)
 
-    def fill(self, samples: Samples, draws: Sequence[Draw], tell: Tell) -> dict[Draw, int]:
-        return self.cache.fill(samples, draws, tell)
+    def fill(self, samples: Samples, sample_ids: Sequence[SampleId], on_read: OnRead) -> dict[SampleId, int]:
+        """Compute the tower's output of images that are not cached yet."""
+        return self.cache.fill(samples, sample_ids, on_read)
 
-    def rows(self, samples: Samples, draws: Sequence[Draw], turn: Turn, mix: Mix | None = None) -> Rows:
+    def rows(self, samples: Samples, sample_ids: Sequence[SampleId], turn: Turn, mix: Mix | None = None) -> Rows:
+        """Return the inputs of one forward, with the tower's output in place of pixels."""
         assert mix is None
         base = self._base
-        images = [self.cache.image(samples.name(draw)) for draw in draws]
+        images = [self.cache.image(samples.name(sample_id)) for sample_id in sample_ids]
         return self._processor.rows(turn, images, device=base.device, dtype=base.network.dtype)
 
 
-class _KeptReader(ImageReader):
-    """A reader whose images are what the tower made of them, in `PreparedImage.extra`."""
+class _CachedReader(ImageReader):
+    """A reader of images whose tower output is in `PreparedImage.extra`."""
 
     def __init__(self, reader: ImageReader) -> None:
         self._reader = reader
@@ -118,15 +146,21 @@ class _KeptReader(ImageReader):
         return self._reader.positions(before=before, rows=rows, between=between, width=width)
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """mm_encoder_outputs, as the network's own forward takes them in the place of pixels."""
+        """Return `mm_encoder_outputs`, which the network's own forward takes in place of pixels."""
         return {"mm_encoder_outputs": {"image": joined([image.extra for image in images], device, dtype)}}
 
 
 @torch.no_grad()
 def image_features(base: BaseModel, images: Sequence[PreparedImage]) -> list[Features]:
-    """What the tower and the projector make of each image: pieces of the output, and "deepN" of each deepstack layer.
+    """Run the tower and the projector over images.
 
-    A family gives one piece an image or one a tile, in a list or stacked.
+    Args:
+        base: The loaded base model.
+        images: Prepared images with pixels.
+
+    Returns:
+        For each image the pieces of the output `[visual tokens, hidden]`, one or one per tile, under "listed.N" or
+        "stacked.N" as the family gives them, and under "deepL.N" for each deepstack layer. On the host.
     """
     inputs = base.processor.reader.stack(images, device=base.device, dtype=base.network.dtype)
     out = base.network.base_model.get_image_features(**inputs, return_dict=True)
@@ -146,7 +180,13 @@ def image_features(base: BaseModel, images: Sequence[PreparedImage]) -> list[Fea
 
 
 def joined(images: Sequence[Features], device: torch.device, dtype: torch.dtype) -> SimpleNamespace:
-    """The pieces of several images as one output of `get_image_features`."""
+    """Combine the pieces of several images into one output of `get_image_features`.
+
+    Args:
+        images: Features as `image_features` returns them, pieces `[visual tokens, hidden]`.
+        device: Where the tensors go.
+        dtype: Their floating type.
+    """
 
     def pieces(layer: str) -> list[torch.Tensor]:
         return [

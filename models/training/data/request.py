@@ -1,4 +1,4 @@
-"""What a fit was asked to do: checked before anything is read, and told from everything else by a fingerprint."""
+"""The request behind a fit: checked before any image is read, and identified by a fingerprint."""
 
 from __future__ import annotations
 
@@ -17,47 +17,63 @@ from models.types import Question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """over: an adapter folder, over whose LoRA a head is trained."""
+class TrainingRequest:
+    """Examples, question and recipe of a fit.
+
+    Attributes:
+        question: The question to train for.
+        train: Labelled images.
+        validation: Held-out images.
+        recipe: What is trained, and how.
+        seed: Of the whole training.
+        base_adapter: Folder of an adapter over whose LoRA a head is trained; None: over the base.
+    """
 
     question: Question
     train: Sequence[Example]
     validation: Sequence[Example]
     recipe: Recipe
     seed: int
-    over: Path | None
+    base_adapter: Path | None
 
     def check(self) -> None:
-        """Raises ModelInvalid, in one line, for parts that do not go together."""
+        """Check that the parts fit together.
+
+        Raises:
+            ModelInvalid: They do not; the message names the part.
+        """
         name = self.question.name
         if self.question.steps:
-            raise ModelInvalid(f"question {name!r} has steps, which cannot be trained: ask it in one prompt")
-        if self.over is not None and self.recipe.trains != "head":
+            raise ModelInvalid(f"question {name!r} has steps, which cannot be trained: write it as one prompt")
+        if self.base_adapter is not None and self.recipe.trains != "head":
             raise ModelInvalid(
                 f"recipe {self.recipe.name} starts from the base; only a head is trained over an adapter"
             )
         wrong = [e.key for e in (*self.train, *self.validation) if not 0 <= e.label < len(self.question.labels)]
         if wrong:
-            raise ModelInvalid(f"{len(wrong)} examples have no label of question {name!r}, the first is {wrong[0]}")
+            raise ModelInvalid(f"{len(wrong)} examples have a label outside question {name!r}, the first is {wrong[0]}")
         labels = {example.label for example in self.train}
         if len(labels) < 2:
             raise ModelInvalid(
-                f"the {len(self.train)} training images have {len(labels)} of the labels: two are needed"
+                f"the {len(self.train)} training images have {len(labels)} of the labels: label images of at least two"
             )
         both = {example.cluster for example in self.train} & {example.cluster for example in self.validation}
         if both:
             raise ModelInvalid(
-                f"{len(both)} clusters lie in training and validation, one is {min(both)}: split by them"
+                f"{len(both)} clusters are in training and validation, such as {min(both)}: split by cluster"
             )
 
     def fingerprint(self, base: BaseModel) -> str:
-        """Of everything that the result depends on: no training goes on from another one's checkpoint."""
+        """Return a digest of everything that the result depends on.
+
+        It keeps a training from resuming from another one's checkpoint.
+        """
         question = {**asdict(self.question), "flags": sorted(self.question.flags)}
-        parts = [[_said(example) for example in part] for part in (self.train, self.validation)]
-        over = None if self.over is None else read_card(self.over).weights_sha256
-        what = [base.checkpoint.revision, base.precision, question, parts, self.recipe.model_dump(), self.seed, over]
+        parts = [[_identity(example) for example in part] for part in (self.train, self.validation)]
+        under = None if self.base_adapter is None else read_card(self.base_adapter).weights_sha256
+        what = [base.checkpoint.revision, base.precision, question, parts, self.recipe.model_dump(), self.seed, under]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 
-def _said(example: Example) -> list[object]:
+def _identity(example: Example) -> list[object]:
     return [example.key, example.label, [asdict(box) for box in example.boxes]]

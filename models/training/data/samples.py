@@ -1,7 +1,9 @@
-"""From an example to the image that a forward reads: as it is, or a small object with its surroundings, enlarged.
+"""From an example to the image that a forward reads.
 
-Small things are lost where an image is shrunk to the pixel budget; a crop around them, scaled back up, shows the model
-what it should have seen. Not for X-ray scans: what lies over each other there absorbs together.
+The whole image, or a small object with its surroundings, enlarged.
+
+Small objects are lost when an image is shrunk to the pixel budget; an enlarged crop shows them to the model. Not for
+X-ray scans, where overlapping objects absorb together.
 """
 
 from __future__ import annotations
@@ -16,12 +18,18 @@ from models.inputs.processing import VisionProcessor
 from models.training.data.types import Example
 from models.types import Box, Question
 
-CROPS = 2  # different ones of each example with a small object
-CONTEXT = (1.5, 3.0)  # side of a crop, in longest sides of the object
+CROPS = 2  # for each example with a small object
+CONTEXT = (1.5, 3.0)  # side of a crop, in multiples of the object's longest side
 
 
 def n_crops(example: Example, size: tuple[int, int], below: float) -> int:
-    """How many enlarged crops there are of an example whose image has this (width, height)."""
+    """Return the number of enlarged crops of an example.
+
+    Args:
+        example: An example with boxes.
+        size: (width, height) of its image in pixels.
+        below: Share of the image's area below which a box is small.
+    """
     return CROPS if _smallest(example, size, below) is not None else 0
 
 
@@ -35,13 +43,24 @@ def _area(box: Box) -> float:
 
 
 def open_image(example: Example) -> Image.Image:
-    """The whole image in RGB; raises what opening it raises."""
+    """Return the whole image in RGB.
+
+    Raises:
+        Exception: Whatever opening it raises.
+    """
     with example.open(example.path) as image:
         return image.convert("RGB")
 
 
 def enlarged(image: Image.Image, example: Example, variant: int, below: float) -> Image.Image:
-    """The `variant`-th crop around the smallest object, scaled to the image's longest side; always the same one."""
+    """Return a crop around the smallest object, enlarged to the image's longest side.
+
+    Args:
+        image: The example's image in RGB.
+        example: An example for which `n_crops` is not 0.
+        variant: Number of the crop, from 1; the same number gives the same crop.
+        below: Share of the image's area below which a box is small.
+    """
     box = _smallest(example, image.size, below)
     assert box is not None
     seed = hashlib.sha256(f"{example.key}/{variant}".encode()).digest()
@@ -57,13 +76,21 @@ def enlarged(image: Image.Image, example: Example, variant: int, below: float) -
 
 
 def _start(rng: np.random.Generator, low: float, high: float, side: float, length: int) -> int:
-    """Where a stretch of `side` begins that holds low..high and lies within 0..length."""
+    """Return where a stretch of `side` begins that covers low..high and lies within 0..length."""
     first, last = max(0.0, high - side), min(low, length - side)
     return round(rng.uniform(first, last)) if first < last else max(0, round(min(first, length - side)))
 
 
 class Samples:
-    """Draws of a list of examples, made ready for a forward at one pixel budget."""
+    """Images of examples, prepared for a forward at one pixel budget.
+
+    Args:
+        examples: The examples, by whose index images are named.
+        processor: Prepares images.
+        question: Its pixel budget.
+        factor: Times that budget.
+        below: Share of the image's area below which a box is small.
+    """
 
     def __init__(
         self, examples: list[Example], processor: VisionProcessor, question: Question, *, factor: float, below: float
@@ -74,19 +101,34 @@ class Samples:
         self.max_pixels = round(question.max_pixels * factor)
         self._min_pixels = question.min_pixels
 
-    def name(self, draw: tuple[int, int]) -> str:
-        """What tells this picture from every other: the example's key, its variant and the pixel budget."""
-        variant = f"{draw[1]}/{self._below}" if draw[1] else "0"
-        return f"{self.examples[draw[0]].key}/{variant}/{self._min_pixels}-{self.max_pixels}"
+    def name(self, sample_id: tuple[int, int]) -> str:
+        """Return the unique name of a picture: the example's key, its variant and the pixel budget."""
+        variant = f"{sample_id[1]}/{self._below}" if sample_id[1] else "0"
+        return f"{self.examples[sample_id[0]].key}/{variant}/{self._min_pixels}-{self.max_pixels}"
 
-    def image(self, draw: tuple[int, int]) -> Image.Image:
-        example = self.examples[draw[0]]
+    def image(self, sample_id: tuple[int, int]) -> Image.Image:
+        """Return an image or a crop in RGB.
+
+        Raises:
+            Exception: Whatever opening it raises.
+        """
+        example = self.examples[sample_id[0]]
         image = open_image(example)
-        return enlarged(image, example, draw[1], self._below) if draw[1] else image
+        return enlarged(image, example, sample_id[1], self._below) if sample_id[1] else image
 
-    def prepared(self, draw: tuple[int, int]) -> PreparedImage:
-        """Raises ImageUnsuitable for one that the model cannot take."""
-        return self.prepare(self.image(draw))
+    def prepared(self, sample_id: tuple[int, int]) -> PreparedImage:
+        """Return an image or a crop, prepared for a forward.
+
+        Raises:
+            ImageUnsuitable: The model cannot take this image.
+            Exception: Whatever opening it raises.
+        """
+        return self.prepare(self.image(sample_id))
 
     def prepare(self, image: Image.Image) -> PreparedImage:
+        """Prepare an image at the pixel budget of these samples.
+
+        Raises:
+            ImageUnsuitable: The model cannot take this image.
+        """
         return self._processor.prepare(image, max_pixels=self.max_pixels, min_pixels=self._min_pixels)

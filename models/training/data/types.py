@@ -1,4 +1,4 @@
-"""What goes into a training, and what it says of itself while it runs."""
+"""Input of a training, and its reports while it runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from models.types import Box
 class Example:
     """One labelled image.
 
-    key: its name for all time (the hash of its bytes): caches, samplers and folds go by it, never by position.
-    path: an image file. label: index into the question's labels. cluster: images that look alike or belong together;
-    they never lie on both sides of a split. boxes: where the label's things are, in pixels of the upright image.
+    Attributes:
+        key: Permanent name (the hash of its bytes). Caches, samplers and folds use it instead of a position.
+        path: An image file.
+        label: Index into the question's labels.
+        cluster: Name shared by images that look alike or belong together; no split separates them.
+        boxes: The label's objects, in pixels of the upright image.
+        open: Opens the file; safe decoding is up to the caller.
     """
 
     key: str
@@ -27,12 +31,21 @@ class Example:
     label: int
     cluster: str
     boxes: tuple[Box, ...] = ()
-    open: Callable[[Path], Image.Image] = field(default=Image.open, repr=False)  # safe decoding is the caller's affair
+    open: Callable[[Path], Image.Image] = field(default=Image.open, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a training stands. loss: mean since the last word. validation: loss on the held-out part, once known."""
+    """A training's progress.
+
+    Attributes:
+        step: Optimiser steps done, of `steps` in all.
+        epoch: Epochs begun, of `epochs` in all.
+        loss: In nats, of the step, or the mean of the epoch in a history; None while images are read.
+        validation: Loss on the held-out part, at the end of an epoch.
+        seconds: Seconds so far, with those of earlier attempts.
+        seconds_left: Estimate; None while images are read.
+    """
 
     step: int
     steps: int
@@ -40,22 +53,24 @@ class Progress:
     epochs: int
     loss: float | None
     validation: float | None
-    seconds: float  # so far, those of earlier attempts included
+    seconds: float
     seconds_left: float | None
 
 
-class Watcher(Protocol):
-    """Told of every step; raises to end the training, which then goes on from its last checkpoint another time."""
+class ProgressCallback(Protocol):
+    """Called at every step. An error from it ends the training, which can resume from its last checkpoint."""
 
     def __call__(self, progress: Progress) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A finished fit, its weights not yet written anywhere.
+    """A finished fit, its weights not yet written to disk.
 
-    write(folder, card): writes an adapter folder; calibrator, thresholds and canary are the caller's.
-    history: one Progress an epoch. figures: seconds, steps, matched modules, sizes, the best epoch.
+    Attributes:
+        write: (folder, card) -> card; writes an adapter folder. The caller adds calibrator, thresholds and canary.
+        history: One progress per epoch.
+        figures: Seconds, steps, matched modules, sizes, the best epoch.
     """
 
     write: Callable[[Path, AdapterCard], AdapterCard]

@@ -1,1 +1,1 @@
-"""What a training changes: a head, or an adapter of the network."""
+"""The trained part of a model: a head, or an adapter of the network."""

@@ -1,7 +1,7 @@
-"""The serving forward under gradients: the same instruction, tokens and positions, read at the same place.
+"""The serving forward under gradients: same instruction, tokens and positions, read at the same place.
 
-The instruction's keys and values are computed once an optimiser step and shared by all its images. Their gradient is
-gathered over the step's forwards and goes through the instruction once, at the end.
+The instruction's keys and values are computed once per optimiser step and shared by all its images. Their gradient is
+summed over the step's forwards and goes through the instruction once, at the end.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ from models.inputs.processing import Rows
 from models.network.base import BaseModel
 from models.network.prefix import Prefix
 
-_VOCABULARY_SLICE = 16_384  # head rows turned to fp32 at a time
+_VOCABULARY_SLICE = 16_384  # rows of the output embedding converted to fp32 at a time
 
 
 class Instruction:
-    """Keys and values of the tokens before the image, for the forwards of one step."""
+    """Keys and values of the tokens before the image, for the forwards of one step.
+
+    Args:
+        base: The loaded base model.
+        ids: Token ids of the instruction.
+    """
 
     def __init__(self, base: BaseModel, ids: Sequence[int]) -> None:
         computed = Prefix.of(base.network.base_model, ids)
@@ -34,7 +39,7 @@ class Instruction:
         )
 
     def backward(self) -> None:
-        """Carry the gradient that the forwards left on keys and values on through the instruction."""
+        """Propagate the gradient on keys and values, which the forwards left, through the instruction."""
         pairs = [
             (computed, leaf.grad)
             for layer, leaves in zip(self._layers, self._leaves, strict=True)
@@ -46,20 +51,35 @@ class Instruction:
 
 
 def last_hidden(base: BaseModel, rows: Rows, prefix: Prefix) -> torch.Tensor:
-    """The feature (B, d) at the answer position, as `PrefillScorer.last_hidden` reads it."""
+    """Return the hidden state at the answer position, as `PrefillScorer.last_hidden` reads it, with its gradient.
+
+    Args:
+        base: The loaded base model.
+        rows: The inputs of one forward.
+        prefix: Keys and values of the instruction.
+
+    Returns:
+        `[batch, hidden]` in the network's dtype.
+    """
     inputs = rows.inputs | prefix.inputs(rows.inputs["input_ids"].shape[1], base.device)
     hidden = base.processor.reader.hidden(base.network, inputs)
     return hidden[torch.arange(len(rows.last), device=base.device), rows.last]
 
 
 def answer_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross entropy (B,) of the answer's token over the whole vocabulary, in fp32: nothing else of the turn is learnt.
+    """Return the cross entropy of the answer's token over the whole vocabulary; no other token is learnt.
 
-    hidden (B, d); weight (V, d), the output embedding; targets (B,) token ids.
+    Args:
+        hidden: `[batch, hidden]`, any floating type.
+        weight: `[vocabulary, hidden]`, the output embedding.
+        targets: `[batch]` int64 token ids.
+
+    Returns:
+        `[batch]` fp32, in nats.
     """
     if weight.dtype == torch.float32:
         return F.cross_entropy(F.linear(hidden.float(), weight), targets, reduction="none")
-    # The whole of it in fp32 would be gigabytes: slice by slice, and again so on the way back.
+    # All logits in fp32 would be gigabytes: they are computed slice by slice, and again so in the backward pass.
     hidden = hidden.float()
     parts = [
         checkpoint(_partition, hidden, part, use_reentrant=False) for part in torch.split(weight, _VOCABULARY_SLICE)
@@ -73,7 +93,7 @@ def _partition(hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def recomputed(layers: Sequence[Any]) -> Iterator[None]:
-    """Forwards in here keep only the inputs of these layers and compute the rest again on the way back.
+    """Keep only the inputs of these layers in forwards, and compute the rest again in the backward pass.
 
     transformers' own gradient checkpointing would drop the instruction's keys and values.
     """
@@ -83,4 +103,4 @@ def recomputed(layers: Sequence[Any]) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            del layer.forward  # the class's own shows again
+            del layer.forward  # the class's own method takes effect again

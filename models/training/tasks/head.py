@@ -1,4 +1,4 @@
-"""The task of recipe `head`: a linear layer over last hidden states, which the frozen model gives once an image."""
+"""The task of recipe `head`: a linear layer over last hidden states, which the frozen model computes once per image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.scoring.head import Head, initial_head
 from models.scoring.prefill import PrefillScorer
 from models.training.data.dataset import Data
 from models.training.data.feature_cache import FeatureCache, Features
-from models.training.data.sampler import Draw, Step
+from models.training.data.sampler import SampleId, Step
 from models.training.data.samples import Samples
 from models.types import Question
 
@@ -26,33 +26,47 @@ HIDDEN = "hidden"
 
 
 @contextmanager
-def frozen_scorer(base: BaseModel, question: Question, over: Path | None) -> Iterator[PrefillScorer]:
-    """What reads the hidden states: the base, or the base under the LoRA of an adapter, loaded for this if need be."""
-    digest = None if over is None else read_card(over).weights_sha256
-    there = digest in base._loaded or digest in base._heads
-    scorer = factory.scorer(base, question, over)
+def frozen_scorer(base: BaseModel, question: Question, base_adapter: Path | None) -> Iterator[PrefillScorer]:
+    """Yield the scorer that reads hidden states: the base, or the base under an adapter's LoRA.
+
+    The adapter is loaded if need be, and released at the end if so.
+
+    Raises:
+        ModelInvalid: The adapter is damaged or was made for another base or question.
+    """
+    digest = None if base_adapter is None else read_card(base_adapter).weights_sha256
+    loaded = digest in base.loaded or digest in base.heads
+    scorer = factory.scorer(base, question, base_adapter)
     try:
         yield scorer
     finally:
-        if digest is not None and not there:
+        if digest is not None and not loaded:
             base.release(digest)
 
 
 def hidden_cache(scorer: PrefillScorer, folder: Path) -> FeatureCache:
-    """Last hidden states by image, in fp32."""
+    """Return a cache of last hidden states, `[hidden]` fp32 under "hidden" for each image."""
     identity = scorer.identity
-    said = [identity.base_model, identity.revision, identity.precision, str(identity.adapter_sha256), HIDDEN]
+    parts = [identity.base_model, identity.revision, identity.precision, str(identity.adapter_sha256), HIDDEN]
 
     def compute(images: Sequence[PreparedImage]) -> list[Features]:
         with torch.inference_mode():
             hidden = scorer.last_hidden(images).float().cpu()
         return [{HIDDEN: row.clone()} for row in hidden]
 
-    return FeatureCache(folder, [*said, scorer.prompt.sha256], compute)
+    return FeatureCache(folder, [*parts, scorer.prompt.sha256], compute)
 
 
 class HeadTask:
-    """Implements `models.training.loop.Task`: cross entropy over the question's labels."""
+    """Implements `models.training.loop.Task`: cross entropy over the question's labels.
+
+    Args:
+        base: The loaded base model.
+        question: Its labels are the classes.
+        data: Prepared examples.
+        cache: A filled `hidden_cache`.
+        recipe: Its dropout applies to the hidden states.
+    """
 
     def __init__(self, base: BaseModel, question: Question, data: Data, cache: FeatureCache, recipe: Recipe) -> None:
         start = initial_head(base, question)
@@ -64,6 +78,7 @@ class HeadTask:
 
     @property
     def state(self) -> Mapping[str, torch.Tensor]:
+        """weight `[labels, hidden]` and bias `[labels]`, both fp32."""
         return {"weight": self._weight.detach(), "bias": self._bias.detach()}
 
     @property
@@ -71,33 +86,35 @@ class HeadTask:
         return [self._weight, self._bias]
 
     def learn(self, step: Step) -> float:
-        draws = [draw for part in step for draw in part]
-        hidden = torch.stack([self._train[draw] for draw in draws])
+        """Run one optimiser step's images and leave the gradient; returns the mean loss in nats."""
+        sample_ids = [sample_id for part in step for sample_id in part]
+        hidden = torch.stack([self._train[sample_id] for sample_id in sample_ids])
         hidden = F.dropout(hidden, self._recipe.dropout)
         logits = F.linear(hidden, self._weight, self._bias)
-        loss = F.cross_entropy(logits, _labels(self._data.train, draws))
+        loss = F.cross_entropy(logits, _labels(self._data.train, sample_ids))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
     @torch.no_grad()
     def validation(self) -> float | None:
+        """Return the loss in nats on the held-out examples, with equal weight for every class; None without any."""
         if not self._held:
             return None
-        draws = list(self._held)
-        labels = _labels(self._data.validation, draws)
-        logits = F.linear(torch.stack([self._held[draw] for draw in draws]), self._weight, self._bias)
+        sample_ids = list(self._held)
+        labels = _labels(self._data.validation, sample_ids)
+        logits = F.linear(torch.stack([self._held[sample_id] for sample_id in sample_ids]), self._weight, self._bias)
         losses = F.cross_entropy(logits, labels, reduction="none")
         return float(torch.stack([losses[labels == label].mean() for label in torch.unique(labels)]).mean())
 
 
 def trained_head(state: Mapping[str, torch.Tensor]) -> Head:
-    """The head in a state of `HeadTask`."""
+    """Return the head of a `HeadTask` state: weight `[labels, hidden]`, bias `[labels]`, fp32."""
     return Head(weight=state["weight"], bias=state["bias"])
 
 
-def _hidden(cache: FeatureCache, samples: Samples, draws: Mapping[Draw, int]) -> dict[Draw, torch.Tensor]:
-    return {draw: cache.features(samples.name(draw))[HIDDEN] for draw in draws}
+def _hidden(cache: FeatureCache, samples: Samples, sample_ids: Mapping[SampleId, int]) -> dict[SampleId, torch.Tensor]:
+    return {sample_id: cache.features(samples.name(sample_id))[HIDDEN] for sample_id in sample_ids}
 
 
-def _labels(samples: Samples, draws: Sequence[Draw]) -> torch.Tensor:
-    return torch.tensor([samples.examples[i].label for i, _ in draws])
+def _labels(samples: Samples, sample_ids: Sequence[SampleId]) -> torch.Tensor:
+    return torch.tensor([samples.examples[i].label for i, _ in sample_ids])

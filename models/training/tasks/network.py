@@ -1,4 +1,4 @@
-"""A base lent for training: the recipe's modules put in, everything else frozen, and all of it taken out again."""
+"""A base during training: the recipe's modules added, everything else frozen, and all of it removed again."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ from models.network.packed import differentiable_packed
 from models.recipes import Recipe
 from models.training.tasks.targets import Matched, check_matches, decoder_layers, is_vision, lora_settings
 
-NAME = "fit"  # of the adapter while it is trained; no attribute of a torch module
+NAME = "fit"  # of the adapter while it is trained; must not be an attribute of a torch module
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lent:
-    """What is trained in a lent base. layers: the language model's, in order. dropouts: of the LoRA."""
+class ActiveLora:
+    """The trained modules of a base.
+
+    Attributes:
+        base: The base model.
+        lora: Settings of the LoRA.
+        matched: The modules that the recipe matched.
+        layers: The language model's layers, in order.
+        dropouts: Dropout modules of the LoRA.
+        peft: The PeftModel around the network.
+    """
 
     base: BaseModel
     lora: LoraSettings
@@ -35,24 +44,33 @@ class Lent:
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
-        """The trained tensors themselves, under the names they have in a file."""
+        """The trained tensors themselves, by their names in a file: LoRA A `[rank, in]`, B `[out, rank]`."""
         return adapter_state(self.peft, NAME)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
+        """The tensors that require a gradient."""
         return [parameter for parameter in self.base.network.parameters() if parameter.requires_grad]
 
     def dropout(self, on: bool) -> None:
-        """Of the LoRA; the network itself stays as it serves."""
+        """Switch the LoRA's dropout; the network itself stays in evaluation mode."""
         for module in self.dropouts:
             module.train(on)
 
 
 @contextmanager
-def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
-    """The base with fresh modules of a recipe, for one thread alone; scorers of it wait. It comes back as it was.
+def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveLora]:
+    """Add fresh modules of a recipe to a base, for this thread alone; its scorers wait.
 
-    Raises ModelInvalid when the recipe does not fit the base.
+    The base is restored at the end.
+
+    Args:
+        base: The loaded base model.
+        recipe: What is trained.
+        seed: Of the fresh modules.
+
+    Raises:
+        ModelInvalid: The recipe does not fit the base.
     """
     network, family = base.network, base.family
     settings = lora_settings(recipe, network, family)
@@ -67,7 +85,7 @@ def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
             peft.set_adapter(NAME)
             matched = check_matches(recipe, settings, network, family, NAME)
             network.eval()
-            yield Lent(
+            yield ActiveLora(
                 base=base,
                 lora=settings,
                 matched=matched,
@@ -84,7 +102,7 @@ def lent(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[Lent]:
 
 @contextmanager
 def _differentiable(base: BaseModel, *, everywhere: bool) -> Iterator[None]:
-    """Activations in whose place serving has quicker ones without a gradient; the frozen tower keeps those."""
+    """Replace activations for which serving uses faster ones without a gradient; a frozen tower keeps those."""
     swapped: list[tuple[Any, str, Any]] = []
     for path, module in base.network.named_modules():
         if everywhere or not is_vision(path, base.family):

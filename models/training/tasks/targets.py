@@ -1,7 +1,7 @@
-"""Which modules of a network a recipe trains, found by its family, counted and asserted.
+"""The modules of a network that a recipe trains: found by its family, counted and checked.
 
-A list of suffixes will not do: in Qwen2.5-VL the vision tower's layers have the language model's names, and would be
-adapted with it in silence.
+A list of suffixes is not enough: in Qwen2.5-VL the vision tower's layers have the language model's names, and would be
+adapted with it silently.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.families import Family
 from models.network.merging import adapted_layers
 from models.recipes import Recipe
 
-# What leads from the vision tower to the language model, by the names that the families give it.
+# The projector from the vision tower to the language model, by its names in the families.
 PROJECTOR = re.compile(
     r"(.*\.)?(visual\.merger|visual\.deepstack_merger_list\.\d+|multi_modal_projector|connector|language_projection"
     r"|image_embed\.img_projection\w*)"
@@ -28,7 +28,13 @@ PROJECTOR = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """Numbers of modules with a LoRA, in the language model and in the vision part; names of those trained whole."""
+    """The modules that a recipe trains.
+
+    Attributes:
+        language: Modules with a LoRA in the language model.
+        vision: Modules with a LoRA in the vision part.
+        whole: Names of the modules trained whole.
+    """
 
     language: int
     vision: int
@@ -36,7 +42,16 @@ class Matched:
 
 
 def lora_settings(recipe: Recipe, network: Any, family: Family) -> LoraSettings:
-    """The LoRA of a recipe for this network. Raises ModelInvalid when the network has nothing of what is trained."""
+    """Return the LoRA settings of a recipe for a network.
+
+    Args:
+        recipe: What is trained.
+        network: The transformers model.
+        family: Its family.
+
+    Raises:
+        ModelInvalid: The network lacks the modules that the recipe trains.
+    """
     whole: tuple[str, ...] | None = None
     targets = family.language_linear
     if recipe.trains == "language+projector":
@@ -53,7 +68,11 @@ def lora_settings(recipe: Recipe, network: Any, family: Family) -> LoraSettings:
 
 
 def projector(network: Any, family: Family) -> tuple[str, ...]:
-    """Names of the modules between tower and language model."""
+    """Return the names of the modules between vision tower and language model.
+
+    Raises:
+        ModelInvalid: None is known in this family.
+    """
     found = tuple(name for name, _ in _vision_modules(network, family) if PROJECTOR.fullmatch(name))
     if not found:
         raise ModelInvalid(f"no projector is known in a {family.model_type} model; use recipe lora")
@@ -61,21 +80,25 @@ def projector(network: Any, family: Family) -> tuple[str, ...]:
 
 
 def last_blocks(network: Any, family: Family, count: int) -> tuple[str, ...]:
-    """Names of the last blocks of the vision tower that its output depends on."""
+    """Return the names of the last `count` blocks of the vision tower that its output depends on.
+
+    Raises:
+        ModelInvalid: The tower has fewer.
+    """
     rows = [
         (name, len(module)) for name, module in _vision_modules(network, family) if type(module) is torch.nn.ModuleList
     ]
     name, depth = max(rows, key=lambda row: row[1], default=("", 0))
     used = _used(network.config, depth)
     if used < count:
-        raise ModelInvalid(f"the vision tower has {used} blocks, the recipe trains {count}; set vision_blocks")
+        raise ModelInvalid(f"the vision tower has {used} blocks, the recipe trains {count}; lower vision_blocks")
     return tuple(f"{name}.{number}" for number in range(used - count, used))
 
 
 def _used(config: Any, depth: int) -> int:
-    """Blocks up to the one whose output is taken; LLaVA leaves out the last."""
-    said = config.to_dict()
-    layers = said.get("vision_feature_layer", said["vision_config"].get("feature_layer", -1))
+    """Return the number of blocks up to the one whose output is used; LLaVA leaves out the last."""
+    values = config.to_dict()
+    layers = values.get("vision_feature_layer", values["vision_config"].get("feature_layer", -1))
     each = [layers] if isinstance(layers, int) else layers
     return max(depth + 1 + layer if layer < 0 else layer for layer in each)
 
@@ -85,14 +108,17 @@ def _vision_modules(network: Any, family: Family) -> list[tuple[str, Any]]:
 
 
 def is_vision(name: str, family: Family) -> bool:
-    """Whether a module of this name belongs to the vision tower or the projector."""
+    """Return whether a module of this name belongs to the vision tower or the projector."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in family.vision)
 
 
 def check_matches(recipe: Recipe, lora: LoraSettings, network: Any, family: Family, name: str) -> Matched:
-    """Count the LoRA modules `name`, and prove that they sit in the language model, alike in each of its layers.
+    """Count the LoRA modules `name`, and check that they cover the language model's layers alike and nothing else.
 
-    Raises ModelInvalid: training something else than the recipe says would go unnoticed.
+    Otherwise a training of other modules than the recipe's would go unnoticed.
+
+    Raises:
+        ModelInvalid: They sit elsewhere, or some are missing.
     """
     paths = [path for path, _ in adapted_layers(network, name)]
     language = [path for path in paths if re.fullmatch(family.language_linear, path)]
@@ -100,14 +126,14 @@ def check_matches(recipe: Recipe, lora: LoraSettings, network: Any, family: Fami
     expected = _language_layers(network, family) if recipe.trains in ("language", "language+projector") else 0
     if (len(language), len(vision)) != (expected, 0) or len(paths) != len(language):
         raise ModelInvalid(
-            f"recipe {recipe.name} met {len(language)} layers of the language model and {len(paths) - len(language)} "
-            f"others, not {expected} and 0; the model's layers have other names than its family's"
+            f"recipe {recipe.name} matched {len(language)} layers of the language model and "
+            f"{len(paths) - len(language)} others, not {expected} and 0; its layers are not named as in its family"
         )
     return Matched(language=len(language), vision=len(vision), whole=lora.modules_to_save or ())
 
 
 def _language_layers(network: Any, family: Family) -> int:
-    """Linear layers to be adapted, by the configuration: as many in each layer as in the first."""
+    """Return the number of linear layers to adapt, by the configuration: as many in each layer as in the first."""
     depth = int(network.config.get_text_config(decoder=True).num_hidden_layers)
     names = [name for name, _ in network.named_modules() if re.fullmatch(family.language_linear, name)]
     first = [name for name in names if re.search(r"\blayers\.0\.", name)]
@@ -115,7 +141,7 @@ def _language_layers(network: Any, family: Family) -> int:
 
 
 def decoder_layers(network: Any, family: Family) -> list[Any]:
-    """The language model's layers, in order."""
+    """Return the language model's layers, in order."""
     names = (name for name, _ in network.named_modules() if re.fullmatch(family.language_linear, name))
     paths = dict.fromkeys(re.match(r".*?\.layers\.\d+", name).group() for name in names)  # type: ignore[union-attr]
     return [network.get_submodule(path) for path in paths]

@@ -12,21 +12,29 @@ from models.recipes import Recipe
 from models.training.data.dataset import Data
 from models.training.data.features import Source
 from models.training.data.mixing import Mix
-from models.training.data.sampler import Draw, Step
+from models.training.data.sampler import SampleId, Step
 from models.training.data.samples import Samples
 from models.training.tasks.forward import Instruction, answer_loss, last_hidden, recomputed
-from models.training.tasks.network import Lent
+from models.training.tasks.network import ActiveLora
 from models.types import Question
 
-VALIDATION_BATCH = 16  # images a forward without gradients
+VALIDATION_BATCH = 16  # images per forward without gradients
 
 
-class Answers:
-    """Implements `models.training.loop.Task` for a lent base."""
+class TokenTask:
+    """Implements `models.training.loop.Task` for a base with active LoRA modules.
 
-    def __init__(self, lent: Lent, question: Question, data: Data, source: Source, recipe: Recipe) -> None:
-        self._lent, self._data, self._source, self._recipe = lent, data, source, recipe
-        base = lent.base
+    Args:
+        lora: The trained modules.
+        question: Its label tokens are the targets.
+        data: Prepared examples.
+        source: Inputs of the forwards.
+        recipe: Mixing and gradient checkpointing.
+    """
+
+    def __init__(self, lora: ActiveLora, question: Question, data: Data, source: Source, recipe: Recipe) -> None:
+        self._lora, self._data, self._source, self._recipe = lora, data, source, recipe
+        base = lora.base
         prompt = base.processor.prompt(question)
         self._turn = prompt.turn
         self._answers = torch.tensor([code.answer_id for code in prompt.codes], device=base.device)
@@ -34,22 +42,24 @@ class Answers:
 
     @property
     def state(self) -> Mapping[str, torch.Tensor]:
-        return self._lent.state
+        """The trained tensors by their names in a file: LoRA A `[rank, in]`, B `[out, rank]`."""
+        return self._lora.state
 
     @property
     def parameters(self) -> Sequence[torch.nn.Parameter]:
-        return self._lent.parameters
+        return self._lora.parameters
 
     def learn(self, step: Step) -> float:
-        self._lent.dropout(True)
-        instruction = Instruction(self._lent.base, self._turn.before)
+        """Run one optimiser step's forwards and leave the gradient; returns the mean loss in nats."""
+        self._lora.dropout(True)
+        instruction = Instruction(self._lora.base, self._turn.before)
         total = 0.0
-        for draws in step:
-            mix = self._mix(draws)
+        for sample_ids in step:
+            mix = self._mix(sample_ids)
             with ExitStack() as stack:
                 if self._recipe.gradient_checkpointing:
-                    stack.enter_context(recomputed(self._lent.layers))
-                losses = self._losses(self._data.train, draws, instruction, mix)
+                    stack.enter_context(recomputed(self._lora.layers))
+                losses = self._losses(self._data.train, sample_ids, instruction, mix)
             mean = losses.mean() / len(step)
             mean.backward()  # type: ignore[no-untyped-call]
             total += mean.item()
@@ -58,32 +68,33 @@ class Answers:
 
     @torch.no_grad()
     def validation(self) -> float | None:
+        """Return the loss in nats on the held-out examples, with equal weight for every class; None without any."""
         sizes = self._data.validation_sizes
         if not sizes:
             return None
-        self._lent.dropout(False)
-        instruction = Instruction(self._lent.base, self._turn.before)
-        alike = sorted(sizes, key=lambda draw: sizes[draw])
+        self._lora.dropout(False)
+        instruction = Instruction(self._lora.base, self._turn.before)
+        alike = sorted(sizes, key=lambda sample_id: sizes[sample_id])
         by_label: dict[int, list[float]] = defaultdict(list)
         for start in range(0, len(alike), VALIDATION_BATCH):
-            draws = alike[start : start + VALIDATION_BATCH]
-            losses = self._losses(self._data.validation, draws, instruction).tolist()
-            for (i, _), loss in zip(draws, losses, strict=True):
+            sample_ids = alike[start : start + VALIDATION_BATCH]
+            losses = self._losses(self._data.validation, sample_ids, instruction).tolist()
+            for (i, _), loss in zip(sample_ids, losses, strict=True):
                 by_label[self._data.validation.examples[i].label].append(loss)
         return sum(sum(part) / len(part) for part in by_label.values()) / len(by_label)
 
-    def _mix(self, draws: Sequence[Draw]) -> Mix | None:
+    def _mix(self, sample_ids: Sequence[SampleId]) -> Mix | None:
         kind = self._recipe.mixing
-        if kind == "none" or len(draws) < 2:
+        if kind == "none" or len(sample_ids) < 2:
             return None
-        return Mix.draw(kind, [torch.initial_seed(), *(i for i, _ in draws)])
+        return Mix.sample(kind, [torch.initial_seed(), *(i for i, _ in sample_ids)])
 
     def _losses(
-        self, samples: Samples, draws: Sequence[Draw], instruction: Instruction, mix: Mix | None = None
+        self, samples: Samples, sample_ids: Sequence[SampleId], instruction: Instruction, mix: Mix | None = None
     ) -> torch.Tensor:
-        rows = self._source.rows(samples, draws, self._turn, mix)
-        hidden = last_hidden(self._lent.base, rows, instruction.prefix)
-        labels = [samples.examples[i].label for i, _ in draws]
+        rows = self._source.rows(samples, sample_ids, self._turn, mix)
+        hidden = last_hidden(self._lora.base, rows, instruction.prefix)
+        labels = [samples.examples[i].label for i, _ in sample_ids]
         losses = answer_loss(hidden, self._weight, self._targets(labels))
         if mix is None:
             return losses

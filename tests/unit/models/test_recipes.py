@@ -54,9 +54,9 @@ def test_every_recipe_can_be_loaded_and_steps_over_sixteen_images_by_default() -
         ({"epochs": 0}, "recipe lora: epochs: "),
         ({"dropout": 1.0}, "recipe lora: dropout: "),
         ({"small_share": 0.3}, "recipe lora: small_share: "),
-        ({"mixing": "mixup", "batch": 1}, "recipe lora: images of one forward"),
+        ({"mixing": "mixup", "batch": 1}, "recipe lora: mixing"),
         ({"vision_blocks": 2}, "recipe lora: vision_blocks belongs"),
-        ({"max_epochs": 1}, "recipe lora: max_epochs (1) must not be under epochs (3)"),
+        ({"max_epochs": 1}, "recipe lora: max_epochs (1)"),
         ({"epochs": 1.5}, "recipe lora: epochs: "),
         ({"r": 0}, "recipe lora: r: "),
         ({"batch": 1025}, "recipe lora: batch: "),
@@ -73,7 +73,7 @@ def test_a_wrong_field_is_named_in_one_line(overrides: dict[str, Any], message: 
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ModelInvalid, match="no recipe 'loraa'; choose one of head, lora, "):
+    with pytest.raises(ModelInvalid, match=r"'loraa'.* head, lora, "):
         load_recipe("loraa")
 
 
@@ -87,7 +87,7 @@ def test_auto_takes_the_recipe_made_for_the_base() -> None:
 
 
 def test_qlora_over_a_base_that_is_not_in_4_bit_is_refused() -> None:
-    with pytest.raises(ModelInvalid, match="trains over a base in nf4, this one is in bf16: load it"):
+    with pytest.raises(ModelInvalid, match=r"nf4.* bf16"):
         recipe_for(base("bf16"), "qlora")
 
 

@@ -194,7 +194,7 @@ def test_a_missing_file_is_named(copied: Path, name: str) -> None:
 def test_an_adapter_that_comes_as_a_pickle_is_never_opened(copied: Path) -> None:
     (copied / WEIGHTS).unlink()
     (copied / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(ModelInvalid, match="pickle, which can run code: save the adapter as safetensors"):
+    with pytest.raises(ModelInvalid, match="pickle"):
         read_adapter(copied)
 
 

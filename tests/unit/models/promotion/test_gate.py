@@ -12,7 +12,7 @@ from models.adapters.calibration import Calibrator, Certificate, Thresholds, fit
 from models.promotion import Facts, GateReport, GateResult, Limits, Paired, Shadow, Side, judge
 from models.promotion.bootstrap import Bounded
 from models.promotion.conditions import g4_calibrated
-from models.promotion.evidence import gather
+from models.promotion.evidence import collect_evidence
 from models.types import Question
 
 FLAGGING = Question(name="q", prompt="Is it?", labels=("overlay", "natural", "none"), flags=frozenset({"overlay"}))
@@ -125,7 +125,7 @@ class TestVerdicts:
         promoted = sum(say(rivals(200, 1.2, 1.2, seed=seed)).promotes for seed in range(40))
         assert promoted <= 2  # at a level of 5 % for each of several conditions
 
-    def test_it_says_the_same_twice(self) -> None:
+    def test_the_same_input_gives_the_same_report(self) -> None:
         assert say(rivals(100, 1.0, 1.3)).record() == say(rivals(100, 1.0, 1.3)).record()
 
 
@@ -134,7 +134,7 @@ class TestSmallSets:
         report = say(rivals(24, 1.2, 1.4))
         assert report.verdict == "hold"
         assert report.reason.startswith("golden set too small to decide: 24 images, ")
-        assert f"{report.figures['images_needed']:,} needed to see a gain of 2 points" in report.reason
+        assert f"{report.figures['images_needed']:,} needed" in report.reason
         assert "24 golden images" in report.power
 
     def test_a_loss_that_is_only_not_excluded_is_left_open(self) -> None:
@@ -147,7 +147,7 @@ class TestSmallSets:
         right = np.where(truth == 0, 2.0, -2.0)
         report = say(pair(truth, side(-right, truth * 0, None), side(right, truth, platt(1.5))))
         assert report.verdict == "hold"
-        assert "4 positive golden images" in of(report, "G1").words
+        assert "4 distinct positive golden images" in of(report, "G1").words
 
     def test_no_golden_image_holds(self) -> None:
         report = say(rivals(0, 1.0, 1.0))
@@ -171,7 +171,7 @@ class TestSmallSets:
         assert (result.figures["won"], result.figures["lost"]) == (5, 2)
         assert result.outcome == "undecided"
 
-    def test_lookalikes_are_one_witness(self) -> None:
+    def test_near_duplicates_count_once(self) -> None:
         truth = np.arange(120) % 2
         right = np.where(truth == 0, 2.0, -2.0)
         before = right * np.where(np.arange(120) < 12, -1, 1)
@@ -197,21 +197,21 @@ class TestSmallSets:
 
 class TestIntegrity:
     @pytest.mark.parametrize(
-        ("facts", "word"),
+        ("facts", "figure", "value"),
         [
-            (Facts(train_keys=frozenset({"key7"})), "were trained on"),
-            (Facts(train_clusters=frozenset({"cluster7"})), "look like"),
-            (Facts(canary_problem="margins moved"), "margins moved"),
-            (Facts(same_question=False), "another question"),
-            (Facts(same_base=False), "another revision"),
-            (Facts(unreadable=2), "no number for 2"),
+            (Facts(train_keys=frozenset({"key7"})), "leaked", ["key7"]),
+            (Facts(train_clusters=frozenset({"cluster7"})), "leaked_lookalikes", ["key7"]),
+            (Facts(canary_problem="margins moved"), "canary_problem", "margins moved"),
+            (Facts(same_question=False), "same_question", False),
+            (Facts(same_base=False), "same_base", False),
+            (Facts(unreadable=2), "unreadable", 2),
         ],
     )
-    def test_what_makes_the_comparison_worthless_rejects(self, facts: Facts, word: str) -> None:
+    def test_what_makes_the_comparison_worthless_rejects(self, facts: Facts, figure: str, value: object) -> None:
         report = say(rivals(300, 0.9, 1.6, facts=facts))
         assert report.verdict == "reject"
         assert report.reason.startswith("G0")
-        assert word in report.reason
+        assert of(report, "G0").figures[figure] == value
 
     def test_the_images_that_leaked_are_named(self) -> None:
         report = say(rivals(300, 0.9, 1.6, facts=Facts(train_keys=frozenset({"key7", "other"}))))
@@ -275,7 +275,7 @@ class TestCalibration:
 
     def test_what_resampling_adds_to_the_calibration_error_is_taken_off(self) -> None:
         paired = rivals(60, 1.2, 1.2)
-        evidence = gather(paired, limits=Limits(), seed=0, resamples=50)
+        evidence = collect_evidence(paired, limits=Limits(), seed=0, resamples=50)
         for bias, outcome in ((0.0, "fail"), (0.015, "pass")):
             error = Bounded(value=0.03, low=0.02, high=0.06, bias=bias)
             found = replace(evidence, brier=Bounded(value=0, low=0, high=0, bias=0), calibration_error=error)
@@ -345,7 +345,7 @@ class TestShadow:
         assert of(say(paired, self.shadow(after=150, psi=0.9)), "G6").outcome == "pass"
         assert of(say(paired, self.shadow(times=1.3)), "G6").outcome == "fail"
 
-    def test_a_busy_machine_refuses_nobody(self) -> None:
+    def test_a_busy_machine_refuses_no_model(self) -> None:
         noisy = replace(self.shadow(), seconds=[(1.0, t) for t in (0.8, 2.5, 1.3, 0.9, 1.2, 3.0, 0.95, 1.2, 1.3)])
         result = of(say(rivals(300, 0.9, 1.6), noisy), "G6")
         assert result.figures["latency"] > 1.1
@@ -375,21 +375,20 @@ class TestDecisions:
     def test_flags_that_vanish_hold(self) -> None:
         report = say(self.rivals(self.BOTH, Thresholds(review=-1.0, flag=None)))
         assert report.verdict == "hold"
-        assert report.reason == (
-            "G6 decisions: the challenger flags nothing: precision 0.95 could not be certified on 120 labels (3 of the "
-            "59 highest margins wrong), it takes at least 59 flagged images without an error; label more in "
-            "calibration/threshold, or lower target_precision"
-        )
+        assert report.reason.startswith("G6 decisions: ")
+        for datum in ("precision 0.95", "120 labels", "3 of the 59", "at least 59 flagged images", "target_precision"):
+            assert datum in report.reason
         assert "flags nothing" in report.notes[0]
         assert "clears" not in report.notes[0]
 
     def test_clears_that_vanish_hold(self) -> None:
         report = say(self.rivals(self.BOTH, Thresholds(review=None, flag=1.0)))
         assert report.verdict == "hold"
-        assert "clears nothing: recall 0.95 could not be certified on 37 positives" in report.reason
+        assert "recall 0.95" in report.reason
+        assert "37 positives" in report.reason
         assert "59 positives without a miss" in report.reason
 
-    def test_a_champion_that_has_none_either_loses_nothing_but_it_is_said(self) -> None:
+    def test_a_champion_that_has_none_either_loses_nothing_but_it_is_reported(self) -> None:
         none = Thresholds(review=None, flag=None)
         report = say(self.rivals(none, none))
         assert report.verdict == "promote"
@@ -398,10 +397,10 @@ class TestDecisions:
         assert note.startswith("WARNING: adapter 2 sends EVERY image to review: it flags nothing: precision 0.95")
         assert "; it clears nothing: recall 0.95" in note
 
-    def test_beside_the_base_alone_it_is_said_and_binds_nothing(self) -> None:
+    def test_beside_the_base_alone_it_is_reported_and_binds_nothing(self) -> None:
         report = say(self.rivals(self.BOTH, Thresholds(review=None, flag=None), learnt=False))
         assert report.verdict == "promote", report.reason
-        assert self.decisions(report).words.endswith("(not binding beside the base alone)")
+        assert self.decisions(report).words.endswith("(not binding against the base alone)")
         assert "EVERY image" in report.notes[0]
 
     def test_a_card_without_thresholds_is_served_at_even_odds_which_nothing_certifies(self) -> None:

@@ -71,7 +71,7 @@ class TestBootstrap:
         curve = Ranking(np.array([5.0, 4.0, 4.0]), np.array([True, False, True])).curve(np.ones((1, 3)))
         assert recall_at(*curve, np.array([0.5])) == pytest.approx(0.75)
 
-    def test_lookalikes_are_drawn_together(self) -> None:
+    def test_lookalikes_are_sampled_together(self) -> None:
         (block,) = weights(["a", "b", "a", "c"], resamples=50, seed=0)
         assert block.shape == (50, 4)
         assert (block[:, 0] == block[:, 2]).all()

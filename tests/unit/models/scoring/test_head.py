@@ -105,7 +105,7 @@ def test_a_head_reads_the_hidden_state_of_the_frozen_base(base: BaseModel, tmp_p
     assert one.identity.adapter_sha256 != two.identity.adapter_sha256
 
 
-def test_a_head_beside_a_lora_reads_what_the_tuned_base_says(folder: Path, base: BaseModel, tmp_path: Path) -> None:
+def test_a_head_beside_a_lora_reads_the_tuned_base(folder: Path, base: BaseModel, tmp_path: Path) -> None:
     trained = load_base(str(folder), precision="fp32", device="cpu")
     model = add_lora(trained.network, LORA, name="default")
     torch.manual_seed(3)

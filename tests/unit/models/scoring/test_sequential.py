@@ -154,7 +154,7 @@ def test_an_answer_that_is_no_number_stays_none(odd: float) -> None:
 
 
 def test_steps_that_do_not_lead_to_the_labels_are_refused() -> None:
-    with pytest.raises(ValueError, match="must lead to its labels"):
+    with pytest.raises(ValueError, match="must lead to all"):
         Question(name="q", prompt="?", labels=("a", "b"), flags=frozenset(), steps=(QUESTION.steps[0],))
 
 

@@ -13,14 +13,14 @@ from PIL import Image
 from models.network.base import BaseModel, load_base
 from models.recipes import load_recipe
 from models.training.checkpoint import load_state, save_state
-from models.training.data.dataset import gather
-from models.training.data.features import Computed, Kept, Source
-from models.training.data.request import Asked
+from models.training.data.dataset import collect_data
+from models.training.data.features import CachedSource, PixelSource, Source
+from models.training.data.request import TrainingRequest
 from models.training.data.samples import Samples
 from models.training.fit import fit
 from models.training.tasks.forward import Instruction, answer_loss, last_hidden
 from tests.unit.models import tiny_models as tiny
-from tests.unit.models.training.training_examples import QUESTION, pictures, unwatched
+from tests.unit.models.training.training_examples import QUESTION, ignore_progress, pictures
 
 DRAWS = [(i, 0) for i in range(5)]
 
@@ -44,12 +44,12 @@ def test_the_loss_over_kept_features_is_the_loss_over_pixels(tmp_path: Path, fam
     folder = importlib.import_module(f"tests.unit.models.checkpoints.{family}").checkpoint(tmp_path / "model")
     base = load_base(str(folder), precision="fp32", device="cpu")
     samples = Samples(pictures(tmp_path, 5), base.processor, QUESTION, factor=1.0, below=0.0)
-    kept, computed = Kept(base, tmp_path / "features"), Computed(base)
+    kept, computed = CachedSource(base, tmp_path / "features"), PixelSource(base)
     for source in (kept, computed):
         assert len(source.fill(samples, DRAWS, lambda: None)) == 5
     over_pixels = losses(base, samples, computed)
     assert losses(base, samples, kept).tolist() == pytest.approx(over_pixels.tolist(), abs=1e-5)
-    again = Kept(base, tmp_path / "features")  # from the files alone
+    again = CachedSource(base, tmp_path / "features")  # from the files alone
     again.fill(samples, DRAWS, lambda: None)
     assert again.cache.n_computed == 0
     assert losses(base, samples, again).tolist() == pytest.approx(over_pixels.tolist(), abs=1e-5)
@@ -62,7 +62,7 @@ def test_the_tower_runs_once_however_many_epochs_there_are(base: BaseModel, tmp_
     recipe = load_recipe("lora", overrides={"epochs": 2, "min_steps": 0, "batch": 16, "accumulation": 1})
     train, held = pictures(tmp_path, 17), pictures(tmp_path, 3, first=17)
     try:
-        trained = fit(base, QUESTION, train, held, recipe, seed=1, work=tmp_path / "work", watch=unwatched)
+        trained = fit(base, QUESTION, train, held, recipe, seed=1, work=tmp_path / "work", on_progress=ignore_progress)
     finally:
         handle.remove()
     assert len(ran) == 3  # two chunks of the training images, one of the others
@@ -82,15 +82,17 @@ def test_features_depend_on_example_variant_and_budget(base: BaseModel, tmp_path
     assert len(names) == 3 * 2 * 4
 
 
-@pytest.mark.parametrize("source", [Kept, Computed])
+@pytest.mark.parametrize("source", [CachedSource, PixelSource])
 def test_an_image_that_the_model_cannot_take_is_left_out_and_counted(
-    base: BaseModel, tmp_path: Path, source: type[Kept] | type[Computed]
+    base: BaseModel, tmp_path: Path, source: type[CachedSource] | type[PixelSource]
 ) -> None:
     train = pictures(tmp_path, 4)
     Image.new("RGB", (1000, 2)).save(train[1].path)
-    asked = Asked(question=QUESTION, train=train, validation=[], recipe=load_recipe("lora"), seed=1, over=None)
-    made = Kept(base, tmp_path / "f") if source is Kept else Computed(base)
-    data = gather(base, asked, made, tell=lambda: None)
+    request = TrainingRequest(
+        question=QUESTION, train=train, validation=[], recipe=load_recipe("lora"), seed=1, base_adapter=None
+    )
+    made = CachedSource(base, tmp_path / "f") if source is CachedSource else PixelSource(base)
+    data = collect_data(base, request, made, on_read=lambda: None)
     assert [example.key for example in data.train.examples] == [train[i].key for i in (0, 2, 3)]
     assert data.plan.labels == [0, 2, 0]
     assert (data.figures["train_images"], data.figures["left_out"]) == (3, 1)
@@ -98,7 +100,7 @@ def test_an_image_that_the_model_cannot_take_is_left_out_and_counted(
 
 def test_a_file_that_was_being_written_is_not_taken_for_one(base: BaseModel, tmp_path: Path) -> None:
     samples = Samples(pictures(tmp_path, 5), base.processor, QUESTION, factor=1.0, below=0.0)
-    kept = Kept(base, tmp_path / "f")
+    kept = CachedSource(base, tmp_path / "f")
 
     def torn(*_: object) -> list[dict[str, torch.Tensor]]:
         raise OSError("the disk is full")

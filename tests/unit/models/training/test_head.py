@@ -16,7 +16,7 @@ from models.scoring.head import HeadScorer
 from models.training.data.types import Example, Progress, Trained
 from models.training.fit import fit
 from tests.unit.models import tiny_models as tiny
-from tests.unit.models.training.training_examples import QUESTION, pictures, unwatched
+from tests.unit.models.training.training_examples import QUESTION, ignore_progress, pictures
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,9 @@ def head_recipe(**changes: float) -> Recipe:
 
 def over_base(base: BaseModel, images: list[Example], work: Path, over: Path | None = None) -> Trained:
     train, held = images[:12], images[12:]
-    return fit(base, QUESTION, train, held, head_recipe(), seed=1, work=work, watch=unwatched, over=over)
+    return fit(
+        base, QUESTION, train, held, head_recipe(), seed=1, work=work, on_progress=ignore_progress, base_adapter=over
+    )
 
 
 def test_a_head_over_the_frozen_base_learns_and_serves(base: BaseModel, images: list[Example], tmp_path: Path) -> None:
@@ -60,11 +62,11 @@ def test_a_head_over_the_frozen_base_learns_and_serves(base: BaseModel, images: 
     assert all(torch.equal(value, before[name]) for name, value in base.network.state_dict().items())
 
 
-def test_a_head_over_a_tuned_base_reads_what_that_one_says_and_is_written_with_it(
+def test_a_head_over_a_tuned_base_reads_its_hidden_states_and_is_written_with_it(
     base: BaseModel, images: list[Example], tmp_path: Path
 ) -> None:
     lora = load_recipe("lora", overrides={"epochs": 2, "lr": 5e-3, "min_steps": 0, "batch": 6, "accumulation": 1})
-    tuned = fit(base, QUESTION, images[:12], [], lora, seed=1, work=tmp_path / "lora", watch=unwatched)
+    tuned = fit(base, QUESTION, images[:12], [], lora, seed=1, work=tmp_path / "lora", on_progress=ignore_progress)
     tuned.write(tmp_path / "tuned", card(base))
     both = over_base(base, images, tmp_path / "w", over=tmp_path / "tuned")
     written = both.write(tmp_path / "both", card(base))
@@ -80,7 +82,7 @@ def test_a_head_over_a_tuned_base_reads_what_that_one_says_and_is_written_with_i
     base.release(written.weights_sha256)
 
 
-def test_hidden_states_are_computed_once_and_a_stopped_head_goes_on(
+def test_hidden_states_are_computed_once_and_a_stopped_head_resumes(
     base: BaseModel, images: list[Example], tmp_path: Path
 ) -> None:
     whole = over_base(base, images, tmp_path / "whole")
@@ -90,7 +92,7 @@ def test_hidden_states_are_computed_once_and_a_stopped_head_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(base, QUESTION, images[:12], images[12:], head_recipe(), seed=1, work=tmp_path / "w", watch=stop)
+        fit(base, QUESTION, images[:12], images[12:], head_recipe(), seed=1, work=tmp_path / "w", on_progress=stop)
     resumed = over_base(base, images, tmp_path / "w")
     assert resumed.figures["features_computed"] == 0
     heads = []

@@ -14,14 +14,14 @@ from models.network.base import Precision, load_base
 from models.network.packed import differentiable_packed
 from models.network.quantisation import settle
 from models.recipes import load_recipe
-from models.training.data.features import Computed
+from models.training.data.features import PixelSource
 from models.training.data.mixing import Mix
 from models.training.data.samples import Samples
 from models.training.fit import fit
 from models.training.optimiser import Optimiser
 from models.training.tasks.forward import answer_loss
 from tests.unit.models import tiny_models as tiny
-from tests.unit.models.training.training_examples import QUESTION, pictures, unwatched
+from tests.unit.models.training.training_examples import QUESTION, ignore_progress, pictures
 
 SHORT = {"epochs": 2, "min_steps": 0, "max_epochs": 0, "lr": 5e-3, "batch": 6, "accumulation": 1}
 
@@ -39,7 +39,7 @@ def test_a_base_in_fewer_bits_learns_and_serves(folder: Path, tmp_path: Path, pr
     before = plain.score(pictured)[0].margin
     images = pictures(tmp_path, 6)
     recipe = load_recipe(name, overrides=SHORT)
-    trained = fit(base, QUESTION, images, [], recipe, seed=1, work=tmp_path / "w", watch=unwatched)
+    trained = fit(base, QUESTION, images, [], recipe, seed=1, work=tmp_path / "w", on_progress=ignore_progress)
     assert trained.history[1].loss is not None
     assert trained.history[1].loss < 0.98 * (trained.history[0].loss or 0)
     assert trained.figures["matched_language"] == 14
@@ -95,9 +95,9 @@ def test_mixed_images_are_read_from_pixels(folder: Path, tmp_path: Path) -> None
     base = load_base(str(folder), precision="fp32", device="cpu")
     images = pictures(tmp_path, 6)
     recipe = load_recipe("lora", overrides=SHORT | {"mixing": "cutmix"})
-    trained = fit(base, QUESTION, images, [], recipe, seed=1, work=tmp_path / "w", watch=unwatched)
-    assert trained.figures["features"] == "computed in every forward: images are mixed anew each time"
-    samples, source = Samples(images, base.processor, QUESTION, factor=1.0, below=0.0), Computed(base)
+    trained = fit(base, QUESTION, images, [], recipe, seed=1, work=tmp_path / "w", on_progress=ignore_progress)
+    assert str(trained.figures["features"]).startswith("computed in every forward: images are mixed")
+    samples, source = Samples(images, base.processor, QUESTION, factor=1.0, below=0.0), PixelSource(base)
     turn = base.processor.prompt(QUESTION).turn
 
     def pixels(mix: Mix | None) -> torch.Tensor:
@@ -115,7 +115,7 @@ def test_a_family_whose_features_cannot_be_kept_is_trained_over_pixels(tmp_path:
     base = load_base(str(made), precision="fp32", device="cpu")
     images = pictures(tmp_path, 6)
     recipe = load_recipe("lora", overrides=SHORT)
-    trained = fit(base, QUESTION, images, [], recipe, seed=1, work=tmp_path / "w", watch=unwatched)
+    trained = fit(base, QUESTION, images, [], recipe, seed=1, work=tmp_path / "w", on_progress=ignore_progress)
     assert str(trained.figures["features"]).startswith("computed in every forward: its ")
     assert trained.history[1].loss is not None
     assert trained.history[1].loss < (trained.history[0].loss or 0)

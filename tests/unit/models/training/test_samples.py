@@ -62,5 +62,5 @@ def test_a_mixed_image_holds_as_much_of_each_as_its_share_says(kind: str) -> Non
         mix = Mix(kind=kind, share=share, corner=(0.3, 0.9))  # type: ignore[arg-type]
         mean = np.asarray(mix.of(red, blue)).mean((0, 1))
         assert mean == pytest.approx([255 * share, 0, 255 * (1 - share)], abs=4)
-    assert Mix.draw("mixup", [1, 2]) == Mix.draw("mixup", [1, 2]) != Mix.draw("mixup", [1, 3])
+    assert Mix.sample("mixup", [1, 2]) == Mix.sample("mixup", [1, 2]) != Mix.sample("mixup", [1, 3])
     assert mix.partners([1, 2, 3]) == [2, 3, 1]

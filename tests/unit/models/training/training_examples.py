@@ -30,5 +30,5 @@ def pictures(folder: Path, count: int, *, first: int = 0, box: Box | None = None
     return made
 
 
-def unwatched(progress: Progress) -> None:
+def ignore_progress(progress: Progress) -> None:
     """Lets a training run."""

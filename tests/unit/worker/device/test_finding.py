@@ -29,9 +29,9 @@ class RecordedFinder(FakeFinder):
         super().__init__(question=QUESTION)
         self._order = order
 
-    def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+    def find(self, jobs: Sequence[FakePrepared], *, heartbeat: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
         self._order.append("find")
-        return super().find(jobs, sign=sign)
+        return super().find(jobs, heartbeat=heartbeat)
 
 
 def ask(rig: Bench, number: int, finder: FakeFinder, scorer: ScriptedScorer, *, owner: object = "batch") -> None:
@@ -85,10 +85,12 @@ def test_finding_that_runs_out_of_memory_gets_smaller_and_leaves_scoring_as_it_i
     scorer = ScriptedScorer()
 
     class Large(FakeFinder):
-        def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+        def find(
+            self, jobs: Sequence[FakePrepared], *, heartbeat: Callable[[], None] = lambda: None
+        ) -> list[FoundBoxes]:
             if len(jobs) > 2:
                 raise OutOfDeviceMemory("out of memory")
-            return super().find(jobs, sign=sign)
+            return super().find(jobs, heartbeat=heartbeat)
 
     finder = Large(question=QUESTION)
     with bench(token_budget=1000) as rig:
@@ -106,11 +108,13 @@ def test_a_long_forward_that_makes_progress_counts_as_a_new_one() -> None:
     scorer, seen = ScriptedScorer(), []
 
     class Slow(FakeFinder):
-        def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+        def find(
+            self, jobs: Sequence[FakePrepared], *, heartbeat: Callable[[], None] = lambda: None
+        ) -> list[FoundBoxes]:
             for _ in range(3):
                 seen.append(rig.device.forward)
-                sign()
-            return super().find(jobs, sign=sign)
+                heartbeat()
+            return super().find(jobs, heartbeat=heartbeat)
 
     with bench(token_budget=1000) as rig:
         ask(rig, 1, Slow(question=QUESTION), scorer)
@@ -130,11 +134,13 @@ def test_a_worker_that_stops_does_not_wait_for_a_long_answer() -> None:
     scorer = ScriptedScorer()
 
     class Endless(FakeFinder):
-        def find(self, jobs: Sequence[FakePrepared], *, sign: Callable[[], None] = lambda: None) -> list[FoundBoxes]:
+        def find(
+            self, jobs: Sequence[FakePrepared], *, heartbeat: Callable[[], None] = lambda: None
+        ) -> list[FoundBoxes]:
             begun.set()
             assert resume.wait(30)
             while True:
-                sign()
+                heartbeat()
 
     with bench(token_budget=1000) as rig:
         rig.device.submit_finding(

@@ -75,7 +75,7 @@ class TestPairing:
     def test_an_image_that_only_the_challenger_is_silent_about_rejects(self, golden: list[Example]) -> None:
         report = run(golden, candidate(blind), candidate(lambda red: math.nan if red == 50 else good(red)))
         assert report.verdict == "reject"
-        assert "no number for 1 golden images" in report.reason
+        assert "1 golden images" in report.reason
 
     def test_slices_are_size_and_what_was_given(self, golden: list[Example]) -> None:
         sources = {one.key: "s3://a" if i < 60 else "s3://b" for i, one in enumerate(golden)}
@@ -150,8 +150,8 @@ class TestCandidates:
         after = Candidate.of_card("adapter 2", RedScorer(good), card)
         assert (after.recall, after.precision, after.certified_on) == (found.recall, found.precision, 0)
         (note,) = run(golden, candidate(blind), after).notes
-        assert "precision 0.9 could not be certified on 0 labels, it takes at least 30 flagged images" in note
-        assert "recall 0.95 could not be certified on 0 positives, it takes at least 59 positives" in note
+        assert "precision 0.9 could not be certified on 0 labels, which needs at least 30 flagged images" in note
+        assert "recall 0.95 could not be certified on 0 positives, which needs at least 59 positives" in note
 
     @pytest.mark.parametrize(
         "told", [None, "yes", {"target": 0.9}, {**UNMET, "target": "high"}, {**UNMET, "target": 1}]

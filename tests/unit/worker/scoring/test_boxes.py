@@ -74,7 +74,7 @@ def test_no_box_and_a_broken_box_are_told_apart(base: BaseModel, finder: Generat
     empty, bad = finder.find(jobs(base, finder, ["empty", "bad"]))
     assert (empty.boxes, empty.problems) == ((), ())
     assert bad.boxes == ()
-    assert bad.problems[0] == "a box has no four numbers"
+    assert "four numbers" in bad.problems[0]
     assert '[{"bbox_2d": [10, 20]' in bad.problems[1]
 
 
@@ -174,7 +174,7 @@ def test_flagged_images_are_exported_with_their_boxes(tmp_path: Path, base: Base
     assert told["large"]["boxes"] == [{**box, "x0": 15.36, "y0": 20.48, "x1": 1382.4, "y1": 512.0}]
     assert (told["empty"]["boxes"], told["empty"]["box_problems"]) == ([], None)
     assert told["bad"]["boxes"] == []
-    assert told["bad"]["box_problems"][0] == "a box has no four numbers"
+    assert "four numbers" in told["bad"]["box_problems"][0]
     assert (told["clear"]["boxes"], told["clear"]["box_problems"]) == (None, None)
     assert told["one"]["scorer"]["mode"] == "zero-shot"
     assert batch.seconds["boxes"] > 0
@@ -200,10 +200,10 @@ class Failing(FakeModel):
             def job(self, prepared: Prepared) -> Prepared:
                 return real.job(prepared)
 
-            def find(self, jobs: Sequence[Prepared], *, sign: Any) -> list[FoundBoxes]:
+            def find(self, jobs: Sequence[Prepared], *, heartbeat: Any) -> list[FoundBoxes]:
                 if model.trouble is not None:
                     raise model.trouble
-                return real.find(jobs, sign=sign)
+                return real.find(jobs, heartbeat=heartbeat)
 
         return cast("Finder", Trying())
 
@@ -237,7 +237,7 @@ def test_the_same_bytes_keep_their_boxes_when_a_verdict_is_taken_over(tmp_path: 
         told = records(worker, crop_setup)
     assert {record["reused"] for record in told.values()} == {True}
     assert len(told["one"]["boxes"]) == 1
-    assert told["bad"]["box_problems"][0] == "a box has no four numbers"
+    assert "four numbers" in told["bad"]["box_problems"][0]
 
 
 def noise(seed: int) -> bytes:

@@ -111,7 +111,7 @@ class Place:
 def place(tmp_path: Path, base: BaseModel) -> Iterator[Place]:
     with ledger(load_settings(data_dir=tmp_path / "ledger")) as engine:
         yield Place(engine, tmp_path / "ledger", base)
-    for digest in list(base._loaded):
+    for digest in list(base.loaded):
         base.release(digest)
 
 
@@ -288,12 +288,12 @@ def test_a_pointer_that_moves_back_in_time_changes_nothing(place: Place, second:
     worker.look()
     place.promote(second)
     worker.look()  # ready, and never taken
-    assert second.weights_sha256 in base._loaded
+    assert second.weights_sha256 in base.loaded
     place.roll_back()
     assert worker.resolve(place.overlay) is first
     gc.collect()
     worker.look()
-    assert second.weights_sha256 not in base._loaded
+    assert second.weights_sha256 not in base.loaded
 
 
 def test_a_world_that_fails_is_no_refusal_and_is_tried_again(place: Place, second: AdapterInfo) -> None:
@@ -323,13 +323,13 @@ def test_an_adapter_is_released_when_no_check_and_no_batch_uses_it(
     worker.look()
     worker.resolve(place.overlay)
     worker.look()
-    assert digest in base._loaded
+    assert digest in base.loaded
     image = held[0].scorer.prepare(_picture())
     before = held[0].scorer.score([image])[0].margin
     held.clear()
     gc.collect()
     worker.look()
-    assert base._loaded == {second.weights_sha256}
+    assert base.loaded == {second.weights_sha256}
     place.roll_back()
     worker.look()
     crop_setup = worker.resolve(place.overlay).scorer
