@@ -36,7 +36,7 @@ IMAGES = {448: 512, 128: 2048}  # side in pixels -> images a turn; the first is 
 DRAWN = 128  # different pictures of each side; of each, as many files as are needed
 EARLY, LATE = 1_000, 20_000  # images, between which memory may not grow
 MEBIBYTE = 1 << 20
-TRIFLE_MS = 0.05
+MIN_SHOWN_MS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Duel:
         }
 
     def line(self) -> str:
-        parts = ", ".join(f"{name} {value:.1f}" for name, value in self.cpu_ms.items() if value > TRIFLE_MS)
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in self.cpu_ms.items() if value > MIN_SHOWN_MS)
         return (
             f"{self.side} px, images/s: fleet {self.fleet:.1f}, bare {self.bare:.1f}; device idle {self.idle:.0%}; "
             f"processor ms per image: {parts}"

@@ -17,7 +17,7 @@ import torch
 
 from bench.crops.arms import FIRST, VOTERS, arms
 from bench.crops.figures import RESAMPLES, accuracy, auroc, change, holds, recall_at, share, voted
-from bench.crops.measure import CHECK, Eyes, Seen, batches, look, make_eyes, scored
+from bench.crops.measure import CHECK, Measurements, Readers, batches, load_readers, measure, scored
 from bench.crops.page import write_page, write_strips
 from bench.report import Report
 from models.crops.box_fusion import How
@@ -37,8 +37,8 @@ WORDS = (
 def run() -> Report:
     torch.set_num_threads(1)  # two threads of so small a model wait for each other more than they help
     every = arms()
-    eyes = make_eyes(every)
-    small, large = look(eyes, every, "planted", N_PLANTED), look(eyes, every, "large", N_LARGE)
+    readers = load_readers(every)
+    small, large = measure(readers, every, "planted", N_PLANTED), measure(readers, every, "large", N_LARGE)
     write_page(PAGE, small.examples, heading=HEADING, words=WORDS)
     write_strips(IMAGES / "crops.png", small.examples[:N_DOCS])
     gated = _figures(small, large, "gated")
@@ -52,9 +52,9 @@ def run() -> Report:
             "accuracy": accuracy(large.before, large.truth),
             "auroc": auroc(large.before, large.truth),
         },
-        "larger_budget_at_equal_cost": _one_budget(eyes, small, ratio=gated["token_cost_ratio"]),
+        "larger_budget_at_equal_cost": _one_budget(readers, small, ratio=gated["token_cost_ratio"]),
     }
-    names = ["true_box", *(arm.name for arm in every), *eyes.others]
+    names = ["true_box", *(arm.name for arm in every), *readers.others]
     figures |= {name: _figures(small, large, name) for name in names}
     figures["fused_regions"] = {how: _voted(small, how) for how in HOWS}
     return Report(name="crops", figures=figures, notes=(_note(),))
@@ -67,7 +67,7 @@ def _note() -> str:
     )
 
 
-def _figures(small: Seen, large: Seen, name: str) -> dict[str, Any]:
+def _figures(small: Measurements, large: Measurements, name: str) -> dict[str, Any]:
     """Of one arm; on large targets its change of accuracy."""
     after = small.after(name)
     gain = change(recall_at, small.before, after, small.truth)
@@ -85,7 +85,7 @@ def _figures(small: Seen, large: Seen, name: str) -> dict[str, Any]:
     return found | {"large": asdict(moved) | {"token_cost_ratio": large.cost(name)}}
 
 
-def _voted(small: Seen, how: How) -> float:
+def _voted(small: Measurements, how: How) -> float:
     """Localisation where the regions of several maps are fused as boxes."""
     hits = []
     for number, part in enumerate(small.parts):
@@ -96,10 +96,10 @@ def _voted(small: Seen, how: How) -> float:
     return share(hits)
 
 
-def _one_budget(eyes: Eyes, small: Seen, *, ratio: float) -> dict[str, float]:
+def _one_budget(readers: Readers, small: Measurements, *, ratio: float) -> dict[str, float]:
     """One look whose pixel budget costs what both looks cost together."""
-    question = replace(eyes.scorer.question, max_pixels=round(FIRST * ratio))
-    scorer = PrefillScorer(base=eyes.base, question=question, identity=eyes.scorer.identity)
+    question = replace(readers.scorer.question, max_pixels=round(FIRST * ratio))
+    scorer = PrefillScorer(base=readers.base, question=question, identity=readers.scorer.identity)
     readings = [reading for some in batches("planted", N_PLANTED) for reading in scored(scorer, some)]
     after = np.array([reading.margin for reading in readings])
     gain = change(recall_at, small.before, after, small.truth)

@@ -19,7 +19,7 @@ BATCH_TOKENS = 8192  # visual tokens of one forward, padding included
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Looked:
+class TwoPassReading:
     """Both looks at one image. second: of each row of the second look; none where there was nothing to look at.
 
     fused: the answer. pointed: as the refiner said; None for a look that is not pointed. region: that, in pixels of the
@@ -34,14 +34,14 @@ class Looked:
     tokens: int
 
 
-def look_again(
+def run_crop_pass(
     scorer: Scorer,
     crop_reader: CropReader,
     images: Sequence[Image.Image],
     firsts: Sequence[Reading],
     *,
     batch_tokens: int = BATCH_TOKENS,
-) -> list[Looked]:
+) -> list[TwoPassReading]:
     """Look at every image again. images: with all their pixels; firsts: the scorer's readings of them.
 
     Raises ImageUnsuitable for an image that the model cannot take.
@@ -55,7 +55,7 @@ def look_again(
     left = iter(range(len(every)))
     seconds = [tuple(readings[next(left)] for _ in own) for own in rows]
     return [
-        _looked(crop_reader, image, first, second, at)
+        _two_pass_reading(crop_reader, image, first, second, at)
         for image, first, second, at in zip(images, firsts, seconds, pointed, strict=True)
     ]
 
@@ -72,10 +72,10 @@ def _pointed(
     return [found[number] for number in range(len(images))]
 
 
-def _looked(
+def _two_pass_reading(
     crop_reader: CropReader, image: Image.Image, first: Reading, second: tuple[Reading, ...], pointed: Pointed | None
-) -> Looked:
-    return Looked(
+) -> TwoPassReading:
+    return TwoPassReading(
         first=first,
         second=second,
         fused=crop_reader.fuse(first, second),

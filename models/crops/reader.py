@@ -14,7 +14,7 @@ from models.crops.cutting import cut, region_of
 from models.crops.emphasis import emphasised
 from models.crops.fusion import fused
 from models.crops.policy import CropPolicy
-from models.crops.wholes import whole_rows
+from models.crops.whole_image import whole_image_rows
 from models.errors import ModelInvalid
 from models.families import PreparedImage, PreparedRow, Row
 from models.relevance.maps import Mapper
@@ -91,7 +91,7 @@ class PolicyCropReader:
         """One row, or one a tile; none where nothing was found to look at. Raises ImageUnsuitable as `views` does."""
         policy = self._policy
         if not policy.pointed:
-            return whole_rows(image, reader=self._reader, question=self._scorer.question, policy=policy)
+            return whole_image_rows(image, reader=self._reader, question=self._scorer.question, policy=policy)
         assert pointed is not None
         region = region_of(pointed, image.size)
         if region is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointMisused
 from models.endpoint.http import HttpAnswer, HttpChannel
-from models.endpoint.logprobs import Listing, read_listing, server_words
+from models.endpoint.logprobs import Listing, read_error, read_listing
 
 PATH = "/chat/completions"
 OVERLOADED = (408, 409, 425, 429)  # beside 5xx: the same request may be answered later
@@ -24,7 +24,7 @@ FILTERS = ("content_filter", "content_policy", "moderation", "ResponsibleAI")  #
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RequestOptions:
     """What is asked of a server: its model by its name, and how many tokens it lists."""
 
     model: str
@@ -34,9 +34,9 @@ class Wanted:
 class ChatServer:
     """Thread-safe. `key` is taken out of whatever the server says."""
 
-    def __init__(self, *, channel: HttpChannel, wanted: Wanted, key: str | None = None) -> None:
+    def __init__(self, *, channel: HttpChannel, options: RequestOptions, key: str | None = None) -> None:
         self._channel = channel
-        self._wanted = wanted
+        self._options = options
         self._key = key
         self._limit = "max_tokens"  # newer hosted models want another name, and say so
 
@@ -53,27 +53,27 @@ class ChatServer:
     def _request(self, text: str, image_url: str) -> bytes:
         content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": image_url}}]
         fields: dict[str, Any] = {
-            "model": self._wanted.model,
+            "model": self._options.model,
             "messages": [{"role": "user", "content": content}],
             self._limit: 1,
             "temperature": 0,
             "logprobs": True,
-            "top_logprobs": self._wanted.top_logprobs,
+            "top_logprobs": self._options.top_logprobs,
         }
         return json.dumps(fields).encode()
 
     def _wants_other_limit(self, answer: HttpAnswer) -> bool:
-        return self._limit == "max_tokens" and "max_completion_tokens" in server_words(answer.body)[1]
+        return self._limit == "max_tokens" and "max_completion_tokens" in read_error(answer.body)[1]
 
     def _fault(self, answer: HttpAnswer) -> Exception:
-        code, words = (self._without_key(part) for part in server_words(answer.body))
+        code, words = (self._without_key(part) for part in read_error(answer.body))
         said = f"status {answer.status}" + (f": {words}" if words else "")
         if answer.status in REFUSED:
             filtered = any(mark.lower() in code.lower() for mark in FILTERS)
             reason = "content_filter" if filtered else "too_large" if answer.status == 413 else "refused"
             return AnswerRefused(reason, f"the server refuses the request ({said})")
         if answer.status in OVERLOADED or answer.status >= 500:
-            seconds = seconds_to_wait(answer.retry_after, now=time.time())
+            seconds = retry_delay_seconds(answer.retry_after, now=time.time())
             return EndpointBusy(f"the server cannot answer now ({said})", retry_after=seconds)
         if 200 <= answer.status < 300:
             return EndpointBusy(f"the server answers without an answer ({said})")
@@ -83,7 +83,7 @@ class ChatServer:
         return words.replace(self._key, "***") if self._key else words
 
 
-def seconds_to_wait(retry_after: str | None, *, now: float) -> float | None:
+def retry_delay_seconds(retry_after: str | None, *, now: float) -> float | None:
     """The header Retry-After (RFC 9110, 10.2.3), seconds or a date; None where it says nothing of use."""
     if retry_after is None:
         return None

@@ -22,7 +22,7 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sending:
+class ImageEncoding:
     """How images are sent; scores depend on both.
 
     grid: pixels; the sides are multiples of it. A server that resizes to the same grid leaves such an image alone:
@@ -33,7 +33,7 @@ class Sending:
     grid: int = 32
 
     @property
-    def words(self) -> str:
+    def identity_part(self) -> str:
         """For the identity of a scorer."""
         return f"{self.image_format}-{self.grid}px"
 

@@ -125,7 +125,7 @@ def read_labels(listing: Listing, codes: Sequence[str]) -> tuple[tuple[float, ..
     return tuple(found.get(code, bound) for code in codes), mass
 
 
-def server_words(body: bytes) -> tuple[str, str]:
+def read_error(body: bytes) -> tuple[str, str]:
     """(code, message) of an error's body, in whichever of the usual forms; empty where it says nothing."""
     try:
         found: Any = json.loads(body)

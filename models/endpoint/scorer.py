@@ -17,7 +17,7 @@ from PIL import Image
 
 from models.endpoint.chat import ChatServer
 from models.endpoint.errors import EndpointChanged
-from models.endpoint.image import EncodedImage, Sending
+from models.endpoint.image import EncodedImage, ImageEncoding
 from models.endpoint.logprobs import Listing, read_labels
 from models.errors import ModelInvalid
 from models.inputs.prompts import LabelCode, instruction
@@ -37,11 +37,13 @@ class EndpointScorer:
     identity: as `identify` found it. An answer by another model than that is refused.
     """
 
-    def __init__(self, *, server: ChatServer, question: Question, identity: ModelIdentity, sending: Sending) -> None:
+    def __init__(
+        self, *, server: ChatServer, question: Question, identity: ModelIdentity, encoding: ImageEncoding
+    ) -> None:
         self._server = server
         self._question = question
         self._identity = identity
-        self._sending = sending
+        self._encoding = encoding
         self._codes = letters(question)
         self._text = instruction(question, [_code(label, at) for at, label in enumerate(question.labels)])
 
@@ -61,7 +63,7 @@ class EndpointScorer:
     def prepare(self, image: Image.Image) -> EncodedImage:
         """Resize to the question's pixel budget and encode."""
         question = self._question
-        return self._sending.encode(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+        return self._encoding.encode(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
 
     def plain(self) -> EncodedImage:
         """An image that nobody can refuse, for finding out whether it is the image that is refused."""
@@ -85,7 +87,7 @@ class EndpointScorer:
         )
 
 
-def identify(server: ChatServer, *, name: str, sending: Sending) -> ModelIdentity:
+def identify(server: ChatServer, *, name: str, encoding: ImageEncoding) -> ModelIdentity:
     """Who answers, found out by a trial question, which also shows that the server takes images and gives logprobs.
 
     name: the base model's, as the ledger shall know it. The revision is what the server calls its model (with hosted
@@ -94,9 +96,9 @@ def identify(server: ChatServer, *, name: str, sending: Sending) -> ModelIdentit
     """
     text = instruction(TRIAL, [_code(label, at) for at, label in enumerate(TRIAL.labels)])
     grey = Image.new("RGB", (1, 1), GREY)
-    plain = sending.encode(grey, max_pixels=TRIAL.max_pixels, min_pixels=TRIAL.min_pixels)
+    plain = encoding.encode(grey, max_pixels=TRIAL.max_pixels, min_pixels=TRIAL.min_pixels)
     listing = server.ask(text, plain.data_url)
-    said = [_model(listing), listing.fingerprint or "", sending.words]
+    said = [_model(listing), listing.fingerprint or "", encoding.identity_part]
     revision = " ".join("_".join(part.split()) for part in said if part)
     return ModelIdentity(base_model=name, revision=revision, precision=REMOTE, adapter_sha256=None)
 

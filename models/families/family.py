@@ -159,7 +159,7 @@ class Family:
     match) of the language model's linear layers; a list of suffixes will not do, because vision towers have layers of
     the same names. boxes: what generated coordinates mean: thousandths of the image, or pixels of the resized image;
     None: the family was not taught to give any. complete: adds to a loaded network what the checkpoint's folder keeps
-    beside the weights. quicken: swaps modules for equal, faster ones after loading. precisions: those it can be loaded
+    beside the weights. optimise: swaps modules for equal, faster ones after loading. precisions: those it can be loaded
     in.
     """
 
@@ -169,7 +169,7 @@ class Family:
     language_linear: str
     boxes: Literal["thousandths", "resized_pixels"] | None = None
     complete: Callable[[Any, Path], None] | None = None
-    speed_up: Callable[[Any], None] | None = None
+    optimise: Callable[[Any], None] | None = None
     precisions: tuple[str, ...] = ("fp32", "bf16", "nf4", "int8")
 
     def check_precision(self, precision: str) -> None:

@@ -135,7 +135,7 @@ class StillPatchEmbed(torch.nn.Module):
         return F.linear(patches.to(folded.dtype), folded, self.proj.bias)
 
 
-def speed_up(network: Any) -> None:
+def optimise(network: Any) -> None:
     """Teach a loaded network the shorter patch embedding and attention by groups of images, in place."""
     visual = network.base_model.visual
     visual.patch_embed = StillPatchEmbed(visual.patch_embed)
@@ -148,7 +148,7 @@ QWEN2_5_VL = Family(
     vision=VISION,
     language_linear=LANGUAGE_LINEAR,
     boxes="resized_pixels",
-    speed_up=speed_up,
+    optimise=optimise,
 )
 
 QWEN2_VL = Family(
@@ -157,7 +157,7 @@ QWEN2_VL = Family(
     vision=VISION,
     language_linear=LANGUAGE_LINEAR,
     boxes="thousandths",
-    speed_up=speed_up,
+    optimise=optimise,
 )
 
 QWEN3_VL = Family(
@@ -166,5 +166,5 @@ QWEN3_VL = Family(
     vision=VISION,
     language_linear=LANGUAGE_LINEAR,
     boxes="thousandths",
-    speed_up=speed_up,
+    optimise=optimise,
 )

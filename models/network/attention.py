@@ -48,13 +48,13 @@ NAME = "scanfleet_last_row"
 _KEPT = "sdpa"  # the attention that this one stands in for
 
 
-class Watcher(ABC):
+class AttentionHook(ABC):
     """What is done beside, or in place of, the attention of some of a language model's layers."""
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self._modules = {id(module) for module in modules}
 
-    def watches(self, module: Any) -> bool:
+    def applies_to(self, module: Any) -> bool:
         return id(module) in self._modules
 
     @abstractmethod
@@ -73,24 +73,24 @@ class Watcher(ABC):
 class _Active(threading.local):
     """One watcher a thread: two lanes run forwards of one network at the same time."""
 
-    watcher: Watcher | None = None
+    hook: AttentionHook | None = None
 
 
 _active = _Active()
 
 
 @contextmanager
-def watching(watcher: Watcher) -> Iterator[None]:
+def hooked(hook: AttentionHook) -> Iterator[None]:
     """This thread's forwards in here pass through the watcher. Not to be nested."""
-    assert _active.watcher is None
-    _active.watcher = watcher
+    assert _active.hook is None
+    _active.hook = hook
     try:
         yield
     finally:
-        _active.watcher = None
+        _active.hook = None
 
 
-class LastRows(Watcher):
+class LastTokenRecorder(AttentionHook):
     """Records the answer position's attention. last: (B,) index of each row's answer position among the T tokens."""
 
     def __init__(self, modules: Sequence[Any], last: torch.Tensor) -> None:
@@ -136,11 +136,11 @@ def recording(
     if layers is None:
         yield found
         return
-    watcher = LastRows(watched(network, family, layers), rows.last)
-    with watching(watcher):
+    hook = LastTokenRecorder(attention_modules(network, family, layers), rows.last)
+    with hooked(hook):
         yield found
     ids = rows.inputs["input_ids"]
-    own = watcher.mean[:, -ids.shape[1] :].cpu()  # (B, T), without the instruction
+    own = hook.mean[:, -ids.shape[1] :].cpu()  # (B, T), without the instruction
     visual = (ids == reader.image_token_id).cpu()
     found[:] = [row[there].numpy() for row, there in zip(own, visual, strict=True)]
 
@@ -176,9 +176,9 @@ def attend(
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' own attention, past this thread's watcher where it watches the module."""
-    watcher = _active.watcher
-    if watcher is not None and watcher.watches(module):
-        return watcher.attend(module, query, key, value, attention_mask, **settings)
+    hook = _active.hook
+    if hook is not None and hook.applies_to(module):
+        return hook.attend(module, query, key, value, attention_mask, **settings)
     out: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     return out
 
@@ -187,14 +187,14 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)  # the masks, or none, that its attention is given
 
 
-def use_last_rows(network: Any, family: Family) -> None:
+def use_hooked_attention(network: Any, family: Family) -> None:
     """Let the language model of a loaded network attend through `attend`, which changes no number."""
     for attention in _attentions(network, family):
         if attention.config._attn_implementation == _KEPT:
             attention.config._attn_implementation = {"": NAME}  # of its own configuration, not of parts of it
 
 
-def watched(network: Any, family: Family, layers: Sequence[int]) -> list[Any]:
+def attention_modules(network: Any, family: Family, layers: Sequence[int]) -> list[Any]:
     """The attention of these layers of the language model, 0-based; of the middle third where none are named.
 
     Averaging over layers costs rel-att 0.28 points only (arXiv 2502.17422). Raises ModelInvalid for layers that the
@@ -220,7 +220,7 @@ def _attentions(network: Any, family: Family) -> list[Any]:
     return sorted(found, key=lambda attention: int(attention.layer_idx))
 
 
-def favour(emphasis: torch.Tensor | None, after: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor | None:
+def emphasis_bias(emphasis: torch.Tensor | None, after: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor | None:
     """What is added to the attention logits of a forward, (B, 1, T, T), for `Prefix.inputs`; None: nothing.
 
     emphasis: (B, T), the logarithm of each token's factor. after: (B,), the first token behind each row's images. Both

@@ -23,7 +23,7 @@ from models.inputs.sources import Checkpoint, locate
 from models.network.load import Precision, load_network
 from models.network.lock import SharedLock
 from models.network.lora import load_lora, remove_lora, use_lora
-from models.network.merging import Merger, why_not_merged
+from models.network.merging import Merger, reason_not_merged
 from models.types import Question
 
 __all__ = ["BaseModel", "Precision", "load_base"]
@@ -84,7 +84,7 @@ class BaseModel:
 
     def release(self, adapter_sha256: str) -> None:
         """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
-        with self._lock.alone():
+        with self._lock.exclusive():
             if adapter_sha256 in self._loaded:
                 self._switch(None)
                 self._peft = remove_lora(self._peft, name=adapter_sha256)
@@ -116,7 +116,7 @@ class BaseModel:
                 f"{folder} answers another question than {question.name!r}; use the check it was made for"
             )
         digest = card.weights_sha256
-        with self._lock.alone():
+        with self._lock.exclusive():
             if adapter.head is not None:
                 self._heads[digest] = adapter.head
             if adapter.lora is not None and digest not in self._loaded:
@@ -130,7 +130,7 @@ class BaseModel:
         return digest
 
     def _note_form(self, digest: str) -> None:
-        reason = why_not_merged(self.network, digest) if self.merges else "this base merges none"
+        reason = reason_not_merged(self.network, digest) if self.merges else "this base merges none"
         if reason is not None:
             self.unmerged[digest] = reason
 

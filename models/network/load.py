@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 from models.families import Family
-from models.network.attention import use_last_rows
+from models.network.attention import use_hooked_attention
 from models.network.cpu import fast_gelu
 
 Precision = Literal["fp32", "bf16", "nf4", "int8"]
@@ -46,19 +46,19 @@ def load_network(folder: Path, family: Family, precision: Precision, device: str
     if wrong:  # transformers would fill these with random numbers and only warn
         raise ModelInvalid(f"{folder}: {len(wrong)} weights are missing or of the wrong shape, first {wrong[0]}")
     if precision == "int8":
-        from models.network.quantisation import keep_activations
+        from models.network.quantisation import use_weight_only_int8
 
-        keep_activations(network)
+        use_weight_only_int8(network)
     if precision == "nf4":
-        from models.network.quantisation import settle
+        from models.network.quantisation import pack_4bit_layers
 
-        settle(network)
+        pack_4bit_layers(network)
     network.requires_grad_(False)
     if family.complete is not None:
         family.complete(network, folder)
-    if family.speed_up is not None:
-        family.speed_up(network)
-    use_last_rows(network, family)
+    if family.optimise is not None:
+        family.optimise(network)
+    use_hooked_attention(network, family)
     if network.device.type == "cpu":
         fast_gelu(network)
     return network.eval()

@@ -25,7 +25,7 @@ class SharedLock:
             yield
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Together with nobody."""
         with self._taken(object()):
             yield

@@ -24,7 +24,7 @@ def adapted_layers(network: Any, name: str) -> Iterator[tuple[str, LoraLayer]]:
             yield path, module
 
 
-def why_not_merged(network: Any, name: str) -> str | None:
+def reason_not_merged(network: Any, name: str) -> str | None:
     """Why adapter `name` must stay beside the weights, in words; None: it can be merged."""
     owners = Counter(id(weight) for module in network.modules() for weight in module.parameters(recurse=False))
     for path, layer in adapted_layers(network, name):

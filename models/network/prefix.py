@@ -88,16 +88,16 @@ class Prefix:
             filled.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
         return filled
 
-    def inputs(self, width: int, device: torch.device, favour: torch.Tensor | None = None) -> dict[str, Any]:
+    def inputs(self, width: int, device: torch.device, emphasis_bias: torch.Tensor | None = None) -> dict[str, Any]:
         """What a forward over `width` further tokens takes: the cache, and who may look at whom.
 
         favour: (B, 1, width, width), added to the attention logits among them (`models.network.attention`). Without,
         the mask (1, 1, width, P + width) is causal and the same for all rows: rows are padded on the right, where no
         token of an image ever looks, so that an image's score cannot depend on its neighbours' lengths.
         """
-        if not self.length and favour is None:
+        if not self.length and emphasis_bias is None:
             return {}
         seen = torch.ones(width, self.length + width, dtype=torch.bool, device=device).tril(self.length)[None, None]
-        mask = seen if favour is None else F.pad(favour, (self.length, 0)).masked_fill(~seen, -torch.inf)
+        mask = seen if emphasis_bias is None else F.pad(emphasis_bias, (self.length, 0)).masked_fill(~seen, -torch.inf)
         filled = Cache(layers=[_Layer(keys, values) for keys, values in self._layers])
         return {"attention_mask": mask} | ({self.keyword: filled} if self.length else {})

@@ -34,7 +34,7 @@ class WeightOnlyInt8(Linear8bitLt):
         return torch.nn.functional.linear(x, weight.to(x.dtype), bias)
 
 
-def keep_activations(network: Any) -> None:
+def use_weight_only_int8(network: Any) -> None:
     """Turn every 8-bit layer of a network into its weight-only form, in place; PEFT still knows them by class.
 
     Codes and scales move to where bitsandbytes keeps them after a first forward, so that no forward changes anything:
@@ -51,7 +51,7 @@ _PACKED_ROWS = 32  # outputs that are packed together
 
 
 @torch.inference_mode()
-def settle(network: Any) -> None:
+def pack_4bit_layers(network: Any) -> None:
     """Run every 4-bit layer of a network once, alone. Raises ModelInvalid for one that a CPU would get wrong."""
     for path, module in network.named_modules():
         if isinstance(module, Linear4bit):

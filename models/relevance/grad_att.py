@@ -19,12 +19,12 @@ from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from models.families import PreparedImage
-from models.network.attention import Watcher, last_rows, watched, watching
-from models.relevance.attended import Asked, Lent
+from models.network.attention import AttentionHook, attention_modules, hooked, last_rows
 from models.relevance.gradients import answer_direction, differentiable
+from models.relevance.prompt_runner import PreparedForward, PromptRunner
 
 
-class Explicit(Watcher):
+class Explicit(AttentionHook):
     """Attends with one token a row by numbers that a gradient can be asked of.
 
     attention: (B, heads, keys) fp32 for each watched layer, in the order in which they ran.
@@ -56,52 +56,52 @@ class Explicit(Watcher):
 
 @torch.inference_mode(False)
 def attention_gradient(
-    asked: Asked, images: Sequence[PreparedImage], layers: Sequence[int]
+    runner: PromptRunner, images: Sequence[PreparedImage], layers: Sequence[int]
 ) -> list[NDArray[np.float32]]:
     """(visual tokens,) each, mean over heads and layers. layers: as `models.network.attention.watched` takes them.
 
     Averaging over many layers costs this method 3.5 points (its paper): better to name one.
     """
-    base = asked.base
-    explicit = Explicit(watched(base.network, base.family, layers))
-    with differentiable(base), asked.of(images) as lent:
-        cache = lent.prefix.growing(len(images))
-        _prefill(asked, lent, cache)
-        with torch.enable_grad(), watching(explicit):
-            hidden = _last_token(lent, cache)
-        way = answer_direction(hidden.detach(), *asked.output)
+    base = runner.base
+    explicit = Explicit(attention_modules(base.network, base.family, layers))
+    with differentiable(base), runner.prepared(images) as forward:
+        cache = forward.prefix.growing(len(images))
+        _prefill(runner, forward, cache)
+        with torch.enable_grad(), hooked(explicit):
+            hidden = _last_token(forward, cache)
+        way = answer_direction(hidden.detach(), *runner.output)
         grads = torch.autograd.grad(hidden, explicit.attention, way.to(hidden.dtype))
     pairs = zip(explicit.attention, grads, strict=True)
     values = torch.stack([(row.detach() * grad.relu()).mean(1) for row, grad in pairs]).mean(0)  # (B, P + T + 1)
-    ids = lent.rows.inputs["input_ids"]
-    own = values[:, lent.prefix.length : -1].cpu()
+    ids = forward.rows.inputs["input_ids"]
+    own = values[:, forward.prefix.length : -1].cpu()
     visual = (ids == base.processor.reader.image_token_id).cpu()
     return [row[there].numpy() for row, there in zip(own, visual, strict=True)]
 
 
 @torch.no_grad()
-def _prefill(asked: Asked, lent: Lent, cache: DynamicCache) -> None:
+def _prefill(runner: PromptRunner, forward: PreparedForward, cache: DynamicCache) -> None:
     """Fill the cache with the keys and values of whole rows."""
-    ids, start = lent.rows.inputs["input_ids"], lent.prefix.length
+    ids, start = forward.rows.inputs["input_ids"], forward.prefix.length
     width = ids.shape[1]
     seen = torch.ones(width, start + width, dtype=torch.bool, device=ids.device).tril(start)
-    inputs = lent.rows.inputs | {lent.prefix.keyword: cache, "attention_mask": seen[None, None]}
-    asked.base.processor.reader.hidden(lent.network, inputs)
+    inputs = forward.rows.inputs | {forward.prefix.keyword: cache, "attention_mask": seen[None, None]}
+    runner.base.processor.reader.hidden(forward.network, inputs)
 
 
-def _last_token(lent: Lent, cache: DynamicCache) -> torch.Tensor:
+def _last_token(forward: PreparedForward, cache: DynamicCache) -> torch.Tensor:
     """The last hidden state (B, d) of each row's last token, which sees what came before it in its row, and itself."""
-    rows, start = lent.rows, lent.prefix.length
+    rows, start = forward.rows, forward.prefix.length
     ids, places = rows.inputs["input_ids"], rows.inputs["position_ids"]
     n, width = ids.shape
     at = torch.arange(n, device=ids.device)
     before = torch.arange(start + width, device=ids.device) < (start + rows.last)[:, None]
     seen = torch.cat((before, before.new_ones(n, 1)), dim=-1)[:, None, None]
-    hidden: torch.Tensor = lent.network.base_model(
+    hidden: torch.Tensor = forward.network.base_model(
         input_ids=ids[at, rows.last][:, None],
         position_ids=places[..., at, rows.last][..., None],
         attention_mask=seen,
         use_cache=True,
-        **{lent.prefix.keyword: cache},
+        **{forward.prefix.keyword: cache},
     ).last_hidden_state
     return hidden[:, -1]

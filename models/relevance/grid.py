@@ -10,7 +10,9 @@ from models.relevance.regions import Map
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
-def laid(values: Map, region: Corners, shape: tuple[int, int], size: tuple[int, int]) -> tuple[Map, NDArray[np.bool_]]:
+def resample(
+    values: Map, region: Corners, shape: tuple[int, int], size: tuple[int, int]
+) -> tuple[Map, NDArray[np.bool_]]:
     """Both (rows, columns) = shape, over an image of `size` (width, height): the value of the cell under the middle of
     each of its cells, 0 outside the region; and whether the middle lies in the region."""
     rows, in_rows = _under(values.shape[0], region[1], region[3], shape[0], size[1])
@@ -28,7 +30,7 @@ def _under(
     return found.clip(0, cells - 1), (found >= 0) & (found < cells)
 
 
-def over_whole(values: Map, region: Corners, size: tuple[int, int]) -> Map:
+def extend_to_image(values: Map, region: Corners, size: tuple[int, int]) -> Map:
     """A grid over a part of an image as one over all of it, with cells of about the same size."""
     all_of_it: Corners = (0.0, 0.0, float(size[0]), float(size[1]))
     if region == all_of_it:
@@ -36,4 +38,4 @@ def over_whole(values: Map, region: Corners, size: tuple[int, int]) -> Map:
     across = (region[2] - region[0]) / values.shape[1]
     down = (region[3] - region[1]) / values.shape[0]
     shape = (max(1, round(size[1] / down)), max(1, round(size[0] / across)))
-    return laid(values, region, shape, size)[0]
+    return resample(values, region, shape, size)[0]

@@ -24,11 +24,11 @@ from PIL import Image
 
 from models.families import PreparedImage
 from models.inputs.prompts import Turn, render_turn
-from models.network.attention import watched
-from models.relevance.attended import Asked
+from models.network.attention import attention_modules
 from models.relevance.grad_att import attention_gradient
-from models.relevance.grid import over_whole
+from models.relevance.grid import extend_to_image
 from models.relevance.pixel_gradient import check_family, edges, pixel_gradient
+from models.relevance.prompt_runner import PromptRunner
 from models.relevance.regions import Method, Reference, Relevance
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class Mapper:
         """Raises ModelInvalid for a model that gives no such map, or for layers that it lacks."""
         self._reader = base.processor.reader
         self._method, self._reference, self._layers = method, reference, layers
-        self._task = Asked(base=base, scorer=scorer, turn=scorer.prompt.turn)
-        self._generic = Asked(base=base, scorer=scorer, turn=_generic_turn(base))
+        self._task = PromptRunner(base=base, scorer=scorer, turn=scorer.prompt.turn)
+        self._generic = PromptRunner(base=base, scorer=scorer, turn=_generic_turn(base))
         self._blanks = Blanks()
         self._reader.cells(scorer.prepare(Image.new("RGB", (64, 64))))
         if method == "pure-grad":
             check_family(base.family)
         else:
-            watched(base.network, base.family, layers)
+            attention_modules(base.network, base.family, layers)
 
     @property
     def blank_tokens(self) -> int:
@@ -87,7 +87,7 @@ class Mapper:
             grid = np.where(place.tokens >= 0, own[place.tokens], np.float32(0))
             if self._method == "pure-grad":
                 grid = grid * edges(image, grid.shape)
-            whole = over_whole(grid, place.region, image.original_size)
+            whole = extend_to_image(grid, place.region, image.original_size)
             made.append(Relevance(values=whole, size=image.original_size, tokens=self.cost(image, seen)))
         return made
 
@@ -101,9 +101,9 @@ class Mapper:
             reference = [self._blank(image, self._blank_attention) for image in images]
         return [own / (other + FLOOR) for own, other in zip(task, reference, strict=True)]
 
-    def _attention(self, asked: Asked, images: Sequence[PreparedImage]) -> Iterator[Values]:
+    def _attention(self, runner: PromptRunner, images: Sequence[PreparedImage]) -> Iterator[Values]:
         for batch in _batches(images):
-            yield from asked.attention(batch, self._layers)
+            yield from runner.attention(batch, self._layers)
 
     def _blank_attention(self, blank: PreparedImage) -> Values:
         return self._task.attention([blank], self._layers)[0]

@@ -10,8 +10,8 @@ from PIL import Image, ImageChops, ImageFilter
 
 from models.errors import ModelInvalid
 from models.families import Family, PreparedImage
-from models.relevance.attended import Asked
 from models.relevance.gradients import answer_direction, differentiable
+from models.relevance.prompt_runner import PromptRunner
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava")  # whose image is one picture, cut into a token a cell
 
@@ -20,19 +20,19 @@ _CHANNELS = 3
 
 
 @torch.inference_mode(False)
-def pixel_gradient(asked: Asked, image: PreparedImage) -> NDArray[np.float32]:
+def pixel_gradient(runner: PromptRunner, image: PreparedImage) -> NDArray[np.float32]:
     """(visual tokens,): the mean of the gradient's norm over each token's pixels; one forward and one way back.
 
     Of the families that `check_family` lets through. It holds what all layers computed at once, as training does.
     """
-    base = asked.base
-    with differentiable(base), asked.of([image]) as lent, torch.enable_grad():
-        pixels = lent.rows.inputs["pixel_values"].detach().requires_grad_()
-        inputs = lent.inputs | {"pixel_values": pixels}
-        hidden = base.processor.reader.hidden(lent.network, inputs)[:, lent.rows.last[0]]
-        way = answer_direction(hidden.detach(), *asked.output)
+    base = runner.base
+    with differentiable(base), runner.prepared([image]) as forward, torch.enable_grad():
+        pixels = forward.rows.inputs["pixel_values"].detach().requires_grad_()
+        inputs = forward.inputs | {"pixel_values": pixels}
+        hidden = base.processor.reader.hidden(forward.network, inputs)[:, forward.rows.last[0]]
+        way = answer_direction(hidden.detach(), *runner.output)
         (grad,) = torch.autograd.grad(hidden, pixels, way.to(hidden.dtype))
-    return _by_token(grad.float(), asked, image)
+    return _by_token(grad.float(), runner, image)
 
 
 def edges(image: PreparedImage, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -57,13 +57,13 @@ def check_family(family: Family) -> None:
         )
 
 
-def _by_token(grad: torch.Tensor, asked: Asked, image: PreparedImage) -> NDArray[np.float32]:
+def _by_token(grad: torch.Tensor, runner: PromptRunner, image: PreparedImage) -> NDArray[np.float32]:
     """In Qwen's layout the rows of one merged token follow each other: (patches, channels * patch²); else a square."""
     if grad.ndim == 2:
         norms = grad.view(image.visual_tokens, -1, _CHANNELS, grad.shape[1] // _CHANNELS).norm(dim=2)
         found: NDArray[np.float32] = norms.flatten(1).mean(1).cpu().numpy()
         return found
-    tokens = asked.base.processor.reader.cells(image).tokens
+    tokens = runner.base.processor.reader.cells(image).tokens
     blocks = _blocks(grad[0].norm(dim=0).cpu().numpy(), *tokens.shape)
     values = np.zeros(image.visual_tokens, np.float32)
     values[tokens[tokens >= 0]] = blocks[tokens >= 0]

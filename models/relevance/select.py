@@ -61,8 +61,8 @@ def choose(relevance: Relevance) -> Choice:
     if not windows:
         return Choice(region=None, side=1.0, why_not="whole")
     best = max(windows, key=lambda window: window.sharpness)
-    diffuse = not says_something(cells, float(best.of(cells).max()))
-    best = drawn_in(best, values.astype(np.float64), relevance.size)
+    diffuse = not stands_out(cells, float(best.of(cells).max()))
+    best = shrunk_to_peak(best, values.astype(np.float64), relevance.size)
     return Choice(
         region=None if diffuse else _region(best, cells.shape, relevance.size),
         side=best.side / min(relevance.size),
@@ -71,7 +71,7 @@ def choose(relevance: Relevance) -> Choice:
     )
 
 
-def drawn_in(window: _Window, values: Numbers, size: tuple[int, int]) -> _Window:
+def shrunk_to_peak(window: _Window, values: Numbers, size: tuple[int, int]) -> _Window:
     """The part of a window that holds its peak, if that holds most of what stands out; else the window. values: of the
     map, not smoothed."""
     excess = window.of(np.maximum(0, values - np.median(values)))
@@ -86,7 +86,7 @@ def drawn_in(window: _Window, values: Numbers, size: tuple[int, int]) -> _Window
     return replace(window, top=top, left=left, rows=part.shape[0], columns=part.shape[1], side=side)
 
 
-def says_something(cells: Numbers, peak: float) -> bool:
+def stands_out(cells: Numbers, peak: float) -> bool:
     """Whether a peak stands out from the smoothed cells, whatever their scale. In a small grid little can."""
     middle = float(np.median(cells))
     spread = 1.4826 * float(np.median(np.abs(cells - middle)))  # the standard deviation, were they normal

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.relevance.grid import laid
+from models.relevance.grid import resample
 from models.relevance.regions import Region, Relevance
 
 TILE = 1024  # pixels along a tile's side, about
@@ -55,7 +55,7 @@ def join(maps: Sequence[Relevance], regions: Sequence[Region], size: tuple[int, 
     )
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for relevance, place in zip(maps, regions, strict=True):
-        values, inside = laid(relevance.values, place.corners, shape, size)
+        values, inside = resample(relevance.values, place.corners, shape, size)
         total += values
         count += inside
     return Relevance(

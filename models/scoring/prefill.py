@@ -22,7 +22,7 @@ from PIL import Image
 
 from models.errors import ModelInvalid
 from models.families import PreparedImage, Row
-from models.network.attention import favour, recording
+from models.network.attention import emphasis_bias, recording
 from models.network.prefix import Prefix
 from models.types import Detail, ModelIdentity, Question, Reading
 
@@ -95,8 +95,8 @@ class PrefillScorer:
             prefix = self._read_instruction()
             rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=network.dtype)
             width = rows.inputs["input_ids"].shape[1]
-            favoured = favour(rows.emphasis, rows.after, dtype=network.dtype)
-            inputs = rows.inputs | prefix.inputs(width, base.device, favoured)
+            bias = emphasis_bias(rows.emphasis, rows.after, dtype=network.dtype)
+            inputs = rows.inputs | prefix.inputs(width, base.device, bias)
             with recording(base.network, base.family, base.processor.reader, self.record_layers, rows) as attention:
                 hidden = base.processor.reader.hidden(network, inputs)
         return hidden[torch.arange(len(prepared), device=base.device), rows.last], attention

@@ -27,7 +27,7 @@ from models.network.base import BaseModel, load_base
 from models.pocket import adapter_folder
 from models.pocket.questions import RAZOR
 from models.pocket.scenes.planted import Planted, large, planted
-from models.relevance.attended import Asked
+from models.relevance.prompt_runner import PromptRunner
 from models.scoring.prefill import PrefillScorer
 
 SEED = 1903
@@ -77,7 +77,7 @@ def densest_holds(values: NDArray[np.float32], picture: Planted, cells: int) -> 
 def measure(base: BaseModel, scorer: PrefillScorer, draw: Callable[[int, int], Planted], count: int) -> dict[str, Any]:
     """The figures of one kind of picture."""
     rng = random.Random(f"acuity/{SEED}")
-    asked = Asked(base=base, scorer=scorer, turn=scorer.prompt.turn)
+    runner = PromptRunner(base=base, scorer=scorer, turn=scorer.prompt.turn)
     layers = range(*_middle(base.network.config.text_config.num_hidden_layers))
     margins: dict[str, list[float]] = {turn: [] for turn in TURNS}
     held: dict[int, list[bool]] = {cells: [] for cells in WINDOWS}
@@ -90,7 +90,7 @@ def measure(base: BaseModel, scorer: PrefillScorer, draw: Callable[[int, int], P
         for turn, reading in zip(TURNS, scorer.score(_rows(base, rng, picture, view)), strict=True):
             margins[turn].append(reading.margin)
         if picture.box:
-            (values,) = asked.attention([view], tuple(layers))
+            (values,) = runner.attention([view], tuple(layers))
             shape = view.grid
             for cells in WINDOWS:
                 held[cells].append(densest_holds(values.reshape(shape), picture, cells))

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from models.pocket.scenes.looking import PLANES, TEXT_PLANES, Ask
+from models.pocket.scenes.pretraining import PLANES, TEXT_PLANES, TrainingQuestion
 from tools.pocket.architecture import new_model
 from tools.pocket.data import Pool, make_pool
 from tools.pocket.forward import Seen, read, see
@@ -62,7 +62,7 @@ def stage_pool(recipe: dict[str, Any], work: Path, number: int, processes: int =
     )
 
 
-class Asker:
+class QuestionBatcher:
     """Renders questions exactly as `models.inputs.prompts` does, without probing for codes each time."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -84,22 +84,26 @@ class Asker:
             return list(ascii_uppercase[start : start + count])
         return [self.codes[i] for i in rng.choice(len(self.codes), count, replace=False)]
 
-    def batch(self, rng: np.random.Generator, asks: list[Ask]) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, rng: np.random.Generator, questions: list[TrainingQuestion]) -> tuple[Tensor, Tensor, Tensor]:
         """Left-padded ids (B, P), their lengths (B,), and the answers' token ids (B,)."""
-        codes = [self.menu_codes(rng, len(ask.options)) for ask in asks]
-        texts = [turn_text(ask, own) for ask, own in zip(asks, codes, strict=True)]
+        codes = [self.menu_codes(rng, len(question.options)) for question in questions]
+        texts = [turn_text(question, own) for question, own in zip(questions, codes, strict=True)]
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         lengths = torch.tensor([len(row) for row in rows])
         ids = torch.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id)
         for i, row in enumerate(rows):
             ids[i, -len(row) :] = torch.tensor(row)
-        return ids, lengths, torch.tensor([self.ids[own[ask.answer]] for ask, own in zip(asks, codes, strict=True)])
+        return (
+            ids,
+            lengths,
+            torch.tensor([self.ids[own[question.answer]] for question, own in zip(questions, codes, strict=True)]),
+        )
 
 
-def turn_text(ask: Ask, codes: list[str]) -> str:
+def turn_text(question: TrainingQuestion, codes: list[str]) -> str:
     """The turn up to the image."""
-    menu = [f"{code}) {option}" for code, option in zip(codes, ask.options, strict=True)]
-    return "<|im_start|>user\n" + "\n".join([ask.prompt, *menu, "Answer with the letter."]) + "<|vision_start|>"
+    menu = [f"{code}) {option}" for code, option in zip(codes, question.options, strict=True)]
+    return "<|im_start|>user\n" + "\n".join([question.prompt, *menu, "Answer with the letter."]) + "<|vision_start|>"
 
 
 class Heads(nn.Module):
@@ -139,7 +143,9 @@ class Run:
         self.model = new_model(work / "base" if rank == 0 else work / f"scratch{rank}", recipe["seed"]).train()
         from transformers import AutoTokenizer
 
-        self.asker = Asker(AutoTokenizer.from_pretrained(work / ("base" if rank == 0 else f"scratch{rank}")))
+        self.batcher = QuestionBatcher(
+            AutoTokenizer.from_pretrained(work / ("base" if rank == 0 else f"scratch{rank}"))
+        )
         vision = self.model.config.vision_config
         self.heads = Heads(vision.out_hidden_size, len(vision.deepstack_visual_indexes), len(PLANES))
         self.params = [*self.model.parameters(), *self.heads.parameters()]
@@ -211,10 +217,10 @@ class Run:
             seen = see(self.model.model.visual, torch.from_numpy(pool.images[rows]))
         dense = self.heads.loss(seen, torch.from_numpy(pool.planes[rows]), stage.text)
         asked = max(1, int(stage.batch * stage.asked))
-        asks = [pool.asks[row][rng.integers(len(pool.asks[row]))] for row in rows[:asked]]
-        ids, lengths, answers = self.asker.batch(rng, asks)
+        questions = [pool.questions[row][rng.integers(len(pool.questions[row]))] for row in rows[:asked]]
+        ids, lengths, answers = self.batcher.batch(rng, questions)
         part = Seen(merged=seen.merged[:asked], deep=tuple(x[:asked] for x in seen.deep), grid=seen.grid)
-        hidden = read(self.model.model.language_model, part, ids, lengths, self.asker.after)
+        hidden = read(self.model.model.language_model, part, ids, lengths, self.batcher.after)
         logits = hidden @ self.model.model.language_model.embed_tokens.weight.T
         answer = F.cross_entropy(logits, answers)
         (answer + stage.dense * dense if stage.look else answer).backward()  # type: ignore[no-untyped-call]

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.pocket.scenes import CHECKS, looking
-from models.pocket.scenes.looking import PLANES, Ask
+from models.pocket.scenes import CHECKS, pretraining
+from models.pocket.scenes.pretraining import PLANES, TrainingQuestion
 from models.pocket.scenes.scene import Mask, dice, through_file
 from models.types import Box
 
@@ -34,12 +34,12 @@ class Pool:
 
     images: (N, H, W, 3) uint8. planes: (N, H/32, W/32, K) uint8, 255 = attribute present; K is one of PLANES for
     "looking", and for a check one of its labels, taken from the boxes.
-    asks: questions per image; only for "looking". labels: index into the check's labels; only for a check.
+    questions: per image; only for "looking". labels: index into the check's labels; only for a check.
     """
 
     images: NDArray[np.uint8]
     planes: NDArray[np.uint8]
-    asks: tuple[tuple[Ask, ...], ...] = ()
+    questions: tuple[tuple[TrainingQuestion, ...], ...] = ()
     labels: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -68,10 +68,10 @@ def _file(kind: str, seed: int, index: int, image: Image.Image, jpeg: float) -> 
     return np.asarray(through_file(dice(seed, kind + "-file", index), image, jpeg))
 
 
-def _look(seed: int, size: tuple[int, int], jpeg: float, index: int) -> tuple[Any, ...]:
-    look = looking.draw(seed, index, *size)
-    asks = [(a.prompt, a.options, a.answer) for a in look.asks]
-    return _file("looking", seed, index, look.image, jpeg), cells(look.masks, *size), asks
+def _training_scene(seed: int, size: tuple[int, int], jpeg: float, index: int) -> tuple[Any, ...]:
+    scene = pretraining.draw(seed, index, *size)
+    questions = [(a.prompt, a.options, a.answer) for a in scene.questions]
+    return _file("looking", seed, index, scene.image, jpeg), cells(scene.masks, *size), questions
 
 
 def _check(name: str, seed: int, size: tuple[int, int], jpeg: float, index: int) -> tuple[Any, ...]:
@@ -100,7 +100,7 @@ def _draw(path: Path, kind: str, seed: int, count: int, size: tuple[int, int], j
     w, h = size
     images = np.lib.format.open_memmap(path / "images.npy", mode="w+", dtype=np.uint8, shape=(count, h, w, 3))
     draw: Callable[[int], tuple[Any, ...]]
-    draw = partial(_look, seed, size, jpeg) if kind == "looking" else partial(_check, kind, seed, size, jpeg)
+    draw = partial(_training_scene, seed, size, jpeg) if kind == "looking" else partial(_check, kind, seed, size, jpeg)
     rest: list[tuple[Any, ...]] = []
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
@@ -120,5 +120,5 @@ def _load(path: Path, kind: str) -> Pool:
     if kind != "looking":
         return Pool(images=images, planes=planes, labels=np.load(path / "labels.npy"))
     rows = json.loads((path / "asks.json").read_text())
-    asks = tuple(tuple(Ask(prompt=p, options=tuple(o), answer=a) for p, o, a in row) for row in rows)
-    return Pool(images=images, planes=planes, asks=asks)
+    questions = tuple(tuple(TrainingQuestion(prompt=p, options=tuple(o), answer=a) for p, o, a in row) for row in rows)
+    return Pool(images=images, planes=planes, questions=questions)

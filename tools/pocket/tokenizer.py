@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from models.pocket.questions import QUESTIONS
 from models.pocket.scenes.belongings import EVERYDAY
 from models.pocket.scenes.fonts import WORDS, word
-from models.pocket.scenes.looking import COLOURS, CORNERS, OUTLINES, SHAPES, STUFF
+from models.pocket.scenes.pretraining import COLOURS, CORNERS, OUTLINES, SHAPES, STUFF
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",

@@ -20,23 +20,23 @@ from models.families import ImageReader, PreparedImage
 from models.relevance.regions import Region
 from models.types import Question
 
-WHOLES: tuple[Look, ...] = ("larger", "tiles", "adapted")
+WHOLE_IMAGE_LOOKS: tuple[Look, ...] = ("larger", "tiles", "adapted")
 
-MOST_TILES = 16  # of one image; a larger image is shrunk in each of them
+MAX_TILES = 16  # of one image; a larger image is shrunk in each of them
 OVERLAP = 0.2  # of a tile's side, with each neighbour: what is smaller lies whole in some tile
-SHARP_ENOUGH = 0.8  # of the image's own resolution, along a side; more tiles would show little more
-LONGEST = 2.0  # a tile's long side over its short one, unless the image leaves no choice
+ENOUGH_SHARPNESS = 0.8  # of the image's own resolution, along a side; more tiles would show little more
+MAX_TILE_ASPECT = 2.0  # a tile's long side over its short one, unless the image leaves no choice
 
-STRONG = 32  # grey levels between the darkest and the brightest of a block: an edge, and no noise
-LOST = 0.7  # share of that difference which must be left at the first look's size
-ENOUGH = 0.05  # of an image's edges lost: one small thing among large ones has hardly more
-WORTH_IT = 1.25  # times the first look's pixels, under which an adapted look would show the same again
+MIN_EDGE_CONTRAST = 32  # grey levels between the darkest and the brightest of a block: an edge, and no noise
+LOST_CONTRAST_SHARE = 0.7  # share of that difference which must be left at the first look's size
+ENOUGH_LOST_EDGES = 0.05  # of an image's edges lost: one small thing among large ones has hardly more
+MIN_ADAPTED_GAIN = 1.25  # times the first look's pixels, under which an adapted look would show the same again
 
 
-def whole_rows(
+def whole_image_rows(
     image: Image.Image, *, reader: ImageReader, question: Question, policy: CropPolicy
 ) -> tuple[PreparedImage, ...]:
-    """What the scorer reads at a second look of one of WHOLES: one row, or one a tile.
+    """What the scorer reads at a second look of one of WHOLE_IMAGE_LOOKS: one row, or one a tile.
 
     Empty where the first look had all that there is to see: for "adapted" by the image's edges, and for every look at
     the whole by the size at which it was read. Raises ImageUnsuitable as the reader does.
@@ -45,8 +45,8 @@ def whole_rows(
     if policy.look == "tiles":
         views = [image.crop(tile.corners) for tile in tiling(image.size, pixels=pixels)]
     elif policy.look == "adapted":
-        pixels = adaptation(image, budget=question.max_pixels, most=policy.crop_pixels).pixels
-        if pixels < WORTH_IT * question.max_pixels:
+        pixels = adapted_budget(image, budget=question.max_pixels, most=policy.crop_pixels).pixels
+        if pixels < MIN_ADAPTED_GAIN * question.max_pixels:
             return ()
     least = min(question.min_pixels, pixels)
     rows = tuple(reader.prepare(view, max_pixels=pixels, min_pixels=least) for view in views)
@@ -69,14 +69,14 @@ def tiling(size: tuple[int, int], *, pixels: int) -> list[Region]:
     As few as show nearly all of the image's own resolution; where more than MOST_TILES would be needed, the grid that
     shows most. None is a sliver: they are of one size, and the last of a row ends with the image.
     """
-    grids = [(rows, columns) for rows in range(1, MOST_TILES + 1) for columns in range(1, MOST_TILES // rows + 1)]
+    grids = [(rows, columns) for rows in range(1, MAX_TILES + 1) for columns in range(1, MAX_TILES // rows + 1)]
     grids = [grid for grid in grids if _is_compact(size, grid)] or grids
 
     def preference(grid: tuple[int, int]) -> tuple[float, int, float]:
         width, height = _tile(size, grid)
         sharpness = min(1.0, math.sqrt(pixels / (width * height)))
         long_over_short = max(width, height) / min(width, height)
-        return (-min(sharpness, SHARP_ENOUGH), math.prod(grid), long_over_short)
+        return (-min(sharpness, ENOUGH_SHARPNESS), math.prod(grid), long_over_short)
 
     rows, columns = min(grids, key=preference)
     width, height = _tile(size, (rows, columns))
@@ -95,7 +95,7 @@ def _tile(size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
 
 def _is_compact(size: tuple[int, int], grid: tuple[int, int]) -> bool:
     width, height = _tile(size, grid)
-    return max(width, height) <= LONGEST * min(width, height)
+    return max(width, height) <= MAX_TILE_ASPECT * min(width, height)
 
 
 def _starts(length: int, tile: int, count: int) -> list[int]:
@@ -104,7 +104,7 @@ def _starts(length: int, tile: int, count: int) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptation:
+class AdaptedBudget:
     """The pixel budget of one image, and what it follows from.
 
     shrink: how many times shorter the sides are at the first look; 1 for an image that fits. lost: share of the strong
@@ -116,11 +116,11 @@ class Adaptation:
     lost: float
 
 
-def adaptation(image: Image.Image, *, budget: int, most: int) -> Adaptation:
+def adapted_budget(image: Image.Image, *, budget: int, most: int) -> AdaptedBudget:
     """The budget for one image, between the first look's `budget` and `most`; see `adapted_pixels`."""
     shrink = _shrink(image.size, budget)
-    lost = lost_edges(image, shrink)
-    return Adaptation(
+    lost = lost_edge_share(image, shrink)
+    return AdaptedBudget(
         pixels=adapted_pixels(image.size, budget=budget, edge_density=lost, most=most), shrink=shrink, lost=lost
     )
 
@@ -128,10 +128,10 @@ def adaptation(image: Image.Image, *, budget: int, most: int) -> Adaptation:
 def adapted_pixels(image_size: tuple[int, int], *, budget: int, edge_density: float, most: int) -> int:
     """budget · shrink^(2 · min(1, edge_density / ENOUGH)), within `most`.
 
-    edge_density: as `lost_edges` says. None of the pixels that shrinking took come back where no edge was lost with
+    edge_density: from `lost_edge_share`. None of the pixels that shrinking took come back where no edge was lost with
     them, all of them where ENOUGH were.
     """
-    wanted = budget * _shrink(image_size, budget) ** (2 * min(1.0, edge_density / ENOUGH))
+    wanted = budget * _shrink(image_size, budget) ** (2 * min(1.0, edge_density / ENOUGH_LOST_EDGES))
     return min(most, int(wanted))
 
 
@@ -139,7 +139,7 @@ def _shrink(size: tuple[int, int], budget: int) -> float:
     return max(1.0, math.sqrt(size[0] * size[1] / budget))
 
 
-def lost_edges(image: Image.Image, shrink: float) -> float:
+def lost_edge_share(image: Image.Image, shrink: float) -> float:
     """The share of strong edges at full resolution that vanish when the sides become `shrink` times shorter, in 0..1.
 
     The image is cut into the blocks that become one pixel. Wherever a block holds an edge, the difference of the
@@ -156,8 +156,8 @@ def lost_edges(image: Image.Image, shrink: float) -> float:
     full = _around(bright, np.maximum) - _around(dark, np.minimum)
     means = blocks.mean((1, 3), dtype=np.float32)
     left = _around(means, np.maximum) - _around(means, np.minimum)
-    strong = bright - dark >= STRONG
-    return float((strong & (left < LOST * full)).sum() / max(strong.sum(), 1))
+    strong = bright - dark >= MIN_EDGE_CONTRAST
+    return float((strong & (left < LOST_CONTRAST_SHARE * full)).sum() / max(strong.sum(), 1))
 
 
 def _around(

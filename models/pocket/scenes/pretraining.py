@@ -34,7 +34,7 @@ PLANES = (*TEXT_PLANES, *SHAPES, *EVERYDAY, *OUTLINES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class TrainingQuestion:
     """One question with its options in menu order and the place of the right one."""
 
     prompt: str
@@ -43,20 +43,20 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class TrainingScene:
     """A picture, the masks of its attributes (H, W) by plane name, and questions about it."""
 
     image: Image.Image
     masks: dict[str, Mask]
-    asks: tuple[Ask, ...]
+    questions: tuple[TrainingQuestion, ...]
 
 
-def ask(rng: random.Random, prompt: str, right: str, others: tuple[str, ...], most: int = 4) -> Ask:
+def question(rng: random.Random, prompt: str, right: str, others: tuple[str, ...], most: int = 4) -> TrainingQuestion:
     """Mix the right option with others (never equal to it) and shuffle."""
     pool = [option for option in others if option != right]
     options = [right, *rng.sample(pool, min(most - 1, len(pool)))]
     rng.shuffle(options)
-    return Ask(prompt=prompt, options=tuple(options), answer=options.index(right))
+    return TrainingQuestion(prompt=prompt, options=tuple(options), answer=options.index(right))
 
 
 def corner(x: float, y: float, w: int, h: int) -> str | None:
@@ -75,7 +75,7 @@ def _join(masks: dict[str, Mask], name: str, mask: Mask) -> None:
     masks[name] = np.maximum(masks[name], mask) if name in masks else mask
 
 
-def text_scene(rng: random.Random, w: int, h: int) -> Look:
+def text_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
     """None, one or two texts; each level or tilted, sharp or soft, in every combination."""
     image = canvas.background(rng, w, h)
     if rng.random() < 0.6:
@@ -98,23 +98,25 @@ def text_scene(rng: random.Random, w: int, h: int) -> Look:
         notes.append((tilt, edge, item.text, ink))
     if rng.random() < 0.4 and not notes:
         canvas.marks(rng, image, rng.randint(1, 4))
-    return Look(image=image, masks=masks, asks=_text_asks(rng, notes, w, h))
+    return TrainingScene(image=image, masks=masks, questions=_text_questions(rng, notes, w, h))
 
 
-def _text_asks(rng: random.Random, notes: list[tuple[str, str, str, Mask]], w: int, h: int) -> tuple[Ask, ...]:
-    asks = [ask(rng, "Is there text in this image?", "yes" if notes else "no", ("yes", "no"))]
+def _text_questions(
+    rng: random.Random, notes: list[tuple[str, str, str, Mask]], w: int, h: int
+) -> tuple[TrainingQuestion, ...]:
+    questions = [question(rng, "Is there text in this image?", "yes" if notes else "no", ("yes", "no"))]
     if len(notes) != 1:
-        return tuple(asks)
+        return tuple(questions)
     tilt, edge, text, ink = notes[0]
-    asks.append(ask(rng, "Is the text level or tilted?", tilt, ("level", "tilted")))
-    asks.append(ask(rng, "Are the letters sharp or soft?", edge, ("sharp", "soft")))
+    questions.append(question(rng, "Is the text level or tilted?", tilt, ("level", "tilted")))
+    questions.append(question(rng, "Are the letters sharp or soft?", edge, ("sharp", "soft")))
     if len(text) <= 8:
-        asks.append(ask(rng, "What does the text say?", text, WORDS, 3))
+        questions.append(question(rng, "What does the text say?", text, WORDS, 3))
     centre = _centre(ink)
     where = corner(*centre, w, h) if centre else None
     if where:
-        asks.append(ask(rng, "Where is the text?", where, CORNERS))
-    return tuple(asks)
+        questions.append(question(rng, "Where is the text?", where, CORNERS))
+    return tuple(questions)
 
 
 def _outline(kind: str, x: float, y: float, r: float) -> list[Point]:
@@ -144,7 +146,7 @@ def _draw_shape(kind: str, size: tuple[int, int], x: float, y: float, r: float) 
     return mask
 
 
-def shape_scene(rng: random.Random, w: int, h: int) -> Look:
+def shape_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
     """One to three shapes of different kinds and colours in different quarters."""
     image = canvas.background(rng, w, h) if rng.random() < 0.5 else Image.new("RGB", (w, h), canvas.colour(rng))
     image = image.filter(ImageFilter.GaussianBlur(w / 80))
@@ -152,22 +154,22 @@ def shape_scene(rng: random.Random, w: int, h: int) -> Look:
     kinds, names = rng.sample(SHAPES, count), rng.sample(tuple(COLOURS), count)
     places = rng.sample(range(4), count)
     masks: dict[str, Mask] = {}
-    asks = []
+    questions = []
     for kind, name, place in zip(kinds, names, places, strict=True):
         r = rng.uniform(0.09, 0.2) * min(w, h)
         x, y = w * (0.26 + 0.48 * (place % 2)), h * (0.26 + 0.48 * (place // 2))
         mask = _draw_shape(kind, (w, h), x + rng.uniform(-0.05, 0.05) * w, y + rng.uniform(-0.05, 0.05) * h, r)
         image.paste(COLOURS[name], (0, 0), mask)
         _join(masks, kind, np.asarray(mask))
-        asks.append(ask(rng, f"Where is the {kind}?", CORNERS[place], CORNERS))
-        asks.append(ask(rng, f"What colour is the {kind}?", name, tuple(COLOURS)))
-        asks.append(ask(rng, f"Which shape is at the {CORNERS[place]}?", kind, SHAPES))
+        questions.append(question(rng, f"Where is the {kind}?", CORNERS[place], CORNERS))
+        questions.append(question(rng, f"What colour is the {kind}?", name, tuple(COLOURS)))
+        questions.append(question(rng, f"Which shape is at the {CORNERS[place]}?", kind, SHAPES))
     if rng.random() < 0.5:
         image = canvas.grain(rng, image, rng.uniform(2, 10))
-    return Look(image=image, masks=masks, asks=tuple(asks))
+    return TrainingScene(image=image, masks=masks, questions=tuple(questions))
 
 
-def letter_scene(rng: random.Random, w: int, h: int) -> Look:
+def letter_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
     """One large letter, level or turned."""
     image = canvas.background(rng, w, h).filter(ImageFilter.GaussianBlur(w / 64))
     letter = rng.choice(LETTERS)
@@ -181,11 +183,11 @@ def letter_scene(rng: random.Random, w: int, h: int) -> Look:
     image.paste(lettering.ink(rng, lettering.mean_colour(image, (0, 0, w, h)), 80), (0, 0), page)
     ink = np.asarray(page)
     masks = {"glyph": ink, "tilted" if tilted else "level": ink, "sharp": ink}
-    asks = (
-        ask(rng, "Which letter is this?", letter, tuple(LETTERS)),
-        ask(rng, "Is there text in this image?", "yes", ("yes", "no")),
+    questions = (
+        question(rng, "Which letter is this?", letter, tuple(LETTERS)),
+        question(rng, "Is there text in this image?", "yes", ("yes", "no")),
     )
-    return Look(image=image, masks=masks, asks=asks)
+    return TrainingScene(image=image, masks=masks, questions=questions)
 
 
 def _elbow(rng: random.Random, material: str, thick: float) -> list[Part]:
@@ -228,7 +230,7 @@ def outline_parts(rng: random.Random, kind: str) -> tuple[list[Part], str]:
 STUFF = {"organic": "organic", "plastic": "plastic", "light": "light metal", "steel": "steel"}
 
 
-def through_scene(rng: random.Random, w: int, h: int) -> Look:
+def through_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
     """Belongings and plain outlines seen by absorption, with or without a bag round them."""
     depths = Depths(w, h)
     if rng.random() < 0.5:
@@ -258,37 +260,37 @@ def through_scene(rng: random.Random, w: int, h: int) -> Look:
             centres.pop(kind, None)
             made.pop(kind, None)
     image = develop(rng, depths, blur=rng.uniform(0.0, 0.6) * w / 160)
-    return Look(image=image, masks=masks, asks=_through_asks(rng, masks, centres, made, w, h))
+    return TrainingScene(image=image, masks=masks, questions=_through_questions(rng, masks, centres, made, w, h))
 
 
-def _through_asks(
+def _through_questions(
     rng: random.Random,
     masks: dict[str, Mask],
     centres: dict[str, tuple[float, float]],
     made: dict[str, str],
     w: int,
     h: int,
-) -> tuple[Ask, ...]:
+) -> tuple[TrainingQuestion, ...]:
     if not masks:
-        return (ask(rng, "Is there text in this image?", "no", ("yes", "no")),)
+        return (question(rng, "Is there text in this image?", "no", ("yes", "no")),)
     absent = tuple(name for name in (*EVERYDAY, *OUTLINES) if name not in masks)
-    asks = [ask(rng, "Which of these can be seen?", kind, absent, 3) for kind in masks]
+    questions = [question(rng, "Which of these can be seen?", kind, absent, 3) for kind in masks]
     for kind, (x, y) in centres.items():
         where = corner(x, y, w, h)
         if where:
-            asks.append(ask(rng, f"Where is the {kind}?", where, CORNERS))
+            questions.append(question(rng, f"Where is the {kind}?", where, CORNERS))
         if kind in made:
-            asks.append(ask(rng, f"What is the {kind} made of?", STUFF[made[kind]], tuple(STUFF.values())))
-    return tuple(asks)
+            questions.append(question(rng, f"What is the {kind} made of?", STUFF[made[kind]], tuple(STUFF.values())))
+    return tuple(questions)
 
 
-KINDS: tuple[Callable[[random.Random, int, int], Look], ...] = (
+KINDS: tuple[Callable[[random.Random, int, int], TrainingScene], ...] = (
     text_scene, text_scene, text_scene, text_scene, shape_scene, letter_scene, through_scene, through_scene,
     through_scene, through_scene,
 )  # fmt: skip
 
 
-def draw(seed: int, index: int, width: int, height: int) -> Look:
+def draw(seed: int, index: int, width: int, height: int) -> TrainingScene:
     """Picture `index` of a seed; the kinds take turns."""
     rng = dice(seed, "looking", index)
     return KINDS[index % len(KINDS)](rng, width, height)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lent:
+class PreparedForward:
     """A network in use for one forward, with the instruction's keys and values."""
 
     network: Any
@@ -37,7 +37,7 @@ class Lent:
         return self.rows.inputs | self.prefix.inputs(ids.shape[1], ids.device)
 
 
-class Asked:
+class PromptRunner:
     """A turn under a scorer's adapter, answered with its output: words, or the classes of its head."""
 
     def __init__(self, *, base: BaseModel, scorer: PrefillScorer, turn: Turn) -> None:
@@ -48,21 +48,21 @@ class Asked:
         self._prefix: Prefix | None = None
 
     @contextmanager
-    def of(self, images: Sequence[PreparedImage]) -> Iterator[Lent]:
+    def prepared(self, images: Sequence[PreparedImage]) -> Iterator[PreparedForward]:
         """The network, not to be nested with any other use of it by this thread."""
         with self.base.using(self._adapter_sha256) as network:
             if self._prefix is None:
                 with torch.inference_mode(False), torch.no_grad():  # also for forwards that keep gradients
                     self._prefix = Prefix.of(network.base_model, self._turn.before)
             rows = self.base.processor.rows(self._turn, images, device=self.base.device, dtype=network.dtype)
-            yield Lent(network=network, rows=rows, prefix=self._prefix)
+            yield PreparedForward(network=network, rows=rows, prefix=self._prefix)
 
     @torch.inference_mode()
     def attention(self, images: Sequence[PreparedImage], layers: Sequence[int]) -> list[NDArray[np.float32]]:
         """(visual tokens,) each: of the answer position, mean over heads and layers; one prefill of all images."""
         with (
-            self.of(images) as lent,
-            recording(self.base.network, self.base.family, self.base.processor.reader, layers, lent.rows) as found,
+            self.prepared(images) as forward,
+            recording(self.base.network, self.base.family, self.base.processor.reader, layers, forward.rows) as found,
         ):
-            self.base.processor.reader.hidden(lent.network, lent.inputs)
+            self.base.processor.reader.hidden(forward.network, forward.inputs)
         return [row for row in found if row is not None]
