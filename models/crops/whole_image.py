@@ -1,8 +1,8 @@
-"""Second looks that need no region: the whole image under another pixel budget, or cut into tiles.
+"""Crop passes that need no region: the whole image under another pixel budget, or cut into tiles.
 
-These are what a pointed look has to beat at the same number of tokens. Two budgets of one image, fused by the mean of
-their label logits or by the larger margin, are what is called multi-scale fusion: `look = "larger"`, whose budget may
-lie under the first look's as well as over it. All of it is host work, for any thread.
+A pass with a region has to beat these at the same number of tokens. Two budgets of one image, fused by the mean of
+their label logits or by the larger margin, are known as multi-scale fusion. That is `look = "larger"`, whose budget may
+be smaller than the first pass's. Everything here runs on the host, in any thread.
 """
 
 from __future__ import annotations
@@ -23,23 +23,33 @@ from models.types import Question
 WHOLE_IMAGE_LOOKS: tuple[Look, ...] = ("larger", "tiles", "adapted")
 
 MAX_TILES = 16  # of one image; a larger image is shrunk in each of them
-OVERLAP = 0.2  # of a tile's side, with each neighbour: what is smaller lies whole in some tile
+OVERLAP = 0.2  # of a tile's side, with each neighbour: a smaller object lies completely in some tile
 ENOUGH_SHARPNESS = 0.8  # of the image's own resolution, along a side; more tiles would show little more
 MAX_TILE_ASPECT = 2.0  # a tile's long side over its short one, unless the image leaves no choice
 
-MIN_EDGE_CONTRAST = 32  # grey levels between the darkest and the brightest of a block: an edge, and no noise
-LOST_CONTRAST_SHARE = 0.7  # share of that difference which must be left at the first look's size
-ENOUGH_LOST_EDGES = 0.05  # of an image's edges lost: one small thing among large ones has hardly more
-MIN_ADAPTED_GAIN = 1.25  # times the first look's pixels, under which an adapted look would show the same again
+MIN_EDGE_CONTRAST = 32  # grey levels between the darkest and the brightest pixel of a block: an edge, not noise
+LOST_CONTRAST_SHARE = 0.7  # share of that contrast that must remain at the first pass's size
+ENOUGH_LOST_EDGES = 0.05  # share of an image's edges; one small object among large ones has hardly more
+MIN_ADAPTED_GAIN = 1.25  # times the first pass's pixels; below it an adapted budget would show the same again
 
 
 def whole_image_rows(
     image: Image.Image, *, reader: ImageReader, question: Question, policy: CropPolicy
 ) -> tuple[PreparedImage, ...]:
-    """What the scorer reads at a second look of one of WHOLE_IMAGE_LOOKS: one row, or one a tile.
+    """Prepare the rows of a pass in WHOLE_IMAGE_LOOKS.
 
-    Empty where the first look had all that there is to see: for "adapted" by the image's edges, and for every look at
-    the whole by the size at which it was read. Raises ImageUnsuitable as the reader does.
+    Args:
+        image: with all its pixels.
+        reader: of the model.
+        question: its pixel budget is that of the first pass.
+        policy: of the crop pass.
+
+    Returns:
+        One row, or one per tile. Empty if the first pass saw everything: for "adapted" judged by the image's edges, and
+        for every pass over the whole image by the size at which it was read.
+
+    Raises:
+        ImageUnsuitable: the model cannot read the image.
     """
     pixels, views = policy.crop_pixels, [image]
     if policy.look == "tiles":
@@ -57,17 +67,24 @@ def whole_image_rows(
 
 
 def _shows_nothing_new(row: PreparedImage, first: PreparedImage, *, look: Look) -> bool:
-    """Whether the whole image in one row is what the first look has read. A smaller "larger" look is another scale."""
+    """Return True if the row equals the first pass's image.
+
+    A smaller "larger" row is another scale and counts as new.
+    """
     if look == "larger":
         return row.resized_size == first.resized_size
     return math.prod(row.resized_size) <= math.prod(first.resized_size)
 
 
 def tiling(size: tuple[int, int], *, pixels: int) -> list[Region]:
-    """Overlapping tiles of one size that cover an image (width, height), row by row, for `pixels` each.
+    """Cover an image with overlapping tiles of one size, row by row.
 
-    As few as show nearly all of the image's own resolution; where more than MOST_TILES would be needed, the grid that
-    shows most. None is a sliver: they are of one size, and the last of a row ends with the image.
+    There are as few tiles as show nearly all of the image's own resolution. If that takes more than MAX_TILES, it is
+    the grid that shows most. No tile is a sliver: the last one of a row ends with the image.
+
+    Args:
+        size: (width, height) of the image.
+        pixels: pixel budget of each tile.
     """
     grids = [(rows, columns) for rows in range(1, MAX_TILES + 1) for columns in range(1, MAX_TILES // rows + 1)]
     grids = [grid for grid in grids if _is_compact(size, grid)] or grids
@@ -85,7 +102,7 @@ def tiling(size: tuple[int, int], *, pixels: int) -> list[Region]:
 
 
 def _tile(size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of each of rows x columns tiles."""
+    """Return width and height of each of rows x columns tiles."""
     rows, columns = grid
     return (
         math.ceil(size[0] / (columns - (columns - 1) * OVERLAP)),
@@ -99,16 +116,18 @@ def _is_compact(size: tuple[int, int], grid: tuple[int, int]) -> bool:
 
 
 def _starts(length: int, tile: int, count: int) -> list[int]:
-    """Where each of `count` tiles begins: evenly, the last one ending with the image."""
+    """Return the start of each of `count` tiles: evenly spaced, the last tile ending with the image."""
     return [round(number * (length - tile) / max(count - 1, 1)) for number in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedBudget:
-    """The pixel budget of one image, and what it follows from.
+    """The pixel budget of one image, with its reasons.
 
-    shrink: how many times shorter the sides are at the first look; 1 for an image that fits. lost: share of the strong
-    edges that are gone there.
+    Attributes:
+        pixels: the budget.
+        shrink: the factor by which the first pass shortens the sides; 1 for an image that fits.
+        lost: share of the strong edges that this removes, 0..1.
     """
 
     pixels: int
@@ -117,7 +136,13 @@ class AdaptedBudget:
 
 
 def adapted_budget(image: Image.Image, *, budget: int, most: int) -> AdaptedBudget:
-    """The budget for one image, between the first look's `budget` and `most`; see `adapted_pixels`."""
+    """Compute the budget of one image by `adapted_pixels`.
+
+    Args:
+        image: with all its pixels.
+        budget: pixels of the first pass; the result is at least that.
+        most: the largest result.
+    """
     shrink = _shrink(image.size, budget)
     lost = lost_edge_share(image, shrink)
     return AdaptedBudget(
@@ -126,10 +151,15 @@ def adapted_budget(image: Image.Image, *, budget: int, most: int) -> AdaptedBudg
 
 
 def adapted_pixels(image_size: tuple[int, int], *, budget: int, edge_density: float, most: int) -> int:
-    """budget · shrink^(2 · min(1, edge_density / ENOUGH)), within `most`.
+    """Return budget · shrink^(2 · min(1, edge_density / ENOUGH_LOST_EDGES)), at most `most`.
 
-    edge_density: from `lost_edge_share`. None of the pixels that shrinking took come back where no edge was lost with
-    them, all of them where ENOUGH were.
+    If shrinking removed no edge, none of its pixels come back. From ENOUGH_LOST_EDGES on, all of them do.
+
+    Args:
+        image_size: (width, height) of the image.
+        budget: pixels of the first pass.
+        edge_density: share of the strong edges that are lost, from `lost_edge_share`.
+        most: the largest result.
     """
     wanted = budget * _shrink(image_size, budget) ** (2 * min(1.0, edge_density / ENOUGH_LOST_EDGES))
     return min(most, int(wanted))
@@ -140,11 +170,18 @@ def _shrink(size: tuple[int, int], budget: int) -> float:
 
 
 def lost_edge_share(image: Image.Image, shrink: float) -> float:
-    """The share of strong edges at full resolution that vanish when the sides become `shrink` times shorter, in 0..1.
+    """Return the share of strong edges that vanish when the sides become `shrink` times shorter, in 0..1.
 
-    The image is cut into the blocks that become one pixel. Wherever a block holds an edge, the difference of the
-    darkest and the brightest pixel, in it and its eight neighbours, is compared with that of these blocks' means: a
-    contour between two areas keeps it, a line thinner than half a block or a speck does not. 0 without such edges.
+    The image is cut into the blocks that become one pixel. For each block with an edge, the contrast of its pixels and
+    its eight neighbours' is compared with the contrast of these blocks' means. A contour between two areas keeps its
+    contrast. A line thinner than half a block, or a speck, loses it.
+
+    Args:
+        image: with all its pixels.
+        shrink: 1 or more.
+
+    Returns:
+        0 for an image without strong edges.
     """
     side = min(round(shrink), *image.size)
     if side <= 1:
@@ -164,7 +201,7 @@ def _around(
     values: NDArray[np.float32],
     most: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
-    """The most of each value and its eight neighbours, (rows, columns) as given."""
+    """Reduce each value and its eight neighbours by `most`: [rows, columns] to [rows, columns]."""
     padded = np.pad(values, 1, mode="edge")
     across = most(most(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
     return most(most(across[:-2], across[1:-1]), across[2:])

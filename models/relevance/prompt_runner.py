@@ -1,4 +1,4 @@
-"""One turn as a base reads it under one adapter, for maps: the instruction once, then rows of images."""
+"""Run one prompt under one adapter for relevance maps: the instruction once, then rows of images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from models.families import PreparedImage
 from models.inputs.prompts import Turn
-from models.network.attention import recording
 from models.network.prefix import Prefix
+from models.network.recording import recording
 
 if TYPE_CHECKING:
     from models.inputs.processing import Rows
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedForward:
-    """A network in use for one forward, with the instruction's keys and values."""
+    """The network and inputs of one forward.
+
+    Attributes:
+        network: with the adapter active.
+        rows: the inputs of the rows.
+        prefix: the instruction's keys and values.
+    """
 
     network: Any
     rows: Rows
@@ -32,13 +38,21 @@ class PreparedForward:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Of a forward over the whole rows that keeps nothing."""
+        """The inputs of a forward over the whole rows that keeps nothing."""
         ids = self.rows.inputs["input_ids"]
         return self.rows.inputs | self.prefix.inputs(ids.shape[1], ids.device)
 
 
 class PromptRunner:
-    """A turn under a scorer's adapter, answered with its output: words, or the classes of its head."""
+    """Runs a prompt under a scorer's adapter.
+
+    Its output is the scorer's: the vocabulary, or the classes of its head.
+
+    Args:
+        base: the loaded base model.
+        scorer: its adapter and output are used.
+        turn: the rendered prompt.
+    """
 
     def __init__(self, *, base: BaseModel, scorer: PrefillScorer, turn: Turn) -> None:
         self.base = base
@@ -49,7 +63,10 @@ class PromptRunner:
 
     @contextmanager
     def prepared(self, images: Sequence[PreparedImage]) -> Iterator[PreparedForward]:
-        """The network, not to be nested with any other use of it by this thread."""
+        """Yield the network and inputs for a forward over these images.
+
+        The calling thread must not use the network in another way inside the block.
+        """
         with self.base.using(self._adapter_sha256) as network:
             if self._prefix is None:
                 with torch.inference_mode(False), torch.no_grad():  # also for forwards that keep gradients
@@ -59,7 +76,15 @@ class PromptRunner:
 
     @torch.inference_mode()
     def attention(self, images: Sequence[PreparedImage], layers: Sequence[int]) -> list[NDArray[np.float32]]:
-        """(visual tokens,) each: of the answer position, mean over heads and layers; one prefill of all images."""
+        """Compute the attention of the answer position in one prefill of all images.
+
+        Args:
+            images: one row each.
+            layers: as in `models.network.attention.attention_modules`.
+
+        Returns:
+            [visual_tokens] fp32 per image, the mean over heads and layers.
+        """
         with (
             self.prepared(images) as forward,
             recording(self.base.network, self.base.family, self.base.processor.reader, layers, forward.rows) as found,

@@ -22,8 +22,9 @@ from PIL import Image
 
 from models.errors import ModelInvalid
 from models.families import PreparedImage, Row
-from models.network.attention import emphasis_bias, recording
+from models.network.attention import emphasis_bias
 from models.network.prefix import Prefix
+from models.network.recording import recording
 from models.types import Detail, ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:

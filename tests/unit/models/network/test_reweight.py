@@ -16,8 +16,9 @@ from models import factory
 from models.crops.emphasis import emphasised
 from models.families import PreparedImage, PreparedRow
 from models.families.cells import Cells
-from models.network.attention import AttentionHook, attention_modules, emphasis_bias, hooked, last_rows
+from models.network.attention import AttentionHook, attention_modules, emphasis_bias, hooked
 from models.network.base import BaseModel, load_base
+from models.network.recording import last_rows
 from models.relevance.regions import Region
 from models.scoring.prefill import PrefillScorer
 from models.types import Question
@@ -252,7 +253,7 @@ def _inside(corners: tuple[int, ...], cells: Cells) -> list[int]:
 
 
 def test_taking_attention_away_is_refused(base: BaseModel, scorer: PrefillScorer) -> None:
-    with pytest.raises(ValueError, match="use 1 or more"):
+    with pytest.raises(ValueError, match=r"0\.5"):
         emphasised_row(scorer, base, 0.5)
 
 

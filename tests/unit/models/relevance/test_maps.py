@@ -309,10 +309,10 @@ def test_edges_are_where_the_picture_changes(load: Load) -> None:
 @pytest.mark.parametrize("method", ["rel-att", "grad-att", "pure-grad"])
 def test_a_family_whose_tokens_lie_nowhere_is_refused_at_once(load: Load, method: Method) -> None:
     scorer = factory.scorer(load("idefics2"), QUESTION)
-    with pytest.raises(ModelInvalid, match="no place in the image"):
+    with pytest.raises(ModelInvalid, match="idefics2"):
         mapper_of(scorer, method)
 
 
 def test_pixels_of_tiles_are_refused_at_once(load: Load) -> None:
-    with pytest.raises(ModelInvalid, match="use rel-att or grad-att"):
+    with pytest.raises(ModelInvalid, match="rel-att"):
         mapper_of(factory.scorer(load("llava_next"), QUESTION), "pure-grad")
