@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from bench.archive import draw
-from bench.fleet_rig import CHECK, Fleet, Scanned, fleet
-from bench.meter import Sample, cpu_used, rss_watched
+from bench.fleet.meter import Sample, cpu_used, rss_watched
+from bench.fleet.rig import CHECK, Fleet, Scanned, fleet
 from bench.report import REPEATS, Report, seconds
 from models.types import Scorer
 from scanfleet.checks.check import load_check

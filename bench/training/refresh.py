@@ -16,9 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench import plain_training
 from bench.pocket import fresh
 from bench.report import Report
+from bench.training import plain_training
 from models.network.base import BaseModel, load_base
 from models.pocket.questions import QUESTIONS
 from models.recipes import Recipe, load_recipe

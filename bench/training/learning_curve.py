@@ -36,7 +36,7 @@ SIDE = 128  # pixels
 HELD_OUT = 5  # one label in so many stops a training early
 TRAIN_SEED, UNSEEN_SEED = 7_200_000, 7_300_000  # of the pictures; the pocket model has seen none of them
 N_UNSEEN = 600
-PLOT = Path(__file__).parents[1] / "docs" / "images" / "learning_curve.png"
+PLOT = Path(__file__).parents[2] / "docs" / "images" / "learning_curve.png"
 
 Labelled = list[tuple[Image.Image, int, str]]
 
