@@ -1,13 +1,12 @@
-"""Pictures for the base model: what it may look at before any check exists, and what it is asked about them.
+"""Pictures for training the base model before any check exists, with questions about them.
 
-Three kinds: text (lettering of any sort, where tilt and softness are drawn independently of each other, so that
-neither check label can be read off), shapes and single letters, and absorption pictures of belongings and of plain
-outlines. No threat is ever drawn here, and no question of a check is ever asked.
+There are three kinds: text (lettering of any sort, whose tilt and softness are independent, so that neither check label
+can be read off), shapes and single letters, and absorption pictures of belongings and of plain outlines. No threat is
+drawn here, and no question of a check is asked.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,23 +18,28 @@ from models.pocket.scenes import baggage, canvas, lettering, overlay
 from models.pocket.scenes.belongings import EVERYDAY, LENGTHS
 from models.pocket.scenes.fonts import LETTERS, WORDS, any_font
 from models.pocket.scenes.scene import Mask, dice
-from models.pocket.scenes.xray import MATERIALS, Depths, Part, Point, develop, fog, oval, rect, ring
+from models.pocket.scenes.shapes import OUTLINES, SHAPES, draw_shape, outline_parts
+from models.pocket.scenes.xray import MATERIALS, Depths, develop, fog
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
-SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 COLOURS = {
     "red": (220, 40, 40), "green": (40, 170, 60), "blue": (40, 70, 220), "yellow": (235, 215, 50),
     "white": (250, 250, 250), "black": (10, 10, 10), "purple": (150, 50, 180), "orange": (245, 140, 30),
 }  # fmt: skip
 TEXT_PLANES = ("glyph", "level", "tilted", "sharp", "soft")
-OUTLINES = ("wedge", "elbow", "crossing", "loops", "flask", "bar", "disc")
-# What the dense loss asks of every 32 x 32 pixel cell; one plane each.
+# The attributes that the dense loss predicts for every 32 x 32 pixel cell; one plane each.
 PLANES = (*TEXT_PLANES, *SHAPES, *EVERYDAY, *OUTLINES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingQuestion:
-    """One question with its options in menu order and the place of the right one."""
+    """One question.
+
+    Attributes:
+        prompt: the question.
+        options: in menu order.
+        answer: index of the right option.
+    """
 
     prompt: str
     options: tuple[str, ...]
@@ -44,7 +48,7 @@ class TrainingQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingScene:
-    """A picture, the masks of its attributes (H, W) by plane name, and questions about it."""
+    """A picture, the masks of its attributes by plane name, [height, width] each, and questions about it."""
 
     image: Image.Image
     masks: dict[str, Mask]
@@ -60,7 +64,7 @@ def question(rng: random.Random, prompt: str, right: str, others: tuple[str, ...
 
 
 def corner(x: float, y: float, w: int, h: int) -> str | None:
-    """The quarter a point lies in, or None near a middle line."""
+    """Return the quarter in which a point lies, or None near a middle line."""
     if abs(x / w - 0.5) < 0.08 or abs(y / h - 0.5) < 0.08:
         return None
     return CORNERS[2 * (y > h / 2) + (x > w / 2)]
@@ -76,7 +80,7 @@ def _join(masks: dict[str, Mask], name: str, mask: Mask) -> None:
 
 
 def text_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
-    """None, one or two texts; each level or tilted, sharp or soft, in every combination."""
+    """Draw no text, one or two; each level or tilted, sharp or soft, in every combination."""
     image = canvas.background(rng, w, h)
     if rng.random() < 0.6:
         canvas.marks(rng, image, rng.randint(1, 4))
@@ -119,35 +123,8 @@ def _text_questions(
     return tuple(questions)
 
 
-def _outline(kind: str, x: float, y: float, r: float) -> list[Point]:
-    if kind == "square":
-        return [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
-    if kind == "triangle":
-        return [(x, y - r), (x + r, y + r * 0.8), (x - r, y + r * 0.8)]
-    if kind == "cross":
-        q = r * 0.35
-        return [
-            (x - q, y - r), (x + q, y - r), (x + q, y - q), (x + r, y - q), (x + r, y + q), (x + q, y + q),
-            (x + q, y + r), (x - q, y + r), (x - q, y + q), (x - r, y + q), (x - r, y - q), (x - q, y - q),
-        ]  # fmt: skip
-    steps = [(math.pi * k / 5, r * (0.45 if k % 2 else 1.1)) for k in range(10)]
-    return [(x + q * math.sin(a), y - q * math.cos(a)) for a, q in steps]
-
-
-def _draw_shape(kind: str, size: tuple[int, int], x: float, y: float, r: float) -> Image.Image:
-    mask = Image.new("L", size)
-    pen = ImageDraw.Draw(mask)
-    if kind == "circle":
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=255)
-    elif kind == "ring":
-        pen.ellipse((x - r, y - r, x + r, y + r), outline=255, width=max(2, int(r * 0.3)))
-    else:
-        pen.polygon(_outline(kind, x, y, r), fill=255)
-    return mask
-
-
 def shape_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
-    """One to three shapes of different kinds and colours in different quarters."""
+    """Draw one to three shapes of different kinds and colours in different quarters."""
     image = canvas.background(rng, w, h) if rng.random() < 0.5 else Image.new("RGB", (w, h), canvas.colour(rng))
     image = image.filter(ImageFilter.GaussianBlur(w / 80))
     count = rng.randint(1, 3)
@@ -158,7 +135,7 @@ def shape_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
     for kind, name, place in zip(kinds, names, places, strict=True):
         r = rng.uniform(0.09, 0.2) * min(w, h)
         x, y = w * (0.26 + 0.48 * (place % 2)), h * (0.26 + 0.48 * (place // 2))
-        mask = _draw_shape(kind, (w, h), x + rng.uniform(-0.05, 0.05) * w, y + rng.uniform(-0.05, 0.05) * h, r)
+        mask = draw_shape(kind, (w, h), x + rng.uniform(-0.05, 0.05) * w, y + rng.uniform(-0.05, 0.05) * h, r)
         image.paste(COLOURS[name], (0, 0), mask)
         _join(masks, kind, np.asarray(mask))
         questions.append(question(rng, f"Where is the {kind}?", CORNERS[place], CORNERS))
@@ -170,7 +147,7 @@ def shape_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
 
 
 def letter_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
-    """One large letter, level or turned."""
+    """Draw one large letter, level or tilted."""
     image = canvas.background(rng, w, h).filter(ImageFilter.GaussianBlur(w / 64))
     letter = rng.choice(LETTERS)
     face = any_font(rng, int(rng.uniform(0.35, 0.75) * min(w, h)))
@@ -190,48 +167,11 @@ def letter_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
     return TrainingScene(image=image, masks=masks, questions=questions)
 
 
-def _elbow(rng: random.Random, material: str, thick: float) -> list[Part]:
-    bend, width = math.radians(rng.uniform(60, 120)), rng.uniform(0.1, 0.2)
-    tip = (-0.35 + rng.uniform(0.3, 0.5) * math.cos(bend), rng.uniform(0.3, 0.5) * math.sin(bend))
-    return [Part(points=((0.45, 0.0), (-0.35, 0.0), tip), material=material, thick=thick, width=width)]
-
-
-def outline_parts(rng: random.Random, kind: str) -> tuple[list[Part], str]:
-    """A plain outline of random proportions in a random material, about one unit long."""
-    material, thick = rng.choice(tuple(MATERIALS)), rng.uniform(0.4, 1.0)
-    if kind == "wedge":
-        a, b = rng.uniform(0.06, 0.14), rng.uniform(-0.05, 0.05)
-        return [Part(points=((-0.45, -a), (0.5, b), (-0.45, a)), material=material, thick=thick)], material
-    if kind == "elbow":
-        return _elbow(rng, material, thick), material
-    if kind == "crossing":
-        t, width = rng.uniform(0.2, 0.8), rng.uniform(0.03, 0.1)
-        lines = [
-            ((-0.5 * math.cos(t), s * 0.5 * math.sin(t)), (0.5 * math.cos(t), -s * 0.5 * math.sin(t))) for s in (-1, 1)
-        ]
-        return [Part(points=line, material=material, thick=thick, width=width) for line in lines], material
-    if kind == "loops":
-        r, gap = rng.uniform(0.1, 0.2), rng.uniform(0.0, 0.15)
-        eyes = [ring(s * (r + gap), 0, r, r * rng.uniform(0.6, 1)) for s in (-1, 1)]
-        return [Part(points=eye, material=material, thick=thick, width=0.05) for eye in eyes], material
-    if kind == "flask":
-        r, neck = rng.uniform(0.14, 0.28), rng.uniform(0.04, 0.08)
-        return [
-            Part(points=oval(-0.5 + r * 1.2, 0, r * 1.2, r), material=material, thick=thick),
-            Part(points=rect(-0.3, -neck, 0.4, neck), material=material, thick=thick * 0.7),
-        ], material
-    if kind == "bar":
-        a = rng.uniform(0.03, 0.14)
-        return [Part(points=rect(-0.5, -a, 0.5, a), material=material, thick=thick)], material
-    r = rng.uniform(0.15, 0.35)
-    return [Part(points=oval(0, 0, r, r * rng.uniform(0.7, 1)), material=material, thick=thick)], material
-
-
 STUFF = {"organic": "organic", "plastic": "plastic", "light": "light metal", "steel": "steel"}
 
 
 def through_scene(rng: random.Random, w: int, h: int) -> TrainingScene:
-    """Belongings and plain outlines seen by absorption, with or without a bag round them."""
+    """Draw belongings and plain outlines by absorption, with or without a bag around them."""
     depths = Depths(w, h)
     if rng.random() < 0.5:
         baggage.lay_bag(rng, depths)
@@ -291,10 +231,10 @@ KINDS: tuple[Callable[[random.Random, int, int], TrainingScene], ...] = (
 
 
 def draw(seed: int, index: int, width: int, height: int) -> TrainingScene:
-    """Picture `index` of a seed; the kinds take turns."""
+    """Return picture `index` of a seed; the kinds take turns."""
     rng = dice(seed, "looking", index)
     return KINDS[index % len(KINDS)](rng, width, height)
 
 
-# Everything a question may be about, for telling kinds of questions apart.
+# Every name that a question may contain, to tell kinds of questions apart.
 NAMES = frozenset((*SHAPES, *EVERYDAY, *OUTLINES))
