@@ -1,8 +1,8 @@
-"""How good the shipped pocket model is on fresh images: `python -m bench.pocket`.
+"""Accuracy of the shipped pocket model on fresh images: `python -m bench.pocket`.
 
 Everything goes through the serving stack (`models.network.base`), with images from seeds that training and calibration
-never used. Prints one table a check: accuracy with Wilson 95 % intervals per size, confusion matrix, the base model
-alone beside its adapter; and how the base answers its own looking questions.
+never used. Prints one table per check: accuracy with Wilson 95 % intervals per size, the confusion matrix, and the base
+model alone beside its adapter. A last table has the base's accuracy on its own training questions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.pocket.scenes.scene import dice, through_file
 from models.scoring.prefill import PrefillScorer
 from models.types import Question, Reading
 
-OWN_QUESTIONS = "looking"  # the part about the base's own questions
+OWN_QUESTIONS = "looking"  # the part about the base's training questions
 SIZES_EVERY_TIME = 16  # images scored together at 128 px
 
 
@@ -77,7 +77,7 @@ class Measured:
 
 
 def share(hits: Sequence[bool]) -> dict[str, Any]:
-    """A proportion with its Wilson 95 % interval."""
+    """Return a proportion with its Wilson 95 % interval."""
     low, high = wilson(sum(hits), len(hits))
     return {
         "value": round(sum(hits) / max(1, len(hits)), 4),
@@ -92,7 +92,7 @@ def _only(hits: Sequence[bool], sizes: Sequence[str], size: str) -> list[bool]:
 
 
 def fresh(check: str, seed: int, pools: Iterable[Sequence[int]]) -> Iterator[tuple[Image.Image, int, str]]:
-    """(image, label index, "WxH") of every pool of (width, height, count); half of the images were JPEG files."""
+    """Yield (image, label index, "WxH") of every pool of (width, height, count); half of the images were JPEG files."""
     module = CHECKS[check]
     for number, (width, height, count) in enumerate(pools):
         for index in range(count):
@@ -119,7 +119,7 @@ def measure(scorer: PrefillScorer, labelled: Iterable[tuple[Image.Image, int, st
 
 
 def own_questions(base: BaseModel, seed: int, count: int, size: int = 128) -> dict[str, dict[str, Any]]:
-    """How often the base answers each kind of its own questions rightly, on fresh pictures."""
+    """Measure the base's accuracy on each kind of its own training questions, on fresh pictures."""
     hits: dict[str, list[bool]] = {}
     chance: dict[str, list[float]] = {}
     for index in range(count):
@@ -139,7 +139,7 @@ def own_questions(base: BaseModel, seed: int, count: int, size: int = 128) -> di
 
 
 def kind_of(prompt: str) -> str:
-    """A question's kind: its words without the thing it asks about."""
+    """Return a question's kind: its words without the object that it names."""
     words = ["…" if word.strip("?") in pretraining.NAMES else word for word in prompt.split(" ")]
     kind = " ".join(words)
     for corner in pretraining.CORNERS:
@@ -148,7 +148,10 @@ def kind_of(prompt: str) -> str:
 
 
 def report(base: BaseModel, adapters: Path, *, only: str | None = None, quick: float = 1.0) -> dict[str, Any]:
-    """Everything docs/pocket.md states, or the part called `only`. quick < 1 measures on that share of the images."""
+    """Return everything that docs/pocket.md states, or the part called `only`.
+
+    `quick` is the share of the images used.
+    """
     part = load_recipe()["evaluation"]
     out: dict[str, Any] = {}
     for check, question in QUESTIONS.items():
@@ -180,7 +183,7 @@ def show(results: dict[str, Any]) -> None:
         for label, row in zip(part["labels"], part["confusion"], strict=True):
             print(f"  {label:<15}" + "".join(f"{n:>{width}}" for n in row))
     if OWN_QUESTIONS in results:
-        print("\nthe base model's own questions")
+        print("\nthe base model's training questions")
     for kind, value in results.get(OWN_QUESTIONS, {}).items():
         print(f"  {kind:<40} {_line(value)}   chance {value['chance']:.2f}")
 

@@ -29,7 +29,7 @@ CHECK = "laid-over"
 LABELS = ("overlay", "natural", "none")
 N_NEW, N_GOLDEN, N_THRESHOLD, N_UNSEEN, N_POISONED, N_LATER = 200, 300, 300, 300, 200, 60
 PATIENCE_SECONDS = 120.0  # for a worker to notice labels
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 PROGRAM = str(Path(sys.executable).with_name("scanfleet"))
 ENVIRONMENT = os.environ | {
     "SCANFLEET_DATA_DIR": str(PLACE / "data"),
@@ -64,7 +64,7 @@ def main() -> int:
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir()
     try:
-        _tell_the_story()
+        _run_story()
     except DemoFailedError as error:
         print(f"demo-refresh: {error} (logs in {PLACE})", file=sys.stderr)
         return 1
@@ -72,8 +72,8 @@ def main() -> int:
     return 0
 
 
-def _tell_the_story() -> None:
-    say(f"Pictures are made: {N_UNSEEN} unseen ones, {N_GOLDEN + N_THRESHOLD} audited ones, {N_NEW} to learn from")
+def _run_story() -> None:
+    announce(f"Pictures are made: {N_UNSEEN} unseen ones, {N_GOLDEN + N_THRESHOLD} audited ones, {N_NEW} to learn from")
     unseen = archive("unseen", N_UNSEEN, seed=31)
     golden = archive("golden", N_GOLDEN, seed=32)
     threshold = archive("threshold", N_THRESHOLD, seed=36)
@@ -83,25 +83,25 @@ def _tell_the_story() -> None:
     scanfleet("checks", "add", str(PLACE / "check.toml"))
 
     with process("score") as scorer, process("train"):
-        say("Before: no adapter was ever trained for this check, the base model alone answers")
+        announce("Before: no adapter was ever trained for this check, the base model alone answers")
         before = scan(unseen)
         scanfleet("scans", "agreement", before, "--truth", "truth")
-        say("Auditors label two sets that no training learns from: one to judge adapters, one to set thresholds")
+        announce("Auditors label two sets that no training learns from: one to judge adapters, one to set thresholds")
         labels(golden, "--split", "golden", "--who", "auditor")
         labels(threshold, "--split", "threshold", "--who", "auditor")
-        say("Then 200 labels arrive to learn from")
+        announce("Then 200 labels arrive to learn from")
         labels(new, "--who", "analyst")
-        say("The training worker has noticed by itself; the scoring worker runs on")
+        announce("The training worker has noticed by itself; the scoring worker runs on")
         expect_verdict(training(1), "promote")
-        say("After: the same worker, not restarted, scores the unseen pictures again with the new adapter")
+        announce("After: the same worker, not restarted, scores the unseen pictures again with the new adapter")
         scanfleet("rescan", before, "--all", "--wait")
         scanfleet("scans", "agreement", before, "--truth", "truth")
         scanfleet("rescan", before, "--report", "--format", "csv", "-o", str(PLACE / "flips.csv"))
-        say("A poisoned set arrives: 200 more pictures, every label wrong")
+        announce("A poisoned set arrives: 200 more pictures, every label wrong")
         labels(poisoned, "--who", "stranger")
         expect_verdict(training(2), "reject")
         scanfleet("adapters", "ls", "--check", CHECK)
-        say("The first adapter is still in use. A person rolls back all the same, to the base model alone")
+        announce("The first adapter is still in use. A person rolls back all the same, to the base model alone")
         scanfleet("adapters", "rollback", "--check", CHECK, "--why", "demonstration")
         after = scan(archive("later", N_LATER, seed=35))
         expect(modes(after) == {"zero-shot"}, "the worker did not follow the rollback")
@@ -109,13 +109,13 @@ def _tell_the_story() -> None:
         expect(scorer.poll() is None, "the scoring worker ended on the way")
 
 
-def say(words: str) -> None:
-    print(f"\n== {words}", flush=True)
+def announce(text: str) -> None:
+    print(f"\n== {text}", flush=True)
 
 
-def expect(held: bool, words: str) -> None:
+def expect(held: bool, text: str) -> None:
     if not held:
-        raise DemoFailedError(words)
+        raise DemoFailedError(text)
 
 
 def archive(name: str, n: int, *, seed: int) -> Path:
@@ -154,7 +154,7 @@ def training(number: int) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(found := trainings()) < number:
         expect(time.monotonic() < deadline, "the training worker did not wake up")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     newest = max(found, key=lambda each: int(each["id"]))
     scanfleet("train", "watch", str(newest["id"]))
     scanfleet("train", "show", str(newest["id"]))

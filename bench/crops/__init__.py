@@ -1,9 +1,9 @@
-"""What looking again gains and costs, for every way of doing so, beside the same tokens spent on a larger budget: on
-small planted targets, which a first look cannot tell from look-alikes, and on large ones, which it can.
+"""Gain and cost of each kind of crop pass, beside the same tokens spent on a larger budget.
 
-The razor check of the pocket model: a razor blade or a harmless plate of the same size in an X-ray picture of a bag.
-Costs are visual tokens that the language model reads, over those of the first look alone; a way back counts as two
-forward. Draws a page of pictures.
+Measured on small planted targets, which a first pass cannot tell from look-alikes, and on large ones, which it can. The
+check is the pocket model's razor check: a razor blade or a harmless plate of the same size in an X-ray picture of a
+bag. Costs are the language model's visual tokens over those of the first pass alone; a backward pass counts as two
+forwards. Also writes a page of pictures.
 """
 
 from __future__ import annotations
@@ -28,18 +28,16 @@ HOWS: tuple[How, ...] = ("nms", "wbf")
 N_DOCS = 4  # pictures in the docs
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PAGE = Path("bench-crops") / "index.html"
-HEADING = "Second looks at small targets"
-WORDS = (
-    "Left: the image; middle: the map; right: the crop. Blue: the part; yellow: the region that was looked at again."
-)
+HEADING = "Crop pass on small targets"
+LEGEND = "Left: the image; middle: the map; right: the crop. Blue: the part; yellow: the region of the crop."
 
 
 def run() -> Report:
-    torch.set_num_threads(1)  # two threads of so small a model wait for each other more than they help
+    torch.set_num_threads(1)  # with so small a model a second thread costs more than it gains
     every = arms()
     readers = load_readers(every)
     small, large = measure(readers, every, "planted", N_PLANTED), measure(readers, every, "large", N_LARGE)
-    write_page(PAGE, small.examples, heading=HEADING, words=WORDS)
+    write_page(PAGE, small.examples, heading=HEADING, text=LEGEND)
     write_strips(IMAGES / "crops.png", small.examples[:N_DOCS])
     gated = _figures(small, large, "gated")
     figures: dict[str, Any] = {
@@ -68,7 +66,7 @@ def _note() -> str:
 
 
 def _figures(small: Measurements, large: Measurements, name: str) -> dict[str, Any]:
-    """Of one arm; on large targets its change of accuracy."""
+    """Return the figures of one arm; for large targets the change of accuracy."""
     after = small.after(name)
     gain = change(recall_at, small.before, after, small.truth)
     found: dict[str, Any] = {
@@ -86,7 +84,7 @@ def _figures(small: Measurements, large: Measurements, name: str) -> dict[str, A
 
 
 def _voted(small: Measurements, how: How) -> float:
-    """Localisation where the regions of several maps are fused as boxes."""
+    """Return the localisation if the regions of several maps are fused as boxes."""
     hits = []
     for number, part in enumerate(small.parts):
         if part is not None:
@@ -97,7 +95,7 @@ def _voted(small: Measurements, how: How) -> float:
 
 
 def _one_budget(readers: Readers, small: Measurements, *, ratio: float) -> dict[str, float]:
-    """One look whose pixel budget costs what both looks cost together."""
+    """Measure one pass whose pixel budget costs as much as both passes."""
     question = replace(readers.scorer.question, max_pixels=round(FIRST * ratio))
     scorer = PrefillScorer(base=readers.base, question=question, identity=readers.scorer.identity)
     readings = [reading for some in batches("planted", N_PLANTED) for reading in scored(scorer, some)]

@@ -1,4 +1,4 @@
-"""Every arm over the same pictures: what was answered, what it cost, where it was pointed."""
+"""Run every arm over the same pictures: answers, costs and regions."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from scanfleet.checks.crop import CropSettings
 from worker.scoring.crop_gate import band_of, crop_reason
 
 CHECK = "razor"
-SEED = 7_500_000  # nothing was trained, calibrated, tuned or chosen on these pictures
+SEED = 7_500_000  # no part of the model or its settings was fitted to these pictures
 SETS: dict[str, Callable[[int, int], Planted]] = {"planted": planted, "large": large}
 AT_ONCE = 50  # pictures in memory
 BATCH_TOKENS = 1600
-N_SHOWN = 24  # of the page
+N_EXAMPLES = 24  # on the page
 TRUE_SIDE = 0.2  # of the crop around the true box, as a share of the short side
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Readers:
-    """One scorer, all that looks again by it, and others that take one look each (in other words)."""
+    """One scorer, its crop readers by arm, and scorers of other wordings that read once."""
 
     base: BaseModel
     scorer: PrefillScorer
@@ -47,18 +47,26 @@ class Readers:
     thresholds: Thresholds | None
 
     def uncertain(self, reading: Reading) -> bool:
-        """As a check with `crop = "uncertain"` has it."""
+        """Return True if a check with `crop = "uncertain"` would read the image again."""
         band = band_of(thresholds=self.thresholds, calibrator=None, has_flags=True)
         return crop_reason(CropSettings(when="uncertain"), reading, band, shrink=1.0) is not None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measurements:
-    """What became of a set of pictures. margins, tokens, held: by name of the arm, one a picture, in their order.
+    """The results for a set of pictures.
 
-    tokens: beyond the first look; those of blank images, which maps are divided by, in `blanks`. held: whether the
-    region holds the part, of those pictures that have a part and were looked at again by a map. regions: of all
-    pictures that got one, by their number.
+    Attributes:
+        target: whether each picture shows a target.
+        first: readings of the first pass.
+        margins: by arm, one per picture.
+        tokens: by arm, visual tokens beyond the first pass, without blank images.
+        held: by arm, whether the region holds the part, for pictures with a part that were read again by a map.
+        blanks: by arm, visual tokens of blank reference images.
+        regions: by arm, the region of each picture that got one, by its number.
+        parts: the box of each picture's part.
+        sizes: (width, height) of each picture.
+        examples: for the page.
     """
 
     target: list[bool] = field(default_factory=list)
@@ -84,7 +92,7 @@ class Measurements:
         return np.array(self.margins[arm])
 
     def cost(self, arm: str) -> float:
-        """Tokens of all looks over those of the first."""
+        """Return the tokens of all passes over those of the first."""
         extra = sum(self.tokens[arm]) + self.blanks.get(arm, 0)
         return 1 + extra / sum(reading.visual_tokens for reading in self.first)
 
@@ -112,7 +120,7 @@ def load_readers(every: Sequence[Arm]) -> Readers:
 
 
 def measure(readers: Readers, every: Sequence[Arm], kind: str, n: int) -> Measurements:
-    """Every arm over n pictures of a set."""
+    """Run every arm over n pictures of a set."""
     measured = Measurements()
     blanks = {name: crop_reader.blank_tokens for name, crop_reader in readers.crop_readers.items()}
     for some in batches(kind, n):
@@ -135,13 +143,13 @@ def measure(readers: Readers, every: Sequence[Arm], kind: str, n: int) -> Measur
 
 
 def batches(kind: str, n: int) -> Iterator[list[Planted]]:
-    """The first n pictures of a set, few of them in memory at a time."""
+    """Yield the first n pictures of a set, AT_ONCE in memory at a time."""
     for start in range(0, n, AT_ONCE):
         yield [SETS[kind](SEED, number) for number in range(start, min(n, start + AT_ONCE))]
 
 
 def scored(scorer: PrefillScorer, pictures: Sequence[Planted]) -> list[Reading]:
-    """One look at each."""
+    """Read each picture once."""
     prepared = [scorer.prepare(picture.image) for picture in pictures]
     found: dict[int, Reading] = {}
     for batch in packed(prepared, BATCH_TOKENS):
@@ -166,25 +174,31 @@ def _take(
         [first[number] for number in chosen],
         batch_tokens=BATCH_TOKENS,
     )
-    looked = dict(zip(chosen, found, strict=True))
-    margins = [looked[at].fused.margin if at in looked else reading.margin for at, reading in enumerate(first)]
-    measured.note(arm.name, margins, [float(looked[at].tokens) if at in looked else 0.0 for at in range(len(first))])
+    by_number = dict(zip(chosen, found, strict=True))
+    margins = [by_number[at].fused.margin if at in by_number else reading.margin for at, reading in enumerate(first)]
+    measured.note(
+        arm.name,
+        margins,
+        [float(by_number[at].tokens) if at in by_number else 0.0 for at in range(len(first))],
+    )
     held, regions = measured.held.setdefault(arm.name, []), measured.regions.setdefault(arm.name, {})
-    for at, again in looked.items():
+    for at, again in by_number.items():
         if again.region is not None:
             regions[start + at] = again.region
         box = pictures[at].box
         if box is not None and again.pointed is not None:
             held.append(again.region is not None and holds(again.region, box))
     if arm.gated:
-        room = N_SHOWN - len(measured.examples)
-        measured.examples.extend(_shown(readers, arm, pictures[at], again) for at, again in list(looked.items())[:room])
+        free = N_EXAMPLES - len(measured.examples)
+        measured.examples.extend(
+            _shown(readers, arm, pictures[at], again) for at, again in list(by_number.items())[:free]
+        )
 
 
 def _true_boxes(
     readers: Readers, measured: Measurements, pictures: Sequence[Planted], first: Sequence[Reading]
 ) -> None:
-    """The crop alone, cut around the part itself: what a perfect map would give. Without a part, the first look."""
+    """Read a crop around the part itself, as a perfect map would give; without a part the first pass stands."""
     margins = [reading.margin for reading in first]
     for number, picture in enumerate(pictures):
         if picture.box is not None:

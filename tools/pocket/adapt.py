@@ -27,7 +27,7 @@ from models.network.lora import adapter_state, add_lora
 from models.pocket.questions import QUESTIONS
 from tools.pocket.base import Heads
 from tools.pocket.data import Pool, make_pool
-from tools.pocket.forward import read, see
+from tools.pocket.forward import encode_images, read_image
 
 NAME = "pocket"  # of the adapter inside the PeftModel
 WARM_UP = 40  # steps
@@ -147,9 +147,9 @@ class Fit:
         pool = self.pools[batch.pool]
         assert pool.labels is not None
         text = self.model.model.language_model
-        seen = see(self.model.model.visual, torch.from_numpy(pool.images[batch.rows]))
+        seen = encode_images(self.model.model.visual, torch.from_numpy(pool.images[batch.rows]))
         dense = self.heads.loss(seen, torch.from_numpy(pool.planes[batch.rows]))
-        hidden = read(text, seen, self.before, torch.tensor([self.before.shape[1]]), self.after)
+        hidden = read_image(text, seen, self.before, torch.tensor([self.before.shape[1]]), self.after)
         logits = hidden @ text.embed_tokens.weight.T
         target = self.answers[torch.from_numpy(pool.labels[batch.rows])]
         answer = F.cross_entropy(logits, target)

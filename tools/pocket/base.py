@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.pocket.scenes.pretraining import PLANES, TEXT_PLANES, TrainingQuestion
 from tools.pocket.architecture import new_model
 from tools.pocket.data import Pool, make_pool
-from tools.pocket.forward import Seen, read, see
+from tools.pocket.forward import VisionFeatures, encode_images, read_image
 from tools.pocket.optimiser import Muon
 from tools.pocket.parallel import average_gradients
 
@@ -113,7 +113,7 @@ class Heads(nn.Module):
         super().__init__()
         self.readers = nn.ModuleList(nn.Linear(width, planes) for _ in range(1 + deep))
 
-    def loss(self, seen: Seen, planes: Tensor, text_weight: float = 1.0) -> Tensor:
+    def loss(self, seen: VisionFeatures, planes: Tensor, text_weight: float = 1.0) -> Tensor:
         """planes: (B, rows, columns, K) uint8; the first planes, those of text, may weigh more."""
         target = planes.float().flatten(1, 2) / 255
         weight = torch.ones(target.shape[-1])
@@ -214,13 +214,13 @@ class Run:
         rows = np.sort(rng.integers(0, len(pool), stage.batch))
         rows = rows[rng.permutation(stage.batch)]
         with torch.set_grad_enabled(stage.look):
-            seen = see(self.model.model.visual, torch.from_numpy(pool.images[rows]))
+            seen = encode_images(self.model.model.visual, torch.from_numpy(pool.images[rows]))
         dense = self.heads.loss(seen, torch.from_numpy(pool.planes[rows]), stage.text)
         asked = max(1, int(stage.batch * stage.asked))
         questions = [pool.questions[row][rng.integers(len(pool.questions[row]))] for row in rows[:asked]]
         ids, lengths, answers = self.batcher.batch(rng, questions)
-        part = Seen(merged=seen.merged[:asked], deep=tuple(x[:asked] for x in seen.deep), grid=seen.grid)
-        hidden = read(self.model.model.language_model, part, ids, lengths, self.batcher.after)
+        part = VisionFeatures(merged=seen.merged[:asked], deep=tuple(x[:asked] for x in seen.deep), grid=seen.grid)
+        hidden = read_image(self.model.model.language_model, part, ids, lengths, self.batcher.after)
         logits = hidden @ self.model.model.language_model.embed_tokens.weight.T
         answer = F.cross_entropy(logits, answers)
         (answer + stage.dense * dense if stage.look else answer).backward()  # type: ignore[no-untyped-call]

@@ -30,7 +30,7 @@ from models.inputs.prompts import render_turn
 from models.network.lora import adapter_state
 from models.pocket.questions import RAZOR
 from tools.pocket.adapt import NAME, prepare
-from tools.pocket.forward import Answer, Seen, read_images, see
+from tools.pocket.forward import Answer, VisionFeatures, encode_images, read_images
 from tools.pocket.small_rows import LARGE, TINY, Picture, Range, Rows, Shape, bags, draw_rows
 
 WARM_UP = 40  # steps
@@ -57,7 +57,7 @@ class Readers(nn.Module):
         super().__init__()
         self.readers = nn.ModuleList(nn.Linear(width, 2) for _ in range(1 + deep))
 
-    def loss(self, seen: Seen, part: Tensor, flagged: Tensor) -> Tensor:
+    def loss(self, seen: VisionFeatures, part: Tensor, flagged: Tensor) -> Tensor:
         """part: (B, M), 0..1. flagged: (B,), 0 or 1."""
         mine = (part > MINE).float()
         total = []
@@ -69,21 +69,21 @@ class Readers(nn.Module):
         return torch.stack(total).mean()
 
 
-def on_the_part(looks: Tensor, part: Tensor, layers: Sequence[int]) -> Tensor:
+def on_the_part(attention: Tensor, part: Tensor, layers: Sequence[int]) -> Tensor:
     """Minus the log share of the attention to the images that lies on the part's cells; rows without it do not count.
 
     looks: (layers, B, heads, M). part: (B, M).
     """
-    mean = looks[list(layers)].float().mean((0, 2))
+    mean = attention[list(layers)].float().mean((0, 2))
     mine = (part > MINE).float()
     share = (mean * mine).sum(1) / mean.sum(1)
     there = mine.any(1)
     return -(share.clamp(min=1e-6).log() * there).sum() / there.sum().clamp(min=1)
 
 
-def spread(looks: Tensor, layers: Sequence[int]) -> Tensor:
+def spread(attention: Tensor, layers: Sequence[int]) -> Tensor:
     """How far the attention to an image is from even: the Kullback-Leibler divergence of it from the even one."""
-    mean = looks[list(layers)].float().mean((0, 2))
+    mean = attention[list(layers)].float().mean((0, 2))
     share = (mean / mean.sum(1, keepdim=True)).clamp(min=1e-6)
     return -(share * share.shape[1]).log().mean()
 
@@ -194,32 +194,39 @@ class Fit:
 
     def _loss(self, rows: Rows) -> tuple[Tensor, dict[str, float]]:
         labels = torch.from_numpy(rows.labels)
-        seen = {name: see(self.model.model.visual, torch.from_numpy(one.images)) for name, one in rows.shown.items()}
+        seen = {
+            name: encode_images(self.model.model.visual, torch.from_numpy(one.images))
+            for name, one in rows.shown.items()
+        }
         parts = {name: torch.from_numpy(one.part) for name, one in rows.shown.items()}
         flagged = (labels == 0).float()
         dense = torch.stack([self.readers.loss(seen[name], parts[name], flagged) for name in seen]).mean()
         alone = "view" not in seen
         turns = [["crop"]] if alone else [["view"], ["crop"], ["view", "crop"], ["context", "crop"]]
-        answers, looks, notes = [], [], {}
+        answers, attention, notes = [], [], {}
         for turn in turns:
             answer = self._read([seen[name] for name in turn])
             logits = answer.hidden @ self.model.model.language_model.embed_tokens.weight.T
             answers.append(F.cross_entropy(logits.float(), self.answers[labels]))
-            looks.append(on_the_part(answer.looks, torch.cat([parts[name] for name in turn], 1), self.part["layers"]))
+            attention.append(
+                on_the_part(answer.attention, torch.cat([parts[name] for name in turn], 1), self.part["layers"])
+            )
             notes["+".join(turn)] = answers[-1].item()
-            notes["look " + "+".join(turn)] = looks[-1].item()
+            notes["look " + "+".join(turn)] = attention[-1].item()
         if not alone:
-            notes["even"] = (even := spread(self._read([seen["view"]], self.generic).looks, self.part["layers"])).item()
-            looks.append(self.part["even"] * len(looks) * even)
-        answer_loss, look_loss = torch.stack(answers).mean(), torch.stack(looks).mean()
-        loss = answer_loss + self.part["dense"] * dense + self.part["attention"] * look_loss
+            notes["even"] = (
+                even := spread(self._read([seen["view"]], self.generic).attention, self.part["layers"])
+            ).item()
+            attention.append(self.part["even"] * len(attention) * even)
+        answer_loss, attention_loss = torch.stack(answers).mean(), torch.stack(attention).mean()
+        loss = answer_loss + self.part["dense"] * dense + self.part["attention"] * attention_loss
         return loss, {"dense": dense.item(), **notes}
 
-    def _read(self, images: list[Seen], before: Tensor | None = None) -> Answer:
+    def _read(self, images: list[VisionFeatures], before: Tensor | None = None) -> Answer:
         before = self.before if before is None else before
         after = [self.between] * (len(images) - 1) + [self.after]
         length = torch.tensor([before.shape[1]])
-        return read_images(self.model.model.language_model, images, before, length, after, looks=True)
+        return read_images(self.model.model.language_model, images, before, length, after, attention=True)
 
 
 def _generic(processor: VisionProcessor) -> tuple[int, ...]:
