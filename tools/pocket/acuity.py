@@ -1,10 +1,9 @@
-"""What the razor adapter sees of a small part: `python -m tools.pocket.acuity [--json FILE]`, on fresh pictures.
+"""Measure the razor adapter on small parts: `python -m tools.pocket.acuity [--json FILE]`, on fresh pictures.
 
-Tiny parts (1 to 5 % of the shorter side) and large ones, as `models/pocket/scenes/planted.py` draws them, through the
-serving
-stack: the first look alone; a crop round the part (round any place where there is none) alone, with the whole view, and
-with a small view for context; and whether the first look's attention, averaged over heads and the middle layers, has
-its densest 2 x 2 and 3 x 3 cells of 32 px at the part.
+Tiny parts (1 to 5 % of the shorter side) and large ones from `models/pocket/scenes/planted.py` go through the serving
+stack: the first pass alone, and a crop around the part (around any place without one) alone, with the whole view, and
+with a small view for context. Also measured: whether the first pass's attention, averaged over heads and the middle
+layers, has its densest 2 x 2 and 3 x 3 cells of 32 px at the part.
 """
 
 from __future__ import annotations
@@ -38,21 +37,21 @@ FALSE_POSITIVES = 0.05
 
 
 def auroc(margins: Sequence[float], positive: Sequence[bool]) -> float:
-    """The probability that a positive's margin is above a negative's; ties count half."""
+    """Return the probability that a positive's margin is above a negative's; ties count half."""
     yes = np.array([m for m, p in zip(margins, positive, strict=True) if p])[:, None]
     no = np.array([m for m, p in zip(margins, positive, strict=True) if not p])
     return float(((yes > no) + 0.5 * (yes == no)).mean())
 
 
 def recall_at(margins: Sequence[float], positive: Sequence[bool], rate: float) -> float:
-    """Share of the positives above the margin that at most `rate` of the negatives exceed."""
+    """Return the share of the positives above the margin that at most `rate` of the negatives exceed."""
     no = np.sort([m for m, p in zip(margins, positive, strict=True) if not p])[::-1]
     over = float(no[int(rate * len(no))])
     return float(np.mean([m > over for m, p in zip(margins, positive, strict=True) if p]))
 
 
 def crop_box(rng: random.Random, picture: Planted) -> tuple[float, float, float, float]:
-    """A square of .15 to .3 of the shorter side (.6 for a large part) round the part, somewhat off its middle."""
+    """Return a square of .15 to .3 of the shorter side (.6 for a large part), slightly off the part's middle."""
     w, h = picture.image.size
     box, s = picture.box, min(w, h)
     tiny = box is None or max(box.x1 - box.x0, box.y1 - box.y0) < 0.06 * s

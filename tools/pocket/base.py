@@ -1,7 +1,7 @@
-"""Training the base: dense looking on the vision tower's tokens, and questions answered by a letter.
+"""Train the base: a dense loss on the vision tower's tokens, and questions answered by a letter.
 
-The dense loss asks every 32 x 32 px cell which attributes it shows; without it the one bit per image that an answer
-carries teaches a vision tower from scratch far too slowly. Its heads are thrown away afterwards.
+The dense loss predicts the attributes of every 32 x 32 px cell. An answer carries only one or two bits per image, which
+train a vision tower from scratch far too slowly. The dense heads are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ from tools.pocket.parallel import average_gradients
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stretch of training at one image size (width, height).
+    """A stage of training at one image size (width, height).
 
-    batch is per process; jpeg: share of JPEG files; dense: weight of the dense loss beside that of the answers;
-    text: weight of the text planes in it (letters are the finest thing to see, and learnt last); asked: share of a
-    batch that is asked a question; look False: the vision tower rests, the language model alone learns to read it.
+    Attributes:
+        batch: images per process.
+        jpeg: share of JPEG files.
+        dense: weight of the dense loss beside that of the answers.
+        text: weight of the text planes in it (letters are the finest detail, and learnt last).
+        asked: share of a batch with a question.
+        look: False: the vision tower is frozen, and the language model alone learns to read it.
     """
 
     size: tuple[int, int]
@@ -54,7 +58,7 @@ def stages_of(recipe: dict[str, Any]) -> list[Stage]:
 
 
 def stage_pool(recipe: dict[str, Any], work: Path, number: int, processes: int = 1) -> Pool:
-    """The images of a stage, drawn now if they are not there yet."""
+    """Return the images of a stage; generate them if they are missing."""
     stage = stages_of(recipe)[number]
     seed, folder = stage.seed or recipe["base"]["seed"] + number, work / "pools"
     return make_pool(
@@ -63,7 +67,7 @@ def stage_pool(recipe: dict[str, Any], work: Path, number: int, processes: int =
 
 
 class QuestionBatcher:
-    """Renders questions exactly as `models.inputs.prompts` does, without probing for codes each time."""
+    """Renders questions exactly as `models.inputs.prompts`, without probing for codes each time."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -75,7 +79,10 @@ class QuestionBatcher:
         )
 
     def menu_codes(self, rng: np.random.Generator, count: int) -> list[str]:
-        """Mostly A, B, C; sometimes from a later letter on, or any codes, so that each of them gets to be an answer."""
+        """Return menu codes, each of which is sometimes the answer.
+
+        Mostly they are A, B, C; sometimes they start at a later letter, or are any codes.
+        """
         kind = rng.random()
         if kind < 0.5:
             return list(ascii_uppercase[:count])
@@ -85,7 +92,7 @@ class QuestionBatcher:
         return [self.codes[i] for i in rng.choice(len(self.codes), count, replace=False)]
 
     def batch(self, rng: np.random.Generator, questions: list[TrainingQuestion]) -> tuple[Tensor, Tensor, Tensor]:
-        """Left-padded ids (B, P), their lengths (B,), and the answers' token ids (B,)."""
+        """Return left-padded ids [batch, tokens], their lengths [batch], and the answers' token ids [batch]."""
         codes = [self.menu_codes(rng, len(question.options)) for question in questions]
         texts = [turn_text(question, own) for question, own in zip(questions, codes, strict=True)]
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -101,7 +108,7 @@ class QuestionBatcher:
 
 
 def turn_text(question: TrainingQuestion, codes: list[str]) -> str:
-    """The turn up to the image."""
+    """Return the turn up to the image."""
     menu = [f"{code}) {option}" for code, option in zip(codes, question.options, strict=True)]
     return "<|im_start|>user\n" + "\n".join([question.prompt, *menu, "Answer with the letter."]) + "<|vision_start|>"
 
@@ -254,7 +261,7 @@ def train_base(rank: int, recipe: dict[str, Any], work: Path) -> None:
 
 
 def write_weights(run: Run, work: Path) -> None:
-    """Shipped weights are bf16; adapters train on what will be served, so `base` holds the same rounded numbers."""
+    """Write bf16 weights, and `base` with the same rounded numbers: adapters train on what is served."""
     model = run.model.eval()
     for p in model.parameters():
         p.data = p.data.bfloat16().float()

@@ -24,7 +24,12 @@ PATCH, MERGE = 16, 2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisionFeatures:
-    """What the vision tower made of a batch: merged tokens (B, M, d), and one (B, M, d) per deepstack layer."""
+    """The vision tower's output for a batch.
+
+    Attributes:
+        merged: merged tokens [batch, M, features].
+        deep: [batch, M, features] per deepstack layer.
+    """
 
     merged: Tensor
     deep: tuple[Tensor, ...]
@@ -56,7 +61,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def encode_images(visual: Any, images: Tensor) -> VisionFeatures:
-    """Run the vision tower on (B, H, W, 3) uint8 images; H and W are multiples of 32."""
+    """Run the vision tower on [batch, height, width, 3] uint8 images; height and width are multiples of 32."""
     b, height, width, _ = images.shape
     h, w = height // PATCH, width // PATCH
     indices, weights, places = _geometry(h, w, visual.num_grid_per_side)
@@ -85,10 +90,12 @@ def _self_attention(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answer:
-    """What the language model made of a turn. hidden: (B, d), the answer position's state after the final norm.
+    """The language model's output for a turn.
 
-    looks: (layers, B, heads, M): the answer position's attention in every layer to the tokens of all images in
-    their order (a softmax over the whole turn, so that a row sums to at most 1); empty unless asked for.
+    Attributes:
+        hidden: [batch, features], the answer position's state after the final norm.
+        attention: [layers, batch, heads, M], the answer position's attention in every layer to the tokens of all images
+            in order (a softmax over the whole turn, so a row sums to at most 1); empty unless requested.
     """
 
     hidden: Tensor
@@ -173,9 +180,9 @@ def _last_attention(layer: Any, x: Tensor, before: tuple[Tensor, Tensor], turn: 
 def _positions(
     lengths: Tensor, p: int, grids: Sequence[tuple[int, int]], tails: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Three-axis positions (3, G, P) and (3, G, T): text counts on, image tokens get rows and columns.
+    """Return three-axis positions [3, G, P] and [3, G, T]: text counts up, image tokens have rows and columns.
 
-    What follows an image goes on from the larger of its sides, as in transformers' `get_rope_index`.
+    The text after an image continues from the larger of its sides, as in transformers' `get_rope_index`.
     """
     plain = (torch.arange(p) - (p - lengths)[:, None]).clamp(min=0)
     axes, at = [], 0
@@ -191,7 +198,7 @@ def _positions(
 
 
 def _masks(lengths: Tensor, p: int, own: int) -> tuple[Tensor, Tensor]:
-    """Who may look at whom: (G, 1, P, P) among the tokens before, and (G, 1, own, P + own) for the rest."""
+    """Return the attention masks: [G, 1, P, P] among the tokens before, and [G, 1, own, P + own] for the rest."""
     real = torch.arange(p) >= (p - lengths)[:, None]
     causal = torch.ones(p, p, dtype=torch.bool).tril() & real[:, None, None, :]
     causal = causal | torch.eye(p, dtype=torch.bool)  # a padded row must see something, or it becomes nan

@@ -1,11 +1,11 @@
-"""The adapter of a check about one small part: a first look that finds it, a crop that tells what it is.
+"""Train the adapter of a check about one small part: a first pass that finds it, and a crop that identifies it.
 
-A row is a whole view, a smaller one for context and a crop. The vision tower reads each once, the language model four
-turns of them: view alone, crop alone, view and crop, context and crop. The losses: the answer's letter in every turn
-(a part too small to tell leaves the margin near 0); a dense one on the vision tower's tokens (which cells are the
-part's, and of these, is it the flagged kind); and one that asks the answer position's attention, averaged over heads
-and the middle layers, to lie on the part's cells, so that a first look that cannot tell still looks at the place, and
-to lie evenly over a view when a general description is asked for, as one that looks for nothing.
+A row has a whole view, a smaller one for context and a crop. The vision tower reads each once, and the language model
+reads four turns of them: view alone, crop alone, view and crop, context and crop. There are three losses. The first is
+the answer's letter in every turn (a part too small to tell leaves the margin near 0). The second is dense, on the
+vision tower's tokens: which cells are the part's, and is the part of the flagged kind. The third is on the answer
+position's attention, averaged over heads and the middle layers. It should lie on the part's cells, even in a first pass
+that cannot identify the part, and evenly over a view when the prompt asks for a general description.
 """
 
 from __future__ import annotations
@@ -34,15 +34,21 @@ from tools.pocket.forward import Answer, VisionFeatures, encode_images, read_ima
 from tools.pocket.small_rows import LARGE, TINY, Picture, Range, Rows, Shape, bags, draw_rows
 
 WARM_UP = 40  # steps
-MINE = 0.3  # a cell this much the part's counts as the part's
+MINE = 0.3  # from this share on a cell counts as the part's
 GENERIC = "Write a general description of the image."
 RARE = 10.0  # weight of the part's cells against the many others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """rows: of a step. crops: rows of a step that reads crops alone, of 192 x 192 px (more of smaller ones).
-    alone: share of such steps."""
+    """A stage of training.
+
+    Attributes:
+        steps: number of steps.
+        rows: of a step.
+        crops: rows of a step with crops alone, of 192 x 192 px (more of smaller ones).
+        alone: share of such steps.
+    """
 
     steps: int
     rows: int
@@ -70,9 +76,14 @@ class Readers(nn.Module):
 
 
 def on_the_part(attention: Tensor, part: Tensor, layers: Sequence[int]) -> Tensor:
-    """Minus the log share of the attention to the images that lies on the part's cells; rows without it do not count.
+    """Return minus the log share of the attention to the images that lies on the part's cells.
 
-    looks: (layers, B, heads, M). part: (B, M).
+    Rows without a part are left out.
+
+    Args:
+        attention: [layers, batch, heads, M].
+        part: [batch, M], 0..1.
+        layers: to average over.
     """
     mean = attention[list(layers)].float().mean((0, 2))
     mine = (part > MINE).float()
@@ -82,7 +93,7 @@ def on_the_part(attention: Tensor, part: Tensor, layers: Sequence[int]) -> Tenso
 
 
 def spread(attention: Tensor, layers: Sequence[int]) -> Tensor:
-    """How far the attention to an image is from even: the Kullback-Leibler divergence of it from the even one."""
+    """Return the Kullback-Leibler divergence of the attention to an image from an even one."""
     mean = attention[list(layers)].float().mean((0, 2))
     share = (mean / mean.sum(1, keepdim=True)).clamp(min=1e-6)
     return -(share * share.shape[1]).log().mean()
@@ -230,7 +241,7 @@ class Fit:
 
 
 def _generic(processor: VisionProcessor) -> tuple[int, ...]:
-    """What stands before an image of which a general description is asked: the reference of `models.crops`."""
+    """The text before an image that asks for a general description: the reference of `models.relevance`."""
     image_token = processor.reader.image_token
     template = processor.chat_template
     return render_turn(processor.tokenizer, GENERIC, image_token=image_token, chat_template=template).before
