@@ -1,1 +1,1 @@
-"""Measurements: `python -m bench NAME --json`. Ratios in one run, medians of five; figures in docs/benchmarks.md."""
+"""Benchmarks: `python -m bench NAME --json`. Ratios within one run, medians of five; figures in docs/benchmarks.md."""

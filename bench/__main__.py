@@ -1,4 +1,4 @@
-"""`python -m bench NAME [--json]`: a table for people, and with --json one last line of JSON."""
+"""`python -m bench NAME [--json]`: print a table, and with --json one last line of JSON."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import importlib
 
 import click
 
-NAMES = ("decode", "prefill", "fleet", "ledger", "precision", "refresh", "learning-curve", "crops")
+MODULES = {
+    "decode": "bench.decode",
+    "prefill": "bench.prefill",
+    "fleet": "bench.fleet",
+    "ledger": "bench.ledger",
+    "precision": "bench.precision",
+    "refresh": "bench.training.refresh",
+    "learning-curve": "bench.training.learning_curve",
+    "crops": "bench.crops",
+}
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.argument("names", nargs=-1, type=click.Choice(tuple(MODULES)))
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON per benchmark.")
 def main(names: tuple[str, ...], as_json: bool) -> None:
     """Measure NAMES, or everything.
 
     Example: python -m bench ledger --json
     """
-    for name in names or NAMES:
-        importlib.import_module(f"bench.{name.replace('-', '_')}").run().show(as_json=as_json)
+    for name in names or MODULES:
+        importlib.import_module(MODULES[name]).run().show(as_json=as_json)
 
 
 main()

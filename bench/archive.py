@@ -7,6 +7,6 @@ from models.pocket.scenes.scene import dice, stored
 
 
 def draw(n: int, *, side: int, check: str = "overlay", seed: int = 11) -> list[bytes]:
-    """n square pictures of `side` pixels, half JPEG, half PNG; the same order gives the same bytes."""
+    """Return n square pictures of `side` pixels, half JPEG, half PNG; the same order gives the same bytes."""
     scenes = (CHECKS[check].draw(seed, index, side, side) for index in range(n))
     return [stored(dice(seed, check + "-file", index), scene.image, 0.5)[0] for index, scene in enumerate(scenes)]

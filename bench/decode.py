@@ -1,4 +1,4 @@
-"""What a decoder process costs: one image after the other, in this thread and in a child, side by side."""
+"""The cost of a decoder process: one image after the other, in this thread and in a child, side by side."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _compare(
     name: str, data: bytes, n_images: int, here: Callable[[bytes], Decoded], child: Callable[[bytes], Decoded]
 ) -> dict[str, float]:
     if child(data).image.tobytes() != here(data).image.tobytes():
-        raise AssertionError("a child decodes other pixels")
+        raise AssertionError("a decoder process returned other pixels")
     in_thread, in_child = median_seconds_side_by_side(
         lambda: [here(data) for _ in range(n_images)], lambda: [child(data) for _ in range(n_images)]
     )
@@ -55,7 +55,7 @@ def _compare(
 
 
 def _jpeg(width: int, height: int) -> bytes:
-    """Smooth shapes with some grain: about as hard to decode as a photograph."""
+    """Return smooth shapes with some grain: about as hard to decode as a photograph."""
     coarse = Image.effect_noise((max(2, width // 12), max(2, height // 12)), 90).resize((width, height))
     grain = Image.effect_noise((width, height), 20)
     image = Image.merge("RGB", [Image.blend(coarse, grain, share) for share in (0.1, 0.2, 0.3)])

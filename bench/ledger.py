@@ -1,4 +1,4 @@
-"""What the promise costs: images a second through enqueue, claim and settle on SQLite, against one plain INSERT."""
+"""The cost of the ledger: images/s through enqueue, claim and commit on SQLite, against one plain INSERT."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _outcome(held: Claim, scorer: int) -> verdicts.Outcome:
 
 
 def _plain_insert(engine: sa.Engine) -> None:
-    """The same number of rows of the same size in one transaction, without any promise."""
+    """Insert the same number of rows of the same size in one transaction, without batches, leases and verdicts."""
     with transaction(engine) as connection:
         connection.execute(sa.text("CREATE TABLE IF NOT EXISTS plain (id INTEGER PRIMARY KEY, uri TEXT, body TEXT)"))
         rows = [{"uri": f"mem://a/{number}", "body": "x" * 200} for number in range(N_IMAGES)]

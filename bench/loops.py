@@ -1,6 +1,6 @@
-"""The loops that people write around a vision-language model today, with transformers alone.
+"""The usual loops around a vision-language model, with transformers alone.
 
-Stock modules, stock attention, the checkpoint's own PIL image processor, the adapter merged as PEFT merges it.
+Stock modules, stock attention, the checkpoint's own PIL image processor, and the adapter merged by PEFT.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ IMAGE = "<|image_pad|>"
 
 
 class GenerateLoop:
-    """Opens, preprocesses and asks, so many images at a time, and reads the answer's first letter."""
+    """Opens and preprocesses images, generates answers batch by batch, and reads the answer's first letter."""
 
     def __init__(self, base: BaseModel, scorer: PrefillScorer, adapter: Path, *, threads: int) -> None:
-        self._threads = threads  # what torch takes by itself: all cores
+        self._threads = threads  # torch's default: all cores
         self._question = scorer.question
         self._prompt = scorer.prompt
         self._processor = base.processor.reader.image_processor
@@ -42,7 +42,7 @@ class GenerateLoop:
 
     @torch.inference_mode()
     def run(self, files: Sequence[bytes], *, batch: int, new_tokens: int) -> list[str]:
-        """The letter of each image. new_tokens: of the answer, exactly."""
+        """Return the letter of each image; each answer has exactly `new_tokens` tokens."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:

@@ -1,8 +1,8 @@
-"""How good the shipped pocket model is on fresh images: `python -m bench.pocket`.
+"""Accuracy of the shipped pocket model on fresh images: `python -m bench.pocket`.
 
 Everything goes through the serving stack (`models.network.base`), with images from seeds that training and calibration
-never used. Prints one table a check: accuracy with Wilson 95 % intervals per size, confusion matrix, the base model
-alone beside its adapter; and how the base answers its own looking questions.
+never used. Prints one table per check: accuracy with Wilson 95 % intervals per size, the confusion matrix, and the base
+model alone beside its adapter. A last table has the base's accuracy on its own training questions.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from models.network.base import BaseModel, Precision, load_base
 from models.pocket import folder
 from models.pocket.questions import QUESTIONS
 from models.pocket.recipe import load_recipe
-from models.pocket.scenes import CHECKS, looking
+from models.pocket.scenes import CHECKS, pretraining
 from models.pocket.scenes.scene import dice, through_file
 from models.scoring.prefill import PrefillScorer
 from models.types import Question, Reading
 
-LOOKING = "looking"  # the part about the base's own questions
+OWN_QUESTIONS = "looking"  # the part about the base's training questions
 SIZES_EVERY_TIME = 16  # images scored together at 128 px
 
 
@@ -77,7 +77,7 @@ class Measured:
 
 
 def share(hits: Sequence[bool]) -> dict[str, Any]:
-    """A proportion with its Wilson 95 % interval."""
+    """Return a proportion with its Wilson 95 % interval."""
     low, high = wilson(sum(hits), len(hits))
     return {
         "value": round(sum(hits) / max(1, len(hits)), 4),
@@ -92,7 +92,7 @@ def _only(hits: Sequence[bool], sizes: Sequence[str], size: str) -> list[bool]:
 
 
 def fresh(check: str, seed: int, pools: Iterable[Sequence[int]]) -> Iterator[tuple[Image.Image, int, str]]:
-    """(image, label index, "WxH") of every pool of (width, height, count); half of the images were JPEG files."""
+    """Yield (image, label index, "WxH") of every pool of (width, height, count); half of the images were JPEG files."""
     module = CHECKS[check]
     for number, (width, height, count) in enumerate(pools):
         for index in range(count):
@@ -118,37 +118,40 @@ def measure(scorer: PrefillScorer, labelled: Iterable[tuple[Image.Image, int, st
     return Measured(question=scorer.question, truth=tuple(truth), sizes=tuple(sizes), readings=tuple(readings))
 
 
-def looks(base: BaseModel, seed: int, count: int, size: int = 128) -> dict[str, dict[str, Any]]:
-    """How often the base answers each kind of its own questions rightly, on fresh pictures."""
+def own_questions(base: BaseModel, seed: int, count: int, size: int = 128) -> dict[str, dict[str, Any]]:
+    """Measure the base's accuracy on each kind of its own training questions, on fresh pictures."""
     hits: dict[str, list[bool]] = {}
     chance: dict[str, list[float]] = {}
     for index in range(count):
-        look = looking.draw(seed, index, size, size)
-        ask = look.asks[index // len(looking.KINDS) % len(look.asks)]
-        names = tuple(f"option {n}" for n in range(len(ask.options)))
+        scene = pretraining.draw(seed, index, size, size)
+        asked = scene.questions[index // len(pretraining.KINDS) % len(scene.questions)]
+        names = tuple(f"option {n}" for n in range(len(asked.options)))
         question = Question(
-            name="looking", prompt=ask.prompt, labels=names, flags=frozenset(),
-            descriptions=dict(zip(names, ask.options, strict=True)),
+            name="looking", prompt=asked.prompt, labels=names, flags=frozenset(),
+            descriptions=dict(zip(names, asked.options, strict=True)),
         )  # fmt: skip
         scorer = factory.scorer(base, question)
-        (reading,) = scorer.score([scorer.prepare(look.image)])
-        kind = kind_of(ask.prompt)
-        hits.setdefault(kind, []).append(int(np.argmax(reading.logits)) == ask.answer)
-        chance.setdefault(kind, []).append(1 / len(ask.options))
+        (reading,) = scorer.score([scorer.prepare(scene.image)])
+        kind = kind_of(asked.prompt)
+        hits.setdefault(kind, []).append(int(np.argmax(reading.logits)) == asked.answer)
+        chance.setdefault(kind, []).append(1 / len(asked.options))
     return {kind: {**share(h), "chance": round(float(np.mean(chance[kind])), 3)} for kind, h in sorted(hits.items())}
 
 
 def kind_of(prompt: str) -> str:
-    """A question's kind: its words without the thing it asks about."""
-    words = ["…" if word.strip("?") in looking.NAMES else word for word in prompt.split(" ")]
+    """Return a question's kind: its words without the object that it names."""
+    words = ["…" if word.strip("?") in pretraining.NAMES else word for word in prompt.split(" ")]
     kind = " ".join(words)
-    for corner in looking.CORNERS:
+    for corner in pretraining.CORNERS:
         kind = kind.replace(corner, "…")
     return kind.replace("…?", "…")
 
 
 def report(base: BaseModel, adapters: Path, *, only: str | None = None, quick: float = 1.0) -> dict[str, Any]:
-    """Everything docs/pocket.md states, or the part called `only`. quick < 1 measures on that share of the images."""
+    """Return everything that docs/pocket.md states, or the part called `only`.
+
+    `quick` is the share of the images used.
+    """
     part = load_recipe()["evaluation"]
     out: dict[str, Any] = {}
     for check, question in QUESTIONS.items():
@@ -161,8 +164,8 @@ def report(base: BaseModel, adapters: Path, *, only: str | None = None, quick: f
             "adapter": measure(factory.scorer(base, question, adapters / check), fresh(check, seed, pools)).summary(),
             "base": measure(factory.scorer(base, question), fresh(check, seed, bare)).summary(),
         }
-    if only in (None, LOOKING):
-        out[LOOKING] = looks(base, part["seeds"]["looking"], int(600 * quick))
+    if only in (None, OWN_QUESTIONS):
+        out[OWN_QUESTIONS] = own_questions(base, part["seeds"]["looking"], int(600 * quick))
     return out
 
 
@@ -179,9 +182,9 @@ def show(results: dict[str, Any]) -> None:
         print("  truth \\ answer " + "".join(f"{label:>{width}}" for label in part["labels"]))
         for label, row in zip(part["labels"], part["confusion"], strict=True):
             print(f"  {label:<15}" + "".join(f"{n:>{width}}" for n in row))
-    if LOOKING in results:
-        print("\nthe base model's own questions")
-    for kind, value in results.get(LOOKING, {}).items():
+    if OWN_QUESTIONS in results:
+        print("\nthe base model's training questions")
+    for kind, value in results.get(OWN_QUESTIONS, {}).items():
         print(f"  {kind:<40} {_line(value)}   chance {value['chance']:.2f}")
 
 
@@ -194,7 +197,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket", help="checkpoint folder (default: the shipped one)")
     parser.add_argument("--adapters", type=Path, default=folder() / "adapters", help="folder of the adapters")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "nf4", "int8"))
-    parser.add_argument("--only", choices=(*QUESTIONS, LOOKING), help="measure one part alone")
+    parser.add_argument("--only", choices=(*QUESTIONS, OWN_QUESTIONS), help="measure one part alone")
     parser.add_argument("--quick", type=float, default=1.0, help="share of the images to measure on")
     parser.add_argument("--json", type=Path, help="also write the results here")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""What each precision does to the pocket model's answers, its speed and its memory, all against fp32 in one run.
+"""The effect of each precision on the pocket model's answers, speed and memory, against fp32 in one run.
 
-Margins and scores on fresh generated images of both checks, through their shipped adapters: merged into the weights,
-as the worker has them, and beside them.
+Margins and scores on fresh generated images of both checks through their shipped adapters, merged into the weights (as
+in the worker) and beside them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from models.network.base import BaseModel, Precision, load_base
 from models.pocket.questions import QUESTIONS
 from models.scoring.prefill import PrefillScorer
 
-SEED = 7_000_000  # nothing of the pocket model was trained, calibrated or evaluated on these images
+SEED = 7_000_000  # the pocket model was not trained, calibrated or evaluated on these images
 POOLS = ((128, 128, 200), (224, 224, 50))  # width, height, images; of each check
 SPEED_IMAGES = 64  # of 128 x 128, in forwards of 16
 FORWARD_IMAGES = 16
@@ -33,7 +33,7 @@ FORWARD_IMAGES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to hold the weights."""
+    """One way to hold the weights in memory."""
 
     name: str
     precision: Precision
@@ -53,7 +53,7 @@ VARIANTS = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loaded:
-    """A variant in memory with a scorer for each check. weight_bytes: of the base alone."""
+    """A variant in memory with a scorer for each check; `weight_bytes` counts the base alone."""
 
     base: BaseModel
     weight_bytes: int
@@ -81,7 +81,7 @@ def run() -> Report:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As a worker runs each forward on a CPU."""
+    """Run torch on one thread, as a worker does for each forward on a CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -108,7 +108,7 @@ def _load(variant: Variant) -> Loaded:
 
 
 def _weight_bytes(network: Any) -> int:
-    """Weights and, where they are quantised, the constants that belong to them."""
+    """Return the size of the weights, with the constants of quantised ones."""
     states = [getattr(part, name, None) for part in network.parameters() for name in ("quant_state", "CB", "SCB")]
     constants = [value for state in states for value in _tensors(state)]
     tensors = {each.data_ptr(): each.nbytes for each in (*network.parameters(), *network.buffers(), *constants)}
@@ -116,7 +116,7 @@ def _weight_bytes(network: Any) -> int:
 
 
 def _tensors(state: Any) -> list[Any]:
-    """The tensors of a bitsandbytes quantisation state, those of the state that quantises its constants too."""
+    """Return the tensors of a bitsandbytes quantisation state, and of the state that quantises its constants."""
     if state is None or hasattr(state, "data_ptr"):
         return [] if state is None else [state]
     inner = getattr(state, "state2", None)
@@ -128,7 +128,7 @@ def _measure(held: Loaded, images: dict[str, list[tuple[Image.Image, int, str]]]
 
 
 def _shift(found: dict[str, Measured], reference: dict[str, Measured], cards: dict[str, AdapterCard]) -> dict[str, Any]:
-    """How far one variant's answers are from the reference's, over the images of all checks."""
+    """Compare one variant's answers with the reference's, over the images of all checks."""
     moved = np.concatenate([np.subtract(found[check].margins, reference[check].margins) for check in cards])
     scores = [np.subtract(_scores(found[c].margins, cards[c]), _scores(reference[c].margins, cards[c])) for c in cards]
     changed = [
@@ -168,7 +168,7 @@ def _auroc(reference: dict[str, Measured]) -> str:
 
 
 def _seconds(scorers: Sequence[PrefillScorer], images: Sequence[Image.Image]) -> list[float]:
-    """Seconds that each scorer takes for SPEED_IMAGES prepared images, its adapter active."""
+    """Return the seconds that each scorer takes for SPEED_IMAGES prepared images with its adapter active."""
 
     def work(scorer: PrefillScorer) -> Any:
         prepared = [scorer.prepare(image) for image in images[:SPEED_IMAGES]]

@@ -25,15 +25,15 @@ from worker.scoring.model import LoadedModel
 
 CHECK = "overlay"
 NEW_TOKENS = 4  # of a short answer, such as "B) natural"
-BATCHES = (8, 16, 32, 64)  # tried for the batched loop; the fastest counts
-IMAGES = {128: 256, 224: 128, 448: 48}  # side in pixels -> how many
-HEADLINE = 128  # pixels: what the pocket model was mostly trained on
-ONE_BY_ONE = 4  # the loop of one image at a time gets a fourth of the images: its rate does not depend on how many
+BATCHES = (8, 16, 32, 64)  # candidates for the batched loop; the fastest counts
+IMAGES = {128: 256, 224: 128, 448: 48}  # side in pixels -> number of images
+HEADLINE = 128  # pixels: the size that the pocket model was mostly trained on
+ONE_BY_ONE = 4  # the loop of one image at a time gets a quarter of the images: its rate does not depend on their number
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duel:
-    """Images a second, all from the same turns. first_token: a forward with the whole prompt, and no further step."""
+    """Images/s of all loops in the same turns; first_token: a forward over the whole prompt without a further step."""
 
     side: int
     ours: float
@@ -62,7 +62,7 @@ class Duel:
 
 
 def run() -> Report:
-    keep_freed_memory()  # as in a worker; the loops profit from it, too
+    keep_freed_memory()  # as in a worker; the loops profit from it too
     cores = torch.get_num_threads()
     adapter = pocket.adapter_folder(CHECK)
     base = load_base("pocket")
@@ -78,7 +78,7 @@ def run() -> Report:
 
 
 def duel(ours: Bench, loop: GenerateLoop, codes: dict[str, str], *, side: int, n: int) -> Duel:
-    """All ways over the same n images, in turn."""
+    """Measure all loops over the same n images, in turn."""
     files = draw(n, side=side)
     few = files[: n // ONE_BY_ONE]
     letters = [codes[verdict.label] for verdict in ours.score(files).verdicts]

@@ -1,4 +1,4 @@
-"""What a benchmark hands back, and how it is shown."""
+"""The result of a benchmark, and how it is printed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPEATS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Named figures of one benchmark; the last line of `--json` is exactly these."""
+    """Named figures of one benchmark; the last line of `--json` holds exactly these."""
 
     name: str
     figures: dict[str, Any]  # a number, or numbers by name
@@ -48,7 +48,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def median_seconds_side_by_side(*works: Callable[[], object], repeats: int = REPEATS) -> list[float]:
-    """The median of each, measured in turn (A B A B ...), so that a drift of the machine meets all alike."""
+    """Return the median of each, measured in turn (A B A B ...), so that a drift of the machine affects all alike."""
     taken: list[list[float]] = [[] for _ in works]
     for _ in range(repeats):
         for number, work in enumerate(works):

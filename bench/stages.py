@@ -26,7 +26,7 @@ STAGES = (*THREAD_STAGES, "wait", "device")
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The reading side of an object store: what a download would bring, at once."""
+    """An object store in memory: returns a file without delay."""
 
     files: Sequence[bytes]
 
@@ -36,7 +36,14 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """verdicts: in the order of the files. stage_seconds: added up over threads. idle: share of the wall time."""
+    """One run over all files.
+
+    Attributes:
+        verdicts: in the order of the files.
+        stage_seconds: summed over threads.
+        wall_seconds: of the run.
+        streams: forwards that may run at once.
+    """
 
     verdicts: list[NewVerdict]
     stage_seconds: dict[str, float]
@@ -49,7 +56,7 @@ class Run:
 
 
 class Bench:
-    """`score` takes files from bytes to verdicts."""
+    """Scores files from bytes to verdicts."""
 
     def __init__(self, stages: WorkerContext, resolved: Resolved, memory: dict[str, Memory], *, streams: int) -> None:
         self._streams = streams
@@ -71,7 +78,7 @@ class Bench:
 
         wall = seconds(work)
         if len(verdicts) != len(files):
-            raise AssertionError(f"{len(files) - len(verdicts)} of {len(files)} images got no verdict")
+            raise AssertionError(f"{len(files) - len(verdicts)} of {len(files)} images have no verdict")
         verdicts.sort(key=lambda verdict: verdict.image_id)
         return Run(verdicts=verdicts, stage_seconds=stage_seconds, wall_seconds=wall, streams=self._streams)
 
@@ -82,7 +89,7 @@ def _image(number: int) -> ClaimedImage:
 
 @contextmanager
 def bench(settings: Settings, model: Model, resolved: Resolved) -> Iterator[Bench]:
-    """The stages of a worker with these settings, started and, at the end, stopped."""
+    """Yield a worker's stages with these settings, running."""
     memory: dict[str, Memory] = {}
     device = Device(token_budget=budget_for(settings, model), streams=model.streams, one_by_one=model.one_by_one)
     threads = ThreadPoolExecutor(settings.fetch_threads)
@@ -92,7 +99,7 @@ def bench(settings: Settings, model: Model, resolved: Resolved) -> Iterator[Benc
         threads=threads,
         decoders=decoders,
         device=device,
-        stores=cast("Any", lambda uri, root: memory["now"]),  # noqa: ARG005 - it only reads
+        stores=cast("Any", lambda uri, root: memory["now"]),  # noqa: ARG005 - there is one store
         answers_by_content=lambda _: {},
         settings=settings,
     )

@@ -1,9 +1,8 @@
-"""pip-audit over this environment, without a false all-clear.
+"""Run pip-audit over this environment, without a false all-clear.
 
-A found vulnerability fails. A vulnerability service that cannot be reached is the world's failure and not
-ours: one line says so, and the check goes on, so that the loop works offline. A package index without
-vulnerability data answers "not found" for every package, and pip-audit then reports "No known
-vulnerabilities found" and succeeds: that too is said to be no check.
+A vulnerability fails the check. If the vulnerability service cannot be reached, one line reports it and the check
+passes, so that it works offline. A package index without vulnerability data answers "not found" for every package, and
+pip-audit then reports "No known vulnerabilities found" and succeeds. That is reported as unchecked too.
 """
 
 import json
@@ -36,7 +35,7 @@ def main() -> int:
 
 
 def no_report(stderr: str) -> int:
-    """pip-audit ended without a report."""
+    """Handle a pip-audit that ended without a report."""
     if any(word in stderr for word in UNREACHABLE):
         say("the vulnerability service is unreachable, nothing was checked")
         return 0

@@ -1,8 +1,8 @@
 """The refresh of an adapter, end to end, on generated pictures: `make demo-refresh`.
 
-A check that nobody has trained for is answered by the pocket model alone. Labels arrive, a training worker makes an
-adapter of them, the gate compares it with what is in use, and the scoring worker, which runs all the while, takes it
-over. Then a poisoned set of labels arrives, whose adapter the gate refuses; then a person rolls back.
+The base model alone answers a check without an adapter. Labels arrive, a training worker makes an adapter of them, the
+gate compares it with the current one, and the running scoring worker takes it over. Then a poisoned set of labels
+arrives, and the gate refuses its adapter. Finally a person rolls back.
 
 Everything goes through the command line, as a person would do it.
 """
@@ -29,7 +29,7 @@ CHECK = "laid-over"
 LABELS = ("overlay", "natural", "none")
 N_NEW, N_GOLDEN, N_THRESHOLD, N_UNSEEN, N_POISONED, N_LATER = 200, 300, 300, 300, 200, 60
 PATIENCE_SECONDS = 120.0  # for a worker to notice labels
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 PROGRAM = str(Path(sys.executable).with_name("scanfleet"))
 ENVIRONMENT = os.environ | {
     "SCANFLEET_DATA_DIR": str(PLACE / "data"),
@@ -56,7 +56,7 @@ none = "no text"
 
 
 class DemoFailedError(Exception):
-    """A step did not do what it is there to show."""
+    """A step did not have its expected outcome."""
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def main() -> int:
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir()
     try:
-        _tell_the_story()
+        _run_story()
     except DemoFailedError as error:
         print(f"demo-refresh: {error} (logs in {PLACE})", file=sys.stderr)
         return 1
@@ -72,8 +72,8 @@ def main() -> int:
     return 0
 
 
-def _tell_the_story() -> None:
-    say(f"Pictures are made: {N_UNSEEN} unseen ones, {N_GOLDEN + N_THRESHOLD} audited ones, {N_NEW} to learn from")
+def _run_story() -> None:
+    announce(f"Pictures: {N_UNSEEN} unseen ones, {N_GOLDEN + N_THRESHOLD} audited ones, {N_NEW} to learn from")
     unseen = archive("unseen", N_UNSEEN, seed=31)
     golden = archive("golden", N_GOLDEN, seed=32)
     threshold = archive("threshold", N_THRESHOLD, seed=36)
@@ -83,39 +83,39 @@ def _tell_the_story() -> None:
     scanfleet("checks", "add", str(PLACE / "check.toml"))
 
     with process("score") as scorer, process("train"):
-        say("Before: no adapter was ever trained for this check, the base model alone answers")
+        announce("Before: no adapter was ever trained for this check, the base model alone answers")
         before = scan(unseen)
         scanfleet("scans", "agreement", before, "--truth", "truth")
-        say("Auditors label two sets that no training learns from: one to judge adapters, one to set thresholds")
+        announce("Auditors label two sets that no training learns from: one to judge adapters, one to set thresholds")
         labels(golden, "--split", "golden", "--who", "auditor")
         labels(threshold, "--split", "threshold", "--who", "auditor")
-        say("Then 200 labels arrive to learn from")
+        announce("Then 200 labels arrive to learn from")
         labels(new, "--who", "analyst")
-        say("The training worker has noticed by itself; the scoring worker runs on")
+        announce("The training worker starts a training; the scoring worker keeps running")
         expect_verdict(training(1), "promote")
-        say("After: the same worker, not restarted, scores the unseen pictures again with the new adapter")
+        announce("After: the same worker, not restarted, scores the unseen pictures again with the new adapter")
         scanfleet("rescan", before, "--all", "--wait")
         scanfleet("scans", "agreement", before, "--truth", "truth")
         scanfleet("rescan", before, "--report", "--format", "csv", "-o", str(PLACE / "flips.csv"))
-        say("A poisoned set arrives: 200 more pictures, every label wrong")
+        announce("A poisoned set arrives: 200 more pictures, every label wrong")
         labels(poisoned, "--who", "stranger")
         expect_verdict(training(2), "reject")
         scanfleet("adapters", "ls", "--check", CHECK)
-        say("The first adapter is still in use. A person rolls back all the same, to the base model alone")
+        announce("The first adapter is still in use. A person rolls back to the base model alone")
         scanfleet("adapters", "rollback", "--check", CHECK, "--why", "demonstration")
         after = scan(archive("later", N_LATER, seed=35))
         expect(modes(after) == {"zero-shot"}, "the worker did not follow the rollback")
         scanfleet("adapters", "ls", "--check", CHECK)
-        expect(scorer.poll() is None, "the scoring worker ended on the way")
+        expect(scorer.poll() is None, "the scoring worker ended during the demo")
 
 
-def say(words: str) -> None:
-    print(f"\n== {words}", flush=True)
+def announce(text: str) -> None:
+    print(f"\n== {text}", flush=True)
 
 
-def expect(held: bool, words: str) -> None:
+def expect(held: bool, text: str) -> None:
     if not held:
-        raise DemoFailedError(words)
+        raise DemoFailedError(text)
 
 
 def archive(name: str, n: int, *, seed: int) -> Path:
@@ -127,7 +127,7 @@ def archive(name: str, n: int, *, seed: int) -> Path:
 
 
 def poison(manifest: Path) -> Path:
-    """Every label replaced by a wrong one."""
+    """Replace every label by a wrong one."""
     rng = random.Random(0)  # noqa: S311
     with manifest.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -150,11 +150,11 @@ def scan(manifest: Path) -> str:
 
 
 def training(number: int) -> dict[str, Any]:
-    """What came of the number-th training, which nobody asked for."""
+    """Wait for the number-th training, which starts automatically, and return it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(found := trainings()) < number:
-        expect(time.monotonic() < deadline, "the training worker did not wake up")
-        time.sleep(LOOK_SECONDS)
+        expect(time.monotonic() < deadline, "the training worker did not start a training")
+        time.sleep(POLL_SECONDS)
     newest = max(found, key=lambda each: int(each["id"]))
     scanfleet("train", "watch", str(newest["id"]))
     scanfleet("train", "show", str(newest["id"]))
@@ -171,13 +171,13 @@ def expect_verdict(training: dict[str, Any], verdict: str) -> None:
 
 
 def modes(scan_id: str) -> set[str]:
-    """How the images of a scan were answered."""
+    """Return the modes by which the images of a scan were answered."""
     lines = scanfleet("results", "export", "--scan", scan_id, "--format", "jsonl", quiet=True).splitlines()
     return {json.loads(line)["scorer"]["mode"] for line in lines}
 
 
 def scanfleet(*arguments: str, quiet: bool = False) -> str:
-    """What a command prints. Its own words are shown as they come, too."""
+    """Run a command, print its output as it comes, and return it."""
     if not quiet:
         print(f"\n$ scanfleet {' '.join(arguments)}", flush=True)
     return call([PROGRAM, *arguments], quiet=quiet)
@@ -193,7 +193,7 @@ def call(command: list[str], *, quiet: bool) -> str:
 
 @contextmanager
 def process(kind: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of this kind, stopped in order at the end."""
+    """Run a worker of this kind, and stop it at the end."""
     with (PLACE / f"worker-{kind}.log").open("wb") as log:
         worker = subprocess.Popen(  # noqa: S603
             [PROGRAM, "worker", kind], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -1,9 +1,9 @@
-"""What looking again gains and costs, for every way of doing so, beside the same tokens spent on a larger budget: on
-small planted targets, which a first look cannot tell from look-alikes, and on large ones, which it can.
+"""Gain and cost of each kind of crop pass, beside the same tokens spent on a larger budget.
 
-The razor check of the pocket model: a razor blade or a harmless plate of the same size in an X-ray picture of a bag.
-Costs are visual tokens that the language model reads, over those of the first look alone; a way back counts as two
-forward. Draws a page of pictures.
+Measured on small planted targets, which a first pass cannot tell from look-alikes, and on large ones, which it can. The
+check is the pocket model's razor check: a razor blade or a harmless plate of the same size in an X-ray picture of a
+bag. Costs are the language model's visual tokens over those of the first pass alone; a backward pass counts as two
+forwards. Also writes a page of pictures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from bench.crops.arms import FIRST, VOTERS, arms
 from bench.crops.figures import RESAMPLES, accuracy, auroc, change, holds, recall_at, share, voted
-from bench.crops.measure import CHECK, Eyes, Seen, batches, look, make_eyes, scored
+from bench.crops.measure import CHECK, Measurements, Readers, batches, load_readers, measure, scored
 from bench.crops.page import write_page, write_strips
 from bench.report import Report
 from models.crops.box_fusion import How
@@ -28,18 +28,16 @@ HOWS: tuple[How, ...] = ("nms", "wbf")
 N_DOCS = 4  # pictures in the docs
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PAGE = Path("bench-crops") / "index.html"
-HEADING = "Second looks at small targets"
-WORDS = (
-    "Left: the image; middle: the map; right: the crop. Blue: the part; yellow: the region that was looked at again."
-)
+HEADING = "Crop pass on small targets"
+LEGEND = "Left: the image; middle: the map; right: the crop. Blue: the part; yellow: the region of the crop."
 
 
 def run() -> Report:
-    torch.set_num_threads(1)  # two threads of so small a model wait for each other more than they help
+    torch.set_num_threads(1)  # with so small a model a second thread costs more than it gains
     every = arms()
-    eyes = make_eyes(every)
-    small, large = look(eyes, every, "planted", N_PLANTED), look(eyes, every, "large", N_LARGE)
-    write_page(PAGE, small.examples, heading=HEADING, words=WORDS)
+    readers = load_readers(every)
+    small, large = measure(readers, every, "planted", N_PLANTED), measure(readers, every, "large", N_LARGE)
+    write_page(PAGE, small.examples, heading=HEADING, text=LEGEND)
     write_strips(IMAGES / "crops.png", small.examples[:N_DOCS])
     gated = _figures(small, large, "gated")
     figures: dict[str, Any] = {
@@ -52,9 +50,9 @@ def run() -> Report:
             "accuracy": accuracy(large.before, large.truth),
             "auroc": auroc(large.before, large.truth),
         },
-        "larger_budget_at_equal_cost": _one_budget(eyes, small, ratio=gated["token_cost_ratio"]),
+        "larger_budget_at_equal_cost": _one_budget(readers, small, ratio=gated["token_cost_ratio"]),
     }
-    names = ["true_box", *(arm.name for arm in every), *eyes.others]
+    names = ["true_box", *(arm.name for arm in every), *readers.others]
     figures |= {name: _figures(small, large, name) for name in names}
     figures["fused_regions"] = {how: _voted(small, how) for how in HOWS}
     return Report(name="crops", figures=figures, notes=(_note(),))
@@ -67,8 +65,8 @@ def _note() -> str:
     )
 
 
-def _figures(small: Seen, large: Seen, name: str) -> dict[str, Any]:
-    """Of one arm; on large targets its change of accuracy."""
+def _figures(small: Measurements, large: Measurements, name: str) -> dict[str, Any]:
+    """Return the figures of one arm; for large targets the change of accuracy."""
     after = small.after(name)
     gain = change(recall_at, small.before, after, small.truth)
     found: dict[str, Any] = {
@@ -85,8 +83,8 @@ def _figures(small: Seen, large: Seen, name: str) -> dict[str, Any]:
     return found | {"large": asdict(moved) | {"token_cost_ratio": large.cost(name)}}
 
 
-def _voted(small: Seen, how: How) -> float:
-    """Localisation where the regions of several maps are fused as boxes."""
+def _voted(small: Measurements, how: How) -> float:
+    """Return the localisation if the regions of several maps are fused as boxes."""
     hits = []
     for number, part in enumerate(small.parts):
         if part is not None:
@@ -96,10 +94,10 @@ def _voted(small: Seen, how: How) -> float:
     return share(hits)
 
 
-def _one_budget(eyes: Eyes, small: Seen, *, ratio: float) -> dict[str, float]:
-    """One look whose pixel budget costs what both looks cost together."""
-    question = replace(eyes.scorer.question, max_pixels=round(FIRST * ratio))
-    scorer = PrefillScorer(base=eyes.base, question=question, identity=eyes.scorer.identity)
+def _one_budget(readers: Readers, small: Measurements, *, ratio: float) -> dict[str, float]:
+    """Measure one pass whose pixel budget costs as much as both passes."""
+    question = replace(readers.scorer.question, max_pixels=round(FIRST * ratio))
+    scorer = PrefillScorer(base=readers.base, question=question, identity=readers.scorer.identity)
     readings = [reading for some in batches("planted", N_PLANTED) for reading in scored(scorer, some)]
     after = np.array([reading.margin for reading in readings])
     gain = change(recall_at, small.before, after, small.truth)

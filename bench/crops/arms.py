@@ -1,4 +1,4 @@
-"""The ways of looking again that are compared, and the budgets that make them comparable."""
+"""The crop passes that are compared, and the budgets that make them comparable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from models.crops.policy import CropPolicy
 
-FIRST = 320 * 320  # pixels: the razor check's own budget, 100 visual tokens
+FIRST = 320 * 320  # pixels: the razor check's budget, 100 visual tokens
 CROP = 192 * 192  # 36 visual tokens
 CONTEXT = 160 * 160  # 25
 OTHER_SCALE = 224 * 224  # of multi-scale fusion
@@ -19,7 +19,7 @@ CROP_ALONE = replace(PAIR, look="crop", crop_pixels=224 * 224, fuse="second")  #
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row of the table. gated: only where the first look left the image uncertain."""
+    """One row of the table; gated: only images that the first pass left uncertain."""
 
     name: str
     policy: CropPolicy
@@ -27,7 +27,7 @@ class Arm:
 
 
 def arms() -> list[Arm]:
-    """The gated one that the goal speaks of first, then its parts and what it competes with."""
+    """Return the gated pass of the goal first, then its parts and its competitors."""
     return [
         Arm(name="gated", policy=CROP_ALONE, gated=True),
         Arm(name="gated_pair", policy=PAIR, gated=True),

@@ -1,4 +1,4 @@
-"""Every arm over the same pictures: what was answered, what it cost, where it was pointed."""
+"""Run every arm over the same pictures: answers, costs and regions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.crops.page import Shown
 from models import factory, pocket
 from models.adapters.calibration import Thresholds
 from models.adapters.card import read_card
-from models.crops.batch import Looked, look_again, packed
+from models.crops.batch import TwoPassReading, packed, run_crop_pass
 from models.crops.cutting import cut
 from models.crops.reader import PolicyCropReader
 from models.inputs.wording import PLAIN, names, variant
@@ -28,17 +28,17 @@ from scanfleet.checks.crop import CropSettings
 from worker.scoring.crop_gate import band_of, crop_reason
 
 CHECK = "razor"
-SEED = 7_500_000  # nothing was trained, calibrated, tuned or chosen on these pictures
+SEED = 7_500_000  # no part of the model or its settings was fitted to these pictures
 SETS: dict[str, Callable[[int, int], Planted]] = {"planted": planted, "large": large}
 AT_ONCE = 50  # pictures in memory
 BATCH_TOKENS = 1600
-N_SHOWN = 24  # of the page
+N_EXAMPLES = 24  # on the page
 TRUE_SIDE = 0.2  # of the crop around the true box, as a share of the short side
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Eyes:
-    """One scorer, all that looks again by it, and others that take one look each (in other words)."""
+class Readers:
+    """One scorer, its crop readers by arm, and scorers of other wordings that read once."""
 
     base: BaseModel
     scorer: PrefillScorer
@@ -47,18 +47,26 @@ class Eyes:
     thresholds: Thresholds | None
 
     def uncertain(self, reading: Reading) -> bool:
-        """As a check with `crop = "uncertain"` has it."""
+        """Return True if a check with `crop = "uncertain"` would read the image again."""
         band = band_of(thresholds=self.thresholds, calibrator=None, has_flags=True)
         return crop_reason(CropSettings(when="uncertain"), reading, band, shrink=1.0) is not None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """What became of a set of pictures. margins, tokens, held: by name of the arm, one a picture, in their order.
+class Measurements:
+    """The results for a set of pictures.
 
-    tokens: beyond the first look; those of blank images, which maps are divided by, in `blanks`. held: whether the
-    region holds the part, of those pictures that have a part and were looked at again by a map. regions: of all
-    pictures that got one, by their number.
+    Attributes:
+        target: whether each picture shows a target.
+        first: readings of the first pass.
+        margins: by arm, one per picture.
+        tokens: by arm, visual tokens beyond the first pass, without blank images.
+        held: by arm, whether the region holds the part, for pictures with a part that were read again by a map.
+        blanks: by arm, visual tokens of blank reference images.
+        regions: by arm, the region of each picture that got one, by its number.
+        parts: the box of each picture's part.
+        sizes: (width, height) of each picture.
+        examples: for the page.
     """
 
     target: list[bool] = field(default_factory=list)
@@ -84,7 +92,7 @@ class Seen:
         return np.array(self.margins[arm])
 
     def cost(self, arm: str) -> float:
-        """Tokens of all looks over those of the first."""
+        """Return the tokens of all passes over those of the first."""
         extra = sum(self.tokens[arm]) + self.blanks.get(arm, 0)
         return 1 + extra / sum(reading.visual_tokens for reading in self.first)
 
@@ -93,13 +101,13 @@ class Seen:
         self.tokens.setdefault(arm, []).extend(tokens)
 
 
-def make_eyes(every: Sequence[Arm]) -> Eyes:
+def load_readers(every: Sequence[Arm]) -> Readers:
     base, folder = load_base("pocket", precision="fp32"), pocket.adapter_folder(CHECK)
     card = read_card(folder)
     scorer = factory.scorer(base, card.question, folder)
     scorer.record_layers = PAIR.layers
     worded = {f"wording_{name}": variant(card.question, name) for name in names() if name != PLAIN}
-    return Eyes(
+    return Readers(
         base=base,
         scorer=scorer,
         crop_readers={arm.name: PolicyCropReader(base=base, scorer=scorer, policy=arm.policy) for arm in every},
@@ -111,35 +119,37 @@ def make_eyes(every: Sequence[Arm]) -> Eyes:
     )
 
 
-def look(eyes: Eyes, every: Sequence[Arm], kind: str, n: int) -> Seen:
-    """Every arm over n pictures of a set."""
-    seen = Seen()
-    blanks = {name: crop_reader.blank_tokens for name, crop_reader in eyes.crop_readers.items()}
+def measure(readers: Readers, every: Sequence[Arm], kind: str, n: int) -> Measurements:
+    """Run every arm over n pictures of a set."""
+    measured = Measurements()
+    blanks = {name: crop_reader.blank_tokens for name, crop_reader in readers.crop_readers.items()}
     for some in batches(kind, n):
-        first = scored(eyes.scorer, some)
-        start = len(seen.target)
-        seen.target.extend(picture.label in eyes.scorer.question.flags for picture in some)
-        seen.parts.extend(picture.box for picture in some)
-        seen.sizes.extend(picture.image.size for picture in some)
-        seen.first.extend(first)
+        first = scored(readers.scorer, some)
+        start = len(measured.target)
+        measured.target.extend(picture.label in readers.scorer.question.flags for picture in some)
+        measured.parts.extend(picture.box for picture in some)
+        measured.sizes.extend(picture.image.size for picture in some)
+        measured.first.extend(first)
         for arm in every:
-            _take(eyes, seen, arm, some, first, start)
-        _true_boxes(eyes, seen, some, first)
-        for name, scorer in eyes.others.items():
+            _take(readers, measured, arm, some, first, start)
+        _true_boxes(readers, measured, some, first)
+        for name, scorer in readers.others.items():
             readings = scored(scorer, some)
-            seen.note(name, [reading.margin for reading in readings], [0.0] * len(readings))
-    seen.blanks.update((name, eyes.crop_readers[name].blank_tokens - earlier) for name, earlier in blanks.items())
-    return seen
+            measured.note(name, [reading.margin for reading in readings], [0.0] * len(readings))
+    measured.blanks.update(
+        (name, readers.crop_readers[name].blank_tokens - earlier) for name, earlier in blanks.items()
+    )
+    return measured
 
 
 def batches(kind: str, n: int) -> Iterator[list[Planted]]:
-    """The first n pictures of a set, few of them in memory at a time."""
+    """Yield the first n pictures of a set, AT_ONCE in memory at a time."""
     for start in range(0, n, AT_ONCE):
         yield [SETS[kind](SEED, number) for number in range(start, min(n, start + AT_ONCE))]
 
 
 def scored(scorer: PrefillScorer, pictures: Sequence[Planted]) -> list[Reading]:
-    """One look at each."""
+    """Read each picture once."""
     prepared = [scorer.prepare(picture.image) for picture in pictures]
     found: dict[int, Reading] = {}
     for batch in packed(prepared, BATCH_TOKENS):
@@ -147,40 +157,55 @@ def scored(scorer: PrefillScorer, pictures: Sequence[Planted]) -> list[Reading]:
     return [found[number] for number in range(len(prepared))]
 
 
-def _take(eyes: Eyes, seen: Seen, arm: Arm, pictures: Sequence[Planted], first: Sequence[Reading], start: int) -> None:
-    scorer, crop_reader = cast("Scorer", eyes.scorer), cast("CropReader", eyes.crop_readers[arm.name])
-    chosen = [number for number, reading in enumerate(first) if not arm.gated or eyes.uncertain(reading)]
-    found = look_again(
+def _take(
+    readers: Readers,
+    measured: Measurements,
+    arm: Arm,
+    pictures: Sequence[Planted],
+    first: Sequence[Reading],
+    start: int,
+) -> None:
+    scorer, crop_reader = cast("Scorer", readers.scorer), cast("CropReader", readers.crop_readers[arm.name])
+    chosen = [number for number, reading in enumerate(first) if not arm.gated or readers.uncertain(reading)]
+    found = run_crop_pass(
         scorer,
         crop_reader,
         [pictures[number].image for number in chosen],
         [first[number] for number in chosen],
         batch_tokens=BATCH_TOKENS,
     )
-    looked = dict(zip(chosen, found, strict=True))
-    margins = [looked[at].fused.margin if at in looked else reading.margin for at, reading in enumerate(first)]
-    seen.note(arm.name, margins, [float(looked[at].tokens) if at in looked else 0.0 for at in range(len(first))])
-    held, regions = seen.held.setdefault(arm.name, []), seen.regions.setdefault(arm.name, {})
-    for at, again in looked.items():
+    by_number = dict(zip(chosen, found, strict=True))
+    margins = [by_number[at].fused.margin if at in by_number else reading.margin for at, reading in enumerate(first)]
+    measured.note(
+        arm.name,
+        margins,
+        [float(by_number[at].tokens) if at in by_number else 0.0 for at in range(len(first))],
+    )
+    held, regions = measured.held.setdefault(arm.name, []), measured.regions.setdefault(arm.name, {})
+    for at, again in by_number.items():
         if again.region is not None:
             regions[start + at] = again.region
         box = pictures[at].box
         if box is not None and again.pointed is not None:
             held.append(again.region is not None and holds(again.region, box))
     if arm.gated:
-        room = N_SHOWN - len(seen.examples)
-        seen.examples.extend(_shown(eyes, arm, pictures[at], again) for at, again in list(looked.items())[:room])
+        free = N_EXAMPLES - len(measured.examples)
+        measured.examples.extend(
+            _shown(readers, arm, pictures[at], again) for at, again in list(by_number.items())[:free]
+        )
 
 
-def _true_boxes(eyes: Eyes, seen: Seen, pictures: Sequence[Planted], first: Sequence[Reading]) -> None:
-    """The crop alone, cut around the part itself: what a perfect map would give. Without a part, the first look."""
+def _true_boxes(
+    readers: Readers, measured: Measurements, pictures: Sequence[Planted], first: Sequence[Reading]
+) -> None:
+    """Read a crop around the part itself, as a perfect map would give; without a part the first pass stands."""
     margins = [reading.margin for reading in first]
     for number, picture in enumerate(pictures):
         if picture.box is not None:
             part = cut(picture.image, _around(picture.box, picture.image.size), pixels=CROP)
-            row = eyes.base.processor.prepare(part, max_pixels=CROP, min_pixels=min(part.width * part.height, CROP))
-            margins[number] = eyes.scorer.score([row])[0].margin
-    seen.note("true_box", margins, [0.0] * len(margins))
+            row = readers.base.processor.prepare(part, max_pixels=CROP, min_pixels=min(part.width * part.height, CROP))
+            margins[number] = readers.scorer.score([row])[0].margin
+    measured.note("true_box", margins, [0.0] * len(margins))
 
 
 def _around(box: Box, size: tuple[int, int]) -> Region:
@@ -190,22 +215,22 @@ def _around(box: Box, size: tuple[int, int]) -> Region:
     return Region(x0=x0, y0=y0, x1=x0 + side, y1=y0 + side)
 
 
-def _shown(eyes: Eyes, arm: Arm, picture: Planted, again: Looked) -> Shown:
+def _shown(readers: Readers, arm: Arm, picture: Planted, again: TwoPassReading) -> Shown:
     mapper = Mapper(
-        base=eyes.base,
-        scorer=eyes.scorer,
+        base=readers.base,
+        scorer=readers.scorer,
         method=arm.policy.method,
         reference=arm.policy.reference,
         layers=arm.policy.layers,
     )
-    prepared = eyes.scorer.prepare(picture.image)
+    prepared = readers.scorer.prepare(picture.image)
     return Shown(
         name=picture.make,
         image=picture.image,
         values=mapper.maps([prepared], [again.first.attention])[0].values,
         region=again.region,
         box=picture.box,
-        target=picture.label in eyes.scorer.question.flags,
+        target=picture.label in readers.scorer.question.flags,
         first=again.first.margin,
         fused=again.fused.margin,
     )

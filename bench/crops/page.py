@@ -1,4 +1,4 @@
-"""A page of pictures: what was looked at, where the map pointed, what the crop showed, and both scores."""
+"""A page of pictures: the image, the map over it, the crop, and both scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ figure { margin: 0 0 1.5rem; } figcaption { color: #62666c; } img { max-width: 1
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One image of the page. values: the map that pointed; margins in logits; region None: no second look."""
+    """One image of the page; `values`: the map; margins in logits; region None: no crop pass."""
 
     name: str
     image: Image.Image
@@ -42,7 +42,7 @@ class Shown:
 
 
 def strip(shown: Shown) -> Image.Image:
-    """The image, the map over it, and the crop, side by side; the target is outlined blue, the region yellow."""
+    """Draw the image, the map over it, and the crop side by side; the target is outlined blue, the region yellow."""
     panels = [_outlined(shown.image, shown), _outlined(_veiled(shown), shown), _crop(shown)]
     row = Image.new("RGB", (3 * SIDE + 2 * GAP, SIDE), "white")
     for at, panel in enumerate(panels):
@@ -65,7 +65,7 @@ def _outlined(image: Image.Image, shown: Shown) -> Image.Image:
 
 
 def _veiled(shown: Shown) -> Image.Image:
-    """The map in colours over the greyed image."""
+    """Draw the map in colours over the greyed image."""
     if shown.values is None:
         return shown.image
     top = float(np.percentile(shown.values, 99.5)) or 1.0
@@ -84,9 +84,9 @@ def _crop(shown: Shown) -> Image.Image:
     )
 
 
-def write_page(path: Path, examples: Sequence[Shown], *, heading: str, words: str) -> None:
+def write_page(path: Path, examples: Sequence[Shown], *, heading: str, text: str) -> None:
     figures = "\n".join(_figure(shown) for shown in examples)
-    body = f"<h1>{html.escape(heading)}</h1><p>{html.escape(words)}</p>\n{figures}"
+    body = f"<h1>{html.escape(heading)}</h1><p>{html.escape(text)}</p>\n{figures}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(heading)}</title>'
@@ -108,11 +108,11 @@ def _figure(shown: Shown) -> str:
 
 def caption(shown: Shown) -> str:
     truth = "a target" if shown.target else "no target"
-    return f"{truth}: margin {shown.first:+.2f} at the first look, {shown.fused:+.2f} after both"
+    return f"{truth}: margin {shown.first:+.2f} in the first pass, {shown.fused:+.2f} after both"
 
 
 def write_strips(path: Path, examples: Sequence[Shown]) -> None:
-    """The first few as one picture, for the docs."""
+    """Write the first few examples as one picture, for the docs."""
     rows = [strip(shown) for shown in examples]
     line = 20
     sheet = Image.new("RGB", (rows[0].width, len(rows) * (SIDE + line + GAP)), "white")

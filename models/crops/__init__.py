@@ -1,9 +1,9 @@
-"""Second looks at images whose first look may have missed something small.
+"""The crop pass: a second reading of images whose first pass may have missed something small.
 
-policy.py       what is looked at, and how              cutting.py       from a region to a magnified crop
-wholes.py       looks that need no region               emphasis.py      a row with attention turned to a region
-refiner.py      a second look from end to end           fusion.py        several readings become one
-batch.py        second looks without a fleet            box_fusion.py    boxes of several looks: NMS, WBF
+policy.py       where the pass reads, and how           cutting.py       from a region to a magnified crop
+whole_image.py  passes that need no region              emphasis.py      a row with attention turned to a region
+reader.py       the crop pass from end to end           fusion.py        several readings become one
+batch.py        the crop pass without a fleet           box_fusion.py    boxes of several readings: NMS, WBF
 
-Where to look: `models.relevance`. The attention that is recorded or turned: `models.network.attention`.
+Finding the region: `models.relevance`. Recording and emphasising attention: `models.network`.
 """

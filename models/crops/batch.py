@@ -1,7 +1,7 @@
-"""Second looks for callers without a fleet: every image is looked at again, in batches of a forward's size.
+"""The crop pass for callers without a fleet: every image is read again, in batches of one forward's size.
 
-Whether an image is worth it is the caller's affair, and so is what the looks cost in all. Knows scorers and refiners by
-their protocols alone.
+The caller decides which images are worth it, and what the pass may cost. This module knows scorers and crop readers
+only by their protocols.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ BATCH_TOKENS = 8192  # visual tokens of one forward, padding included
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Looked:
-    """Both looks at one image. second: of each row of the second look; none where there was nothing to look at.
+class TwoPassReading:
+    """Both passes over one image.
 
-    fused: the answer. pointed: as the refiner said; None for a look that is not pointed. region: that, in pixels of the
-    image that was given. tokens: visual tokens that all this cost beyond the first look.
+    Attributes:
+        first: the reading of the first pass.
+        second: the reading of each row of the crop pass; empty if no region was found.
+        fused: the answer from both passes.
+        pointed: the crop reader's answer to where the crop lies; None for a pass without a region.
+        region: the same in pixels of the given image.
+        tokens: visual tokens of the crop pass, maps included.
     """
 
     first: Reading
@@ -34,17 +39,28 @@ class Looked:
     tokens: int
 
 
-def look_again(
+def run_crop_pass(
     scorer: Scorer,
     crop_reader: CropReader,
     images: Sequence[Image.Image],
     firsts: Sequence[Reading],
     *,
     batch_tokens: int = BATCH_TOKENS,
-) -> list[Looked]:
-    """Look at every image again. images: with all their pixels; firsts: the scorer's readings of them.
+) -> list[TwoPassReading]:
+    """Read every image again.
 
-    Raises ImageUnsuitable for an image that the model cannot take.
+    Args:
+        scorer: reads the rows of the crop pass.
+        crop_reader: finds the regions, prepares the rows and fuses the readings.
+        images: with all their pixels.
+        firsts: the scorer's readings of these images.
+        batch_tokens: visual tokens of one forward, padding included.
+
+    Returns:
+        One entry per image, in order.
+
+    Raises:
+        ImageUnsuitable: the model cannot read one of the images.
     """
     pointed = _pointed(crop_reader, images, firsts, batch_tokens)
     rows = [crop_reader.rows(image, at) for image, at in zip(images, pointed, strict=True)]
@@ -55,7 +71,7 @@ def look_again(
     left = iter(range(len(every)))
     seconds = [tuple(readings[next(left)] for _ in own) for own in rows]
     return [
-        _looked(crop_reader, image, first, second, at)
+        _two_pass_reading(crop_reader, image, first, second, at)
         for image, first, second, at in zip(images, firsts, seconds, pointed, strict=True)
     ]
 
@@ -72,23 +88,28 @@ def _pointed(
     return [found[number] for number in range(len(images))]
 
 
-def _looked(
+def _two_pass_reading(
     crop_reader: CropReader, image: Image.Image, first: Reading, second: tuple[Reading, ...], pointed: Pointed | None
-) -> Looked:
-    return Looked(
+) -> TwoPassReading:
+    return TwoPassReading(
         first=first,
         second=second,
         fused=crop_reader.fuse(first, second),
         pointed=pointed,
         region=None if pointed is None else region_of(pointed, image.size),
-        tokens=sum(look.visual_tokens for look in second) + (0 if pointed is None else pointed.tokens),
+        tokens=sum(reading.visual_tokens for reading in second) + (0 if pointed is None else pointed.tokens),
     )
 
 
 def packed(items: Sequence[Prepared], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of items for one forward each: those of like length together, padded to the longest within the budget.
+    """Yield indices of the items for one forward each.
 
-    An item over the budget goes alone.
+    Items of similar length share a forward, padded to the longest, within the budget. An item over the budget goes
+    alone.
+
+    Args:
+        items: prepared rows.
+        batch_tokens: visual tokens of one forward, padding included.
     """
     batch: list[int] = []
     for number in sorted(range(len(items)), key=lambda number: -items[number].visual_tokens):

@@ -1,9 +1,9 @@
-"""Boxes of several looks at one image, as one list: non-maximum suppression, or weighted boxes fusion.
+"""Merge boxes from several readings of one image: non-maximum suppression, or weighted boxes fusion.
 
-Suppression keeps the best box of each heap as it is. Weighted boxes fusion (Solovyev, Wang, Gabruseva, "Weighted boxes
-fusion: ensembling boxes from different object detection models", arXiv 1910.13302) averages the heap's corners by score
-and lowers the score of what only some of the looks found. Both treat each label by itself. Boxes without a score count
-1, so that the score of a fused one is the share of looks that found it.
+Suppression keeps the best box of each cluster unchanged. Weighted boxes fusion (Solovyev, Wang, Gabruseva, "Weighted
+boxes fusion: ensembling boxes from different object detection models", arXiv 1910.13302) averages the cluster's
+corners by score, and lowers the score of boxes that only some readings found. Both treat each label separately. A box
+without a score counts as 1, so a fused score is the share of readings that found the box.
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ from models.relevance.regions import Region
 from models.types import Box, FoundBoxes
 
 How = Literal["nms", "wbf"]
-OVERLAP = 0.55  # intersection over union of boxes that mean one thing, from the paper
+OVERLAP = 0.55  # intersection over union of boxes that mean one object, from the paper
 
-Corners = NDArray[np.float64]  # (n, 4): x0, y0, x1, y1
+Corners = NDArray[np.float64]  # [boxes, 4]: x0, y0, x1, y1
 
 
 def in_image(found: FoundBoxes, region: Region, size: tuple[int, int]) -> FoundBoxes:
-    """Boxes found in a crop or tile, in pixels of the image (width, height) that `region` of it was cut from.
+    """Move boxes from a crop or tile into the whole image.
 
-    The crop may have been resized before it was read: `found.size` is its size then.
+    Args:
+        found: boxes in pixels of `found.size`, the size at which the crop was read.
+        region: the crop in pixels of the image.
+        size: (width, height) of the image.
+
+    Returns:
+        The same boxes in pixels of the image.
     """
     across, down = region.width / found.size[0], region.height / found.size[1]
     boxes = tuple(
@@ -50,14 +56,22 @@ def merge_boxes(
     regions: Sequence[Region] | None = None,
     overlap: float = OVERLAP,
 ) -> FoundBoxes:
-    """The boxes of one or more looks at one image, all in its pixels, as one list, the highest score first.
+    """Merge the boxes of one or more readings of an image into one list, the highest score first.
 
-    regions: what each look saw of the image, so that "wbf" does not hold it against a box that others could not see
-    it; None: all of it. The result does not depend on the order of the looks, and merging it again changes nothing.
-    Raises ValueError when the looks count in pixels of images of different sizes.
+    The result does not depend on the order of the readings, and merging it again changes nothing.
+
+    Args:
+        found: the boxes of each reading, all in pixels of the image.
+        how: "nms" or "wbf".
+        regions: the part of the image that each reading saw, so that "wbf" does not count a box against readings that
+            could not see it; None: the whole image.
+        overlap: intersection over union, 0..1, above which two boxes mean one object.
+
+    Raises:
+        ValueError: the readings are in pixels of images of different sizes.
     """
     if len({each.size for each in found}) != 1:
-        raise ValueError("boxes can be merged only in pixels of one image: move them with in_image first")
+        raise ValueError("boxes can be merged only in pixels of one image: convert them with in_image first")
     width, height = found[0].size
     seen = regions or [Region(x0=0, y0=0, x1=width, y1=height)] * len(found)
     boxes = [box for each in found for box in each.boxes]
@@ -70,7 +84,7 @@ def merge_boxes(
 
 
 def suppressed(boxes: Sequence[Box], overlap: float) -> list[Box]:
-    """Without the boxes that overlap a better one; boxes of one label, the best first."""
+    """Return the boxes that overlap no better one; `boxes` have one label and are sorted, the best first."""
     corners = _corners(boxes)
     kept: list[int] = []
     for number in range(len(boxes)):
@@ -80,65 +94,83 @@ def suppressed(boxes: Sequence[Box], overlap: float) -> list[Box]:
 
 
 @dataclass(kw_only=True, eq=False)
-class _Heap:
-    """Boxes that mean one thing. corners (n, 4), scores (n,)."""
+class _Cluster:
+    """Boxes that mean one object.
+
+    Attributes:
+        corners: [boxes, 4] float64: x0, y0, x1, y1.
+        scores: [boxes] float64.
+    """
 
     corners: Corners
     scores: NDArray[np.float64]
 
-    def joined(self, other: _Heap) -> _Heap:
-        return _Heap(
+    def joined(self, other: _Cluster) -> _Cluster:
+        return _Cluster(
             corners=np.concatenate((self.corners, other.corners)), scores=np.concatenate((self.scores, other.scores))
         )
 
     @property
     def middle(self) -> Corners:
-        """(4,), the corners' mean by score; rounding never takes it out of their hull."""
+        """The mean of the corners by score, [4]; rounding never moves it outside their hull."""
         weights = np.maximum(self.scores, np.finfo(float).tiny)
         mean = (self.corners * (weights / weights.sum())[:, None]).sum(0)
         return np.clip(mean, self.corners.min(0), self.corners.max(0))
 
 
 def fused(boxes: Sequence[Box], overlap: float, seen: Sequence[Region]) -> list[Box]:
-    """Weighted boxes fusion; boxes of one label, the best first. seen: what each look saw of the image.
+    """Fuse boxes of one label by weighted boxes fusion.
 
-    score: the mean of a heap's, times min(T, N) / N for T boxes of N looks, as in the paper; N counts those that saw
-    the middle of the box. Fused boxes that came to overlap are fused again, which the paper leaves open.
+    A fused score is the cluster's mean times min(T, N) / N for T boxes of N readings, as in the paper. N counts the
+    readings that saw the middle of the box. Fused boxes that overlap are fused again, which the paper leaves open.
+
+    Args:
+        boxes: of one label, the best first.
+        overlap: intersection over union above which two boxes mean one object.
+        seen: the part of the image that each reading saw.
     """
-    heaps: list[_Heap] = []
+    clusters: list[_Cluster] = []
     for corners, box in zip(_corners(boxes), boxes, strict=True):
-        alone = _Heap(corners=corners[None], scores=np.array([_score(box)]))
-        overlaps = iou(np.array([heap.middle for heap in heaps]).reshape(-1, 4), corners)
-        best = int(overlaps.argmax()) if heaps else -1
+        alone = _Cluster(corners=corners[None], scores=np.array([_score(box)]))
+        overlaps = iou(np.array([cluster.middle for cluster in clusters]).reshape(-1, 4), corners)
+        best = int(overlaps.argmax()) if clusters else -1
         if best >= 0 and overlaps[best] > overlap:
-            heaps[best] = heaps[best].joined(alone)
+            clusters[best] = clusters[best].joined(alone)
         else:
-            heaps.append(alone)
-    return [_box(heap, boxes[0].label, seen) for heap in _apart(heaps, overlap)]
+            clusters.append(alone)
+    return [_box(cluster, boxes[0].label, seen) for cluster in _apart(clusters, overlap)]
 
 
-def _apart(heaps: list[_Heap], overlap: float) -> list[_Heap]:
-    """The heaps after those whose middles overlap have been joined, the two that overlap most first."""
-    while len(heaps) > 1:
-        middles = np.array([heap.middle for heap in heaps])
+def _apart(clusters: list[_Cluster], overlap: float) -> list[_Cluster]:
+    """Join clusters whose middles overlap, the two with the largest overlap first."""
+    while len(clusters) > 1:
+        middles = np.array([cluster.middle for cluster in clusters])
         overlaps = np.triu(iou(middles[:, None], middles), k=1)
         first, second = (int(at) for at in np.unravel_index(overlaps.argmax(), overlaps.shape))
         if overlaps[first, second] <= overlap:
             break
-        heaps[first] = heaps[first].joined(heaps.pop(second))
-    return heaps
+        clusters[first] = clusters[first].joined(clusters.pop(second))
+    return clusters
 
 
-def _box(heap: _Heap, label: str, seen: Sequence[Region]) -> Box:
-    x0, y0, x1, y1 = heap.middle.tolist()
+def _box(cluster: _Cluster, label: str, seen: Sequence[Region]) -> Box:
+    x0, y0, x1, y1 = cluster.middle.tolist()
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    looks = max(1, sum(part.x0 <= x <= part.x1 and part.y0 <= y <= part.y1 for part in seen))
-    score = float(heap.scores.mean()) * min(len(heap.scores), looks) / looks
+    readings = max(1, sum(part.x0 <= x <= part.x1 and part.y0 <= y <= part.y1 for part in seen))
+    score = float(cluster.scores.mean()) * min(len(cluster.scores), readings) / readings
     return Box(x0=x0, y0=y0, x1=x1, y1=y1, label=label, score=score)
 
 
 def iou(boxes: Corners, other: Corners) -> NDArray[np.float64]:
-    """Intersection over union of boxes (..., 4) with another or others (..., 4), broadcast; 0 for two without area."""
+    """Compute the intersection over union of boxes, broadcast over the leading axes.
+
+    Args:
+        boxes: [..., 4] float64: x0, y0, x1, y1.
+        other: [..., 4] float64.
+
+    Returns:
+        [...] float64 in 0..1; 0 for two boxes without area.
+    """
     sides = np.minimum(boxes[..., 2:], other[..., 2:]) - np.maximum(boxes[..., :2], other[..., :2])
     shared = sides.clip(min=0).prod(-1)
     union = _area(boxes) + _area(other) - shared
@@ -159,6 +191,6 @@ def _score(box: Box) -> float:
 
 
 def _rank(box: Box) -> tuple[float, float, tuple[float, float, float, float], str]:
-    """The best first: by score; among equal ones the tighter box."""
+    """Sort key, the best box first: by score, and of equal scores the smaller box."""
     corners = (box.x0, box.y0, box.x1, box.y1)
     return (-_score(box), (box.x1 - box.x0) * (box.y1 - box.y0), corners, box.label)

@@ -1,4 +1,4 @@
-"""The part of an image that a second look reads, cut from all its pixels. Knows no model."""
+"""Cut the part of an image that the crop pass reads, from all its pixels. Knows no model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ SLIMMEST = 4  # long side of a crop over its short one, unless the image leaves 
 
 
 def region_of(pointed: Pointed, size: tuple[int, int]) -> Region | None:
-    """Where `pointed` lies in the same image of another `size` (width, height): within it, and never empty."""
+    """Return the region of `pointed` in the same image at another size: within the image and never empty.
+
+    Args:
+        pointed: the region in pixels of `pointed.size`.
+        size: (width, height) of the image to cut from.
+
+    Returns:
+        The region, or None if `pointed` has none.
+    """
     if pointed.corners is None:
         return None
     x0, y0, x1, y1 = pointed.corners
@@ -23,10 +31,15 @@ def region_of(pointed: Pointed, size: tuple[int, int]) -> Region | None:
 
 
 def cut(image: Image.Image, region: Region, *, pixels: int) -> Image.Image:
-    """The region in RGB, magnified to about `pixels` where it has fewer, never over that; larger ones stay as they are.
+    """Cut a region in RGB, and magnify it to about `pixels` if it has fewer.
 
-    Magnifying is what helps: processors only shrink, and a target that is smaller than the tower's patches is as good
-    as not seen (ViCrop, arXiv 2502.17422, section 4.3). A strip is widened to a quarter of its length first.
+    Magnification is what helps: processors only shrink, and a target smaller than the tower's patches is as good as
+    invisible (ViCrop, arXiv 2502.17422, section 4.3). A strip is widened to a quarter of its length first.
+
+    Args:
+        image: with all its pixels.
+        region: in pixels of the image.
+        pixels: upper bound of the magnified crop; a larger crop keeps its size.
     """
     crop = image.crop(_widened(region, image.size).corners).convert("RGB")
     larger = math.sqrt(pixels / (crop.width * crop.height))
@@ -36,7 +49,7 @@ def cut(image: Image.Image, region: Region, *, pixels: int) -> Image.Image:
 
 
 def _between(start: int, end: int, seen: int, length: int) -> tuple[int, int]:
-    """start..end of `seen` pixels in a line, in one of `length` pixels."""
+    """Convert start..end on a line of `seen` pixels to a line of `length` pixels."""
     begin = min(max(0, round(start * length / seen)), length - 1)
     return begin, max(begin + 1, min(length, round(end * length / seen)))
 
@@ -49,7 +62,7 @@ def _widened(region: Region, size: tuple[int, int]) -> Region:
 
 
 def _at_least(start: int, end: int, least: int, length: int) -> tuple[int, int]:
-    """start..end made `least` long around its middle, within 0..length."""
+    """Extend start..end to `least` around its middle, within 0..length."""
     long = min(max(end - start, least), length)
     begin = min(max(0, (start + end - long) // 2), length - long)
     return begin, begin + long

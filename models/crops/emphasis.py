@@ -1,4 +1,4 @@
-"""One row of a forward whose tokens in a region count several times (`models.network.attention`)."""
+"""A row of a forward in which the tokens of a region get more attention (`models.network.attention`)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from models.families import PreparedImage, PreparedRow
 from models.families.cells import Cells
 from models.relevance.regions import Region
 
-COVERED = 0.5  # share of a token's cell that lies in the region
-ROUNDING = 1e-6  # by which equal shares may differ
+COVERED = 0.5  # share of a token's cell that must lie in the region
+ROUNDING = 1e-6  # tolerance between equal shares
 
 
 def emphasised(image: PreparedImage, region: Region, *, cells: Cells, factor: float) -> PreparedRow:
-    """An image as one row whose tokens in a region, in pixels of the original image, get `factor` times the attention.
+    """Build a row whose tokens in a region get `factor` times the attention.
 
-    cells: of the image, as its reader says. A token is in the region when half of its cell is; where the region covers
-    half of none, the one it covers most of; none where the model's preparation has cut the region off. Raises
-    ValueError for a factor under 1.
+    A token is in the region if half of its cell is. If the region covers half of no cell, it is the token of the cell
+    that the region covers most. No token is in the region if the model's preparation cropped it away.
+
+    Args:
+        image: the prepared image.
+        region: in pixels of the original image.
+        cells: of the image, from its reader.
+        factor: 1 or more.
+
+    Raises:
+        ValueError: the factor is under 1.
     """
     if factor < 1:
-        raise ValueError(f"a factor of {factor} would take attention away from the region; use 1 or more")
+        raise ValueError(f"an emphasis factor of {factor} would reduce the attention to the region; use 1 or more")
     shares = np.where(cells.tokens >= 0, _covered(cells, region), 0)
     inside = (shares >= min(COVERED, (1 - ROUNDING) * shares.max())) & (shares > 0)
     emphasis = torch.zeros(image.visual_tokens, dtype=torch.bool)
@@ -31,7 +39,7 @@ def emphasised(image: PreparedImage, region: Region, *, cells: Cells, factor: fl
 
 
 def _covered(cells: Cells, region: Region) -> NDArray[np.float64]:
-    """The share of each cell that lies in the region, (rows, columns)."""
+    """Return the share of each cell that lies in the region, [rows, columns] in 0..1."""
     rows, columns = cells.tokens.shape
     x0, y0, x1, y1 = cells.region
     across, down = columns / (x1 - x0), rows / (y1 - y0)
@@ -42,6 +50,6 @@ def _covered(cells: Cells, region: Region) -> NDArray[np.float64]:
 
 
 def _overlaps(start: float, end: float, cells: int) -> NDArray[np.float64]:
-    """How much of each of `cells` unit cells in a line lies between start and end, (cells,) in 0..1."""
+    """Return the part of each unit cell of a line that lies between start and end, [cells] in 0..1."""
     first = np.arange(cells)
     return (np.minimum(first + 1, end) - np.maximum(first, start)).clip(min=0)

@@ -1,7 +1,7 @@
-"""Several looks at one image become one reading. Pure.
+"""Fuse several readings of one image into one. Pure functions.
 
-Looks are compared by their label logits less the logsumexp of these: the probabilities among the labels alone, so that
-a look at which all logits are larger counts no more than another.
+Readings are compared by their label logits minus the logsumexp of these logits. These are log-probabilities among the
+labels alone, so a reading with larger logits throughout counts no more than another.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from models.types import Question, Reading
 
 
 def fused(first: Reading, second: Sequence[Reading], *, how: Fuse, question: Question) -> Reading:
-    """The first look and what the rows of the second gave, as one reading.
+    """Fuse the first reading and the readings of the crop pass.
 
-    "mean": of the normalised label logits, and the margin that they give (of two labels: the mean of the margins).
-    "max": the look with the largest margin. "second": the second look alone. Of several rows, such as tiles, the one
-    with the largest margin is the second look. mass: the smallest of those looks whose logits are in the answer.
-    visual_tokens: of all looks. Without a second look the first one stands.
+    Of several rows, such as tiles, the one with the largest margin stands for the crop pass.
+
+    Args:
+        first: the reading of the first pass.
+        second: the reading of each row of the crop pass; empty: the first reading stands.
+        how: "mean": the mean of the normalised label logits, and the margin that follows from it (of two labels: the
+            mean of the margins). "max": the reading with the largest margin. "second": the crop pass alone.
+        question: its labels, and which of them flag.
+
+    Returns:
+        The answer. mass: the smallest of the readings whose logits are in it. visual_tokens: of all readings.
     """
     if not second:
         return first
@@ -32,21 +39,21 @@ def fused(first: Reading, second: Sequence[Reading], *, how: Fuse, question: Que
         answer = _largest((first, best))
     else:
         answer = _mean((first, best), question)
-    tokens = first.visual_tokens + sum(look.visual_tokens for look in second)
+    tokens = first.visual_tokens + sum(reading.visual_tokens for reading in second)
     return replace(answer, visual_tokens=tokens, attention=None)
 
 
-def _largest(looks: Sequence[Reading]) -> Reading:
-    """The earliest of equal ones; one that is not a number goes before all, so that it is never lost."""
-    return max(looks, key=lambda look: (math.isnan(look.margin), look.margin))
+def _largest(readings: Sequence[Reading]) -> Reading:
+    """Return the earliest reading with the largest margin; NaN counts as the largest, so that it is never lost."""
+    return max(readings, key=lambda reading: (math.isnan(reading.margin), reading.margin))
 
 
-def _mean(looks: Sequence[Reading], question: Question) -> Reading:
-    logits = tuple(math.fsum(column) / len(looks) for column in zip(*map(_normalised, looks), strict=True))
+def _mean(readings: Sequence[Reading], question: Question) -> Reading:
+    logits = tuple(math.fsum(column) / len(readings) for column in zip(*map(_normalised, readings), strict=True))
     margin = margin_of(logits, question.labels, question.flags)
-    return replace(looks[0], margin=margin, logits=logits, mass=min(look.mass for look in looks))
+    return replace(readings[0], margin=margin, logits=logits, mass=min(reading.mass for reading in readings))
 
 
-def _normalised(look: Reading) -> list[float]:
-    total = logsumexp(look.logits)
-    return [logit - total for logit in look.logits]
+def _normalised(reading: Reading) -> list[float]:
+    total = logsumexp(reading.logits)
+    return [logit - total for logit in reading.logits]

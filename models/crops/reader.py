@@ -1,4 +1,4 @@
-"""A second look from end to end: what is looked through, where that points, what is read there, and both as one."""
+"""The crop pass from end to end: views for the map, the region, the rows to read there, and the fused answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.crops.cutting import cut, region_of
 from models.crops.emphasis import emphasised
 from models.crops.fusion import fused
 from models.crops.policy import CropPolicy
-from models.crops.wholes import whole_rows
+from models.crops.whole_image import whole_image_rows
 from models.errors import ModelInvalid
 from models.families import PreparedImage, PreparedRow, Row
 from models.relevance.maps import Mapper
@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Views:
-    """What is looked through for a region of an image of `size` (width, height) pixels.
+    """The input of the relevance map of one image.
 
-    images: the whole one, or its tiles, which lie at `regions`. attention: of the first look to the whole image, where
-    it was recorded. visual_tokens: what the maps cost; 1 where they cost nothing.
+    Attributes:
+        images: the whole image, or its tiles.
+        regions: the place of each of `images`, in pixels of the image.
+        attention: [visual_tokens] fp32, of the first pass to the whole image, if it was recorded.
+        size: (width, height) of the image in pixels.
+        visual_tokens: the cost of the maps; 1 if they cost nothing.
     """
 
     images: tuple[PreparedImage, ...]
@@ -44,10 +48,18 @@ class Views:
 
 
 class PolicyCropReader:
-    """Implements `models.types.CropReader` by a policy, over a scorer that shares its base."""
+    """Reads crops by a `CropPolicy`, over a scorer that shares its base. Implements `models.types.CropReader`.
+
+    Args:
+        base: the loaded base model.
+        scorer: reads the rows; its question is the crop reader's.
+        policy: where the pass reads, and how.
+
+    Raises:
+        ModelInvalid: the model cannot read what the policy asks for.
+    """
 
     def __init__(self, *, base: BaseModel, scorer: PrefillScorer, policy: CropPolicy) -> None:
-        """Raises ModelInvalid for a look that the model cannot take, now and not at the first image."""
         self._reader = base.processor.reader
         self._scorer = scorer
         self._policy = policy
@@ -67,11 +79,20 @@ class PolicyCropReader:
 
     @property
     def views_detail(self) -> Detail | None:
-        """Tiles are of the image's own resolution; a map of the whole is one of what the first look read."""
+        """Tiles need the image's own resolution; a map of the whole image needs that of the first pass."""
         return None if self._policy.tiled else self._scorer.detail
 
     def views(self, image: Image.Image, first: Reading) -> Views:
-        """Raises ImageUnsuitable as the scorer's `prepare` does."""
+        """Prepare the images whose relevance maps find the region.
+
+        Args:
+            image: with the pixels that `views_detail` asks for.
+            first: the first pass's reading of it.
+
+        Raises:
+            ImageUnsuitable: the model cannot read the image.
+            ModelInvalid: the policy needs no region.
+        """
         mapper = self._mapping()
         whole = Region(x0=0, y0=0, x1=image.width, y1=image.height)
         regions = tuple(tiles_of(image.size)) if self._policy.tiled else (whole,)
@@ -81,17 +102,32 @@ class PolicyCropReader:
         return Views(images=images, regions=regions, attention=attention, size=image.size, visual_tokens=max(1, cost))
 
     def point(self, views: Sequence[Views]) -> list[Pointed]:
-        """The maps of all images in one go; the region that each points at."""
+        """Compute the maps of all images in one batch, and return the region of each.
+
+        Raises:
+            ModelInvalid: the policy needs no region.
+        """
         images = [image for view in views for image in view.images]
         attention = [view.attention for view in views for _ in view.images]
         maps = iter(self._mapping().maps(images, attention))
         return [_pointed(view, [next(maps) for _ in view.images]) for view in views]
 
     def rows(self, image: Image.Image, pointed: Pointed | None) -> Sequence[Row]:
-        """One row, or one a tile; none where nothing was found to look at. Raises ImageUnsuitable as `views` does."""
+        """Prepare the rows of the crop pass.
+
+        Args:
+            image: with all its pixels.
+            pointed: the region from `point`; None for a policy without one.
+
+        Returns:
+            One row, or one per tile; empty if no region was found.
+
+        Raises:
+            ImageUnsuitable: the model cannot read the image.
+        """
         policy = self._policy
         if not policy.pointed:
-            return whole_rows(image, reader=self._reader, question=self._scorer.question, policy=policy)
+            return whole_image_rows(image, reader=self._reader, question=self._scorer.question, policy=policy)
         assert pointed is not None
         region = region_of(pointed, image.size)
         if region is None:
@@ -105,7 +141,7 @@ class PolicyCropReader:
 
     @property
     def blank_tokens(self) -> int:
-        """Visual tokens of the blank images that maps were divided by so far: one of each grid, for all images."""
+        """Visual tokens of the blank reference images so far: one for each grid, shared by all images."""
         return 0 if self._mapper is None else self._mapper.blank_tokens
 
     def fuse(self, first: Reading, second: Sequence[Reading]) -> Reading:
@@ -113,7 +149,7 @@ class PolicyCropReader:
 
     def _mapping(self) -> Mapper:
         if self._mapper is None:
-            raise ModelInvalid(f"the look {self._policy.look} is not pointed at a region: ask for its rows at once")
+            raise ModelInvalid(f"the look {self._policy.look} needs no region: call rows directly")
         return self._mapper
 
     def _prepared(self, image: Image.Image, pixels: int) -> PreparedImage:

@@ -1,6 +1,6 @@
-"""One question with one image to an OpenAI-compatible server, and the list of first tokens it answers with.
+"""Ask an OpenAI-compatible server one question with one image, and read its list of first tokens.
 
-The request asks for one token and the logprobs of the likeliest ones: that costs the server one prefill, as
+The request asks for one token and the logprobs of the likeliest ones. That costs the server one prefill, as
 `models.scoring.prefill` does here.
 """
 
@@ -15,76 +15,105 @@ from typing import Any
 
 from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointMisused
 from models.endpoint.http import HttpAnswer, HttpChannel
-from models.endpoint.logprobs import Listing, read_listing, server_words
+from models.endpoint.logprobs import Listing, read_error, read_listing
 
 PATH = "/chat/completions"
-OVERLOADED = (408, 409, 425, 429)  # beside 5xx: the same request may be answered later
-REFUSED = (400, 413, 415, 422)  # of this request; whether the image is at fault is another question
+OVERLOADED = (408, 409, 425, 429)  # besides 5xx: the same request may succeed later
+REFUSED = (400, 413, 415, 422)  # this request; the caller finds out whether the image is the cause
 FILTERS = ("content_filter", "content_policy", "moderation", "ResponsibleAI")  # in the code of an error
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is asked of a server: its model by its name, and how many tokens it lists."""
+class RequestOptions:
+    """The fixed part of a request.
+
+    Attributes:
+        model: its name on the server.
+        top_logprobs: number of likeliest tokens that the server lists.
+    """
 
     model: str
     top_logprobs: int = 20
 
 
 class ChatServer:
-    """Thread-safe. `key` is taken out of whatever the server says."""
+    """Sends questions to one server. Thread-safe.
 
-    def __init__(self, *, channel: HttpChannel, wanted: Wanted, key: str | None = None) -> None:
+    Args:
+        channel: the connection to the server.
+        options: of every request.
+        key: removed from all messages of the server.
+    """
+
+    def __init__(self, *, channel: HttpChannel, options: RequestOptions, key: str | None = None) -> None:
         self._channel = channel
-        self._wanted = wanted
+        self._options = options
         self._key = key
-        self._limit = "max_tokens"  # newer hosted models want another name, and say so
+        self._limit = "max_tokens"  # newer hosted models require another name and report it
 
     def ask(self, text: str, image_url: str) -> Listing:
-        """Raises EndpointBusy, EndpointMisused, AnswerRefused."""
+        """Ask one question.
+
+        Args:
+            text: the instruction.
+            image_url: a data URL.
+
+        Raises:
+            EndpointBusy: the server gave no usable answer this time.
+            EndpointMisused: a setting is wrong.
+            AnswerRefused: the server refused this request.
+        """
         answer = self._channel.post(PATH, self._request(text, image_url))
         if answer.status == 400 and self._wants_other_limit(answer):
             self._limit = "max_completion_tokens"
             answer = self._channel.post(PATH, self._request(text, image_url))
         if answer.status == 200:
             return read_listing(answer.body)
-        raise self._fault(answer)
+        raise self._error(answer)
 
     def _request(self, text: str, image_url: str) -> bytes:
         content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": image_url}}]
         fields: dict[str, Any] = {
-            "model": self._wanted.model,
+            "model": self._options.model,
             "messages": [{"role": "user", "content": content}],
             self._limit: 1,
             "temperature": 0,
             "logprobs": True,
-            "top_logprobs": self._wanted.top_logprobs,
+            "top_logprobs": self._options.top_logprobs,
         }
         return json.dumps(fields).encode()
 
     def _wants_other_limit(self, answer: HttpAnswer) -> bool:
-        return self._limit == "max_tokens" and "max_completion_tokens" in server_words(answer.body)[1]
+        return self._limit == "max_tokens" and "max_completion_tokens" in read_error(answer.body)[1]
 
-    def _fault(self, answer: HttpAnswer) -> Exception:
-        code, words = (self._without_key(part) for part in server_words(answer.body))
-        said = f"status {answer.status}" + (f": {words}" if words else "")
+    def _error(self, answer: HttpAnswer) -> Exception:
+        code, message = (self._without_key(part) for part in read_error(answer.body))
+        detail = f"status {answer.status}" + (f": {message}" if message else "")
         if answer.status in REFUSED:
             filtered = any(mark.lower() in code.lower() for mark in FILTERS)
             reason = "content_filter" if filtered else "too_large" if answer.status == 413 else "refused"
-            return AnswerRefused(reason, f"the server refuses the request ({said})")
+            return AnswerRefused(reason, f"the server refuses the request ({detail})")
         if answer.status in OVERLOADED or answer.status >= 500:
-            seconds = seconds_to_wait(answer.retry_after, now=time.time())
-            return EndpointBusy(f"the server cannot answer now ({said})", retry_after=seconds)
+            seconds = retry_delay_seconds(answer.retry_after, now=time.time())
+            return EndpointBusy(f"the server is not available now ({detail})", retry_after=seconds)
         if 200 <= answer.status < 300:
-            return EndpointBusy(f"the server answers without an answer ({said})")
-        return EndpointMisused(f"{_advice(answer.status)} ({said})")
+            return EndpointBusy(f"the server sent no answer ({detail})")
+        return EndpointMisused(f"{_advice(answer.status)} ({detail})")
 
-    def _without_key(self, words: str) -> str:
-        return words.replace(self._key, "***") if self._key else words
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
 
 
-def seconds_to_wait(retry_after: str | None, *, now: float) -> float | None:
-    """The header Retry-After (RFC 9110, 10.2.3), seconds or a date; None where it says nothing of use."""
+def retry_delay_seconds(retry_after: str | None, *, now: float) -> float | None:
+    """Parse the header Retry-After (RFC 9110, 10.2.3), seconds or a date.
+
+    Args:
+        retry_after: the header; None: absent.
+        now: seconds since the epoch.
+
+    Returns:
+        Seconds, 0 or more; None if the header is absent or malformed.
+    """
     if retry_after is None:
         return None
     try:
@@ -100,14 +129,14 @@ def seconds_to_wait(retry_after: str | None, *, now: float) -> float | None:
 def _advice(status: int) -> str:
     match status:
         case 401:
-            return "the server does not accept our key: set endpoint_key"
+            return "the server does not accept the key: set endpoint_key"
         case 402:
-            return "the server wants to be paid: see to the account behind endpoint_key"
+            return "the server demands payment: check the account of endpoint_key"
         case 403:
-            return "the server lets us not in: see what endpoint_key may do"
+            return "the server denies access: check the permissions of endpoint_key"
         case 404 | 405:
             return "the server has no such model or address: check endpoint_url (it ends in /v1) and the model's name"
         case _ if 300 <= status < 400:
-            return "the server sends us elsewhere, where our key does not go: write the right address in endpoint_url"
+            return "the server redirects, and redirects are not followed: set endpoint_url to the final address"
         case _:
-            return "the server does not take our requests: check endpoint_url and the model's name"
+            return "the server does not accept the request: check endpoint_url and the model's name"

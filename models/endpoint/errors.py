@@ -1,12 +1,12 @@
-"""What can go wrong with a server that scores for us. Each kind asks for something else to be done.
+"""Errors of a server that scores images. Each kind requires another reaction.
 
 ModelUnavailable
-├── EndpointBusy       no usable answer this time (network, overload, nonsense): worth another try
-└── EndpointChanged    another model answers than the one that was asked for at the start
+├── EndpointBusy       no usable answer this time (network, overload, malformed answer): worth a retry
+└── EndpointChanged    another model answers than at the start
 ModelInvalid
-└── EndpointMisused    address, key, model name or the server's options: a person must act
+└── EndpointMisused    address, key, model name or the server's options are wrong: a person must act
 ImageUnsuitable
-└── AnswerRefused      the server said no to this one question: whose fault it is, the caller must find out
+└── AnswerRefused      the server refused this one question: the caller must find out why
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import re
 
 from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
 
-LONGEST = 200  # characters of a server's words in a message of ours
+LONGEST = 200  # characters of a server's text in an error message
 _NOT_PRINTED = re.compile(r"[^\x20-\x7e\xa0-\uffff]+")
 
 
 class EndpointBusy(ModelUnavailable):
-    """No usable answer this time. retry_after: seconds the server asks us to wait; None: it did not say."""
+    """No usable answer this time.
+
+    Attributes:
+        retry_after: seconds that the server asks to wait; None: not stated.
+    """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -28,17 +32,18 @@ class EndpointBusy(ModelUnavailable):
 
 
 class EndpointChanged(ModelUnavailable):
-    """The server answers as another model: what was said of its identity is no longer true."""
+    """The server answers as another model than the identity of the scorer states."""
 
 
 class EndpointMisused(ModelInvalid):
-    """The server will not work with us as it and we are set up."""
+    """The server cannot work with these settings."""
 
 
 class AnswerRefused(ImageUnsuitable):
     """No answer to this question with this image.
 
-    reason: refused (the request), content_filter, too_large, no_label (the model answers in other words).
+    Attributes:
+        reason: "refused" (the request), "content_filter", "too_large" or "no_label" (the model answers in other words).
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -47,6 +52,6 @@ class AnswerRefused(ImageUnsuitable):
 
 
 def in_one_line(text: str) -> str:
-    """A server's words made fit for a message: one line, no control characters, not long."""
+    """Make a server's text fit for a message: one line, without control characters, of limited length."""
     line = " ".join(_NOT_PRINTED.sub(" ", text).split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

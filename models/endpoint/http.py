@@ -1,7 +1,7 @@
-"""HTTP requests to one server, each within a fixed time from its first byte to its last, and with a bounded answer.
+"""HTTP requests to one server, each with a deadline for the whole request and a bounded answer.
 
-The requests run in an event loop of a thread of its own: only there can a name server, a TLS handshake or a header that
-comes byte by byte be given up in time. Redirects are not followed, so that the key goes to no other host.
+The requests run in an event loop of a thread of their own. Only there can a name lookup, a TLS handshake or a header
+that arrives byte by byte be cancelled in time. Redirects are not followed, so that the key reaches no other host.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import httpx2
 
 from models.endpoint.errors import EndpointBusy, EndpointMisused, in_one_line
 
-_CLOSED = "the connection to the server was closed by ourselves"
-MAX_BODY_BYTES = 1 << 20  # an answer of one token has a few kilobytes
+_CLOSED = "the connection to the server was closed by this worker"
+MAX_BODY_BYTES = 1 << 20  # an answer of one token takes a few kilobytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpAnswer:
-    """retry_after: that header as it came."""
+    """An answer of the server; `retry_after` is that header, unparsed."""
 
     status: int
     retry_after: str | None
@@ -31,10 +31,17 @@ class HttpAnswer:
 
 
 class HttpChannel:
-    """`post` may be called from many threads; `connections` requests are under way at once, the others wait.
+    """Sends requests to one server. `post` is thread-safe; at most `connections` requests run at once, the others wait.
 
-    key: sent as a bearer token. timeout_seconds: of one request in all. ca_file: who signed the server's certificate;
-    None: the system's list.
+    Args:
+        url: the address that paths are appended to.
+        key: sent as a bearer token; None: no key.
+        timeout_seconds: of one whole request.
+        connections: at most this many requests at once.
+        ca_file: certificates of the authority that signed the server's certificate; None: the system's list.
+
+    Raises:
+        EndpointMisused: `ca_file` cannot be read.
     """
 
     def __init__(
@@ -59,7 +66,12 @@ class HttpChannel:
         self._thread.start()
 
     def post(self, path: str, body: bytes) -> HttpAnswer:
-        """Whatever the server answers. Raises EndpointBusy where it does not, EndpointMisused for its certificate."""
+        """Send one request and return the answer, whatever its status.
+
+        Raises:
+            EndpointBusy: the server did not answer in time, or the channel is closed.
+            EndpointMisused: the server's certificate is not trusted.
+        """
         with self._lock:
             if self._closed:
                 raise EndpointBusy(_CLOSED)
@@ -70,7 +82,7 @@ class HttpChannel:
             raise EndpointBusy(_CLOSED) from None
 
     def close(self) -> None:
-        """Requests under way end with EndpointBusy, and so do later ones."""
+        """Close the channel; running and later requests raise EndpointBusy."""
         with self._lock:
             if self._closed:
                 return
@@ -100,22 +112,24 @@ class HttpChannel:
                     body=await _read(response),
                 )
         except (TimeoutError, httpx2.TimeoutException):
-            raise EndpointBusy(f"{self._url} gave no whole answer within {self._timeout:g} s") from None
+            raise EndpointBusy(f"{self._url} gave no complete answer within {self._timeout:g} s") from None
         except httpx2.HTTPError as error:
-            words = in_one_line(str(error)) or type(error).__name__
-            if "CERTIFICATE_VERIFY_FAILED" in words:
+            detail = in_one_line(str(error)) or type(error).__name__
+            if "CERTIFICATE_VERIFY_FAILED" in detail:
                 raise EndpointMisused(
-                    f"{self._url}: no authority we trust signed its certificate: name its file in endpoint_ca_file"
+                    f"{self._url}: no trusted authority signed its certificate: set endpoint_ca_file to its file"
                 ) from None
-            raise EndpointBusy(f"{self._url} cannot be reached: {words}") from None
+            raise EndpointBusy(f"{self._url} cannot be reached: {detail}") from None
 
 
 async def _read(response: httpx2.Response) -> bytes:
     body = bytearray()
-    async for part in response.aiter_raw():  # as sent: a compressed bomb stays small, and is no JSON
+    async for part in response.aiter_raw():  # not decompressed: a compressed bomb stays small, and is not JSON
         body += part
         if len(body) > MAX_BODY_BYTES:
-            raise EndpointBusy(f"the server's answer is over {MAX_BODY_BYTES} bytes: no answer of one token is")
+            raise EndpointBusy(
+                f"the server's answer is over {MAX_BODY_BYTES} bytes, too large for an answer of one token"
+            )
     return bytes(body)
 
 
@@ -125,4 +139,4 @@ def _trusted(ca_file: Path | None) -> ssl.SSLContext | bool:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (ssl.SSLError, OSError) as error:
-        raise EndpointMisused(f"{ca_file} holds no certificates that can be read: {error.strerror}") from None
+        raise EndpointMisused(f"{ca_file} holds no readable certificates: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""An image on its way to a server: resized within the pixel budget and encoded as a data URL."""
+"""Encode an image for a server: resized within the pixel budget, as a data URL."""
 
 from __future__ import annotations
 
@@ -15,30 +15,43 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedImage:
-    """visual_tokens: an estimate by the grid; only the server knows."""
+    """An image ready to send.
+
+    Attributes:
+        data_url: the encoded image.
+        visual_tokens: an estimate by the grid; only the server knows the exact number.
+    """
 
     data_url: str = field(repr=False)
     visual_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sending:
-    """How images are sent; scores depend on both.
+class ImageEncoding:
+    """The form in which images are sent; scores depend on it.
 
-    grid: pixels; the sides are multiples of it. A server that resizes to the same grid leaves such an image alone:
-    28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL. 1: the sides stay as the budget leaves them.
+    Attributes:
+        image_format: "png" or "jpeg".
+        grid: pixels; the sides are multiples of it. A server that resizes to the same grid leaves such an image
+            unchanged: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL. 1: the sides stay as the budget leaves them.
     """
 
     image_format: Literal["png", "jpeg"] = "png"
     grid: int = 32
 
     @property
-    def words(self) -> str:
-        """For the identity of a scorer."""
+    def identity_part(self) -> str:
+        """The encoding's part of a scorer's identity."""
         return f"{self.image_format}-{self.grid}px"
 
     def encode(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> EncodedImage:
-        """The same pixels give the same bytes."""
+        """Resize and encode an image. Equal pixels give equal bytes.
+
+        Args:
+            image: in any mode and size.
+            max_pixels: upper bound after resizing.
+            min_pixels: lower bound after resizing.
+        """
         size = fit(image.size, max_pixels=max_pixels, min_pixels=min_pixels, grid=self.grid)
         rgb = image.convert("RGB")
         resized = rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BICUBIC)
@@ -53,17 +66,25 @@ class Sending:
 
 
 def fit(size: tuple[int, int], *, max_pixels: int, min_pixels: int, grid: int) -> tuple[int, int]:
-    """(width, height) within the pixel budget: each side rounded to the grid, or scaled down (up) first and then
-    rounded down (up). This is the rule of the Qwen-VL image processors, so that theirs finds nothing left to do.
+    """Return the (width, height) of an image within the pixel budget.
+
+    Each side is rounded to the grid, or scaled down (up) first and then rounded down (up). This is the rule of the
+    Qwen-VL image processors, so theirs do not resize the image again.
 
     >>> fit((900, 700), max_pixels=200704, min_pixels=4096, grid=32)
     (480, 384)
+
+    Args:
+        size: (width, height) in pixels.
+        max_pixels: upper bound of the result.
+        min_pixels: lower bound of the result.
+        grid: pixels; both sides are multiples of it.
     """
     width, height = (max(grid, round(side / grid) * grid) for side in size)
     if min_pixels <= width * height <= max_pixels:
         return width, height
     if width * height > max_pixels:
-        shrink = math.sqrt(size[0] * size[1] / max_pixels)  # divided by, as they do: the last bit may decide
+        shrink = math.sqrt(size[0] * size[1] / max_pixels)  # a division, as in theirs: the last bit may decide
         width, height = (max(grid, math.floor(side / shrink / grid) * grid) for side in size)
     else:
         grow = math.sqrt(min_pixels / (size[0] * size[1]))

@@ -1,7 +1,7 @@
-"""What an OpenAI-compatible server says of the first token of its answer, and the labels in it.
+"""Read the first token of an OpenAI-compatible server's answer, and the labels in it.
 
 The format is that of POST /chat/completions with `logprobs` and `top_logprobs`. A server's answer is untrusted text:
-what is not a list of tokens with probabilities that can exist is refused, never repaired.
+anything but a list of tokens with possible probabilities is refused, never repaired.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointMisused, in_one_line
 from models.scoring.margin import logsumexp
 
-ROUNDING = 1e-3  # of a logprob over 0
-OVER_ONE = 0.02  # that probabilities may sum to beyond 1, where a server computes them in 16 bits
-NEVER = -1000.0  # some servers write -9999 for "not among those I looked at": such a token counts as not listed
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how sentencepiece names a token of one byte
-_SPACES = str.maketrans({"Ġ": " ", "▁": " "})  # how byte-level BPE and sentencepiece write a space
+ROUNDING = 1e-3  # tolerance of a logprob over 0
+OVER_ONE = 0.02  # tolerance of a sum of probabilities over 1, for servers that compute in 16 bits
+NEVER = -1000.0  # some servers write -9999 for tokens that they did not score: these count as not listed
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # sentencepiece's name of a one-byte token
+_SPACES = str.maketrans({"Ġ": " ", "▁": " "})  # the space in byte-level BPE and sentencepiece
 
 
 class _Strict(BaseModel):
@@ -36,7 +36,7 @@ class _Token(_Strict):
 
     @property
     def text(self) -> str:
-        """What the token writes. The field `bytes` knows better than `token`, where a server fills it."""
+        """The text of the token. The field `bytes` is more exact than `token`, if the server fills it."""
         if self.bytes:
             try:
                 return bytes(self.bytes).decode()
@@ -73,7 +73,13 @@ class _Completion(_Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The likeliest first tokens: (text, logprob), and who says so."""
+    """The likeliest first tokens.
+
+    Attributes:
+        tokens: (text, logprob) of each.
+        model: the server's name of the model; None: not stated.
+        fingerprint: of the server's configuration; None: not stated.
+    """
 
     tokens: tuple[tuple[str, float], ...]
     model: str | None
@@ -81,39 +87,55 @@ class Listing:
 
     @property
     def least(self) -> float:
-        """No token that is not listed has a higher logprob."""
+        """The smallest listed logprob; no unlisted token exceeds it."""
         return min(logprob for _, logprob in self.tokens)
 
 
 def read_listing(body: bytes) -> Listing:
-    """Raises EndpointBusy for what is no such answer, EndpointMisused for one without logprobs, AnswerRefused."""
+    """Parse the body of an answer.
+
+    Raises:
+        EndpointBusy: the body is not such an answer.
+        EndpointMisused: the answer has no logprobs.
+        AnswerRefused: the server's content filter stopped the answer, or the answer is empty.
+    """
     try:
         completion = _Completion.model_validate(json.loads(body))
     except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise EndpointBusy(f"the server's answer makes no sense at {where or 'its top'}: {fault['msg']}") from None
+        problem = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise EndpointBusy(f"the server's answer is malformed at {where or 'its top'}: {problem['msg']}") from None
     except (ValueError, RecursionError):
-        raise EndpointBusy(f"the server's answer is no JSON: {in_one_line(repr(body[:80]))}") from None
+        raise EndpointBusy(f"the server's answer is not JSON: {in_one_line(repr(body[:80]))}") from None
     choice = completion.choices[0]
     refusal = None if choice.message is None else choice.message.refusal
     if choice.finish_reason == "content_filter" or refusal:
-        words = in_one_line(refusal or "its content filter ended the answer")
-        raise AnswerRefused("content_filter", f"the server refuses: {words}")
+        detail = in_one_line(refusal or "its content filter stopped the answer")
+        raise AnswerRefused("content_filter", f"the server refuses: {detail}")
     tokens = _listed(_first(choice))
     return Listing(tokens=tokens, model=completion.model, fingerprint=completion.system_fingerprint)
 
 
 def read_labels(listing: Listing, codes: Sequence[str]) -> tuple[tuple[float, ...], float]:
-    """(logprob of each label, mass). A label is written by its code or by a space and its code.
+    """Read the labels' logprobs from a listing.
 
-    A label that is not listed gets what no unlisted token exceeds, a hair less than the least listed logprob, so that
-    a listed one always ranks above it. mass: what the listed labels have in all.
-    Raises AnswerRefused when no label is listed.
+    A label is written as its code, or a space and its code. A label that is not listed gets the largest float under the
+    smallest listed logprob, so a listed label always ranks above it.
+
+    Args:
+        listing: the likeliest first tokens.
+        codes: of the labels.
+
+    Returns:
+        The logprob of each label, and the mass: the probability of all listed labels together, 0..1.
+
+    Raises:
+        AnswerRefused: no label is listed.
+        EndpointBusy: a code is listed twice with the same probability.
     """
     spelled = {code: [token for token in listing.tokens if token[0] in (code, f" {code}")] for code in codes}
     for code, tokens in spelled.items():
-        # Two tokens may read alike (sentencepiece's "A" with and without a space): then their probabilities differ.
+        # Two tokens may have the same text (sentencepiece's "A" with and without a space) but not the same probability.
         if len(set(tokens)) < len(tokens):
             raise EndpointBusy(f"the server lists the token {code} twice with the same probability")
     found = {code: logsumexp([logprob for _, logprob in tokens]) for code, tokens in spelled.items() if tokens}
@@ -125,8 +147,8 @@ def read_labels(listing: Listing, codes: Sequence[str]) -> tuple[tuple[float, ..
     return tuple(found.get(code, bound) for code in codes), mass
 
 
-def server_words(body: bytes) -> tuple[str, str]:
-    """(code, message) of an error's body, in whichever of the usual forms; empty where it says nothing."""
+def read_error(body: bytes) -> tuple[str, str]:
+    """Return (code, message) of an error's body in any of the usual forms; empty strings where it has none."""
     try:
         found: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -139,14 +161,14 @@ def server_words(body: bytes) -> tuple[str, str]:
 
 
 def _first(choice: _Choice) -> _Position:
-    """The first token of the answer, with its rivals."""
+    """Return the first token of the answer, with its alternatives."""
     content = None if choice.logprobs is None else choice.logprobs.content
     if content is None:
-        raise EndpointMisused("the server gives no logprobs: use a model and a server that do (docs/endpoint.md)")
+        raise EndpointMisused("the server returns no logprobs: use a model and a server that do (docs/endpoint.md)")
     if not content:
-        raise AnswerRefused("no_label", "the model ends its answer before the first token")
+        raise AnswerRefused("no_label", "the model's answer is empty")
     if len(content[0].top_logprobs or ()) < 2:
-        raise EndpointMisused("the server lists one token or none: it must heed top_logprobs (docs/endpoint.md)")
+        raise EndpointMisused("the server lists fewer than two tokens: it must support top_logprobs (docs/endpoint.md)")
     return content[0]
 
 
@@ -156,11 +178,13 @@ def _listed(position: _Position) -> tuple[tuple[str, float], ...]:
     every: list[_Token] = [*top, *chosen]
     tokens = [(token.text, min(token.logprob, 0.0)) for token in every if token.logprob > NEVER]
     if any(token.logprob > ROUNDING for token in every):
-        raise EndpointBusy("the server gives a logprob over 0: no probability is over 1")
+        raise EndpointBusy("the server returns a logprob over 0, which is not possible")
     if math.fsum(math.exp(logprob) for _, logprob in tokens) > 1.0 + OVER_ONE:
         raise EndpointBusy("the probabilities that the server lists sum to more than 1")
     if len(tokens) < 2:
-        raise EndpointMisused("the server gives a probability to one token or none: let it list them untruncated")
+        raise EndpointMisused(
+            "the server gives a probability to fewer than two tokens: switch off its truncation of the list"
+        )
     return tuple(tokens)
 
 

@@ -5,7 +5,7 @@
     margin     logsumexp(flagging labels) - logsumexp(the others): as from `models.scoring.prefill`, because the log
                partition by which logprobs differ from logits is the same for all labels
 
-The letters are A, B, C … without a look at the server's tokenizer: every tokenizer in use has them as single tokens.
+The letters are A, B, C … without a check of the server's tokenizer: every tokenizer in use has them as single tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from models.endpoint.chat import ChatServer
 from models.endpoint.errors import EndpointChanged
-from models.endpoint.image import EncodedImage, Sending
+from models.endpoint.image import EncodedImage, ImageEncoding
 from models.endpoint.logprobs import Listing, read_labels
 from models.errors import ModelInvalid
 from models.inputs.prompts import LabelCode, instruction
@@ -25,23 +25,32 @@ from models.scoring.margin import margin_of
 from models.types import Detail, ModelIdentity, Question, Reading
 
 LETTERS = ascii_uppercase + ascii_lowercase + digits
-REMOTE = "remote"  # the precision of weights that lie elsewhere
+REMOTE = "remote"  # the precision of weights on a server
 GREY = (127, 127, 127)
 
 TRIAL = Question(name="trial", prompt="Is this picture grey?", labels=("yes", "no"), flags=frozenset({"yes"}))
 
 
 class EndpointScorer:
-    """Implements `models.types.Scorer`. Both `prepare` and `score` are thread-safe.
+    """Scores images on a server. Implements `models.types.Scorer`; `prepare` and `score` are thread-safe.
 
-    identity: as `identify` found it. An answer by another model than that is refused.
+    Args:
+        server: the connection.
+        question: to ask.
+        identity: from `identify`; an answer by another model is refused.
+        encoding: of the images.
+
+    Raises:
+        ModelInvalid: the question has more labels than there are letters and digits.
     """
 
-    def __init__(self, *, server: ChatServer, question: Question, identity: ModelIdentity, sending: Sending) -> None:
+    def __init__(
+        self, *, server: ChatServer, question: Question, identity: ModelIdentity, encoding: ImageEncoding
+    ) -> None:
         self._server = server
         self._question = question
         self._identity = identity
-        self._sending = sending
+        self._encoding = encoding
         self._codes = letters(question)
         self._text = instruction(question, [_code(label, at) for at, label in enumerate(question.labels)])
 
@@ -55,27 +64,31 @@ class EndpointScorer:
 
     @property
     def detail(self) -> Detail | None:
-        """Four pixels of the decoded image for one that is sent, so that resizing has enough to average."""
+        """Four pixels of the decoded image for each pixel sent, so that resizing has enough to average."""
         return Detail(pixels=4 * self._question.max_pixels, short_side=1)
 
     def prepare(self, image: Image.Image) -> EncodedImage:
         """Resize to the question's pixel budget and encode."""
         question = self._question
-        return self._sending.encode(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+        return self._encoding.encode(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
 
     def plain(self) -> EncodedImage:
-        """An image that nobody can refuse, for finding out whether it is the image that is refused."""
+        """Return a plain grey image, to find out whether a refusal is caused by the image."""
         return self.prepare(Image.new("RGB", (1, 1), GREY))
 
     def score(self, prepared: Sequence[EncodedImage]) -> list[Reading]:
-        """One request an image, one after the other. Raises as `models.endpoint.errors` says."""
+        """Send one request per image, in order.
+
+        Raises:
+            EndpointBusy, EndpointChanged, EndpointMisused, AnswerRefused: see `models.endpoint.errors`.
+        """
         return [self._read(image) for image in prepared]
 
     def _read(self, image: EncodedImage) -> Reading:
         listing = self._server.ask(self._text, image.data_url)
         now, then = _model(listing), self._identity.revision.split(" ")[0]
         if now != then:
-            raise EndpointChanged(f"the server answers as model {now}, and as {then} when this worker began")
+            raise EndpointChanged(f"the server now answers as model {now}; it was {then} when this worker started")
         logits, mass = read_labels(listing, self._codes)
         return Reading(
             margin=margin_of(logits, self._question.labels, self._question.flags),
@@ -85,28 +98,42 @@ class EndpointScorer:
         )
 
 
-def identify(server: ChatServer, *, name: str, sending: Sending) -> ModelIdentity:
-    """Who answers, found out by a trial question, which also shows that the server takes images and gives logprobs.
+def identify(server: ChatServer, *, name: str, encoding: ImageEncoding) -> ModelIdentity:
+    """Find out which model answers, by a trial question.
 
-    name: the base model's, as the ledger shall know it. The revision is what the server calls its model (with hosted
-    ones, a dated version), its fingerprint, and how images are sent.
-    Raises EndpointBusy, EndpointMisused, AnswerRefused.
+    The trial also shows that the server reads images and returns logprobs.
+
+    Args:
+        server: the connection.
+        name: of the base model in the ledger.
+        encoding: of the images.
+
+    Returns:
+        The identity. Its revision holds the server's name of the model (a dated version for hosted ones), its
+        fingerprint and the encoding.
+
+    Raises:
+        EndpointBusy, EndpointMisused, AnswerRefused: see `models.endpoint.errors`.
     """
     text = instruction(TRIAL, [_code(label, at) for at, label in enumerate(TRIAL.labels)])
     grey = Image.new("RGB", (1, 1), GREY)
-    plain = sending.encode(grey, max_pixels=TRIAL.max_pixels, min_pixels=TRIAL.min_pixels)
+    plain = encoding.encode(grey, max_pixels=TRIAL.max_pixels, min_pixels=TRIAL.min_pixels)
     listing = server.ask(text, plain.data_url)
-    said = [_model(listing), listing.fingerprint or "", sending.words]
-    revision = " ".join("_".join(part.split()) for part in said if part)
+    parts = [_model(listing), listing.fingerprint or "", encoding.identity_part]
+    revision = " ".join("_".join(part.split()) for part in parts if part)
     return ModelIdentity(base_model=name, revision=revision, precision=REMOTE, adapter_sha256=None)
 
 
 def letters(question: Question) -> tuple[str, ...]:
-    """The code of each label. Raises ModelInvalid for more labels than there are letters and digits."""
+    """Return the code of each label.
+
+    Raises:
+        ModelInvalid: there are more labels than letters and digits.
+    """
     if len(question.labels) > len(LETTERS):
         raise ModelInvalid(
-            f"the question has {len(question.labels)} labels and an endpoint can be asked for {len(LETTERS)} at most: "
-            "ask with fewer labels or use a model of our own"
+            f"the question has {len(question.labels)} labels and an endpoint supports {len(LETTERS)} at most: "
+            "use fewer labels or a local model"
         )
     return tuple(LETTERS[: len(question.labels)])
 

@@ -1,5 +1,7 @@
-"""The model families that can be scored: every `Family` in a module here. Adding one is adding a small file, and
-its tiny checkpoint to the tests."""
+"""The supported model families: every `Family` in a module here.
+
+To add one, add a small file here and its tiny checkpoint to the tests.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,15 @@ FAMILIES = _find()
 
 
 def family_of(model_type: str | None, *, name: str) -> Family:
-    """The family of a checkpoint; raises ModelInvalid naming those that are supported."""
+    """Return the family of a checkpoint.
+
+    Args:
+        model_type: as in its config.json; None: it names none.
+        name: the checkpoint's name, for the message.
+
+    Raises:
+        ModelInvalid: the family is not supported; the message lists those that are.
+    """
     if model_type not in FAMILIES:
         supported = ", ".join(FAMILIES)
         raise ModelInvalid(f"{name} is a {model_type} model; supported families: {supported}")

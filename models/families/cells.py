@@ -1,4 +1,4 @@
-"""Where the visual tokens of one image lie in it."""
+"""The place of each visual token in its image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cells:
-    """Where the visual tokens of one image lie in it.
+    """The place of each visual token in its image.
 
-    tokens: (rows, columns), the number of the visual token that stands for each cell; -1: none does.
-    region: (x0, y0, x1, y1) that all cells together cover, in pixels of the original image; less than the image where
-    the model's own preparation cuts some of it off, more where it puts bars beside it.
+    Attributes:
+        tokens: [rows, columns] int64, the number of the visual token for each cell; -1: no token.
+        region: (x0, y0, x1, y1) in pixels of the original image, covered by all cells together. It is smaller than the
+            image where preparation crops it, and larger where preparation pads it.
     """
 
     tokens: NDArray[np.int64]

@@ -1,6 +1,6 @@
-"""What differs between model families: how an image is cut, which tokens stand for it, and how a forward is called.
+"""The differences between model families: image preparation, image tokens, and the call of a forward.
 
-A family is one small file that ends in `FAMILY = Family(...)`; `models.families` finds it by being there.
+A family is one small file with a `Family` object; `models.families` finds it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,25 @@ from models.errors import ModelInvalid
 from models.families.cells import Cells
 from models.types import Detail
 
-LONGEST_PROMPT = 4096  # tokens that any prompt of ours stays under; a window of attention must not be shorter
+LONGEST_PROMPT = 4096  # tokens; every prompt is shorter, and an attention window must not be
 
 
-# Of a language model in the place and with the names that most families give it.
+# Most families place and name their language model like this.
 LANGUAGE_LINEAR = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedImage:
-    """One image on the host, resized and still 8 bit; the device normalises it.
+    """One image on the host, resized and still in 8 bit; the device normalises it.
 
-    pixels: uint8, in the family's layout. tokens: what replaces the placeholder in the prompt. visual_tokens: how many
-    of them the vision tower fills. grid: merged rows and columns, where the family places tokens in two dimensions.
-    original_size, resized_size: (width, height) in pixels. extra: what else the family's forward needs of it.
+    Attributes:
+        pixels: uint8, in the family's layout.
+        tokens: the ids that replace the placeholder in the prompt.
+        visual_tokens: the number of them that the vision tower fills.
+        original_size: (width, height) in pixels.
+        resized_size: (width, height) in pixels.
+        grid: merged rows and columns, where the family places tokens in two dimensions.
+        extra: further data for the family's forward.
     """
 
     pixels: torch.Tensor
@@ -47,10 +52,13 @@ class PreparedImage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedRow:
-    """Several images in one turn, or one whose attention is reweighted: a row of a forward beside `PreparedImage`s.
+    """Several images in one turn, or one image with emphasis: a row of a forward beside `PreparedImage`s.
 
-    emphasis: (visual tokens of all images,) bool, the tokens that the language model's attention favours, and factor:
-    how many times; None: none.
+    Attributes:
+        images: in the order of the turn.
+        emphasis: [visual tokens of all images] bool, the tokens that the language model's attention emphasises; None:
+            none.
+        factor: of the emphasis, 1 or more.
     """
 
     images: tuple[PreparedImage, ...]
@@ -66,31 +74,39 @@ Row = PreparedImage | PreparedRow
 
 
 def images_of(row: Row) -> tuple[PreparedImage, ...]:
-    """In the order in which the turn shows them."""
+    """Return the images of a row in the order of the turn."""
     return row.images if isinstance(row, PreparedRow) else (row,)
 
 
 class ImageReader(ABC):
-    """Images to model inputs for one checkpoint. `prepare` only reads state, so that many threads may share it."""
+    """Turns images into model inputs for one checkpoint. `prepare` only reads state, so threads may share a reader.
+
+    Args:
+        folder: the checkpoint.
+        tokenizer: its tokenizer.
+
+    Raises:
+        OSError: the image processor cannot be read.
+        ValueError: the image processor is malformed.
+        ModelInvalid: the language model's attention window is shorter than a prompt. The instruction's keys and values
+            must hold for every layer and every token (`models.network.prefix`).
+    """
 
     image_token: str  # the placeholder in the chat template
-    several = False  # whether its model reads several images in one turn
+    several = False  # whether the model reads several images in one turn
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
-        """Raises OSError or ValueError when the image processor cannot be read; ModelInvalid for a language model whose
-        tokens do not see the whole prompt: the instruction's keys and values stand for every layer and every token
-        (`models.network.prefix`)."""
         self.folder = folder
         self.tokenizer = tokenizer
         self.image_processor: Any = self.load_image_processor(folder)
         window = self.config.get_text_config(decoder=True).to_dict().get("sliding_window")
         if window is not None and window < LONGEST_PROMPT:
             raise ModelInvalid(
-                f"the language model of {folder.name} attends to {window} tokens at a time; use one that attends to all"
+                f"the language model of {folder.name} attends to {window} tokens only; use one without such a window"
             )
 
     def load_image_processor(self, folder: Path) -> Any:
-        """The checkpoint's image processor in its PIL form, which needs no torchvision."""
+        """Load the checkpoint's image processor in its PIL form, which needs no torchvision."""
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
 
     @cached_property
@@ -100,51 +116,97 @@ class ImageReader(ABC):
 
     @property
     def chat_template(self) -> str | None:
-        """A template for checkpoints that bring none; None: they must bring one."""
+        """A template for checkpoints without one; None: the checkpoint must have one."""
         return None
 
     @property
     def image_token_id(self) -> int:
-        """Of the token that the vision tower fills."""
+        """The id of the token that the vision tower fills."""
         return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
 
     def detail(self, *, max_pixels: int) -> Detail | None:
-        """How small an image may be decoded under a pixel budget."""
-        # Four decoded pixels for one that the model reads, so that resizing has enough to average.
+        """Return the smallest size to which an image may be decoded under a pixel budget."""
+        # Four decoded pixels for each pixel that the model reads, so that resizing has enough to average.
         return Detail(pixels=4 * max_pixels, short_side=1)
 
     @abstractmethod
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """Resize one image and say which tokens stand for it. Raises ImageUnsuitable for one the model cannot take."""
+        """Resize one image and determine its tokens.
+
+        Args:
+            image: in any mode and size.
+            max_pixels: upper bound of the pixels that the model reads.
+            min_pixels: lower bound.
+
+        Raises:
+            ImageUnsuitable: the model cannot read this image.
+        """
 
     @abstractmethod
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """The image inputs of one forward, on the device, normalised there: images of all rows, one after another."""
+        """Build the image inputs of one forward, and normalise them on the device.
+
+        Args:
+            images: of all rows, one after another.
+            device: of the inputs.
+            dtype: of the pixel values.
+
+        Returns:
+            Keyword arguments of the network's forward.
+        """
 
     def positions(
         self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int
     ) -> torch.Tensor:
-        """Positions of the tokens from the first image on, (B, width) or (3, B, width); they follow `before` others.
+        """Return the positions of all tokens from the first image on.
 
-        rows: the images of each. between: tokens between two images of a row.
+        Args:
+            before: number of tokens before the first image.
+            rows: the images of each row.
+            between: number of tokens between two images of a row.
+            width: number of tokens from the first image on.
+
+        Returns:
+            int64, [batch, width], or [3, batch, width] for families with positions in three dimensions.
         """
         return torch.arange(before, before + width).expand(len(rows), -1)
 
     def cells(self, image: PreparedImage) -> Cells:
-        """Where an image's visual tokens lie. Raises ModelInvalid for a family whose tokens lie nowhere."""
+        """Return the place of an image's visual tokens in the image.
+
+        Raises:
+            ModelInvalid: the family's visual tokens have no place in the image.
+        """
         raise ModelInvalid(
-            f"the image tokens of a {self.config.model_type} model have no place in the image: use the looks larger or "
-            "tiles, which need none"
+            f"the image tokens of a {self.config.model_type} model have no place in the image: use look larger or "
+            "tiles, which do not need a map"
         )
 
     def hidden(self, network: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """The last hidden states (B, width, d) of a forward without keeping its keys and values."""
+        """Run the network without keeping keys and values.
+
+        Args:
+            network: the loaded network.
+            inputs: token ids, positions, cache, mask and the output of `stack`.
+
+        Returns:
+            The last hidden states, [batch, width, features], in the network's dtype.
+        """
         out: torch.Tensor = network.base_model(**inputs, use_cache=False).last_hidden_state
         return out
 
 
 def normalise(pixels: torch.Tensor, processor: Any, *, dtype: torch.dtype) -> torch.Tensor:
-    """(..., 3, H, W) uint8 -> the same in `dtype`, rescaled and normalised as the image processor would."""
+    """Rescale and normalise pixels as the image processor does.
+
+    Args:
+        pixels: [..., 3, height, width] uint8, on any device.
+        processor: an object with `image_mean` and `image_std` (3 numbers each) and `rescale_factor`.
+        dtype: of the result.
+
+    Returns:
+        The same shape in `dtype`; computed in fp32.
+    """
     mean = torch.tensor(processor.image_mean, device=pixels.device)[:, None, None]
     std = torch.tensor(processor.image_std, device=pixels.device)[:, None, None]
     return ((pixels.float() * processor.rescale_factor - mean) / std).to(dtype)
@@ -152,15 +214,19 @@ def normalise(pixels: torch.Tensor, processor: Any, *, dtype: torch.dtype) -> to
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What loading, scoring, fine-tuning and box parsing need to know about one architecture.
+    """The facts about one architecture for loading, scoring, fine-tuning and box parsing.
 
-    model_type: as in the checkpoint's config.json. reader: how its images are read. vision: name prefixes of the vision
-    tower and what leads from it to the language model; never quantised, frozen by default. language_linear: regex (full
-    match) of the language model's linear layers; a list of suffixes will not do, because vision towers have layers of
-    the same names. boxes: what generated coordinates mean: thousandths of the image, or pixels of the resized image;
-    None: the family was not taught to give any. complete: adds to a loaded network what the checkpoint's folder keeps
-    beside the weights. quicken: swaps modules for equal, faster ones after loading. precisions: those it can be loaded
-    in.
+    Attributes:
+        model_type: as in the checkpoint's config.json.
+        reader: the class that reads its images.
+        vision: name prefixes of the vision tower and its projector; never quantised, frozen by default.
+        language_linear: regex (full match) of the language model's linear layers. A list of suffixes would not do:
+            vision towers have layers of the same names.
+        boxes: the unit of generated coordinates, thousandths of the image or pixels of the resized image; None: the
+            family was not trained to generate boxes.
+        complete: adds data that the checkpoint's folder keeps beside the weights to a loaded network.
+        optimise: replaces modules with faster equivalents after loading.
+        precisions: supported for loading.
     """
 
     model_type: str
@@ -169,11 +235,15 @@ class Family:
     language_linear: str
     boxes: Literal["thousandths", "resized_pixels"] | None = None
     complete: Callable[[Any, Path], None] | None = None
-    speed_up: Callable[[Any], None] | None = None
+    optimise: Callable[[Any], None] | None = None
     precisions: tuple[str, ...] = ("fp32", "bf16", "nf4", "int8")
 
     def check_precision(self, precision: str) -> None:
-        """Raises ModelInvalid for one that this family cannot be loaded in."""
+        """Check that this family can be loaded in a precision.
+
+        Raises:
+            ModelInvalid: it cannot; the message lists the supported precisions.
+        """
         if precision not in self.precisions:
             able = ", ".join(self.precisions)
             raise ModelInvalid(f"a {self.model_type} model cannot be loaded in precision {precision}; choose {able}")

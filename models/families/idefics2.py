@@ -18,14 +18,15 @@ from models.types import Detail
 
 
 class Idefics2Reader(ImageReader):
-    """`prepare` keeps (crops, 3, H, W) pixels, one size for all crops, and in `extra` their own (height, width)."""
+    """Keeps [crops, 3, height, width] pixels, one size for all crops, and their own (height, width) in `extra`."""
 
     image_token = "<image>"  # noqa: S105 - a placeholder, not a secret
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """Four quarters and the whole where the checkpoint splits and the budget holds five crops; else the whole.
+        """Prepare four quarters and the whole image if the checkpoint splits and the budget holds five crops.
 
-        The budget is what the vision tower reads: the pixels of all crops together.
+        Otherwise prepare the whole image alone. The budget counts the pixels of all crops together, as the vision tower
+        reads them.
         """
         whole = image.convert("RGB")
         crops = [whole]
@@ -46,11 +47,11 @@ class Idefics2Reader(ImageReader):
         )
 
     def detail(self, *, max_pixels: int) -> Detail:
-        """A strip's short side is widened to the processor's shortest edge."""
+        """Return the size for decoding; a strip's short side is widened to the processor's shortest edge."""
         return Detail(pixels=4 * max_pixels, short_side=2 * int(self.image_processor.size["shortest_edge"]))
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """pixel_values (crops of all images, 1, 3, H, W); pixel_attention_mask without the 3: what is no padding."""
+        """Return pixel_values [crops of all images, 1, 3, height, width] and pixel_attention_mask (True: image)."""
         pixels = _pad([crop for image in images for crop in image.pixels.to(device, non_blocking=True)])
         heights, widths = torch.tensor([size for image in images for size in image.extra], device=device).T
         rows, columns = (torch.arange(side, device=device) for side in pixels.shape[2:])
@@ -63,7 +64,7 @@ class Idefics2Reader(ImageReader):
         return bool(self.image_processor.do_image_splitting) and max_pixels >= 5 * shortest**2
 
     def _size(self, aspect: float, max_pixels: int) -> SizeDict:
-        """The processor's shortest and longest edge, both lowered where a crop would hold more than `max_pixels`."""
+        """Return the processor's shortest and longest edge, lowered where a crop would exceed `max_pixels`."""
         longest = min(int(self.image_processor.size["longest_edge"]), math.isqrt(int(max_pixels * aspect)))
         shortest = min(int(self.image_processor.size["shortest_edge"]), max_pixels // longest)
         return SizeDict(shortest_edge=shortest, longest_edge=longest)
@@ -74,9 +75,15 @@ class Idefics2Reader(ImageReader):
 
 
 def without_zeros(pixels: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W), changed in place where a whole image is zero: the model takes such a one for padding and drops it.
+    """Make sure that no image is zero everywhere, in place: the model drops such an image as padding.
 
-    One value becomes the smallest positive number, which is nothing to any sum.
+    One value becomes the smallest positive number, which changes no sum.
+
+    Args:
+        pixels: [images, 3, height, width], floating point.
+
+    Returns:
+        The same tensor.
     """
     corner = pixels[:, 0, 0, 0]
     corner.masked_fill_(corner == 0, torch.finfo(pixels.dtype).tiny)
@@ -90,7 +97,7 @@ def _quarters(image: Image.Image) -> list[Image.Image]:
 
 
 def _pad(crops: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(3, h, w) each -> (crops, 3, H, W), padded on the right and below to the largest."""
+    """Pad crops [3, h, w] on the right and below to the largest: [crops, 3, height, width]."""
     height, width = (max(crop.shape[axis] for crop in crops) for axis in (1, 2))
     return torch.stack([F.pad(crop, (0, width - crop.shape[2], 0, height - crop.shape[1])) for crop in crops])
 

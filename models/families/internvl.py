@@ -1,4 +1,4 @@
-"""InternVL in the form that transformers knows itself (the checkpoints named -hf): tiles of 448 pixels."""
+"""InternVL in transformers' own form (the checkpoints named -hf): tiles of 448 pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.families.tower import VISION, TowerReader, cells_of_tiles, tiles
 
 
 class InternVLReader(TowerReader):
-    """The pixel budget is a number of tiles, of which one shows the whole image where there are several."""
+    """Treats the pixel budget as a number of tiles; with several tiles, one of them shows the whole image."""
 
     image_token = "<IMG_CONTEXT>"  # noqa: S105 - a placeholder, not a secret
 
@@ -22,7 +22,7 @@ class InternVLReader(TowerReader):
 
     @property
     def tokens_per_tile(self) -> int:
-        """Patches after the pixel shuffle, which makes one of each square of them."""
+        """Patches after the pixel shuffle, which merges each square of patches into one."""
         patches = self.side // int(self.config.vision_config.patch_size[0])
         return int(patches * self.config.downsample_ratio) ** 2
 
@@ -30,7 +30,7 @@ class InternVLReader(TowerReader):
         return self._most_tiles(max_pixels) * self.side**2
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """Stretched to the grid of tiles whose aspect ratio is nearest."""
+        """Stretch the image to the grid of tiles with the nearest aspect ratio."""
         rgb, side, most = image.convert("RGB"), self.side, self._most_tiles(max_pixels)
         fewest = min(int(self.image_processor.min_patches), most)
         columns, rows = get_optimal_tiled_canvas((image.height, image.width), (side, side), fewest, most)
@@ -49,12 +49,12 @@ class InternVLReader(TowerReader):
         )
 
     def cells(self, image: PreparedImage) -> Cells:
-        """Of the tiles; the whole image in one tile more has its own, coarser ones."""
+        """Return the cells of the tiles; the extra tile with the whole image has coarser ones, which are left out."""
         columns, rows = (length // self.side for length in image.resized_size)
         return cells_of_tiles(image, rows, columns, self.tokens_per_tile)
 
     def _most_tiles(self, max_pixels: int) -> int:
-        """Of the image itself."""
+        """Return the largest number of tiles of the image itself."""
         return max(1, min(int(self.image_processor.max_patches), max_pixels // self.side**2 - 1))
 
 

@@ -10,19 +10,23 @@ from models.families.cells import Cells
 from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
 from models.families.tower import VISION, LlavaTowerReader, tiles
 
-MAX_ASPECT = 200  # as Qwen-VL has it; of a longer strip the square would show next to nothing, at a high price
-PADDED_SIDES = 16  # longest side that is padded to a square as it is, in sides of the tower's square
+MAX_ASPECT = 200  # the limit of Qwen-VL; the square would show next to nothing of a longer strip
+PADDED_SIDES = 16  # longest side that is padded without being reduced first, in sides of the tower's square
 
 
 class LlavaReader(LlavaTowerReader):
-    """The pixel budget does not matter: the model knows one size.
+    """Ignores the pixel budget: the model reads one size.
 
-    Released checkpoints resize the short side and cut the long one off around the middle; with `do_pad` in the
-    checkpoint's image processor the whole image is seen, between bars of the mean colour.
+    Released checkpoints resize the short side and crop the long one around its middle. With `do_pad` in the
+    checkpoint's image processor the whole image is read, between bars of the mean colour.
     """
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """One square. Raises ImageUnsuitable for a strip longer than 200 times its width."""
+        """Prepare one square.
+
+        Raises:
+            ImageUnsuitable: a strip longer than 200 times its width.
+        """
         if max(image.size) > MAX_ASPECT * min(image.size):
             raise ImageUnsuitable(
                 f"image of {image.width} x {image.height} pixels: one side is over {MAX_ASPECT} times the other"
@@ -39,8 +43,8 @@ class LlavaReader(LlavaTowerReader):
         )
 
     def cells(self, image: PreparedImage) -> Cells:
-        """The tower's patches over the square that was cut out of the image, or put around it."""
-        first = self.tokens_per_tile - self.patches**2  # the token before the patches; -1: the first patch has none
+        """Return the tower's patches over the square that was cropped from the image, or padded around it."""
+        first = self.tokens_per_tile - self.patches**2  # tokens before the patches; -1: the first patch has no token
         tokens = np.arange(self.patches**2).reshape(self.patches, self.patches) + first
         width, height = image.original_size
         side = max(width, height)
@@ -56,7 +60,7 @@ class LlavaReader(LlavaTowerReader):
         return image.resize(resized, self.resampling).crop((left, top, left + self.side, top + self.side))
 
     def _resized(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(width, height) that an image of this size is resized to, and left and top of the square cut out of that."""
+        """Return an image's (width, height) after resizing, and left and top of the square cropped from it."""
         short = self.image_processor.size.shortest_edge
         if not short:
             return (self.side, self.side), (0, 0)
@@ -65,7 +69,7 @@ class LlavaReader(LlavaTowerReader):
 
     def _padded(self, image: Image.Image) -> Image.Image:
         longest = max(image.size)
-        if longest > PADDED_SIDES * self.side:  # else a long strip would need its length squared in memory
+        if longest > PADDED_SIDES * self.side:  # without this a long strip would need its length squared in memory
             image = image.reduce(-(-longest // (PADDED_SIDES * self.side)))
         side = max(image.size)
         mean = tuple(int(value * 255) for value in self.image_processor.image_mean)

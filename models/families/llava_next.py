@@ -19,19 +19,20 @@ Pinpoint = tuple[int, int]  # height and width of a canvas that may be cut into 
 
 
 class LlavaNextReader(LlavaTowerReader):
-    """The pixel budget, for canvas and view together, chooses among the checkpoint's canvases.
+    """Chooses among the checkpoint's canvases by the pixel budget, which covers canvas and view together.
 
-    PreparedImage.grid: rows and columns of patches that show some of the image; extra: of tiles on the canvas.
+    PreparedImage.grid holds rows and columns of the patches that show some of the image; extra those of the canvas's
+    tiles.
     """
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """The whole image in one tile, then the tiles of a canvas on which it lies with its own aspect ratio."""
+        """Prepare one tile with the whole image, then the tiles of a canvas that keeps the image's aspect ratio."""
         rgb, size = image.convert("RGB"), (image.height, image.width)
         best = select_best_resolution(size, self._allowed(max_pixels))
         canvas, resized_size = self._laid_on(rgb, best)
         whole = rgb.resize((self.side, self.side), self.resampling)
         rows, columns = self._grid(size, best)
-        count = self.tokens_per_tile + rows * (columns + 1)  # one more ends each row
+        count = self.tokens_per_tile + rows * (columns + 1)  # one token more ends each row
         return PreparedImage(
             pixels=torch.cat((tiles(whole, self.side), tiles(canvas, self.side))),
             tokens=(self.image_token_id,) * count,
@@ -43,7 +44,7 @@ class LlavaNextReader(LlavaTowerReader):
         )
 
     def cells(self, image: PreparedImage) -> Cells:
-        """The canvas's patches that show some of the image; the view of the whole image has its own, coarser ones."""
+        """Return the canvas's patches that show some of the image; the coarser ones of the view are left out."""
         rows, columns = image.grid
         ended = self.tokens_per_tile + np.arange(rows * (columns + 1)).reshape(rows, columns + 1)
         patch = self.side / self.patches
@@ -55,13 +56,13 @@ class LlavaNextReader(LlavaTowerReader):
         return max(math.prod(pinpoint) for pinpoint in self._allowed(max_pixels))
 
     def _allowed(self, max_pixels: int) -> list[Pinpoint]:
-        """Canvases within the budget; where none is, those with the fewest pixels."""
+        """Return the canvases within the budget; if there are none, those with the fewest pixels."""
         every = [(int(height), int(width)) for height, width in self.config.image_grid_pinpoints]
         budget = max(max_pixels - self.side**2, min(map(math.prod, every)))
         return [pinpoint for pinpoint in every if math.prod(pinpoint) <= budget]
 
     def _laid_on(self, image: Image.Image, pinpoint: Pinpoint) -> tuple[Image.Image, tuple[int, int]]:
-        """The black canvas with the image in its middle, and the image's (width, height) there."""
+        """Return the black canvas with the image in its middle, and the image's (width, height) on it."""
         height, width = pinpoint
         across, down = width / image.width, height / image.height
         if across < down:
@@ -73,7 +74,7 @@ class LlavaNextReader(LlavaTowerReader):
         return canvas, size
 
     def _grid(self, size: tuple[int, int], pinpoint: Pinpoint) -> tuple[int, int]:
-        """Rows and columns of the canvas's patches without its bars."""
+        """Return rows and columns of the canvas's patches without its bars."""
         rows, columns = (length // self.side * self.patches for length in pinpoint)
         height, width = size
         if width / height > columns / rows:
@@ -81,11 +82,14 @@ class LlavaNextReader(LlavaTowerReader):
         return rows, _without_bars(columns, width * (rows / height))
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """pixel_values (tiles of all images, 3, side, side), and the images, whose grids `hidden` needs."""
+        """Return pixel_values [tiles of all images, 3, side, side], and the images, whose grids `hidden` needs."""
         return super().stack(images, device=device, dtype=dtype) | {"images": images}
 
     def hidden(self, network: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """As the model's own forward, which would choose among all canvases of the checkpoint: (B, width, d)."""
+        """Run the network with the features of the chosen canvases: [batch, width, features].
+
+        The model's own forward would choose among all canvases of the checkpoint.
+        """
         inputs = dict(inputs)
         model, ids, images = network.base_model, inputs.pop("input_ids"), inputs.pop("images")
         features = self._features(model, inputs.pop("pixel_values"))
@@ -96,7 +100,7 @@ class LlavaNextReader(LlavaTowerReader):
         return super().hidden(network, inputs | {"inputs_embeds": embeds})
 
     def _features(self, model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        """(tiles, 3, side, side) -> (tiles, patches², d), from the layers of the tower that the checkpoint names."""
+        """Map [tiles, 3, side, side] to [tiles, patches², features], from the layers that the checkpoint names."""
         seen = model.vision_tower(pixels, output_hidden_states=True).hidden_states
         layers = self.config.vision_feature_layer
         chosen = torch.cat([seen[i] for i in ([layers] if isinstance(layers, int) else layers)], dim=-1)
@@ -106,7 +110,10 @@ class LlavaNextReader(LlavaTowerReader):
 
 
 def _flat(features: torch.Tensor, image: PreparedImage, newline: torch.Tensor) -> torch.Tensor:
-    """(tiles, patches², d) of one image -> (tokens, d): the whole image, then the canvas row by row without bars."""
+    """Map features [tiles, patches², features] of one image to [tokens, features].
+
+    The whole image comes first, then the canvas row by row without its bars.
+    """
     (down, across), (rows, columns) = image.extra, image.grid
     side = math.isqrt(features.shape[1])
     canvas = features[1:].view(down, across, side, side, -1).transpose(1, 2).reshape(down * side, across * side, -1)
@@ -117,7 +124,7 @@ def _flat(features: torch.Tensor, image: PreparedImage, newline: torch.Tensor) -
 
 
 def _without_bars(patches: int, covered: float) -> int:
-    """Of `patches` across a canvas those that are left when equal bars beside the covered ones are cut off."""
+    """Return the number of patches left of `patches` after cropping equal bars beside the covered ones."""
     return patches - 2 * ((patches - int(round(covered, 7))) // 2)
 
 

@@ -1,23 +1,13 @@
-"""Phi-4-multimodal (arXiv 2503.01743): the image on a white canvas of square crops, and the whole of it in one more.
+"""Phi-4-multimodal (arXiv 2503.01743): the image on a white canvas of square crops, and one more crop with all of it.
 
-transformers' image processor of this family needs torchvision; its steps are done here without. The vision LoRA that
-comes with the checkpoint becomes part of the language model; the parts for sound are dropped.
-
-Where an image lies on a canvas of equal square crops, as Phi-4-multimodal lays it. Arithmetic alone.
-
-A LoRA that a checkpoint brings along for images, in its folder vision-lora: part of the language model from loading.
-
-    W' = round(W + alpha / r · B·A)     the sum in fp32, rounded once to W's dtype
-    y = W x + alpha / r · B A x         beside weights in 4 and 8 bit, to which nothing can be added
-
-With it the model is the one that was released; what is fine-tuned comes on top.
+transformers' image processor of this family needs torchvision; this module does its steps without. The checkpoint's
+vision LoRA becomes part of the language model (`models.families.vision_lora`). The parts for sound are dropped.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,18 +18,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers.image_processing_base import ImageProcessingMixin
 
-from models.errors import ImageUnsuitable, ModelInvalid, one_line, unreadable
+from models.errors import ImageUnsuitable, ModelInvalid
 from models.families.family import Family, ImageReader, PreparedImage, normalise
+from models.families.vision_lora import add_vision_lora
 from models.types import Detail
 
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """Rows and columns of crops of `side` pixels; the image fills width x height pixels from the upper left corner."""
+    """Rows and columns of square crops of `side` pixels.
+
+    The image fills width x height pixels of the canvas from the upper left corner.
+    """
 
     rows: int
     columns: int
@@ -53,17 +45,23 @@ class Canvas:
         return self.columns * self.side - self.width, self.rows * self.side - self.height
 
     def filled(self, patch: int) -> tuple[int, int]:
-        """Rows and columns of patches of the canvas that hold some of the image."""
+        """Return rows and columns of the canvas's patches (`patch` pixels a side) that hold some of the image."""
         right, below = self.margins
         per_crop = self.side // patch
         return self.rows * per_crop - below // patch, self.columns * per_crop - right // patch
 
 
 def lay_out(width: int, height: int, *, side: int, most: int) -> Canvas:
-    """The canvas for an image of width x height pixels, of at most `most` crops.
+    """Choose the canvas for an image.
 
-    As many crops as the image covers at its own size; where those are too many, the shape nearest to its own. The
-    image then grows or shrinks until it fills the canvas one way; its aspect ratio stays.
+    The canvas has as many crops as the image covers at its own size. If those are too many, it is the shape nearest to
+    the image's own. The image then grows or shrinks until it fills the canvas in one direction; its aspect ratio stays.
+
+    Args:
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        side: of a crop, in pixels.
+        most: the largest number of crops.
     """
     columns, rows = math.ceil(width / side), math.ceil(height / side)
     if columns * rows > most:
@@ -75,7 +73,10 @@ def lay_out(width: int, height: int, *, side: int, most: int) -> Canvas:
 
 
 def _nearest(width: int, height: int, side: int, most: int) -> tuple[int, int]:
-    """Columns and rows; among equally near ones the larger, when the image has pixels enough to fill half of it."""
+    """Return the columns and rows nearest to the image's shape.
+
+    Of equally near ones it is the larger, if the image has pixels enough to fill half of it.
+    """
     best, gap = (1, 1), math.inf
     for columns, rows in _shapes(most):
         found = abs(width / height - columns / rows)
@@ -86,70 +87,9 @@ def _nearest(width: int, height: int, side: int, most: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _shapes(most: int) -> list[tuple[int, int]]:
-    """All (columns, rows) of at most `most` crops, the smallest first."""
+    """Return all (columns, rows) of at most `most` crops, the smallest first."""
     shapes = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most // columns + 1)]
     return sorted(shapes, key=lambda shape: shape[0] * shape[1])
-
-
-FOLDER = "vision-lora"
-_PREFIX = "base_model.model."  # that PEFT puts before a module's own name
-_CHANGES_THE_SUM = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
-
-
-def add_vision_lora(network: Any, checkpoint: Path) -> None:
-    """Add the deltas to a loaded network, in place; nothing when the checkpoint has none.
-
-    Raises ModelInvalid for a LoRA that cannot be read or does not fit.
-    """
-    folder = checkpoint / FOLDER
-    if not folder.is_dir():
-        return
-    scale, tensors = _read(folder)
-    names = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
-    if {f"{name}.lora_{part}.weight" for name in names for part in "AB"} != tensors.keys():
-        raise ModelInvalid(f"{folder} holds other tensors than pairs of lora_A and lora_B; fetch the checkpoint again")
-    for name in names:
-        layer = _layer(network, name.removeprefix(_PREFIX), folder)
-        a, b = (tensors[f"{name}.lora_{part}.weight"].to(layer.weight.device) for part in "AB")
-        if (len(b), a.shape[1], len(a)) != (layer.out_features, layer.in_features, b.shape[1]):
-            raise ModelInvalid(f"{folder}: {name} does not fit the model's weights; fetch the checkpoint again")
-        if layer.weight.is_floating_point():
-            total = layer.weight.data.float() + scale * (b.float() @ a.float())
-            layer.weight.data = total.to(layer.weight.dtype)
-        else:
-            layer.register_forward_hook(_beside(a.to(network.dtype), b.to(network.dtype), scale))
-
-
-def _beside(a: torch.Tensor, b: torch.Tensor, scale: float) -> Callable[..., torch.Tensor]:
-    """a (r, in), b (out, r): a hook that adds the delta to a layer's output."""
-
-    def add(_layer: torch.nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
-        return out + scale * F.linear(F.linear(args[0], a), b)
-
-    return add
-
-
-def _layer(network: Any, name: str, folder: Path) -> Any:
-    try:
-        return network.get_submodule(name)
-    except AttributeError as error:
-        raise ModelInvalid(f"{folder} changes {name}, which the model does not have") from error
-
-
-def _read(folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
-    """alpha / r, and the tensors by PEFT's names. Of the settings only what is needed is used."""
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "adapter_model.safetensors")
-        scale = float(settings["lora_alpha"]) / int(settings["r"])
-    except OSError as error:
-        raise unreadable(str(folder), error) from error
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelInvalid(f"{folder} cannot be read: {one_line(error)}") from error
-    unknown = [name for name in _CHANGES_THE_SUM if settings.get(name)]
-    if unknown:
-        raise ModelInvalid(f"{folder}: {', '.join(unknown)} is set, which is not supported; use a plain LoRA")
-    return scale, tensors
 
 
 SETTINGS = {
@@ -159,13 +99,13 @@ SETTINGS = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
     "rescale_factor": 1 / 255,
-}  # of transformers' processor, where a checkpoint's file names none
-THINNEST = 10  # pixels of a resized side
+}  # defaults of transformers' processor
+THINNEST = 10  # pixels of a resized image's shorter side
 WHITE = 255
 
 
 class PhiReader(ImageReader):
-    """`prepare` keeps the (H, W, 3) pixels of the canvas, and in `extra` the Canvas; `grid` is its rows and columns."""
+    """Keeps the canvas's [height, width, 3] pixels, and the Canvas in `extra`; `grid` holds its rows and columns."""
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         super().__init__(folder, tokenizer)
@@ -174,20 +114,23 @@ class PhiReader(ImageReader):
         self.patches = self.side // int(self.image_processor.patch_size)  # along a side of a crop
 
     def load_image_processor(self, folder: Path) -> SimpleNamespace:
-        """Its settings alone."""
+        """Read the image processor's settings only."""
         found, _ = ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
         return SimpleNamespace(**{name: found.get(name) or usual for name, usual in SETTINGS.items()})
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """As many crops as the budget holds beside the whole image, at least one.
+        """Prepare as many crops as the budget holds beside the whole image, at least one.
 
-        Raises ImageUnsuitable for an image that would be thinner than 10 pixels.
+        Raises:
+            ImageUnsuitable: a side of the resized image would be thinner than 10 pixels.
         """
         canvas = lay_out(image.width, image.height, side=self.side, most=self._most(max_pixels))
         if min(canvas.width, canvas.height) < THINNEST:
-            raise ImageUnsuitable(f"image of {image.width} x {image.height} pixels: the model takes no such thin strip")
+            raise ImageUnsuitable(
+                f"image of {image.width} x {image.height} pixels: the strip is too thin for the model"
+            )
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        # As torchvision resizes 8 bit, which differs from PIL by a grey level here and there.
+        # torchvision's resizing of 8-bit pixels differs from PIL's by a grey level in places.
         resized = F.interpolate(pixels, (canvas.height, canvas.width), mode="bilinear", antialias=True)[0]
         right, below = canvas.margins
         count = self._count(canvas)
@@ -202,12 +145,15 @@ class PhiReader(ImageReader):
         )
 
     def detail(self, *, max_pixels: int) -> Detail:
-        """One crop is the least that is read."""
+        """Return the size for decoding; the model reads at least one crop."""
         return Detail(pixels=4 * max(max_pixels, self.side**2), short_side=1)
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """image_pixel_values (B, crops, 3, side, side), the whole image first, empty crops last; image_attention_mask
-        (B, crops, patches, patches); image_sizes (B, 2), height and width of the canvas, on the host where it is read.
+        """Return image_pixel_values, image_attention_mask and image_sizes.
+
+        image_pixel_values is [batch, crops, 3, side, side], the whole image first and empty crops last.
+        image_attention_mask is [batch, crops, patches, patches]. image_sizes is [batch, 2], height and width of the
+        canvas, on the host, where it is read.
         """
         most = max(1 + rows * columns for rows, columns in (image.grid for image in images))
         values = torch.zeros(len(images), most, 3, self.side, self.side, dtype=dtype, device=device)
@@ -222,25 +168,32 @@ class PhiReader(ImageReader):
     def positions(
         self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int
     ) -> torch.Tensor:
-        """As of any text. Raises ModelInvalid where question and image together would pass the short rotary factors."""
+        """Return positions as for any text, [batch, width].
+
+        Raises:
+            ModelInvalid: question and image together exceed the range of the short rotary factors.
+        """
         if self._longest is not None and before + width > self._longest:
             raise ModelInvalid(
-                f"question and image are {before + width} tokens, of {self._longest} before the model turns to other "
+                f"question and image have {before + width} tokens, and beyond {self._longest} the model uses other "
                 "rotary factors; shorten the question or lower max_pixels"
             )
         return super().positions(before=before, rows=rows, between=between, width=width)
 
     @property
     def _longest(self) -> int | None:
-        """Tokens up to which the short rotary factors hold; None: there is one set.
+        """Largest number of tokens for the short rotary factors; None: the model has one set.
 
-        Beyond, all tokens take the long ones, the instruction's too, whose keys were computed with the short.
+        Beyond it all tokens use the long factors, but the instruction's keys were computed with the short ones.
         """
         rope = self.config.rope_parameters
         return int(rope["original_max_position_embeddings"]) if rope["rope_type"] == "longrope" else None
 
     def _most(self, max_pixels: int) -> int:
-        """Crops of a canvas: what the checkpoint and the budget allow, and three quarters of the short positions."""
+        """Return the largest number of crops of a canvas.
+
+        It is limited by the checkpoint, the budget, and three quarters of the short positions.
+        """
         most = min(int(self.image_processor.dynamic_hd), max_pixels // self.side**2 - 1)
         if self._longest is not None:
             along = (self.patches + 1) // 2
@@ -248,8 +201,11 @@ class PhiReader(ImageReader):
         return max(most, 1)
 
     def _count(self, canvas: Canvas) -> int:
-        """Tokens: two by two patches of the canvas that hold some image, a token after each row, one between, the
-        same of the whole image."""
+        """Return the number of tokens of a canvas and the whole image.
+
+        Each counts two by two patches that hold some of the image, and one token after each row; one token separates
+        them.
+        """
         along = (self.patches + 1) // 2
         rows, columns = (
             sum(at % self.patches % 2 == 0 for at in range(filled))
@@ -258,14 +214,14 @@ class PhiReader(ImageReader):
         return rows * (columns + 1) + 1 + along * (along + 1)
 
     def _cut(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(H, W, 3) -> the whole image and its crops, row by row, (1 + rows * columns, 3, side, side)."""
+        """Map [height, width, 3] to the whole image and its crops, row by row, [1 + rows * columns, 3, side, side]."""
         values = normalise(pixels.permute(2, 0, 1), self.image_processor, dtype=torch.float32)
         whole = F.interpolate(values[None], (self.side, self.side), mode="bicubic")
         crops = values.unfold(1, self.side, self.side).unfold(2, self.side, self.side)
         return torch.cat((whole, crops.permute(1, 2, 0, 3, 4).flatten(0, 1)))
 
     def _mask(self, canvas: Canvas) -> torch.Tensor:
-        """(rows * columns, patches, patches): which patches of the crops hold some of the image."""
+        """Return [rows * columns, patches, patches] bool: the patches of the crops that hold some of the image."""
         mask = torch.zeros(canvas.rows * self.patches, canvas.columns * self.patches, dtype=torch.bool)
         rows, columns = canvas.filled(int(self.image_processor.patch_size))
         mask[:rows, :columns] = True
@@ -273,12 +229,12 @@ class PhiReader(ImageReader):
 
 
 def complete(network: Any, folder: Path) -> None:
-    """Add the vision LoRA, let patches see each other, and give back the memory of the sound parts."""
+    """Add the vision LoRA, make the tower's attention bidirectional, and free the memory of the sound parts."""
     add_vision_lora(network, folder)
     extend = network.base_model.embed_tokens_extend
     extend.audio_embed = None
-    # transformers calls the tower's attention causal, and SDPA then makes it so whenever no crop of a batch has an
-    # empty patch: an image would score otherwise beside other neighbours. Eager attention never looks at the flag.
+    # transformers marks the tower's attention causal, and SDPA then applies that whenever no crop of a batch has an
+    # empty patch: an image's score would depend on its neighbours. Eager attention ignores the flag.
     for layer in extend.image_embed.img_processor.encoder.layers:
         layer.self_attn.is_causal = False
 

@@ -1,10 +1,6 @@
-"""What the Qwen-VL families have in common: images of their own size, cut into patches, placed in rows and columns.
+"""The Qwen-VL families: images of their own size, cut into patches, placed in rows and columns.
 
-Qwen3-VL.
-
-Qwen2.5-VL and what was tuned from it (RolmOCR).
-
-Qwen2-VL.
+These are Qwen2-VL, Qwen2.5-VL with models tuned from it (RolmOCR), and Qwen3-VL.
 """
 
 from __future__ import annotations
@@ -27,7 +23,7 @@ VISION = ("model.visual",)
 
 
 class QwenReader(ImageReader):
-    """`prepare` keeps (H, W, 3) pixels; patches are cut on the device."""
+    """Keeps [height, width, 3] pixels; the device cuts them into patches."""
 
     image_token = "<|image_pad|>"  # noqa: S105 - a placeholder, not a secret
     several = True
@@ -41,9 +37,10 @@ class QwenReader(ImageReader):
         return int(self.image_processor.merge_size)
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """Resize within the pixel budget: aspect ratio kept, sides multiples of patch * merge.
+        """Resize within the pixel budget: the aspect ratio is kept and sides are multiples of patch * merge.
 
-        Raises ImageUnsuitable for an aspect ratio over 200.
+        Raises:
+            ImageUnsuitable: the aspect ratio is over 200.
         """
         unit = self.patch_size * self.merge_size
         try:
@@ -62,35 +59,37 @@ class QwenReader(ImageReader):
         )
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """pixel_values: (patches of all images, channels * patch²); image_grid_thw: (B, 3) in patches."""
+        """Return pixel_values [patches of all images, channels * patch²] and image_grid_thw [batch, 3] in patches."""
         cut = [self._cut(image.pixels.to(device, non_blocking=True)) for image in images]
         grids = [(1, rows * self.merge_size, columns * self.merge_size) for rows, columns in (i.grid for i in images)]
         pixels = normalise(torch.cat(cut), self.image_processor, dtype=dtype)
         return {"pixel_values": pixels.flatten(1), "image_grid_thw": torch.tensor(grids, device=device)}
 
     def _cut(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(H, W, 3) -> (patches, 3, patch, patch); the patches of one merged token follow each other."""
+        """Map [height, width, 3] to [patches, 3, patch, patch]; the patches of one merged token are consecutive."""
         merge, patch = self.merge_size, self.patch_size
         rows, columns = pixels.shape[0] // (merge * patch), pixels.shape[1] // (merge * patch)
         blocks = pixels.view(rows, merge, patch, columns, merge, patch, 3)
         return blocks.permute(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch, patch)
 
     def cells(self, image: PreparedImage) -> Cells:
-        """Row by row, over the whole image."""
+        """Return one cell per visual token, row by row, over the whole image."""
         width, height = image.original_size
         return Cells(tokens=np.arange(image.visual_tokens).reshape(image.grid), region=(0, 0, width, height))
 
     def positions(
         self, *, before: int, rows: Sequence[Sequence[PreparedImage]], between: int, width: int
     ) -> torch.Tensor:
-        """(3, B, width): time, row and column. An image's tokens share a time; the text goes on after the larger of
-        its rows and columns (M-RoPE, arXiv 2409.12191)."""
+        """Return time, row and column of each token, [3, batch, width] (M-RoPE, arXiv 2409.12191).
+
+        An image's tokens share a time. The following text starts after the larger of the image's rows and columns.
+        """
         places = [_places([image.grid for image in images], between, width) for images in rows]
         return before + torch.stack(places, dim=1)
 
 
 def _places(grids: Sequence[tuple[int, int]], between: int, width: int) -> torch.Tensor:
-    """(3, width) of one row, counted from its first image."""
+    """Return the positions [3, width] of one row, counted from its first image."""
     parts, start = [], 0
     for number, (rows, columns) in enumerate(grids):
         if number:
@@ -111,8 +110,12 @@ def _text(start: int, length: int) -> torch.Tensor:
 class StillPatchEmbed(torch.nn.Module):
     """The patch embedding for still images, whose frame is the same at every time step.
 
-    A convolution whose stride is its kernel is a matrix product, and equal frames let its kernel be summed over time:
-    half the products and no repeated pixels. Patches with all their frames still go the family's own way.
+    A convolution whose stride equals its kernel is a matrix product, and with equal frames its kernel can be summed
+    over time. That halves the products and avoids repeated pixels. Patches with all frames use the family's own
+    embedding.
+
+    Args:
+        embed: the family's own patch embedding.
     """
 
     def __init__(self, embed: Any) -> None:
@@ -127,7 +130,14 @@ class StillPatchEmbed(torch.nn.Module):
         return self.full.proj
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """(N, channels * patch²), or with every frame (N, channels * frames * patch²) -> (N, d)."""
+        """Embed patches.
+
+        Args:
+            patches: [patches, channels * patch²], or with every frame [patches, channels * frames * patch²].
+
+        Returns:
+            [patches, features] in the embedding's dtype.
+        """
         folded = self.folded
         if patches.shape[-1] != folded.shape[-1]:
             every: torch.Tensor = self.full(patches)
@@ -135,8 +145,8 @@ class StillPatchEmbed(torch.nn.Module):
         return F.linear(patches.to(folded.dtype), folded, self.proj.bias)
 
 
-def speed_up(network: Any) -> None:
-    """Teach a loaded network the shorter patch embedding and attention by groups of images, in place."""
+def optimise(network: Any) -> None:
+    """Install the shorter patch embedding and attention by groups of images in a loaded network, in place."""
     visual = network.base_model.visual
     visual.patch_embed = StillPatchEmbed(visual.patch_embed)
     use_segments(visual.config)
@@ -148,7 +158,7 @@ QWEN2_5_VL = Family(
     vision=VISION,
     language_linear=LANGUAGE_LINEAR,
     boxes="resized_pixels",
-    speed_up=speed_up,
+    optimise=optimise,
 )
 
 QWEN2_VL = Family(
@@ -157,7 +167,7 @@ QWEN2_VL = Family(
     vision=VISION,
     language_linear=LANGUAGE_LINEAR,
     boxes="thousandths",
-    speed_up=speed_up,
+    optimise=optimise,
 )
 
 QWEN3_VL = Family(
@@ -166,5 +176,5 @@ QWEN3_VL = Family(
     vision=VISION,
     language_linear=LANGUAGE_LINEAR,
     boxes="thousandths",
-    speed_up=speed_up,
+    optimise=optimise,
 )

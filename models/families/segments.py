@@ -1,9 +1,9 @@
 """Attention within the segments of a packed sequence, all segments of one length at a time.
 
 The Qwen-VL vision towers pack the patches of all images (in Qwen2.5-VL, of all windows) into one sequence. Without the
-flash-attention package transformers loops over the segments, which for small images is most of a forward's time. It
-asks an attention function whose name holds "flash" for all segments at once: this one groups them by length and gives
-each group to torch's own kernel.
+flash-attention package transformers loops over the segments, which takes most of a forward's time for small images. It
+calls an attention function whose name contains "flash" for all segments at once. This one groups them by length and
+passes each group to torch's own kernel.
 """
 
 from __future__ import annotations
@@ -28,18 +28,27 @@ def attend_in_segments(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query, key, value (1, heads, N, head_dim) -> (1, N, heads, head_dim); nobody sees beyond their segment.
+    """Attend within each segment of a packed sequence.
 
-    cu_seq_lens_q: (segments + 1,) where each segment begins, and where the last one ends.
+    Args:
+        query: [1, heads, patches, head_dim].
+        key: [1, heads, patches, head_dim].
+        value: [1, heads, patches, head_dim].
+        attention_mask: must be None.
+        cu_seq_lens_q: [segments + 1] integers, the start of each segment and the end of the last one.
+        scaling: factor of the logits; None: head_dim ** -0.5.
+
+    Returns:
+        [1, patches, heads, head_dim], and None in place of the attention weights.
     """
     assert attention_mask is None
     lengths = cu_seq_lens_q.diff()
-    whole = torch.stack((query[0], key[0], value[0])).transpose(1, 2)  # (3, N, heads, head_dim)
+    whole = torch.stack((query[0], key[0], value[0])).transpose(1, 2)  # [3, patches, heads, head_dim]
     shortest, longest = lengths.aminmax()
     if shortest == longest:
         return _attend(whole, int(longest), scaling)[None], None
     out = torch.empty_like(whole[0])
-    of_length = lengths.repeat_interleave(lengths)  # (N,)
+    of_length = lengths.repeat_interleave(lengths)  # [patches]
     for length in sorted(set(lengths.tolist())):
         here = (of_length == length).nonzero().squeeze(1)
         if length:
@@ -48,7 +57,7 @@ def attend_in_segments(
 
 
 def _attend(qkv: torch.Tensor, length: int, scaling: float | None) -> torch.Tensor:
-    """(3, segments * length, heads, head_dim) -> (segments * length, heads, head_dim)."""
+    """Map [3, segments * length, heads, head_dim] to [segments * length, heads, head_dim]."""
     heads, width = qkv.shape[2:]
     query, key, value = qkv.view(3, -1, length, heads, width).transpose(2, 3).unbind()
     mixed = F.scaled_dot_product_attention(query, key, value, scale=scaling)
@@ -56,7 +65,7 @@ def _attend(qkv: torch.Tensor, length: int, scaling: float | None) -> torch.Tens
 
 
 def use_segments(vision_config: Any) -> None:
-    """Let a loaded vision tower with this configuration attend by groups of segments."""
+    """Make a loaded vision tower with this configuration attend by groups of segments."""
     vision_config._attn_implementation = NAME
 
 

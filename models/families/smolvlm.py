@@ -1,7 +1,7 @@
-"""SmolVLM (arXiv 2504.05299), and Idefics3 (arXiv 2408.12637), which it comes from: square tiles, row by row, and the
-whole image in one more.
+"""SmolVLM (arXiv 2504.05299) and Idefics3 (arXiv 2408.12637), its predecessor.
 
-Idefics3 (arXiv 2408.12637), and the first SmolVLM, whose checkpoints bear its name: read as SmolVLM is.
+An image becomes square tiles, row by row, and one more tile with the whole image. Checkpoints of the first SmolVLM
+carry the name of Idefics3.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ LANGUAGE_LINEAR = r"model\.text_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\
 
 
 class TileReader(ImageReader):
-    """`prepare` keeps (tiles, side, side, 3) pixels, the whole image last; `grid` is rows and columns of tiles."""
+    """Keeps [tiles, side, side, 3] pixels, the whole image last; `grid` holds rows and columns of tiles."""
 
     image_token = "<image>"  # noqa: S105 - a placeholder, not a secret
     several = True
 
     @property
     def side(self) -> int:
-        """Of a tile, in pixels."""
+        """Side of a tile, in pixels."""
         return int(self.image_processor.max_image_size["longest_edge"])
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
-        """As many tiles as the checkpoint makes and the budget holds; at the least one tile with the whole image.
+        """Prepare as many tiles as the checkpoint makes and the budget holds; at least one tile with the whole image.
 
-        The image is scaled up as well as down, as the checkpoint's own processor does.
+        The image is scaled up as well as down, as by the checkpoint's own processor.
         """
         (width, height), rows, columns = self._plan(image, max_pixels)
         resample = Image.Resampling(self.image_processor.resample)
@@ -60,25 +60,25 @@ class TileReader(ImageReader):
         )
 
     def cells(self, image: PreparedImage) -> Cells:
-        """Of the tiles; the whole image in one tile more has its own, coarser ones."""
+        """Return the cells of the tiles; the extra tile with the whole image has coarser ones, which are left out."""
         columns, rows = (length // self.side for length in image.resized_size)
         return cells_of_tiles(image, rows, columns, self._tokens_per_tile)
 
     def detail(self, *, max_pixels: int) -> Detail:
-        """One tile is the least that is read."""
+        """Return the size for decoding; the model reads at least one tile."""
         return Detail(pixels=4 * max(max_pixels, self.side**2), short_side=1)
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """pixel_values (tiles of all images, 1, 3, side, side).
+        """Return pixel_values [tiles of all images, 1, 3, side, side].
 
-        The model lays the features of all tiles end to end; one tile a row needs no padding tiles between.
+        The model concatenates the features of all tiles; one tile a row needs no padding tiles between.
         """
         pixels = torch.cat([image.pixels.to(device, non_blocking=True) for image in images])
         values = normalise(pixels.permute(0, 3, 1, 2), self.image_processor, dtype=dtype)
         return {"pixel_values": without_zeros(values)[:, None]}
 
     def _plan(self, image: Image.Image, max_pixels: int) -> tuple[tuple[int, int], int, int]:
-        """(width, height) of the first resizing, and the rows and columns of tiles to widen that to."""
+        """Return the (width, height) of the first resizing, and the rows and columns of tiles that it is widened to."""
         largest = int(self.image_processor.size["longest_edge"])
         for longest in [largest, *range((largest - 1) // self.side * self.side, 0, -self.side)]:
             height, width = get_resize_output_image_size(np.empty((0, image.height, image.width)), longest)
@@ -91,7 +91,7 @@ class TileReader(ImageReader):
         return (width, height), rows, columns
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tiles: the long side is rounded up to whole tiles, then the short side that it gives."""
+        """Return rows and columns of tiles: the long side rounded up to whole tiles, and the short side from it."""
         if width >= height:
             columns = math.ceil(width / self.side)
             return math.ceil(int(columns * self.side / (width / height)) / self.side), columns
@@ -104,7 +104,7 @@ class TileReader(ImageReader):
         return int(patches / self.config.scale_factor**2)
 
     def _tokens(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Of all tiles, with the tokens that say where each stands; (0, 0): the whole image alone."""
+        """Return the token ids of all tiles with their position tokens; (0, 0): the whole image alone."""
         text = get_image_prompt_string(
             rows, columns, self._tokens_per_tile, "<fake_token_around_image>", self.image_token, "<global-img>"
         )
@@ -112,7 +112,7 @@ class TileReader(ImageReader):
 
 
 def _tiles(image: Image.Image, side: int) -> list[Image.Image]:
-    """Row by row."""
+    """Cut an image into tiles, row by row."""
     corners = [(x, y) for y in range(0, image.height, side) for x in range(0, image.width, side)]
     return [image.crop((x, y, x + side, y + side)) for x, y in corners]
 

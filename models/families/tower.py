@@ -1,4 +1,4 @@
-"""What LLaVA and InternVL have in common: square tiles for a vision tower, a projector, and a plain decoder."""
+"""Shared by LLaVA and InternVL: square tiles for a vision tower, a projector, and a plain decoder."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from models.types import Detail
 
 VISION = ("model.vision_tower", "model.multi_modal_projector")
 
-CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # that a tower puts before its patches
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # tokens before a tower's patches
 
 
 class TowerReader(ImageReader):
-    """PreparedImage.pixels are tiles, (n, 3, side, side)."""
+    """Keeps tiles, [tiles, 3, side, side], in PreparedImage.pixels."""
 
     several = True
 
     def largest(self, max_pixels: int) -> int:
-        """Pixels of the largest canvas that a budget allows to be cut into tiles; at least a tile."""
+        """Return the pixels of the largest canvas of tiles within a budget; at least one tile."""
         return self.side**2
 
     def detail(self, *, max_pixels: int) -> Detail:
-        """Two decoded pixels for one along either side of the largest canvas, and of a whole image in one tile."""
+        """Return the size for decoding: two pixels for one along each side of the canvas, and of a whole-image tile."""
         return Detail(pixels=4 * self.largest(max_pixels), short_side=2 * self.side)
 
     @property
     def side(self) -> int:
-        """Of a tile, in pixels."""
+        """Side of a tile, in pixels."""
         return int(self.config.vision_config.image_size)
 
     @property
@@ -44,13 +44,21 @@ class TowerReader(ImageReader):
         return Image.Resampling(self.image_processor.resample)
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """pixel_values: (tiles of all images, 3, side, side)."""
+        """Return pixel_values [tiles of all images, 3, side, side]."""
         pixels = torch.cat([image.pixels.to(device, non_blocking=True) for image in images])
         return {"pixel_values": normalise(pixels, self.image_processor, dtype=dtype)}
 
 
 class LlavaTowerReader(TowerReader):
-    """Tiles for a CLIP or SigLIP tower, one token a patch."""
+    """Tiles for a CLIP or SigLIP tower, one token per patch.
+
+    Args:
+        folder: the checkpoint.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ModelInvalid: the checkpoint has another vision tower.
+    """
 
     image_token = "<image>"  # noqa: S105 - a placeholder, not a secret
 
@@ -63,18 +71,18 @@ class LlavaTowerReader(TowerReader):
 
     @property
     def patches(self) -> int:
-        """Along a tile's side."""
+        """Patches along a tile's side."""
         return self.side // int(self.config.vision_config.patch_size)
 
     @property
     def tokens_per_tile(self) -> int:
-        """Patches, and what the projector is given besides; "default" leaves the tower's first token out."""
+        """Patches and further tokens of the tower; the strategy "default" drops the tower's first token."""
         left_out = self.config.vision_feature_select_strategy == "default"
         return self.patches**2 + CLASS_TOKENS[self.config.vision_config.model_type] - left_out
 
 
 def cells_of_tiles(image: PreparedImage, rows: int, columns: int, tokens_per_tile: int) -> Cells:
-    """Of an image cut into rows and columns of tiles, whose tokens follow each other tile by tile."""
+    """Return the cells of an image cut into rows and columns of tiles, whose tokens follow each other tile by tile."""
     side = math.isqrt(tokens_per_tile)
     tokens = np.arange(rows * columns * side**2).reshape(rows, columns, side, side)
     width, height = image.original_size
@@ -82,7 +90,15 @@ def cells_of_tiles(image: PreparedImage, rows: int, columns: int, tokens_per_til
 
 
 def tiles(canvas: Image.Image, side: int) -> torch.Tensor:
-    """An RGB image whose sides are multiples of `side` -> (n, 3, side, side) uint8, row by row."""
+    """Cut an RGB image into tiles.
+
+    Args:
+        canvas: sides are multiples of `side`.
+        side: of a tile, in pixels.
+
+    Returns:
+        [tiles, 3, side, side] uint8, row by row.
+    """
     rows, columns = canvas.height // side, canvas.width // side
     pixels = torch.from_numpy(np.array(canvas)).view(rows, side, columns, side, 3)
     return pixels.permute(0, 2, 4, 1, 3).reshape(-1, 3, side, side)

@@ -1,7 +1,7 @@
-"""The C library's allocator, told to keep what a forward frees for the next one.
+"""Make the C library's allocator keep freed memory for the next forward.
 
-glibc gives blocks of megabytes back to the kernel when they are freed and faults every page in again when the next
-forward asks for as much: on a CPU that takes up to a third of a forward's time. Without glibc nothing happens here.
+glibc returns freed blocks of several megabytes to the kernel and faults every page in again at the next forward. On a
+CPU that takes up to a third of a forward's time. Without glibc this module does nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ GROWTH = 64 << 20  # bytes the heap grows by at least
 
 
 def keep_freed_memory() -> bool:
-    """For the whole process; returns whether the allocator took the settings."""
+    """Configure the allocator of the whole process.
+
+    Returns:
+        True if the allocator accepted every setting.
+    """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

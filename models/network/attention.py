@@ -1,23 +1,17 @@
-"""More attention to a region: the image's tokens there count `factor` times in every softmax that comes after them.
+"""Hooks into the language model's attention, and the bias that emphasises a region in it.
 
-Multiplying a token's attention by c before the weights are normalised is adding ln c to its column of the logits, so it
-goes into the additive mask that scaled dot-product attention takes anyway. The queries are those after the last image,
-the text that ends with the answer position; the images' tokens read each other as ever.
+Attention runs through transformers' interface, registered here under a name of our own. Without an active hook it is
+transformers' own attention, bit for bit.
 
-    share of the region = c · m / (1 + (c - 1) · m)      m: its share without, in the first layer exactly
+Emphasis. The image tokens of a region count `factor` times in every softmax of the tokens after the last image.
+Multiplying a token's attention by c before normalisation equals adding ln c to its logits, so the emphasis goes into
+the additive mask. Image tokens attend to each other as usual.
 
-Other rows of the same forward get a mask of zeros where they may look. That is what torch makes of a boolean mask, so
-their answers do not change; without an instruction before the image there is no mask otherwise, and they change by
-rounding. Without any emphasis in a forward, or with factor 1, there is no additive mask at all.
+    share of the region = c · m / (1 + (c - 1) · m)      m: its share without emphasis; exact in the first layer
 
-The attention of the answer position, taken from the very queries and keys that a forward attends with.
-
-    row = softmax(q_last Kᵀ · scaling + mask)        mean over heads, (B, keys)
-
-ViCrop (arXiv 2502.17422) reads it from eager attention, which holds (heads, T, T) numbers a layer. One row is enough:
-the language model keeps torch's fused kernel, over weights of any precision, and the row of chosen layers is computed
-beside it, after the rotary embedding, with the instruction's cached keys, and only while a recorder is active in the
-thread that runs the forward. Without one, attention is transformers' own, bit for bit.
+Other rows of the same forward get a mask of zeros at visible positions. torch turns a boolean mask into the same
+numbers, so their answers do not change. Without an instruction before the image there is no mask otherwise, and they
+change by rounding. A forward without emphasis, or with factor 1, has no additive mask.
 """
 
 from __future__ import annotations
@@ -27,34 +21,33 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from models.errors import ModelInvalid
-from models.families.family import Family, ImageReader
-
-if TYPE_CHECKING:
-    from models.inputs.processing import Rows
-
+from models.families.family import Family
 
 NAME = "scanfleet_last_row"
 
-_KEPT = "sdpa"  # the attention that this one stands in for
+_KEPT = "sdpa"  # the implementation that this one replaces
 
 
-class Watcher(ABC):
-    """What is done beside, or in place of, the attention of some of a language model's layers."""
+class AttentionHook(ABC):
+    """Runs beside, or instead of, the attention of some layers of a language model.
+
+    Args:
+        modules: the attention modules that the hook applies to, from `attention_modules`.
+    """
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self._modules = {id(module) for module in modules}
 
-    def watches(self, module: Any) -> bool:
+    def applies_to(self, module: Any) -> bool:
+        """Return True if the hook handles this attention module."""
         return id(module) in self._modules
 
     @abstractmethod
@@ -67,104 +60,40 @@ class Watcher(ABC):
         mask: torch.Tensor | None,
         **settings: Any,
     ) -> tuple[torch.Tensor, None]:
-        """query (B, heads, T, head_dim), key and value (B, kv heads, P + T, head_dim) -> (B, T, heads, head_dim)."""
+        """Attend in place of transformers' attention function.
+
+        Args:
+            module: the attention module that runs.
+            query: [batch, heads, tokens, head_dim], after the rotary embedding.
+            key: [batch, kv_heads, prefix + tokens, head_dim].
+            value: [batch, kv_heads, prefix + tokens, head_dim].
+            mask: [batch or 1, heads or 1, tokens, prefix + tokens], bool (True: visible) or added to the logits; None:
+                causal.
+            **settings: further arguments of transformers' attention interface, among them `scaling`.
+
+        Returns:
+            [batch, tokens, heads, head_dim] in the dtype of `value`, and None in place of the attention weights.
+        """
 
 
 class _Active(threading.local):
-    """One watcher a thread: two lanes run forwards of one network at the same time."""
+    """The active hook of each thread: two streams run forwards of one network at the same time."""
 
-    watcher: Watcher | None = None
+    hook: AttentionHook | None = None
 
 
 _active = _Active()
 
 
 @contextmanager
-def watching(watcher: Watcher) -> Iterator[None]:
-    """This thread's forwards in here pass through the watcher. Not to be nested."""
-    assert _active.watcher is None
-    _active.watcher = watcher
+def hooked(hook: AttentionHook) -> Iterator[None]:
+    """Run this thread's forwards inside the block through the hook. Blocks must not be nested."""
+    assert _active.hook is None
+    _active.hook = hook
     try:
         yield
     finally:
-        _active.watcher = None
-
-
-class LastRows(Watcher):
-    """Records the answer position's attention. last: (B,) index of each row's answer position among the T tokens."""
-
-    def __init__(self, modules: Sequence[Any], last: torch.Tensor) -> None:
-        super().__init__(modules)
-        self._last = last
-        self._rows: list[torch.Tensor] = []
-
-    def attend(
-        self,
-        module: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        **settings: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """As ever; the rows are kept."""
-        self._rows.append(last_rows(query, key, mask, self._last, settings["scaling"]).mean(1))
-        out: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **settings)
-        return out
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """(B, P + T) fp32: the mean over heads and layers; nothing where a row's answer position sees nothing.
-
-        Raises ModelInvalid unless every watched layer came by just once.
-        """
-        if len(self._rows) != len(self._modules):
-            raise ModelInvalid("the language model's attention passes transformers' interface by: no map can be made")
-        return torch.stack(self._rows).mean(0)
-
-
-@contextmanager
-def recording(
-    network: Any, family: Family, reader: ImageReader, layers: Sequence[int] | None, rows: Rows
-) -> Iterator[list[NDArray[np.float32] | None]]:
-    """The answer position's attention to the visual tokens of each row, after the one forward that is made in here.
-
-    The list holds (visual tokens,) a row, mean over heads and layers, once the context is left. layers: as `watched`
-    takes them; None: nothing is recorded. Raises ModelInvalid as `watched` does.
-    """
-    found: list[NDArray[np.float32] | None] = [None] * len(rows.last)
-    if layers is None:
-        yield found
-        return
-    watcher = LastRows(watched(network, family, layers), rows.last)
-    with watching(watcher):
-        yield found
-    ids = rows.inputs["input_ids"]
-    own = watcher.mean[:, -ids.shape[1] :].cpu()  # (B, T), without the instruction
-    visual = (ids == reader.image_token_id).cpu()
-    found[:] = [row[there].numpy() for row, there in zip(own, visual, strict=True)]
-
-
-def last_rows(
-    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, last: torch.Tensor, scaling: float | None
-) -> torch.Tensor:
-    """(B, heads, P + T) fp32: attention of the tokens at `last` (B,) among the T that ask.
-
-    mask: (B or 1, heads or 1, T, P + T), bool (seen) or added to the products; None: causal.
-    """
-    batch, heads, width, head_dim = query.shape
-    rows = torch.arange(batch, device=query.device)
-    asking = query[rows, :, last].float()  # (B, heads, head_dim)
-    keys = repeat_kv(key, heads // key.shape[1]).float()
-    products = torch.einsum("bhd,bhkd->bhk", asking, keys) * (head_dim**-0.5 if scaling is None else scaling)
-    if mask is None:
-        places = torch.arange(key.shape[2], device=query.device)
-        unseen = places > (last + key.shape[2] - width)[:, None]  # (B, P + T)
-        products = products.masked_fill(unseen[:, None], -torch.inf)
-    else:
-        own = mask.expand(batch, -1, -1, -1)[rows, :, last]  # (B, heads or 1, P + T)
-        products = products.masked_fill(~own, -torch.inf) if own.dtype == torch.bool else products + own.float()
-    return products.softmax(-1)
+        _active.hook = None
 
 
 def attend(
@@ -175,36 +104,46 @@ def attend(
     attention_mask: torch.Tensor | None,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' own attention, past this thread's watcher where it watches the module."""
-    watcher = _active.watcher
-    if watcher is not None and watcher.watches(module):
-        return watcher.attend(module, query, key, value, attention_mask, **settings)
+    """Attend as transformers does, through this thread's hook where it applies to the module.
+
+    Shapes as in `AttentionHook.attend`: [batch, heads, tokens, head_dim] in, [batch, tokens, heads, head_dim] out.
+    """
+    hook = _active.hook
+    if hook is not None and hook.applies_to(module):
+        return hook.attend(module, query, key, value, attention_mask, **settings)
     out: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     return out
 
 
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # the masks, or none, that its attention is given
+AttentionMaskInterface.register(NAME, sdpa_mask)  # as transformers' own attention gets it
 
 
-def use_last_rows(network: Any, family: Family) -> None:
-    """Let the language model of a loaded network attend through `attend`, which changes no number."""
+def use_hooked_attention(network: Any, family: Family) -> None:
+    """Route the language model of a loaded network through `attend`, which changes no number."""
     for attention in _attentions(network, family):
         if attention.config._attn_implementation == _KEPT:
-            attention.config._attn_implementation = {"": NAME}  # of its own configuration, not of parts of it
+            attention.config._attn_implementation = {"": NAME}  # of this configuration, not of its sub-configurations
 
 
-def watched(network: Any, family: Family, layers: Sequence[int]) -> list[Any]:
-    """The attention of these layers of the language model, 0-based; of the middle third where none are named.
+def attention_modules(network: Any, family: Family, layers: Sequence[int]) -> list[Any]:
+    """Return the attention modules of these layers of the language model.
 
-    Averaging over layers costs rel-att 0.28 points only (arXiv 2502.17422). Raises ModelInvalid for layers that the
-    model lacks, and for a model whose attention cannot be watched.
+    Averaging over layers costs rel-att only 0.28 points (arXiv 2502.17422).
+
+    Args:
+        network: the loaded network.
+        family: its family.
+        layers: 0-based layer numbers; empty: the middle third.
+
+    Raises:
+        ModelInvalid: the model lacks a layer, or its attention cannot be recorded.
     """
     every = _attentions(network, family)
     if not every or any(attention.config._attn_implementation != NAME for attention in every):
         raise ModelInvalid(
-            f"a {family.model_type} model's attention cannot be recorded here: use the looks larger or tiles, "
-            "which need no map"
+            f"the attention of a {family.model_type} model cannot be recorded: use look larger or tiles, "
+            "which do not need a map"
         )
     missing = [layer for layer in layers if not 0 <= layer < len(every)]
     if missing:
@@ -220,11 +159,17 @@ def _attentions(network: Any, family: Family) -> list[Any]:
     return sorted(found, key=lambda attention: int(attention.layer_idx))
 
 
-def favour(emphasis: torch.Tensor | None, after: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor | None:
-    """What is added to the attention logits of a forward, (B, 1, T, T), for `Prefix.inputs`; None: nothing.
+def emphasis_bias(emphasis: torch.Tensor | None, after: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor | None:
+    """Compute the bias that `Prefix.inputs` adds to the attention logits.
 
-    emphasis: (B, T), the logarithm of each token's factor. after: (B,), the first token behind each row's images. Both
-    as in `models.inputs.processing.Rows`. dtype: of the language model.
+    Args:
+        emphasis: [batch, tokens] fp32, the natural logarithm of each token's factor, as in
+            `models.inputs.processing.Rows`; None: no emphasis.
+        after: [batch] int64, the first token behind each row's images.
+        dtype: of the language model.
+
+    Returns:
+        [batch, 1, tokens, tokens] in `dtype`, or None without emphasis.
     """
     if emphasis is None:
         return None

@@ -1,7 +1,7 @@
-"""Load a base model once, in the asked precision, and hand out scorers that share it.
+"""Load a base model once in a given precision, and share it between scorers.
 
-Safetensors only, no remote code. 4 and 8 bit go through bitsandbytes with vision tower and output head left
-in bf16 (double quantisation and bf16 compute as in QLoRA, arXiv 2305.14314); they save memory, not time.
+Loads safetensors only and runs no remote code. 4 and 8 bit use bitsandbytes and leave the vision tower and the output
+head in bf16 (double quantisation and bf16 compute as in QLoRA, arXiv 2305.14314). They save memory, not time.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from models.inputs.sources import Checkpoint, locate
 from models.network.load import Precision, load_network
 from models.network.lock import SharedLock
 from models.network.lora import load_lora, remove_lora, use_lora
-from models.network.merging import Merger, why_not_merged
+from models.network.merging import Merger, reason_not_merged
 from models.types import Question
 
 __all__ = ["BaseModel", "Precision", "load_base"]
 
 
 class BaseModel:
-    """A loaded checkpoint and the adapters put into it.
+    """A loaded checkpoint with its adapters.
 
-    Many scorers share one base, and several threads may run it. Forwards under one adapter run at the same time; a
-    switch to another one waits for them, so that no forward ever sees half of it. Where the weights allow it, the
+    Several scorers share one base, and several threads may run it. Forwards under one adapter run at the same time. A
+    switch to another adapter waits for them, so that no forward runs half switched. Where the weights allow it, the
     active adapter is merged into them (`models.network.merging`).
     """
 
-    merges = True  # False: every adapter stays beside the weights; set before the first one is loaded
+    merges = True  # False: keep every adapter beside the weights; set it before the first one is loaded
 
     def __init__(
         self, *, network: Any, processor: VisionProcessor, checkpoint: Checkpoint, family: Family, precision: Precision
@@ -50,47 +50,53 @@ class BaseModel:
         self.device: torch.device = network.device
         self._lock = SharedLock()
         self._switching = threading.Lock()
-        self.unmerged: dict[str, str] = {}  # loaded adapters that stay beside the weights -> why
+        self.unmerged: dict[str, str] = {}  # loaded adapters that stay beside the weights -> reason
         self._peft: Any = None  # the PeftModel around `network`, once there is an adapter
         self._active: str | None = None
-        self._settled = True  # False: a switch broke off, so that nobody knows what is active
+        self._settled = True  # False: a switch failed, so the active adapter is unknown
         self.loaded: set[str] = set()
         self.heads: dict[str, bytes] = {}  # of loaded adapters that have one
         self._merger = Merger()
 
     @property
     def n_features(self) -> int:
-        """The width d of the last hidden state."""
+        """The width of the last hidden state."""
         return int(self.network.get_output_embeddings().weight.shape[-1])
 
     @contextmanager
     def using(self, adapter_sha256: str | None) -> Iterator[Any]:
-        """The network with one loaded adapter active; None: the base alone, every LoRA module bypassed.
+        """Yield the network with one loaded adapter active.
 
-        Other threads may use it at the same time, under the same adapter. Not to be nested.
+        Other threads may use the same adapter at the same time. Blocks must not be nested.
+
+        Args:
+            adapter_sha256: the adapter's digest; None: the base alone, with every LoRA module bypassed.
+
+        Raises:
+            ModelInvalid: the adapter is not loaded.
         """
         if adapter_sha256 in self.heads and adapter_sha256 not in self.loaded:
-            adapter_sha256 = None  # a head over the frozen base: nothing of it is in the network
+            adapter_sha256 = None  # a head over the frozen base, without LoRA in the network
         with self._lock.shared(adapter_sha256):
-            with self._switching:  # the first of them switches
+            with self._switching:  # the first thread switches
                 self._activate(adapter_sha256)
             yield self.network
 
     def _activate(self, adapter_sha256: str | None) -> None:
         if adapter_sha256 is not None and adapter_sha256 not in self.loaded:
-            raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; make its scorer again")
+            raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; create its scorer again")
         if adapter_sha256 != self._active or not self._settled:
             self._switch(adapter_sha256)
 
     def release(self, adapter_sha256: str) -> None:
-        """Take an adapter out of memory; its scorers stop working. For adapters that were replaced."""
-        with self._lock.alone():
+        """Remove an adapter from memory, for adapters that were replaced. Its scorers stop working."""
+        with self._lock.exclusive():
             if adapter_sha256 in self.loaded:
                 self._switch(None)
                 self._peft = remove_lora(self._peft, name=adapter_sha256)
                 self.loaded.remove(adapter_sha256)
                 self.unmerged.pop(adapter_sha256, None)
-                self._switch(None)  # PEFT may have made another one active
+                self._switch(None)  # PEFT may have activated another adapter
                 if not self.loaded:
                     self._merger.forget()
             self.heads.pop(adapter_sha256, None)
@@ -113,24 +119,24 @@ class BaseModel:
             )
         if not card.answers(question):
             raise ModelInvalid(
-                f"{folder} answers another question than {question.name!r}; use the check it was made for"
+                f"{folder} was trained for another question than {question.name!r}; use it with its own check"
             )
         digest = card.weights_sha256
-        with self._lock.alone():
+        with self._lock.exclusive():
             if adapter.head is not None:
                 self.heads[digest] = adapter.head
             if adapter.lora is not None and digest not in self.loaded:
-                self._switch(None)  # modules that the new one trained whole start from the base's own weights
+                self._switch(None)  # fully trained modules start from the base's own weights
                 try:
                     self._peft = load_lora(self._peft or self.network, adapter, name=digest)
                     self.loaded.add(digest)
                     self._note_form(digest)
                 finally:
-                    self._switch(None)  # loading, even a failed one, moves PEFT's active adapter
+                    self._switch(None)  # loading changes PEFT's active adapter, even if it fails
         return digest
 
     def _note_form(self, digest: str) -> None:
-        reason = why_not_merged(self.network, digest) if self.merges else "this base merges none"
+        reason = reason_not_merged(self.network, digest) if self.merges else "merging is off for this base"
         if reason is not None:
             self.unmerged[digest] = reason
 
@@ -138,14 +144,21 @@ class BaseModel:
 def load_base(
     model: str, *, revision: str | None = None, precision: Precision | Literal["auto"] = "auto", device: str = "auto"
 ) -> BaseModel:
-    """Load "pocket", a local folder or a hub id "owner/name".
+    """Load a base model.
 
-    revision: hub commit, tag or branch; for a folder the "sha256:..." it must have.
-    precision: "auto" is bf16 on CUDA and fp32 elsewhere (most CPUs only emulate bf16: five times slower, M).
-    device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+    Args:
+        model: "pocket", a local folder or a hub id "owner/name".
+        revision: hub commit, tag or branch; for a folder, the "sha256:..." that it must have.
+        precision: "fp32", "bf16", "nf4", "int8" or "auto", which is bf16 on CUDA and fp32 elsewhere (most CPUs only
+            emulate bf16: five times slower, M).
+        device: "auto" (CUDA if available), "cpu", "cuda" or "cuda:1".
 
-    Raises ModelInvalid (unknown or broken model, unsupported family or precision) and ModelUnavailable (hub not
-    reachable, device out of memory).
+    Returns:
+        The loaded base, without adapters.
+
+    Raises:
+        ModelInvalid: the model is unknown or broken, or its family or the precision is not supported.
+        ModelUnavailable: the hub cannot be reached, or the device is out of memory.
     """
     device = _device(device)
     if precision == "auto":
@@ -176,5 +189,5 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelInvalid("no CUDA device is visible here; use --device cpu or auto")
+        raise ModelInvalid("no CUDA device is visible; use --device cpu or auto")
     return name

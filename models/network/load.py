@@ -1,4 +1,4 @@
-"""A checkpoint's weights as a network that can be scored with: in one precision, on one device, frozen."""
+"""Load a checkpoint's weights as a frozen network, in one precision, on one device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,28 @@ from transformers.utils import logging as transformers_logging
 
 from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 from models.families import Family
-from models.network.attention import use_last_rows
+from models.network.attention import use_hooked_attention
 from models.network.cpu import fast_gelu
 
 Precision = Literal["fp32", "bf16", "nf4", "int8"]
 
 
 def load_network(folder: Path, family: Family, precision: Precision, device: str) -> Any:
-    """Raises ModelInvalid for weights that are damaged or do not fit; ModelUnavailable where the device has no room."""
+    """Load a checkpoint for inference.
+
+    Args:
+        folder: the checkpoint.
+        family: its family.
+        precision: of the weights; the vision tower and the output head stay in bf16 in 4 and 8 bit.
+        device: "cpu", "cuda:0" and so on.
+
+    Returns:
+        The transformers model in evaluation mode, without gradients.
+
+    Raises:
+        ModelInvalid: the weights are damaged or do not fit, or bitsandbytes is missing.
+        ModelUnavailable: the device is out of memory or failed.
+    """
     try:
         with _quiet():
             network, report = AutoModelForMultimodalLM.from_pretrained(
@@ -35,30 +49,32 @@ def load_network(folder: Path, family: Family, precision: Precision, device: str
                 output_loading_info=True,
             )
     except torch.OutOfMemoryError as error:
-        raise ModelUnavailable(f"{device} has no room for {folder.name}: free memory or use precision nf4") from error
+        raise ModelUnavailable(
+            f"{device} has too little memory for {folder.name}: free memory or use precision nf4"
+        ) from error
     except torch.AcceleratorError as error:
-        raise ModelUnavailable(f"{device} failed while {folder.name} was loaded: {one_line(error)}") from error
+        raise ModelUnavailable(f"{device} failed while loading {folder.name}: {one_line(error)}") from error
     except OSError as error:
         raise unreadable(str(folder), error) from error
     except (ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelInvalid(f"{folder} cannot be loaded: {one_line(error)}") from error
     wrong = sorted(report["missing_keys"]) or sorted(str(key) for key in report["mismatched_keys"])
-    if wrong:  # transformers would fill these with random numbers and only warn
-        raise ModelInvalid(f"{folder}: {len(wrong)} weights are missing or of the wrong shape, first {wrong[0]}")
+    if wrong:  # transformers would only warn and fill these with random numbers
+        raise ModelInvalid(f"{folder}: {len(wrong)} weights are missing or have the wrong shape, first {wrong[0]}")
     if precision == "int8":
-        from models.network.quantisation import keep_activations
+        from models.network.quantisation import use_weight_only_int8
 
-        keep_activations(network)
+        use_weight_only_int8(network)
     if precision == "nf4":
-        from models.network.quantisation import settle
+        from models.network.quantisation import pack_4bit_layers
 
-        settle(network)
+        pack_4bit_layers(network)
     network.requires_grad_(False)
     if family.complete is not None:
         family.complete(network, folder)
-    if family.speed_up is not None:
-        family.speed_up(network)
-    use_last_rows(network, family)
+    if family.optimise is not None:
+        family.optimise(network)
+    use_hooked_attention(network, family)
     if network.device.type == "cpu":
         fast_gelu(network)
     return network.eval()
@@ -66,7 +82,7 @@ def load_network(folder: Path, family: Family, precision: Precision, device: str
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar for the loading of weights: a worker's output is its log."""
+    """Hide the progress bar of the weights: a worker's output is its log."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -80,13 +96,13 @@ def _quantisation(precision: Precision, family: Family) -> Any:
     if precision not in ("nf4", "int8"):
         return None
     try:
-        import bitsandbytes  # noqa: F401 - transformers' own complaint comes later and is longer
+        import bitsandbytes  # noqa: F401 - transformers' own error comes later and is longer
     except ImportError as error:
         raise ModelInvalid(
             f"precision {precision} needs bitsandbytes: "
             "in a clone of scanfleet run: pip install -c constraints.txt '.[worker]' (docs/install.md)"
         ) from error
-    # Matched from the start of a module's name, so that "visual" alone would skip nothing.
+    # transformers matches from the start of a module's name: "visual" alone would skip nothing.
     skip = [*family.vision, "lm_head"]
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)

@@ -1,4 +1,4 @@
-"""Who may use a network now: many forwards of one adapter at once, or one thread that changes what is loaded."""
+"""A lock between forwards, which run together under one adapter, and changes to the network, which run alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from contextlib import contextmanager
 
 
 class SharedLock:
-    """In the order of asking. Whoever asks for the kind that has its turn joins it, unless somebody waits already: no
-    kind can keep another one out. A thread that has a turn must not ask for a second one."""
+    """Admits either any number of holders of one kind, or one exclusive holder, in the order of the requests.
+
+    A request for the active kind joins it unless another request is waiting, so no kind can starve another. A thread
+    that holds the lock must not request it again.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -20,25 +23,25 @@ class SharedLock:
 
     @contextmanager
     def shared(self, kind: Hashable) -> Iterator[None]:
-        """Together with others of the same kind."""
+        """Hold the lock together with other holders of the same kind."""
         with self._taken(("shared", kind)):
             yield
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Together with nobody."""
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock alone."""
         with self._taken(object()):
             yield
 
     @contextmanager
     def _taken(self, kind: Hashable) -> Iterator[None]:
-        ticket = object()
+        request = object()
         with self._changed:
-            self._waiting.append(ticket)
+            self._waiting.append(request)
             try:
-                self._changed.wait_for(lambda: self._waiting[0] is ticket and self._admits(kind))
+                self._changed.wait_for(lambda: self._waiting[0] is request and self._admits(kind))
             finally:
-                self._waiting.remove(ticket)
+                self._waiting.remove(request)
                 self._changed.notify_all()
             self._kind = kind
             self._n_inside += 1

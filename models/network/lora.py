@@ -1,8 +1,8 @@
-"""LoRA adapters in and out of a model in memory: injected by name, switched, taken out again, saved.
+"""Add LoRA adapters to a model in memory, switch between them, remove and save them.
 
-PEFT replaces the target modules in place; the transformers model keeps its class and its forward. The
-functions here see to it that an adapter is loaded whole or refused: adapters whose keys were renamed
-between releases otherwise load with every tensor missing and no error.
+PEFT replaces the target modules in place; the transformers model keeps its class and its forward. An adapter is loaded
+completely or refused. PEFT alone would load an adapter whose keys were renamed between releases with every tensor
+missing and no error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.errors import ModelInvalid, one_line
 
 
 def lora_config(lora: LoraSettings) -> Any:
-    """PEFT's configuration from our allow-listed fields and nothing else."""
+    """Build PEFT's configuration from the allowed fields and nothing else."""
     targets = lora.target_modules
     return LoraConfig(
         r=lora.r,
@@ -37,11 +37,18 @@ def lora_config(lora: LoraSettings) -> Any:
 
 
 def add_lora(model: Any, lora: LoraSettings, *, name: str) -> Any:
-    """Put fresh LoRA modules named `name` into a model, or into the PeftModel it already is; returns a
-    PeftModel.
+    """Add fresh LoRA modules to a model.
 
-    Raises ModelInvalid when the settings match no module of this model, or touch the output head, whose rows
-    scoring reads directly.
+    Args:
+        model: a transformers model, or the PeftModel around it.
+        lora: rank, scaling and target modules.
+        name: of the new adapter.
+
+    Returns:
+        The PeftModel.
+
+    Raises:
+        ModelInvalid: the settings match no module, or include the output head, whose rows scoring reads directly.
     """
     try:
         if isinstance(model, PeftModel):
@@ -57,10 +64,21 @@ def add_lora(model: Any, lora: LoraSettings, *, name: str) -> Any:
 
 
 def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
-    """Put a verified adapter into a model under `name`, for inference; returns a PeftModel.
+    """Load a verified adapter into a model for inference.
 
-    Every tensor of the file must find its place, and every place must be filled, with equal shapes;
-    otherwise the adapter is taken out again and ModelInvalid says which key was wrong.
+    Every tensor of the file must match a parameter, every parameter a tensor, with equal shapes. Otherwise the adapter
+    is removed again.
+
+    Args:
+        model: a transformers model, or the PeftModel around it.
+        adapter: the adapter as read from its folder.
+        name: for the adapter in the model.
+
+    Returns:
+        The PeftModel, in evaluation mode and without gradients.
+
+    Raises:
+        ModelInvalid: the adapter holds no LoRA, is damaged, or does not fit the model; the message names the key.
     """
     if adapter.weights is None or adapter.lora is None:
         raise ModelInvalid(f"{adapter.folder} holds no LoRA")
@@ -76,7 +94,9 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
     found = {key: value.shape for key, value in tensors.items()}
     if expected != found:
         remove_lora(model, name=name)
-        raise ModelInvalid(f"{adapter.folder}: {_difference(expected, found)}; it was trained on another model")
+        raise ModelInvalid(
+            f"{adapter.folder}: {_difference(expected, found)}; the adapter was trained on another model"
+        )
     with torch.no_grad():
         for key, place in places.items():
             place.copy_(tensors[key])
@@ -86,9 +106,12 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
 
 
 def use_lora(model: Any, *, name: str | None, merged: bool) -> None:
-    """Make one adapter of a PeftModel the active one; None: the base alone, every LoRA module bypassed.
+    """Activate one adapter of a PeftModel.
 
-    merged: its deltas are in the weights already, so of the adapter only the modules that were trained whole take part.
+    Args:
+        model: the PeftModel.
+        name: of the adapter; None: the base alone, with every LoRA module bypassed.
+        merged: the deltas are already in the weights, so only fully trained modules take part.
     """
     if name is None:
         model.base_model.disable_adapter_layers()
@@ -102,34 +125,42 @@ def use_lora(model: Any, *, name: str | None, merged: bool) -> None:
 
 
 def remove_lora(model: Any, *, name: str) -> Any:
-    """Take one adapter out of a PeftModel.
+    """Remove one adapter from a PeftModel.
 
-    Returns the PeftModel, or None when none is left and the plain layers are back in place.
+    Returns:
+        The PeftModel, or None when no adapter is left and the plain layers are restored.
     """
     others = [other for other in model.peft_config if other != name]
     if not others:
         network = model.get_base_model()
         originals = {path: part.original_module for path, part in _whole_modules(network)}
         model.unload()
-        for path, module in originals.items():  # PEFT puts what was trained in their place
+        for path, module in originals.items():  # PEFT leaves the trained modules in their place
             parent, _, leaf = path.rpartition(".")
             setattr(network.get_submodule(parent), leaf, module)
         return None
-    model.set_adapter(others[0], inference_mode=True)  # PEFT warns when it has to choose one itself
+    model.set_adapter(others[0], inference_mode=True)  # without it PEFT chooses one and warns
     model.delete_adapter(name)
     return model
 
 
 def _whole_modules(network: Any) -> list[tuple[str, ModulesToSaveWrapper]]:
-    """Modules that an adapter trained whole, by the path of the one they stand for."""
+    """Return fully trained modules by the path of the module that they replace."""
     return [(path, part) for path, part in network.named_modules() if isinstance(part, ModulesToSaveWrapper)]
 
 
 def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:
-    """The adapter's own tensors, not copies, under the names they have in a file.
+    """Return the adapter's tensors, not copies, by their names in a file.
 
-    Only its modules are asked for their state: on some CPUs bitsandbytes packs 4-bit weights anew for their first
-    forward, and unpacks them with a loss when anybody asks for the state of the whole model.
+    Only the adapter's modules are asked for their state. On some CPUs bitsandbytes packs 4-bit weights for their first
+    forward, and unpacks them with a loss when the state of the whole model is requested.
+
+    Args:
+        model: the PeftModel.
+        name: of the adapter.
+
+    Returns:
+        LoRA pairs A [r, in_features] and B [out_features, r], and the parameters of fully trained modules in any shape.
     """
     state = {path: value.detach() for path, value in model.named_parameters() if path.endswith(f".{name}")}
     for path, module in model.named_modules():
@@ -144,9 +175,18 @@ def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:
 def save_lora(
     folder: Path, model: Any, *, card: AdapterCard, lora: LoraSettings, name: str = "default", head: bytes | None = None
 ) -> AdapterCard:
-    """Write the adapter `name` of a PeftModel as an adapter folder; returns the card as written.
+    """Write one adapter of a PeftModel as an adapter folder.
 
-    head: a classification head that was trained with it, from `models.scoring.head`.
+    Args:
+        folder: to write to.
+        model: the PeftModel.
+        card: the adapter's data.
+        lora: the settings that it was trained with.
+        name: of the adapter in the model.
+        head: a classification head trained with it, as bytes from `models.scoring.head`.
+
+    Returns:
+        The card as written.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, name).items()}
     return write_adapter(folder, card=card, lora=lora, weights=save_tensors(state), head=head)
@@ -154,7 +194,7 @@ def save_lora(
 
 def _wrap(model: Any, config: Any, name: str) -> Any:
     with warnings.catch_warnings():
-        # PEFT reads a name that transformers 5.23 renamed; both sides still work.
+        # PEFT reads an attribute that transformers 5.23 renamed; both names still work.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return get_peft_model(model, config, adapter_name=name)
 

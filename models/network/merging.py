@@ -1,10 +1,10 @@
-"""An adapter merged into its base's weights while it is active, and the base put back bit for bit.
+"""Merge the active adapter into the base's weights, and restore the base bit for bit.
 
-    W' = round(W + s·B·A)       the delta by PEFT's own `get_delta_weight`, the sum in fp32, rounded once to W's dtype
+    W' = round(W + s·B·A)       the delta from PEFT's `get_delta_weight`, the sum in fp32, rounded once to W's dtype
 
-An unmerged LoRA costs about a third of the speed: two more small products beside every large one. W' minus the delta
-would not give W again, so the originals themselves are kept on the host and never written. Over 4 and 8 bit there is
-nothing to add the delta to: those adapters stay beside the weights.
+An unmerged LoRA costs about a third of the speed: two small products beside every large one. Subtracting the delta from
+W' would not give W again, so the original weights are kept on the host and never written. 4- and 8-bit weights cannot
+take the delta: those adapters stay beside the weights.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from peft.tuners.lora import Linear, LoraLayer
 
 
 def adapted_layers(network: Any, name: str) -> Iterator[tuple[str, LoraLayer]]:
-    """The LoRA layers in which adapter `name` takes part, with their paths."""
+    """Yield the path and the LoRA layer of every layer that adapter `name` changes."""
     for path, module in network.named_modules():
         if isinstance(module, LoraLayer) and name in module.r:
             yield path, module
 
 
-def why_not_merged(network: Any, name: str) -> str | None:
-    """Why adapter `name` must stay beside the weights, in words; None: it can be merged."""
+def reason_not_merged(network: Any, name: str) -> str | None:
+    """Return the reason why adapter `name` must stay beside the weights, or None if it can be merged."""
     owners = Counter(id(weight) for module in network.modules() for weight in module.parameters(recurse=False))
     for path, layer in adapted_layers(network, name):
         if type(layer) is not Linear or layer.lora_variant.get(name) is not None or layer.lora_bias[name]:
-            return f"{path} is no plain LoRA over a linear layer of full precision"
+            return f"{path} is not a plain LoRA over a linear layer in full precision"
         weight = layer.get_base_layer().weight
         if not weight.is_floating_point():
             return f"{path} holds {weight.dtype} weights"
@@ -39,19 +39,23 @@ def why_not_merged(network: Any, name: str) -> str | None:
 
 
 class Merger:
-    """Holds the original weights of every layer that an adapter was ever merged into. Not thread-safe."""
+    """Keeps the original weights of every layer that an adapter was merged into. Not thread-safe."""
 
     def __init__(self) -> None:
         self._originals: dict[torch.nn.Parameter, torch.Tensor] = {}  # on the host
-        self._changed: set[torch.nn.Parameter] = set()  # weights that are, or may be, other than their originals
+        self._changed: set[torch.nn.Parameter] = set()  # weights that differ, or may differ, from their originals
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def switch(self, network: Any, name: str | None) -> None:
-        """Merge one adapter and take out whatever was merged before; None: the base as it was loaded.
+        """Merge one adapter after restoring the weights of the previous one.
 
-        When anything fails, all weights are put back and the error goes on. Should even that fail, the next call puts
-        them back before it does anything else.
+        On an error all weights are restored and the error is raised. If that fails too, the next call restores them
+        first.
+
+        Args:
+            network: the network with the adapter loaded.
+            name: of the adapter; None: only restore the base.
         """
         layers = [] if name is None else [layer for _, layer in adapted_layers(network, name)]
         try:
@@ -64,7 +68,7 @@ class Merger:
             raise
 
     def forget(self) -> None:
-        """Give the originals' memory back; the base must be as it was loaded."""
+        """Free the memory of the original weights; no adapter may be merged."""
         if self._changed:
             raise AssertionError("an adapter is still merged")
         self._originals.clear()
@@ -72,7 +76,7 @@ class Merger:
     def _merge(self, layer: LoraLayer, name: str) -> None:
         weight = layer.get_base_layer().weight
         if weight not in self._originals:
-            self._originals[weight] = weight.data.to("cpu")  # on a CPU the very tensor, which stays as it is
+            self._originals[weight] = weight.data.to("cpu")  # on a CPU the same tensor, which is never written
         original = self._originals[weight].to(weight.device)
         delta = layer.get_delta_weight(name)
         self._changed.add(weight)
@@ -91,4 +95,4 @@ def _place(weight: torch.nn.Parameter, values: torch.Tensor) -> None:
     if weight.device.type == "cpu":
         weight.data = values
     else:
-        weight.data.copy_(values)  # into the memory it has: putting back needs none, even when the device is full
+        weight.data.copy_(values)  # in place: restoring needs no memory, even on a full device

@@ -1,8 +1,8 @@
-"""A gradient through 4-bit layers whose weights bitsandbytes has packed for a CPU.
+"""Gradients through 4-bit layers whose weights bitsandbytes has packed for a CPU.
 
-Its kernel for packed weights (0.50, on CPUs with AVX-512 BF16) has no derivative: what lies under such a layer would
-get no gradient from it, and torch only warns. The forward here is the same kernel; the way back multiplies with the
-weights that the kernel itself gives for the unit vectors.
+Its kernel for packed weights (0.50, on CPUs with AVX-512 BF16) has no derivative: layers below would get no gradient,
+and torch only warns. The forward here is the same kernel. The backward pass multiplies with the weights that the kernel
+returns for the unit vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 @contextmanager
 def differentiable_packed(network: Any) -> Iterator[None]:
-    """Packed layers of a network carry gradients in here."""
+    """Let packed layers of a network carry gradients inside the block."""
     packed = [module for module in network.modules() if _is_packed(module)]
     for layer in packed:
         layer.forward = partial(_apply, layer.forward, layer.in_features)
@@ -25,7 +25,7 @@ def differentiable_packed(network: Any) -> Iterator[None]:
         yield
     finally:
         for layer in packed:
-            del layer.forward  # the class's own shows again
+            del layer.forward  # uncovers the class's own
 
 
 def _is_packed(module: Any) -> bool:
@@ -42,14 +42,14 @@ def _apply(forward: Callable[[torch.Tensor], torch.Tensor], width: int, x: torch
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor], width: int) -> torch.Tensor:
-        """x (..., width) -> (..., out)."""
+        """Map x [..., width] to [..., out]."""
         ctx.linear, ctx.width = forward, width
         return forward(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (grad,) = grads
-        units = torch.eye(ctx.width + 1, ctx.width, dtype=torch.bfloat16)  # the last row is zero: the bias alone
+        units = torch.eye(ctx.width + 1, ctx.width, dtype=torch.bfloat16)  # the last row is zero and gives the bias
         rows = ctx.linear(units).float()
-        weight = rows[:-1] - rows[-1]  # (width, out)
+        weight = rows[:-1] - rows[-1]  # [width, out]
         return (grad.float() @ weight.T).to(grad.dtype), None, None

@@ -1,7 +1,7 @@
-"""The instruction's keys and values: computed once for a check, read by every image, and never added to.
+"""The instruction's keys and values: computed once per check, shared by every image, and never extended.
 
-The instruction stands before the image, so what the language model makes of it is the same for all images. A forward
-over the rest attends to it through a cache that hands out `[instruction, own]` and keeps nothing of `own`.
+The instruction stands before the image, so its keys and values are the same for all images. A forward over the other
+tokens attends to it through a cache that returns `[instruction, own]` and keeps nothing of `own`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class _Layer(CacheLayerMixin):
-    """Keys and values of the instruction in one layer, each (1, heads, P, head_dim)."""
+    """The instruction's keys and values in one layer, each [1, heads, prefix, head_dim]."""
 
     is_sliding = False
 
@@ -27,12 +27,12 @@ class _Layer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing: it comes filled."""
+        """Do nothing: the layer is created with its keys and values."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, heads, T, head_dim) each -> (B, heads, P + T, head_dim); nothing is kept."""
+        """Map [batch, heads, tokens, head_dim] to [batch, heads, prefix + tokens, head_dim] each; keep nothing."""
         assert self.keys is not None
         assert self.values is not None
         return _join(self.keys, key_states), _join(self.values, value_states)
@@ -53,17 +53,20 @@ def _join(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 
 
 def cache_keyword(network: Any) -> str:
-    """The argument that a network's forward takes keys and values by, and the field of its output that has them.
+    """Return the name of the forward's cache argument, which is also the field of its output with the cache.
 
-    transformers 5.24 renamed `past_key_values` to `cache`, and takes the old name until 5.40 with a warning.
+    transformers 5.24 renamed `past_key_values` to `cache`, and accepts the old name until 5.40 with a warning.
     """
     return "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
 
 
 class Prefix:
-    """What the language model keeps of the tokens before the image; `length` may be 0.
+    """The language model's keys and values of the tokens before the image.
 
-    keyword: the argument of the model's forward that takes a cache (`cache_keyword`).
+    Args:
+        layers: keys and values of each layer, each [1, kv_heads, prefix, head_dim] in the model's dtype.
+        length: the number of tokens, `prefix`; may be 0.
+        keyword: the argument of the model's forward that takes a cache (`cache_keyword`).
     """
 
     def __init__(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], *, length: int, keyword: str) -> None:
@@ -73,7 +76,13 @@ class Prefix:
 
     @classmethod
     def of(cls, network: Any, ids: Sequence[int], **inputs: Any) -> Prefix:
-        """Run the tokens alone. inputs: further inputs of the forward, such as their positions."""
+        """Run the tokens through the network and keep their keys and values.
+
+        Args:
+            network: the language model.
+            ids: token ids; may be empty.
+            **inputs: further inputs of the forward, such as positions.
+        """
         keyword = cache_keyword(network)
         if not ids:
             return cls([], length=0, keyword=keyword)
@@ -82,22 +91,27 @@ class Prefix:
         return cls(layers, length=len(ids), keyword=keyword)
 
     def growing(self, rows: int) -> DynamicCache:
-        """A cache that begins with the instruction in each of so many rows, and keeps what is added to it."""
+        """Return a cache with the instruction in each of `rows` rows, which keeps the tokens added to it."""
         filled = DynamicCache()
         for number, (keys, values) in enumerate(self._layers):
             filled.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
         return filled
 
-    def inputs(self, width: int, device: torch.device, favour: torch.Tensor | None = None) -> dict[str, Any]:
-        """What a forward over `width` further tokens takes: the cache, and who may look at whom.
+    def inputs(self, width: int, device: torch.device, emphasis_bias: torch.Tensor | None = None) -> dict[str, Any]:
+        """Return the inputs of a forward over `width` further tokens: the cache and the attention mask.
 
-        favour: (B, 1, width, width), added to the attention logits among them (`models.network.attention`). Without,
-        the mask (1, 1, width, P + width) is causal and the same for all rows: rows are padded on the right, where no
-        token of an image ever looks, so that an image's score cannot depend on its neighbours' lengths.
+        Without a bias the mask [1, 1, width, prefix + width] is causal and the same for all rows. Rows are padded on
+        the right, where no image token attends, so an image's score does not depend on the lengths of its neighbours.
+
+        Args:
+            width: tokens of each row after the instruction.
+            device: of the mask.
+            emphasis_bias: [batch, 1, width, width], added to the logits among them, from `models.network.attention`;
+                None: no emphasis.
         """
-        if not self.length and favour is None:
+        if not self.length and emphasis_bias is None:
             return {}
         seen = torch.ones(width, self.length + width, dtype=torch.bool, device=device).tril(self.length)[None, None]
-        mask = seen if favour is None else F.pad(favour, (self.length, 0)).masked_fill(~seen, -torch.inf)
+        mask = seen if emphasis_bias is None else F.pad(emphasis_bias, (self.length, 0)).masked_fill(~seen, -torch.inf)
         filled = Cache(layers=[_Layer(keys, values) for keys, values in self._layers])
         return {"attention_mask": mask} | ({self.keyword: filled} if self.length else {})

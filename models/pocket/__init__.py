@@ -1,4 +1,4 @@
-"""The pocket model: a few-million-parameter Qwen3-VL made from generated images alone, shipped in the repository.
+"""The pocket model: a Qwen3-VL of a few million parameters trained on generated images only, shipped in the repository.
 
 weights/       config, tokenizer, image processor, bf16 weights; adapters/overlay, baggage and razor
 scenes/        the seeded image generators, and pictures with one small part
@@ -13,10 +13,10 @@ from pathlib import Path
 
 
 def folder() -> Path:
-    """The folder of the shipped checkpoint, loadable by transformers' from_pretrained."""
+    """Return the folder of the shipped checkpoint, which transformers' from_pretrained can load."""
     return Path(__file__).parent / "weights"
 
 
 def adapter_folder(check: str) -> Path:
-    """The folder of the shipped adapter for a check: "overlay", "baggage" or "razor"."""
+    """Return the folder of the shipped adapter for a check: "overlay", "baggage" or "razor"."""
     return folder() / "adapters" / check

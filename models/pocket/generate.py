@@ -1,6 +1,6 @@
 """Write an archive with known truth: `python -m models.pocket.generate --check overlay --n 400 --seed 7 --out DIR`.
 
-Half of the files are JPEG, half PNG, in folders of a hundred. manifest.csv has one row a file: uri (relative to the
+Half of the files are JPEG, half PNG, in folders of a hundred. manifest.csv has one row per file: uri (relative to the
 manifest), truth, style, text (overlay), boxes ("label x0 y0 x1 y1; ..." in pixels), width, height.
 """
 
@@ -19,9 +19,15 @@ COLUMNS = ("uri", "truth", "style", "text", "boxes", "width", "height")
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What to write: n pictures of a check, sizes (side in pixels) taken in turn.
+    """The archive to write.
 
-    share: of the razor check's part, its length as a share of the side, from and to; None: as the scenes have it.
+    Attributes:
+        check: whose pictures.
+        n: number of pictures.
+        seed: of the pictures.
+        out: the folder.
+        sizes: sides in pixels, taken in turn.
+        share: razor only: the part's length as a share of the side, from and to; None: the scenes' own range.
     """
 
     check: str
@@ -33,7 +39,7 @@ class Order:
 
 
 def write_archive(order: Order) -> Path:
-    """Write the pictures and the manifest; returns the manifest's path. The same order gives the same bytes."""
+    """Write the pictures and the manifest, and return the manifest's path. The same order gives the same bytes."""
     order.out.mkdir(parents=True, exist_ok=True)
     manifest = order.out / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as stream:
@@ -45,7 +51,7 @@ def write_archive(order: Order) -> Path:
 
 
 def _write(order: Order, index: int) -> dict[str, str | int]:
-    # One size for as many pictures as there are labels, so that sizes and labels are not tied together.
+    # Ten pictures in a row share a size, so that sizes and labels are independent.
     side = order.sizes[index // 10 % len(order.sizes)]
     scene = _draw(order, index, side)
     data, suffix = stored(dice(order.seed, order.check + "-file", index), scene.image, 0.5)
@@ -75,14 +81,14 @@ def _draw(order: Order, index: int, side: int) -> Scene:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", choices=tuple(CHECKS), required=True)
-    parser.add_argument("--n", type=int, default=400, help="how many pictures")
+    parser.add_argument("--n", type=int, default=400, help="number of pictures")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--sizes", default="128,224,448", help="sides in pixels, taken in turn")
-    parser.add_argument("--share", help="razor: the part's length, as a share of the side: FROM,TO, such as 0.02,0.05")
+    parser.add_argument("--share", help="razor: the part's length as a share of the side: FROM,TO, such as 0.02,0.05")
     arguments = parser.parse_args()
     if arguments.share and arguments.check != "razor":
-        parser.error("--share is for the razor check: the others draw their own sizes")
+        parser.error("--share is for the razor check only")
     sizes = tuple(int(size) for size in arguments.sizes.split(","))
     order = Order(
         check=arguments.check,

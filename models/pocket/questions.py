@@ -1,4 +1,4 @@
-"""The three checks' questions, restated: the model library may not import the fleet. A unit test proves them equal."""
+"""The three checks' questions, repeated because models/ must not import scanfleet/. A unit test compares both."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ RAZOR = Question(
     descriptions={"blade": "razor blade", "none": "no razor blade"},
     max_pixels=320 * 320,
 )
-SMALL = {"razor": RAZOR}  # about one small part: trained as tools/pocket/small.py says
+SMALL = {"razor": RAZOR}  # about one small part; tools/pocket/small.py trains them
 QUESTIONS = {"overlay": OVERLAY, "baggage": BAGGAGE, **SMALL}

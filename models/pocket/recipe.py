@@ -1,4 +1,4 @@
-"""Reads recipe.toml, the numbers of the training."""
+"""Read recipe.toml, the numbers of the training."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Any
 
 
 def load_recipe(path: Path | None = None) -> dict[str, Any]:
-    """The recipe in `path`, or the shipped one."""
+    """Return the recipe in `path`, or the shipped one."""
     return tomllib.loads((path or Path(__file__).parent / "recipe.toml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What gradient maps share: a network that carries gradients while others serve with it, and where they begin."""
+"""Shared by gradient maps: gradients through a network that keeps serving, and the gradient at the answer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def differentiable(base: BaseModel) -> Iterator[None]:
-    """The base carries gradients in here. One thread at a time; others go on scoring with it and get the same numbers:
-    4-bit layers that a CPU has packed keep their kernel, and are only given a way back."""
+    """Let the base carry gradients inside the block, in one thread at a time.
+
+    Other threads keep scoring with the base and get the same numbers. 4-bit layers packed for a CPU keep their kernel
+    and only get a backward pass.
+    """
     with _one_at_a_time:
         if base.precision != "nf4":
             yield
@@ -32,9 +35,15 @@ def differentiable(base: BaseModel) -> Iterator[None]:
 
 @torch.no_grad()
 def answer_direction(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """∂v/∂hidden (B, d) fp32 of v = log p(likeliest token): that token's row less the mean of all rows under p.
+    """Compute ∂v/∂hidden of v = log p(likeliest token): that token's row minus the mean of all rows under p.
 
-    hidden (B, d); weight (V, d), the output embedding, read in slices, or a classification head's, with bias (V,).
+    Args:
+        hidden: [batch, features].
+        weight: [vocabulary, features], the output embedding, read in slices, or the classes of a head.
+        bias: [vocabulary] of a head; None: no bias.
+
+    Returns:
+        [batch, features] fp32.
     """
     hidden = hidden.float()
     slices = torch.split(weight, _VOCABULARY_SLICE)

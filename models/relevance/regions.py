@@ -1,4 +1,4 @@
-"""Regions of an image, and maps of what the model looked at."""
+"""Regions of an image, and relevance maps over it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Map = NDArray[np.float32]  # (rows, columns), not negative
+Map = NDArray[np.float32]  # [rows, columns], not negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +33,19 @@ class Region:
         return (self.x0, self.y0, self.x1, self.y1)
 
     def scaled(self, across: float, down: float) -> Region:
-        """The same part of an image whose sides are so many times as long; never empty."""
+        """Return the same part of an image whose sides are `across` and `down` times as long; never empty."""
         x0, y0 = round(self.x0 * across), round(self.y0 * down)
         return Region(x0=x0, y0=y0, x1=max(x0 + 1, round(self.x1 * across)), y1=max(y0 + 1, round(self.y1 * down)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Relevance:
-    """How much each cell of a grid over a whole image mattered for the answer.
+    """The relevance of each cell of a grid over a whole image for the answer.
 
-    values: (rows, columns). size: (width, height) of the image in pixels. tokens: prefill tokens that it cost, beyond
-    the first look; a backward pass counts as two forward ones.
+    Attributes:
+        values: [rows, columns] fp32, not negative.
+        size: (width, height) of the image in pixels.
+        tokens: visual tokens that the map cost beyond the first pass; a backward pass counts as two forwards.
     """
 
     values: Map
@@ -53,16 +55,19 @@ class Relevance:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The region that a map points at, or why it points at none.
+    """The region of a map, or the reason why it has none.
 
-    side: of the region, as a share of the image's short side. sharpness: how much the region stands out against its
-    neighbours, per cell.
+    Attributes:
+        region: in pixels of the image; None: no region.
+        side: of the region, as a share of the image's short side.
+        sharpness: contrast of the region to its neighbours, per cell.
+        why_not: "diffuse" (no peak) or "whole" (the region would be the whole image); empty with a region.
     """
 
     region: Region | None
     side: float = 0.0
     sharpness: float = 0.0
-    why_not: str = ""  # "diffuse", "whole": the region would be the whole image
+    why_not: str = ""
 
 
 Method = Literal["rel-att", "grad-att", "pure-grad"]

@@ -1,9 +1,9 @@
-"""From a relevance map to the region to look at again, or to none. Arithmetic alone.
+"""Select the region for the crop pass from a relevance map, or none. Arithmetic only.
 
-ViCrop's way (arXiv 2502.17422): for several sides slide a square window over the map and take the largest sum; of all
-sides keep the one that stands out most against its neighbours, per cell. Its reference code takes sides in pixels of
-the model's input, so that on a large image a window covers no cell and the upper left corner comes back; it always
-crops. Here a side is a share of the image's short side and at least two cells, and a map that says nothing gives no
+ViCrop (arXiv 2502.17422) slides square windows of several sides over the map and takes the largest sum of each. Of all
+sides it keeps the one with the largest contrast to its neighbours, per cell. Its reference code takes sides in pixels
+of the model's input. On a large image such a window covers no cell and the upper left corner comes back; it always
+crops. Here a side is a share of the image's short side and at least two cells, and a map without a peak gives no
 region.
 """
 
@@ -19,24 +19,27 @@ from models.relevance.regions import Choice, Region, Relevance
 
 SIDES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)  # of the image's short side
 LEAST_CELLS = 2  # along a window's side
-TOP = 0.995  # share of the cells; those over it count as much as the first of them, and so do at most
-TOPMOST = 4  # cells, as one that stands out makes nine when smoothed
-# A map says something when its highest cell, smoothed, lies so many robust standard deviations over the median of all,
-# and is so many times as high. Of maps of noise (uniform, half-normal, exponential, log-normal with sigma 0.5; 4 x 4 to
-# 40 x 60 cells) at most 5 % do, of the pocket model's maps that peak at a planted target about 95 % (M).
+TOP = 0.995  # share of the cells; higher cells are clipped to this quantile, and so are at most
+TOPMOST = 4  # cells, since smoothing turns one outlier into nine
+# A map has a peak if its highest smoothed cell lies OUTLYING robust standard deviations over the median of all cells
+# and is TIMES as high. Of maps of noise (uniform, half-normal, exponential, log-normal with sigma 0.5; 4 x 4 to
+# 40 x 60 cells) at most 5 % pass, of the pocket model's maps that peak at a planted target about 95 % (M).
 OUTLYING, TIMES = 7.0, 1.5
-# Smoothing spreads a peak over three cells a side, which in a coarse grid is a third of the image. Where what makes the
-# window stand out lies in fewer cells, the region is drawn in to these, and half a cell around them: over 10 x 10
+# Smoothing spreads a peak over three cells a side, which is a third of the image in a coarse grid. If the window's
+# peak lies in fewer cells, the region shrinks to these and half a cell around them. Over 10 x 10
 # cells, for targets of 1 to 5 % of the side, recall rose by 14 points, and regions held as many targets as before (M).
-HALF = 0.5  # of the highest cell in the window: what counts as its peak
-DRAWN_IN = 0.6  # share of what is over the map's median in the window, that the peak must hold
+HALF = 0.5  # of the highest cell in the window; cells from this on are its peak
+MIN_PEAK_SHARE = 0.6  # share of the window's excess over the map's median that the peak must hold
 
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """rows x columns of cells, from (top, left) on. side: of the square around its middle, in pixels of the image."""
+    """rows x columns of cells from (top, left) on.
+
+    `side` is that of the square around its middle, in pixels of the image.
+    """
 
     top: int
     left: int
@@ -50,8 +53,12 @@ class _Window:
 
 
 def choose(relevance: Relevance) -> Choice:
-    """The square region that stands out most; none for a map without one ("diffuse") or a region as large as the image
-    ("whole"). A map that holds anything but finite numbers says nothing."""
+    """Select the square region with the largest contrast.
+
+    Returns:
+        The region. None with the reason "diffuse" for a map without a peak or with values that are not finite, and
+        "whole" for a region as large as the image.
+    """
     values = relevance.values
     if not np.isfinite(values).all() or values.max() <= 0:
         return Choice(region=None, why_not="diffuse")
@@ -61,8 +68,8 @@ def choose(relevance: Relevance) -> Choice:
     if not windows:
         return Choice(region=None, side=1.0, why_not="whole")
     best = max(windows, key=lambda window: window.sharpness)
-    diffuse = not says_something(cells, float(best.of(cells).max()))
-    best = drawn_in(best, values.astype(np.float64), relevance.size)
+    diffuse = not stands_out(cells, float(best.of(cells).max()))
+    best = shrunk_to_peak(best, values.astype(np.float64), relevance.size)
     return Choice(
         region=None if diffuse else _region(best, cells.shape, relevance.size),
         side=best.side / min(relevance.size),
@@ -71,35 +78,55 @@ def choose(relevance: Relevance) -> Choice:
     )
 
 
-def drawn_in(window: _Window, values: Numbers, size: tuple[int, int]) -> _Window:
-    """The part of a window that holds its peak, if that holds most of what stands out; else the window. values: of the
-    map, not smoothed."""
+def shrunk_to_peak(window: _Window, values: Numbers, size: tuple[int, int]) -> _Window:
+    """Shrink a window to its peak, if the peak holds most of the window's excess over the median.
+
+    Args:
+        window: of the map.
+        values: [rows, columns] float64, the map before smoothing.
+        size: (width, height) of the image in pixels.
+
+    Returns:
+        The smaller window, or the same one.
+    """
     excess = window.of(np.maximum(0, values - np.median(values)))
     peak = excess >= HALF * excess.max()
     rows, columns = np.flatnonzero(peak.any(1)), np.flatnonzero(peak.any(0))
     part = excess[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     high, wide = size[1] / values.shape[0], size[0] / values.shape[1]
     side = max((part.shape[0] + 1) * high, (part.shape[1] + 1) * wide, SIDES[0] * min(size))
-    if side >= window.side or part.sum() < DRAWN_IN * excess.sum():
+    if side >= window.side or part.sum() < MIN_PEAK_SHARE * excess.sum():
         return window
     top, left = window.top + int(rows[0]), window.left + int(columns[0])
     return replace(window, top=top, left=left, rows=part.shape[0], columns=part.shape[1], side=side)
 
 
-def says_something(cells: Numbers, peak: float) -> bool:
-    """Whether a peak stands out from the smoothed cells, whatever their scale. In a small grid little can."""
+def stands_out(cells: Numbers, peak: float) -> bool:
+    """Return True if a peak stands out from the cells, whatever their scale. In a small grid hardly any peak does.
+
+    Args:
+        cells: [rows, columns] float64, the smoothed map.
+        peak: its highest value in the window.
+    """
     middle = float(np.median(cells))
     spread = 1.4826 * float(np.median(np.abs(cells - middle)))  # the standard deviation, were they normal
     return peak - middle >= OUTLYING * spread and peak > TIMES * middle
 
 
 def smoothed(values: Numbers) -> Numbers:
-    """The mean over 3 x 3 cells; at the border over those that there are."""
+    """Smooth a map by the mean over 3 x 3 cells; at the border over those that exist.
+
+    Args:
+        values: [rows, columns] float64.
+
+    Returns:
+        [rows, columns] float64.
+    """
     return _sums(np.pad(values, 1), 3, 3) / _sums(np.pad(np.ones(values.shape), 1), 3, 3)
 
 
 def _sizes(shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[int, int, float]]:
-    """Rows, columns and side in pixels of the windows to try: none twice, none that is the whole map."""
+    """Yield rows, columns and side in pixels of the windows to try, without repeats and without the whole map."""
     high, wide = size[1] / shape[0], size[0] / shape[1]  # of a cell
     seen = {tuple(shape)}
     for share in SIDES:
@@ -111,7 +138,7 @@ def _sizes(shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[int,
 
 
 def _best(cells: Numbers, rows: int, columns: int, side: float) -> _Window:
-    """The window of one size with the largest mean."""
+    """Return the window of one size with the largest mean."""
     means = _sums(cells, rows, columns) / (rows * columns)
     top, left = (int(place) for place in np.unravel_index(means.argmax(), means.shape))
     sharpness = float(means[top, left]) - _around(cells, top, left, rows, columns)
@@ -119,14 +146,14 @@ def _best(cells: Numbers, rows: int, columns: int, side: float) -> _Window:
 
 
 def _around(cells: Numbers, top: int, left: int, rows: int, columns: int) -> float:
-    """The mean over the up to four neighbours of a window, each as large as it, of what of them lies on the map."""
+    """Return the mean over a window's up to four neighbours of its size, as far as they lie on the map."""
     places = ((top - rows, left), (top + rows, left), (top, left - columns), (top, left + columns))
     parts = [cells[max(0, y) : max(0, y + rows), max(0, x) : max(0, x + columns)] for y, x in places]
     return float(np.mean([part.mean() for part in parts if part.size]))
 
 
 def _sums(values: Numbers, rows: int, columns: int) -> Numbers:
-    """The sum over each window of so many rows and columns, at stride 1."""
+    """Return the sum over each window of rows x columns, at stride 1."""
     total = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     found: Numbers = (
         total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
@@ -135,7 +162,10 @@ def _sums(values: Numbers, rows: int, columns: int) -> Numbers:
 
 
 def _region(window: _Window, shape: tuple[int, ...], size: tuple[int, int]) -> Region:
-    """The square around the window's middle, shifted inside the image; cut off only where the image is narrower."""
+    """Return the square around the window's middle, shifted into the image.
+
+    It is cropped only where the image is narrower.
+    """
     x0, x1 = _stretch((window.left + window.columns / 2) / shape[1] * size[0], window.side, size[0])
     y0, y1 = _stretch((window.top + window.rows / 2) / shape[0] * size[1], window.side, size[1])
     return Region(x0=x0, y0=y0, x1=x1, y1=y1)

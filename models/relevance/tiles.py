@@ -1,7 +1,7 @@
-"""Maps of large images, tile by tile: what is small in a large image is gone once the whole has been shrunk to fit.
+"""Relevance maps of large images, tile by tile: small objects vanish when a large image is shrunk as a whole.
 
-After the high-resolution variant of ViCrop (arXiv 2502.17422), without which its gain on V* is 14.7 points smaller. All
-tiles of an image have one size, so that a tile is never a sliver and one reference map serves them all.
+This follows the high-resolution variant of ViCrop (arXiv 2502.17422), without which its gain on V* is 14.7 points
+smaller. All tiles of an image have one size, so no tile is a sliver and one reference map serves them all.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.relevance.grid import laid
+from models.relevance.grid import resample
 from models.relevance.regions import Region, Relevance
 
 TILE = 1024  # pixels along a tile's side, about
-UNCUT = 1.5  # tiles; a side up to so many is not cut
-OVERLAP = 64  # pixels that neighbours share, so that nothing small lies on a seam alone
-MOST = 24  # tiles of one image; where there were more, they are larger
+UNCUT = 1.5  # tiles; a shorter side is not cut
+OVERLAP = 64  # pixels that neighbours share, so that no small object is cut by a seam in both
+MOST = 24  # tiles of one image; larger images get larger tiles
 
 
 def tiles_of(size: tuple[int, int]) -> list[Region]:
-    """The tiles of an image of (width, height) pixels, row by row; the whole of it where no side is cut."""
+    """Return the tiles of an image of (width, height) pixels, row by row; one region if no side is cut."""
     target = TILE
     while _count(size[0], target) * _count(size[1], target) > MOST:
         target += TILE // 4
@@ -34,7 +34,7 @@ def _count(length: int, target: int) -> int:
 
 
 def _spans(length: int, count: int) -> list[tuple[int, int]]:
-    """So many equal stretches that cover a line of pixels, neighbours over at least OVERLAP of them."""
+    """Return `count` equal stretches that cover a line of pixels; neighbours share at least OVERLAP of them."""
     if count == 1:
         return [(0, length)]
     long = math.ceil((length + (count - 1) * OVERLAP) / count)
@@ -43,10 +43,15 @@ def _spans(length: int, count: int) -> list[tuple[int, int]]:
 
 
 def join(maps: Sequence[Relevance], regions: Sequence[Region], size: tuple[int, int]) -> Relevance:
-    """The maps of an image's tiles as one over the whole of it, with cells as large as theirs.
+    """Join the maps of an image's tiles to one over the whole image, with cells of the same size.
 
-    Where tiles overlap, their mean. rel-att and pure-grad are ratios to a reference and thus in one unit; grad-att is a
-    share of a tile's log-probability, and tiles have as many tokens each.
+    Overlapping tiles are averaged. rel-att and pure-grad are ratios to a reference and share one unit. grad-att is a
+    share of a tile's log-probability, and all tiles have the same number of tokens.
+
+    Args:
+        maps: one per tile, in the order of `regions`.
+        regions: the tiles, in pixels of the image.
+        size: (width, height) of the image in pixels.
     """
     first, region = maps[0].values, regions[0]
     shape = (
@@ -55,7 +60,7 @@ def join(maps: Sequence[Relevance], regions: Sequence[Region], size: tuple[int, 
     )
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for relevance, place in zip(maps, regions, strict=True):
-        values, inside = laid(relevance.values, place.corners, shape, size)
+        values, inside = resample(relevance.values, place.corners, shape, size)
         total += values
         count += inside
     return Relevance(

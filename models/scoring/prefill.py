@@ -22,8 +22,9 @@ from PIL import Image
 
 from models.errors import ModelInvalid
 from models.families import PreparedImage, Row
-from models.network.attention import favour, recording
+from models.network.attention import emphasis_bias
 from models.network.prefix import Prefix
+from models.network.recording import recording
 from models.types import Detail, ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ class PrefillScorer:
             prefix = self._read_instruction()
             rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=network.dtype)
             width = rows.inputs["input_ids"].shape[1]
-            favoured = favour(rows.emphasis, rows.after, dtype=network.dtype)
-            inputs = rows.inputs | prefix.inputs(width, base.device, favoured)
+            bias = emphasis_bias(rows.emphasis, rows.after, dtype=network.dtype)
+            inputs = rows.inputs | prefix.inputs(width, base.device, bias)
             with recording(base.network, base.family, base.processor.reader, self.record_layers, rows) as attention:
                 hidden = base.processor.reader.hidden(network, inputs)
         return hidden[torch.arange(len(prepared), device=base.device), rows.last], attention

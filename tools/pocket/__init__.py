@@ -1,1 +1,1 @@
-"""Makes the pocket model's weights from generated images. Not installed."""
+"""Train the pocket model from generated images. Not installed."""

@@ -1,10 +1,9 @@
-"""What the razor adapter sees of a small part: `python -m tools.pocket.acuity [--json FILE]`, on fresh pictures.
+"""Measure the razor adapter on small parts: `python -m tools.pocket.acuity [--json FILE]`, on fresh pictures.
 
-Tiny parts (1 to 5 % of the shorter side) and large ones, as `models/pocket/scenes/planted.py` draws them, through the
-serving
-stack: the first look alone; a crop round the part (round any place where there is none) alone, with the whole view, and
-with a small view for context; and whether the first look's attention, averaged over heads and the middle layers, has
-its densest 2 x 2 and 3 x 3 cells of 32 px at the part.
+Tiny parts (1 to 5 % of the shorter side) and large ones from `models/pocket/scenes/planted.py` go through the serving
+stack: the first pass alone, and a crop around the part (around any place without one) alone, with the whole view, and
+with a small view for context. Also measured: whether the first pass's attention, averaged over heads and the middle
+layers, has its densest 2 x 2 and 3 x 3 cells of 32 px at the part.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from models.network.base import BaseModel, load_base
 from models.pocket import adapter_folder
 from models.pocket.questions import RAZOR
 from models.pocket.scenes.planted import Planted, large, planted
-from models.relevance.attended import Asked
+from models.relevance.prompt_runner import PromptRunner
 from models.scoring.prefill import PrefillScorer
 
 SEED = 1903
@@ -38,21 +37,21 @@ FALSE_POSITIVES = 0.05
 
 
 def auroc(margins: Sequence[float], positive: Sequence[bool]) -> float:
-    """The probability that a positive's margin is above a negative's; ties count half."""
+    """Return the probability that a positive's margin is above a negative's; ties count half."""
     yes = np.array([m for m, p in zip(margins, positive, strict=True) if p])[:, None]
     no = np.array([m for m, p in zip(margins, positive, strict=True) if not p])
     return float(((yes > no) + 0.5 * (yes == no)).mean())
 
 
 def recall_at(margins: Sequence[float], positive: Sequence[bool], rate: float) -> float:
-    """Share of the positives above the margin that at most `rate` of the negatives exceed."""
+    """Return the share of the positives above the margin that at most `rate` of the negatives exceed."""
     no = np.sort([m for m, p in zip(margins, positive, strict=True) if not p])[::-1]
     over = float(no[int(rate * len(no))])
     return float(np.mean([m > over for m, p in zip(margins, positive, strict=True) if p]))
 
 
 def crop_box(rng: random.Random, picture: Planted) -> tuple[float, float, float, float]:
-    """A square of .15 to .3 of the shorter side (.6 for a large part) round the part, somewhat off its middle."""
+    """Return a square of .15 to .3 of the shorter side (.6 for a large part), slightly off the part's middle."""
     w, h = picture.image.size
     box, s = picture.box, min(w, h)
     tiny = box is None or max(box.x1 - box.x0, box.y1 - box.y0) < 0.06 * s
@@ -77,7 +76,7 @@ def densest_holds(values: NDArray[np.float32], picture: Planted, cells: int) -> 
 def measure(base: BaseModel, scorer: PrefillScorer, draw: Callable[[int, int], Planted], count: int) -> dict[str, Any]:
     """The figures of one kind of picture."""
     rng = random.Random(f"acuity/{SEED}")
-    asked = Asked(base=base, scorer=scorer, turn=scorer.prompt.turn)
+    runner = PromptRunner(base=base, scorer=scorer, turn=scorer.prompt.turn)
     layers = range(*_middle(base.network.config.text_config.num_hidden_layers))
     margins: dict[str, list[float]] = {turn: [] for turn in TURNS}
     held: dict[int, list[bool]] = {cells: [] for cells in WINDOWS}
@@ -90,7 +89,7 @@ def measure(base: BaseModel, scorer: PrefillScorer, draw: Callable[[int, int], P
         for turn, reading in zip(TURNS, scorer.score(_rows(base, rng, picture, view)), strict=True):
             margins[turn].append(reading.margin)
         if picture.box:
-            (values,) = asked.attention([view], tuple(layers))
+            (values,) = runner.attention([view], tuple(layers))
             shape = view.grid
             for cells in WINDOWS:
                 held[cells].append(densest_holds(values.reshape(shape), picture, cells))

@@ -1,8 +1,8 @@
-"""One LoRA adapter per check on the frozen base: the only part of the pocket model that ever sees a check.
+"""One LoRA adapter per check on the frozen base, which itself never learns from a check.
 
-The loss is the answer's letter, and beside it a dense one on the boxes: every 32 x 32 px cell of the vision tower's
-tokens says which label's box it lies in (its heads are thrown away afterwards). The instruction is shared by the
-batch and read once a step. The recipe adapts the tower's linear layers too; docs/pocket.md says why.
+The loss is the answer's letter, and beside it a dense one on the boxes: for every 32 x 32 px cell of the vision tower's
+tokens, the label whose box it lies in (its heads are thrown away afterwards). The batch shares the instruction, which
+is read once a step. The recipe adapts the tower's linear layers too; docs/pocket.md says why.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.network.lora import adapter_state, add_lora
 from models.pocket.questions import QUESTIONS
 from tools.pocket.base import Heads
 from tools.pocket.data import Pool, make_pool
-from tools.pocket.forward import read, see
+from tools.pocket.forward import encode_images, read_image
 
 NAME = "pocket"  # of the adapter inside the PeftModel
 WARM_UP = 40  # steps
@@ -49,7 +49,7 @@ def settings(recipe: dict[str, Any]) -> LoraSettings:
 
 
 def prepare(model: Any, recipe: dict[str, Any]) -> Any:
-    """Wrap the model with fresh LoRA modules and prove that they sit where the recipe says."""
+    """Wrap the model with fresh LoRA modules, and check that they are where the recipe puts them."""
     wrapped = add_lora(model, settings(recipe), name=NAME)
     names = {key.split(".lora_")[0] for key in adapter_state(wrapped, NAME)}
     vision = sum("visual" in name for name in names)
@@ -60,7 +60,7 @@ def prepare(model: Any, recipe: dict[str, Any]) -> Any:
 
 
 def adapter_pool(recipe: dict[str, Any], work: Path, check: str, number: int, processes: int = 1) -> Pool:
-    """The images of one size that an adapter learns from, drawn now if they are not there yet."""
+    """Return the images of one size for an adapter's training; generate them if they are missing."""
     part, seed = recipe["adapter"]["pools"][number], recipe["adapter"]["seeds"][check] + 10 * number
     size = (part["size"][0], part["size"][1])
     return make_pool(work / "pools", check, seed=seed, count=part["images"], size=size, processes=processes)
@@ -147,9 +147,9 @@ class Fit:
         pool = self.pools[batch.pool]
         assert pool.labels is not None
         text = self.model.model.language_model
-        seen = see(self.model.model.visual, torch.from_numpy(pool.images[batch.rows]))
+        seen = encode_images(self.model.model.visual, torch.from_numpy(pool.images[batch.rows]))
         dense = self.heads.loss(seen, torch.from_numpy(pool.planes[batch.rows]))
-        hidden = read(text, seen, self.before, torch.tensor([self.before.shape[1]]), self.after)
+        hidden = read_image(text, seen, self.before, torch.tensor([self.before.shape[1]]), self.after)
         logits = hidden @ text.embed_tokens.weight.T
         target = self.answers[torch.from_numpy(pool.labels[batch.rows])]
         answer = F.cross_entropy(logits, target)

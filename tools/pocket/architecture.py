@@ -1,4 +1,4 @@
-"""The shape of the pocket model: Qwen3-VL, made as small as still learns to look."""
+"""The configuration of the pocket model: a Qwen3-VL as small as still learns to see."""
 
 from __future__ import annotations
 

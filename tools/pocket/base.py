@@ -1,7 +1,7 @@
-"""Training the base: dense looking on the vision tower's tokens, and questions answered by a letter.
+"""Train the base: a dense loss on the vision tower's tokens, and questions answered by a letter.
 
-The dense loss asks every 32 x 32 px cell which attributes it shows; without it the one bit per image that an answer
-carries teaches a vision tower from scratch far too slowly. Its heads are thrown away afterwards.
+The dense loss predicts the attributes of every 32 x 32 px cell. An answer carries only one or two bits per image, which
+train a vision tower from scratch far too slowly. The dense heads are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from models.pocket.scenes.looking import PLANES, TEXT_PLANES, Ask
+from models.pocket.scenes.pretraining import PLANES, TEXT_PLANES, TrainingQuestion
 from tools.pocket.architecture import new_model
 from tools.pocket.data import Pool, make_pool
-from tools.pocket.forward import Seen, read, see
+from tools.pocket.forward import VisionFeatures, encode_images, read_image
 from tools.pocket.optimiser import Muon
 from tools.pocket.parallel import average_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stretch of training at one image size (width, height).
+    """A stage of training at one image size (width, height).
 
-    batch is per process; jpeg: share of JPEG files; dense: weight of the dense loss beside that of the answers;
-    text: weight of the text planes in it (letters are the finest thing to see, and learnt last); asked: share of a
-    batch that is asked a question; look False: the vision tower rests, the language model alone learns to read it.
+    Attributes:
+        batch: images per process.
+        jpeg: share of JPEG files.
+        dense: weight of the dense loss beside that of the answers.
+        text: weight of the text planes in it (letters are the finest detail, and learnt last).
+        asked: share of a batch with a question.
+        look: False: the vision tower is frozen, and the language model alone learns to read it.
     """
 
     size: tuple[int, int]
@@ -54,7 +58,7 @@ def stages_of(recipe: dict[str, Any]) -> list[Stage]:
 
 
 def stage_pool(recipe: dict[str, Any], work: Path, number: int, processes: int = 1) -> Pool:
-    """The images of a stage, drawn now if they are not there yet."""
+    """Return the images of a stage; generate them if they are missing."""
     stage = stages_of(recipe)[number]
     seed, folder = stage.seed or recipe["base"]["seed"] + number, work / "pools"
     return make_pool(
@@ -62,8 +66,8 @@ def stage_pool(recipe: dict[str, Any], work: Path, number: int, processes: int =
     )
 
 
-class Asker:
-    """Renders questions exactly as `models.inputs.prompts` does, without probing for codes each time."""
+class QuestionBatcher:
+    """Renders questions exactly as `models.inputs.prompts`, without probing for codes each time."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -75,7 +79,10 @@ class Asker:
         )
 
     def menu_codes(self, rng: np.random.Generator, count: int) -> list[str]:
-        """Mostly A, B, C; sometimes from a later letter on, or any codes, so that each of them gets to be an answer."""
+        """Return menu codes, each of which is sometimes the answer.
+
+        Mostly they are A, B, C; sometimes they start at a later letter, or are any codes.
+        """
         kind = rng.random()
         if kind < 0.5:
             return list(ascii_uppercase[:count])
@@ -84,22 +91,26 @@ class Asker:
             return list(ascii_uppercase[start : start + count])
         return [self.codes[i] for i in rng.choice(len(self.codes), count, replace=False)]
 
-    def batch(self, rng: np.random.Generator, asks: list[Ask]) -> tuple[Tensor, Tensor, Tensor]:
-        """Left-padded ids (B, P), their lengths (B,), and the answers' token ids (B,)."""
-        codes = [self.menu_codes(rng, len(ask.options)) for ask in asks]
-        texts = [turn_text(ask, own) for ask, own in zip(asks, codes, strict=True)]
+    def batch(self, rng: np.random.Generator, questions: list[TrainingQuestion]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return left-padded ids [batch, tokens], their lengths [batch], and the answers' token ids [batch]."""
+        codes = [self.menu_codes(rng, len(question.options)) for question in questions]
+        texts = [turn_text(question, own) for question, own in zip(questions, codes, strict=True)]
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         lengths = torch.tensor([len(row) for row in rows])
         ids = torch.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id)
         for i, row in enumerate(rows):
             ids[i, -len(row) :] = torch.tensor(row)
-        return ids, lengths, torch.tensor([self.ids[own[ask.answer]] for ask, own in zip(asks, codes, strict=True)])
+        return (
+            ids,
+            lengths,
+            torch.tensor([self.ids[own[question.answer]] for question, own in zip(questions, codes, strict=True)]),
+        )
 
 
-def turn_text(ask: Ask, codes: list[str]) -> str:
-    """The turn up to the image."""
-    menu = [f"{code}) {option}" for code, option in zip(codes, ask.options, strict=True)]
-    return "<|im_start|>user\n" + "\n".join([ask.prompt, *menu, "Answer with the letter."]) + "<|vision_start|>"
+def turn_text(question: TrainingQuestion, codes: list[str]) -> str:
+    """Return the turn up to the image."""
+    menu = [f"{code}) {option}" for code, option in zip(codes, question.options, strict=True)]
+    return "<|im_start|>user\n" + "\n".join([question.prompt, *menu, "Answer with the letter."]) + "<|vision_start|>"
 
 
 class Heads(nn.Module):
@@ -109,7 +120,7 @@ class Heads(nn.Module):
         super().__init__()
         self.readers = nn.ModuleList(nn.Linear(width, planes) for _ in range(1 + deep))
 
-    def loss(self, seen: Seen, planes: Tensor, text_weight: float = 1.0) -> Tensor:
+    def loss(self, seen: VisionFeatures, planes: Tensor, text_weight: float = 1.0) -> Tensor:
         """planes: (B, rows, columns, K) uint8; the first planes, those of text, may weigh more."""
         target = planes.float().flatten(1, 2) / 255
         weight = torch.ones(target.shape[-1])
@@ -139,7 +150,9 @@ class Run:
         self.model = new_model(work / "base" if rank == 0 else work / f"scratch{rank}", recipe["seed"]).train()
         from transformers import AutoTokenizer
 
-        self.asker = Asker(AutoTokenizer.from_pretrained(work / ("base" if rank == 0 else f"scratch{rank}")))
+        self.batcher = QuestionBatcher(
+            AutoTokenizer.from_pretrained(work / ("base" if rank == 0 else f"scratch{rank}"))
+        )
         vision = self.model.config.vision_config
         self.heads = Heads(vision.out_hidden_size, len(vision.deepstack_visual_indexes), len(PLANES))
         self.params = [*self.model.parameters(), *self.heads.parameters()]
@@ -208,13 +221,13 @@ class Run:
         rows = np.sort(rng.integers(0, len(pool), stage.batch))
         rows = rows[rng.permutation(stage.batch)]
         with torch.set_grad_enabled(stage.look):
-            seen = see(self.model.model.visual, torch.from_numpy(pool.images[rows]))
+            seen = encode_images(self.model.model.visual, torch.from_numpy(pool.images[rows]))
         dense = self.heads.loss(seen, torch.from_numpy(pool.planes[rows]), stage.text)
         asked = max(1, int(stage.batch * stage.asked))
-        asks = [pool.asks[row][rng.integers(len(pool.asks[row]))] for row in rows[:asked]]
-        ids, lengths, answers = self.asker.batch(rng, asks)
-        part = Seen(merged=seen.merged[:asked], deep=tuple(x[:asked] for x in seen.deep), grid=seen.grid)
-        hidden = read(self.model.model.language_model, part, ids, lengths, self.asker.after)
+        questions = [pool.questions[row][rng.integers(len(pool.questions[row]))] for row in rows[:asked]]
+        ids, lengths, answers = self.batcher.batch(rng, questions)
+        part = VisionFeatures(merged=seen.merged[:asked], deep=tuple(x[:asked] for x in seen.deep), grid=seen.grid)
+        hidden = read_image(self.model.model.language_model, part, ids, lengths, self.batcher.after)
         logits = hidden @ self.model.model.language_model.embed_tokens.weight.T
         answer = F.cross_entropy(logits, answers)
         (answer + stage.dense * dense if stage.look else answer).backward()  # type: ignore[no-untyped-call]
@@ -248,7 +261,7 @@ def train_base(rank: int, recipe: dict[str, Any], work: Path) -> None:
 
 
 def write_weights(run: Run, work: Path) -> None:
-    """Shipped weights are bf16; adapters train on what will be served, so `base` holds the same rounded numbers."""
+    """Write bf16 weights, and `base` with the same rounded numbers: adapters train on what is served."""
     model = run.model.eval()
     for p in model.parameters():
         p.data = p.data.bfloat16().float()

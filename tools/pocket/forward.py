@@ -23,8 +23,13 @@ PATCH, MERGE = 16, 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """What the vision tower made of a batch: merged tokens (B, M, d), and one (B, M, d) per deepstack layer."""
+class VisionFeatures:
+    """The vision tower's output for a batch.
+
+    Attributes:
+        merged: merged tokens [batch, M, features].
+        deep: [batch, M, features] per deepstack layer.
+    """
 
     merged: Tensor
     deep: tuple[Tensor, ...]
@@ -55,8 +60,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
 
 
-def see(visual: Any, images: Tensor) -> Seen:
-    """Run the vision tower on (B, H, W, 3) uint8 images; H and W are multiples of 32."""
+def encode_images(visual: Any, images: Tensor) -> VisionFeatures:
+    """Run the vision tower on [batch, height, width, 3] uint8 images; height and width are multiples of 32."""
     b, height, width, _ = images.shape
     h, w = height // PATCH, width // PATCH
     indices, weights, places = _geometry(h, w, visual.num_grid_per_side)
@@ -67,16 +72,16 @@ def see(visual: Any, images: Tensor) -> Seen:
     cos, sin = visual.rotary_pos_emb(x, places)
     deep = []
     for number, block in enumerate(visual.blocks):
-        x = x + _look_round(block.attn, block.norm1(x), cos, sin)
+        x = x + _self_attention(block.attn, block.norm1(x), cos, sin)
         x = x + block.mlp(block.norm2(x))
         if number in visual.deepstack_visual_indexes:
             merger = visual.deepstack_merger_list[visual.deepstack_visual_indexes.index(number)]
             deep.append(merger(x).view(b, h * w // MERGE**2, -1))
     merged = visual.merger(x).view(b, h * w // MERGE**2, -1)
-    return Seen(merged=merged, deep=tuple(deep), grid=(h // MERGE, w // MERGE))
+    return VisionFeatures(merged=merged, deep=tuple(deep), grid=(h // MERGE, w // MERGE))
 
 
-def _look_round(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _self_attention(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     b, n, d = x.shape
     q, k, v = attn.qkv(x).view(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
     mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
@@ -85,29 +90,31 @@ def _look_round(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answer:
-    """What the language model made of a turn. hidden: (B, d), the answer position's state after the final norm.
+    """The language model's output for a turn.
 
-    looks: (layers, B, heads, M): the answer position's attention in every layer to the tokens of all images in
-    their order (a softmax over the whole turn, so that a row sums to at most 1); empty unless asked for.
+    Attributes:
+        hidden: [batch, features], the answer position's state after the final norm.
+        attention: [layers, batch, heads, M], the answer position's attention in every layer to the tokens of all images
+            in order (a softmax over the whole turn, so a row sums to at most 1); empty unless requested.
     """
 
     hidden: Tensor
-    looks: Tensor
+    attention: Tensor
 
 
-def read(text: Any, seen: Seen, before: Tensor, lengths: Tensor, after: Tensor) -> Tensor:
+def read_image(text: Any, seen: VisionFeatures, before: Tensor, lengths: Tensor, after: Tensor) -> Tensor:
     """Last hidden state at the answer position, (B, d), after the final norm; see `read_images`."""
     return read_images(text, [seen], before, lengths, [after]).hidden
 
 
 def read_images(
     text: Any,
-    images: Sequence[Seen],
+    images: Sequence[VisionFeatures],
     before: Tensor,
     lengths: Tensor,
     after: Sequence[Tensor],
     *,
-    looks: bool = False,
+    attention: bool = False,
 ) -> Answer:
     """Read one turn with one or more images, for a batch.
 
@@ -128,13 +135,15 @@ def read_images(
     last, kept = len(text.layers) - 1, []
     for number, layer in enumerate(text.layers):
         kv_head, head = _step_head(layer, head, turns[0], causal, done=number == last)
-        if looks:
-            kept.append(_last_look(layer, own, kv_head, turns[1])[..., p:])
+        if attention:
+            kept.append(_last_attention(layer, own, kv_head, turns[1])[..., p:])
         own = _step_own(layer, own, kv_head, turns[1], mask, final=number == last)
         if number < len(deep):
             own = own + deep[number]
     shown = _is_image([len(seen.merged[0]) for seen in images], [len(ids) for ids in after])
-    return Answer(hidden=_norm(text.norm, own[:, -1]), looks=torch.stack(kept)[..., shown] if looks else torch.empty(0))
+    return Answer(
+        hidden=_norm(text.norm, own[:, -1]), attention=torch.stack(kept)[..., shown] if attention else torch.empty(0)
+    )
 
 
 def _words(text: Any, ids: Tensor, b: int) -> Tensor:
@@ -142,7 +151,7 @@ def _words(text: Any, ids: Tensor, b: int) -> Tensor:
     return words
 
 
-def _spread(images: Sequence[Seen], after: Sequence[Tensor], number: int) -> Tensor:
+def _spread(images: Sequence[VisionFeatures], after: Sequence[Tensor], number: int) -> Tensor:
     """One deepstack feature of all images at their places among a turn's own tokens, zero at words: (B, T, d)."""
     parts = []
     for seen, ids in zip(images, after, strict=True):
@@ -157,7 +166,7 @@ def _is_image(tokens: Sequence[int], words: Sequence[int]) -> Tensor:
     return torch.cat(parts)
 
 
-def _last_look(layer: Any, x: Tensor, before: tuple[Tensor, Tensor], turn: tuple[Tensor, Tensor]) -> Tensor:
+def _last_attention(layer: Any, x: Tensor, before: tuple[Tensor, Tensor], turn: tuple[Tensor, Tensor]) -> Tensor:
     """The answer position's attention in one layer, (B, heads, P + T)."""
     attn, inner = layer.self_attn, _norm(layer.input_layernorm, x)
     k = torch.cat((before[0].expand(len(x), -1, -1, -1), _heads(attn, inner, turn)[0]), 2)
@@ -171,9 +180,9 @@ def _last_look(layer: Any, x: Tensor, before: tuple[Tensor, Tensor], turn: tuple
 def _positions(
     lengths: Tensor, p: int, grids: Sequence[tuple[int, int]], tails: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Three-axis positions (3, G, P) and (3, G, T): text counts on, image tokens get rows and columns.
+    """Return three-axis positions [3, G, P] and [3, G, T]: text counts up, image tokens have rows and columns.
 
-    What follows an image goes on from the larger of its sides, as in transformers' `get_rope_index`.
+    The text after an image continues from the larger of its sides, as in transformers' `get_rope_index`.
     """
     plain = (torch.arange(p) - (p - lengths)[:, None]).clamp(min=0)
     axes, at = [], 0
@@ -189,7 +198,7 @@ def _positions(
 
 
 def _masks(lengths: Tensor, p: int, own: int) -> tuple[Tensor, Tensor]:
-    """Who may look at whom: (G, 1, P, P) among the tokens before, and (G, 1, own, P + own) for the rest."""
+    """Return the attention masks: [G, 1, P, P] among the tokens before, and [G, 1, own, P + own] for the rest."""
     real = torch.arange(p) >= (p - lengths)[:, None]
     causal = torch.ones(p, p, dtype=torch.bool).tril() & real[:, None, None, :]
     causal = causal | torch.eye(p, dtype=torch.bool)  # a padded row must see something, or it becomes nan

@@ -66,7 +66,7 @@ def publish_adapter(recipe: dict[str, Any], work: Path, target: Path, check: str
 
 
 def _recipe_of(recipe: dict[str, Any], check: str) -> dict[str, Any]:
-    """What an adapter was trained with; that of a small part has a training of its own."""
+    """Return an adapter's training recipe; the adapter of a small part has a training of its own."""
     shared: dict[str, Any] = recipe["adapter"]
     if check not in SMALL:
         return shared
@@ -87,7 +87,7 @@ def _calibration_images(recipe: dict[str, Any], check: str) -> Iterator[tuple[Im
 
 
 def _reading_of(recipe: dict[str, Any], check: str, measured: Measured) -> dict[str, Any]:
-    """Calibrator, thresholds, and what the calibration images said, as fields of the card."""
+    """Return calibrator, thresholds, and the figures of the calibration images, as fields of the card."""
     part, positive = recipe["calibration"], measured.flagged_truth
     recall = certify_recall(measured.margins, positive, target=part["target_recall"][check])
     precision = certify_precision(measured.margins, positive, target=part["target_precision"][check])

@@ -1,11 +1,11 @@
-"""The adapter of a check about one small part: a first look that finds it, a crop that tells what it is.
+"""Train the adapter of a check about one small part: a first pass that finds it, and a crop that identifies it.
 
-A row is a whole view, a smaller one for context and a crop. The vision tower reads each once, the language model four
-turns of them: view alone, crop alone, view and crop, context and crop. The losses: the answer's letter in every turn
-(a part too small to tell leaves the margin near 0); a dense one on the vision tower's tokens (which cells are the
-part's, and of these, is it the flagged kind); and one that asks the answer position's attention, averaged over heads
-and the middle layers, to lie on the part's cells, so that a first look that cannot tell still looks at the place, and
-to lie evenly over a view when a general description is asked for, as one that looks for nothing.
+A row has a whole view, a smaller one for context and a crop. The vision tower reads each once, and the language model
+reads four turns of them: view alone, crop alone, view and crop, context and crop. There are three losses. The first is
+the answer's letter in every turn (a part too small to tell leaves the margin near 0). The second is dense, on the
+vision tower's tokens: which cells are the part's, and is the part of the flagged kind. The third is on the answer
+position's attention, averaged over heads and the middle layers. It should lie on the part's cells, even in a first pass
+that cannot identify the part, and evenly over a view when the prompt asks for a general description.
 """
 
 from __future__ import annotations
@@ -30,19 +30,25 @@ from models.inputs.prompts import render_turn
 from models.network.lora import adapter_state
 from models.pocket.questions import RAZOR
 from tools.pocket.adapt import NAME, prepare
-from tools.pocket.forward import Answer, Seen, read_images, see
+from tools.pocket.forward import Answer, VisionFeatures, encode_images, read_images
 from tools.pocket.small_rows import LARGE, TINY, Picture, Range, Rows, Shape, bags, draw_rows
 
 WARM_UP = 40  # steps
-MINE = 0.3  # a cell this much the part's counts as the part's
+MINE = 0.3  # from this share on a cell counts as the part's
 GENERIC = "Write a general description of the image."
 RARE = 10.0  # weight of the part's cells against the many others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """rows: of a step. crops: rows of a step that reads crops alone, of 192 x 192 px (more of smaller ones).
-    alone: share of such steps."""
+    """A stage of training.
+
+    Attributes:
+        steps: number of steps.
+        rows: of a step.
+        crops: rows of a step with crops alone, of 192 x 192 px (more of smaller ones).
+        alone: share of such steps.
+    """
 
     steps: int
     rows: int
@@ -57,7 +63,7 @@ class Readers(nn.Module):
         super().__init__()
         self.readers = nn.ModuleList(nn.Linear(width, 2) for _ in range(1 + deep))
 
-    def loss(self, seen: Seen, part: Tensor, flagged: Tensor) -> Tensor:
+    def loss(self, seen: VisionFeatures, part: Tensor, flagged: Tensor) -> Tensor:
         """part: (B, M), 0..1. flagged: (B,), 0 or 1."""
         mine = (part > MINE).float()
         total = []
@@ -69,21 +75,26 @@ class Readers(nn.Module):
         return torch.stack(total).mean()
 
 
-def on_the_part(looks: Tensor, part: Tensor, layers: Sequence[int]) -> Tensor:
-    """Minus the log share of the attention to the images that lies on the part's cells; rows without it do not count.
+def on_the_part(attention: Tensor, part: Tensor, layers: Sequence[int]) -> Tensor:
+    """Return minus the log share of the attention to the images that lies on the part's cells.
 
-    looks: (layers, B, heads, M). part: (B, M).
+    Rows without a part are left out.
+
+    Args:
+        attention: [layers, batch, heads, M].
+        part: [batch, M], 0..1.
+        layers: to average over.
     """
-    mean = looks[list(layers)].float().mean((0, 2))
+    mean = attention[list(layers)].float().mean((0, 2))
     mine = (part > MINE).float()
     share = (mean * mine).sum(1) / mean.sum(1)
     there = mine.any(1)
     return -(share.clamp(min=1e-6).log() * there).sum() / there.sum().clamp(min=1)
 
 
-def spread(looks: Tensor, layers: Sequence[int]) -> Tensor:
-    """How far the attention to an image is from even: the Kullback-Leibler divergence of it from the even one."""
-    mean = looks[list(layers)].float().mean((0, 2))
+def spread(attention: Tensor, layers: Sequence[int]) -> Tensor:
+    """Return the Kullback-Leibler divergence of the attention to an image from an even one."""
+    mean = attention[list(layers)].float().mean((0, 2))
     share = (mean / mean.sum(1, keepdim=True)).clamp(min=1e-6)
     return -(share * share.shape[1]).log().mean()
 
@@ -194,36 +205,43 @@ class Fit:
 
     def _loss(self, rows: Rows) -> tuple[Tensor, dict[str, float]]:
         labels = torch.from_numpy(rows.labels)
-        seen = {name: see(self.model.model.visual, torch.from_numpy(one.images)) for name, one in rows.shown.items()}
+        seen = {
+            name: encode_images(self.model.model.visual, torch.from_numpy(one.images))
+            for name, one in rows.shown.items()
+        }
         parts = {name: torch.from_numpy(one.part) for name, one in rows.shown.items()}
         flagged = (labels == 0).float()
         dense = torch.stack([self.readers.loss(seen[name], parts[name], flagged) for name in seen]).mean()
         alone = "view" not in seen
         turns = [["crop"]] if alone else [["view"], ["crop"], ["view", "crop"], ["context", "crop"]]
-        answers, looks, notes = [], [], {}
+        answers, attention, notes = [], [], {}
         for turn in turns:
             answer = self._read([seen[name] for name in turn])
             logits = answer.hidden @ self.model.model.language_model.embed_tokens.weight.T
             answers.append(F.cross_entropy(logits.float(), self.answers[labels]))
-            looks.append(on_the_part(answer.looks, torch.cat([parts[name] for name in turn], 1), self.part["layers"]))
+            attention.append(
+                on_the_part(answer.attention, torch.cat([parts[name] for name in turn], 1), self.part["layers"])
+            )
             notes["+".join(turn)] = answers[-1].item()
-            notes["look " + "+".join(turn)] = looks[-1].item()
+            notes["look " + "+".join(turn)] = attention[-1].item()
         if not alone:
-            notes["even"] = (even := spread(self._read([seen["view"]], self.generic).looks, self.part["layers"])).item()
-            looks.append(self.part["even"] * len(looks) * even)
-        answer_loss, look_loss = torch.stack(answers).mean(), torch.stack(looks).mean()
-        loss = answer_loss + self.part["dense"] * dense + self.part["attention"] * look_loss
+            notes["even"] = (
+                even := spread(self._read([seen["view"]], self.generic).attention, self.part["layers"])
+            ).item()
+            attention.append(self.part["even"] * len(attention) * even)
+        answer_loss, attention_loss = torch.stack(answers).mean(), torch.stack(attention).mean()
+        loss = answer_loss + self.part["dense"] * dense + self.part["attention"] * attention_loss
         return loss, {"dense": dense.item(), **notes}
 
-    def _read(self, images: list[Seen], before: Tensor | None = None) -> Answer:
+    def _read(self, images: list[VisionFeatures], before: Tensor | None = None) -> Answer:
         before = self.before if before is None else before
         after = [self.between] * (len(images) - 1) + [self.after]
         length = torch.tensor([before.shape[1]])
-        return read_images(self.model.model.language_model, images, before, length, after, looks=True)
+        return read_images(self.model.model.language_model, images, before, length, after, attention=True)
 
 
 def _generic(processor: VisionProcessor) -> tuple[int, ...]:
-    """What stands before an image of which a general description is asked: the reference of `models.crops`."""
+    """The text before an image that asks for a general description: the reference of `models.relevance`."""
     image_token = processor.reader.image_token
     template = processor.chat_template
     return render_turn(processor.tokenizer, GENERIC, image_token=image_token, chat_template=template).before

@@ -1,8 +1,8 @@
-"""Training rows for a check about one small part: a whole view, a smaller one for context, and a crop round the part.
+"""Training rows for a check about one small part: a whole view, a smaller one for context, and a crop around the part.
 
-Bags without the part are drawn once, at native size; every row takes one of them, lays its own part into it and
-renders the part afresh at each scale, so that no two rows are the same and the drawing stays quick. The part in a
-crop has the detail that the archive's image would give, and no more.
+Bags without the part are generated once, at native size. Every row takes one of them, adds its own part and renders the
+part at each scale, so that no two rows are the same and rendering stays fast. The part in a crop has exactly the detail
+of the archive's image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """What rows are drawn with: the part's length as a share of the shorter side, and the archive image's side."""
+    """The range of rows: the part's length as a share of the shorter side, and the archive image's side."""
 
     share: tuple[float, float]
     side: tuple[int, int]
@@ -91,7 +91,10 @@ def _bag(seed: int, size: tuple[int, int], index: int) -> Picture:
 
 
 def bags(folder: Path, *, seed: int, count: int, size: tuple[int, int]) -> Picture:
-    """(count, H, W, 3) bags without a small part and without noise; drawn into `folder` unless they are there."""
+    """Return [count, height, width, 3] bags without a small part and without noise.
+
+    They are generated if `folder` does not have them.
+    """
     path = folder / f"razor-bags-{seed}-{count}-{size[0]}x{size[1]}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from models.pocket.questions import QUESTIONS
 from models.pocket.scenes.belongings import EVERYDAY
 from models.pocket.scenes.fonts import WORDS, word
-from models.pocket.scenes.looking import COLOURS, CORNERS, OUTLINES, SHAPES, STUFF
+from models.pocket.scenes.pretraining import COLOURS, CORNERS, STUFF
+from models.pocket.scenes.shapes import OUTLINES, SHAPES
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -51,7 +52,7 @@ STEMS = (
 
 
 def corpus() -> Iterator[str]:
-    """Every prompt we ask, many menus, and the words that scenes may show."""
+    """Yield every prompt of the pocket model, many menus, and the words that scenes may show."""
     rng = random.Random("scanfleet-pocket/tokenizer")
     names = (*EVERYDAY, *OUTLINES, *SHAPES)
     menus = (*names, *COLOURS, *CORNERS, *STUFF.values(), "yes", "no", "level", "tilted", "sharp", "soft", *WORDS)

@@ -1,7 +1,7 @@
-"""Make the pocket model: `python -m tools.pocket.train --work DIR` (base, then one adapter per check).
+"""Train the pocket model: `python -m tools.pocket.train --work DIR` (base, then one adapter per check).
 
 `--only razor` trains that check's adapter on the shipped base and puts it beside the others, touching nothing else.
-Everything is seeded and kept in the work folder; started again after a kill it goes on from the last checkpoint.
+Everything is seeded and kept in the work folder; a restart after a kill resumes from the last checkpoint.
 """
 
 from __future__ import annotations

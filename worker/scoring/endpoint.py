@@ -15,10 +15,10 @@ import structlog
 from PIL import Image
 
 from models.crops.policy import CropPolicy
-from models.endpoint.chat import ChatServer, Wanted
+from models.endpoint.chat import ChatServer, RequestOptions
 from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
 from models.endpoint.http import HttpChannel
-from models.endpoint.image import EncodedImage, Sending
+from models.endpoint.image import EncodedImage, ImageEncoding
 from models.endpoint.scorer import EndpointScorer, identify
 from models.errors import ModelInvalid
 from models.types import CropReader, Detail, Finder, ModelIdentity, Question, Reading, Scorer
@@ -48,11 +48,11 @@ def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointMo
             connections=streams_for(settings),
             ca_file=settings.endpoint_ca_file,
         )
-    wanted = Wanted(model=name, top_logprobs=settings.endpoint_top_logprobs)
-    server = ChatServer(channel=channel, wanted=wanted, key=key)
+    options = RequestOptions(model=name, top_logprobs=settings.endpoint_top_logprobs)
+    server = ChatServer(channel=channel, options=options, key=key)
     try:
         with _at_start():
-            identity = identify(server, name=settings.model, sending=sending_of(settings))
+            identity = identify(server, name=settings.model, encoding=encoding_of(settings))
     except ScanfleetError:
         channel.close()
         raise
@@ -69,8 +69,8 @@ def streams_for(settings: Settings) -> int:
     return int(max(1, min(settings.endpoint_concurrency, per_minute / 60.0 * spare / 2)))
 
 
-def sending_of(settings: Settings) -> Sending:
-    return Sending(image_format=settings.endpoint_image_format, grid=settings.endpoint_image_grid)
+def encoding_of(settings: Settings) -> ImageEncoding:
+    return ImageEncoding(image_format=settings.endpoint_image_format, grid=settings.endpoint_image_grid)
 
 
 class EndpointModel:
@@ -108,7 +108,7 @@ class EndpointModel:
             server=self._server,
             question=question,
             identity=self.identity,
-            sending=sending_of(self._settings),
+            encoding=encoding_of(self._settings),
         )
         return cast("Scorer", RetryingScorer(scorer, self._line))
 

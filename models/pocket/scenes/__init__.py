@@ -1,6 +1,6 @@
-"""Seeded scene generators: every image the pocket model was trained or measured on comes from here.
+"""Seeded scene generators: every image that the pocket model is trained or measured on.
 
-Knows numpy and Pillow, no torch. One image is a pure function of (seed, family, index, size).
+They use numpy and Pillow, not torch. One image is a pure function of (seed, family, index, size).
 """
 
 from __future__ import annotations

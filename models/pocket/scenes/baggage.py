@@ -16,7 +16,7 @@ SMALLEST, LARGEST = 0.34, 0.62  # a threat's length as a share of the shorter si
 
 
 def lay_bag(rng: random.Random, depths: Depths) -> None:
-    """The bag itself: a soft outline, seams, perhaps a zip or wheels, and clothes as smooth fog."""
+    """Add the bag itself: a soft outline, seams, perhaps a zip or wheels, and clothes as smooth fog."""
     h, w = depths.depth.shape[:2]
     outline = rounded(-0.48, -0.46, 0.48, 0.46, rng.uniform(0.04, 0.2))
     s = min(w, h)
@@ -60,13 +60,13 @@ def add_belongings(rng: random.Random, depths: Depths, count: int) -> list[str]:
 
 
 def draw(seed: int, index: int, width: int, height: int, label: str | None = None) -> Scene:
-    """Picture `index` of a seed: half of them bags without a threat, the rest the four threats in turn."""
+    """Return picture `index` of a seed: half of them bags without a threat, the rest the four threats in turn."""
     rng = dice(seed, "baggage", index)
     if label is None:
         label = LABELS[(index // 2) % 4] if index % 2 else "none"
     depths = Depths(width, height)
     lay_bag(rng, depths)
-    # One more harmless thing where there is no threat, so that the number of things tells nothing.
+    # One more harmless object where there is no threat, so that the number of objects tells nothing.
     names = add_belongings(rng, depths, rng.randint(2, 6) + (label == "none"))
     boxes: tuple[Box, ...] = ()
     if label != "none":

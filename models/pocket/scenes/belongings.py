@@ -1,4 +1,4 @@
-"""Everyday things in bags. Every function returns the parts of one object, about one unit long."""
+"""Everyday objects in bags. Every function returns the parts of one object, about one unit long."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def coins(rng: random.Random) -> list[Part]:
 
 
 def pen(rng: random.Random) -> list[Part]:
-    """A level thin stick: no taper, so that a stick alone is no blade."""
+    """A thin straight stick without taper, so that a stick alone does not mean a blade."""
     return [
         Part(points=((-0.4, 0), (0.36, 0)), material=rng.choice(("plastic", "light")), thick=0.9, width=0.05),
         Part(points=((0.36, 0), (0.42, 0)), material="steel", thick=0.6, width=0.02),
@@ -181,7 +181,7 @@ EVERYDAY: dict[str, Callable[[random.Random], list[Part]]] = {
     "phone": phone, "coins": coins, "pen": pen, "glasses": glasses, "fruit": fruit, "box": box, "spoon": spoon,
     "dryer": dryer, "thermos": thermos, "charger": charger,
 }  # fmt: skip
-# How long each lies in a bag, as a share of the shorter side.
+# The length of each object in a bag, as a share of the shorter side.
 LENGTHS = {
     "laptop": 0.7, "shoe": 0.5, "keys": 0.3, "umbrella": 0.7, "cable": 0.45, "can": 0.4, "book": 0.45, "phone": 0.35,
     "coins": 0.35, "pen": 0.35, "glasses": 0.35, "fruit": 0.35, "box": 0.45, "spoon": 0.4, "dryer": 0.5,

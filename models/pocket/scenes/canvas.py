@@ -1,4 +1,4 @@
-"""Backgrounds: gradients, textures, object-like things, and the crisp marks that are not text."""
+"""Backgrounds: gradients, textures, object-like shapes, and crisp marks that are not text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def luma(c: Colour) -> float:
 
 
 def smooth(rng: random.Random, w: int, h: int, cells: int, low: int = 0, high: int = 255) -> Image.Image:
-    """A grey field of `cells` x `cells` random values, blown up smoothly: clouds, or uneven light."""
+    """Return a grey field of `cells` x `cells` random values, enlarged smoothly: clouds, or uneven light."""
     small = np.array([rng.randint(low, high) for _ in range(cells * cells)], np.uint8).reshape(cells, cells)
     return Image.fromarray(small).resize((w, h), BICUBIC)
 
@@ -77,7 +77,7 @@ def _view(rng: random.Random, w: int, h: int) -> Image.Image:
 
 
 def blob(rng: random.Random, cx: float, cy: float, r: float, points: int = 14) -> list[tuple[float, float]]:
-    """A closed wobbly outline round (cx, cy)."""
+    """Return a closed wobbly outline around (cx, cy)."""
     squash, wobble, phase = rng.uniform(0.5, 1.0), rng.uniform(0, 0.35), rng.uniform(0, 6)
     k = rng.choice((2, 3, 5))
     out = []
@@ -89,7 +89,7 @@ def blob(rng: random.Random, cx: float, cy: float, r: float, points: int = 14) -
 
 
 def _things(rng: random.Random, image: Image.Image, count: int) -> None:
-    """Solid object-like shapes, each with a lit and a dark side."""
+    """Draw solid object-like shapes, each with a lit and a dark side."""
     w, h = image.size
     pen = ImageDraw.Draw(image)
     for _ in range(count):
@@ -121,7 +121,7 @@ BASES = (_clouds, _clouds, _gradient, _gradient, _stripes, _tiles, _view, _view)
 
 
 def background(rng: random.Random, w: int, h: int) -> Image.Image:
-    """A scene without any text, blurred a little like a photograph."""
+    """Return a scene without any text, blurred slightly like a photograph."""
     image = rng.choice(BASES)(rng, w, h)
     if rng.random() < 0.75:
         _things(rng, image, rng.randint(1, 6))
@@ -131,7 +131,7 @@ def background(rng: random.Random, w: int, h: int) -> Image.Image:
 
 
 def marks(rng: random.Random, image: Image.Image, count: int) -> None:
-    """Crisp things that are not text: lines, empty boxes and bands, logos, bar patterns, dots."""
+    """Draw crisp marks that are not text: lines, empty boxes and bands, logos, bar patterns, dots."""
     w, h = image.size
     pen, s = ImageDraw.Draw(image), min(w, h)
     for _ in range(count):
@@ -164,7 +164,7 @@ def marks(rng: random.Random, image: Image.Image, count: int) -> None:
 
 
 def light(rng: random.Random, image: Image.Image, low: float = 0.5) -> Image.Image:
-    """Multiply by a smooth uneven light whose darkest place is about `low`."""
+    """Multiply by a smooth uneven light whose darkest value is about `low`."""
     w, h = image.size
     shade = smooth(rng, w, h, rng.choice((2, 3)), int(low * 255), 255)
     lit = np.asarray(image, np.uint16) * np.asarray(shade, np.uint16)[..., None]

@@ -1,4 +1,4 @@
-"""Type faces and words. Only fonts that come with installed packages: matplotlib's and Pillow's own."""
+"""Type faces and words. Uses only fonts of installed packages: matplotlib's and Pillow's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-# Faces of matplotlib's mpl-data that hold the Latin alphabet; the others there are symbol sets.
+# Faces in matplotlib's mpl-data with the Latin alphabet; the others are symbol sets.
 FACES = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "DejaVuSansMono",
     "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
@@ -38,7 +38,7 @@ def _folder() -> Path:
 
 @lru_cache(maxsize=4096)
 def font(face: str, size: int) -> ImageFont.FreeTypeFont:
-    """A face at a pixel size; "builtin" is the one inside Pillow."""
+    """Return a face at a pixel size; "builtin" is Pillow's own."""
     if face == "builtin":
         loaded = ImageFont.load_default(size)
         assert isinstance(loaded, ImageFont.FreeTypeFont)
@@ -51,7 +51,7 @@ def any_font(rng: random.Random, size: int) -> ImageFont.FreeTypeFont:
 
 
 def word(rng: random.Random) -> str:
-    """A shop word, a price, a made-up word, a handle or an address."""
+    """Return a shop word, a price, a made-up word, a handle or an address."""
     kind = rng.random()
     if kind < 0.5:
         return rng.choice(WORDS)
@@ -67,6 +67,6 @@ def word(rng: random.Random) -> str:
 
 
 def phrase(rng: random.Random, most: int) -> str:
-    """One to `most` words."""
+    """Return one to `most` words."""
     text = " ".join(word(rng) for _ in range(rng.randint(1, most)))
     return text.upper() if rng.random() < 0.3 else text

@@ -1,4 +1,4 @@
-"""Putting letters on pictures: flat on top, or on a surface of the scene."""
+"""Put letters on pictures: flat on top, or on a surface of the scene."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Point = tuple[float, float]
 
 
 def text_mask(rng: random.Random, lines: list[str], size: int) -> Image.Image:
-    """The letters of `lines` as an L mask, cropped to the ink (never empty)."""
+    """Return the letters of `lines` as an L mask, cropped to the ink (never empty)."""
     face = any_font(rng, size)
     boxes = [face.getbbox(line) for line in lines]
     widths = [int(b[2] - b[0]) + 2 for b in boxes]
@@ -30,13 +30,13 @@ def text_mask(rng: random.Random, lines: list[str], size: int) -> Image.Image:
 
 
 def fitted(rng: random.Random, lines: list[str], size: int, w: int, h: int) -> Image.Image | None:
-    """A text mask no larger than w x h at this size, or None when the words do not fit."""
+    """Return a text mask of at most w x h pixels at this size, or None if the words do not fit."""
     mask = text_mask(rng, lines, size)
     return mask if mask.width <= w and mask.height <= h else None
 
 
 def ink(rng: random.Random, behind: Colour, contrast: float) -> Colour:
-    """A colour whose brightness differs from what is behind by at least `contrast` (0..255)."""
+    """Return a colour whose brightness differs from the background's by at least `contrast` (0..255)."""
     for _ in range(8):
         c = rng.choice(((255, 255, 255), (0, 0, 0), colour(rng), colour(rng)))
         if abs(luma(c) - luma(behind)) >= contrast:
@@ -54,14 +54,14 @@ def faded(mask: Image.Image, alpha: float) -> Image.Image:
 
 
 def on_page(mask: Image.Image, size: tuple[int, int], at: tuple[int, int]) -> Image.Image:
-    """The mask placed on an empty page of the picture's size."""
+    """Place the mask on an empty page of the picture's size."""
     page = Image.new("L", size)
     page.paste(mask, at)
     return page
 
 
 def _coefficients(target: list[Point], w: float, h: float) -> list[float]:
-    """Pillow's eight numbers of the projective map from the target quad back to the rectangle (0,0)-(w,h)."""
+    """Return Pillow's eight numbers of the projective map from the target quad back to the rectangle (0,0)-(w,h)."""
     source = [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
     rows, right = [], []
     for (x, y), (u, v) in zip(target, source, strict=True):
@@ -73,13 +73,13 @@ def _coefficients(target: list[Point], w: float, h: float) -> list[float]:
 
 
 def warp(patch: Image.Image, target: list[Point], size: tuple[int, int]) -> Image.Image:
-    """Show `patch` inside the quad `target` (clockwise from top left) on an empty page of `size`."""
+    """Draw `patch` inside the quad `target` (clockwise from top left) on an empty page of `size`."""
     numbers = _coefficients(target, patch.width, patch.height)
     return patch.transform(size, Image.Transform.PERSPECTIVE, numbers, BICUBIC)
 
 
 def quad(rng: random.Random, centre: Point, w: float, h: float, degrees: float, keystone: float) -> list[Point]:
-    """A w x h rectangle turned by `degrees`, one side shrunk by the factor 1 - keystone."""
+    """Return a w x h rectangle rotated by `degrees`, with one side shrunk by the factor 1 - keystone."""
     kx, ky = w / 2, h / 2
     squeeze = 1 - keystone
     corners = [(-kx, -ky), (kx, -ky), (kx, ky), (-kx, ky)]

@@ -26,7 +26,7 @@ SURFACES = ("sign", "package", "shirt", "wall")
 
 @dataclass(frozen=True, kw_only=True)
 class Lettered:
-    """A picture with letters added, the mask of the ink and what was written."""
+    """A picture with letters added, the mask of the ink, and the text."""
 
     image: Image.Image
     mask: Image.Image
@@ -35,12 +35,12 @@ class Lettered:
 
 
 def smallest(side: int) -> float:
-    """The smallest font size in pixels: 12 at 128 px (about 9 px letters), 5.5 % of the side on large pictures."""
+    """Return the smallest font size in pixels: 12 at 128 px (letters of about 9 px), 5.5 % of a large side."""
     return max(12.0, 0.055 * side)
 
 
 def _mask(rng: random.Random, w: int, h: int, words: int, low: float, high: float) -> tuple[Image.Image, str]:
-    """Letters that fit in w x h, font size drawn between low and high (pixels), shrinking if they must."""
+    """Return letters that fit in w x h; the font size is sampled from low to high pixels and shrunk if needed."""
     least = smallest(min(w, h))
     size = max(least, rng.uniform(low, high))
     for _ in range(6):
@@ -55,7 +55,7 @@ def _mask(rng: random.Random, w: int, h: int, words: int, low: float, high: floa
 
 
 def _stamp(rng: random.Random, image: Image.Image, mask: Image.Image, at: tuple[int, int], alpha: float) -> None:
-    """Ink the mask on the picture at `at`, contrasting with what is there, sometimes with an outline."""
+    """Ink the mask on the picture at `at`, in contrast with the background, sometimes with an outline."""
     x, y = at
     behind = lettering.mean_colour(image, (max(x, 0), max(y, 0), max(x, 0) + mask.width, max(y, 0) + mask.height))
     fill = lettering.ink(rng, behind, 70 if alpha > 0.8 else 110)
@@ -68,7 +68,7 @@ def _stamp(rng: random.Random, image: Image.Image, mask: Image.Image, at: tuple[
 
 
 def _caption(rng: random.Random, image: Image.Image, style: str) -> Lettered:
-    """Caption, headline, corner note or banner: level text, with or without a box behind."""
+    """Add a caption, headline, corner note or banner: level text, with or without a box behind."""
     w, h = image.size
     s = min(w, h)
     spans = {"caption": (0.08, 0.13), "headline": (0.16, 0.34), "corner": (0.06, 0.1), "banner": (0.09, 0.2)}
@@ -92,7 +92,7 @@ def _caption(rng: random.Random, image: Image.Image, style: str) -> Lettered:
 
 
 def _price(rng: random.Random, image: Image.Image) -> Lettered:
-    """A round or star-shaped badge with a price or a short word."""
+    """Add a round or star-shaped badge with a price or a short word."""
     w, h = image.size
     s = min(w, h)
     text = rng.choice((f"${rng.randint(1, 99)}", f"-{rng.randint(1, 9)}0%", "NEW", "HOT", word(rng)[:5]))
@@ -111,7 +111,7 @@ def _price(rng: random.Random, image: Image.Image) -> Lettered:
 
 
 def _watermark(rng: random.Random, image: Image.Image, style: str) -> Lettered:
-    """See-through letters: one mark, or the same mark tiled over the whole picture; level or slanted."""
+    """Add transparent letters: one mark, or the same mark tiled over the whole picture; level or slanted."""
     w, h = image.size
     s = min(w, h)
     tiled = style == "tiled"
@@ -136,7 +136,7 @@ def _watermark(rng: random.Random, image: Image.Image, style: str) -> Lettered:
 
 
 def lay_over(rng: random.Random, image: Image.Image) -> Lettered:
-    """Add one overlay text of a random style to a finished picture (changed in place)."""
+    """Add one overlay text of a random style to a finished picture, in place."""
     style = rng.choice(OVERLAY_STYLES)
     if style == "price":
         return _price(rng, image)
@@ -146,7 +146,7 @@ def lay_over(rng: random.Random, image: Image.Image) -> Lettered:
 
 
 def _surface(rng: random.Random, style: str, mask: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:
-    """Paint, shape and letter masks of a sign, package or shirt (all the same size), larger than the letters."""
+    """Return paint, shape and letter masks of a sign, package or shirt, all of one size and larger than the letters."""
     pad = rng.uniform(0.25, 0.7) * mask.height
     w, h = int(mask.width + 2 * pad), int(mask.height + 2 * pad * rng.uniform(1.0, 2.2))
     if style == "shirt":
@@ -171,7 +171,7 @@ def _surface(rng: random.Random, style: str, mask: Image.Image) -> tuple[Image.I
 
 
 def write_in_scene(rng: random.Random, image: Image.Image, words: int = 2) -> Lettered:
-    """Put text on a surface of the scene, before light, blur and noise are shared by everything."""
+    """Put text on a surface of the scene, before light, blur and noise are added to everything."""
     w, h = image.size
     s = min(w, h)
     style = rng.choice(SURFACES)
@@ -198,14 +198,14 @@ def write_in_scene(rng: random.Random, image: Image.Image, words: int = 2) -> Le
 
 
 def share_light(rng: random.Random, image: Image.Image) -> Image.Image:
-    """Uneven light, lens blur and sensor noise over everything that is in the scene."""
+    """Add uneven light, lens blur and sensor noise to everything in the scene."""
     image = canvas.light(rng, image, rng.uniform(0.4, 0.75))
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.45, 0.8) * max(1.0, image.width / 224)))
     return canvas.grain(rng, image, rng.uniform(3, 10))
 
 
 def _hide_part(rng: random.Random, image: Image.Image, mask: Image.Image) -> Image.Image:
-    """Let a thing stand before some of the text; returns what is still seen of the letters."""
+    """Cover some of the text with an object, and return the letters that stay visible."""
     box = mask.getbbox()
     if box is None:
         return mask
@@ -218,7 +218,7 @@ def _hide_part(rng: random.Random, image: Image.Image, mask: Image.Image) -> Ima
 
 
 def _marked(rng: random.Random, image: Image.Image, inks: list[Image.Image]) -> Image.Image:
-    """Draw crisp marks on top, unless they would hide more than a third of some text."""
+    """Draw crisp marks on top, unless they would cover more than a third of some text."""
     marked = image.copy()
     canvas.marks(rng, marked, rng.randint(1, 4))
     changed = ImageChops.difference(image, marked).convert("L").point([0] + [255] * 255)
@@ -235,7 +235,7 @@ def _boxes(found: list[tuple[Lettered, str]]) -> tuple[Box, ...]:
 
 
 def draw(seed: int, index: int, width: int, height: int, label: str | None = None) -> Scene:
-    """Picture `index` of a seed; the label cycles through LABELS unless one is asked for."""
+    """Return picture `index` of a seed; the labels take turns unless one is given."""
     rng = dice(seed, "overlay", index)
     label = label or LABELS[index % len(LABELS)]
     image = canvas.background(rng, width, height)

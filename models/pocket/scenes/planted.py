@@ -1,8 +1,7 @@
-"""The benchmark's pictures: bags whose one small part is tiny (`planted`), or large enough for a first look (`large`).
+"""The benchmark's pictures: bags whose one small part is tiny (`planted`) or large enough for a first pass (`large`).
 
-Pure functions of (seed, index). Beside every blade stands a look-alike picture: an equally salient plate in half of
-them, as `scenes/razor.py` has it. Seeds from 1,000 up belong to benchmarks, the ones below to training, calibration
-and tests.
+Pure functions of (seed, index). Half of the pictures show a blade. The others show an equally salient plate, as in
+`scenes/razor.py`, or no part. Seeds from 1,000 up belong to benchmarks, lower ones to training, calibration and tests.
 """
 
 from __future__ import annotations
@@ -23,8 +22,14 @@ LARGE = (0.15, 0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """A picture and its truth. label: "blade" or "none". box: of the part, blade or look-alike, in pixels (xyxy); None
-    where there is none. make: of the part, or "empty"."""
+    """A picture and its truth.
+
+    Attributes:
+        image: the picture.
+        label: "blade" or "none".
+        box: of the part, blade or look-alike, in pixels; None: no part.
+        make: of the part, or "empty".
+    """
 
     image: Image.Image
     label: str
@@ -33,7 +38,7 @@ class Planted:
 
 
 def planted(seed: int, index: int) -> Planted:
-    """A tiny part in a picture of 512 to 2048 px; blade and none in turn."""
+    """Return a picture of 512 to 2048 px with a tiny part; blade and none in turn."""
     rng = dice(seed, "planted", index)
     width, height = _size(rng.choice((512, 768, 1024, 1280, 1536, 2048)), rng.choice(PROPORTIONS))
     shorter = min(width, height)
@@ -42,7 +47,7 @@ def planted(seed: int, index: int) -> Planted:
 
 
 def large(seed: int, index: int) -> Planted:
-    """A large part in a picture of 256 to 1024 px; blade and none in turn."""
+    """Return a picture of 256 to 1024 px with a large part; blade and none in turn."""
     rng = dice(seed, "large", index)
     width, height = _size(rng.choice((256, 384, 512, 768, 1024)), rng.choice(PROPORTIONS))
     return _draw(seed, index, width, height, LARGE)

@@ -1,8 +1,8 @@
-"""The razor family: a bag with one small dense part, either a razor blade or a plate that differs in its detail alone.
+"""The razor family: a bag with one small dense part, either a razor blade or a plate that differs only in its detail.
 
-A test of acuity, like a Landolt ring: blade and look-alike share outline, material, thickness, size and place, so a
-picture in which the part is a few pixels long says where it lies but not what it is. What tells them apart is the
-blade's slot, 10 to 13 % of its length wide; a look-alike may have as much cut away elsewhere.
+It tests acuity, like a Landolt ring. Blade and look-alike share outline, material, thickness, size and place, so a
+picture in which the part is a few pixels long shows where it is but not what it is. The difference is the blade's slot,
+whose width is 10 to 13 % of its length; a look-alike may have as much cut out elsewhere.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ from models.pocket.scenes.xray import Depths, Part, Pose, detect, expose, oval, 
 from models.types import Box
 
 LABELS = ("blade", "none")
-SMALLEST, LARGEST = 0.15, 0.5  # the part's length as a share of the shorter side, unless asked otherwise
+SMALLEST, LARGEST = 0.15, 0.5  # default range of the part's length as a share of the shorter side
 EMPTY = 0.2  # share of the "none" pictures that hold no small part at all
-LOOK_ALIKES = ("plain", "tag", "core", "notched", "notched", "pierced", "pierced")  # those as light as a blade doubly
-SPREAD = 0.34  # how far from the middle a part may lie, as a share of each side
+LOOK_ALIKES = (
+    "plain",
+    "tag",
+    "core",
+    "notched",
+    "notched",
+    "pierced",
+    "pierced",
+)  # those as light as a blade count twice
+SPREAD = 0.34  # largest distance of a part from the middle, as a share of each side
 # Belongings without small dense pieces of their own, which would be mistaken for the part.
 QUIET = ("umbrella", "can", "book", "glasses", "fruit", "box", "dryer", "thermos", "pen", "spoon")
 
@@ -39,7 +47,7 @@ class Plate:
 
 
 def plate(rng: random.Random, label: str) -> Plate:
-    """A blade, or for "none" one of its look-alikes; all are drawn from the same outlines and thicknesses."""
+    """Return a blade, or for "none" one of its look-alikes; all share the same outlines and thicknesses."""
     half, thick = rng.uniform(0.17, 0.33), rng.uniform(1.3, 2.2)
     body = Part(points=rounded(-0.5, -half, 0.5, half, rng.uniform(0.02, 0.12)), material="steel", thick=thick)
     slot, long = rng.uniform(0.05, 0.065), rng.uniform(0.28, 0.36)  # half the slot's width and length
@@ -77,7 +85,16 @@ def _hole(points: tuple[tuple[float, float], ...]) -> Part:
 
 
 def bag(rng: random.Random, width: int, height: int) -> Field:
-    """A bag without any small part, exposed but without noise: (height, width, 3), 0..1."""
+    """Return a bag without any small part, exposed but without noise.
+
+    Args:
+        rng: the picture's random source.
+        width: in pixels.
+        height: in pixels.
+
+    Returns:
+        [height, width, 3] fp32 in 0..1.
+    """
     depths = Depths(width, height)
     lay_bag(rng, depths)
     for _ in range(rng.randint(2, 6)):
@@ -87,10 +104,18 @@ def bag(rng: random.Random, width: int, height: int) -> Field:
 
 
 def lay_plate(seen: Field, parts: tuple[Part, ...], pose: Pose) -> Box | None:
-    """Lay a part into an exposed picture, in place: by Beer-Lambert it multiplies what arrives behind it.
+    """Add a part to an exposed picture, in place: by Beer-Lambert it multiplies the light that arrives behind it.
 
-    Drawn several times finer than the picture's pixels when it is small, so that sub-pixel detail averages out as on
-    a detector. Returns its box, without a label; None where it lies outside the picture.
+    A small part is drawn several times finer than the picture's pixels, so that sub-pixel detail averages out as on a
+    detector.
+
+    Args:
+        seen: [height, width, 3] fp32 in 0..1, changed in place.
+        parts: the part's outlines.
+        pose: in pixels of the picture.
+
+    Returns:
+        The part's box without a label, or None if it lies outside the picture.
     """
     h, w = seen.shape[:2]
     fine = max(1, min(6, math.ceil(48 / pose.scale)))
@@ -119,10 +144,17 @@ def draw(
     label: str | None = None,
     share: tuple[float, float] = (SMALLEST, LARGEST),
 ) -> Scene:
-    """Picture `index` of a seed: blade and none in turn.
+    """Return picture `index` of a seed: blade and none in turn.
 
-    share: the range of the part's length as a share of the shorter side. A look-alike's box is kept with the label
-    "none", in `boxes` as a blade's is, and `style` names the make ("empty" where there is no small part).
+    A look-alike's box is in `boxes` with the label "none". `style` names the make ("empty" without a small part).
+
+    Args:
+        seed: of the set.
+        index: of the picture.
+        width: in pixels.
+        height: in pixels.
+        label: "blade" or "none"; None: in turn.
+        share: range of the part's length as a share of the shorter side.
     """
     rng = dice(seed, "razor", index)
     label = label or LABELS[index % 2]

@@ -13,15 +13,21 @@ from PIL import Image
 
 from models.types import Box
 
-Mask = NDArray[np.uint8]  # (height, width), 0..255
+Mask = NDArray[np.uint8]  # [height, width], 0..255
 Field = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture, what is true of it, and how it was made.
+    """A picture with its truth and its making.
 
-    boxes are in pixels of `image`; masks (training only) say where an attribute holds, as (H, W) uint8 planes.
+    Attributes:
+        image: the picture.
+        label: the right answer.
+        text: the text in the picture.
+        boxes: in pixels of `image`.
+        style: names the variant.
+        masks: where an attribute holds, [height, width] uint8 by attribute; for training only.
     """
 
     image: Image.Image
@@ -33,17 +39,25 @@ class Scene:
 
 
 def dice(seed: int, family: str, index: int) -> random.Random:
-    """The random source of one image; string seeds hash with SHA-512, so it is the same on every machine."""
+    """Return the random source of one image. String seeds hash with SHA-512, so it is the same on every machine."""
     return random.Random(f"scanfleet-pocket/{seed}/{family}/{index}")
 
 
 def normal(rng: random.Random, shape: tuple[int, ...]) -> Field:
-    """Standard normal float32 noise drawn from the image's own random source."""
+    """Sample standard normal noise from the image's random source.
+
+    Args:
+        rng: the image's random source.
+        shape: of the result.
+
+    Returns:
+        [*shape] fp32.
+    """
     return np.random.default_rng(rng.getrandbits(32)).standard_normal(shape, dtype=np.float32)
 
 
 def mask_box(mask: Image.Image, label: str, threshold: int = 24) -> Box | None:
-    """The tight box round what a mask shows above `threshold`, or None for an empty mask."""
+    """Return the tight box around the pixels of a mask above `threshold`, or None for an empty mask."""
     found = mask.point([0] * threshold + [255] * (256 - threshold)).getbbox()
     if found is None:
         return None
@@ -51,7 +65,7 @@ def mask_box(mask: Image.Image, label: str, threshold: int = 24) -> Box | None:
 
 
 def stored(rng: random.Random, image: Image.Image, jpeg_share: float) -> tuple[bytes, str]:
-    """The file an archive would hold, and its suffix: JPEG (quality 80 to 95) or PNG."""
+    """Return an image file as in an archive, and its suffix: JPEG (quality 80 to 95) or PNG."""
     out = io.BytesIO()
     if rng.random() < jpeg_share:
         image.save(out, "JPEG", quality=rng.randint(80, 95))
@@ -61,6 +75,6 @@ def stored(rng: random.Random, image: Image.Image, jpeg_share: float) -> tuple[b
 
 
 def through_file(rng: random.Random, image: Image.Image, jpeg_share: float) -> Image.Image:
-    """The picture as it comes back out of such a file."""
+    """Return the picture after storing and decoding such a file."""
     data, suffix = stored(rng, image, jpeg_share)
     return image if suffix == ".png" else Image.open(io.BytesIO(data)).convert("RGB")

@@ -1,4 +1,4 @@
-"""The four threats of the baggage family, each in several makes. Only the check's own data ever draws these."""
+"""The four threats of the baggage family, each in several makes. Only the check's own data contains them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.pocket.scenes.xray import Part, Point, oval, rect, ring, rounded
 
 
 def knife(rng: random.Random) -> list[Part]:
-    """Handle and a tapering blade: kitchen, dagger or cleaver-like."""
+    """A handle and a tapering blade: kitchen, dagger or cleaver-like."""
     wide, split = rng.uniform(0.06, 0.11), rng.uniform(-0.18, -0.02)
     make = rng.randrange(3)
     if make == 0:  # straight back, bellied edge
@@ -59,7 +59,7 @@ def gun(rng: random.Random) -> list[Part]:
 
 
 def scissors(rng: random.Random) -> list[Part]:
-    """Two blades crossing at a pivot, two finger rings."""
+    """Two blades crossing at a pivot, and two finger rings."""
     opening = math.radians(rng.uniform(8, 32))
     grips = rng.choice(("plastic", "steel", "organic"))
     parts = []

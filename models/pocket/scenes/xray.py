@@ -1,9 +1,9 @@
 """Absorption pictures: Beer-Lambert through layers of material, in the colours of dual-energy scanners.
 
-An object is a set of outlines in its own unit coordinates, each of a material and a thickness. Optical depths add,
-so overlapping things darken each other multiplicatively and nothing hides what is behind it:
-I = 255 * exp(-sum(mu * thickness)). Organic matter comes out orange, light metals green, steel blue, as on the
-screens of baggage scanners (their false colours, not their physics, is what is imitated here).
+An object is a set of outlines in its own unit coordinates, each with a material and a thickness. Optical depths add up,
+so overlapping objects darken each other multiplicatively and nothing hides what is behind it:
+I = 255 * exp(-sum(mu * thickness)). Organic matter is orange, light metals green and steel blue, as on the screens of
+baggage scanners: the false colours are imitated, not the physics.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FINE = 2  # outlines are drawn this many times larger, then averaged: soft edges
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One outline: closed polygon in unit coordinates, or with `width` an open line of that width."""
+    """One outline: a closed polygon in unit coordinates, or with `width` an open line of that width."""
 
     points: tuple[Point, ...]
     material: str
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where an object lies: unit lengths become `scale` pixels, turned by `turn` radians, perhaps mirrored."""
+    """The place of an object: unit lengths become `scale` pixels, rotated by `turn` radians, mirrored if `mirror`."""
 
     x: float
     y: float
@@ -52,19 +52,29 @@ class Pose:
     mirror: bool = False
 
     def place(self, p: Point) -> Point:
+        """Map a point from unit coordinates to pixels."""
         u = -p[0] if self.mirror else p[0]
         c, s = math.cos(self.turn), math.sin(self.turn)
         return (self.x + self.scale * (u * c - p[1] * s), self.y + self.scale * (u * s + p[1] * c))
 
 
 class Depths:
-    """The optical depth of every pixel, (height, width, 3), to which parts are added."""
+    """The optical depth of every pixel, [height, width, 3] fp32, to which parts are added."""
 
     def __init__(self, w: int, h: int) -> None:
         self.depth: Field = np.zeros((h, w, 3), np.float32)
 
     def add(self, parts: list[Part], pose: Pose) -> tuple[Box | None, Mask | None]:
-        """Lay an object down; its box in pixels (clipped) and silhouette, or None where it fell outside."""
+        """Add an object.
+
+        Args:
+            parts: its outlines.
+            pose: in pixels of the picture.
+
+        Returns:
+            Its box in pixels, clipped to the picture, and its silhouette [height, width] uint8, 0 or 255; None and None
+            if it lies outside.
+        """
         h, w = self.depth.shape[:2]
         placed = [[pose.place(p) for p in part.points] for part in parts]
         reach = max(part.width for part in parts) * pose.scale / 2 + 1
@@ -96,7 +106,7 @@ class Depths:
 
 
 def _plane(mine: list[tuple[Part, list[Point]]], window: tuple[int, int, int, int], scale: float) -> Mask:
-    """Thickness of one material inside a window, 64 = unit thickness; parts add up to at most 255/64."""
+    """Return the thickness of one material inside a window, 64 = unit thickness; parts add up to at most 255/64."""
     x0, y0, x1, y1 = window
     total: Field | None = None
     for part, points in mine:
@@ -120,14 +130,28 @@ def _plane(mine: list[tuple[Part, list[Point]]], window: tuple[int, int, int, in
 
 
 def expose(rng: random.Random, depths: Depths) -> Field:
-    """The share of the radiation that arrives, (height, width, 3), 0..1: Beer-Lambert, without noise."""
+    """Compute the share of the radiation that arrives, by Beer-Lambert and without noise.
+
+    Args:
+        rng: the picture's random source.
+        depths: of all objects.
+
+    Returns:
+        [height, width, 3] fp32 in 0..1.
+    """
     flat = 1.0 - 0.06 * rng.random()
     seen: Field = flat * np.exp(-depths.depth * np.float32(rng.uniform(0.85, 1.15)))
     return seen
 
 
 def detect(rng: random.Random, seen: Field, *, blur: float = 0.0) -> Image.Image:
-    """What the detector makes of it: noise, and a slight blur."""
+    """Add noise and a slight blur, as a detector does.
+
+    Args:
+        rng: the picture's random source.
+        seen: [height, width, 3] fp32 in 0..1.
+        blur: radius in pixels; up to 0.2: no blur.
+    """
     h, w = seen.shape[:2]
     seen = seen + normal(rng, (h, w, 1)) * np.float32(rng.uniform(0.004, 0.02))
     image = Image.fromarray((np.clip(seen, 0, 1) * 255).astype(np.uint8))
@@ -135,12 +159,12 @@ def detect(rng: random.Random, seen: Field, *, blur: float = 0.0) -> Image.Image
 
 
 def develop(rng: random.Random, depths: Depths, *, blur: float = 0.0) -> Image.Image:
-    """Expose the depths and detect what arrives."""
+    """Expose the depths and detect the radiation that arrives."""
     return detect(rng, expose(rng, depths), blur=blur)
 
 
 def fog(rng: random.Random, w: int, h: int) -> Field:
-    """Smooth organic clutter (clothes): optical depth per material unit, (h, w)."""
+    """Return smooth organic clutter (clothes): optical depth per material unit, [h, w] fp32 in 0..1."""
     n = rng.choice((3, 4, 6))
     small = np.array([rng.random() for _ in range(n * n)], np.float32).reshape(n, n)
     return np.asarray(Image.fromarray(small).resize((w, h), BILINEAR), np.float32)
@@ -156,7 +180,7 @@ def rect(x0: float, y0: float, x1: float, y1: float) -> tuple[Point, ...]:
 
 
 def rounded(x0: float, y0: float, x1: float, y1: float, r: float) -> tuple[Point, ...]:
-    """A rectangle with cut corners, near enough to round ones at these sizes."""
+    """Return a rectangle with cut corners, near enough to round ones at these sizes."""
     return (
         (x0 + r, y0), (x1 - r, y0), (x1 - r * 0.3, y0 + r * 0.3), (x1, y0 + r), (x1, y1 - r),
         (x1 - r * 0.3, y1 - r * 0.3), (x1 - r, y1), (x0 + r, y1), (x0 + r * 0.3, y1 - r * 0.3), (x0, y1 - r),
@@ -165,6 +189,6 @@ def rounded(x0: float, y0: float, x1: float, y1: float, r: float) -> tuple[Point
 
 
 def ring(cx: float, cy: float, rx: float, ry: float) -> tuple[Point, ...]:
-    """A closed line, for parts with a width."""
+    """Return a closed line, for parts with a width."""
     loop = oval(cx, cy, rx, ry)
     return (*loop, loop[0])

@@ -75,7 +75,7 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveL
     network, family = base.network, base.family
     settings = lora_settings(recipe, network, family)
     everywhere = recipe.trains != "language"
-    with base._lock.alone(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
+    with base._lock.exclusive(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
         base._switch(None)
         with torch.random.fork_rng(devices=_cuda(base)):
             torch.manual_seed(seed)

@@ -9,14 +9,14 @@ import torch
 
 from models.families import PreparedImage
 from models.inputs.prompts import Turn
-from models.network.attention import watched
+from models.network.attention import attention_modules
 from models.network.base import BaseModel, Precision, load_base
 
 
 def eager(folder: Path, precision: Precision = "fp32") -> BaseModel:
     """A base whose language model attends eagerly."""
     base = load_base(str(folder), precision=precision, device="cpu")
-    for attention in watched(base.network, base.family, range(int(text_config(base).num_hidden_layers))):
+    for attention in attention_modules(base.network, base.family, range(int(text_config(base).num_hidden_layers))):
         attention.config._attn_implementation = {"": "eager"}
     return base
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from models import factory
-from models.crops.batch import Looked, look_again
+from models.crops.batch import TwoPassReading, run_crop_pass
 from models.crops.policy import CropPolicy, Look
 from models.crops.reader import PolicyCropReader, Views
-from models.crops.wholes import WHOLES, whole_rows
+from models.crops.whole_image import WHOLE_IMAGE_LOOKS, whole_image_rows
 from models.network.base import BaseModel, load_base
 from models.pocket.scenes.planted import planted
 from models.relevance.regions import Method
@@ -75,14 +75,14 @@ class Decided(PolicyCropReader):
         ]
 
 
-def looked(base: BaseModel, policy: CropPolicy, images: list[Image.Image]) -> tuple[list[Looked], int]:
+def looked(base: BaseModel, policy: CropPolicy, images: list[Image.Image]) -> tuple[list[TwoPassReading], int]:
     """Both looks at the images, and what the network read for the second ones; blank images have been read before."""
     scorer = factory.scorer(base, QUESTION, policy=policy)
     crop_reader = Decided(base=base, scorer=factory.scorer(base, QUESTION), policy=policy)
     firsts = scorer.score([scorer.prepare(image) for image in images])
-    look_again(scorer, crop_reader, images, firsts)
+    run_crop_pass(scorer, crop_reader, images, firsts)
     with counting(base) as count:
-        found = look_again(scorer, crop_reader, images, firsts)
+        found = run_crop_pass(scorer, crop_reader, images, firsts)
     return found, count.tokens
 
 
@@ -91,7 +91,7 @@ def policy_of(look: Look, **settings: Any) -> CropPolicy:
     return CropPolicy(look=look, crop_pixels=pixels, context_pixels=BUDGET, **settings)
 
 
-def check(found: list[Looked], tokens: int) -> None:
+def check(found: list[TwoPassReading], tokens: int) -> None:
     assert sum(each.tokens for each in found) == tokens
     for each in found:
         assert all(math.isfinite(value) for value in (each.fused.margin, *each.fused.logits))
@@ -149,7 +149,7 @@ def test_two_scales_are_fused_either_way(base: BaseModel, images: list[Image.Ima
 )
 def test_large_and_tall_images_are_read_whole(base: BaseModel, look: Look, size: tuple[int, int]) -> None:
     reader, policy = base.processor.reader, policy_of(look)
-    rows = whole_rows(Image.new("RGB", size, (99, 99, 99)), reader=reader, question=QUESTION, policy=policy)
-    assert look in WHOLES
+    rows = whole_image_rows(Image.new("RGB", size, (99, 99, 99)), reader=reader, question=QUESTION, policy=policy)
+    assert look in WHOLE_IMAGE_LOOKS
     assert len(rows) == {"larger": 1, "adapted": 0, "tiles": 16}[look]  # on grey paper no edge was lost
     assert all(0 < row.visual_tokens <= policy.crop_pixels // 1024 for row in rows)

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from PIL import Image
 
-from models.crops.batch import Looked, look_again, packed
+from models.crops.batch import TwoPassReading, packed, run_crop_pass
 from models.crops.fusion import fused
 from models.crops.policy import Fuse
 from models.fake import FakeCropReader, FakePrepared, FakeScorer
@@ -102,8 +102,8 @@ def again(
     images: Sequence[Image.Image],
     known: Sequence[Reading],
     tokens: int = 999,
-) -> list[Looked]:
-    return look_again(cast(Scorer, scorer), cast(CropReader, crop_reader), images, known, batch_tokens=tokens)
+) -> list[TwoPassReading]:
+    return run_crop_pass(cast(Scorer, scorer), cast(CropReader, crop_reader), images, known, batch_tokens=tokens)
 
 
 @pytest.mark.parametrize("pointed", [True, False])

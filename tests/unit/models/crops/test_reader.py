@@ -17,7 +17,7 @@ from PIL import Image
 
 from models import factory
 from models.adapters.card import AdapterCard, LoraSettings, read_card, write_adapter
-from models.crops.batch import look_again
+from models.crops.batch import run_crop_pass
 from models.crops.cutting import SLIMMEST, cut, region_of
 from models.crops.policy import CropPolicy
 from models.errors import ImageUnsuitable, ModelInvalid
@@ -297,7 +297,7 @@ def test_a_second_look_from_end_to_end_is_what_its_parts_say(base: BaseModel) ->
     crop_reader: CropReader = factory.crop_reader(base, QUESTION, policy)
     images = [tiny.picture(300, 200, 1), tiny.picture(90, 90, 2)]
     firsts = scorer.score([scorer.prepare(image) for image in images])
-    for image, first, looked in zip(images, firsts, look_again(scorer, crop_reader, images, firsts), strict=True):
+    for image, first, looked in zip(images, firsts, run_crop_pass(scorer, crop_reader, images, firsts), strict=True):
         rows = crop_reader.rows(image, None)
         assert looked.tokens == sum(row.visual_tokens for row in rows)
         best = max([first, *looked.second], key=lambda look: look.margin)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from models.endpoint.chat import seconds_to_wait
+from models.endpoint.chat import retry_delay_seconds
 from models.endpoint.errors import LONGEST, AnswerRefused, EndpointBusy, EndpointMisused
-from models.endpoint.image import Sending, fit
-from models.endpoint.logprobs import Listing, read_labels, read_listing, server_words
+from models.endpoint.image import ImageEncoding, fit
+from models.endpoint.logprobs import Listing, read_error, read_labels, read_listing
 from models.endpoint.scorer import letters
 from models.errors import ModelInvalid
 from models.types import Question
@@ -134,7 +134,7 @@ def test_what_is_no_json_is_told_in_one_line(body: bytes) -> None:
     ],
 )
 def test_the_words_of_an_error(body: str, words: tuple[str, str]) -> None:
-    assert server_words(body.encode()) == words
+    assert read_error(body.encode()) == words
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_the_words_of_an_error(body: str, words: tuple[str, str]) -> None:
     ],
 )
 def test_retry_after(header: str | None, seconds: float | None) -> None:
-    assert seconds_to_wait(header, now=60.0) == seconds
+    assert retry_delay_seconds(header, now=60.0) == seconds
 
 
 def test_letters_are_single_and_end_somewhere() -> None:
@@ -190,9 +190,9 @@ def test_the_size_is_the_one_that_the_image_processors_of_qwen_vl_would_make(
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg"])
 def test_an_image_is_encoded_the_same_every_time(image_format: Any) -> None:
-    sending = Sending(image_format=image_format)
-    one, other = (sending.encode(picture(90, 70, 1), max_pixels=4096, min_pixels=64) for _ in range(2))
+    encoding = ImageEncoding(image_format=image_format)
+    one, other = (encoding.encode(picture(90, 70, 1), max_pixels=4096, min_pixels=64) for _ in range(2))
     assert one == other
     assert one.data_url.startswith(f"data:image/{image_format};base64,")
-    assert one.data_url != sending.encode(picture(90, 70, 2), max_pixels=4096, min_pixels=64).data_url
+    assert one.data_url != encoding.encode(picture(90, 70, 2), max_pixels=4096, min_pixels=64).data_url
     assert one.data_url not in repr(one)

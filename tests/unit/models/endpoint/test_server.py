@@ -13,10 +13,10 @@ import pytest
 import trustme
 from PIL import Image
 
-from models.endpoint.chat import ChatServer, Wanted
+from models.endpoint.chat import ChatServer, RequestOptions
 from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
 from models.endpoint.http import HttpChannel
-from models.endpoint.image import Sending
+from models.endpoint.image import ImageEncoding
 from models.endpoint.scorer import EndpointScorer, identify
 from models.types import ModelIdentity, Question
 from tests import chat_server
@@ -54,12 +54,12 @@ def peer(one_peer: chat_server.ChatServer) -> chat_server.ChatServer:
 
 @pytest.fixture
 def server(channel: HttpChannel) -> ChatServer:
-    return ChatServer(channel=channel, wanted=Wanted(model="m"), key=KEY)
+    return ChatServer(channel=channel, options=RequestOptions(model="m"), key=KEY)
 
 
 @pytest.fixture
 def scorer(server: ChatServer) -> EndpointScorer:
-    return EndpointScorer(server=server, question=QUESTION, identity=IDENTITY, sending=Sending())
+    return EndpointScorer(server=server, question=QUESTION, identity=IDENTITY, encoding=ImageEncoding())
 
 
 def ask(scorer: EndpointScorer) -> float:
@@ -142,14 +142,14 @@ def test_the_server_says_when_to_come_back(peer: chat_server.ChatServer, scorer:
     [
         (f"401:Incorrect key {KEY}", "set endpoint_key"),
         ("402", "account"),
-        ("403", "endpoint_key may do"),
+        ("403", "endpoint_key"),
         ("404:no such model", "endpoint_url"),
         ("418", "endpoint_url"),
         ("no_logprobs", "logprobs"),
         ("no_content", "logprobs"),
         ("no_rivals", "top_logprobs"),
         ("one_token", "top_logprobs"),
-        ("truncated_list", "untruncated"),
+        ("truncated_list", "truncation"),
     ],
 )
 def test_what_a_person_must_put_right(
@@ -165,7 +165,7 @@ def test_what_a_person_must_put_right(
 def test_a_redirect_is_not_followed(peer: chat_server.ChatServer, scorer: EndpointScorer, status: str) -> None:
     with chat_server.ChatServer() as elsewhere:
         peer.faults = iter([f"{status}:{elsewhere.url}/chat/completions"])
-        with pytest.raises(EndpointMisused, match="right address"):
+        with pytest.raises(EndpointMisused, match="endpoint_url"):
             ask(scorer)
         assert elsewhere.asked == []
 
@@ -210,17 +210,17 @@ def test_the_limit_of_tokens_goes_by_the_name_that_the_server_wants(
 
 def test_the_trial_question_finds_out_who_answers(peer: chat_server.ChatServer, server: ChatServer) -> None:
     peer.faults = iter(["", "404"])
-    found = identify(server, name="endpoint:m", sending=Sending())
+    found = identify(server, name="endpoint:m", encoding=ImageEncoding())
     assert found == ModelIdentity(
         base_model="endpoint:m", revision="tested-1 fp_1 png-32px", precision="remote", adapter_sha256=None
     )
     with pytest.raises(EndpointMisused):
-        identify(server, name="endpoint:m", sending=Sending())
+        identify(server, name="endpoint:m", encoding=ImageEncoding())
 
 
 def test_a_server_without_a_name_is_called_unknown(peer: chat_server.ChatServer, server: ChatServer) -> None:
     peer.faults = iter(["nameless"])
-    assert identify(server, name="endpoint:m", sending=Sending()).revision == "unknown png-32px"
+    assert identify(server, name="endpoint:m", encoding=ImageEncoding()).revision == "unknown png-32px"
 
 
 def test_no_more_connections_than_allowed(peer: chat_server.ChatServer) -> None:
@@ -239,8 +239,8 @@ def test_no_more_connections_than_allowed(peer: chat_server.ChatServer) -> None:
 
     peer.answer = slowly
     channel = channel_to(peer.url, connections=2)
-    server = ChatServer(channel=channel, wanted=Wanted(model="m"))
-    scorer = EndpointScorer(server=server, question=QUESTION, identity=IDENTITY, sending=Sending())
+    server = ChatServer(channel=channel, options=RequestOptions(model="m"))
+    scorer = EndpointScorer(server=server, question=QUESTION, identity=IDENTITY, encoding=ImageEncoding())
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(lambda _: ask(scorer), range(6)))
     channel.close()
@@ -256,15 +256,15 @@ def test_closing_ends_what_is_under_way_and_takes_nothing_more(peer: chat_server
 
     peer.begin_anew(answer, faults=["silent"])
     channel = channel_to(peer.url, seconds=60.0)
-    server = ChatServer(channel=channel, wanted=Wanted(model="m"))
-    scorer = EndpointScorer(server=server, question=QUESTION, identity=IDENTITY, sending=Sending())
+    server = ChatServer(channel=channel, options=RequestOptions(model="m"))
+    scorer = EndpointScorer(server=server, question=QUESTION, identity=IDENTITY, encoding=ImageEncoding())
     with ThreadPoolExecutor(1) as threads:
         under_way = threads.submit(ask, scorer)
         assert entered.wait(30)
         channel.close()
-        with pytest.raises(EndpointBusy, match="closed by ourselves"):
+        with pytest.raises(EndpointBusy, match="was closed"):
             under_way.result(30)
-    with pytest.raises(EndpointBusy, match="closed by ourselves"):
+    with pytest.raises(EndpointBusy, match="was closed"):
         ask(scorer)
 
 
@@ -279,12 +279,12 @@ def test_a_certificate_is_checked_by_the_authority_that_is_named(tmp_path: Path)
         url = peer.url.replace("http://127.0.0.1", "https://localhost")
         for name, error in (("ours.pem", None), ("theirs.pem", EndpointMisused)):
             channel = channel_to(url, ca_file=tmp_path / name)
-            server = ChatServer(channel=channel, wanted=Wanted(model="m"))
+            server = ChatServer(channel=channel, options=RequestOptions(model="m"))
             if error is None:
-                assert identify(server, name="endpoint:m", sending=Sending())
+                assert identify(server, name="endpoint:m", encoding=ImageEncoding())
             else:
                 with pytest.raises(error, match="endpoint_ca_file"):
-                    identify(server, name="endpoint:m", sending=Sending())
+                    identify(server, name="endpoint:m", encoding=ImageEncoding())
             channel.close()
 
 

@@ -98,7 +98,7 @@ def test_a_language_model_that_looks_through_a_window_is_refused(name: str, tmp_
     config = json.loads((folder / "config.json").read_text())
     config["text_config"] = {"model_type": "mistral", "sliding_window": 128}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelInvalid, match="tiny attends to 128 tokens at a time"):
+    with pytest.raises(ModelInvalid, match=r"tiny.* 128 tokens"):
         load_base(str(folder), precision="fp32", device="cpu")
 
 

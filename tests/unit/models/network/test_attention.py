@@ -14,8 +14,9 @@ from models import factory
 from models.errors import ModelInvalid
 from models.families import FAMILIES as KNOWN
 from models.families import PreparedImage
-from models.network.attention import NAME, recording, watched
+from models.network.attention import NAME, attention_modules
 from models.network.base import BaseModel, Precision, load_base
+from models.network.recording import recording
 from models.scoring.prefill import PrefillScorer
 from models.types import Question
 from tests.unit.models.checkpoints import TINY
@@ -97,7 +98,7 @@ def test_an_image_is_attended_to_in_the_same_way_beside_others(load: Load) -> No
 def test_scores_are_the_same_to_the_last_bit(load: Load, name: str) -> None:
     """As without our attention function, and whether or not something is recorded."""
     scorer, plain = factory.scorer(load(name), QUESTION), factory.scorer(load(name, "fp32", "plain"), QUESTION)
-    for attention in watched(plain._base.network, plain._base.family, [0, 1]):
+    for attention in attention_modules(plain._base.network, plain._base.family, [0, 1]):
         attention.config._attn_implementation = {"": "sdpa"}
     images = prepared(scorer)
     before = scorer.score(images)
@@ -137,8 +138,8 @@ def test_layers_that_the_model_lacks_are_named(load: Load) -> None:
 
 def test_a_model_that_attends_in_its_own_way_gives_no_map(load: Load) -> None:
     base = load("qwen3_vl", "fp32", "eager")
-    with pytest.raises(ModelInvalid, match="attention cannot be recorded"):
-        watched(base.network, base.family, ())
+    with pytest.raises(ModelInvalid, match="qwen3_vl"):
+        attention_modules(base.network, base.family, ())
 
 
 @pytest.mark.parametrize(("layers", "middle"), [(2, [0, 1]), (4, [1, 2]), (6, [2, 3])])
@@ -147,7 +148,7 @@ def test_the_middle_third_of_the_layers_is_the_default(layers: int, middle: list
     network.model = torch.nn.Module()
     network.model.language_model = torch.nn.Module()
     network.model.language_model.layers = torch.nn.ModuleList(_layer(number) for number in range(layers))
-    found = watched(network, KNOWN["qwen3_vl"], ())
+    found = attention_modules(network, KNOWN["qwen3_vl"], ())
     assert [attention.layer_idx for attention in found] == middle
 
 

@@ -53,7 +53,7 @@ def test_another_adapter_and_a_change_wait_and_are_not_overtaken() -> None:
         first = pool.submit(_inside(lock.shared("a"), entered, leave))
         assert entered.wait(SECONDS)
         rest = []
-        for name, turn in (("b", lock.shared("b")), ("change", lock.alone()), ("a again", lock.shared("a"))):
+        for name, turn in (("b", lock.shared("b")), ("change", lock.exclusive()), ("a again", lock.shared("a"))):
             rest.append(pool.submit(enter, name, turn))
             _wait_until_waiting(lock, len(rest))
         assert not order
@@ -65,7 +65,7 @@ def test_another_adapter_and_a_change_wait_and_are_not_overtaken() -> None:
 
 def test_a_turn_ends_with_an_error_too() -> None:
     lock = SharedLock()
-    with pytest.raises(KeyError), lock.alone():
+    with pytest.raises(KeyError), lock.exclusive():
         {}.pop("missing")
     entered = threading.Event()
     entered.set()

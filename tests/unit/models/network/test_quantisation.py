@@ -5,7 +5,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 
 from models.errors import ModelInvalid
-from models.network.quantisation import settle
+from models.network.quantisation import pack_4bit_layers
 
 
 def layer(n_in: int, n_out: int, weight: torch.Tensor) -> Linear4bit:
@@ -19,7 +19,7 @@ def test_a_layer_of_any_height_multiplies_with_its_weights(n_in: int, n_out: int
     torch.manual_seed(0)
     weight, x = torch.randn(n_out, n_in), torch.randn(5, n_in, dtype=torch.bfloat16)
     settled = layer(n_in, n_out, weight)
-    settle(settled)
+    pack_4bit_layers(settled)
     held = settled.weight.data.clone()
     with torch.inference_mode():
         y = settled(x).float()
@@ -31,4 +31,4 @@ def test_a_layer_of_any_height_multiplies_with_its_weights(n_in: int, n_out: int
 @pytest.mark.parametrize("n_in", [32, 96])
 def test_a_width_that_comes_out_wrong_is_refused(n_in: int) -> None:
     with pytest.raises(ModelInvalid, match=f"has {n_in} inputs.*use precision int8 or bf16"):
-        settle(torch.nn.Sequential(layer(n_in, 64, torch.randn(64, n_in))))
+        pack_4bit_layers(torch.nn.Sequential(layer(n_in, 64, torch.randn(64, n_in))))

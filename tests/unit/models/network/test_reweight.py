@@ -16,8 +16,9 @@ from models import factory
 from models.crops.emphasis import emphasised
 from models.families import PreparedImage, PreparedRow
 from models.families.cells import Cells
-from models.network.attention import Watcher, favour, last_rows, watched, watching
+from models.network.attention import AttentionHook, attention_modules, emphasis_bias, hooked
 from models.network.base import BaseModel, load_base
+from models.network.recording import last_rows
 from models.relevance.regions import Region
 from models.scoring.prefill import PrefillScorer
 from models.types import Question
@@ -66,16 +67,16 @@ def picture(seed: int = 0) -> Image.Image:
     return tiny.picture(300, 180, seed)
 
 
-def favoured(scorer: PrefillScorer, base: BaseModel, factor: float, seed: int = 0) -> PreparedRow:
+def emphasised_row(scorer: PrefillScorer, base: BaseModel, factor: float, seed: int = 0) -> PreparedRow:
     image = scorer.prepare(picture(seed))
     return emphasised(image, CORNER, cells=base.processor.reader.cells(image), factor=factor)
 
 
-class ByHand(Watcher):
+class ByHand(AttentionHook):
     """Attention with the weights of some columns multiplied after the softmax, and normalised again."""
 
     def __init__(self, base: BaseModel, columns: torch.Tensor, after: int, factor: float) -> None:
-        super().__init__(watched(base.network, base.family, EVERY))
+        super().__init__(attention_modules(base.network, base.family, EVERY))
         self.columns, self.after, self.factor = columns, after, factor
 
     def attend(
@@ -94,11 +95,11 @@ class ByHand(Watcher):
         return (weights @ repeat_kv(value, groups)).transpose(1, 2).contiguous(), None
 
 
-class Heads(Watcher):
+class Heads(AttentionHook):
     """Keeps what the answer position attends to in one layer, by head, (B, heads, P + T)."""
 
     def __init__(self, base: BaseModel, layer: int) -> None:
-        super().__init__(watched(base.network, base.family, [layer]))
+        super().__init__(attention_modules(base.network, base.family, [layer]))
         self.masks: list[Any] = []
         self.rows = torch.empty(0)
 
@@ -122,10 +123,10 @@ def margin(scorer: PrefillScorer, *rows: PreparedImage | PreparedRow) -> float:
 
 @pytest.mark.parametrize("factor", [1.5, 2.0, 8.0])
 def test_margins_equal_attention_multiplied_by_hand(base: BaseModel, either: PrefillScorer, factor: float) -> None:
-    row = favoured(either, base, factor)
+    row = emphasised_row(either, base, factor)
     assert row.emphasis is not None
     by_hand = ByHand(base, row.emphasis.nonzero().flatten(), row.visual_tokens, factor)
-    with watching(by_hand):
+    with hooked(by_hand):
         expected = margin(either, row.images[0])
     assert margin(either, row) == pytest.approx(expected, abs=1e-4)
     assert abs(margin(either, row) - margin(either, row.images[0])) > 1e-3, "no change would prove nothing"
@@ -133,10 +134,10 @@ def test_margins_equal_attention_multiplied_by_hand(base: BaseModel, either: Pre
 
 def test_the_regions_share_grows_as_the_formula_says(base: BaseModel, either: PrefillScorer) -> None:
     def share(factor: float) -> torch.Tensor:
-        row = favoured(either, base, factor)
+        row = emphasised_row(either, base, factor)
         assert row.emphasis is not None
         heads = Heads(base, 0)
-        with watching(heads):
+        with hooked(heads):
             either.score([row])
         before = len(either.prompt.turn.before)
         return heads.rows[0][:, before : before + row.visual_tokens][:, row.emphasis].sum(-1)
@@ -153,7 +154,7 @@ def test_what_the_scorer_records_grows_in_every_layer(base: BaseModel) -> None:
         scorer.record_layers = (layer,)
         shares = []
         for factor in (1.0, 1.5, 2.0, 4.0):
-            row = favoured(scorer, base, factor)
+            row = emphasised_row(scorer, base, factor)
             (reading,) = scorer.score([row])
             assert reading.attention is not None
             assert row.emphasis is not None
@@ -162,13 +163,13 @@ def test_what_the_scorer_records_grows_in_every_layer(base: BaseModel) -> None:
 
 
 def test_a_factor_of_one_is_the_plain_image_bit_for_bit(base: BaseModel, either: PrefillScorer) -> None:
-    row = favoured(either, base, 1.0)
+    row = emphasised_row(either, base, 1.0)
     assert row.emphasis is not None
     assert row.emphasis.any()
     (found,), (expected,) = either.score([row]), either.score(row.images)
     assert found == expected
     heads = Heads(base, 0)
-    with watching(heads):
+    with hooked(heads):
         either.score([row])
     (mask,) = heads.masks
     assert mask is None or mask.dtype == torch.bool  # nothing is added to the products
@@ -176,7 +177,7 @@ def test_a_factor_of_one_is_the_plain_image_bit_for_bit(base: BaseModel, either:
 
 def test_a_neighbours_emphasis_moves_no_other_row(base: BaseModel, scorer: PrefillScorer) -> None:
     others = [scorer.prepare(tiny.picture(width, 120, seed)) for seed, width in enumerate((60, 300, 200), start=3)]
-    calm, loud = favoured(scorer, base, 1.0), favoured(scorer, base, 4.0)
+    calm, loud = emphasised_row(scorer, base, 1.0), emphasised_row(scorer, base, 4.0)
     assert scorer.score([calm, *others])[1:] == scorer.score([loud, *others])[1:]  # to the bit
 
 
@@ -184,7 +185,7 @@ def test_without_an_instruction_a_neighbours_emphasis_moves_others_by_rounding(
     base: BaseModel, image_first: PrefillScorer
 ) -> None:
     other = image_first.prepare(tiny.picture(200, 120, 3))
-    calm, loud = favoured(image_first, base, 1.0), favoured(image_first, base, 4.0)
+    calm, loud = emphasised_row(image_first, base, 1.0), emphasised_row(image_first, base, 4.0)
     assert margin(image_first, other, loud) == pytest.approx(margin(image_first, other, calm), abs=1e-5)
 
 
@@ -192,7 +193,7 @@ def test_rows_of_two_images_and_of_other_lengths_are_favoured_at_their_own_token
     base: BaseModel, scorer: PrefillScorer
 ) -> None:
     """The second image of two, beside a longer row: as alone."""
-    one = favoured(scorer, base, 3.0)
+    one = emphasised_row(scorer, base, 3.0)
     assert one.emphasis is not None
     context = scorer.prepare(tiny.picture(64, 64, 9))
     none = torch.zeros(context.visual_tokens, dtype=torch.bool)
@@ -204,13 +205,13 @@ def test_rows_of_two_images_and_of_other_lengths_are_favoured_at_their_own_token
 
 def test_only_the_tokens_behind_the_images_ask_for_more() -> None:
     emphasis = torch.tensor([[0.0, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    added = favour(emphasis, torch.tensor([2, 3]), dtype=torch.bfloat16)
+    added = emphasis_bias(emphasis, torch.tensor([2, 3]), dtype=torch.bfloat16)
     assert added is not None
     expected = torch.zeros(2, 1, 4, 4)
     expected[0, 0, 2:, 1] = 0.5
     assert added.dtype == torch.bfloat16
     assert torch.equal(added.float(), expected)
-    assert favour(None, torch.tensor([2]), dtype=torch.float32) is None
+    assert emphasis_bias(None, torch.tensor([2]), dtype=torch.float32) is None
 
 
 CELLS = Cells(tokens=np.arange(8).reshape(2, 4), region=(0, 0, 400, 200))
@@ -252,15 +253,15 @@ def _inside(corners: tuple[int, ...], cells: Cells) -> list[int]:
 
 
 def test_taking_attention_away_is_refused(base: BaseModel, scorer: PrefillScorer) -> None:
-    with pytest.raises(ValueError, match="use 1 or more"):
-        favoured(scorer, base, 0.5)
+    with pytest.raises(ValueError, match=r"0\.5"):
+        emphasised_row(scorer, base, 0.5)
 
 
 @pytest.mark.parametrize("name", ["llava", "internvl"])
 def test_other_families_have_their_own_cells(name: str, tmp_path: Path) -> None:
     base = load_base(str(TINY[name].checkpoint(tmp_path / name)), precision="fp32", device="cpu")
     scorer = factory.scorer(base, QUESTION)
-    row = favoured(scorer, base, 4.0)
+    row = emphasised_row(scorer, base, 4.0)
     assert row.emphasis is not None
     assert 0 < row.emphasis.sum() < row.visual_tokens
     assert abs(margin(scorer, row) - margin(scorer, row.images[0])) > 1e-4

@@ -42,11 +42,11 @@ def _compare(model, processor: VisionProcessor, questions, size: tuple[int, int]
         before = torch.zeros(len(turns), int(lengths.max()), dtype=torch.long)
         for i, turn in enumerate(turns):
             before[i, -len(turn.before) :] = torch.tensor(turn.before)
-        seen = forward.see(model.model.visual, torch.from_numpy(pixels))
-        found = forward.read(model.model.language_model, seen, before, lengths, torch.tensor(turns[0].after))
+        seen = forward.encode_images(model.model.visual, torch.from_numpy(pixels))
+        found = forward.read_image(model.model.language_model, seen, before, lengths, torch.tensor(turns[0].after))
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
         if all(question is questions[0] for question in questions):
-            shared = forward.read(
+            shared = forward.read_image(
                 model.model.language_model, seen, before[:1], lengths[:1], torch.tensor(turns[0].after)
             )
             torch.testing.assert_close(shared, expected, atol=2e-4, rtol=1e-3)
@@ -98,16 +98,16 @@ def test_two_images_in_one_turn(fresh, sizes) -> None:
             output_attentions=True,
             **prepared,
         )
-        seen = [forward.see(model.model.visual, torch.from_numpy(x)) for x in pixels]
+        seen = [forward.encode_images(model.model.visual, torch.from_numpy(x)) for x in pixels]
         found = forward.read_images(
             model.model.language_model,
             seen,
             ids[:1, : len(turn.before)],
             torch.tensor([len(turn.before)]),
             [torch.tensor(between), torch.tensor(turn.after)],
-            looks=True,
+            attention=True,
         )
     model.set_attn_implementation(before)
     torch.testing.assert_close(found.hidden, told.last_hidden_state[:, -1], atol=2e-4, rtol=1e-3)
     expected = torch.stack([layer[:, :, -1] for layer in told.attentions])[..., kinds[0].bool()]
-    torch.testing.assert_close(found.looks, expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found.attention, expected, atol=1e-5, rtol=1e-3)

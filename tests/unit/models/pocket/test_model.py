@@ -23,7 +23,7 @@ from models.pocket.recipe import load_recipe
 from models.pocket.scenes import razor
 from models.pocket.scenes.canvas import BICUBIC
 from models.pocket.scenes.planted import Planted
-from models.relevance.attended import Asked
+from models.relevance.prompt_runner import PromptRunner
 from models.types import Question
 from tools.pocket.acuity import auroc, crop_box, densest_holds
 
@@ -45,11 +45,11 @@ def test_the_whole_folder_fits_in_twelve_megabytes() -> None:
 def test_the_questions_are_the_built_in_checks(check: str) -> None:
     path = Path(scanfleet.__file__).parent / "builtin" / f"{check}.toml"
     told = tomllib.loads(path.read_text(encoding="utf-8"))
-    asked = QUESTIONS[check]
-    assert (asked.name, asked.prompt, list(asked.labels)) == (told["name"], told["prompt"], told["labels"])
-    assert asked.flags == set(told["flags"])
-    assert dict(asked.descriptions) == told["descriptions"]
-    assert asked.max_pixels == told["max_pixels"]
+    question = QUESTIONS[check]
+    assert (question.name, question.prompt, list(question.labels)) == (told["name"], told["prompt"], told["labels"])
+    assert question.flags == set(told["flags"])
+    assert dict(question.descriptions) == told["descriptions"]
+    assert question.max_pixels == told["max_pixels"]
     targets = load_recipe()["calibration"]
     assert targets["target_recall"][check] == told["target_recall"]
     assert targets["target_precision"][check] == told["target_precision"]
@@ -92,8 +92,8 @@ def test_a_small_part_is_found_first_and_told_by_a_crop(base: BaseModel) -> None
     crop = auroc([reading.margin for reading in scorer.score([scorer.prepare(image) for image in crops])], blades)
     assert first < 0.8  # what little it can tell is coarse
     assert crop >= max(0.85, first + 0.1)
-    asked = Asked(base=base, scorer=scorer, turn=scorer.prompt.turn)
-    maps = zip(pictures, views, asked.attention(views, (1, 2)), strict=True)
+    runner = PromptRunner(base=base, scorer=scorer, turn=scorer.prompt.turn)
+    maps = zip(pictures, views, runner.attention(views, (1, 2)), strict=True)
     found = [densest_holds(values.reshape(view.grid), picture, 3) for picture, view, values in maps if picture.box]
     assert np.mean(found) >= 0.6  # by chance one in eleven
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 
 from models.pocket import generate
 from models.pocket.generate import Order, write_archive
-from models.pocket.scenes import baggage, looking, overlay, razor
+from models.pocket.scenes import baggage, overlay, pretraining, razor
 from models.pocket.scenes.planted import large, planted
 from models.pocket.scenes.scene import dice
 from models.pocket.scenes.threats import THREATS
@@ -102,10 +102,15 @@ def test_half_of_the_bags_hold_no_threat_and_threats_take_turns() -> None:
 
 
 def test_the_base_never_sees_a_threat_nor_a_check_word() -> None:
-    told = {option for index in range(200) for ask in looking.draw(4, index, 64, 64).asks for option in ask.options}
-    asked = {ask.prompt for index in range(200) for ask in looking.draw(4, index, 64, 64).asks}
+    told = {
+        option
+        for index in range(200)
+        for question in pretraining.draw(4, index, 64, 64).questions
+        for option in question.options
+    }
+    asked = {question.prompt for index in range(200) for question in pretraining.draw(4, index, 64, 64).questions}
     assert not told & set(THREATS)
-    assert not set(looking.PLANES) & set(THREATS)
+    assert not set(pretraining.PLANES) & set(THREATS)
     for word in ("overlay", "added", "scene", "threat", "bag"):
         assert not any(word in text.lower().split() for text in asked)
 

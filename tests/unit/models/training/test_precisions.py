@@ -12,7 +12,7 @@ from models import factory
 from models.adapters.card import AdapterCard
 from models.network.base import Precision, load_base
 from models.network.packed import differentiable_packed
-from models.network.quantisation import settle
+from models.network.quantisation import pack_4bit_layers
 from models.recipes import load_recipe
 from models.training.data.features import PixelSource
 from models.training.data.mixing import Mix
@@ -56,7 +56,7 @@ def test_a_4_bit_layer_carries_the_gradient_of_what_it_computes() -> None:
     torch.manual_seed(0)
     network = torch.nn.Sequential(Linear4bit(64, 32, bias=True, quant_type="nf4", compute_dtype=torch.bfloat16))
     network.to("cpu").requires_grad_(False)
-    settle(network.eval())
+    pack_4bit_layers(network.eval())
     x, way, slope = torch.randn(3, 64, requires_grad=True), torch.randn(3, 64), torch.randn(3, 32)
     with differentiable_packed(network):
         (network(x) * slope).sum().backward()

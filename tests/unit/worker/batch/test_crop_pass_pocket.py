@@ -13,7 +13,7 @@ import torch
 from PIL import Image as PillowImage
 
 from models import factory, pocket
-from models.crops.batch import Looked, look_again
+from models.crops.batch import TwoPassReading, run_crop_pass
 from models.errors import ModelInvalid
 from models.network.base import BaseModel, load_base
 from models.pocket.scenes.planted import planted
@@ -69,7 +69,7 @@ def scored(worker: Rig, check: Check, pictures: dict[str, bytes], **how: Any) ->
     return {result.uri: result for result in iter_results(worker.engine, ResultFilter(scan=scan))}
 
 
-def without_a_fleet(base: BaseModel, check: Check, pictures: dict[str, bytes]) -> dict[str, Looked]:
+def without_a_fleet(base: BaseModel, check: Check, pictures: dict[str, bytes]) -> dict[str, TwoPassReading]:
     assert isinstance(check.crop, CropSettings)
     question, policy, adapter = question_of(check), policy_of(check, check.crop), pocket.adapter_folder("razor")
     scorer, crop_reader = (
@@ -78,7 +78,7 @@ def without_a_fleet(base: BaseModel, check: Check, pictures: dict[str, bytes]) -
     )
     images = [PillowImage.open(io.BytesIO(data)).convert("RGB") for data in pictures.values()]
     firsts = scorer.score([scorer.prepare(image) for image in images])
-    return dict(zip(pictures, look_again(scorer, crop_reader, images, firsts), strict=True))
+    return dict(zip(pictures, run_crop_pass(scorer, crop_reader, images, firsts), strict=True))
 
 
 def smallest(pictures: dict[str, bytes], n: int) -> dict[str, bytes]:

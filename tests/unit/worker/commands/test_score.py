@@ -61,7 +61,7 @@ def test_a_given_adapter_goes_before_the_shipped_one(tmp_path: Path, model: Mode
     shutil.copytree(pocket.adapter_folder("overlay"), folder)
     given = resolve_alone(model, load_check("overlay"), folder)
     assert given.scorer.identity == resolve_alone(model, load_check("overlay"), None).scorer.identity
-    with pytest.raises(BadSettings, match="answers another question"):
+    with pytest.raises(BadSettings, match="baggage"):
         resolve_alone(model, load_check("baggage"), folder)
     with pytest.raises(BadSettings, match=r"adapter\.json is missing"):
         resolve_alone(model, load_check("overlay"), tmp_path)

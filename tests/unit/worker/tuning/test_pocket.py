@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.crops.batch import look_again
+from models.crops.batch import run_crop_pass
 from models.crops.policy import CropPolicy
 from models.pocket.scenes import overlay
 from models.training.data.types import Example
@@ -75,7 +75,7 @@ def test_tune_sees_what_everybody_sees(model: Model, policy: CropPolicy) -> None
     images: list[Image.Image] = [one.open(one.path) for one in examples]
     scorer = model.scorer(QUESTION, None, policy=policy)
     firsts = scorer.score([scorer.prepare(image) for image in images])
-    expected = look_again(scorer, model.crop_reader(QUESTION, policy, None), images, firsts)
+    expected = run_crop_pass(scorer, model.crop_reader(QUESTION, policy, None), images, firsts)
     scores = scores_of(model, examples)
     found = scores.second(FIRST, policy, range(3))
     assert [one.margin for one in scores.first(FIRST, range(3))] == pytest.approx(

@@ -12,18 +12,18 @@ import pytest
 from PIL import Image, ImageDraw
 
 from models.crops.policy import CropPolicy
-from models.crops.wholes import (
-    ENOUGH,
-    LONGEST,
-    MOST_TILES,
-    SHARP_ENOUGH,
-    WHOLES,
-    WORTH_IT,
-    adaptation,
+from models.crops.whole_image import (
+    ENOUGH_LOST_EDGES,
+    ENOUGH_SHARPNESS,
+    MAX_TILE_ASPECT,
+    MAX_TILES,
+    MIN_ADAPTED_GAIN,
+    WHOLE_IMAGE_LOOKS,
+    adapted_budget,
     adapted_pixels,
-    lost_edges,
+    lost_edge_share,
     tiling,
-    whole_rows,
+    whole_image_rows,
 )
 from models.families import FAMILIES, ImageReader
 from models.relevance.regions import Region
@@ -44,7 +44,7 @@ def sharpness(tile: Region, pixels: int) -> float:
 @pytest.mark.parametrize("pixels", [BUDGET, 448 * 448, 64 * 64])
 def test_tiles_are_alike_and_cover_every_pixel(size: tuple[int, int], pixels: int) -> None:
     tiles = tiling(size, pixels=pixels)
-    assert 1 <= len(tiles) <= MOST_TILES
+    assert 1 <= len(tiles) <= MAX_TILES
     assert len({(tile.width, tile.height) for tile in tiles}) == 1
     for axis, length in enumerate(size):
         parts = sorted({(tile.corners[axis], tile.corners[axis + 2]) for tile in tiles})
@@ -58,7 +58,7 @@ def test_tiles_are_alike_and_cover_every_pixel(size: tuple[int, int], pixels: in
 def test_no_tile_is_a_sliver(size: tuple[int, int]) -> None:
     for pixels in (BUDGET, 448 * 448, 1024 * 1024):
         tile = tiling(size, pixels=pixels)[0]
-        assert max(tile.width, tile.height) <= LONGEST * min(tile.width, tile.height)
+        assert max(tile.width, tile.height) <= MAX_TILE_ASPECT * min(tile.width, tile.height)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_no_tile_is_a_sliver(size: tuple[int, int]) -> None:
 def test_as_few_tiles_as_show_nearly_all(size: tuple[int, int], pixels: int, count: int) -> None:
     tiles = tiling(size, pixels=pixels)
     assert len(tiles) == count
-    if count < MOST_TILES:
-        assert sharpness(tiles[0], pixels) >= SHARP_ENOUGH
+    if count < MAX_TILES:
+        assert sharpness(tiles[0], pixels) >= ENOUGH_SHARPNESS
 
 
 def test_where_there_are_not_tiles_enough_they_still_beat_the_first_look() -> None:
@@ -103,27 +103,27 @@ def with_hairs() -> Image.Image:
 
 
 def test_contours_of_large_things_are_not_lost_and_hairs_are() -> None:
-    assert lost_edges(blank(), 8.0) == 0
-    assert lost_edges(with_large_square(), 8.0) == 0
-    assert lost_edges(with_hairs(), 8.0) == 1
+    assert lost_edge_share(blank(), 8.0) == 0
+    assert lost_edge_share(with_large_square(), 8.0) == 0
+    assert lost_edge_share(with_hairs(), 8.0) == 1
     both = with_large_square()
     both.paste(with_hairs().crop((0, 0, 300, 960)), (0, 0))
-    assert 0.1 < lost_edges(both, 8.0) < 0.9
+    assert 0.1 < lost_edge_share(both, 8.0) < 0.9
 
 
 def test_hairs_are_not_lost_where_little_is_shrunk() -> None:
-    assert lost_edges(with_hairs(), 1.0) == 0
-    assert lost_edges(with_hairs(), 2.0) == 0
+    assert lost_edge_share(with_hairs(), 1.0) == 0
+    assert lost_edge_share(with_hairs(), 2.0) == 0
 
 
 def test_noise_is_no_edge() -> None:
     grains = np.random.default_rng(0).normal(120, 8, (960, 1280, 1)).clip(0, 255).astype(np.uint8)
-    assert lost_edges(Image.fromarray(grains.repeat(3, 2)), 8.0) == 0
+    assert lost_edge_share(Image.fromarray(grains.repeat(3, 2)), 8.0) == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 1), (2, 5000)])
 def test_the_thinnest_images_have_a_budget_too(size: tuple[int, int]) -> None:
-    found = adaptation(blank(size), budget=100, most=10_000)
+    found = adapted_budget(blank(size), budget=100, most=10_000)
     assert 100 <= found.pixels <= 10_000
 
 
@@ -132,7 +132,7 @@ SHARES = (0, 0.25, 0.5, 1)
 
 def test_the_budget_lies_between_the_first_looks_and_all_pixels() -> None:
     size, most = (2000, 1000), 10_000_000
-    found = [adapted_pixels(size, budget=BUDGET, edge_density=share * ENOUGH, most=most) for share in SHARES]
+    found = [adapted_pixels(size, budget=BUDGET, edge_density=share * ENOUGH_LOST_EDGES, most=most) for share in SHARES]
     assert found[0] == BUDGET
     assert found[-1] == pytest.approx(2_000_000, rel=1e-5)
     assert found == sorted(set(found))
@@ -146,12 +146,12 @@ def test_the_budget_keeps_its_limit_and_an_image_that_fits_gets_no_more() -> Non
 
 def test_more_shrinking_asks_for_more() -> None:
     sizes = [(400, 400), (800, 800), (1600, 1600), (6000, 4000)]
-    found = [adapted_pixels(size, budget=BUDGET, edge_density=ENOUGH / 2, most=10**8) for size in sizes]
+    found = [adapted_pixels(size, budget=BUDGET, edge_density=ENOUGH_LOST_EDGES / 2, most=10**8) for size in sizes]
     assert found == sorted(set(found))
 
 
 def test_an_adaptation_says_what_it_follows_from() -> None:
-    found = adaptation(with_hairs(), budget=160 * 120, most=10**7)
+    found = adapted_budget(with_hairs(), budget=160 * 120, most=10**7)
     assert (found.shrink, found.lost) == (8.0, 1.0)
     assert found.pixels == adapted_pixels((1280, 960), budget=160 * 120, edge_density=1, most=10**7)
 
@@ -171,7 +171,7 @@ Tokens = Callable[..., list[int]]
 @pytest.fixture
 def tokens(reader: ImageReader) -> Tokens:
     def found(image: Image.Image, policy: CropPolicy, question: Question = QUESTION) -> list[int]:
-        return [row.visual_tokens for row in whole_rows(image, reader=reader, question=question, policy=policy)]
+        return [row.visual_tokens for row in whole_image_rows(image, reader=reader, question=question, policy=policy)]
 
     return found
 
@@ -185,7 +185,7 @@ def test_the_whole_at_a_larger_and_at_a_smaller_scale(tokens: Tokens) -> None:
 
 def test_a_row_for_each_tile(tokens: Tokens, reader: ImageReader) -> None:
     image, policy = tiny.picture(900, 600, 1), CropPolicy(look="tiles", crop_pixels=BUDGET)
-    rows = whole_rows(image, reader=reader, question=QUESTION, policy=policy)
+    rows = whole_image_rows(image, reader=reader, question=QUESTION, policy=policy)
     tiles = tiling(image.size, pixels=BUDGET)
     assert [row.original_size for row in rows] == [(tile.width, tile.height) for tile in tiles]
     assert len({row.pixels.sum().item() for row in rows}) == len(rows) > 4
@@ -204,7 +204,7 @@ def test_an_adapted_look_reads_more_only_where_something_was_lost(tokens: Tokens
 def test_what_the_first_look_has_read_at_full_size_is_not_read_again(tokens: Tokens, size: tuple[int, int]) -> None:
     image = tiny.picture(*size, 1)
     pixels = 2 * QUESTION.max_pixels
-    assert [tokens(image, CropPolicy(look=look, crop_pixels=pixels)) for look in WHOLES] == [[], [], []]
+    assert [tokens(image, CropPolicy(look=look, crop_pixels=pixels)) for look in WHOLE_IMAGE_LOOKS] == [[], [], []]
 
 
 def test_one_tile_is_read_where_it_shows_more(tokens: Tokens) -> None:
@@ -214,8 +214,8 @@ def test_one_tile_is_read_where_it_shows_more(tokens: Tokens) -> None:
 
 
 def test_an_adapted_look_is_never_worth_less_than_a_check_may_ask_for() -> None:
-    assert WORTH_IT == ADAPTED_LEAST
+    assert MIN_ADAPTED_GAIN == ADAPTED_LEAST
 
 
 def test_no_whole_is_pointed() -> None:
-    assert not any(CropPolicy(look=look).pointed for look in WHOLES)
+    assert not any(CropPolicy(look=look).pointed for look in WHOLE_IMAGE_LOOKS)

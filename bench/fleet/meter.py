@@ -1,4 +1,4 @@
-"""Processor time and memory of processes with all their children, from outside."""
+"""Processor time and memory of processes with all their children, measured from outside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY_SECONDS = 0.5
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and all below it that live."""
+    """Return a process and all its living descendants."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -21,7 +21,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def cpu_seconds(pid: int) -> tuple[float, float]:
-    """User and system time: of the process itself, and of its children, those included that ended."""
+    """Return user plus system time of the process itself, and of its children, ended ones included."""
     own = below = 0.0
     for process in family(pid):
         with suppress(psutil.NoSuchProcess):
@@ -35,7 +35,7 @@ def cpu_seconds(pid: int) -> tuple[float, float]:
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory; pages that processes share count in each."""
+    """Return the resident memory; pages that processes share count in each."""
     total = 0
     for process in family(pid):
         with suppress(psutil.NoSuchProcess):
@@ -45,7 +45,7 @@ def rss_bytes(pid: int) -> int:
 
 @contextmanager
 def cpu_used(pids: Mapping[str, int]) -> Iterator[dict[str, float]]:
-    """Fills in, when the block has ended, the processor seconds of each by name, and of its children."""
+    """Fill in the processor seconds of each process by name, and of its children, when the block ends."""
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     used: dict[str, float] = {}
     yield used
@@ -56,7 +56,7 @@ def cpu_used(pids: Mapping[str, int]) -> Iterator[dict[str, float]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """progress: images that had ended by then."""
+    """A sample of memory; progress: images that had ended by then."""
 
     progress: int
     rss: int  # bytes
@@ -64,7 +64,7 @@ class Sample:
 
 @contextmanager
 def rss_watched(pid: int, progress: Callable[[], int]) -> Iterator[list[Sample]]:
-    """Fills in a sample every half second while the block runs."""
+    """Fill in a sample every half second while the block runs."""
     samples: list[Sample] = []
     over = threading.Event()
 

@@ -1,8 +1,8 @@
 """A whole fleet against the bare scorer: through S3, Redis and PostgreSQL, and on pictures already in memory.
 
-The bare scorer is this process: the same model and adapter, the same token budget, as many forwards at once, pictures
-decoded beforehand. What the fleet has to do besides (listing, fetching,
-hashing, decoding, every transaction, and the servers themselves) runs on the same cores.
+The bare scorer is this process: the same model and adapter, the same token budget, the same number of forwards at once,
+pictures decoded beforehand. The fleet's further work (listing, fetching, hashing, decoding, every transaction, and the
+servers themselves) runs on the same cores.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from bench.archive import draw
-from bench.fleet_rig import CHECK, Fleet, Scanned, fleet
-from bench.meter import Sample, cpu_used, rss_watched
+from bench.fleet.meter import Sample, cpu_used, rss_watched
+from bench.fleet.rig import CHECK, Fleet, Scanned, fleet
 from bench.report import REPEATS, Report, seconds
 from models.types import Scorer
 from scanfleet.checks.check import load_check
@@ -33,15 +33,15 @@ from worker.device.probe import budget_for
 from worker.scoring.model import load_model
 
 IMAGES = {448: 512, 128: 2048}  # side in pixels -> images a turn; the first is the headline
-DRAWN = 128  # different pictures of each side; of each, as many files as are needed
+DRAWN = 128  # different pictures of each side; each becomes as many files as needed
 EARLY, LATE = 1_000, 20_000  # images, between which memory may not grow
 MEBIBYTE = 1 << 20
-TRIFLE_MS = 0.05
+MIN_SHOWN_MS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duel:
-    """Of one size of picture; medians of several turns. cpu_ms: processor time per image, by process."""
+    """The result for one size of picture, medians of several turns; cpu_ms: processor time per image, by process."""
 
     side: int
     fleet: float  # images/s
@@ -52,7 +52,7 @@ class Duel:
 
     @property
     def fleet_cpu_ms(self) -> float:
-        """Of everything but the bare scorer and the S3 server, which stands for one on machines of its own."""
+        """Of everything but the bare scorer and the S3 server, which stands for a server on other machines."""
         return sum(value for name, value in self.cpu_ms.items() if not name.startswith(("bare", "s3")))
 
     def figures(self) -> dict[str, float]:
@@ -64,7 +64,7 @@ class Duel:
         }
 
     def line(self) -> str:
-        parts = ", ".join(f"{name} {value:.1f}" for name, value in self.cpu_ms.items() if value > TRIFLE_MS)
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in self.cpu_ms.items() if value > MIN_SHOWN_MS)
         return (
             f"{self.side} px, images/s: fleet {self.fleet:.1f}, bare {self.bare:.1f}; device idle {self.idle:.0%}; "
             f"processor ms per image: {parts}"
@@ -99,7 +99,7 @@ def run() -> Report:
 
 
 class Bare:
-    """The scorer, and nothing else: a pack at a time in each lane."""
+    """The scorer alone: a pack at a time in each stream."""
 
     def __init__(self, folder: Path) -> None:
         settings = load_settings(data_dir=folder, model="pocket", log_level="error")
@@ -107,7 +107,7 @@ class Bare:
         self._scorer: Scorer = resolve_alone(model, load_check(CHECK), None).scorer
         self.token_budget = budget_for(settings, model)
         self._free = threading.Semaphore(model.streams)
-        self._threads = max(2, model.streams)  # with one lane, the next pack is prepared meanwhile
+        self._threads = max(2, model.streams)  # with one stream, the next pack is prepared meanwhile
 
     def score(self, images: Sequence[Image.Image]) -> None:
         each = self._scorer.prepare(images[0]).visual_tokens
@@ -124,12 +124,12 @@ class Bare:
 
 
 def distinct(files: Sequence[bytes], n: int, *, salt: str) -> list[bytes]:
-    """n files with bytes of their own, which decoders do not read: nothing is taken over from an earlier scoring."""
+    """Return n files with different bytes that decoders ignore, so that no earlier answer is reused."""
     return [files[number % len(files)] + f"{salt} {number}".encode() for number in range(n)]
 
 
 def duel(rig: Fleet, bare: Bare, files: Sequence[bytes], *, side: int, n: int) -> Duel:
-    """Fleet and bare scorer in turn, over the same pictures."""
+    """Run fleet and bare scorer in turn over the same pictures."""
     images = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
     images = [images[number % len(images)] for number in range(n)]
     bare.score(images[: n // 4])
@@ -154,7 +154,7 @@ def duel(rig: Fleet, bare: Bare, files: Sequence[bytes], *, side: int, n: int) -
 
 
 def memory(rig: Fleet, files: Sequence[bytes]) -> Growth:
-    """Of one worker process over one long scan of small pictures."""
+    """Measure one worker process over one long scan of small pictures."""
     rig.put("long", distinct(files, LATE, salt="long"))
     with rss_watched(rig.pids["worker"], lambda: rig.n_scored("long")) as samples:
         rig.wait(rig.enqueue("long"))
@@ -162,7 +162,7 @@ def memory(rig: Fleet, files: Sequence[bytes]) -> Growth:
 
 
 def _rss(samples: Sequence[Sample], *, around: int) -> float:
-    """The median while so many images, give or take half of EARLY, had ended."""
+    """Return the median while `around` images, plus or minus half of EARLY, had ended."""
     near = [sample.rss for sample in samples if abs(sample.progress - around) <= EARLY // 2]
     if not near:
         raise AssertionError(f"no sample of memory near image {around}")

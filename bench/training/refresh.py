@@ -1,8 +1,8 @@
-"""Seconds an epoch of the adapter refresh, against a plain Trainer + PEFT with the same recipe, images and order.
+"""Seconds per epoch of the adapter refresh, against a plain Trainer + PEFT with the same recipe, images and order.
 
-Both train the same LoRA from the same first numbers on the same rows; the plain one reads every image anew in every
-epoch, this one keeps what the frozen tower made of it and reads the instruction once a step. Dropout is off in both, so
-that their losses can be compared.
+Both train the same LoRA from the same initial weights on the same rows. The plain one reads every image again in every
+epoch. The refresh keeps the frozen tower's output for each image and reads the instruction once a step. Dropout is off
+in both, so that their losses can be compared.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench import plain_training
 from bench.pocket import fresh
 from bench.report import Report
+from bench.training import plain_training
 from models.network.base import BaseModel, load_base
 from models.pocket.questions import QUESTIONS
 from models.recipes import Recipe, load_recipe
@@ -30,7 +30,7 @@ from models.training.tasks.network import activated
 from models.types import Question
 
 CHECK = "overlay"
-SEED = 7_100_000  # nothing of the pocket model was made with these images
+SEED = 7_100_000  # the pocket model was trained on none of these images
 N_IMAGES = 128
 EPOCHS = 3
 ROUNDS = 5
@@ -40,7 +40,7 @@ HEADLINE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """One round: seconds of every epoch and the mean loss of the last one, of either training."""
+    """One round: seconds of every epoch and the mean loss of the last one, for both trainings."""
 
     ours: Sequence[float]
     plain: Sequence[float]
@@ -111,7 +111,7 @@ def _ours(
 
 
 def _course(base: BaseModel, rows: Sequence[tuple[Path, int]], recipe: Recipe) -> plain_training.Course:
-    """The same LoRA, rates and order of rows as `fit` takes."""
+    """Return the LoRA, rates and order of rows that `fit` uses."""
     plan = Plan(
         labels=[label for _, label in rows],
         small=[0] * len(rows),

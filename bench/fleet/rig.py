@@ -28,13 +28,13 @@ from tests.services.redis import RedisServer
 from tests.services.s3 import Bucket, S3Server
 
 CHECK = "overlay"
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 UPLOADS = 4  # at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scanned:
-    """seconds: from the start of the listing until the last batch is settled."""
+    """A finished scan; seconds: from the start of the listing to the commit of the last batch."""
 
     n_images: int
     seconds: float
@@ -50,10 +50,10 @@ class Fleet:
     settings: Settings
     engine: sa.Engine
     bucket: Bucket
-    pids: dict[str, int]  # by what it is
+    pids: dict[str, int]  # by kind of process
 
     def put(self, prefix: str, files: Sequence[bytes]) -> None:
-        """As s3://bucket/prefix/0000000 and so on."""
+        """Upload files as s3://bucket/prefix/0000000 and so on."""
         with ThreadPoolExecutor(UPLOADS) as threads:
             names = (f"{prefix}/{number:07}.jpg" for number in range(len(files)))
             for _ in threads.map(self.bucket.put, names, files):
@@ -70,15 +70,15 @@ class Fleet:
         return Scanned(n_images=done.n_images, seconds=seconds, times=times)
 
     def wait(self, scan_id: str) -> scans.Progress:
-        """Until every image has a verdict of its own."""
+        """Wait until every image has a verdict of its own."""
         while (done := self.progress(scan_id)).n_pending:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         if done.n_verdicts != done.n_images or done.n_reused:
             raise AssertionError(f"{done.n_images} images, {done.n_verdicts} verdicts, {done.n_reused} reused")
         return done
 
     def enqueue(self, prefix: str) -> str:
-        """List, write and ring; the worker begins meanwhile. Returns the scan's id."""
+        """List, write and notify while the worker starts on it, and return the scan's id."""
         request = Request(
             sources=(self.bucket.uri(prefix + "/"),),
             check_name=CHECK,
@@ -95,7 +95,7 @@ class Fleet:
         return last.scan.id
 
     def n_scored(self, prefix: str) -> int:
-        """Of the scan over a prefix; 0 before it begins. Its listing may still go on."""
+        """Return the verdicts of the scan over a prefix; 0 before it begins. Its listing may still run."""
         with reading(self.engine) as connection:
             found = [
                 scan for scan in scans.list_scans(connection, limit=1) if self.bucket.uri(prefix + "/") in scan.sources
@@ -109,7 +109,7 @@ class Fleet:
 
 @contextmanager
 def fleet(*, token_budget: int) -> Iterator[Fleet]:
-    """Servers and worker, started and, at the end, stopped. The worker has default settings but for its budget."""
+    """Start servers and worker, and stop them at the end. The worker has default settings except for its budget."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         s3, redis = stack.enter_context(S3Server()), stack.enter_context(RedisServer())

@@ -1,4 +1,4 @@
-"""One turn as a base reads it under one adapter, for maps: the instruction once, then rows of images."""
+"""Run one prompt under one adapter for relevance maps: the instruction once, then rows of images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from models.families import PreparedImage
 from models.inputs.prompts import Turn
-from models.network.attention import recording
 from models.network.prefix import Prefix
+from models.network.recording import recording
 
 if TYPE_CHECKING:
     from models.inputs.processing import Rows
@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lent:
-    """A network in use for one forward, with the instruction's keys and values."""
+class PreparedForward:
+    """The network and inputs of one forward.
+
+    Attributes:
+        network: with the adapter active.
+        rows: the inputs of the rows.
+        prefix: the instruction's keys and values.
+    """
 
     network: Any
     rows: Rows
@@ -32,13 +38,21 @@ class Lent:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Of a forward over the whole rows that keeps nothing."""
+        """The inputs of a forward over the whole rows that keeps nothing."""
         ids = self.rows.inputs["input_ids"]
         return self.rows.inputs | self.prefix.inputs(ids.shape[1], ids.device)
 
 
-class Asked:
-    """A turn under a scorer's adapter, answered with its output: words, or the classes of its head."""
+class PromptRunner:
+    """Runs a prompt under a scorer's adapter.
+
+    Its output is the scorer's: the vocabulary, or the classes of its head.
+
+    Args:
+        base: the loaded base model.
+        scorer: its adapter and output are used.
+        turn: the rendered prompt.
+    """
 
     def __init__(self, *, base: BaseModel, scorer: PrefillScorer, turn: Turn) -> None:
         self.base = base
@@ -48,21 +62,32 @@ class Asked:
         self._prefix: Prefix | None = None
 
     @contextmanager
-    def of(self, images: Sequence[PreparedImage]) -> Iterator[Lent]:
-        """The network, not to be nested with any other use of it by this thread."""
+    def prepared(self, images: Sequence[PreparedImage]) -> Iterator[PreparedForward]:
+        """Yield the network and inputs for a forward over these images.
+
+        The calling thread must not use the network in another way inside the block.
+        """
         with self.base.using(self._adapter_sha256) as network:
             if self._prefix is None:
                 with torch.inference_mode(False), torch.no_grad():  # also for forwards that keep gradients
                     self._prefix = Prefix.of(network.base_model, self._turn.before)
             rows = self.base.processor.rows(self._turn, images, device=self.base.device, dtype=network.dtype)
-            yield Lent(network=network, rows=rows, prefix=self._prefix)
+            yield PreparedForward(network=network, rows=rows, prefix=self._prefix)
 
     @torch.inference_mode()
     def attention(self, images: Sequence[PreparedImage], layers: Sequence[int]) -> list[NDArray[np.float32]]:
-        """(visual tokens,) each: of the answer position, mean over heads and layers; one prefill of all images."""
+        """Compute the attention of the answer position in one prefill of all images.
+
+        Args:
+            images: one row each.
+            layers: as in `models.network.attention.attention_modules`.
+
+        Returns:
+            [visual_tokens] fp32 per image, the mean over heads and layers.
+        """
         with (
-            self.of(images) as lent,
-            recording(self.base.network, self.base.family, self.base.processor.reader, layers, lent.rows) as found,
+            self.prepared(images) as forward,
+            recording(self.base.network, self.base.family, self.base.processor.reader, layers, forward.rows) as found,
         ):
-            self.base.processor.reader.hidden(lent.network, lent.inputs)
+            self.base.processor.reader.hidden(forward.network, forward.inputs)
         return [row for row in found if row is not None]

@@ -92,7 +92,7 @@ class Order(Sampler[int]):
 
 
 class Clock(TrainerCallback):
-    """When each epoch began and ended, and what its steps lost on average."""
+    """Start and end of each epoch, and the mean loss of its steps."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -120,7 +120,7 @@ class _Trainer(Trainer):
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What both trainings have in common. epochs: the order of rows in each; rate: of a step, as a share of lr."""
+    """Settings that both trainings share; epochs: the order of rows in each; rate: of a step, as a share of lr."""
 
     lora: LoraSettings
     lr: float

@@ -1,8 +1,7 @@
-"""What labels buy: accuracy of the pocket model on unseen pictures after training on 50 to 800 labels, three seeds.
+"""The value of labels: accuracy of the pocket model on unseen pictures after training on 50 to 800 labels, three seeds.
 
-Every point is a whole fit by the recipe that a training worker would take, a fifth of the labels held out for early
-stopping, scored through the serving stack. The smaller sets are parts of the larger ones. Draws a plot beside the
-figures in docs/.
+Every point is a whole fit by the recipe of a training worker, with a fifth of the labels held out for early stopping,
+scored through the serving stack. The smaller sets are parts of the larger ones. Also draws a plot for docs/.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ CHECK = "overlay"
 SIZES = (50, 100, 200, 400, 800)  # labels
 SEEDS = (1, 2, 3)
 SIDE = 128  # pixels
-HELD_OUT = 5  # one label in so many stops a training early
-TRAIN_SEED, UNSEEN_SEED = 7_200_000, 7_300_000  # of the pictures; the pocket model has seen none of them
+HELD_OUT = 5  # one label in HELD_OUT is held out for early stopping
+TRAIN_SEED, UNSEEN_SEED = 7_200_000, 7_300_000  # of the pictures; the pocket model was trained on none of them
 N_UNSEEN = 600
-PLOT = Path(__file__).parents[1] / "docs" / "images" / "learning_curve.png"
+PLOT = Path(__file__).parents[2] / "docs" / "images" / "learning_curve.png"
 
 Labelled = list[tuple[Image.Image, int, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """How one fit answers the unseen pictures. accuracy: of three labels; area: AUROC of flag or not."""
+    """The accuracy of one fit on the unseen pictures; accuracy: of three labels; area: AUROC of flag or not."""
 
     labels: int
     n_right: int
@@ -53,7 +52,7 @@ class Point:
 
 
 def run() -> Report:
-    torch.set_num_threads(1)  # two threads of so small a model wait for each other more than they help
+    torch.set_num_threads(1)  # with so small a model a second thread costs more than it gains
     base = load_base("pocket", precision="fp32")
     unseen = list(fresh(CHECK, UNSEEN_SEED, [(SIDE, SIDE, N_UNSEEN)]))
     zero = _point(measure(factory.scorer(base, QUESTIONS[CHECK]), unseen), labels=0, seconds=0.0)

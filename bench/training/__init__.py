@@ -1,0 +1,1 @@
+"""Benchmarks of trainings: seconds per epoch, and accuracy by number of labels."""
