@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Watch = Callable[[int, int], None]  # (images done, images in all); raises to stop
 
 
-class Known(Protocol):
-    """Bytes that are known by their hash, and where they lie."""
+class Located(Protocol):
+    """Image bytes, named by their hash, and their location."""
 
     @property
     def content_sha256(self) -> str: ...
@@ -40,9 +40,11 @@ class Known(Protocol):
     def root(self) -> str | None: ...
 
 
-class Standing(Known, Protocol):
-    """What a training needs of a standing label."""
+class ImageLabel(Located, Protocol):
+    """The current label of an image, as far as a training needs it."""
 
+    @property
+    def label_id(self) -> int: ...
     @property
     def label(self) -> str: ...
     @property
@@ -53,7 +55,7 @@ class Standing(Known, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """A `Standing` as the work folder keeps it."""
+    """A `ImageLabel` as the work folder keeps it."""
 
     content_sha256: str
     uri: str
@@ -61,6 +63,7 @@ class Labelled:
     label: str
     boxes: list[Any] | None
     cluster: str
+    label_id: int = 0  # 0: the label is in no ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class OpenChecked:
 
 def materialise(
     settings: Settings,
-    standing: Sequence[Standing],
+    standing: Sequence[ImageLabel],
     folder: Path,
     question: Question,
     *,
@@ -96,7 +99,7 @@ def materialise(
     return examples, {reason: n for reason, n in sorted(left_out.items()) if n}
 
 
-def example_of(each: Standing, folder: Path, question: Question, settings: Settings) -> Example:
+def example_of(each: ImageLabel, folder: Path, question: Question, settings: Settings) -> Example:
     """An example whose file was brought."""
     return Example(
         key=each.content_sha256,
@@ -110,7 +113,7 @@ def example_of(each: Standing, folder: Path, question: Question, settings: Setti
 
 def bring(
     settings: Settings,
-    images: Sequence[Known],
+    images: Sequence[Located],
     folder: Path,
     *,
     watch: Watch | None = None,
@@ -131,7 +134,7 @@ class _Fetch:
     decoders: Decoders
     stores: StoreFinder
 
-    def __call__(self, each: Known) -> str | None:
+    def __call__(self, each: Located) -> str | None:
         """Why it is left out. Raises Retryable."""
         target = self.folder / each.content_sha256
         if target.exists():
@@ -154,7 +157,7 @@ class _Fetch:
 
 
 def _each(
-    fetch: Callable[[Known], str | None], images: Sequence[Known], *, threads: int, watch: Watch | None
+    fetch: Callable[[Located], str | None], images: Sequence[Located], *, threads: int, watch: Watch | None
 ) -> list[str | None]:
     """In order. The first failure of the world ends it; the others in hand are waited for, not begun."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="label-image")

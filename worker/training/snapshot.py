@@ -36,9 +36,8 @@ def snapshot(context: Context) -> dict[str, Any]:
 def images(context: Context) -> dict[str, Any]:
     """Raises Retryable while a store is away; TrainingFailed when too many images are gone."""
     rows = context.work.read(EXAMPLES)
-    labelled = [Labelled(**{name: row[name] for name in Labelled.__dataclass_fields__}) for row in rows]
-    folder = context.work.path / IMAGES
-    examples, left_out = materialise(context.settings, labelled, folder, context.question, watch=context.tell.count)
+    labels, folder = labelled_of(rows), context.work.path / IMAGES
+    examples, left_out = materialise(context.settings, labels, folder, context.question, watch=context.tell.count)
     there = {example.key for example in examples}
     kept = [row for row in rows if row["content_sha256"] in there]
     require_enough(context.question, ((row["split"], row["label"]) for row in kept), left_out=left_out)
@@ -49,9 +48,13 @@ def examples_of(context: Context, split: str) -> list[Example]:
     """The examples of a split, by their hash; the same ones in every attempt."""
     there = set(context.results["images"]["kept"])
     rows = [row for row in context.work.read(EXAMPLES) if row["split"] == split and row["content_sha256"] in there]
-    labelled = [Labelled(**{name: row[name] for name in Labelled.__dataclass_fields__}) for row in rows]
     folder = context.work.path / IMAGES
-    return [example_of(each, folder, context.question, context.settings) for each in labelled]
+    return [example_of(each, folder, context.question, context.settings) for each in labelled_of(rows)]
+
+
+def labelled_of(rows: Iterable[dict[str, Any]]) -> list[Labelled]:
+    """The rows of EXAMPLES as labels."""
+    return [Labelled(**{name: row[name] for name in Labelled.__dataclass_fields__}) for row in rows]
 
 
 def with_validation(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
@@ -69,7 +72,7 @@ def _place(cluster: str) -> float:
 
 def record_of(each: CurrentLabel) -> dict[str, Any]:
     """What a training needs of a label, as JSON."""
-    names = (*Labelled.__dataclass_fields__, "split", "label_id")
+    names = (*Labelled.__dataclass_fields__, "split")
     return {name: getattr(each, name) for name in names} | {"at": each.at.isoformat()}
 
 
