@@ -22,9 +22,9 @@ from worker.training.snapshot import EXAMPLES, IMAGES, examples_of, labelled_of
 
 def compare(context: Context) -> dict[str, Any]:
     """The gate's report on the published adapter, and the champion it is compared with. Raises Retryable."""
-    held, published = context.held, context.results["publish"]
+    training, published = context.training, context.results["publish"]
     with reading(context.engine) as connection:
-        in_use = champions.champion(connection, held.check_name, held.base_model)
+        in_use = champions.champion(connection, training.check_name, training.base_model)
     if in_use is not None and in_use.id == published["adapter_id"]:
         return _result(_the_same(in_use), in_use)
     inputs = Inputs(
@@ -37,7 +37,7 @@ def compare(context: Context) -> dict[str, Any]:
         revision=context.base.checkpoint.revision,
     )
     champion, problem = _champion(context, inputs, in_use)
-    shadow, n_missing = inputs.shadow(seed=held.seed, watch=context.tell.count)
+    shadow, n_missing = inputs.shadow(seed=training.seed, watch=context.progress.count)
     challenger = _load(context, published["adapter_id"], Path(published["folder"]))
     learnt_from = {one.key: one.cluster for split in LEARNT_FROM for one in examples_of(context, split)}
     report = compare_on(
@@ -47,8 +47,8 @@ def compare(context: Context) -> dict[str, Any]:
         challenger=challenger.candidate(),
         shadow=shadow,
         facts=inputs.facts(challenger, learnt_from),
-        seed=held.seed,
-        watch=context.tell.count,
+        seed=training.seed,
+        watch=context.progress.count,
     )
     counts = {"drawn": len(shadow) + n_missing, "left_out": n_missing}
     result = _result(report, in_use) | {"problem": problem, "shadow": counts}
@@ -66,7 +66,7 @@ def _result(report: GateReport, champion: AdapterInfo | None) -> dict[str, Any]:
 def _the_same(champion: AdapterInfo) -> GateReport:
     """The same labels, recipe and seed give the same weights."""
     name = f"adapter {champion.id}"
-    reason = f"the training gave the very weights of {name}, which is in use"
+    reason = f"the training produced the same weights as {name}, which is in use"
     return GateReport(verdict="hold", reason=reason, champion=name, challenger=name, n_golden=0, results=(), power="")
 
 
@@ -76,7 +76,7 @@ def _load(context: Context, adapter_id: int | None, folder: Path) -> Contender:
 
 
 def _champion(context: Context, inputs: Inputs, in_use: AdapterInfo | None) -> tuple[Candidate, str | None]:
-    """The model that a worker would use now, and why that is not the champion if it is not."""
+    """The model that a worker would use now, and the problem of the champion if it cannot be used."""
     problem = None
     if in_use is not None:
         try:
@@ -84,7 +84,8 @@ def _champion(context: Context, inputs: Inputs, in_use: AdapterInfo | None) -> t
             card = read_card(folder)
             if answers(card, context.question):
                 return Candidate.of_card(f"adapter {in_use.id}", context.scorer(folder), card), None
-            problem = f"adapter {in_use.id} answers other words than the check asks: compared with the {BASE_ALONE}"
+            problem = f"adapter {in_use.id} was trained on another question than the check asks now"
         except (ModelInvalid, BadSource) as error:
-            problem = f"adapter {in_use.id} cannot be loaded: {error}: compared with the {BASE_ALONE}"
+            problem = f"adapter {in_use.id} cannot be loaded: {error}"
+        problem += f": compared with the {BASE_ALONE}"
     return inputs.base_alone(examples_of(context, "calibration"), examples_of(context, "threshold")), problem

@@ -46,7 +46,7 @@ def _registered(settings: Settings, model: Model, check: Check, info: AdapterInf
     card = read_card(folder)
     if not answers(card, question_of(check)):
         return None, [
-            f"adapter {info.id} was trained on another prompt than the check has now: the base answers alone, as in "
+            f"adapter {info.id} was trained on another question than the check asks now: the base answers alone, as in "
             "scans"
         ]
     scorer, base = model.scorer(card.question, folder), model.scorer(card.question, None)
