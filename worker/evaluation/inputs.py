@@ -19,17 +19,20 @@ from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
 from scanfleet.db.labels.unlabelled import recent_unlabelled
+from scanfleet.db.tables import CheckRow, ScorerRow, Verdict
+from scanfleet.db.tables import Image as ImageRow
 from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import AdapterInfo
 from worker.evaluation.calibrate import calibrated
 from worker.evaluation.compare import Candidate, GoldenSet
-from worker.evaluation.images import ImageLabel, OpenChecked, bring
+from worker.evaluation.images import ImageLabel, OpenChecked, fetch_images
 from worker.evaluation.readings import Watch
-from worker.evaluation.slices import STYLE, styles
 
 if TYPE_CHECKING:
     from PIL import Image
 
+STYLE = "style"  # the column of a manifest that becomes a dimension of the gate's slices
+CHUNK_IMAGES = 500  # of one statement
 LEARNT_FROM = ("train", "calibration", "threshold")
 
 
@@ -90,7 +93,7 @@ class Inputs:
         with reading(self.engine, long=True) as connection:
             limit = self.settings.train_shadow_images
             sample = recent_unlabelled(connection, self.check.name, limit=limit, seed=seed)
-        failures = bring(self.settings, sample, self.folder, watch=watch)
+        failures = fetch_images(self.settings, sample, self.folder, watch=watch)
         keys = [image.content_sha256 for image, failure in zip(sample, failures, strict=True) if failure is None]
         opens = OpenChecked(max_pixels=self.settings.max_image_pixels)
         return [Unlabelled(key=key, path=self.folder / key, open=opens) for key in keys], len(sample) - len(keys)
@@ -109,6 +112,27 @@ class Inputs:
             train_keys=frozenset(learnt_from),
             train_clusters=frozenset(learnt_from.values()),
         )
+
+
+def styles(connection: sa.Connection, check_name: str, keys: Sequence[str]) -> dict[str, str]:
+    """Content hash -> style, for images that were scored for this check from a manifest with such a column.
+
+    The query goes through the verdicts of the check's scorers: images have no other index by hash.
+    """
+    of_check = sa.select(ScorerRow.id).join(CheckRow, CheckRow.id == ScorerRow.check_id)
+    scorers = of_check.where(CheckRow.name == check_name)
+    found: dict[str, str] = {}
+    for start in range(0, len(keys), CHUNK_IMAGES):
+        query = (
+            sa.select(Verdict.content_sha256, ImageRow.meta)
+            .join(ImageRow, ImageRow.id == Verdict.image_id)
+            .where(Verdict.scorer_id.in_(scorers), Verdict.content_sha256.in_(keys[start : start + CHUNK_IMAGES]))
+            .order_by(Verdict.id)
+        )
+        for key, meta in connection.execute(query):
+            if meta and meta.get(STYLE):
+                found[key] = str(meta[STYLE])
+    return found
 
 
 def newest_label_of(engine: sa.Engine, adapter: AdapterInfo) -> int | None:

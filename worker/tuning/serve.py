@@ -25,7 +25,7 @@ from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadLabels, BadSettings, DeviceUnavailable, ScanfleetError
 from worker.device.probe import UNPROBED_TOKENS
-from worker.evaluation.images import Labelled, bring, example_of
+from worker.evaluation.images import Labelled, example_of, fetch_images
 from worker.runtime.child_protocol import Reports, answer
 from worker.scoring.factory import question_of
 from worker.scoring.model import load_model
@@ -109,7 +109,7 @@ def _images(
         Labelled(**{name: row[name] for name in ("content_sha256", "uri", "root", "label", "cluster")}, boxes=None)
         for row in rows
     ]
-    failures = bring(settings, labelled, folder, watch=progress.counter("reading images"))
+    failures = fetch_images(settings, labelled, folder, watch=progress.counter("reading images"))
     left_out = {one.uri: reason for one, reason in zip(labelled, failures, strict=True) if reason is not None}
     if left_out and not request.skip_unreadable:
         first = "; ".join(f"{uri}: {reason}" for uri, reason in list(left_out.items())[:MAX_LISTED])
