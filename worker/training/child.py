@@ -1,8 +1,8 @@
 """The process that computes one training: `python -m worker.training.child ID TOKEN PARENT`, started by the worker.
 
 It reports in JSON lines, on its original stdout: first its progress, then its outcome. The outcome is done (already in
-the ledger), failed (a person must change something), waits (a transient error), stopped (on request) or lost (the lease
-was). An exit without an outcome is a crash. Whatever it writes to the ledger is checked against the lease's token.
+the ledger), failed (a person must change something), waits (a transient error), stopped (on request) or lost (another
+worker has the lease). An exit without an outcome is a crash. Ledger writes are checked against the lease's token.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _install(context: Context, whole: Path) -> Path:
 
 
 def _push(context: Context, folder: Path) -> str:
-    """Upload to the location that all workers share. A wrong address or right is transient here: the training waits."""
+    """Upload to the location that all workers share. Errors that an operator has to fix make the training wait."""
     try:
         return adapter_files.push(folder, adapter_files.shared_place(context.settings), context.settings)
     except (AccessDenied, BadSource, SourceNotFound) as error:
