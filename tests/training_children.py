@@ -1,6 +1,6 @@
 """A training's child with small stages, for tests of its parent: `python -m tests.training_children ID TOKEN PARENT`.
 
-What it does is in the environment: SCRIPT, one word for each attempt, taken from the front of the file SCRIPT_FILE.
+Its behaviour is scripted: each attempt takes one word from the front of the file that SCRIPT_FILE names.
 """
 
 import os
@@ -37,7 +37,7 @@ def fit(context: Context) -> dict[str, Any]:
             raise TrainingFailed("too few labelled images")
         case "lingers":
             for step in range(100_000):
-                context.tell.say(step=step, steps=100_000, loss=0.5)
+                context.progress.report(step=step, steps=100_000, loss=0.5)
                 time.sleep(0.02)
         case "hangs":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -53,7 +53,7 @@ def publish(context: Context) -> dict[str, Any]:
         base_revision="r",
         uri="/nowhere",
         weights_sha256=context.results["fit"]["weights_sha256"],
-        training_id=context.held.id,
+        training_id=context.training.id,
     )
     return {"adapter_id": register(context, info), "uri": info.uri}
 

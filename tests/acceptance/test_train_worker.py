@@ -1,4 +1,4 @@
-"""Training workers as real processes, with the built-in model: killed anywhere, they go on to the same adapter."""
+"""Training workers as real processes, with the built-in model: killed anywhere, they produce the same adapter."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child that di
 
 
 def assert_whole(here: Ground) -> None:
-    """Whatever is visible of adapters is whole: folders under their name, and rows of the registry."""
+    """Every visible adapter is complete: folders under their name, and rows of the registry."""
     place = here.settings.data_dir / "adapters"
     folders = [path for path in place.glob("*") if not path.name.startswith(".")]
     for folder in folders:
@@ -52,7 +52,7 @@ def assert_done(here: Ground, found: TrainingInfo) -> None:
     assert_whole(here)
 
 
-def test_a_killed_worker_loses_an_attempt_and_the_next_one_goes_on(tmp_path: Path) -> None:
+def test_a_killed_worker_loses_an_attempt_and_the_next_one_resumes(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     with ground(tmp_path, train_shadow_images=0, adapters_url=str(shared)) as here:
@@ -82,7 +82,7 @@ def test_a_killed_worker_loses_an_attempt_and_the_next_one_goes_on(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_killed_at_every_stage_a_training_brings_what_an_undisturbed_one_does(tmp_path: Path) -> None:
+def test_a_training_killed_at_every_stage_equals_an_undisturbed_one(tmp_path: Path) -> None:
     with ground(tmp_path / "calm") as calm:
         label_pictures(calm.engine, tmp_path / "pictures")
         training_id = request(calm.engine)

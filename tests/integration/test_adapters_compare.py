@@ -1,4 +1,4 @@
-"""`scanfleet adapters compare`: the gate by command, with the built-in model in a process of its own."""
+"""`scanfleet adapters compare`: the gate as a command, with the built-in model in a child process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scanfleet.errors import BadLabels, BadSettings, UnknownName
 from tests.training_rig import label_pictures
 from tests.verdict_rig import VerdictRig
 from worker.commands.compare import Comparison
-from worker.evaluation.slices import styles
+from worker.evaluation.inputs import styles
 from worker.scoring.adapters import register_shipped
 
 
@@ -67,7 +67,7 @@ def test_an_adapter_is_judged_against_the_base_alone(engine: sa.Engine, overlay:
         assert connection.execute(sa.select(Champion.adapter_id).where(Champion.check_name == "overlay")).scalar_one()
 
 
-def test_the_champion_is_what_it_is_compared_with_unless_told(engine: sa.Engine, overlay: int, tmp_path: Path) -> None:
+def test_an_adapter_is_compared_with_the_champion_by_default(engine: sa.Engine, overlay: int, tmp_path: Path) -> None:
     result = compare(tmp_path, overlay)
     assert result.exit_code == 2
     assert "it is the champion itself" in result.output
@@ -81,7 +81,7 @@ def test_the_champion_is_what_it_is_compared_with_unless_told(engine: sa.Engine,
         (("{id}", "zero"), 2, 'B is the id of an adapter or "base"'),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
+def test_invalid_requests_are_refused_before_a_model_is_loaded(
     engine: sa.Engine, overlay: int, tmp_path: Path, arguments: tuple[object, ...], code: int, words: str
 ) -> None:
     result = compare(tmp_path, *(str(one).format(id=overlay) for one in arguments))
@@ -93,14 +93,14 @@ class TestBeforeTheModelIsLoaded:
     def test_another_check(self, engine: sa.Engine, overlay: int, tmp_path: Path) -> None:
         with reading(engine) as connection:
             other = connection.execute(sa.select(Adapter.id).where(Adapter.check_name == "baggage")).scalar_one()
-        with pytest.raises(BadSettings, match="compare adapters of one check"):
+        with pytest.raises(BadSettings, match=f"adapter {overlay}"):
             Comparison(load_settings(data_dir=tmp_path), engine, tmp_path, adapter=overlay, against=other)
 
     def test_no_golden_images(self, engine: sa.Engine, overlay: int, tmp_path: Path) -> None:
         label_pictures(engine, tmp_path / "pictures", n=6)
         with transaction(engine) as connection:
             connection.execute(sa.update(LabelledImage).values(split="train"))
-        with pytest.raises(BadLabels, match="has no golden images"):
+        with pytest.raises(BadLabels, match="check overlay"):
             Comparison(load_settings(data_dir=tmp_path), engine, tmp_path, adapter=overlay, against=None)
 
 

@@ -1,4 +1,4 @@
-"""The life of a training, on SQLite and on PostgreSQL: one at a time, late owners refused, silent ones replaced."""
+"""The states of a training, on SQLite and on PostgreSQL: one at a time, lost leases refused, expired ones reissued."""
 
 import threading
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def forget_backoff(engine: sa.Engine) -> None:
 
 def test_a_check_and_base_model_have_one_unfinished_training(engine: sa.Engine) -> None:
     first = request(engine)
-    with pytest.raises(AlreadyUnderWay, match=f"training {first} of check overlay on fake has not ended"):
+    with pytest.raises(AlreadyUnderWay, match=f"training {first} "):
         request(engine)
     other = request(engine, base_model="another")
     held = must_claim(engine)
@@ -128,7 +128,7 @@ def test_many_claims_at_once_hand_a_training_out_once(engine: sa.Engine) -> None
     assert sum(each is not None for each in found) == 1
 
 
-def test_a_late_owner_changes_nothing(engine: sa.Engine) -> None:
+def test_a_lost_lease_changes_nothing(engine: sa.Engine) -> None:
     training_id = request(engine)
     late = must_claim(engine, lease_seconds=-1)
     with transaction(engine) as connection:
@@ -150,7 +150,7 @@ def test_a_late_owner_changes_nothing(engine: sa.Engine) -> None:
     assert get(engine, training_id) == before
 
 
-def test_what_a_beat_says_is_seen_and_its_lease_lasts(engine: sa.Engine) -> None:
+def test_a_heartbeat_stores_progress_and_extends_the_lease(engine: sa.Engine) -> None:
     training_id = request(engine)
     held = must_claim(engine, lease_seconds=-1)
     with transaction(engine) as connection:
@@ -161,7 +161,7 @@ def test_what_a_beat_says_is_seen_and_its_lease_lasts(engine: sa.Engine) -> None
     assert (found.state, found.stage, found.progress) == ("leased", "fit", {"step": 3})
 
 
-def test_one_given_back_is_ready_at_once_and_one_that_waits_after_a_pause(engine: sa.Engine) -> None:
+def test_a_returned_training_is_ready_at_once_and_a_waiting_one_after_a_pause(engine: sa.Engine) -> None:
     training_id = request(engine)
     with transaction(engine) as connection:
         held = must_claim_in(connection)
@@ -187,7 +187,7 @@ def must_claim_in(connection: sa.Connection) -> TrainingInfo:
     return held
 
 
-def test_crashes_in_a_row_end_a_training_and_failures_of_the_world_never_do(engine: sa.Engine) -> None:
+def test_crashes_in_a_row_end_a_training_and_transient_errors_never_do(engine: sa.Engine) -> None:
     training_id = request(engine)
     for _ in range(3 * MAX_CRASHES):
         held = must_claim(engine)
@@ -202,17 +202,18 @@ def test_crashes_in_a_row_end_a_training_and_failures_of_the_world_never_do(engi
         forget_backoff(engine)
     found = get(engine, training_id)
     assert found.state == "failed"
-    assert found.error == "its process ended 3 times in a row at the same place, at last: killed by signal 9"
+    assert "3 times" in str(found.error)
+    assert "killed by signal 9" in str(found.error)
 
 
-def test_a_training_whose_workers_all_go_silent_fails_in_the_end(engine: sa.Engine) -> None:
+def test_a_training_whose_leases_keep_expiring_fails_in_the_end(engine: sa.Engine) -> None:
     training_id = request(engine)
     for number in range(1, MAX_LOSSES + 1):
         must_claim(engine, lease_seconds=-1)
         with transaction(engine) as connection:
             expire_leases(connection)
         assert get(engine, training_id).state == ("ready" if number < MAX_LOSSES else "failed")
-    assert get(engine, training_id).error == "its worker went silent 10 times in a row before its first stage"
+    assert "10 times" in str(get(engine, training_id).error)
 
 
 def test_a_cancelled_training_is_lost_to_its_owner(engine: sa.Engine) -> None:
@@ -228,7 +229,7 @@ def test_a_cancelled_training_is_lost_to_its_owner(engine: sa.Engine) -> None:
         trainings.cancel(connection, 99)
 
 
-def test_knocks_are_repeated_only_while_somebody_may_hear_them(engine: sa.Engine) -> None:
+def test_notifications_are_repeated_only_while_a_worker_may_receive_them(engine: sa.Engine) -> None:
     training_id = request(engine)
 
     def due() -> list[int]:
@@ -245,9 +246,7 @@ def test_knocks_are_repeated_only_while_somebody_may_hear_them(engine: sa.Engine
     assert due() == []
 
 
-def test_reconcilers_knock_for_trainings_and_free_those_of_silent_workers(
-    engine: sa.Engine, settings: Settings
-) -> None:
+def test_reconcilers_notify_of_trainings_and_free_expired_ones(engine: sa.Engine, settings: Settings) -> None:
     training_id = request(engine)
     must_claim(engine, lease_seconds=-1)
     with make_app(settings) as app:
@@ -266,30 +265,30 @@ def add_images(engine: sa.Engine, *, start: int, n: int) -> None:
     with transaction(engine) as connection:
         at = now(connection)
         connection.execute(sa.insert(LabelledImage), [{"content_sha256": key, "added_at": at, **place} for key in keys])
-        said = [NewLabel(content_sha256=key, label="none", who="ann", origin="import") for key in keys]
-        add_labels(connection, "overlay", said)
+        labels = [NewLabel(content_sha256=key, label="none", who="ann", origin="import") for key in keys]
+        add_labels(connection, "overlay", labels)
 
 
 def why(engine: sa.Engine, settings: Settings) -> str | None:
     with reading(engine) as connection:
-        return triggers.why_train(connection, settings, "overlay")
+        return triggers.reason_to_train(connection, settings, "overlay")
 
 
-def test_enough_new_labels_start_one_training_and_not_the_same_again(engine: sa.Engine, settings: Settings) -> None:
+def test_enough_new_labels_start_one_training_and_do_not_repeat_it(engine: sa.Engine, settings: Settings) -> None:
     settings = settings.model_copy(update={"train_after_labels": 5})
     add_images(engine, start=0, n=4)
-    assert triggers.look(engine, settings) == []
+    assert triggers.check_triggers(engine, settings) == []
     add_images(engine, start=4, n=1)
-    (training_id,) = triggers.look(engine, settings)
-    assert triggers.look(engine, settings) == []  # it is under way
+    (training_id,) = triggers.check_triggers(engine, settings)
+    assert triggers.check_triggers(engine, settings) == []  # it is under way
     found = get(engine, training_id)
     assert (found.reason, found.who, found.newest_label) == ("5 new labels (train_after_labels is 5)", None, 5)
     with transaction(engine) as connection:
         trainings.settle(connection, must_claim_in(connection), verdict="reject")
     add_images(engine, start=5, n=4)
-    assert triggers.look(engine, settings) == []  # four new ones since
+    assert triggers.check_triggers(engine, settings) == []  # four new ones since
     add_images(engine, start=9, n=1)
-    assert len(triggers.look(engine, settings)) == 1
+    assert len(triggers.check_triggers(engine, settings)) == 1
 
 
 def test_a_schedule_needs_a_new_label_and_a_last_training_long_ago(engine: sa.Engine, settings: Settings) -> None:
@@ -311,7 +310,7 @@ def test_a_schedule_needs_a_new_label_and_a_last_training_long_ago(engine: sa.En
     assert why(engine, settings) == "schedule: every 24 h, and 1 new label"
 
 
-def test_an_alarm_of_drift_starts_one_with_any_new_label(
+def test_a_drift_alarm_starts_a_training_with_any_new_label(
     engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triggers.reference, "alarms", lambda *_: ["PSI 0.4 in s3://ads"])

@@ -1,4 +1,4 @@
-"""Trainings under the roles of PostgreSQL: people ask and cancel, training workers do the rest, and nobody more."""
+"""Trainings under the roles of PostgreSQL: producers request and cancel, training workers do the rest."""
 
 from pathlib import Path
 
@@ -38,9 +38,9 @@ def test_each_role_does_its_part_of_a_training(
             save_check(connection, load_check("overlay"))
             image = {"content_sha256": "0" * 64, "added_at": now(connection), **place}
             connection.execute(sa.insert(LabelledImage), [image])
-            said = NewLabel(content_sha256="0" * 64, label="none", who="ann", origin="import")
-            add_labels(connection, "overlay", [said])
-        (first,) = triggers.look(worker, settings)
+            label = NewLabel(content_sha256="0" * 64, label="none", who="ann", origin="import")
+            add_labels(connection, "overlay", [label])
+        (first,) = triggers.check_triggers(worker, settings)
         with transaction(producer) as connection:
             assert trainings.cancel(connection, first)
             trainings.request(

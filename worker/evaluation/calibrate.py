@@ -1,9 +1,8 @@
-"""From a scorer's margins on labelled images to a calibrator, thresholds and honest figures.
+"""From a scorer's margins on labelled images to a calibrator, thresholds and unbiased figures.
 
-Two splits that the training never saw. Platt is fitted on the first alone, and its figures come from the second alone:
-a calibrator is not judged on what it was fitted to. The thresholds are margins, which no calibrator enters, so both
-splits are as good as new to them and both are used: a certificate needs many positives, and with few labels one split
-would certify nothing.
+Both splits are new to the training. The calibrator (Platt) is fitted on the first and its figures come from the second,
+so that it is not judged on the images it was fitted to. Thresholds are margins and need no calibrator, so both splits
+are used: a certificate needs many positives, and with few labels one split would certify nothing.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One labelled image, scored. event: what its probability speaks of: the flag, or that the label is right."""
+    """One labelled image, scored. event: the outcome that is predicted: a flagging label, or a right answer."""
 
     key: str
     margin: float
     event: bool
-    right: bool  # the label
+    right: bool  # whether the answer is the label
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """How the margins of one scorer are to be read.
+    """The calibration of one scorer.
 
-    calibrator None: `misfit` says why. recall, precision: the certificates, None for a plain classification. metrics:
-    plain JSON, for the card. readings: what they come from, by key, both splits.
+    calibrator None: `misfit` holds the reason. recall, precision: the certificates, None for a plain classification.
+    metrics: plain JSON, for the card. readings: of both splits, by key.
     """
 
     calibrator: Calibrator | None
@@ -69,7 +68,7 @@ def calibrated(
     *,
     watch: Watch | None = None,
 ) -> Calibrated:
-    """Score both splits through the serving stack and read them. A fit that fails is an outcome, not an error.
+    """Score both splits through the serving stack and calibrate. A fit that fails is a result, not an error.
 
     Raises what the device raises.
     """
@@ -87,7 +86,7 @@ def calibrated_from(
     target_recall: float,
     target_precision: float,
 ) -> Calibrated:
-    """The same from margins that are known."""
+    """Calibrate from margins."""
     both = [*calibration, *threshold]
     calibrator, misfit = fit(calibration)
     if not all(math.isfinite(each.margin) for each in both):
@@ -118,7 +117,7 @@ def calibrated_from(
 
 
 def fit(measured: Sequence[Measured]) -> tuple[Calibrator | None, Misfit | None]:
-    """Platt on these images, or why there is none."""
+    """A Platt calibrator for these images, or the reason why there is none."""
     events = [each.event for each in measured]
     if not events:
         return None, "no labelled images"
@@ -128,12 +127,12 @@ def fit(measured: Sequence[Measured]) -> tuple[Calibrator | None, Misfit | None]
         return None, "margins that are no numbers"
     try:
         return fit_platt([each.margin for each in measured], events), None
-    except ModelInvalid:  # the only reason that is left
+    except ModelInvalid:  # the only remaining reason
         return None, "higher margins do not mean positive"
 
 
 def figures(measured: Sequence[Measured], calibrator: Calibrator | None, question: Question) -> dict[str, Any]:
-    """How good a scorer is on these images, every proportion with its Wilson interval. Flags are at even odds."""
+    """Quality of a scorer on these images, each proportion with its Wilson interval. Flags are at even odds."""
     n, right = len(measured), sum(each.right for each in measured)
     events = [each.event for each in measured]
     out: dict[str, Any] = {"n": n, "label_accuracy": proportion(right, n), "prevalence": proportion(sum(events), n)}
@@ -166,7 +165,7 @@ def _certificate(found: Certificate | None, *, what: str) -> dict[str, Any] | No
 
 
 def _measured(examples: Sequence[Example], read: Read, question: Question) -> list[Measured]:
-    """Those that could be read."""
+    """The images that could be scored."""
     flags = [label in question.flags for label in question.labels]
     out = []
     for example in examples:
@@ -180,7 +179,7 @@ def _measured(examples: Sequence[Example], read: Read, question: Question) -> li
 
 
 def answer_of(reading: Reading) -> int:
-    """Index of the label that it gives."""
+    """Index of the most likely label."""
     return max(range(len(reading.logits)), key=reading.logits.__getitem__)
 
 

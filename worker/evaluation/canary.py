@@ -1,4 +1,4 @@
-"""A few images that travel with an adapter, and the margins they must give again wherever it is loaded."""
+"""A few images that are stored with an adapter, and the margins it must reproduce wherever it is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = "canary"
 
 
 def choose(examples: Sequence[Example], *, count: int = COUNT) -> list[Example]:
-    """As many of each label as can be, no two that look alike, by their hash: the same ones whatever the order."""
+    """Choose images, evenly over the labels and one of each cluster. The choice is by hash and ignores the order."""
     by_label: dict[int, list[Example]] = {}
     clusters: set[str] = set()
     for example in sorted(examples, key=lambda one: hashlib.sha256(f"canary {one.key}".encode()).digest()):
@@ -32,10 +32,10 @@ def choose(examples: Sequence[Example], *, count: int = COUNT) -> list[Example]:
 
 
 def write_canary(folder: Path, examples: Sequence[Example], scorer: Scorer, *, count: int = COUNT) -> Canary:
-    """Save images below an adapter's `folder` as PNG and score the saved ones through the serving stack.
+    """Save images below an adapter's `folder` as PNG and score the saved files through the serving stack.
 
-    They are saved no larger than the question's pixel budget: more the model never sees, and an adapter that carries
-    originals is slow to fetch. Raises ModelInvalid for margins that are no numbers, and without any image.
+    They are shrunk to the question's pixel budget: the model never sees more, and originals would make an adapter slow
+    to fetch. Raises ModelInvalid for margins that are not finite, and without any image.
     """
     chosen = choose(examples, count=count)
     if not chosen:
@@ -49,7 +49,7 @@ def write_canary(folder: Path, examples: Sequence[Example], scorer: Scorer, *, c
         with Image.open(folder / name) as saved:
             (reading,) = scorer.score([scorer.prepare(saved.convert("RGB"))])
         if not math.isfinite(reading.margin):
-            raise ModelInvalid("the adapter's margins are no numbers: its weights are broken")
+            raise ModelInvalid("the adapter's margins are not finite numbers: its weights are broken")
         names.append(name)
         margins.append(reading.margin)
     precision = cast("Literal['fp32', 'bf16', 'int8', 'nf4']", scorer.identity.precision)
@@ -57,7 +57,7 @@ def write_canary(folder: Path, examples: Sequence[Example], scorer: Scorer, *, c
 
 
 def shrunk(image: Image.Image, question: Question) -> Image.Image:
-    """No more pixels than the budget, its shape kept."""
+    """The image within the pixel budget, with its aspect ratio."""
     scale = math.sqrt(question.max_pixels / (image.width * image.height))
     if scale >= 1:
         return image

@@ -1,17 +1,13 @@
-"""Champion and challenger on the same images, through the stack that serves them; then the gate.
+"""Champion and challenger on the same images, through the serving stack; then the gate.
 
-Images are streamed and each model goes over all of them before the other begins: switching adapters is what costs. Only
-margins are kept.
-
-How long two models take for the same images, measured so that a busy machine shows.
+Images are streamed, and each model scores all of them before the other begins, because switching adapters is expensive.
+Only margins are kept.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, get_args
 
@@ -20,67 +16,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.adapters.calibration import Calibrator, Certificate, Thresholds
 from models.adapters.card import AdapterCard
-from models.errors import ImageUnsuitable
 from models.promotion import Facts, GateReport, Limits, Paired, Shadow, Side, judge
 from models.promotion.types import Misfit
 from models.training.data.types import Example
-from models.types import Prepared, Question, Reading, Scorer
-from scanfleet.errors import ImageError
+from models.types import Question, Reading, Scorer
 from scanfleet.stats.psi import psi
 from worker.device.probe import UNPROBED_TOKENS
 from worker.evaluation.calibrate import Calibrated, answer_of
-from worker.evaluation.readings import Picture, Read, Watch, packs, prepare, read_images
-
-IMAGES = 32  # scored by each model in each round
-ROUNDS = 9
-LEAST_ROUNDS = 5  # fewer give no bound
-SECONDS = 60.0  # after which no further round begins
-
-
-def latency(
-    champion: Scorer, challenger: Scorer, pictures: Sequence[Picture], *, token_budget: int = UNPROBED_TOKENS
-) -> list[tuple[float, float]]:
-    """Seconds of both models for the same prepared images, one pair a round; who begins alternates.
-
-    Before the clock starts each scores one image, so that switching adapters is not part of it.
-    """
-    prepared: dict[str, Prepared] = {}
-    for picture in pictures:
-        if len(prepared) == IMAGES:
-            break
-        with suppress(ImageError, ImageUnsuitable):
-            _, prepared[picture.key] = prepare(champion, picture)
-    if not prepared:
-        return []
-    work = [[prepared[key] for key in keys] for keys in packs(prepared, token_budget=token_budget)]
-    pairs: list[tuple[float, float]] = []
-    began = time.monotonic()
-    for number in range(ROUNDS):
-        if number >= LEAST_ROUNDS and time.monotonic() - began > SECONDS:
-            break
-        if number % 2:
-            after, before = _timed(challenger, work), _timed(champion, work)
-        else:
-            before, after = _timed(champion, work), _timed(challenger, work)
-        pairs.append((before, after))
-    return pairs
-
-
-def _timed(scorer: Scorer, work: Sequence[Sequence[Prepared]]) -> float:
-    scorer.score(work[0][:1])
-    started = time.perf_counter()
-    for images in work:
-        scorer.score(images)
-    return time.perf_counter() - started
-
+from worker.evaluation.latency import measure_latency
+from worker.evaluation.readings import Picture, Read, Watch, read_images
 
 BASE_ALONE = "base alone"
-FARTHEST = 4.0  # logits: beyond it (probability .982) how sure a model is makes no difference to anybody
+MAX_LOGIT = 4.0  # larger logits (probability over .982) make no practical difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One of the two models, and how its margins are read. learnt: False for the base alone. certified_on: labels."""
+    """One of the two models, with its calibration. learnt: False for the base alone. certified_on: number of labels."""
 
     name: str
     scorer: Scorer
@@ -94,11 +46,11 @@ class Candidate:
 
     @classmethod
     def of_card(cls, name: str, scorer: Scorer, card: AdapterCard) -> Self:
-        """An adapter as it serves. Why one without a calibrator has none stands in its metrics."""
+        """An adapter as it is served. Its metrics hold the reason if it has no calibrator."""
         misfit: Misfit | None = None
         if card.calibrator is None:
-            told = card.metrics.get("misfit")
-            misfit = told if told in get_args(Misfit) else "no labelled images"
+            stored = card.metrics.get("misfit")
+            misfit = stored if stored in get_args(Misfit) else "no labelled images"
         n = card.metrics.get("certified_on")
         return cls(
             name=name,
@@ -113,7 +65,7 @@ class Candidate:
 
     @classmethod
     def of_base(cls, scorer: Scorer, found: Calibrated) -> Self:
-        """The base alone, read as well as the calibration split allows."""
+        """The base alone, calibrated as well as its labels allow."""
         return cls(
             name=BASE_ALONE,
             scorer=scorer,
@@ -138,10 +90,10 @@ class Candidate:
         )
 
 
-def _certificate(told: Any) -> Certificate | None:
-    """As a card's metrics hold it. None where a card that was made elsewhere has something else there."""
+def _certificate(stored: Any) -> Certificate | None:
+    """A certificate from the metrics of a card. None for a value that is not one, as a card from elsewhere may have."""
     try:
-        found = TypeAdapter(Certificate).validate_python({one.name: told[one.name] for one in fields(Certificate)})
+        found = TypeAdapter(Certificate).validate_python({one.name: stored[one.name] for one in fields(Certificate)})
     except (TypeError, KeyError, ValidationError):
         return None
     return found if 0 < found.target < 1 and 0 < found.confidence < 1 else None
@@ -172,19 +124,19 @@ def compare(
 ) -> GateReport:
     """The gate's report. Raises what the device raises; images that cannot be read are left out for both and counted.
 
-    watch: told of images done, over both models and both sets.
+    watch: gets the number of images done, over both models and both sets.
     """
-    whole = _Whole(watch, total=2 * (len(golden.examples) + len(shadow)))
+    progress = _TotalProgress(watch, total=2 * (len(golden.examples) + len(shadow)))
     reads = [
         (
-            read_images(side.scorer, golden.examples, token_budget=token_budget, watch=whole.part()),
-            read_images(side.scorer, shadow, token_budget=token_budget, watch=whole.part()),
+            read_images(side.scorer, golden.examples, token_budget=token_budget, watch=progress.part()),
+            read_images(side.scorer, shadow, token_budget=token_budget, watch=progress.part()),
         )
         for side in (champion, challenger)
     ]
     (golden_before, shadow_before), (golden_after, shadow_after) = reads
     paired = pair(question, golden, champion, challenger, golden_before, golden_after, facts=facts)
-    seconds = latency(champion.scorer, challenger.scorer, shadow or golden.examples, token_budget=token_budget)
+    seconds = measure_latency(champion.scorer, challenger.scorer, shadow or golden.examples, token_budget=token_budget)
     unlabelled = shadow_of(question, champion, challenger, shadow_before, shadow_after, seconds=seconds)
     report = judge(paired, unlabelled, limits=limits, seed=seed)
     left_out = {"golden": len(golden.examples) - len(paired), "shadow": len(shadow) - len(shadow_after.readings)}
@@ -203,10 +155,10 @@ def pair(
 ) -> Paired:
     """Both models on the golden images that both could read.
 
-    An image that only the challenger gives no number for is no matter of the image: it goes into the facts.
+    An image that only the challenger fails to score is not counted against the image: it goes into the facts.
     """
     seen = [example for example in golden.examples if _has_number(before, example) and _has_number(after, example)]
-    silent = sum(_has_number(before, example) and not _has_number(after, example) for example in golden.examples)
+    unreadable = sum(_has_number(before, example) and not _has_number(after, example) for example in golden.examples)
     sizes = {key: size_class(size, question) for key, size in after.sizes.items()}
     slices = {"size": sizes, **golden.slices}
     return Paired(
@@ -218,7 +170,7 @@ def pair(
         challenger=challenger.side([after.readings[example.key] for example in seen]),
         recent=np.array([golden.recent is None or example.key in golden.recent for example in seen], dtype=np.bool_),
         slices={name: [values.get(example.key) for example in seen] for name, values in slices.items()},
-        facts=replace(facts or Facts(), unreadable=silent),
+        facts=replace(facts or Facts(), unreadable=unreadable),
     )
 
 
@@ -228,7 +180,7 @@ def _has_number(read: Read, example: Picture) -> bool:
 
 
 def size_class(size: tuple[int, int], question: Question) -> str:
-    """How much of an image the model gets to see, by its pixel budget."""
+    """The size of an image in terms of the pixel budget."""
     shrunk = size[0] * size[1] / question.max_pixels
     if shrunk <= 1:
         return "within the pixel budget"
@@ -244,44 +196,44 @@ def shadow_of(
     *,
     seconds: Sequence[tuple[float, float]],
 ) -> Shadow:
-    """Both models on unlabelled images: who would be flagged, and how far the probabilities moved."""
+    """Both models on unlabelled images: which are flagged, and how far the probabilities shifted."""
     keys = [key for key, reading in after.readings.items() if math.isfinite(reading.margin) and key in before.readings]
     keys = [key for key in keys if math.isfinite(before.readings[key].margin)]
-    theirs = champion.side([before.readings[key] for key in keys])
-    ours = challenger.side([after.readings[key] for key in keys])
+    before_side = champion.side([before.readings[key] for key in keys])
+    after_side = challenger.side([after.readings[key] for key in keys])
     flagging = keys if question.flags else []
-    moved = None
+    shift = None
     if keys and champion.calibrator is not None and challenger.calibrator is not None:
-        moved = psi(_sureness(theirs), _sureness(ours))
+        shift = psi(_clipped_logits(before_side), _clipped_logits(after_side))
     return Shadow(
-        champion_flags=np.asarray(theirs.margins[: len(flagging)] >= theirs.even, dtype=np.bool_),
-        challenger_flags=np.asarray(ours.margins[: len(flagging)] >= ours.even, dtype=np.bool_),
-        psi=moved,
+        champion_flags=np.asarray(before_side.margins[: len(flagging)] >= before_side.even, dtype=np.bool_),
+        challenger_flags=np.asarray(after_side.margins[: len(flagging)] >= after_side.even, dtype=np.bool_),
+        psi=shift,
         seconds=seconds,
     )
 
 
-def _sureness(side: Side) -> list[float]:
-    """Calibrated logits, which two models can be compared in; raw margins of two trainings have no common scale."""
+def _clipped_logits(side: Side) -> list[float]:
+    """Calibrated logits, which are comparable; raw margins of two trainings have no common scale."""
     assert side.calibrator is not None
     logits = side.calibrator.a * side.margins + side.calibrator.b
-    return [float(logit) for logit in np.clip(logits, -FARTHEST, FARTHEST)]
+    return [float(logit) for logit in np.clip(logits, -MAX_LOGIT, MAX_LOGIT)]
 
 
-class _Whole:
+class _TotalProgress:
     """One count over several passes."""
 
     def __init__(self, watch: Watch | None, *, total: int) -> None:
         self._watch = watch
         self._total = total
-        self._done = 0  # in passes that ended
+        self._done = 0  # in finished passes
 
     def part(self) -> Watch:
         before = self._done
 
-        def told(done: int, _: int) -> None:
+        def count(done: int, _: int) -> None:
             self._done = before + done
             if self._watch is not None:
                 self._watch(self._done, self._total)
 
-        return told
+        return count

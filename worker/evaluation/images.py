@@ -1,7 +1,7 @@
-"""Labelled images on the local disk: fetched, checked against their hash, and decoded once in a process of its own.
+"""Labelled images on the local disk: fetched, checked against their hash, and decoded once in a child process.
 
-A file lies in the folder, under its SHA-256, only when its bytes are the labelled ones and their decoding did no harm:
-so a training that goes on after a kill fetches what is missing, and reads what is there without asking again.
+A file is in the folder, under its SHA-256, only if its bytes are the labelled ones and it was decoded safely. So a
+training that resumes after a kill fetches only the missing files.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Watch = Callable[[int, int], None]  # (images done, images in all); raises to stop
 
 
-class Known(Protocol):
-    """Bytes that are known by their hash, and where they lie."""
+class Located(Protocol):
+    """Image bytes, named by their hash, and their location."""
 
     @property
     def content_sha256(self) -> str: ...
@@ -40,9 +40,11 @@ class Known(Protocol):
     def root(self) -> str | None: ...
 
 
-class Standing(Known, Protocol):
-    """What a training needs of a standing label."""
+class ImageLabel(Located, Protocol):
+    """The current label of an image, as far as a training needs it."""
 
+    @property
+    def label_id(self) -> int: ...
     @property
     def label(self) -> str: ...
     @property
@@ -53,7 +55,7 @@ class Standing(Known, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """A `Standing` as the work folder keeps it."""
+    """A `ImageLabel` as the work folder keeps it."""
 
     content_sha256: str
     uri: str
@@ -61,11 +63,12 @@ class Labelled:
     label: str
     boxes: list[Any] | None
     cluster: str
+    label_id: int = 0  # 0: the label is in no ledger
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenChecked:
-    """Opens a file that `bring` has put down, upright and RGB. Its bytes were decoded before, in a child."""
+    """Opens a file that `fetch_images` has stored, upright and RGB. Its bytes were decoded in a child before."""
 
     max_pixels: int
 
@@ -75,29 +78,29 @@ class OpenChecked:
 
 def materialise(
     settings: Settings,
-    standing: Sequence[Standing],
+    labels: Sequence[ImageLabel],
     folder: Path,
     question: Question,
     *,
     watch: Watch | None = None,
     stores: StoreFinder | None = None,
 ) -> tuple[list[Example], dict[str, int]]:
-    """The labelled images as files below `folder`, in the order given; and how many were left out, by reason.
+    """Store the labelled images below `folder`. Returns examples in the given order, and reason -> number left out.
 
-    Left out: gone, changed, not an image any more ... and labels that the question does not know (unknown_label).
-    Raises Retryable when a store is away or no decoder starts; what was fetched until then is kept.
+    Left out: gone, changed, not an image any more ... and labels that the question does not have (unknown_label).
+    Raises Retryable if a store is unavailable or no decoder starts; files that were fetched before stay.
     """
-    known = [each for each in standing if each.label in question.labels]
-    faults = bring(settings, known, folder, watch=watch, stores=stores)
-    left_out = Counter(fault for fault in faults if fault is not None)
-    left_out["unknown_label"] = len(standing) - len(known)
-    there = [each for each, fault in zip(known, faults, strict=True) if fault is None]
-    examples = [example_of(each, folder, question, settings) for each in there]
+    usable = [each for each in labels if each.label in question.labels]
+    failures = fetch_images(settings, usable, folder, watch=watch, stores=stores)
+    left_out = Counter(reason for reason in failures if reason is not None)
+    left_out["unknown_label"] = len(labels) - len(usable)
+    fetched = [each for each, reason in zip(usable, failures, strict=True) if reason is None]
+    examples = [example_of(each, folder, question, settings) for each in fetched]
     return examples, {reason: n for reason, n in sorted(left_out.items()) if n}
 
 
-def example_of(each: Standing, folder: Path, question: Question, settings: Settings) -> Example:
-    """An example whose file was brought."""
+def example_of(each: ImageLabel, folder: Path, question: Question, settings: Settings) -> Example:
+    """An example whose file `fetch_images` has stored."""
     return Example(
         key=each.content_sha256,
         path=folder / each.content_sha256,
@@ -108,20 +111,20 @@ def example_of(each: Standing, folder: Path, question: Question, settings: Setti
     )
 
 
-def bring(
+def fetch_images(
     settings: Settings,
-    images: Sequence[Known],
+    images: Sequence[Located],
     folder: Path,
     *,
     watch: Watch | None = None,
     stores: StoreFinder | None = None,
 ) -> list[str | None]:
-    """Files below `folder`, named by their hash. For each image, why it is left out, in one stable word; None: it is
-    there. Raises Retryable."""
+    """Fetch images as files below `folder`, named by their hash. Returns for each image the reason why it is left out,
+    as one stable word, or None. Raises Retryable."""
     folder.mkdir(parents=True, exist_ok=True)
     with closing(Decoders(settings)) as decoders:
         fetch = _Fetch(settings, folder, decoders, stores or OpenStores(settings))
-        return _each(fetch, images, threads=settings.fetch_threads, watch=watch)
+        return _fetch_all(fetch, images, threads=settings.fetch_threads, watch=watch)
 
 
 @dataclass(frozen=True)
@@ -131,13 +134,13 @@ class _Fetch:
     decoders: Decoders
     stores: StoreFinder
 
-    def __call__(self, each: Known) -> str | None:
-        """Why it is left out. Raises Retryable."""
+    def __call__(self, each: Located) -> str | None:
+        """Returns the reason why the image is left out, or None. Raises Retryable."""
         target = self.folder / each.content_sha256
         if target.exists():
             return None
         try:
-            # Not pinned to an etag: the hash says more, and a file that was only touched is the same image.
+            # Without an etag: the hash is stricter, and a file that was only touched is the same image.
             store = self.stores(each.uri, each.root)
             data = store.fetch(each.uri, etag=None, max_bytes=self.settings.max_image_bytes)
             if hashlib.sha256(data).hexdigest() != each.content_sha256:
@@ -153,21 +156,21 @@ class _Fetch:
         return None
 
 
-def _each(
-    fetch: Callable[[Known], str | None], images: Sequence[Known], *, threads: int, watch: Watch | None
+def _fetch_all(
+    fetch: Callable[[Located], str | None], images: Sequence[Located], *, threads: int, watch: Watch | None
 ) -> list[str | None]:
-    """In order. The first failure of the world ends it; the others in hand are waited for, not begun."""
+    """Results in order. The first error cancels the images that have not begun."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="label-image")
-    under_way: list[Future[str | None]] = [pool.submit(fetch, each) for each in images]
-    found = []
+    futures: list[Future[str | None]] = [pool.submit(fetch, each) for each in images]
+    results = []
     try:
-        for done, future in enumerate(under_way, start=1):
-            found.append(future.result())
+        for done, future in enumerate(futures, start=1):
+            results.append(future.result())
             if watch is not None:
                 watch(done, len(images))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return found
+    return results
 
 
 def _boxes(stored: Iterable[dict[str, object]] | None) -> Iterable[Box]:

@@ -1,6 +1,6 @@
 """A training's report for people: report.png with four plots, report.html with every figure and the picture inside.
 
-Drawn from the JSON report alone, so that one that was kept can be drawn again.
+Made from the JSON report alone, so that a stored report can be drawn at any time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from models.promotion import GateReport
 
 PNG, HTML = "report.png", "report.html"
 CHAMPION, CHALLENGER, POSITIVE, NEGATIVE = "#8a8f98", "#1f6feb", "#d1495b", "#4f7cac"
-MOST_FLIPS = 200  # shown; the JSON report has them all
+MAX_FLIPS = 200  # in the page; the JSON report has all
 
 
 def write_report(folder: Path, report: Mapping[str, Any], *, title: str) -> None:
-    """Write both files. report: `gate` is a GateReport's record; `fit` may have the `history` of the training."""
+    """Write both files. report: `gate` is the record of a GateReport; `fit` may hold the `history` of the training."""
     gate = GateReport.from_record(report["gate"])
     picture = draw(gate, report.get("fit", {}).get("history", []))
     (folder / PNG).write_bytes(picture)
@@ -30,7 +30,7 @@ def write_report(folder: Path, report: Mapping[str, Any], *, title: str) -> None
 
 def draw(gate: GateReport, history: Sequence[Mapping[str, Any]]) -> bytes:
     """Loss by epoch, reliability, and the margins of both models: PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # its own canvas: no display, no global state
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a canvas of its own: no display, no global state
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7.5), dpi=100, layout="constrained")
@@ -98,7 +98,7 @@ def _page(gate: GateReport, picture: bytes, title: str) -> str:
         picture=base64.b64encode(picture).decode("ascii"),
         sides=_side_by_side(gate),
         details=[(result, list(flat(result.figures))) for result in gate.results],
-        flips=flips[:MOST_FLIPS],
+        flips=flips[:MAX_FLIPS],
         n_flips=len(flips),
     )
 
@@ -109,7 +109,7 @@ def _side_by_side(gate: GateReport) -> list[tuple[str, str, str]]:
 
 
 def flat(figures: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """(name, value) of every figure, in words; listed images are left to tables of their own."""
+    """(name, value) of every figure, for people. Lists of images are skipped: they have tables of their own."""
     out: list[tuple[str, str]] = []
     for name, value in figures.items():
         if isinstance(value, Mapping):

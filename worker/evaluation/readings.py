@@ -1,4 +1,4 @@
-"""What a scorer says of labelled or unlabelled images, in packs of like size; memory is bounded by one window."""
+"""Readings of labelled or unlabelled images, scored in packs of similar size; one window is in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Watch = Callable[[int, int], None]  # (images done, images in all); raises to st
 
 
 class Picture(Protocol):
-    """A file, and how to open it; `models.training.data.types.Example` is one."""
+    """An image file that can be opened; `models.training.data.types.Example` is one."""
 
     @property
     def key(self) -> str: ...
@@ -33,7 +33,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """readings: by key. sizes: (width, height) in pixels. left_out: key -> why it could not be read."""
+    """readings: by key. sizes: (width, height) in pixels. left_out: key -> reason."""
 
     readings: Mapping[str, Reading]
     sizes: Mapping[str, tuple[int, int]]
@@ -43,7 +43,7 @@ class Read:
 def read_images(
     scorer: Scorer, pictures: Sequence[Picture], *, token_budget: int = UNPROBED_TOKENS, watch: Watch | None = None
 ) -> Read:
-    """Score each image once. Raises DeviceUnavailable and what the device raises; an image's own fault is kept."""
+    """Score each image once. Raises DeviceUnavailable and what the device raises; failures of images are collected."""
     stream = iter(pictures)
     readings: dict[str, Reading] = {}
     sizes: dict[str, tuple[int, int]] = {}
@@ -73,10 +73,10 @@ def prepare(scorer: Scorer, picture: Picture) -> tuple[tuple[int, int], Prepared
 
 
 def packs(prepared: Mapping[str, Prepared], *, token_budget: int) -> Iterator[list[str]]:
-    """Keys of images that go through the device together."""
-    waiting = list(prepared)
-    while waiting:
-        taken = pack([prepared[key].visual_tokens for key in waiting], budget=token_budget)
-        yield [waiting[at] for at in taken]
+    """Keys of images that are scored in one forward."""
+    remaining = list(prepared)
+    while remaining:
+        taken = pack([prepared[key].visual_tokens for key in remaining], budget=token_budget)
+        yield [remaining[at] for at in taken]
         chosen = set(taken)
-        waiting = [key for at, key in enumerate(waiting) if at not in chosen]
+        remaining = [key for at, key in enumerate(remaining) if at not in chosen]

@@ -32,8 +32,8 @@ from worker.runtime.timer import Timer
 from worker.runtime.watchdog import Watchdog, answers
 from worker.scoring.adapters import register_shipped
 from worker.scoring.model import FAKE
-from worker.training import triggers
 from worker.training.trainer import Trainer
+from worker.training.triggers import check_triggers
 
 SWEEP_SECONDS = 600.0  # between two looks for work folders that nobody needs
 
@@ -94,7 +94,7 @@ def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer
     )
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(engine, app, settings), seconds=settings.reconcile_seconds),
-        Timer("reasons_to_train", lambda: triggers.look(engine, settings), seconds=settings.train_check_seconds),
+        Timer("triggers", lambda: check_triggers(engine, settings), seconds=settings.train_check_seconds),
         Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS),
         Timer("sweep", trainer.sweep, seconds=SWEEP_SECONDS),
     ]

@@ -1,10 +1,8 @@
 """One attempt at a training: a fresh process computes, this one holds the lease.
 
-A process of its own, and no fork of this one: torch is never loaded here, a kill at any point costs no more than the
-attempt, and all memory, the device's included, comes back. The child tells in JSON lines where it stands and how it
-ended; it writes to the ledger itself, under the lease's token, what it found out.
-
-What the parent knows of a training under way, and whether it got further than any attempt before.
+The child is a new process, not a fork: torch is never loaded here, a kill at any point costs no more than the attempt,
+and all memory, the device's included, is freed. The child reports its progress and its outcome in JSON lines; it writes
+its results to the ledger itself, under the lease's token.
 """
 
 from __future__ import annotations
@@ -32,54 +30,24 @@ from scanfleet.errors import DatabaseUnavailable, LeaseLost
 from worker.runtime.retry import retry_until
 from worker.runtime.shutdown import Stop
 from worker.runtime.timer import Timer
-
-FURTHEST = "furthest"  # [number of the stage, step in it]
-IN_VAIN = ("crashes", "losses", "retries")  # counts that begin anew when a training gets further
-
-
-class AttemptProgress:
-    """Filled by the thread that hears the child; read by the heartbeat."""
-
-    def __init__(self, stage: str | None, progress: dict[str, Any] | None) -> None:
-        """As the row of the training says it."""
-        self._lock = threading.Lock()
-        self._stage = stage
-        self._kept = {name: value for name, value in (progress or {}).items() if name in (FURTHEST, *IN_VAIN)}
-        self._shown: dict[str, Any] = dict(progress or {})
-
-    def note(self, stage: str, number: int, figures: dict[str, Any]) -> bool:
-        """figures: for people, with `step` where there are steps. Returns whether a stage began."""
-        with self._lock:
-            began = stage != self._stage
-            here = [number, int(figures.get("step", 0))]
-            if here > self._kept.get(FURTHEST, []):
-                self._kept = {FURTHEST: here}
-            self._stage = stage
-            self._shown = dict(figures)
-            return began
-
-    def read(self) -> tuple[str | None, dict[str, Any]]:
-        """Stage, and progress as the row keeps it."""
-        with self._lock:
-            return self._stage, self._shown | self._kept
-
+from worker.training.progress import ProgressTracker
 
 log = structlog.get_logger()
 
 CHILD = "worker.training.child"
-BEAT_SECONDS = 5.0  # at most, between two: people watch the progress
-TICK_SECONDS = 0.2  # between two looks whether to stop
-STALL_SECONDS = 3600.0  # a child that says nothing for so long hangs: large models take minutes for a step
+BEAT_SECONDS = 5.0  # at most, between two heartbeats: people watch the progress
+TICK_SECONDS = 0.2  # between two checks for a stop
+STALL_SECONDS = 3600.0  # a child without a message for this long is hung: large models take minutes for a step
 
 
 class Attempt:
-    """`run` it once. module: what `python -m` runs."""
+    """Call `run` once. module: run by `python -m`."""
 
     def __init__(
         self,
         engine: sa.Engine,
         settings: Settings,
-        held: TrainingInfo,
+        training: TrainingInfo,
         stop: Stop,
         *,
         module: str = CHILD,
@@ -87,50 +55,50 @@ class Attempt:
     ) -> None:
         self._engine = engine
         self._settings = settings
-        self._held = held
+        self._training = training
         self._stop = stop
         self._module = module
         self._stall_seconds = stall_seconds
-        self._standing = AttemptProgress(held.stage, held.progress)
+        self._progress = ProgressTracker(training.stage, training.progress)
         self._beating = threading.Lock()
         self._lost = False
         self._stopping = False
-        self._last: dict[str, Any] = {}  # word of the child
+        self._last_message: dict[str, Any] = {}  # of the child
         self._kill: Callable[[], None] = lambda: None
 
     def run(self) -> None:
-        """From start to end; the training is settled, or ready again, or another's."""
+        """Run the child to its end. Afterwards the training is settled, ready again, or leased by another worker."""
         seconds = min(self._settings.train_lease_seconds / 3, BEAT_SECONDS)
         heartbeat = Timer("training_heartbeat", self._beat, seconds=seconds)
         heartbeat.start()
         try:
-            how = self._listen()
+            cause = self._run_child()
         finally:
             self._stop.unlisten(self)
             heartbeat.stop()
-        self._end(how)
+        self._record_outcome(cause)
 
-    def _listen(self) -> str:
-        """Until the child has ended. Returns how it did."""
+    def _run_child(self) -> str:
+        """Wait until the child has ended. Returns the cause."""
         process = self._spawn()
         self._kill = process.kill
-        self._stop.listen(self, process.kill)  # it has had its time to end by itself
+        self._stop.listen(self, process.kill)  # after the drain time
         try:
-            silent = self._follow(process)
+            stalled = self._follow(process)
         except BaseException:
             process.kill()
             raise
-        if silent:
+        if stalled:
             process.kill()
         code = process.wait()
-        if silent:
-            return f"it gave no sign for {self._stall_seconds:.0f} s"
-        return f"killed by signal {-code}" if code < 0 else str(self._last.get("words") or f"exit code {code}")
+        if stalled:
+            return f"it sent no message for {self._stall_seconds:.0f} s"
+        return f"killed by signal {-code}" if code < 0 else str(self._last_message.get("words") or f"exit code {code}")
 
     def _follow(self, process: subprocess.Popen[bytes]) -> bool:
-        """Hear the child until its pipe ends. Returns whether it fell silent before."""
-        heard, inbox = time.monotonic(), _lines_of(process)
-        while time.monotonic() - heard <= self._stall_seconds:
+        """Read messages until the pipe of the child ends. Returns True if it stalled before that."""
+        received_at, inbox = time.monotonic(), _lines_of(process)
+        while time.monotonic() - received_at <= self._stall_seconds:
             if self._stop.draining and not self._stopping:
                 self._stopping = True
                 process.send_signal(signal.SIGTERM)
@@ -140,13 +108,18 @@ class Attempt:
                 continue
             if line is None:
                 return False
-            heard = time.monotonic()
-            self._hear(line)
+            received_at = time.monotonic()
+            self._receive(line)
         return True
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        numbers = (self._held.id, self._held.lease_token, os.getpid())
-        log.info("training_started", training=self._held.id, check=self._held.check_name, reason=self._held.reason)
+        numbers = (self._training.id, self._training.lease_token, os.getpid())
+        log.info(
+            "training_started",
+            training=self._training.id,
+            check=self._training.check_name,
+            reason=self._training.reason,
+        )
         return subprocess.Popen(  # noqa: S603 - our own program, no shell
             (sys.executable, "-P", "-m", self._module, *map(str, numbers)),
             stdin=subprocess.DEVNULL,
@@ -155,70 +128,67 @@ class Attempt:
             process_group=0 if sys.platform != "win32" else None,  # Ctrl-C is the worker's business
         )
 
-    def _hear(self, line: bytes) -> None:
+    def _receive(self, line: bytes) -> None:
         message = json.loads(line)
         if message["kind"] != "progress":
-            self._last = message
-        elif self._standing.note(message["stage"], message["number"], message["figures"]):
-            log.info("training_stage", training=self._held.id, stage=message["stage"])
+            self._last_message = message
+        elif self._progress.update(message["stage"], message["number"], message["figures"]):
+            log.info("training_stage", training=self._training.id, stage=message["stage"])
             self._beat()
 
     def _beat(self) -> None:
-        """A database that is away costs a beat; the next one comes before the lease is over."""
+        """Send a heartbeat. One that fails is only logged: the next one comes before the lease expires."""
         try:
             self._beat_once()
         except DatabaseUnavailable as error:
-            log.warning("training_beat_failed", training=self._held.id, error=str(error))
+            log.warning("training_beat_failed", training=self._training.id, error=str(error))
 
     def _beat_once(self) -> None:
-        stage, progress = self._standing.read()
+        stage, progress = self._progress.current()
         seconds = self._settings.train_lease_seconds
         try:
             with self._beating, transaction(self._engine) as connection:
-                trainings.beat(connection, self._held, lease_seconds=seconds, stage=stage, progress=progress)
+                trainings.beat(connection, self._training, lease_seconds=seconds, stage=stage, progress=progress)
         except LeaseLost as error:
-            self._lose(error)
+            self._handle_lost_lease(error)
 
-    def _lose(self, error: LeaseLost) -> None:
-        """Unless the child itself has settled it: then it only has its report to draw."""
+    def _handle_lost_lease(self, error: LeaseLost) -> None:
+        """Kill the child, unless it has settled the training itself: then it is only writing its report."""
         with reading(self._engine) as connection:
-            found = trainings.get(connection, self._held.id)
-        if found.state == "done" and found.lease_token == self._held.lease_token:
+            row = trainings.get(connection, self._training.id)
+        if row.state == "done" and row.lease_token == self._training.lease_token:
             return
         if not self._lost:
-            log.warning("training_lost", training=self._held.id, error=str(error))
+            log.warning("training_lost", training=self._training.id, error=str(error))
         self._lost = True
         self._kill()
 
-    def _end(self, how: str) -> None:
-        kind, words = self._last.get("kind"), str(self._last.get("words", ""))
-        _, progress = self._standing.read()
+    def _record_outcome(self, cause: str) -> None:
+        kind, detail = self._last_message.get("kind"), str(self._last_message.get("words", ""))
+        _, progress = self._progress.current()
         if kind == "done":
-            log.info("training_done", training=self._held.id, verdict=words)
+            log.info("training_done", training=self._training.id, verdict=detail)
         elif kind == "failed":
-            log.warning("training_failed", training=self._held.id, why=words)
-            self._write(lambda connection: trainings.settle(connection, self._held, error=words, report=self._report()))
+            log.warning("training_failed", training=self._training.id, reason=detail)
+            report = self._last_message.get("report")
+            self._write(lambda connection: trainings.settle(connection, self._training, error=detail, report=report))
         elif kind == "waits":
-            log.warning("training_deferred", training=self._held.id, error=words)
-            self._write(lambda connection: self._wait(connection, words, progress))
+            log.warning("training_deferred", training=self._training.id, error=detail)
+            self._write(lambda connection: self._wait(connection, detail, progress))
         elif kind == "stopped" or (self._stopping and kind is None):
-            log.info("training_handed_back", training=self._held.id)
-            self._write(lambda connection: trainings.give_back(connection, self._held))
+            log.info("training_handed_back", training=self._training.id)
+            self._write(lambda connection: trainings.give_back(connection, self._training))
         elif kind == "lost":
-            log.warning("training_lost", training=self._held.id, error=words)
+            log.warning("training_lost", training=self._training.id, error=detail)
         elif not self._lost:
-            log.error("training_crashed", training=self._held.id, how=how)
-            self._write(lambda connection: trainings.crashed(connection, self._held, how=how, progress=progress))
+            log.error("training_crashed", training=self._training.id, cause=cause)
+            self._write(lambda connection: trainings.crashed(connection, self._training, how=cause, progress=progress))
 
-    def _report(self) -> dict[str, Any] | None:
-        report: dict[str, Any] | None = self._last.get("report")
-        return report
-
-    def _wait(self, connection: sa.Connection, words: str, progress: dict[str, Any]) -> None:
-        trainings.wait(connection, self._held, waiting_for=words, progress=progress)
+    def _wait(self, connection: sa.Connection, reason: str, progress: dict[str, Any]) -> None:
+        trainings.wait(connection, self._training, waiting_for=reason, progress=progress)
 
     def _write(self, statement: Callable[[sa.Connection], object]) -> None:
-        """Under the token. What cannot be written is made good by the lease, which runs out."""
+        """Write under the lease's token. If that fails, the lease expires and another worker takes the training."""
         deadline = time.monotonic() + self._settings.train_lease_seconds
 
         def write() -> None:
@@ -228,9 +198,9 @@ class Attempt:
         try:
             retry_until(write, until=lambda: deadline, stop=self._stop)
         except LeaseLost as error:
-            log.warning("training_lost", training=self._held.id, error=str(error))
+            log.warning("training_lost", training=self._training.id, error=str(error))
         except DatabaseUnavailable as error:
-            log.warning("training_result_not_saved", training=self._held.id, error=str(error))
+            log.warning("training_result_not_saved", training=self._training.id, error=str(error))
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -246,7 +216,7 @@ def _text(value: object) -> str:
 
 
 def _lines_of(process: subprocess.Popen[bytes]) -> SimpleQueue[bytes | None]:
-    """What the child says, a line each; None when its pipe has ended."""
+    """Lines from the child's stdout; None at its end."""
     inbox: SimpleQueue[bytes | None] = SimpleQueue()
     assert process.stdout is not None
 

@@ -1,10 +1,8 @@
 """The process that computes one training: `python -m worker.training.child ID TOKEN PARENT`, started by the worker.
 
-It says in JSON lines, on what was its stdout, where it stands (progress) and how it ended: done (the ledger has it
-already), failed (a person must change something), waits (the world failed), stopped (asked to). An end without such a
-word is a crash. It holds the lease's token, and whatever it writes to the ledger is checked against it.
-
-The stages of a training in their order. `promote` comes after them: it writes no result but the ledger's.
+It reports in JSON lines, on its original stdout: first its progress, then its outcome. The outcome is done (already in
+the ledger), failed (a person must change something), waits (a transient error), stopped (on request) or lost (another
+worker has the lease). An exit without an outcome is a crash. Ledger writes are checked against the lease's token.
 """
 
 from __future__ import annotations
@@ -35,12 +33,14 @@ from scanfleet.redaction import storable
 from worker.runtime.child_protocol import Reports
 from worker.scoring.factory import question_of
 from worker.training.compare_stage import compare
-from worker.training.context import Context, Stage, StopAskedError, Teller
+from worker.training.context import Context, Stage
 from worker.training.fit import calibrate, canary, fit
+from worker.training.progress import ProgressReporter, StopRequested
 from worker.training.publish import finish, publish
 from worker.training.snapshot import images, snapshot
 from worker.training.workspace import REPORT, WorkFolder, folder_of
 
+# `promote` follows them: its only result is in the ledger.
 STAGES: tuple[tuple[str, Stage], ...] = (
     ("snapshot", snapshot),
     ("images", images),
@@ -54,13 +54,13 @@ STAGES: tuple[tuple[str, Stage], ...] = (
 log = structlog.get_logger()
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # of the world: somebody may mend them
-MAX_WORDS = 2000
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # transient: an operator can fix them
+MAX_MESSAGE = 2000
 Stages = tuple[tuple[str, Stage], ...]
 
 
 def main(arguments: list[str], *, stages: Stages = STAGES) -> int:
-    """The exit code: 0 when it said how it ended."""
+    """Returns the exit code: 0 when it reported its outcome."""
     training_id, token, parent = map(int, arguments)
     end_with(parent)
     stop = threading.Event()
@@ -70,21 +70,21 @@ def main(arguments: list[str], *, stages: Stages = STAGES) -> int:
         settings = load_settings()
         configure_logging(level=settings.log_level, json=settings.log_json)
         with ledger(settings) as engine:
-            held = _held(engine, training_id, token)
-            reports.send("done", words=_run(settings, engine, held, reports, stop, stages))
+            training = _leased_training(engine, training_id, token)
+            reports.send("done", words=_run(settings, engine, training, reports, stop, stages))
     except Exception as error:
-        kind, words = _last_words(error)
+        kind, detail = outcome_of(error)
         if kind == "crashed":
             log.exception("training_crashed")
-        reports.send(kind, words=storable(words)[:MAX_WORDS])
+        reports.send(kind, words=storable(detail)[:MAX_MESSAGE])
         return 1 if kind == "crashed" else 0
     return 0
 
 
-def _last_words(error: Exception) -> tuple[str, str]:
-    """What kind of an end an error is, and why."""
+def outcome_of(error: Exception) -> tuple[str, str]:
+    """The outcome that an error means, and its detail."""
     match error:
-        case StopAskedError():
+        case StopRequested():
             return "stopped", ""
         case LeaseLost():
             return "lost", str(error)
@@ -92,64 +92,70 @@ def _last_words(error: Exception) -> tuple[str, str]:
             return "waits", str(error)
         case ScanfleetError() | ModelInvalid():
             return "failed", str(error)
-        case OSError() if error.errno in DISK_FAULTS:
+        case OSError() if error.errno in DISK_ERRORS:
             return "waits", f"{error.filename or 'the disk'}: {error.strerror}"
     return "crashed", f"{type(error).__name__}: {error}"
 
 
-def _held(engine: sa.Engine, training_id: int, token: int) -> TrainingInfo:
+def _leased_training(engine: sa.Engine, training_id: int, token: int) -> TrainingInfo:
     with reading(engine) as connection:
-        held = trainings.get(connection, training_id)
-    if held.state != "leased" or held.lease_token != token:
+        training = trainings.get(connection, training_id)
+    if training.state != "leased" or training.lease_token != token:
         raise LeaseLost(f"training {training_id}: lease {token} is no longer the current one")
-    return held
+    return training
 
 
 def _run(
-    settings: Settings, engine: sa.Engine, held: TrainingInfo, reports: Reports, stop: threading.Event, stages: Stages
+    settings: Settings,
+    engine: sa.Engine,
+    training: TrainingInfo,
+    reports: Reports,
+    stop: threading.Event,
+    stages: Stages,
 ) -> str:
     """Returns the gate's verdict."""
     with reading(engine) as connection:
-        check = get_check(connection, held.check_id)
+        check = get_check(connection, training.check_id)
     if check.steps:
         raise TrainingFailed(
-            f"check {check.name} asks in steps, which no adapter learns: train a check with one prompt"
+            f"check {check.name} asks in steps, which an adapter cannot learn: train a check with one prompt"
         )
-    with closing(WorkFolder(folder_of(settings, held.id), identity_of(held, settings))) as work:
+    with closing(WorkFolder(folder_of(settings, training.id), identity_of(training, settings))) as work:
         context = Context(
             settings=settings,
             engine=engine,
-            held=held,
+            training=training,
             check=check,
             question=question_of(check),
             work=work,
-            tell=Teller(reports.send, stop=stop.is_set),
+            progress=ProgressReporter(reports.send, stop=stop.is_set),
         )
         verdict = finish(context, stages)
-        _draw(work, held)
+        _write_report(work, training)
         work.clean()
         return verdict
 
 
-def _draw(work: WorkFolder, held: TrainingInfo) -> None:
-    """The report for people. The ledger has the outcome already: what goes wrong here changes nothing of it."""
+def _write_report(work: WorkFolder, training: TrainingInfo) -> None:
+    """Write the report for people. The outcome is in the ledger already: an error here does not change it."""
     from worker.evaluation.plots import write_report
 
+    title = f"training {training.id}: {training.check_name} on {training.base_model}"
     try:
-        write_report(work.path, work.read(REPORT), title=f"training {held.id}: {held.check_name} on {held.base_model}")
+        write_report(work.path, work.read(REPORT), title=title)
     except Exception:
-        log.exception("report_failed", training=held.id)
+        log.exception("report_failed", training=training.id)
 
 
-def identity_of(held: TrainingInfo, settings: Settings) -> dict[str, Any]:
-    """What the work folder is for. A base with other weights makes it another one. Raises TrainingFailed."""
+def identity_of(training: TrainingInfo, settings: Settings) -> dict[str, Any]:
+    """The identity of the work folder, which includes the base model's revision. Raises TrainingFailed."""
     try:
         revision = locate(settings.model, revision=settings.model_revision).revision
     except ModelInvalid as error:
         raise TrainingFailed(f"model: {error}") from error
     names = ("id", "check_id", "base_model", "recipe", "overrides", "seed", "newest_label")
-    created = {"created_at": held.created_at.isoformat(), "base_revision": revision, "precision": settings.precision}
-    return {name: getattr(held, name) for name in names} | created
+    base = {"base_revision": revision, "precision": settings.precision}
+    return {name: getattr(training, name) for name in names} | {"created_at": training.created_at.isoformat()} | base
 
 
 def end_with(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""Stages fit, calibrate and canary: from examples to weights that can be read, and proof of what they are."""
+"""Stages fit, calibrate and canary: from examples to calibrated weights with a canary."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from models.recipes import Recipe
 
 FIT, ADAPTER = "fit", "adapter"
-OVER = "over"  # beside the recipe's fields in a training's overrides: the id of the adapter that a head is put over
+OVER = "over"  # in a training's overrides, beside the recipe's fields: the id of the adapter that a head is trained on
 
 
 def fit(context: Context) -> dict[str, Any]:
-    """Train, or go on training. Raises TrainingFailed, StopAskedError."""
+    """Train, or resume from a checkpoint. Raises TrainingFailed, StopRequested."""
     from models.training.fit import fit as train
 
     recipe, over = _recipe(context)
@@ -36,14 +36,14 @@ def fit(context: Context) -> dict[str, Any]:
         learn,
         validation,
         recipe,
-        seed=context.held.seed,
+        seed=context.training.seed,
         work=context.work.path / FIT,
-        on_progress=lambda progress: _tell(context, progress),
+        on_progress=lambda progress: _report(context, progress),
         base_adapter=over,
     )
     checkpoint = context.base.checkpoint
     card = AdapterCard(
-        name=f"{context.check.name}-{context.held.id}",
+        name=f"{context.check.name}-{context.training.id}",
         question=context.question,
         base_model=checkpoint.name,
         base_revision=checkpoint.revision,
@@ -60,20 +60,20 @@ def fit(context: Context) -> dict[str, Any]:
 
 
 def _recipe(context: Context) -> tuple[Recipe, Path | None]:
-    """The recipe, and the adapter that it starts from if it does."""
+    """The recipe, and the folder of the adapter that it starts from, if there is one."""
     from models.recipes import recipe_for
 
-    overrides = dict(context.held.overrides)
+    overrides = dict(context.training.overrides)
     over = overrides.pop(OVER, None)
-    recipe = recipe_for(context.base, context.held.recipe, overrides=overrides)
+    recipe = recipe_for(context.base, context.training.recipe, overrides=overrides)
     if over is None:
         return recipe, None
     with reading(context.engine) as connection:
         return recipe, context.folders.find(get_adapter(connection, over))
 
 
-def _tell(context: Context, progress: Progress) -> None:
-    context.tell.say(
+def _report(context: Context, progress: Progress) -> None:
+    context.progress.report(
         step=progress.step,
         steps=progress.steps,
         epoch=progress.epoch,
@@ -85,7 +85,7 @@ def _tell(context: Context, progress: Progress) -> None:
 
 
 def calibrate(context: Context) -> dict[str, Any]:
-    """Probabilities and thresholds, each from a split of its own."""
+    """Fit calibrator and thresholds, each on a split of its own."""
     from worker.evaluation.calibrate import calibrated
 
     found = calibrated(
@@ -95,7 +95,7 @@ def calibrate(context: Context) -> dict[str, Any]:
         context.question,
         target_recall=context.check.target_recall,
         target_precision=context.check.target_precision,
-        watch=context.tell.count,
+        watch=context.progress.count,
     )
     return {
         "calibrator": None if found.calibrator is None else asdict(found.calibrator),
@@ -105,9 +105,9 @@ def calibrate(context: Context) -> dict[str, Any]:
 
 
 def canary(context: Context) -> dict[str, Any]:
-    """Margins of a few images, by the serving stack, that must come out again wherever the adapter is loaded.
+    """Store the margins of a few images, which the adapter must reproduce wherever it is loaded.
 
-    Raises TrainingFailed where the adapter hardly does anything.
+    Raises TrainingFailed if the adapter hardly changes the base model's margins.
     """
     examples = examples_of(context, "calibration") + examples_of(context, "threshold")
     scorer = context.scorer(context.work.path / ADAPTER)
@@ -115,12 +115,12 @@ def canary(context: Context) -> dict[str, Any]:
     base = context.scorer()
     problem = try_canary(made, context.work.path, adapter=scorer, base=base).problem()
     if problem is not None:
-        raise TrainingFailed(f"{problem}{_learnt(context.results.get(FIT, {}))}")
+        raise TrainingFailed(f"{problem}{_training_figures(context.results.get(FIT, {}))}")
     return {"canary": made.model_dump(mode="json")}
 
 
-def _learnt(fitted: Mapping[str, Any]) -> str:
-    """` (244 training images, loss 0.70 in the last epoch)`, of what is known."""
+def _training_figures(fitted: Mapping[str, Any]) -> str:
+    """` (244 training images, loss 0.70 in the last epoch)`, or nothing if these are unknown."""
     losses = [epoch["loss"] for epoch in fitted.get("history", ()) if epoch.get("loss") is not None]
     if "learnt_from" not in fitted or not losses:
         return ""

@@ -1,8 +1,7 @@
-"""From the first stage to the last word: all stages in order, the report, and the pointer.
+"""Runs all stages, writes the report, and publishes and promotes the adapter.
 
-Stages publish and promote: a whole adapter folder, then its row, then the pointer.
-
-A folder appears under its name when it is whole, and a row when its folder is there: no half adapter is ever visible.
+The adapter folder appears under its name only when it is complete, its row only after the folder, and the champion
+pointer changes last: no incomplete adapter is ever visible.
 """
 
 from __future__ import annotations
@@ -32,36 +31,36 @@ WHOLE = "whole"
 
 
 class ChampionMoved(Exception):
-    """Another adapter is in use than the one that was compared with."""
+    """The champion has changed since the comparison."""
 
 
 def publish(context: Context) -> dict[str, Any]:
-    """Put the adapter where workers find it, and into the registry, not yet judged."""
-    folder = _put_in_place(context, _assemble(context))
+    """Store the adapter where workers find it, and register it without a verdict."""
+    folder = _install(context, _assemble(context))
     card = read_card(folder)
     uri = str(folder)
     if context.settings.adapters_url is not None:
         uri = _push(context, folder)
-    info = info_of(card, context.check, uri=uri, training_id=context.held.id)
+    info = info_of(card, context.check, uri=uri, training_id=context.training.id)
     return {"adapter_id": register(context, info), "folder": str(folder), "uri": uri}
 
 
 def register(context: Context, info: AdapterInfo) -> int:
-    """Enter an adapter whose folder is whole. Raises LeaseLost."""
+    """Register an adapter whose folder is complete. Raises LeaseLost."""
     with transaction(context.engine) as connection:
-        trainings.require_held(connection, context.held)
+        trainings.require_held(connection, context.training)
         return register_adapter(connection, info)
 
 
 def _assemble(context: Context) -> Path:
-    """The adapter folder with all that belongs to it, in the work folder."""
+    """Build the complete adapter folder in the work folder."""
     made = read_adapter(context.work.path / ADAPTER)
-    read = context.results["calibrate"]
+    calibration = context.results["calibrate"]
     card = made.card.model_copy(
         update={
-            "calibrator": None if read["calibrator"] is None else Calibrator(**read["calibrator"]),
-            "thresholds": None if read["thresholds"] is None else Thresholds(**read["thresholds"]),
-            "metrics": read["metrics"],
+            "calibrator": None if calibration["calibrator"] is None else Calibrator(**calibration["calibrator"]),
+            "thresholds": None if calibration["thresholds"] is None else Thresholds(**calibration["thresholds"]),
+            "metrics": calibration["metrics"],
             "canary": Canary.model_validate_json(json.dumps(context.results["canary"]["canary"])),
         }
     )
@@ -73,19 +72,19 @@ def _assemble(context: Context) -> Path:
     return whole
 
 
-def _put_in_place(context: Context, whole: Path) -> Path:
-    """data_dir/adapters/<digest>. The same weights that lie there already stay as they are, card and all."""
+def _install(context: Context, whole: Path) -> Path:
+    """Copy to data_dir/adapters/<digest>. A folder with the same weights stays as it is, including its card."""
     folder = context.settings.make_folder("adapters") / read_card(whole).weights_sha256
     try:
         adapter_files.pull(str(whole), folder, context.settings, digest=folder.name)
-    except BadSource:  # what lies there was damaged
+    except BadSource:  # the folder there is damaged
         shutil.rmtree(folder)
         adapter_files.pull(str(whole), folder, context.settings, digest=folder.name)
     return folder
 
 
 def _push(context: Context, folder: Path) -> str:
-    """To the place that all workers reach. What a person must mend there does not cost the training: it waits."""
+    """Upload to the location that all workers share. Errors that an operator has to fix make the training wait."""
     try:
         return adapter_files.push(folder, adapter_files.shared_place(context.settings), context.settings)
     except (AccessDenied, BadSource, SourceNotFound) as error:
@@ -93,29 +92,29 @@ def _push(context: Context, folder: Path) -> str:
 
 
 def promote(context: Context, report: dict[str, Any]) -> None:
-    """End the training, note what the gate said, and point to the adapter if it said so: one transaction.
+    """Settle the training, store the gate's verdict, and promote the adapter if it passed: one transaction.
 
-    Raises LeaseLost, and ChampionMoved where the adapter was compared with one that is no longer in use.
+    Raises LeaseLost, and ChampionMoved if the champion has changed since the comparison.
     """
     compared, adapter_id = context.results["compare"], context.results["publish"]["adapter_id"]
-    verdict, held = compared["gate"]["verdict"], context.held
+    verdict, training = compared["gate"]["verdict"], context.training
     with transaction(context.engine) as connection:
         trainings.settle(
             connection,
-            held,
+            training,
             report=report,
             verdict=verdict,
             adapter_id=adapter_id,
             champion_id=compared["champion_id"],
         )
-        _require(compared["champion_id"], champions.champion(connection, held.check_name, held.base_model))
+        _require(compared["champion_id"], champions.champion(connection, training.check_name, training.base_model))
         if adapter_id == compared["champion_id"]:
-            return  # the same weights again: what was said of them stands
+            return  # the same weights: their verdict stays
         judged = {"gate": compared["gate"], "gate_verdict": verdict}
         connection.execute(sa.update(Adapter).where(Adapter.id == adapter_id).values(judged))
         if verdict == "promote":
-            why = f"training {held.id}: {compared['gate']['reason']}"
-            # Asked again of the pointer, which this holds: somebody else may have moved it a moment ago.
+            why = f"training {training.id}: {compared['gate']['reason']}"
+            # Check the returned champion too, under the lock of the pointer: it may have changed a moment ago.
             _require(compared["champion_id"], champions.promote(connection, adapter_id, kind="gate", why=why))
 
 
@@ -124,14 +123,14 @@ def _require(compared: int | None, in_use: AdapterInfo | None) -> None:
         raise ChampionMoved
 
 
-MAX_COMPARISONS = 3  # with a champion that was replaced meanwhile each time
+MAX_COMPARISONS = 3  # each time the champion was replaced meanwhile
 
 
 def finish(context: Context, stages: tuple[tuple[str, Stage], ...]) -> str:
-    """Run what is left to do. Returns the gate's verdict."""
+    """Run the remaining stages and promote. Returns the gate's verdict."""
     for _ in range(MAX_COMPARISONS):
         run_stages(context, stages)
-        context.tell.begin("promote", len(stages))
+        context.progress.begin("promote", len(stages))
         report = report_of(context)
         context.work.write(REPORT, report)
         try:
@@ -141,19 +140,19 @@ def finish(context: Context, stages: tuple[tuple[str, Stage], ...]) -> str:
             continue
         verdict: str = report["gate"]["verdict"]
         return verdict
-    raise DeviceUnavailable("the champion was changed during each comparison")
+    raise DeviceUnavailable(f"the champion changed during each of {MAX_COMPARISONS} comparisons")
 
 
 def report_of(context: Context) -> dict[str, Any]:
-    """Every figure, by what it is about."""
-    results, held = context.results, context.held
+    """The figures of all stages."""
+    results, training = context.results, context.training
     trained = {name: value for name, value in results["fit"].items() if name != "seconds"}
     return {
-        "check": held.check_name,
-        "base_model": held.base_model,
-        "reason": held.reason,
-        "seed": held.seed,
-        "newest_label": held.newest_label,
+        "check": training.check_name,
+        "base_model": training.base_model,
+        "reason": training.reason,
+        "seed": training.seed,
+        "newest_label": training.newest_label,
         "labels": results["images"]["labels"],
         "left_out": results["images"]["left_out"],
         "fit": trained,

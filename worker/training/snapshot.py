@@ -1,4 +1,4 @@
-"""Stages snapshot and images: which labels count in this training, and their bytes on the local disk."""
+"""Stages snapshot and images: the labels of this training, and their image files on the local disk."""
 
 from __future__ import annotations
 
@@ -16,81 +16,84 @@ from worker.evaluation.images import Labelled, example_of, materialise
 from worker.training.context import Context
 
 EXAMPLES, IMAGES = "examples.json", "images"
-USED = SPLITS[:-1]
-# Images of each side of the question, flagging labels and others. Fewer in train teach nothing, and the other splits
-# could not even be read: real trainings take hundreds.
-LEAST = {"train": 8, "calibration": 2, "threshold": 2, "golden": 2}
+USED_SPLITS = SPLITS[:-1]
+# Images of each side of the question, flagging labels and others. With fewer in train nothing is learnt, and with fewer
+# in the other splits nothing can be measured; real trainings take hundreds.
+MIN_IMAGES = {"train": 8, "calibration": 2, "threshold": 2, "golden": 2}
 VALIDATION_SHARE = 0.15  # of the clusters of the train split
 
 
 def snapshot(context: Context) -> dict[str, Any]:
-    """The labels that stand, up to the newest one that this training knows of. Raises TrainingFailed: too few."""
-    held, question = context.held, context.question
-    standing = list(iter_current_labels(context.engine, held.check_name, up_to=held.newest_label))
-    rows = [record_of(each) for each in standing if each.split in USED]
+    """Store the current labels, up to the newest one of this training. Raises TrainingFailed for too few."""
+    training, question = context.training, context.question
+    labels = list(iter_current_labels(context.engine, training.check_name, up_to=training.newest_label))
+    rows = [record_of(each) for each in labels if each.split in USED_SPLITS]
     require_enough(question, ((row["split"], row["label"]) for row in rows))
     context.work.write(EXAMPLES, rows)
-    return {"labels": count_by_split(rows), "unused": len(standing) - len(rows)}
+    return {"labels": count_by_split(rows), "unused": len(labels) - len(rows)}
 
 
 def images(context: Context) -> dict[str, Any]:
-    """Raises Retryable while a store is away; TrainingFailed when too many images are gone."""
+    """Fetch the images. Raises Retryable while a store is unavailable; TrainingFailed if too many are missing."""
     rows = context.work.read(EXAMPLES)
-    labelled = [Labelled(**{name: row[name] for name in Labelled.__dataclass_fields__}) for row in rows]
-    folder = context.work.path / IMAGES
-    examples, left_out = materialise(context.settings, labelled, folder, context.question, watch=context.tell.count)
-    there = {example.key for example in examples}
-    kept = [row for row in rows if row["content_sha256"] in there]
+    labels, folder = labelled_of(rows), context.work.path / IMAGES
+    examples, left_out = materialise(context.settings, labels, folder, context.question, watch=context.progress.count)
+    present = {example.key for example in examples}
+    kept = [row for row in rows if row["content_sha256"] in present]
     require_enough(context.question, ((row["split"], row["label"]) for row in kept), left_out=left_out)
-    return {"kept": sorted(there), "left_out": left_out, "labels": count_by_split(kept)}
+    return {"kept": sorted(present), "left_out": left_out, "labels": count_by_split(kept)}
 
 
 def examples_of(context: Context, split: str) -> list[Example]:
-    """The examples of a split, by their hash; the same ones in every attempt."""
-    there = set(context.results["images"]["kept"])
-    rows = [row for row in context.work.read(EXAMPLES) if row["split"] == split and row["content_sha256"] in there]
-    labelled = [Labelled(**{name: row[name] for name in Labelled.__dataclass_fields__}) for row in rows]
+    """The examples of a split, ordered by hash; the same ones in every attempt."""
+    present = set(context.results["images"]["kept"])
+    rows = [row for row in context.work.read(EXAMPLES) if row["split"] == split and row["content_sha256"] in present]
     folder = context.work.path / IMAGES
-    return [example_of(each, folder, context.question, context.settings) for each in labelled]
+    return [example_of(each, folder, context.question, context.settings) for each in labelled_of(rows)]
+
+
+def labelled_of(rows: Iterable[dict[str, Any]]) -> list[Labelled]:
+    """The rows of EXAMPLES as labels."""
+    return [Labelled(**{name: row[name] for name in Labelled.__dataclass_fields__}) for row in rows]
 
 
 def with_validation(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """(to learn from, to stop by): whole clusters, chosen by a hash, so that they stay what they are as labels grow."""
-    by_hash = sorted({example.cluster for example in examples}, key=_place)
-    held_out = {cluster for cluster in by_hash if _place(cluster) < VALIDATION_SHARE} or set(by_hash[:1])
+    """(training, validation): whole clusters, chosen by hash, so that an image keeps its part as labels grow."""
+    by_hash = sorted({example.cluster for example in examples}, key=_position)
+    held_out = {cluster for cluster in by_hash if _position(cluster) < VALIDATION_SHARE} or set(by_hash[:1])
     learn = [example for example in examples if example.cluster not in held_out]
     return learn, [example for example in examples if example.cluster in held_out]
 
 
-def _place(cluster: str) -> float:
-    """0 to 1. Salted: the splits themselves are made from the same names."""
+def _position(cluster: str) -> float:
+    """0 to 1. Salted, because the splits are chosen from the same names."""
     return int.from_bytes(hashlib.sha256(f"validation {cluster}".encode()).digest()[:8]) / 2**64
 
 
 def record_of(each: CurrentLabel) -> dict[str, Any]:
-    """What a training needs of a label, as JSON."""
-    names = (*Labelled.__dataclass_fields__, "split", "label_id")
+    """The fields of a label that a training needs, as JSON."""
+    names = (*Labelled.__dataclass_fields__, "split")
     return {name: getattr(each, name) for name in names} | {"at": each.at.isoformat()}
 
 
 def require_enough(
     question: Question, pairs: Iterable[tuple[str, str]], *, left_out: dict[str, int] | None = None
 ) -> None:
-    """pairs: (split, label). Raises TrainingFailed that says how many of what are missing."""
+    """pairs: (split, label). Raises TrainingFailed with the numbers that are missing."""
     counts = Counter(pairs)
     missing = []
-    for split, least in LEAST.items():
+    for split, minimum in MIN_IMAGES.items():
         for side in _sides(question):
             n = sum(counts[split, label] for label in side)
-            if n < least:
-                missing.append(f"{split} has {n} of {' or '.join(side)} and needs {least}")
+            if n < minimum:
+                missing.append(f"{split} has {n} of {' or '.join(side)} and needs {minimum}")
     if missing:
-        gone = "" if not left_out else f" ({sum(left_out.values())} left out: {_words(left_out)})"
-        raise TrainingFailed(f"too few labelled images of check {question.name}{gone}: {'; '.join(missing)}")
+        missing_images = "" if not left_out else f" ({sum(left_out.values())} left out: {_listed(left_out)})"
+        raise TrainingFailed(f"too few labelled images of check {question.name}{missing_images}: {'; '.join(missing)}")
 
 
 def _sides(question: Question) -> list[tuple[str, ...]]:
-    """The flagging labels and the others; without flagging labels there is one side."""
+    """The flagging labels and the others; one side if there are no flagging labels."""
     flagging = tuple(label for label in question.labels if label in question.flags)
     others = tuple(label for label in question.labels if label not in question.flags)
     return [flagging, others] if flagging else [others]
@@ -101,10 +104,10 @@ def count_by_split(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     counts = Counter((row["split"], row["label"]) for row in rows)
     return {
         split: {label: n for (own, label), n in sorted(counts.items()) if own == split}
-        for split in USED
+        for split in USED_SPLITS
         if any(own == split for own, _ in counts)
     }
 
 
-def _words(counts: dict[str, int]) -> str:
+def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in counts.items())

@@ -1,4 +1,4 @@
-"""The training worker's answer to a knock: claim a training and see it through. One at a time."""
+"""Handles the notifications of a training worker: claims a training and runs it. One at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Trainer:
-    """name: of this worker. module: what computes (`worker.training.attempt`)."""
+    """name: of this worker. module: the child process that computes (`worker.training.attempt`)."""
 
     def __init__(self, engine: sa.Engine, settings: Settings, *, name: str, stop: Stop, module: str = CHILD) -> None:
         self._engine = engine
@@ -33,14 +33,14 @@ class Trainer:
         self.n_active = 0
 
     def run(self, notified: int | None) -> None:
-        """Take the training that was rung for, or another one of this base model, if there is one."""
-        held = self._claim(notified)
-        if held is None:
+        """Run the notified training, or another one of this base model, if there is one."""
+        training = self._claim(notified)
+        if training is None:
             return
         self.n_taken += 1
         self.n_active += 1
         try:
-            Attempt(self._engine, self._settings, held, self._stop, module=self._module).run()
+            Attempt(self._engine, self._settings, training, self._stop, module=self._module).run()
         finally:
             self.n_active -= 1
 
@@ -63,11 +63,11 @@ class Trainer:
         try:
             return retry_until(claim, until=lambda: deadline, stop=self._stop)
         except DatabaseUnavailable as error:
-            log.warning("claim_failed", training=notified, error=str(error))  # it is ready still and is rung for again
+            log.warning("claim_failed", training=notified, error=str(error))  # it is still ready and is notified again
             return None
 
     def _pass_on(self, notified: int | None) -> None:
-        """A knock that came while stopping: let the reconcilers knock elsewhere, without their usual patience."""
+        """Have the reconcilers notify another worker at once: this notification came while stopping."""
         if notified is None:
             return
         try:
@@ -81,11 +81,11 @@ class Trainer:
             return trainings.has_ready(connection, self._settings.model)
 
     def sweep(self) -> None:
-        """Images and caches of trainings that have ended go; their reports stay."""
+        """Delete images and caches of trainings that have ended; their reports stay."""
         for folder in sorted((self._settings.data_dir / FOLDER).glob("[0-9]*")):
             if not needs_cleaning(folder):
                 continue
             with reading(self._engine) as connection:
-                known = trainings.find(connection, int(folder.name))
-            if known is None or known.ended:
+                training = trainings.find(connection, int(folder.name))
+            if training is None or training.ended:
                 sweep(folder)

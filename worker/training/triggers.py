@@ -1,6 +1,6 @@
-"""When a training starts by itself: enough new labels, a schedule, a drift alarm. Safe with several training workers.
+"""Automatic trainings: enough new labels, a schedule, a drift alarm. Safe with several training workers.
 
-None of them starts one that could only repeat the last: whatever became of that, there must be a label it did not know.
+A training is never repeated on the same labels: whatever the outcome of the last one, there must be a newer label.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from scanfleet.db.training.trainings import AlreadyUnderWay
 log = structlog.get_logger()
 
 
-def look(engine: sa.Engine, settings: Settings) -> list[int]:
-    """Request what is due, for each check that has labels. Returns the ids. Raises DatabaseUnavailable."""
+def check_triggers(engine: sa.Engine, settings: Settings) -> list[int]:
+    """Request the trainings that are due, for each check with labels. Returns their ids. Raises DatabaseUnavailable."""
     with reading(engine) as connection:
         checks = list_checks(connection)
         names = [name for name in labelled_checks(connection) if name in checks]
-    started = [_look_at(engine, settings, checks[name]) for name in names if not checks[name].steps]
-    return [training_id for training_id in started if training_id is not None]
+    requested = [_check_one(engine, settings, checks[name]) for name in names if not checks[name].steps]
+    return [training_id for training_id in requested if training_id is not None]
 
 
-def _look_at(engine: sa.Engine, settings: Settings, check: Check) -> int | None:
+def _check_one(engine: sa.Engine, settings: Settings, check: Check) -> int | None:
     with reading(engine, long=True) as connection:
-        reason = why_train(connection, settings, check.name)
+        reason = reason_to_train(connection, settings, check.name)
     if reason is None:
         return None
     try:
@@ -48,20 +48,20 @@ def _look_at(engine: sa.Engine, settings: Settings, check: Check) -> int | None:
                 newest_label=newest_label(connection, check.name),
             )
     except AlreadyUnderWay:
-        return None  # another training worker saw the same at this moment
+        return None  # another training worker requested it at this moment
     log.info("training_requested", training=training_id, check=check.name, reason=reason)
     return training_id
 
 
-def why_train(connection: sa.Connection, settings: Settings, check_name: str) -> str | None:
-    """The reason to train now, in words; None: there is none."""
+def reason_to_train(connection: sa.Connection, settings: Settings, check_name: str) -> str | None:
+    """The reason to train now, for people; None: there is none."""
     last = trainings.newest(connection, check_name, settings.model)
     if last is not None and not last.ended:
         return None
-    known = 0 if last is None else last.newest_label
-    if not count_since(connection, check_name, known, splits=("train",)):
-        return None  # a new set to calibrate or judge by would only be learnt past
-    n_new = count_since(connection, check_name, known)
+    newest = 0 if last is None else last.newest_label
+    if not count_since(connection, check_name, newest, splits=("train",)):
+        return None  # new labels of the other splits alone do not change the weights
+    n_new = count_since(connection, check_name, newest)
     labels = f"{n_new} new label{'' if n_new == 1 else 's'}"
     if n_new >= settings.train_after_labels:
         return f"{labels} (train_after_labels is {settings.train_after_labels})"

@@ -1,10 +1,10 @@
-"""The folder of one training: what each stage brought, so that another attempt goes on where the last one ended.
+"""The folder of one training: the result of each stage, so that another attempt resumes where the last one ended.
 
 data_dir/trainings/<id>/
-    training.json     which training this is: a folder of another one with the same number is emptied
-    snapshot.json ... the result of each stage that was done; written last, so that it stands for a whole result
-    examples.json     the labels that count, images/ their bytes, fit/ checkpoints and caches, adapter/ the folder
-    report.json, report.html, report.png    what stays
+    training.json     the identity of the training: the folder of another one with the same number is emptied
+    snapshot.json ... the result of each finished stage; written last, so that it means a complete result
+    examples.json     the labels; images/ their files, fit/ checkpoints and caches, adapter/ the adapter folder
+    report.json, report.html, report.png    stay after the end
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT = (IDENTITY, LOCK, "report.json", "report.html", "report.png")
 
 
 class WorkFolder:
-    """One training's folder, this process its only user while it is open."""
+    """The folder of one training, locked by this process while it is open."""
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         """Raises DeviceUnavailable while another process works in it."""
@@ -37,7 +37,7 @@ class WorkFolder:
             self.write(IDENTITY, identity)
 
     def result(self, stage: str) -> dict[str, Any] | None:
-        """What a stage brought, if it was done."""
+        """The result of a stage; None: it has not finished."""
         return _read(self.path / f"{stage}.json")
 
     def settle(self, stage: str, result: dict[str, Any]) -> None:
@@ -47,14 +47,14 @@ class WorkFolder:
         (self.path / f"{stage}.json").unlink(missing_ok=True)
 
     def write(self, name: str, value: Any) -> None:
-        """A JSON file, whole or not at all."""
-        write_whole(self.path / name, json.dumps(value, indent=1, allow_nan=False).encode())
+        """Write a JSON file atomically."""
+        write_atomically(self.path / name, json.dumps(value, indent=1, allow_nan=False).encode())
 
     def read(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def clean(self, *, keep: tuple[str, ...] = KEPT) -> None:
-        """Images, caches and checkpoints go; the report stays."""
+        """Delete images, caches and checkpoints; the report stays."""
         clean(self.path, keep=keep)
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ def clean(folder: Path, *, keep: tuple[str, ...] = KEPT) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Clean the folder of a training that has ended, unless a process works in it still."""
+    """Clean the folder of a training that has ended, unless a process still works in it."""
     try:
         lock = _locked(folder / LOCK)
     except DeviceUnavailable:
@@ -89,8 +89,8 @@ def needs_cleaning(folder: Path) -> bool:
     return any(entry.name not in KEPT for entry in folder.iterdir())
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that is there whole or not at all, also after a power cut."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file atomically and durably."""
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as file:
         file.write(data)
@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _locked(path: Path) -> IO[bytes]:
-    """Held until it is closed, or the process ends in whatever way. Not inherited by programs it starts."""
+    """Lock until the file is closed or the process ends. Child processes do not inherit the lock."""
     file = path.open("ab")
     if sys.platform != "win32":
         import fcntl

@@ -1,4 +1,4 @@
-"""`scanfleet tune`: which words, pixel budgets, gate, second look and fusion suit a check, on labelled images.
+"""`scanfleet tune`: finds the prompt, pixel budgets, gate, crop pass and fusion that suit a check, on labelled images.
 
-Chosen on one part of the images, judged on the other. Knows no ledger: labels and images come in, a report goes out.
+Settings are chosen on one part of the images and measured on the other. No ledger is read or written here.
 """

@@ -1,6 +1,6 @@
-"""What a setting says of images: first looks, the gate, second looks as far as the cap allows, fusion.
+"""How a setting scores images: first pass, gate, crop passes within the cap, fusion.
 
-Readings come from a `Sight`, which keeps them: gate, cap and fusion cost nothing.
+Readings come from `Scores`, which caches them, so that gate, cap and fusion cost nothing.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
 from worker.scoring.crop_gate import Allowance, band_of, crop_reason, order, policy_of
 from worker.tuning.objective import Outcome, Truth
-from worker.tuning.search_space import First, Setting
+from worker.tuning.search_space import CheckSetting, FirstPass
 
-AHEAD = 64  # second looks that are read before it is known whether the cap allows all of them
+AHEAD = 64  # crop passes that are computed before it is known whether the cap allows all of them
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
-    """A second look, not fused yet. tokens: what finding the region cost. rows empty: nothing was found to look at."""
+class CropResult:
+    """A crop pass before fusion. tokens: cost of finding the region. rows: empty if no region was found."""
 
     rows: tuple[Reading, ...]
     tokens: int = 0
 
     @property
     def cost(self) -> int:
-        """Visual tokens beyond the first look."""
+        """Visual tokens beyond the first pass."""
         return self.tokens + sum(row.visual_tokens for row in self.rows)
 
 
 class Scores(Protocol):
-    """Reads images, each in one way at most once. Images are positions in a list of examples."""
+    """Reads images, each at most once per setting. Images are positions in a list of examples."""
 
-    def first(self, first: First, images: Sequence[int]) -> list[Reading]: ...
+    def first_pass(self, first: FirstPass, images: Sequence[int]) -> list[Reading]: ...
 
-    def second(self, first: First, policy: CropPolicy, images: Sequence[int]) -> list[Looked]:
-        """`policy.fuse` does not matter."""
+    def crop_pass(self, first: FirstPass, policy: CropPolicy, images: Sequence[int]) -> list[CropResult]:
+        """`policy.fuse` is ignored."""
         ...
 
-    def first_tokens(self, first: First, images: Sequence[int]) -> float:
-        """Mean visual tokens of the first look, from the images' sizes alone."""
+    def first_tokens(self, first: FirstPass, images: Sequence[int]) -> float:
+        """Mean visual tokens of the first pass, from the sizes of the images alone."""
         ...
 
-    def shrink(self, first: First, image: int) -> float:
-        """How many times the sides of an image are divided before the first look."""
+    def shrink(self, first: FirstPass, image: int) -> float:
+        """Factor by which the sides of an image are divided before the first pass."""
         ...
 
 
 class Evaluator:
-    """Settings on parts of the examples. thresholds: of first looks, certified on `search`."""
+    """Evaluates settings on parts of the examples. search: the images that certify thresholds of first passes."""
 
     def __init__(
         self,
@@ -76,36 +76,38 @@ class Evaluator:
         self._clusters = [example.cluster for example in examples]
         self._keys = [example.key for example in examples]
         self._check, self._question, self._search = check, question, search
-        self._thresholds: dict[First, Thresholds] = {}
+        self._thresholds: dict[FirstPass, Thresholds] = {}
 
     def truth(self, images: Sequence[int]) -> Truth:
         return Truth(positive=self._positive[list(images)], clusters=[self._clusters[at] for at in images])
 
-    def outcome(self, setting: Setting, images: Sequence[int]) -> Outcome:
+    def outcome(self, setting: CheckSetting, images: Sequence[int]) -> Outcome:
         """Raises what the device raises."""
-        firsts = self._scores.first(setting.first, images)
-        answers = dict(zip(images, firsts, strict=True))
-        tokens = {image: float(first.visual_tokens) for image, first in answers.items()}
-        again = set()
+        firsts = self._scores.first_pass(setting.first, images)
+        readings = dict(zip(images, firsts, strict=True))
+        tokens = {image: float(first.visual_tokens) for image, first in readings.items()}
+        cropped = set()
         if not isinstance(setting.crop, str):
-            for image, looked in self._second_looks(setting.first, setting.crop, answers):
-                tokens[image] += looked.cost
-                if looked.rows:
-                    again.add(image)
-                    answers[image] = fused(answers[image], looked.rows, how=setting.crop.fuse, question=self._question)
-        said = np.array([int(np.argmax(answers[image].logits)) for image in images])
+            for image, result in self._crop_passes(setting.first, setting.crop, readings):
+                tokens[image] += result.cost
+                if result.rows:
+                    cropped.add(image)
+                    readings[image] = fused(
+                        readings[image], result.rows, how=setting.crop.fuse, question=self._question
+                    )
+        answers = np.array([int(np.argmax(readings[image].logits)) for image in images])
         return Outcome(
-            margins=np.array([answers[image].margin for image in images], dtype=np.float64),
-            right=said == self._labels[list(images)],
+            margins=np.array([readings[image].margin for image in images], dtype=np.float64),
+            right=answers == self._labels[list(images)],
             tokens=np.array([tokens[image] for image in images]),
-            again=np.array([image in again for image in images]),
+            cropped=np.array([image in cropped for image in images]),
         )
 
-    def first_margins(self, first: First, images: Sequence[int]) -> list[float]:
-        return [reading.margin for reading in self._scores.first(first, images)]
+    def first_margins(self, first: FirstPass, images: Sequence[int]) -> list[float]:
+        return [reading.margin for reading in self._scores.first_pass(first, images)]
 
-    def first_thresholds(self, first: First) -> Thresholds:
-        """What the gate goes by: both targets of the check, certified on the first looks of the search part."""
+    def first_thresholds(self, first: FirstPass) -> Thresholds:
+        """The thresholds of the gate: both targets of the check, certified on first passes of the search part."""
         if not self._question.flags:
             return Thresholds(review=None, flag=None)
         if first not in self._thresholds:
@@ -116,25 +118,25 @@ class Evaluator:
             self._thresholds[first] = thresholds_from(recall, precision)
         return self._thresholds[first]
 
-    def _second_looks(
-        self, first: First, crop: CropSettings, answers: dict[int, Reading]
-    ) -> Iterator[tuple[int, Looked]]:
-        """Those that the fleet's gate lets through, the least certain first, until the cap is reached."""
+    def _crop_passes(
+        self, first: FirstPass, crop: CropSettings, readings: dict[int, Reading]
+    ) -> Iterator[tuple[int, CropResult]]:
+        """Crop passes of the images that the fleet's gate selects, the least certain first, up to the cap."""
         thresholds = self.first_thresholds(first)
         band = band_of(thresholds=thresholds, calibrator=None, has_flags=bool(self._question.flags))
         policy = policy_of(self._check.model_copy(update={"max_pixels": first.max_pixels}), crop)
         allowance = Allowance(crop.max_extra)
         wanted = []
-        for image, reading in answers.items():
+        for image, reading in readings.items():
             allowance.earn(reading.visual_tokens)
             if crop_reason(crop, reading, band, shrink=self._scores.shrink(first, image)) is not None:
                 wanted.append((order(reading, band, self._keys[image]), image))
         stream = iter([image for _, image in sorted(wanted)])
         while some := list(islice(stream, AHEAD)):
             spent = False
-            for image, looked in zip(some, self._scores.second(first, policy, some), strict=True):
-                if allowance.take(looked.cost):
-                    yield image, looked
+            for image, result in zip(some, self._scores.crop_pass(first, policy, some), strict=True):
+                if allowance.take(result.cost):
+                    yield image, result
                 else:
                     spent = True
             if spent:

@@ -1,4 +1,4 @@
-"""What is to be made better, and how sure one can be that it was: paired cluster bootstrap on one set of images."""
+"""The figure that tuning improves, and its uncertainty: paired cluster bootstrap on one set of images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What a setting says of n images, and what that cost.
+    """The answers of a setting for n images, and their cost.
 
-    margins: (n,) after all looks. right: (n,) whether the label is. tokens: (n,) visual tokens of all looks, with those
-    that pointing cost. again: (n,) whether there was a second look.
+    margins: (n,) after fusion. right: (n,) whether the label is right. tokens: (n,) visual tokens of all passes,
+    including those of finding a region. cropped: (n,) whether there was a crop pass.
     """
 
     margins: Floats
     right: Bools
     tokens: Floats
-    again: Bools
+    cropped: Bools
 
     @property
     def mean_tokens(self) -> float:
@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
-    """positive: (n,) whether the image deserves a flag. clusters: images of one group are drawn together."""
+    """positive: (n,) whether the label is a flagging one. clusters: images of one group are sampled together."""
 
     positive: Bools
     clusters: Sequence[str]
@@ -41,7 +41,7 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Recall at a false-positive rate; at_fpr None: share of right labels, for a plain classification."""
+    """Recall at a false-positive rate. at_fpr None: share of right labels, for a plain classification."""
 
     at_fpr: float | None
 
@@ -50,9 +50,9 @@ class Objective:
         return "accuracy" if self.at_fpr is None else f"recall at {self.at_fpr:.3g} false positives"
 
     def value(self, outcome: Outcome, truth: Truth) -> float:
-        return float(self.draws(outcome, truth, np.ones((1, len(outcome.margins)), dtype=np.float32))[0])
+        return float(self.samples(outcome, truth, np.ones((1, len(outcome.margins)), dtype=np.float32))[0])
 
-    def draws(self, outcome: Outcome, truth: Truth, weight: Weights) -> Floats:
+    def samples(self, outcome: Outcome, truth: Truth, weight: Weights) -> Floats:
         """(b,) the figure under each row of weights (b, n); NaN where it does not exist."""
         if self.at_fpr is None:
             return np.asarray(weight @ outcome.right.astype(np.float32) / weight.sum(axis=1), dtype=np.float64)
@@ -62,31 +62,31 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One setting on one set of images. change: of the objective, against the check as it stands, image by image."""
+class Estimate:
+    """One setting on one set of images. change: of the objective against the current check, image by image."""
 
     value: Bounded
     change: Bounded
 
 
 def measure(
-    objective: Objective, outcomes: Sequence[Outcome], truth: Truth, standing: Outcome, *, seed: int, level: float
-) -> list[Measured]:
-    """Each outcome, and its difference from `standing`, on the same draws. level: the error of both bounds together."""
-    found: list[list[Floats]] = [[] for _ in outcomes]
+    objective: Objective, outcomes: Sequence[Outcome], truth: Truth, current: Outcome, *, seed: int, level: float
+) -> list[Estimate]:
+    """Each outcome and its difference from `current`, on the same samples. level: the error of both bounds together."""
+    sampled: list[list[Floats]] = [[] for _ in outcomes]
     base: list[Floats] = []
     for weight in weights(truth.clusters, resamples=RESAMPLES, seed=seed):
-        base.append(objective.draws(standing, truth, weight))
+        base.append(objective.samples(current, truth, weight))
         for at, outcome in enumerate(outcomes):
-            found[at].append(objective.draws(outcome, truth, weight))
-    before, stood = np.concatenate(base), objective.value(standing, truth)
-    measured = []
-    for outcome, blocks in zip(outcomes, found, strict=True):
-        drawn, value = np.concatenate(blocks), objective.value(outcome, truth)
-        measured.append(
-            Measured(
-                value=bounded(value, drawn, level=level / 2),
-                change=bounded(value - stood, drawn - before, level=level / 2),
+            sampled[at].append(objective.samples(outcome, truth, weight))
+    before, current_value = np.concatenate(base), objective.value(current, truth)
+    estimates = []
+    for outcome, blocks in zip(outcomes, sampled, strict=True):
+        samples, value = np.concatenate(blocks), objective.value(outcome, truth)
+        estimates.append(
+            Estimate(
+                value=bounded(value, samples, level=level / 2),
+                change=bounded(value - current_value, samples - before, level=level / 2),
             )
         )
-    return measured
+    return estimates

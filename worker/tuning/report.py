@@ -1,10 +1,7 @@
-"""The folder of a tuning: report.json, report.html with the picture inside, front.png, and check.toml of what was
-chosen. It appears whole or not at all.
+"""The report of a tuning: its JSON record, and the folder that is written from the record alone.
 
-The picture of a report: cost against objective on held-out images, with intervals. From the JSON record alone.
-
-A tuning as plain JSON: what was tried, the front on held-out images, and what was chosen. Everything is drawn from
-it.
+The folder holds report.json, report.html with the picture inside, front.png, and check.toml if a setting was chosen. It
+is written atomically. The picture shows cost against objective on held-out images, with intervals.
 """
 
 from __future__ import annotations
@@ -26,11 +23,11 @@ from models.training.data.types import Example
 from models.types import Question
 from scanfleet.errors import RequestError
 from worker.tuning.objective import Objective
-from worker.tuning.search import Searched, Tried
-from worker.tuning.select import Judged, Row
+from worker.tuning.search import ScoredSetting, SearchResult
+from worker.tuning.select import Row, Selection
 from worker.tuning.splits import Splits, counts
 
-STANDING, LARGER, FRONT, TRIED, CHOSEN = "#8a8f98", "#b26a00", "#1f6feb", "#c9ccd1", "#2e6b3a"
+CURRENT, LARGER, FRONT, TRIED, CHOSEN = "#8a8f98", "#b26a00", "#1f6feb", "#c9ccd1", "#2e6b3a"
 
 
 def draw(record: Mapping[str, Any]) -> bytes:
@@ -43,7 +40,7 @@ def draw(record: Mapping[str, Any]) -> bytes:
     axes = figure.subplots()
     axes.set(
         title=f"{record['check']}: held-out images, with intervals",
-        xlabel="visual tokens of an image, as a ratio to the check as it stands",
+        xlabel="visual tokens of an image, as a ratio to the current check",
         ylabel=record["objective"]["name"],
     )
     tried = [one for one in record["tried"] if one["value"] is not None]
@@ -57,7 +54,7 @@ def draw(record: Mapping[str, Any]) -> bytes:
     )
     front = sorted(record["front"], key=lambda row: row["cost"])
     _bars(axes, front, FRONT, "o", "candidates: the best of the search part")
-    _bars(axes, [record["standing"]], STANDING, "s", "as it stands")
+    _bars(axes, [record["standing"]], CURRENT, "s", "current check")
     _bars(axes, [record["larger"]], LARGER, "^", "larger budget at equal cost")
     if record["chosen"] is not None:
         _bars(axes, [record["front"][record["chosen"]]], CHOSEN, "*", "chosen", size=16)
@@ -70,37 +67,43 @@ def draw(record: Mapping[str, Any]) -> bytes:
 
 
 def _points(rows: list[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    known = [row for row in rows if row["value"]["value"] is not None]
-    return [row["cost"] for row in known], [row["value"]["value"] for row in known]
+    rows = [row for row in rows if row["value"]["value"] is not None]
+    return [row["cost"] for row in rows], [row["value"]["value"] for row in rows]
 
 
 def _bars(axes: Any, rows: list[Mapping[str, Any]], colour: str, marker: str, label: str, *, size: int = 7) -> None:
-    known = [row for row in rows if row["value"]["low"] is not None]
-    x, y = _points(known)
-    # An interval of draws may lie beside the figure itself; a bar has no negative length.
-    below = [max(0.0, row["value"]["value"] - row["value"]["low"]) for row in known]
-    above = [max(0.0, row["value"]["high"] - row["value"]["value"]) for row in known]
+    rows = [row for row in rows if row["value"]["low"] is not None]
+    x, y = _points(rows)
+    # A bootstrap interval may exclude the figure itself; a bar has no negative length.
+    below = [max(0.0, row["value"]["value"] - row["value"]["low"]) for row in rows]
+    above = [max(0.0, row["value"]["high"] - row["value"]["value"]) for row in rows]
     axes.errorbar(
         x, y, yerr=[below, above], fmt=marker, color=colour, markersize=size, capsize=3, label=label, zorder=3
     )
 
 
 def record_of(
-    *, objective: Objective, limit: float, seed: int, searched: Searched, judged: Judged, standing: Tried
+    *,
+    objective: Objective,
+    limit: float,
+    seed: int,
+    searched: SearchResult,
+    selection: Selection,
+    current: ScoredSetting,
 ) -> dict[str, Any]:
-    """standing: the check as it stands on the search part."""
+    """current: the current check on the search part."""
     return {
         "objective": {"name": objective.name, "at_fpr": objective.at_fpr},
         "max_cost": limit,
         "seed": seed,
         "trials": len(searched.tried),
-        "turned_down": searched.turned_down,
+        "turned_down": searched.rejected,
         "stopped": searched.stopped,
-        "standing": _row(judged.standing) | {"searched": {"value": standing.value, "cost": standing.cost}},
-        "larger": _row(judged.larger),
-        "front": [_row(row) for row in judged.front],
-        "chosen": judged.chosen,
-        "reason": judged.reason,
+        "standing": _row(selection.current) | {"searched": {"value": current.value, "cost": current.cost}},
+        "larger": _row(selection.larger),
+        "front": [_row(row) for row in selection.front],
+        "chosen": selection.chosen,
+        "reason": selection.reason,
         "tried": [
             {"setting": one.setting.record(), "words": one.setting.in_words(), "value": one.value, "cost": one.cost}
             for one in searched.tried
@@ -111,7 +114,7 @@ def record_of(
 def images_record(
     parts: Splits, examples: Sequence[Example], question: Question, left_out: Mapping[str, str]
 ) -> dict[str, Any]:
-    """How many images of which label each part has. left_out: uri -> why."""
+    """The number of images, groups and labels in each part. left_out: uri -> reason."""
     named = {"search": parts.search, "held_out": parts.held_out}
     return {
         name: {
@@ -128,7 +131,7 @@ def _row(row: Row) -> dict[str, Any]:
         "setting": row.setting.record(),
         "words": row.setting.in_words(),
         "cost": row.cost,
-        "again": row.again,
+        "again": row.crop_share,
         "value": row.value.record(),
         "change": row.change.record(),
         "searched": None if row.searched is None else {"value": row.searched.value, "cost": row.searched.cost},
@@ -139,7 +142,7 @@ JSON, HTML, PNG, TOML = "report.json", "report.html", "front.png", "check.toml"
 
 
 def write_report(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raises RequestError where it cannot be written."""
+    """Raises RequestError if the folder cannot be written."""
     picture = draw(record)
     files = {
         JSON: json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n",
@@ -149,13 +152,13 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> None:
     if record["tuned"] is not None:
         files[TOML] = tomlkit.dumps(record["tuned"]["check"]).encode()
     try:
-        _appear(folder.absolute(), files)
+        _write_atomically(folder.absolute(), files)
     except OSError as error:
         raise RequestError(f"cannot write {folder}: {error.strerror}") from None
 
 
-def _appear(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Written beside the place, then renamed: an empty folder gives way, one that was filled meanwhile does not."""
+def _write_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write to a temporary folder, then rename it: this replaces an empty folder and refuses a filled one."""
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
     try:
         for name, body in files.items():
@@ -173,7 +176,7 @@ def _page(record: Mapping[str, Any], picture: bytes) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("worker"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    rows = [("as it stands", record["standing"]), ("larger budget at equal cost", record["larger"])]
+    rows = [("current check", record["standing"]), ("larger budget at equal cost", record["larger"])]
     rows += [("chosen" if at == record["chosen"] else "candidate", row) for at, row in enumerate(record["front"])]
     toml = None if record["tuned"] is None else tomlkit.dumps(record["tuned"]["check"])
     return environment.get_template("tune.html.j2").render(

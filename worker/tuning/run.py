@@ -1,30 +1,38 @@
-"""From labelled images to a report: search on one part, judge on the other, fit what was chosen."""
+"""From labelled images to a report: search on one part, measure on the other, calibrate the chosen setting."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.inputs.wording import PLAIN, names, variant
 from models.training.data.types import Example
 from models.types import ModelIdentity, Question
 from scanfleet.checks.check import Check
-from worker.tuning.calibrate import fitted
+from worker.evaluation.calibrate import Measured, calibrated_from
 from worker.tuning.evaluate import Evaluator, Scores
 from worker.tuning.objective import Objective
 from worker.tuning.report import images_record, record_of
-from worker.tuning.search import Tried, Watch, front, search
-from worker.tuning.search_space import First, Kept, Setting, Space, as_check, first_budgets, standing
-from worker.tuning.select import MOST_ON_FRONT, Judged, judge
-from worker.tuning.splits import Splits, splits_of
+from worker.tuning.search import ScoredSetting, Watch, front, search
+from worker.tuning.search_space import (
+    CheckSetting,
+    FirstPass,
+    FixedParts,
+    Space,
+    as_check,
+    current_setting,
+    first_budgets,
+)
+from worker.tuning.select import MAX_ON_FRONT, Selection, select_setting
+from worker.tuning.splits import Splits, halves, splits_of
 
-FEW_IMAGES = 50  # of the held-out part, of each side: under it only a large change can be told
+FEW_IMAGES = 50  # of the held-out part, of each side: with fewer only a large change can be measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was asked for. name: under which the chosen setting is to be stored. at_fpr: of a check with flags."""
+    """The request. name: of the check that stores the chosen setting. at_fpr: for a check with flags."""
 
     check: Check
     name: str
@@ -35,7 +43,7 @@ class Plan:
 
 
 class Tuning:
-    """One tuning. kept: what of the question is not moved."""
+    """One tuning. fixed: parts of the setting that stay."""
 
     def __init__(
         self,
@@ -43,12 +51,12 @@ class Tuning:
         *,
         question: Question,
         identity: ModelIdentity,
-        kept: Kept,
+        fixed: FixedParts,
         examples: Sequence[Example],
         scores: Scores,
     ) -> None:
         """Raises BadLabels for too few images."""
-        self._plan, self._question, self._identity, self._kept = plan, question, identity, kept
+        self._plan, self._question, self._identity, self._fixed = plan, question, identity, fixed
         self._examples, self._scores = examples, scores
         self.parts: Splits = splits_of(examples, question, seed=plan.seed)
         self._objective = Objective(at_fpr=plan.at_fpr if question.flags else None)
@@ -57,25 +65,25 @@ class Tuning:
         )
 
     def run(self, watch: Watch, *, searched: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """The report as plain JSON. searched: told when the search has ended. Raises what the device raises."""
+        """The report as plain JSON. searched: called when the search has ended. Raises what the device raises."""
         plan = self._plan
-        stands = standing(plan.check)
-        stood = self._score(stands, base=None)
-        found = search(
-            self._space(stood[1]),
-            lambda setting: self._score(setting, base=stood[1]),
+        current = current_setting(plan.check)
+        value, tokens = self._score(current, base=None)
+        result = search(
+            self._space(tokens),
+            lambda setting: self._score(setting, base=tokens),
             trials=plan.trials,
             limit=plan.max_cost,
             seed=plan.seed,
             watch=watch,
         )
         searched()
-        best = front(found.tried, limit=plan.max_cost, most=MOST_ON_FRONT)
-        judged = judge(
+        best = front(result.tried, limit=plan.max_cost, most=MAX_ON_FRONT)
+        selection = select_setting(
             self._evaluator,
             self._objective,
-            [one for one in best if one.setting != stands],
-            standing=stands,
+            [one for one in best if one.setting != current],
+            current=current,
             images=self.parts.held_out,
             limit=plan.max_cost,
             seed=plan.seed,
@@ -84,18 +92,18 @@ class Tuning:
             objective=self._objective,
             limit=plan.max_cost,
             seed=plan.seed,
-            searched=found,
-            judged=judged,
-            standing=Tried(setting=stands, value=stood[0], cost=1.0),
+            searched=result,
+            selection=selection,
+            current=ScoredSetting(setting=current, value=value, cost=1.0),
         )
-        tuned = None if judged.chosen is None else self._tuned(judged.front[judged.chosen].setting)
-        who = {"check": plan.check.name, "version": plan.check.hash, "model": vars(self._identity)}
-        return who | record | {"tuned": tuned, "notes": self._notes(judged, tuned)}
+        tuned = None if selection.chosen is None else self._tuned(selection.front[selection.chosen].setting)
+        subject = {"check": plan.check.name, "version": plan.check.hash, "model": vars(self._identity)}
+        return subject | record | {"tuned": tuned, "notes": self._notes(selection, tuned)}
 
     def images_record(self, left_out: dict[str, str]) -> dict[str, Any]:
         return images_record(self.parts, self._examples, self._question, left_out)
 
-    def _score(self, setting: Setting, *, base: float | None) -> tuple[float, float]:
+    def _score(self, setting: CheckSetting, *, base: float | None) -> tuple[float, float]:
         """(objective, cost) on the search part. base: mean tokens that the cost is a ratio to; None: in tokens."""
         images = self.parts.search
         outcome = self._evaluator.outcome(setting, images)
@@ -103,20 +111,20 @@ class Tuning:
         return value, outcome.mean_tokens / (base or 1.0)
 
     def _space(self, base: float) -> Space:
-        """base: mean tokens of the check as it stands, on the search part."""
+        """base: mean tokens of the current check on the search part."""
         limit = self._plan.max_cost
 
-        def room(first: First) -> float:
+        def headroom(first: FirstPass) -> float:
             return limit * base / self._scores.first_tokens(first, self.parts.search) - 1
 
         return Space(
             check=self._plan.check,
-            words=(PLAIN,) if self._kept.words else names(),
-            budgets=first_budgets(limit=limit, fixed=self._kept.budget),
-            room=room,
+            words=(PLAIN,) if self._fixed.words else names(),
+            budgets=first_budgets(limit=limit, fixed=self._fixed.budget),
+            headroom=headroom,
         )
 
-    def _tuned(self, setting: Setting) -> dict[str, Any]:
+    def _tuned(self, setting: CheckSetting) -> dict[str, Any]:
         plan = self._plan
         check = as_check(plan.check, setting, variant(self._question, setting.first.words), name=plan.name)
         identity = self._identity
@@ -130,37 +138,59 @@ class Tuning:
                 "precision": identity.precision,
                 "weights_sha256": identity.adapter_sha256,
             },
-            "fitted": fitted(
-                self._evaluator,
-                setting,
-                self.parts.held_out,
-                self._examples,
-                check=plan.check,
-                question=self._question,
-                seed=plan.seed,
-            ),
+            "fitted": self._fitted(setting),
         }
 
-    def _notes(self, judged: Judged, tuned: dict[str, Any] | None) -> list[str]:
+    def _fitted(self, setting: CheckSetting) -> dict[str, Any]:
+        """Calibrator and thresholds from the held-out images alone, and the gate's thresholds from the search part.
+
+        {"calibrator", "thresholds", "first_thresholds", "metrics"} as in `scanfleet.db.results.calibrations`. A target
+        that these images cannot certify has no threshold; the metrics say so.
+        """
+        plan, images, question = self._plan, self.parts.held_out, self._question
+        outcome = self._evaluator.outcome(setting, images)
+        events = self._evaluator.truth(images).positive if question.flags else outcome.right
+        measured = {
+            image: Measured(
+                key=self._examples[image].key,
+                margin=float(outcome.margins[at]),
+                event=bool(events[at]),
+                right=bool(outcome.right[at]),
+            )
+            for at, image in enumerate(images)
+        }
+        one, other = ([measured[image] for image in half] for half in halves(images, self._examples, seed=plan.seed))
+        found = calibrated_from(one, other, question, plan.check.target_recall, plan.check.target_precision)
+        gate = None if isinstance(setting.crop, str) else self._evaluator.first_thresholds(setting.first)
+        return {
+            "calibrator": None if found.calibrator is None else asdict(found.calibrator),
+            "thresholds": None if found.thresholds is None else asdict(found.thresholds),
+            "first_thresholds": None if gate is None else asdict(gate),
+            "metrics": found.metrics | {"split": "held out by tune"},
+        }
+
+    def _notes(self, selection: Selection, tuned: dict[str, Any] | None) -> list[str]:
         notes = []
-        if self._kept.words:
-            what = "words and first pixel budget" if self._kept.budget else "words"
-            notes.append(f"the {what} are those that the adapter was trained on: they were not moved")
-        if not judged.grew:
-            notes.append("the larger budget read no image larger: they are no larger, or the cost limit leaves no room")
+        if self._fixed.words:
+            parts = "prompt and first pixel budget" if self._fixed.budget else "prompt"
+            notes.append(f"fixed, because the adapter was trained with it: {parts}")
+        if not selection.grew:
+            notes.append(
+                "the larger budget read no image larger: the images are too small, or the cost limit allows no more"
+            )
         truth = self._evaluator.truth(self.parts.held_out)
         n = int(truth.positive.sum())
         least = min(n, len(truth.positive) - n) if self._question.flags else len(truth.positive)
         if least < FEW_IMAGES:
             images = f"{least} held-out image{'' if least == 1 else 's'}"
             side = " of the rarer side" if self._question.flags else ""
-            notes.append(f"{images}{side}: only a large change can be told on so few")
+            notes.append(f"{images}{side}: only a large change can be measured on so few")
         metrics = {} if tuned is None else tuned["fitted"]["metrics"]
         for target in ("recall", "precision"):
             certificate = metrics.get(f"{target}_certificate")
             if certificate is not None and not certificate["met"]:
                 notes.append(
                     f"{target} {certificate['target']:g} cannot be certified on the held-out images "
-                    f"({certificate['achieved']:.3f} of {certificate['trials']}): its threshold is left open"
+                    f"({certificate['achieved']:.3f} of {certificate['trials']}): it has no threshold"
                 )
         return notes

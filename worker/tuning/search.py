@@ -1,7 +1,7 @@
-"""Optuna proposes, the evaluator answers: settings that were tried, what they scored and what they cost.
+"""The search: Optuna proposes settings, the evaluator scores them.
 
-Two goals at once, the objective and the cost, by TPE (Bergstra et al. 2011; for several goals Ozaki et al. 2020).
-Proposals come by ask and tell, so that a search that is stopped keeps what it knows.
+It optimises two goals, the objective and the cost, by TPE (Bergstra et al. 2011; several goals: Ozaki et al. 2020).
+It uses Optuna's ask-and-tell interface, so that a stopped search keeps its results.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worker.tuning.search_space import BEGINNINGS, Setting, Space
+from worker.tuning.search_space import FIRST_TRIALS, CheckSetting, Space
 
-ASKED_PER_TRIAL = 20  # proposals for each one that is worth computing; then the space is all but known
-Score = Callable[[Setting], tuple[float, float]]  # -> objective, cost ratio
+PROPOSALS_PER_TRIAL = 20  # at most; beyond that the space is nearly exhausted
+Score = Callable[[CheckSetting], tuple[float, float]]  # -> objective, cost ratio
 Watch = Callable[[int, int, float], None]  # (trials done, trials in all, seconds left)
 
 
-class Stopped(Exception):
-    """Somebody asked for the end of the search; what is known stays known."""
+class SearchStopped(Exception):
+    """The user stopped the search; its results so far are kept."""
 
 
-class Impossible(Exception):
-    """This model cannot look in this way; the message says why."""
+class UnsupportedSetting(Exception):
+    """The model does not support this setting; the message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
-    """One setting on the search part. cost: mean visual tokens of an image, as a ratio to the check as it stands."""
+class ScoredSetting:
+    """One setting on the search part. cost: mean visual tokens of an image, as a ratio to the current check."""
 
-    setting: Setting
+    setting: CheckSetting
     value: float
     cost: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searched:
-    """tried: in their order, those within the limit and those that turned out over it. turned_down: reason -> how
-    many proposals were not computed. asked: proposals in all. stopped: before its end, by a person."""
+class SearchResult:
+    """tried: in order, including settings that exceed the limit. rejected: reason -> number of proposals that were not
+    computed. proposals: their number. stopped: whether the user stopped the search."""
 
-    tried: tuple[Tried, ...]
-    turned_down: dict[str, int]
-    asked: int
+    tried: tuple[ScoredSetting, ...]
+    rejected: dict[str, int]
+    proposals: int
     stopped: bool
 
 
@@ -53,62 +53,65 @@ def search(
     limit: float,
     seed: int,
     watch: Watch,
-) -> Searched:
-    """Try so many different settings.
+) -> SearchResult:
+    """Try `trials` different settings.
 
-    score: raises Impossible for a setting that this model cannot do, Stopped to end the search.
+    score: raises UnsupportedSetting for a setting that the model does not support, SearchStopped to end the search.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(8, trials // 4))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    for first in BEGINNINGS:
+    for first in FIRST_TRIALS:
         study.enqueue_trial(dict(first))
-    known: dict[Setting, Tried | str] = {}
-    turned_down: dict[str, int] = {}
-    asked, computed, began, stopped = 0, 0, time.monotonic(), False
-    while computed < trials and asked < ASKED_PER_TRIAL * trials:
-        asked += 1
+    results: dict[CheckSetting, ScoredSetting | str] = {}
+    rejected: dict[str, int] = {}
+    proposals, computed, start, stopped = 0, 0, time.monotonic(), False
+    while computed < trials and proposals < PROPOSALS_PER_TRIAL * trials:
+        proposals += 1
         trial = study.ask()
         setting = space.suggest(trial)
         try:
-            found = _known_or_scored(setting, known, score)
-        except Stopped:
+            result = _cached_or_scored(setting, results, score)
+        except SearchStopped:
             stopped = True
             break
-        if isinstance(setting, Setting) and setting not in known:
-            known[setting] = found
-            computed += isinstance(found, Tried)
+        if isinstance(setting, CheckSetting) and setting not in results:
+            results[setting] = result
+            computed += isinstance(result, ScoredSetting)
             if computed:
-                watch(computed, trials, (time.monotonic() - began) / computed * (trials - computed))
-        if isinstance(found, str):
-            turned_down[found] = turned_down.get(found, 0) + 1
+                watch(computed, trials, (time.monotonic() - start) / computed * (trials - computed))
+        if isinstance(result, str):
+            rejected[result] = rejected.get(result, 0) + 1
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        elif found.cost > limit:
+        elif result.cost > limit:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
-            study.tell(trial, [found.value, found.cost])
-    tried = tuple(one for one in known.values() if isinstance(one, Tried))
-    return Searched(tried=tried, turned_down=turned_down, asked=asked, stopped=stopped)
+            study.tell(trial, [result.value, result.cost])
+    tried = tuple(one for one in results.values() if isinstance(one, ScoredSetting))
+    return SearchResult(tried=tried, rejected=rejected, proposals=proposals, stopped=stopped)
 
 
-def _known_or_scored(setting: Setting | str, known: dict[Setting, Tried | str], score: Score) -> Tried | str:
+def _cached_or_scored(
+    setting: CheckSetting | str, results: dict[CheckSetting, ScoredSetting | str], score: Score
+) -> ScoredSetting | str:
+    """The scored setting, or the reason why there is none."""
     if isinstance(setting, str):
         return setting
-    if setting in known:
-        return known[setting]
+    if setting in results:
+        return results[setting]
     try:
         value, cost = score(setting)
-    except Impossible as error:
+    except UnsupportedSetting as error:
         return str(error)
-    return Tried(setting=setting, value=value, cost=cost)
+    return ScoredSetting(setting=setting, value=value, cost=cost)
 
 
-def front(tried: Sequence[Tried], *, limit: float, most: int) -> list[Tried]:
-    """Those within the limit that none beats at no higher cost, by rising cost; at most so many, evenly, with both
-    ends."""
-    best: list[Tried] = []
+def front(tried: Sequence[ScoredSetting], *, limit: float, most: int) -> list[ScoredSetting]:
+    """The Pareto front within the limit, by rising cost. A longer front is thinned to `most` settings, evenly spaced,
+    both ends included."""
+    best: list[ScoredSetting] = []
     for one in sorted(tried, key=lambda one: (one.cost, -one.value)):
         if one.cost <= limit and (not best or one.value > best[-1].value):
             best.append(one)

@@ -1,6 +1,6 @@
-"""The settings that can be tried: budgets in shares of the check's, the cap in shares of what the limit leaves.
+"""The search space: pixel budgets as multiples of the check's, the cap as a share of the cost that is left.
 
-One way of answering a check: what the search moves, and what becomes of it in a check.
+Also the settings themselves: what the search varies, and how it is written into a check.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from scanfleet.errors import BadCheck
 
 
 @dataclass(frozen=True, kw_only=True)
-class First:
-    """How the first look reads. words: name of the prompt variant. max_pixels: its pixel budget."""
+class FirstPass:
+    """words: name of the prompt variant. max_pixels: pixel budget of the first pass."""
 
     words: str
     max_pixels: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """A first look, and whether and how there is a second one."""
+class CheckSetting:
+    """A first pass, and the crop pass if there is one."""
 
-    first: First
+    first: FirstPass
     crop: CropSettings | Literal["never"] = "never"
 
     def in_words(self) -> str:
-        """`words stepwise, first look 400x400; second look pair by rel-att, ...`."""
-        first = f"first look {_side(self.first.max_pixels)}"
+        """`words stepwise, first pass 400x400; crop pass: pair by rel-att, ...`."""
+        first = f"first pass {_side(self.first.max_pixels)}"
         if self.first.words != PLAIN:
             first = f"words {self.first.words}, {first}"
         if isinstance(self.crop, str):
             return first
-        return f"{first}; {_second(self.crop, self.first.max_pixels)}; when {_when(self.crop)}"
+        return f"{first}; {_crop_in_words(self.crop, self.first.max_pixels)}; when {_when(self.crop)}"
 
     def record(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -47,13 +47,12 @@ class Setting:
         return {"words": self.first.words, "max_pixels": self.first.max_pixels, "crop": crop}
 
 
-def standing(check: Check) -> Setting:
-    """The check as it stands."""
-    return Setting(first=First(words=PLAIN, max_pixels=check.max_pixels), crop=check.crop)
+def current_setting(check: Check) -> CheckSetting:
+    return CheckSetting(first=FirstPass(words=PLAIN, max_pixels=check.max_pixels), crop=check.crop)
 
 
-def as_check(check: Check, setting: Setting, question: Question, *, name: str) -> Check:
-    """The check with a setting. question: in the setting's words. Raises BadCheck for a name that cannot be one."""
+def as_check(check: Check, setting: CheckSetting, question: Question, *, name: str) -> Check:
+    """The check with a setting. question: in the prompt of the setting. Raises BadCheck for an invalid name."""
     more = {
         "name": name,
         "prompt": question.prompt,
@@ -68,12 +67,12 @@ def as_check(check: Check, setting: Setting, question: Question, *, name: str) -
 
 
 def _explicit(crop: CropSettings, max_pixels: int) -> dict[str, Any]:
-    """With the budgets that it leaves open, which a check file cannot hold as nothing."""
+    """With every budget filled in: a check file cannot hold an open one."""
     return crop.model_dump() | crop.budgets(max_pixels)
 
 
-def _second(crop: CropSettings, max_pixels: int) -> str:
-    words, budgets = [f"second look {crop.look}"], crop.budgets(max_pixels)
+def _crop_in_words(crop: CropSettings, max_pixels: int) -> str:
+    words, budgets = [f"crop pass: {crop.look}"], crop.budgets(max_pixels)
     if crop.look in ("pair", "crop", "reweight"):
         by = crop.method if crop.method == "grad-att" else f"{crop.method} over {crop.reference}"
         words.append(f"by {by}{', tiled' if crop.tiled else ''}")
@@ -96,7 +95,7 @@ def _when(crop: CropSettings) -> str:
 
 
 def _side(pixels: int) -> str:
-    """A budget as the square that it holds.
+    """A pixel budget as a square.
 
     >>> _side(448 * 448)
     '448x448'
@@ -106,7 +105,7 @@ def _side(pixels: int) -> str:
 
 
 FIRST_BUDGETS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the check's
-SECOND_BUDGETS = (0.25, 0.5, 1.0, 2.0)  # likewise: of a crop, a tile, a larger look
+SECOND_BUDGETS = (0.25, 0.5, 1.0, 2.0)  # likewise: of a crop, a tile, or the larger image
 CONTEXT_BUDGETS = (0.25, 0.5, 1.0)  # likewise: of the original beside a crop
 WHEN = (NEVER, "uncertain", "shrunk", "uncertain-or-shrunk", "always")
 LOOKS = ("pair", "crop", "larger", "tiles", "adapted", "reweight")
@@ -115,14 +114,14 @@ BANDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # logits
 SHRINKS = (1.25, 1.5, 2.0, 3.0)
 EMPHASES = (1.5, 2.0)
 FUSES = ("mean", "max", "second")
-SHARES = (0.25, 0.5, 1.0)  # of the cost that is left for second looks
-LEAST_EXTRA = 0.02  # of the first looks' tokens; less is none
-SMALLEST = 28 * 28  # pixels, as `scanfleet.checks.check` has it
+SHARES = (0.25, 0.5, 1.0)  # of the cost that is left for crop passes
+MIN_EXTRA = 0.02  # of the tokens of first passes; less is treated as none
+MIN_PIXELS = 28 * 28  # as in `scanfleet.checks.check`
 
-# Tried before the search knows anything: each kind of look in its cheapest form, and all that the limit leaves for it.
+# Tried first: each kind of crop pass in its cheapest form, with the whole cost that is left.
 _POINTED = {"method": "rel-att", "reference": "blank", "tiled": False, "share": 1.0, "fuse": "mean"}
 _BEGIN = {"words": PLAIN, "budget": 1.0}
-BEGINNINGS: tuple[Mapping[str, Any], ...] = (
+FIRST_TRIALS: tuple[Mapping[str, Any], ...] = (
     {**_BEGIN, "when": "never"},
     {**_BEGIN, "when": "always", "look": "crop", "second": 0.5, **_POINTED},
     {**_BEGIN, "when": "always", "look": "crop", "second": 1.0, **_POINTED},
@@ -132,14 +131,14 @@ BEGINNINGS: tuple[Mapping[str, Any], ...] = (
 
 
 class Trial(Protocol):
-    """What is used of optuna's trials."""
+    """The part of Optuna's trials that is used."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """What is not moved, because an adapter was trained on it."""
+class FixedParts:
+    """Parts of a setting that stay, because an adapter was trained on them."""
 
     words: bool = False
     budget: bool = False
@@ -147,41 +146,41 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """words, budgets: of first looks that may be tried; one of each where an adapter was trained on them.
+    """words, budgets: choices for the first pass; one of each if an adapter was trained on it.
 
-    room: of a first look, how much second looks may cost before the limit is reached, as a share of its own tokens;
-    negative: it is too expensive by itself.
+    headroom: cost that the limit leaves for crop passes after a first pass, as a share of its tokens. Negative: the
+    first pass alone exceeds the limit.
     """
 
     check: Check
     words: tuple[str, ...]
     budgets: tuple[float, ...]
-    room: Callable[[First], float]
+    headroom: Callable[[FirstPass], float]
 
-    def suggest(self, trial: Trial) -> Setting | str:
-        """A setting, or why what was suggested cannot be one."""
+    def suggest(self, trial: Trial) -> CheckSetting | str:
+        """A setting, or the reason why the suggestion is not a valid one."""
         words = _one(trial, "words", self.words)
         budget = _one(trial, "budget", self.budgets)
-        first = First(words=words, max_pixels=max(SMALLEST, self.check.min_pixels, round(budget * self._pixels)))
-        room = self.room(first)
-        if room < 0:
-            return f"the first look alone at {budget:g} times the pixels is over the cost limit"
+        first = FirstPass(words=words, max_pixels=max(MIN_PIXELS, self.check.min_pixels, round(budget * self._pixels)))
+        headroom = self.headroom(first)
+        if headroom < 0:
+            return f"the first pass alone at {budget:g} times the pixels is over the cost limit"
         when = _one(trial, "when", WHEN)
         if when == NEVER:
-            return Setting(first=first)
+            return CheckSetting(first=first)
         share = _one(trial, "share", SHARES)
-        most = int(share * room * 100) / 100  # never rounded up: it keeps the limit
-        if most < LEAST_EXTRA:
-            return "the cost limit leaves nothing for second looks"
-        crop = CropSettings(when=when, max_extra=min(most, 100.0), **self._second(trial, when))
-        return crop.idle(first.max_pixels) or Setting(first=first, crop=crop)
+        most = int(share * headroom * 100) / 100  # rounded down, to stay within the limit
+        if most < MIN_EXTRA:
+            return "the cost limit leaves nothing for crop passes"
+        crop = CropSettings(when=when, max_extra=min(most, 100.0), **self._crop_pass(trial, when))
+        return crop.idle(first.max_pixels) or CheckSetting(first=first, crop=crop)
 
     @property
     def _pixels(self) -> int:
         return self.check.max_pixels
 
-    def _second(self, trial: Trial, when: str) -> dict[str, Any]:
-        """Fields that have no meaning keep their default, so that equal settings are equal."""
+    def _crop_pass(self, trial: Trial, when: str) -> dict[str, Any]:
+        """Fields that do not apply keep their default, so that equivalent settings are equal."""
         found: dict[str, Any] = {}
         if "uncertain" in when:
             found["band"] = _one(trial, "band", BANDS)
@@ -205,14 +204,14 @@ class Space:
         return {"method": method, "tiled": _one(trial, "tiled", (False, True)), "layers": layers, **reference}
 
     def _budget(self, trial: Trial, name: str, shares: Sequence[float]) -> int:
-        return max(SMALLEST, round(_one(trial, name, shares) * self._pixels))
+        return max(MIN_PIXELS, round(_one(trial, name, shares) * self._pixels))
 
 
 def first_budgets(*, limit: float, fixed: bool) -> tuple[float, ...]:
-    """Those that a limit does not rule out from the start; the check's own where it is fixed."""
+    """The budgets that the limit allows; the check's own if it is fixed."""
     return (1.0,) if fixed else tuple(budget for budget in FIRST_BUDGETS if budget <= max(limit, 1.0))
 
 
 def _one(trial: Trial, name: str, choices: Sequence[Any]) -> Any:
-    """Without asking where there is no choice."""
+    """A suggestion; with one choice Optuna is not asked."""
     return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)

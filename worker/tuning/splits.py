@@ -1,4 +1,4 @@
-"""Two parts of the labelled images: settings are chosen on one and judged on the other. Groups stay together."""
+"""Two parts of the labelled images: settings are chosen on one and measured on the other. Groups stay together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.types import Question
 from scanfleet.errors import BadLabels
 
 SEARCH_SHARE = 0.5
-LEAST = 3  # groups of each side in each part; fewer cannot even be drawn anew
+MIN_GROUPS = 3  # groups of each side in each part; fewer cannot be resampled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Splits:
 
 
 def splits_of(examples: Sequence[Example], question: Question, *, seed: int) -> Splits:
-    """Cut by groups, in an order that a hash gives, alike for flagging images and others.
+    """Split by groups, in the order of a hash, and for each side of the question separately.
 
-    Raises BadLabels where a part would lack one side of the question.
+    Raises BadLabels if a part would lack one side.
     """
     sides: dict[str, list[str]] = {}
     seen: set[str] = set()
@@ -37,7 +37,7 @@ def splits_of(examples: Sequence[Example], question: Question, *, seed: int) -> 
     _require(sides, question)
     chosen: set[str] = set()
     for clusters in sides.values():
-        ordered = sorted(clusters, key=lambda cluster: _place(cluster, seed))
+        ordered = sorted(clusters, key=lambda cluster: _order(cluster, seed))
         chosen.update(ordered[: round(len(ordered) * SEARCH_SHARE)])
     of_search = [example.cluster in chosen for example in examples]
     return Splits(
@@ -47,8 +47,8 @@ def splits_of(examples: Sequence[Example], question: Question, *, seed: int) -> 
 
 
 def halves(positions: Sequence[int], examples: Sequence[Example], *, seed: int) -> tuple[list[int], list[int]]:
-    """One part in two once more, by groups: a calibrator is not judged on what it was fitted to."""
-    clusters = sorted({examples[at].cluster for at in positions}, key=lambda cluster: _place(f"half {cluster}", seed))
+    """Split one part in two by groups, so that a calibrator is not judged on the images it was fitted to."""
+    clusters = sorted({examples[at].cluster for at in positions}, key=lambda cluster: _order(f"half {cluster}", seed))
     chosen = set(clusters[: (len(clusters) + 1) // 2])
     first = [at for at in positions if examples[at].cluster in chosen]
     return first, [at for at in positions if examples[at].cluster not in chosen]
@@ -61,7 +61,7 @@ def counts(examples: Sequence[Example], positions: Sequence[int], question: Ques
 
 
 def _side(label: int, question: Question) -> str:
-    """Of a check with flags: one of two sides; of a plain classification: the label itself."""
+    """ "flag" or "other" for a check with flags; the label itself for a plain classification."""
     name = question.labels[label]
     return name if not question.flags else "flag" if name in question.flags else "other"
 
@@ -72,18 +72,18 @@ def _require(sides: dict[str, list[str]], question: Question) -> None:
         others = [label for label in question.labels if label not in question.flags]
         for side, labels in (("flag", flagging), ("other", others)):
             n = len(sides.get(side, []))
-            if n < 2 * LEAST:
-                words = "no image" if not n else f"images of {n} group{'s' if n > 1 else ''}"
+            if n < 2 * MIN_GROUPS:
+                shown = "no image" if not n else f"images of {n} group{'s' if n > 1 else ''}"
                 raise BadLabels(
-                    f"{words} labelled {' or '.join(labels[:6])}: label {2 * LEAST} or more that are not alike"
+                    f"{shown} labelled {' or '.join(labels[:6])}: label {2 * MIN_GROUPS} or more that do not look alike"
                 )
-    elif len(sides) < 2 or sum(map(len, sides.values())) < 4 * LEAST:
+    elif len(sides) < 2 or sum(map(len, sides.values())) < 4 * MIN_GROUPS:
         n = sum(map(len, sides.values()))
         raise BadLabels(
             f"{n} group{'' if n == 1 else 's'} of images with {len(sides)} of the labels of {question.name}: "
-            f"label {4 * LEAST} or more that are not alike, of two labels at least"
+            f"label {4 * MIN_GROUPS} or more that do not look alike, with two labels at least"
         )
 
 
-def _place(cluster: str, seed: int) -> bytes:
+def _order(cluster: str, seed: int) -> bytes:
     return hashlib.sha256(f"tune {seed} {cluster}".encode()).digest()

@@ -1,4 +1,4 @@
-"""From a scorer and two labelled splits to calibrator, thresholds and figures; outcomes that are no calibrator."""
+"""From a scorer and two labelled splits to calibrator, thresholds and figures; fits that fail."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def flipped(images: list[Measured]) -> list[Measured]:
 
 
 class TestFigures:
-    def test_they_come_from_the_images_that_platt_did_not_see(self) -> None:
+    def test_they_come_from_images_that_the_fit_did_not_use(self) -> None:
         first, second = measured(200, 1.5, 1), measured(150, 1.5, 2)
         found = calibrated_from(first, second, QUESTION, 0.95, 0.95)
         assert found.calibrator is not None
@@ -63,7 +63,7 @@ class TestFigures:
         assert alone.recall is not None
         assert not alone.recall.met  # too few positives in one split for the same target
 
-    def test_a_target_that_is_not_certified_is_told_as_unmet(self) -> None:
+    def test_a_target_that_is_not_certified_is_unmet(self) -> None:
         found = calibrated_from(measured(30, 0.5, 1), measured(30, 0.5, 2), QUESTION, 0.95, 0.95)
         assert found.thresholds is not None
         assert (found.thresholds.review, found.thresholds.flag) == (None, None)
@@ -108,15 +108,15 @@ class TestScoring:
         return [example(tmp_path, f"k{i}", red=2 * i, yes=(i >= 64) != (i % 10 == 0)) for i in range(128)]
 
     def test_both_splits_go_through_the_scorer_once(self, images: list[Example]) -> None:
-        scorer, told = RedScorer(lambda red: (red - 128) / 16), []
-        found = calibrated(scorer, images[::2], images[1::2], QUESTION, 0.9, 0.8, watch=lambda *now: told.append(now))
+        scorer, counts = RedScorer(lambda red: (red - 128) / 16), []
+        found = calibrated(scorer, images[::2], images[1::2], QUESTION, 0.9, 0.8, watch=lambda *now: counts.append(now))
         assert found.calibrator is not None
         assert sum(scorer.packs) == scorer.prepared == 128
-        assert told[-1] == (128, 128)
+        assert counts[-1] == (128, 128)
         assert set(found.readings) == {one.key for one in images}
         assert found.metrics["left_out"] == 0
 
-    def test_packs_keep_to_the_budget_and_windows_bound_the_memory(self, images: list[Example]) -> None:
+    def test_packs_stay_within_the_budget_and_windows_bound_the_memory(self, images: list[Example]) -> None:
         scorer = RedScorer(float)
         read = read_images(scorer, images, token_budget=40)
         assert max(scorer.packs) == 10
@@ -126,7 +126,7 @@ class TestScoring:
         read_images(scorer, images)
         assert most[0] == readings.WINDOW
 
-    def test_an_image_at_fault_is_left_out_and_named(self, images: list[Example], tmp_path: Path) -> None:
+    def test_an_unreadable_image_is_left_out_and_named(self, images: list[Example], tmp_path: Path) -> None:
         (tmp_path / "torn.png").write_bytes(images[0].path.read_bytes()[:40])
         torn = Example(key="torn", path=tmp_path / "torn.png", label=0, cluster="torn")
         thin = example(tmp_path, "thin", red=9, yes=True, blue=255)
@@ -145,7 +145,7 @@ class TestCanary:
         assert sum(one.label == 0 for one in chosen) == 5
         assert len({one.cluster for one in chosen}) == 16
 
-    def test_the_saved_images_give_the_stored_margins(self, tmp_path: Path) -> None:
+    def test_the_saved_images_reproduce_the_stored_margins(self, tmp_path: Path) -> None:
         images = [example(tmp_path, f"k{i}", red=12 * i, yes=i % 2 == 0, side=20) for i in range(20)]
         scorer = RedScorer(lambda red: red / 10)
         folder = tmp_path / "adapter"
@@ -154,6 +154,6 @@ class TestCanary:
         with Image.open(folder / canary.images[0]) as saved:
             assert saved.size == (8, 8)  # of 20 x 20, with a budget of 64 pixels
 
-    def test_weights_that_give_no_numbers_have_no_canary(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelInvalid, match="no numbers"):
+    def test_weights_without_finite_margins_have_no_canary(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelInvalid, match="weights are broken"):
             write_canary(tmp_path, [example(tmp_path, "k", red=1, yes=True)], RedScorer(lambda _: math.nan))

@@ -1,4 +1,4 @@
-"""Two scorers on the same image files: what reaches the gate, and the report that people read."""
+"""Two scorers on the same image files: the inputs of the gate, and its report for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from models.promotion import Facts, GateReport
 from models.training.data.types import Example
 from tests.unit.worker.evaluation.stub_scorers import QUESTION, RedScorer, example
 from worker.evaluation.calibrate import calibrated_from
-from worker.evaluation.compare import Candidate, GoldenSet, compare, latency, size_class
+from worker.evaluation.compare import Candidate, GoldenSet, compare, size_class
+from worker.evaluation.latency import measure_latency
 from worker.evaluation.plots import HTML, PNG, write_report
 
 UNMET = {"target": 0.9, "confidence": 0.95, "threshold": None, "achieved": 1.0, "trials": 3, "failures": 0}
@@ -31,7 +32,7 @@ def good(red: int) -> float:
 
 
 def blind(red: int) -> float:
-    """Takes every third image for the other kind."""
+    """Wrong on every third image."""
     return -good(red) if red % 3 == 0 else good(red)
 
 
@@ -72,10 +73,10 @@ class TestPairing:
         assert report.figures["left_out"] == {"golden": 1, "shadow": 0}
         assert report.verdict == "promote"
 
-    def test_an_image_that_only_the_challenger_is_silent_about_rejects(self, golden: list[Example]) -> None:
+    def test_an_image_that_only_the_challenger_fails_to_score_rejects(self, golden: list[Example]) -> None:
         report = run(golden, candidate(blind), candidate(lambda red: math.nan if red == 50 else good(red)))
         assert report.verdict == "reject"
-        assert "1 golden images" in report.reason
+        assert "1 golden image" in report.reason
 
     def test_slices_are_size_and_what_was_given(self, golden: list[Example]) -> None:
         sources = {one.key: "s3://a" if i < 60 else "s3://b" for i, one in enumerate(golden)}
@@ -101,7 +102,7 @@ class TestShadow:
         report = run(golden, before, after, shadow=golden)
         return dict(next(result for result in report.results if result.gate == "G6").figures)
 
-    def test_the_same_sureness_on_another_scale_is_no_drift(self, golden: list[Example]) -> None:
+    def test_the_same_confidence_on_another_scale_is_no_drift(self, golden: list[Example]) -> None:
         louder = Candidate(
             name="louder",
             scorer=RedScorer(lambda red: 7 * good(red)),
@@ -125,18 +126,18 @@ class TestShadow:
 
     def test_each_model_is_warm_before_its_clock_starts(self, golden: list[Example]) -> None:
         before, after = RedScorer(good), RedScorer(good)
-        assert len(latency(before, after, golden)) == 9
+        assert len(measure_latency(before, after, golden)) == 9
         assert before.packs == after.packs == [1, 32] * 9
 
 
 class TestCandidates:
-    def test_the_base_alone_is_read_by_its_own_calibrator(self) -> None:
+    def test_the_base_alone_has_its_own_calibrator(self) -> None:
         scorer = RedScorer(good)
         found = calibrated_from([], [], QUESTION, 0.9, 0.9)
         base = Candidate.of_base(scorer, found)
         assert (base.name, base.learnt, base.misfit) == ("base alone", False, "no labelled images")
 
-    def test_an_adapter_brings_what_its_card_says_of_its_thresholds(self, golden: list[Example]) -> None:
+    def test_an_adapter_uses_the_certificates_of_its_card(self, golden: list[Example]) -> None:
         found = calibrated_from([], [], QUESTION, 0.95, 0.9)
         card = AdapterCard(
             name="two",
@@ -150,21 +151,20 @@ class TestCandidates:
         after = Candidate.of_card("adapter 2", RedScorer(good), card)
         assert (after.recall, after.precision, after.certified_on) == (found.recall, found.precision, 0)
         (note,) = run(golden, candidate(blind), after).notes
-        assert "precision 0.9 could not be certified on 0 labels, which needs at least 30 flagged images" in note
-        assert "recall 0.95 could not be certified on 0 positives, which needs at least 59 positives" in note
+        assert all(datum in note for datum in ("precision 0.9", "30 flagged", "recall 0.95", "59 positives"))
 
     @pytest.mark.parametrize(
-        "told", [None, "yes", {"target": 0.9}, {**UNMET, "target": "high"}, {**UNMET, "target": 1}]
+        "stored", [None, "yes", {"target": 0.9}, {**UNMET, "target": "high"}, {**UNMET, "target": 1}]
     )
-    def test_a_card_from_elsewhere_may_say_anything(self, told: object) -> None:
+    def test_a_card_from_elsewhere_may_hold_anything(self, stored: object) -> None:
         card = AdapterCard(
-            name="x", question=QUESTION, base_model="base", base_revision="r", metrics={"recall_certificate": told}
+            name="x", question=QUESTION, base_model="base", base_revision="r", metrics={"recall_certificate": stored}
         )
         assert Candidate.of_card("adapter 2", RedScorer(good), card).recall is None
 
 
 class TestReport:
-    def test_a_kept_report_is_drawn_with_every_flip(self, golden: list[Example], tmp_path: Path) -> None:
+    def test_a_stored_report_is_drawn_with_every_flip(self, golden: list[Example], tmp_path: Path) -> None:
         after = candidate(lambda red: -5.0 if red in (121, 122) else good(red), name="<b>adapter</b>")
         gate = run(golden, candidate(blind), after)
         history = [{"epoch": 1, "loss": 0.7, "validation": None}, {"epoch": 2, "loss": 0.3, "validation": 0.4}]
@@ -183,7 +183,7 @@ class TestReport:
         assert "no golden images" in (tmp_path / HTML).read_text()
 
 
-def test_margins_are_kept_in_the_order_of_the_images(golden: list[Example]) -> None:
+def test_margins_keep_the_order_of_the_images(golden: list[Example]) -> None:
     seen = [good(int(one.key[1:])) for one in golden]
     report = run(golden, candidate(blind), candidate(good))
     edges = report.figures["curves"]["challenger"]["margins"]["edges"]

@@ -1,4 +1,4 @@
-"""The pocket model looks twice for tune as it does for everybody: same margins, same tokens; and a whole tuning."""
+"""Crop passes of the pocket model are the same in tune as elsewhere: margins and tokens; and a whole tuning."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,12 +18,12 @@ from worker.scoring.factory import question_of
 from worker.scoring.model import Model, load_model
 from worker.tuning.run import Plan, Tuning
 from worker.tuning.score_cache import ScoreCache
-from worker.tuning.search_space import First, Kept
+from worker.tuning.search_space import FirstPass, FixedParts
 
 CHECK = load_check("overlay").model_copy(update={"max_pixels": 96 * 96})
 QUESTION = question_of(CHECK)
 SIZE = (256, 160)
-FIRST = First(words="plain", max_pixels=CHECK.max_pixels)
+FIRST = FirstPass(words="plain", max_pixels=CHECK.max_pixels)
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,15 @@ def scores_of(model: Model, examples: list[Example]) -> ScoreCache:
     ],
     ids=lambda policy: policy.look,
 )
-def test_tune_sees_what_everybody_sees(model: Model, policy: CropPolicy) -> None:
+def test_tune_reads_the_same_crops_as_every_caller(model: Model, policy: CropPolicy) -> None:
     examples = labelled(3)
     images: list[Image.Image] = [one.open(one.path) for one in examples]
     scorer = model.scorer(QUESTION, None, policy=policy)
     firsts = scorer.score([scorer.prepare(image) for image in images])
     expected = run_crop_pass(scorer, model.crop_reader(QUESTION, policy, None), images, firsts)
     scores = scores_of(model, examples)
-    found = scores.second(FIRST, policy, range(3))
-    assert [one.margin for one in scores.first(FIRST, range(3))] == pytest.approx(
+    found = scores.crop_pass(FIRST, policy, range(3))
+    assert [one.margin for one in scores.first_pass(FIRST, range(3))] == pytest.approx(
         [one.margin for one in firsts], abs=1e-4
     )
     for mine, theirs in zip(found, expected, strict=True):
@@ -93,7 +93,7 @@ def test_a_whole_tuning(model: Model) -> None:
         Plan(check=CHECK, name=CHECK.name, max_cost=1.6, trials=8, seed=0, at_fpr=0.2),
         question=QUESTION,
         identity=replace(model.identity),
-        kept=Kept(),
+        fixed=FixedParts(),
         examples=examples,
         scores=scores_of(model, examples),
     )

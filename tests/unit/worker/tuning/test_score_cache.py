@@ -1,5 +1,4 @@
-"""Images are read through scorers and refiners, each in one way once, and regions are shared by the looks that use
-them."""
+"""Images are scored once per setting, and crop passes that use the same region share it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,10 +18,10 @@ from scanfleet.errors import BadLabels
 from tests.unit.worker.tuning.tuned_scores import QUESTION, examples
 from worker.scoring.model import Model
 from worker.tuning.score_cache import ScoreCache
-from worker.tuning.search import Impossible
-from worker.tuning.search_space import First
+from worker.tuning.search import UnsupportedSetting
+from worker.tuning.search_space import FirstPass
 
-PLAIN = First(words="plain", max_pixels=QUESTION.max_pixels)
+PLAIN = FirstPass(words="plain", max_pixels=QUESTION.max_pixels)
 PAIR = CropPolicy(look="pair", crop_pixels=1000, context_pixels=1000)
 N, SIZE = 5, (60, 40)
 
@@ -96,79 +95,83 @@ def scores_of(model: Counted, *, size: tuple[int, int] = SIZE, **more: Any) -> S
     )
 
 
-def test_a_first_look_is_read_once() -> None:
+def test_a_first_pass_is_scored_once() -> None:
     model = Counted()
     scores = scores_of(model)
-    once, crop_setup = scores.first(PLAIN, range(N)), scores.first(PLAIN, [3, 1])
-    assert crop_setup == [once[3], once[1]]
+    once, repeated = scores.first_pass(PLAIN, range(N)), scores.first_pass(PLAIN, [3, 1])
+    assert repeated == [once[3], once[1]]
     assert model.scored == N
     assert len({reading.margin for reading in once}) == N
 
 
-def test_other_words_and_other_budgets_are_other_first_looks() -> None:
+def test_another_prompt_or_budget_is_another_first_pass() -> None:
     model = Counted()
     scores = scores_of(model)
-    for first in (PLAIN, First(words="small-parts", max_pixels=PLAIN.max_pixels), First(words="plain", max_pixels=900)):
-        scores.first(first, [0])
+    for first in (
+        PLAIN,
+        FirstPass(words="small-parts", max_pixels=PLAIN.max_pixels),
+        FirstPass(words="plain", max_pixels=900),
+    ):
+        scores.first_pass(first, [0])
     asked = [one.question for one in model.scorers]
     assert [question.max_pixels for question in asked] == [PLAIN.max_pixels, PLAIN.max_pixels, 900]
     assert asked[0].prompt != asked[1].prompt
 
 
-def test_a_second_look_is_read_once_whatever_the_fusion() -> None:
+def test_a_crop_pass_is_scored_once_whatever_the_fusion() -> None:
     model = Counted()
     scores = scores_of(model)
-    one = scores.second(PLAIN, PAIR, range(N))
+    one = scores.crop_pass(PLAIN, PAIR, range(N))
     scored, pointed = model.scored, model.pointed_at
-    assert scores.second(PLAIN, replace(PAIR, fuse="max"), range(N)) == one
+    assert scores.crop_pass(PLAIN, replace(PAIR, fuse="max"), range(N)) == one
     assert (model.scored, model.pointed_at) == (scored, pointed)
-    assert all(looked.tokens == 7 and looked.cost == 7 + looked.rows[0].visual_tokens for looked in one)
+    assert all(result.tokens == 7 and result.cost == 7 + result.rows[0].visual_tokens for result in one)
 
 
-def test_looks_at_other_budgets_share_the_region() -> None:
+def test_crops_of_other_budgets_share_the_region() -> None:
     model = Counted()
     scores = scores_of(model)
-    scores.second(PLAIN, PAIR, range(N))
-    scores.second(PLAIN, replace(PAIR, look="crop", crop_pixels=2000), range(N))
+    scores.crop_pass(PLAIN, PAIR, range(N))
+    scores.crop_pass(PLAIN, replace(PAIR, look="crop", crop_pixels=2000), range(N))
     assert model.pointed_at == N
-    scores.second(PLAIN, replace(PAIR, method="grad-att"), range(N))
+    scores.crop_pass(PLAIN, replace(PAIR, method="grad-att"), range(N))
     assert model.pointed_at == 2 * N
 
 
-def test_a_look_that_is_not_pointed_costs_its_rows_alone() -> None:
+def test_a_crop_pass_without_a_region_costs_its_rows_alone() -> None:
     model = Counted()
-    looked = scores_of(model).second(PLAIN, CropPolicy(look="larger", crop_pixels=2000), [0])[0]
-    assert (looked.tokens, len(looked.rows), model.pointed_at) == (0, 1, 0)
+    result = scores_of(model).crop_pass(PLAIN, CropPolicy(look="larger", crop_pixels=2000), [0])[0]
+    assert (result.tokens, len(result.rows), model.pointed_at) == (0, 1, 0)
 
 
-def test_attention_without_room_is_read_again_where_it_is_wanted() -> None:
+def test_attention_that_was_dropped_is_scored_again_when_needed() -> None:
     model = Counted()
     scores = scores_of(model, attention_bytes=250)  # of two images and a half
-    scores.first(PLAIN, range(N))
-    scores.second(PLAIN, PAIR, range(N))
+    scores.first_pass(PLAIN, range(N))
+    scores.crop_pass(PLAIN, PAIR, range(N))
     assert all(first.attention is not None for first in model.firsts)
     assert len(model.firsts) == N
 
 
-def test_a_look_that_the_model_cannot_take_is_impossible() -> None:
-    with pytest.raises(Impossible, match="no tiles here"):
-        scores_of(Counted()).second(PLAIN, CropPolicy(look="tiles"), [0])
+def test_a_crop_pass_that_the_model_does_not_support_is_refused() -> None:
+    with pytest.raises(UnsupportedSetting, match="no tiles here"):
+        scores_of(Counted()).crop_pass(PLAIN, CropPolicy(look="tiles"), [0])
 
 
-def test_an_image_that_the_model_cannot_take_is_named() -> None:
-    with pytest.raises(BadLabels, match=r"0000.*thin strip"):
-        scores_of(Counted(), size=(500, 4)).first(PLAIN, [0])
+def test_an_image_that_the_model_cannot_process_is_named() -> None:
+    with pytest.raises(BadLabels, match="0000"):
+        scores_of(Counted(), size=(500, 4)).first_pass(PLAIN, [0])
 
 
-def test_tokens_are_known_from_sizes_alone() -> None:
+def test_tokens_follow_from_sizes_alone() -> None:
     model = Counted()
     scores = scores_of(model)
     expected = scores.first_tokens(PLAIN, range(N))
     assert model.scored == 0
-    assert expected == sum(reading.visual_tokens for reading in scores.first(PLAIN, range(N))) / N
+    assert expected == sum(reading.visual_tokens for reading in scores.first_pass(PLAIN, range(N))) / N
 
 
-def test_shrinking_is_that_of_the_first_look() -> None:
+def test_shrinking_is_that_of_the_first_pass() -> None:
     scores = scores_of(Counted())
     assert scores.shrink(PLAIN, 0) == 1
-    assert scores.shrink(First(words="plain", max_pixels=600), 0) == pytest.approx(2, abs=0.1)
+    assert scores.shrink(FirstPass(words="plain", max_pixels=600), 0) == pytest.approx(2, abs=0.1)

@@ -1,4 +1,4 @@
-"""How labelled images are cut in two, what counts as better, and which settings make a front."""
+"""The split of labelled images, the objective, the search space and the front."""
 
 import math
 from collections.abc import Callable
@@ -11,12 +11,20 @@ from models.types import Question
 from scanfleet.errors import BadLabels
 from tests.unit.worker.tuning.tuned_scores import CHECK, QUESTION, examples
 from worker.tuning.objective import Objective, Outcome, Truth, measure
-from worker.tuning.search import Tried, front
-from worker.tuning.search_space import BEGINNINGS, First, Setting, Space, as_check, first_budgets, standing
+from worker.tuning.search import ScoredSetting, front
+from worker.tuning.search_space import (
+    FIRST_TRIALS,
+    CheckSetting,
+    FirstPass,
+    Space,
+    as_check,
+    current_setting,
+    first_budgets,
+)
 from worker.tuning.splits import halves, splits_of
 
 
-def test_groups_are_never_cut() -> None:
+def test_groups_are_never_split() -> None:
     labelled = examples(120, per_group=3)
     parts = splits_of(labelled, QUESTION, seed=0)
     groups = [{labelled[at].cluster for at in part} for part in (parts.search, parts.held_out)]
@@ -31,7 +39,7 @@ def test_both_parts_have_both_sides_alike() -> None:
         assert [sum(labelled[at].label == 0 for at in part) for part in (parts.search, parts.held_out)] == [10, 10]
 
 
-def test_a_seed_cuts_in_its_own_way() -> None:
+def test_another_seed_splits_differently() -> None:
     labelled = examples(60)
     cuts = {splits_of(labelled, QUESTION, seed=seed).search for seed in (1, 1, 2)}
     assert len(cuts) == 2
@@ -45,20 +53,20 @@ def test_halves_share_no_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"),
-    [([1] * 40, "no image labelled speck"), ([0] * 3 + [1] * 40, "images of 3 groups labelled speck")],
+    ("labels", "datum"),
+    [([1] * 40, "speck"), ([0] * 3 + [1] * 40, "3 groups")],
 )
-def test_too_few_of_a_side_are_told(labels: list[int], words: str) -> None:
+def test_too_few_of_a_side_are_refused(labels: list[int], datum: str) -> None:
     from dataclasses import replace
 
     labelled = [replace(one, label=label) for one, label in zip(examples(len(labels)), labels, strict=True)]
-    with pytest.raises(BadLabels, match=words):
+    with pytest.raises(BadLabels, match=datum):
         splits_of(labelled, QUESTION, seed=0)
 
 
-def test_a_classification_with_one_label_alone_is_told() -> None:
+def test_a_classification_with_one_label_alone_is_refused() -> None:
     question = Question(name="kinds", prompt="Which?", labels=("a", "b"), flags=frozenset())
-    with pytest.raises(BadLabels, match="1 of the labels"):
+    with pytest.raises(BadLabels, match="1 of the labels of kinds"):
         splits_of(examples(60, labels=1), question, seed=0)
 
 
@@ -68,7 +76,7 @@ def outcome(margins: list[float], right: list[bool] | None = None) -> Outcome:
         margins=np.array(margins),
         right=np.array(right or [True] * n),
         tokens=np.ones(n),
-        crop_setup=np.zeros(n, dtype=bool),
+        cropped=np.zeros(n, dtype=bool),
     )
 
 
@@ -108,8 +116,10 @@ def test_more_settings_make_wider_intervals() -> None:
     assert among.change.high > alone.change.high
 
 
-def tried(value: float, cost: float) -> Tried:
-    return Tried(setting=Setting(first=First(words=f"{value} {cost}", max_pixels=1000)), value=value, cost=cost)
+def tried(value: float, cost: float) -> ScoredSetting:
+    return ScoredSetting(
+        setting=CheckSetting(first=FirstPass(words=f"{value} {cost}", max_pixels=1000)), value=value, cost=cost
+    )
 
 
 def test_a_front_holds_what_nothing_cheaper_beats() -> None:
@@ -126,7 +136,7 @@ def test_a_long_front_is_thinned_and_keeps_its_ends() -> None:
 
 
 class Scripted:
-    """Answers as told, else with the first choice."""
+    """Gives the scripted answers, else the first choice."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self._answers = answers
@@ -135,31 +145,31 @@ class Scripted:
         return self._answers.get(name, choices[0])
 
 
-def space(room: Callable[[First], float] = lambda first: 0.6) -> Space:
-    return Space(check=CHECK, words=("plain", "other"), budgets=(1.0, 1.5), room=room)
+def space(headroom: Callable[[FirstPass], float] = lambda first: 0.6) -> Space:
+    return Space(check=CHECK, words=("plain", "other"), budgets=(1.0, 1.5), headroom=headroom)
 
 
-def test_what_a_setting_does_not_use_makes_no_other_setting() -> None:
+def test_fields_that_do_not_apply_make_no_other_setting() -> None:
     answers = {"when": "always", "look": "larger"}
     one = space().suggest(Scripted(answers | {"method": "rel-att"}))
     assert one == space().suggest(Scripted(answers | {"method": "grad-att", "tiled": True, "context": 0.5}))
     assert one != space().suggest(Scripted(answers | {"fuse": "max"}))
 
 
-def test_the_cap_leaves_no_way_over_the_limit() -> None:
+def test_the_cap_stays_within_the_limit() -> None:
     found = space(lambda _: 0.617).suggest(Scripted({"when": "always", "share": 1.0}))
-    assert isinstance(found, Setting)
+    assert isinstance(found, CheckSetting)
     assert not isinstance(found.crop, str)
     assert found.crop.max_extra == 0.61
 
 
-def test_what_the_limit_rules_out_is_turned_down_unread() -> None:
-    assert "over the cost limit" in str(space(lambda _: -0.1).suggest(Scripted({})))
-    assert "leaves nothing" in str(space(lambda _: 0.01).suggest(Scripted({"when": "always"})))
+def test_settings_over_the_limit_are_rejected_unread() -> None:
+    assert "1 times the pixels" in str(space(lambda _: -0.1).suggest(Scripted({})))
+    assert "crop passes" in str(space(lambda _: 0.01).suggest(Scripted({"when": "always"})))
 
 
 def test_the_first_suggestions_are_settings() -> None:
-    assert all(isinstance(space().suggest(Scripted(dict(first))), Setting) for first in BEGINNINGS)
+    assert all(isinstance(space().suggest(Scripted(dict(first))), CheckSetting) for first in FIRST_TRIALS)
 
 
 def test_budgets_over_the_limit_are_not_even_suggested() -> None:
@@ -169,16 +179,16 @@ def test_budgets_over_the_limit_are_not_even_suggested() -> None:
 
 def test_a_setting_becomes_a_check_and_back() -> None:
     found = space().suggest(Scripted({"when": "uncertain", "look": "pair", "budget": 1.5}))
-    assert isinstance(found, Setting)
+    assert isinstance(found, CheckSetting)
     check = as_check(CHECK, found, QUESTION, name="specks-2")
-    assert standing(check) == found
+    assert current_setting(check) == found
     assert (check.name, check.labels) == ("specks-2", CHECK.labels)
     assert "uncertain" in found.in_words()
 
 
-def test_a_tuned_check_says_its_budgets() -> None:
+def test_a_tuned_check_has_explicit_budgets() -> None:
     found = space().suggest(Scripted({"when": "always", "look": "reweight", "budget": 1.5}))
-    assert isinstance(found, Setting)
+    assert isinstance(found, CheckSetting)
     crop = as_check(CHECK, found, QUESTION, name=CHECK.name).crop
     assert not isinstance(crop, str)
     assert (crop.crop_pixels, crop.context_pixels) == (found.first.max_pixels, found.first.max_pixels // 4)
@@ -188,10 +198,10 @@ def test_a_tuned_check_says_its_budgets() -> None:
     ("answers", "why"),
     [({"look": "larger", "second": 1.0}, "reads the same again"), ({"look": "adapted"}, "never reads more")],
 )
-def test_looks_that_a_check_refuses_are_turned_down_unread(answers: dict[str, Any], why: str) -> None:
+def test_crop_settings_that_a_check_refuses_are_rejected_unread(answers: dict[str, Any], why: str) -> None:
     assert why in str(space().suggest(Scripted({"when": "always"} | answers)))
     found = space().suggest(Scripted({"when": "always"} | answers | {"second": 2.0}))
-    assert isinstance(found, Setting)
+    assert isinstance(found, CheckSetting)
     crop = as_check(CHECK, found, QUESTION, name=CHECK.name).crop
     assert not isinstance(crop, str)
     assert crop.look == answers["look"]

@@ -1,4 +1,4 @@
-"""A sight without a model: one way of looking shows a planted target, all others show noise. Counts what it reads."""
+"""Scores without a model: some settings show a planted target, all others noise. Records each reading."""
 
 import random
 import zlib
@@ -12,8 +12,8 @@ from models.crops.policy import CropPolicy
 from models.training.data.types import Example
 from models.types import ModelIdentity, Question, Reading
 from scanfleet.checks.check import Check
-from worker.tuning.evaluate import Looked
-from worker.tuning.search_space import First
+from worker.tuning.evaluate import CropResult
+from worker.tuning.search_space import FirstPass
 
 CHECK = Check(
     name="specks", prompt="Is there a speck?", labels=("speck", "none"), flags=("speck",), max_pixels=320 * 320
@@ -51,33 +51,33 @@ def noise(*parts: object) -> float:
 
 @dataclass
 class PlantedScores:
-    """helps: whether a second look shows what is there. strength: by how many standard deviations then."""
+    """helps: whether a crop pass shows the target. strength: by how many standard deviations."""
 
     examples: Sequence[Example]
-    helps: Callable[[First, CropPolicy], bool] = lambda first, policy: False
-    first_strength: Callable[[First], float] = lambda first: 0.0
+    helps: Callable[[FirstPass, CropPolicy], bool] = lambda first, policy: False
+    first_strength: Callable[[FirstPass], float] = lambda first: 0.0
     strength: float = 6.0
-    read_first: list[tuple[First, int]] = field(default_factory=list)
-    read_second: list[tuple[First, CropPolicy, int]] = field(default_factory=list)
+    read_first: list[tuple[FirstPass, int]] = field(default_factory=list)
+    read_crops: list[tuple[FirstPass, CropPolicy, int]] = field(default_factory=list)
     before_reading: Callable[[], None] = lambda: None
 
-    def first(self, first: First, images: Sequence[int]) -> list[Reading]:
+    def first_pass(self, first: FirstPass, images: Sequence[int]) -> list[Reading]:
         self.before_reading()
         self.read_first += [(first, image) for image in images]
         return [self._reading(image, self.first_strength(first), first.max_pixels, first) for image in images]
 
-    def second(self, first: First, policy: CropPolicy, images: Sequence[int]) -> list[Looked]:
+    def crop_pass(self, first: FirstPass, policy: CropPolicy, images: Sequence[int]) -> list[CropResult]:
         self.before_reading()
-        self.read_second += [(first, policy, image) for image in images]
+        self.read_crops += [(first, policy, image) for image in images]
         strength = self.strength if self.helps(first, policy) else 0.0
         pixels = policy.crop_pixels + (policy.context_pixels if policy.look == "pair" else 0)
         pixels *= 4 if policy.look == "tiles" else 1
-        return [Looked(rows=(self._reading(image, strength, pixels, first, policy.look),)) for image in images]
+        return [CropResult(rows=(self._reading(image, strength, pixels, first, policy.look),)) for image in images]
 
-    def first_tokens(self, first: First, images: Sequence[int]) -> float:
+    def first_tokens(self, first: FirstPass, images: Sequence[int]) -> float:
         return first.max_pixels // PIXELS_PER_TOKEN
 
-    def shrink(self, first: First, image: int) -> float:
+    def shrink(self, first: FirstPass, image: int) -> float:
         return 1.0
 
     def _reading(self, image: int, strength: float, pixels: int, *way: object) -> Reading:
