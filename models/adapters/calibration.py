@@ -126,8 +126,7 @@ class Certificate:
         confidence: 1 - delta of the tests.
         threshold: A margin in logits; None: these labels do not certify the target.
         achieved: The proportion at the threshold, or at the most favourable one when the target is unmet.
-        trials: Positives (recall) or flagged images (precision) that the test counted.
-        failures: Missed positives or wrong flags among them.
+        trials, failures: What the test counted: positives and misses, or flagged images and wrong ones.
     """
 
     target: float

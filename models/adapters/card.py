@@ -117,8 +117,7 @@ def read_card(folder: Path) -> AdapterCard:
     """Read and validate adapter.json alone.
 
     Raises:
-        ModelInvalid: The card is missing or wrong; the message names file and field.
-        ModelUnavailable: The file cannot be read now.
+        ModelInvalid, ModelUnavailable: The card is missing or wrong, or cannot be read now.
     """
     path = folder / CARD
     try:
@@ -168,16 +167,15 @@ def write_adapter(
     weights: bytes | None = None,
     head: bytes | None = None,
 ) -> AdapterCard:
-    """Write an adapter folder; the card is written last, so that a folder with a card is complete.
+    """Write an adapter folder, and return the card with parts and digest set.
+
+    The card is written last, so that a folder with a card is complete. Files of a former adapter are replaced.
 
     Args:
-        folder: Created where it is missing; files of a former adapter are replaced.
+        folder: Created where it is missing.
         card: Card without parts and digest.
         lora: LoRA settings, with `weights` only.
         weights, head: Serialised safetensors files.
-
-    Returns:
-        The card with parts and digest set.
 
     Raises:
         ModelInvalid: There is neither a LoRA nor a head, or settings and weights do not come together.
