@@ -59,6 +59,8 @@ class LastTokenRecorder(AttentionHook):
     def mean(self) -> torch.Tensor:
         """The mean attention over heads and layers, [batch, prefix + tokens] fp32, each row summing to 1.
 
+        It is 0 at positions that the answer position does not see.
+
         Raises:
             ModelInvalid: a layer bypassed the attention interface, or ran more than once.
         """

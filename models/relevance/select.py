@@ -19,8 +19,8 @@ from models.relevance.regions import Choice, Region, Relevance
 
 SIDES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)  # of the image's short side
 LEAST_CELLS = 2  # along a window's side
-TOP = 0.995  # share of the cells; higher cells are clipped to this quantile, and so are at most
-TOPMOST = 4  # cells, since smoothing turns one outlier into nine
+TOP = 0.995  # quantile to which higher cells are clipped
+TOPMOST = 4  # at most this many cells are clipped, since smoothing turns one outlier into nine
 # A map has a peak if its highest smoothed cell lies OUTLYING robust standard deviations over the median of all cells
 # and is TIMES as high. Of maps of noise (uniform, half-normal, exponential, log-normal with sigma 0.5; 4 x 4 to
 # 40 x 60 cells) at most 5 % pass, of the pocket model's maps that peak at a planted target about 95 % (M).

@@ -1,4 +1,4 @@
-"""Every way of looking again, through one protocol, on the pocket model: finite answers, and every token counted."""
+"""Every kind of crop pass on the pocket model, through one protocol: finite answers, and every token counted."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def counting(base: BaseModel) -> Iterator[Count]:
 
 
 class Decided(PolicyCropReader):
-    """Points somewhere even when the map is diffuse, so that every look is taken to its end."""
+    """Points somewhere even when the map is diffuse, so that every crop pass runs to its end."""
 
     def point(self, views: Sequence[Views]) -> list[Pointed]:
         return [
@@ -76,7 +76,7 @@ class Decided(PolicyCropReader):
 
 
 def looked(base: BaseModel, policy: CropPolicy, images: list[Image.Image]) -> tuple[list[TwoPassReading], int]:
-    """Both looks at the images, and what the network read for the second ones; blank images have been read before."""
+    """Both passes over the images, and the tokens read in the second one; blank images were read before."""
     scorer = factory.scorer(base, QUESTION, policy=policy)
     crop_reader = Decided(base=base, scorer=factory.scorer(base, QUESTION), policy=policy)
     firsts = scorer.score([scorer.prepare(image) for image in images])
@@ -100,13 +100,13 @@ def check(found: list[TwoPassReading], tokens: int) -> None:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_every_look_gives_finite_margins_and_counts_what_was_read(
+def test_every_crop_pass_gives_finite_margins_and_counts_its_tokens(
     base: BaseModel, images: list[Image.Image], look: Look
 ) -> None:
     found, tokens = looked(base, policy_of(look), images)
     check(found, tokens)
     assert any(each.second for each in found), "no second look would prove nothing"
-    # The map is made of what the first look recorded.
+    # The map is made of the attention that the first pass recorded.
     assert all(each.pointed is None or each.pointed.tokens == 0 for each in found)
 
 
@@ -119,7 +119,7 @@ def test_every_map_counts_what_it_costs(
     assert all(each.pointed is not None and each.pointed.tokens > 0 for each in found)
 
 
-def test_a_reweighted_look_by_a_factor_of_one_is_the_first(base: BaseModel, images: list[Image.Image]) -> None:
+def test_a_reweighted_pass_by_a_factor_of_one_is_the_first(base: BaseModel, images: list[Image.Image]) -> None:
     for each in looked(base, policy_of("reweight", emphasis=1.0, fuse="second"), images)[0]:
         assert each.fused.margin == pytest.approx(each.first.margin, abs=1e-5)  # rounding, in another company
     moved = [
@@ -132,7 +132,7 @@ def test_a_reweighted_look_by_a_factor_of_one_is_the_first(base: BaseModel, imag
 
 
 def test_two_scales_are_fused_either_way(base: BaseModel, images: list[Image.Image]) -> None:
-    """A smaller budget than the first look's is a look like any other."""
+    """A smaller budget than the first pass's is a crop pass like any other."""
     smaller = replace(policy_of("larger"), crop_pixels=96 * 96)
     for fuse in ("mean", "max"):
         for each in looked(base, replace(smaller, fuse=fuse), images[:2])[0]:

@@ -1,4 +1,4 @@
-"""Boxes of several looks as one list: worked by hand, and what must hold of any."""
+"""Boxes of several readings as one list: examples by hand, and properties of any boxes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def corners(box: Box) -> tuple[float, float, float, float]:
     return (box.x0, box.y0, box.x1, box.y1)
 
 
-def test_two_looks_at_one_thing_are_averaged_by_score() -> None:
+def test_two_readings_of_one_object_are_averaged_by_score() -> None:
     merged = merge_boxes([look(box(0, 0, 100, 100, 0.9)), look(box(20, 0, 120, 100, 0.3))])
     (found,) = merged.boxes  # they share 80 of 120: two thirds
     assert corners(found) == pytest.approx((5, 0, 105, 100))  # (0.9 · 0 + 0.3 · 20) / 1.2, and so on
-    assert found.score == pytest.approx(0.6)  # both looks found it
+    assert found.score == pytest.approx(0.6)  # both readings found it
 
 
-def test_what_one_of_three_looks_found_counts_a_third() -> None:
+def test_a_box_of_one_of_three_readings_counts_a_third() -> None:
     merged = merge_boxes([look(box(0, 0, 100, 100, 0.9)), look(), look(box(200, 100, 300, 200))])
     assert [found.score for found in merged.boxes] == pytest.approx([1 / 3, 0.3])
     assert [corners(found)[0] for found in merged.boxes] == [200, 0]
 
 
-def test_a_look_that_could_not_see_a_place_has_no_say_there() -> None:
+def test_a_reading_that_could_not_see_a_place_does_not_count_there() -> None:
     left, right = Region(x0=0, y0=0, x1=200, y1=300), Region(x0=200, y0=0, x1=400, y1=300)
     merged = merge_boxes([look(box(10, 10, 60, 60, 0.8)), look()], regions=[left, right])
     assert merged.boxes[0].score == pytest.approx(0.8)
@@ -91,7 +91,7 @@ def test_a_crops_boxes_move_back_into_the_image() -> None:
     assert (moved.size, moved.problems) == (SIZE, ("cut",))
 
 
-def test_looks_of_images_of_different_sizes_are_refused() -> None:
+def test_readings_of_images_of_different_sizes_are_refused() -> None:
     crop = FoundBoxes(boxes=(), problems=(), size=(100, 100))
     with pytest.raises(ValueError, match="in_image"):
         merge_boxes([look(), crop])
@@ -104,7 +104,7 @@ def test_problems_are_told_once_and_nothing_found_is_nothing(how: How) -> None:
 
 
 def crowd(seed: int) -> list[FoundBoxes]:
-    """One to four looks, so crowded that most boxes overlap some other; some have no area, some no score."""
+    """One to four readings, so crowded that most boxes overlap some other; some have no area, some no score."""
     rng = random.Random(seed)
 
     def one() -> Box:
@@ -118,7 +118,7 @@ CROWDS = [crowd(seed) for seed in range(60)]
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_the_order_of_looks_and_boxes_makes_no_difference(how: How) -> None:
+def test_the_order_of_readings_and_boxes_makes_no_difference(how: How) -> None:
     rng = random.Random(0)
     for looks in CROWDS:
         shuffled = [look(*rng.sample(each.boxes, len(each.boxes))) for each in rng.sample(looks, len(looks))]

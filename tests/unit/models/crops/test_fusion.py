@@ -1,4 +1,4 @@
-"""Several looks as one reading, and second looks without a fleet, over the fakes."""
+"""Several readings as one, and the crop pass without a fleet, over the fakes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_mean_of_two_labels_is_the_mean_of_the_margins() -> None:
     assert both.margin == pytest.approx((1.0 - 5.0) / 2)
 
 
-def test_a_look_with_larger_logits_counts_no_more_than_another() -> None:
+def test_a_reading_with_larger_logits_counts_no_more_than_another() -> None:
     first, second = reading(THREE, 1.0, 2.0, 3.0), reading(THREE, 0.5, 0.0, -2.0)
     raised = reading(THREE, 100.5, 100.0, 98.0)
     one, other = (fused(first, [look], how="mean", question=THREE) for look in (second, raised))
@@ -52,21 +52,21 @@ def test_margin_and_label_logits_always_say_the_same(question: Question, how: Fu
             assert both.margin == pytest.approx(margin_of(both.logits, question.labels, question.flags))
 
 
-def test_the_largest_margin_or_the_second_look_alone() -> None:
+def test_the_largest_margin_or_the_crop_pass_alone() -> None:
     low, high = reading(TWO, 0.0, 3.0, mass=0.5), reading(TWO, 2.0, 0.0, mass=0.9)
     assert fused(low, [high], how="max", question=TWO).margin == high.margin
     assert fused(high, [low], how="max", question=TWO).margin == high.margin
     assert fused(high, [low], how="second", question=TWO).margin == low.margin
 
 
-def test_of_several_rows_the_one_with_the_largest_margin_is_the_second_look() -> None:
+def test_of_several_rows_the_one_with_the_largest_margin_counts() -> None:
     first = reading(TWO, 0.0, 2.0)
     tiles = [reading(TWO, 0.0, 9.0), reading(TWO, 1.0, 0.0), reading(TWO, 0.0, 5.0)]
     assert fused(first, tiles, how="second", question=TWO).margin == 1.0
     assert fused(first, tiles, how="mean", question=TWO).margin == pytest.approx((-2.0 + 1.0) / 2)
 
 
-def test_mass_is_the_smallest_of_the_looks_that_count_and_tokens_are_of_all() -> None:
+def test_mass_is_the_smallest_of_the_readings_that_count_and_tokens_are_of_all() -> None:
     first = reading(TWO, 0.0, 1.0, mass=0.8, tokens=100)
     tiles = [reading(TWO, 0.0, 9.0, mass=0.1, tokens=7), reading(TWO, 1.0, 0.0, mass=0.9, tokens=8)]
     both = [fused(first, tiles, how=how, question=TWO) for how in ("mean", "max", "second")]
@@ -74,13 +74,13 @@ def test_mass_is_the_smallest_of_the_looks_that_count_and_tokens_are_of_all() ->
     assert {look.visual_tokens for look in both} == {115}
 
 
-def test_without_a_second_look_the_first_one_stands() -> None:
+def test_without_a_crop_pass_the_first_reading_stands() -> None:
     first = reading(TWO, 0.0, 1.0)
     assert fused(first, [], how="second", question=TWO) is first
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "second"])
-def test_a_look_that_is_no_number_is_never_lost(how: Fuse) -> None:
+def test_a_margin_that_is_nan_is_never_lost(how: Fuse) -> None:
     broken, sound = reading(TWO, math.nan, math.nan), reading(TWO, 5.0, 0.0)
     assert math.isnan(fused(sound, [sound, broken], how=how, question=TWO).margin)
 
@@ -107,7 +107,7 @@ def again(
 
 
 @pytest.mark.parametrize("pointed", [True, False])
-def test_looks_are_those_of_each_image_by_itself_whatever_the_batches(pointed: bool) -> None:
+def test_readings_do_not_depend_on_the_batches(pointed: bool) -> None:
     scorer = FakeScorer(question=TWO)
     crop_reader = FakeCropReader(scorer=scorer, pointed=pointed, diffuse=0.4, cost=5)
     known = firsts(scorer)
@@ -121,7 +121,7 @@ def test_looks_are_those_of_each_image_by_itself_whatever_the_batches(pointed: b
         assert (found.region is None) == (found.second == () or not pointed)
 
 
-def test_where_nothing_was_found_the_first_look_is_the_answer() -> None:
+def test_without_a_region_the_first_pass_is_the_answer() -> None:
     scorer = FakeScorer(question=TWO)
     crop_reader = FakeCropReader(scorer=scorer, diffuse=1.0)
     for found in again(scorer, crop_reader, pictures(), firsts(scorer)):
@@ -139,6 +139,6 @@ def test_batches_hold_every_item_once_within_the_budget_and_one_too_large_alone(
     assert len(batches) == 4  # 900; 50, 50; 33, 7, 3; 1
 
 
-def test_looking_again_over_the_fakes_needs_no_torch() -> None:
+def test_a_crop_pass_over_the_fakes_needs_no_torch() -> None:
     code = "import sys, models.fake, models.crops.batch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -158,7 +158,7 @@ def test_a_family_that_takes_one_image_says_what_to_do(load: Load, name: str) ->
     ids=["before", "after", "refuses", "drops"],
 )
 def test_a_template_that_words_two_images_otherwise_has_nothing_between_them(template: str) -> None:
-    """Instruction and answer position of a pair have to be those of the first look."""
+    """Instruction and answer position of a pair must be those of the first pass."""
     turn = render_turn(tiny_models.tokenizer(), "Is it?", image_token="<|image_pad|>", chat_template=template)
     assert turn.between is None
 

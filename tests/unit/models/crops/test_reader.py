@@ -1,4 +1,4 @@
-"""A second look by a policy: what is cut and how large, what is read, what pointing costs, and over which models."""
+"""A crop pass by a policy: the crop and its size, the rows, the cost of the map, and the models."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_pair_is_the_original_and_the_magnified_crop_each_within_its_budget(ba
 
 
 @pytest.mark.parametrize(("look", "rows"), [("crop", 1), ("reweight", 1), ("larger", 1), ("tiles", 4)])
-def test_every_other_look_gives_rows_that_the_scorer_reads(base: BaseModel, look: str, rows: int) -> None:
+def test_every_other_policy_gives_rows_that_the_scorer_reads(base: BaseModel, look: str, rows: int) -> None:
     policy = replace(PAIR, look=look, crop_pixels=240 * 240)  # type: ignore[arg-type]
     crop_reader = factory.crop_reader(base, QUESTION, policy)
     found = crop_reader.rows(tiny.picture(600, 600, 1), ANYWHERE if crop_reader.pointed else None)
@@ -152,7 +152,7 @@ def test_single_pixels_of_large_images_are_read_at_every_border(
     assert images_in(row)[1].visual_tokens > 0.9 * PAIR.crop_pixels // UNIT
 
 
-def test_where_nothing_was_found_there_are_no_rows_and_the_first_look_stands(base: BaseModel) -> None:
+def test_without_a_region_there_are_no_rows_and_the_first_pass_stands(base: BaseModel) -> None:
     crop_reader = factory.crop_reader(base, QUESTION, PAIR)
     first = Reading(margin=1.0, logits=(1.0, 0.0, 0.0), mass=1.0, visual_tokens=9)
     rows = crop_reader.rows(tiny.picture(90, 90, 1), Pointed(corners=None, size=(90, 90), why_not="diffuse"))
@@ -180,7 +180,7 @@ def test_steps_and_unknown_layers_are_refused_before_any_image(base: BaseModel) 
 # Pointing
 
 
-def test_a_map_of_the_recorded_first_look_costs_nothing_and_any_other_what_it_says(base: BaseModel) -> None:
+def test_a_map_of_the_recorded_first_pass_is_free_and_any_other_costs_what_it_states(base: BaseModel) -> None:
     image = spotted(300, 200, 1)
     costs = {"recorded": 0, "not recorded": 1, "generic": 1, "grad-att": 1, "pure-grad": 3}
     policies = dict.fromkeys(costs, PAIR) | {
@@ -199,7 +199,7 @@ def test_a_map_of_the_recorded_first_look_costs_nothing_and_any_other_what_it_sa
         assert views.visual_tokens == max(1, pointed.tokens)
 
 
-def test_tiles_are_looked_through_one_by_one_and_counted(base: BaseModel) -> None:
+def test_tiles_get_a_map_each_and_are_counted(base: BaseModel) -> None:
     policy = replace(PAIR, tiled=True)
     scorer, crop_reader = factory.scorer(base, QUESTION, policy=policy), factory.crop_reader(base, QUESTION, policy)
     assert (scorer.detail, crop_reader.views_detail) != (None, scorer.detail)
@@ -237,7 +237,7 @@ def test_pointing_is_the_same_alone_in_company_and_from_two_lanes_at_once(base: 
 
 
 def margins(base: BaseModel, adapter: Path | None) -> list[float]:
-    """Of the fused answers to pictures that are looked at again at one place."""
+    """Of the fused answers to pictures that are read again at one place."""
     scorer, crop_reader = (
         factory.scorer(base, QUESTION, adapter, policy=PAIR),
         factory.crop_reader(base, QUESTION, PAIR, adapter),
@@ -255,7 +255,7 @@ def margins(base: BaseModel, adapter: Path | None) -> list[float]:
 
 
 @pytest.mark.parametrize("precision", ["nf4", "int8"])
-def test_a_quantised_base_looks_again_as_its_whole_self_does(load: Callable[[str], BaseModel], precision: str) -> None:
+def test_a_quantised_base_reads_crops_as_a_full_precision_one(load: Callable[[str], BaseModel], precision: str) -> None:
     whole, quantised = margins(load("fp32"), None), margins(load(precision), None)
     assert whole != quantised
     assert np.corrcoef(whole, quantised)[0, 1] > 0.5
@@ -283,7 +283,7 @@ def test_an_adapter_beside_the_weights_gives_what_a_merged_one_does(folder: Path
     assert all(abs(a - b) > 0.01 for a, b in zip(adapted, margins(merging, None), strict=True))
 
 
-def test_a_head_answers_both_looks(base: BaseModel, tmp_path: Path) -> None:
+def test_a_head_answers_in_both_passes(base: BaseModel, tmp_path: Path) -> None:
     torch.manual_seed(3)
     head = Head(weight=torch.randn(3, base.n_features), bias=torch.randn(3))
     write_adapter(tmp_path, card=card(base), head=write_head(head))
@@ -291,7 +291,7 @@ def test_a_head_answers_both_looks(base: BaseModel, tmp_path: Path) -> None:
     assert all(abs(a - b) > 0.01 for a, b in zip(margins(base, tmp_path), margins(base, None), strict=True))
 
 
-def test_a_second_look_from_end_to_end_is_what_its_parts_say(base: BaseModel) -> None:
+def test_a_crop_pass_from_end_to_end_equals_its_parts(base: BaseModel) -> None:
     policy = replace(PAIR, look="tiles", fuse="max")
     scorer = factory.scorer(base, QUESTION)
     crop_reader: CropReader = factory.crop_reader(base, QUESTION, policy)

@@ -1,4 +1,4 @@
-"""Whole images looked at again: tiles that miss nothing, and budgets that follow what was lost."""
+"""Whole images read again: tiles that miss nothing, and budgets that follow the lost edges."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_as_few_tiles_as_show_nearly_all(size: tuple[int, int], pixels: int, cou
         assert sharpness(tiles[0], pixels) >= ENOUGH_SHARPNESS
 
 
-def test_where_there_are_not_tiles_enough_they_still_beat_the_first_look() -> None:
+def test_with_too_few_tiles_they_still_beat_the_first_pass() -> None:
     whole = Region(x0=0, y0=0, x1=6000, y1=4000)
     tile = tiling((6000, 4000), pixels=BUDGET)[0]
     assert sharpness(tile, BUDGET) > 3 * sharpness(whole, BUDGET)
@@ -130,7 +130,7 @@ def test_the_thinnest_images_have_a_budget_too(size: tuple[int, int]) -> None:
 SHARES = (0, 0.25, 0.5, 1)
 
 
-def test_the_budget_lies_between_the_first_looks_and_all_pixels() -> None:
+def test_the_budget_lies_between_that_of_the_first_pass_and_all_pixels() -> None:
     size, most = (2000, 1000), 10_000_000
     found = [adapted_pixels(size, budget=BUDGET, edge_density=share * ENOUGH_LOST_EDGES, most=most) for share in SHARES]
     assert found[0] == BUDGET
@@ -192,7 +192,7 @@ def test_a_row_for_each_tile(tokens: Tokens, reader: ImageReader) -> None:
     assert max(tokens(image, policy)) <= 100
 
 
-def test_an_adapted_look_reads_more_only_where_something_was_lost(tokens: Tokens) -> None:
+def test_an_adapted_pass_reads_more_only_where_edges_were_lost(tokens: Tokens) -> None:
     policy = CropPolicy(look="adapted", crop_pixels=600_000)
     small = replace(QUESTION, max_pixels=160 * 120)
     assert tokens(with_large_square(), policy, small) == []
@@ -201,7 +201,7 @@ def test_an_adapted_look_reads_more_only_where_something_was_lost(tokens: Tokens
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 40), (160, 128)])
-def test_what_the_first_look_has_read_at_full_size_is_not_read_again(tokens: Tokens, size: tuple[int, int]) -> None:
+def test_an_image_read_at_full_size_is_not_read_again(tokens: Tokens, size: tuple[int, int]) -> None:
     image = tiny.picture(*size, 1)
     pixels = 2 * QUESTION.max_pixels
     assert [tokens(image, CropPolicy(look=look, crop_pixels=pixels)) for look in WHOLE_IMAGE_LOOKS] == [[], [], []]
@@ -213,7 +213,7 @@ def test_one_tile_is_read_where_it_shows_more(tokens: Tokens) -> None:
     assert len(tokens(image, policy, small)) == 1
 
 
-def test_an_adapted_look_is_never_worth_less_than_a_check_may_ask_for() -> None:
+def test_an_adapted_pass_is_never_worth_less_than_a_check_may_ask_for() -> None:
     assert MIN_ADAPTED_GAIN == ADAPTED_LEAST
 
 

@@ -93,7 +93,7 @@ def test_another_vision_tower_is_refused_when_the_checkpoint_is_loaded(tmp_path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_language_model_that_looks_through_a_window_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_language_model_with_an_attention_window_is_refused(name: str, tmp_path: Path) -> None:
     folder = TINY[name].checkpoint(tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text())
     config["text_config"] = {"model_type": "mistral", "sliding_window": 128}

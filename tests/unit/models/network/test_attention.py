@@ -136,7 +136,7 @@ def test_layers_that_the_model_lacks_are_named(load: Load) -> None:
         scorer.score(prepared(scorer))
 
 
-def test_a_model_that_attends_in_its_own_way_gives_no_map(load: Load) -> None:
+def test_a_model_that_bypasses_the_attention_interface_gives_no_map(load: Load) -> None:
     base = load("qwen3_vl", "fp32", "eager")
     with pytest.raises(ModelInvalid, match="qwen3_vl"):
         attention_modules(base.network, base.family, ())

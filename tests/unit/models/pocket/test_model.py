@@ -79,7 +79,7 @@ def test_an_adapter_answers_fresh_pictures(base: BaseModel, check: str, at_least
 
 @pytest.mark.slow
 def test_a_small_part_is_found_first_and_told_by_a_crop(base: BaseModel) -> None:
-    """Large parts are told at once. Of small ones the first look sees where they are; a crop says what they are."""
+    """The first pass identifies large parts, and locates small ones; a crop identifies these."""
     scorer = factory.scorer(base, RAZOR, pocket.adapter_folder("razor"))
     whole = measure(scorer, fresh("razor", SEED, [(320, 320, 20), (256, 384, 10)])).summary()
     assert whole["accuracy"]["value"] >= 0.75, whole

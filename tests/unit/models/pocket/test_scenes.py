@@ -213,7 +213,7 @@ def test_blade_and_look_alike_differ_in_detail_alone() -> None:
             razor.lay_plate(coarse, plate.parts, Pose(x=6, y=6, scale=6, turn=0))
             marks.setdefault(f"{label} middle", []).append(float(fine[59:61, 40:80, 0].mean()))
             marks.setdefault(f"{label} dark", []).append(float(1 - coarse[..., 0].mean()))
-    assert min(marks["blade middle"]) > 0.9  # one looks through the slot
+    assert min(marks["blade middle"]) > 0.9  # the slot is transparent
     assert max(marks["none middle"]) < 0.3
     blade, none = np.array(marks["blade dark"]), np.array(marks["none dark"])
     assert abs(blade.mean() - none.mean()) < 0.5 * none.std()

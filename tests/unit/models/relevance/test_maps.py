@@ -215,7 +215,7 @@ def test_every_token_read_is_counted_and_a_way_back_twice(
 
 
 def test_attention_of_another_grid_is_not_used(load: Load) -> None:
-    """A first look may have decoded the image at another size."""
+    """The first pass may have decoded the image at another size."""
     scorer = factory.scorer(load("qwen3_vl"), QUESTION)
     image, mapper = scorer.prepare(picture(180, 120, 1)), mapper_of(scorer, "rel-att")
     other = mapper.maps([image], [np.ones(image.visual_tokens + 1, np.float32)])[0]
