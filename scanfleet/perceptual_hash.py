@@ -62,29 +62,29 @@ class HashIndex:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._looks: list[int] = []
+        self._hashes: list[int] = []
         self._filed: list[dict[int, list[int]]] = [{} for _ in range(BANDS)]
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, name: str, look: str) -> None:
-        number, at = int(look, 16), len(self._names)
+    def add(self, name: str, digits: str) -> None:
+        number, at = int(digits, 16), len(self._names)
         self._names.append(name)
-        self._looks.append(number)
+        self._hashes.append(number)
         for filed, band in zip(self._filed, _bands(number), strict=True):
             filed.setdefault(band, []).append(at)
 
-    def near(self, look: str) -> Iterator[str]:
+    def near(self, digits: str) -> Iterator[str]:
         """The names of what looks like it, each once."""
-        number, seen = int(look, 16), set()
-        if len(self._looks) <= FEW:
-            yield from (name for name, other in zip(self._names, self._looks, strict=True) if _is_near(number, other))
+        number, seen = int(digits, 16), set()
+        if len(self._hashes) <= FEW:
+            yield from (name for name, other in zip(self._names, self._hashes, strict=True) if _is_near(number, other))
             return
         for filed, band in zip(self._filed, _bands(number), strict=True):
             for flip in _FLIPS:
                 for at in filed.get(band ^ flip, ()):
-                    if at not in seen and _is_near(number, self._looks[at]):
+                    if at not in seen and _is_near(number, self._hashes[at]):
                         seen.add(at)
                         yield self._names[at]
 

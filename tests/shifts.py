@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from scanfleet.checks.check import load_check
 from scanfleet.db.engine import transaction
-from scanfleet.db.results.scorers import Shift, note_shift, scorer_id
+from scanfleet.db.results.scorers import Shift, record_shift, scorer_id
 from scanfleet.db.scans import scans
 from scanfleet.db.tables import ScorerRow
 from tests.ledger_rig import scorer_spec
@@ -27,7 +27,7 @@ def tell_at_once(engine: sa.Engine) -> dict[str, Any] | None:
     def start(width: float) -> int:
         with transaction(engine) as connection:
             row = scorer_id(connection, scorer_spec(check_id))
-            note_shift(connection, row, shift(width))
+            record_shift(connection, row, shift(width))
             return row
 
     with transaction(engine) as connection:

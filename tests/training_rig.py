@@ -43,7 +43,7 @@ def label_pictures(engine: sa.Engine, folder: Path, *, n: int = 54) -> list[Path
         scene.image.save(path)
         paths.append(path)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        place = {"cluster": sha256, "split": SPLITS[(number // len(labels)) % len(SPLITS)], "look": f"{number:016x}"}
+        place = {"cluster": sha256, "split": SPLITS[(number // len(labels)) % len(SPLITS)], "phash": f"{number:016x}"}
         images.append(
             {"content_sha256": sha256, "uri": str(path), "root": str(folder), "width": 128, "height": 128} | place
         )

@@ -12,7 +12,7 @@ import structlog
 from celery import Celery
 
 from scanfleet.config.settings import Settings
-from scanfleet.config.urls import in_the_open
+from scanfleet.config.urls import unencrypted
 from scanfleet.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
 from scanfleet.redaction import redact
 
@@ -77,7 +77,7 @@ def check_broker(app: Celery) -> None:
         raise named from error
 
 
-def database_words(words: str) -> str:
+def describe_database_error(words: str) -> str:
     """What the database said, and what to do about it."""
     refused = _advice(words, DATABASE_REFUSALS) is not None
     what = "the database does not let us in" if refused else "the database cannot be used right now"
@@ -93,12 +93,12 @@ def refuse_at_start(error: DatabaseUnavailable) -> None:
 def warn_of_open_connections(settings: Settings) -> None:
     """Once a process: connections to other machines that could be read or redirected on the way."""
     for url in (settings.database, settings.broker):
-        flaw = in_the_open(url)
+        flaw = unencrypted(url)
         if flaw is not None:
-            log.warning("connection_in_the_open", why=flaw)
+            log.warning("connection_unencrypted", why=flaw)
 
 
-def lonely_broker(settings: Settings) -> str | None:
+def local_broker_warning(settings: Settings) -> str | None:
     """Why workers on other machines are not knocked for, and what to do; None: they are, or there can be none."""
     if settings.broker_url is not None or settings.database.startswith("sqlite"):
         return None

@@ -18,8 +18,8 @@ from pydantic_settings import (
 )
 
 from scanfleet.config import endpoints, urls
-from scanfleet.config.validation import in_words
-from scanfleet.config.variables import PREFIX, find_slips, with_new_names
+from scanfleet.config.validation import explain
+from scanfleet.config.variables import PREFIX, apply_renames, find_typos
 from scanfleet.errors import BadSettings
 from scanfleet.redaction import hide
 
@@ -202,7 +202,7 @@ class Settings(BaseSettings):
 class _File(TomlConfigSettingsSource):
     def __call__(self) -> dict[str, Any]:
         values = dict(super().__call__())
-        with_new_names(values)
+        apply_renames(values)
         return values
 
 
@@ -211,19 +211,19 @@ def load_settings(**flags: Any) -> Settings:
 
     Raises BadSettings with one line that names each faulty setting and never its value (it may be a secret).
     """
-    with_new_names(os.environ, prefix=PREFIX)
-    faults = find_slips(os.environ, Settings.model_fields)
+    apply_renames(os.environ, prefix=PREFIX)
+    problems = find_typos(os.environ, Settings.model_fields)
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        faults += [
-            f"{'.'.join(map(str, fault['loc']))}: {in_words(fault, known=Settings.model_fields)}"
-            for fault in error.errors(include_input=False, include_url=False)
+        problems += [
+            f"{'.'.join(map(str, problem['loc']))}: {explain(problem, known=Settings.model_fields)}"
+            for problem in error.errors(include_input=False, include_url=False)
         ]
     except ValueError as error:  # tomllib: a scanfleet.toml that is not TOML
         raise BadSettings(f"scanfleet.toml: {error}") from None
-    if faults:
-        raise BadSettings(f"settings: {'; '.join(faults)} (flag, SCANFLEET_* variable or scanfleet.toml)")
+    if problems:
+        raise BadSettings(f"settings: {'; '.join(problems)} (flag, SCANFLEET_* variable or scanfleet.toml)")
     for url in (settings.broker_url, settings.database_url):
         hide(None if url is None else urls.password_of(url.get_secret_value()))
     hide(None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value())

@@ -74,7 +74,7 @@ def redis_tls(*, ca_file: Path | None, cert_file: Path | None, key_file: Path | 
     return options | {name: str(path) for name, path in files.items() if path is not None}
 
 
-def in_the_open(url: str) -> str | None:
+def unencrypted(url: str) -> str | None:
     """Why a connection to another machine could be read or redirected on the way; None: it cannot, or it is local."""
     parts = urlsplit(url)
     if parts.scheme == "rediss" or not parts.hostname or _is_local(parts.hostname):

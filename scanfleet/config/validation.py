@@ -1,4 +1,4 @@
-"""Faults that pydantic finds in a file or a setting, in plain words.
+"""Problems that pydantic finds in a file or a setting, in plain words.
 
 The faulty value is not among them: it may be a secret.
 """
@@ -47,20 +47,20 @@ _WORDS: dict[str, str | Callable[[dict[str, Any]], str]] = {
 }
 
 
-def in_words(fault: ErrorDetails, *, known: Iterable[str] = ()) -> str:
+def explain(problem: ErrorDetails, *, known: Iterable[str] = ()) -> str:
     """What is wrong and what is allowed. `known`: the names there are, for one that nobody knows."""
-    if fault["type"] == "extra_forbidden":
-        return f"is not known{suggestion(str(fault['loc'][-1]), known)}"
-    words = _WORDS.get(fault["type"])
+    if problem["type"] == "extra_forbidden":
+        return f"is not known{suggestion(str(problem['loc'][-1]), known)}"
+    words = _WORDS.get(problem["type"])
     if words is None:
-        return fault["msg"].removeprefix("Value error, ")
-    return words if isinstance(words, str) else words(fault.get("ctx", {}))
+        return problem["msg"].removeprefix("Value error, ")
+    return words if isinstance(words, str) else words(problem.get("ctx", {}))
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """Line ends and other marks that do not print, as Python writes them: what a file holds may stand in a message.
 
-    >>> one_line("a\\nb\\x1b[2Jc")
+    >>> printable("a\\nb\\x1b[2Jc")
     'a\\\\nb\\\\x1b[2Jc'
     """
     return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)

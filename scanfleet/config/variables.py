@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, MutableMapping
 from typing import Any
 
-from scanfleet.config.validation import nearest, one_line
+from scanfleet.config.validation import nearest, printable
 
 PREFIX = "SCANFLEET_"
 NO_SETTINGS = ("fake_seconds", "fake_poison")  # what tests tell the fake model (worker/scoring/model.py)
@@ -27,7 +27,7 @@ RENAMED = {  # old name -> new name; an old name works until the next release
 log = logging.getLogger(__name__)  # writes to stderr also before the log is set up
 
 
-def with_new_names(values: MutableMapping[str, Any], *, prefix: str = "") -> None:
+def apply_renames(values: MutableMapping[str, Any], *, prefix: str = "") -> None:
     """Rename settings that are given under an old name, and warn of each. The new name wins where both are given."""
     for name in list(values):
         if not name.upper().startswith(prefix):
@@ -39,7 +39,7 @@ def with_new_names(values: MutableMapping[str, Any], *, prefix: str = "") -> Non
             values.setdefault(new, values.pop(name))
 
 
-def find_slips(environment: MutableMapping[str, str], settings: Collection[str]) -> list[str]:
+def find_typos(environment: MutableMapping[str, str], settings: Collection[str]) -> list[str]:
     """What is wrong with each variable that is the name of a setting mistyped.
 
     Others are warned of, and taken out, so that no child process warns again.
@@ -52,9 +52,9 @@ def find_slips(environment: MutableMapping[str, str], settings: Collection[str])
         near = nearest(word, settings)
         meant = f" (did you mean {PREFIX}{near.upper()}?)" if near else ""
         if near and _is_slip(word, near):
-            slips.append(f"{one_line(name)}: is not known{meant}")
+            slips.append(f"{printable(name)}: is not known{meant}")
         else:
-            log.warning("scanfleet: %s is not known%s: it has no effect", one_line(name), meant)
+            log.warning("scanfleet: %s is not known%s: it has no effect", printable(name), meant)
             del environment[name]
     return slips
 

@@ -19,18 +19,18 @@ SLACK = timedelta(seconds=60)  # between the clocks of several machines on one S
 Time = orm.InstrumentedAttribute[Any]
 
 
-def due(not_before: Time, at: datetime) -> sa.ColumnElement[bool]:
+def backoff_over(not_before: Time, at: datetime) -> sa.ColumnElement[bool]:
     """Whether a back-off is over."""
     far = at + timedelta(seconds=MAX_BACKOFF_SECONDS) + SLACK
     return sa.or_(not_before.is_(None), not_before <= at, not_before > far)
 
 
-def run_out(lease_until: Time, at: datetime) -> sa.ColumnElement[bool]:
+def lease_expired(lease_until: Time, at: datetime) -> sa.ColumnElement[bool]:
     """Whether a lease is over."""
     far = at + timedelta(seconds=MAX_LEASE_SECONDS) + SLACK
     return sa.or_(lease_until < at, lease_until > far)
 
 
-def since(moment: Time, start: datetime, at: datetime) -> sa.ColumnElement[bool]:
+def happened_since(moment: Time, start: datetime, at: datetime) -> sa.ColumnElement[bool]:
     """Whether something happened between `start` and now."""
     return sa.and_(moment >= start, moment <= at + SLACK)

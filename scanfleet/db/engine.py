@@ -68,7 +68,7 @@ def transaction(engine: sa.Engine, *, long: bool = False) -> Iterator[sa.Connect
     Raises DatabaseUnavailable when the database, and not the statement, is at fault; SchemaOutdated when a table or
     column is missing.
     """
-    with named_errors(), engine.begin() as connection, _patience(connection, long=long):
+    with named_errors(), engine.begin() as connection, _long_timeouts(connection, long=long):
         yield connection
 
 
@@ -76,18 +76,18 @@ def transaction(engine: sa.Engine, *, long: bool = False) -> Iterator[sa.Connect
 def reading(engine: sa.Engine, *, long: bool = False) -> Iterator[sa.Connection]:
     """One read transaction: a steady view that holds up no writer. `long` and errors as in `transaction`."""
     options = engine.execution_options(read_only=True)
-    with named_errors(), options.begin() as connection, _patience(connection, long=long):
+    with named_errors(), options.begin() as connection, _long_timeouts(connection, long=long):
         yield connection
 
 
 @contextmanager
-def _patience(connection: sa.Connection, *, long: bool) -> Iterator[None]:
+def _long_timeouts(connection: sa.Connection, *, long: bool) -> Iterator[None]:
     if not long or connection.dialect.name == "sqlite":
         yield
         return
-    from scanfleet.db.postgresql import LONG, with_patience
+    from scanfleet.db.postgresql import LONG, use_timeouts
 
-    with with_patience(connection, LONG):
+    with use_timeouts(connection, LONG):
         yield
 
 

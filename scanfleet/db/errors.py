@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from scanfleet.config.diagnosis import database_words
+from scanfleet.config.diagnosis import describe_database_error
 from scanfleet.errors import AccessDenied, DatabaseUnavailable, ScanfleetError, SchemaOutdated
 
 MISSING = ("42P01", "42703", "3F000")  # SQLSTATE: no such table, column, schema
@@ -44,7 +44,7 @@ def _name(error: sa.exc.DBAPIError) -> ScanfleetError | None:
     match error:
         # InternalError: among others a server that became a standby, and one that ended an idle transaction.
         case sa.exc.OperationalError() | sa.exc.InterfaceError() | sa.exc.InternalError():
-            return DatabaseUnavailable(database_words(words))
+            return DatabaseUnavailable(describe_database_error(words))
         case sa.exc.IntegrityError() | sa.exc.DataError() | sa.exc.ProgrammingError() | sa.exc.NotSupportedError():
             return None
         case sa.exc.DatabaseError():  # no further kind: a SQLite file that is damaged, or is none

@@ -5,7 +5,7 @@ finds what it can, and the last one is our own clock:
 
     server     lock_timeout < statement_timeout   a statement that cannot go on ends with an error
     kernel     keepalives, tcp_user_timeout       a peer that does not acknowledge ends the connection
-    client     Patience.answer_seconds            a server that acknowledges and says nothing: we end the connection
+    client     Timeouts.answer_seconds            a server that acknowledges and says nothing: we end the connection
 
 Each is below the default lease (60 s), so that a worker can try again on a new connection while the batch is still its
 own.
@@ -38,7 +38,7 @@ CONNECT_ARGS: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """Seconds for one statement."""
 
     lock_seconds: float  # to get a lock: another transaction of ours lasts milliseconds
@@ -54,8 +54,8 @@ class Patience:
         }
 
 
-SHORT = Patience(lock_seconds=8.0, statement_seconds=12.0, answer_seconds=15.0)  # every transaction, unless it says so
-LONG = Patience(lock_seconds=60.0, statement_seconds=1800.0, answer_seconds=1830.0)  # what touches a whole archive
+SHORT = Timeouts(lock_seconds=8.0, statement_seconds=12.0, answer_seconds=15.0)  # every transaction, unless it says so
+LONG = Timeouts(lock_seconds=60.0, statement_seconds=1800.0, answer_seconds=1830.0)  # what touches a whole archive
 
 
 class ServerSilentError(psycopg.OperationalError):
@@ -125,12 +125,12 @@ def _leave_a_standby(context: sa.engine.ExceptionContext) -> None:
 
 
 @contextmanager
-def with_patience(connection: sa.Connection, patience: Patience) -> Iterator[None]:
+def use_timeouts(connection: sa.Connection, timeouts: Timeouts) -> Iterator[None]:
     """Other bounds than SHORT until the transaction ends."""
     raw: Any = connection.connection.dbapi_connection
-    for name, milliseconds in patience.settings.items():
+    for name, milliseconds in timeouts.settings.items():
         connection.exec_driver_sql(f"SET LOCAL {name} = {milliseconds}")
-    raw.answer_seconds = patience.answer_seconds
+    raw.answer_seconds = timeouts.answer_seconds
     try:
         yield
     finally:

@@ -56,9 +56,9 @@ def ledger(settings: Settings) -> Iterator[sa.Engine]:
     """An engine on a database of the right shape, closed at the end.
 
     The embedded database is brought up to date on the way; a server's only by `scanfleet db upgrade`, because its
-    owner decides when. Raises SchemaOutdated, and what `first_contact` does.
+    owner decides when. Raises SchemaOutdated, and what `connect_at_start` does.
     """
-    with first_contact(settings) as engine:
+    with connect_at_start(settings) as engine:
         if settings.database_url is None:
             try:
                 check_schema(engine)
@@ -70,7 +70,7 @@ def ledger(settings: Settings) -> Iterator[sa.Engine]:
 
 
 @contextmanager
-def first_contact(settings: Settings) -> Iterator[sa.Engine]:
+def connect_at_start(settings: Settings) -> Iterator[sa.Engine]:
     """An engine that has connected once, closed at the end.
 
     Raises BadSettings where the server will not let us in however long we wait (password, certificate), and

@@ -27,7 +27,7 @@ class LabelledImage(Base):
     etag: Mapped[str | None]
     width: Mapped[int]  # pixels, upright
     height: Mapped[int]
-    look: Mapped[str]  # perceptual hash, hexadecimal
+    phash: Mapped[str] = mapped_column("look", key="phash")  # perceptual hash, hexadecimal
     given_group: Mapped[str | None]  # a bag, a session: as the person gave it
     cluster: Mapped[str]  # images of one group or look; they share a split, and a bootstrap draws them together
     split: Mapped[str]  # "none": it lies between two clusters of different splits, and may be used in neither

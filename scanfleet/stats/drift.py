@@ -120,18 +120,20 @@ def judge_labels(check: str, found: Labels, *, target_recall: float) -> list[Fin
     alarms = []
     low, _ = found.overridden.interval
     if found.overridden.n >= MIN_LABELS and low > OVERRIDE_ALARM:
-        words = f"people correct {in_words(found.overridden)} of the answers to a random draw"
+        words = f"people correct {share_text(found.overridden)} of the answers to a random draw"
         alarms.append(Finding(level="alarm", words=f"check {check}: {words}: train on the corrections"))
     _, high = found.recall.interval
     if found.recall.n >= MIN_LABELS and high < target_recall:
-        words = f"{in_words(found.recall)} of what should be flagged is not cleared, the target is {target_recall:.0%}"
+        words = (
+            f"{share_text(found.recall)} of what should be flagged is not cleared, the target is {target_recall:.0%}"
+        )
         alarms.append(Finding(level="alarm", words=f"check {check}: by a random draw {words}"))
     return alarms
 
 
-def in_words(share: Proportion) -> str:
+def share_text(share: Proportion) -> str:
     """
-    >>> in_words(Proportion(k=5, n=50))
+    >>> share_text(Proportion(k=5, n=50))
     '10.0% (5 of 50; 95 % interval 4.3% to 21.4%)'
     """
     low, high = share.interval

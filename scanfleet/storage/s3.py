@@ -19,7 +19,7 @@ _GONE = {"NoSuchKey", "404", "NoSuchVersion"}
 MAX_PUT_BYTES = 5 << 30  # what one request may carry
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-_WORLD = (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError)
+_TRANSIENT = (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError)
 
 
 class S3Store:
@@ -58,7 +58,7 @@ class S3Store:
             _raise_for_bucket(error, bucket, refusal="to be listed")
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
             raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
-        except _WORLD as error:
+        except _TRANSIENT as error:
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
@@ -71,7 +71,7 @@ class S3Store:
                     return _read_capped(body, length=answer["ContentLength"], max_bytes=max_bytes)
         except botocore.exceptions.ClientError as error:
             _raise_fetching(error, uri)
-        except _WORLD as error:
+        except _TRANSIENT as error:
             if deadline.over:
                 raise StoreUnavailable(f"s3://{bucket} is too slow: {deadline} (fetch_deadline_seconds)") from error
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
@@ -86,7 +86,7 @@ class S3Store:
             _raise_for_bucket(error, bucket, refusal="to be written")
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
             raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
-        except _WORLD as error:
+        except _TRANSIENT as error:
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
 

@@ -30,10 +30,10 @@ def without_token() -> None:
     def touch(connection: sa.Connection, held: Any, **values: Any) -> None:
         connection.execute(sa.update(Batch).where(Batch.id == held.batch_id).values(values))
 
-    def standing(_: sa.Connection, claims: Sequence[Any]) -> dict[int, LeaseState]:
+    def lease_states(_: sa.Connection, claims: Sequence[Any]) -> dict[int, LeaseState]:
         return {held.batch_id: LeaseState.HELD for held in claims}
 
-    vars(batches).update(_touch=touch, standing=standing)
+    vars(batches).update(_touch=touch, lease_states=lease_states)
 
 
 def without_guard() -> None:

@@ -60,7 +60,7 @@ def test_refusals_are_kept_and_taken_back(engine: sa.Engine) -> None:
     one = entered(engine, 1)
     with transaction(engine) as connection:
         for worker in ("a", "b", "a"):
-            refusals.note_refusal(connection, one, worker=worker, why="canary")
+            refusals.record_refusal(connection, one, worker=worker, why="canary")
         refusals.take_back(connection, one, worker="a")
         assert [each.worker for each in refusals.open_refusals(connection)] == ["b"]
     engine.dispose()

@@ -46,7 +46,7 @@ def place(connection: sa.Connection, *names: str, split: str = "train") -> None:
             "root": "/a",
             "width": 8,
             "height": 9,
-            "look": "0",
+            "phash": "0",
             "cluster": name,
             "split": split,
             "added_at": now(connection),
@@ -231,7 +231,7 @@ def test_history_says_what_became_of_each_label(engine: sa.Engine) -> None:
     assert list(iter_labels(engine, LabelFilter(split="golden"))) == []
     assert len(list(iter_labels(engine, LabelFilter(split="train", label="none", check_name=CHECK)))) == 3
     (conflict,) = iter_conflicts(engine, CHECK)
-    assert [(line.who, line.label) for line in conflict.voices] == [("ann", "none"), ("cid", "overlay")]
+    assert [(line.who, line.label) for line in conflict.labels] == [("ann", "none"), ("cid", "overlay")]
 
 
 def test_everything_of_a_person_since_a_moment_is_taken_back_at_once(engine: sa.Engine) -> None:
@@ -249,9 +249,9 @@ def test_everything_of_a_person_since_a_moment_is_taken_back_at_once(engine: sa.
 # Where images go.
 
 
-def seen(name: str, look: int = 0, *, group: str | None = None) -> SeenImage:
+def seen(name: str, phash: int = 0, *, group: str | None = None) -> SeenImage:
     more = {"root": None, "etag": None, "width": 8, "height": 8}
-    return SeenImage(content_sha256=name, uri=f"s3://b/{name}", look=f"{look:016x}", group=group, **more)
+    return SeenImage(content_sha256=name, uri=f"s3://b/{name}", phash=f"{phash:016x}", group=group, **more)
 
 
 FAR = [0x0F0F << 40, 0xFFFF_FFFF, 0xAAAA_AAAA_AAAA_AAAA, 0x3333_0000_CCCC_1111]  # no two alike

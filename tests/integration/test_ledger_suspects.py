@@ -194,7 +194,7 @@ def test_standing_tells_what_became_of_a_claim(engine: sa.Engine) -> None:
 
     def standing() -> list[LeaseState]:
         with reading(engine) as connection:
-            found = batches.standing(connection, held)
+            found = batches.lease_states(connection, held)
         return [found[claim.batch_id] for claim in held]
 
     assert standing() == [LeaseState.HELD] * 4
@@ -211,7 +211,7 @@ def test_standing_tells_what_became_of_a_claim(engine: sa.Engine) -> None:
         scans.cancel(connection, ledger.scan_id)
     assert standing()[3] is LeaseState.LOST
     with reading(engine) as connection:
-        assert batches.standing(connection, []) == {}
+        assert batches.lease_states(connection, []) == {}
 
 
 def test_taking_an_image_in_hand_begins_the_lease_anew(engine: sa.Engine) -> None:

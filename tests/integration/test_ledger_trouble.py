@@ -179,20 +179,20 @@ FAR_LEASE = MAX_LEASE_SECONDS + 60
 
 
 def test_a_back_off_is_over_when_past_or_impossibly_far(engine: sa.Engine) -> None:
-    over = _asked(engine, "not_before", clock.due)
+    over = _asked(engine, "not_before", clock.backoff_over)
     assert all(over(seconds) for seconds in (None, -3600, -1, 0, FAR_BACKOFF + 1, 3600))
     assert not any(over(seconds) for seconds in (0.000001, 1, 59, FAR_BACKOFF))
 
 
 def test_a_lease_is_over_when_past_or_impossibly_far(engine: sa.Engine) -> None:
-    over = _asked(engine, "lease_until", clock.run_out)
+    over = _asked(engine, "lease_until", clock.lease_expired)
     assert all(over(seconds) for seconds in (-3600, -1, -0.000001, FAR_LEASE + 1, 3600))
     assert not any(over(seconds) for seconds in (None, 0, 1, MAX_LEASE_SECONDS, FAR_LEASE))
 
 
 def test_a_knock_is_recent_unless_stale_or_from_the_future(engine: sa.Engine) -> None:
     def since(moment: clock.Time, at: datetime) -> sa.ColumnElement[bool]:
-        return clock.since(moment, at - timedelta(seconds=30), at)
+        return clock.happened_since(moment, at - timedelta(seconds=30), at)
 
     lately = _asked(engine, "notified_at", since)
     assert all(lately(seconds) for seconds in (-30, -1, 0, 60))

@@ -177,7 +177,7 @@ class Fleet(People):
     def look(self, worker: str) -> None:
         """Notice what people did: cancelled batches are dropped, those of a paused scan handed back."""
         mine = self._held[worker]
-        found, _ = self._do(lambda connection: batches.standing(connection, [held.claim for held in mine]))
+        found, _ = self._do(lambda connection: batches.lease_states(connection, [held.claim for held in mine]))
         for held in list(mine):
             standing = found[held.claim.batch_id]
             paused = self.model.scans[held.claim.scan_id].state == "paused"

@@ -22,9 +22,9 @@ from tests.ledger_machine.moments import (
     Moment,
     Span,
     backoff,
-    due,
+    backoff_over,
     lately,
-    run_out,
+    lease_expired,
 )
 
 
@@ -86,7 +86,7 @@ class Model:
 
     def overdue(self, at: datetime) -> set[int]:
         leased = (batch for batch in self.batches.values() if batch.state == "leased")
-        return {batch.id for batch in leased if run_out(batch.lease_until, at)}
+        return {batch.id for batch in leased if lease_expired(batch.lease_until, at)}
 
     def next_claim(self, notified: int | None, at: datetime) -> int | None:
         """Which batch a claim must get."""
@@ -124,8 +124,8 @@ class Model:
             for batch in sorted(self.batches.values(), key=lambda batch: batch.id)
             if batch.state == "ready"
             and (scan := self.scans[batch.scan_id]).state == "running"
-            and due(batch.not_before, at)
-            and due(scan.not_before, at)
+            and backoff_over(batch.not_before, at)
+            and backoff_over(scan.not_before, at)
         ]
 
     # what is done
@@ -196,7 +196,7 @@ class Model:
             self._forget_notifications(scan)
 
     def _trouble(self, scan: ScanModel, at: Span) -> None:
-        if not due(scan.not_before, at.hi):
+        if not backoff_over(scan.not_before, at.hi):
             return
         scan.trouble += 1
         if scan.trouble >= TROUBLES:

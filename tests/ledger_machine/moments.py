@@ -37,11 +37,11 @@ def backoff(attempts: int) -> float:
 # A time further ahead than anything that is ever written was written before the clock was set back.
 
 
-def due(not_before: Moment, at: datetime) -> bool:
+def backoff_over(not_before: Moment, at: datetime) -> bool:
     return not_before is None or not at < not_before.lo <= at + timedelta(seconds=MAX_BACKOFF + SLACK)
 
 
-def run_out(lease_until: Moment, at: datetime) -> bool:
+def lease_expired(lease_until: Moment, at: datetime) -> bool:
     return lease_until is not None and not at <= lease_until.lo <= at + timedelta(seconds=MAX_LEASE + SLACK)
 
 

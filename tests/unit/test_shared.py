@@ -12,7 +12,7 @@ import scanfleet.config.validation
 import scanfleet.messages
 import scanfleet.redaction
 from scanfleet.checks.check import builtin_names, load_check, parse_check
-from scanfleet.config.diagnosis import database_words
+from scanfleet.config.diagnosis import describe_database_error
 from scanfleet.config.settings import load_settings
 from scanfleet.config.variables import RENAMED
 from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, ScanfleetError, UnknownName
@@ -105,7 +105,7 @@ def test_postgresql_has_several_names(scheme: str) -> None:
     ],
 )
 def test_a_database_that_lets_nobody_in_is_not_called_away(words: str, begins: str) -> None:
-    assert database_words(words).startswith(f"{begins}{words}")
+    assert describe_database_error(words).startswith(f"{begins}{words}")
 
 
 def test_a_settings_file_that_is_not_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

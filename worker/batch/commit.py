@@ -47,12 +47,12 @@ class BatchWriter:
 
         return self._commit(lease, write, ends=False)
 
-    def note_content(self, lease: Lease, image: ClaimedImage, sha256: str) -> None:
+    def record_content(self, lease: Lease, image: ClaimedImage, sha256: str) -> None:
         """An image that was in hand when a worker ended is about to be tried again: remember its bytes."""
         if image.crashes:
             self._commit(
                 lease,
-                lambda connection: crash_isolation.note_content(connection, lease.claim, image.id, sha256),
+                lambda connection: crash_isolation.record_content(connection, lease.claim, image.id, sha256),
                 ends=False,
             )
 

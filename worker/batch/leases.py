@@ -84,7 +84,7 @@ class Leases:
         if not held:
             return
         with reading(self._engine) as connection:
-            found = batches.standing(connection, [lease.claim for lease in held.values()])
+            found = batches.lease_states(connection, [lease.claim for lease in held.values()])
         for batch_id, standing in found.items():
             lease = held[batch_id]
             with lease.lock:

@@ -19,8 +19,8 @@ from scanfleet.stats.drift import MIN_IMAGES, Slice, Tally, judge, judge_labels
 from scanfleet.stats.psi import edges_of_histogram
 
 REFERENCE_BATCHES = 256
-LOOK_BATCHES = 128  # of a scan, where somebody looks every half minute
-LOOK_SCANS = 2
+RECENT_BATCHES = 128  # of a scan, where somebody looks every half minute
+RECENT_SCANS = 2
 MAX_SCANS = 20
 
 
@@ -58,9 +58,9 @@ def slices(
         for scorer in _scorers_of(connection, check_name, scan, in_use=in_use):
             if scorer.id not in known:
                 known[scorer.id] = _reference(connection, scorer.id, by=by)
-            looked_at = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
+            counted = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
             for way in (None, by) if by is not None else (None,):
-                yield from _slices(connection, scan, sources, scorer, known[scorer.id], by=way, batches=looked_at)
+                yield from _slices(connection, scan, sources, scorer, known[scorer.id], by=way, batches=counted)
 
 
 def alarms(connection: sa.Connection, check_name: str) -> list[str]:
@@ -69,7 +69,7 @@ def alarms(connection: sa.Connection, check_name: str) -> list[str]:
     An adapter that was replaced alarms nobody any more. Where the base alone answers, little label mass is how it
     speaks, and nothing that moved.
     """
-    newest = slices(connection, check_name, max_scans=LOOK_SCANS, max_batches=LOOK_BATCHES, in_use=True)
+    newest = slices(connection, check_name, max_scans=RECENT_SCANS, max_batches=RECENT_BATCHES, in_use=True)
     found = [finding for each in newest for finding in judge(each, of_mass=not each.zero_shot)]
     check = newest_check(connection, check_name)
     if check is not None:
@@ -80,7 +80,7 @@ def alarms(connection: sa.Connection, check_name: str) -> list[str]:
 
 def alarms_of_scan(connection: sa.Connection, check_name: str, scan_id: str) -> list[str]:
     """What is alarming about one scan, in words. Looks at a part of it, whatever its size."""
-    found = slices(connection, check_name, scan_id=scan_id, max_batches=LOOK_BATCHES)
+    found = slices(connection, check_name, scan_id=scan_id, max_batches=RECENT_BATCHES)
     return [finding.words for each in found for finding in judge(each) if finding.level == "alarm"]
 
 

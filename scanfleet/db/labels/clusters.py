@@ -14,7 +14,7 @@ from scanfleet.perceptual_hash import HashIndex
 
 SHARES = (("train", 0.6), ("calibration", 0.15), ("threshold", 0.1), ("golden", 0.15))
 
-Node = tuple[str, str]  # ("look", look) or ("group", name)
+Node = tuple[str, str]  # ("phash", hash) or ("group", name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class SeenImage:
     etag: str | None
     width: int  # pixels, upright
     height: int
-    look: str  # scanfleet.perceptual_hash
+    phash: str  # scanfleet.perceptual_hash
     group: str | None = None
 
 
@@ -54,7 +54,7 @@ class Links:
 
     def __init__(self, images: Sequence[SeenImage]) -> None:
         self.known: dict[str, Anchor] = {}  # images that are stored already, by content hash
-        self.alike: set[str] = set()  # looks that more than one image has, or nearly
+        self.alike: set[str] = set()  # hashes that several images share, exactly or nearly
         self._images = {image.content_sha256: image for image in images}
         self._parents: dict[Node, Node] = {}
         self._anchors: dict[Node, set[Anchor]] = {}
@@ -65,18 +65,18 @@ class Links:
             if image.group is not None:
                 self._groups.setdefault(image.content_sha256, set()).add(image.group)
         self._index = HashIndex()
-        self._link_looks()
+        self._link_phashes()
 
-    def _link_looks(self) -> None:
-        first: dict[str, str] = {}  # look -> content hash
+    def _link_phashes(self) -> None:
+        first: dict[str, str] = {}  # phash -> content hash
         for image in self._images.values():
-            if first.setdefault(image.look, image.content_sha256) != image.content_sha256:
-                self.alike.add(image.look)
-        for look in first:
-            for other in self._index.near(look):
-                self.alike |= {look, other}
-                self._join(("look", look), ("look", other))
-            self._index.add(look, look)
+            if first.setdefault(image.phash, image.content_sha256) != image.content_sha256:
+                self.alike.add(image.phash)
+        for phash in first:
+            for other in self._index.near(phash):
+                self.alike |= {phash, other}
+                self._join(("phash", phash), ("phash", other))
+            self._index.add(phash, phash)
 
     def meet(self, row: Any) -> None:
         """A stored image: those that resemble it or belong to it are anchored where it lies."""
@@ -87,15 +87,15 @@ class Links:
             groups |= self._groups.get(row.content_sha256, set())
         for group in groups:
             self._anchors.setdefault(("group", group), set()).add(anchor)
-        for look in self._index.near(row.look):
-            if row.content_sha256 not in self._images or look != row.look:
-                self.alike.add(look)
-            self._anchors.setdefault(("look", look), set()).add(anchor)
+        for phash in self._index.near(row.phash):
+            if row.content_sha256 not in self._images or phash != row.phash:
+                self.alike.add(phash)
+            self._anchors.setdefault(("phash", phash), set()).add(anchor)
 
     def home(self, image: SeenImage, *, wanted: str | None, pinned: bool) -> Anchor:
         """Where a newcomer goes."""
         self._join_groups()
-        root = self._root(("look", image.look))
+        root = self._root(("phash", image.phash))
         anchors = self._anchors.get(root, set())
         name = self._least[root]
         splits = {anchor.split for anchor in anchors}
@@ -115,12 +115,12 @@ class Links:
         newcomers = {sha: image for sha, image in self._images.items() if sha not in self.known}
         for sha, image in newcomers.items():
             for group in self._groups.get(sha, ()):
-                self._join(("look", image.look), ("group", group))
+                self._join(("phash", image.phash), ("group", group))
         anchors, self._anchors = self._anchors, {}
         for node, some in anchors.items():
             self._anchors.setdefault(self._root(node), set()).update(some)
         for sha, image in newcomers.items():
-            root = self._root(("look", image.look))
+            root = self._root(("phash", image.phash))
             for name in (*(_group_cluster(group) for group in self._groups.get(sha, ())), f"look-{sha[:16]}"):
                 self._least[root] = min(name, self._least.get(root, name))
 

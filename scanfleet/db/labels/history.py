@@ -71,11 +71,11 @@ class LabelFilter:
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """An image that people label differently. voices: the labels that count, the oldest first."""
+    """An image that people label differently. labels: the labels that count, the oldest first."""
 
     content_sha256: str
     uri: str
-    voices: list[LabelLine]
+    labels: list[LabelLine]
 
 
 def iter_labels(engine: sa.Engine, wanted: LabelFilter, *, limit: int | None = None) -> Iterator[LabelLine]:
@@ -165,7 +165,7 @@ def _conflicts(connection: sa.Connection, check_name: str, images: Sequence[str]
     by_image: dict[str, list[LabelLine]] = {}
     for line in _lines(connection, _select().where(Label.id.in_(disputed)).order_by(Label.content_sha256, Label.id)):
         by_image.setdefault(line.content_sha256, []).append(line)
-    return [Conflict(content_sha256=image, uri=voices[-1].uri, voices=voices) for image, voices in by_image.items()]
+    return [Conflict(content_sha256=image, uri=labels[-1].uri, labels=labels) for image, labels in by_image.items()]
 
 
 def _lines(connection: sa.Connection, query: sa.Select[Any]) -> list[LabelLine]:

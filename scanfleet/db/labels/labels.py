@@ -86,7 +86,7 @@ def current_labels(
         if not keys:
             break
         these = (Label.content_sha256 > after, Label.content_sha256 <= keys[-1])
-        found += _standing(connection, check_name, *these, up_to=up_to)
+        found += _select_current(connection, check_name, *these, up_to=up_to)
         after = keys[-1]
     return found
 
@@ -111,11 +111,11 @@ def current_label_of(connection: sa.Connection, check_name: str, images: Sequenc
     found: dict[str, CurrentLabel] = {}
     for start in range(0, len(images), CHUNK_ROWS):
         these = Label.content_sha256.in_(images[start : start + CHUNK_ROWS])
-        found |= {one.content_sha256: one for one in _standing(connection, check_name, these, up_to=None)}
+        found |= {one.content_sha256: one for one in _select_current(connection, check_name, these, up_to=None)}
     return found
 
 
-def voices(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, str]]:
+def labels_by_person(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, str]]:
     """By content hash: who says what, of the labels that count."""
     found: dict[str, dict[str, str]] = {}
     for start in range(0, len(images), CHUNK_ROWS):
@@ -157,9 +157,9 @@ def labelled_checks(connection: sa.Connection) -> list[str]:
 
 
 def add_labels(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[int]:
-    """Add labels in their order, but those in `unsaid`'s sense said already; returns the ids of the rows added."""
+    """Add labels in their order, leaving out repeats (see `without_repeats`). Returns the ids of the new rows."""
     at = now(connection)
-    new = unsaid(connection, check_name, labels)
+    new = without_repeats(connection, check_name, labels)
     added: list[int] = []
     for start in range(0, len(new), CHUNK_ROWS):
         rows = [_row(label, check_name, at) for label in new[start : start + CHUNK_ROWS]]
@@ -168,7 +168,7 @@ def add_labels(connection: sa.Connection, check_name: str, labels: Sequence[NewL
     return added
 
 
-def unsaid(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[NewLabel]:
+def without_repeats(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[NewLabel]:
     """Those that say something new: where a person's newest label of an image says the same, nothing needs adding.
 
     So the same file may be imported twice.
@@ -180,7 +180,7 @@ def unsaid(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel
         known = _newest_by_person(connection, check_name, {label.content_sha256 for label in chunk})
         for label in chunk:
             key = (label.content_sha256, label.who)
-            if not _says(said.get(key, known.get(key)), label):
+            if not _covers(said.get(key, known.get(key)), label):
                 said[key] = label
                 new.append(label)
     return new
@@ -190,7 +190,7 @@ def _row(label: NewLabel, check_name: str, at: datetime) -> dict[str, Any]:
     return {"check_name": check_name, "at": at} | {name: getattr(label, name) for name in NewLabel.__dataclass_fields__}
 
 
-def _says(known: Any, label: NewLabel) -> bool:
+def _covers(known: Any, label: NewLabel) -> bool:
     """Whether a label, or a row of one, says all that a new one says. No box and nothing said of boxes are the same."""
     if known is None or (known.label, known.boxes or None) != (label.label, label.boxes or None):
         return False
@@ -220,7 +220,7 @@ def _next_images(connection: sa.Connection, check_name: str, after: str, limit: 
     return list(connection.execute(query).scalars())
 
 
-def _standing(
+def _select_current(
     connection: sa.Connection, check_name: str, *conditions: sa.ColumnElement[bool], up_to: int | None
 ) -> list[CurrentLabel]:
     counts = counting(check_name, *conditions, up_to=up_to)

@@ -60,10 +60,10 @@ def split_for(check: Name) -> sa.ColumnElement[str]:
     Once people chose the golden set of a check, nothing gets into it but by their choice: other images that lie in
     golden (by their hash, by likeness to a golden one, or for another check) are used for nothing there.
     """
-    shut_out = sa.and_(
+    excluded = sa.and_(
         LabelledImage.split == "golden", has_pins(check), ~is_pinned(check, LabelledImage.content_sha256)
     )
-    return sa.case((shut_out, "none"), else_=LabelledImage.split)
+    return sa.case((excluded, "none"), else_=LabelledImage.split)
 
 
 def has_pins(check: Name) -> Condition:

@@ -70,7 +70,7 @@ def place_images(
             split="none" if pinned and home.split == "golden" and not mine else home.split,
             stored=home.split,
             known=known is not None,
-            near=image.look in links.alike,
+            near=image.phash in links.alike,
             refused=refused,
         )
     return places
@@ -114,7 +114,7 @@ def _rows_of(connection: sa.Connection, images: Sequence[str]) -> list[Any]:
 
 
 _LINKS = [
-    LabelledImage.__table__.c[name] for name in ("content_sha256", "look", "given_group", "cluster", "split")
+    LabelledImage.__table__.c[name] for name in ("content_sha256", "phash", "given_group", "cluster", "split")
 ]  # what links images
 
 

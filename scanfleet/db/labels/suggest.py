@@ -74,7 +74,9 @@ def _boundaries(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | 
 
 def count_pool(connection: sa.Connection, pool: Pool) -> int:
     """How many contents there are to choose from."""
-    query = _standing(pool, sa.func.count(Verdict.content_sha256.distinct())).where(_scorer(pool).in_(pool.scorers))
+    query = _current_verdicts(pool, sa.func.count(Verdict.content_sha256.distinct())).where(
+        _scorer(pool).in_(pool.scorers)
+    )
     return connection.execute(query).scalar_one()
 
 
@@ -92,7 +94,7 @@ def _in_order(connection: sa.Connection, pool: Pool, where: sa.ColumnElement[boo
     found: set[str] = set()
     content = Verdict.content_sha256
     for scorer in pool.scorers if n else ():
-        query = _standing(pool, content).where(_scorer(pool) == scorer, where)
+        query = _current_verdicts(pool, content).where(_scorer(pool) == scorer, where)
         found.update(connection.execute(query.group_by(content).order_by(content).limit(n)).scalars())
     return sorted(found)[:n]
 
@@ -103,7 +105,7 @@ def near_boundary(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]
     content = Verdict.content_sha256
     for scorer, margins in pool.boundaries.items():
         away = _smallest([sa.func.abs(sa.func.min(Verdict.margin) - margin) for margin in margins])
-        query = _standing(pool, content, sa.func.max(Verdict.id).label("verdict"), away.label("away"))
+        query = _current_verdicts(pool, content, sa.func.max(Verdict.id).label("verdict"), away.label("away"))
         query = query.where(_scorer(pool) == scorer).group_by(content).order_by("away", content).limit(n)
         found += [(row.away, row.content_sha256, row.verdict) for row in connection.execute(query)]
     newest = _newest(connection, pool, {image for _, image, _ in found})
@@ -118,7 +120,7 @@ def _smallest(values: Sequence[sa.ColumnElement[float]]) -> sa.ColumnElement[flo
     return sa.case((first < second, first), else_=second)
 
 
-def in_dispute(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
+def disagreements(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
     """At most `n` contents of which two scorers say different things, the widest apart first.
 
     One flags what the other clears; then other decisions that differ; then the gap of their calibrated probabilities.
@@ -143,7 +145,7 @@ def _disputes(
     kind = sa.func.max(sa.case((opposed, 2), (differ, 1), else_=0)).label("kind")
     gap = sa.func.max(sa.func.coalesce(apart, 0.0)).label("gap")
     query = (
-        _standing(pool, Verdict.content_sha256, kind, gap)
+        _current_verdicts(pool, Verdict.content_sha256, kind, gap)
         .join(rival, sa.and_(rival.content_sha256 == Verdict.content_sha256, rival.scorer_id.in_(others)))
         .where(_scorer(pool) == scorer, sa.or_(differ, apart >= LEAST_GAP))
         .group_by(Verdict.content_sha256)
@@ -190,7 +192,7 @@ def _newest(connection: sa.Connection, pool: Pool, images: Collection[str]) -> d
     found: dict[str, int] = {}
     for start in range(0, len(wanted), CHUNK_ROWS):
         query = (
-            _standing(pool, Verdict.content_sha256, sa.func.max(Verdict.id).label("verdict"))
+            _current_verdicts(pool, Verdict.content_sha256, sa.func.max(Verdict.id).label("verdict"))
             .where(Verdict.scorer_id.in_(pool.scorers))
             .where(Verdict.content_sha256.in_(wanted[start : start + CHUNK_ROWS]))
             .group_by(Verdict.content_sha256)
@@ -204,7 +206,7 @@ def _scorer(pool: Pool) -> sa.SQLColumnExpression[int]:
     return Verdict.scorer_id if pool.scans is None else Verdict.scorer_id + 0
 
 
-def _standing(pool: Pool, *columns: Any) -> sa.Select[Any]:
+def _current_verdicts(pool: Pool, *columns: Any) -> sa.Select[Any]:
     """Over verdicts that are an image's answer, of images without a label."""
     undo = aliased(Label)
     undone = sa.exists().where(

@@ -31,13 +31,13 @@ def renew(connection: sa.Connection, images: Sequence[ClaimedImage], written: Ma
     answered = (Image.id.in_(renewing), Image.state == "verdict")
     lock = sa.select(Image.id).where(*answered).order_by(Image.id)
     held = connection.execute(lock.with_for_update(key_share=True)).scalars().all()
-    stood = _standing(connection, held)
+    stood = _current_answers(connection, held)
     _name_what_stood(connection, {renewing[image_id]: row.verdict_id for image_id, row in stood.items()})
     _point(connection, {image_id: renewing[image_id] for image_id in stood})
-    _move_counts(connection, list(stood.values()), _standing(connection, held))
+    _move_counts(connection, list(stood.values()), _current_answers(connection, held))
 
 
-def _standing(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
+def _current_answers(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
     """By image, in the order of their ids: batch, and the verdict that stands with its decision."""
     query = (
         sa.select(Image.id, Image.batch_id, Image.verdict_id, Verdict.decision)

@@ -94,7 +94,7 @@ def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:
     return connection.execute(sa.select(ScorerRow.id).where(ScorerRow.key == spec.key)).scalar_one()
 
 
-def note_shift(connection: sa.Connection, scorer: int, shift: Shift) -> None:
+def record_shift(connection: sa.Connection, scorer: int, shift: Shift) -> None:
     """Keep what a worker measured, if no worker measured a wider one. Two workers may tell at the same moment."""
     held = ScorerRow.shift
     narrower = sa.or_(held.is_(None), held["max"].as_float() < shift.max)

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from scanfleet.db.clock import due
+from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Image, Scan
@@ -162,7 +162,7 @@ def claim(
 
 def _claimable(queue: str, at: datetime) -> sa.ColumnElement[bool]:
     ready = (Batch.queue == queue, Batch.state == "ready", Scan.state == "running")
-    return sa.and_(*ready, due(Batch.not_before, at), due(Scan.not_before, at))
+    return sa.and_(*ready, backoff_over(Batch.not_before, at), backoff_over(Scan.not_before, at))
 
 
 def _probed() -> sa.ColumnElement[bool]:
@@ -203,15 +203,15 @@ class LeaseState(enum.Enum):
     LOST = "lost"
 
 
-def standing(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:
+def lease_states(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:
     """By batch id: still ours, ours but of a paused scan, or lost (cancelled, or leased by another)."""
     query = sa.select(Batch.id, Batch.lease_token, Batch.state, Scan.state.label("scan_state"))
     query = query.join(Scan, Scan.id == Batch.scan_id).where(Batch.id.in_([held.batch_id for held in claims]))
     rows = {row.id: row for row in connection.execute(query)}
-    return {held.batch_id: _standing(held, rows.get(held.batch_id)) for held in claims}
+    return {held.batch_id: _lease_state(held, rows.get(held.batch_id)) for held in claims}
 
 
-def _standing(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
+def _lease_state(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
     if row is None or row.state != "leased" or row.lease_token != held.token:
         return LeaseState.LOST
     return LeaseState.PAUSED if row.scan_state == "paused" else LeaseState.HELD

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import run_out
+from scanfleet.db.clock import lease_expired
 from scanfleet.db.engine import now
 from scanfleet.db.scans import batches, failures
 from scanfleet.db.scans.batches import Claim
@@ -36,7 +36,7 @@ class Expired:
 
 def expire_leases(connection: sa.Connection) -> Expired:
     """Make the batches of workers that went silent ready again, as suspects. Safe to run in parallel."""
-    return _expire(connection, run_out(Batch.lease_until, now(connection)))
+    return _expire(connection, lease_expired(Batch.lease_until, now(connection)))
 
 
 def expire_worker(connection: sa.Connection, *, host: str, pid: int) -> Expired:
@@ -63,7 +63,7 @@ def _expire(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Expired
     return Expired(n=len(rows), quarantined=tuple(quarantined))
 
 
-def note_content(connection: sa.Connection, held: Claim, image_id: int, sha256: str) -> None:
+def record_content(connection: sa.Connection, held: Claim, image_id: int, sha256: str) -> None:
     """Before an image that was blamed is scored again: which bytes these are. Raises LeaseLost."""
     batches.take_in_hand(connection, held, image_id)
     connection.execute(sa.update(Image).where(Image.id == image_id).values(content_sha256=sha256))

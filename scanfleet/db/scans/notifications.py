@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import due, since
+from scanfleet.db.clock import backoff_over, happened_since
 from scanfleet.db.engine import now
 from scanfleet.db.locks import hold_batches
 from scanfleet.db.scans.source_breaker import on_hold
@@ -24,9 +24,14 @@ def due_for_notification(
     probe, and none while one is out; those come on top, or a busy scan would keep others on hold.
     """
     at = now(connection)
-    lately = since(Batch.notified_at, at - timedelta(seconds=renotify_seconds), at)
+    lately = happened_since(Batch.notified_at, at - timedelta(seconds=renotify_seconds), at)
     room = max(max_outstanding - _outstanding(connection, lately), 0)
-    ready = (Batch.state == "ready", Scan.state == "running", due(Batch.not_before, at), due(Scan.not_before, at))
+    ready = (
+        Batch.state == "ready",
+        Scan.state == "running",
+        backoff_over(Batch.not_before, at),
+        backoff_over(Scan.not_before, at),
+    )
     unnotified = sa.or_(Batch.notified_at.is_(None), ~lately)
     query = (
         sa.select(Batch.id, Batch.queue)

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import due
+from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.retry import backoff_seconds, jittered
@@ -28,7 +28,7 @@ def on_hold() -> sa.ColumnElement[bool]:
 def count_source_error(connection: sa.Connection, scan_id: str, *, waiting_for: str) -> None:
     """A batch met nothing but a store that is away. What several workers meet at the same time counts once."""
     at = now(connection)
-    query = sa.select(Scan.trouble, due(Scan.not_before, at)).where(Scan.id == scan_id)
+    query = sa.select(Scan.trouble, backoff_over(Scan.not_before, at)).where(Scan.id == scan_id)
     before, pause_is_over = connection.execute(query.with_for_update(key_share=True)).one()
     if not pause_is_over:
         return

@@ -22,7 +22,7 @@ class RefusalInfo:
     at: datetime
 
 
-def note_refusal(connection: sa.Connection, adapter_id: int, *, worker: str, why: str) -> None:
+def record_refusal(connection: sa.Connection, adapter_id: int, *, worker: str, why: str) -> None:
     """Say once that a worker does not use an adapter."""
     if _newest(connection, adapter_id, worker) in (None, TAKEN_BACK):
         _add(connection, adapter_id, worker, why)

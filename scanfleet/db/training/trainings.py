@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import due
+from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Training
 from scanfleet.errors import LeaseLost, RequestError, UnknownName
@@ -177,7 +177,7 @@ def has_ready(connection: sa.Connection, base_model: str) -> bool:
 
 def _claimable(base_model: str, at: datetime) -> sa.ColumnElement[bool]:
     ready = (Training.base_model == base_model, Training.state == "ready")
-    return sa.and_(*ready, due(Training.not_before, at))
+    return sa.and_(*ready, backoff_over(Training.not_before, at))
 
 
 def beat(

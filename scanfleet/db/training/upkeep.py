@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import due, run_out, since
+from scanfleet.db.clock import backoff_over, happened_since, lease_expired
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Training, Worker
 from scanfleet.db.training.trainings import COLUMNS, TrainingInfo, lost
@@ -18,7 +18,7 @@ ALIVE_SECONDS = 60.0  # a training worker that gave a sign lately hears a knock
 
 def expire_leases(connection: sa.Connection) -> list[int]:
     """Trainings of workers that went silent go on with another one. Returns their ids."""
-    silent = sa.select(*COLUMNS).where(Training.state == "leased", run_out(Training.lease_until, now(connection)))
+    silent = sa.select(*COLUMNS).where(Training.state == "leased", lease_expired(Training.lease_until, now(connection)))
     rows = connection.execute(silent.with_for_update(skip_locked=True)).all()
     for row in rows:
         lost(connection, TrainingInfo(**row._mapping))
@@ -31,14 +31,14 @@ def due_for_notification(connection: sa.Connection, *, renotify_seconds: float) 
     Rung for a second time only while a training worker lives: there may be none for days, and knocks would pile up.
     """
     at = now(connection)
-    lately = since(Training.notified_at, at - timedelta(seconds=renotify_seconds), at)
+    lately = happened_since(Training.notified_at, at - timedelta(seconds=renotify_seconds), at)
     alive = sa.exists().where(
         Worker.queue == TRAIN_QUEUE,
         Worker.stopped_at.is_(None),
-        since(Worker.beat_at, at - timedelta(seconds=ALIVE_SECONDS), at),
+        happened_since(Worker.beat_at, at - timedelta(seconds=ALIVE_SECONDS), at),
     )
     unnotified = sa.or_(Training.notified_at.is_(None), sa.and_(~lately, alive))
-    query = sa.select(Training.id).where(Training.state == "ready", due(Training.not_before, at), unnotified)
+    query = sa.select(Training.id).where(Training.state == "ready", backoff_over(Training.not_before, at), unnotified)
     found = list(connection.execute(query.order_by(Training.id).with_for_update(skip_locked=True)).scalars())
     mark_notified(connection, found, at=at)
     return found

@@ -128,14 +128,14 @@ def test_a_refusal_is_told_once_and_taken_back(engine: sa.Engine, tmp_path: Path
     one = enter(engine, made(tmp_path / "one"))
     for _ in range(2):
         with transaction(engine) as connection:
-            refusals.note_refusal(connection, one, worker="w", why="canary")
+            refusals.record_refusal(connection, one, worker="w", why="canary")
             refusals.take_back(connection, one, worker="other")
     with transaction(engine) as connection:
         (found,) = refusals.open_refusals(connection)
         assert (found.adapter_id, found.worker, found.why) == (one, "w", "canary")
         refusals.take_back(connection, one, worker="w")
         assert refusals.open_refusals(connection, one) == []
-        refusals.note_refusal(connection, one, worker="w", why="again")
+        refusals.record_refusal(connection, one, worker="w", why="again")
         assert [each.why for each in refusals.open_refusals(connection, one)] == ["again"]
 
 
@@ -163,8 +163,8 @@ def test_the_commands_show_what_is_known(engine: sa.Engine, tmp_path: Path) -> N
     one, two, three_ = three(engine, tmp_path)
     with transaction(engine) as connection:
         workers.start_worker(connection, worker="box-1", host="box", pid=1, queue="score.pocket", device="cpu")
-        refusals.note_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
-        refusals.note_refusal(connection, three_, worker="long-gone", why="old")
+        refusals.record_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
+        refusals.record_refusal(connection, three_, worker="long-gone", why="old")
     listed = run(tmp_path, "ls", "--check", "overlay")
     assert "label accuracy 0.900 of 40" in listed.stdout
     assert listed.stdout.count("in use") == 1
@@ -198,12 +198,12 @@ def test_the_other_places_that_list_workers_tell_refusals_too(engine: sa.Engine,
     *_, three_ = three(engine, tmp_path)
     with transaction(engine) as connection:
         workers.start_worker(connection, worker="box-1", host="box", pid=1, queue="score.pocket", device="cpu")
-        refusals.note_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
+        refusals.record_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
     answer = CliRunner().invoke(cli, ["--data-dir", str(tmp_path / "data"), "worker", "ls"])
     assert "worker box-1 refuses it" in answer.stderr
-    from producer.local.doctor import look_around
+    from producer.local.doctor import examine
 
-    found = {each.name: each for each in look_around(load_settings(data_dir=tmp_path / "data"))}
+    found = {each.name: each for each in examine(load_settings(data_dir=tmp_path / "data"))}
     assert found["adapters"].status == "warn"
     assert "worker box-1 refuses it" in found["adapters"].text
 
