@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -40,6 +40,20 @@ class Base(DeclarativeBase):
         list[Any]: sa.JSON(none_as_null=True),
         str: sa.Text(),
     }
+
+
+class Leased:
+    """The columns of a table whose rows workers lease (scanfleet.db.leases)."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str]  # ready, leased, or one that ends it
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[int] = mapped_column(default=0)  # grows with every claim; a write must name the current one
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]  # back-off after a transient error
+    waiting_for: Mapped[str | None]  # the error, while it waits
+    notified_at: Mapped[datetime | None]
 
 
 def one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:

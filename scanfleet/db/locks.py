@@ -20,15 +20,18 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from scanfleet.db.tables import Batch, Scan
+from scanfleet.db.base import Leased
+from scanfleet.db.tables import Scan
 
 
-def hold_batches(connection: sa.Connection, *which: sa.ColumnElement[bool], skip_locked: bool = False) -> int:
-    """Lock these batches until the transaction ends. Returns how many it holds now.
+def hold(
+    connection: sa.Connection, table: type[Leased], *which: sa.ColumnElement[bool], skip_locked: bool = False
+) -> int:
+    """Lock these batches or trainings until the transaction ends. Returns how many it holds now.
 
     skip_locked: only those that nobody else holds, without waiting.
     """
-    found = sa.select(Batch.id).where(*which).order_by(Batch.id)
+    found = sa.select(table.id).where(*which).order_by(table.id)
     held = found.with_for_update(key_share=True, skip_locked=skip_locked).subquery()
     return connection.execute(sa.select(sa.func.count()).select_from(held)).scalar_one()
 

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from scanfleet.db.base import Base, UtcDateTime, one_of
+from scanfleet.db.base import Base, Leased, UtcDateTime, one_of
 from scanfleet.db.training_tables import (
     Adapter,
     Calibration,
@@ -68,7 +68,7 @@ class Scan(Base):
     rescan_of: Mapped[str | None]  # the scan whose answers this one renews
 
 
-class Batch(Base):
+class Batch(Leased, Base):
     __tablename__ = "batches"
     __table_args__ = (
         one_of("state", BATCH_STATES),
@@ -76,23 +76,14 @@ class Batch(Base):
         sa.Index(None, "scan_id", "state"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
     queue: Mapped[str]
-    state: Mapped[str]
     n_images: Mapped[int]
     n_verdicts: Mapped[int] = mapped_column(default=0)
     n_failures: Mapped[int] = mapped_column(default=0)
     n_reused: Mapped[int] = mapped_column(default=0)  # of n_verdicts: taken over from an earlier scoring
     n_flagged: Mapped[int] = mapped_column(default=0)
     n_review: Mapped[int] = mapped_column(default=0)
-    lease_owner: Mapped[str | None]
-    lease_until: Mapped[datetime | None]
-    lease_token: Mapped[int] = mapped_column(default=0)  # grows with every claim; a write must name the current one
-    attempts: Mapped[int] = mapped_column(default=0)
-    not_before: Mapped[datetime | None]  # back-off after a failure of the world
-    waiting_for: Mapped[str | None]  # what failed, in words, while it waits
-    notified_at: Mapped[datetime | None]
     scorer_id: Mapped[int | None] = mapped_column(sa.ForeignKey("scorers.id"))
     finished_at: Mapped[datetime | None]
     seconds: Mapped[

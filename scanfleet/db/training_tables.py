@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from scanfleet.db.base import Base, one_of
+from scanfleet.db.base import Base, Leased, one_of
 
 SPLITS = ("train", "calibration", "threshold", "golden", "none")
 TRAINING_STATES = ("ready", "leased", "done", "failed", "cancelled")
@@ -60,7 +60,7 @@ class Label(Base):
     note: Mapped[str | None]
 
 
-class Training(Base):
+class Training(Leased, Base):
     """One run from labels to a judged adapter. Leased like a batch: a silent owner loses it."""
 
     __tablename__ = "trainings"
@@ -71,7 +71,6 @@ class Training(Base):
         sa.Index(None, "check_name", "base_model", "id"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
     check_name: Mapped[str]
     base_model: Mapped[str]
@@ -81,16 +80,8 @@ class Training(Base):
     reason: Mapped[str]  # why it was started, in words
     who: Mapped[str | None]  # a person; None: by itself
     newest_label: Mapped[int]  # labels with a higher id are none of its business
-    state: Mapped[str]
     stage: Mapped[str | None]  # where it stands
     progress: Mapped[dict[str, Any] | None]  # step, steps, epoch, loss, seconds_left ...
-    lease_owner: Mapped[str | None]
-    lease_until: Mapped[datetime | None]
-    lease_token: Mapped[int] = mapped_column(default=0)
-    attempts: Mapped[int] = mapped_column(default=0)
-    not_before: Mapped[datetime | None]
-    waiting_for: Mapped[str | None]  # what of the world failed, in words, while it waits
-    notified_at: Mapped[datetime | None]
     adapter_id: Mapped[int | None]  # what came of it
     champion_id: Mapped[int | None]  # what it was compared with; None: the base alone
     verdict: Mapped[str | None]

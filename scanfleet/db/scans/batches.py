@@ -10,20 +10,17 @@ import enum
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from scanfleet.db import leases
 from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Image, Scan
-from scanfleet.errors import LeaseLost
-from scanfleet.retry import backoff_seconds, jittered
-
-FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None, "in_hand": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,22 +89,8 @@ def add_images(
             .returning(Batch.id)
         ).scalar_one()
         ids.append(batch_id)
-        rows = [
-            {
-                "scan_id": scan_id,
-                "batch_id": batch_id,
-                "uri": image.uri,
-                "root": image.root,
-                "etag": image.etag,
-                "size": image.size,
-                "identity": image.identity,
-                "meta": image.meta,
-                "state": "pending",
-                "rescan_of": image.rescan_of,
-                "drawn": image.drawn,
-            }
-            for image in chunk
-        ]
+        common = {"scan_id": scan_id, "batch_id": batch_id, "state": "pending"}
+        rows = [vars(image) | common | {"identity": image.identity} for image in chunk]
         connection.execute(sa.insert(Image), rows)
     return ids
 
@@ -130,39 +113,25 @@ def claim(
     """
     at = now(connection)
     any_other = sa.and_(_claimable(queue, at), ~on_hold())
-    # New ones before those tried in vain: a few lost causes with low ids would come first for ever.
+    # New batches before those that failed before: a few that always fail and have low ids would come first for ever.
     preferences = [sa.and_(any_other, Batch.attempts == 0), any_other]
     if notified is not None:
         preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == notified, sa.or_(~on_hold(), ~_probed())))
-    for wanted in preferences:
-        pick = (
-            sa.select(Batch.id)
-            .join(Scan, Scan.id == Batch.scan_id)
-            .where(wanted)
-            .order_by(Batch.id)
-            .limit(1)
-            .with_for_update(skip_locked=True, key_share=True, of=Batch)
-        )
-        row = connection.execute(
-            sa.update(Batch)
-            .where(Batch.id == pick.scalar_subquery(), Batch.state == "ready")
-            .values(
-                state="leased",
-                lease_owner=worker,
-                lease_until=at + timedelta(seconds=lease_seconds),
-                lease_token=Batch.lease_token + 1,
-                attempts=Batch.attempts + 1,
-            )
-            .returning(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds)
-        ).one_or_none()
-        if row is not None:
-            return _load(connection, row, lease_seconds=lease_seconds)
-    return None
+    row = leases.claim(
+        connection,
+        Batch,
+        [sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id).where(wanted) for wanted in preferences],
+        at=at,
+        worker=worker,
+        lease_seconds=lease_seconds,
+        returning=(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds),
+    )
+    return None if row is None else _load(connection, row, lease_seconds=lease_seconds)
 
 
 def _claimable(queue: str, at: datetime) -> sa.ColumnElement[bool]:
-    ready = (Batch.queue == queue, Batch.state == "ready", Scan.state == "running")
-    return sa.and_(*ready, backoff_over(Batch.not_before, at), backoff_over(Scan.not_before, at))
+    scan_ready = (Scan.state == "running", backoff_over(Scan.not_before, at))
+    return sa.and_(Batch.queue == queue, leases.claimable(Batch, at), *scan_ready)
 
 
 def _probed() -> sa.ColumnElement[bool]:
@@ -219,7 +188,7 @@ def _lease_state(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
 
 def extend(connection: sa.Connection, held: Claim, *, lease_seconds: float) -> None:
     """Heartbeat: prolong a lease. Raises LeaseLost when it is no longer ours."""
-    _touch(connection, held, lease_until=now(connection) + timedelta(seconds=lease_seconds))
+    _touch(connection, held, lease_until=leases.end_of_lease(connection, lease_seconds))
 
 
 def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], waiting_for: str | None) -> None:
@@ -228,18 +197,11 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
     `values`: further columns (counts, scorer, seconds). Must be the first statement of the writing transaction: it
     raises LeaseLost unless the token is the current one.
     """
-    at = now(connection)
     if waiting_for is None:
-        values = values | {"state": "done", "finished_at": at, "waiting_for": None}
+        values = values | leases.FREE | {"state": "done", "finished_at": now(connection), "waiting_for": None}
     else:
-        delay = jittered(backoff_seconds(held.attempts))
-        values = values | {
-            "state": "ready",
-            "not_before": at + timedelta(seconds=delay),
-            "waiting_for": waiting_for,
-            "notified_at": None,
-        }
-    _touch(connection, held, **FREE, **values)
+        values = values | leases.after_backoff(connection, n=held.attempts, waiting_for=waiting_for)
+    _touch(connection, held, in_hand=None, **values)
 
 
 def take_in_hand(connection: sa.Connection, held: Claim, image_id: int) -> None:
@@ -252,20 +214,14 @@ def go_on(connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_
 
     The lease begins anew: one that is over already, though nobody noticed, would have the wrong image blamed.
     """
-    until = now(connection) + timedelta(seconds=held.lease_seconds)
+    until = leases.end_of_lease(connection, held.lease_seconds)
     _touch(connection, held, in_hand=in_hand, lease_until=until, **values)
 
 
 def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any]) -> None:
     """Return a batch at once, with what is left of it. The attempt does not count. Raises LeaseLost."""
-    _touch(connection, held, state="ready", notified_at=None, attempts=Batch.attempts - 1, **FREE, **values)
+    _touch(connection, held, attempts=Batch.attempts - 1, in_hand=None, **leases.READY, **values)
 
 
 def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
-    touched = connection.execute(
-        sa.update(Batch)
-        .where(Batch.id == held.batch_id, Batch.lease_token == held.token, Batch.state == "leased")
-        .values(values)
-    )
-    if touched.rowcount != 1:
-        raise LeaseLost(f"batch {held.batch_id}: lease {held.token} is no longer the current one")
+    leases.touch(connection, Batch, held.batch_id, held.token, **values)

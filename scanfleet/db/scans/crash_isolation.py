@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import lease_expired
+from scanfleet.db import leases
 from scanfleet.db.engine import now
 from scanfleet.db.scans import batches, failures
 from scanfleet.db.scans.batches import Claim
@@ -36,7 +36,7 @@ class Expired:
 
 def expire_leases(connection: sa.Connection) -> Expired:
     """Make the batches of workers that went silent ready again, as suspects. Safe to run in parallel."""
-    return _expire(connection, lease_expired(Batch.lease_until, now(connection)))
+    return _expire(connection, None)
 
 
 def expire_worker(connection: sa.Connection, *, host: str, pid: int) -> Expired:
@@ -45,15 +45,9 @@ def expire_worker(connection: sa.Connection, *, host: str, pid: int) -> Expired:
     return _expire(connection, Batch.lease_owner.in_(names))
 
 
-def _expire(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Expired:
+def _expire(connection: sa.Connection, which: sa.ColumnElement[bool] | None) -> Expired:
     at = now(connection)
-    dead = (
-        sa.select(Batch.id, Batch.scan_id, Batch.in_hand, Batch.crashes)
-        .where(Batch.state == "leased", which)
-        .order_by(Batch.id)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    rows = connection.execute(dead).all()
+    rows = leases.expired(connection, Batch, (Batch.id, Batch.scan_id, Batch.in_hand, Batch.crashes), which)
     quarantined = []
     for row in rows:
         _free(connection, row.id, crashes=row.crashes + 1, at=at)
@@ -94,13 +88,10 @@ def _free(connection: sa.Connection, batch_id: int, *, crashes: int, at: datetim
         sa.update(Batch)
         .where(Batch.id == batch_id)
         .values(
-            state="ready",
+            **leases.READY,
             suspect=True,
             crashes=crashes,
             in_hand=None,
-            lease_owner=None,
-            lease_until=None,
-            notified_at=None,
             not_before=at + timedelta(seconds=backoff_seconds(crashes - 1)) if again else None,
             waiting_for=f"a worker that survives batch {batch_id}: {crashes} in a row did not" if again else None,
         )

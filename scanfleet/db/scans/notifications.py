@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Iterable
+from functools import partial
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import backoff_over, happened_since
+from scanfleet.db import leases
+from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
-from scanfleet.db.locks import hold_batches
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Scan
+
+mark_notified = partial(leases.mark_notified, table=Batch)
 
 
 def due_for_notification(
@@ -24,14 +25,9 @@ def due_for_notification(
     probe, and none while one is out; those come on top, or a busy scan would keep others on hold.
     """
     at = now(connection)
-    lately = happened_since(Batch.notified_at, at - timedelta(seconds=renotify_seconds), at)
+    lately = leases.recently_notified(Batch, renotify_seconds, at)
     room = max(max_outstanding - _outstanding(connection, lately), 0)
-    ready = (
-        Batch.state == "ready",
-        Scan.state == "running",
-        backoff_over(Batch.not_before, at),
-        backoff_over(Scan.not_before, at),
-    )
+    ready = (leases.claimable(Batch, at), Scan.state == "running", backoff_over(Scan.not_before, at))
     unnotified = sa.or_(Batch.notified_at.is_(None), ~lately)
     query = (
         sa.select(Batch.id, Batch.queue)
@@ -69,11 +65,3 @@ def _probes(
         query = query.with_for_update(skip_locked=True, key_share=True, of=Batch)
         found += [(row.id, row.queue) for row in connection.execute(query)]
     return found
-
-
-def mark_notified(connection: sa.Connection, batch_ids: Sequence[int], *, at: datetime | None) -> None:
-    """Remember when batches were rung for; None: they were not, after all."""
-    if batch_ids:
-        hold_batches(connection, Batch.id.in_(batch_ids))
-        values: dict[str, Any] = {"notified_at": at}
-        connection.execute(sa.update(Batch).where(Batch.id.in_(batch_ids)).values(values))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from scanfleet.db import locks
+from scanfleet.db import leases, locks
 from scanfleet.db.scans import scans
 from scanfleet.db.tables import Batch, Failure, Image
 from scanfleet.errors import RequestError
@@ -67,10 +67,9 @@ def _reopen_batch(connection: sa.Connection, batch_id: int, chosen: Sequence[sa.
     The batch is locked before its failures are counted: a write under way is waited for and counted in.
     """
     this = Batch.id == batch_id
-    fresh = {"attempts": 0, "not_before": None, "waiting_for": None, "notified_at": None, "finished_at": None}
-    fresh |= {"crashes": 0, "in_hand": None}
-    free = {"lease_owner": None, "lease_until": None, "lease_token": Batch.lease_token + 1}
-    connection.execute(sa.update(Batch).where(this).values(state="ready", **fresh, **free))
+    fresh = {"attempts": 0, "not_before": None, "waiting_for": None, "finished_at": None, "crashes": 0, "in_hand": None}
+    values = leases.READY | fresh | {"lease_token": Batch.lease_token + 1}
+    connection.execute(sa.update(Batch).where(this).values(values))
     failed = (
         sa.select(Failure.image_id).join(Image, Image.id == Failure.image_id).where(Image.batch_id == batch_id, *chosen)
     )

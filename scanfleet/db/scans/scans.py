@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from scanfleet.checks.check import Check
 from scanfleet.db.engine import now
-from scanfleet.db.locks import hold_batches
+from scanfleet.db.locks import hold
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.tables import Batch, CheckRow, Image, Scan
 from scanfleet.errors import RequestError, UnknownName
@@ -215,9 +215,9 @@ def _cancel_batches(connection: sa.Connection, scan_id: str) -> bool:
     """
     opened = (Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
     with connection.begin_nested() as attempt:
-        hold_batches(connection, *opened)
+        hold(connection, Batch, *opened)
         _move(connection, scan_id, {"running", "paused"}, "cancelled", done="cancelled")
-        n_held = hold_batches(connection, *opened, skip_locked=True)
+        n_held = hold(connection, Batch, *opened, skip_locked=True)
         n_open = connection.execute(sa.select(sa.func.count()).select_from(Batch).where(*opened)).scalar_one()
         if n_open > n_held:
             attempt.rollback()  # gives the locks back

@@ -9,22 +9,20 @@ it at MAX_LOSSES; `retries` after failures of the world, which never do.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import backoff_over
+from scanfleet.db import leases
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Training
-from scanfleet.errors import LeaseLost, RequestError, UnknownName
-from scanfleet.retry import backoff_seconds, jittered
+from scanfleet.errors import RequestError, UnknownName
 
 UNFINISHED = ("ready", "leased")
 MAX_CRASHES = 3  # in a row
 MAX_LOSSES = 10  # in a row: a worker may be killed for many reasons that are not the training's
 REQUEST_LOCK = 7_226_353  # PostgreSQL advisory lock: of two requests at once one sees the other's
-FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None, "notified_at": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +121,13 @@ def get(connection: sa.Connection, training_id: int) -> TrainingInfo:
 
 
 def find(connection: sa.Connection, training_id: int) -> TrainingInfo | None:
-    row = connection.execute(sa.select(*COLUMNS).where(Training.id == training_id)).one_or_none()
-    return None if row is None else TrainingInfo(**row._mapping)
+    return next(iter(_rows(connection, sa.select(*COLUMNS).where(Training.id == training_id))), None)
 
 
 def newest(connection: sa.Connection, check_name: str, base_model: str) -> TrainingInfo | None:
     """The training of a check and base model that was requested last, however it stands."""
     query = sa.select(*COLUMNS).where(Training.check_name == check_name, Training.base_model == base_model)
-    row = connection.execute(query.order_by(Training.id.desc()).limit(1)).one_or_none()
-    return None if row is None else TrainingInfo(**row._mapping)
+    return next(iter(_rows(connection, query.order_by(Training.id.desc()).limit(1))), None)
 
 
 def list_trainings(connection: sa.Connection, *, check_name: str | None = None, limit: int = 50) -> list[TrainingInfo]:
@@ -139,6 +135,10 @@ def list_trainings(connection: sa.Connection, *, check_name: str | None = None, 
     query = sa.select(*COLUMNS).order_by(Training.id.desc()).limit(limit)
     if check_name is not None:
         query = query.where(Training.check_name == check_name)
+    return _rows(connection, query)
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[TrainingInfo]:
     return [TrainingInfo(**row._mapping) for row in connection.execute(query)]
 
 
@@ -147,26 +147,19 @@ def claim(
 ) -> TrainingInfo | None:
     """Lease the training that was rung for, or any other ready one of the base model; None when there is none."""
     at = now(connection)
-    ready = _claimable(base_model, at)
-    for wanted in (ready,) if notified is None else (sa.and_(ready, Training.id == notified), ready):
-        pick = sa.select(Training.id).where(wanted).order_by(Training.id).limit(1).with_for_update(skip_locked=True)
-        row = connection.execute(
-            sa.update(Training)
-            .where(Training.id == pick.scalar_subquery(), Training.state == "ready")
-            .values(
-                state="leased",
-                lease_owner=worker,
-                lease_until=at + timedelta(seconds=lease_seconds),
-                lease_token=Training.lease_token + 1,
-                attempts=Training.attempts + 1,
-                started_at=sa.func.coalesce(Training.started_at, at),
-                waiting_for=None,
-            )
-            .returning(*COLUMNS)
-        ).one_or_none()
-        if row is not None:
-            return TrainingInfo(**row._mapping)
-    return None
+    ready = sa.select(Training.id).where(_claimable(base_model, at))
+    row = leases.claim(
+        connection,
+        Training,
+        [ready] if notified is None else [ready.where(Training.id == notified), ready],
+        at=at,
+        worker=worker,
+        lease_seconds=lease_seconds,
+        returning=COLUMNS,
+        started_at=sa.func.coalesce(Training.started_at, at),
+        waiting_for=None,
+    )
+    return None if row is None else TrainingInfo(**row._mapping)
 
 
 def has_ready(connection: sa.Connection, base_model: str) -> bool:
@@ -176,8 +169,7 @@ def has_ready(connection: sa.Connection, base_model: str) -> bool:
 
 
 def _claimable(base_model: str, at: datetime) -> sa.ColumnElement[bool]:
-    ready = (Training.base_model == base_model, Training.state == "ready")
-    return sa.and_(*ready, backoff_over(Training.not_before, at))
+    return sa.and_(Training.base_model == base_model, leases.claimable(Training, at))
 
 
 def beat(
@@ -189,8 +181,7 @@ def beat(
     progress: dict[str, Any] | None,
 ) -> None:
     """Prolong the lease and say where the training stands. Raises LeaseLost, also once it was cancelled."""
-    until = now(connection) + timedelta(seconds=lease_seconds)
-    _touch(connection, held, lease_until=until, stage=stage, progress=progress)
+    _touch(connection, held, lease_until=leases.end_of_lease(connection, lease_seconds), stage=stage, progress=progress)
 
 
 def settle(
@@ -210,7 +201,7 @@ def settle(
     _touch(
         connection,
         held,
-        **FREE,
+        **leases.FREE,
         state="done" if error is None else "failed",
         finished_at=now(connection),
         waiting_for=None,
@@ -229,7 +220,7 @@ def require_held(connection: sa.Connection, held: TrainingInfo) -> None:
 
 def give_back(connection: sa.Connection, held: TrainingInfo) -> None:
     """Ready again at once, because the worker ends. The attempt does not count. Raises LeaseLost."""
-    _touch(connection, held, **FREE, state="ready", attempts=Training.attempts - 1)
+    _touch(connection, held, **leases.READY, attempts=Training.attempts - 1)
 
 
 def wait(connection: sa.Connection, held: TrainingInfo, *, waiting_for: str, progress: dict[str, Any]) -> None:
@@ -250,9 +241,8 @@ def _again(
     connection: sa.Connection, held: TrainingInfo, waiting_for: str, progress: dict[str, Any], *, count: str
 ) -> None:
     n = progress.get(count, 0) + 1
-    not_before = now(connection) + timedelta(seconds=jittered(backoff_seconds(n)))
-    more = {"not_before": not_before, "waiting_for": waiting_for, "progress": progress | {count: n}}
-    _touch(connection, held, **FREE, **more, state="ready")
+    waiting = leases.after_backoff(connection, n=n, waiting_for=waiting_for)
+    _touch(connection, held, **waiting, progress=progress | {count: n})
 
 
 def cancel(connection: sa.Connection, training_id: int) -> bool:
@@ -261,7 +251,7 @@ def cancel(connection: sa.Connection, training_id: int) -> bool:
     ended = connection.execute(
         sa.update(Training)
         .where(Training.id == training_id, Training.state.in_(UNFINISHED))
-        .values(**FREE, state="cancelled", waiting_for=None, finished_at=now(connection))
+        .values(**leases.FREE, state="cancelled", waiting_for=None, finished_at=now(connection))
     )
     return ended.rowcount == 1
 
@@ -271,7 +261,7 @@ def lost(connection: sa.Connection, held: TrainingInfo) -> None:
     progress = held.progress or {}
     losses = progress.get("losses", 0) + 1
     if losses < MAX_LOSSES:
-        _touch(connection, held, **FREE, state="ready", progress=progress | {"losses": losses})
+        _touch(connection, held, **leases.READY, progress=progress | {"losses": losses})
         return
     place = f"at {held.stage}" if held.stage else "before its first stage"
     settle(connection, held, error=f"its worker went silent {losses} times in a row {place}")
@@ -279,15 +269,9 @@ def lost(connection: sa.Connection, held: TrainingInfo) -> None:
 
 def under_way(connection: sa.Connection) -> dict[str, TrainingInfo]:
     """What each training worker is at, by the worker's name."""
-    rows = connection.execute(sa.select(*COLUMNS).where(Training.state == "leased"))
-    return {row.lease_owner: TrainingInfo(**row._mapping) for row in rows}
+    rows = _rows(connection, sa.select(*COLUMNS).where(Training.state == "leased"))
+    return {row.lease_owner or "": row for row in rows}
 
 
 def _touch(connection: sa.Connection, held: TrainingInfo, **values: Any) -> None:
-    touched = connection.execute(
-        sa.update(Training)
-        .where(Training.id == held.id, Training.lease_token == held.lease_token, Training.state == "leased")
-        .values(values)
-    )
-    if touched.rowcount != 1:
-        raise LeaseLost(f"training {held.id}: lease {held.lease_token} is no longer the current one")
+    leases.touch(connection, Training, held.id, held.lease_token, **values)
