@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, MutableSequence
 from pathlib import Path
 from typing import IO
 
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
+from scanfleet.storage.deadline import Deadline
 from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
 from scanfleet.storage.safe_open import Refused, is_beneath, names_beneath, open_beneath, write_beneath
 
@@ -130,11 +130,8 @@ class FolderStore:
             return self._read_in_time(file, max_bytes=status.st_size)
 
     def _read_in_time(self, file: IO[bytes], *, max_bytes: int) -> bytes:
-        start, data = time.monotonic(), bytearray()
+        deadline, data = Deadline(self._deadline_seconds, store=f"the folder {self.root}"), bytearray()
         while chunk := file.read(min(CHUNK_BYTES, max_bytes - len(data))):
             data += chunk
-            spent = time.monotonic() - start
-            if spent > self._deadline_seconds:
-                speed = f"{len(data)} bytes in {spent:.0f} s ({len(data) / spent:.0f} bytes/s)"
-                raise StoreUnavailable(f"the folder {self.root} is too slow: {speed} (fetch_deadline_seconds)")
+            deadline.check(len(data))
         return bytes(data)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any, Never
 
 import boto3
 import botocore.exceptions
+import urllib3.exceptions
 from botocore.config import Config
 
 from scanfleet.config.settings import Settings
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
-from scanfleet.storage.deadline import within
+from scanfleet.storage.deadline import Deadline
 
 _GONE = {"NoSuchKey", "404", "NoSuchVersion"}
 MAX_PUT_BYTES = 5 << 30  # what one request may carry
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-_TRANSIENT = (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError)
+_TRANSIENT = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.HTTPClientError,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
 
 
 class S3Store:
@@ -64,16 +69,14 @@ class S3Store:
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
         bucket, key = split_s3(uri)
         pin = {"IfMatch": etag} if etag else {}
+        deadline = Deadline(self._deadline_seconds, store=f"s3://{bucket}")
         try:
-            with within(self._deadline_seconds) as deadline:
-                answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
-                with closing(answer["Body"]) as body:  # as a context manager it hands out the raw stream
-                    return _read_capped(body, length=answer["ContentLength"], max_bytes=max_bytes)
+            answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
+            with answer["Body"] as response:  # urllib3's: only its read1 returns before a whole chunk has arrived
+                return _read_capped(response, deadline, length=answer["ContentLength"], max_bytes=max_bytes)
         except botocore.exceptions.ClientError as error:
             _raise_fetching(error, uri)
         except _TRANSIENT as error:
-            if deadline.over:
-                raise StoreUnavailable(f"s3://{bucket} is too slow: {deadline} (fetch_deadline_seconds)") from error
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
     def put(self, uri: str, data: bytes) -> None:
@@ -98,12 +101,13 @@ def split_s3(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _read_capped(body: Any, *, length: int, max_bytes: int) -> bytes:
+def _read_capped(response: Any, deadline: Deadline, *, length: int, max_bytes: int) -> bytes:
     if length > max_bytes:
         raise fetch_error("too_large", f"{length} bytes is over the limit of {max_bytes}")
     data = bytearray()
-    while chunk := body.read(CHUNK_BYTES):
+    while chunk := response.read1(CHUNK_BYTES):
         data += chunk
+        deadline.check(len(data))
         if len(data) > max_bytes:
             raise fetch_error("too_large", f"more than {max_bytes} bytes")
     if len(data) != length:
