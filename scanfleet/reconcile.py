@@ -1,7 +1,7 @@
-"""What makes a lost message harmless. Every worker and every waiting producer runs it on a timer, in parallel.
+"""The reconciler makes a lost message harmless. Every worker and waiting producer runs it on a timer, in parallel.
 
-It reads the ledger alone: leases that ran out become ready batches and trainings, ready ones that nobody rang for are
-rung for again, and scans whose last batch was settled are marked done.
+It reads the ledger alone. It returns batches and trainings with an expired lease to the queue, notifies again about
+ready ones without a recent notification, and marks scans done whose last batch was settled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Reconciled:
 
 
 def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconciled:
-    """One round. Raises DatabaseUnavailable; a broker that is away costs a warning and the next round tries again."""
+    """Run one round. Raises DatabaseUnavailable. An unavailable broker is logged, and the next round tries again."""
     with transaction(engine) as connection:
         expired = crash_isolation.expire_leases(connection)
         finished = scans.finish_all_complete(connection)

@@ -29,7 +29,7 @@ from scanfleet.errors import BadCheck, UnknownName
 
 MAX_LABELS = 512
 _NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
-_RULES = {  # (field, kind of problem) -> words, where the general ones do not do
+_RULES = {  # (field, kind of problem) -> message, where the general one does not fit
     ("name", "string_pattern_mismatch"): _NAME_RULE,
     ("labels", "tuple_type"): "must be a list of texts",
     ("crop.layers", "tuple_type"): "must be a list of whole numbers",
@@ -40,7 +40,7 @@ Name = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 
 class Check(BaseModel):
-    """What is asked, which answers there are, and which of them raise a flag."""
+    """The question, its possible answers, and which of them raise a flag."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,18 +48,18 @@ class Check(BaseModel):
     prompt: str = Field(min_length=3, max_length=4000)
     labels: tuple[str, ...] = Field(min_length=2, max_length=MAX_LABELS)
     flags: tuple[str, ...] = ()  # empty: a plain classification
-    descriptions: dict[str, str] = {}  # label -> the words the model reads; default: the label itself
+    descriptions: dict[str, str] = {}  # label -> text in the prompt; default: the label itself
     max_pixels: int = Field(default=448 * 448, ge=28 * 28, le=16_777_216)  # after resizing, per image
     min_pixels: int = Field(default=64 * 64, ge=16 * 16)
-    boxes: bool = False  # ask where, for flagged images
-    crop: CropField = "never"  # whether uncertain or shrunk images get a second look, and how
+    boxes: bool = False  # find boxes in flagged images
+    crop: CropField = "never"  # whether and how uncertain or shrunk images get a crop pass
     target_recall: float = Field(default=0.95, gt=0, lt=1)
     target_precision: float = Field(default=0.95, gt=0, lt=1)
     steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt
 
     @model_serializer(mode="wrap")
     def _without_idle_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """No steps leave no trace: such a check keeps the hash, and the readers, that it had before there were any."""
+        """Leave out `steps` without any: such a check keeps the hash that it had before steps existed."""
         body: dict[str, Any] = dump(self)
         return body if self.steps else {name: value for name, value in body.items() if name != "steps"}
 
@@ -71,7 +71,7 @@ class Check(BaseModel):
         return self
 
     def as_file(self) -> dict[str, Any]:
-        """What a check file holds: as stored, the answers of steps as tables, and no budget that is left open."""
+        """Return the content of a check file: answers of steps as tables, and no budget that is left open."""
         body = self.model_dump(mode="json")
         if isinstance(body["crop"], dict):
             body["crop"] = {name: value for name, value in body["crop"].items() if value is not None}
@@ -81,13 +81,13 @@ class Check(BaseModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the canonical content: the same words give the same hash on every machine."""
+        """SHA-256 over the canonical content: the same content gives the same hash on every machine."""
         body = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(body.encode()).hexdigest()
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(field, what is wrong) for fields that are valid each by itself and do not go together."""
+    """Return (field, problem) for fields that are valid alone but contradict each other."""
     problems = []
     labels, flags = values.get("labels", ()), values.get("flags", ())
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -117,22 +117,22 @@ def parse_check(text: str, *, where: str) -> Check:
     """Read a check from TOML. Raises BadCheck naming the file, and line, field and problem of all that is wrong."""
     try:
         body = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # tomllib's own, and int's for a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # of tomllib, or of int for a number of thousands of digits
         raise BadCheck(f"{where}: not TOML: {printable(str(error))}") from None
     try:
         return Check.model_validate(body)
     except ValidationError as error:
-        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _faults(error, body))
+        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _problems(error, body))
         first, *others = dict.fromkeys(found)
         more = "".join(f"; line {line}: {words}" for line, words in others)
         raise BadCheck(f"{where}:{first[0]}: {printable(first[1] + more)}") from None
 
 
-def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(field, what is wrong), each in plain words."""
+def _problems(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (field, problem) pairs with messages for people."""
     by_field: dict[str, str] = {}
     for problem in error.errors(include_input=False, include_url=False):
-        if not problem["loc"]:  # each field is valid by itself
+        if not problem["loc"]:  # each field is valid alone
             return list(problem["ctx"]["problems"])
         field, inside = str(problem["loc"][0]), problem["loc"][1:]
         known: Mapping[str, Any] = Check.model_fields
@@ -156,7 +156,7 @@ def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, 
 
 
 def load_check(name_or_path: str) -> Check:
-    """A built-in check by name, or a check file by path (anything that ends in .toml)."""
+    """Return a built-in check by name, or a check file by path (a name that ends in .toml)."""
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         try:
@@ -182,7 +182,7 @@ def builtin_names() -> list[str]:
 
 
 def _line_of(text: str, field: str) -> int:
-    """The line that sets `field`; 1 when no line does (a missing field)."""
+    """Return the line that sets `field`; 1 when none does (a missing field)."""
     if field.startswith("steps."):
         return step_line(text.splitlines(), field) or 1
     if field.startswith("crop."):

@@ -30,7 +30,7 @@ class CheckStep(BaseModel):
 
 
 def step_errors(steps: Sequence[CheckStep], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """(field, what is wrong) for steps that are valid each by itself; a field is steps or steps.2.answers."""
+    """Return (field, problem) for steps that are valid alone; a field is steps or steps.2.answers."""
     if not steps:
         return []
     problems = []

@@ -1,4 +1,4 @@
-"""What every table of ours is made of: names of constraints, types, enumerations."""
+"""The parts of every table: names of constraints, types, enumerations, the columns of a lease."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """timestamptz on PostgreSQL; on SQLite, which knows no zone, UTC text that sorts by time."""
+    """timestamptz on PostgreSQL; on SQLite, which has no time zones, UTC text that sorts by time."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -57,5 +57,5 @@ class Leased:
 
 
 def one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
-    words = ", ".join(f"'{value}'" for value in values)
-    return sa.CheckConstraint(f"{column} IN ({words})", name=column)
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({allowed})", name=column)

@@ -1,4 +1,4 @@
-"""S3 and everything that speaks it, through boto3. Credentials come from boto3's own provider chain, never from us."""
+"""S3 and everything that speaks it, through boto3. Credentials come from boto3's provider chain only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
 from scanfleet.storage.deadline import Deadline
 
 _GONE = {"NoSuchKey", "404", "NoSuchVersion"}
-MAX_PUT_BYTES = 5 << 30  # what one request may carry
+MAX_PUT_BYTES = 5 << 30  # the limit of one request
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _TRANSIENT = (
@@ -36,7 +36,7 @@ class S3Store:
 
     @classmethod
     def connect(cls, settings: Settings) -> S3Store:
-        """A client with bounded waits; it connects at the first call. Threads may share it."""
+        """Return a store with bounded waits. It connects at the first call. Threads may share it."""
         config = Config(
             connect_timeout=5,
             read_timeout=settings.fetch_timeout_seconds,
@@ -56,7 +56,7 @@ class S3Store:
         try:
             for page in pages:
                 for entry in page.get("Contents", ()):
-                    if not entry["Key"].endswith("/"):  # a "folder" made by a console
+                    if not entry["Key"].endswith("/"):  # a "folder" created by a console
                         uri = f"s3://{bucket}/{entry['Key']}"
                         yield ObjectInfo(uri=uri, etag=entry["ETag"], size=entry["Size"])
         except botocore.exceptions.ClientError as error:
@@ -118,7 +118,7 @@ def _read_capped(response: Any, deadline: Deadline, *, length: int, max_bytes: i
 def _raise_for_bucket(error: botocore.exceptions.ClientError, bucket: str, *, refusal: str) -> Never:
     code = error.response["Error"]["Code"]
     if code in _NO_BUCKET:
-        raise SourceNotFound(f"no such bucket: {bucket} (endpoint and region right?)") from None
+        raise SourceNotFound(f"no such bucket: {bucket} (check endpoint and region)") from None
     if code in _DENIED:
         raise AccessDenied(f"s3://{bucket} refuses {refusal} ({code}): check credentials and bucket policy") from None
     raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
@@ -132,7 +132,7 @@ def _raise_fetching(error: botocore.exceptions.ClientError, uri: str) -> Never:
         raise fetch_error("changed", "the object changed after it was listed") from None
     if code == "InvalidObjectState":
         raise fetch_error("archived", "the object is in cold storage: restore it first") from None
-    # Refused credentials are the world's fault: they expire for a whole archive at once.
+    # Refused credentials are a transient error: they expire for a whole archive at once.
     raise StoreUnavailable(f"{uri}: {_first_line(error)}") from error
 
 

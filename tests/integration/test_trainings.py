@@ -1,5 +1,6 @@
 """The life of a training, on SQLite and on PostgreSQL: one at a time, late owners refused, silent ones replaced."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -202,7 +203,8 @@ def test_crashes_in_a_row_end_a_training_and_failures_of_the_world_never_do(engi
         forget_backoff(engine)
     found = get(engine, training_id)
     assert found.state == "failed"
-    assert found.error == "its process ended 3 times in a row at the same place, at last: killed by signal 9"
+    assert found.error is not None
+    assert re.search("3 times.*killed by signal 9", found.error)
 
 
 def test_a_training_whose_workers_all_go_silent_fails_in_the_end(engine: sa.Engine) -> None:
@@ -212,7 +214,7 @@ def test_a_training_whose_workers_all_go_silent_fails_in_the_end(engine: sa.Engi
         with transaction(engine) as connection:
             expire_leases(connection)
         assert get(engine, training_id).state == ("ready" if number < MAX_LOSSES else "failed")
-    assert get(engine, training_id).error == "its worker went silent 10 times in a row before its first stage"
+    assert re.search("10 times.*before its first stage", get(engine, training_id).error or "")
 
 
 def test_a_cancelled_training_is_lost_to_its_owner(engine: sa.Engine) -> None:

@@ -100,7 +100,7 @@ def test_postgresql_has_several_names(scheme: str) -> None:
 @pytest.mark.parametrize(
     ("words", "begins"),
     [
-        ('connection failed: FATAL: role "me" does not exist', "the database does not let us in: "),
+        ('connection failed: FATAL: role "me" does not exist', "the database refuses the connection: "),
         ("connection refused", "the database cannot be used right now: "),
     ],
 )

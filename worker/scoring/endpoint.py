@@ -39,7 +39,7 @@ def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointMo
     key = None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value()
     flaw = unencrypted(url)
     if flaw is not None:
-        log.warning("connection_unencrypted", why=flaw)
+        log.warning("connection_unencrypted", reason=flaw)
     with _at_start():
         channel = HttpChannel(
             url=url,

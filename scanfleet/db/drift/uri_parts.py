@@ -1,4 +1,4 @@
-"""Which part of an archive an image belongs to, as SQL: its source, or its folder so many levels below the source."""
+"""SQL for the part of an archive that an image belongs to: its source, or a folder some levels below it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scanfleet.db.tables import Image
 
 By = Literal["source"] | int  # levels of folders below the source
 MAX_DEPTH = 5  # the expression doubles with each level
-MAX_NAMED = 50  # sources of a scan told apart; the others are one
+MAX_NAMED = 50  # sources of a scan with a name of their own; the others are one
 OTHER = "other"
 
 Text = sa.ColumnElement[str]
@@ -45,12 +45,12 @@ def _within(source: str) -> sa.ColumnElement[bool]:
 
 
 def _folder(source: str) -> str:
-    """Where the levels below a source begin, with the "/"."""
+    """Return the prefix below which the levels of a source begin, with the "/"."""
     return source[: source.rfind("/") + 1] if source.startswith("s3://") else f"{source.rstrip('/')}/"
 
 
 def _after(connection: sa.Connection, text: Any, mark: str) -> Text:
-    """What follows the first `mark`; all of it where there is none."""
+    """Return the text after the first `mark`; all of it where there is none."""
     find = sa.func.strpos if connection.dialect.name == "postgresql" else sa.func.instr
     place = find(text, mark)
     return sa.case((place > 0, sa.func.substr(text, place + len(mark))), else_=text)

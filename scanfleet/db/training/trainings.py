@@ -1,9 +1,8 @@
-"""The life of a training: requested, claimed under a lease, beaten for, settled or given back.
+"""Trainings: request, claim under a lease (scanfleet.db.leases), heartbeat, settle or give back.
 
-As with batches, the lease token grows with every claim and whoever writes must name the current one. Three counts of
-attempts in vain are kept in `progress`, and begin anew whenever a training gets further than it ever was: `crashes` of
-the process that computes, which end it at MAX_CRASHES; `losses` of the whole worker (a lease that ran out), which end
-it at MAX_LOSSES; `retries` after failures of the world, which never do.
+Three counts of failed attempts are kept in `progress`, and reset whenever a training gets further than ever before.
+`crashes` of the computing process end the training at MAX_CRASHES. `losses` of the whole worker (expired leases) end it
+at MAX_LOSSES. `retries` after transient errors never do.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from scanfleet.errors import RequestError, UnknownName
 
 UNFINISHED = ("ready", "leased")
 MAX_CRASHES = 3  # in a row
-MAX_LOSSES = 10  # in a row: a worker may be killed for many reasons that are not the training's
-REQUEST_LOCK = 7_226_353  # PostgreSQL advisory lock: of two requests at once one sees the other's
+MAX_LOSSES = 10  # in a row: most workers are killed for reasons that have nothing to do with the training
+REQUEST_LOCK = 7_226_353  # PostgreSQL advisory lock: of two concurrent requests one sees the other's row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +87,7 @@ def request(
     seed: int = 0,
     who: str | None = None,
 ) -> int:
-    """The id of a new training. who: a person; None: it was started by itself. Raises AlreadyUnderWay."""
+    """Return the id of a new training. who: a person; None: the training worker. Raises AlreadyUnderWay."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(REQUEST_LOCK)))
     other = newest(connection, check_name, base_model)
@@ -113,7 +112,7 @@ def request(
 
 
 def get(connection: sa.Connection, training_id: int) -> TrainingInfo:
-    """Raises UnknownName."""
+    """Return a training. Raises UnknownName."""
     found = find(connection, training_id)
     if found is None:
         raise UnknownName(f"no training {training_id}: `scanfleet train ls` lists them")
@@ -125,13 +124,13 @@ def find(connection: sa.Connection, training_id: int) -> TrainingInfo | None:
 
 
 def newest(connection: sa.Connection, check_name: str, base_model: str) -> TrainingInfo | None:
-    """The training of a check and base model that was requested last, however it stands."""
+    """Return the training of a check and base model that was requested last, in any state."""
     query = sa.select(*COLUMNS).where(Training.check_name == check_name, Training.base_model == base_model)
     return next(iter(_rows(connection, query.order_by(Training.id.desc()).limit(1))), None)
 
 
 def list_trainings(connection: sa.Connection, *, check_name: str | None = None, limit: int = 50) -> list[TrainingInfo]:
-    """The newest first."""
+    """Return trainings, the newest first."""
     query = sa.select(*COLUMNS).order_by(Training.id.desc()).limit(limit)
     if check_name is not None:
         query = query.where(Training.check_name == check_name)
@@ -145,7 +144,7 @@ def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[TrainingInfo
 def claim(
     connection: sa.Connection, *, worker: str, base_model: str, lease_seconds: float, notified: int | None = None
 ) -> TrainingInfo | None:
-    """Lease the training that was rung for, or any other ready one of the base model; None when there is none."""
+    """Lease the notified training, or any other ready one of the base model; None when there is none."""
     at = now(connection)
     ready = sa.select(Training.id).where(_claimable(base_model, at))
     row = leases.claim(
@@ -163,7 +162,7 @@ def claim(
 
 
 def has_ready(connection: sa.Connection, base_model: str) -> bool:
-    """Whether `claim` would find one now."""
+    """Return True if `claim` would find one now."""
     query = sa.select(Training.id).where(_claimable(base_model, now(connection)))
     return connection.execute(query.limit(1)).first() is not None
 
@@ -180,7 +179,7 @@ def beat(
     stage: str | None,
     progress: dict[str, Any] | None,
 ) -> None:
-    """Prolong the lease and say where the training stands. Raises LeaseLost, also once it was cancelled."""
+    """Extend the lease and record the progress. Raises LeaseLost, also once the training was cancelled."""
     _touch(connection, held, lease_until=leases.end_of_lease(connection, lease_seconds), stage=stage, progress=progress)
 
 
@@ -214,30 +213,34 @@ def settle(
 
 
 def require_held(connection: sa.Connection, held: TrainingInfo) -> None:
-    """The first statement of a transaction that writes for a training. Raises LeaseLost."""
+    """Check the lease, as the first statement of a transaction that writes for a training. Raises LeaseLost."""
     _touch(connection, held, state="leased")
 
 
 def give_back(connection: sa.Connection, held: TrainingInfo) -> None:
-    """Ready again at once, because the worker ends. The attempt does not count. Raises LeaseLost."""
+    """Make it ready at once, because the worker ends. The attempt does not count. Raises LeaseLost."""
     _touch(connection, held, **leases.READY, attempts=Training.attempts - 1)
 
 
 def wait(connection: sa.Connection, held: TrainingInfo, *, waiting_for: str, progress: dict[str, Any]) -> None:
-    """Ready again after a back-off: the world failed. Raises LeaseLost."""
-    _again(connection, held, waiting_for, progress, count="retries")
+    """Make it ready after a back-off, because of a transient error. Raises LeaseLost."""
+    _retry(connection, held, waiting_for, progress, count="retries")
 
 
 def crashed(connection: sa.Connection, held: TrainingInfo, *, how: str, progress: dict[str, Any]) -> bool:
-    """The process that computes ended by itself. Returns whether the training has failed by it. Raises LeaseLost."""
+    """Record that the computing process crashed. Returns True if the training has failed. Raises LeaseLost."""
     if progress.get("crashes", 0) + 1 < MAX_CRASHES:
-        _again(connection, held, f"its process ended ({how})", progress, count="crashes")
+        _retry(connection, held, f"its process ended ({how})", progress, count="crashes")
         return False
-    settle(connection, held, error=f"its process ended {MAX_CRASHES} times in a row at the same place, at last: {how}")
+    settle(
+        connection,
+        held,
+        error=f"its process ended {MAX_CRASHES} times in a row at the same place, the last time: {how}",
+    )
     return True
 
 
-def _again(
+def _retry(
     connection: sa.Connection, held: TrainingInfo, waiting_for: str, progress: dict[str, Any], *, count: str
 ) -> None:
     n = progress.get(count, 0) + 1
@@ -246,7 +249,7 @@ def _again(
 
 
 def cancel(connection: sa.Connection, training_id: int) -> bool:
-    """End a training; the worker that is at it notices with its next beat. False: it had ended. Raises UnknownName."""
+    """Cancel a training; its worker notices at its next heartbeat. False: it had ended. Raises UnknownName."""
     get(connection, training_id)
     ended = connection.execute(
         sa.update(Training)
@@ -257,18 +260,18 @@ def cancel(connection: sa.Connection, training_id: int) -> bool:
 
 
 def lost(connection: sa.Connection, held: TrainingInfo) -> None:
-    """Its lease ran out: ready again, or, after MAX_LOSSES in a row, failed. Raises LeaseLost."""
+    """Make it ready after its lease expired, or, after MAX_LOSSES in a row, failed. Raises LeaseLost."""
     progress = held.progress or {}
     losses = progress.get("losses", 0) + 1
     if losses < MAX_LOSSES:
         _touch(connection, held, **leases.READY, progress=progress | {"losses": losses})
         return
     place = f"at {held.stage}" if held.stage else "before its first stage"
-    settle(connection, held, error=f"its worker went silent {losses} times in a row {place}")
+    settle(connection, held, error=f"its worker stopped responding {losses} times in a row {place}")
 
 
 def under_way(connection: sa.Connection) -> dict[str, TrainingInfo]:
-    """What each training worker is at, by the worker's name."""
+    """Return the training of each training worker, by the worker's name."""
     rows = _rows(connection, sa.select(*COLUMNS).where(Training.state == "leased"))
     return {row.lease_owner or "": row for row in rows}
 

@@ -1,4 +1,4 @@
-"""What makes a lost notification or a lost worker harmless to trainings. Safe to run in parallel."""
+"""Recover trainings from lost notifications and lost workers. Safe to run in parallel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ mark_notified = partial(leases.mark_notified, table=Training)
 
 
 def expire_leases(connection: sa.Connection) -> list[int]:
-    """Return the trainings of workers that went silent to the queue. Returns their ids."""
+    """Make trainings with an expired lease ready again, or failed. Returns their ids."""
     rows = leases.expired(connection, Training, COLUMNS)
     for row in rows:
         lost(connection, TrainingInfo(**row._mapping))

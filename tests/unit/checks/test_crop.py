@@ -50,7 +50,7 @@ def test_a_check_that_never_looks_again_is_stored_and_hashed_as_ever() -> None:
         ('crop = "maybe"', f"q.toml:5: crop: {WORDS}"),
         ("crop = true", f"q.toml:5: crop: {WORDS}, or a table [crop]"),
         ("[[crop]]\nband = 1", f"q.toml:5: crop: {WORDS}, or a table [crop]"),
-        ('[crop]\nwhen = "never"', 'q.toml:5: crop: for no second look write crop = "never", without a table'),
+        ('[crop]\nwhen = "never"', 'q.toml:5: crop: for no crop pass write crop = "never", without a table'),
         (
             '[crop]\nwhen = "nevr"\nband = -1',
             "q.toml:6: crop.when: must be 'uncertain', 'shrunk', 'uncertain-or-shrunk' or 'always'; "
