@@ -1,4 +1,4 @@
-"""Workers that tell at the same moment how far a scorer's margins moved where they run."""
+"""Workers that record shifts of a scorer's margins at the same moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shift(width: float) -> Shift:
 
 
 def tell_at_once(engine: sa.Engine) -> dict[str, Any] | None:
-    """Each width from a thread of its own, as workers that start together do; what the ledger holds afterwards."""
+    """Record each width from its own thread, as workers that start together do. Returns the shift in the ledger."""
 
     def start(width: float) -> int:
         with transaction(engine) as connection:

@@ -72,7 +72,7 @@ def test_the_lease_of_a_dead_worker_ends_at_once(worker: Rig, seconds: float) ->
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])
-def test_a_knock_and_a_back_off_hold_nothing_up(worker: Rig, seconds: float) -> None:
+def test_a_notification_and_a_back_off_hold_nothing_up(worker: Rig, seconds: float) -> None:
     scan = worker.scan(pictures(2))
     worker.store.down = True
     worker.drain()
@@ -84,7 +84,7 @@ def test_a_knock_and_a_back_off_hold_nothing_up(worker: Rig, seconds: float) -> 
     assert claim(worker) is None
     jump(worker, seconds)
     assert n_due(worker) == 1
-    assert n_due(worker) == 0  # it was rung for
+    assert n_due(worker) == 0  # it was notified
     jump(worker, seconds)
     assert n_due(worker) == 1
     worker.drain()

@@ -66,7 +66,7 @@ def refusal(settings: Settings, *kinds: type[Exception]) -> str:
     return words
 
 
-def test_a_knock_goes_over_tls_with_a_private_authority(
+def test_a_notification_goes_over_tls_with_a_private_authority(
     tmp_path: Path, tls_redis: RedisServer, right: Identity
 ) -> None:
     assert ENCODED in tls_redis.url

@@ -1,4 +1,4 @@
-"""The life of a batch under random workers, knocks, faults and people: see tests/ledger_machine.
+"""The life of a batch under random workers, notifications, faults and people: see tests/ledger_machine.
 
 And what the machine is worth: with one safeguard of the ledger taken away it must find a violation, though it then
 relies on the invariants and on the end alone.

@@ -98,8 +98,8 @@ def test_one_probe_at_a_time_and_the_least_tried_batch(engine: sa.Engine) -> Non
     ledger.pass_time()
     (probe,) = ledger.notify()
     assert probe not in tried
-    assert ledger.notify() == []  # one knock is out
-    assert ledger.claim() is None  # without a knock nobody comes
+    assert ledger.notify() == []  # one notification is out
+    assert ledger.claim() is None  # without a notification no worker claims
     held = ledger.must_claim(notified=probe)
     other = next(batch for batch in ledger.batch_ids if batch != probe)
     assert ledger.claim(notified=other) is None  # one worker is at it
@@ -120,7 +120,7 @@ def test_the_first_image_that_gets_through_makes_everything_due(engine: sa.Engin
     assert sorted(ledger.notify()) == [batch for batch in ledger.batch_ids if batch != probe]
     with transaction(engine) as connection:
         assert not release_scan(connection, ledger.scan_id)  # nothing to release
-    assert ledger.notify() == []  # and the knocks that are out are still counted
+    assert ledger.notify() == []  # and the notifications under way are still counted
 
 
 def test_a_verdict_taken_over_says_nothing_of_the_store(engine: sa.Engine) -> None:
@@ -144,7 +144,7 @@ def test_a_scan_on_hold_holds_up_no_other(engine: sa.Engine) -> None:
     assert held.batch_id == batch
 
 
-def test_a_scan_on_hold_is_probed_though_all_knocks_are_out_for_another(engine: sa.Engine) -> None:
+def test_a_scan_on_hold_is_probed_though_all_notifications_are_out_for_another(engine: sa.Engine) -> None:
     ledger = held_ledger(engine)
     ledger.pass_time()
     other, _ = open_scan(engine, "mem://other")
@@ -190,7 +190,7 @@ def test_a_lease_is_over_when_past_or_impossibly_far(engine: sa.Engine) -> None:
     assert not any(over(seconds) for seconds in (None, 0, 1, MAX_LEASE_SECONDS, FAR_LEASE))
 
 
-def test_a_knock_is_recent_unless_stale_or_from_the_future(engine: sa.Engine) -> None:
+def test_a_notification_is_recent_unless_stale_or_from_the_future(engine: sa.Engine) -> None:
     def since(moment: clock.Time, at: datetime) -> sa.ColumnElement[bool]:
         return clock.happened_since(moment, at - timedelta(seconds=30), at)
 

@@ -230,7 +230,7 @@ def test_a_cancelled_training_is_lost_to_its_owner(engine: sa.Engine) -> None:
         trainings.cancel(connection, 99)
 
 
-def test_knocks_are_repeated_only_while_somebody_may_hear_them(engine: sa.Engine) -> None:
+def test_notifications_are_repeated_only_while_a_worker_may_receive_them(engine: sa.Engine) -> None:
     training_id = request(engine)
 
     def due() -> list[int]:
@@ -247,7 +247,7 @@ def test_knocks_are_repeated_only_while_somebody_may_hear_them(engine: sa.Engine
     assert due() == []
 
 
-def test_reconcilers_knock_for_trainings_and_free_those_of_silent_workers(
+def test_reconcilers_notify_about_trainings_and_free_those_of_silent_workers(
     engine: sa.Engine, settings: Settings
 ) -> None:
     training_id = request(engine)
