@@ -67,7 +67,9 @@ def test_an_adapter_is_judged_against_the_base_alone(engine: sa.Engine, overlay:
         assert connection.execute(sa.select(Champion.adapter_id).where(Champion.check_name == "overlay")).scalar_one()
 
 
-def test_the_champion_is_what_it_is_compared_with_unless_told(engine: sa.Engine, overlay: int, tmp_path: Path) -> None:
+def test_the_champion_is_what_it_is_compared_with_unless_another_is_named(
+    engine: sa.Engine, overlay: int, tmp_path: Path
+) -> None:
     result = compare(tmp_path, overlay)
     assert result.exit_code == 2
     assert "it is the champion itself" in result.output
@@ -81,7 +83,7 @@ def test_the_champion_is_what_it_is_compared_with_unless_told(engine: sa.Engine,
         (("{id}", "zero"), 2, 'B is the id of an adapter or "base"'),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
+def test_what_cannot_be_compared_is_reported_before_a_model_is_loaded(
     engine: sa.Engine, overlay: int, tmp_path: Path, arguments: tuple[object, ...], code: int, words: str
 ) -> None:
     result = compare(tmp_path, *(str(one).format(id=overlay) for one in arguments))

@@ -75,7 +75,7 @@ def test_a_notification_on_a_full_disk(disk: TinyDisk, settings: Settings, app: 
         assert take(later) == 1
 
 
-def test_reconciling_goes_on_when_there_is_room(disk: TinyDisk, settings: Settings, app: Celery) -> None:
+def test_reconciling_continues_when_there_is_space(disk: TinyDisk, settings: Settings, app: Celery) -> None:
     engine = connect(settings)
     upgrade(engine)
     add_scan(engine, [NewImage(uri=f"mem://{number}") for number in range(3)], batch_images=1)

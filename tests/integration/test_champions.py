@@ -35,7 +35,7 @@ def entered(engine: sa.Engine, number: int) -> int:
         return register_adapter(connection, adapter)
 
 
-def test_the_history_tells_what_really_was_in_use_before_however_many_decide_at_once(engine: sa.Engine) -> None:
+def test_the_history_names_what_was_in_use_before_however_many_decide_at_once(engine: sa.Engine) -> None:
     ids = [entered(engine, number) for number in range(N)]
 
     def promote(adapter_id: int) -> None:

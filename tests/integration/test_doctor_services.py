@@ -10,7 +10,10 @@ from tests.services import Bucket
 def test_servers_that_are_there_are_timed(tmp_path: Path, pg_empty_url: str, redis_url: str) -> None:
     settings = load_settings(data_dir=tmp_path, database_url=pg_empty_url, broker_url=redis_url)
     found = {one.name: one for one in examine(settings)}
-    assert (found["ledger"].status, found["ledger"].exit_code) == ("fail", 18)  # nobody upgraded it, and nor do we
+    assert (found["ledger"].status, found["ledger"].exit_code) == (
+        "fail",
+        18,
+    )  # nobody upgraded it, and doctor does not
     assert found["broker"].figures["connect_seconds"] > 0
 
 

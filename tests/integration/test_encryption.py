@@ -78,7 +78,7 @@ def test_a_notification_goes_over_tls_with_a_private_authority(
         assert client.llen("scanfleet:score.fake") == 1
 
 
-def test_a_broker_whose_certificate_nobody_we_trust_signed_is_refused(
+def test_a_broker_whose_certificate_no_trusted_authority_signed_is_refused(
     tmp_path: Path, tls_redis: RedisServer, stranger: Identity
 ) -> None:
     for ca in (None, stranger):
@@ -147,7 +147,7 @@ def test_the_database_is_reached_over_tls(tmp_path: Path, tls_postgres: Postgres
 
 
 @pytest.mark.parametrize("fault", ["authority", "name", "password", "database"])
-def test_a_database_that_cannot_be_trusted_or_does_not_let_us_in_is_a_faulty_setting(
+def test_a_database_that_cannot_be_trusted_or_refuses_us_is_a_wrong_setting(
     tmp_path: Path, tls_postgres: PostgresServer, right: Identity, stranger: Identity, fault: str
 ) -> None:
     ca = stranger if fault == "authority" else right
@@ -161,7 +161,7 @@ def test_a_database_that_cannot_be_trusted_or_does_not_let_us_in_is_a_faulty_set
         pass
     assert "\n" not in str(caught.value)
     assert "recognisable" not in str(caught.value)
-    # Once it runs, a process waits instead: passwords and certificates are put right under it.
+    # Once it runs, a process waits instead: passwords and certificates get corrected meanwhile.
     engine = connect(settings)
     with pytest.raises(DatabaseUnavailable), reading(engine):
         pass

@@ -243,7 +243,7 @@ def test_a_failed_image_is_recorded_once_and_its_neighbours_go_on(engine: sa.Eng
     assert (failure.stage, failure.reason, len(failure.detail)) == ("decode", "truncated", 500)
 
 
-def test_images_that_wait_for_the_world_stay_pending_and_come_again(engine: sa.Engine) -> None:
+def test_images_with_transient_errors_stay_pending_and_come_again(engine: sa.Engine) -> None:
     scan = start_scan(engine, 4)
     held = must_claim(engine)
     first, *waiting = held.images

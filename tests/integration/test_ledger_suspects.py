@@ -1,4 +1,4 @@
-"""Who writes too late writes nothing; who kills workers is found, and nobody else is blamed."""
+"""A late writer writes nothing; an image that kills workers is found, and no other is blamed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -188,7 +188,7 @@ def test_a_batch_that_crashes_again_and_again_waits_longer_and_says_why(engine: 
     assert ledger.rows(Batch)[0].crashes == 0  # a result is progress
 
 
-def test_standing_tells_what_became_of_a_claim(engine: sa.Engine) -> None:
+def test_lease_states_name_the_state_of_each_claim(engine: sa.Engine) -> None:
     ledger = Small(engine, n_images=4, batch_images=1)
     held = [ledger.must_claim() for _ in range(4)]
 

@@ -1,4 +1,4 @@
-"""The life of a training, on SQLite and on PostgreSQL: one at a time, late owners refused, silent ones replaced."""
+"""The life of a training, on SQLite and PostgreSQL: one at a time, late owners refused, unresponsive ones replaced."""
 
 import re
 import threading
@@ -188,7 +188,7 @@ def must_claim_in(connection: sa.Connection) -> TrainingInfo:
     return held
 
 
-def test_crashes_in_a_row_end_a_training_and_failures_of_the_world_never_do(engine: sa.Engine) -> None:
+def test_crashes_in_a_row_end_a_training_and_transient_errors_never_do(engine: sa.Engine) -> None:
     training_id = request(engine)
     for _ in range(3 * MAX_CRASHES):
         held = must_claim(engine)
@@ -207,7 +207,7 @@ def test_crashes_in_a_row_end_a_training_and_failures_of_the_world_never_do(engi
     assert re.search("3 times.*killed by signal 9", found.error)
 
 
-def test_a_training_whose_workers_all_go_silent_fails_in_the_end(engine: sa.Engine) -> None:
+def test_a_training_whose_workers_all_stop_responding_fails_in_the_end(engine: sa.Engine) -> None:
     training_id = request(engine)
     for number in range(1, MAX_LOSSES + 1):
         must_claim(engine, lease_seconds=-1)

@@ -1,4 +1,4 @@
-"""Trainings under the roles of PostgreSQL: people ask and cancel, training workers do the rest, and nobody more."""
+"""Trainings under the roles of PostgreSQL: people request and cancel, training workers do the rest."""
 
 from pathlib import Path
 

@@ -192,7 +192,7 @@ def test_images_of_a_group_stay_together(folder: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_faulty_file_is_told_in_one_line(
+def test_a_wrong_file_is_reported_in_one_line(
     folder: Path, tmp_path: Path, rows: list[tuple[str, ...]], words: str
 ) -> None:
     with pytest.raises(BadLabels, match=words) as caught:

@@ -42,9 +42,7 @@ class Ground:
         self._ghosts: list[Held] = []  # of workers that were given up, and may still write
         self._notifications: list[int] = []
         self.poison: set[int] = set()
-        self._in_hand_at_end: Counter[int] = (
-            Counter()
-        )  # ends of workers, by the image that they worked on
+        self._in_hand_at_end: Counter[int] = Counter()  # ends of workers, by the image that they worked on
         self._slowest = timedelta(0)  # transaction so far: how far a time that one wrote may lie after its `Span.lo`
         self.seen = read(engine)
 

@@ -124,7 +124,7 @@ def test_the_base_alone_is_a_predecessor_once_it_was_decided(engine: sa.Engine, 
         assert champions.predecessors(connection, "overlay", "pocket") == [None]
 
 
-def test_a_refusal_is_told_once_and_taken_back(engine: sa.Engine, tmp_path: Path) -> None:
+def test_a_refusal_is_recorded_once_and_taken_back(engine: sa.Engine, tmp_path: Path) -> None:
     one = enter(engine, made(tmp_path / "one"))
     for _ in range(2):
         with transaction(engine) as connection:
@@ -194,7 +194,7 @@ def test_the_commands_show_what_is_known(engine: sa.Engine, tmp_path: Path) -> N
     assert "no adapter 99" in str(run(tmp_path, "show", "99", code=17).exception)
 
 
-def test_the_other_places_that_list_workers_tell_refusals_too(engine: sa.Engine, tmp_path: Path) -> None:
+def test_the_other_places_that_list_workers_show_refusals_too(engine: sa.Engine, tmp_path: Path) -> None:
     *_, three_ = three(engine, tmp_path)
     with transaction(engine) as connection:
         workers.start_worker(connection, worker="box-1", host="box", pid=1, queue="score.pocket", device="cpu")

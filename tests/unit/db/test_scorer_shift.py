@@ -20,7 +20,7 @@ from tests.shifts import shift, tell_at_once
 WORDS = "checked on 16 known images: margins within 0.300 of those stored with the adapter (fp32), 0.075 on average"
 
 
-def test_of_workers_that_tell_at_once_the_widest_stays(tmp_path: Path) -> None:
+def test_of_concurrent_shifts_the_widest_stays(tmp_path: Path) -> None:
     engine = connect(load_settings(data_dir=tmp_path))
     upgrade(engine)
     assert tell_at_once(engine) == asdict(shift(0.3))
@@ -41,7 +41,7 @@ def test_a_narrower_one_changes_nothing_and_no_other_scorer_is_touched(tmp_path:
     engine.dispose()
 
 
-def test_show_and_the_report_say_it_and_are_silent_where_nothing_is_known(
+def test_show_and_the_report_show_it_and_nothing_where_it_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCANFLEET_DATA_DIR", str(tmp_path))

@@ -143,7 +143,7 @@ def test_what_was_pushed_to_where_it_lies_stays(tmp_path: Path, settings: Settin
         (lambda folder: (folder / CARD).write_text("{"), "not JSON"),
     ],
 )
-def test_a_faulty_adapter_is_neither_pulled_nor_pushed(
+def test_an_invalid_adapter_is_neither_pulled_nor_pushed(
     tmp_path: Path, settings: Settings, spoil: Any, words: str
 ) -> None:
     adapter = made(tmp_path / "made")

@@ -1,4 +1,4 @@
-"""A store that is away holds its scan and nobody else's; and what times mean after the clock was set back."""
+"""An unavailable store holds its scan and no other; and the meaning of times after the clock was set back."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -60,7 +60,7 @@ def test_a_few_batches_prove_nothing_the_third_in_a_row_holds_the_scan(engine: s
     assert ledger.notify() == []
 
 
-def test_trouble_of_the_device_holds_no_scan(engine: sa.Engine) -> None:
+def test_errors_of_the_device_hold_no_scan(engine: sa.Engine) -> None:
     ledger = Small(engine, n_images=6, batch_images=1)
     for _ in range(LIMIT + 1):
         ledger.write(ledger.must_claim(), AWAY, store=False)
@@ -203,14 +203,14 @@ def test_the_ledgers_clock_is_what_the_store_asks(engine: sa.Engine) -> None:
     with reading(engine) as connection:
         first, second = now(connection), now(connection)
     assert first.tzinfo is not None
-    assert first <= second  # also inside one transaction: it goes on
+    assert first <= second  # also inside one transaction: it advances
 
 
 Question = Callable[[clock.Time, datetime], sa.ColumnElement[bool]]
 
 
 def _asked(engine: sa.Engine, name: str, question: Question) -> Callable[[float | None], bool]:
-    """The database's answer for a time so many seconds after START."""
+    """The database's answer for a time N seconds after START."""
     Small(engine, n_images=1, batch_images=1)
 
     def answer(seconds: float | None) -> bool:
