@@ -50,7 +50,7 @@ DATABASE_REFUSALS = (
     ("password authentication failed", "set the right user and password in database_url"),
     ("no password supplied", "set a password in database_url"),
     ("no encryption", "the server takes encrypted connections only: set database_ca_file"),
-    ("no pg_hba.conf entry", "the server lets nobody in from here this way: see its pg_hba.conf"),
+    ("no pg_hba.conf entry", "the server allows no such connection from this host: see its pg_hba.conf"),
     ("does not exist", "create that database or user, or name the right one in database_url"),
 )
 DATABASE_HINTS = (

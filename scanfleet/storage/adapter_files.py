@@ -1,8 +1,8 @@
 """Copy the files of an adapter between a local folder and a place that all workers reach.
 
-Each adapter lies below its place under the SHA-256 of its weights, so what is found there never changes. The card
-(adapter.json) is written last: a folder or prefix with a card is whole. What an adapter says is the business of
-`models.adapters.card`; here only the card's list of parts and its digest are read.
+Each adapter is stored under the SHA-256 of its weights, so its files never change. The card (adapter.json) is written
+last: a folder or prefix with a card is complete. `models.adapters.card` reads cards; here only the list of parts and
+the digest are read.
 """
 
 from __future__ import annotations
@@ -87,9 +87,8 @@ def push(folder: Path, destination: str, settings: Settings) -> str:
 def pull(uri: str, folder: Path, settings: Settings, *, digest: str | None = None) -> None:
     """Copy an adapter into a local folder, which appears once it is complete and its digest correct.
 
-    digest: that its weights must have; None: any. Does nothing where the folder holds it already. Raises BadSource for
-    what is not that adapter, and for a folder that holds something else, SourceNotFound, AccessDenied,
-    StoreUnavailable.
+    digest: the required digest of its weights; None: any. Does nothing where the folder holds it already. Raises
+    BadSource for another adapter, or a folder with other content, SourceNotFound, AccessDenied, StoreUnavailable.
     """
     if (folder / CARD).is_file():
         _require(digest, digest_of(folder), folder)

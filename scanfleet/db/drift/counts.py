@@ -1,7 +1,7 @@
 """Counts over one scorer's verdicts of a scan: the histogram of their margins, and tallies by source.
 
-Images that a rescan chose (`Image.drawn`) count nowhere, unless it took all: they were not met as they come. Every
-query has a bounded number of rows, whatever the size of the scan.
+Images that a rescan chose (`Image.drawn`) are not counted, unless it chose all: they do not represent the archive.
+Every query has a bounded number of rows, whatever the size of the scan.
 """
 
 from __future__ import annotations

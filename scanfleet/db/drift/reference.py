@@ -1,7 +1,7 @@
 """Counts for `scanfleet.stats.drift`, which decides whether answers have drifted. All sums are made in SQL.
 
 The reference of a scorer is its first scan with MIN_IMAGES verdicts or more: batches spread over it evenly, so that no
-folder of it stands for all.
+single folder represents all.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def slices(
     """Yield every scan of a check, the newest first, by scorer; with `by`, each scan is followed by its sources.
 
     max_batches: read at most this many batches of each scan, spread evenly. in_use: leave out scorers whose
-    adapter is not the champion any more.
+    adapter is no longer the champion.
     """
     known: dict[int, Reference | None] = {}
     for scan, sources in _newest_scans(connection, check_name, scan_id=scan_id, limit=max_scans):
@@ -66,8 +66,8 @@ def slices(
 def alarms(connection: sa.Connection, check_name: str) -> list[str]:
     """Return reasons to train a check again, as text. Reads a part of the newest scans, whatever their size.
 
-    An adapter that was replaced alarms nobody any more. Where the base alone answers, little label mass is how it
-    speaks, and nothing that moved.
+    An adapter that was replaced raises no alarm. Where the base alone answers, a low label mass is normal and is not
+    counted as drift.
     """
     newest = slices(connection, check_name, max_scans=RECENT_SCANS, max_batches=RECENT_BATCHES, in_use=True)
     found = [finding for each in newest for finding in judge(each, of_mass=not each.zero_shot)]

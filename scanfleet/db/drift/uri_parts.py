@@ -18,10 +18,10 @@ Text = sa.ColumnElement[str]
 
 
 def part_of(connection: sa.Connection, sources: Sequence[str], by: By) -> Text:
-    """The source, or the folder with its "/" at the end, that `Image.uri` lies in.
+    """Return the source, or the folder with its final "/", that contains `Image.uri`.
 
-    Images of a manifest lie in no source: their folders count from the root or bucket, and a manifest among several
-    sources is OTHER. A prefix of a bucket that is no folder (s3://b/2026/ad) counts from the folder it lies in.
+    Images of a manifest are in no source: their folders count from the root or bucket, and a manifest among several
+    sources is OTHER. A prefix of a bucket that is no folder (s3://b/2026/ad) counts from its folder.
     """
     named = list(sources)[:MAX_NAMED]
     if by == "source":

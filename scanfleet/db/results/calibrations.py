@@ -41,8 +41,8 @@ def add_calibration(
     who: str | None,
 ) -> int:
     """Add a calibration, which counts from now on. Returns the id of its row."""
-    told = {"check_name": check_name, "metrics": metrics, "who": who, "made_at": now(connection)}
-    values = asdict(configuration) | asdict(fitted) | told
+    record = {"check_name": check_name, "metrics": metrics, "who": who, "made_at": now(connection)}
+    values = asdict(configuration) | asdict(fitted) | record
     return connection.execute(sa.insert(Calibration).values(values).returning(Calibration.id)).scalar_one()
 
 

@@ -22,8 +22,8 @@ _COPIED = ("content_sha256", "width", "height")  # they describe the bytes that 
 def renew(connection: sa.Connection, images: Sequence[ClaimedImage], written: Mapping[int, int]) -> None:
     """Point the renewed images to the verdicts just written (image id -> verdict id), and move their batches' counts.
 
-    Others may renew the same images at the same moment. Images before batches, each by id, so that nobody waits in a
-    circle; and the previous verdicts are read only under the locks, so that they include the latest writes of others.
+    Others may renew the same images at the same moment. Images are locked before batches, each by id, which
+    prevents deadlocks. The previous verdicts are read under the locks, and so include the latest writes of others.
     """
     renewing = {image.rescan_of: image.id for image in images if image.rescan_of is not None and image.id in written}
     if not renewing:

@@ -1,9 +1,9 @@
 """Rescans: find the answers of a scan that its current champion may change, and add a scan that renews them.
 
-An answer can change when it is `review`, when its margin lies near a threshold of the scorer that gave it, or when a
-second look is at stake: where the first one was uncertain, or would be if it moved. Of the rest a uniform sample is
-drawn, which shows how much is missed: identities are SHA-256 digests, so that those that follow a random point in their
-order are such a sample, found by an index and without a look at the others.
+An answer can change when it is `review`, when its margin lies near a threshold of its scorer, or when a crop pass may
+be due: where the first pass was uncertain, or would be if its margin moved. A uniform sample of the rest shows how
+much is missed. Identities are SHA-256 digests: those that follow a random point in their order are such a
+sample, found by an index without reading the others.
 """
 
 from __future__ import annotations

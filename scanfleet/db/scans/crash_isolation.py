@@ -81,7 +81,7 @@ def _killer(detail: str) -> ImageError:
 
 
 def _free(connection: sa.Connection, batch_id: int, *, crashes: int, at: datetime) -> None:
-    """Make a batch ready: at once after the first crash, which rarely is its fault, then after growing pauses."""
+    """Make a batch ready: at once after the first crash, whose cause is rarely an image, then after pauses."""
     again = crashes >= PATIENT_CRASHES
     connection.execute(
         sa.update(Batch)
