@@ -2,9 +2,10 @@
 
 PSI = sum over bins of (a - e) ln(a / e), with e and a the shares of the expected and the actual sample. By custom a
 value below .1 means no change, and from .2 on a model is examined (Siddiqi, *Credit Risk Scorecards*, Wiley 2006).
-Those numbers only mean something with enough values: without any change, PSI is about (1/n + 1/m) times a chi-squared value with
-bins - 1 degrees of freedom (Yurdakul and Naranjo, *Statistical properties of the population stability index*, Journal
-of Risk Model Validation 14(4), 2020); `psi_mean` and `psi_noise` give the share that chance alone explains.
+Those numbers only mean something with enough values: without any change, PSI is about (1/n + 1/m) times a chi-squared
+value with bins - 1 degrees of freedom (Yurdakul and Naranjo, *Statistical properties of the population stability
+index*, Journal of Risk Model Validation 14(4), 2020). `psi_mean` and `psi_noise` give the share that chance alone
+explains.
 """
 
 from __future__ import annotations
