@@ -40,7 +40,7 @@ def test_three_hundred_late_writers_of_three_hundred_are_refused(engine: sa.Engi
         lambda held: ledger.hand_back(held, n_known=1),
         lambda held: _in(engine, lambda connection: batches.extend(connection, held, lease_seconds=60)),
         lambda held: _in(
-            engine, lambda connection: batches.settle(connection, held, values={}, waiting_for="the world")
+            engine, lambda connection: batches.settle(connection, held, values={}, waiting_for="a transient error")
         ),
         lambda held: _in(engine, lambda connection: batches.give_back(connection, held, values={})),
         lambda held: _in(engine, lambda connection: batches.take_in_hand(connection, held, held.images[0].id)),

@@ -54,7 +54,7 @@ def test_a_few_batches_prove_nothing_the_third_in_a_row_holds_the_scan(engine: s
     for _ in range(LIMIT):
         ledger.write(ledger.must_claim(), AWAY)
     scan = ledger.row(Scan, ledger.scan_id)
-    assert (scan.trouble, scan.waiting_for) == (LIMIT, "the world")
+    assert (scan.trouble, scan.waiting_for) == (LIMIT, "a transient error")
     assert 0 < pause_seconds(ledger) <= 1
     assert ledger.claim() is None
     assert ledger.notify() == []

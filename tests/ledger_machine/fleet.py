@@ -90,7 +90,7 @@ class Fleet(People):
             self._go_on(worker, held, known, held.in_hand.id)
             return
         self._end(worker, held)
-        known = replace(known, waiting_for="the world" if held.waits else None)
+        known = replace(known, waiting_for="a transient error" if held.waits else None)
         if at := self._written(held, lambda connection: verdicts.write(connection, held.claim, known)):
             self.model.written(held.claim, known, at)
 
