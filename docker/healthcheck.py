@@ -15,7 +15,7 @@ TIMEOUT = 10.0  # seconds, unless given
 
 
 def main() -> int:
-    """Ping every worker on this host, which in a container is the one beside this program."""
+    """Ping the workers of this host: in a container that is the one worker."""
     timeout = float(sys.argv[1]) if len(sys.argv) > 1 else TIMEOUT
     with make_app(load_settings()) as app:
         node = f"*@{socket.gethostname()}"

@@ -8,7 +8,7 @@ from scanfleet.db.tables import Base, UtcDateTime
 
 
 def render_item(kind: str, item: Any, _: Any) -> str | Literal[False]:
-    """A migration names the types of the database, never ours: those may change later."""
+    """Render the types of the database in migrations, never those of scanfleet: these may change later."""
     return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
 
 
@@ -16,7 +16,7 @@ connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
     target_metadata=Base.metadata,
-    render_as_batch=True,  # SQLite changes a table by copying it
+    render_as_batch=True,  # SQLite alters a table by copying it
     compare_type=True,
     render_item=render_item,
 )

@@ -1,16 +1,16 @@
 """The one tree of errors. Its first fork decides what happens to an image.
 
 ScanfleetError
- ├─ Retryable              the world failed: try again until it heals; never a verdict, never a failed image
+ ├─ Retryable              a transient error: try again later; never a verdict, never a failed image
  │   ├─ StoreUnavailable       bucket or folder cannot be read right now
  │   ├─ DatabaseUnavailable    the ledger cannot be reached
  │   ├─ BrokerUnavailable      the queue cannot be reached
  │   ├─ DeviceUnavailable      the model cannot run right now
  │   └─ WorkerDied             a local worker ended while there was work left
- ├─ LeaseLost              another worker owns the batch now: write nothing, go on
- └─ Permanent              trying again gives the same answer
-     ├─ ImageError             this image: recorded once, with stage and reason; its neighbours go on
-     └─ RequestError           what the person asked for: one line that says what to do, and an exit code
+ ├─ LeaseLost              another worker owns the batch now: write nothing, continue
+ └─ Permanent              trying again gives the same result
+     ├─ ImageError             this image: recorded once, with stage and reason; the others continue
+     └─ RequestError           the request: one line that says what to do, and an exit code
          ├─ BadSettings  BadCheck  BadManifest  BadSource
          ├─ SourceNotFound  AccessDenied  EmptySource
          ├─ UnknownName  SchemaOutdated  MissingExtra  ScanIncomplete
@@ -21,13 +21,13 @@ from __future__ import annotations
 
 
 class ScanfleetError(Exception):
-    """Something scanfleet knows how to name."""
+    """An error with a name and an exit code of its own."""
 
     exit_code = 1
 
 
 class Retryable(ScanfleetError):
-    """The world failed; the same call may succeed later."""
+    """A transient error: the same call may succeed later."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -49,7 +49,7 @@ class DeviceUnavailable(Retryable):
 
 
 class WorkerDied(Retryable):
-    """A local worker ended while there was work left; the same command goes on where it stood."""
+    """A local worker ended while there was work left; the same command resumes it."""
 
     exit_code = 21
 
@@ -59,7 +59,7 @@ class LeaseLost(ScanfleetError):
 
 
 class Permanent(ScanfleetError):
-    """Trying again gives the same answer."""
+    """Trying again gives the same result."""
 
 
 class ImageError(Permanent):
@@ -77,25 +77,25 @@ class ImageError(Permanent):
 
 
 class RequestError(Permanent):
-    """The request cannot be carried out as it stands."""
+    """The request cannot be carried out as given."""
 
     exit_code = 2
 
 
 class BadSettings(RequestError):
-    """A setting has no valid value."""
+    """A setting has an invalid value."""
 
     exit_code = 10
 
 
 class BadCheck(RequestError):
-    """A check file is faulty."""
+    """A check file is invalid."""
 
     exit_code = 11
 
 
 class BadManifest(RequestError):
-    """A manifest is faulty."""
+    """A manifest is invalid."""
 
     exit_code = 12
 
@@ -149,13 +149,13 @@ class ScanIncomplete(RequestError):
 
 
 class BadLabels(RequestError):
-    """A label, or a file of labels, is faulty; nothing of it was written."""
+    """A label, or a file of labels, is invalid; nothing of it was written."""
 
     exit_code = 22
 
 
 class GateNotPassed(RequestError):
-    """An adapter is not put in use: the gate did not say "promote"."""
+    """An adapter is not put in use: the gate's verdict is not "promote"."""
 
     exit_code = 23
 
@@ -167,6 +167,6 @@ class TrainingFailed(RequestError):
 
 
 class DriftAlarm(RequestError):
-    """Answers do not look as they did, and somebody asked to be told by an exit code."""
+    """Answers have drifted, and the exit code was asked to report it."""
 
     exit_code = 25

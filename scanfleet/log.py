@@ -1,4 +1,4 @@
-"""structlog for the whole program: static event names, values as fields, secrets taken out."""
+"""structlog for the whole program: static event names, values as fields, secrets removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _redact_value(value: object) -> object:
             return {key: _redact_value(inner) for key, inner in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_redact_value(inner) for inner in value]
-        case _:  # texts, paths, exceptions: whatever the renderer would make a text of
+        case _:  # texts, paths, exceptions: everything that the renderer turns into text
             return redact(str(value))
 
 
@@ -41,7 +41,7 @@ class _RedactingFormatter(logging.Formatter):
 
 
 def configure_logging(*, level: str, json: bool) -> None:
-    """Log to stderr: lines for people by default, one JSON object a line with `json`."""
+    """Log to stderr: lines for people by default, one JSON object per line with `json`."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -64,18 +64,18 @@ def configure_logging(*, level: str, json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     hide_variables(os.environ)
-    sys.excepthook = _tell_bug
-    threading.excepthook = _tell_bug_of_a_thread
+    sys.excepthook = _print_bug
+    threading.excepthook = _print_thread_bug
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
 
 
-def _tell_bug(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """What nobody caught: the traceback as Python prints it, without the secrets that a library put in its words."""
+def _print_bug(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Print an uncaught exception as Python does, without the secrets that a library put into its message."""
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
-def _tell_bug_of_a_thread(bug: threading.ExceptHookArgs) -> None:
+def _print_thread_bug(bug: threading.ExceptHookArgs) -> None:
     if not issubclass(bug.exc_type, SystemExit):
-        _tell_bug(bug.exc_type, bug.exc_value, bug.exc_traceback)
+        _print_bug(bug.exc_type, bug.exc_value, bug.exc_traceback)

@@ -1,4 +1,4 @@
-"""Queue names, task names and messages. A message carries ids only: what must not be lost is a row."""
+"""Queue names, task names and messages. A message carries ids only: everything that must not be lost is a row."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ TRAIN_QUEUE = "train"
 
 
 class ScoreBatch(BaseModel):
-    """A knock: there is, or was, a batch to score. Unknown fields are refused."""
+    """A notification that there is, or was, a batch to score. Unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    batch_id: int = Field(ge=1, lt=2**63)  # what a row's id can be
+    batch_id: int = Field(ge=1, lt=2**63)  # the range of row ids
 
 
 class RefreshAdapter(BaseModel):
-    """A knock: there is, or was, a training to run. Unknown fields are refused."""
+    """A notification that there is, or was, a training to run. Unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -1,10 +1,10 @@
-"""What an image looks like, in 64 bits: copies that were re-encoded or resized differ in few of them.
+"""A perceptual hash of 64 bits: copies that were re-encoded or resized differ in few of them.
 
 The perceptual hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010): the lowest
-frequencies of a small grey copy, each over or under their median. In plain Python, because the command line does
-without numpy: 1.1 ms an image.
+frequencies of a small grey copy, each over or under their median. In plain Python, because the command line has
+no numpy: 1.1 ms an image.
 
-Mirrored, turned or cropped copies look different to it.
+Mirrored, rotated or cropped copies have different hashes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ BITS = FREQUENCIES * FREQUENCIES
 # copy is within 6 bits for 590; of 9 million pairs of different pictures four are 8 bits apart, none less.
 NEAR_BITS = 6
 
-FEW = 32  # looks; with so many it is quicker to compare with each
+FEW = 32  # hashes; up to this number, comparing with each is faster
 BANDS = 4
 BAND_BITS = BITS // BANDS
-# Looks that differ in NEAR_BITS bits or fewer differ in at most one bit within one of the bands: 7 = 4 * 2 - 1.
+# Hashes that differ in NEAR_BITS bits or fewer differ in at most one bit within one of the bands: 7 = 4 * 2 - 1.
 assert NEAR_BITS < 2 * BANDS
 
 _WAVES = [
@@ -36,55 +36,55 @@ _FLIPS = (0, *(1 << bit for bit in range(BAND_BITS)))
 
 
 def phash(image: Image.Image) -> str:
-    """Sixteen hexadecimal digits. `image`: upright, RGB or grey."""
+    """Return sixteen hexadecimal digits. `image`: upright, RGB or grey."""
     small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     pixels = small.tobytes()
     rows = [pixels[start : start + SIDE] for start in range(0, SIDE * SIDE, SIDE)]
     columns = [[sum(map(mul, wave, row)) for row in rows] for wave in _WAVES]
-    # Rounded: in a picture of one colour all are 0, and rounding errors must not make bits of that.
+    # Rounded: in a picture of one colour all are 0, and rounding errors must not set bits.
     strengths = [round(sum(map(mul, wave, column)), 3) for wave in _WAVES for column in columns]
     median = sorted(strengths)[BITS // 2]
     return f"{sum(1 << bit for bit, strength in enumerate(strengths) if strength > median):016x}"
 
 
 def distance(one: int, other: int) -> int:
-    """In bits, of looks as numbers."""
+    """Return the number of bits in which two hashes differ."""
     return (one ^ other).bit_count()
 
 
 class HashIndex:
-    """Finds what looks like something, among many looks, without comparing with each of them.
+    """Finds near hashes among many without comparing with each of them.
 
-    Every look is filed under its bands; one is sought under its own bands and all that differ from them in one bit. By
-    the pigeonhole principle nothing near is missed (bands as in Manku, Jain, Das Sarma, "Detecting near-duplicates for
+    Every hash is filed under its bands. A search visits its own bands and all that differ from them in one bit. By the
+    pigeonhole principle nothing near is missed (bands as in Manku, Jain, Das Sarma, "Detecting near-duplicates for
     web crawling", 2007).
     """
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._looks: list[int] = []
+        self._hashes: list[int] = []
         self._filed: list[dict[int, list[int]]] = [{} for _ in range(BANDS)]
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, name: str, look: str) -> None:
-        number, at = int(look, 16), len(self._names)
+    def add(self, name: str, digits: str) -> None:
+        number, at = int(digits, 16), len(self._names)
         self._names.append(name)
-        self._looks.append(number)
+        self._hashes.append(number)
         for filed, band in zip(self._filed, _bands(number), strict=True):
             filed.setdefault(band, []).append(at)
 
-    def near(self, look: str) -> Iterator[str]:
-        """The names of what looks like it, each once."""
-        number, seen = int(look, 16), set()
-        if len(self._looks) <= FEW:
-            yield from (name for name, other in zip(self._names, self._looks, strict=True) if _is_near(number, other))
+    def near(self, digits: str) -> Iterator[str]:
+        """Yield the names of the near hashes, each once."""
+        number, seen = int(digits, 16), set()
+        if len(self._hashes) <= FEW:
+            yield from (name for name, other in zip(self._names, self._hashes, strict=True) if _is_near(number, other))
             return
         for filed, band in zip(self._filed, _bands(number), strict=True):
             for flip in _FLIPS:
                 for at in filed.get(band ^ flip, ()):
-                    if at not in seen and _is_near(number, self._looks[at]):
+                    if at not in seen and _is_near(number, self._hashes[at]):
                         seen.add(at)
                         yield self._names[at]
 

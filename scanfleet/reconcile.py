@@ -1,12 +1,14 @@
-"""What makes a lost message harmless. Every worker and every waiting producer runs it on a timer, in parallel.
+"""The reconciler makes a lost message harmless. Every worker and waiting producer runs it on a timer, in parallel.
 
-It reads the ledger alone: leases that ran out become ready batches and trainings, ready ones that nobody rang for are
-rung for again, and scans whose last batch was settled are marked done.
+It reads the ledger alone. It returns batches and trainings with an expired lease to the queue, notifies again about
+ready ones without a recent notification, and marks scans done whose last batch was settled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
@@ -30,7 +32,7 @@ class Reconciled:
 
 
 def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconciled:
-    """One round. Raises DatabaseUnavailable; a broker that is away costs a warning and the next round tries again."""
+    """Run one round. Raises DatabaseUnavailable. An unavailable broker is logged, and the next round tries again."""
     with transaction(engine) as connection:
         expired = crash_isolation.expire_leases(connection)
         finished = scans.finish_all_complete(connection)
@@ -47,31 +49,24 @@ def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconc
         log.warning("leases_expired", n=expired.n)
     if expired.quarantined:
         log.error("images_quarantined", images=expired.quarantined, reason=crash_isolation.KILLER)
-    _notify_trainings(engine, app, trainings)
+    _send(engine, {each: partial(notify_training, app, each) for each in trainings}, upkeep.mark_notified)
     return Reconciled(expired=expired.n, notified=notify_all(engine, app, due), finished=finished)
 
 
 def notify_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
-    """Ring for batches already marked as rung, after their commit. Those that did not go out are unmarked."""
-    for n_notified, (batch_id, queue) in enumerate(due):
+    """Send the notifications of batches already marked as notified, after their commit. Returns how many went out."""
+    sends = {batch_id: partial(notify, app, queue=queue, batch_id=batch_id) for batch_id, queue in due}
+    return _send(engine, sends, notifications.mark_notified)
+
+
+def _send(engine: sa.Engine, sends: Mapping[int, Callable[[], None]], mark: Callable[..., None]) -> int:
+    """Send in this order. If the broker fails, the rest is marked as not notified."""
+    for n_notified, send in enumerate(sends.values()):
         try:
-            notify(app, queue=queue, batch_id=batch_id)
+            send()
         except BrokerUnavailable as error:
-            left = [held_id for held_id, _ in due[n_notified:]]
-            log.warning("broker_away", error=str(error), n_unnotified=len(left))
+            log.warning("broker_away", error=str(error), n_unnotified=len(sends) - n_notified)
             with transaction(engine) as connection:
-                notifications.mark_notified(connection, left, at=None)
+                mark(connection, list(sends)[n_notified:], at=None)
             return n_notified
-    return len(due)
-
-
-def _notify_trainings(engine: sa.Engine, app: Celery, due: list[int]) -> None:
-    """Likewise for trainings."""
-    for n_notified, training_id in enumerate(due):
-        try:
-            notify_training(app, training_id)
-        except BrokerUnavailable as error:
-            log.warning("broker_away", error=str(error), n_unnotified=len(due) - n_notified)
-            with transaction(engine) as connection:
-                upkeep.mark_notified(connection, due[n_notified:], at=None)
-            return
+    return len(sends)

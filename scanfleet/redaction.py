@@ -1,8 +1,8 @@
-"""Secrets out of every text that leaves the process: log lines, errors, what the ledger keeps.
+"""Remove secrets from every text that leaves the process: log lines, errors, rows of the ledger.
 
-Two nets. Patterns find credentials wherever they come from: `user:password@` and the query string of any URL, and the
-parameters that sign an S3 address. And the passwords of our own settings are known word by word, so that a library
-which quotes half a URL, or decodes it first, shows none of them either.
+There are two nets. Patterns find credentials from any origin: `user:password@` and the query string of any URL, and the
+parameters that sign an S3 address. The passwords of the settings are also replaced literally, so that a library that
+quotes half a URL, or decodes it first, shows none of them either.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
-SHORTEST = 6  # letters; a shorter password would hide common words, and the patterns still find it in a URL
-# Secrets that boto3, the hub client and libpq take from the environment; no setting of ours ever holds them.
+SHORTEST = 6  # characters; a shorter password would hide common words, and the patterns still find it in a URL
+# Secrets that boto3, the hub client and libpq take from the environment; no setting holds them.
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "PGPASSWORD")
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
@@ -26,42 +26,42 @@ _PRESIGNED = re.compile(
     r"\w+://[^?\s]*\?(?:.*&)?(?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig)=",
     re.IGNORECASE,
 )
-_known: set[str] = set()
+_hidden: set[str] = set()
 
 
 def redact(text: str) -> str:
-    """Take credentials, signatures and the query strings of URLs out of a text.
+    """Remove credentials, signatures and the query strings of URLs from a text.
 
     >>> redact("redis://:pw@h:6379/0 and https://b/k?X-Amz-Signature=s")
     'redis://h:6379/0 and https://b/k'
     """
-    for secret in sorted(_known, key=len, reverse=True):
+    for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return _SIGNATURE.sub(rf"\1={HIDDEN}", _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)))
 
 
 def hide(secret: str | None) -> None:
-    """From now on `redact` takes this secret out of every text, as it is and percent-encoded."""
+    """Have `redact` remove this secret from every text from now on, literally and percent-encoded."""
     if secret is None:
         return
     for form in (secret, unquote(secret), quote(unquote(secret), safe="")):
         if len(form) >= SHORTEST:
-            _known.add(form)
+            _hidden.add(form)
 
 
 def hide_variables(environment: Mapping[str, str]) -> None:
-    """The secrets that libraries take from the environment."""
+    """Hide the secrets that libraries take from the environment."""
     for name in SECRET_VARIABLES:
         hide(environment.get(name))
 
 
 def is_presigned(uri: str) -> bool:
-    """Whether an address carries its own permission: whoever reads it may use it."""
+    """Return True if an address carries its own permission: anyone who reads it may use it."""
     return _PRESIGNED.search(uri) is not None
 
 
 def without_signatures(value: Any) -> Any:
-    """A JSON value whose presigned addresses have lost their signature; all else stays as it is."""
+    """Return a JSON value with the signatures of presigned addresses removed; everything else is unchanged."""
     match value:
         case str():
             return _QUERY.sub(lambda found: found[1] if is_presigned(found[0]) else found[0], value)
@@ -73,5 +73,5 @@ def without_signatures(value: Any) -> Any:
 
 
 def storable(text: str) -> str:
-    """What every database takes, without secrets: an image may put anything into a decoder's complaint."""
+    """Return a text that every database accepts, without secrets: an image can influence a decoder's error message."""
     return redact(text).replace("\0", "").encode("utf-8", "replace").decode()

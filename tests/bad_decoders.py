@@ -1,4 +1,4 @@
-"""What decoder children call in tests: the first word of the data says what befalls the process."""
+"""What decoder children call in tests: the first word of the data names what happens to the process."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def abort() -> Decoded:
 
 
 def abort_until(folder: str, times: str) -> Decoded:
-    """Die so many times, counted by files, and then answer."""
+    """Die N times, counted by files, and then answer."""
     n = len(list(Path(folder).iterdir()))
     if n < int(times):
         # Not a file's content: children may write hardly any.
@@ -84,7 +84,7 @@ def wait(folder: str) -> Decoded:
 
 
 def shout() -> Decoded:
-    """A library that prints what it likes."""
+    """A library that prints to stdout and stderr."""
     os.write(1, b"{}" * 4000)
     os.write(2, b"warning\n" * 4000)
     sys.stdout.write("and Python too")

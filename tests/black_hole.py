@@ -40,7 +40,7 @@ class Proxy:
         self._selector.close()
 
     def swallow(self) -> int:
-        """From now on nothing passes on the connections that are open. Returns how many there are."""
+        """Silence the open connections from now on. Returns their number."""
         with self._lock:
             for each in self._peers:
                 self._selector.unregister(each)

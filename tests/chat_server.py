@@ -72,11 +72,11 @@ def completion(tokens: Tokens, **changes: Any) -> dict[str, Any]:
 
 
 class ChatServer:
-    """fault_of: what befalls a request, by name (the methods of `_Handler` say which); "" for a good answer."""
+    """fault_of: the fault of a request, by name (the methods of `_Handler` say which); "" for a good answer."""
 
     def __init__(self, answer: Callable[[Asked], Tokens] = by_colour, *, faults: Iterable[str] = ()) -> None:
         self.begin_anew(answer, faults=faults)
-        self.released = threading.Event()  # ends what is silent or drips
+        self.released = threading.Event()  # ends silent or dripping responses
         self.lock = threading.Lock()
         server = self
 
@@ -88,7 +88,7 @@ class ChatServer:
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     def begin_anew(self, answer: Callable[[Asked], Tokens] = by_colour, *, faults: Iterable[str] = ()) -> None:
-        """As if nobody had asked yet."""
+        """Forget all requests."""
         self.answer = answer
         self.faults = iter(faults)
         self.fault_of: Callable[[Asked], str] = lambda _: next(self.faults, "")
@@ -115,7 +115,7 @@ class ChatServer:
         self._thread.join()
 
     def encrypt(self, context: ssl.SSLContext) -> None:
-        """From now on it speaks TLS."""
+        """Use TLS from now on."""
         self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
 
     def serve_forever(self) -> None:
@@ -186,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.connection.sendall(data)
         except OSError:
-            return  # the reader has enough
+            return  # the client closed the connection
 
     def _reset(self) -> None:
         self.close_connection = True
@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             return  # reset
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Send nothing."""
 
 
 def _head(length: int) -> bytes:
@@ -241,7 +241,7 @@ WRONG_ANSWERS: dict[str, Callable[[Tokens], Any]] = {
     "byte_256": lambda tokens: completion(
         tokens, logprobs={"content": [{"token": "A", "logprob": -1.0, "bytes": [256], "top_logprobs": []}]}
     ),
-    # what only a person can put right
+    # errors that a person must fix
     "no_logprobs": lambda tokens: completion(tokens, logprobs=None),
     "no_content": lambda tokens: completion(tokens, logprobs={"content": None}),
     "no_rivals": lambda tokens: completion(
@@ -249,7 +249,7 @@ WRONG_ANSWERS: dict[str, Callable[[Tokens], Any]] = {
     ),
     "one_token": lambda tokens: completion(tokens[:1]),
     "truncated_list": lambda tokens: completion([tokens[0], *((token, -9999.0) for token, _ in tokens[1:])]),
-    # what may be the image's fault
+    # errors that may be counted against the image
     "other_words": lambda _: completion([("I", -0.1), ("Sorry", -3.0), ("The", -4.0)]),
     "ended": lambda tokens: completion(tokens, logprobs={"content": []}, finish_reason="stop"),
     "filtered": lambda tokens: completion(tokens, finish_reason="content_filter", logprobs=None),
@@ -257,7 +257,7 @@ WRONG_ANSWERS: dict[str, Callable[[Tokens], Any]] = {
         tokens, message={"role": "assistant", "content": None, "refusal": "I cannot help"}, logprobs=None
     ),
     "nameless": lambda tokens: completion(tokens, model=None, system_fingerprint=None),
-    # the world turns
+    # transient errors
     "renamed": lambda tokens: completion(tokens, model="tested-2"),
 }
 

@@ -1,4 +1,4 @@
-"""The real command line, called in this process: for tests of what it prints. Processes: `tests.cli_process`."""
+"""The real command line, called in this process, for tests of its output. Processes: `tests.cli_process`."""
 
 import io
 import logging
@@ -34,7 +34,7 @@ def scanfleet(
 
 
 def on_terminal(*arguments: str | Path, data_dir: Path, columns: int = 80) -> list[str]:
-    """What a command shows in a window that wide: lines of stdout."""
+    """Return the lines of stdout that a command prints in a window of this width."""
     window, shown = os.openpty()
     termios.tcsetwinsize(shown, (24, columns))
     out = os.fdopen(shown, "w", encoding="utf-8")
@@ -57,7 +57,7 @@ def _read_terminal(window: int, read: list[bytes]) -> None:
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Signals, log and hooks are those of the tests again."""
+    """Restore signals, log and hooks."""
     root, log = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
     terminate, hooks = signal.getsignal(signal.SIGTERM), (sys.excepthook, threading.excepthook)

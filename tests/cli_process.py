@@ -1,4 +1,4 @@
-"""The real command as a process, away from the person's own settings."""
+"""The real command as a process, without the person's settings."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def scanfleet(
 
 
 def start(*arguments: str | Path, data_dir: Path, **settings: str) -> subprocess.Popen[str]:
-    """Start a command; the test ends it. It hears Ctrl-C, also where the tests run in a shell's background."""
+    """Start a command; the test ends it. It receives Ctrl-C, also where the tests run in a shell's background."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What every test gets: a clean environment, and the real services on request.
+"""Fixtures: a clean environment for every test, and the real services on request.
 
 A service that is not installed skips its tests on a laptop and fails them where CI is set.
 """
@@ -19,7 +19,7 @@ from tests.services.process import Service
 settings.register_profile("scanfleet", deadline=None, print_blob=True)
 settings.load_profile("scanfleet")
 
-# Read once at import by the hub client: nothing in the tests may reach for a download.
+# Read once at import by the hub client: no test may download anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -64,7 +64,7 @@ def redis_url(redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A Redis of this test's own, to be killed and paused; acknowledged writes survive."""
+    """A Redis for this test alone, to be killed and paused; acknowledged writes survive."""
     yield from serve(lambda: RedisServer(appendfsync="always"))
 
 
@@ -76,7 +76,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def pg_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database with the tables of the newest shape and no rows, as a SQLAlchemy address."""
+    """A database with the tables of the newest schema and no rows, as a SQLAlchemy address."""
     url = postgres_database(postgres_server)
     yield url
     postgres_server.drop_database(url)
@@ -92,7 +92,7 @@ def pg_empty_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL of this test's own, to be killed and paused."""
+    """A PostgreSQL for this test alone, to be killed and paused."""
     yield from serve(PostgresServer)
 
 
@@ -138,5 +138,5 @@ def any_bucket(request: pytest.FixtureRequest) -> Bucket:
 
 @pytest.fixture
 def own_s3() -> Iterator[S3Server]:
-    """An S3 server of this test's own, to be killed and paused; a kill empties it."""
+    """An S3 server for this test alone, to be killed and paused; a kill empties it."""
     yield from serve(S3Server)

@@ -1,4 +1,4 @@
-"""A small ledger with a scan in it, for tests of what commands say about one."""
+"""A small ledger with a scan in it, for tests of commands that report about one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def ledger_with_scan(
     **scorer: Any,
 ) -> str:
     """One settled batch with `n_verdicts` flags and a failure for each (stage, reason); then, of one image each,
-    `n_held` batches under way and `n_ready` ready ones. `worker_queue`: a worker lives. Returns the scan's id."""
+    `n_held` batches under way and `n_ready` ready ones. worker_queue: of a live worker. Returns the scan's id."""
     engine = connect(load_settings(data_dir=data_dir))
     upgrade(engine)
     n_first = n_verdicts + len(failures)

@@ -1,4 +1,4 @@
-"""Databases of the newest shape as copies of one: to run the migrations takes longer than most tests that need them."""
+"""Databases of the newest schema as copies of one: running the migrations takes longer than most tests."""
 
 import tempfile
 from functools import cache
@@ -19,7 +19,7 @@ def _sqlite_file() -> bytes:
     with tempfile.TemporaryDirectory(prefix="scanfleet-migrated-") as folder:
         engine = connect(load_settings(data_dir=Path(folder)))
         schema.upgrade(engine)
-        engine.dispose()  # the last connection to leave writes all of it into the one file
+        engine.dispose()  # the last connection to close writes everything into the one file
         return _file(engine).read_bytes()
 
 
@@ -29,7 +29,7 @@ def _file(engine: sa.Engine) -> Path:
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """What `scanfleet.db.schema.upgrade` comes to, for an engine that has not connected yet."""
+    """Do the same as `scanfleet.db.schema.upgrade`, for an engine that has not connected yet."""
     if engine.dialect.name == "sqlite" and not _file(engine).exists():
         _file(engine).write_bytes(_sqlite_file())
         with reading(engine) as connection:  # as after a migration, the engine has its connection, and that its files
@@ -39,7 +39,7 @@ def upgrade(engine: sa.Engine) -> None:
 
 
 def upgraded(settings: Settings) -> Settings:
-    """The settings, with their database brought to the newest shape."""
+    """The settings, with their database brought to the newest schema."""
     engine = connect(settings)
     upgrade(engine)
     engine.dispose()
@@ -47,7 +47,7 @@ def upgraded(settings: Settings) -> Settings:
 
 
 def postgres_database(server: PostgresServer) -> str:
-    """A new database of the newest shape; its SQLAlchemy address."""
+    """A new database of the newest schema; its SQLAlchemy address."""
     if not server.has_database(TEMPLATE):
         engine = connect(load_settings(database_url=server.fresh_database(TEMPLATE)))
         schema.upgrade(engine)

@@ -1,4 +1,4 @@
-"""The files that archives really hold, with what must become of each: a verdict, or a failure with this reason."""
+"""Files as real archives hold them, with the expected outcome of each: a verdict, or a failure with this reason."""
 
 import io
 import struct

@@ -1,8 +1,8 @@
-"""How long tests wait. A deadline is for a machine of its own, and longer on one that has more to do than cores."""
+"""Deadlines of tests: meant for an idle machine, and longer on a busy one."""
 
 import os
 
 
 def patient(seconds: float) -> float:
-    """Seconds of an idle machine, as many of this one: times the processes that want a core, for each core."""
+    """Scale seconds of an idle machine by the number of runnable processes per core of this one."""
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

@@ -13,7 +13,7 @@ SHARES = (0.06, 0.12, 0.25, 0.5)  # of the short side, along the target's longer
 QUALITIES = (75, 85, 92)
 SUBSAMPLINGS = (2, 0, 1)  # 4:2:0, 4:4:4, 4:2:2
 GRAIN = 6.0  # standard deviation, in levels of 255
-MARGIN = 10  # pixels around a target that come along
+MARGIN = 10  # pixels around a target that are included
 
 
 def planted(check: str, number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The pocket model as a server would run it: transformers' own classes, the whole vocabulary, and none of our code.
+"""The pocket model as a server would run it: transformers' own classes, the whole vocabulary, and no code of scanfleet.
 
 What it says is compared with what `models.scoring.prefill` says, so it shares nothing with that.
 """
@@ -17,7 +17,7 @@ IMAGE = "<|image_pad|>"
 
 
 class PocketAnswers:
-    """The likeliest first tokens and their true logprobs."""
+    """Return the likeliest first tokens and their exact logprobs."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)

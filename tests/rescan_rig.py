@@ -1,4 +1,4 @@
-"""An archive whose answers are written without a model: scanned, promoted over, and scored again."""
+"""An archive whose answers are written without a model: scanned, rescanned after a promotion, and scored again."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Archive:
         return adapter
 
     def scan(self, n_images: int, margins: Margins, **failing: Any) -> str:
-        """A scan of so many images, answered by the champion of now."""
+        """Add a scan of N images, answered by the current champion."""
         page = [NewImage(uri=uri(number), etag="1", size=7, meta={"n": number}) for number in range(n_images)]
         with transaction(self.engine) as connection:
             scan, _ = scans.open_scan(
@@ -92,7 +92,7 @@ class Archive:
         return enqueue_rescan(self.engine, self.app, self.settings, self.plan(scan_id, **request))
 
     def rescan(self, scan_id: str, **request: Any) -> str:
-        """Enqueued to the end; returns the rescan's id."""
+        """Enqueue a rescan to its end. Returns its id."""
         return list(self.pages(scan_id, **request))[-1].scan.id
 
     def scorer(self, check_id: int) -> int:
@@ -130,12 +130,12 @@ class Archive:
             verdicts.write(connection, held, known)
 
     def work(self, margins: Margins, **more: Any) -> None:
-        """Settle whatever is ready, as the present champion's worker."""
+        """Settle all ready batches, as a worker with the current champion."""
         while held := self.claim():
             self.write(held, margins, **more)
 
     def images(self, scan_id: str) -> dict[str, Any]:
-        """By uri: the image's row and the verdict that stands."""
+        """By uri: the image's row and the current verdict."""
         query = (
             sa.select(Image.__table__, Verdict.margin, Verdict.decision, Verdict.label, Verdict.scorer_id)
             .outerjoin(Verdict, Verdict.id == Image.verdict_id)
@@ -197,7 +197,7 @@ def archive(folder: Path, *, batch_images: int = 4, **settings: Any) -> Iterator
 
 
 def empty(engine: sa.Engine) -> None:
-    """For the next test: to make a database anew takes longer than most tests."""
+    """Empty the tables for the next test: creating a database takes longer than most tests."""
     wipe(engine)
     with transaction(engine) as connection:
         for table in (Champion, Promotion, ScorerRow, Adapter):

@@ -1,4 +1,4 @@
-"""What alembic would still change in a database: nothing, when migrations and tables agree."""
+"""Differences that alembic finds between a database and the tables: none, when the migrations agree."""
 
 from __future__ import annotations
 

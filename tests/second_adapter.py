@@ -15,7 +15,7 @@ from scanfleet.db.training.adapters import AdapterInfo
 
 
 def second_adapter(base: BaseModel, into: Path, *, check: str = "overlay", strength: float = 1.1) -> Path:
-    """A sound adapter whose margins are not the shipped one's, with a canary of its own."""
+    """A valid adapter whose margins are not the shipped one's, with a canary of its own."""
     shipped = pocket.adapter_folder(check)
     adapter = read_adapter(shipped)
     assert adapter.weights is not None
@@ -27,7 +27,7 @@ def second_adapter(base: BaseModel, into: Path, *, check: str = "overlay", stren
 
 
 def sing_again(base: BaseModel, folder: Path) -> Path:
-    """Give an adapter the canary that it sings here."""
+    """Give an adapter a canary with the margins of this machine."""
     card = read_card(folder)
     assert card.canary is not None
     scorer = factory.scorer(base, card.question, folder)

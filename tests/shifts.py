@@ -1,4 +1,4 @@
-"""Workers that tell at the same moment how far a scorer's margins moved where they run."""
+"""Workers that record shifts of a scorer's margins at the same moment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from scanfleet.checks.check import load_check
 from scanfleet.db.engine import transaction
-from scanfleet.db.results.scorers import Shift, note_shift, scorer_id
+from scanfleet.db.results.scorers import Shift, record_shift, scorer_id
 from scanfleet.db.scans import scans
 from scanfleet.db.tables import ScorerRow
 from tests.ledger_rig import scorer_spec
@@ -22,12 +22,12 @@ def shift(width: float) -> Shift:
 
 
 def tell_at_once(engine: sa.Engine) -> dict[str, Any] | None:
-    """Each width from a thread of its own, as workers that start together do; what the ledger holds afterwards."""
+    """Record each width from its own thread, as workers that start together do. Returns the shift in the ledger."""
 
     def start(width: float) -> int:
         with transaction(engine) as connection:
             row = scorer_id(connection, scorer_spec(check_id))
-            note_shift(connection, row, shift(width))
+            record_shift(connection, row, shift(width))
             return row
 
     with transaction(engine) as connection:

@@ -1,11 +1,11 @@
-"""An HTTP server that answers every request a byte at a time: nothing is silent, and nothing ends for a long while."""
+"""An HTTP server that sends every body one byte at a time: it is never silent, and no response ends for a long time."""
 
 import socket
 import threading
 from types import TracebackType
 from typing import Self
 
-N_BYTES = 400  # that drip; then the connection breaks, so that a test without a deadline fails instead of hanging
+N_BYTES = 400  # sent one by one; then the connection closes, so that a test without a deadline fails instead of hanging
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nContent-Type: image/png\r\nETag: x\r\n"
     b"Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n\r\n"
@@ -13,11 +13,10 @@ HEAD = (
 
 
 class DrippingServer:
-    """from_head: the headers drip as well; otherwise they come at once and the body drips."""
+    """Sends the headers at once, then a byte every `every_seconds`."""
 
-    def __init__(self, *, every_seconds: float, from_head: bool) -> None:
+    def __init__(self, *, every_seconds: float) -> None:
         self._every = every_seconds
-        self._from_head = from_head
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -50,14 +49,13 @@ class DrippingServer:
     def _drip(self, client: socket.socket) -> None:
         with client:
             if not client.recv(65536):
-                return  # connected, and gone without a request
+                return  # the client closed the connection without a request
             self.n_requests += 1
             try:
-                if not self._from_head:
-                    client.sendall(HEAD)
-                for byte in HEAD if self._from_head else b"x" * N_BYTES:
-                    client.sendall(bytes([byte]))
+                client.sendall(HEAD)
+                for _ in range(N_BYTES):
+                    client.sendall(b"x")
                     if self._ended.wait(self._every):
                         return
             except OSError:
-                return  # the reader has enough
+                return  # the reader closed the connection

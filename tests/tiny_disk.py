@@ -17,7 +17,7 @@ class TinyDisk:
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        """Until not one more byte fits."""
+        """Fill the disk to the last byte."""
         with self._ballast.open("ab", buffering=0) as file:
             try:
                 while True:

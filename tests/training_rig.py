@@ -1,4 +1,4 @@
-"""Labelled pictures of the built-in model's world, small enough to learn from in seconds; and training workers."""
+"""Labelled pictures for the built-in model, small enough to train on in seconds; and training workers."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 120.0
 
 
 def label_pictures(engine: sa.Engine, folder: Path, *, n: int = 54) -> list[Path]:
-    """Draw pictures of the overlay check, and say what they show. Their splits go in turn, whatever their looks."""
+    """Draw pictures of the overlay check with their labels. Splits are assigned in turn, whatever their hashes."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = load_check(CHECK).labels
     images, said, paths = [], [], []
@@ -43,7 +43,7 @@ def label_pictures(engine: sa.Engine, folder: Path, *, n: int = 54) -> list[Path
         scene.image.save(path)
         paths.append(path)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        place = {"cluster": sha256, "split": SPLITS[(number // len(labels)) % len(SPLITS)], "look": f"{number:016x}"}
+        place = {"cluster": sha256, "split": SPLITS[(number // len(labels)) % len(SPLITS)], "phash": f"{number:016x}"}
         images.append(
             {"content_sha256": sha256, "uri": str(path), "root": str(folder), "width": 128, "height": 128} | place
         )
@@ -102,13 +102,13 @@ class Ground:
             return trainings.get(connection, training_id)
 
     def adapters(self) -> list[sa.Row[Any]]:
-        """Registered ones, the shipped left out."""
+        """The registered adapters without the shipped ones."""
         query = sa.select(Adapter.__table__).where(Adapter.training_id.is_not(None))
         with reading(self.engine) as connection:
             return list(connection.execute(query))
 
     def child_of(self, worker: subprocess.Popen[bytes]) -> int | None:
-        """The process that computes, on Linux."""
+        """The computing process, on Linux."""
         for task in Path(f"/proc/{worker.pid}/task").glob("*/children"):
             for child in task.read_text().split():
                 if b"worker.training.child" in Path(f"/proc/{child}/cmdline").read_bytes():

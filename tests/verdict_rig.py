@@ -1,4 +1,4 @@
-"""Many verdicts at once, written straight into the ledger: for tests of what is computed from them."""
+"""Many verdicts at once, written straight into the ledger: for tests of statistics over them."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Fleet:
         }
 
     def start(self, *, seconds_per_image: float = 0.0, **settings: Any) -> WorkerProcess:
-        """Another worker, not waited for."""
+        """Start another worker without waiting for it."""
         own = {f"SCANFLEET_{name.upper()}": str(value) for name, value in settings.items()}
         environment = self._environment | own | {"SCANFLEET_FAKE_SECONDS": str(seconds_per_image)}
         worker = WorkerProcess(environment, self.folder / f"worker-{len(self.workers)}.log")
@@ -91,7 +91,7 @@ class Fleet:
         return add_scan(self.engine, images, batch_images=batch_images)
 
     def send(self, name: str, *args: Any, **fields: Any) -> None:
-        """Any message at all to the workers' queue."""
+        """Send any message to the workers' queue."""
         from kombu import Queue
 
         from scanfleet.messages import score_queue
@@ -116,7 +116,7 @@ class Fleet:
             time.sleep(LOOK_SECONDS)
 
     def until_scored(self, scan_id: str, n: int) -> None:
-        """Until at least `n` images of a scan have their verdict."""
+        """Wait until at least `n` images of a scan have a verdict."""
         self.until(lambda: self.progress(scan_id).n_verdicts >= n)
 
     def until_leased(self, n: int = 1) -> None:
@@ -126,7 +126,7 @@ class Fleet:
         self.until(lambda: self.count(Scan, Scan.id == scan_id, Scan.state == "done") == 1)
 
     def assert_complete(self, scan_id: str, n_images: int) -> None:
-        """Every image has exactly one verdict, and it is the one that a run without faults gives."""
+        """Every image has exactly one verdict, equal to that of a run without faults."""
         assert self.count(Image, Image.scan_id == scan_id, Image.state == "verdict") == n_images
         assert self.count(Verdict, Verdict.scan_id == scan_id) == n_images
         progress = self.progress(scan_id)
@@ -145,7 +145,7 @@ class Fleet:
         return margins
 
     def freeze(self, worker: WorkerProcess) -> None:
-        """SIGSTOP, but not inside a transaction on SQLite, whose one write lock nobody could free."""
+        """SIGSTOP, but not inside a transaction on SQLite, whose only write lock would stay taken."""
         while True:
             worker.signal(signal.SIGSTOP)
             if self.engine.dialect.name != "sqlite" or self._can_write():

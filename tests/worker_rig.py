@@ -1,4 +1,4 @@
-"""A worker's pipeline on an embedded ledger and a store in memory, without a broker: what unit tests of it drive."""
+"""A worker's pipeline on an embedded ledger and a store in memory, without a broker, for unit tests."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ def plain(width: int, height: int) -> bytes:
 
 @dataclass
 class Outage:
-    """While `on`, statements that contain `marker` fail as those of a database that went away. `n`: how many did."""
+    """While `on`, statements that contain `marker` fail as if the database were down. n: the number of failures."""
 
     marker: str = ""
     on: bool = True
@@ -122,7 +122,7 @@ class Rig:
             self.pipeline.run(None)
 
     def forget_backoff(self) -> None:
-        """As if every pause were over, this worker's own too, and every store had answered."""
+        """End every pause, that of this worker too, and reset the source errors."""
         self.pipeline._breaker.reset()
         with transaction(self.engine) as connection:
             connection.execute(sa.update(Batch).values(not_before=None))
@@ -161,7 +161,7 @@ def rig(
     real_stores: bool = False,
     **settings: Any,
 ) -> Iterator[Rig]:
-    """A pipeline that runs; `store` stands before the memory store where a test wants a fault.
+    """A pipeline that runs; `store` stands before the memory store where a test injects a fault.
 
     `real_stores`: folders and buckets instead.
     """

@@ -71,7 +71,7 @@ class _Stores:
             etag=image.etag,
             width=decoded.width,
             height=decoded.height,
-            look=phash(decoded.image),
+            phash=phash(decoded.image),
         )
 
     def _store(self, image: NewImage) -> ObjectStore:

@@ -16,7 +16,7 @@ from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.clusters import SeenImage
-from scanfleet.db.labels.labels import NewLabel, add_labels, unsaid, voices
+from scanfleet.db.labels.labels import NewLabel, add_labels, labels_by_person, without_repeats
 from scanfleet.db.labels.queries import PINNED
 from scanfleet.db.labels.shown_verdicts import shown_for
 from scanfleet.db.labels.splits import Place, add_images, golden_by_hash, place_images
@@ -114,9 +114,9 @@ def summarise(engine: sa.Engine, parcel: Parcel) -> Summary:
     """What writing it now would come to. Writes nothing."""
     with reading(engine, long=True) as connection:
         places = place_images(connection, parcel.check.name, parcel.images, wanted=parcel.split)
-        new = unsaid(connection, parcel.check.name, _with_origin(parcel, places))
+        new = without_repeats(connection, parcel.check.name, _with_origin(parcel, places))
         shut_out = golden_by_hash(connection, parcel.check.name) if parcel.split == "golden" else set()
-        spoken = voices(connection, parcel.check.name, list({label.content_sha256 for label in new}))
+        spoken = labels_by_person(connection, parcel.check.name, list({label.content_sha256 for label in new}))
     n_twice = _count_repeats(parcel.labels)
     labels_of = {label.content_sha256: label.label for label in parcel.labels}
     table: dict[str, dict[str, int]] = {}

@@ -113,7 +113,7 @@ def suggest(
     drawn = dict.fromkeys(store.at_random(connection, pool, pivot=_pivot(seed, "random"), n=wanted["random"]), "random")
     lists = {
         "threshold": lambda: store.near_boundary(connection, pool, n=2 * n),
-        "disagreement": lambda: store.in_dispute(connection, pool, n=2 * n),
+        "disagreement": lambda: store.disagreements(connection, pool, n=2 * n),
     }
     notes, lacking = [], 0
     for part, following in (("threshold", "disagreement"), ("disagreement", "diversity")):

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from producer.scans.session import SILENT_SECONDS
 from producer.sources.named import NamedImages
 from producer.training.refusals import in_words, refused_champions
-from scanfleet.config.diagnosis import check_broker, lonely_broker
+from scanfleet.config.diagnosis import check_broker, local_broker_warning
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.workers import WorkerInfo, live_workers
-from scanfleet.db.schema import check_schema, first_contact
+from scanfleet.db.schema import check_schema, connect_at_start
 from scanfleet.errors import Retryable, ScanfleetError, SchemaOutdated
 from scanfleet.queue.app import broker_folder, make_app
 from scanfleet.redaction import redact
@@ -93,7 +93,7 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         yield Finding(name="ledger", status="ok", text=f"{name}: not made yet, the first scan does")
         return
     start = time.perf_counter()
-    with first_contact(settings) as engine:
+    with connect_at_start(settings) as engine:
         connected = time.perf_counter() - start
         try:
             check_schema(engine)
@@ -151,7 +151,7 @@ def _sum(workers: list[WorkerInfo]) -> dict[str, float]:
 def _broker(settings: Settings) -> Iterator[Finding]:
     """Raises ScanfleetError."""
     name = redact(settings.broker)
-    lonely = lonely_broker(settings)
+    lonely = local_broker_warning(settings)
     if lonely is not None:
         yield Finding(name="broker", status="warn", text=lonely)
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from scanfleet.config.extras import how_to_get
+from scanfleet.config.extras import install_hint
 from scanfleet.config.settings import Settings
 from scanfleet.errors import MissingExtra, WorkerDied
 
@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 def require_worker_extra() -> None:
     """Raises MissingExtra where the computing half is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtra(f"this needs the worker half, which is not installed here: {how_to_get('worker')}")
+        raise MissingExtra(f"this needs the worker half, which is not installed here: {install_hint('worker')}")
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import IO, Any
 
 from scanfleet.checks.crop_result import FIELDS as SECOND_LOOK
-from scanfleet.config.extras import how_to_get
+from scanfleet.config.extras import install_hint
 from scanfleet.db.results.results import Result
 from scanfleet.errors import MissingExtra
 
@@ -161,7 +161,7 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise MissingExtra(f"Parquet needs pyarrow: {how_to_get('parquet')}") from None
+        raise MissingExtra(f"Parquet needs pyarrow: {install_hint('parquet')}") from None
     types = {
         **dict.fromkeys(("score", "margin", "mass", "crop_first", "crop_second", "crop_sharpness"), pa.float64()),
         **dict.fromkeys(("size", "width", "height", "scorer_id", "crop_tokens"), pa.int64()),

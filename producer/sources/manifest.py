@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Never
 
 from producer.sources.base import Candidate, Skip, local_image
-from scanfleet.config.validation import one_line
+from scanfleet.config.validation import printable
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
 from scanfleet.images import SUFFIXES
@@ -53,7 +53,7 @@ class ManifestSource:
                         self._require_entry(text)
                     yield Candidate(image=self._image(text, meta), path=text)
             except MalformedLineError as error:
-                raise BadManifest(f"{self._path}, line {lines.number}: {one_line(str(error))}") from None
+                raise BadManifest(f"{self._path}, line {lines.number}: {printable(str(error))}") from None
 
     def _require_entry(self, text: str) -> None:
         """Any .txt file could be a manifest, also prose: the first entry must look like one.

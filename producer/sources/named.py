@@ -12,7 +12,7 @@ from producer.sources.filters import Filters
 from producer.sources.manifest import ROWS, Lines, MalformedLineError
 from producer.sources.open import open_source
 from scanfleet.config.settings import Settings
-from scanfleet.config.validation import one_line
+from scanfleet.config.validation import printable
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadManifest, BadSource, EmptySource, ScanfleetError
 from scanfleet.images import SUFFIXES
@@ -70,7 +70,7 @@ class StdinSource:
                 for text, _ in ROWS[".txt"](lines):
                     yield Candidate(image=_image(text), path=text)
             except MalformedLineError as error:
-                raise BadManifest(f"{self.name}, line {lines.number}: {one_line(str(error))}") from None
+                raise BadManifest(f"{self.name}, line {lines.number}: {printable(str(error))}") from None
 
 
 def _image(text: str) -> NewImage:

@@ -24,12 +24,12 @@ from pydantic_core import PydanticCustomError
 
 from scanfleet.checks.crop import NEVER, CropField, CropSettings, crop_field, crop_line
 from scanfleet.checks.steps import MAX_STEPS, CheckStep, step_errors, step_field, step_line
-from scanfleet.config.validation import in_words, one_line
+from scanfleet.config.validation import explain, printable
 from scanfleet.errors import BadCheck, UnknownName
 
 MAX_LABELS = 512
 _NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
-_RULES = {  # (field, kind of fault) -> words, where the general ones do not do
+_RULES = {  # (field, kind of problem) -> message, where the general one does not fit
     ("name", "string_pattern_mismatch"): _NAME_RULE,
     ("labels", "tuple_type"): "must be a list of texts",
     ("crop.layers", "tuple_type"): "must be a list of whole numbers",
@@ -40,7 +40,7 @@ Name = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 
 class Check(BaseModel):
-    """What is asked, which answers there are, and which of them raise a flag."""
+    """The question, its possible answers, and which of them raise a flag."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,30 +48,30 @@ class Check(BaseModel):
     prompt: str = Field(min_length=3, max_length=4000)
     labels: tuple[str, ...] = Field(min_length=2, max_length=MAX_LABELS)
     flags: tuple[str, ...] = ()  # empty: a plain classification
-    descriptions: dict[str, str] = {}  # label -> the words the model reads; default: the label itself
+    descriptions: dict[str, str] = {}  # label -> text in the prompt; default: the label itself
     max_pixels: int = Field(default=448 * 448, ge=28 * 28, le=16_777_216)  # after resizing, per image
     min_pixels: int = Field(default=64 * 64, ge=16 * 16)
-    boxes: bool = False  # ask where, for flagged images
-    crop: CropField = "never"  # whether uncertain or shrunk images get a second look, and how
+    boxes: bool = False  # find boxes in flagged images
+    crop: CropField = "never"  # whether and how uncertain or shrunk images get a crop pass
     target_recall: float = Field(default=0.95, gt=0, lt=1)
     target_precision: float = Field(default=0.95, gt=0, lt=1)
     steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt
 
     @model_serializer(mode="wrap")
     def _without_idle_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """No steps leave no trace: such a check keeps the hash, and the readers, that it had before there were any."""
+        """Leave out `steps` without any: such a check keeps the hash that it had before steps existed."""
         body: dict[str, Any] = dump(self)
         return body if self.steps else {name: value for name, value in body.items() if name != "steps"}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if faults := _contradictions(dict(self)):
-            words = "; ".join(f"{field}: {words}" for field, words in faults)
-            raise PydanticCustomError("contradictions", "{words}", {"words": words, "faults": faults})
+        if problems := _contradictions(dict(self)):
+            words = "; ".join(f"{field}: {words}" for field, words in problems)
+            raise PydanticCustomError("contradictions", "{words}", {"words": words, "problems": problems})
         return self
 
     def as_file(self) -> dict[str, Any]:
-        """What a check file holds: as stored, the answers of steps as tables, and no budget that is left open."""
+        """Return the content of a check file: answers of steps as tables, and no budget that is left open."""
         body = self.model_dump(mode="json")
         if isinstance(body["crop"], dict):
             body["crop"] = {name: value for name, value in body["crop"].items() if value is not None}
@@ -81,68 +81,68 @@ class Check(BaseModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the canonical content: the same words give the same hash on every machine."""
+        """SHA-256 over the canonical content: the same content gives the same hash on every machine."""
         body = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(body.encode()).hexdigest()
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(field, what is wrong) for fields that are valid each by itself and do not go together."""
-    faults = []
+    """Return (field, problem) for fields that are valid alone but contradict each other."""
+    problems = []
     labels, flags = values.get("labels", ()), values.get("flags", ())
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        faults.append(("labels", f"{', '.join(twice)} is there twice"))
+        problems.append(("labels", f"{', '.join(twice)} is there twice"))
     for field in ("flags", "descriptions"):
         unknown = sorted(set(values.get(field, ())) - set(labels))
         if labels and unknown:
-            faults.append((field, f"{', '.join(unknown[:20])} is not among the labels ({', '.join(labels[:20])})"))
+            problems.append((field, f"{', '.join(unknown[:20])} is not among the labels ({', '.join(labels[:20])})"))
     descriptions = values.get("descriptions", {})
     texts = {"prompt": [values.get("prompt", "")], "labels": labels, "descriptions": descriptions.values()}
-    faults += [(field, "holds a zero character") for field, all_of_it in texts.items() if "\0" in "".join(all_of_it)]
+    problems += [(field, "holds a zero character") for field, all_of_it in texts.items() if "\0" in "".join(all_of_it)]
     if flags and set(flags) == set(labels):
-        faults.append(("flags", "at least one label must not flag"))
-    faults += step_errors([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
+        problems.append(("flags", "at least one label must not flag"))
+    problems += step_errors([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
     if values.get("steps") and values.get("crop", NEVER) != NEVER:
-        faults.append(("crop", "cannot go with steps, which are asked of the whole image: leave one of the two out"))
+        problems.append(("crop", "cannot go with steps, which are asked of the whole image: leave one of the two out"))
     least, most = values.get("min_pixels"), values.get("max_pixels")
     if isinstance(least, int) and isinstance(most, int) and least > most:
-        faults.append(("min_pixels", "is larger than max_pixels"))
+        problems.append(("min_pixels", "is larger than max_pixels"))
     crop = values.get("crop", NEVER)
     if isinstance(most, int) and not isinstance(crop, str) and (idle := CropSettings.model_validate(crop).idle(most)):
-        faults.append(("crop.look", idle))
-    return faults
+        problems.append(("crop.look", idle))
+    return problems
 
 
 def parse_check(text: str, *, where: str) -> Check:
-    """Read a check from TOML. Raises BadCheck naming the file, and line, field and fault of all that is wrong."""
+    """Read a check from TOML. Raises BadCheck naming the file, and line, field and problem of all that is wrong."""
     try:
         body = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # tomllib's own, and int's for a number of thousands of digits
-        raise BadCheck(f"{where}: not TOML: {one_line(str(error))}") from None
+    except (ValueError, RecursionError) as error:  # of tomllib, or of int for a number of thousands of digits
+        raise BadCheck(f"{where}: not TOML: {printable(str(error))}") from None
     try:
         return Check.model_validate(body)
     except ValidationError as error:
-        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _faults(error, body))
+        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _problems(error, body))
         first, *others = dict.fromkeys(found)
         more = "".join(f"; line {line}: {words}" for line, words in others)
-        raise BadCheck(f"{where}:{first[0]}: {one_line(first[1] + more)}") from None
+        raise BadCheck(f"{where}:{first[0]}: {printable(first[1] + more)}") from None
 
 
-def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(field, what is wrong), each in plain words."""
+def _problems(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (field, problem) pairs with messages for people."""
     by_field: dict[str, str] = {}
-    for fault in error.errors(include_input=False, include_url=False):
-        if not fault["loc"]:  # each field is valid by itself
-            return list(fault["ctx"]["faults"])
-        field, inside = str(fault["loc"][0]), fault["loc"][1:]
+    for problem in error.errors(include_input=False, include_url=False):
+        if not problem["loc"]:  # each field is valid alone
+            return list(problem["ctx"]["problems"])
+        field, inside = str(problem["loc"][0]), problem["loc"][1:]
         known: Mapping[str, Any] = Check.model_fields
         if inside and field in ("steps", "crop"):
             known = CheckStep.model_fields if field == "steps" else CropSettings.model_fields
         if field == "crop":
             field, inside = crop_field(inside)
-        words = _RULES.get((field, fault["type"])) or in_words(fault, known=known)
+        words = _RULES.get((field, problem["type"])) or explain(problem, known=known)
         if field == "steps":
-            table = inside[1:] == ("answers",) and fault["type"] == "tuple_type"
+            table = inside[1:] == ("answers",) and problem["type"] == "tuple_type"
             by_field.setdefault(step_field(inside), "must be a table of answer = label" if table else words)
             continue
         where = (
@@ -156,7 +156,7 @@ def _faults(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, 
 
 
 def load_check(name_or_path: str) -> Check:
-    """A built-in check by name, or a check file by path (anything that ends in .toml)."""
+    """Return a built-in check by name, or a check file by path (a name that ends in .toml)."""
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         try:
@@ -182,7 +182,7 @@ def builtin_names() -> list[str]:
 
 
 def _line_of(text: str, field: str) -> int:
-    """The line that sets `field`; 1 when no line does (a missing field)."""
+    """Return the line that sets `field`; 1 when none does (a missing field)."""
     if field.startswith("steps."):
         return step_line(text.splitlines(), field) or 1
     if field.startswith("crop."):

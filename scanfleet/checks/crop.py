@@ -1,4 +1,4 @@
-"""The second look of a check: when an image is looked at again, how, and for how much in all."""
+"""The crop pass of a check: which images get one, how they are read, and the token budget."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ NEVER = "never"
 When = Literal["uncertain", "shrunk", "uncertain-or-shrunk", "always"]
 MODES: tuple[str, ...] = (NEVER, "uncertain", "shrunk", "uncertain-or-shrunk", "always")
 SMALLEST_BUDGET = 28 * 28  # pixels
-CONTEXT_SHARE = 0.25  # of the first look's budget, which has read the original in full already
-ADAPTED_LEAST = 1.25  # times the first look's budget, under which an adapted look is never taken
+CONTEXT_SHARE = 0.25  # of the first pass's budget: the first pass has read the original in full already
+ADAPTED_LEAST = 1.25  # times the first pass's budget; below it `adapted` never reads more
 
 
 class CropSettings(BaseModel):
     """`[crop]` of a check file; `crop = "uncertain"` and so on is short for its defaults.
 
-    when: "uncertain": the first look's margin lies between the thresholds for clear and flag, or within `band` logits
+    when: "uncertain": the first pass's margin lies between the thresholds for clear and flag, or within `band` logits
         of one; "shrunk": the model read an image whose sides were divided by more than `shrink`.
-    max_extra: visual tokens of all second looks together, as a share of those of the first looks, in every batch and so
-        in every scan; the least certain images come first.
+    max_extra: visual tokens of all crop passes together, as a share of those of the first passes, in every batch and
+        so in every scan; the least certain images come first.
     look, method, reference, tiled, crop_pixels, context_pixels, layers, emphasis, fuse: `models.crops.policy`.
         Budgets that are left open: `budgets`.
     """
@@ -49,15 +49,15 @@ class CropSettings(BaseModel):
     fuse: Literal["mean", "max", "second"] = "mean"
 
     def budgets(self, max_pixels: int) -> dict[str, int]:
-        """crop_pixels and context_pixels beside a first look under `max_pixels`.
+        """Return crop_pixels and context_pixels for a first pass under `max_pixels`.
 
-        Left open, the crop has as many as the first look, the original beside it a quarter of them.
+        Left open, the crop has as many as the first pass, and the original beside it a quarter of them.
         """
         context = max(SMALLEST_BUDGET, round(CONTEXT_SHARE * max_pixels))
         return {"crop_pixels": self.crop_pixels or max_pixels, "context_pixels": self.context_pixels or context}
 
     def idle(self, max_pixels: int) -> str | None:
-        """Why this look would show nothing new after a first one under `max_pixels`, and what to set; None: it may."""
+        """Return why this crop pass would add nothing to a first pass under `max_pixels`, with advice; None: it may."""
         budget = self.budgets(max_pixels)["crop_pixels"]
         if self.look == "larger" and budget == max_pixels:
             return f"larger reads the same again: set crop_pixels, other than max_pixels ({max_pixels})"
@@ -71,14 +71,14 @@ _WORDS = f"must be {', '.join(MODES[:-1])} or {MODES[-1]}"
 
 
 def _short(value: object) -> object:
-    """A word alone is a whole table. Raises PydanticCustomError for any other word, and for what is neither."""
+    """Expand a mode into a table. Raises PydanticCustomError for an unknown mode or another type."""
     if isinstance(value, str):
         if value not in MODES:
             near = nearest(value, MODES)
             raise PydanticCustomError("crop_word", _WORDS + ("" if near is None else f" (did you mean {near}?)"))
         return value if value == NEVER else {"when": value}
     if isinstance(value, Mapping) and value.get("when") == NEVER:
-        raise PydanticCustomError("crop_never", 'for no second look write crop = "never", without a table')
+        raise PydanticCustomError("crop_never", 'for no crop pass write crop = "never", without a table')
     if not isinstance(value, Mapping | CropSettings):
         raise PydanticCustomError("crop_kind", f"{_WORDS}, or a table [crop]")
     return value
@@ -96,10 +96,10 @@ CropField = Annotated[
 
 
 def crop_text(crop: Literal["never"] | CropSettings, *, band: Mapping[str, Any] | None = None) -> str:
-    """As a scorer of the ledger holds it: "never", or the settings as canonical JSON.
+    """Return the text in a scorer's row: "never", or the settings as canonical JSON.
 
-    band: the margins between which a first look is uncertain, which are no part of the settings: with others, other
-    images are looked at again.
+    band: the margins between which a first pass is uncertain. They are not part of the settings, but decide which
+    images get a crop pass.
     """
     if isinstance(crop, str):
         return crop

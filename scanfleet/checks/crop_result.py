@@ -1,4 +1,4 @@
-"""What became of a second look, as the ledger holds it beside a verdict."""
+"""The result of a crop pass, as the ledger holds it beside a verdict."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-CAP = "cap"  # skipped: what second looks may cost was spent on images that were less certain
+CAP = "cap"  # skipped: the token budget of crop passes was spent on less certain images
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropResult:
-    """Of an image that the check's gate asked to be looked at again.
+    """The crop pass of an image that the check's gate selected.
 
-    why: "uncertain", "shrunk" or "always". first, second: margins of the two looks, in logits; of several second ones
-    the largest; None: there was none. box: x0, y0, x1, y1 in pixels of the file's upright picture; None: no part of it
-    was chosen. sharpness: how much that part stood out. skipped: why there was no second look: CAP, "diffuse" (nothing
-    stood out), "whole" (all of it did), "enough" (the first look saw all there is); None: there was one. tokens: visual
-    tokens beyond those of the first look. look, method: as the check's crop table has them; method None: not pointed.
+    why: "uncertain", "shrunk" or "always". first, second: margins of the first pass and of the crop pass, in logits; of
+    several crops the largest; None: there was none. box: x0, y0, x1, y1 in pixels of the file's upright picture; None:
+    no region was chosen. sharpness: how much the region stood out. skipped: why there was no crop pass: CAP, "diffuse"
+    (nothing stood out), "whole" (all of it did), "enough" (the first pass read all pixels); None: there was one.
+    tokens: visual tokens beyond those of the first pass. look, method: as in the check's crop table; method None: no
+    region is sought.
     """
 
     why: str
@@ -32,16 +33,16 @@ class CropResult:
 
     @property
     def complete(self) -> bool:
-        """Whether the image got all the looks that were due."""
+        """True unless the token budget prevented a crop pass that was due."""
         return self.skipped != CAP
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the result as JSON values."""
         return asdict(self) | {"box": None if self.box is None else list(self.box)}
 
     @classmethod
     def read(cls, held: Mapping[str, Any] | None) -> CropResult | None:
-        """What `record` wrote."""
+        """Read the values written by `record`."""
         if held is None:
             return None
         box = held["box"]

@@ -30,23 +30,23 @@ class CheckStep(BaseModel):
 
 
 def step_errors(steps: Sequence[CheckStep], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """(field, what is wrong) for steps that are valid each by itself; a field is steps or steps.2.answers."""
+    """Return (field, problem) for steps that are valid alone; a field is steps or steps.2.answers."""
     if not steps:
         return []
-    faults = []
+    problems = []
     if len(steps) < 2:
-        faults.append(("steps", "must be two or more; for one question leave them out: the labels are its answers"))
+        problems.append(("steps", "must be two or more; for one question leave them out: the labels are its answers"))
     if NEXT in labels:
-        faults.append(("labels", f"{NEXT} is where an answer leads: with steps no label can be called so"))
+        problems.append(("labels", f"{NEXT} is where an answer leads: with steps no label can be called so"))
     for number, step in enumerate(steps, start=1):
         words = _wrong_with(step, labels, last=number == len(steps))
-        faults += [(f"steps.{number}.answers", each) for each in words]
+        problems += [(f"steps.{number}.answers", each) for each in words]
         if "\0" in step.prompt + "".join(map("".join, step.answers)):
-            faults.append((f"steps.{number}.prompt", "holds a zero character"))
+            problems.append((f"steps.{number}.prompt", "holds a zero character"))
     ends = {to for step in steps for _, to in step.answers}
     if lost := [label for label in labels if label not in ends]:
-        faults.append(("steps", f"no answer leads to {', '.join(lost[:20])}"))
-    return faults
+        problems.append(("steps", f"no answer leads to {', '.join(lost[:20])}"))
+    return problems
 
 
 def _wrong_with(step: CheckStep, labels: Sequence[str], *, last: bool) -> list[str]:

@@ -1,8 +1,7 @@
-"""What a person must change before broker or database let us in, told in one line that holds no password.
+"""What to change when broker or database refuse a connection, in one line without a password.
 
-While a process runs, a refused connection is a failure of the world: it waits, because certificates get renewed and
-passwords put right under it. At its start the same refusal is a faulty setting: nothing was ever going to work, so
-that waiting would only hide it.
+While a process runs, a refused connection is a transient error: the process waits, because certificates get renewed and
+passwords corrected meanwhile. At its start the same refusal is a wrong setting, and waiting would only hide it.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ import structlog
 from celery import Celery
 
 from scanfleet.config.settings import Settings
-from scanfleet.config.urls import in_the_open
+from scanfleet.config.urls import unencrypted
 from scanfleet.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
 from scanfleet.redaction import redact
 
 log = structlog.get_logger()
 
-# (what the library's words contain, what to do): the first that fits
+# (part of the library's message, what to do); the first match counts
 BROKER_REFUSALS = (
     ("address mismatch", "its certificate is for another host: write that host's name in broker_url"),
     ("Hostname mismatch", "its certificate is for another host: write that host's name in broker_url"),
@@ -32,7 +31,7 @@ BROKER_REFUSALS = (
     ("Authentication required", "it wants a password: set it in broker_url (redis://:PASSWORD@HOST)"),
     ("NOPERM", "its user may not do this: docs/security.md names the rights it needs"),
 )
-# These may be an outage as well, so that they stay one; the words help where it is a setting.
+# These may be an outage as well, and are treated as one; the advice helps where it is a setting.
 BROKER_HINTS = (
     ("reset by peer", "if that port speaks TLS, write rediss:// in broker_url"),
     ("Connection closed by server", "if that port speaks TLS, write rediss:// in broker_url"),
@@ -51,7 +50,7 @@ DATABASE_REFUSALS = (
     ("password authentication failed", "set the right user and password in database_url"),
     ("no password supplied", "set a password in database_url"),
     ("no encryption", "the server takes encrypted connections only: set database_ca_file"),
-    ("no pg_hba.conf entry", "the server lets nobody in from here this way: see its pg_hba.conf"),
+    ("no pg_hba.conf entry", "the server allows no such connection from this host: see its pg_hba.conf"),
     ("does not exist", "create that database or user, or name the right one in database_url"),
 )
 DATABASE_HINTS = (
@@ -61,45 +60,45 @@ DATABASE_HINTS = (
 
 
 def broker_error(error: BaseException) -> BrokerUnavailable:
-    """The error of a broker that did not take us, with what to do about it."""
-    return BrokerUnavailable(_line("cannot reach the broker", _all_words(error), (*BROKER_REFUSALS, *BROKER_HINTS)))
+    """Return the error for a failed connection to the broker, with advice."""
+    return BrokerUnavailable(_line("cannot reach the broker", _all_messages(error), (*BROKER_REFUSALS, *BROKER_HINTS)))
 
 
 def check_broker(app: Celery) -> None:
-    """One connection, at the start of a process. Raises BadSettings where waiting cannot help, BrokerUnavailable."""
+    """Connect once, at the start of a process. Raises BadSettings where waiting cannot help, else BrokerUnavailable."""
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
     except (kombu.exceptions.OperationalError, OSError) as error:
         named = broker_error(error)
-        if _advice(_all_words(error), BROKER_REFUSALS):
+        if _advice(_all_messages(error), BROKER_REFUSALS):
             raise BadSettings(str(named)) from None
         raise named from error
 
 
-def database_words(words: str) -> str:
-    """What the database said, and what to do about it."""
-    refused = _advice(words, DATABASE_REFUSALS) is not None
-    what = "the database does not let us in" if refused else "the database cannot be used right now"
-    return _line(what, words, (*DATABASE_REFUSALS, *DATABASE_HINTS))
+def describe_database_error(message: str) -> str:
+    """Return the database's message with advice."""
+    refused = _advice(message, DATABASE_REFUSALS) is not None
+    what = "the database refuses the connection" if refused else "the database cannot be used right now"
+    return _line(what, message, (*DATABASE_REFUSALS, *DATABASE_HINTS))
 
 
 def refuse_at_start(error: DatabaseUnavailable) -> None:
-    """Raises BadSettings when the database will not let us in however long we wait."""
+    """Raise BadSettings when the database refuses the connection for a reason that waiting does not cure."""
     if _advice(str(error), DATABASE_REFUSALS):
         raise BadSettings(str(error)) from None
 
 
 def warn_of_open_connections(settings: Settings) -> None:
-    """Once a process: connections to other machines that could be read or redirected on the way."""
+    """Warn, once per process, of connections to other machines that could be read or redirected."""
     for url in (settings.database, settings.broker):
-        flaw = in_the_open(url)
+        flaw = unencrypted(url)
         if flaw is not None:
-            log.warning("connection_in_the_open", why=flaw)
+            log.warning("connection_unencrypted", reason=flaw)
 
 
-def lonely_broker(settings: Settings) -> str | None:
-    """Why workers on other machines are not knocked for, and what to do; None: they are, or there can be none."""
+def local_broker_warning(settings: Settings) -> str | None:
+    """Return why workers on other machines get no notifications, with advice. None: they do, or there are none."""
     if settings.broker_url is not None or settings.database.startswith("sqlite"):
         return None
     return (
@@ -108,18 +107,18 @@ def lonely_broker(settings: Settings) -> str | None:
     )
 
 
-def _line(what: str, words: str, known: tuple[tuple[str, str], ...]) -> str:
-    advice = _advice(words, known)
-    first = (words.splitlines() or [""])[0]
+def _line(what: str, message: str, rules: tuple[tuple[str, str], ...]) -> str:
+    advice = _advice(message, rules)
+    first = (message.splitlines() or [""])[0]
     return redact(f"{what}: {first}" + (f": {advice}" if advice else ""))
 
 
-def _advice(words: str, known: tuple[tuple[str, str], ...]) -> str | None:
-    return next((advice for mark, advice in known if mark in words), None)
+def _advice(message: str, rules: tuple[tuple[str, str], ...]) -> str | None:
+    return next((advice for mark, advice in rules if mark in message), None)
 
 
-def _all_words(error: BaseException) -> str:
-    """An error and its causes: kombu wraps redis, redis wraps ssl, and only the innermost names the reason."""
+def _all_messages(error: BaseException) -> str:
+    """Return the messages of an error and its causes: only the innermost of kombu, redis and ssl names the reason."""
     lines, inner = [str(error) or type(error).__name__], error.__cause__
     while inner is not None:
         lines.append(str(inner))

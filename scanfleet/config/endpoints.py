@@ -1,4 +1,4 @@
-"""Names and addresses of servers that score for us: `endpoint:NAME` is the model NAME of an OpenAI-compatible server.
+"""Names and addresses of servers that score: `endpoint:NAME` is the model NAME of an OpenAI-compatible server.
 
 Pure functions over texts; nothing here connects to anything.
 """
@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 PREFIX = "endpoint:"
 _NAME = re.compile(r"[A-Za-z0-9][\w./:@+-]{0,199}", re.ASCII)  # what vLLM, SGLang and hosted servers call their models
-_KEY = re.compile(r"[\x21-\x7e]{1,4096}")  # what may stand in a header
+_KEY = re.compile(r"[\x21-\x7e]{1,4096}")  # characters that a header may hold
 
 
 def model_at_endpoint(model: str) -> str | None:
-    """What the server calls the model; None where no server is meant, or none can be.
+    """Return the server's name of the model. None: the setting names no server, or an impossible model.
 
     >>> model_at_endpoint("endpoint:gpt-4o")
     'gpt-4o'
@@ -24,7 +24,7 @@ def model_at_endpoint(model: str) -> str | None:
 
 
 def check_url(url: str) -> str:
-    """The address without a slash at its end. Raises ValueError (which quotes nothing of it) for an unusable one."""
+    """Return the address without a trailing slash. Raises ValueError, which never quotes it."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -40,6 +40,6 @@ def check_url(url: str) -> str:
 
 
 def check_key(key: str) -> None:
-    """Raises ValueError, which quotes nothing of it, for a key that cannot stand in a header."""
+    """Raise ValueError, which quotes nothing of it, for a key that does not fit into a header."""
     if not _KEY.fullmatch(key):
         raise ValueError("a key is one word of printable ASCII: no space, no line break, not empty")

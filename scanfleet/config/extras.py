@@ -1,6 +1,6 @@
-"""How a person gets an optional part of scanfleet. No index has the name scanfleet, so that it is always a clone."""
+"""How to install an optional part of scanfleet. It is on no package index: it is installed from a clone."""
 
 
-def how_to_get(extra: str) -> str:
-    """What to run. `models/` imports nothing of ours and says the same in its own words."""
+def install_hint(extra: str) -> str:
+    """Return the command to run. `models/` imports nothing from here and has its own text for the same."""
     return f"in a clone of scanfleet run: pip install -c constraints.txt '.[{extra}]' (docs/install.md)"

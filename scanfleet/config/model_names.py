@@ -1,4 +1,4 @@
-"""What may be named as a model: a built-in one, a folder, a repository of the hub, or one that a server answers for.
+"""Valid model names: a built-in one, a folder, a repository of the hub, or a model at an endpoint.
 
 Loads nothing.
 """
@@ -23,15 +23,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCI
 
 
 def require_address(settings: Settings) -> None:
-    """Refuse a model at an endpoint whose address is not known here. Raises BadSettings."""
+    """Refuse a model at an endpoint when no address is set. Raises BadSettings."""
     if model_at_endpoint(settings.model) and settings.endpoint_url is None:
         raise BadSettings(f"endpoint_url: {settings.model} needs the server's address (SCANFLEET_ENDPOINT_URL)")
 
 
 def require_model(name: str, *, elsewhere: bool) -> None:
-    """Refuse what no worker could ever load: a scan for it would wait for ever.
+    """Refuse a model that no worker can load: its scan would wait forever.
 
-    elsewhere: workers may run on other machines, where an absolute path may lead somewhere that it does not here.
+    elsewhere: workers may run on other machines, where an absolute path may exist although it does not here.
     Whether a hub id exists is for the worker to find out. Raises BadSettings.
     """
     if name in (*BUILTIN_MODELS, FAKE_MODEL) or _HUB_ID.fullmatch(name) or model_at_endpoint(name):

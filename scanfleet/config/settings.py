@@ -18,8 +18,8 @@ from pydantic_settings import (
 )
 
 from scanfleet.config import endpoints, urls
-from scanfleet.config.validation import in_words
-from scanfleet.config.variables import PREFIX, find_slips, with_new_names
+from scanfleet.config.validation import explain
+from scanfleet.config.variables import PREFIX, apply_renames, find_typos
 from scanfleet.errors import BadSettings
 from scanfleet.redaction import hide
 
@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None  # default: SQLite in data_dir
     broker_url: SecretStr | None = None  # default: kombu's filesystem transport in data_dir
     broker_ca_file: Path | None = None  # who signed the certificate of a rediss:// server; default: the system's list
-    broker_cert_file: Path | None = None  # our own certificate and its key, where the server asks for one
+    broker_cert_file: Path | None = None  # the client's certificate and its key, where the server asks for one
     broker_key_file: Path | None = None
     database_ca_file: Path | None = None  # encrypts, and checks the server's certificate (sslmode=verify-full)
     s3_endpoint_url: str | None = None  # any S3-compatible server; default: AWS
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     token_budget: int | Literal["auto"] = "auto"  # noqa: S105 - visual tokens in one forward; auto: a probe finds it
 
-    # a server that scores for us (model = "endpoint:NAME", docs/endpoint.md)
+    # a server that scores (model = "endpoint:NAME", docs/endpoint.md)
     endpoint_url: str | None = None  # of an OpenAI-compatible API: https://HOST/v1
     endpoint_key: SecretStr | None = None
     endpoint_ca_file: Path | None = None  # who signed the server's certificate; default: the system's list
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     endpoint_image_format: Literal["png", "jpeg"] = "png"  # jpeg: fewer bytes, and slightly other scores
     endpoint_image_grid: int = Field(default=32, ge=1, le=512)  # pixels; sides are multiples of it: 28 for Qwen2.5-VL
 
-    # the batch life
+    # batches and leases
     batch_images: int = Field(default=64, ge=1, le=4096)
     lease_seconds: float = Field(default=60.0, gt=0, le=MAX_LEASE_SECONDS)
     reconcile_seconds: float = Field(default=2.0, gt=0)
@@ -80,15 +80,15 @@ class Settings(BaseSettings):
     batches_in_flight: int = Field(default=3, ge=1, le=64)
     fetch_threads: int = Field(default=8, ge=1, le=256)
     fetch_timeout_seconds: float = Field(default=30.0, gt=0)  # of silence
-    fetch_deadline_seconds: float = Field(default=120.0, gt=0)  # for one object, however slowly it comes
-    device_timeout_seconds: float = Field(default=300.0, gt=0)  # a longer forward: the device hangs
-    batch_stall_seconds: float = Field(default=120.0, gt=0)  # a batch without a sign of life is handed back
-    worker_stall_seconds: float = Field(default=120.0, gt=0)  # a worker without one ends itself
+    fetch_deadline_seconds: float = Field(default=120.0, gt=0)  # for one object, however slowly it arrives
+    device_timeout_seconds: float = Field(default=300.0, gt=0)  # a longer forward counts as a hung device
+    batch_stall_seconds: float = Field(default=120.0, gt=0)  # a batch without progress is handed back
+    worker_stall_seconds: float = Field(default=120.0, gt=0)  # a worker without progress ends itself
     max_image_bytes: int = Field(default=50_000_000, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
-    decode_cpu_seconds: float = Field(default=20.0, gt=0)  # CPU time of one image, not time on the wall
+    decode_cpu_seconds: float = Field(default=20.0, gt=0)  # CPU time of one image, not wall-clock time
 
-    # the refresh of adapters
+    # training of adapters
     adapters_url: str | None = None  # folder or s3://bucket/prefix that all workers reach; default: below data_dir
     train_after_labels: int = Field(default=100, ge=1)  # new audited labels of a check that start a training
     train_every_hours: float | None = Field(default=None, gt=0)  # with any new label at all; default: never
@@ -178,7 +178,7 @@ class Settings(BaseSettings):
         return self.broker_url.get_secret_value() if self.broker_url else "filesystem://localhost"
 
     def make_folder(self, *parts: str) -> Path:
-        """A folder below data_dir, made when missing. Raises BadSettings when that cannot be."""
+        """Return a folder below data_dir, and create it if it is missing. Raises BadSettings if it cannot."""
         folder = self.data_dir.joinpath(*parts)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -202,28 +202,28 @@ class Settings(BaseSettings):
 class _File(TomlConfigSettingsSource):
     def __call__(self) -> dict[str, Any]:
         values = dict(super().__call__())
-        with_new_names(values)
+        apply_renames(values)
         return values
 
 
 def load_settings(**flags: Any) -> Settings:
     """Read the settings; flags that are None count as not given.
 
-    Raises BadSettings with one line that names each faulty setting and never its value (it may be a secret).
+    Raises BadSettings with one line that names each wrong setting but not its value, which may be a secret.
     """
-    with_new_names(os.environ, prefix=PREFIX)
-    faults = find_slips(os.environ, Settings.model_fields)
+    apply_renames(os.environ, prefix=PREFIX)
+    problems = find_typos(os.environ, Settings.model_fields)
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        faults += [
-            f"{'.'.join(map(str, fault['loc']))}: {in_words(fault, known=Settings.model_fields)}"
-            for fault in error.errors(include_input=False, include_url=False)
+        problems += [
+            f"{'.'.join(map(str, problem['loc']))}: {explain(problem, known=Settings.model_fields)}"
+            for problem in error.errors(include_input=False, include_url=False)
         ]
     except ValueError as error:  # tomllib: a scanfleet.toml that is not TOML
         raise BadSettings(f"scanfleet.toml: {error}") from None
-    if faults:
-        raise BadSettings(f"settings: {'; '.join(faults)} (flag, SCANFLEET_* variable or scanfleet.toml)")
+    if problems:
+        raise BadSettings(f"settings: {'; '.join(problems)} (flag, SCANFLEET_* variable or scanfleet.toml)")
     for url in (settings.broker_url, settings.database_url):
         hide(None if url is None else urls.password_of(url.get_secret_value()))
     hide(None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value())

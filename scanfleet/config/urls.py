@@ -1,4 +1,4 @@
-"""How broker, database and endpoint are reached: readable URLs, certificates that are checked, passwords kept apart.
+"""URLs of broker, database and endpoint: syntax, certificates, passwords.
 
 Pure functions over URLs; `scanfleet.config.settings` calls them, nothing here connects to anything.
 """
@@ -16,7 +16,7 @@ ENCRYPTED = ("require", "verify-ca", VERIFIED)
 
 
 def check_url(url: str, *, scheme: str) -> None:
-    """Raises ValueError (which quotes nothing of the URL) for one that would be read otherwise than it is meant."""
+    """Raise ValueError, which quotes nothing of the URL, for one that would be misread."""
     if scheme in ("sqlite", "filesystem"):
         return
     try:
@@ -27,7 +27,7 @@ def check_url(url: str, *, scheme: str) -> None:
     if "@" in parts.path or "@" in parts.query or parts.fragment:
         raise ValueError(_UNREADABLE)
     if scheme in ("redis", "rediss") and parts.query:
-        # kombu would read `?ssl_cert_reqs=none` there, and drop the check of the certificate without a word.
+        # kombu would read `?ssl_cert_reqs=none` there, and silently drop the check of the certificate.
         raise ValueError("options after '?' are not taken: certificates have their own settings (broker_ca_file)")
 
 
@@ -35,13 +35,13 @@ _UNREADABLE = "cannot be read: in user and password write @ : / ? # % as %40 %3A
 
 
 def password_of(url: str) -> str | None:
-    """The password as it stands in the URL, percent-encoded or not."""
+    """Return the password as the URL has it, percent-encoded or not."""
     parts = urlsplit(url)
     return parts.password or next(iter(parse_qs(parts.query).get("password", ())), None)
 
 
 def readable(path: Path) -> Path:
-    """A file of certificates or a key. Raises ValueError when it cannot be read."""
+    """Return the path of a certificate or key file. Raises ValueError when it cannot be read."""
     try:
         with path.open("rb"):
             return path
@@ -50,13 +50,13 @@ def readable(path: Path) -> Path:
 
 
 def verified(url: str, ca_file: Path) -> str:
-    """A PostgreSQL URL that asks for encryption and checks the certificate. Raises ValueError for a contradiction."""
+    """Return a PostgreSQL URL that requires encryption and a valid certificate. Raises ValueError."""
     parts = urlsplit(url)
     if not parts.scheme.startswith("postgresql"):
-        raise ValueError("database_ca_file: only postgresql:// is encrypted; take one of the two settings away")
+        raise ValueError("database_ca_file: only postgresql:// is encrypted: remove one of the two settings")
     given = parse_qs(parts.query)
     if given.get("sslmode", [VERIFIED]) != [VERIFIED] or "sslrootcert" in given:
-        raise ValueError("database_ca_file: the URL says something else (sslmode, sslrootcert): say it in one place")
+        raise ValueError("database_ca_file: the URL contradicts it (sslmode, sslrootcert): set it in one place")
     options = [f"sslrootcert={quote(str(ca_file))}"]
     if "sslmode" not in given:
         options.insert(0, f"sslmode={VERIFIED}")
@@ -64,7 +64,7 @@ def verified(url: str, ca_file: Path) -> str:
 
 
 def redis_tls(*, ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> dict[str, object]:
-    """Options for rediss://. Without any of them kombu encrypts and checks nothing."""
+    """Return options for rediss://. Without them kombu encrypts and checks nothing."""
     options: dict[str, object] = {
         "ssl_cert_reqs": ssl.CERT_REQUIRED,
         "ssl_check_hostname": True,
@@ -74,15 +74,15 @@ def redis_tls(*, ca_file: Path | None, cert_file: Path | None, key_file: Path | 
     return options | {name: str(path) for name, path in files.items() if path is not None}
 
 
-def in_the_open(url: str) -> str | None:
-    """Why a connection to another machine could be read or redirected on the way; None: it cannot, or it is local."""
+def unencrypted(url: str) -> str | None:
+    """Return why a connection could be read or redirected on the way. None: it is encrypted and checked, or local."""
     parts = urlsplit(url)
     if parts.scheme == "rediss" or not parts.hostname or _is_local(parts.hostname):
         return None
     if parts.scheme == "redis":
         return f"the broker at {parts.hostname} is reached without encryption: use rediss://"
     if parts.scheme == "http":
-        return f"the endpoint at {parts.hostname} gets our key and the images without encryption: use https://"
+        return f"the endpoint at {parts.hostname} receives the key and the images without encryption: use https://"
     if parts.scheme.startswith("postgresql"):
         return _open_database(parts)
     return None

@@ -1,6 +1,6 @@
-"""Faults that pydantic finds in a file or a setting, in plain words.
+"""Messages for problems that pydantic finds in a file or a setting.
 
-The faulty value is not among them: it may be a secret.
+They never quote the wrong value: it may be a secret.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-SHORT_LIST = 12  # names that a line may hold
+SHORT_LIST = 12  # names listed in one line at most
 
 _NUMBER, _WHOLE, _TEXT, _SWITCH = "must be a number", "must be a whole number", "must be text", "must be true or false"
 
 
 def _figure(limit: float) -> str:
-    """A whole number in all its digits, without a point."""
+    """Format a whole number with all its digits, without a point."""
     return str(int(limit) if limit == int(limit) else limit)
 
 
@@ -47,27 +47,27 @@ _WORDS: dict[str, str | Callable[[dict[str, Any]], str]] = {
 }
 
 
-def in_words(fault: ErrorDetails, *, known: Iterable[str] = ()) -> str:
-    """What is wrong and what is allowed. `known`: the names there are, for one that nobody knows."""
-    if fault["type"] == "extra_forbidden":
-        return f"is not known{suggestion(str(fault['loc'][-1]), known)}"
-    words = _WORDS.get(fault["type"])
+def explain(problem: ErrorDetails, *, known: Iterable[str] = ()) -> str:
+    """Return what is wrong and what is allowed. known: the valid names, for a suggestion."""
+    if problem["type"] == "extra_forbidden":
+        return f"is not known{suggestion(str(problem['loc'][-1]), known)}"
+    words = _WORDS.get(problem["type"])
     if words is None:
-        return fault["msg"].removeprefix("Value error, ")
-    return words if isinstance(words, str) else words(fault.get("ctx", {}))
+        return problem["msg"].removeprefix("Value error, ")
+    return words if isinstance(words, str) else words(problem.get("ctx", {}))
 
 
-def one_line(text: str) -> str:
-    """Line ends and other marks that do not print, as Python writes them: what a file holds may stand in a message.
+def printable(text: str) -> str:
+    """Escape line ends and other unprintable characters, so that a text from a file fits into a message.
 
-    >>> one_line("a\\nb\\x1b[2Jc")
+    >>> printable("a\\nb\\x1b[2Jc")
     'a\\\\nb\\\\x1b[2Jc'
     """
-    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """` (did you mean x?)` for the nearest name, else ` (there are x, y)` where that is a short list.
+    """Return ` (did you mean x?)` for the nearest name, else ` (there are x, y)` if that is a short list.
 
     >>> suggestion("pockt", ["pocket", "other"]), suggestion("zzz", ["a", "b"])
     (' (did you mean pocket?)', ' (there are a, b)')
@@ -80,5 +80,5 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name that somebody who typed `word` may have meant."""
+    """Return the name that `word` is probably a typo of."""
     return next(iter(difflib.get_close_matches(word, list(names), n=1)), None)

@@ -1,6 +1,6 @@
 """SCANFLEET_* variables that name no setting: a typo is refused, an unknown name reported, an old name translated.
 
-A fleet shares one environment, and its workers are not all of one release at one time.
+A fleet shares one environment, and its workers may be of different releases for a while.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import logging
 from collections.abc import Collection, MutableMapping
 from typing import Any
 
-from scanfleet.config.validation import nearest, one_line
+from scanfleet.config.validation import nearest, printable
 
 PREFIX = "SCANFLEET_"
-NO_SETTINGS = ("fake_seconds", "fake_poison")  # what tests tell the fake model (worker/scoring/model.py)
-# Likeness of two names from which on one is the other, mistyped. Kubernetes makes SCANFLEET_DATABASE_PORT of a service
+NO_SETTINGS = ("fake_seconds", "fake_poison")  # parameters of the fake model in tests (worker/scoring/model.py)
+# Similarity from which on a name counts as a typo of the other. Kubernetes sets SCANFLEET_DATABASE_PORT for a service
 # scanfleet-database, which is none: 0.80.
-SLIP = 0.85
+TYPO = 0.85
 
 RENAMED = {  # old name -> new name; an old name works until the next release
     "ring_again_seconds": "renotify_seconds",
@@ -27,7 +27,7 @@ RENAMED = {  # old name -> new name; an old name works until the next release
 log = logging.getLogger(__name__)  # writes to stderr also before the log is set up
 
 
-def with_new_names(values: MutableMapping[str, Any], *, prefix: str = "") -> None:
+def apply_renames(values: MutableMapping[str, Any], *, prefix: str = "") -> None:
     """Rename settings that are given under an old name, and warn of each. The new name wins where both are given."""
     for name in list(values):
         if not name.upper().startswith(prefix):
@@ -39,26 +39,26 @@ def with_new_names(values: MutableMapping[str, Any], *, prefix: str = "") -> Non
             values.setdefault(new, values.pop(name))
 
 
-def find_slips(environment: MutableMapping[str, str], settings: Collection[str]) -> list[str]:
-    """What is wrong with each variable that is the name of a setting mistyped.
+def find_typos(environment: MutableMapping[str, str], settings: Collection[str]) -> list[str]:
+    """Return a message for each variable that is a mistyped setting.
 
-    Others are warned of, and taken out, so that no child process warns again.
+    Other unknown variables are logged and removed, so that no child process logs them again.
     """
-    slips = []
+    typos = []
     for name in [name for name in environment if name.upper().startswith(PREFIX)]:
         word = name[len(PREFIX) :].lower()
         if word in settings or word in NO_SETTINGS:
             continue
         near = nearest(word, settings)
         meant = f" (did you mean {PREFIX}{near.upper()}?)" if near else ""
-        if near and _is_slip(word, near):
-            slips.append(f"{one_line(name)}: is not known{meant}")
+        if near and _is_typo(word, near):
+            typos.append(f"{printable(name)}: is not known{meant}")
         else:
-            log.warning("scanfleet: %s is not known%s: it has no effect", one_line(name), meant)
+            log.warning("scanfleet: %s is not known%s: it has no effect", printable(name), meant)
             del environment[name]
-    return slips
+    return typos
 
 
-def _is_slip(word: str, setting: str) -> bool:
-    """Also letters in another order, which weigh much in a short name."""
-    return sorted(word) == sorted(setting) or difflib.SequenceMatcher(None, word, setting).ratio() >= SLIP
+def _is_typo(word: str, setting: str) -> bool:
+    """Count swapped letters as a typo too: they weigh much in a short name."""
+    return sorted(word) == sorted(setting) or difflib.SequenceMatcher(None, word, setting).ratio() >= TYPO

@@ -1,4 +1,4 @@
-"""What every table of ours is made of: names of constraints, types, enumerations."""
+"""The parts of every table: names of constraints, types, enumerations, the columns of a lease."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -19,7 +19,7 @@ BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """timestamptz on PostgreSQL; on SQLite, which knows no zone, UTC text that sorts by time."""
+    """timestamptz on PostgreSQL; on SQLite, which has no time zones, UTC text that sorts by time."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -42,6 +42,20 @@ class Base(DeclarativeBase):
     }
 
 
+class Leased:
+    """The columns of a table whose rows workers lease (scanfleet.db.leases)."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str]  # ready, leased, or one that ends it
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[int] = mapped_column(default=0)  # grows with every claim; a write must name the current one
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]  # back-off after a transient error
+    waiting_for: Mapped[str | None]  # the error, while it waits
+    notified_at: Mapped[datetime | None]
+
+
 def one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
-    words = ", ".join(f"'{value}'" for value in values)
-    return sa.CheckConstraint(f"{column} IN ({words})", name=column)
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({allowed})", name=column)

@@ -1,7 +1,7 @@
-"""Comparing the ledger's times with its clock, which somebody may set back.
+"""Compare the ledger's times with its clock, which may be set back.
 
-After a set-back by an hour every time that was written before lies up to an hour ahead. A time further ahead than
-anything we write counts as past: a back-off ends, a knock is stale, a dead worker's lease has run out.
+After a set-back by an hour, every time written before lies up to an hour ahead. A time further ahead than any that is
+ever written counts as past: a back-off ends, a notification is stale, a dead worker's lease has expired.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ SLACK = timedelta(seconds=60)  # between the clocks of several machines on one S
 Time = orm.InstrumentedAttribute[Any]
 
 
-def due(not_before: Time, at: datetime) -> sa.ColumnElement[bool]:
-    """Whether a back-off is over."""
+def backoff_over(not_before: Time, at: datetime) -> sa.ColumnElement[bool]:
+    """True where a back-off is over."""
     far = at + timedelta(seconds=MAX_BACKOFF_SECONDS) + SLACK
     return sa.or_(not_before.is_(None), not_before <= at, not_before > far)
 
 
-def run_out(lease_until: Time, at: datetime) -> sa.ColumnElement[bool]:
-    """Whether a lease is over."""
+def lease_expired(lease_until: Time, at: datetime) -> sa.ColumnElement[bool]:
+    """True where a lease has expired."""
     far = at + timedelta(seconds=MAX_LEASE_SECONDS) + SLACK
     return sa.or_(lease_until < at, lease_until > far)
 
 
-def since(moment: Time, start: datetime, at: datetime) -> sa.ColumnElement[bool]:
-    """Whether something happened between `start` and now."""
+def happened_since(moment: Time, start: datetime, at: datetime) -> sa.ColumnElement[bool]:
+    """True where something happened between `start` and now (`at`)."""
     return sa.and_(moment >= start, moment <= at + SLACK)

@@ -1,4 +1,4 @@
-"""Connections and transactions. A transaction is short by rule: nothing waits for a model or a bucket inside one."""
+"""Connections and transactions. Transactions are short: nothing waits for a model or a bucket inside one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.errors import named_errors
 from scanfleet.errors import BadSettings
 
-SQLITE_BUSY_SECONDS = 20.0  # for the one write lock; like every wait here, below the default lease
+SQLITE_BUSY_SECONDS = 20.0  # for the one write lock; below the default lease, as all timeouts
 
 
 def connect(settings: Settings) -> sa.Engine:
-    """An engine on the ledger; it connects at the first use. One engine a process."""
+    """Return an engine on the ledger; it connects at the first use. One engine per process."""
     url = make_url(settings.database)
     if url.get_backend_name() != "sqlite":
-        from scanfleet.db import postgresql  # imports psycopg, which the embedded ledger does without
+        from scanfleet.db import postgresql  # imports psycopg, which the embedded ledger does not need
 
         return postgresql.make_engine(url)
     settings.make_folder()
@@ -36,19 +36,19 @@ def connect(settings: Settings) -> sa.Engine:
 
 
 def _require_place(file: Path, *, setting: str) -> None:
-    """SQLite says no more than that it cannot open a file, and waiting helps with none of these. Raises BadSettings."""
+    """Check the place of a SQLite file, whose own error names no cause. Raises BadSettings: waiting does not help."""
     folder = file.absolute().parent
     if not os.path.isdir(folder):
-        raise BadSettings(f"{setting}: there is no folder {folder}: make it, or name another place")
+        raise BadSettings(f"{setting}: there is no folder {folder}: create it, or set another place")
     if os.path.isdir(file):
         raise BadSettings(f"{setting}: {file} is a folder: name a file")
     for place in (folder, file) if os.path.exists(file) else (folder,):
         if not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise BadSettings(f"{setting}: no permission to write {place}: change it, or name another place")
+            raise BadSettings(f"{setting}: no permission to write {place}: change that, or set another place")
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.isolation_level = None  # _sqlite_begin sends BEGIN
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -61,38 +61,38 @@ def _sqlite_begin(connection: sa.Connection) -> None:
 
 @contextmanager
 def transaction(engine: sa.Engine, *, long: bool = False) -> Iterator[sa.Connection]:
-    """One write transaction: commits at the end, rolls back on any error.
+    """Run one write transaction: commit at the end, roll back on any error.
 
     long: its statements may take minutes, because they touch a whole archive; others end after seconds.
 
-    Raises DatabaseUnavailable when the database, and not the statement, is at fault; SchemaOutdated when a table or
+    Raises DatabaseUnavailable for an error of the database, not of the statement; SchemaOutdated when a table or
     column is missing.
     """
-    with named_errors(), engine.begin() as connection, _patience(connection, long=long):
+    with named_errors(), engine.begin() as connection, _long_timeouts(connection, long=long):
         yield connection
 
 
 @contextmanager
 def reading(engine: sa.Engine, *, long: bool = False) -> Iterator[sa.Connection]:
-    """One read transaction: a steady view that holds up no writer. `long` and errors as in `transaction`."""
+    """Run one read transaction: a consistent view that blocks no writer. `long` and errors as in `transaction`."""
     options = engine.execution_options(read_only=True)
-    with named_errors(), options.begin() as connection, _patience(connection, long=long):
+    with named_errors(), options.begin() as connection, _long_timeouts(connection, long=long):
         yield connection
 
 
 @contextmanager
-def _patience(connection: sa.Connection, *, long: bool) -> Iterator[None]:
+def _long_timeouts(connection: sa.Connection, *, long: bool) -> Iterator[None]:
     if not long or connection.dialect.name == "sqlite":
         yield
         return
-    from scanfleet.db.postgresql import LONG, with_patience
+    from scanfleet.db.postgresql import LONG, use_timeouts
 
-    with with_patience(connection, LONG):
+    with use_timeouts(connection, LONG):
         yield
 
 
 def now(connection: sa.Connection) -> datetime:
-    """The database's clock: the workers' own clocks may disagree with each other."""
+    """Return the time of the database: the clocks of workers may differ."""
     if connection.dialect.name == "postgresql":
         return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
     return datetime.now(UTC)

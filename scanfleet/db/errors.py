@@ -1,4 +1,4 @@
-"""Whose fault an error of the database is: the database's, which heals, or the statement's, which is a bug of ours."""
+"""Tell transient errors of the database from errors of a statement, which are bugs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from scanfleet.config.diagnosis import database_words
+from scanfleet.config.diagnosis import describe_database_error
 from scanfleet.errors import AccessDenied, DatabaseUnavailable, ScanfleetError, SchemaOutdated
 
 MISSING = ("42P01", "42703", "3F000")  # SQLSTATE: no such table, column, schema
@@ -17,10 +17,10 @@ _SQLITE_MISSING = ("no such table", "no such column", "has no column named")
 
 @contextmanager
 def named_errors() -> Iterator[None]:
-    """Turns errors of the database into DatabaseUnavailable, SchemaOutdated or AccessDenied; bugs pass as they are.
+    """Turn errors of the database into DatabaseUnavailable, SchemaOutdated or AccessDenied; bugs pass unchanged.
 
-    DatabaseUnavailable: it is away, starting, shutting down, full, read-only, out of connections or memory; it chose
-    this transaction as the victim of a deadlock; it cancelled a statement that took too long; it fell silent.
+    DatabaseUnavailable: the database is down, starting, shutting down, full, read-only, out of connections or memory;
+    it chose this transaction as the victim of a deadlock, cancelled a slow statement, or does not answer.
     """
     try:
         yield
@@ -34,21 +34,21 @@ def named_errors() -> Iterator[None]:
 
 
 def _name(error: sa.exc.DBAPIError) -> ScanfleetError | None:
-    words = _first_line(error.orig)
-    if getattr(error.orig, "sqlstate", None) in MISSING or words.startswith(_SQLITE_MISSING):
-        return SchemaOutdated(f"the database lacks what this version needs ({words}): run `scanfleet db upgrade`")
+    message = _first_line(error.orig)
+    if getattr(error.orig, "sqlstate", None) in MISSING or message.startswith(_SQLITE_MISSING):
+        return SchemaOutdated(f"the database lacks what this version needs ({message}): run `scanfleet db upgrade`")
     if getattr(error.orig, "sqlstate", None) == NOT_ALLOWED:
-        return AccessDenied(f"the database: {words}: `scanfleet db roles` prints what each role is granted")
+        return AccessDenied(f"the database: {message}: `scanfleet db roles` prints what each role is granted")
     if error.connection_invalidated:
-        return DatabaseUnavailable(f"the database ended the connection: {words}")
+        return DatabaseUnavailable(f"the database ended the connection: {message}")
     match error:
         # InternalError: among others a server that became a standby, and one that ended an idle transaction.
         case sa.exc.OperationalError() | sa.exc.InterfaceError() | sa.exc.InternalError():
-            return DatabaseUnavailable(database_words(words))
+            return DatabaseUnavailable(describe_database_error(message))
         case sa.exc.IntegrityError() | sa.exc.DataError() | sa.exc.ProgrammingError() | sa.exc.NotSupportedError():
             return None
-        case sa.exc.DatabaseError():  # no further kind: a SQLite file that is damaged, or is none
-            return DatabaseUnavailable(f"the database is damaged: {words}")
+        case sa.exc.DatabaseError():  # no subclass: a SQLite file that is damaged, or not a database
+            return DatabaseUnavailable(f"the database is damaged: {message}")
     return None
 
 

@@ -1,14 +1,14 @@
-"""How long PostgreSQL may keep us waiting: no thread of ours hangs on a server, a network or a lock.
+"""Timeouts of PostgreSQL: no thread hangs on a server, a network or a lock.
 
 A connection can fall silent without an error: a firewall forgets it, a server is frozen, a switch dies. Each layer
-finds what it can, and the last one is our own clock:
+has its own timeout, and the last one is the client's clock:
 
-    server     lock_timeout < statement_timeout   a statement that cannot go on ends with an error
+    server     lock_timeout < statement_timeout   a statement that cannot continue ends with an error
     kernel     keepalives, tcp_user_timeout       a peer that does not acknowledge ends the connection
-    client     Patience.answer_seconds            a server that acknowledges and says nothing: we end the connection
+    client     Timeouts.answer_seconds            a server that acknowledges but does not answer: the client closes
 
-Each is below the default lease (60 s), so that a worker can try again on a new connection while the batch is still its
-own.
+Each is below the default lease (60 s), so that a worker can try again on a new connection while it still holds the
+batch.
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-READ_ONLY = "25006"  # SQLSTATE: this server became a standby
-IDLE_IN_TRANSACTION_SECONDS = 10.0  # far longer than any of our transactions
+READ_ONLY = "25006"  # SQLSTATE: the server became a standby
+IDLE_IN_TRANSACTION_SECONDS = 10.0  # far longer than any transaction here takes
 
-# A person's own values in the database URL go before these.
+# Values in the database URL take precedence.
 CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": 5,  # seconds, for each address of the host
-    # An idle connection whose peer is gone is found out after 10 + 3 x 5 seconds.
+    # An idle connection whose peer is gone is detected after 10 + 3 x 5 seconds.
     "keepalives": 1,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,  # milliseconds that what we sent may stay unacknowledged
+    "tcp_user_timeout": 15_000,  # milliseconds that sent data may stay unacknowledged
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """Seconds for one statement."""
 
-    lock_seconds: float  # to get a lock: another transaction of ours lasts milliseconds
+    lock_seconds: float  # to get a lock: other transactions last milliseconds
     statement_seconds: float  # in the server, locks included
-    answer_seconds: float  # until the whole answer is here
+    answer_seconds: float  # until the whole answer has arrived
 
     @property
     def settings(self) -> dict[str, int]:
-        """The server's share, in milliseconds."""
+        """The settings of the server, in milliseconds."""
         return {
             "lock_timeout": int(self.lock_seconds * 1000),
             "statement_timeout": int(self.statement_seconds * 1000),
         }
 
 
-SHORT = Patience(lock_seconds=8.0, statement_seconds=12.0, answer_seconds=15.0)  # every transaction, unless it says so
-LONG = Patience(lock_seconds=60.0, statement_seconds=1800.0, answer_seconds=1830.0)  # what touches a whole archive
+SHORT = Timeouts(lock_seconds=8.0, statement_seconds=12.0, answer_seconds=15.0)  # every other transaction
+LONG = Timeouts(lock_seconds=60.0, statement_seconds=1800.0, answer_seconds=1830.0)  # statements over a whole archive
 
 
 class ServerSilentError(psycopg.OperationalError):
-    """The server took a statement and gave no answer in time."""
+    """The server accepted a statement and did not answer in time."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection that waits no longer than `answer_seconds` for an answer, and is closed then."""
+    """A connection that waits at most `answer_seconds` for an answer, and is closed then."""
 
     answer_seconds = SHORT.answer_seconds
 
@@ -77,7 +77,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def _until(gen: Generator[Any, Any, Any], deadline: float) -> Generator[Any, Any, Any]:
-    """The same generator, ended after the deadline. psycopg resumes it at least every 0.1 s, ready or not."""
+    """Run a generator until a deadline. psycopg resumes it at least every 0.1 s, ready or not."""
     try:
         waits_for = next(gen)
         while True:
@@ -90,11 +90,11 @@ def _until(gen: Generator[Any, Any, Any], deadline: float) -> Generator[Any, Any
 
 
 def make_engine(url: sa.URL) -> sa.Engine:
-    """An engine on PostgreSQL; it connects at the first use."""
-    # pre_ping: after a restart of the server the pool holds dead connections; find out before the work.
+    """Return an engine on PostgreSQL; it connects at the first use."""
+    # pre_ping: after a restart of the server the pool holds dead connections; detect them before the work.
     engine = sa.create_engine(
         url,
-        hide_parameters=True,  # an error's words end up in logs: not with what was written or asked for
+        hide_parameters=True,  # error messages end up in logs: without the values of a statement
         pool_pre_ping=True,
         pool_size=8,
         pool_timeout=SHORT.answer_seconds,
@@ -111,7 +111,7 @@ def _connect(_: Any, __: Any, arguments: tuple[Any, ...], options: dict[str, Any
 
 
 def _set_up(connection: Any, _: Any) -> None:
-    # A process that is frozen inside a transaction keeps its locks: the server ends it, so that nobody waits for it.
+    # A process that is frozen inside a transaction keeps its locks: the server ends it, so that no other waits for it.
     idle = {"idle_in_transaction_session_timeout": int(IDLE_IN_TRANSACTION_SECONDS * 1000)}
     for name, milliseconds in (SHORT.settings | idle).items():
         connection.execute(f"SET {name} = {milliseconds}")
@@ -119,18 +119,18 @@ def _set_up(connection: Any, _: Any) -> None:
 
 
 def _leave_a_standby(context: sa.engine.ExceptionContext) -> None:
-    """After a failover the old connections lead to a server that only reads: new ones find the writer."""
+    """After a failover, drop connections to a server that is read-only now: new ones find the writer."""
     if sqlstate(context.original_exception) == READ_ONLY:
         context.is_disconnect = True
 
 
 @contextmanager
-def with_patience(connection: sa.Connection, patience: Patience) -> Iterator[None]:
-    """Other bounds than SHORT until the transaction ends."""
+def use_timeouts(connection: sa.Connection, timeouts: Timeouts) -> Iterator[None]:
+    """Use other timeouts than SHORT until the transaction ends."""
     raw: Any = connection.connection.dbapi_connection
-    for name, milliseconds in patience.settings.items():
+    for name, milliseconds in timeouts.settings.items():
         connection.exec_driver_sql(f"SET LOCAL {name} = {milliseconds}")
-    raw.answer_seconds = patience.answer_seconds
+    raw.answer_seconds = timeouts.answer_seconds
     try:
         yield
     finally:
@@ -138,5 +138,5 @@ def with_patience(connection: sa.Connection, patience: Patience) -> Iterator[Non
 
 
 def sqlstate(error: BaseException | None) -> str | None:
-    """PostgreSQL's code of an error; None: it has none, or comes from elsewhere."""
+    """Return PostgreSQL's code of an error; None: it has none, or is not of PostgreSQL."""
     return error.sqlstate if isinstance(error, psycopg.Error) else None

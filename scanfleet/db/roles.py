@@ -1,8 +1,8 @@
-"""Who may do what in PostgreSQL: three roles, each with the least that its side of the fleet needs.
+"""Roles and rights in PostgreSQL: three roles, each with the least that its side of the fleet needs.
 
-By table, so that a new column changes nothing, but where rows must not change; a new table must be entered here, and a
-test says so.
-Everyone reads everything: the ledger holds no secrets.
+Rights are granted by table, so that a new column changes nothing, except where rows must not change. A new table must
+be entered here; a test checks that.
+Every role reads everything: the ledger holds no secrets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from scanfleet.db.tables import Base
 
-VERSION_TABLE = "alembic_version"  # every process looks at it before it begins
+VERSION_TABLE = "alembic_version"  # every process reads it at its start
 
 # Producers cancel, retry and reconcile; a reconciler also quarantines, which writes a failure.
 PRODUCER = {
@@ -25,21 +25,21 @@ PRODUCER = {
     "images": "INSERT, UPDATE",
     "failures": "INSERT, DELETE",
     "labels": "INSERT",  # added, never changed
-    "labelled_images": "INSERT, UPDATE (uri, root, etag)",  # a split is for good
+    "labelled_images": "INSERT, UPDATE (uri, root, etag)",  # a split never changes
     "trainings": "INSERT, UPDATE",
-    "adapters": "UPDATE (uri)",  # where its files were brought
+    "adapters": "UPDATE (uri)",  # its files were moved
     "champions": "INSERT, UPDATE",  # a person promotes and rolls back
     "promotions": "INSERT",
-    "calibrations": "INSERT",  # what `scanfleet tune` fitted
+    "calibrations": "INSERT",  # fitted by `scanfleet tune`
 }
-# Workers settle what producers made; they make no scan, batch or image, and delete nothing.
+# Workers settle what producers create; they create no scan, batch or image, and delete nothing.
 WORKER = {
-    "checks": "INSERT",  # a built-in one that is trained for before anybody scans with it
+    "checks": "INSERT",  # a built-in one that is trained before its first scan
     "scans": "UPDATE",
     "batches": "UPDATE",
     "images": "UPDATE",
     "failures": "INSERT",
-    "scorers": "INSERT, UPDATE (shift)",  # what a scorer is never changes
+    "scorers": "INSERT, UPDATE (shift)",  # its configuration never changes
     "verdicts": "INSERT, UPDATE",
     "workers": "INSERT, UPDATE",
     "adapters": "INSERT, UPDATE",  # those that ship with the built-in model
@@ -63,7 +63,7 @@ class RoleNames:
 
 
 def role_statements(names: RoleNames) -> list[str]:
-    """SQL that makes the three roles, or brings them back to what is written here. For the owner of the tables."""
+    """Return SQL that creates the three roles, or resets them to the rights here. For the owner of the tables."""
     rights = {names.producer: PRODUCER, names.worker: WORKER, names.reader: READER}
     return [line for role, tables in rights.items() for line in _statements(role, tables)]
 

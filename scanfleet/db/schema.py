@@ -35,7 +35,7 @@ def upgrade(engine: sa.Engine) -> str:
 
 
 def check_schema(engine: sa.Engine) -> str:
-    """The revision of the database. Raises SchemaOutdated when it is not the newest one."""
+    """Return the revision of the database. Raises SchemaOutdated when it is not the newest one."""
     with reading(engine) as connection:
         found = _revision(connection)
     wanted = newest_revision()
@@ -46,19 +46,19 @@ def check_schema(engine: sa.Engine) -> str:
 
 
 def newest_revision() -> str:
-    """What the migrations of this version lead to. The name of each begins with its revision, and they are counted."""
+    """Return the newest revision of this version: file names of migrations begin with consecutive revisions."""
     names = [entry.name for entry in (resources.files("migrations") / "versions").iterdir()]
     return max(name[:4] for name in names if name.endswith(".py"))
 
 
 @contextmanager
 def ledger(settings: Settings) -> Iterator[sa.Engine]:
-    """An engine on a database of the right shape, closed at the end.
+    """Open an engine on a database with the current schema, and dispose of it at the end.
 
-    The embedded database is brought up to date on the way; a server's only by `scanfleet db upgrade`, because its
-    owner decides when. Raises SchemaOutdated, and what `first_contact` does.
+    The embedded database is upgraded on the way; a server's only by `scanfleet db upgrade`, because its owner decides
+    when. Raises SchemaOutdated, and the errors of `connect_at_start`.
     """
-    with first_contact(settings) as engine:
+    with connect_at_start(settings) as engine:
         if settings.database_url is None:
             try:
                 check_schema(engine)
@@ -70,11 +70,10 @@ def ledger(settings: Settings) -> Iterator[sa.Engine]:
 
 
 @contextmanager
-def first_contact(settings: Settings) -> Iterator[sa.Engine]:
-    """An engine that has connected once, closed at the end.
+def connect_at_start(settings: Settings) -> Iterator[sa.Engine]:
+    """Open an engine that has connected once, and dispose of it at the end.
 
-    Raises BadSettings where the server will not let us in however long we wait (password, certificate), and
-    DatabaseUnavailable where it may.
+    Raises BadSettings where waiting does not help (password, certificate), and DatabaseUnavailable where it may.
     """
     engine = connect(settings)
     try:
@@ -99,7 +98,7 @@ def _config(connection: sa.Connection | None) -> Config:
 
 
 def _revision(connection: sa.Connection) -> str | None:
-    """The newest migration that ran; None: none did."""
+    """Return the newest migration that ran; None: none did."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,6 +1,6 @@
-"""The tables, once; migrations/ brings a database to this shape and a test proves that both agree.
+"""The tables. migrations/ creates them in a database, and a test compares both.
 
-Times are UTC. Enumerations are short words under a CHECK constraint, so that a reader of the raw table understands.
+Times are UTC. Enumerations are short words under a CHECK constraint, so that the raw tables are readable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from scanfleet.db.base import Base, UtcDateTime, one_of
+from scanfleet.db.base import Base, Leased, UtcDateTime, one_of
 from scanfleet.db.training_tables import (
     Adapter,
     Calibration,
@@ -55,20 +55,22 @@ class Scan(Base):
     check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
     model: Mapped[str]
     queue: Mapped[str]
-    sources: Mapped[list[Any]]  # as the person gave them
+    sources: Mapped[list[Any]]  # as given
     filters: Mapped[dict[str, Any]]
     state: Mapped[str]
-    cursor: Mapped[dict[str, Any] | None]  # where the listing stands
+    cursor: Mapped[dict[str, Any] | None]  # position of the listing
     n_listed: Mapped[int | None]  # images; set with the last page of the listing
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
-    trouble: Mapped[int] = mapped_column(default=0, server_default="0")  # batches in a row that found the store away
-    not_before: Mapped[datetime | None]  # until then nobody claims or knocks: the store is away
-    waiting_for: Mapped[str | None]  # what the store said
+    trouble: Mapped[int] = mapped_column(
+        default=0, server_default="0"
+    )  # consecutive batches that found the store unavailable
+    not_before: Mapped[datetime | None]  # until then no claims and no notifications: the store is unavailable
+    waiting_for: Mapped[str | None]  # the store's error
     rescan_of: Mapped[str | None]  # the scan whose answers this one renews
 
 
-class Batch(Base):
+class Batch(Leased, Base):
     __tablename__ = "batches"
     __table_args__ = (
         one_of("state", BATCH_STATES),
@@ -76,31 +78,22 @@ class Batch(Base):
         sa.Index(None, "scan_id", "state"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
     queue: Mapped[str]
-    state: Mapped[str]
     n_images: Mapped[int]
     n_verdicts: Mapped[int] = mapped_column(default=0)
     n_failures: Mapped[int] = mapped_column(default=0)
     n_reused: Mapped[int] = mapped_column(default=0)  # of n_verdicts: taken over from an earlier scoring
     n_flagged: Mapped[int] = mapped_column(default=0)
     n_review: Mapped[int] = mapped_column(default=0)
-    lease_owner: Mapped[str | None]
-    lease_until: Mapped[datetime | None]
-    lease_token: Mapped[int] = mapped_column(default=0)  # grows with every claim; a write must name the current one
-    attempts: Mapped[int] = mapped_column(default=0)
-    not_before: Mapped[datetime | None]  # back-off after a failure of the world
-    waiting_for: Mapped[str | None]  # what failed, in words, while it waits
-    notified_at: Mapped[datetime | None]
     scorer_id: Mapped[int | None] = mapped_column(sa.ForeignKey("scorers.id"))
     finished_at: Mapped[datetime | None]
     seconds: Mapped[
         dict[str, Any] | None
     ]  # sums by name (scanfleet.stats.stage_times), of the attempt that closed the batch
-    suspect: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # a lease ran out: run it alone
-    crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # leases that ran out since the last result
-    in_hand: Mapped[int | None]  # image that a suspect batch works on: to blame if this lease runs out, too
+    suspect: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # a lease expired: run it alone
+    crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # leases that expired since the last result
+    in_hand: Mapped[int | None]  # the image that a suspect batch works on: it is blamed if this lease expires too
 
 
 class Image(Base):
@@ -126,14 +119,16 @@ class Image(Base):
     content_sha256: Mapped[str | None]
     width: Mapped[int | None]  # pixels, upright
     height: Mapped[int | None]
-    crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # workers that ended with this image in hand
+    crashes: Mapped[int] = mapped_column(
+        default=0, server_default="0"
+    )  # workers that ended while working on this image
     rescan_of: Mapped[int | None]  # the image of another scan whose answer is renewed with this one's
-    drawn: Mapped[str | None]  # why a rescan took it: band, audit, all
-    replaced: Mapped[int | None]  # of a rescan: the verdict that stood when this image's took its place
+    drawn: Mapped[str | None]  # why a rescan chose it: band, audit, all
+    replaced: Mapped[int | None]  # of a rescan: the verdict that this image's replaced
 
 
 class Failure(Base):
-    """An image that could not be scored. At most one per image; a retry takes it away."""
+    """An image that could not be scored. At most one per image; a retry deletes it."""
 
     __tablename__ = "failures"
     __table_args__ = (sa.Index(None, "scan_id", "stage", "reason"),)
@@ -193,9 +188,9 @@ class Verdict(Base):
     mass: Mapped[float]  # probability of all label tokens together
     logits: Mapped[list[Any]]  # one per label, in the check's order
     boxes: Mapped[list[Any] | None]  # None: not asked for; [{x0, y0, x1, y1, label, score}], pixels of the image
-    box_problems: Mapped[list[Any] | None]  # texts
-    crop: Mapped[dict[str, Any] | None]  # the second look (scanfleet.checks.crop_result); None: the check asks for none
-    reused_from: Mapped[int | None]  # the verdict this one was taken over from
+    box_problems: Mapped[list[Any] | None]  # messages
+    crop: Mapped[dict[str, Any] | None]  # the crop pass (scanfleet.checks.crop_result); None: the check has none
+    reused_from: Mapped[int | None]  # the verdict that this one copies
     created_at: Mapped[datetime]
 
 
@@ -212,6 +207,6 @@ class Worker(Base):
     n_images: Mapped[int] = mapped_column(default=0)
     seconds: Mapped[dict[str, Any] | None]  # sums by name (scanfleet.stats.stage_times) since the start
     stopped_at: Mapped[datetime | None]
-    progress_at: Mapped[datetime | None]  # the last sign of work, not only of life
-    ended_because: Mapped[str | None]  # what a worker that ended itself said
-    waiting_for: Mapped[str | None]  # what failed, in words, while it cannot begin
+    progress_at: Mapped[datetime | None]  # the last progress, not only a heartbeat
+    ended_because: Mapped[str | None]  # why a worker ended itself
+    waiting_for: Mapped[str | None]  # the error, while it cannot start

@@ -1,4 +1,4 @@
-"""The tables of the second half: what people say is true, the trainings made from it, and which adapter is in use."""
+"""The tables of the refresh: labels, the trainings made from them, adapters, and which of them is in use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from scanfleet.db.base import Base, one_of
+from scanfleet.db.base import Base, Leased, one_of
 
 SPLITS = ("train", "calibration", "threshold", "golden", "none")
 TRAINING_STATES = ("ready", "leased", "done", "failed", "cancelled")
@@ -16,7 +16,7 @@ GATE_VERDICTS = ("promote", "hold", "reject")
 
 
 class LabelledImage(Base):
-    """One image that somebody labelled, by its bytes: what it looks like, and which split it belongs to for good."""
+    """A labelled image, by its bytes: its perceptual hash, and the split that it belongs to permanently."""
 
     __tablename__ = "labelled_images"
     __table_args__ = (one_of("split", SPLITS), sa.Index(None, "cluster"), sa.Index(None, "added_at"))
@@ -27,15 +27,17 @@ class LabelledImage(Base):
     etag: Mapped[str | None]
     width: Mapped[int]  # pixels, upright
     height: Mapped[int]
-    look: Mapped[str]  # perceptual hash, hexadecimal
+    phash: Mapped[str] = mapped_column("look", key="phash")  # perceptual hash, hexadecimal
     given_group: Mapped[str | None]  # a bag, a session: as the person gave it
-    cluster: Mapped[str]  # images of one group or look; they share a split, and a bootstrap draws them together
+    cluster: Mapped[
+        str
+    ]  # images of one group or with near hashes: they share a split, and a bootstrap samples them together
     split: Mapped[str]  # "none": it lies between two clusters of different splits, and may be used in neither
     added_at: Mapped[datetime]
 
 
 class Label(Base):
-    """What a person says is true of an image. Rows are added, never changed."""
+    """A person's label of an image. Rows are added, never changed."""
 
     __tablename__ = "labels"
     __table_args__ = (
@@ -51,17 +53,17 @@ class Label(Base):
     label: Mapped[str]
     boxes: Mapped[list[Any] | None]  # [{x0, y0, x1, y1, label}], pixels of the upright image
     who: Mapped[str]
-    shown: Mapped[dict[str, Any] | None]  # what the person saw: label, decision, score, margin, scorer
+    shown: Mapped[dict[str, Any] | None]  # the verdict that the person saw: label, decision, score, margin, scorer
     origin: Mapped[str]  # person, import, review; golden: imported to be in the golden set of this check
     at: Mapped[datetime]
-    undoes: Mapped[int | None]  # this row says no more than that an earlier one does not count
+    undoes: Mapped[int | None]  # this row only withdraws an earlier one
     settles: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # ends a conflict between people
-    drawn: Mapped[str | None]  # why this image was put before a person: threshold, disagreement, diversity, random
+    drawn: Mapped[str | None]  # why a person was asked about this image: threshold, disagreement, diversity, random
     note: Mapped[str | None]
 
 
-class Training(Base):
-    """One run from labels to a judged adapter. Leased like a batch: a silent owner loses it."""
+class Training(Leased, Base):
+    """One run from labels to a judged adapter. Leased like a batch: an owner without heartbeat loses it."""
 
     __tablename__ = "trainings"
     __table_args__ = (
@@ -71,30 +73,21 @@ class Training(Base):
         sa.Index(None, "check_name", "base_model", "id"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
     check_name: Mapped[str]
     base_model: Mapped[str]
     recipe: Mapped[str]  # its name
     overrides: Mapped[dict[str, Any]]  # of the recipe's fields, by a person
     seed: Mapped[int]
-    reason: Mapped[str]  # why it was started, in words
-    who: Mapped[str | None]  # a person; None: by itself
-    newest_label: Mapped[int]  # labels with a higher id are none of its business
-    state: Mapped[str]
-    stage: Mapped[str | None]  # where it stands
+    reason: Mapped[str]  # why it was started, as text
+    who: Mapped[str | None]  # a person; None: the training worker
+    newest_label: Mapped[int]  # labels with a higher id are not used
+    stage: Mapped[str | None]  # the current stage
     progress: Mapped[dict[str, Any] | None]  # step, steps, epoch, loss, seconds_left ...
-    lease_owner: Mapped[str | None]
-    lease_until: Mapped[datetime | None]
-    lease_token: Mapped[int] = mapped_column(default=0)
-    attempts: Mapped[int] = mapped_column(default=0)
-    not_before: Mapped[datetime | None]
-    waiting_for: Mapped[str | None]  # what of the world failed, in words, while it waits
-    notified_at: Mapped[datetime | None]
-    adapter_id: Mapped[int | None]  # what came of it
-    champion_id: Mapped[int | None]  # what it was compared with; None: the base alone
+    adapter_id: Mapped[int | None]  # its result
+    champion_id: Mapped[int | None]  # the adapter it was compared with; None: the base alone
     verdict: Mapped[str | None]
-    report: Mapped[dict[str, Any] | None]  # every figure of it
+    report: Mapped[dict[str, Any] | None]  # all its figures
     error: Mapped[str | None]  # why it failed, in one line
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -119,8 +112,8 @@ class Adapter(Base):
     calibrator: Mapped[dict[str, Any] | None]
     thresholds: Mapped[dict[str, Any] | None]
     canary: Mapped[dict[str, Any] | None]
-    training_id: Mapped[int | None]  # that made it; None: it came from outside
-    gate: Mapped[dict[str, Any] | None]  # every figure of the comparison with the champion of then
+    training_id: Mapped[int | None]  # that produced it; None: it was imported
+    gate: Mapped[dict[str, Any] | None]  # all figures of the comparison with the champion at that time
     gate_verdict: Mapped[str | None]  # promote, hold, reject; None: never judged
     created_at: Mapped[datetime]
 
@@ -154,7 +147,7 @@ class Promotion(Base):
 
 
 class Refusal(Base):
-    """A worker's canary spoke against an adapter: that worker went on with the one before."""
+    """A worker's canary failed with an adapter: that worker continued with the previous one."""
 
     __tablename__ = "refusals"
     __table_args__ = (sa.Index(None, "adapter_id"),)
@@ -167,10 +160,10 @@ class Refusal(Base):
 
 
 class Calibration(Base):
-    """How the margins of a scorer are read where its adapter does not say: a changed budget, prompt or second look.
+    """Calibrator and thresholds of a scorer that its adapter has none for: a changed budget, prompt or crop pass.
 
     Rows are added, never changed: the newest one of a configuration counts. check_hash covers the question, the pixel
-    budget and the second look.
+    budget and the crop pass.
     """
 
     __tablename__ = "calibrations"
@@ -184,8 +177,8 @@ class Calibration(Base):
     precision: Mapped[str]
     weights_sha256: Mapped[str | None]  # of the adapter; None: the base alone
     calibrator: Mapped[dict[str, Any] | None]
-    thresholds: Mapped[dict[str, Any] | None]  # margins, after all looks
-    first_thresholds: Mapped[dict[str, Any] | None]  # margins of the first look: what lies between them is uncertain
+    thresholds: Mapped[dict[str, Any] | None]  # margins, after all passes
+    first_thresholds: Mapped[dict[str, Any] | None]  # margins of the first pass: between them it is uncertain
     metrics: Mapped[dict[str, Any]]
     who: Mapped[str | None]
     made_at: Mapped[datetime]

@@ -1,6 +1,6 @@
 """The Celery application as a factory. Imports no task: the producer sends by name, the worker adds its own.
 
-Each setting has its reason in docs/operations.md; the numbers come from our fault trials on Celery 5.6 and 5.7.
+Each setting has its reason in docs/operations.md; the numbers come from fault trials on Celery 5.6 and 5.7.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from scanfleet.messages import REFRESH_ADAPTER, SCORE_BATCH, TRAIN_QUEUE, Refres
 from scanfleet.queue import filesystem
 
 REDIS_OPTIONS = {
-    "visibility_timeout": 6 * 3600,  # seconds; recovery is the reconciler's work, not the broker's
-    "socket_timeout": 10,  # a connection that fell silent costs it twice: once to notice, once to close
+    "visibility_timeout": 6 * 3600,  # seconds; the reconciler recovers lost work, not the broker
+    "socket_timeout": 10,  # a silent connection costs it twice: once to notice, once to close
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 25,
@@ -31,7 +31,7 @@ PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, 
 
 
 def make_app(settings: Settings, queues: tuple[str, ...] = ()) -> Celery:
-    """A Celery application on the broker of `settings`, knowing `queues` and the training queue."""
+    """Return a Celery application on the broker of `settings`, with `queues` and the training queue."""
     app = Celery("scanfleet", set_as_current=False)
     app.conf.update(
         broker_url=settings.broker,
@@ -48,7 +48,7 @@ def make_app(settings: Settings, queues: tuple[str, ...] = ()) -> Celery:
         task_queues=[Queue(name) for name in dict.fromkeys((*queues, TRAIN_QUEUE))],
         task_publish_retry_policy=PUBLISH_RETRY,
         worker_prefetch_multiplier=1,
-        worker_enable_remote_control=True,  # off, it wedges the worker after a Redis restart
+        worker_enable_remote_control=True,  # without it the worker hangs after a Redis restart
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
@@ -57,12 +57,12 @@ def make_app(settings: Settings, queues: tuple[str, ...] = ()) -> Celery:
 
 
 def notify(app: Celery, *, queue: str, batch_id: int) -> None:
-    """Knock for one batch. Raises BrokerUnavailable; the batch is safe in the ledger all the same."""
+    """Notify about one batch. Raises BrokerUnavailable; the batch is safe in the ledger either way."""
     _send(app, SCORE_BATCH, ScoreBatch(batch_id=batch_id), queue)
 
 
 def notify_training(app: Celery, training_id: int) -> None:
-    """Knock for one training. Raises BrokerUnavailable; the training is safe in the ledger all the same."""
+    """Notify about one training. Raises BrokerUnavailable; the training is safe in the ledger either way."""
     _send(app, REFRESH_ADAPTER, RefreshAdapter(training_id=training_id), TRAIN_QUEUE)
 
 
@@ -91,10 +91,10 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 
 
 def _folder_options(settings: Settings) -> dict[str, Any]:
-    """kombu's filesystem transport: messages are files, taken by an atomic rename on one file system.
+    """Return options of kombu's filesystem transport: messages are files, taken by an atomic rename.
 
     The taken files go to a folder beside the others: kombu's default, the system's temporary folder, may lie on
-    another file system, where a move is a copy and a kill in its midst loses the message.
+    another file system, where a move is a copy and a kill during it loses the message.
     """
     names = {
         "data_folder_in": "messages",
@@ -104,17 +104,17 @@ def _folder_options(settings: Settings) -> dict[str, Any]:
     }
     folders = {option: settings.make_folder("broker", name) for option, name in names.items()}
     options: dict[str, Any] = {name: str(folder) for name, folder in folders.items()}
-    # 50 ms instead of kombu's second: a knock is picked up at once.
+    # 50 ms instead of kombu's second: a notification is picked up at once.
     return options | {"polling_interval": 0.05, "store_processed": True}
 
 
 def broker_folder(settings: Settings) -> Path:
-    """Where the embedded broker keeps its messages."""
+    """Return the folder of the embedded broker's messages."""
     return settings.data_dir / "broker"
 
 
 def clear_taken(settings: Settings) -> None:
-    """Delete the messages that the embedded broker has handed out, and what a kill left unfinished: nobody reads it."""
+    """Delete delivered messages of the embedded broker, and files that a kill left unfinished."""
     for message in (broker_folder(settings) / "taken").glob("*.msg"):
         message.unlink(missing_ok=True)
     filesystem.clear_unfinished(broker_folder(settings))

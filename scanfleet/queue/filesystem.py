@@ -1,8 +1,8 @@
-"""kombu's filesystem transport, made to leave nothing half written.
+"""kombu's filesystem transport, changed to leave nothing half written.
 
 kombu writes a message and its table of queues in place. On a full disk, or under a kill at that moment, an empty file
-is left, which no consumer can read: an empty table stops every sender and every worker for ever. Here a file is written
-beside its place and renamed, and what cannot be read is passed over.
+is left, which no consumer can read. An empty table stops every sender and every worker forever. Here a file is written
+beside its place and renamed, and unreadable files are skipped.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from kombu.utils.json import dumps
 
 log = structlog.get_logger()
 
-UNFINISHED_SECONDS = 600.0  # no file of a few hundred bytes takes so long
+UNFINISHED_SECONDS = 600.0  # no file of a few hundred bytes takes this long to write
 
 
 class FolderChannel(filesystem.Channel):
     def _put(self, queue: str, payload: Any, **_: Any) -> None:
-        # kombu's own form of a name: time, something unique, queue.
+        # kombu's form of a name: time, a unique part, queue.
         name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
-        _appear(Path(self.data_folder_out) / name, payload)
+        _write_whole(Path(self.data_folder_out) / name, payload)
 
     def _get(self, queue: str) -> Any:
         while True:
             try:
                 return super()._get(queue)
-            except ValueError as error:  # the ledger knows its batch, and somebody will knock again
+            except ValueError as error:  # the batch is in the ledger, and the reconciler notifies again
                 log.warning("message_unreadable", queue=queue, error=str(error))
 
     def get_table(self, exchange: str) -> list[Any]:
@@ -52,16 +52,16 @@ class FolderChannel(filesystem.Channel):
         with self._one_writer():
             table = self.get_table(exchange)
             if bound not in table:
-                _appear(self._exchange_file(exchange), [bound, *table])
+                _write_whole(self._exchange_file(exchange), [bound, *table])
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
-        """Of the tables, on this machine."""
+        """Serialise the writers of the tables on this machine."""
         try:
             self.control_folder.mkdir(exist_ok=True)
             lock = (self.control_folder / "lock").open("ab")
         except OSError as error:
-            raise _no_room(self.control_folder, error) from error
+            raise _cannot_write(self.control_folder, error) from error
         with lock:
             fcntl.flock(lock.fileno(), fcntl.LOCK_EX)  # until it is closed
             yield
@@ -72,23 +72,23 @@ class FolderTransport(filesystem.Transport):
 
 
 def install() -> None:
-    """Have `filesystem://` mean this transport; more than once does no harm."""
+    """Make `filesystem://` mean this transport. Idempotent."""
     kombu.transport.TRANSPORT_ALIASES["filesystem"] = f"{__name__}:{FolderTransport.__name__}"
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Delete files that were begun long ago and never put in their place."""
+    """Delete files that were begun long ago and never moved into place."""
     for part in folder.glob("*/*.part"):
         try:
             if time.time() - part.stat().st_mtime > UNFINISHED_SECONDS:
                 part.unlink()
         except FileNotFoundError:
-            continue  # it was finished just now
+            continue  # it was moved into place just now
 
 
-def _appear(path: Path, content: Any) -> None:
-    """Write a file that is there as a whole or not at all. Raises ChannelError."""
-    beside = path.with_name(f"{uuid.uuid4().hex}.part")  # no queue's messages end so
+def _write_whole(path: Path, content: Any) -> None:
+    """Write a file whole or not at all. Raises ChannelError."""
+    beside = path.with_name(f"{uuid.uuid4().hex}.part")  # no message has this suffix
     try:
         try:
             beside.write_bytes(dumps(content).encode())
@@ -97,8 +97,8 @@ def _appear(path: Path, content: Any) -> None:
             beside.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _no_room(path.parent, error) from error
+        raise _cannot_write(path.parent, error) from error
 
 
-def _no_room(folder: Path, error: OSError) -> ChannelError:
+def _cannot_write(folder: Path, error: OSError) -> ChannelError:
     return ChannelError(f"cannot write to {folder}: {error.strerror}")

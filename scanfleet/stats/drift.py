@@ -1,6 +1,6 @@
-"""Whether answers still look as they did, judged from counts. Pure: `scanfleet.db.drift.reference` counts.
+"""Decide from counts whether answers have drifted. Pure: `scanfleet.db.drift.reference` counts.
 
-A figure alarms where it is large *and* more than chance: with few images it says that they are too few instead.
+A figure alarms where it is large *and* exceeds chance. With few images the finding is that they are too few.
 Margins are compared within one scorer only: two scorers' logits have no common scale.
 """
 
@@ -15,10 +15,10 @@ from scanfleet.stats.psi import psi_mean, psi_noise, psi_of_counts
 Level = Literal["alarm", "watch", "note"]
 
 MIN_IMAGES = 200  # verdicts on both sides before a distribution is judged
-PSI_ALARM, PSI_WATCH = 0.2, 0.1  # beyond what chance alone is expected to give
+PSI_ALARM, PSI_WATCH = 0.2, 0.1  # above the value expected by chance
 RATIO_ALARM, RATIO_WATCH = 2.0, 1.25  # of flag rates, either way
 MIN_MASS_IMAGES = 50
-MASS_FLOOR = 0.9  # below it the model barely speaks in labels: prompt or adapter is suspect
+MASS_FLOOR = 0.9  # below it the model rarely answers with a label: prompt or adapter is suspect
 MASS_ALARM, MASS_WATCH = 0.1, 0.01  # share of verdicts below the floor
 MIN_LABELS = 30  # labels, or flags among them, before people's corrections are judged
 OVERRIDE_ALARM = 0.2  # share of answers that people correct
@@ -41,15 +41,15 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Verdicts of one scorer in one scan, or in one source of it (None: the whole scan), and what they are held to.
+    """Verdicts of one scorer in one scan, or in one source of it (None: the whole scan), with their reference.
 
-    before: counts of the reference; None: there is none, or these images are it. reference: its scan and source in
-    words, also where `before` is None because these are the reference's own images.
+    before: counts of the reference; None: there is none, or these images are it. reference: its scan and source as
+    text, also where `before` is None because these are the reference's own images.
     """
 
     scan: str
     scorer_id: int
-    scorer: str  # in words
+    scorer: str  # as text
     source: str | None
     tally: Tally
     before: Tally | None
@@ -62,12 +62,12 @@ class Slice:
 
     @property
     def psi(self) -> float | None:
-        """Of the margins; None without a reference."""
+        """The PSI of the margins; None without a reference."""
         return None if self.before is None else psi_of_counts(self.before.bins, self.tally.bins)
 
     @property
     def psi_by_chance(self) -> float | None:
-        """What it would be on average if nothing had moved."""
+        """The mean of the PSI if nothing had changed."""
         if self.before is None:
             return None
         return psi_mean(self.before.n, self.tally.n, bins=len(self.tally.bins))
@@ -86,7 +86,7 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What people said of images whose answer they were shown.
+    """Counts over people's labels of images whose answer they were shown.
 
     overridden: label differs from the answer. missed: of images shown as clear, those that should have been flagged.
     recall: of images that should have been flagged, those that were not shown as clear.
@@ -105,33 +105,36 @@ class Finding:
 
 
 def judge(found: Slice, *, of_mass: bool = True) -> list[Finding]:
-    """What is to be said of a slice, the gravest first. of_mass: also of its label mass."""
+    """Return the findings about a slice, the most severe first. of_mass: include its label mass."""
     name = f"scan {found.scan}" + (f", {found.source}" if found.source is not None else "")
     findings = [*(_of_mass(found.tally) if of_mass else ()), *_of_margins(found), *_of_flags(found)]
     order: tuple[Level, ...] = ("alarm", "watch", "note")
-    told = [Finding(level=each.level, words=f"{name}: {each.words}") for each in findings]
-    return sorted(told, key=lambda each: order.index(each.level))
+    named = [Finding(level=each.level, words=f"{name}: {each.words}") for each in findings]
+    return sorted(named, key=lambda each: order.index(each.level))
 
 
 def judge_labels(check: str, found: Labels, *, target_recall: float) -> list[Finding]:
-    """What is to be said of people's corrections. Only a random draw tells of the archive."""
+    """Return the findings about people's corrections. Only a random sample represents the archive."""
     if found.drawn != "random":
         return []
     alarms = []
     low, _ = found.overridden.interval
     if found.overridden.n >= MIN_LABELS and low > OVERRIDE_ALARM:
-        words = f"people correct {in_words(found.overridden)} of the answers to a random draw"
+        words = f"people correct {share_text(found.overridden)} of the answers in a random sample"
         alarms.append(Finding(level="alarm", words=f"check {check}: {words}: train on the corrections"))
     _, high = found.recall.interval
     if found.recall.n >= MIN_LABELS and high < target_recall:
-        words = f"{in_words(found.recall)} of what should be flagged is not cleared, the target is {target_recall:.0%}"
-        alarms.append(Finding(level="alarm", words=f"check {check}: by a random draw {words}"))
+        words = (
+            f"{share_text(found.recall)} of what should be flagged is not cleared, the target is {target_recall:.0%}"
+        )
+        alarms.append(Finding(level="alarm", words=f"check {check}: in a random sample {words}"))
     return alarms
 
 
-def in_words(share: Proportion) -> str:
-    """
-    >>> in_words(Proportion(k=5, n=50))
+def share_text(share: Proportion) -> str:
+    """Return a proportion with its interval as text.
+
+    >>> share_text(Proportion(k=5, n=50))
     '10.0% (5 of 50; 95 % interval 4.3% to 21.4%)'
     """
     low, high = share.interval
@@ -178,4 +181,4 @@ def _of_mass(now: Tally) -> list[Finding]:
         return []
     level: Level = "alarm" if share >= MASS_ALARM or now.mean_mass < MASS_FLOOR else "watch"
     words = f"{share:.1%} of the verdicts have a label mass under {MASS_FLOOR} (mean {now.mean_mass:.2f})"
-    return [Finding(level=level, words=f"{words}: the model barely speaks in labels, look at prompt and adapter")]
+    return [Finding(level=level, words=f"{words}: the model rarely answers with a label: check prompt and adapter")]

@@ -1,4 +1,4 @@
-"""Shares with what chance leaves open. Pure."""
+"""Proportions with confidence intervals. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Z95 = 1.959963984540054  # the normal distribution holds 95 % within this many s
 
 @dataclass(frozen=True, kw_only=True)
 class Proportion:
-    """k of n, with the interval that holds the true share in 95 of 100 such measurements."""
+    """k of n, with its 95 % confidence interval."""
 
     k: int
     n: int

@@ -1,10 +1,11 @@
-"""Population stability index: how far one distribution moved away from another.
+"""Population stability index: the distance between two distributions.
 
-PSI = sum over bins of (a - e) ln(a / e), with e and a the shares of the expected and the actual sample. By custom below
-.1 nothing moved, from .2 on a model should be looked at (Siddiqi, *Credit Risk Scorecards*, Wiley 2006). Those numbers
-only mean something with enough values: without any move, PSI is about (1/n + 1/m) times a chi-squared value with
-bins - 1 degrees of freedom (Yurdakul and Naranjo, *Statistical properties of the population stability index*, Journal
-of Risk Model Validation 14(4), 2020); `psi_mean` and `psi_noise` say how much of it chance alone explains.
+PSI = sum over bins of (a - e) ln(a / e), with e and a the shares of the expected and the actual sample. By custom a
+value below .1 means no change, and from .2 on a model is examined (Siddiqi, *Credit Risk Scorecards*, Wiley 2006).
+Those numbers only mean something with enough values: without any change, PSI is about (1/n + 1/m) times a chi-squared
+value with bins - 1 degrees of freedom (Yurdakul and Naranjo, *Statistical properties of the population stability
+index*, Journal of Risk Model Validation 14(4), 2020). `psi_mean` and `psi_noise` give the share that chance alone
+explains.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 BINS = 10
-SMOOTHING = 0.5  # counts added to every bin: an empty one must not make the logarithm infinite
+SMOOTHING = 0.5  # counts added to every bin: an empty one would make the logarithm infinite
 Z_95 = 1.6448536269514722  # one-sided
 
 
@@ -38,17 +39,17 @@ def psi_of_counts(expected: Sequence[int], actual: Sequence[int]) -> float:
 
 
 def psi_mean(n_expected: int, n_actual: int, *, bins: int = BINS) -> float:
-    """What PSI is on average when nothing moved."""
+    """Return the mean of PSI when nothing changed."""
     return (1 / n_expected + 1 / n_actual) * (bins - 1)
 
 
 def psi_noise(n_expected: int, n_actual: int, *, bins: int = BINS) -> float:
-    """What PSI goes beyond in 5 of 100 cases when nothing moved: its 95 % quantile."""
+    """Return the 95 % quantile of PSI when nothing changed."""
     return (1 / n_expected + 1 / n_actual) * _chi_squared_95(bins - 1)
 
 
 def quantile_edges(values: Sequence[float], *, bins: int = BINS) -> list[float]:
-    """Inner edges, ascending and distinct, that cut `values` into at most `bins` parts of like size.
+    """Inner edges, ascending and distinct, that cut `values` into at most `bins` parts of similar size.
 
     A value on an edge belongs to the part above it.
     """
@@ -84,7 +85,7 @@ def edges_of_histogram(counts: Mapping[int, int], *, width: float, bins: int = B
 
 
 def counts_between(values: Sequence[float], edges: Sequence[float]) -> list[int]:
-    """How many values lie in each of the len(edges) + 1 parts."""
+    """Count the values in each of the len(edges) + 1 parts."""
     _refuse_infinite(values)
     counts = [0] * (len(edges) + 1)
     for value in values:

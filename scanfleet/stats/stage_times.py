@@ -1,21 +1,21 @@
-"""Where the time of scoring goes, from what workers measured: which stage the others wait for, and what helps. Pure.
+"""Where the time of scoring goes, from workers' measurements: the bottleneck, and how to remove it. Pure.
 
 The record of a batch, and of a worker since its start, are sums by name; those of several add up:
 
-    fetch, decode, prepare   seconds of stage threads: with eight threads a second of the clock holds eight
+    fetch, decode, prepare   seconds of stage threads: eight threads have eight in one wall-clock second
     threads                  seconds of stage threads that there were
     wait                     seconds of images: from prepared to the start of its forward
-    device                   seconds of forwards; with several lanes a second of the clock holds as many
+    device                   seconds of forwards; several streams have several in one wall-clock second
     boxes                    seconds of the device beside them, for finding boxes in flagged images
-    pointing                 likewise, for finding out where a second look is to go
-    under_way                seconds of the worker's clock with batches under way; each of several has its share of them
-    idle                     of these, without anything for the device to do (the mean over its lanes)
-    write                    seconds of transactions that wrote results; in a worker's record alone
-    forwards, scored         how many forwards, and images that were answered in them, at the first look
-    tokens, padding          visual tokens of those forwards, and how many of them nobody asked for
-    first_tokens             visual tokens of first looks, without padding
-    again, again_tokens      images that were looked at again, and visual tokens of all second looks, pointing included
-    again_rows               rows of second looks that were answered in forwards: an image may have several
+    pointing                 likewise, for finding the region of a crop
+    under_way                wall-clock seconds of the worker with batches under way, shared among them
+    idle                     of these, without work for the device (the mean over its streams)
+    write                    seconds of transactions that wrote results; in a worker's record only
+    forwards, scored         number of forwards, and of images answered in them, in first passes
+    tokens, padding          visual tokens of those forwards, and the share of them that is padding
+    first_tokens             visual tokens of first passes, without padding
+    again, again_tokens      images with a crop pass, and visual tokens of all crop passes, pointing included
+    again_rows               rows of crop passes that were answered in forwards: an image may have several
     capped                   images that were due and were not, because the check's max_extra was spent
     again_diffuse, again_whole, again_enough    likewise, for the other reasons of `scanfleet.checks.crop_result`
 """
@@ -35,8 +35,8 @@ COUNTS = (
 )
 NAMES = (*SECONDS, *COUNTS)
 
-STARVED = 0.15  # idle for a larger share: something else than the device holds up the work
-BUSY = 0.5  # stage threads at work for a smaller share of their time: they are not what holds it up
+STARVED = 0.15  # idle for a larger share: the device is not the bottleneck
+BUSY = 0.5  # stage threads busy for a smaller share of their time: they are not the bottleneck
 
 ADVICE = {
     "device": "more or faster devices with a worker each, or a check with fewer pixels",
@@ -49,7 +49,7 @@ ADVICE = {
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """Sums by name (see the module), of whatever they were gathered for."""
+    """Sums by name (see the module docstring), of a batch, a worker or a scan."""
 
     sums: Mapping[str, float]
 
@@ -57,53 +57,53 @@ class StageTimes:
         return float(self.sums.get(name) or 0.0)
 
     def since(self, earlier: StageTimes) -> StageTimes:
-        """What came to it after an earlier reading of the same sums."""
+        """Return the difference to an earlier reading of the same sums."""
         return StageTimes(sums={name: self[name] - earlier[name] for name in NAMES})
 
     @property
     def idle_share(self) -> float | None:
-        """Of the time with batches under way, how much the device had nothing to do. None: nothing was under way."""
+        """The share of the time with batches under way in which the device was idle. None: nothing was under way."""
         return _share(self["idle"], self["under_way"])
 
     @property
     def padding_share(self) -> float | None:
-        """Of all visual tokens in forwards, how many nobody asked for."""
+        """The share of padding among all visual tokens of forwards."""
         return _share(self["padding"], self["tokens"])
 
     @property
     def again_share(self) -> float | None:
-        """Visual tokens of second looks, as a share of those of the first ones."""
+        """Visual tokens of crop passes, as a share of those of first passes."""
         return _share(self["again_tokens"], self["first_tokens"])
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Images whose second look was due and not given, by reason; those without any are left out."""
+        """Images whose crop pass was due and skipped, by reason; reasons without images are left out."""
         found = {why: round(self[name]) for why, name in SKIPPED.items()}
         return {why: n for why, n in found.items() if n}
 
     @property
     def due(self) -> int:
-        """Images whose second look was due, and that did not fail on the way."""
+        """Images whose crop pass was due, without those that failed before it."""
         return round(self["again"]) + sum(self.skipped.values())
 
     @property
     def images_per_forward(self) -> float | None:
-        """Images and crops: forwards hold rows of first and of second looks."""
+        """Images and crops: forwards hold rows of first passes and of crop passes."""
         return _share(self["scored"] + self["again_rows"], self["forwards"])
 
     @property
     def images_per_second(self) -> float | None:
-        """Scored, for each second that a worker had batches under way."""
+        """Images scored per second in which a worker had batches under way."""
         return _share(self["scored"], self["under_way"])
 
     @property
     def starved(self) -> bool:
-        """Whether the device was idle for too long; by whole percents, as people see it."""
+        """True if the device was idle for too long, in whole percents as people see them."""
         return self.idle_share is not None and round(self.idle_share, 2) > STARVED
 
     @property
     def bottleneck(self) -> str | None:
-        """A key of ADVICE: what the rest waits for. None: nothing was scored."""
+        """A key of ADVICE: the stage that the others wait for. None: nothing was scored."""
         if self.idle_share is None or not self["forwards"]:
             return None
         if not self.starved:

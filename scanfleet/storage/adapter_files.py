@@ -1,8 +1,8 @@
-"""The files of an adapter on their way between machines: a folder here, and a place that all workers reach.
+"""Copy the files of an adapter between a local folder and a place that all workers reach.
 
-Each adapter lies below its place under the SHA-256 of its weights, so what is found there never changes. The card
-(adapter.json) is written last: a folder or prefix with a card is whole. What an adapter says is the business of
-`models.adapters.card`; here only the card's list of parts and its digest are read.
+Each adapter is stored under the SHA-256 of its weights, so its files never change. The card (adapter.json) is written
+last: a folder or prefix with a card is complete. `models.adapters.card` reads cards; here only the list of parts and
+the digest are read.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from scanfleet.storage.open import open_store
 from scanfleet.storage.safe_open import PART
 
 CARD = "adapter.json"
-MAX_FILES = 1000  # of one adapter; a prefix with more is something else
+MAX_FILES = 1000  # per adapter; a prefix with more holds something else
 MAX_FILE_BYTES = 5 << 30
-MAX_BYTES = 16 << 30  # of one adapter
-STALE_SECONDS = 24 * 3600.0  # a folder that was being filled so long ago is not being filled any more
+MAX_BYTES = 16 << 30  # per adapter
+STALE_SECONDS = 24 * 3600.0  # after this a folder that was being filled counts as abandoned
 _PARTS = {"lora": "adapter_model.safetensors", "head": "head.safetensors"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _READ_BYTES = 1 << 20
@@ -44,7 +44,7 @@ class _Card:
 
 
 def shared_place(settings: Settings) -> str:
-    """Where adapters are put for all workers: `adapters_url`, else a folder in `data_dir`. Raises BadSettings."""
+    """Return the shared place of adapters: `adapters_url`, else a folder in `data_dir`. Raises BadSettings."""
     place = settings.adapters_url
     if place is None:
         return str(settings.make_folder("adapters"))
@@ -56,15 +56,15 @@ def shared_place(settings: Settings) -> str:
 
 
 def is_digest(text: str) -> bool:
-    """Whether a text is a SHA-256, and so may name a folder."""
+    """Return True if a text is a SHA-256, and so may name a folder."""
     return _DIGEST.fullmatch(text) is not None
 
 
 def push(folder: Path, destination: str, settings: Settings) -> str:
-    """Bring an adapter to a place, a folder or s3://bucket/prefix; returns where it lies there now.
+    """Copy an adapter to a folder or s3://bucket/prefix. Returns its uri there.
 
-    One that is there already is left as it is, but for files that it lacks.
-    Raises BadSource for a folder that holds no sound adapter, SourceNotFound, AccessDenied, StoreUnavailable.
+    An adapter that is there already gets only the files that it lacks.
+    Raises BadSource for a folder that holds no valid adapter, SourceNotFound, AccessDenied, StoreUnavailable.
     """
     digest = digest_of(folder)
     here, source = _open(str(folder), settings)
@@ -75,7 +75,7 @@ def push(folder: Path, destination: str, settings: Settings) -> str:
     card = _fetch(here, f"{source}/{CARD}")
     known = _fetch(there, f"{target}/{CARD}") if CARD in held else None
     if known is not None and known != card and _names(known, digest):
-        return target  # the same weights with another card: the first stands, so that nobody meets a mixture
+        return target  # the same weights with another card: the first one stays, so that no mixture arises
     for name in sorted(files.keys() - {CARD}):
         if known != card or held.get(name) != files[name]:
             there.put(f"{target}/{name}", _fetch(here, f"{source}/{name}"))
@@ -85,17 +85,16 @@ def push(folder: Path, destination: str, settings: Settings) -> str:
 
 
 def pull(uri: str, folder: Path, settings: Settings, *, digest: str | None = None) -> None:
-    """Bring an adapter from a place into a folder here, which appears when it is whole and its digest right.
+    """Copy an adapter into a local folder, which appears once it is complete and its digest correct.
 
-    digest: that its weights must have; None: any. Does nothing where the folder holds it already. Raises BadSource for
-    what is not that adapter, and for a folder that holds something else, SourceNotFound, AccessDenied,
-    StoreUnavailable.
+    digest: the required digest of its weights; None: any. Does nothing where the folder holds it already. Raises
+    BadSource for another adapter, or a folder with other content, SourceNotFound, AccessDenied, StoreUnavailable.
     """
     if (folder / CARD).is_file():
         _require(digest, digest_of(folder), folder)
         return
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise BadSource(f"{folder} is there already, and holds no adapter: name another folder")
+        raise BadSource(f"{folder} exists already and holds no adapter: name another folder")
     store, source = _open(uri, settings)
     names = _listed(store, f"{source}/").keys()
     if CARD not in names:
@@ -117,15 +116,15 @@ def pull(uri: str, folder: Path, settings: Settings, *, digest: str | None = Non
 
 
 def digest_of(folder: Path) -> str:
-    """The SHA-256 of an adapter's weights, computed from its files as `models.adapters.card` does.
+    """Return the SHA-256 of an adapter's weights, computed from its files as `models.adapters.card` does.
 
-    Raises BadSource when it is not the one that the card names, or when there is no sound card.
+    Raises BadSource when it is not the one that the card names, or when there is no valid card.
     """
     card = _parse(_read(folder / CARD), str(folder / CARD))
     digests = {_PARTS[part]: _sha256(folder / _PARTS[part]) for part in card.parts}
     found = digests[_PARTS["lora"]] if card.parts == ("lora",) else _sha256_of_all(digests)
     if found != card.weights_sha256:
-        raise BadSource(f"{folder}: the weights have sha256 {found[:12]}…, the card says {card.weights_sha256[:12]}…")
+        raise BadSource(f"{folder}: the weights have sha256 {found[:12]}…, its card names {card.weights_sha256[:12]}…")
     return found
 
 
@@ -138,13 +137,13 @@ def _require(digest: str | None, found: str, where: str | Path) -> None:
 
 
 def _open(uri: str, settings: Settings) -> tuple[ObjectStore, str]:
-    """The store of a folder or prefix, and the uri that its listing begins with."""
+    """Return the store of a folder or prefix, and the uri that its listing begins with."""
     place = uri.rstrip("/") if "://" in uri else os.path.realpath(Path(uri).expanduser())
     return open_store(place, settings, root=place), place
 
 
 def _listed(store: ObjectStore, prefix: str) -> dict[str, int]:
-    """Names below a prefix and their sizes in bytes. Raises BadSource for names that lead out, and for too much."""
+    """Return the names below a prefix with their sizes in bytes. Raises BadSource if some lead out."""
     found = list(islice(store.list(prefix), MAX_FILES + 1))
     if len(found) > MAX_FILES:
         raise BadSource(f"{prefix} holds more than {MAX_FILES} files: give the folder or prefix of the adapter alone")
@@ -161,19 +160,19 @@ def _listed(store: ObjectStore, prefix: str) -> dict[str, int]:
 def _held(store: ObjectStore, prefix: str) -> dict[str, int]:
     try:
         return _listed(store, prefix)
-    except SourceNotFound:  # a folder that is yet to be made; a bucket that is missing is told when it is written
+    except SourceNotFound:  # a folder that does not exist yet; a missing bucket is reported by the write
         return {}
 
 
 def _fetch(store: ObjectStore, uri: str) -> bytes:
     try:
         return store.fetch(uri, etag=None, max_bytes=MAX_FILE_BYTES)
-    except ImageError as error:  # a store's word for any object that is at fault
+    except ImageError as error:  # the store's error for a single object
         raise BadSource(f"{uri}: {error.reason}: {error.detail}") from None
 
 
 def _names(card: bytes, digest: str) -> bool:
-    """Whether a card is that of these weights."""
+    """Return True if a card belongs to these weights."""
     try:
         return _parse(card, CARD).weights_sha256 == digest
     except BadSource:
@@ -220,12 +219,12 @@ def _put_in_place(filling: Path, folder: Path) -> None:
     try:
         filling.rename(folder)
     except OSError:
-        if not (folder / CARD).is_file():  # another process of this machine was as fast, and its files are the same
+        if not (folder / CARD).is_file():  # another process finished at the same time, with the same files
             raise
 
 
 def _remove_stale(folder: Path) -> None:
-    """What a killed process left of the same adapter."""
+    """Remove what a killed process left of the same adapter."""
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*{PART}"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:

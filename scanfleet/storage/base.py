@@ -1,4 +1,4 @@
-"""What every object store does, and what it says of an object."""
+"""The interface of object stores."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 
 from scanfleet.errors import ImageError
 
-CHUNK_BYTES = 1 << 20  # of one read
+CHUNK_BYTES = 1 << 20  # per read
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectInfo:
-    """One listed object. etag: whatever changes when the bytes change; None where the source cannot tell."""
+    """One listed object. etag: changes when the bytes change; None where the source has none."""
 
     uri: str
     etag: str | None = None
@@ -22,24 +22,24 @@ class ObjectInfo:
 
 class ObjectStore(Protocol):
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
-        """Every object under a location, lazily; where the store can, only those after a uri.
+        """Yield every object under a location; where the store can, only those after a uri.
 
         Raises SourceNotFound, AccessDenied, StoreUnavailable.
         """
         ...
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
-        """The bytes of one object.
+        """Return the bytes of one object.
 
-        Raises ImageError (stage fetch: gone, changed, too_large, refused) when the object is at fault and
-        StoreUnavailable when the world is.
+        Raises ImageError (stage fetch: gone, changed, too_large, refused) for an error of the object, and
+        StoreUnavailable for a transient one.
         """
         ...
 
     def put(self, uri: str, data: bytes) -> None:
-        """Store an object under a name, in the place of one that has it; nobody ever sees half of it.
+        """Store an object under a name, replacing the one there; no reader ever sees half of it.
 
-        Raises BadSource for a name that cannot be, SourceNotFound (no such bucket), AccessDenied, StoreUnavailable.
+        Raises BadSource for an impossible name, SourceNotFound (no such bucket), AccessDenied, StoreUnavailable.
         """
         ...
 

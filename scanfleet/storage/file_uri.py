@@ -1,4 +1,4 @@
-"""Files as uris, and what changes when their bytes change."""
+"""Uris and etags of files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 
 def file_etag(status: os.stat_result) -> str:
-    """What changes when a file's bytes change: inode, size and time of modification."""
+    """Return the etag of a file: inode, size and modification time."""
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
 def path_to_uri(path: bytes) -> str:
-    """The path itself; a name that is not UTF-8 is percent-encoded after `file://`, so every database can hold it."""
+    """Return the path; a name that is not UTF-8 is percent-encoded after `file://`, so every database can hold it."""
     try:
         return path.decode()
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""Where image bytes come from: a folder, S3, or memory (the peer that tests use).
+"""Files below a folder.
 
-A uri is an absolute path, `s3://bucket/key`, or `mem://...`. Listing is lazy: an archive of millions never stands in
+A uri is an absolute path, `s3://bucket/key`, or `mem://...`. Listing is lazy: an archive of millions is never in
 memory. Reading is capped, and pinned to the version that was listed.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, MutableSequence
 from pathlib import Path
 from typing import IO
 
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
+from scanfleet.storage.deadline import Deadline
 from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
 from scanfleet.storage.safe_open import Refused, is_beneath, names_beneath, open_beneath, write_beneath
 
@@ -23,10 +23,10 @@ from scanfleet.storage.safe_open import Refused, is_beneath, names_beneath, open
 class FolderStore:
     """Regular files below `root`. Symlinks that lead out of it, and special files, are refused.
 
-    skip: says of a subfolder's path that nothing in it is wanted. What lies there is listed last and by its uri alone,
-    so that it can be counted; a folder in it that cannot be opened counts as one.
-    deadline_seconds: for reading one file. It is looked at between two reads: a single read that the kernel never
-    answers (a dead network mount) ends with the process only.
+    skip: returns True for a subfolder that is not wanted. Its files are listed last and by their uri alone, so that
+    they can be counted; a folder in it that cannot be opened counts as one.
+    deadline_seconds: for reading one file. It is checked between two reads: a single read that the kernel never
+    answers (a dead network mount) ends only with the process.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class FolderStore:
         self._deadline_seconds = deadline_seconds
 
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
-        del after  # the directory order is the file system's own; the ledger drops what it already holds
+        del after  # the order is the file system's; the ledger drops images that it already holds
         top = Path(location)
         if not top.is_dir():
             raise SourceNotFound(f"no such folder: {location}")
@@ -59,7 +59,7 @@ class FolderStore:
     def _files(
         self, folder: bytes, subfolders: MutableSequence[bytes], unwanted: MutableSequence[bytes], *, first: bool
     ) -> Iterator[ObjectInfo]:
-        """The files of one folder; fills `subfolders` and `unwanted` on the way."""
+        """Yield the files of one folder, and fill `subfolders` and `unwanted` on the way."""
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -75,7 +75,7 @@ class FolderStore:
                 f"no permission to read the subfolder {os.fsdecode(folder)}: grant it or --exclude it"
             ) from None
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:  # told, not skipped: there may be images in it
+            if error.errno == errno.ENAMETOOLONG:  # reported, not skipped: there may be images in it
                 raise BadSource(
                     f"the path {os.fsdecode(folder)[:100]}… is too long to be opened: --exclude it"
                 ) from None
@@ -83,7 +83,7 @@ class FolderStore:
                 raise StoreUnavailable(f"cannot list {os.fsdecode(folder)}: {error.strerror}") from error
 
     def _info(self, entry: os.DirEntry[bytes]) -> ObjectInfo | None:
-        """Also for what cannot be read, as a link that leads out or nowhere, or a pipe: it ends as a failure, told."""
+        """Include files that cannot be read, as a link that leads out or a pipe: they become visible failures."""
         try:
             status = entry.stat(follow_symlinks=not self._leads_astray(entry))
         except OSError:
@@ -100,7 +100,7 @@ class FolderStore:
             raise fetch_error("refused", str(error)) from None
         except FileNotFoundError:
             if not self.root.is_dir():
-                raise StoreUnavailable(f"the folder {self.root} is not there: is it mounted?") from None
+                raise StoreUnavailable(f"the folder {self.root} does not exist: check that it is mounted") from None
             raise fetch_error("gone", "the file no longer exists") from None
         except PermissionError:
             raise fetch_error("denied", "no permission to read the file") from None
@@ -116,7 +116,7 @@ class FolderStore:
             raise AccessDenied(f"no permission to write {uri}") from None
         except OSError as error:
             if not self.root.is_dir():
-                raise StoreUnavailable(f"the folder {self.root} is not there: is it mounted?") from None
+                raise StoreUnavailable(f"the folder {self.root} does not exist: check that it is mounted") from None
             raise StoreUnavailable(f"cannot write {uri}: {error.strerror}") from error
 
     def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> bytes:
@@ -126,15 +126,12 @@ class FolderStore:
                 raise fetch_error("changed", "the file changed after it was listed")
             if status.st_size > max_bytes:
                 raise fetch_error("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
-            # No more than it says it has: files of /proc say 0, and what grows was listed as another version.
+            # No more than its size: files of /proc have 0, and a file that grew was listed as another version.
             return self._read_in_time(file, max_bytes=status.st_size)
 
     def _read_in_time(self, file: IO[bytes], *, max_bytes: int) -> bytes:
-        start, data = time.monotonic(), bytearray()
+        deadline, data = Deadline(self._deadline_seconds, store=f"the folder {self.root}"), bytearray()
         while chunk := file.read(min(CHUNK_BYTES, max_bytes - len(data))):
             data += chunk
-            spent = time.monotonic() - start
-            if spent > self._deadline_seconds:
-                speed = f"{len(data)} bytes in {spent:.0f} s ({len(data) / spent:.0f} bytes/s)"
-                raise StoreUnavailable(f"the folder {self.root} is too slow: {speed} (fetch_deadline_seconds)")
+            deadline.check(len(data))
         return bytes(data)

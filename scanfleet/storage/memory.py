@@ -1,4 +1,4 @@
-"""Objects in memory: the peer that tests use."""
+"""Objects in memory, for tests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scanfleet.storage.base import ObjectInfo, fetch_error
 
 @dataclass
 class MemoryStore:
-    """Objects in a dict: the fake that ships beside the real stores."""
+    """A store in a dict."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
-    down: bool = False  # True: every call fails as a store that is away
+    down: bool = False  # True: every call raises StoreUnavailable
 
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         self._check_up()
@@ -39,4 +39,4 @@ class MemoryStore:
 
     def _check_up(self) -> None:
         if self.down:
-            raise StoreUnavailable("the memory store was told to be away")
+            raise StoreUnavailable("the memory store is switched off")

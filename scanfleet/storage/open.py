@@ -13,7 +13,7 @@ from scanfleet.storage.folder import FolderStore
 
 
 def open_store(uri: str, settings: Settings, *, root: str | None = None) -> ObjectStore:
-    """The store a uri belongs to. `root`: the folder that local files must not leave."""
+    """Return the store of a uri. root: the folder that local files must not leave."""
     if uri.startswith("s3://"):
         from scanfleet.storage.s3 import S3Store
 
@@ -21,13 +21,13 @@ def open_store(uri: str, settings: Settings, *, root: str | None = None) -> Obje
     if "://" in uri and not uri.startswith("file://"):
         raise BadSource(f"{uri.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
     if root is None:
-        raise BadSource(f"{uri}: no folder is named that local files may be read from")
+        raise BadSource(f"{uri}: a local file needs the folder that it may be read from")
     return FolderStore(Path(root), deadline_seconds=settings.fetch_deadline_seconds)
 
 
 class StoreFinder(Protocol):
     def __call__(self, uri: str, root: str | None) -> ObjectStore:
-        """The store that holds a uri. Raises BadSource."""
+        """Return the store that holds a uri. Raises BadSource."""
         ...
 
 

@@ -1,25 +1,30 @@
-"""S3 and everything that speaks it, through boto3. Credentials come from boto3's own provider chain, never from us."""
+"""S3 and everything that speaks it, through boto3. Credentials come from boto3's provider chain only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any, Never
 
 import boto3
 import botocore.exceptions
+import urllib3.exceptions
 from botocore.config import Config
 
 from scanfleet.config.settings import Settings
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
-from scanfleet.storage.deadline import within
+from scanfleet.storage.deadline import Deadline
 
 _GONE = {"NoSuchKey", "404", "NoSuchVersion"}
-MAX_PUT_BYTES = 5 << 30  # what one request may carry
+MAX_PUT_BYTES = 5 << 30  # the limit of one request
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-_WORLD = (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError)
+_TRANSIENT = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.HTTPClientError,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
 
 
 class S3Store:
@@ -31,7 +36,7 @@ class S3Store:
 
     @classmethod
     def connect(cls, settings: Settings) -> S3Store:
-        """A client with bounded waits; it connects at the first call. Threads may share it."""
+        """Return a store with bounded waits. It connects at the first call. Threads may share it."""
         config = Config(
             connect_timeout=5,
             read_timeout=settings.fetch_timeout_seconds,
@@ -51,29 +56,27 @@ class S3Store:
         try:
             for page in pages:
                 for entry in page.get("Contents", ()):
-                    if not entry["Key"].endswith("/"):  # a "folder" made by a console
+                    if not entry["Key"].endswith("/"):  # a "folder" created by a console
                         uri = f"s3://{bucket}/{entry['Key']}"
                         yield ObjectInfo(uri=uri, etag=entry["ETag"], size=entry["Size"])
         except botocore.exceptions.ClientError as error:
             _raise_for_bucket(error, bucket, refusal="to be listed")
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
             raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
-        except _WORLD as error:
+        except _TRANSIENT as error:
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
         bucket, key = split_s3(uri)
         pin = {"IfMatch": etag} if etag else {}
+        deadline = Deadline(self._deadline_seconds, store=f"s3://{bucket}")
         try:
-            with within(self._deadline_seconds) as deadline:
-                answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
-                with closing(answer["Body"]) as body:  # as a context manager it hands out the raw stream
-                    return _read_capped(body, length=answer["ContentLength"], max_bytes=max_bytes)
+            answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
+            with answer["Body"] as response:  # urllib3's: only its read1 returns before a whole chunk has arrived
+                return _read_capped(response, deadline, length=answer["ContentLength"], max_bytes=max_bytes)
         except botocore.exceptions.ClientError as error:
             _raise_fetching(error, uri)
-        except _WORLD as error:
-            if deadline.over:
-                raise StoreUnavailable(f"s3://{bucket} is too slow: {deadline} (fetch_deadline_seconds)") from error
+        except _TRANSIENT as error:
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
     def put(self, uri: str, data: bytes) -> None:
@@ -86,7 +89,7 @@ class S3Store:
             _raise_for_bucket(error, bucket, refusal="to be written")
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
             raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
-        except _WORLD as error:
+        except _TRANSIENT as error:
             raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
 
 
@@ -98,12 +101,13 @@ def split_s3(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _read_capped(body: Any, *, length: int, max_bytes: int) -> bytes:
+def _read_capped(response: Any, deadline: Deadline, *, length: int, max_bytes: int) -> bytes:
     if length > max_bytes:
         raise fetch_error("too_large", f"{length} bytes is over the limit of {max_bytes}")
     data = bytearray()
-    while chunk := body.read(CHUNK_BYTES):
+    while chunk := response.read1(CHUNK_BYTES):
         data += chunk
+        deadline.check(len(data))
         if len(data) > max_bytes:
             raise fetch_error("too_large", f"more than {max_bytes} bytes")
     if len(data) != length:
@@ -114,7 +118,7 @@ def _read_capped(body: Any, *, length: int, max_bytes: int) -> bytes:
 def _raise_for_bucket(error: botocore.exceptions.ClientError, bucket: str, *, refusal: str) -> Never:
     code = error.response["Error"]["Code"]
     if code in _NO_BUCKET:
-        raise SourceNotFound(f"no such bucket: {bucket} (endpoint and region right?)") from None
+        raise SourceNotFound(f"no such bucket: {bucket} (check endpoint and region)") from None
     if code in _DENIED:
         raise AccessDenied(f"s3://{bucket} refuses {refusal} ({code}): check credentials and bucket policy") from None
     raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
@@ -128,7 +132,7 @@ def _raise_fetching(error: botocore.exceptions.ClientError, uri: str) -> Never:
         raise fetch_error("changed", "the object changed after it was listed") from None
     if code == "InvalidObjectState":
         raise fetch_error("archived", "the object is in cold storage: restore it first") from None
-    # Refused credentials are the world's fault: they expire for a whole archive at once.
+    # Refused credentials are a transient error: they expire for a whole archive at once.
     raise StoreUnavailable(f"{uri}: {_first_line(error)}") from error
 
 

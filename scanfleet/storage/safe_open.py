@@ -1,8 +1,8 @@
-"""Opening a file below a folder, and nowhere else, however the path is written and whatever moves meanwhile.
+"""Open a file below a folder, and nowhere else, however the path is written and whatever moves meanwhile.
 
-A path that was checked and then opened is two looks at the file system, and a link can be put in place between them.
-So the links are resolved once, and the result is walked folder by folder from the root with links refused: what is
-opened, or written, is what was checked (openat(2), O_NOFOLLOW).
+Checking a path and then opening it visits the file system twice, and a link can be put in place between the two.
+So links are resolved once, and the result is walked folder by folder from the root with links refused: the file that
+is opened, or written, is the one that was checked (openat(2), O_NOFOLLOW).
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _THROUGH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 PART = ".part"  # ends the name of a file that is being written
-_NO_SUCH_WAY = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
+_NOT_A_PATH = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class Refused(Exception):
-    """The path leads elsewhere, or to something that is no regular file."""
+    """The path leads outside, or to something that is not a regular file."""
 
 
 def is_beneath(root: Path, path: bytes) -> bool:
-    """Whether a path, with all links followed, ends below `root` as things stand now."""
+    """Return True if a path, with all links followed, currently ends below `root`."""
     return Path(os.fsdecode(os.path.realpath(path))).is_relative_to(root)
 
 
 def open_beneath(root: Path, path: bytes) -> int:
-    """A descriptor of a regular file below `root`, which must be a real path. Raises Refused, OSError."""
+    """Return a descriptor of a regular file below `root`, which must be a real path. Raises Refused, OSError."""
     *between, name = _parts(root, path) or (".",)
     with _folder(root, between, make=False) as folder:
         return _open_regular(name, folder)
 
 
 def write_beneath(root: Path, path: bytes, data: bytes) -> None:
-    """Put a file below `root`, a real path, under its name, whole or not at all; folders on the way are made.
+    """Write a file below `root`, a real path, whole or not at all, and create the folders on the way.
 
     It is on the disk when this returns. Raises Refused, OSError.
     """
@@ -53,7 +53,7 @@ def write_beneath(root: Path, path: bytes, data: bytes) -> None:
 
 
 def _parts(root: Path, path: bytes) -> tuple[str, ...]:
-    """The way from `root` to where a path leads as things stand now."""
+    """Return the parts of the way from `root` to where a path currently leads."""
     if b"\0" in path:
         raise Refused("the path holds a zero byte")
     real = Path(os.fsdecode(os.path.realpath(path)))
@@ -64,7 +64,7 @@ def _parts(root: Path, path: bytes) -> tuple[str, ...]:
 
 @contextmanager
 def _folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int]:
-    """A descriptor of a folder below `root`, walked to from there with links refused."""
+    """Open a folder below `root`, walking there with links refused."""
     folder = os.open(root, _THROUGH)
     try:
         for part in parts:
@@ -76,7 +76,7 @@ def _folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int]:
             folder = inner
         yield folder
     except OSError as error:
-        if error.errno in _NO_SUCH_WAY:
+        if error.errno in _NOT_A_PATH:
             raise Refused(f"the path does not lead to a file ({error.strerror})") from None
         raise
     finally:
@@ -103,7 +103,7 @@ def _write(name: str, data: bytes, folder: int) -> None:
 
 
 def _open_regular(name: str, folder: int) -> int:
-    # Looked at before it is opened: opening a device alone may already do something.
+    # Checked before it is opened: opening a device may already have an effect.
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         raise Refused("not a regular file")
     descriptor = os.open(name, _READ, dir_fd=folder)
@@ -114,7 +114,7 @@ def _open_regular(name: str, folder: int) -> int:
 
 
 def names_beneath(folders: MutableSequence[bytes]) -> Iterator[bytes]:
-    """Every file below these, not looked at; `folders` is used up. One that cannot be opened is named itself."""
+    """Yield every name below these folders, unchecked; consumes `folders`. One that cannot be opened is yielded."""
     while folders:
         folder = folders.pop()
         try:
@@ -124,5 +124,5 @@ def names_beneath(folders: MutableSequence[bytes]) -> Iterator[bytes]:
                         folders.append(entry.path)
                     else:
                         yield entry.path
-        except OSError:  # excluded perhaps because it cannot be read: no reason to refuse the rest
+        except OSError:  # perhaps excluded because it cannot be read: no reason to refuse the rest
             yield os.path.join(folder, b"")

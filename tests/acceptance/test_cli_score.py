@@ -227,7 +227,7 @@ def test_a_store_that_is_away_is_no_failed_image(data: Path, tmp_path: Path) -> 
     assert answer.returncode == 75
     assert list(records(answer.stdout)) == [str(tmp_path / "a.png")]
     assert "scanfleet: 1 image is not scored, nor what comes after: " in answer.stderr
-    assert "is it mounted?" in answer.stderr
+    assert "check that it is mounted" in answer.stderr
 
 
 def test_an_image_that_kills_the_model_is_not_passed_over(data: Path, tmp_path: Path) -> None:

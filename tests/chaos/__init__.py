@@ -1,4 +1,4 @@
-"""Chaos: a real fleet on real services, with faults at random moments, and then a reckoning image by image.
+"""Chaos: a real fleet on real services, with faults at random moments, and then an audit image by image.
 
     python -m tests.chaos --faults 200 --seed 7 --images 20000 --json
 

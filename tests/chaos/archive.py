@@ -1,4 +1,4 @@
-"""The images of a run, made from its seed alone, and what a run without faults says of each of them."""
+"""The images of a run, made from its seed alone, and the answer of a run without faults for each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.scoring.factory import question_of
 BUCKET = "archive"
 SIDE = 16  # pixels
 POISON_PIXEL = (255, 0, 127)  # at the upper left; ordinary images have a red of 0 there
-# Two checks over archives that overlap: a verdict by the wrong scorer shows.
+# Two checks over overlapping archives: a verdict by the wrong scorer is detected.
 PREFIXES = {"overlay": ("overlay/", "both/"), "baggage": ("baggage/", "both/")}
 SHARES = {"overlay/": 45, "baggage/": 45, "both/": 10}
 DAMAGED = {  # kind -> (stage, reason) of its failure
@@ -50,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What must stand in the ledger for one image of one scan."""
+    """The expected row of the ledger for one image of one scan."""
 
     label: str | None = None
     decision: str | None = None
@@ -101,7 +101,7 @@ def _make(kind: str, rng: random.Random, goods: list[bytes]) -> bytes:
 
 
 def reference(items: list[Item], *, max_pixels: int) -> dict[tuple[str, str], Answer]:
-    """(check, uri) -> the answer, computed here with the scorer itself: no fleet, no queue, no ledger."""
+    """Return (check, uri) -> the answer, computed here with the scorer: no fleet, no queue, no ledger."""
     answers = {}
     for check, prefixes in PREFIXES.items():
         question = question_of(load_check(check))

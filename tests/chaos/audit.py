@@ -1,4 +1,4 @@
-"""The reckoning: every image of the ledger against what a run without faults says."""
+"""The audit: every image of the ledger against the answers of a run without faults."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Audit:
     wrong_margin: int  # a verdict with another label, decision or margin
     wrong_failure: int  # a damaged image, with another stage or reason
     transient_errors_as_verdicts: int  # a verdict on bytes that are not the image's, or on an image that has no answer
-    transient_errors_as_failures: int  # a sound image recorded as failed
+    transient_errors_as_failures: int  # a good image recorded as failed
     quarantined_wrongly: int
     poison_missed: int
     digest: str
@@ -57,12 +57,12 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the ledger says of one image."""
+    """The rows of the ledger for one image."""
 
     image_id: int
     state: str
     own_check: bool  # the verdict's scorer belongs to the scan's check
-    answer: Answer | None  # None: no verdict and no failure stands
+    answer: Answer | None  # None: neither verdict nor failure
 
 
 def audit(engine: sa.Engine, options: Options, *, max_pixels: int) -> Audit:
@@ -91,7 +91,7 @@ def audit(engine: sa.Engine, options: Options, *, max_pixels: int) -> Audit:
 
 
 def faults_of(expected: Answer, found: Found | None) -> list[str]:
-    """What is wrong with one image."""
+    """Return the problem of one image."""
     if found is None or found.answer is None:
         return ["lost"]
     answer, faults = found.answer, []
@@ -148,7 +148,7 @@ def _answer(row: sa.Row[tuple[object, ...]]) -> Answer | None:
 
 
 def _surplus_answers(connection: sa.Connection) -> int:
-    """Verdict rows beyond the first of an image, and answers of images in another state."""
+    """Count verdict rows beyond the first of an image, and answers of images in another state."""
     images, verdicts, failures = Image.__table__, Verdict.__table__, Failure.__table__
     per_image = sa.select(sa.func.count().label("n")).select_from(verdicts).group_by(verdicts.c.image_id).subquery()
     several = sa.select(sa.func.coalesce(sa.func.sum(per_image.c.n - 1), 0))
@@ -164,7 +164,7 @@ def _surplus_answers(connection: sa.Connection) -> int:
 
 
 def _miscounted(connection: sa.Connection) -> int:
-    """By how much the counts of the batches differ from their images."""
+    """Return how far the counts of batches differ from their images."""
     in_state = sa.select(Image.batch_id, Image.state, sa.func.count().label("n")).group_by(Image.batch_id, Image.state)
     actual = {(row.batch_id, row.state): row.n for row in connection.execute(in_state)}
     counted = connection.execute(sa.select(Batch.id, Batch.n_images, Batch.n_verdicts, Batch.n_failures)).all()

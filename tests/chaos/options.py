@@ -1,4 +1,4 @@
-"""What a chaos run is asked to do, and the seeded order of its faults."""
+"""The options of a chaos run, and the seeded order of its faults."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-# Kind of fault -> how often it is drawn beyond its first time.
+# Kind of fault -> its weight after its first time.
 KINDS = {
     "kill9": 6,
     "freeze": 4,
@@ -42,7 +42,7 @@ class Options:
     workers: int = 4
     poison: int | None = None  # images that kill the process that scores them; None: one in IMAGES_PER_POISON
     kinds: tuple[str, ...] = tuple(KINDS)
-    without: str | None = None  # a negative control: this part of the protection is taken out
+    without: str | None = None  # a negative control: this part of the protection is removed
     seconds_per_image: float = 0.002  # of the fake scorer
     patience_seconds: float = 150.0  # longest silence of the whole fleet before the run is given up
     logs: Path | None = None  # a folder in which the workers' logs are kept

@@ -1,4 +1,4 @@
-"""TCP proxies that stand between workers and servers and misbehave on request. They never change a byte they pass.
+"""TCP proxies between workers and servers that misbehave on request. They never change a byte they pass.
 
 All proxies of a run share one thread. A connection that was silenced stays silent, as after a firewall forgot it: the
 client's packets vanish, and the server gives the connection up after SERVER_GIVES_UP_SECONDS.
@@ -53,7 +53,7 @@ class Proxies:
 
 
 class Proxy:
-    """127.0.0.1:port -> 127.0.0.1:target. May be told to misbehave from any other thread.
+    """127.0.0.1:port -> 127.0.0.1:target. Any thread may make it misbehave.
 
     mode: pass; refuse (HTTP 503 to every request); slow; truncate (half of the body of every HTTP answer, then the
     end); swallow (nothing passes, new connections included).

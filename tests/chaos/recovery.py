@@ -1,4 +1,4 @@
-"""How long the batches of a killed worker lie until somebody has them again."""
+"""Measures how long the batches of a killed worker wait until another worker has them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Recovery:
         self.claimed_seconds: list[float] = []
         self._engine = engine
         self._held: dict[int, tuple[int, float]] = {}  # batch -> (token it was held under, time of the kill)
-        self._free: dict[int, tuple[int, float]] = {}  # the same, once the lease is over
+        self._free: dict[int, tuple[int, float]] = {}  # the same, once the lease has expired
 
     def killed(self, pid: int) -> None:
         """Call right after the kill: remembers what that process held."""
@@ -45,5 +45,5 @@ class Recovery:
         try:
             with reading(self._engine) as connection:
                 return list(connection.execute(sa.select(Batch.id, Batch.lease_token, Batch.state).where(*where)))
-        except DatabaseUnavailable:  # itself down by a fault; the next look sees it
+        except DatabaseUnavailable:  # itself down by a fault; the next call sees it
             return []

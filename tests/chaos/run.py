@@ -1,4 +1,4 @@
-"""A run from its start to its reckoning: enqueue, faults as the work goes on, then peace, then count."""
+"""A run from its start to its audit: enqueue, faults during the work, then none, then the count."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from scanfleet.errors import DatabaseUnavailable
 from scanfleet.queue.app import make_app
 from tests.chaos.archive import BUCKET, PREFIXES
 from tests.chaos.audit import Audit, audit
-from tests.chaos.faults import QUEUE, Faults, NotNow
+from tests.chaos.fault_injection import QUEUE, Faults, NotNow
 from tests.chaos.options import Options
 from tests.chaos.recovery import Recovery
+from tests.chaos.services import RunServices, run_services
 from tests.chaos.stuck import what_is_stuck
 from tests.chaos.supervisor import Supervisor
-from tests.chaos.world import World, world
 
 LOOK_SECONDS = 0.1
-CALM_SECONDS = (3.0, 8.0)  # without progress, the next fault comes after this all the same
+CALM_SECONDS = (3.0, 8.0)  # without progress, the next fault comes after this time
 LAST_SHARE = 0.75  # of the images: by then all faults have begun
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of a run. seconds: from the first image enqueued to the last one settled."""
+    """The result of a run. seconds: from the first image enqueued to the last one settled."""
 
     options: Options
     audit: Audit
@@ -49,7 +49,7 @@ class Result:
     restarts: int
     exits: Counter[int]  # exit codes of workers during the run; -9: killed
     last_exits: Counter[int]  # of the workers stopped at the end
-    stuck: str | None  # what was waited for in vain, for people
+    stuck: str | None  # what the fleet waits for, as text; None: it finished
 
     @property
     def holds(self) -> bool:
@@ -57,8 +57,8 @@ class Result:
 
 
 def run(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Result:
-    """Raises what the services of the tests raise; a fleet that fails is a Result."""
-    with world(options) as here, make_app(here.settings, (QUEUE,)) as app:
+    """Run. Raises the errors of the tests' services; a fleet that fails is a Result."""
+    with run_services(options) as here, make_app(here.settings, (QUEUE,)) as app:
         say(f"ready after {here.setup_seconds:.0f} s of preparation: {options.images} images, seed {options.seed}")
         fleet = Supervisor(here, options)
         conductor = Conductor(here, fleet, app, options, say)
@@ -66,7 +66,7 @@ def run(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Res
         try:
             conductor.conduct()
         finally:
-            last_exits = fleet.stop()  # before the count: a late writer must have had its chance
+            last_exits = fleet.stop()  # before the count: late writers must have tried
             if options.logs is not None:
                 fleet.keep_logs(options.logs)
         return Result(
@@ -94,13 +94,13 @@ class Conductor:
     """Watches the progress and begins and ends the faults."""
 
     def __init__(
-        self, here: World, fleet: Supervisor, app: Celery, options: Options, say: Callable[[str], None]
+        self, here: RunServices, fleet: Supervisor, app: Celery, options: Options, say: Callable[[str], None]
     ) -> None:
         self.injected: Counter[str] = Counter()
         self.seconds = 0.0
         self.stuck: str | None = None
         self.recovery = Recovery(here.engine)
-        self._world = here
+        self._services = here
         self._fleet = fleet
         self._app = app
         self._options = options
@@ -128,10 +128,10 @@ class Conductor:
 
     def _produce(self) -> None:
         for check, prefixes in PREFIXES.items():
-            sources = [open_source(f"s3://{BUCKET}/{prefix}", self._world.settings) for prefix in prefixes]
+            sources = [open_source(f"s3://{BUCKET}/{prefix}", self._services.settings) for prefix in prefixes]
             listing = Listing(sources, Filters())
             for _ in enqueue(
-                self._world.engine, self._app, self._world.settings, listing=listing, check=load_check(check)
+                self._services.engine, self._app, self._services.settings, listing=listing, check=load_check(check)
             ):
                 pass
 
@@ -152,7 +152,7 @@ class Conductor:
                 continue
             plan.remove(kind)
             self.injected[kind] += 1
-            self._moved_at = time.monotonic()  # patience begins anew: the fleet may take its time to recover
+            self._moved_at = time.monotonic()  # the timeout begins anew: the fleet may need time to recover
             ending = _Ending(at=time.monotonic() + begun.seconds, number=sum(self.injected.values()), end=begun.end)
             heapq.heappush(self._endings, ending)
             self._say(f"{self._n_settled:6} settled  {kind}" + f" for {begun.seconds:.1f} s" * (begun.seconds > 0))
@@ -173,14 +173,14 @@ class Conductor:
     def _count_settled(self) -> int:
         total = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_verdicts + Batch.n_failures), 0))
         try:
-            with reading(self._world.engine) as connection:
+            with reading(self._services.engine) as connection:
                 return int(connection.execute(total).scalar_one())
         except DatabaseUnavailable:
             return 0
 
     def _done(self) -> bool:
         try:
-            with reading(self._world.engine) as connection:
+            with reading(self._services.engine) as connection:
                 states = connection.execute(sa.select(Scan.state)).scalars().all()
         except DatabaseUnavailable:
             return False
@@ -191,5 +191,5 @@ class Conductor:
         if silent < self._options.patience_seconds:
             return False
         if self.stuck is None:
-            self.stuck = f"no progress for {silent:.0f} s\n{what_is_stuck(self._world, self._fleet)}"
+            self.stuck = f"no progress for {silent:.0f} s\n{what_is_stuck(self._services, self._fleet)}"
         return True

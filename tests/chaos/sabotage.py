@@ -1,4 +1,4 @@
-"""Negative controls: a worker with one part of its protection taken out. `python -m tests.chaos.sabotage PART score`.
+"""Negative controls: a worker with one part of its protection removed. `python -m tests.chaos.sabotage PART score`.
 
 A chaos run that cannot tell such a fleet from a whole one proves nothing.
 """
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 
 def without_reconciler() -> None:
-    """Leases that ran out and messages that were lost stay as they are."""
+    """Expired leases and lost messages are never recovered."""
     import worker.processes.timers
     from scanfleet.reconcile import Reconciled
 
@@ -22,7 +22,7 @@ def without_reconciler() -> None:
 
 
 def without_token() -> None:
-    """Whoever once held a batch may write to it, and believes that it holds it still."""
+    """A worker that once held a batch may write to it, and is told that it still holds it."""
     from scanfleet.db.scans import batches
     from scanfleet.db.scans.batches import LeaseState
     from scanfleet.db.tables import Batch
@@ -30,14 +30,14 @@ def without_token() -> None:
     def touch(connection: sa.Connection, held: Any, **values: Any) -> None:
         connection.execute(sa.update(Batch).where(Batch.id == held.batch_id).values(values))
 
-    def standing(_: sa.Connection, claims: Sequence[Any]) -> dict[int, LeaseState]:
+    def lease_states(_: sa.Connection, claims: Sequence[Any]) -> dict[int, LeaseState]:
         return {held.batch_id: LeaseState.HELD for held in claims}
 
-    vars(batches).update(_touch=touch, standing=standing)
+    vars(batches).update(_touch=touch, lease_states=lease_states)
 
 
 def without_guard() -> None:
-    """kombu swallows failed acknowledgements, as it comes."""
+    """kombu ignores failed acknowledgements, as it does without the patch."""
     from worker.consumer import ack_patch
 
     ack_patch.install = lambda: None

@@ -1,4 +1,4 @@
-"""What a fleet that no longer moves waits for, in words."""
+"""A description of what a stalled fleet waits for."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sqlalchemy as sa
 from scanfleet.db.engine import now, reading
 from scanfleet.db.tables import Base, Batch
 from scanfleet.errors import DatabaseUnavailable
+from tests.chaos.services import RunServices
 from tests.chaos.supervisor import Supervisor
-from tests.chaos.world import World
 
 N_BATCHES = 8
 
 
-def what_is_stuck(world: World, fleet: Supervisor) -> str:
+def what_is_stuck(services: RunServices, fleet: Supervisor) -> str:
     """The scans, the oldest open batches, and the ends of the workers' logs."""
-    lines = [f"stopped services: {', '.join(sorted(world.down)) or 'none'}"]
+    lines = [f"stopped services: {', '.join(sorted(services.down)) or 'none'}"]
     try:
-        lines += _open_work(world.engine)
+        lines += _open_work(services.engine)
     except DatabaseUnavailable as error:
         lines.append(str(error))
     for slot in fleet.slots:

@@ -1,4 +1,4 @@
-"""The workers of a run, and what starts a dead one again, as docker compose would."""
+"""The workers of a run, restarted when they end, as by docker compose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.chaos.options import Options
-from tests.chaos.world import World
+from tests.chaos.services import RunServices
 from tests.services.process import LAUNCHER
 
 RESTART_SECONDS = 0.3
@@ -22,7 +22,7 @@ LOG_TAIL = 3000  # characters
 
 
 class Slot:
-    """One place for a worker: a process after another, with one log."""
+    """A slot for a worker: one process after another, with one log."""
 
     def __init__(self, number: int, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.number = number
@@ -35,7 +35,7 @@ class Slot:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs, also of a frozen one."""
+        """The id of the running process, also of a frozen one."""
         process = self.process
         return process.pid if process is not None and process.poll() is None else None
 
@@ -63,14 +63,14 @@ class Slot:
 class Supervisor:
     """Starts the workers, and starts again whichever ends. exits: exit code -> how often (-9: killed)."""
 
-    def __init__(self, world: World, options: Options) -> None:
+    def __init__(self, services: RunServices, options: Options) -> None:
         self.exits: Counter[int] = Counter()
         self.slots = [
             Slot(
                 number,
                 _command(options),
-                world.environment(number, options),
-                world.folder / f"worker-{number}.log",
+                services.environment(number, options),
+                services.folder / f"worker-{number}.log",
             )
             for number in range(options.workers)
         ]

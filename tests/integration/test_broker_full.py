@@ -1,4 +1,4 @@
-"""The embedded broker on a full disk: a knock that cannot be written is a broker that is away, and leaves nothing."""
+"""The embedded broker on a full disk: a failed notification is an unavailable broker, and leaves nothing."""
 
 import os
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def take(app: Celery) -> int:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_knock_on_a_full_disk(disk: TinyDisk, settings: Settings, app: Celery, first: bool) -> None:
+def test_a_notification_on_a_full_disk(disk: TinyDisk, settings: Settings, app: Celery, first: bool) -> None:
     """first: nothing was ever sent, so the files that bind the queue are not there yet either."""
     if not first:
         notify(app, queue=QUEUE, batch_id=1)
@@ -75,7 +75,7 @@ def test_a_knock_on_a_full_disk(disk: TinyDisk, settings: Settings, app: Celery,
         assert take(later) == 1
 
 
-def test_reconciling_goes_on_when_there_is_room(disk: TinyDisk, settings: Settings, app: Celery) -> None:
+def test_reconciling_continues_when_there_is_space(disk: TinyDisk, settings: Settings, app: Celery) -> None:
     engine = connect(settings)
     upgrade(engine)
     add_scan(engine, [NewImage(uri=f"mem://{number}") for number in range(3)], batch_images=1)

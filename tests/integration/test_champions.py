@@ -35,7 +35,7 @@ def entered(engine: sa.Engine, number: int) -> int:
         return register_adapter(connection, adapter)
 
 
-def test_the_history_tells_what_really_was_in_use_before_however_many_decide_at_once(engine: sa.Engine) -> None:
+def test_the_history_names_what_was_in_use_before_however_many_decide_at_once(engine: sa.Engine) -> None:
     ids = [entered(engine, number) for number in range(N)]
 
     def promote(adapter_id: int) -> None:
@@ -60,7 +60,7 @@ def test_refusals_are_kept_and_taken_back(engine: sa.Engine) -> None:
     one = entered(engine, 1)
     with transaction(engine) as connection:
         for worker in ("a", "b", "a"):
-            refusals.note_refusal(connection, one, worker=worker, why="canary")
+            refusals.record_refusal(connection, one, worker=worker, why="canary")
         refusals.take_back(connection, one, worker="a")
         assert [each.worker for each in refusals.open_refusals(connection)] == ["b"]
     engine.dispose()

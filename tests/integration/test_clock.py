@@ -72,19 +72,19 @@ def test_the_lease_of_a_dead_worker_ends_at_once(worker: Rig, seconds: float) ->
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])
-def test_a_knock_and_a_back_off_hold_nothing_up(worker: Rig, seconds: float) -> None:
+def test_a_notification_and_a_back_off_hold_nothing_up(worker: Rig, seconds: float) -> None:
     scan = worker.scan(pictures(2))
     worker.store.down = True
     worker.drain()
     worker.store.down = False
-    with transaction(worker.engine) as connection:  # the store's trouble is not what is tested here
+    with transaction(worker.engine) as connection:  # errors of the store are not tested here
         connection.execute(sa.update(Scan).values(not_before=None, trouble=0))
         connection.execute(sa.update(Batch).values(not_before=now(connection) + timedelta(seconds=50)))
     assert n_due(worker) == 0
     assert claim(worker) is None
     jump(worker, seconds)
     assert n_due(worker) == 1
-    assert n_due(worker) == 0  # it was rung for
+    assert n_due(worker) == 0  # it was notified
     jump(worker, seconds)
     assert n_due(worker) == 1
     worker.drain()
@@ -103,7 +103,7 @@ def test_a_jump_under_a_living_worker_costs_work_and_no_verdict(worker: Rig, sec
     worker.drain()
     before = worker.rows(Verdict)
     worker.pipeline.leases.beat()
-    assert held.ended  # told at its next heartbeat
+    assert held.ended  # it learns that at its next heartbeat
     assert worker.rows(Verdict) == before
     assert worker.progress(scan).n_verdicts == 4
     assert worker.rows(Scan)[0].state == "done"

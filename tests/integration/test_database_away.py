@@ -1,4 +1,4 @@
-"""PostgreSQL that falls silent, stops, refuses or becomes a standby: named, bounded in time, and gone on from."""
+"""PostgreSQL that falls silent, stops, refuses or becomes a standby: named errors, bounded waits, and recovery."""
 
 import threading
 import time
@@ -139,7 +139,7 @@ def _sleep(engine: sa.Engine, seconds: float) -> None:
         connection.execute(sa.select(sa.func.pg_sleep(seconds)))
 
 
-def test_a_lock_that_is_not_to_be_had_is_a_failure_of_the_world(engine: sa.Engine) -> None:
+def test_a_lock_that_cannot_be_had_is_a_transient_error(engine: sa.Engine) -> None:
     upgrade(engine)
 
     def wait_for_it() -> None:
@@ -152,7 +152,7 @@ def test_a_lock_that_is_not_to_be_had_is_a_failure_of_the_world(engine: sa.Engin
     fails(wait_for_it, "lock timeout")
 
 
-def test_the_victim_of_a_deadlock_is_not_at_fault(engine: sa.Engine) -> None:
+def test_the_victim_of_a_deadlock_meets_a_transient_error(engine: sa.Engine) -> None:
     upgrade(engine)
     with transaction(engine) as connection:
         connection.execute(sa.insert(CheckRow), [{**ROW, "hash": name, "body": {}} for name in ("x", "y")])

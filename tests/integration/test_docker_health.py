@@ -1,4 +1,4 @@
-"""What the containers rely on, with the real broker: the worker's health check and Valkey's own options."""
+"""Assumptions of the containers, with the real broker: the worker's health check and Valkey's own options."""
 
 import os
 import subprocess

@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
-from producer.local.doctor import examine_source, look_around
+from producer.local.doctor import examine, examine_source
 from scanfleet.config.settings import load_settings
 from tests.services import Bucket
 
 
 def test_servers_that_are_there_are_timed(tmp_path: Path, pg_empty_url: str, redis_url: str) -> None:
     settings = load_settings(data_dir=tmp_path, database_url=pg_empty_url, broker_url=redis_url)
-    found = {one.name: one for one in look_around(settings)}
-    assert (found["ledger"].status, found["ledger"].exit_code) == ("fail", 18)  # nobody upgraded it, and nor do we
+    found = {one.name: one for one in examine(settings)}
+    assert (found["ledger"].status, found["ledger"].exit_code) == (
+        "fail",
+        18,
+    )  # nobody upgraded it, and doctor does not
     assert found["broker"].figures["connect_seconds"] > 0
 
 

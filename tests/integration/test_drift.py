@@ -1,4 +1,4 @@
-"""Drift as the ledger tells it, on SQLite and PostgreSQL: synthetic verdicts in, figures and alarms out."""
+"""Drift as computed in the ledger, on SQLite and PostgreSQL: synthetic verdicts in, figures and alarms out."""
 
 import random
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ def test_images_that_a_rescan_chose_count_nowhere(rig: VerdictRig) -> None:
     assert held["all", scorer, None].reference == "scan all"
 
 
-def test_sources_and_folders_are_told_apart(each_rig: VerdictRig) -> None:
+def test_sources_and_folders_are_separate(each_rig: VerdictRig) -> None:
     scorer = each_rig.scorer()
     sources = ("/a", "s3://b/2026/ad")
     for scan, mean in (("first", 0.0), ("second", 3.0)):
@@ -155,7 +155,7 @@ def test_little_label_mass_alarms_in_the_first_scan_already(rig: VerdictRig) -> 
     assert "100.0% of the verdicts have a label mass under 0.9 (mean 0.50)" in words
 
 
-def test_little_label_mass_of_the_base_alone_is_told_and_no_reason_to_train(rig: VerdictRig) -> None:
+def test_little_label_mass_of_the_base_alone_is_reported_and_no_reason_to_train(rig: VerdictRig) -> None:
     rig.scan("first")
     rig.verdicts("first", rig.scorer(), margins(1), mass=0.5)
     assert alarming(rig) == []
@@ -183,7 +183,7 @@ def test_people_correct_what_they_were_shown(each_rig: VerdictRig) -> None:
         each_rig.label(
             image, "overlay" if wrong else "none", shown="clear", drawn="random" if place % 2 else "threshold"
         )
-    each_rig.label(images[100], "overlay")  # nobody was shown an answer
+    each_rig.label(images[100], "overlay")  # nobody saw an answer
     disputed = each_rig.label(images[101], "none", shown="flag", drawn="random")
     each_rig.label(images[101], "overlay", shown="flag", drawn="random", who="bob")  # a conflict: counts nowhere
     undone = each_rig.label(images[102], "overlay", shown="clear", drawn="random")

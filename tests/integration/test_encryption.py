@@ -14,7 +14,7 @@ from producer.scans.session import open_session
 from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading
-from scanfleet.db.schema import first_contact
+from scanfleet.db.schema import connect_at_start
 from scanfleet.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
 from scanfleet.queue.app import make_app, notify
 from tests.cli_process import scanfleet
@@ -66,7 +66,7 @@ def refusal(settings: Settings, *kinds: type[Exception]) -> str:
     return words
 
 
-def test_a_knock_goes_over_tls_with_a_private_authority(
+def test_a_notification_goes_over_tls_with_a_private_authority(
     tmp_path: Path, tls_redis: RedisServer, right: Identity
 ) -> None:
     assert ENCODED in tls_redis.url
@@ -78,7 +78,7 @@ def test_a_knock_goes_over_tls_with_a_private_authority(
         assert client.llen("scanfleet:score.fake") == 1
 
 
-def test_a_broker_whose_certificate_nobody_we_trust_signed_is_refused(
+def test_a_broker_whose_certificate_no_trusted_authority_signed_is_refused(
     tmp_path: Path, tls_redis: RedisServer, stranger: Identity
 ) -> None:
     for ca in (None, stranger):
@@ -135,7 +135,7 @@ def database(tmp_path: Path, server: PostgresServer, **more: Any) -> Settings:
 
 
 def is_encrypted(settings: Settings) -> bool:
-    with first_contact(settings) as engine, reading(engine) as connection:
+    with connect_at_start(settings) as engine, reading(engine) as connection:
         query = sa.text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         return bool(connection.execute(query).scalar_one())
 
@@ -147,7 +147,7 @@ def test_the_database_is_reached_over_tls(tmp_path: Path, tls_postgres: Postgres
 
 
 @pytest.mark.parametrize("fault", ["authority", "name", "password", "database"])
-def test_a_database_that_cannot_be_trusted_or_does_not_let_us_in_is_a_faulty_setting(
+def test_a_database_that_cannot_be_trusted_or_refuses_us_is_a_wrong_setting(
     tmp_path: Path, tls_postgres: PostgresServer, right: Identity, stranger: Identity, fault: str
 ) -> None:
     ca = stranger if fault == "authority" else right
@@ -157,11 +157,11 @@ def test_a_database_that_cannot_be_trusted_or_does_not_let_us_in_is_a_faulty_set
         "database": {"/postgres": "/no_such_database"},
     }
     settings = database(tmp_path, tls_postgres, database_ca_file=ca.authority, replaced=replaced.get(fault, {}))
-    with pytest.raises(BadSettings, match=r"database_ca_file|database_url") as caught, first_contact(settings):
+    with pytest.raises(BadSettings, match=r"database_ca_file|database_url") as caught, connect_at_start(settings):
         pass
     assert "\n" not in str(caught.value)
     assert "recognisable" not in str(caught.value)
-    # Once it runs, a process waits instead: passwords and certificates are put right under it.
+    # Once it runs, a process waits instead: passwords and certificates get corrected meanwhile.
     engine = connect(settings)
     with pytest.raises(DatabaseUnavailable), reading(engine):
         pass
@@ -172,7 +172,7 @@ def test_a_database_without_tls_is_refused_where_tls_is_asked_for(
     tmp_path: Path, postgres_server: PostgresServer, right: Identity
 ) -> None:
     settings = database(tmp_path, postgres_server, database_ca_file=right.authority)
-    with pytest.raises(BadSettings, match="switch TLS on"), first_contact(settings):
+    with pytest.raises(BadSettings, match="switch TLS on"), connect_at_start(settings):
         pass
 
 
@@ -205,7 +205,7 @@ def test_an_open_connection_to_another_machine_is_warned_of(
 ) -> None:
     with capture_logs() as logs:
         warn_of_open_connections(load_settings(data_dir=tmp_path, **urls))
-    assert [entry["event"] for entry in logs] == ([] if words is None else ["connection_in_the_open"])
+    assert [entry["event"] for entry in logs] == ([] if words is None else ["connection_unencrypted"])
     if words is not None:
         assert words in logs[0]["why"]
 

@@ -110,7 +110,7 @@ def test_a_file_is_summarised_then_written_and_adds_nothing_twice(ledger: Ledger
     assert ledger.count() == 6
 
 
-def test_rows_said_twice_are_told_from_labels_that_were_there(ledger: Ledger, folder: Path) -> None:
+def test_repeated_rows_are_counted_apart_from_labels_that_were_there(ledger: Ledger, folder: Path) -> None:
     file = table(folder / "m.csv", "0.png,overlay", "0.png,overlay", "1.png,none", "0.png,overlay")
     out = ledger.add(file).stdout
     assert "2  labels that are said twice in the file" in out
@@ -217,7 +217,7 @@ def test_groups_stay_on_one_side(ledger: Ledger, folder: Path) -> None:
 
 def test_a_golden_set_by_choice(ledger: Ledger, folder: Path) -> None:
     ledger.add(table(folder / "m.csv", "0.png,overlay"), "--split", "train")
-    with transaction(ledger.engine) as connection:  # as if its hash said so
+    with transaction(ledger.engine) as connection:  # as if by its hash
         connection.execute(sa.update(LabelledImage).values(split="golden"))
     out = ledger.add(table(folder / "g.csv", "1.png,overlay"), "--split", "golden", "--dry-run").stdout
     assert "1  images of this check that were golden by their hash" in out
@@ -243,7 +243,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(ledger: Ledger, folde
     (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:300])
     (folder / "out.png").symlink_to("/etc/passwd")
     file = table(folder / "m.csv", "cut.png,none", "gone.png,none", "out.png,none", "1.png,none")
-    refused = ledger.add(file)  # nobody is there to ask
+    refused = ledger.add(file)  # nobody can be asked
     assert (refused.exit_code, ledger.count()) == (2, 0)
     done = ledger.add(file, "--yes")
     assert "warning: 3 of 4 images could not be read" in done.stderr
@@ -296,7 +296,7 @@ def test_an_import_that_dies_in_the_midst_leaves_nothing(ledger: Ledger, folder:
         (["../0.png,none,"], "is not below"),
     ],
 )
-def test_faults_that_only_the_images_show(ledger: Ledger, folder: Path, rows: list[str], words: str) -> None:
+def test_errors_that_only_the_images_show(ledger: Ledger, folder: Path, rows: list[str], words: str) -> None:
     (folder / "twin.png").write_bytes((folder / "0.png").read_bytes())
     with pytest.raises(BadLabels) as found:
         ledger.add(table(folder / "m.csv", "1.png,none,", *rows, header="uri,label,boxes"))
@@ -325,7 +325,7 @@ def test_yolo_and_label_studio_boxes_come_back_within_a_pixel(ledger: Ledger, fo
         assert found == [pytest.approx(box, abs=0.05) for box in wanted[name]]
 
 
-def test_what_the_ledger_said_is_kept_with_a_label(tmp_path: Path, folder: Path) -> None:
+def test_the_verdict_of_then_is_kept_with_a_label(tmp_path: Path, folder: Path) -> None:
     data_dir = tmp_path / "scored"
     ledger_with_scan(data_dir, n_verdicts=2)
     ledger = Ledger(data_dir)

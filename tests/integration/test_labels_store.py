@@ -46,7 +46,7 @@ def place(connection: sa.Connection, *names: str, split: str = "train") -> None:
             "root": "/a",
             "width": 8,
             "height": 9,
-            "look": "0",
+            "phash": "0",
             "cluster": name,
             "split": split,
             "added_at": now(connection),
@@ -111,7 +111,7 @@ def test_what_stands_is_what_the_rule_says_on_postgresql(engine: sa.Engine) -> N
 
 
 def follow(engine: sa.Engine, events: list[Event]) -> None:
-    """Do it, and compare after each step; also with what `up_to` says of the past afterwards."""
+    """Run the events, and compare after each step; afterwards also the past states by `up_to`."""
     with transaction(engine) as connection:
         connection.execute(sa.delete(Label))
         connection.execute(sa.delete(LabelledImage))
@@ -170,7 +170,7 @@ def test_a_label_that_stands_carries_its_image_and_the_boxes_of_whoever_drew_som
     )  # fmt: skip
 
 
-def test_the_same_said_again_adds_nothing(engine: sa.Engine) -> None:
+def test_the_same_label_again_adds_nothing(engine: sa.Engine) -> None:
     with transaction(engine) as connection:
         place(connection, "a")
         assert len(say(connection, "a", "overlay", "ann", boxes=[BOX])) == 1
@@ -182,7 +182,7 @@ def test_the_same_said_again_adds_nothing(engine: sa.Engine) -> None:
         assert len(add_labels(connection, CHECK, twice)) == 2
         (last,) = say(connection, "a", "z", "cid")
         undo(connection, last)
-        assert say(connection, "a", "y", "cid") == []  # what was said before counts again
+        assert say(connection, "a", "y", "cid") == []  # the earlier label counts again
         assert len(say(connection, "a", "z", "cid")) == 1
 
 
@@ -231,7 +231,7 @@ def test_history_says_what_became_of_each_label(engine: sa.Engine) -> None:
     assert list(iter_labels(engine, LabelFilter(split="golden"))) == []
     assert len(list(iter_labels(engine, LabelFilter(split="train", label="none", check_name=CHECK)))) == 3
     (conflict,) = iter_conflicts(engine, CHECK)
-    assert [(line.who, line.label) for line in conflict.voices] == [("ann", "none"), ("cid", "overlay")]
+    assert [(line.who, line.label) for line in conflict.labels] == [("ann", "none"), ("cid", "overlay")]
 
 
 def test_everything_of_a_person_since_a_moment_is_taken_back_at_once(engine: sa.Engine) -> None:
@@ -249,9 +249,9 @@ def test_everything_of_a_person_since_a_moment_is_taken_back_at_once(engine: sa.
 # Where images go.
 
 
-def seen(name: str, look: int = 0, *, group: str | None = None) -> SeenImage:
+def seen(name: str, phash: int = 0, *, group: str | None = None) -> SeenImage:
     more = {"root": None, "etag": None, "width": 8, "height": 8}
-    return SeenImage(content_sha256=name, uri=f"s3://b/{name}", look=f"{look:016x}", group=group, **more)
+    return SeenImage(content_sha256=name, uri=f"s3://b/{name}", phash=f"{phash:016x}", group=group, **more)
 
 
 FAR = [0x0F0F << 40, 0xFFFF_FFFF, 0xAAAA_AAAA_AAAA_AAAA, 0x3333_0000_CCCC_1111]  # no two alike
@@ -356,7 +356,7 @@ def test_a_golden_set_that_people_chose_grows_by_their_choice_alone(engine: sa.E
 
 
 def test_two_that_add_at_once_do_not_part_twins(engine: sa.Engine) -> None:
-    """Each sees what the other committed before it looks."""
+    """Each sees what the other committed before it reads."""
     splits: dict[str, str] = {}
     barrier = threading.Barrier(2)
 

@@ -152,7 +152,7 @@ def test_every_image_ends_with_one_verdict_and_the_scan_is_done(engine: sa.Engin
     assert (summary.n_images, summary.n_verdicts, summary.n_flagged, summary.n_pending) == (10, 10, 10, 0)
 
 
-def test_the_batch_that_was_rung_for_comes_first(engine: sa.Engine) -> None:
+def test_the_batch_that_was_notified_comes_first(engine: sa.Engine) -> None:
     start_scan(engine, 12)
     with reading(engine) as connection:
         last = connection.execute(sa.select(sa.func.max(Batch.id))).scalar_one()
@@ -243,7 +243,7 @@ def test_a_failed_image_is_recorded_once_and_its_neighbours_go_on(engine: sa.Eng
     assert (failure.stage, failure.reason, len(failure.detail)) == ("decode", "truncated", 500)
 
 
-def test_images_that_wait_for_the_world_stay_pending_and_come_again(engine: sa.Engine) -> None:
+def test_images_with_transient_errors_stay_pending_and_come_again(engine: sa.Engine) -> None:
     scan = start_scan(engine, 4)
     held = must_claim(engine)
     first, *waiting = held.images
@@ -305,9 +305,9 @@ def test_rings_are_capped_and_not_repeated_at_once(engine: sa.Engine) -> None:
 
     def due(**limits: float) -> list[int]:
         with transaction(engine) as connection:
-            ring_again = limits.get("renotify_seconds", 30.0)
+            renotify = limits.get("renotify_seconds", 30.0)
             found = notifications.due_for_notification(
-                connection, renotify_seconds=ring_again, max_outstanding=int(limits.get("max_outstanding", 4))
+                connection, renotify_seconds=renotify, max_outstanding=int(limits.get("max_outstanding", 4))
             )
         return [batch_id for batch_id, _ in found]
 

@@ -1,4 +1,4 @@
-"""The life of a batch under random workers, knocks, faults and people: see tests/ledger_machine.
+"""The life of a batch under random workers, notifications, faults and people: see tests/ledger_machine.
 
 And what the machine is worth: with one safeguard of the ledger taken away it must find a violation, though it then
 relies on the invariants and on the end alone.
@@ -67,7 +67,7 @@ def test_without_the_token_the_machine_finds_a_late_writer(
 
 def test_without_expiry_the_ledger_does_not_drain(embedded: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crash_isolation, "expire_leases", lambda connection: Expired())
-    # Or, before that: somebody who was given up long ago holds his lease still, and takes an image in hand.
+    # Or, before that: a worker that was given up long ago still holds its lease, and records an image.
     with pytest.raises(AssertionError, match=r"not drained|in hand"):
         run_machine(embedded, examples=EXAMPLES["sqlite"], strict=False)
 

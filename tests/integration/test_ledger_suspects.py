@@ -1,4 +1,4 @@
-"""Who writes too late writes nothing; who kills workers is found, and nobody else is blamed."""
+"""A late writer writes nothing; an image that kills workers is found, and no other is blamed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_three_hundred_late_writers_of_three_hundred_are_refused(engine: sa.Engi
         lambda held: ledger.hand_back(held, n_known=1),
         lambda held: _in(engine, lambda connection: batches.extend(connection, held, lease_seconds=60)),
         lambda held: _in(
-            engine, lambda connection: batches.settle(connection, held, values={}, waiting_for="the world")
+            engine, lambda connection: batches.settle(connection, held, values={}, waiting_for="a transient error")
         ),
         lambda held: _in(engine, lambda connection: batches.give_back(connection, held, values={})),
         lambda held: _in(engine, lambda connection: batches.take_in_hand(connection, held, held.images[0].id)),
@@ -188,13 +188,13 @@ def test_a_batch_that_crashes_again_and_again_waits_longer_and_says_why(engine: 
     assert ledger.rows(Batch)[0].crashes == 0  # a result is progress
 
 
-def test_standing_tells_what_became_of_a_claim(engine: sa.Engine) -> None:
+def test_lease_states_name_the_state_of_each_claim(engine: sa.Engine) -> None:
     ledger = Small(engine, n_images=4, batch_images=1)
     held = [ledger.must_claim() for _ in range(4)]
 
     def standing() -> list[LeaseState]:
         with reading(engine) as connection:
-            found = batches.standing(connection, held)
+            found = batches.lease_states(connection, held)
         return [found[claim.batch_id] for claim in held]
 
     assert standing() == [LeaseState.HELD] * 4
@@ -211,7 +211,7 @@ def test_standing_tells_what_became_of_a_claim(engine: sa.Engine) -> None:
         scans.cancel(connection, ledger.scan_id)
     assert standing()[3] is LeaseState.LOST
     with reading(engine) as connection:
-        assert batches.standing(connection, []) == {}
+        assert batches.lease_states(connection, []) == {}
 
 
 def test_taking_an_image_in_hand_begins_the_lease_anew(engine: sa.Engine) -> None:

@@ -1,4 +1,4 @@
-"""S3 against a real server: paging, pinned reads, and whose fault each failure is."""
+"""S3 against a real server: paging, pinned reads, and the kind of each error."""
 
 import socket
 
@@ -29,7 +29,7 @@ def test_lists_in_order_from_any_key_and_reads_back(any_bucket: Bucket, settings
         assert info.size == len(info.uri.split("/", 3)[3].encode())
 
 
-def test_the_images_own_faults(any_bucket: Bucket, settings: Settings) -> None:
+def test_errors_of_the_image(any_bucket: Bucket, settings: Settings) -> None:
     store = S3Store.connect(settings)
     uri = any_bucket.put("a.jpg", b"first")
     etag = next(iter(store.list(uri))).etag
@@ -45,7 +45,7 @@ def test_the_images_own_faults(any_bucket: Bucket, settings: Settings) -> None:
     assert reason(uri, max_bytes=3) == "too_large"
 
 
-def test_a_missing_bucket_is_the_persons_fault_when_listing_and_the_worlds_when_reading(settings: Settings) -> None:
+def test_a_missing_bucket_is_a_request_error_when_listing_and_transient_when_reading(settings: Settings) -> None:
     store = S3Store.connect(settings)
     with pytest.raises(SourceNotFound, match="no-such-bucket-here"):
         list(store.list("s3://no-such-bucket-here/x"))
@@ -53,7 +53,7 @@ def test_a_missing_bucket_is_the_persons_fault_when_listing_and_the_worlds_when_
         store.fetch("s3://no-such-bucket-here/x.jpg", etag=None, max_bytes=10)
 
 
-def test_a_server_that_is_away_is_the_worlds_fault(any_bucket: Bucket) -> None:
+def test_a_server_that_is_away_is_a_transient_error(any_bucket: Bucket) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -80,7 +80,7 @@ def test_what_is_written_is_read_back(any_bucket: Bucket, settings: Settings) ->
         store.put(any_bucket.uri(), b"data")
 
 
-def test_a_server_that_is_away_when_writing_is_the_worlds_fault(any_bucket: Bucket) -> None:
+def test_a_server_that_is_away_when_writing_is_a_transient_error(any_bucket: Bucket) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]

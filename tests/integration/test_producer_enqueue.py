@@ -155,7 +155,7 @@ def notifications(settings: Settings) -> int:
     return len(list((broker_folder(settings) / "messages").iterdir()))
 
 
-def test_the_first_batch_is_committed_and_rung_for_before_the_listing_goes_on(
+def test_the_first_batch_is_committed_and_notified_before_the_listing_continues(
     engine: sa.Engine, app: Celery, settings: Settings
 ) -> None:
     archive = Archive(1000)
@@ -269,7 +269,9 @@ def test_cancelled_in_the_midst_the_listing_stops(engine: sa.Engine, app: Celery
     assert run(engine, app, settings, archive, fresh=True).n_new == 500
 
 
-def test_paused_the_listing_goes_on_and_nobody_is_rung_for(engine: sa.Engine, app: Celery, settings: Settings) -> None:
+def test_paused_the_listing_continues_and_nobody_is_notified(
+    engine: sa.Engine, app: Celery, settings: Settings
+) -> None:
     pages = start(engine, app, settings, Archive(100))
     scan_id = next(pages).scan.id
     with transaction(engine) as connection:

@@ -55,7 +55,7 @@ def shifted(name: str) -> float:
 
 
 def counted(held: Archive, scan_id: str) -> tuple[int, int]:
-    """(flagged, to review) as the batches say; the images must say the same."""
+    """(flagged, to review) by the batches; the images must agree."""
     progress = held.progress(scan_id)
     with reading(held.engine) as connection:
         answers = count_answers(connection, scan_id)
@@ -123,7 +123,7 @@ def test_where_the_second_look_is_at_stake_the_answer_can_change(
     held.promote("two")
     rescan = held.rescan(root, band=0.25, audit=100)
     drawn = held.drawn(rescan)
-    assert len(drawn) == 31  # what has no second look counts among the others
+    assert len(drawn) == 31  # images without a crop pass count among the others
     taken = {name for name, why in drawn.items() if why == "band"}
     assert taken == {uri(number) for number in range(31) if abs(first(uri(number))) <= 1.75}
 
@@ -252,7 +252,7 @@ def test_of_two_rescans_the_verdict_written_last_is_the_answer(held: Archive) ->
 
 
 def test_rescans_that_write_at_the_same_moment_agree_on_what_stands(pg_url: str, tmp_path: Path) -> None:
-    """Two at a time over the same answers, each in its own order: nobody waits in a circle, no count is lost.
+    """Two at a time over the same answers, each in its own order: no deadlock, and no count is lost.
 
     Of PostgreSQL: SQLite has one writer at a time.
     """

@@ -14,7 +14,7 @@ from producer.cli.main import cli
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading, transaction
-from scanfleet.db.results.scorers import Shift, note_shift
+from scanfleet.db.results.scorers import Shift, record_shift
 from scanfleet.db.roles import PRODUCER, WORKER
 from scanfleet.db.scans import retries, scans, workers
 from scanfleet.db.scans.checks import save_check
@@ -92,7 +92,7 @@ def test_a_worker_scores_a_batch_with_its_role_alone(urls: Urls, tmp_path: Path)
         identity = ModelIdentity(base_model="pocket", revision="x", precision="fp32", adapter_sha256=None)
         register_shipped(worker.engine, identity)
         with transaction(worker.engine) as connection:
-            note_shift(connection, 1, Shift(max=0.1, mean=0.01, n=16, against="fp32"))
+            record_shift(connection, 1, Shift(max=0.1, mean=0.01, n=16, against="fp32"))
         with make_app(worker.settings) as app:
             reconcile_once(worker.engine, app, worker.settings)
         _a_worker_trains(worker)
@@ -117,7 +117,7 @@ def _a_worker_trains(worker: Rig) -> None:
         held = trainings.claim(connection, worker="w", base_model="pocket", lease_seconds=60)
         assert held is not None
         promote(connection, adapter, kind="gate", why="better")
-        refusals.note_refusal(connection, adapter, worker="w", why="its canary speaks against it")
+        refusals.record_refusal(connection, adapter, worker="w", why="its canary speaks against it")
 
 
 def _a_worker_can_do_no_more(worker: Rig) -> None:

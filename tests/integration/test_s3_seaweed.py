@@ -121,7 +121,7 @@ def test_an_object_in_the_same_parts_is_not_read_again(seaweed_bucket: Bucket, t
 
         assert n_reused(data[:PART_BYTES], data[PART_BYTES:], read=True) == 0
         assert n_reused(data[:PART_BYTES], data[PART_BYTES:], read=False) == 1
-        assert n_reused(data, read=True) == 1  # cut otherwise it has another ETag: its content tells, once it is read
+        assert n_reused(data, read=True) == 1  # cut otherwise it has another ETag: its content decides, once it is read
 
 
 @pytest.fixture(
@@ -140,7 +140,7 @@ def refused(request: pytest.FixtureRequest, seaweed_bucket: Bucket, monkeypatch:
     return connected(seaweed_bucket)
 
 
-def test_a_refused_key_is_the_persons_when_listing_or_writing_and_the_worlds_when_reading(
+def test_a_refused_key_is_a_request_error_when_listing_or_writing_and_transient_when_reading(
     seaweed_bucket: Bucket, refused: S3Store
 ) -> None:
     with pytest.raises(AccessDenied, match=seaweed_bucket.name):

@@ -1,4 +1,4 @@
-"""Workers that tell at the same moment how far a scorer's margins moved, on PostgreSQL."""
+"""Workers that record shifts of a scorer's margins at the same moment, on PostgreSQL."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.migrated import upgrade
 from tests.shifts import shift, tell_at_once
 
 
-def test_of_workers_that_tell_at_once_the_widest_stays(pg_url: str, tmp_path: Path) -> None:
+def test_of_concurrent_shifts_the_widest_stays(pg_url: str, tmp_path: Path) -> None:
     engine = connect(load_settings(data_dir=tmp_path, database_url=pg_url))
     try:
         upgrade(engine)

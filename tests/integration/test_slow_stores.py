@@ -1,4 +1,4 @@
-"""Stores that are slow without ever falling silent: the fetch ends at its deadline, and no image is at fault."""
+"""Stores that are slow but never silent: the fetch ends at its deadline and is not counted against the image."""
 
 import time
 from pathlib import Path
@@ -25,21 +25,20 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("from_head", [False, True])
-def test_a_store_that_drips_is_given_up_at_the_deadline(credentials: None, from_head: bool) -> None:
-    with DrippingServer(every_seconds=0.05, from_head=from_head) as server:
+def test_a_body_that_drips_is_given_up_at_the_deadline(credentials: None) -> None:
+    with DrippingServer(every_seconds=0.05) as server:
         settings = load_settings(s3_endpoint_url=server.url, fetch_timeout_seconds=30, fetch_deadline_seconds=1)
         start = time.monotonic()
-        with pytest.raises(StoreUnavailable, match=r"s3://b is too slow: \d+ bytes in \d s \(\d+ bytes/s\)"):
+        with pytest.raises(StoreUnavailable, match=r"s3://b .*\d+ bytes in \d s"):
             S3Store.connect(settings).fetch("s3://b/x.png", etag=None, max_bytes=10_000_000)
-        assert 0.9 < time.monotonic() - start < patient(12)  # headers: the library tries again, each time in vain
-        assert server.n_requests <= 1 + 3  # retries of the library, each cut short by the same deadline
+        assert 0.9 < time.monotonic() - start < patient(12)
+        assert server.n_requests == 1
 
 
 def test_a_dripping_store_makes_a_batch_wait_and_fails_no_image(tmp_path: Path, credentials: None) -> None:
     options: dict[str, Any] = {"fetch_deadline_seconds": 1, "fetch_threads": 2, "real_stores": True}
     with (
-        DrippingServer(every_seconds=0.05, from_head=False) as server,
+        DrippingServer(every_seconds=0.05) as server,
         rig(tmp_path, s3_endpoint_url=server.url, **options) as worker,
     ):
         scan = worker.scan_listed([NewImage(uri="s3://b/x.png")])
@@ -66,7 +65,7 @@ def test_a_slow_folder_is_given_up_between_two_reads(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(b"x" * 3_000_000)
     store = FolderStore(tmp_path, deadline_seconds=1e-9)
-    with pytest.raises(StoreUnavailable, match="is too slow: 1048576 bytes"):
+    with pytest.raises(StoreUnavailable, match="1048576 bytes"):
         store.fetch(str(path), etag=None, max_bytes=10_000_000)
     patient = open_store(str(path), load_settings(), root=str(tmp_path))
     assert patient.fetch(str(path), etag=None, max_bytes=10_000_000) == path.read_bytes()

@@ -260,7 +260,7 @@ def test_reconcilers_notify_of_trainings_and_free_expired_ones(engine: sa.Engine
 
 def add_images(engine: sa.Engine, *, start: int, n: int) -> None:
     """Labelled ones."""
-    place = {"uri": "mem://a", "width": 1, "height": 1, "look": "0", "cluster": "c", "split": "train"}
+    place = {"uri": "mem://a", "width": 1, "height": 1, "phash": "0", "cluster": "c", "split": "train"}
     keys = [f"{number:064x}" for number in range(start, start + n)]
     with transaction(engine) as connection:
         at = now(connection)

@@ -32,7 +32,7 @@ def test_each_role_does_its_part_of_a_training(
     tmp_path: Path,
 ) -> None:
     settings = load_settings(data_dir=tmp_path, model="pocket", train_after_labels=1)
-    place = {"uri": "mem://a", "width": 1, "height": 1, "look": "0", "cluster": "c", "split": "train"}
+    place = {"uri": "mem://a", "width": 1, "height": 1, "phash": "0", "cluster": "c", "split": "train"}
     with engine(urls.producer, tmp_path) as producer, engine(urls.worker, tmp_path) as worker:
         with transaction(producer) as connection:
             save_check(connection, load_check("overlay"))

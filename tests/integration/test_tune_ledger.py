@@ -40,7 +40,7 @@ def label(engine: sa.Engine, splits: dict[str, str], *, says: str = "overlay") -
     """name -> split"""
     with transaction(engine) as connection:
         for name, split in splits.items():
-            row = {"content_sha256": name, "uri": f"/a/{name}", "root": "/a", "width": 8, "height": 9, "look": "0"}
+            row = {"content_sha256": name, "uri": f"/a/{name}", "root": "/a", "width": 8, "height": 9, "phash": "0"}
             row |= {"cluster": f"of {name}", "split": split, "added_at": now(connection)}
             connection.execute(sa.insert(LabelledImage).values(row))
             add_labels(connection, "overlay", [NewLabel(content_sha256=name, label=says, who="ann", origin="person")])
@@ -192,7 +192,7 @@ def test_images_of_a_group_stay_together(folder: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_faulty_file_is_told_in_one_line(
+def test_a_wrong_file_is_reported_in_one_line(
     folder: Path, tmp_path: Path, rows: list[tuple[str, ...]], words: str
 ) -> None:
     with pytest.raises(BadLabels, match=words) as caught:

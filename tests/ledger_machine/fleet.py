@@ -1,4 +1,4 @@
-"""Virtual workers. They call the store as real ones do, die of poison images, and come back too late."""
+"""Virtual workers. They call scanfleet.db as real ones do, die of poison images, and write too late."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IN_FLIGHT = 3  # batches of one worker
 
 
 class Late(enum.Enum):
-    """What a worker tries that was away for longer than its lease."""
+    """The writes that a worker tries after its lease expired."""
 
     WRITE = "write"
     HAND_BACK = "hand back"
@@ -31,7 +31,7 @@ class Late(enum.Enum):
 
 class Fleet(People):
     def claim(self, worker: str, *, listen: bool) -> bool:
-        """Take a batch; `listen`: the one that somebody knocked for. Returns whether there was one."""
+        """Take a batch; listen: the notified one. Returns True if there was one."""
         notified = self._notifications.pop(0) if listen and self._notifications else None
         if len(self._held[worker]) >= IN_FLIGHT:
             return False
@@ -42,7 +42,9 @@ class Fleet(People):
         )
         got = None if claim is None else claim.batch_id
         expected = {self.model.next_claim(notified, moment) for moment in self._moments(at)}
-        self._believe(len(expected) > 1 or got in expected, f"claimed batch {got}, not {expected} (rung: {notified})")
+        self._expect(
+            len(expected) > 1 or got in expected, f"claimed batch {got}, not {expected} (notified: {notified})"
+        )
         if claim is None:
             return False
         self.model.claimed(claim.batch_id, worker, at)
@@ -50,12 +52,12 @@ class Fleet(People):
         wanted = [image.id for image in sorted(batch.pending, key=lambda image: (image.crashes, image.id))]
         told = (claim.token, claim.attempts, claim.suspect, [image.id for image in claim.images])
         model = (batch.lease_token, batch.attempts, batch.suspect, wanted)
-        self._believe(told == model, f"batch {claim.batch_id}: claimed {told}, not {model}")
+        self._expect(told == model, f"batch {claim.batch_id}: claimed {told}, not {model}")
         self._held[worker].append(Held.of(claim))
         return True
 
     def work(self, worker: str, which: int, answers: Sequence[Answer], *, store: bool) -> bool:
-        """One step: a batch is finished, or a suspect goes on by one image. Returns whether there was any work."""
+        """One step: a batch is finished, or a suspect continues by one image. Returns True if there was work."""
         held = self._choose(worker, which)
         if held is None:
             return False
@@ -69,7 +71,7 @@ class Fleet(People):
         return True
 
     def _choose(self, worker: str, which: int) -> Held | None:
-        """A suspect under way has the worker to itself."""
+        """Work on a suspect, which has the worker to itself."""
         mine = self._held[worker]
         alone = [held for held in mine if held.in_hand]
         return alone[0] if alone else mine[which % len(mine)] if mine else None
@@ -88,7 +90,7 @@ class Fleet(People):
             self._go_on(worker, held, known, held.in_hand.id)
             return
         self._end(worker, held)
-        known = replace(known, waiting_for="the world" if held.waits else None)
+        known = replace(known, waiting_for="a transient error" if held.waits else None)
         if at := self._written(held, lambda connection: verdicts.write(connection, held.claim, known)):
             self.model.written(held.claim, known, at)
 
@@ -97,15 +99,15 @@ class Fleet(People):
         if at:
             self.model.part_written(held.claim, known, in_hand, at)
             if held.claim.batch_id in self.model.overdue(at.hi):
-                self._mourn([held])  # the image was taken in hand after the lease was over
+                self._give_up([held])  # the image was recorded after the lease had expired
         else:
             self._end(worker, held)
 
     def _touch(self, worker: str, images: Sequence[ClaimedImage]) -> bool:
-        """False: one of them killed the worker, and all it held is gone with it."""
+        """Read images. False: one of them killed the worker, and all its claims are lost."""
         if not any(image.id in self.poison for image in images):
             return True
-        self._mourn(self._held[worker])
+        self._give_up(self._held[worker])
         self._held[worker].clear()
         return False
 
@@ -124,29 +126,29 @@ class Fleet(People):
         self._held[worker].remove(held)
 
     def _written(self, held: Held, call: Callable[[sa.Connection], None]) -> Span | None:
-        """A transaction under the lease: refused if, and only if, the lease is lost."""
+        """Run a transaction under the lease: it is refused if, and only if, the lease is lost."""
         ours = self.model.holds(held.claim)
         try:
             _, at = self._do(call)
         except LeaseLost:
-            self._believe(not ours, f"batch {held.claim.batch_id}: refused, but the lease is held")
+            self._expect(not ours, f"batch {held.claim.batch_id}: refused, but the lease is held")
             return None
-        self._believe(ours, f"batch {held.claim.batch_id}: written without a lease")
+        self._expect(ours, f"batch {held.claim.batch_id}: written without a lease")
         return at
 
     def vanish(self, worker: str) -> None:
-        """The worker is gone, or so it seems: it may come back as a late writer."""
+        """Let a worker vanish. It may come back as a late writer."""
         mine = self._held[worker]
         if self._kills or not any(held.in_hand for held in mine):
-            self._mourn(mine)
+            self._give_up(mine)
             self._ghosts = [*self._ghosts, *mine][-6:]
             mine.clear()
 
-    def _mourn(self, lost: Sequence[Held]) -> None:
+    def _give_up(self, lost: Sequence[Held]) -> None:
         self._in_hand_at_end.update(held.in_hand.id for held in lost if held.in_hand)
 
     def late(self, which: int, how: Late) -> None:
-        """Somebody comes back. What he does counts only if nobody has taken his lease."""
+        """Let a vanished worker write. It succeeds only if its lease is still current."""
         if not self._ghosts:
             return
         held = self._ghosts[which % len(self._ghosts)]
@@ -175,16 +177,16 @@ class Fleet(People):
         return at is not None
 
     def look(self, worker: str) -> None:
-        """Notice what people did: cancelled batches are dropped, those of a paused scan handed back."""
+        """Notice changes by people: cancelled batches are dropped, those of a paused scan handed back."""
         mine = self._held[worker]
-        found, _ = self._do(lambda connection: batches.standing(connection, [held.claim for held in mine]))
+        found, _ = self._do(lambda connection: batches.lease_states(connection, [held.claim for held in mine]))
         for held in list(mine):
             standing = found[held.claim.batch_id]
             paused = self.model.scans[held.claim.scan_id].state == "paused"
             expected = (
                 (LeaseState.PAUSED if paused else LeaseState.HELD) if self.model.holds(held.claim) else LeaseState.LOST
             )
-            self._believe(standing is expected, f"batch {held.claim.batch_id}: {standing}, not {expected}")
+            self._expect(standing is expected, f"batch {held.claim.batch_id}: {standing}, not {expected}")
             if standing is LeaseState.LOST:
                 self._end(worker, held)
             elif standing is LeaseState.PAUSED:

@@ -1,4 +1,4 @@
-"""The ground of the virtual world: the real ledger, the model beside it, and what is checked after each step."""
+"""The base of the simulation: the real ledger, the model beside it, and the checks after each step."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WORKERS = ("w0", "w1", "w2")
 
 
 class Ground:
-    """Whatever the ledger does is told to the model. A `strict` world compares the two after each step; another one
+    """Every change of the ledger is made to the model too. A `strict` simulation compares them after each step; another
     relies on the invariants and on the end alone, to show what those find by themselves.
     """
 
     def __init__(self, engine: sa.Engine, *, strict: bool, kills: bool) -> None:
-        """kills: workers also end by chance while a suspect's image is in hand, so that innocents can be blamed."""
+        """kills: workers also end by chance while they work on a suspect's image, which can blame innocent ones."""
         wipe(engine)
         self._engine = engine
         self._strict = strict
@@ -39,10 +39,10 @@ class Ground:
         self._n_listed = dict.fromkeys(self.scan_ids, 0)
         self.model = Model(self.scan_ids)
         self._held: dict[str, list[Held]] = {worker: [] for worker in WORKERS}
-        self._ghosts: list[Held] = []  # of workers that were given up, and may not be dead
+        self._ghosts: list[Held] = []  # of workers that were given up, and may still write
         self._notifications: list[int] = []
         self.poison: set[int] = set()
-        self._in_hand_at_end: Counter[int] = Counter()  # workers that ended or fell silent, by the image in hand
+        self._in_hand_at_end: Counter[int] = Counter()  # ends of workers, by the image that they worked on
         self._slowest = timedelta(0)  # transaction so far: how far a time that one wrote may lie after its `Span.lo`
         self.seen = read(engine)
 
@@ -68,11 +68,11 @@ class Ground:
             faults += [f"image {image_id}: blamed, and innocent" for image_id in blamed - self.poison]
         return faults
 
-    def _believe(self, right: bool, words: str) -> None:
+    def _expect(self, right: bool, words: str) -> None:
         assert right or not self._strict, words
 
     def _do(self, call: Callable[[sa.Connection], T]) -> tuple[T, Span]:
-        """One transaction, and when it was."""
+        """Run a transaction. Returns its result and its time."""
         before = clock()
         with transaction(self._engine) as connection:
             result = call(connection)
@@ -81,5 +81,5 @@ class Ground:
         return result, at
 
     def _moments(self, at: Span) -> tuple[datetime, datetime]:
-        """The earliest and latest that a transaction may have looked, against the earliest of what others wrote."""
+        """The earliest and latest time at which a transaction may have read, against the earliest writes of others."""
         return at.lo - self._slowest, at.hi

@@ -1,4 +1,4 @@
-"""What is true of every ledger at every moment, told from the rows alone: also while several transactions run."""
+"""Invariants of the rows of every ledger at every moment, also while several transactions run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def violations(seen: Snapshot) -> list[str]:
 
 
 def forgotten(before: Snapshot, after: Snapshot) -> list[str]:
-    """What may never be undone: tokens grow, an answered image stays answered, nothing disappears."""
+    """Compare two states: tokens grow, an answered image stays answered, nothing disappears."""
     faults = [
         f"batch {row.id}: token {row.lease_token} became {after.batches[row.id].lease_token}"
         for row in before.batches.values()

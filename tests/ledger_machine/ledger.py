@@ -1,4 +1,4 @@
-"""The real ledger, as the machine uses it: emptied for each example, read as a whole, moved along in time."""
+"""The real ledger of the machine: emptied for each example, read as a whole, shifted in time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TIMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """All rows at one moment, by id; verdicts as a list, because two for one image would be a fault to be found."""
+    """All rows at one moment, by id; verdicts as a list, because two for one image would be an error to be found."""
 
     images: dict[int, Any]
     batches: dict[int, Any]
@@ -44,7 +44,7 @@ class Snapshot:
 
 
 def quick(engine: sa.Engine) -> sa.Engine:
-    """Without waiting for the disk: no test of this package pulls the plug."""
+    """Commit without waiting for the disk: no test here cuts the power."""
 
     def relax(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous=OFF")
@@ -61,7 +61,7 @@ def wipe(engine: sa.Engine) -> None:
 
 
 def open_scan(engine: sa.Engine, source: str, *, rescan_of: str | None = None) -> tuple[str, int]:
-    """The ids of a new scan and of a scorer for it. `rescan_of`: the scan whose answers it renews."""
+    """Return the ids of a new scan and of a scorer for it. rescan_of: the scan whose answers it renews."""
     with transaction(engine) as connection:
         scan, _ = scans.open_scan(connection, check=load_check("overlay"), model="fake", sources=[source], filters={})
         connection.execute(sa.update(Scan).where(Scan.id == scan.id).values(rescan_of=rescan_of))
@@ -80,7 +80,7 @@ def read(engine: sa.Engine) -> Snapshot:
 
 
 def shift(engine: sa.Engine, seconds: float) -> None:
-    """Let time pass: all that the ledger remembers lies so much further back. Negative: its clock was set back."""
+    """Let time pass: move all times of the ledger back. Negative: its clock was set back."""
     step = timedelta(seconds=seconds)
     with transaction(engine) as connection:
         for table, names in _TIMES:
@@ -100,5 +100,5 @@ def _earlier(moment: datetime | None, step: timedelta) -> datetime | None:
 
 
 def clock() -> datetime:
-    """The clock of both databases: they run on this machine."""
+    """Return the time of both databases: they run on this machine."""
     return datetime.now(UTC)

@@ -1,5 +1,5 @@
-"""The rules. What is drawn never depends on the ledger, and each rule does something sensible in any state: so the
-same choices always mean the same example, however fast the machine is."""
+"""The rules. Random choices never depend on the ledger, and each rule is valid in any state. So the same choices always
+give the same example, however fast the machine is."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.ledger_machine.fleet import Late
 from tests.ledger_machine.ground import WORKERS
 from tests.ledger_machine.ledger import quick
+from tests.ledger_machine.simulation import HOUR, Fate, Simulation
 from tests.ledger_machine.workers import Answer
-from tests.ledger_machine.world import HOUR, Fate, World
 
 MAX_DRAIN_ROUNDS = 60
 
@@ -32,127 +32,127 @@ class Machine(RuleBasedStateMachine):
 
     engine: sa.Engine
     strict = True
-    n_rounds: list[int]  # of draining, one for each example
+    n_rounds: list[int]  # of draining, per example
 
     @initialize(kills=st.booleans(), n_images=st.integers(1, 6), batch_images=st.integers(1, 3), poison=poisons)
     def start(self, kills: bool, n_images: int, batch_images: int, poison: tuple[int, ...]) -> None:
-        self.world = World(self.engine, strict=self.strict, kills=kills)
-        self.world.list_page(0, n_images, batch_images=batch_images, poison=poison)
+        self.simulation = Simulation(self.engine, strict=self.strict, kills=kills)
+        self.simulation.list_page(0, n_images, batch_images=batch_images, poison=poison)
 
     @rule(scan=which_scan, n_images=st.integers(1, 6), batch_images=st.integers(1, 3), poison=poisons)
     def list_page(self, scan: int, n_images: int, batch_images: int, poison: tuple[int, ...]) -> None:
-        self.world.list_page(scan, n_images, batch_images=batch_images, poison=poison)
+        self.simulation.list_page(scan, n_images, batch_images=batch_images, poison=poison)
 
     @rule(scan=which_scan)
     def list_again(self, scan: int) -> None:
-        self.world.list_again(scan)
+        self.simulation.list_again(scan)
 
     @rule(n_images=st.integers(1, 4), batch_images=st.integers(1, 3))
     def rescan(self, n_images: int, batch_images: int) -> None:
-        self.world.rescan(n_images, batch_images=batch_images)
+        self.simulation.rescan(n_images, batch_images=batch_images)
 
     @rule(scan=any_scan)
     def end_listing(self, scan: int) -> None:
-        self.world.end_listing(scan)
+        self.simulation.end_listing(scan)
 
     @rule(worker=which_worker, listen=st.booleans())
     def claim(self, worker: str, listen: bool) -> None:
-        self.world.claim(worker, listen=listen)
+        self.simulation.claim(worker, listen=listen)
 
     @rule(worker=which_worker, which=which, answers=answers, store=st.booleans())
     def work(self, worker: str, which: int, answers: list[Answer], store: bool) -> None:
-        if not self.world.work(worker, which, answers, store=store):
-            self.world.claim(worker, listen=store)
+        if not self.simulation.work(worker, which, answers, store=store):
+            self.simulation.claim(worker, listen=store)
 
     @rule(worker=which_worker, first=st.integers(0, 3))
     def work_on(self, worker: str, first: int) -> None:
         """Several steps at once, so that suspects get somewhere, and every kind of answer is given."""
         kinds = [Answer.FLAG, Answer.BROKEN, Answer.REVIEW, Answer.REUSED]
         for step in range(first, first + 4):
-            if not self.world.work(worker, 0, kinds[step % 4 :] + kinds[: step % 4], store=False):
-                self.world.claim(worker, listen=True)
+            if not self.simulation.work(worker, 0, kinds[step % 4 :] + kinds[: step % 4], store=False):
+                self.simulation.claim(worker, listen=True)
 
     @rule(worker=which_worker, seconds=st.sampled_from([0, 2, 61]))
     def store_away(self, worker: str, seconds: int) -> None:
-        """Batch after batch finds the store away, and so, after a while, does the probe."""
+        """Batch after batch finds the store unavailable, and so, after a while, does the probe."""
         for _ in range(7):
-            if not self.world.work(worker, 0, [Answer.WAITS], store=True):
-                self.world.claim(worker, listen=True)
-        self.world.check()  # the model learns how long the pauses with jitter came out
-        self.world.pass_time(seconds, silent=False)
-        self.world.reconcile(Fate.DELIVERED)
-        self.world.work(worker, 0, [Answer.WAITS], store=True)
+            if not self.simulation.work(worker, 0, [Answer.WAITS], store=True):
+                self.simulation.claim(worker, listen=True)
+        self.simulation.check()  # the model takes over the lengths of pauses with jitter
+        self.simulation.pass_time(seconds, silent=False)
+        self.simulation.reconcile(Fate.DELIVERED)
+        self.simulation.work(worker, 0, [Answer.WAITS], store=True)
 
     @rule(worker=which_worker, which=which, n_known=st.integers(0, 3), answers=answers)
     def hand_back(self, worker: str, which: int, n_known: int, answers: list[Answer]) -> None:
-        self.world.hand_back(worker, which, n_known, answers)
+        self.simulation.hand_back(worker, which, n_known, answers)
 
     @rule(worker=which_worker)
     def vanish(self, worker: str) -> None:
-        self.world.vanish(worker)
+        self.simulation.vanish(worker)
 
     @rule(which=st.integers(0, 5), how=st.sampled_from(Late))
     def late(self, which: int, how: Late) -> None:
-        self.world.late(which, how)
+        self.simulation.late(which, how)
 
     @rule(worker=which_worker, other=which_worker, how=st.sampled_from(Late))
     def frozen(self, worker: str, other: str, how: Late) -> None:
-        """A worker stands still for longer than its lease, another one does its work, and it goes on."""
-        self.world.claim(worker, listen=True)
-        self.world.vanish(worker)
-        self.world.pass_time(61, silent=False)
-        self.world.reconcile(Fate.DELIVERED)
-        self.world.claim(other, listen=True)
-        self.world.work(other, 0, [Answer.FLAG], store=False)
+        """A worker freezes for longer than its lease, another one does its work, and the first one continues."""
+        self.simulation.claim(worker, listen=True)
+        self.simulation.vanish(worker)
+        self.simulation.pass_time(61, silent=False)
+        self.simulation.reconcile(Fate.DELIVERED)
+        self.simulation.claim(other, listen=True)
+        self.simulation.work(other, 0, [Answer.FLAG], store=False)
         for which in range(3):
-            self.world.late(which, how)
+            self.simulation.late(which, how)
 
     @rule(worker=which_worker)
     def beat(self, worker: str) -> None:
-        self.world.beat(worker)
+        self.simulation.beat(worker)
 
     @rule(worker=which_worker)
     def look(self, worker: str) -> None:
-        self.world.look(worker)
+        self.simulation.look(worker)
 
     @rule(seconds=st.sampled_from([2, 15, 31, 61, 300]), silent=st.booleans())
     def pass_time(self, seconds: int, silent: bool) -> None:
-        self.world.pass_time(seconds, silent=silent)
+        self.simulation.pass_time(seconds, silent=silent)
 
     @rule(hours=st.sampled_from([1, -1]), silent=st.booleans())
     def clock_jumps(self, hours: int, silent: bool) -> None:
-        self.world.pass_time(hours * HOUR, silent=silent)
+        self.simulation.pass_time(hours * HOUR, silent=silent)
 
     @rule(fate=st.sampled_from(Fate))
     def reconcile(self, fate: Fate) -> None:
-        self.world.reconcile(fate)
+        self.simulation.reconcile(fate)
 
     @rule(seconds=st.sampled_from([2, 61]), fate=st.sampled_from(Fate))
     def later_reconcile(self, seconds: int, fate: Fate) -> None:
-        self.world.pass_time(seconds, silent=False)
-        self.world.reconcile(fate)
+        self.simulation.pass_time(seconds, silent=False)
+        self.simulation.reconcile(fate)
 
     @rule(scan=any_scan)
     def pause_or_resume(self, scan: int) -> None:
-        self.world.pause_or_resume(scan)
+        self.simulation.pause_or_resume(scan)
 
     @rule(scan=any_scan, sure=st.integers(0, 3))
     def cancel(self, scan: int, sure: int) -> None:
         if sure == 3:
-            self.world.cancel(scan)
+            self.simulation.cancel(scan)
 
     @rule(scan=any_scan, only_killers=st.booleans())
     def retry(self, scan: int, only_killers: bool) -> None:
-        self.world.retry(scan, only_killers=only_killers)
+        self.simulation.retry(scan, only_killers=only_killers)
 
     @invariant()
     def sound(self) -> None:
         if hasattr(self, "world"):
-            self.world.check()
+            self.simulation.check()
 
     def teardown(self) -> None:
         if sys.exc_info()[1] is None and hasattr(self, "world"):
-            self.n_rounds.append(self.world.drain(MAX_DRAIN_ROUNDS))
+            self.n_rounds.append(self.simulation.drain(MAX_DRAIN_ROUNDS))
 
 
 def run_machine(
@@ -164,7 +164,7 @@ def run_machine(
     seed: int | None = None,
     shrink: bool = False,
 ) -> list[int]:
-    """Run so many examples; without a seed always the same ones. Returns how many rounds each took to drain.
+    """Run `examples` examples; without a seed always the same ones. Returns the rounds that each took to drain.
 
     A failing example is printed as it was found; to `shrink` it to the steps that matter takes minutes.
     """

@@ -1,4 +1,4 @@
-"""What the rows must be after each operation, in plain Python: the contract of scanfleet.db, written a second time.
+"""The rows that each operation must leave, in plain Python: a second implementation of scanfleet.db.
 
 Times are spans: an operation reads the clock somewhere between two readings of ours, and a back-off has jitter. After
 each step the ledger's own value, once it was found inside the span, replaces it.
@@ -18,13 +18,13 @@ from tests.ledger_machine.moments import (
     LEASE,
     MAX_CRASHES,
     MAX_NOTIFICATIONS,
-    TROUBLES,
+    SOURCE_ERRORS,
     Moment,
     Span,
     backoff,
-    due,
+    backoff_over,
     lately,
-    run_out,
+    lease_expired,
 )
 
 
@@ -74,7 +74,7 @@ class Model:
         self.batches: dict[int, BatchModel] = {}
         self.failures: dict[int, tuple[str, str]] = {}
 
-    # what may be asked
+    # queries
 
     def of_scan(self, scan_id: str, *states: str) -> list[BatchModel]:
         held = (batch for batch in self.batches.values() if batch.scan_id == scan_id)
@@ -86,10 +86,10 @@ class Model:
 
     def overdue(self, at: datetime) -> set[int]:
         leased = (batch for batch in self.batches.values() if batch.state == "leased")
-        return {batch.id for batch in leased if run_out(batch.lease_until, at)}
+        return {batch.id for batch in leased if lease_expired(batch.lease_until, at)}
 
     def next_claim(self, notified: int | None, at: datetime) -> int | None:
-        """Which batch a claim must get."""
+        """Return the batches that a claim may get."""
         free = [batch for batch in self._workable(at) if not self._on_hold(batch)]
         for batch in self._workable(at):
             if batch.id == notified and (batch in free or not self.of_scan(batch.scan_id, "leased")):
@@ -97,7 +97,7 @@ class Model:
         return min(((batch.attempts > 0, batch.id) for batch in free), default=(False, None))[1]
 
     def next_notifications(self, at: datetime) -> tuple[list[int], list[set[int]]]:
-        """Which batches must be rung for, in order; and for each scan on hold those of which one is the probe."""
+        """Return the batches to notify about, in order; and for each scan on hold those of which one is the probe."""
         free = [batch for batch in self._workable(at) if not self._on_hold(batch) and not lately(batch.notified_at, at)]
         room = max(MAX_NOTIFICATIONS - self.outstanding(at), 0)
         return [batch.id for batch in free[:room]], [
@@ -116,7 +116,7 @@ class Model:
         return set() if out else {batch.id for batch in choice if batch.attempts == least}
 
     def _on_hold(self, batch: BatchModel) -> bool:
-        return self.scans[batch.scan_id].trouble >= TROUBLES
+        return self.scans[batch.scan_id].trouble >= SOURCE_ERRORS
 
     def _workable(self, at: datetime) -> list[BatchModel]:
         return [
@@ -124,11 +124,11 @@ class Model:
             for batch in sorted(self.batches.values(), key=lambda batch: batch.id)
             if batch.state == "ready"
             and (scan := self.scans[batch.scan_id]).state == "running"
-            and due(batch.not_before, at)
-            and due(scan.not_before, at)
+            and backoff_over(batch.not_before, at)
+            and backoff_over(scan.not_before, at)
         ]
 
-    # what is done
+    # operations
 
     def listed(self, scan_id: str, members: dict[int, list[int]]) -> None:
         for batch_id, image_ids in members.items():
@@ -196,11 +196,11 @@ class Model:
             self._forget_notifications(scan)
 
     def _trouble(self, scan: ScanModel, at: Span) -> None:
-        if not due(scan.not_before, at.hi):
+        if not backoff_over(scan.not_before, at.hi):
             return
         scan.trouble += 1
-        if scan.trouble >= TROUBLES:
-            longest = backoff(scan.trouble - TROUBLES + 1)
+        if scan.trouble >= SOURCE_ERRORS:
+            longest = backoff(scan.trouble - SOURCE_ERRORS + 1)
             scan.not_before = at.after(longest / 2, longest)
             self._forget_notifications(scan)
 
@@ -209,7 +209,7 @@ class Model:
             batch.notified_at = None
 
     def expired(self, batch_ids: Collection[int], at: Span) -> list[int]:
-        """Returns the images that must be quarantined."""
+        """Expire leases. Returns the images that must be quarantined."""
         quarantined = []
         for batch in (self.batches[batch_id] for batch_id in sorted(batch_ids)):
             image = next((image for image in batch.images if image.id == batch.in_hand), None)
@@ -274,10 +274,10 @@ class Model:
                 if isinstance(value, Span):
                     setattr(held, name, value.after(-seconds))
 
-    # compared
+    # comparison
 
     def differences(self, seen: Snapshot) -> list[str]:
-        """In which rows ledger and model disagree. Spans that hold become the ledger's own moment."""
+        """Return the rows in which ledger and model disagree. Spans that hold become the ledger's exact time."""
         rows: dict[str, Any] = {"scan": seen.scans, "batch": seen.batches, "image": seen.images}
         faults = [
             f"{kind} {held.id}: {name} is {getattr(rows[kind][held.id], name)}, the model says {value}"

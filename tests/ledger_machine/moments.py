@@ -1,4 +1,4 @@
-"""Times as the model knows them, and the ledger's rules about them, written a second time."""
+"""Times in the model, and a second implementation of the ledger's rules about them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 LEASE = 60.0  # seconds
-RING_AGAIN = 30.0
+RENOTIFY = 30.0
 MAX_NOTIFICATIONS = 3
 MAX_CRASHES = 2
-TROUBLES = 3  # batches in a row that find the store away, after which a scan is held
+SOURCE_ERRORS = 3  # consecutive batches without store, after which a scan is held
 SLACK = 60.0  # between clocks
 MAX_BACKOFF = 60.0
 MAX_LEASE = 600.0
@@ -37,14 +37,14 @@ def backoff(attempts: int) -> float:
 # A time further ahead than anything that is ever written was written before the clock was set back.
 
 
-def due(not_before: Moment, at: datetime) -> bool:
+def backoff_over(not_before: Moment, at: datetime) -> bool:
     return not_before is None or not at < not_before.lo <= at + timedelta(seconds=MAX_BACKOFF + SLACK)
 
 
-def run_out(lease_until: Moment, at: datetime) -> bool:
+def lease_expired(lease_until: Moment, at: datetime) -> bool:
     return lease_until is not None and not at <= lease_until.lo <= at + timedelta(seconds=MAX_LEASE + SLACK)
 
 
 def lately(notified_at: Moment, at: datetime) -> bool:
-    earliest, latest = at - timedelta(seconds=RING_AGAIN), at + timedelta(seconds=SLACK)
+    earliest, latest = at - timedelta(seconds=RENOTIFY), at + timedelta(seconds=SLACK)
     return notified_at is not None and earliest <= notified_at.lo <= latest

@@ -1,4 +1,4 @@
-"""The producer, which lists pages of images, and people, who change their minds."""
+"""The producer, which lists pages of images, and people, who pause, resume, cancel and retry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ledger_machine.ledger import QUEUE
 
 class People(Ground):
     def list_page(self, scan: int, n_images: int, *, batch_images: int, poison: Sequence[int] = ()) -> None:
-        """A page of new images; `poison`: which of them kill their worker."""
+        """List a page of new images. poison: those that kill their worker."""
         scan_id = self.scan_ids[scan]
         start = self._n_listed[scan_id]
         page = [NewImage(uri=f"mem://{scan}/{number}", etag="1") for number in range(start, start + n_images)]
@@ -26,15 +26,15 @@ class People(Ground):
             self.poison |= {ids[at] for at in poison if at < len(ids)}
 
     def list_again(self, scan: int) -> None:
-        """A page that the scan holds already: nothing may come of it."""
+        """List a page that the scan holds already: nothing may change."""
         scan_id = self.scan_ids[scan]
         page = [NewImage(uri=f"mem://{scan}/{number}", etag="1") for number in range(self._n_listed[scan_id])]
         n_batches = len(self.model.batches)
         self._write_page(scan_id, page, 2)
-        self._believe(len(self.model.batches) == n_batches, "listing again added a batch")
+        self._expect(len(self.model.batches) == n_batches, "listing again added a batch")
 
     def rescan(self, n_images: int, *, batch_images: int) -> None:
-        """Answers of the first scan, to be renewed by the third."""
+        """Add images to the third scan, which renews answers of the first."""
         root, renewing = self.scan_ids[0], self.scan_ids[2]
         held = {image.rescan_of for image in self.seen.images.values()}
         answered = [image for image in self.seen.images.values() if image.scan_id == root and image.state == "verdict"]
@@ -46,7 +46,7 @@ class People(Ground):
         self._write_page(renewing, page[:n_images], batch_images)
 
     def _write_page(self, scan_id: str, page: list[NewImage], batch_images: int) -> bool:
-        """As producer.scans.enqueue does it; False: the scan is cancelled."""
+        """List as producer.scans.enqueue does. False: the scan is cancelled."""
 
         def write(connection: sa.Connection) -> dict[int, list[int]] | None:
             connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
@@ -64,7 +64,7 @@ class People(Ground):
 
         members, _ = self._do(write)
         cancelled = self.model.scans[scan_id].state == "cancelled"
-        self._believe((members is None) == cancelled, "listing into a cancelled scan")
+        self._expect((members is None) == cancelled, "listing into a cancelled scan")
         if members is not None:
             self.model.listed(scan_id, members)
         return members is not None
@@ -86,18 +86,18 @@ class People(Ground):
         held = self.model.scans[self.scan_ids[scan]]
         pausing = self.seen.scans[held.id].state == "running"
         if self._request(lambda connection: (scans.pause if pausing else scans.resume)(connection, held.id)):
-            self._believe(held.state in ("running", "paused"), f"a {held.state} scan was changed")
+            self._expect(held.state in ("running", "paused"), f"a {held.state} scan was changed")
             held.state = "paused" if pausing else "running"
         else:
-            self._believe(held.state in ("done", "cancelled"), f"a {held.state} scan was refused")
+            self._expect(held.state in ("done", "cancelled"), f"a {held.state} scan was refused")
 
     def cancel(self, scan: int) -> None:
         held = self.model.scans[self.scan_ids[scan]]
         if self._request(lambda connection: scans.cancel(connection, held.id)):
-            self._believe(held.state in ("running", "paused"), f"a {held.state} scan was cancelled")
+            self._expect(held.state in ("running", "paused"), f"a {held.state} scan was cancelled")
             self.model.cancelled(held.id)
         else:
-            self._believe(held.state in ("done", "cancelled"), f"a {held.state} scan was refused")
+            self._expect(held.state in ("done", "cancelled"), f"a {held.state} scan was refused")
 
     def _request(self, call: Callable[[sa.Connection], object]) -> bool:
         try:
@@ -111,11 +111,11 @@ class People(Ground):
         reason = crash_isolation.KILLER if only_killers else None
         n_retried: list[int] = []
         if not self._request(lambda c: n_retried.append(retries.retry_failures(c, scan_id, reason=reason))):
-            self._believe(self.model.scans[scan_id].state == "cancelled", "a retry was refused")
+            self._expect(self.model.scans[scan_id].state == "cancelled", "a retry was refused")
             return
         again = {row.image_id for row in self.seen.failures if reason in (None, row.reason)}
         for image_id in again:
             if self.seen.images[image_id].scan_id == scan_id:
                 self._in_hand_at_end[image_id] = 0
         n_expected = self.model.retried(scan_id, lambda failure: reason in (None, failure[1]))
-        self._believe(n_retried == [n_expected], f"{n_retried} images retried, {n_expected} had failed")
+        self._expect(n_retried == [n_expected], f"{n_retried} images retried, {n_expected} had failed")

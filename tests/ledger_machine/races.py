@@ -1,4 +1,4 @@
-"""Store transactions that really run at the same time, on a small ledger in a random state."""
+"""Transactions that really run concurrently, on a small ledger in a random state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAUSE_SECONDS = 0.002  # at most, before a statement: shuffles how the transacti
 
 @dataclass(kw_only=True)
 class Race:
-    """What came of transactions that began together."""
+    """The results of transactions that began together."""
 
     errors: list[Exception] = field(default_factory=list)
 
@@ -71,7 +71,7 @@ def run_together(engine: sa.Engine, acts: list[Act]) -> Race:
 
 
 class Scene:
-    """Two scans of a few batches: ready, held (overdue or not, some with an image in hand), done with failures."""
+    """Two scans of a few batches: ready, leased (expired or not, some with an image in work), done with failures."""
 
     def __init__(self, engine: sa.Engine, dice: random.Random) -> None:
         wipe(engine)
@@ -90,12 +90,12 @@ class Scene:
                 connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=len(page)))
             self._begin_some(connection)
         if dice.random() < 0.5:
-            shift(engine, 61)  # all leases are over
+            shift(engine, 61)  # all leases have expired
 
     def _begin_some(self, connection: sa.Connection) -> None:
         for _ in range(self.dice.randint(1, 8)):
-            fate = self.dice.choice(["held", "held", "broken", "suspect", "rung"])
-            if fate == "rung":
+            fate = self.dice.choice(["held", "held", "broken", "suspect", "notified"])
+            if fate == "notified":
                 notifications.due_for_notification(
                     connection, renotify_seconds=30, max_outstanding=self.dice.randint(1, 5)
                 )
@@ -118,7 +118,7 @@ class Scene:
         return batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
 
     def act(self, name: str, number: int) -> Act:
-        """One of the transactions below; `number`: the how many-th of the race, so that claims are told apart."""
+        """One of the transactions below; number: its place in the race, which chooses the claim."""
         made: Act = getattr(self, f"_{name}")(number)
         return made
 
@@ -142,7 +142,7 @@ class Scene:
         return self._settling(number, [Answer.CLEAR, Answer.BROKEN], same=True)
 
     def _hold(self, number: int) -> Act:
-        """The store is away for all that was not answered before."""
+        """Settle with an unavailable store."""
         return self._settling(number, [Answer.REUSED, Answer.WAITS])
 
     def _hold_all(self, number: int) -> Act:
@@ -192,7 +192,7 @@ class Scene:
         return lambda connection: notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=3)
 
     def _unnotify(self, _: int) -> Act:
-        """The broker was away."""
+        """Reset marks, as after an unavailable broker."""
         found = sa.select(Batch.id).where(Batch.notified_at.is_not(None))
         with self.engine.connect() as connection:
             ids = connection.execute(found).scalars().all()
@@ -214,7 +214,7 @@ class Scene:
         return lambda connection: retries.retry_failures(connection, scan_id)
 
     def _list(self, number: int) -> Act:
-        """As producer.scans.enqueue writes a page and marks what it will ring for."""
+        """Write a page and mark batches as notified, as producer.scans.enqueue does."""
         scan_id = self._scan_id()
         page = [NewImage(uri=f"{scan_id}/more{number}/{at}") for at in range(3)]
 

@@ -1,4 +1,4 @@
-"""Short words for tests that walk one batch or two through their lives."""
+"""Short helpers for tests of one batch or two."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Small:
             verdicts.write(connection, held, outcome(self.scorer, held.images, answers, store=store))
 
     def go_on(self, held: Claim, at: int, *, known: Sequence[int] = ()) -> None:
-        """Write the images `known` and take image `at` in hand; both are places in the claim."""
+        """Write the images `known` and record image `at` as the next; both are indices into the claim."""
         part = outcome(self.scorer, [held.images[place] for place in known], [Answer.CLEAR], store=True)
         with transaction(self.engine) as connection:
             verdicts.write_part(connection, held, part, in_hand=held.images[at].id)
@@ -63,7 +63,7 @@ class Small:
         shift(self.engine, seconds)
 
     def die(self) -> Expired:
-        """All workers are gone for longer than their leases; a further minute ends every back-off."""
+        """Let all leases expire; a further minute ends every back-off."""
         self.pass_time()
         expired = self.expire()
         self.pass_time()

@@ -1,4 +1,4 @@
-"""What a virtual worker holds, and what scoring brings."""
+"""The claims of virtual workers, and the outcomes of scoring."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from scanfleet.errors import ImageError
 
 
 class Answer(enum.Enum):
-    """What becomes of an image once it is worked on."""
+    """The outcome of an image that is worked on."""
 
     CLEAR = "clear"
     REVIEW = "review"
     FLAG = "flag"
     REUSED = "reused"  # the same bytes were answered before: nothing is fetched
     BROKEN = "broken"
-    WAITS = "waits"  # the world failed
+    WAITS = "waits"  # a transient error
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Held:
     claim: Claim
     left: list[ClaimedImage] = field(default_factory=list)  # of a suspect: not yet begun
     in_hand: ClaimedImage | None = None
-    waits: bool = False  # an image of it met a failure of the world
+    waits: bool = False  # an image of it met a transient error
 
     @classmethod
     def of(cls, claim: Claim) -> Held:
@@ -37,12 +37,12 @@ class Held:
 
     @property
     def alone(self) -> bool:
-        """Whether there is a suspect's image to be worked on."""
+        """True if an image of a suspect is left."""
         return bool(self.left or self.in_hand)
 
 
 def outcome(scorer: int, images: Sequence[ClaimedImage], answers: Sequence[Answer], *, store: bool) -> Outcome:
-    """What one attempt brought. `store`: what fails of the world is the image store, not the model."""
+    """Return the outcome of one attempt. store: the transient error is the image store's, not the model's."""
     given = [(image, answers[at % len(answers)]) for at, image in enumerate(images)]
     n_waiting = sum(answer is Answer.WAITS for _, answer in given)
     n_unfetched = sum(answer is Answer.REUSED for _, answer in given) + (n_waiting if store else 0)
@@ -55,7 +55,7 @@ def outcome(scorer: int, images: Sequence[ClaimedImage], answers: Sequence[Answe
             for image, answer in given
             if answer is Answer.BROKEN
         },
-        waiting_for="the world" if n_waiting else None,
+        waiting_for="a transient error" if n_waiting else None,
         store_away=store and n_waiting > 0 and not n_fetched,
         n_fetched=n_fetched,
     )

@@ -1,4 +1,4 @@
-"""Certificates for the servers of the tests: an authority of this run's own, and what it signs."""
+"""Certificates for the servers of the tests: an authority for this run, and the certificates it signs."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What can go wrong with a service of the tests."""
+"""Errors of the services of the tests."""
 
 
 class ServiceMissingError(Exception):

@@ -66,7 +66,7 @@ class PostgresServer(Service):
         )
         if done.returncode:
             raise ServiceFailedError(f"initdb failed: {done.stdout}{done.stderr}")
-        if self.tls:  # copies: they must be the server's own
+        if self.tls:  # copies: the server must own them
             for name, source in (("server.crt", self.tls.certificate), ("server.key", self.tls.key)):
                 shutil.copy(source, self.data / name)
                 os.chmod(self.data / name, 0o600)

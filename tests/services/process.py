@@ -63,7 +63,7 @@ class Service(ABC):
 
     @property
     def log(self) -> str:
-        """All that the server wrote to stdout and stderr."""
+        """The server's output on stdout and stderr."""
         path = self.directory / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -94,7 +94,7 @@ class Service(ABC):
         return [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *ids, "--", *command]
 
     def stop(self) -> None:
-        """An orderly end; nothing happens when it does not run."""
+        """Stop the server in order; does nothing when it does not run."""
         if self._process is None:
             return
         if self.running:
@@ -164,7 +164,7 @@ class Service(ABC):
             return []
 
     def _listens(self) -> bool:
-        """Whether this very process has the port: another server there would answer just as well."""
+        """Return True if this process has the port: another server there would answer as well."""
         try:
             sockets = psutil.Process(self.pid).net_connections(kind="tcp")
         except psutil.Error:  # ended, or still changing its user

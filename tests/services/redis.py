@@ -80,10 +80,10 @@ class RedisServer(Service):
             return False
 
     def client(self) -> redis.Redis:
-        """A connection of the caller's own: `with server.client() as client:`."""
+        """A new connection for the caller: `with server.client() as client:`."""
         if self.tls is None:
             return redis.Redis.from_url(self.url, socket_timeout=10, decode_responses=True)
-        # The server's own certificate serves as the client's too; what it is called is not what is tested here.
+        # The server's own certificate serves as the client's too; its name is not tested here.
         files = {"ssl_certfile": self.tls.certificate, "ssl_keyfile": self.tls.key, "ssl_ca_certs": self.tls.authority}
         return redis.Redis.from_url(
             self.url, socket_timeout=10, decode_responses=True, ssl_check_hostname=False, **files

@@ -14,7 +14,7 @@ from .errors import ServiceMissingError
 from .ports import free_port
 from .s3 import CREDENTIALS, S3Server
 
-STRANGER = {"AWS_ACCESS_KEY_ID": "other-key", "AWS_SECRET_ACCESS_KEY": "other-secret"}  # has a right to nothing here
+STRANGER = {"AWS_ACCESS_KEY_ID": "other-key", "AWS_SECRET_ACCESS_KEY": "other-secret"}  # has no rights here
 GRPC_PARTS = ("master", "volume", "filer", "s3")
 PORTS = ("master.port", "volume.port", "filer.port", *(f"{part}.port.grpc" for part in GRPC_PARTS))
 SETTINGS = {
@@ -23,7 +23,7 @@ SETTINGS = {
     "master.telemetry": "false",
     "master.volumeSizeLimitMB": "64",  # a volume is a file that grows up to here
     "volume.max": "200",  # each bucket has its own
-    "s3.autoCreateBucket": "false",  # otherwise an object for a bucket that is not there makes it
+    "s3.autoCreateBucket": "false",  # otherwise an object for a missing bucket creates it
     "s3.port.iceberg": "0",
     "s3.port.lance": "0",
 }
@@ -36,7 +36,7 @@ class SeaweedServer(S3Server):
     It starts in about 3 s and takes 170 MB of memory. Objects survive `kill()`.
     """
 
-    stop_signal = signal.SIGKILL  # an orderly end takes 25 s and nobody reads the data afterwards
+    stop_signal = signal.SIGKILL  # an orderly stop takes 25 s, and the data are not used afterwards
 
     def __init__(self) -> None:
         self.program = _find_program()

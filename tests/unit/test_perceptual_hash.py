@@ -1,4 +1,4 @@
-"""Copies of a picture look alike, different pictures do not, and the index finds what comparing all with all finds."""
+"""Copies of a picture have near hashes, different pictures do not, and the index finds all near pairs."""
 
 import io
 import random
@@ -30,18 +30,18 @@ def number(image: Image.Image) -> int:
 @pytest.mark.parametrize("check", SCENES)
 def test_copies_look_alike_and_different_pictures_do_not(check: str) -> None:
     images = [SCENES[check].draw(3, index, 128, 128).image for index in range(N)]
-    looks = [number(image) for image in images]
+    hashes = [number(image) for image in images]
     n_copies = n_near = 0
-    for image, look in zip(images, looks, strict=True):
+    for image, digits in zip(images, hashes, strict=True):
         for copy in (saved(image, 90), saved(image, 60), resized(image, 0.5), saved(resized(image, 1.7), 75)):
             n_copies += 1
-            n_near += distance(look, number(copy)) <= NEAR_BITS
+            n_near += distance(digits, number(copy)) <= NEAR_BITS
     assert n_near >= 0.97 * n_copies
-    pairs = [distance(looks[one], looks[other]) for one in range(N) for other in range(one)]
+    pairs = [distance(hashes[one], hashes[other]) for one in range(N) for other in range(one)]
     assert min(pairs) > NEAR_BITS
 
 
-def test_a_look_is_sixteen_digits_whatever_the_picture() -> None:
+def test_a_hash_is_sixteen_digits_for_any_picture() -> None:
     for picture in (Image.new("RGB", (1, 1)), Image.new("L", (900, 7), 255), Image.new("RGB", (64, 64), "red")):
         assert phash(picture) == "0" * 16
     assert len(phash(overlay.draw(1, 1, 128, 128).image)) == 16
@@ -50,15 +50,15 @@ def test_a_look_is_sixteen_digits_whatever_the_picture() -> None:
 @pytest.mark.parametrize("n_origins", [2, 20])
 def test_the_index_finds_what_comparing_all_with_all_finds(n_origins: int) -> None:
     dice = random.Random(7)
-    looks = [dice.getrandbits(BITS) for _ in range(n_origins)]
-    for origin in tuple(looks):  # neighbours at every distance up to a little over the limit
+    hashes = [dice.getrandbits(BITS) for _ in range(n_origins)]
+    for origin in tuple(hashes):  # neighbours at every distance up to a little over the limit
         for n_flips in range(NEAR_BITS + 3):
-            looks.append(origin ^ sum(1 << bit for bit in dice.sample(range(BITS), n_flips)))
+            hashes.append(origin ^ sum(1 << bit for bit in dice.sample(range(BITS), n_flips)))
     index = HashIndex()
-    for look in looks:
-        index.add(f"{look:016x}", f"{look:016x}")
-    assert len(index) == len(looks)
+    for digits in hashes:
+        index.add(f"{digits:016x}", f"{digits:016x}")
+    assert len(index) == len(hashes)
     assert (len(index) <= FEW) == (n_origins == 2)
-    for look in looks:
-        expected = sorted(f"{other:016x}" for other in looks if distance(look, other) <= NEAR_BITS)
-        assert sorted(index.near(f"{look:016x}")) == expected
+    for digits in hashes:
+        expected = sorted(f"{other:016x}" for other in hashes if distance(digits, other) <= NEAR_BITS)
+        assert sorted(index.near(f"{digits:016x}")) == expected

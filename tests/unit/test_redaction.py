@@ -23,7 +23,7 @@ SIGNED = "https://b.s3.amazonaws.com/k.jpg?X-Amz-Date=1&X-Amz-Signature=f00dfeed
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setattr(redaction, "_hidden", set())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import scanfleet.config.validation
 import scanfleet.messages
 import scanfleet.redaction
 from scanfleet.checks.check import builtin_names, load_check, parse_check
-from scanfleet.config.diagnosis import database_words
+from scanfleet.config.diagnosis import describe_database_error
 from scanfleet.config.settings import load_settings
 from scanfleet.config.variables import RENAMED
 from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, ScanfleetError, UnknownName
@@ -39,7 +39,7 @@ def test_flag_beats_environment_beats_file(tmp_path: Path, monkeypatch: pytest.M
     assert (settings.batch_images, settings.fetch_threads, settings.lease_seconds) == (7, 6, 5.0)
 
 
-def test_faulty_settings_are_named_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_settings_are_named_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCANFLEET_BROKER_URL", "sqla://user:hunter2@host/x")
     with pytest.raises(BadSettings, match="broker_url: scheme 'sqla' is not one of") as caught:
         load_settings()
@@ -57,7 +57,7 @@ def test_a_mistyped_variable_is_refused_with_the_name_it_is_like(
 
 
 @pytest.mark.parametrize("name", ["SCANFLEET_NIGHT_SHIFT", "SCANFLEET_DATABASE_PORT"])  # a newer release; Kubernetes
-def test_a_variable_like_no_setting_is_told_once_and_stops_nobody(
+def test_a_variable_like_no_setting_is_reported_once_and_stops_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
@@ -66,7 +66,7 @@ def test_a_variable_like_no_setting_is_told_once_and_stops_nobody(
     load_settings()
     (told,) = caplog.messages
     assert name in told
-    assert name not in os.environ  # a child process would tell it again
+    assert name not in os.environ  # a child process would report it again
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
@@ -84,7 +84,7 @@ def test_a_setting_has_its_old_name_for_one_release(
     assert any(old in said and new in said for said in caplog.messages)
 
 
-def test_what_the_fake_model_is_told_is_no_slip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_of_the_fake_model_are_no_typo(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (FAKE_SECONDS, FAKE_POISON):
         monkeypatch.setenv(name, "0")
     load_settings()
@@ -100,12 +100,12 @@ def test_postgresql_has_several_names(scheme: str) -> None:
 @pytest.mark.parametrize(
     ("words", "begins"),
     [
-        ('connection failed: FATAL: role "me" does not exist', "the database does not let us in: "),
+        ('connection failed: FATAL: role "me" does not exist', "the database refuses the connection: "),
         ("connection refused", "the database cannot be used right now: "),
     ],
 )
-def test_a_database_that_lets_nobody_in_is_not_called_away(words: str, begins: str) -> None:
-    assert database_words(words).startswith(f"{begins}{words}")
+def test_a_database_that_refuses_a_connection_is_not_called_unavailable(words: str, begins: str) -> None:
+    assert describe_database_error(words).startswith(f"{begins}{words}")
 
 
 def test_a_settings_file_that_is_not_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_built_in_checks_are_valid_and_have_distinct_hashes() -> None:
     assert len({check.hash for check in checks}) == len(checks)
 
 
-def test_the_hash_is_of_the_words_and_not_of_the_layout() -> None:
+def test_the_hash_is_of_the_content_and_not_of_the_layout() -> None:
     assert parse_check(GOOD, where="a").hash == parse_check("# note\n" + GOOD, where="b").hash
     assert parse_check(GOOD, where="a").hash != parse_check(GOOD.replace("what", "who"), where="a").hash
 
@@ -146,14 +146,14 @@ def test_the_hash_is_of_the_words_and_not_of_the_layout() -> None:
         ("name = \n", "line 1"),
     ],
 )
-def test_a_faulty_check_names_line_and_field(text: str, where: str) -> None:
+def test_a_wrong_check_names_line_and_field(text: str, where: str) -> None:
     with pytest.raises(BadCheck) as caught:
         parse_check(text, where="f.toml")
     assert where in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_all_faults_of_a_check_come_in_one_line_in_plain_words() -> None:
+def test_all_problems_of_a_check_come_in_one_line() -> None:
     text = 'name = "X Y"\nlabels = ["a", 2]\nflag = ["a"]\nmax_pixels = 5\nboxes = "maybe"\ntarget_recall = 2\n'
     with pytest.raises(BadCheck) as caught:
         parse_check(text, where="f.toml")
@@ -169,7 +169,7 @@ def test_all_faults_of_a_check_come_in_one_line_in_plain_words() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "colour = 5\n", 'max_pixels = "many"\n'])
-def test_contradictions_are_told_together_and_beside_other_faults(wrong: str) -> None:
+def test_contradictions_are_reported_together_and_beside_other_problems(wrong: str) -> None:
     text = GOOD.replace('["a", "b"]', '["a", "b", "a"]').replace('flags = ["a"]', 'flags = ["z"]') + wrong
     with pytest.raises(BadCheck) as caught:
         parse_check(text + '[descriptions]\nq = "1"\n', where="f.toml")
@@ -192,7 +192,7 @@ def test_fields_that_do_not_go_together_are_named(more: str, words: str) -> None
         parse_check(text, where="f.toml")
 
 
-def test_settings_are_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_refused_with_a_plain_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCANFLEET_BATCH_IMAGES", "0")
     monkeypatch.setenv("SCANFLEET_FETCH_THREADS", "many")
     with pytest.raises(BadSettings) as caught:
@@ -216,7 +216,7 @@ def test_messages_refuse_what_they_do_not_know(body: dict[str, object]) -> None:
         ScoreBatch.model_validate(body)
 
 
-def test_a_knock_arrives_over_the_embedded_broker_and_leaves_no_file(tmp_path: Path) -> None:
+def test_a_notification_arrives_over_the_embedded_broker_and_leaves_no_file(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     app = make_app(settings, ("score.fake",))
     notify(app, queue="score.fake", batch_id=7)
@@ -233,7 +233,7 @@ def test_a_broker_that_is_away_is_named(tmp_path: Path) -> None:
         notify(make_app(load_settings(broker_url="redis://127.0.0.1:1/0")), queue="score.fake", batch_id=1)
 
 
-def test_every_error_tells_what_it_is_for_and_request_errors_differ_in_exit_code() -> None:
+def test_every_error_has_a_docstring_and_request_errors_differ_in_exit_code() -> None:
     def below(kind: type[ScanfleetError]) -> list[type[ScanfleetError]]:
         return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
 

@@ -47,12 +47,12 @@ class BatchWriter:
 
         return self._commit(lease, write, ends=False)
 
-    def note_content(self, lease: Lease, image: ClaimedImage, sha256: str) -> None:
+    def record_content(self, lease: Lease, image: ClaimedImage, sha256: str) -> None:
         """Store the hash of an image that was under way when a worker died, before it is tried again."""
         if image.crashes:
             self._commit(
                 lease,
-                lambda connection: crash_isolation.note_content(connection, lease.claim, image.id, sha256),
+                lambda connection: crash_isolation.record_content(connection, lease.claim, image.id, sha256),
                 ends=False,
             )
 

@@ -84,7 +84,7 @@ class Leases:
         if not held:
             return
         with reading(self._engine) as connection:
-            states = batches.standing(connection, [lease.claim for lease in held.values()])
+            states = batches.lease_states(connection, [lease.claim for lease in held.values()])
         for batch_id, state in states.items():
             lease = held[batch_id]
             with lease.lock:

@@ -143,7 +143,7 @@ class Pipeline:
                 results=into,
                 watch=watch,
                 scan_id=claim.scan_id,
-                on_fetched=lambda image, sha256: self._writer.note_content(lease, image, sha256),
+                on_fetched=lambda image, sha256: self._writer.record_content(lease, image, sha256),
             )
             self._on_abort(lease, batch.abort)
             batch.run()

@@ -196,7 +196,7 @@ class ScorerCache:
                 if why is None:
                     refusals.take_back(connection, wanted.adapter_id, worker=self._worker)
                 else:
-                    refusals.note_refusal(connection, wanted.adapter_id, worker=self._worker, why=why)
+                    refusals.record_refusal(connection, wanted.adapter_id, worker=self._worker, why=why)
         except DatabaseUnavailable as error:
             log.warning("refusal_not_noted", adapter=wanted.adapter_id, error=str(error))
 

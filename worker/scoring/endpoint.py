@@ -25,7 +25,7 @@ from models.types import CropReader, Detail, Finder, ModelIdentity, Question, Re
 from scanfleet.config.endpoints import model_at_endpoint
 from scanfleet.config.model_names import require_address
 from scanfleet.config.settings import Settings
-from scanfleet.config.urls import in_the_open
+from scanfleet.config.urls import unencrypted
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, ScanfleetError
 from worker.errors import DeviceBroken
 from worker.scoring.rate_limit import REAL_TIME, Clock, RateLimit, RateLimitedServer
@@ -37,9 +37,9 @@ def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointMo
     """The server of the settings, after a trial question. Raises BadSettings or DeviceUnavailable."""
     name, url = _checked(settings)
     key = None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value()
-    flaw = in_the_open(url)
+    flaw = unencrypted(url)
     if flaw is not None:
-        log.warning("connection_in_the_open", why=flaw)
+        log.warning("connection_unencrypted", reason=flaw)
     with _at_start():
         channel = HttpChannel(
             url=url,

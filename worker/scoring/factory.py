@@ -21,7 +21,7 @@ from scanfleet.checks.crop import crop_text
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for
-from scanfleet.db.results.scorers import ScorerSpec, Shift, note_shift, scorer_id
+from scanfleet.db.results.scorers import ScorerSpec, Shift, record_shift, scorer_id
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import DeviceUnavailable
 from worker.scoring.adapters import AdapterFolders
@@ -123,7 +123,7 @@ class ScorerMaker:
         with transaction(self._engine) as connection:
             row = scorer_id(connection, spec)
             if shift is not None:
-                note_shift(connection, row, shift)
+                record_shift(connection, row, shift)
         log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
         return Resolved(
             scorer_id=row,

@@ -26,7 +26,7 @@ from models.types import (
     Scorer,
 )
 from scanfleet.config.endpoints import PREFIX
-from scanfleet.config.extras import how_to_get
+from scanfleet.config.extras import install_hint
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadSettings, DeviceUnavailable
 from worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer
@@ -100,7 +100,7 @@ def load_model(settings: Settings) -> Model:
             device=settings.device,
         )
     except ImportError as error:
-        raise BadSettings(f"this worker cannot load models ({error}): {how_to_get('worker')}") from None
+        raise BadSettings(f"this worker cannot load models ({error}): {install_hint('worker')}") from None
     except ModelInvalid as error:
         raise BadSettings(f"model: {error}") from error
     except ModelUnavailable as error:

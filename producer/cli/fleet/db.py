@@ -28,7 +28,7 @@ def upgrade(flags: Flags) -> None:
     """
     from scanfleet.db import schema
 
-    with schema.first_contact(flags.settings()) as engine:
+    with schema.connect_at_start(flags.settings()) as engine:
         click.echo(schema.upgrade(engine))
 
 
@@ -45,7 +45,7 @@ def check(flags: Flags) -> None:
     """
     from scanfleet.db import schema
 
-    with schema.first_contact(flags.settings()) as engine:
+    with schema.connect_at_start(flags.settings()) as engine:
         click.echo(schema.check_schema(engine))
 
 

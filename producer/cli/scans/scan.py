@@ -40,7 +40,7 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
       scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --sample 500 --dry-run
     """
     from producer.scans.session import Request, open_session
-    from scanfleet.config.diagnosis import lonely_broker
+    from scanfleet.config.diagnosis import local_broker_warning
     from scanfleet.config.model_names import require_model
 
     request = Request(**chosen)
@@ -49,7 +49,7 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
     if dry_run:
         _show_preview(request, settings)
         return
-    lonely = lonely_broker(settings)
+    lonely = local_broker_warning(settings)
     if lonely is not None:
         note(lonely)
     with open_session(settings) as session, open_display() as display:

@@ -191,11 +191,11 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
         found = islice(iter_conflicts(engine, check_name), limit)
         if form != "table":
             with target(None, form=form) as file:
-                write_lines((line for conflict in found for line in conflict.voices), file, form=form)
+                write_lines((line for conflict in found for line in conflict.labels), file, form=form)
             return
         shown = list(found)
     rows = [
-        (conflict.uri, line.who, line.label, _time(line), line.id) for conflict in shown for line in conflict.voices
+        (conflict.uri, line.who, line.label, _time(line), line.id) for conflict in shown for line in conflict.labels
     ]
     echo_table(("uri", "who", "label", "at", "id"), rows, below=("uri",))
     if not shown:

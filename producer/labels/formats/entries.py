@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from producer.sources.manifest import MalformedLineError
-from scanfleet.config.validation import one_line
+from scanfleet.config.validation import printable
 from scanfleet.errors import BadLabels
 
 SHOWN_FAULTS = 5
@@ -73,7 +73,7 @@ class Faults:
 
     def add(self, where: str, words: str) -> None:
         """Raises BadLabels where it makes no sense to read on."""
-        self.found.append(f"{where}: {one_line(words)}")
+        self.found.append(f"{where}: {printable(words)}")
         if len(self.found) >= MAX_FAULTS:
             self.raise_any()
 

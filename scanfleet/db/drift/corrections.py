@@ -1,4 +1,4 @@
-"""What people said of images whose answer they were shown, counted since the adapter in use last changed."""
+"""People's labels of images whose answer they were shown, counted since the adapter in use last changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DECIDED = ("clear", "review", "flag")
 
 
 def labels_of(connection: sa.Connection, check: Check, *, scan_id: str | None = None) -> list[Labels]:
-    """Over the labels that stand, and over the images of random draws alone: only these stand for the archive.
+    """Count over all current labels, and over those of random samples: only these represent the archive.
 
     scan_id: of images that this scan scored.
     """
@@ -25,7 +25,7 @@ def labels_of(connection: sa.Connection, check: Check, *, scan_id: str | None = 
 
 
 def newest_check(connection: sa.Connection, check_name: str) -> Check | None:
-    """The version of a check that a scan used last; None: no scan ever did."""
+    """Return the version of a check that a scan used last; None: no scan did."""
     query = sa.select(CheckRow.body).where(CheckRow.name == check_name).order_by(CheckRow.id.desc()).limit(1)
     body = connection.execute(query).scalar_one_or_none()
     return None if body is None else Check.model_validate(body)
@@ -61,7 +61,7 @@ def _labels(connection: sa.Connection, check: Check, drawn: Drawn, scan_id: str 
 
 
 def _shown_since(check_name: str) -> sa.Select[tuple[str]]:
-    """Images that were put before a person with an answer since a champion of the check last changed."""
+    """Select images that a person saw with an answer since the champion of the check last changed."""
     changed = sa.select(sa.func.max(Promotion.at)).where(Promotion.check_name == check_name).scalar_subquery()
     return sa.select(Label.content_sha256).where(
         Label.check_name == check_name, Label.shown.is_not(None), sa.or_(changed.is_(None), Label.at > changed)

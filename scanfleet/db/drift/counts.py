@@ -1,7 +1,7 @@
 """Counts over one scorer's verdicts of a scan: the histogram of their margins, and tallies by source.
 
-Images that a rescan chose (`Image.drawn`) count nowhere, unless it took all: they were not met as they come. Every
-query has a bounded number of rows, whatever the size of the scan.
+Images that a rescan chose (`Image.drawn`) are not counted, unless it chose all: they do not represent the archive.
+Every query has a bounded number of rows, whatever the size of the scan.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from scanfleet.db.tables import Batch, Image, Verdict
 from scanfleet.stats.drift import MASS_FLOOR, Tally
 
 BIN_WIDTH = 1 / 64  # logits; edges between bins lie on this grid
-MAX_BINS_AWAY = 4096  # of the grid, either side: what lies farther off counts as being there
+MAX_BINS_AWAY = 4096  # of the grid, either side: margins farther away count as the last bin
 MAX_SOURCES = 1000
 
 
 def spread_batches(connection: sa.Connection, scan_id: str, *, limit: int) -> list[int]:
-    """At most `limit` batches with verdicts, spread evenly over a scan."""
+    """Return at most `limit` batches with verdicts, spread evenly over a scan."""
     place = (sa.func.row_number().over(order_by=Batch.id) - 1).label("place")
     placed = (
         sa.select(Batch.id, place, sa.func.count().over().label("n"))
@@ -34,7 +34,7 @@ def spread_batches(connection: sa.Connection, scan_id: str, *, limit: int) -> li
 
 
 def margin_histogram(connection: sa.Connection, scan_id: str, scorer: int, batches: Sequence[int]) -> dict[int, int]:
-    """Multiples of BIN_WIDTH -> verdicts whose margin is nearest to them."""
+    """Return multiples of BIN_WIDTH -> number of verdicts with the nearest margin."""
     nearest = sa.func.round(Verdict.margin / BIN_WIDTH)
     place = sa.case((nearest > MAX_BINS_AWAY, MAX_BINS_AWAY), (nearest < -MAX_BINS_AWAY, -MAX_BINS_AWAY), else_=nearest)
     counts = _of_scorer(sa.select(place.label("place"), sa.func.count().label("n")), scan_id, scorer, batches)
@@ -51,7 +51,7 @@ def tallies_of(
     by: By | None,
     batches: Sequence[int] | None,
 ) -> dict[str | None, Tally]:
-    """By source, the largest first; by None: of all, under None."""
+    """Return tallies by source, the largest first; with by=None, one of all under None."""
     part = sa.null() if by is None else part_of(connection, sources, by)
     bins = [_n(within).label(f"bin{place}") for place, within in enumerate(_bins(edges))]
     query = _of_scorer(
@@ -96,11 +96,11 @@ def _n(true: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
 
 
 def _of_scorer(query: sa.Select[Any], scan_id: str, scorer: int, batches: Sequence[int] | None) -> sa.Select[Any]:
-    """Over one scorer's verdicts of a scan, or of some batches of it, without images that were chosen."""
+    """Select from one scorer's verdicts of a scan, or of some of its batches, without images chosen by a rescan."""
     where = Verdict.scan_id == scan_id if batches is None else Image.batch_id.in_(batches)
     return (
         query.select_from(Verdict)
         .join(Image, Image.id == Verdict.image_id)
-        # "+ 0": not by the index of scorers, which leads through all that a scorer ever answered.
+        # "+ 0": avoids the index of scorers, which visits all verdicts of a scorer.
         .where(Verdict.scorer_id + 0 == scorer, sa.or_(Image.drawn.is_(None), Image.drawn == "all"), where)
     )

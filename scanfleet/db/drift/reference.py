@@ -1,7 +1,7 @@
-"""Counts by which `scanfleet.stats.drift` judges whether answers still look as they did. All sums are made in SQL.
+"""Counts for `scanfleet.stats.drift`, which decides whether answers have drifted. All sums are made in SQL.
 
 The reference of a scorer is its first scan with MIN_IMAGES verdicts or more: batches spread over it evenly, so that no
-folder of it stands for all.
+single folder represents all.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from scanfleet.stats.drift import MIN_IMAGES, Slice, Tally, judge, judge_labels
 from scanfleet.stats.psi import edges_of_histogram
 
 REFERENCE_BATCHES = 256
-LOOK_BATCHES = 128  # of a scan, where somebody looks every half minute
-LOOK_SCANS = 2
+RECENT_BATCHES = 128  # of a scan, for checks that run every half minute
+RECENT_SCANS = 2
 MAX_SCANS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """edges: between the bins of its margins. tallies: by source; None: all of it."""
+    """A reference scan. edges: between the bins of its margins. tallies: by source; None: all of it."""
 
     scan: str
     edges: tuple[float, ...]
     tallies: dict[str | None, Tally]
 
     def of(self, source: str | None) -> tuple[str | None, Tally]:
-        """The same source of the reference scan if it has enough images, or else the whole scan."""
+        """Return the same source of the reference scan if it has enough images, else the whole scan."""
         own = self.tallies.get(source)
         return (source, own) if own is not None and own.n >= MIN_IMAGES else (None, self.tallies[None])
 
@@ -48,28 +48,28 @@ def slices(
     max_batches: int | None = None,
     in_use: bool = False,
 ) -> Iterator[Slice]:
-    """Every scan of a check, the newest first, by scorer; with `by`, after each scan its sources, the largest first.
+    """Yield every scan of a check, the newest first, by scorer; with `by`, each scan is followed by its sources.
 
-    max_batches: look at so many batches of each scan only, spread over it evenly. in_use: leave out scorers whose
-    adapter is not the champion any more.
+    max_batches: read at most this many batches of each scan, spread evenly. in_use: leave out scorers whose
+    adapter is no longer the champion.
     """
     known: dict[int, Reference | None] = {}
     for scan, sources in _newest_scans(connection, check_name, scan_id=scan_id, limit=max_scans):
         for scorer in _scorers_of(connection, check_name, scan, in_use=in_use):
             if scorer.id not in known:
                 known[scorer.id] = _reference(connection, scorer.id, by=by)
-            looked_at = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
+            counted = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
             for way in (None, by) if by is not None else (None,):
-                yield from _slices(connection, scan, sources, scorer, known[scorer.id], by=way, batches=looked_at)
+                yield from _slices(connection, scan, sources, scorer, known[scorer.id], by=way, batches=counted)
 
 
 def alarms(connection: sa.Connection, check_name: str) -> list[str]:
-    """Reasons to train a check anew, in words. Looks at a part of the newest scans, whatever their size.
+    """Return reasons to train a check again, as text. Reads a part of the newest scans, whatever their size.
 
-    An adapter that was replaced alarms nobody any more. Where the base alone answers, little label mass is how it
-    speaks, and nothing that moved.
+    An adapter that was replaced raises no alarm. Where the base alone answers, a low label mass is normal and is not
+    counted as drift.
     """
-    newest = slices(connection, check_name, max_scans=LOOK_SCANS, max_batches=LOOK_BATCHES, in_use=True)
+    newest = slices(connection, check_name, max_scans=RECENT_SCANS, max_batches=RECENT_BATCHES, in_use=True)
     found = [finding for each in newest for finding in judge(each, of_mass=not each.zero_shot)]
     check = newest_check(connection, check_name)
     if check is not None:
@@ -79,8 +79,8 @@ def alarms(connection: sa.Connection, check_name: str) -> list[str]:
 
 
 def alarms_of_scan(connection: sa.Connection, check_name: str, scan_id: str) -> list[str]:
-    """What is alarming about one scan, in words. Looks at a part of it, whatever its size."""
-    found = slices(connection, check_name, scan_id=scan_id, max_batches=LOOK_BATCHES)
+    """Return the alarms of one scan, as text. Reads a part of it, whatever its size."""
+    found = slices(connection, check_name, scan_id=scan_id, max_batches=RECENT_BATCHES)
     return [finding.words for each in found for finding in judge(each) if finding.level == "alarm"]
 
 
@@ -92,7 +92,7 @@ def checks_with_scans(connection: sa.Connection) -> list[str]:
 def _newest_scans(
     connection: sa.Connection, check_name: str, *, scan_id: str | None, limit: int
 ) -> list[tuple[str, list[str]]]:
-    """(scan, its sources)"""
+    """Return scans with their sources."""
     query = (
         sa.select(Scan.id, Scan.sources)
         .join(CheckRow, CheckRow.id == Scan.check_id)
@@ -108,7 +108,7 @@ def _newest_scans(
 @dataclass(frozen=True, kw_only=True)
 class _Scorer:
     id: int
-    words: str
+    text: str
     zero_shot: bool
 
 
@@ -127,7 +127,7 @@ def _scorers_of(connection: sa.Connection, check_name: str, scan_id: str, *, in_
     found = []
     for row in connection.execute(query):
         adapter = "" if row.weights_sha256 is None else f", {row.weights_sha256[:12]}"
-        found.append(_Scorer(id=row.id, words=f"{row.base_model} ({row.precision}){adapter}", zero_shot=not adapter))
+        found.append(_Scorer(id=row.id, text=f"{row.base_model} ({row.precision}){adapter}", zero_shot=not adapter))
     return found
 
 
@@ -143,25 +143,25 @@ def _slices(
 ) -> Iterator[Slice]:
     edges = (0.0,) if reference is None else reference.edges
     for source, tally in tallies_of(connection, scan_id, sources, scorer.id, edges, by=by, batches=batches).items():
-        before, held_to = None, None
+        before, compared_with = None, None
         if reference is not None:
             name, before = reference.of(source)
-            held_to = f"scan {reference.scan}" + (f", {name}" if name is not None else "")
+            compared_with = f"scan {reference.scan}" + (f", {name}" if name is not None else "")
         is_reference = reference is not None and reference.scan == scan_id
         yield Slice(
             scan=scan_id,
             scorer_id=scorer.id,
-            scorer=scorer.words,
+            scorer=scorer.text,
             zero_shot=scorer.zero_shot,
             source=source,
             tally=tally,
             before=None if is_reference else before,
-            reference=held_to,
+            reference=compared_with,
         )
 
 
 def _reference(connection: sa.Connection, scorer: int, *, by: By | None) -> Reference | None:
-    """What a scorer's margins are held to; None: no scan has enough of its verdicts yet."""
+    """Return the reference of a scorer's margins; None: no scan has enough of its verdicts yet."""
     for scan_id, sources in _scans_of(connection, scorer):
         batches = spread_batches(connection, scan_id, limit=REFERENCE_BATCHES)
         counts = margin_histogram(connection, scan_id, scorer, batches)
@@ -177,7 +177,7 @@ def _reference(connection: sa.Connection, scorer: int, *, by: By | None) -> Refe
 
 
 def _scans_of(connection: sa.Connection, scorer: int) -> list[tuple[str, list[str]]]:
-    """(scan, its sources) of those with enough verdicts by a scorer, the oldest first."""
+    """Yield scans with enough verdicts by a scorer, with their sources, the oldest first."""
     enough = (
         sa.select(Batch.scan_id, sa.func.min(Batch.id).label("first"))
         .join(Scan, Scan.id == Batch.scan_id)

@@ -1,4 +1,4 @@
-"""Which part of an archive an image belongs to, as SQL: its source, or its folder so many levels below the source."""
+"""SQL for the part of an archive that an image belongs to: its source, or a folder some levels below it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from scanfleet.db.tables import Image
 
 By = Literal["source"] | int  # levels of folders below the source
 MAX_DEPTH = 5  # the expression doubles with each level
-MAX_NAMED = 50  # sources of a scan told apart; the others are one
+MAX_NAMED = 50  # sources of a scan with a name of their own; the others are one
 OTHER = "other"
 
 Text = sa.ColumnElement[str]
 
 
 def part_of(connection: sa.Connection, sources: Sequence[str], by: By) -> Text:
-    """The source, or the folder with its "/" at the end, that `Image.uri` lies in.
+    """Return the source, or the folder with its final "/", that contains `Image.uri`.
 
-    Images of a manifest lie in no source: their folders count from the root or bucket, and a manifest among several
-    sources is OTHER. A prefix of a bucket that is no folder (s3://b/2026/ad) counts from the folder it lies in.
+    Images of a manifest are in no source: their folders count from the root or bucket, and a manifest among several
+    sources is OTHER. A prefix of a bucket that is no folder (s3://b/2026/ad) counts from its folder.
     """
     named = list(sources)[:MAX_NAMED]
     if by == "source":
@@ -45,12 +45,12 @@ def _within(source: str) -> sa.ColumnElement[bool]:
 
 
 def _folder(source: str) -> str:
-    """Where the levels below a source begin, with the "/"."""
+    """Return the prefix below which the levels of a source begin, with the "/"."""
     return source[: source.rfind("/") + 1] if source.startswith("s3://") else f"{source.rstrip('/')}/"
 
 
 def _after(connection: sa.Connection, text: Any, mark: str) -> Text:
-    """What follows the first `mark`; all of it where there is none."""
+    """Return the text after the first `mark`; all of it where there is none."""
     find = sa.func.strpos if connection.dialect.name == "postgresql" else sa.func.instr
     place = find(text, mark)
     return sa.case((place > 0, sa.func.substr(text, place + len(mark))), else_=text)

@@ -1,6 +1,6 @@
-"""Which images belong together: given groups, likeness, and the closure of both.
+"""Find images that belong together: by given groups, by near hashes, and by the closure of both.
 
-Newcomers are linked with each other first; then every stored image is met once, and anchors those that it binds.
+New images are linked with each other first. Then each stored image is visited once, and anchors those linked to it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from scanfleet.perceptual_hash import HashIndex
 
 SHARES = (("train", 0.6), ("calibration", 0.15), ("threshold", 0.1), ("golden", 0.15))
 
-Node = tuple[str, str]  # ("look", look) or ("group", name)
+Node = tuple[str, str]  # ("phash", hash) or ("group", name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeenImage:
-    """An image that was fetched and looked at. group: a bag or session that a person named."""
+    """An image that was fetched and decoded. group: a bag or session that a person named."""
 
     content_sha256: str
     uri: str
@@ -27,59 +27,59 @@ class SeenImage:
     etag: str | None
     width: int  # pixels, upright
     height: int
-    look: str  # scanfleet.perceptual_hash
+    phash: str  # scanfleet.perceptual_hash
     group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
-    """A cluster, and the split it lies in."""
+    """A cluster and its split."""
 
     cluster: str
     split: str
 
 
 def split_of(cluster: str) -> str:
-    """The split of a new cluster, from its name alone."""
-    draw = int.from_bytes(hashlib.sha256(f"split {cluster}".encode()).digest()[:8]) / 2**64
+    """Return the split of a new cluster, which depends on its name alone."""
+    position = int.from_bytes(hashlib.sha256(f"split {cluster}".encode()).digest()[:8]) / 2**64
     for split, share in SHARES:
-        draw -= share
-        if draw < 0:
+        position -= share
+        if position < 0:
             return split
     return SHARES[-1][0]
 
 
 class Links:
-    """What the newcomers have in common with each other, and with what is stored."""
+    """Links of new images with each other, and with stored images."""
 
     def __init__(self, images: Sequence[SeenImage]) -> None:
-        self.known: dict[str, Anchor] = {}  # images that are stored already, by content hash
-        self.alike: set[str] = set()  # looks that more than one image has, or nearly
+        self.known: dict[str, Anchor] = {}  # stored images, by content hash
+        self.alike: set[str] = set()  # hashes that several images share, exactly or nearly
         self._images = {image.content_sha256: image for image in images}
         self._parents: dict[Node, Node] = {}
         self._anchors: dict[Node, set[Anchor]] = {}
         self._least: dict[Node, str] = {}
         self._joined = False
-        self._groups: dict[str, set[str]] = {}  # content hash -> groups that it was given now
+        self._groups: dict[str, set[str]] = {}  # content hash -> groups given with the new images
         for image in images:
             if image.group is not None:
                 self._groups.setdefault(image.content_sha256, set()).add(image.group)
         self._index = HashIndex()
-        self._link_looks()
+        self._link_phashes()
 
-    def _link_looks(self) -> None:
-        first: dict[str, str] = {}  # look -> content hash
+    def _link_phashes(self) -> None:
+        first: dict[str, str] = {}  # phash -> content hash
         for image in self._images.values():
-            if first.setdefault(image.look, image.content_sha256) != image.content_sha256:
-                self.alike.add(image.look)
-        for look in first:
-            for other in self._index.near(look):
-                self.alike |= {look, other}
-                self._join(("look", look), ("look", other))
-            self._index.add(look, look)
+            if first.setdefault(image.phash, image.content_sha256) != image.content_sha256:
+                self.alike.add(image.phash)
+        for phash in first:
+            for other in self._index.near(phash):
+                self.alike |= {phash, other}
+                self._join(("phash", phash), ("phash", other))
+            self._index.add(phash, phash)
 
     def meet(self, row: Any) -> None:
-        """A stored image: those that resemble it or belong to it are anchored where it lies."""
+        """Visit a stored image: new images with a near hash or in its group are anchored to its cluster."""
         anchor = Anchor(cluster=row.cluster, split=row.split)
         groups = set() if row.given_group is None else {row.given_group}
         if row.content_sha256 in self._images:
@@ -87,15 +87,15 @@ class Links:
             groups |= self._groups.get(row.content_sha256, set())
         for group in groups:
             self._anchors.setdefault(("group", group), set()).add(anchor)
-        for look in self._index.near(row.look):
-            if row.content_sha256 not in self._images or look != row.look:
-                self.alike.add(look)
-            self._anchors.setdefault(("look", look), set()).add(anchor)
+        for phash in self._index.near(row.phash):
+            if row.content_sha256 not in self._images or phash != row.phash:
+                self.alike.add(phash)
+            self._anchors.setdefault(("phash", phash), set()).add(anchor)
 
     def home(self, image: SeenImage, *, wanted: str | None, pinned: bool) -> Anchor:
-        """Where a newcomer goes."""
+        """Return the cluster and split of a new image."""
         self._join_groups()
-        root = self._root(("look", image.look))
+        root = self._root(("phash", image.phash))
         anchors = self._anchors.get(root, set())
         name = self._least[root]
         splits = {anchor.split for anchor in anchors}
@@ -103,31 +103,31 @@ class Links:
             return Anchor(cluster=f"between-{name[-16:]}", split="none")
         if anchors:
             return min(anchors, key=lambda anchor: anchor.cluster)
-        drawn = wanted or split_of(name)
-        # A golden set that people chose grows by their choice alone.
-        return Anchor(cluster=name, split="train" if pinned and wanted is None and drawn == "golden" else drawn)
+        split = wanted or split_of(name)
+        # A golden set that people chose grows only by their choice.
+        return Anchor(cluster=name, split="train" if pinned and wanted is None and split == "golden" else split)
 
     def _join_groups(self) -> None:
-        """Once, when all that is stored was met: newcomers of a group belong together; so do their anchors."""
+        """Join new images of a group, and their anchors, once all stored images were visited."""
         if self._joined:
             return
         self._joined = True
-        newcomers = {sha: image for sha, image in self._images.items() if sha not in self.known}
-        for sha, image in newcomers.items():
+        new_images = {sha: image for sha, image in self._images.items() if sha not in self.known}
+        for sha, image in new_images.items():
             for group in self._groups.get(sha, ()):
-                self._join(("look", image.look), ("group", group))
+                self._join(("phash", image.phash), ("group", group))
         anchors, self._anchors = self._anchors, {}
         for node, some in anchors.items():
             self._anchors.setdefault(self._root(node), set()).update(some)
-        for sha, image in newcomers.items():
-            root = self._root(("look", image.look))
+        for sha, image in new_images.items():
+            root = self._root(("phash", image.phash))
             for name in (*(_group_cluster(group) for group in self._groups.get(sha, ())), f"look-{sha[:16]}"):
                 self._least[root] = min(name, self._least.get(root, name))
 
     def _root(self, node: Node) -> Node:
         parent = self._parents.setdefault(node, node)
         while parent != node:
-            self._parents[node] = self._parents[parent]  # halves the way for the next one
+            self._parents[node] = self._parents[parent]  # halves the path for the next search
             node, parent = parent, self._parents[parent]
         return node
 

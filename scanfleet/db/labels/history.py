@@ -1,4 +1,4 @@
-"""Labels one by one, with what became of them; disagreements; and taking labels back."""
+"""The history of labels with their state, conflicts between people, and undoing labels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ State = Literal["counts", "conflict", "replaced", "undone"]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelLine:
-    """One label as it was given.
+    """A label as it was given.
 
     state: counts; conflict: it would, but people differ; replaced: by a newer or settling one; undone.
-    split: of its image, in the eyes of its check.
+    split: of its image, for its check.
     """
 
     id: int
@@ -46,7 +46,7 @@ class LabelLine:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFilter:
-    """Which labels; unset fields ask nothing."""
+    """A filter of labels; unset fields match all."""
 
     check_name: str | None = None
     label: str | None = None
@@ -71,15 +71,15 @@ class LabelFilter:
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """An image that people label differently. voices: the labels that count, the oldest first."""
+    """An image that people label differently. labels: the labels that count, the oldest first."""
 
     content_sha256: str
     uri: str
-    voices: list[LabelLine]
+    labels: list[LabelLine]
 
 
 def iter_labels(engine: sa.Engine, wanted: LabelFilter, *, limit: int | None = None) -> Iterator[LabelLine]:
-    """The labels, the newest first. One short read a page."""
+    """Yield the labels, the newest first, in one short read per page."""
     before: int | None = None
     left = limit
     while left is None or left > 0:
@@ -97,7 +97,7 @@ def iter_labels(engine: sa.Engine, wanted: LabelFilter, *, limit: int | None = N
 
 
 def iter_conflicts(engine: sa.Engine, check_name: str) -> Iterator[Conflict]:
-    """The images in conflict, by content hash. One short read a page."""
+    """Yield the images in conflict, by content hash, in one short read per page."""
     after = ""
     while True:
         images = (
@@ -117,15 +117,15 @@ def iter_conflicts(engine: sa.Engine, check_name: str) -> Iterator[Conflict]:
 
 
 def count_labels(connection: sa.Connection, wanted: LabelFilter) -> int:
-    """How many labels a filter takes that are not undone yet."""
+    """Count the labels of a filter that are not undone yet."""
     query = sa.select(sa.func.count()).select_from(Label).join(LabelledImage, _SAME_IMAGE)
     return connection.execute(query.where(*wanted.conditions(), ~undone(Label))).scalar_one()
 
 
 def undo_labels(connection: sa.Connection, wanted: LabelFilter, *, who: str) -> int:
-    """Take labels back: a row each that says so. Returns how many; those undone already are left as they are.
+    """Undo labels, with a row for each that is not undone yet. Returns their number.
 
-    Raises UnknownName for an id that no label has, and then nothing may be committed.
+    Raises UnknownName for an id without a label; then the transaction must not be committed.
     """
     if wanted.ids is not None:
         query = sa.select(Label.id).where(Label.id.in_(wanted.ids), Label.undoes.is_(None))
@@ -165,7 +165,7 @@ def _conflicts(connection: sa.Connection, check_name: str, images: Sequence[str]
     by_image: dict[str, list[LabelLine]] = {}
     for line in _lines(connection, _select().where(Label.id.in_(disputed)).order_by(Label.content_sha256, Label.id)):
         by_image.setdefault(line.content_sha256, []).append(line)
-    return [Conflict(content_sha256=image, uri=voices[-1].uri, voices=voices) for image, voices in by_image.items()]
+    return [Conflict(content_sha256=image, uri=labels[-1].uri, labels=labels) for image, labels in by_image.items()]
 
 
 def _lines(connection: sa.Connection, query: sa.Select[Any]) -> list[LabelLine]:
@@ -181,10 +181,10 @@ def _lines(connection: sa.Connection, query: sa.Select[Any]) -> list[LabelLine]:
 
 def _line(row: sa.Row[Any], states: dict[int, State]) -> LabelLine:
     state: State = "undone" if row.undone else states.get(row.id, "replaced")
-    said = {name: value for name, value in row._mapping.items() if name != "undone"}
-    return LabelLine(**said, state=state)
+    values = {name: value for name, value in row._mapping.items() if name != "undone"}
+    return LabelLine(**values, state=state)
 
 
 def as_record(line: LabelLine) -> dict[str, Any]:
-    """A label as plain values."""
+    """Return a label as plain values."""
     return asdict(line) | {"at": line.at.isoformat()}

@@ -1,7 +1,7 @@
-"""What people say is true of images: rows are added, never changed, and which of them stands follows from all of them.
+"""People's labels of images. Rows are added, never changed; the current label follows from all of them.
 
-A label belongs to a check's name and an image's bytes. Whoever errs adds another row: the newest of a person counts. An
-undo is a row as well. Where people differ the image is in conflict and used for nothing, until a label settles it.
+A label belongs to a check's name and an image's bytes. A correction is another row: the newest of a person counts. An
+undo is a row as well. Where people differ the image is in conflict, and not used until a label settles it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from scanfleet.db.labels.queries import PINNED, counting, split_for, undone
 from scanfleet.db.tables import Label, LabelledImage
 
 PAGE_IMAGES = 1000
-CHUNK_ROWS = 500  # of one statement
+CHUNK_ROWS = 500  # per statement
 TEACHING = ("train", "calibration", "threshold")  # splits that an adapter is made from
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentLabel:
-    """The label that stands for one image, and where the image is.
+    """The current label of an image, and the location of the image.
 
-    boxes: [{x0, y0, x1, y1, label}], pixels of the upright image; None: nobody said where. drawn: why the image was put
-    before a person. shown: what the ledger said of it then. cluster: images of one group or look. split: in the eyes of
-    this check; "none": to be used for nothing.
+    boxes: [{x0, y0, x1, y1, label}], pixels of the upright image; None: not given. drawn: why a person was asked about
+    the image. shown: its verdict then. cluster: images of one group or with near hashes. split: for this check;
+    "none": not to be used.
     """
 
     label_id: int
@@ -86,7 +86,7 @@ def current_labels(
         if not keys:
             break
         these = (Label.content_sha256 > after, Label.content_sha256 <= keys[-1])
-        found += _standing(connection, check_name, *these, up_to=up_to)
+        found += _select_current(connection, check_name, *these, up_to=up_to)
         after = keys[-1]
     return found
 
@@ -107,16 +107,16 @@ def iter_current_labels(engine: sa.Engine, check_name: str, *, up_to: int | None
 
 
 def current_label_of(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, CurrentLabel]:
-    """By content hash: what stands for these images."""
+    """Return the current labels of these images by content hash."""
     found: dict[str, CurrentLabel] = {}
     for start in range(0, len(images), CHUNK_ROWS):
         these = Label.content_sha256.in_(images[start : start + CHUNK_ROWS])
-        found |= {one.content_sha256: one for one in _standing(connection, check_name, these, up_to=None)}
+        found |= {one.content_sha256: one for one in _select_current(connection, check_name, these, up_to=None)}
     return found
 
 
-def voices(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, str]]:
-    """By content hash: who says what, of the labels that count."""
+def labels_by_person(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the labels that count, by content hash and person."""
     found: dict[str, dict[str, str]] = {}
     for start in range(0, len(images), CHUNK_ROWS):
         counts = counting(check_name, Label.content_sha256.in_(images[start : start + CHUNK_ROWS]))
@@ -126,7 +126,7 @@ def voices(connection: sa.Connection, check_name: str, images: Sequence[str]) ->
 
 
 def newest_label(connection: sa.Connection, check_name: str) -> int:
-    """The highest id of a check's labels, undoings included; 0: there are none."""
+    """Return the highest id of a check's labels, undos included; 0: there are none."""
     query = sa.select(sa.func.max(Label.id)).where(Label.check_name == check_name)
     return connection.execute(query).scalar_one() or 0
 
@@ -134,9 +134,9 @@ def newest_label(connection: sa.Connection, check_name: str) -> int:
 def count_since(
     connection: sa.Connection, check_name: str, label_id: int, *, splits: Collection[str] = TEACHING
 ) -> int:
-    """How many images have a standing label newer than this one. splits: those that count.
+    """Count the images with a current label newer than this one. splits: those to count.
 
-    Golden images are left out: they teach nothing, they judge.
+    Golden images are left out by default: they judge adapters, and train none.
     """
     later = orm.aliased(Label)
     touched = sa.select(later.content_sha256).where(later.check_name == check_name, later.id > label_id)
@@ -152,14 +152,14 @@ def count_since(
 
 
 def labelled_checks(connection: sa.Connection) -> list[str]:
-    """The names of the checks that somebody labelled images for."""
+    """Return the names of the checks with labels."""
     return list(connection.execute(sa.select(Label.check_name).distinct().order_by(Label.check_name)).scalars())
 
 
 def add_labels(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[int]:
-    """Add labels in their order, but those in `unsaid`'s sense said already; returns the ids of the rows added."""
+    """Add labels in their order, leaving out repeats (see `without_repeats`). Returns the ids of the new rows."""
     at = now(connection)
-    new = unsaid(connection, check_name, labels)
+    new = without_repeats(connection, check_name, labels)
     added: list[int] = []
     for start in range(0, len(new), CHUNK_ROWS):
         rows = [_row(label, check_name, at) for label in new[start : start + CHUNK_ROWS]]
@@ -168,20 +168,20 @@ def add_labels(connection: sa.Connection, check_name: str, labels: Sequence[NewL
     return added
 
 
-def unsaid(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[NewLabel]:
-    """Those that say something new: where a person's newest label of an image says the same, nothing needs adding.
+def without_repeats(connection: sa.Connection, check_name: str, labels: Sequence[NewLabel]) -> list[NewLabel]:
+    """Return the labels that differ from the person's newest label of the image.
 
     So the same file may be imported twice.
     """
-    said: dict[tuple[str, str], NewLabel] = {}  # by these labels
+    given: dict[tuple[str, str], NewLabel] = {}  # by these labels
     new: list[NewLabel] = []
     for start in range(0, len(labels), CHUNK_ROWS):
         chunk = labels[start : start + CHUNK_ROWS]
-        known = _newest_by_person(connection, check_name, {label.content_sha256 for label in chunk})
+        stored = _newest_by_person(connection, check_name, {label.content_sha256 for label in chunk})
         for label in chunk:
             key = (label.content_sha256, label.who)
-            if not _says(said.get(key, known.get(key)), label):
-                said[key] = label
+            if not _covers(given.get(key, stored.get(key)), label):
+                given[key] = label
                 new.append(label)
     return new
 
@@ -190,15 +190,15 @@ def _row(label: NewLabel, check_name: str, at: datetime) -> dict[str, Any]:
     return {"check_name": check_name, "at": at} | {name: getattr(label, name) for name in NewLabel.__dataclass_fields__}
 
 
-def _says(known: Any, label: NewLabel) -> bool:
-    """Whether a label, or a row of one, says all that a new one says. No box and nothing said of boxes are the same."""
-    if known is None or (known.label, known.boxes or None) != (label.label, label.boxes or None):
+def _covers(earlier: Any, label: NewLabel) -> bool:
+    """Return True if an earlier label, or its row, contains all of a new one. No boxes and none given are equal."""
+    if earlier is None or (earlier.label, earlier.boxes or None) != (label.label, label.boxes or None):
         return False
-    return (known.settles or not label.settles) and (known.origin == PINNED or label.origin != PINNED)
+    return (earlier.settles or not label.settles) and (earlier.origin == PINNED or label.origin != PINNED)
 
 
 def _newest_by_person(connection: sa.Connection, check_name: str, images: set[str]) -> dict[tuple[str, str], Any]:
-    """(image, who) -> that person's newest label, undone ones left out."""
+    """Return (image, who) -> that person's newest label, without undone ones."""
     columns = (Label.content_sha256, Label.who, Label.label, Label.boxes, Label.settles, Label.origin)
     query = (
         sa.select(*columns)
@@ -209,7 +209,7 @@ def _newest_by_person(connection: sa.Connection, check_name: str, images: set[st
 
 
 def _next_images(connection: sa.Connection, check_name: str, after: str, limit: int) -> list[str]:
-    """Content hashes of labelled images behind `after`, whatever their labels are worth."""
+    """Return content hashes of labelled images after `after`, whether or not their labels count."""
     query = (
         sa.select(Label.content_sha256)
         .where(Label.check_name == check_name, Label.content_sha256 > after)
@@ -220,14 +220,14 @@ def _next_images(connection: sa.Connection, check_name: str, after: str, limit: 
     return list(connection.execute(query).scalars())
 
 
-def _standing(
+def _select_current(
     connection: sa.Connection, check_name: str, *conditions: sa.ColumnElement[bool], up_to: int | None
 ) -> list[CurrentLabel]:
     counts = counting(check_name, *conditions, up_to=up_to)
-    said = ("check_name", "content_sha256", "label", "boxes", "who", "at", "drawn", "shown", "note")
+    given = ("check_name", "content_sha256", "label", "boxes", "who", "at", "drawn", "shown", "note")
     found = ("root", "etag", "width", "height", "cluster")
     query = (
-        sa.select(counts.c.id.label("label_id"), *(counts.c[name] for name in said))
+        sa.select(counts.c.id.label("label_id"), *(counts.c[name] for name in given))
         .add_columns(LabelledImage.uri, *(LabelledImage.__table__.c[name] for name in found))
         .add_columns(LabelledImage.given_group.label("group"), split_for(check_name).label("split"))
         .join(LabelledImage, LabelledImage.content_sha256 == counts.c.content_sha256)

@@ -1,7 +1,7 @@
-"""Which labels count, as SQL: built here once, used for one page of images, for counting and for the history.
+"""SQL for the labels that count: used for a page of images, for counting and for the history.
 
-Of what was not undone, each person's newest label counts, and of those none from before the newest one that settles.
-Where the labels that count differ, the image is in conflict; else the newest of them stands, one with boxes first.
+Of the labels that were not undone, each person's newest one counts, but none from before the newest one that settles.
+Where the counting labels differ, the image is in conflict; else the newest of them is current, one with boxes first.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ Name = str | sa.ColumnElement[str] | orm.InstrumentedAttribute[str]  # of a chec
 
 
 def undone(label: Any, *, up_to: int | None = None) -> Condition:
-    """Whether another row takes this one back. up_to: the highest id there is."""
+    """True where another row undoes this one. up_to: ignore rows with a higher id."""
     undo = aliased(Label)
     same = (undo.check_name == label.check_name, undo.content_sha256 == label.content_sha256, undo.undoes == label.id)
     return sa.exists().where(*same, *([] if up_to is None else [undo.id <= up_to]))
 
 
 def counting(check_name: str, *conditions: Condition, up_to: int | None = None) -> sa.Subquery:
-    """The labels that count, by the columns of `labels`, and two more.
+    """Select the labels that count, with the columns of `labels` and two more.
 
-    disputed: labels of this image differ. place: 1 for the one to stand where they do not.
-    conditions: choose images, not labels: all labels of an image must be seen. up_to: the highest id there is.
+    disputed: the labels of this image differ. place: 1 for the current label where they do not.
+    conditions: they must choose images, not labels: all labels of an image are needed. up_to: ignore higher ids.
     """
-    known = [Label.check_name == check_name, Label.undoes.is_(None), *conditions]
+    wanted = [Label.check_name == check_name, Label.undoes.is_(None), *conditions]
     if up_to is not None:
-        known.append(Label.id <= up_to)
+        wanted.append(Label.id <= up_to)
     of_image = Label.content_sha256
     newest = sa.func.row_number().over(partition_by=(of_image, Label.who), order_by=Label.id.desc())
     settled = sa.func.max(sa.case((Label.settles, Label.id), else_=0)).over(partition_by=of_image)
     ranked = (
         sa.select(*Label.__table__.c, newest.label("newest"), settled.label("settled"))
-        .where(*known, ~undone(Label, up_to=up_to))
+        .where(*wanted, ~undone(Label, up_to=up_to))
         .subquery("ranked")
     )
-    image, said = ranked.c.content_sha256, ranked.c.label
+    image, label = ranked.c.content_sha256, ranked.c.label
     place = sa.func.row_number().over(partition_by=image, order_by=(ranked.c.boxes.is_(None), ranked.c.id.desc()))
-    disputed = sa.func.min(said).over(partition_by=image) != sa.func.max(said).over(partition_by=image)
+    disputed = sa.func.min(label).over(partition_by=image) != sa.func.max(label).over(partition_by=image)
     return (
         sa.select(*(ranked.c[column.name] for column in Label.__table__.c), place.label("place"))
         .add_columns(disputed.label("disputed"))
@@ -55,24 +55,24 @@ def counting(check_name: str, *conditions: Condition, up_to: int | None = None) 
 
 
 def split_for(check: Name) -> sa.ColumnElement[str]:
-    """The split of a labelled image in the eyes of one check.
+    """Return the split of a labelled image for one check.
 
-    Once people chose the golden set of a check, nothing gets into it but by their choice: other images that lie in
-    golden (by their hash, by likeness to a golden one, or for another check) are used for nothing there.
+    Once people chose the golden set of a check, it grows only by their choice. Other golden images (by hash, by a near
+    hash, or chosen for another check) are not used for this check.
     """
-    shut_out = sa.and_(
+    excluded = sa.and_(
         LabelledImage.split == "golden", has_pins(check), ~is_pinned(check, LabelledImage.content_sha256)
     )
-    return sa.case((shut_out, "none"), else_=LabelledImage.split)
+    return sa.case((excluded, "none"), else_=LabelledImage.split)
 
 
 def has_pins(check: Name) -> Condition:
-    """Whether people chose the golden set of a check, and did not take all of it back."""
+    """True where people chose the golden set of a check, and did not undo all of it."""
     pin = aliased(Label)
     return sa.exists(sa.select(pin.id).where(pin.check_name == check, pin.origin == PINNED, ~undone(pin)))
 
 
 def is_pinned(check: Name, image: Name) -> Condition:
-    """Whether an image was chosen for it: for good, though its label may be taken back and given anew."""
+    """True where an image was chosen for it. That is permanent, though its label may be undone and given anew."""
     mine = aliased(Label)
     return sa.exists().where(mine.check_name == check, mine.content_sha256 == image, mine.origin == PINNED)

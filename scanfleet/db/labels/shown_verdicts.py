@@ -1,4 +1,4 @@
-"""What the ledger says of images by their bytes: kept with a label, to tell later how often people object."""
+"""Verdicts of images by their bytes: kept with a label, to count later how often people disagree."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from scanfleet.db.tables import CheckRow, ScorerRow, Verdict
 
-CHUNK_ROWS = 500  # of one statement
+CHUNK_ROWS = 500  # per statement
 
 
 def shown_for(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By content hash: the newest verdict of any version of the check, as `labels.shown` holds it.
+    """Return by content hash the newest verdict of any version of the check, as `labels.shown` holds it.
 
     Images that were never scored for this check are left out.
     """
@@ -30,8 +30,8 @@ def shown_for(connection: sa.Connection, check_name: str, images: Sequence[str])
             .order_by(Verdict.created_at, Verdict.id)
         )
         for row in connection.execute(query):
-            said = dict(row._mapping)
-            found[said.pop("content_sha256")] = said
+            verdict = dict(row._mapping)
+            found[verdict.pop("content_sha256")] = verdict
     return found
 
 

@@ -1,9 +1,9 @@
-"""Which split a labelled image belongs to: found when it comes, and then for good.
+"""The split of a labelled image: assigned when it is added, and permanent.
 
-Images that look alike, or that a person put into one group (a bag, a session), must not lie on both sides of a split.
-A newcomer therefore joins the cluster of what it resembles or belongs to; one that lies between clusters of different
-splits gets the split "none", and so does all that came with it. A new cluster's split follows from its name by hash,
-whatever else there is: so splits stay as they are when the data grow.
+Images with near hashes, or that a person put into one group (a bag, a session), must not be in different splits. A new
+image therefore joins the cluster of its near or grouped images. One between clusters of different splits gets the split
+"none", and so do the new images linked with it. The split of a new cluster is a hash of its name, independent of all
+other data: so splits do not change when the data grow.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from scanfleet.db.tables import Label, LabelledImage
 
 PAGE_IMAGES = 5000
 CHUNK_ROWS = 500  # of one statement
-LOCK = 0x5F1A_BE15  # of PostgreSQL: one process at a time gives images their place
+LOCK = 0x5F1A_BE15  # PostgreSQL advisory lock: one process at a time places images
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an image lies.
+    """The cluster and split of an image.
 
-    split: in the eyes of the check it was labelled for; "none": it is used for nothing there. stored: for all checks.
-    known: it was there before, and stays where it was. near: another image looks like it. refused: another split was
-    asked for than where its cluster lies.
+    split: for the check it was labelled for; "none": it is not used there. stored: the split in its row. known: it was
+    stored before, and keeps its place. near: another image has a near hash. refused: the split asked for is not the one
+    of its cluster.
     """
 
     cluster: str
@@ -47,10 +47,10 @@ class Place:
 def place_images(
     connection: sa.Connection, check_name: str, images: Sequence[SeenImage], *, wanted: str | None = None
 ) -> dict[str, Place]:
-    """By content hash: where these images lie, or will when they are added now. Writes nothing.
+    """Return by content hash where these images are, or would be placed now. Writes nothing.
 
-    One pass over all labelled images, page by page, unless all of these are known; memory grows with `images` alone.
-    wanted: a split for those that nothing binds to another one.
+    Reads all labelled images once, page by page, unless all of these are stored; memory grows only with `images`.
+    wanted: a split for images that are not bound to another one.
     """
     links = Links(images)
     names = list({image.content_sha256 for image in images})
@@ -70,7 +70,7 @@ def place_images(
             split="none" if pinned and home.split == "golden" and not mine else home.split,
             stored=home.split,
             known=known is not None,
-            near=image.look in links.alike,
+            near=image.phash in links.alike,
             refused=refused,
         )
     return places
@@ -79,13 +79,13 @@ def place_images(
 def add_images(
     connection: sa.Connection, check_name: str, images: Sequence[SeenImage], *, wanted: str | None = None
 ) -> dict[str, Place]:
-    """Give images their place and keep it; known ones only learn where their bytes are now. See `place_images`."""
+    """Place and store images; of stored ones only the location is updated. See `place_images`."""
     if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyway
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
     places = place_images(connection, check_name, images, wanted=wanted)
     at = now(connection)
-    newcomers = {image.content_sha256: image for image in images if not places[image.content_sha256].known}
-    for some in _chunks(newcomers.values()):
+    new_images = {image.content_sha256: image for image in images if not places[image.content_sha256].known}
+    for some in _chunks(new_images.values()):
         rows = [_row(image, places[image.content_sha256]) | {"added_at": at} for image in some]
         connection.execute(sa.insert(LabelledImage), rows)
     for some in _chunks(image for image in images if places[image.content_sha256].known):
@@ -94,7 +94,7 @@ def add_images(
 
 
 def _stored(connection: sa.Connection) -> Iterator[Any]:
-    """Every labelled image, page by page."""
+    """Yield every labelled image, page by page."""
     after = ""
     while True:
         query = sa.select(*_LINKS).where(LabelledImage.content_sha256 > after).order_by(LabelledImage.content_sha256)
@@ -106,7 +106,7 @@ def _stored(connection: sa.Connection) -> Iterator[Any]:
 
 
 def _rows_of(connection: sa.Connection, images: Sequence[str]) -> list[Any]:
-    """Those of these images that are stored."""
+    """Return the rows of these images that are stored."""
     found: list[Any] = []
     for some in _chunks(images):
         found += connection.execute(sa.select(*_LINKS).where(LabelledImage.content_sha256.in_(some))).all()
@@ -114,12 +114,12 @@ def _rows_of(connection: sa.Connection, images: Sequence[str]) -> list[Any]:
 
 
 _LINKS = [
-    LabelledImage.__table__.c[name] for name in ("content_sha256", "look", "given_group", "cluster", "split")
-]  # what links images
+    LabelledImage.__table__.c[name] for name in ("content_sha256", "phash", "given_group", "cluster", "split")
+]  # the columns that link images
 
 
 def golden_by_hash(connection: sa.Connection, check_name: str) -> set[str]:
-    """Labelled images of a check that lie in golden without anybody's choice: a chosen golden set shuts them out."""
+    """Return the labelled images of a check that are golden only by hash: a chosen golden set excludes them."""
     query = (
         sa.select(Label.content_sha256)
         .join(LabelledImage, LabelledImage.content_sha256 == Label.content_sha256)
@@ -130,7 +130,7 @@ def golden_by_hash(connection: sa.Connection, check_name: str) -> set[str]:
 
 
 def _chosen(connection: sa.Connection, check_name: str, images: Sequence[str]) -> set[str]:
-    """Which of these known images people chose for the golden set of this check."""
+    """Return those of these stored images that people chose for the golden set of this check."""
     found: set[str] = set()
     for some in _chunks(images):
         query = sa.select(LabelledImage.content_sha256).where(
@@ -146,7 +146,7 @@ def _row(image: SeenImage, place: Place) -> dict[str, Any]:
 
 
 def _renew(connection: sa.Connection, images: Sequence[SeenImage]) -> None:
-    """Where the bytes of known images were found last."""
+    """Update where the bytes of stored images were found last."""
     update = (
         sa.update(LabelledImage)
         .where(LabelledImage.content_sha256 == sa.bindparam("b_sha"))

@@ -1,6 +1,6 @@
-"""Images that nobody labelled yet, by what a label of them would teach. Every query is bounded by what it returns.
+"""Unlabelled images, ordered by how useful a label would be. The cost of each query is bounded by its result.
 
-The pool of a check: contents with an answer that stands, without a label of that check that counts. A content is there
+The pool of a check: contents with a current answer and without a counting label of that check. Each content is there
 once, whatever its names, with its newest answer.
 """
 
@@ -15,14 +15,14 @@ from sqlalchemy.orm import aliased
 
 from scanfleet.db.tables import CheckRow, Image, Label, Scan, ScorerRow, Verdict
 
-CHUNK_ROWS = 500  # of one statement
+CHUNK_ROWS = 500  # per statement
 MAX_RIVALS = 3  # other scorers that an answer is compared with
-LEAST_GAP = 0.2  # of calibrated probabilities, that counts as disagreement where decisions agree
+LEAST_GAP = 0.2  # of calibrated probabilities: a disagreement although decisions agree
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An image to label, as it stands in the ledger. logits: one per label of the check."""
+    """An image to label, with its current answer. logits: one per label of the check."""
 
     content_sha256: str
     verdict_id: int
@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """What may be suggested. scorers: of every version of the check, the newest first. scans: None is all of them."""
+    """The images that may be suggested. scorers: of all versions of the check, the newest first. scans: None is all."""
 
     check_name: str
     scorers: tuple[int, ...]
@@ -49,7 +49,7 @@ class Pool:
 
 
 def pool_of(connection: sa.Connection, check_name: str, *, scan_id: str | None) -> Pool:
-    """scan_id: of this scan and of the scans that renewed its answers."""
+    """Return the pool of a check. scan_id: only images of this scan and its rescans."""
     query = (
         sa.select(ScorerRow.id, ScorerRow.thresholds, ScorerRow.calibrator)
         .join(CheckRow, CheckRow.id == ScorerRow.check_id)
@@ -65,7 +65,7 @@ def pool_of(connection: sa.Connection, check_name: str, *, scan_id: str | None) 
 
 
 def _boundaries(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | None) -> tuple[float, ...]:
-    """The margins at which a decision changes; as `worker.scoring.decisions` has it."""
+    """Return the margins at which a decision changes, as in `worker.scoring.decisions`."""
     certified = tuple(float(margin) for margin in (thresholds or {}).values() if margin is not None)
     if certified:
         return certified
@@ -73,16 +73,18 @@ def _boundaries(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | 
 
 
 def count_pool(connection: sa.Connection, pool: Pool) -> int:
-    """How many contents there are to choose from."""
-    query = _standing(pool, sa.func.count(Verdict.content_sha256.distinct())).where(_scorer(pool).in_(pool.scorers))
+    """Count the contents of a pool."""
+    query = _current_verdicts(pool, sa.func.count(Verdict.content_sha256.distinct())).where(
+        _scorer(pool).in_(pool.scorers)
+    )
     return connection.execute(query).scalar_one()
 
 
 def at_random(connection: sa.Connection, pool: Pool, *, pivot: str, n: int) -> list[str]:
-    """`n` contents drawn uniformly, in their order from `pivot` (hexadecimal) on and around.
+    """Return `n` contents sampled uniformly: the first ones from `pivot` (hexadecimal) on, cyclically.
 
-    Contents are SHA-256 digests, which are random by themselves: those behind a random point are a simple random
-    sample, found through an index whatever the size of the archive.
+    Contents are SHA-256 digests, which are random: those behind a random point are a simple random sample, found
+    through an index whatever the size of the archive.
     """
     behind = _in_order(connection, pool, Verdict.content_sha256 >= pivot, n)
     return behind + _in_order(connection, pool, Verdict.content_sha256 < pivot, n - len(behind))
@@ -92,18 +94,18 @@ def _in_order(connection: sa.Connection, pool: Pool, where: sa.ColumnElement[boo
     found: set[str] = set()
     content = Verdict.content_sha256
     for scorer in pool.scorers if n else ():
-        query = _standing(pool, content).where(_scorer(pool) == scorer, where)
+        query = _current_verdicts(pool, content).where(_scorer(pool) == scorer, where)
         found.update(connection.execute(query.group_by(content).order_by(content).limit(n)).scalars())
     return sorted(found)[:n]
 
 
 def near_boundary(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
-    """At most `n` contents, the nearest first, by |margin - nearest boundary| of the scorer that answered last."""
+    """Return at most `n` contents, ordered by |margin - nearest boundary| of the scorer that answered last."""
     found: list[tuple[float, str, int]] = []
     content = Verdict.content_sha256
     for scorer, margins in pool.boundaries.items():
         away = _smallest([sa.func.abs(sa.func.min(Verdict.margin) - margin) for margin in margins])
-        query = _standing(pool, content, sa.func.max(Verdict.id).label("verdict"), away.label("away"))
+        query = _current_verdicts(pool, content, sa.func.max(Verdict.id).label("verdict"), away.label("away"))
         query = query.where(_scorer(pool) == scorer).group_by(content).order_by("away", content).limit(n)
         found += [(row.away, row.content_sha256, row.verdict) for row in connection.execute(query)]
     newest = _newest(connection, pool, {image for _, image, _ in found})
@@ -111,17 +113,17 @@ def near_boundary(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]
 
 
 def _smallest(values: Sequence[sa.ColumnElement[float]]) -> sa.ColumnElement[float]:
-    """Of two at most: SQLite and PostgreSQL name the function differently."""
+    """Return the smaller of one or two values: SQLite and PostgreSQL name the function differently."""
     if len(values) == 1:
         return values[0]
     first, second = values
     return sa.case((first < second, first), else_=second)
 
 
-def in_dispute(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
-    """At most `n` contents of which two scorers say different things, the widest apart first.
+def disagreements(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
+    """Return at most `n` contents on which two scorers disagree, the largest disagreement first.
 
-    One flags what the other clears; then other decisions that differ; then the gap of their calibrated probabilities.
+    First come a flag against a clear, then other decisions that differ, then the gap of calibrated probabilities.
     Margins are never compared: two scorers' logits have no common scale.
     """
     found: dict[str, tuple[int, float]] = {}
@@ -136,14 +138,14 @@ def in_dispute(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
 def _disputes(
     connection: sa.Connection, pool: Pool, scorer: int, others: Sequence[int], n: int
 ) -> list[tuple[str, tuple[int, float]]]:
-    """(content, (kind, gap)) where an answer that stands differs from an earlier scorer's."""
+    """Return (content, (kind, gap)) where a current answer differs from an earlier scorer's."""
     rival = aliased(Verdict)
     differ, apart = Verdict.decision != rival.decision, sa.func.abs(Verdict.score - rival.score)
     opposed = sa.and_(differ, *(each.decision.in_(("flag", "clear")) for each in (Verdict, rival)))
     kind = sa.func.max(sa.case((opposed, 2), (differ, 1), else_=0)).label("kind")
     gap = sa.func.max(sa.func.coalesce(apart, 0.0)).label("gap")
     query = (
-        _standing(pool, Verdict.content_sha256, kind, gap)
+        _current_verdicts(pool, Verdict.content_sha256, kind, gap)
         .join(rival, sa.and_(rival.content_sha256 == Verdict.content_sha256, rival.scorer_id.in_(others)))
         .where(_scorer(pool) == scorer, sa.or_(differ, apart >= LEAST_GAP))
         .group_by(Verdict.content_sha256)
@@ -154,7 +156,7 @@ def _disputes(
 
 
 def candidates(connection: sa.Connection, pool: Pool, images: Collection[str]) -> dict[str, Candidate]:
-    """By content: the newest answer that stands."""
+    """Return the newest current answers, by content."""
     verdicts = list(_newest(connection, pool, images).values())
     found: dict[str, Candidate] = {}
     for start in range(0, len(verdicts), CHUNK_ROWS):
@@ -185,12 +187,12 @@ def _candidate(row: sa.Row[Any]) -> Candidate:
 
 
 def _newest(connection: sa.Connection, pool: Pool, images: Collection[str]) -> dict[str, int]:
-    """Content -> its newest verdict that stands, of whichever scorer."""
+    """Return content -> its newest current verdict, of any scorer."""
     wanted = sorted(images)
     found: dict[str, int] = {}
     for start in range(0, len(wanted), CHUNK_ROWS):
         query = (
-            _standing(pool, Verdict.content_sha256, sa.func.max(Verdict.id).label("verdict"))
+            _current_verdicts(pool, Verdict.content_sha256, sa.func.max(Verdict.id).label("verdict"))
             .where(Verdict.scorer_id.in_(pool.scorers))
             .where(Verdict.content_sha256.in_(wanted[start : start + CHUNK_ROWS]))
             .group_by(Verdict.content_sha256)
@@ -200,12 +202,12 @@ def _newest(connection: sa.Connection, pool: Pool, images: Collection[str]) -> d
 
 
 def _scorer(pool: Pool) -> sa.SQLColumnExpression[int]:
-    """Who gave a verdict; within single scans not by the index of scorers, which leads through all of their scans."""
+    """The scorer column; within single scans written to avoid the index of scorers, which visits all of their scans."""
     return Verdict.scorer_id if pool.scans is None else Verdict.scorer_id + 0
 
 
-def _standing(pool: Pool, *columns: Any) -> sa.Select[Any]:
-    """Over verdicts that are an image's answer, of images without a label."""
+def _current_verdicts(pool: Pool, *columns: Any) -> sa.Select[Any]:
+    """Select from verdicts that are an image's current answer, of images without a label."""
     undo = aliased(Label)
     undone = sa.exists().where(
         undo.check_name == pool.check_name, undo.content_sha256 == Label.content_sha256, undo.undoes == Label.id

@@ -1,4 +1,4 @@
-"""Images as a check meets them now: a random sample of those scored lately that nobody labelled."""
+"""A random sample of the recently scored images without a label: the images that a check meets now."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from scanfleet.db.tables import CheckRow, Image, Label, Scan, Verdict
 
-LOOK_AT = 20  # times as many of the newest verdicts are looked at as are drawn
+SAMPLED_FROM = 20  # newest verdicts per sampled image
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredImage:
-    """Bytes that were scored, and where they lie."""
+    """Bytes that were scored, and their location."""
 
     content_sha256: str
     uri: str
@@ -22,9 +22,9 @@ class ScoredImage:
 
 
 def recent_unlabelled(connection: sa.Connection, check_name: str, *, limit: int, seed: int) -> list[ScoredImage]:
-    """At most `limit` of them, each once. The same seed draws the same ones of the same images.
+    """Return at most `limit` images, each once. The same seed gives the same sample of the same images.
 
-    Those that a rescan chose (`Image.drawn`) are none of them: they were not met as they come.
+    Images that a rescan chose (`Image.drawn`) are left out: they do not represent the archive.
     """
     labelled = sa.exists().where(Label.check_name == check_name, Label.content_sha256 == Verdict.content_sha256)
     newest = (
@@ -34,7 +34,7 @@ def recent_unlabelled(connection: sa.Connection, check_name: str, *, limit: int,
         .join(CheckRow, CheckRow.id == Scan.check_id)
         .where(CheckRow.name == check_name, Image.drawn.is_(None), ~labelled)
         .order_by(Verdict.id.desc())
-        .limit(LOOK_AT * limit)
+        .limit(SAMPLED_FROM * limit)
     )
     found = {row.content_sha256: ScoredImage(**row._mapping) for row in connection.execute(newest)}
     by_chance = sorted(found, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())

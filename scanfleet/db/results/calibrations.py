@@ -1,4 +1,4 @@
-"""Calibrators and thresholds of scorers that no adapter speaks for; the newest one of a configuration counts."""
+"""Calibrators and thresholds of scorers without one in an adapter; the newest one of a configuration counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scanfleet.db.tables import Calibration
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """What a calibrator belongs to. weights_sha256: of the adapter; None: the base alone."""
+    """The configuration that a calibrator belongs to. weights_sha256: of the adapter; None: the base alone."""
 
     check_hash: str
     base_model: str
@@ -24,7 +24,7 @@ class Configuration:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """thresholds: margins after all looks; first_thresholds: margins of the first look, the band of the gate."""
+    """A fitted calibrator. thresholds: margins after all passes; first_thresholds: of the first pass, for the gate."""
 
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
@@ -40,14 +40,14 @@ def add_calibration(
     metrics: dict[str, Any],
     who: str | None,
 ) -> int:
-    """The id of the new row, which counts from now on."""
-    told = {"check_name": check_name, "metrics": metrics, "who": who, "made_at": now(connection)}
-    values = asdict(configuration) | asdict(fitted) | told
+    """Add a calibration, which counts from now on. Returns the id of its row."""
+    record = {"check_name": check_name, "metrics": metrics, "who": who, "made_at": now(connection)}
+    values = asdict(configuration) | asdict(fitted) | record
     return connection.execute(sa.insert(Calibration).values(values).returning(Calibration.id)).scalar_one()
 
 
 def calibration_for(connection: sa.Connection, configuration: Configuration) -> Fitted | None:
-    """The newest one; None: nobody fitted any for exactly this configuration."""
+    """Return the newest one; None: there is none for exactly this configuration."""
     columns = [Calibration.__table__.c[name] for name in ("calibrator", "thresholds", "first_thresholds")]
     same = [Calibration.__table__.c[name].is_not_distinct_from(value) for name, value in asdict(configuration).items()]
     row = connection.execute(sa.select(*columns).where(*same).order_by(Calibration.id.desc()).limit(1)).one_or_none()

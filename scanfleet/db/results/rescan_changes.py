@@ -1,4 +1,4 @@
-"""What a rescan changed: each answer that it renewed, against the one that stood before."""
+"""The changes of a rescan: each answer that it renewed, against the previous one."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Flip:
 
     image_id: int  # in the rescan
     uri: str
-    drawn: str  # why it was taken: band, audit, all
+    drawn: str  # why it was chosen: band, audit, all
     old: Answer
     new: Answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Renewed answers that were alike before, and are alike now."""
+    """Renewed answers that were equal before, and are equal now."""
 
     drawn: str
     old_label: str
@@ -68,7 +68,7 @@ class Compared:
 
 
 def count_renewed(connection: sa.Connection, scan_id: str) -> list[Cell]:
-    """All renewed answers of a rescan."""
+    """Count the renewed answers of a rescan."""
     columns = (
         Image.drawn,
         _old.label.label("old_label"),
@@ -81,14 +81,14 @@ def count_renewed(connection: sa.Connection, scan_id: str) -> list[Cell]:
 
 
 def count_drawn(connection: sa.Connection, scan_id: str) -> dict[tuple[str, str], int]:
-    """(why it was taken, state) -> images of a rescan."""
+    """Return (why it was chosen, state) -> images of a rescan."""
     columns = (Image.drawn, Image.state)
     query = sa.select(*columns, sa.func.count().label("n")).where(Image.scan_id == scan_id).group_by(*columns)
     return {(row.drawn, row.state): row.n for row in connection.execute(query)}
 
 
 def scorers_compared(connection: sa.Connection, scan_id: str) -> list[Compared]:
-    """Whose answers were renewed, and whose took their place; the most frequent first."""
+    """Return the scorers of the old and the new answers, the most frequent first."""
     found = []
     for side, answer in _SIDES:
         n = sa.func.count().label("n_images")
@@ -102,7 +102,7 @@ def scorers_compared(connection: sa.Connection, scan_id: str) -> list[Compared]:
 
 
 def iter_flips(engine: sa.Engine, scan_id: str, *, limit: int | None = None) -> Iterator[Flip]:
-    """Every change, by image. One short read a page."""
+    """Yield every change, by image, in one short read per page."""
     after, left = 0, limit
     while left is None or left > 0:
         size = PAGE_IMAGES if left is None else min(PAGE_IMAGES, left)
@@ -132,7 +132,7 @@ def _flip(row: sa.Row[Any]) -> Flip:
 
 
 def _renewed(scan_id: str, *columns: Any) -> sa.Select[Any]:
-    """Images of a rescan whose verdict took the place of another one."""
+    """True for images of a rescan whose verdict replaced another one."""
     return (
         sa.select(*columns)
         .select_from(Image)

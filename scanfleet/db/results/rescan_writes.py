@@ -1,4 +1,4 @@
-"""A verdict of a rescan takes the place of the answer it renews, in the transaction that writes it.
+"""A verdict of a rescan replaces the answer that it renews, in the transaction that writes it.
 
 The answer of an image is the verdict written last. The one before stays in the ledger, and the rescan's image names it.
 """
@@ -16,14 +16,14 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.tables import Batch, Image, Verdict
 
 _MOVED = {"flag": Batch.n_flagged, "review": Batch.n_review}
-_COPIED = ("content_sha256", "width", "height")  # they tell of the bytes that were answered
+_COPIED = ("content_sha256", "width", "height")  # they describe the bytes that were scored
 
 
 def renew(connection: sa.Connection, images: Sequence[ClaimedImage], written: Mapping[int, int]) -> None:
     """Point the renewed images to the verdicts just written (image id -> verdict id), and move their batches' counts.
 
-    Others may renew the same images at the same moment. Images before batches, each by id, so that nobody waits in a
-    circle; and what stood is read only under the locks, so that it is what somebody else just wrote.
+    Others may renew the same images at the same moment. Images are locked before batches, each by id, which
+    prevents deadlocks. The previous verdicts are read under the locks, and so include the latest writes of others.
     """
     renewing = {image.rescan_of: image.id for image in images if image.rescan_of is not None and image.id in written}
     if not renewing:
@@ -31,14 +31,14 @@ def renew(connection: sa.Connection, images: Sequence[ClaimedImage], written: Ma
     answered = (Image.id.in_(renewing), Image.state == "verdict")
     lock = sa.select(Image.id).where(*answered).order_by(Image.id)
     held = connection.execute(lock.with_for_update(key_share=True)).scalars().all()
-    stood = _standing(connection, held)
-    _name_what_stood(connection, {renewing[image_id]: row.verdict_id for image_id, row in stood.items()})
-    _point(connection, {image_id: renewing[image_id] for image_id in stood})
-    _move_counts(connection, list(stood.values()), _standing(connection, held))
+    before = _current_answers(connection, held)
+    _record_previous(connection, {renewing[image_id]: row.verdict_id for image_id, row in before.items()})
+    _point(connection, {image_id: renewing[image_id] for image_id in before})
+    _move_counts(connection, list(before.values()), _current_answers(connection, held))
 
 
-def _standing(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
-    """By image, in the order of their ids: batch, and the verdict that stands with its decision."""
+def _current_answers(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
+    """Return by image, in the order of their ids: its batch, and the current verdict with its decision."""
     query = (
         sa.select(Image.id, Image.batch_id, Image.verdict_id, Verdict.decision)
         .join(Verdict, Verdict.id == Image.verdict_id)
@@ -48,13 +48,13 @@ def _standing(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, 
     return {row.id: row for row in connection.execute(query)}
 
 
-def _name_what_stood(connection: sa.Connection, replaced: Mapping[int, int]) -> None:
+def _record_previous(connection: sa.Connection, replaced: Mapping[int, int]) -> None:
     update = sa.update(Image).where(Image.id == sa.bindparam("b_image")).values(replaced=sa.bindparam("b_replaced"))
     connection.execute(update, [{"b_image": image, "b_replaced": verdict} for image, verdict in replaced.items()])
 
 
 def _point(connection: sa.Connection, renewing: Mapping[int, int]) -> None:
-    """Old image id -> new image id: verdict and what was seen of the bytes."""
+    """Copy verdict and bytes' columns, for old image id -> new image id."""
     new = orm.aliased(Image)
     columns = [getattr(new, name) for name in ("verdict_id", *_COPIED)]
     seen = {row.id: row for row in connection.execute(sa.select(new.id, *columns).where(new.id.in_(renewing.values())))}

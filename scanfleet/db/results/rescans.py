@@ -1,9 +1,9 @@
-"""Which answers of a scan its present champion may see otherwise, and the scan that is made to renew them.
+"""Rescans: find the answers of a scan that its current champion may change, and add a scan that renews them.
 
-An answer can change when it is `review`, when its margin lies near a threshold of the scorer that gave it, or when a
-second look is at stake: where the first one was uncertain, or would be if it moved. Of the rest a uniform sample is
-drawn, which shows how much is missed: identities are SHA-256 digests, so that those that follow a random point in their
-order are such a sample, found by an index and without a look at the others.
+An answer can change when it is `review`, when its margin lies near a threshold of its scorer, or when a crop pass may
+be due: where the first pass was uncertain, or would be if its margin moved. A uniform sample of the rest shows how
+much is missed. Identities are SHA-256 digests: those that follow a random point in their order are such a
+sample, found by an index without reading the others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MARGIN_MOVE = "margin_move_p90"  # logits: of the figures of a gate record, betw
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """The champion that a rescan is made for, and the change that put it in use; None: nothing ever did."""
+    """The champion of a rescan, and the change that put it in use; None: there was no change."""
 
     adapter: AdapterInfo | None  # None: the base alone
     change: Change | None
@@ -45,7 +45,7 @@ class Aim:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """The answers of a scan: from the present champion already, able to change, and others."""
+    """The answers of a scan: of the current champion, able to change, and others."""
 
     n_current: int
     n_changeable: int
@@ -54,7 +54,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The answers of a scan that its present champion did not give.
+    """The answers of a scan that are not of its current champion.
 
     adapter_id: the champion's. width: logits on either side of a threshold; None: every answer can change.
     """
@@ -65,7 +65,7 @@ class Pool:
     width: float | None
 
     def count(self, connection: sa.Connection) -> Counts:
-        """Reads every answer of the scan once."""
+        """Count the answers. Reads each answer of the scan once."""
         current, changeable = self._conditions(connection)
         n_current, n_near, n_all = (
             sa.func.coalesce(sa.func.sum(sa.case((sa.and_(*which), 1), else_=0)), 0)
@@ -76,14 +76,14 @@ class Pool:
         return Counts(n_current=mine, n_changeable=near, n_rest=total - mine - near)
 
     def changeable(self, connection: sa.Connection, *, after: int, limit: int) -> list[NewImage]:
-        """Those that can change, by image id, behind one."""
+        """Return answers that can change, by image id, after one."""
         current, changeable = self._conditions(connection)
         drawn = "all" if self.width is None else "band"
         where = (~current, changeable, Image.id > after)
         return self._images(connection, where, drawn=drawn, order=Image.id, limit=limit)
 
     def rest(self, connection: sa.Connection, *, after: str, until: str, limit: int) -> list[NewImage]:
-        """The others, by identity, between two."""
+        """Return the others, by identity, between two."""
         current, changeable = self._conditions(connection)
         where = (~current, ~changeable, Image.identity > after, Image.identity <= until)
         return self._images(connection, where, drawn="audit", order=Image.identity, limit=limit)
@@ -113,7 +113,7 @@ class Pool:
         ]
 
     def _conditions(self, connection: sa.Connection) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
-        """Whether the champion gave an answer; whether another champion may give another one."""
+        """Return two conditions: the answer is of the champion; another champion may change it."""
         names = (ScorerRow.id, ScorerRow.adapter_id, ScorerRow.thresholds, ScorerRow.calibrator, ScorerRow.crop)
         scorers = connection.execute(sa.select(*names).where(ScorerRow.check_id == self.check_id)).all()
         current = Verdict.scorer_id.in_([row.id for row in scorers if row.adapter_id == self.adapter_id])
@@ -134,14 +134,14 @@ class Pool:
 
 
 def edges(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | None) -> list[float]:
-    """The margins at which a scorer's decision changes. Without thresholds: an even chance, or the sign."""
+    """Return the margins at which a scorer's decision changes. Without thresholds: an even chance, or the sign."""
     if thresholds is not None:
         return sorted({edge for edge in (thresholds.get("review"), thresholds.get("flag")) if edge is not None})
     return [0.0] if calibrator is None else [-calibrator["b"] / calibrator["a"]]
 
 
 def gate_edges(check: Check, crop: str) -> list[float]:
-    """The margins of a first look at which a scorer's gate turns; crop: as its row has it."""
+    """Return the margins of a first pass at which a scorer's gate changes. crop: as in its row."""
     if isinstance(check.crop, str) or crop == NEVER or check.crop.when not in ("uncertain", "uncertain-or-shrunk"):
         return []
     ends = json.loads(crop)["uncertain"]
@@ -155,21 +155,21 @@ def _answered(scan_id: str, *columns: Any) -> sa.Select[Any]:
 
 
 def root_of(connection: sa.Connection, scan_id: str) -> ScanInfo:
-    """The scan whose answers are renewed: of a rescan, the one that it renews itself. Raises UnknownName."""
+    """Return the scan whose answers are renewed; for a rescan, the one that it renews. Raises UnknownName."""
     found = scans.get_scan(connection, scan_id)
     return found if found.rescan_of is None else scans.get_scan(connection, found.rescan_of)
 
 
 def aim_of(connection: sa.Connection, scan: ScanInfo) -> Aim:
-    """The champion of this moment for a scan's check and model."""
+    """Return the current champion for a scan's check and model."""
     changes = history(connection, scan.check, scan.model, limit=1)
     return Aim(adapter=champion(connection, scan.check, scan.model), change=changes[0] if changes else None)
 
 
 def margin_move(connection: sa.Connection, aim: Aim) -> float | None:
-    """How far margins of golden images moved between the champion and the one before it: the .9 quantile, in logits.
+    """Return the .9 quantile of the change of golden margins from the previous champion to this one, in logits.
 
-    None where the two were never compared. After a rollback the comparison is that of the adapter that went.
+    None where the two were never compared. After a rollback the comparison is that of the removed adapter.
     """
     if aim.change is None:
         return None
@@ -180,7 +180,7 @@ def margin_move(connection: sa.Connection, aim: Aim) -> float | None:
 
 
 def identity_of(root: ScanInfo, aim: Aim, asked: dict[str, Any], *, fresh: bool) -> str:
-    """The same request after the same promotion is the same rescan. `fresh` makes another one."""
+    """Return the identity: the same request after the same promotion is the same rescan. fresh: make another one."""
     salt = secrets.token_hex(8) if fresh else ""
     change = None if aim.change is None else aim.change.id
     body = json.dumps(["rescan", root.id, change, aim.adapter_id, asked, salt], sort_keys=True)
@@ -195,7 +195,7 @@ def find_rescan(connection: sa.Connection, identity: str) -> ScanInfo | None:
 def add_rescan(
     connection: sa.Connection, root: ScanInfo, *, identity: str, filters: dict[str, Any], cursor: dict[str, Any]
 ) -> ScanInfo:
-    """A scan without images yet, whose answers become those of `root`."""
+    """Add a scan without images, whose answers become those of `root`."""
     return scans.add_scan(
         connection,
         identity=identity,

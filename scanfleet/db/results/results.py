@@ -1,6 +1,6 @@
-"""Results as people ask for them: one per image, whatever became of it, paged by key.
+"""Results for people: one per image, in any state, paged by key.
 
-What workers measured while they scored, summed in the database.
+Also the workers' stage times of a scan, summed in the database.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scanfleet.stats.stage_times import NAMES, StageTimes
 
 
 def times_of_scan(connection: sa.Connection, scan_id: str) -> StageTimes:
-    """Of the attempts that closed its batches."""
+    """Return the stage times of the attempts that closed its batches."""
     columns = [sa.func.sum(Batch.seconds[name].as_float()).label(name) for name in NAMES]
     row = connection.execute(sa.select(*columns).where(Batch.scan_id == scan_id)).one()
     return StageTimes(sums={name: float(value) for name, value in row._mapping.items() if value is not None})
@@ -30,7 +30,7 @@ PAGE_IMAGES = 500
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerInfo:
-    """Who gave a verdict."""
+    """The scorer of a verdict."""
 
     id: int
     key: str
@@ -71,7 +71,7 @@ class Result:
     decision: str | None = None
     boxes: list[Any] | None = None
     box_problems: list[Any] | None = None
-    crop: CropResult | None = None  # None: it was not to be looked at again
+    crop: CropResult | None = None  # None: no crop pass was due
     reused: bool = False
     scored_at: datetime | None = None
     scorer: ScorerInfo | None = None
@@ -80,9 +80,9 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultFilter:
-    """What to return; unset fields ask nothing. Filters on the answer leave out images without one.
+    """A filter of results; unset fields match all. Filters on the answer leave out images without one.
 
-    Without a scan the images of rescans are left out: what they brought stands in the scan that they renew, once.
+    Without a scan the images of rescans are left out: their answers are already in the scan that they renew.
     """
 
     scan: str | None = None
@@ -93,7 +93,7 @@ class ResultFilter:
     decision: str | None = None
     min_score: float | None = None
     max_score: float | None = None
-    tried: bool = False  # leave out what is pending or cancelled
+    tried: bool = False  # leave out pending and cancelled images
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         found: list[sa.ColumnElement[bool]] = []
@@ -123,7 +123,7 @@ class ResultFilter:
 def iter_results(
     engine: sa.Engine, wanted: ResultFilter, *, limit: int | None = None, page_images: int = PAGE_IMAGES
 ) -> Iterator[Result]:
-    """Every result, oldest image first. One short read a page: an export of hours holds up nobody."""
+    """Yield every result, oldest image first, in one short read per page: a long export blocks no writer."""
     after, left = 0, limit
     while left is None or left > 0:
         size = page_images if left is None else min(page_images, left)
@@ -138,7 +138,7 @@ def iter_results(
 
 
 def top_results(connection: sa.Connection, wanted: ResultFilter, *, limit: int) -> list[Result]:
-    """The results with the highest score (then margin) first."""
+    """Return the results with the highest score (then margin) first."""
     query = _select(wanted).order_by(Verdict.score.desc().nulls_last(), Verdict.margin.desc(), Image.id).limit(limit)
     return [_result(row) for row in connection.execute(query)]
 
@@ -146,7 +146,7 @@ def top_results(connection: sa.Connection, wanted: ResultFilter, *, limit: int) 
 def list_failures(
     connection: sa.Connection, scan_id: str, *, stage: str | None, reason: str | None, limit: int
 ) -> list[Result]:
-    """Images that could not be scored, and why."""
+    """Return images that could not be scored, with their failures."""
     query = _select(ResultFilter(scan=scan_id, state="failed"))
     if stage is not None:
         query = query.where(Failure.stage == stage)
@@ -156,7 +156,7 @@ def list_failures(
 
 
 def count_failures(connection: sa.Connection, scan_id: str) -> dict[tuple[str, str], int]:
-    """(stage, reason) -> images, the most frequent first."""
+    """Return (stage, reason) -> images, the most frequent first."""
     n = sa.func.count().label("n")
     query = (
         sa.select(Failure.stage, Failure.reason, n)
@@ -168,7 +168,7 @@ def count_failures(connection: sa.Connection, scan_id: str) -> dict[tuple[str, s
 
 
 def count_answers(connection: sa.Connection, scan_id: str) -> dict[tuple[str, str], int]:
-    """(decision, label) -> images, by the answer that stands for each image."""
+    """Return (decision, label) -> images, by the current answer of each image."""
     query = (
         sa.select(Verdict.decision, Verdict.label, sa.func.count().label("n"))
         .join(Image, Image.verdict_id == Verdict.id)
@@ -180,7 +180,7 @@ def count_answers(connection: sa.Connection, scan_id: str) -> dict[tuple[str, st
 
 
 def known_identities(connection: sa.Connection, *, check_hash: str, model: str, identities: Sequence[str]) -> set[str]:
-    """Which of these listed versions (uri and etag) this check has a verdict for by this model."""
+    """Return the listed versions (uri and etag) for which this check has a verdict of this model."""
     from scanfleet.db.tables import CheckRow, Scan
 
     scorers = (

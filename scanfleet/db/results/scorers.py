@@ -1,4 +1,4 @@
-"""Scorers: one immutable scoring configuration a row, found again by the hash over its content."""
+"""Scorers: one immutable scoring configuration per row, found by the hash over its content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scanfleet.db.tables import Adapter, Image, ScorerRow, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerSpec:
-    """Everything that can move a margin or a decision."""
+    """Everything that can change a margin or a decision."""
 
     check_id: int
     base_model: str
@@ -27,7 +27,7 @@ class ScorerSpec:
     crop: str
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
-    mode: str | None = None  # in words; it follows from check and adapter, so the key is without it
+    mode: str | None = None  # as text; it follows from check and adapter, so it is not in the key
 
     @property
     def key(self) -> str:
@@ -37,9 +37,9 @@ class ScorerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """How far the margins of n known images lie from those stored with the adapter, in logits.
+    """How far the margins of n canary images lie from those stored with the adapter, in logits.
 
-    Rounding differs from machine to machine, so this is no part of what a scorer is.
+    Rounding differs from machine to machine, so this is not part of a scorer's identity.
     """
 
     max: float
@@ -50,7 +50,7 @@ class Shift:
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerUse:
-    """A scorer, and for how many images of a scan its answer stands."""
+    """A scorer, and the number of images of a scan with its answer."""
 
     id: int
     base_model: str
@@ -61,12 +61,12 @@ class ScorerUse:
     thresholds: dict[str, Any] | None  # margins; None: the sign of the margin decides
     n_images: int
     mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
-    shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no known images
+    shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no canary
     crop: str = "never"  # as `scanfleet.checks.crop.crop_text` has it
 
 
 def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
-    """Whose answers stand in a scan, the most frequent first."""
+    """Return the scorers of the current answers of a scan, the most frequent first."""
     counts = (
         sa.select(Verdict.scorer_id, sa.func.count().label("n_images"))
         .join(Image, Image.verdict_id == Verdict.id)
@@ -87,15 +87,15 @@ def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
 
 
 def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:
-    """The id of this configuration; adds it when it is new. Two workers may ask at the same moment."""
+    """Return the id of this configuration, and add it if it is new. Safe for concurrent workers."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     row = asdict(spec) | {"key": spec.key, "created_at": now(connection)}
     connection.execute(dialect.insert(ScorerRow).values(row).on_conflict_do_nothing(index_elements=["key"]))
     return connection.execute(sa.select(ScorerRow.id).where(ScorerRow.key == spec.key)).scalar_one()
 
 
-def note_shift(connection: sa.Connection, scorer: int, shift: Shift) -> None:
-    """Keep what a worker measured, if no worker measured a wider one. Two workers may tell at the same moment."""
+def record_shift(connection: sa.Connection, scorer: int, shift: Shift) -> None:
+    """Store a shift unless a wider one is stored. Safe for concurrent workers."""
     held = ScorerRow.shift
     narrower = sa.or_(held.is_(None), held["max"].as_float() < shift.max)
     connection.execute(sa.update(ScorerRow).where(ScorerRow.id == scorer, narrower).values(shift=asdict(shift)))

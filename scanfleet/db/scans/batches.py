@@ -1,8 +1,4 @@
-"""The life of a batch: added, claimed under a lease, settled or given back, and found again when its worker died.
-
-The lease token grows with every claim. Whoever writes must name the current one, so a worker that was away for longer
-than its lease changes nothing.
-"""
+"""Batches: add, claim under a lease (scanfleet.db.leases), settle or give back."""
 
 from __future__ import annotations
 
@@ -10,33 +6,30 @@ import enum
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from scanfleet.db.clock import due
+from scanfleet.db import leases
+from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Image, Scan
-from scanfleet.errors import LeaseLost
-from scanfleet.retry import backoff_seconds, jittered
-
-FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None, "in_hand": None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewImage:
-    """One image on its way into the ledger."""
+    """An image to add to the ledger."""
 
     uri: str
     root: str | None = None
     etag: str | None = None
     size: int | None = None
     meta: dict[str, Any] | None = None
-    rescan_of: int | None = None  # the image of another scan whose answer is renewed with this one's
-    drawn: str | None = None  # why a rescan took it: band, audit, all
+    rescan_of: int | None = None  # the image of another scan that this one rescans
+    drawn: str | None = None  # why a rescan chose it: band, audit, all
 
     @property
     def identity(self) -> str:
@@ -50,13 +43,13 @@ class ClaimedImage:
     root: str | None
     etag: str | None
     identity: str
-    crashes: int = 0  # workers that ended with this image in hand
-    rescan_of: int | None = None  # the image whose answer is renewed with this one's
+    crashes: int = 0  # workers that ended while working on this image
+    rescan_of: int | None = None  # the image that this one rescans
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A batch held under a lease, with the images that still need an answer: those never blamed for a crash first."""
+    """A batch held under a lease, with its pending images: those never blamed for a crash first."""
 
     batch_id: int
     scan_id: str
@@ -65,8 +58,8 @@ class Claim:
     attempts: int
     images: tuple[ClaimedImage, ...]
     lease_seconds: float
-    suspect: bool = False  # an earlier lease ran out: to be run alone, image by image
-    seconds: dict[str, Any] | None = None  # sums by name of the attempt before this one
+    suspect: bool = False  # an earlier lease expired: run it alone, image by image
+    seconds: dict[str, Any] | None = None  # sums by name, of the previous attempt
 
 
 def add_images(
@@ -78,10 +71,7 @@ def add_images(
     batch_images: int,
     at_most: int | None = None,
 ) -> list[int]:
-    """Write the images that the scan does not hold yet, in batches, `at_most` so many.
-
-    Returns the ids of the new batches.
-    """
+    """Add at most `at_most` images that the scan does not hold yet. Returns the ids of the new batches."""
     fresh = not_yet_held(connection, scan_id, images)[:at_most]
     chunks = [fresh[start : start + batch_images] for start in range(0, len(fresh), batch_images)]
     ids = []
@@ -92,28 +82,14 @@ def add_images(
             .returning(Batch.id)
         ).scalar_one()
         ids.append(batch_id)
-        rows = [
-            {
-                "scan_id": scan_id,
-                "batch_id": batch_id,
-                "uri": image.uri,
-                "root": image.root,
-                "etag": image.etag,
-                "size": image.size,
-                "identity": image.identity,
-                "meta": image.meta,
-                "state": "pending",
-                "rescan_of": image.rescan_of,
-                "drawn": image.drawn,
-            }
-            for image in chunk
-        ]
+        common = {"scan_id": scan_id, "batch_id": batch_id, "state": "pending"}
+        rows = [vars(image) | common | {"identity": image.identity} for image in chunk]
         connection.execute(sa.insert(Image), rows)
     return ids
 
 
 def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewImage]) -> list[NewImage]:
-    """Those images that the scan does not hold, each once."""
+    """Return the images that the scan does not hold, each once."""
     by_identity = {image.identity: image for image in images}  # a manifest may name an image twice
     query = sa.select(Image.identity).where(Image.scan_id == scan_id, Image.identity.in_(list(by_identity)))
     for held in connection.execute(query).scalars():
@@ -124,45 +100,31 @@ def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewIm
 def claim(
     connection: sa.Connection, *, queue: str, worker: str, lease_seconds: float, notified: int | None = None
 ) -> Claim | None:
-    """Lease the batch that was rung for, or any other ready one of the queue; None when there is none.
+    """Lease the notified batch, or any other ready one of the queue; None when there is none.
 
-    Of a scan whose store is away only a batch that was rung for, as a probe, and one at a time.
+    Of a scan whose store is unavailable, lease only a notified batch, as a probe, and one at a time.
     """
     at = now(connection)
     any_other = sa.and_(_claimable(queue, at), ~on_hold())
-    # New ones before those tried in vain: a few lost causes with low ids would come first for ever.
+    # New batches before those that failed before: a few that always fail and have low ids would come first for ever.
     preferences = [sa.and_(any_other, Batch.attempts == 0), any_other]
     if notified is not None:
         preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == notified, sa.or_(~on_hold(), ~_probed())))
-    for wanted in preferences:
-        pick = (
-            sa.select(Batch.id)
-            .join(Scan, Scan.id == Batch.scan_id)
-            .where(wanted)
-            .order_by(Batch.id)
-            .limit(1)
-            .with_for_update(skip_locked=True, key_share=True, of=Batch)
-        )
-        row = connection.execute(
-            sa.update(Batch)
-            .where(Batch.id == pick.scalar_subquery(), Batch.state == "ready")
-            .values(
-                state="leased",
-                lease_owner=worker,
-                lease_until=at + timedelta(seconds=lease_seconds),
-                lease_token=Batch.lease_token + 1,
-                attempts=Batch.attempts + 1,
-            )
-            .returning(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds)
-        ).one_or_none()
-        if row is not None:
-            return _load(connection, row, lease_seconds=lease_seconds)
-    return None
+    row = leases.claim(
+        connection,
+        Batch,
+        [sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id).where(wanted) for wanted in preferences],
+        at=at,
+        worker=worker,
+        lease_seconds=lease_seconds,
+        returning=(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds),
+    )
+    return None if row is None else _load(connection, row, lease_seconds=lease_seconds)
 
 
 def _claimable(queue: str, at: datetime) -> sa.ColumnElement[bool]:
-    ready = (Batch.queue == queue, Batch.state == "ready", Scan.state == "running")
-    return sa.and_(*ready, due(Batch.not_before, at), due(Scan.not_before, at))
+    scan_ready = (Scan.state == "running", backoff_over(Scan.not_before, at))
+    return sa.and_(Batch.queue == queue, leases.claimable(Batch, at), *scan_ready)
 
 
 def _probed() -> sa.ColumnElement[bool]:
@@ -189,83 +151,70 @@ def _load(connection: sa.Connection, row: sa.Row[Any], *, lease_seconds: float) 
 
 
 def has_ready(connection: sa.Connection, queue: str) -> bool:
-    """Whether `claim` would find a batch in this queue now, without being rung for it."""
+    """Return True if `claim` would find a batch in this queue now, without a notification."""
     ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
     ready = ready.where(_claimable(queue, now(connection)), ~on_hold())
     return connection.execute(ready.limit(1)).first() is not None
 
 
 class LeaseState(enum.Enum):
-    """What became of a held batch while its worker was busy with it."""
+    """The state of the lease of a batch that a worker holds."""
 
     HELD = "held"
     PAUSED = "paused"
     LOST = "lost"
 
 
-def standing(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:
-    """By batch id: still ours, ours but of a paused scan, or lost (cancelled, or leased by another)."""
+def lease_states(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:
+    """Return by batch id: held, held but of a paused scan, or lost (cancelled, or leased by another worker)."""
     query = sa.select(Batch.id, Batch.lease_token, Batch.state, Scan.state.label("scan_state"))
     query = query.join(Scan, Scan.id == Batch.scan_id).where(Batch.id.in_([held.batch_id for held in claims]))
     rows = {row.id: row for row in connection.execute(query)}
-    return {held.batch_id: _standing(held, rows.get(held.batch_id)) for held in claims}
+    return {held.batch_id: _lease_state(held, rows.get(held.batch_id)) for held in claims}
 
 
-def _standing(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
+def _lease_state(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
     if row is None or row.state != "leased" or row.lease_token != held.token:
         return LeaseState.LOST
     return LeaseState.PAUSED if row.scan_state == "paused" else LeaseState.HELD
 
 
 def extend(connection: sa.Connection, held: Claim, *, lease_seconds: float) -> None:
-    """Heartbeat: prolong a lease. Raises LeaseLost when it is no longer ours."""
-    _touch(connection, held, lease_until=now(connection) + timedelta(seconds=lease_seconds))
+    """Extend a lease, as a heartbeat. Raises LeaseLost."""
+    _touch(connection, held, lease_until=leases.end_of_lease(connection, lease_seconds))
 
 
 def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], waiting_for: str | None) -> None:
-    """End this attempt: the batch is done, or, while the world keeps images waiting, ready again after a back-off.
+    """End this attempt: the batch is done, or, after a transient error, ready again after a back-off.
 
     `values`: further columns (counts, scorer, seconds). Must be the first statement of the writing transaction: it
     raises LeaseLost unless the token is the current one.
     """
-    at = now(connection)
     if waiting_for is None:
-        values = values | {"state": "done", "finished_at": at, "waiting_for": None}
+        values = values | leases.FREE | {"state": "done", "finished_at": now(connection), "waiting_for": None}
     else:
-        delay = jittered(backoff_seconds(held.attempts))
-        values = values | {
-            "state": "ready",
-            "not_before": at + timedelta(seconds=delay),
-            "waiting_for": waiting_for,
-            "notified_at": None,
-        }
-    _touch(connection, held, **FREE, **values)
+        values = values | leases.after_backoff(connection, n=held.attempts, waiting_for=waiting_for)
+    _touch(connection, held, in_hand=None, **values)
 
 
 def take_in_hand(connection: sa.Connection, held: Claim, image_id: int) -> None:
-    """Before a suspect's image is touched: if this lease runs out, that image was in hand. Raises LeaseLost."""
+    """Record the next image of a suspect batch: it is blamed if this lease expires. Raises LeaseLost."""
     go_on(connection, held, values={}, in_hand=image_id)
 
 
 def go_on(connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_hand: int) -> None:
-    """Keep the lease after a part of the batch was written, with the next image in hand. Raises LeaseLost.
+    """Keep the lease after a part of the batch was written, and record the next image. Raises LeaseLost.
 
-    The lease begins anew: one that is over already, though nobody noticed, would have the wrong image blamed.
+    The lease begins anew: if it had expired unnoticed, the wrong image would be blamed.
     """
-    until = now(connection) + timedelta(seconds=held.lease_seconds)
+    until = leases.end_of_lease(connection, held.lease_seconds)
     _touch(connection, held, in_hand=in_hand, lease_until=until, **values)
 
 
 def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any]) -> None:
-    """Return a batch at once, with what is left of it. The attempt does not count. Raises LeaseLost."""
-    _touch(connection, held, state="ready", notified_at=None, attempts=Batch.attempts - 1, **FREE, **values)
+    """Make a batch ready at once, with its pending images. The attempt does not count. Raises LeaseLost."""
+    _touch(connection, held, attempts=Batch.attempts - 1, in_hand=None, **leases.READY, **values)
 
 
 def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
-    touched = connection.execute(
-        sa.update(Batch)
-        .where(Batch.id == held.batch_id, Batch.lease_token == held.token, Batch.state == "leased")
-        .values(values)
-    )
-    if touched.rowcount != 1:
-        raise LeaseLost(f"batch {held.batch_id}: lease {held.token} is no longer the current one")
+    leases.touch(connection, Batch, held.batch_id, held.token, **values)

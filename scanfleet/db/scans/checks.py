@@ -17,18 +17,18 @@ def save_check(connection: sa.Connection, check: Check, *, added: bool = False) 
     """
     at = now(connection)
     where = (CheckRow.name == check.name, CheckRow.hash == check.hash)
-    known = connection.execute(sa.select(CheckRow.id).where(*where)).scalar_one_or_none()
-    if known is None:
+    existing = connection.execute(sa.select(CheckRow.id).where(*where)).scalar_one_or_none()
+    if existing is None:
         row = {
             "name": check.name,
             "hash": check.hash,
             "body": check.model_dump(mode="json"),
             "created_at": at,
         }
-        known = connection.execute(sa.insert(CheckRow).values(row).returning(CheckRow.id)).scalar_one()
+        existing = connection.execute(sa.insert(CheckRow).values(row).returning(CheckRow.id)).scalar_one()
     if added:
-        connection.execute(sa.update(CheckRow).where(CheckRow.id == known).values(added_at=at))
-    return known
+        connection.execute(sa.update(CheckRow).where(CheckRow.id == existing).values(added_at=at))
+    return existing
 
 
 def get_check(connection: sa.Connection, check_id: int) -> Check:

@@ -1,10 +1,9 @@
-"""Finding the image that kills its worker, without blaming its neighbours.
+"""Find the image that kills its worker, without blaming the others of its batch.
 
-A lease that ran out says that a worker ended or froze; it does not say why. So the batch becomes a suspect, and a
-suspect runs alone in its worker, image by image, each marked in the ledger before it is touched. When such a lease
-runs out as well, one image was in hand. It is blamed once; blamed more often than `MAX_CRASHES`, it is quarantined: a
-failure with stage "process". An image that merely shared a batch or a worker with it is never blamed; one with the same
-bytes is quarantined with it.
+An expired lease shows that a worker ended or froze, but not why. So the batch becomes a suspect, and a suspect runs
+alone in its worker, image by image, each recorded in the ledger before it is read. When such a lease expires as well,
+the recorded image is blamed. Blamed more often than `MAX_CRASHES`, it is quarantined: a failure with stage "process".
+An image that merely shared a batch or a worker with it is never blamed; one with the same bytes is quarantined with it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import run_out
+from scanfleet.db import leases
 from scanfleet.db.engine import now
 from scanfleet.db.scans import batches, failures
 from scanfleet.db.scans.batches import Claim
@@ -23,8 +22,8 @@ from scanfleet.db.tables import Batch, Failure, Image, Worker
 from scanfleet.errors import ImageError
 from scanfleet.retry import backoff_seconds
 
-MAX_CRASHES = 2  # an image may be in hand at the end of so many workers by bad luck
-PATIENT_CRASHES = 2  # leases in a row after which the batch says that it waits for a worker that survives it
+MAX_CRASHES = 2  # an image may be worked on at the end of this many workers by chance
+PATIENT_CRASHES = 2  # consecutive expired leases after which `waiting_for` names them
 STAGE, KILLER = "process", "kills_the_worker"
 
 
@@ -35,25 +34,19 @@ class Expired:
 
 
 def expire_leases(connection: sa.Connection) -> Expired:
-    """Make the batches of workers that went silent ready again, as suspects. Safe to run in parallel."""
-    return _expire(connection, run_out(Batch.lease_until, now(connection)))
+    """Make batches with an expired lease ready again, as suspects. Safe to run in parallel."""
+    return _expire(connection, None)
 
 
 def expire_worker(connection: sa.Connection, *, host: str, pid: int) -> Expired:
-    """The same for what a process holds that is known to have ended: nobody needs to wait for its leases."""
+    """Do the same for the batches of a process that has ended, without waiting for its leases to expire."""
     names = sa.select(Worker.id).where(Worker.host == host, Worker.pid == pid)
     return _expire(connection, Batch.lease_owner.in_(names))
 
 
-def _expire(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Expired:
+def _expire(connection: sa.Connection, which: sa.ColumnElement[bool] | None) -> Expired:
     at = now(connection)
-    dead = (
-        sa.select(Batch.id, Batch.scan_id, Batch.in_hand, Batch.crashes)
-        .where(Batch.state == "leased", which)
-        .order_by(Batch.id)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    rows = connection.execute(dead).all()
+    rows = leases.expired(connection, Batch, (Batch.id, Batch.scan_id, Batch.in_hand, Batch.crashes), which)
     quarantined = []
     for row in rows:
         _free(connection, row.id, crashes=row.crashes + 1, at=at)
@@ -63,21 +56,21 @@ def _expire(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Expired
     return Expired(n=len(rows), quarantined=tuple(quarantined))
 
 
-def note_content(connection: sa.Connection, held: Claim, image_id: int, sha256: str) -> None:
-    """Before an image that was blamed is scored again: which bytes these are. Raises LeaseLost."""
+def record_content(connection: sa.Connection, held: Claim, image_id: int, sha256: str) -> None:
+    """Record the bytes of a blamed image before it is scored again. Raises LeaseLost."""
     batches.take_in_hand(connection, held, image_id)
     connection.execute(sa.update(Image).where(Image.id == image_id).values(content_sha256=sha256))
 
 
 def lethal_content(connection: sa.Connection, scan_id: str, hashes: Collection[str]) -> dict[str, ImageError]:
-    """Those bytes that killed workers under another name in the same scan: they need not do it again."""
+    """Return errors for the bytes that already killed workers under another name in the same scan."""
     quarantined = (
         sa.select(Image.content_sha256, Image.uri)
         .join(Failure, Failure.image_id == Image.id)
         .where(Failure.scan_id == scan_id, Failure.stage == STAGE, Failure.reason == KILLER)
     )
     return {
-        row.content_sha256: _killer(f"the same bytes as {row.uri}, which was found out")
+        row.content_sha256: _killer(f"the same bytes as {row.uri}, which is quarantined")
         for row in connection.execute(quarantined)
         if row.content_sha256 in hashes
     }
@@ -88,19 +81,16 @@ def _killer(detail: str) -> ImageError:
 
 
 def _free(connection: sa.Connection, batch_id: int, *, crashes: int, at: datetime) -> None:
-    """Ready at once after the first crash: most workers die for reasons of their own. Then ever more slowly."""
+    """Make a batch ready: at once after the first crash, whose cause is rarely an image, then after pauses."""
     again = crashes >= PATIENT_CRASHES
     connection.execute(
         sa.update(Batch)
         .where(Batch.id == batch_id)
         .values(
-            state="ready",
+            **leases.READY,
             suspect=True,
             crashes=crashes,
             in_hand=None,
-            lease_owner=None,
-            lease_until=None,
-            notified_at=None,
             not_before=at + timedelta(seconds=backoff_seconds(crashes - 1)) if again else None,
             waiting_for=f"a worker that survives batch {batch_id}: {crashes} in a row did not" if again else None,
         )
@@ -108,7 +98,7 @@ def _free(connection: sa.Connection, batch_id: int, *, crashes: int, at: datetim
 
 
 def _blame(connection: sa.Connection, image_id: int) -> int:
-    """How many workers have ended with this image in hand."""
+    """Blame an image. Returns the number of workers that ended while working on it."""
     connection.execute(sa.update(Image).where(Image.id == image_id).values(crashes=Image.crashes + 1))
     return connection.execute(sa.select(Image.crashes).where(Image.id == image_id)).scalar_one()
 

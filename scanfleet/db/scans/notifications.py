@@ -1,61 +1,63 @@
-"""Which batches to knock for. A knock is a message that may be lost or doubled; these marks keep their number sane."""
+"""Choose the batches to notify workers about. Notifications may be lost or doubled; marks limit their number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Iterable
+from functools import partial
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import due, since
+from scanfleet.db import leases
+from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
-from scanfleet.db.locks import hold_batches
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Scan
+
+mark_notified = partial(leases.mark_notified, table=Batch)
 
 
 def due_for_notification(
     connection: sa.Connection, *, renotify_seconds: float, max_outstanding: int
 ) -> list[tuple[int, str]]:
-    """Ready batches that nobody rang for lately, as (batch id, queue), and marks them as rung.
+    """Find ready batches without a recent notification, as (batch id, queue), and mark them as notified.
 
-    At most so many that the rings under way stay below `max_outstanding`. Of a scan whose store is away: one, as a
-    probe, and none while one is out; those come on top, or a busy scan would keep others on hold.
+    The number is limited so that at most `max_outstanding` notifications are under way. A scan whose store is
+    unavailable gets one, as a probe, and none while one is under way; probes are not limited, or a busy scan would keep
+    others on hold.
     """
     at = now(connection)
-    lately = since(Batch.notified_at, at - timedelta(seconds=renotify_seconds), at)
-    room = max(max_outstanding - _outstanding(connection, lately), 0)
-    ready = (Batch.state == "ready", Scan.state == "running", due(Batch.not_before, at), due(Scan.not_before, at))
-    unnotified = sa.or_(Batch.notified_at.is_(None), ~lately)
+    recently = leases.recently_notified(Batch, renotify_seconds, at)
+    n_free = max(max_outstanding - _outstanding(connection, recently), 0)
+    ready = (leases.claimable(Batch, at), Scan.state == "running", backoff_over(Scan.not_before, at))
+    unnotified = sa.or_(Batch.notified_at.is_(None), ~recently)
     query = (
         sa.select(Batch.id, Batch.queue)
         .join(Scan, Scan.id == Batch.scan_id)
         .where(*ready, unnotified, ~on_hold())
         .order_by(Batch.id)
-        .limit(room)
+        .limit(n_free)
         .with_for_update(skip_locked=True, key_share=True, of=Batch)
     )
     found = [(row.id, row.queue) for row in connection.execute(query)]
-    found += _probes(connection, (*ready, on_hold()), lately)
+    found += _probes(connection, (*ready, on_hold()), recently)
     mark_notified(connection, [batch_id for batch_id, _ in found], at=at)
     return found
 
 
-def _outstanding(connection: sa.Connection, lately: sa.ColumnElement[bool]) -> int:
+def _outstanding(connection: sa.Connection, recently: sa.ColumnElement[bool]) -> int:
     under_way = sa.select(sa.func.count()).select_from(Batch).join(Scan, Scan.id == Batch.scan_id)
-    under_way = under_way.where(Batch.state == "ready", Scan.state == "running", ~on_hold(), lately)
+    under_way = under_way.where(Batch.state == "ready", Scan.state == "running", ~on_hold(), recently)
     return connection.execute(under_way).scalar_one()
 
 
 def _probes(
-    connection: sa.Connection, ready: Iterable[sa.ColumnElement[bool]], lately: sa.ColumnElement[bool]
+    connection: sa.Connection, ready: Iterable[sa.ColumnElement[bool]], recently: sa.ColumnElement[bool]
 ) -> list[tuple[int, str]]:
-    """One batch of each held scan: tried least, and any of those, so that lost causes do not hold up all others."""
-    troubled = connection.execute(sa.select(Scan.id).where(Scan.state == "running", on_hold())).scalars().all()
+    """Choose one batch of each held scan: a random one of those with the fewest attempts."""
+    held = connection.execute(sa.select(Scan.id).where(Scan.state == "running", on_hold())).scalars().all()
     found = []
-    for scan_id in troubled:
-        under_way = sa.or_(Batch.state == "leased", sa.and_(Batch.state == "ready", lately))
+    for scan_id in held:
+        under_way = sa.or_(Batch.state == "leased", sa.and_(Batch.state == "ready", recently))
         probe = sa.select(Batch.id).where(Batch.scan_id == scan_id, under_way).limit(1)
         if connection.execute(probe).first() is not None:
             continue
@@ -64,11 +66,3 @@ def _probes(
         query = query.with_for_update(skip_locked=True, key_share=True, of=Batch)
         found += [(row.id, row.queue) for row in connection.execute(query)]
     return found
-
-
-def mark_notified(connection: sa.Connection, batch_ids: Sequence[int], *, at: datetime | None) -> None:
-    """Remember when batches were rung for; None: they were not, after all."""
-    if batch_ids:
-        hold_batches(connection, Batch.id.in_(batch_ids))
-        values: dict[str, Any] = {"notified_at": at}
-        connection.execute(sa.update(Batch).where(Batch.id.in_(batch_ids)).values(values))

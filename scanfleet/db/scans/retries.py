@@ -1,4 +1,4 @@
-"""Giving failed images another chance."""
+"""Retry failed images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from scanfleet.db import locks
+from scanfleet.db import leases, locks
 from scanfleet.db.scans import scans
 from scanfleet.db.tables import Batch, Failure, Image
 from scanfleet.errors import RequestError
@@ -15,9 +15,9 @@ from scanfleet.errors import RequestError
 def retry_failures(
     connection: sa.Connection, scan_id: str, *, stage: str | None = None, reason: str | None = None
 ) -> int:
-    """Failed images become pending, their batches ready, the scan open. Returns how many images that were.
+    """Make failed images pending, their batches ready, and reopen the scan. Returns the number of images.
 
-    All of it in the caller's transaction. Raises RequestError for a cancelled scan.
+    All of this happens in the caller's transaction. Raises RequestError for a cancelled scan.
     """
     scan = scans.get_scan(connection, scan_id)
     _refuse_cancelled(scan.id, scan.state)
@@ -26,8 +26,8 @@ def retry_failures(
         for batch_id in _batches_with_failures(connection, scan.id, _chosen(stage, reason))
     )
     if n_retried:
-        # Batches first, then the scan (db/locks.py). The lock also waits for a worker that is just marking the scan
-        # done, and for somebody who is just cancelling it.
+        # Batches first, then the scan (db/locks.py). The lock also waits for a worker that marks the scan done, and
+        # for a cancellation.
         _refuse_cancelled(scan.id, locks.hold_scan(connection, scan.id))
         scans.reopen(connection, scan.id)
     return n_retried
@@ -61,16 +61,15 @@ def _batches_with_failures(
 
 
 def _reopen_batch(connection: sa.Connection, batch_id: int, chosen: Sequence[sa.ColumnElement[bool]]) -> int:
-    """Ready, as if new. A worker that holds the batch loses its lease: its claim lacks these images.
+    """Make a batch ready, as if new. A worker that holds it loses its lease: its claim lacks these images.
 
-    What killed workers before runs alone again.
-    The batch is locked before its failures are counted: a write under way is waited for and counted in.
+    A batch with images that killed workers runs alone again.
+    The batch is locked before its failures are counted, so that a write under way is included.
     """
     this = Batch.id == batch_id
-    fresh = {"attempts": 0, "not_before": None, "waiting_for": None, "notified_at": None, "finished_at": None}
-    fresh |= {"crashes": 0, "in_hand": None}
-    free = {"lease_owner": None, "lease_until": None, "lease_token": Batch.lease_token + 1}
-    connection.execute(sa.update(Batch).where(this).values(state="ready", **fresh, **free))
+    fresh = {"attempts": 0, "not_before": None, "waiting_for": None, "finished_at": None, "crashes": 0, "in_hand": None}
+    values = leases.READY | fresh | {"lease_token": Batch.lease_token + 1}
+    connection.execute(sa.update(Batch).where(this).values(values))
     failed = (
         sa.select(Failure.image_id).join(Image, Image.id == Failure.image_id).where(Image.batch_id == batch_id, *chosen)
     )

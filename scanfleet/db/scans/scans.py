@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from scanfleet.checks.check import Check
 from scanfleet.db.engine import now
-from scanfleet.db.locks import hold_batches
+from scanfleet.db.locks import hold
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.tables import Batch, CheckRow, Image, Scan
 from scanfleet.errors import RequestError, UnknownName
@@ -34,7 +34,7 @@ class ScanInfo:
     filters: dict[str, Any]
     state: str
     cursor: dict[str, Any] | None
-    n_listed: int | None  # None while the listing goes on
+    n_listed: int | None  # None until the listing ends
     created_at: datetime
     finished_at: datetime | None
     rescan_of: str | None = None  # the scan whose answers this one renews
@@ -42,18 +42,18 @@ class ScanInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Summed from batches, never from images: ten million images are 156 thousand rows."""
+    """Counts of a scan, summed over batches, not images: ten million images are 156 thousand rows."""
 
     n_images: int  # enqueued so far
     n_verdicts: int
     n_failures: int
     n_cancelled: int
     n_reused: int
-    n_flagged: int  # of the answers that stand, as n_review: a rescan moves them
+    n_flagged: int  # of the current answers, as n_review: a rescan changes them
     n_review: int
     n_batches: int
     n_leased: int
-    waiting_for: str | None  # the failure of the world that some batch waits for
+    waiting_for: str | None  # the transient error that some batch waits for
 
     @property
     def n_done(self) -> int:
@@ -73,11 +73,11 @@ def open_scan(
     filters: dict[str, Any],
     fresh: bool = False,
 ) -> tuple[ScanInfo, bool]:
-    """The scan of this check, model, sources and filters, and whether it is new. `fresh` starts another one."""
+    """Return the scan of this check, model, sources and filters, and whether it is new. fresh: start another one."""
     identity = _identity(check, model, sources, filters, salt=secrets.token_hex(8) if fresh else "")
-    known = connection.execute(sa.select(Scan.id).where(Scan.identity == identity)).scalar_one_or_none()
-    if known is not None:
-        return get_scan(connection, known), False
+    existing = connection.execute(sa.select(Scan.id).where(Scan.identity == identity)).scalar_one_or_none()
+    if existing is not None:
+        return get_scan(connection, existing), False
     added = add_scan(
         connection,
         identity=identity,
@@ -91,7 +91,7 @@ def open_scan(
 
 
 def add_scan(connection: sa.Connection, **values: Any) -> ScanInfo:
-    """A running scan with these columns, under a new id."""
+    """Add a running scan with these columns, under a new id."""
     scan_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
     connection.execute(sa.insert(Scan).values(id=scan_id, state="running", created_at=now(connection), **values))
     return get_scan(connection, scan_id)
@@ -103,7 +103,7 @@ def _identity(check: Check, model: str, sources: Sequence[str], filters: dict[st
 
 
 def get_scan(connection: sa.Connection, scan_id: str) -> ScanInfo:
-    """One scan by its id, or by the start of it when only one begins so. Raises UnknownName."""
+    """Return a scan by its id, or by a unique prefix of it. Raises UnknownName."""
     if not scan_id:
         raise UnknownName("the id of a scan is needed: `scanfleet scans ls` lists them")
     found = _select_scans(connection, Scan.id.startswith(scan_id, autoescape=True), limit=2)
@@ -119,7 +119,7 @@ def list_scans(connection: sa.Connection, *, limit: int = 1000) -> list[ScanInfo
 
 
 def list_rescans(connection: sa.Connection, scan_id: str, *, limit: int = 100) -> list[ScanInfo]:
-    """The scans that renew the answers of this one, the newest first."""
+    """Return the rescans of this scan, the newest first."""
     return _select_scans(connection, Scan.rescan_of == scan_id, limit=limit)
 
 
@@ -180,12 +180,12 @@ def progress(connection: sa.Connection, scan_id: str) -> Progress:
 
 
 def _held_back(scan_id: str) -> sa.ScalarSelect[str | None]:
-    """What the whole scan waits for."""
+    """The error that the whole scan waits for."""
     return sa.select(Scan.waiting_for).where(Scan.id == scan_id).scalar_subquery()
 
 
 def pause(connection: sa.Connection, scan_id: str) -> None:
-    """No further batch is claimed; batches under way end normally, which takes seconds."""
+    """Let no further batch be claimed; batches under way end normally, which takes seconds."""
     _move(connection, scan_id, {"running"}, "paused", done="paused")
 
 
@@ -194,12 +194,12 @@ def resume(connection: sa.Connection, scan_id: str) -> None:
 
 
 def cancel(connection: sa.Connection, scan_id: str) -> int:
-    """End a scan now. What is scored stays; the rest is cancelled. Returns how many images that were.
+    """End a scan now. Scored images stay; the rest is cancelled. Returns the number of cancelled images.
 
-    Batches under way lose their lease: their late writers write nothing.
+    Batches under way lose their lease: late writers write nothing.
     """
     while not _cancel_batches(connection, scan_id):
-        pass  # it waits for the batch that was in the way
+        pass  # each attempt waits for the batch that was locked
     ended = connection.execute(
         sa.update(Image).where(Image.scan_id == scan_id, Image.state == "pending").values(state="cancelled")
     )
@@ -208,19 +208,19 @@ def cancel(connection: sa.Connection, scan_id: str) -> int:
 
 
 def _cancel_batches(connection: sa.Connection, scan_id: str) -> bool:
-    """Cancel the scan with its open batches, or nothing: False when somebody just writes one that was new.
+    """Cancel the scan with its open batches, or nothing: False when another transaction is writing a new batch.
 
-    Batches before the scan, as their writers lock them (db/locks.py). Until the scan is held, a listing or a retry
-    may add others, and a worker may have begun to write one: it will ask for the scan, so nobody may wait for it here.
+    Batches are locked before the scan, as their writers do (db/locks.py). Until the scan is locked, a listing or a
+    retry may add others, and a worker may be writing one. That worker needs the scan, so this must not wait for it.
     """
     opened = (Batch.scan_id == scan_id, Batch.state.in_(("ready", "leased")))
     with connection.begin_nested() as attempt:
-        hold_batches(connection, *opened)
+        hold(connection, Batch, *opened)
         _move(connection, scan_id, {"running", "paused"}, "cancelled", done="cancelled")
-        n_held = hold_batches(connection, *opened, skip_locked=True)
+        n_held = hold(connection, Batch, *opened, skip_locked=True)
         n_open = connection.execute(sa.select(sa.func.count()).select_from(Batch).where(*opened)).scalar_one()
         if n_open > n_held:
-            attempt.rollback()  # gives the locks back
+            attempt.rollback()  # releases the locks
             return False
         ended = {"lease_until": None, "in_hand": None, "waiting_for": None, "finished_at": now(connection)}
         values = {"state": "cancelled", "lease_token": Batch.lease_token + 1} | ended
@@ -236,24 +236,24 @@ def _move(connection: sa.Connection, scan_id: str, allowed: set[str], to: str, *
 
 
 def finish_if_complete(connection: sa.Connection, scan_id: str) -> bool:
-    """Mark a scan done when its listing has ended and no batch is open. Returns whether it is done now.
+    """Mark a scan done when its listing has ended and no batch is open. Returns True if it did.
 
-    Two workers that settle the last two batches at the same moment each still see the other's open: the reconciler
+    Two workers that settle the last two batches at the same moment each still see the other's open. The reconciler
     calls `finish_all_complete` for that reason.
     """
     return _finish(connection, Scan.id == scan_id) == 1
 
 
 def finish_all_complete(connection: sa.Connection) -> int:
-    """Mark every scan done whose last batch is settled. Returns how many."""
+    """Mark every scan done whose last batch is settled. Returns the number."""
     return _finish(connection, sa.true())
 
 
 def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
     open_batches = sa.exists().where(Batch.scan_id == Scan.id, Batch.state.in_(("ready", "leased")))
     complete = (which, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
-    # Two statements: whoever opens batches again holds the scan's row meanwhile, and only a statement that begins
-    # after that commit sees them.
+    # Two statements: a transaction that reopens batches holds the scan's row, and only a statement that begins after
+    # its commit sees them.
     query = sa.select(Scan.id).where(*complete).order_by(Scan.id)
     candidates = connection.execute(query.with_for_update(key_share=True)).scalars().all()
     if not candidates:

@@ -24,7 +24,7 @@ class WorkerInfo:
     beat_at: datetime
     n_images: int
     seconds: dict[str, Any] | None  # sums by name (scanfleet.stats.stage_times) since the start
-    waiting_for: str | None  # what failed, in words, while it cannot begin
+    waiting_for: str | None  # the error, while it cannot start
 
 
 def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int, queue: str, device: str) -> None:
@@ -36,9 +36,9 @@ def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int,
 def beat(
     connection: sa.Connection, *, worker: str, n_images: int, seconds: Mapping[str, float], progressed: bool
 ) -> None:
-    """Say that the worker lives, and what it did since it started.
+    """Record a heartbeat, and the totals since the start.
 
-    progressed: whether anything happened in it since the last time.
+    progressed: whether the worker made progress since the last heartbeat.
     """
     at = now(connection)
     values: dict[str, Any] = {"beat_at": at, "n_images": n_images, "seconds": dict(seconds)}
@@ -48,23 +48,23 @@ def beat(
 
 
 def set_waiting(connection: sa.Connection, worker: str, waiting_for: str) -> None:
-    """The worker cannot begin: the world failed."""
+    """Record the transient error that keeps the worker from starting."""
     connection.execute(sa.update(Worker).where(Worker.id == worker).values(waiting_for=waiting_for))
 
 
 def set_ready(connection: sa.Connection, worker: str, *, device: str) -> None:
-    """The worker begins."""
+    """Record that the worker can start."""
     connection.execute(sa.update(Worker).where(Worker.id == worker).values(waiting_for=None, device=device))
 
 
 def stop_worker(connection: sa.Connection, worker: str, *, because: str | None = None) -> None:
-    """The worker is ending. because: what was wrong with it; None: it was asked to stop."""
+    """Record the end of the worker. because: why it ended itself; None: it was asked to stop."""
     ended = {"stopped_at": now(connection), "ended_because": because}
     connection.execute(sa.update(Worker).where(Worker.id == worker).values(ended))
 
 
 def live_workers(connection: sa.Connection, *, silent_seconds: float) -> list[WorkerInfo]:
-    """Workers that have not stopped and gave a sign within `silent_seconds`."""
+    """Return the workers that have not stopped, with a heartbeat within `silent_seconds`."""
     since = now(connection) - timedelta(seconds=silent_seconds)
     columns = [Worker.__table__.c[wanted.name] for wanted in fields(WorkerInfo)]
     query = sa.select(*columns).where(Worker.stopped_at.is_(None), Worker.beat_at >= since).order_by(Worker.id)

@@ -28,8 +28,8 @@ class AdapterInfo:
     calibrator: dict[str, Any] | None = None
     thresholds: dict[str, Any] | None = None
     canary: dict[str, Any] | None = None
-    training_id: int | None = None  # that made it; None: it came from outside
-    gate: dict[str, Any] | None = None  # every figure of the comparison with the champion of then
+    training_id: int | None = None  # that produced it; None: it was imported
+    gate: dict[str, Any] | None = None  # all figures of the comparison with the champion at that time
     gate_verdict: str | None = None  # promote, hold, reject; None: never judged
     id: int | None = None  # None: not registered yet
     created_at: datetime | None = None  # likewise
@@ -39,16 +39,16 @@ COLUMNS = list(Adapter.__table__.c)
 
 
 def register_adapter(connection: sa.Connection, adapter: AdapterInfo) -> int:
-    """The id of these weights; a known one takes over the place where its files are now."""
+    """Return the id of these weights, and record the new uri of registered ones."""
     where = (
         Adapter.check_name == adapter.check_name,
         Adapter.base_model == adapter.base_model,
         Adapter.weights_sha256 == adapter.weights_sha256,
     )
-    known = connection.execute(sa.select(Adapter.id).where(*where)).scalar_one_or_none()
-    if known is not None:
-        connection.execute(sa.update(Adapter).where(Adapter.id == known).values(uri=adapter.uri))
-        return known
+    existing = connection.execute(sa.select(Adapter.id).where(*where)).scalar_one_or_none()
+    if existing is not None:
+        connection.execute(sa.update(Adapter).where(Adapter.id == existing).values(uri=adapter.uri))
+        return existing
     values = {
         column.name: getattr(adapter, column.name) for column in COLUMNS if column.name not in ("id", "created_at")
     }
@@ -57,7 +57,7 @@ def register_adapter(connection: sa.Connection, adapter: AdapterInfo) -> int:
 
 
 def get_adapter(connection: sa.Connection, adapter_id: int) -> AdapterInfo:
-    """Raises UnknownName."""
+    """Return an adapter. Raises UnknownName."""
     row = connection.execute(sa.select(*COLUMNS).where(Adapter.id == adapter_id)).one_or_none()
     if row is None:
         raise UnknownName(f"no adapter {adapter_id}: `scanfleet adapters ls` lists them")
@@ -65,7 +65,7 @@ def get_adapter(connection: sa.Connection, adapter_id: int) -> AdapterInfo:
 
 
 def list_adapters(connection: sa.Connection, check_name: str | None = None) -> list[AdapterInfo]:
-    """All of them, or those of one check, the newest first."""
+    """Return all adapters, or those of one check, the newest first."""
     query = sa.select(*COLUMNS).order_by(Adapter.id.desc())
     if check_name is not None:
         query = query.where(Adapter.check_name == check_name)
@@ -73,5 +73,5 @@ def list_adapters(connection: sa.Connection, check_name: str | None = None) -> l
 
 
 def move_adapter(connection: sa.Connection, adapter_id: int, uri: str) -> None:
-    """Its files lie elsewhere now."""
+    """Record the new uri of an adapter's files."""
     connection.execute(sa.update(Adapter).where(Adapter.id == adapter_id).values(uri=uri))

@@ -1,4 +1,4 @@
-"""Which adapter is in use for a check and base model: one pointer, changed in one statement, with its whole history."""
+"""The adapter in use for a check and base model: one pointer, changed in one statement, with its history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scanfleet.db.training.adapters import COLUMNS, AdapterInfo, get_adapter
 from scanfleet.errors import GateNotPassed, UnknownName
 
 Kind = Literal["shipped", "gate", "person", "forced", "rollback"]
-MAX_HISTORY = 100  # changes of one champion that are looked back at
+MAX_HISTORY = 100  # changes of one champion that are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Change:
 
 
 def champion(connection: sa.Connection, check_name: str, base_model: str) -> AdapterInfo | None:
-    """The adapter in use for a check and base model; None: the base model answers alone."""
+    """Return the adapter in use for a check and base model; None: the base model alone."""
     query = (
         sa.select(*COLUMNS)
         .join(Champion, Champion.adapter_id == Adapter.id)
@@ -43,7 +43,7 @@ def champion(connection: sa.Connection, check_name: str, base_model: str) -> Ada
 
 
 def is_decided(connection: sa.Connection, check_name: str, base_model: str) -> bool:
-    """Whether it was ever said what answers, be it the base alone."""
+    """Return True if a champion was ever set, even to the base alone."""
     query = sa.select(Champion.check_name).where(Champion.check_name == check_name, Champion.base_model == base_model)
     return connection.execute(query).first() is not None
 
@@ -57,27 +57,27 @@ def in_use(connection: sa.Connection, base_model: str | None = None) -> dict[tup
 
 
 def predecessors(connection: sa.Connection, check_name: str, base_model: str) -> list[AdapterInfo | None]:
-    """What was in use before the present champion, the newest first, each once.
+    """Return the adapters in use before the current champion, the newest first, each once.
 
-    None is the base alone, where that was decided, or had answered before anything was decided.
+    None is the base alone, where it was set, or had scored before any champion was set.
     """
     steps = history(connection, check_name, base_model)
     seen = {step.adapter_id for step in steps[:1]}
     found: list[AdapterInfo | None] = []
     for step in steps:
-        known = (
+        certain = (
             step.previous_id is not None
             or step is not steps[-1]
             or _base_answered(connection, step, check_name, base_model)
         )
-        if known and step.previous_id not in seen:
+        if certain and step.previous_id not in seen:
             seen.add(step.previous_id)
             found.append(None if step.previous_id is None else get_adapter(connection, step.previous_id))
     return found
 
 
 def _base_answered(connection: sa.Connection, first: Change, check_name: str, base_model: str) -> bool:
-    """Whether the base alone scored for a check before the first change of its champion."""
+    """Return True if the base alone scored for a check before the first change of its champion."""
     query = (
         sa.select(ScorerRow.id)
         .join(CheckRow, CheckRow.id == ScorerRow.check_id)
@@ -92,23 +92,25 @@ def promote(
 ) -> AdapterInfo | None:
     """Point the check and base model of an adapter to it: one statement, so a batch sees the old or the new one.
 
-    Returns the champion before. Raises UnknownName; GateNotPassed unless the gate said "promote" of this adapter, for
-    every kind but those that a person answers for ("forced") and that were in use before ("shipped", "rollback"). A
-    person may put back what came into use in order once, such as an adapter that ships with its base.
+    Returns the previous champion. Raises UnknownName; GateNotPassed unless the gate's verdict is "promote", except for
+    the kinds that a person answers for ("forced") or that were in use before ("shipped", "rollback"). A person may
+    restore an adapter that was in use without force once, such as one that ships with its base.
     """
     adapter = get_adapter(connection, adapter_id)
     passed = adapter.gate_verdict == "promote" or (kind == "person" and _was_in_use(connection, adapter_id))
     if kind in ("gate", "person") and not passed:
-        said = "never judged it" if adapter.gate_verdict is None else f"says {adapter.gate_verdict}"
+        verdict = (
+            "the gate never judged it" if adapter.gate_verdict is None else f"the gate says {adapter.gate_verdict}"
+        )
         raise GateNotPassed(
-            f"adapter {adapter_id} is not promoted: the gate {said} (`scanfleet adapters show {adapter_id}`); "
-            "a person who knows better adds --force with a reason"
+            f"adapter {adapter_id} is not promoted: {verdict} (`scanfleet adapters show {adapter_id}`); "
+            "to promote it anyway, add --force with a reason"
         )
     return _point(connection, adapter.check_name, adapter.base_model, adapter_id, kind=kind, why=why, who=who)
 
 
 def _was_in_use(connection: sa.Connection, adapter_id: int) -> bool:
-    """Whether it ever came into use other than by force."""
+    """Return True if it was ever put in use without force."""
     query = sa.select(Promotion.id).where(
         Promotion.adapter_id == adapter_id, Promotion.kind.in_(("shipped", "gate", "person"))
     )
@@ -116,9 +118,9 @@ def _was_in_use(connection: sa.Connection, adapter_id: int) -> bool:
 
 
 def roll_back(connection: sa.Connection, check_name: str, base_model: str, *, why: str, who: str | None) -> Change:
-    """Put back what was in use before the present champion, which may be the base alone.
+    """Restore the champion before the current one, which may be the base alone.
 
-    Rolling back twice goes back twice. Raises UnknownName where there is nothing to go back to.
+    Rolling back twice goes back two steps. Raises UnknownName where there is nothing to go back to.
     """
     _hold(connection, check_name, base_model)
     steps = history(connection, check_name, base_model)
@@ -135,7 +137,7 @@ def roll_back(connection: sa.Connection, check_name: str, base_model: str, *, wh
 
 
 def history(connection: sa.Connection, check_name: str, base_model: str, *, limit: int = MAX_HISTORY) -> list[Change]:
-    """The changes, the newest first."""
+    """Return the changes, the newest first."""
     columns = [Promotion.__table__.c[name] for name in Change.__dataclass_fields__]
     query = (
         sa.select(*columns)
@@ -158,7 +160,7 @@ def _point(
 ) -> AdapterInfo | None:
     at, key = now(connection), {"check_name": check_name, "base_model": base_model}
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    connection.execute(  # so that there is a row to hold, also for the first of several at one moment
+    connection.execute(  # so that there is a row to lock, also for the first of several concurrent changes
         dialect.insert(Champion).values(key | {"adapter_id": None, "since": at}).on_conflict_do_nothing()
     )
     _hold(connection, check_name, base_model)
@@ -172,6 +174,6 @@ def _point(
 
 
 def _hold(connection: sa.Connection, check_name: str, base_model: str) -> None:
-    """Nobody else moves the pointer until this transaction ends, so that the history tells what really was before."""
+    """Lock the pointer until this transaction ends, so that the history names the real predecessor."""
     query = sa.select(Champion.check_name).where(Champion.check_name == check_name, Champion.base_model == base_model)
     connection.execute(query.with_for_update())

@@ -1,4 +1,4 @@
-"""Which workers will not use an adapter, and why. Rows are added, never changed: the newest of a worker counts."""
+"""Refusals of adapters by workers, with reasons. Rows are added, never changed: the newest of a worker counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Adapter, Refusal
 
-TAKEN_BACK = ""  # as a reason: the adapter passes on that worker by now
+TAKEN_BACK = ""  # as a reason: the adapter passes on that worker now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +22,20 @@ class RefusalInfo:
     at: datetime
 
 
-def note_refusal(connection: sa.Connection, adapter_id: int, *, worker: str, why: str) -> None:
-    """Say once that a worker does not use an adapter."""
+def record_refusal(connection: sa.Connection, adapter_id: int, *, worker: str, why: str) -> None:
+    """Record once that a worker does not use an adapter."""
     if _newest(connection, adapter_id, worker) in (None, TAKEN_BACK):
         _add(connection, adapter_id, worker, why)
 
 
 def take_back(connection: sa.Connection, adapter_id: int, *, worker: str) -> None:
-    """A worker that refused an adapter uses it now."""
+    """Record that a worker uses an adapter that it refused before."""
     if _newest(connection, adapter_id, worker) not in (None, TAKEN_BACK):
         _add(connection, adapter_id, worker, TAKEN_BACK)
 
 
 def open_refusals(connection: sa.Connection, adapter_id: int | None = None) -> list[RefusalInfo]:
-    """Those that were not taken back, the oldest first; also of workers that ended since."""
+    """Return the refusals that still hold, the oldest first; also those of workers that ended since."""
     newest = sa.select(sa.func.max(Refusal.id)).group_by(Refusal.adapter_id, Refusal.worker)
     query = (
         sa.select(Refusal.adapter_id, Adapter.check_name, Refusal.worker, Refusal.why, Refusal.at)

@@ -1,30 +1,27 @@
-"""The life of a training: requested, claimed under a lease, beaten for, settled or given back.
+"""Trainings: request, claim under a lease (scanfleet.db.leases), heartbeat, settle or give back.
 
-As with batches, the lease token grows with every claim and whoever writes must name the current one. Three counts of
-attempts in vain are kept in `progress`, and begin anew whenever a training gets further than it ever was: `crashes` of
-the process that computes, which end it at MAX_CRASHES; `losses` of the whole worker (a lease that ran out), which end
-it at MAX_LOSSES; `retries` after failures of the world, which never do.
+Three counts of failed attempts are kept in `progress`, and reset whenever a training gets further than ever before.
+`crashes` of the computing process end the training at MAX_CRASHES. `losses` of the whole worker (expired leases) end it
+at MAX_LOSSES. `retries` after transient errors never do.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.clock import due
+from scanfleet.db import leases
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Training
-from scanfleet.errors import LeaseLost, RequestError, UnknownName
-from scanfleet.retry import backoff_seconds, jittered
+from scanfleet.errors import RequestError, UnknownName
 
 UNFINISHED = ("ready", "leased")
 MAX_CRASHES = 3  # in a row
-MAX_LOSSES = 10  # in a row: a worker may be killed for many reasons that are not the training's
-REQUEST_LOCK = 7_226_353  # PostgreSQL advisory lock: of two requests at once one sees the other's
-FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None, "notified_at": None}
+MAX_LOSSES = 10  # in a row: most workers are killed for reasons that have nothing to do with the training
+REQUEST_LOCK = 7_226_353  # PostgreSQL advisory lock: of two concurrent requests one sees the other's row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +87,7 @@ def request(
     seed: int = 0,
     who: str | None = None,
 ) -> int:
-    """The id of a new training. who: a person; None: it was started by itself. Raises AlreadyUnderWay."""
+    """Return the id of a new training. who: a person; None: the training worker. Raises AlreadyUnderWay."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(REQUEST_LOCK)))
     other = newest(connection, check_name, base_model)
@@ -115,7 +112,7 @@ def request(
 
 
 def get(connection: sa.Connection, training_id: int) -> TrainingInfo:
-    """Raises UnknownName."""
+    """Return a training. Raises UnknownName."""
     found = find(connection, training_id)
     if found is None:
         raise UnknownName(f"no training {training_id}: `scanfleet train ls` lists them")
@@ -123,61 +120,55 @@ def get(connection: sa.Connection, training_id: int) -> TrainingInfo:
 
 
 def find(connection: sa.Connection, training_id: int) -> TrainingInfo | None:
-    row = connection.execute(sa.select(*COLUMNS).where(Training.id == training_id)).one_or_none()
-    return None if row is None else TrainingInfo(**row._mapping)
+    return next(iter(_rows(connection, sa.select(*COLUMNS).where(Training.id == training_id))), None)
 
 
 def newest(connection: sa.Connection, check_name: str, base_model: str) -> TrainingInfo | None:
-    """The training of a check and base model that was requested last, however it stands."""
+    """Return the training of a check and base model that was requested last, in any state."""
     query = sa.select(*COLUMNS).where(Training.check_name == check_name, Training.base_model == base_model)
-    row = connection.execute(query.order_by(Training.id.desc()).limit(1)).one_or_none()
-    return None if row is None else TrainingInfo(**row._mapping)
+    return next(iter(_rows(connection, query.order_by(Training.id.desc()).limit(1))), None)
 
 
 def list_trainings(connection: sa.Connection, *, check_name: str | None = None, limit: int = 50) -> list[TrainingInfo]:
-    """The newest first."""
+    """Return trainings, the newest first."""
     query = sa.select(*COLUMNS).order_by(Training.id.desc()).limit(limit)
     if check_name is not None:
         query = query.where(Training.check_name == check_name)
+    return _rows(connection, query)
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[TrainingInfo]:
     return [TrainingInfo(**row._mapping) for row in connection.execute(query)]
 
 
 def claim(
     connection: sa.Connection, *, worker: str, base_model: str, lease_seconds: float, notified: int | None = None
 ) -> TrainingInfo | None:
-    """Lease the training that was rung for, or any other ready one of the base model; None when there is none."""
+    """Lease the notified training, or any other ready one of the base model; None when there is none."""
     at = now(connection)
-    ready = _claimable(base_model, at)
-    for wanted in (ready,) if notified is None else (sa.and_(ready, Training.id == notified), ready):
-        pick = sa.select(Training.id).where(wanted).order_by(Training.id).limit(1).with_for_update(skip_locked=True)
-        row = connection.execute(
-            sa.update(Training)
-            .where(Training.id == pick.scalar_subquery(), Training.state == "ready")
-            .values(
-                state="leased",
-                lease_owner=worker,
-                lease_until=at + timedelta(seconds=lease_seconds),
-                lease_token=Training.lease_token + 1,
-                attempts=Training.attempts + 1,
-                started_at=sa.func.coalesce(Training.started_at, at),
-                waiting_for=None,
-            )
-            .returning(*COLUMNS)
-        ).one_or_none()
-        if row is not None:
-            return TrainingInfo(**row._mapping)
-    return None
+    ready = sa.select(Training.id).where(_claimable(base_model, at))
+    row = leases.claim(
+        connection,
+        Training,
+        [ready] if notified is None else [ready.where(Training.id == notified), ready],
+        at=at,
+        worker=worker,
+        lease_seconds=lease_seconds,
+        returning=COLUMNS,
+        started_at=sa.func.coalesce(Training.started_at, at),
+        waiting_for=None,
+    )
+    return None if row is None else TrainingInfo(**row._mapping)
 
 
 def has_ready(connection: sa.Connection, base_model: str) -> bool:
-    """Whether `claim` would find one now."""
+    """Return True if `claim` would find one now."""
     query = sa.select(Training.id).where(_claimable(base_model, now(connection)))
     return connection.execute(query.limit(1)).first() is not None
 
 
 def _claimable(base_model: str, at: datetime) -> sa.ColumnElement[bool]:
-    ready = (Training.base_model == base_model, Training.state == "ready")
-    return sa.and_(*ready, due(Training.not_before, at))
+    return sa.and_(Training.base_model == base_model, leases.claimable(Training, at))
 
 
 def beat(
@@ -188,9 +179,8 @@ def beat(
     stage: str | None,
     progress: dict[str, Any] | None,
 ) -> None:
-    """Prolong the lease and say where the training stands. Raises LeaseLost, also once it was cancelled."""
-    until = now(connection) + timedelta(seconds=lease_seconds)
-    _touch(connection, held, lease_until=until, stage=stage, progress=progress)
+    """Extend the lease and record the progress. Raises LeaseLost, also once the training was cancelled."""
+    _touch(connection, held, lease_until=leases.end_of_lease(connection, lease_seconds), stage=stage, progress=progress)
 
 
 def settle(
@@ -210,7 +200,7 @@ def settle(
     _touch(
         connection,
         held,
-        **FREE,
+        **leases.FREE,
         state="done" if error is None else "failed",
         finished_at=now(connection),
         waiting_for=None,
@@ -223,71 +213,68 @@ def settle(
 
 
 def require_held(connection: sa.Connection, held: TrainingInfo) -> None:
-    """The first statement of a transaction that writes for a training. Raises LeaseLost."""
+    """Check the lease, as the first statement of a transaction that writes for a training. Raises LeaseLost."""
     _touch(connection, held, state="leased")
 
 
 def give_back(connection: sa.Connection, held: TrainingInfo) -> None:
-    """Ready again at once, because the worker ends. The attempt does not count. Raises LeaseLost."""
-    _touch(connection, held, **FREE, state="ready", attempts=Training.attempts - 1)
+    """Make it ready at once, because the worker ends. The attempt does not count. Raises LeaseLost."""
+    _touch(connection, held, **leases.READY, attempts=Training.attempts - 1)
 
 
 def wait(connection: sa.Connection, held: TrainingInfo, *, waiting_for: str, progress: dict[str, Any]) -> None:
-    """Ready again after a back-off: the world failed. Raises LeaseLost."""
-    _again(connection, held, waiting_for, progress, count="retries")
+    """Make it ready after a back-off, because of a transient error. Raises LeaseLost."""
+    _retry(connection, held, waiting_for, progress, count="retries")
 
 
 def crashed(connection: sa.Connection, held: TrainingInfo, *, how: str, progress: dict[str, Any]) -> bool:
-    """The process that computes ended by itself. Returns whether the training has failed by it. Raises LeaseLost."""
+    """Record that the computing process crashed. Returns True if the training has failed. Raises LeaseLost."""
     if progress.get("crashes", 0) + 1 < MAX_CRASHES:
-        _again(connection, held, f"its process ended ({how})", progress, count="crashes")
+        _retry(connection, held, f"its process ended ({how})", progress, count="crashes")
         return False
-    settle(connection, held, error=f"its process ended {MAX_CRASHES} times in a row at the same place, at last: {how}")
+    settle(
+        connection,
+        held,
+        error=f"its process ended {MAX_CRASHES} times in a row at the same place, the last time: {how}",
+    )
     return True
 
 
-def _again(
+def _retry(
     connection: sa.Connection, held: TrainingInfo, waiting_for: str, progress: dict[str, Any], *, count: str
 ) -> None:
     n = progress.get(count, 0) + 1
-    not_before = now(connection) + timedelta(seconds=jittered(backoff_seconds(n)))
-    more = {"not_before": not_before, "waiting_for": waiting_for, "progress": progress | {count: n}}
-    _touch(connection, held, **FREE, **more, state="ready")
+    waiting = leases.after_backoff(connection, n=n, waiting_for=waiting_for)
+    _touch(connection, held, **waiting, progress=progress | {count: n})
 
 
 def cancel(connection: sa.Connection, training_id: int) -> bool:
-    """End a training; the worker that is at it notices with its next beat. False: it had ended. Raises UnknownName."""
+    """Cancel a training; its worker notices at its next heartbeat. False: it had ended. Raises UnknownName."""
     get(connection, training_id)
     ended = connection.execute(
         sa.update(Training)
         .where(Training.id == training_id, Training.state.in_(UNFINISHED))
-        .values(**FREE, state="cancelled", waiting_for=None, finished_at=now(connection))
+        .values(**leases.FREE, state="cancelled", waiting_for=None, finished_at=now(connection))
     )
     return ended.rowcount == 1
 
 
 def lost(connection: sa.Connection, held: TrainingInfo) -> None:
-    """Its lease ran out: ready again, or, after MAX_LOSSES in a row, failed. Raises LeaseLost."""
+    """Make it ready after its lease expired, or, after MAX_LOSSES in a row, failed. Raises LeaseLost."""
     progress = held.progress or {}
     losses = progress.get("losses", 0) + 1
     if losses < MAX_LOSSES:
-        _touch(connection, held, **FREE, state="ready", progress=progress | {"losses": losses})
+        _touch(connection, held, **leases.READY, progress=progress | {"losses": losses})
         return
     place = f"at {held.stage}" if held.stage else "before its first stage"
-    settle(connection, held, error=f"its worker went silent {losses} times in a row {place}")
+    settle(connection, held, error=f"its worker stopped responding {losses} times in a row {place}")
 
 
 def under_way(connection: sa.Connection) -> dict[str, TrainingInfo]:
-    """What each training worker is at, by the worker's name."""
-    rows = connection.execute(sa.select(*COLUMNS).where(Training.state == "leased"))
-    return {row.lease_owner: TrainingInfo(**row._mapping) for row in rows}
+    """Return the training of each training worker, by the worker's name."""
+    rows = _rows(connection, sa.select(*COLUMNS).where(Training.state == "leased"))
+    return {row.lease_owner or "": row for row in rows}
 
 
 def _touch(connection: sa.Connection, held: TrainingInfo, **values: Any) -> None:
-    touched = connection.execute(
-        sa.update(Training)
-        .where(Training.id == held.id, Training.lease_token == held.lease_token, Training.state == "leased")
-        .values(values)
-    )
-    if touched.rowcount != 1:
-        raise LeaseLost(f"training {held.id}: lease {held.lease_token} is no longer the current one")
+    leases.touch(connection, Training, held.id, held.lease_token, **values)

@@ -1,4 +1,4 @@
-"""The crop table of a check file: what it may say, what is refused with field and line, and what stays as it was."""
+"""The crop table of a check file: valid tables, errors with field and line, and unchanged hashes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_check_that_never_looks_again_is_stored_and_hashed_as_ever() -> None:
         ('crop = "maybe"', f"q.toml:5: crop: {WORDS}"),
         ("crop = true", f"q.toml:5: crop: {WORDS}, or a table [crop]"),
         ("[[crop]]\nband = 1", f"q.toml:5: crop: {WORDS}, or a table [crop]"),
-        ('[crop]\nwhen = "never"', 'q.toml:5: crop: for no second look write crop = "never", without a table'),
+        ('[crop]\nwhen = "never"', 'q.toml:5: crop: for no crop pass write crop = "never", without a table'),
         (
             '[crop]\nwhen = "nevr"\nband = -1',
             "q.toml:6: crop.when: must be 'uncertain', 'shrunk', 'uncertain-or-shrunk' or 'always'; "
@@ -84,14 +84,14 @@ def test_a_check_that_never_looks_again_is_stored_and_hashed_as_ever() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_with_field_and_line(text: str, said: str) -> None:
+def test_problems_are_reported_in_one_line_with_field_and_line(text: str, said: str) -> None:
     with pytest.raises(BadCheck) as told:
         parse_check(BASE + text, where="q.toml")
     assert str(told.value) == said
 
 
 @pytest.mark.parametrize(("look", "pixels"), [("larger", 100_000), ("larger", 300_000), ("adapted", 250_880)])
-def test_a_whole_with_a_budget_of_its_own_is_taken(look: str, pixels: int) -> None:
+def test_a_whole_with_its_own_budget_is_accepted(look: str, pixels: int) -> None:
     check = parse_check(f'{BASE}[crop]\nlook = "{look}"\ncrop_pixels = {pixels}', where="q.toml")
     assert isinstance(check.crop, CropSettings)
     assert check.crop.idle(check.max_pixels) is None

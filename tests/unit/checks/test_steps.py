@@ -81,7 +81,7 @@ def test_a_shown_check_is_a_check_file() -> None:
         ('[[steps]]\nprompt = "one?"\nanswers = { yes = "next", no = "c" }\n', "", "7: steps: must be two or more"),
     ],
 )
-def test_a_fault_is_told_with_its_line_and_field(old: str, new: str, line: str) -> None:
+def test_a_problem_is_reported_with_its_line_and_field(old: str, new: str, line: str) -> None:
     assert GOOD.count(old) >= 1
     with pytest.raises(BadCheck) as caught:
         parse_check(GOOD.replace(old, new), where="q.toml")

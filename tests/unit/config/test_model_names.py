@@ -1,4 +1,4 @@
-"""Which models can be asked for: a mistyped one must not make a scan that nobody ever scores."""
+"""Model names: a mistyped one must not create a scan that no worker ever scores."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_what_a_worker_may_load_is_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pockt", "Pocket", "", "Qwen3-VL-4B", "./none", "/none/such", "a/b/c", "a/", "a b/c"])
-def test_what_nobody_can_load_is_refused_in_one_line(name: str) -> None:
+def test_what_no_worker_can_load_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(BadSettings) as caught:
         require_model(name, elsewhere=False)
     assert "pocket" in str(caught.value)

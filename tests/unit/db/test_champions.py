@@ -124,18 +124,18 @@ def test_the_base_alone_is_a_predecessor_once_it_was_decided(engine: sa.Engine, 
         assert champions.predecessors(connection, "overlay", "pocket") == [None]
 
 
-def test_a_refusal_is_told_once_and_taken_back(engine: sa.Engine, tmp_path: Path) -> None:
+def test_a_refusal_is_recorded_once_and_taken_back(engine: sa.Engine, tmp_path: Path) -> None:
     one = enter(engine, made(tmp_path / "one"))
     for _ in range(2):
         with transaction(engine) as connection:
-            refusals.note_refusal(connection, one, worker="w", why="canary")
+            refusals.record_refusal(connection, one, worker="w", why="canary")
             refusals.take_back(connection, one, worker="other")
     with transaction(engine) as connection:
         (found,) = refusals.open_refusals(connection)
         assert (found.adapter_id, found.worker, found.why) == (one, "w", "canary")
         refusals.take_back(connection, one, worker="w")
         assert refusals.open_refusals(connection, one) == []
-        refusals.note_refusal(connection, one, worker="w", why="again")
+        refusals.record_refusal(connection, one, worker="w", why="again")
         assert [each.why for each in refusals.open_refusals(connection, one)] == ["again"]
 
 
@@ -163,8 +163,8 @@ def test_the_commands_show_what_is_known(engine: sa.Engine, tmp_path: Path) -> N
     one, two, three_ = three(engine, tmp_path)
     with transaction(engine) as connection:
         workers.start_worker(connection, worker="box-1", host="box", pid=1, queue="score.pocket", device="cpu")
-        refusals.note_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
-        refusals.note_refusal(connection, three_, worker="long-gone", why="old")
+        refusals.record_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
+        refusals.record_refusal(connection, three_, worker="long-gone", why="old")
     listed = run(tmp_path, "ls", "--check", "overlay")
     assert "label accuracy 0.900 of 40" in listed.stdout
     assert listed.stdout.count("in use") == 1
@@ -194,16 +194,16 @@ def test_the_commands_show_what_is_known(engine: sa.Engine, tmp_path: Path) -> N
     assert "no adapter 99" in str(run(tmp_path, "show", "99", code=17).exception)
 
 
-def test_the_other_places_that_list_workers_tell_refusals_too(engine: sa.Engine, tmp_path: Path) -> None:
+def test_the_other_places_that_list_workers_show_refusals_too(engine: sa.Engine, tmp_path: Path) -> None:
     *_, three_ = three(engine, tmp_path)
     with transaction(engine) as connection:
         workers.start_worker(connection, worker="box-1", host="box", pid=1, queue="score.pocket", device="cpu")
-        refusals.note_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
+        refusals.record_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
     answer = CliRunner().invoke(cli, ["--data-dir", str(tmp_path / "data"), "worker", "ls"])
     assert "worker box-1 refuses it" in answer.stderr
-    from producer.local.doctor import look_around
+    from producer.local.doctor import examine
 
-    found = {each.name: each for each in look_around(load_settings(data_dir=tmp_path / "data"))}
+    found = {each.name: each for each in examine(load_settings(data_dir=tmp_path / "data"))}
     assert found["adapters"].status == "warn"
     assert "worker box-1 refuses it" in found["adapters"].text
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from producer.cli.main import cli
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
-from scanfleet.db.results.scorers import note_shift
+from scanfleet.db.results.scorers import record_shift
 from scanfleet.db.tables import ScorerRow
 from tests.ledger_rig import ledger_with_scan
 from tests.migrated import upgrade
@@ -20,7 +20,7 @@ from tests.shifts import shift, tell_at_once
 WORDS = "checked on 16 known images: margins within 0.300 of those stored with the adapter (fp32), 0.075 on average"
 
 
-def test_of_workers_that_tell_at_once_the_widest_stays(tmp_path: Path) -> None:
+def test_of_concurrent_shifts_the_widest_stays(tmp_path: Path) -> None:
     engine = connect(load_settings(data_dir=tmp_path))
     upgrade(engine)
     assert tell_at_once(engine) == asdict(shift(0.3))
@@ -34,14 +34,14 @@ def test_a_narrower_one_changes_nothing_and_no_other_scorer_is_touched(tmp_path:
         (row,) = connection.execute(sa.select(ScorerRow.id, ScorerRow.shift)).all()
         assert row.shift is None
         for width, held in ((0.2, 0.2), (0.1, 0.2), (0.25, 0.25)):
-            note_shift(connection, row.id, shift(width))
+            record_shift(connection, row.id, shift(width))
             assert connection.execute(sa.select(ScorerRow.shift)).scalar_one() == asdict(shift(held))
-        note_shift(connection, row.id + 1, shift(9.0))
+        record_shift(connection, row.id + 1, shift(9.0))
         assert connection.execute(sa.select(ScorerRow.shift)).scalar_one() == asdict(shift(0.25))
     engine.dispose()
 
 
-def test_show_and_the_report_say_it_and_are_silent_where_nothing_is_known(
+def test_show_and_the_report_show_it_and_nothing_where_it_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCANFLEET_DATA_DIR", str(tmp_path))
@@ -59,7 +59,7 @@ def test_show_and_the_report_say_it_and_are_silent_where_nothing_is_known(
     assert "known images" not in run("show", scan_id) + sheet()
     engine = connect(load_settings(data_dir=tmp_path))
     with transaction(engine) as connection:
-        note_shift(connection, 1, shift(0.3))
+        record_shift(connection, 1, shift(0.3))
     engine.dispose()
     assert WORDS in run("show", scan_id)
     assert WORDS.capitalize() in sheet()

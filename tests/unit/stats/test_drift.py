@@ -1,4 +1,4 @@
-"""The stability index and what chance makes of it, and how figures become words. Statistics on seeded samples."""
+"""The stability index, its noise, and the text of findings. Statistics on seeded samples."""
 
 import math
 import random
@@ -141,12 +141,12 @@ def labels_of(drawn: str, *, overridden: tuple[int, int] = (0, 0), recall: tuple
     return Labels(drawn=drawn, missed=Proportion(k=0, n=0), **shares)  # type: ignore[arg-type]
 
 
-def test_corrections_alarm_where_a_random_draw_shows_them() -> None:
+def test_corrections_alarm_where_a_random_sample_shows_them() -> None:
     def said(found: Labels) -> list[str]:
         return [finding.words for finding in judge_labels("overlay", found, target_recall=0.95)]
 
     assert len(said(labels_of("random", overridden=(40, 100)))) == 1
-    assert said(labels_of("all", overridden=(40, 100))) == []  # hard ones are drawn on purpose
+    assert said(labels_of("all", overridden=(40, 100))) == []  # hard ones are chosen on purpose
     assert said(labels_of("random", overridden=(8, 20))) == []  # too few
     assert said(labels_of("random", overridden=(25, 100))) == []  # the interval reaches down to 18 %
     (words,) = said(labels_of("random", recall=(70, 100)))

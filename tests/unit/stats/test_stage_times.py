@@ -46,7 +46,7 @@ def test_the_bottleneck_is_what_the_others_wait_for(changed: dict[str, float], b
     assert ADVICE[bottleneck]
 
 
-def test_of_nothing_nothing_is_said() -> None:
+def test_without_data_nothing_is_reported() -> None:
     times = StageTimes(sums={})
     assert (times.idle_share, times.padding_share, times.images_per_forward, times.bottleneck) == (None,) * 4
     assert times.record()["images_per_worker_second"] is None

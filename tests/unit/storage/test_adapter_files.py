@@ -135,7 +135,7 @@ def test_what_was_pushed_to_where_it_lies_stays(tmp_path: Path, settings: Settin
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"others"), "the card says"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"others"), "its card names"),
         (lambda folder: (folder / WEIGHTS).unlink(), "cannot be read"),
         (lambda folder: (folder / CARD).unlink(), "holds no adapter.json"),
         (lambda folder: (folder / CARD).write_text("[]"), "no SHA-256"),
@@ -143,7 +143,7 @@ def test_what_was_pushed_to_where_it_lies_stays(tmp_path: Path, settings: Settin
         (lambda folder: (folder / CARD).write_text("{"), "not JSON"),
     ],
 )
-def test_a_faulty_adapter_is_neither_pulled_nor_pushed(
+def test_an_invalid_adapter_is_neither_pulled_nor_pushed(
     tmp_path: Path, settings: Settings, spoil: Any, words: str
 ) -> None:
     adapter = made(tmp_path / "made")

@@ -1,4 +1,4 @@
-"""Stores: what is listed can be read, what leads out is refused, and the world's faults are not the image's."""
+"""Stores: listed objects can be read, paths that lead out are refused, and transient errors are not the image's."""
 
 import os
 import socket
@@ -166,14 +166,14 @@ def test_pipes_are_refused_without_waiting(folder: Path) -> None:
     assert reason(FolderStore(folder), str(folder / "pipe.jpg")) == "refused"
 
 
-def test_gone_changed_and_too_large_are_the_images_fault(folder: Path) -> None:
+def test_gone_changed_and_too_large_are_image_errors(folder: Path) -> None:
     store = FolderStore(folder)
     assert reason(store, str(folder / "nothing.jpg")) == "gone"
     assert reason(store, str(folder / "a.jpg"), etag="other") == "changed"
     assert reason(store, str(folder / "sub dir" / "ü b.png"), max_bytes=5) == "too_large"
 
 
-def test_an_unmounted_folder_is_the_worlds_fault(folder: Path) -> None:
+def test_an_unmounted_folder_is_a_transient_error(folder: Path) -> None:
     store = FolderStore(folder)
     folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(StoreUnavailable, match="mounted"):

@@ -7,7 +7,7 @@ import pytest
 from producer.local.doctor import Finding, examine, examine_source
 from producer.local.forecast import advice, forecast
 from producer.local.settings_origin import origins, worth_showing
-from scanfleet.config.diagnosis import lonely_broker
+from scanfleet.config.diagnosis import local_broker_warning
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans import workers
@@ -136,7 +136,7 @@ def test_a_broker_of_this_machine_beside_a_ledger_of_many_is_told(tmp_path: Path
     url = "postgresql://u:geheim12@127.0.0.1:1/x"
     assert look(tmp_path, database_url=url)["broker"].status == "warn"
     assert look(tmp_path, database_url=f"sqlite:///{tmp_path}/own.db")["broker"].status == "ok"
-    assert lonely_broker(load_settings(database_url=url, broker_url="redis://127.0.0.1:1/0")) is None
+    assert local_broker_warning(load_settings(database_url=url, broker_url="redis://127.0.0.1:1/0")) is None
 
 
 def test_the_place_of_adapters_is_looked_at_before_a_training_ends(tmp_path: Path) -> None:

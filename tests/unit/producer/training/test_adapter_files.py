@@ -99,7 +99,7 @@ def test_a_scan_ends_with_a_note_when_its_champion_is_refused(
     *_, adapter_id = three(engine, tmp_path)
     with transaction(engine) as connection:
         begin = now(connection)
-        refusals.note_refusal(connection, adapter_id, worker="ended", why="torn")
+        refusals.record_refusal(connection, adapter_id, worker="ended", why="torn")
     scan: Any = SimpleNamespace(check="overlay", model="pocket", created_at=begin)
     later: Any = SimpleNamespace(check="overlay", model="pocket", created_at=begin + timedelta(hours=1))
     other: Any = SimpleNamespace(check="baggage", model="pocket", created_at=begin)
@@ -111,7 +111,7 @@ def test_a_scan_ends_with_a_note_when_its_champion_is_refused(
     assert expected in capsys.readouterr().err
     with transaction(engine) as connection:
         workers.start_worker(connection, worker="box", host="box", pid=1, queue="q", device="cpu")
-        refusals.note_refusal(connection, adapter_id, worker="box", why="margins moved")
+        refusals.record_refusal(connection, adapter_id, worker="box", why="margins moved")
     say_who_refuses(engine, later)
     assert "by 1 worker: margins moved" in capsys.readouterr().err
     say_who_refuses(engine, scan)

@@ -163,7 +163,7 @@ def settings_for(folder: Path, peer: ChatServer, **changes: Any) -> Settings:
 
 @pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setattr(redaction, "_hidden", set())
 
 
 @pytest.fixture

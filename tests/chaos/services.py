@@ -37,8 +37,8 @@ SERVICES = ("broker", "database", "s3")
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """settings, engine: the run's own way to the services, past the proxies.
+class RunServices:
+    """settings, engine: the run's connections to the services, not through the proxies.
 
     links: service -> one proxy for each worker, so that a fault can befall one machine or all of them.
     down: the services that are stopped at the moment.
@@ -55,7 +55,7 @@ class World:
     down: set[str] = field(default_factory=set)
 
     def environment(self, worker: int, options: Options) -> dict[str, str]:
-        """Of one worker process: every address is that of a proxy of its own."""
+        """Return the environment of one worker process: each address is that of its own proxy."""
         ports = {service: self.links[service][worker].port for service in SERVICES}
         store = f"http://127.0.0.1:{ports['s3']}"
         values = FLEET_SETTINGS | {
@@ -71,8 +71,8 @@ class World:
 
 
 @contextmanager
-def world(options: Options) -> Iterator[World]:
-    """Everything started and the archive in the bucket; all of it gone at the end."""
+def run_services(options: Options) -> Iterator[RunServices]:
+    """Start everything, with the archive in the bucket, and remove it at the end."""
     start = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scanfleet-chaos-")))
@@ -92,7 +92,7 @@ def world(options: Options) -> Iterator[World]:
         engine = connect(settings)
         stack.callback(engine.dispose)
         upgrade(engine)
-        yield World(
+        yield RunServices(
             folder=folder,
             redis=redis,
             postgres=postgres,

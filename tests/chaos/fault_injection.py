@@ -20,8 +20,8 @@ from scanfleet.messages import SCORE_BATCH, score_queue
 from scanfleet.queue.app import notify
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.recovery import Recovery
+from tests.chaos.services import LEASE_SECONDS, RunServices
 from tests.chaos.supervisor import Slot, Supervisor
-from tests.chaos.world import LEASE_SECONDS, World
 
 JUMP = timedelta(hours=1)
 BOGUS_BATCHES = (10**12, 10**12 + 1)
@@ -37,21 +37,23 @@ QUEUE = score_queue("fake")
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """A fault that is under way. `end` brings back what it took; call it after `seconds`."""
+    """A fault under way. `end` undoes it; call it after `seconds`."""
 
     seconds: float = 0.0
     end: Callable[[], None] = lambda: None
 
 
 class NotNow(Exception):
-    """This fault is impossible at the moment: nothing there that it could befall."""
+    """This fault is impossible at the moment: there is no target."""
 
 
 class Faults:
     """`begin(kind)`: raises NotNow."""
 
-    def __init__(self, world: World, fleet: Supervisor, app: Celery, recovery: Recovery, rng: random.Random) -> None:
-        self._world = world
+    def __init__(
+        self, services: RunServices, fleet: Supervisor, app: Celery, recovery: Recovery, rng: random.Random
+    ) -> None:
+        self._services = services
         self._fleet = fleet
         self._app = app
         self._recovery = recovery
@@ -105,45 +107,45 @@ class Faults:
 
     def _broker_kill(self) -> Begun:
         self._take_down("broker")
-        self._world.redis.kill()
+        self._services.redis.kill()
         return Begun(seconds=self._rng.uniform(0.2, 3.0), end=self._broker_up)
 
     def _broker_restart(self) -> Begun:
         self._take_down("broker")
-        self._world.redis.stop()
+        self._services.redis.stop()
         self._broker_up()
         return Begun()
 
     def _broker_flush(self) -> Begun:
         self._need("broker")
-        self._world.redis.flush()
+        self._services.redis.flush()
         return Begun()
 
     def _database_kill(self) -> Begun:
         self._take_down("database")
-        self._world.postgres.kill()
+        self._services.postgres.kill()
         return Begun(seconds=self._rng.uniform(0.2, 3.0), end=self._database_up)
 
     def _database_restart(self) -> Begun:
         self._take_down("database")
-        self._world.postgres.stop()
+        self._services.postgres.stop()
         self._database_up()
         return Begun()
 
     def _broker_up(self) -> None:
-        self._world.redis.start()
-        self._world.down.discard("broker")
+        self._services.redis.start()
+        self._services.down.discard("broker")
 
     def _database_up(self) -> None:
-        self._world.postgres.start()
-        self._world.down.discard("database")
+        self._services.postgres.start()
+        self._services.down.discard("database")
 
     def _take_down(self, service: str) -> None:
         self._need(service)
-        self._world.down.add(service)
+        self._services.down.add(service)
 
     def _need(self, service: str) -> None:
-        if service in self._world.down:
+        if service in self._services.down:
             raise NotNow
 
     # the network
@@ -157,7 +159,7 @@ class Faults:
                 proxy.cut()
         if not silently or self._rng.random() < 0.5:
             return Begun()
-        return self._keep(links, "swallow")  # new connections fall into the hole as well
+        return self._keep(links, "swallow")  # new connections are silenced as well
 
     def _s3_errors(self) -> Begun:
         return self._misbehave("refuse")
@@ -185,18 +187,18 @@ class Faults:
         return Begun(seconds=self._rng.uniform(1.0, 4.0), end=heal)
 
     def _some_links(self, service: str) -> Sequence[Proxy]:
-        """Of one machine, or of all: a cable, or a switch."""
-        links = self._world.links[service]
+        """The links of one machine, or of all."""
+        links = self._services.links[service]
         return links if self._rng.random() < 0.5 else [self._rng.choice(links)]
 
     # messages and clocks
 
     def _duplicates(self) -> Begun:
-        """Batches of any state are rung for again and again, and so are some that never were."""
+        """Send repeated notifications about batches in any state, and about batches that do not exist."""
         self._need("broker")
         self._need("database")
         try:
-            with reading(self._world.engine) as connection:
+            with reading(self._services.engine) as connection:
                 known = connection.execute(sa.select(Batch.id)).scalars().all()
             for batch_id in (*self._rng.choices(known or BOGUS_BATCHES, k=30), *BOGUS_BATCHES):
                 for _ in range(self._rng.randint(1, 3)):
@@ -209,11 +211,11 @@ class Faults:
         return Begun()
 
     def _clock_jump(self) -> Begun:
-        """All times of the ledger move by an hour: the same as its clock moving the other way."""
+        """Move all times of the ledger by an hour, as if its clock moved the other way."""
         self._need("database")
         by = sa.literal(self._rng.choice((JUMP, -JUMP)), sa.Interval())
         try:
-            with transaction(self._world.engine) as connection:
+            with transaction(self._services.engine) as connection:
                 connection.execute(sa.text("SET LOCAL lock_timeout = '2s'"))  # a frozen worker may hold a row
                 for table, names in ((Batch, ("lease_until", "not_before", "notified_at")), (Scan, ("not_before",))):
                     columns = table.__table__.c

@@ -1,4 +1,4 @@
-"""A store that is away holds its scan and nobody else's; and what times mean after the clock was set back."""
+"""An unavailable store holds its scan and no other; and the meaning of times after the clock was set back."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -54,13 +54,13 @@ def test_a_few_batches_prove_nothing_the_third_in_a_row_holds_the_scan(engine: s
     for _ in range(LIMIT):
         ledger.write(ledger.must_claim(), AWAY)
     scan = ledger.row(Scan, ledger.scan_id)
-    assert (scan.trouble, scan.waiting_for) == (LIMIT, "the world")
+    assert (scan.trouble, scan.waiting_for) == (LIMIT, "a transient error")
     assert 0 < pause_seconds(ledger) <= 1
     assert ledger.claim() is None
     assert ledger.notify() == []
 
 
-def test_trouble_of_the_device_holds_no_scan(engine: sa.Engine) -> None:
+def test_errors_of_the_device_hold_no_scan(engine: sa.Engine) -> None:
     ledger = Small(engine, n_images=6, batch_images=1)
     for _ in range(LIMIT + 1):
         ledger.write(ledger.must_claim(), AWAY, store=False)
@@ -98,8 +98,8 @@ def test_one_probe_at_a_time_and_the_least_tried_batch(engine: sa.Engine) -> Non
     ledger.pass_time()
     (probe,) = ledger.notify()
     assert probe not in tried
-    assert ledger.notify() == []  # one knock is out
-    assert ledger.claim() is None  # without a knock nobody comes
+    assert ledger.notify() == []  # one notification is out
+    assert ledger.claim() is None  # without a notification no worker claims
     held = ledger.must_claim(notified=probe)
     other = next(batch for batch in ledger.batch_ids if batch != probe)
     assert ledger.claim(notified=other) is None  # one worker is at it
@@ -120,7 +120,7 @@ def test_the_first_image_that_gets_through_makes_everything_due(engine: sa.Engin
     assert sorted(ledger.notify()) == [batch for batch in ledger.batch_ids if batch != probe]
     with transaction(engine) as connection:
         assert not release_scan(connection, ledger.scan_id)  # nothing to release
-    assert ledger.notify() == []  # and the knocks that are out are still counted
+    assert ledger.notify() == []  # and the notifications under way are still counted
 
 
 def test_a_verdict_taken_over_says_nothing_of_the_store(engine: sa.Engine) -> None:
@@ -144,7 +144,7 @@ def test_a_scan_on_hold_holds_up_no_other(engine: sa.Engine) -> None:
     assert held.batch_id == batch
 
 
-def test_a_scan_on_hold_is_probed_though_all_knocks_are_out_for_another(engine: sa.Engine) -> None:
+def test_a_scan_on_hold_is_probed_though_all_notifications_are_out_for_another(engine: sa.Engine) -> None:
     ledger = held_ledger(engine)
     ledger.pass_time()
     other, _ = open_scan(engine, "mem://other")
@@ -179,20 +179,20 @@ FAR_LEASE = MAX_LEASE_SECONDS + 60
 
 
 def test_a_back_off_is_over_when_past_or_impossibly_far(engine: sa.Engine) -> None:
-    over = _asked(engine, "not_before", clock.due)
+    over = _asked(engine, "not_before", clock.backoff_over)
     assert all(over(seconds) for seconds in (None, -3600, -1, 0, FAR_BACKOFF + 1, 3600))
     assert not any(over(seconds) for seconds in (0.000001, 1, 59, FAR_BACKOFF))
 
 
 def test_a_lease_is_over_when_past_or_impossibly_far(engine: sa.Engine) -> None:
-    over = _asked(engine, "lease_until", clock.run_out)
+    over = _asked(engine, "lease_until", clock.lease_expired)
     assert all(over(seconds) for seconds in (-3600, -1, -0.000001, FAR_LEASE + 1, 3600))
     assert not any(over(seconds) for seconds in (None, 0, 1, MAX_LEASE_SECONDS, FAR_LEASE))
 
 
-def test_a_knock_is_recent_unless_stale_or_from_the_future(engine: sa.Engine) -> None:
+def test_a_notification_is_recent_unless_stale_or_from_the_future(engine: sa.Engine) -> None:
     def since(moment: clock.Time, at: datetime) -> sa.ColumnElement[bool]:
-        return clock.since(moment, at - timedelta(seconds=30), at)
+        return clock.happened_since(moment, at - timedelta(seconds=30), at)
 
     lately = _asked(engine, "notified_at", since)
     assert all(lately(seconds) for seconds in (-30, -1, 0, 60))
@@ -203,14 +203,14 @@ def test_the_ledgers_clock_is_what_the_store_asks(engine: sa.Engine) -> None:
     with reading(engine) as connection:
         first, second = now(connection), now(connection)
     assert first.tzinfo is not None
-    assert first <= second  # also inside one transaction: it goes on
+    assert first <= second  # also inside one transaction: it advances
 
 
 Question = Callable[[clock.Time, datetime], sa.ColumnElement[bool]]
 
 
 def _asked(engine: sa.Engine, name: str, question: Question) -> Callable[[float | None], bool]:
-    """The database's answer for a time so many seconds after START."""
+    """The database's answer for a time N seconds after START."""
     Small(engine, n_images=1, batch_images=1)
 
     def answer(seconds: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""The whole virtual world: producer, people and workers, in time, with a broker and a reconciler."""
+"""The whole simulation: producer, people and workers, in time, with a broker and a reconciler."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from scanfleet.db.scans import crash_isolation, notifications, scans
 from tests.ledger_machine.fleet import Fleet
 from tests.ledger_machine.ground import WORKERS
 from tests.ledger_machine.ledger import shift
-from tests.ledger_machine.moments import MAX_NOTIFICATIONS, RING_AGAIN, Span
+from tests.ledger_machine.moments import MAX_NOTIFICATIONS, RENOTIFY, Span
 from tests.ledger_machine.workers import Answer
 
 HOUR = 3600.0
 
 
 class Fate(enum.Enum):
-    """What the broker does with a knock."""
+    """What the broker does with a notification."""
 
     DELIVERED = "delivered"
     LOST = "lost"
     DOUBLED = "doubled"
-    AWAY = "away"  # it says so
+    AWAY = "away"  # it raises an error
 
 
-class World(Fleet):
+class Simulation(Fleet):
     def pass_time(self, seconds: float, *, silent: bool) -> None:
-        """silent: no worker beats meanwhile, as if all were frozen, or the clock jumped."""
+        """Let time pass. silent: without heartbeats, as if all workers were frozen, or the clock jumped."""
         shift(self._engine, seconds)
         self.model.shifted(seconds)
         for worker, mine in self._held.items():
@@ -38,46 +38,46 @@ class World(Fleet):
             if not silent or (busy_alone and not self._kills):
                 self.beat(worker)
             else:
-                self._mourn(mine)
+                self._give_up(mine)
 
     def reconcile(self, fate: Fate) -> None:
-        """One round of scanfleet.reconcile, with a broker that does what it likes."""
+        """Run one round of scanfleet.reconcile, with a broker that behaves as `fate` says."""
 
         def one_round(connection: sa.Connection) -> tuple[crash_isolation.Expired, list[int]]:
             expired = crash_isolation.expire_leases(connection)
             scans.finish_all_complete(connection)
             found = notifications.due_for_notification(
-                connection, renotify_seconds=RING_AGAIN, max_outstanding=MAX_NOTIFICATIONS
+                connection, renotify_seconds=RENOTIFY, max_outstanding=MAX_NOTIFICATIONS
             )
             return expired, [batch_id for batch_id, _ in found]
 
         (expired, notified), at = self._do(one_round)
         overdue = self.model.overdue(at.lo)
-        self._believe(expired.n == len(overdue), f"{expired.n} leases expired, not {overdue}")
+        self._expect(expired.n == len(overdue), f"{expired.n} leases expired, not {overdue}")
         quarantined = self.model.expired(overdue, at)
-        self._believe(list(expired.quarantined) == quarantined, f"quarantined {expired.quarantined}, not {quarantined}")
+        self._expect(list(expired.quarantined) == quarantined, f"quarantined {expired.quarantined}, not {quarantined}")
         for scan_id in self.scan_ids:
             self.model.finish(scan_id)
-        self._notified_rightly(notified, at)
+        self._check_notified(notified, at)
         self.model.notified(notified, at)
         if fate is Fate.AWAY:
             self._do(lambda connection: notifications.mark_notified(connection, notified, at=None))
             self.model.notified(notified, None)
         self._notifications += notified * {Fate.DELIVERED: 1, Fate.DOUBLED: 2}.get(fate, 0)
 
-    def _notified_rightly(self, notified: list[int], at: Span) -> None:
+    def _check_notified(self, notified: list[int], at: Span) -> None:
         (free, probes), later = (self.model.next_notifications(moment) for moment in self._moments(at))
         if (free, probes) != later:
-            return  # something fell due meanwhile
+            return  # something became due meanwhile
         found, probed = notified[: len(free)], notified[len(free) :]
         right = found == free and len(probed) == len(probes)
         right = right and all(any(batch_id in choice for batch_id in probed) for choice in probes)
-        self._believe(right, f"rung for {notified}, not for {free} and one of each of {probes}")
+        self._expect(right, f"notified {notified}, not for {free} and one of each of {probes}")
 
     # the end
 
     def drain(self, max_rounds: int) -> int:
-        """Faults stop, people let everything run: each image must end. Returns how many rounds that took."""
+        """Stop the faults and let everything run: each image must end. Returns the number of rounds."""
         self._ghosts.clear()
         for scan, scan_id in enumerate(self.scan_ids):
             if self.seen.scans[scan_id].state == "paused":
@@ -86,30 +86,30 @@ class World(Fleet):
         for n_rounds in range(max_rounds):
             self.check()
             if all(scan.state in ("done", "cancelled") for scan in self.seen.scans.values()):
-                self._judge_the_end()
+                self._check_end()
                 return n_rounds
             self.pass_time(61, silent=False)
             self.reconcile(Fate.DELIVERED)
-            self._work_all_off()
+            self._finish_all()
         states = Counter(image.state for image in self.seen.images.values())
         raise AssertionError(f"not drained after {max_rounds} rounds: {dict(states)}")
 
-    def _work_all_off(self) -> None:
+    def _finish_all(self) -> None:
         """Each worker in turn takes two batches, so that a poison image takes another batch along."""
         for worker in WORKERS:
-            self._work_off(worker)
+            self._finish(worker)
         for worker in cycle(WORKERS):
             if not self.claim(worker, listen=True) and not self._notifications:
                 return
             if self._notifications:
                 self.claim(worker, listen=True)
-            self._work_off(worker)
+            self._finish(worker)
 
-    def _work_off(self, worker: str) -> None:
+    def _finish(self, worker: str) -> None:
         while self.work(worker, 0, [Answer.CLEAR], store=False):
             pass
 
-    def _judge_the_end(self) -> None:
+    def _check_end(self) -> None:
         ended = {scan_id for scan_id, scan in self.seen.scans.items() if scan.state == "done"}
         pending = [image.id for image in self.seen.images.values() if image.state == "pending"]
         assert not pending, f"scans are done with pending images {pending}"
