@@ -1,4 +1,4 @@
-"""Local worker processes: started with the right settings, watched, and always stopped. And patience."""
+"""Local worker processes: started with the right settings, watched, and always stopped."""
 
 import os
 import sys
@@ -10,8 +10,7 @@ import pytest
 
 from producer.local.workers import MAX_DEATHS, LocalWorkers, last_line, worker_environment
 from scanfleet.config.settings import Settings, load_settings
-from scanfleet.errors import DatabaseUnavailable, WorkerDied
-from scanfleet.retry import retry_database
+from scanfleet.errors import WorkerDied
 
 OBEDIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
@@ -135,21 +134,3 @@ def test_the_last_line_of_a_log(tmp_path: Path) -> None:
     assert last_line(log) == "its log is empty"
     log.write_bytes(b"x" * 100_000 + b"\nthe \xff end\n \n")
     assert last_line(log) == "the \N{REPLACEMENT CHARACTER} end"
-
-
-def test_patience_waits_for_the_database_and_for_nothing_else() -> None:
-    answers: list[Exception | str] = [DatabaseUnavailable("away"), DatabaseUnavailable("away"), "here"]
-
-    def ask() -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    assert retry_database(ask, delays=(0.0, 0.0)) == "here"
-    answers[:] = [DatabaseUnavailable("away"), DatabaseUnavailable("still away"), "too late"]
-    with pytest.raises(DatabaseUnavailable, match="still"):
-        retry_database(ask, delays=(0.0,))
-    answers[:] = [ValueError("a bug"), "here"]
-    with pytest.raises(ValueError, match="a bug"):
-        retry_database(ask, delays=(0.0,))
