@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from producer.local.workers import end_with_parent, worker_environment
+from scanfleet.child_process import describe_exit, environment, json_lines, module_command, spawn
 from scanfleet.config.settings import Settings
 from scanfleet.errors import ScanfleetError, WorkerDied
 
@@ -37,14 +36,8 @@ class Child:
 
     def __init__(self, settings: Settings, module: str, *arguments: str) -> None:
         quiet = {} if "log_level" in settings.model_fields_set else {"SCANFLEET_LOG_LEVEL": "warning"}
-        self._process = subprocess.Popen(  # noqa: S603
-            (sys.executable, "-P", "-m", module, *arguments),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=worker_environment(settings) | quiet,
-            start_new_session=True,  # Ctrl-C reaches us alone
-            preexec_fn=end_with_parent if sys.platform == "linux" else None,
-        )
+        command, env = module_command(module, *arguments), environment(settings) | quiet
+        self._process = spawn(command, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
         self._feed_error: Exception | None = None
 
     @property
@@ -72,8 +65,7 @@ class Child:
         """What it says until it ends. Raises ChildFailed for what it says it could not do, WorkerDied, and what `feed`
         ran into."""
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            message = json.loads(line)
+        for message in json_lines(self._process.stdout):
             if message["kind"] == "fault":
                 raise ChildFailed(message["words"], message["exit_code"])
             yield message
@@ -81,8 +73,7 @@ class Child:
         if self._feed_error is not None:
             raise self._feed_error
         if code:
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            raise WorkerDied(f"the process that computes ended ({how})")
+            raise WorkerDied(f"the process that computes ended ({describe_exit(code)})")
 
     def __enter__(self) -> Self:
         return self

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,36 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from scanfleet.child_process import describe_exit, environment, module_command, spawn
 from scanfleet.config.extras import how_to_get
 from scanfleet.config.settings import Settings
 from scanfleet.errors import MissingExtra, WorkerDied
 
-# -P: a folder that happens to hold a worker.py and is the working directory must not be run.
-COMMAND = (sys.executable, "-P", "-m", "worker", "score")
+COMMAND = module_command("worker", "score")
 STOP_GRACE_SECONDS = 10.0  # beyond the workers' own drain_seconds
 EX_TEMPFAIL = 75  # a worker that asks to be started again
 MAX_DEATHS = 8  # in a row without an image done; one that kills its worker is found after four
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def require_worker_extra() -> None:
     """Raises MissingExtra where the computing half is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise MissingExtra(f"this needs the worker half, which is not installed here: {how_to_get('worker')}")
-
-
-def worker_environment(settings: Settings) -> dict[str, str]:
-    """What leads a child process to the same database, broker and model. Not by argument: these hold passwords."""
-    own = {
-        "SCANFLEET_DATA_DIR": os.fspath(settings.data_dir),
-        "SCANFLEET_MODEL": settings.model,
-        "SCANFLEET_LOG_LEVEL": settings.log_level,
-    }
-    if settings.database_url is not None:
-        own["SCANFLEET_DATABASE_URL"] = settings.database_url.get_secret_value()
-    if settings.broker_url is not None:
-        own["SCANFLEET_BROKER_URL"] = settings.broker_url.get_secret_value()
-    return os.environ | own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +88,7 @@ class LocalWorkers:
             code = child.process.poll()
             if code is None:
                 continue
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            how = describe_exit(code)
             self._n_deaths += 1
             if not (code < 0 or code == EX_TEMPFAIL) or self._n_deaths > MAX_DEATHS:
                 words = last_line(child.log).removeprefix("scanfleet: ")
@@ -117,14 +100,9 @@ class LocalWorkers:
     def _start(self, number: int) -> _Child:
         log = self._settings.make_folder("logs") / f"worker-{os.getpid()}-{number}.log"
         with log.open("ab") as out:
-            process = subprocess.Popen(  # noqa: S603
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=worker_environment(self._settings),
-                start_new_session=True,  # Ctrl-C reaches us alone; we stop the workers in order
-                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            # Ctrl-C reaches us alone; we stop the workers in order.
+            process = spawn(
+                self._command, environment(self._settings), stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
         return _Child(process=process, log=log)
 
@@ -171,11 +149,6 @@ class LocalWorkers:
 
     def _living(self) -> list[_Child]:
         return [child for child in self._children if child.process.poll() is None]
-
-
-def end_with_parent() -> None:
-    """In the child, on Linux: SIGTERM when the parent dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def last_line(log: Path) -> str:

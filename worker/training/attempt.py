@@ -9,11 +9,9 @@ What the parent knows of a training under way, and whether it got further than a
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +20,8 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 import structlog
-from pydantic import SecretStr
 
+from scanfleet.child_process import describe_exit, environment, json_lines, module_command
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.training import trainings
@@ -125,7 +123,7 @@ class Attempt:
         code = process.wait()
         if silent:
             return f"it gave no sign for {self._stall_seconds:.0f} s"
-        return f"killed by signal {-code}" if code < 0 else str(self._last.get("words") or f"exit code {code}")
+        return describe_exit(code) if code < 0 else str(self._last.get("words") or describe_exit(code))
 
     def _follow(self, process: subprocess.Popen[bytes]) -> bool:
         """Hear the child until its pipe ends. Returns whether it fell silent before."""
@@ -141,22 +139,22 @@ class Attempt:
             if line is None:
                 return False
             heard = time.monotonic()
-            self._hear(line)
+            for message in json_lines([line]):
+                self._hear(message)
         return True
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         numbers = (self._held.id, self._held.lease_token, os.getpid())
         log.info("training_started", training=self._held.id, check=self._held.check_name, reason=self._held.reason)
         return subprocess.Popen(  # noqa: S603 - our own program, no shell
-            (sys.executable, "-P", "-m", self._module, *map(str, numbers)),
+            module_command(self._module, *numbers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env=environment(self._settings),
-            process_group=0 if sys.platform != "win32" else None,  # Ctrl-C is the worker's business
+            start_new_session=True,  # Ctrl-C is the worker's business
         )
 
-    def _hear(self, line: bytes) -> None:
-        message = json.loads(line)
+    def _hear(self, message: dict[str, Any]) -> None:
         if message["kind"] != "progress":
             self._last = message
         elif self._standing.note(message["stage"], message["number"], message["figures"]):
@@ -231,18 +229,6 @@ class Attempt:
             log.warning("training_lost", training=self._held.id, error=str(error))
         except DatabaseUnavailable as error:
             log.warning("training_result_not_saved", training=self._held.id, error=str(error))
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """What leads a child to the same settings. Not by argument: these hold passwords."""
-    own = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return os.environ | {f"SCANFLEET_{name.upper()}": _text(value) for name, value in own.items() if value is not None}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _lines_of(process: subprocess.Popen[bytes]) -> SimpleQueue[bytes | None]:

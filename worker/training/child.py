@@ -9,9 +9,7 @@ The stages of a training in their order. `promote` comes after them: it writes n
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import signal
 import sys
 import threading
@@ -23,6 +21,7 @@ import structlog
 
 from models.errors import ModelInvalid, ModelUnavailable
 from models.inputs.sources import locate
+from scanfleet.child_process import end_with_parent
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import reading
 from scanfleet.db.scans.checks import get_check
@@ -53,7 +52,6 @@ STAGES: tuple[tuple[str, Stage], ...] = (
 
 log = structlog.get_logger()
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # of the world: somebody may mend them
 MAX_WORDS = 2000
 Stages = tuple[tuple[str, Stage], ...]
@@ -62,7 +60,7 @@ Stages = tuple[tuple[str, Stage], ...]
 def main(arguments: list[str], *, stages: Stages = STAGES) -> int:
     """The exit code: 0 when it said how it ended."""
     training_id, token, parent = map(int, arguments)
-    end_with(parent)
+    end_with_parent(parent)  # elsewhere than on Linux the lease's token keeps it from writing
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     reports = Reports.on_stdout()
@@ -150,14 +148,6 @@ def identity_of(held: TrainingInfo, settings: Settings) -> dict[str, Any]:
     names = ("id", "check_id", "base_model", "recipe", "overrides", "seed", "newest_label")
     created = {"created_at": held.created_at.isoformat(), "base_revision": revision, "precision": settings.precision}
     return {name: getattr(held, name) for name in names} | created
-
-
-def end_with(parent: int) -> None:
-    """On Linux: killed when the worker dies, however it dies. Else the lease's token keeps it from writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:
-            os._exit(1)  # it died before the line above
 
 
 if __name__ == "__main__":

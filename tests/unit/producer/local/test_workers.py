@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.local.workers import MAX_DEATHS, LocalWorkers, last_line, worker_environment
+from producer.local.workers import MAX_DEATHS, LocalWorkers, last_line
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import WorkerDied
 
@@ -116,15 +116,6 @@ def test_a_worker_that_was_killed_or_asks_for_it_is_started_again_but_not_for_ev
             until(lambda: workers.check(1) is not None)
     assert len(set(dead)) == len(said) == 2 * MAX_DEATHS
     assert all("another one takes over" in line for line in said)
-
-
-def test_a_worker_is_led_to_the_same_ledger_broker_and_model(settings: Settings) -> None:
-    found = worker_environment(settings)
-    assert found["SCANFLEET_DATA_DIR"] == str(settings.data_dir)
-    assert found["SCANFLEET_MODEL"] == "fake"
-    assert found["SCANFLEET_BROKER_URL"] == "redis://:pw@h/0"
-    assert "SCANFLEET_DATABASE_URL" not in found
-    assert found["PATH"] == os.environ["PATH"]
 
 
 def test_the_last_line_of_a_log(tmp_path: Path) -> None:
