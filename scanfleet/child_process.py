@@ -71,7 +71,7 @@ def json_lines(stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def describe_exit(code: int) -> str:
-    """Say how a process ended, by its `returncode`.
+    """Describe how a process ended, by its `returncode`.
 
     >>> describe_exit(-9), describe_exit(3)
     ('killed by signal 9', 'exit code 3')

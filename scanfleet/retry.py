@@ -62,7 +62,7 @@ def retry_database(action: Callable[[], T], *, delays: tuple[float, ...] = DELAY
 
 
 def backoff_seconds(attempts: int) -> float:
-    """Return the seconds to wait after so many attempts: 1, 2, 4 ... 60.
+    """Return the seconds to wait after `attempts` attempts: 1, 2, 4 ... 60.
 
     >>> [backoff_seconds(attempts) for attempts in (0, 1, 2, 3, 50)]
     [1.0, 1.0, 2.0, 4.0, 60.0]

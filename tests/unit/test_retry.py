@@ -69,9 +69,9 @@ def test_a_worker_that_hands_back_makes_no_further_try() -> None:
         retry_until(service(DatabaseUnavailable("first"), "late"), until=lambda: time.monotonic() + 60, stop=stop)
 
 
-def test_a_start_tells_every_transient_error_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_reports_every_transient_error_and_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.runtime.retry.jittered", lambda _: 0.0)
-    told: list[str] = []
+    reported: list[str] = []
     call = service(StoreUnavailable("bucket"), DatabaseUnavailable("database"), "up")
-    assert retry_startup(call, what="model", tell=told.append) == "up"
-    assert told == ["bucket", "database"]
+    assert retry_startup(call, what="model", on_error=reported.append) == "up"
+    assert reported == ["bucket", "database"]

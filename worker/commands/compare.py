@@ -36,7 +36,7 @@ from worker.evaluation.calibrate import calibrated
 from worker.evaluation.compare import Candidate, GoldenSet, compare
 from worker.evaluation.images import OpenChecked, bring, materialise
 from worker.evaluation.slices import STYLE, styles
-from worker.runtime.child_protocol import Reports, answer
+from worker.runtime.child_protocol import Reports, serve_request
 from worker.scoring.adapters import AdapterFolders
 from worker.scoring.factory import question_of
 from worker.scoring.model import Model, load_model
@@ -59,7 +59,7 @@ class _Loaded:
 
 
 def main() -> None:
-    answer(_serve)
+    serve_request(_serve)
 
 
 def _serve(settings: Settings, asked: dict[str, Any], _: IO[str], reports: Reports) -> None:

@@ -34,15 +34,15 @@ def retry_until(call: Callable[[], T], *, until: Callable[[], float], stop: Stop
     )
 
 
-def retry_startup(call: Callable[[], T], *, what: str, tell: Callable[[str], None] = lambda _: None) -> T:
+def retry_startup(call: Callable[[], T], *, what: str, on_error: Callable[[str], None] = lambda _: None) -> T:
     """Return what `call` returns, however often it must be repeated after transient errors. SIGTERM ends the process.
 
-    tell: called with each error.
+    what: named in the log. on_error: called with the text of each error.
     """
 
     def report(error: Exception, seconds: float) -> None:
         log.warning("startup_retry", what=what, error=str(error), retry_seconds=round(seconds, 1))
-        tell(str(error))
+        on_error(str(error))
 
     waits = map(jittered, map(backoff_seconds, itertools.count(1)))
     return retry(call, on=Retryable, waits=waits, report=report)

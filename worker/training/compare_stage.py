@@ -23,7 +23,7 @@ from worker.evaluation.compare import BASE_ALONE, Candidate, GoldenSet
 from worker.evaluation.compare import compare as compare_on
 from worker.evaluation.images import OpenChecked, bring
 from worker.evaluation.slices import STYLE, styles
-from worker.scoring.factory import answers
+from worker.scoring.factory import matches
 from worker.training.context import Context
 from worker.training.snapshot import EXAMPLES, IMAGES, examples_of
 
@@ -91,7 +91,7 @@ def _champion(context: Context, in_use: AdapterInfo | None) -> tuple[Candidate, 
         try:
             folder = context.folders.find(in_use)
             card = read_card(folder)
-            if answers(card, context.question):
+            if matches(card, context.question):
                 scorer = context.scorer(folder)
                 return Candidate.of_card(f"adapter {in_use.id}", scorer, card), None
             problem = f"adapter {in_use.id} answers other words than the check asks"

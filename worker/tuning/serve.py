@@ -35,9 +35,9 @@ from scanfleet.errors import BadLabels, BadSettings, DeviceUnavailable, Scanflee
 from worker.commands.standalone import resolve_alone
 from worker.device.probe import UNPROBED_TOKENS
 from worker.evaluation.images import Labelled, bring, example_of
-from worker.runtime.child_protocol import Reports, answer
+from worker.runtime.child_protocol import Reports, serve_request
 from worker.scoring.adapters import AdapterFolders
-from worker.scoring.factory import answers, question_of
+from worker.scoring.factory import matches, question_of
 from worker.scoring.model import Model, load_model
 from worker.tuning.report import write_report
 from worker.tuning.run import Plan, Tuning
@@ -67,7 +67,7 @@ def adapter_folder(
 def _registered(settings: Settings, model: Model, check: Check, info: AdapterInfo) -> tuple[Path | None, list[str]]:
     folder = AdapterFolders(settings).find(info)
     card, question = read_card(folder), question_of(check)
-    if not answers(card, question):
+    if not matches(card, question):
         return None, [
             f"adapter {info.id} answers other words than the check has now: the base answers alone, as in scans"
         ]
@@ -83,7 +83,7 @@ def kept_of(question: Question, folder: Path | None) -> Kept:
     if folder is None:
         return Kept(words=False, budget=False)
     larger = replace(question, max_pixels=question.max_pixels + 1)
-    return Kept(words=True, budget=not answers(read_card(folder), larger))
+    return Kept(words=True, budget=not matches(read_card(folder), larger))
 
 
 TELL_SECONDS = 0.5
@@ -264,4 +264,4 @@ class _Progress:
 
 
 if __name__ == "__main__":
-    answer(serve)
+    serve_request(serve)

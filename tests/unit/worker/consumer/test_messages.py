@@ -12,11 +12,11 @@ from structlog.testing import capture_logs
 from scanfleet.config.settings import load_settings
 from scanfleet.messages import SCORE_BATCH, score_queue
 from worker.consumer.app import make_scoring_app
-from worker.consumer.message_filter import fault_of
+from worker.consumer.message_filter import problem_of
 
 
 class Recorder:
-    """In the place of the pipeline."""
+    """Takes the place of the pipeline."""
 
     def __init__(self) -> None:
         self.notified: list[int | None] = []
@@ -74,7 +74,7 @@ def message(**changes: Any) -> Message:
 
 
 def test_a_plain_notification_passes_the_filter() -> None:
-    assert fault_of(message(), tasks=[SCORE_BATCH]) is None
+    assert problem_of(message(), tasks=[SCORE_BATCH]) is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_plain_notification_passes_the_filter() -> None:
     ],
 )
 def test_everything_else_stays_outside(changes: dict[str, Any], words: str) -> None:
-    problem = fault_of(message(**changes), tasks=[SCORE_BATCH])
+    problem = problem_of(message(**changes), tasks=[SCORE_BATCH])
     assert problem is not None
     assert words in problem
     assert "os.system" not in problem
