@@ -184,7 +184,7 @@ class CropPass:
         if broken is not None:
             self._end(replace(due.first, result=broken), due)
             return
-        self._around.watch.add(crop_setup=1)
+        self._around.watch.add(again=1)
         looked = self._told(due, second=max(reading.margin for reading in second))
         self._end(replace(due.first, result=self._crop_pass.crop_reader.fuse(due.reading, second), crop=looked), due)
 
