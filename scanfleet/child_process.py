@@ -51,7 +51,7 @@ def end_with_parent(parent: int, signal_name: str = "SIGKILL") -> None:
 def environment(settings: Settings) -> dict[str, str]:
     """Return an environment that gives a child the same settings.
 
-    They hold passwords, so that none of them may be passed on a command line.
+    Settings hold passwords: never pass them on a command line.
     """
     from pydantic import SecretStr
 
