@@ -75,10 +75,7 @@ class Wanted:
 
 
 class ScorerMaker:
-    """Makes scorers on one base model, and tests each by its adapter's canary.
-
-    `worker.scoring.champions` selects the adapter.
-    """
+    """Makes scorers on one base model, each tested by its canary. `worker.scoring.champions` selects the adapter."""
 
     def __init__(self, engine: sa.Engine, model: Model, settings: Settings) -> None:
         self._engine = engine
@@ -93,17 +90,14 @@ class ScorerMaker:
         return Wanted(check_id=check_id, check=check, adapter=adapter, fitted=fitted, spec=spec)
 
     def make(self, wanted: Wanted) -> Resolved:
-        """Make a scorer, and record it in the database.
+        """Raises ModelInvalid if the adapter must not be used.
 
-        Raises ModelInvalid if the adapter must not be used, StoreUnavailable, DatabaseUnavailable, and
-        DeviceUnavailable for any other error of the model.
+        Raises StoreUnavailable, DatabaseUnavailable, and DeviceUnavailable for any other error of the model.
         """
         try:
             return self._make(wanted)
-        except ModelUnavailable as error:
-            raise DeviceUnavailable(f"check {wanted.check.name}: {error}") from error
-        except ModelInvalid as error:
-            if wanted.adapter is not None:
+        except (ModelUnavailable, ModelInvalid) as error:
+            if isinstance(error, ModelInvalid) and wanted.adapter is not None:
                 raise
             raise DeviceUnavailable(f"check {wanted.check.name}: {error}") from error
 
@@ -216,15 +210,12 @@ def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
 
 
 def matches(card: AdapterCard, question: Question) -> bool:
-    """Return whether an adapter was made for exactly this question. None is made for steps: the base answers them."""
+    """Return whether an adapter was made for exactly this question. For steps none is: the base answers them."""
     return card.question == question and not question.steps
 
 
 def knows(card: AdapterCard, question: Question) -> bool:
-    """Return whether an adapter can answer a question: same prompt and labels, perhaps another pixel budget.
-
-    Its calibrator and thresholds hold only if it `matches`.
-    """
+    """Return whether an adapter was made for a question's prompt and labels, under any pixel budget."""
     return card.answers(question) and not question.steps
 
 
