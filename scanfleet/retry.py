@@ -1,13 +1,15 @@
-"""How long to wait before the next try, and not all at the same moment.
+"""Calling again after transient errors: how long to wait, and not all at the same moment.
 
-Waiting for the database to come back: a failure of the world ends no listing and no watch.
+Our own loop and not tenacity's: its sleep ends early on an event, but it then makes one more try, and its deadlines
+cannot move as that of a renewed lease does.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable
-from threading import Event
+import time
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import structlog
@@ -17,28 +19,50 @@ from scanfleet.errors import DatabaseUnavailable
 T = TypeVar("T")
 
 DELAYS_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+MAX_BACKOFF_SECONDS = 60.0
 log = structlog.get_logger()
 
 
-def retry_database(action: Callable[[], T], *, delays: tuple[float, ...] = DELAYS_SECONDS) -> T:
-    """Do it; while the database is away, again after each of the delays. `action` must be safe to repeat.
+def retry(
+    call: Callable[[], T],
+    *,
+    on: type[Exception],
+    waits: Iterable[float],
+    report: Callable[[Exception, float], None],
+    until: Callable[[], float] = lambda: math.inf,
+    pause: Callable[[float], bool | None] = time.sleep,
+) -> T:
+    """Return what `call` returns. While it raises `on`, report the error, pause, and call again after each of `waits`.
 
-    Raises DatabaseUnavailable after the last one.
+    Raises the error of the last call: when the waits are used up, when one would end after `until` (time.monotonic()),
+    or when `pause` returns True. `call` must be safe to repeat.
     """
-    for delay in delays:
+    for seconds in waits:
         try:
-            return action()
-        except DatabaseUnavailable as error:
-            log.warning("database_away", error=str(error), again_in_seconds=delay)
-            Event().wait(delay)
-    return action()
+            return call()
+        except on as error:
+            if time.monotonic() + seconds >= until():
+                raise
+            report(error, seconds)
+            if pause(seconds):
+                raise
+    return call()
 
 
-MAX_BACKOFF_SECONDS = 60.0
+def report_database_away(error: Exception, seconds: float) -> None:
+    log.warning("database_away", error=str(error), retry_seconds=round(seconds, 2))
+
+
+def retry_database(action: Callable[[], T], *, delays: tuple[float, ...] = DELAYS_SECONDS) -> T:
+    """Return what `action` returns. While the database is away, call again after each of `delays`.
+
+    `action` must be safe to repeat. Raises DatabaseUnavailable after the last delay.
+    """
+    return retry(action, on=DatabaseUnavailable, waits=delays, report=report_database_away)
 
 
 def backoff_seconds(attempts: int) -> float:
-    """1, 2, 4 ... 60 seconds.
+    """Return the seconds to wait after `attempts` attempts: 1, 2, 4 ... 60.
 
     >>> [backoff_seconds(attempts) for attempts in (0, 1, 2, 3, 50)]
     [1.0, 1.0, 2.0, 4.0, 60.0]
@@ -48,7 +72,7 @@ def backoff_seconds(attempts: int) -> float:
 
 
 def jittered(seconds: float) -> float:
-    """Between half of `seconds` and all of it: what failed together does not come back together.
+    """Return between half of `seconds` and all of it, so that calls that failed together are not repeated together.
 
     "Equal jitter" of https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """

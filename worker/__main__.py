@@ -1,4 +1,4 @@
-"""`python -m worker score`, `python -m worker train`: workers that go on until they are stopped.
+"""`python -m worker score`, `python -m worker train`: workers that run until they are stopped.
 
 `scanfleet worker score` and `scanfleet worker train` start them.
 """
@@ -21,7 +21,7 @@ from scanfleet.log import configure_logging, redact
 
 @click.group()
 def main() -> None:
-    """The side of scanfleet that computes."""
+    """Run a worker of scanfleet."""
 
 
 @main.command()
@@ -29,18 +29,21 @@ def main() -> None:
 @click.option("--model-revision", help="Commit of a hub model.")
 @click.option("--precision", help="auto, fp32, bf16, nf4 or int8.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
-@click.option("--token-budget", help="Visual tokens in one forward, or auto: found by a probe at the start.")
-@click.option("--batches-in-flight", type=int, help="Batches held at once.")
-@click.option("--fetch-threads", type=int, help="Downloads and decodings at once.")
-@click.option("--lease-seconds", type=float, help="A silent worker's batch is free after this.")
-@click.option("--drain-seconds", type=float, help="SIGTERM: finish or hand back within this.")
-@click.option("--data-dir", help="Folder of the embedded ledger and broker.")
+@click.option("--token-budget", help="Visual tokens in one forward, or auto: a probe at the start finds the number.")
+@click.option("--batches-in-flight", type=int, help="Batches processed at the same time.")
+@click.option("--fetch-threads", type=int, help="Threads that download and decode.")
+@click.option(
+    "--lease-seconds", type=float, help="After this long without a heartbeat a batch is free for other workers."
+)
+@click.option("--drain-seconds", type=float, help="Time to finish or hand back batches after SIGTERM.")
+@click.option("--data-dir", help="Folder of the embedded database and broker.")
 @click.option("--log-level", help="debug, info, warning or error.")
-@click.option("--log-json/--log-lines", default=None, help="One JSON object a line, or lines for people.")
+@click.option("--log-json/--log-lines", default=None, help="Log one JSON object a line, or plain lines.")
 def score(**flags: Any) -> None:
-    """Take batches of one base model and score them.
+    """Claim batches of one base model and score them.
 
-    Exit codes: 0 stopped in order; 75 start me again (the device broke); others name what a person must change.
+    Exit codes: 0 after an orderly stop; 75 if the worker must be restarted (the device broke or a call hangs); others
+    for errors that you must fix.
     """
     from worker.processes.score_worker import serve
 
@@ -48,22 +51,28 @@ def score(**flags: Any) -> None:
 
 
 @main.command()
-@click.option("--model", help="Base model that is trained: a built-in name, a hub id or a folder.")
+@click.option("--model", help="Base model to train: a built-in name, a hub id or a folder.")
 @click.option("--model-revision", help="Commit of a hub model.")
 @click.option("--precision", help="auto, fp32, bf16, nf4 or int8.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
-@click.option("--train-after-labels", type=int, help="So many new labels of a check start a training.")
-@click.option("--train-every-hours", type=float, help="A schedule: with any new label at all. Default: never.")
-@click.option("--train-recipe", help="Recipe of trainings that start by themselves.")
-@click.option("--train-lease-seconds", type=float, help="A silent worker's training is free after this.")
-@click.option("--drain-seconds", type=float, help="SIGTERM: reach a checkpoint and hand back within this.")
-@click.option("--data-dir", help="Folder of the embedded ledger and broker, and of work folders.")
+@click.option("--train-after-labels", type=int, help="Number of new labels of a check that starts a training.")
+@click.option(
+    "--train-every-hours", type=float, help="Train after this many hours if there is any new label. Default: never."
+)
+@click.option("--train-recipe", help="Recipe of trainings that the worker starts.")
+@click.option(
+    "--train-lease-seconds",
+    type=float,
+    help="After this long without a heartbeat a training is free for other workers.",
+)
+@click.option("--drain-seconds", type=float, help="Time to reach a checkpoint and hand back after SIGTERM.")
+@click.option("--data-dir", help="Folder of the embedded database and broker, and of work folders.")
 @click.option("--log-level", help="debug, info, warning or error.")
-@click.option("--log-json/--log-lines", default=None, help="One JSON object a line, or lines for people.")
+@click.option("--log-json/--log-lines", default=None, help="Log one JSON object a line, or plain lines.")
 def train(**flags: Any) -> None:
-    """Make adapters of one base model from labels, one after the other, each in a process of its own.
+    """Train adapters of one base model from labels, one after the other, each in a process of its own.
 
-    Exit codes: 0 stopped in order; 75 start me again; others name what a person must change.
+    Exit codes: 0 after an orderly stop; 75 if the worker must be restarted; others for errors that you must fix.
     """
     from worker.processes.train_worker import serve_training
 
@@ -83,12 +92,12 @@ def _serve(serve: Callable[[Settings], int], flags: dict[str, Any]) -> None:
 
 
 def _end_before_consuming(_: int, __: FrameType | None) -> None:
-    """While the model loads there is nothing to drain. Celery puts its own handler in place when it starts."""
+    """Exit at once: while the model loads there is nothing to drain. Celery installs its own handler when it starts."""
     raise SystemExit(0)
 
 
 def _leave(code: int) -> None:
-    """End now: a download that hangs would hold up the interpreter's own exit until its time-out."""
+    """Exit at once: a download that hangs would delay the interpreter's own exit until its timeout."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Faults of its own machine that only the worker tells apart; the others are in scanfleet.errors and models.errors."""
+"""Errors of its own machine that only the worker distinguishes; see also scanfleet.errors and models.errors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from scanfleet.errors import DeviceUnavailable
 
 
 class OutOfDeviceMemory(DeviceUnavailable):
-    """The forward did not fit: fewer images at once may."""
+    """The forward did not fit into memory. With fewer images it may."""
 
 
 class DeviceBroken(DeviceUnavailable):
-    """The device refuses all further work in this process: it must end and be started again."""
+    """The device refuses all further work in this process, which must be restarted."""
 
 
 class DecodersUnavailable(DeviceUnavailable):
-    """No decoder process can be started, or the worker is stopping: no image is at fault."""
+    """No decoder process can be started, or the worker is stopping. It is not counted against an image."""

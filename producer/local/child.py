@@ -1,6 +1,6 @@
-"""A child process of the computing half that answers in JSON lines: how `score` and `doctor` reach the model.
+"""A child process of the worker package that answers in JSON lines: how `score` and `doctor` reach the model.
 
-Knows its command line and its two streams only; nothing of the worker is imported.
+The producer knows its command line and its two streams only, and imports nothing of the worker.
 """
 
 from __future__ import annotations
@@ -8,43 +8,36 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from producer.local.workers import end_with_parent, worker_environment
+from scanfleet.child_process import describe_exit, environment, json_lines, module_command, spawn
 from scanfleet.config.settings import Settings
 from scanfleet.errors import ScanfleetError, WorkerDied
 
-STOP_SECONDS = 5.0  # after SIGTERM: it holds nothing that could get lost
+STOP_SECONDS = 5.0  # after SIGTERM: the child holds nothing that could get lost
 
 
 class ChildFailed(ScanfleetError):
-    """What the child could not do, in its words, with its exit code."""
+    """The error that a child reported, with its exit code."""
 
-    def __init__(self, words: str, exit_code: int) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
         self.exit_code = exit_code
 
 
 class Child:
-    """A context: the process has ended at its end, also after an error or Ctrl-C.
+    """A context: leaving it ends the process, also after an error or Ctrl-C.
 
-    module: what `python -m` runs. Its stderr is ours.
+    module: what `python -m` runs. The child writes to this process's stderr.
     """
 
     def __init__(self, settings: Settings, module: str, *arguments: str) -> None:
         quiet = {} if "log_level" in settings.model_fields_set else {"SCANFLEET_LOG_LEVEL": "warning"}
-        self._process = subprocess.Popen(  # noqa: S603
-            (sys.executable, "-P", "-m", module, *arguments),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=worker_environment(settings) | quiet,
-            start_new_session=True,  # Ctrl-C reaches us alone
-            preexec_fn=end_with_parent if sys.platform == "linux" else None,
-        )
+        command, env = module_command(module, *arguments), environment(settings) | quiet
+        self._process = spawn(command, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
         self._feed_error: Exception | None = None
 
     @property
@@ -52,9 +45,9 @@ class Child:
         return self._process.pid
 
     def feed(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Write these to its stdin, in a thread that the pipe holds up, and close it. Call once.
+        """Write these lines to the child's stdin, in a thread of their own, and close it. Call once.
 
-        A child that has ended takes no more: `messages` tells why.
+        Writing ends early if the child has ended; `messages` raises the reason.
         """
         threading.Thread(target=self._write, args=(lines,), name="feeder", daemon=True).start()
 
@@ -65,15 +58,16 @@ class Child:
                 for line in lines:
                     stdin.write(json.dumps(line).encode() + b"\n")
                     stdin.flush()
-        except Exception as error:  # noqa: BLE001 - raised by `messages`, where somebody listens
+        except Exception as error:  # noqa: BLE001 - raised by `messages`, in the caller's thread
             self._feed_error = error
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What it says until it ends. Raises ChildFailed for what it says it could not do, WorkerDied, and what `feed`
-        ran into."""
+        """Yield the child's messages until it ends.
+
+        Raises ChildFailed for an error that the child reports, WorkerDied, and the error of `feed`.
+        """
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            message = json.loads(line)
+        for message in json_lines(self._process.stdout):
             if message["kind"] == "fault":
                 raise ChildFailed(message["words"], message["exit_code"])
             yield message
@@ -81,8 +75,7 @@ class Child:
         if self._feed_error is not None:
             raise self._feed_error
         if code:
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            raise WorkerDied(f"the process that computes ended ({how})")
+            raise WorkerDied(f"the process of the model ended early ({describe_exit(code)})")
 
     def __enter__(self) -> Self:
         return self

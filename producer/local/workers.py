@@ -1,13 +1,11 @@
-"""Worker processes on this machine, for `scanfleet run`: started, watched, stopped. Knows only their command line."""
+"""Starts, watches and stops worker processes on this machine, for `scanfleet run`. Knows only their command line."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,36 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from scanfleet.child_process import describe_exit, environment, module_command, spawn
 from scanfleet.config.extras import install_hint
 from scanfleet.config.settings import Settings
 from scanfleet.errors import MissingExtra, WorkerDied
 
-# -P: a folder that happens to hold a worker.py and is the working directory must not be run.
-COMMAND = (sys.executable, "-P", "-m", "worker", "score")
-STOP_GRACE_SECONDS = 10.0  # beyond the workers' own drain_seconds
-EX_TEMPFAIL = 75  # a worker that asks to be started again
-MAX_DEATHS = 8  # in a row without an image done; one that kills its worker is found after four
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+COMMAND = module_command("worker", "score")
+STOP_GRACE_SECONDS = 10.0  # in addition to the workers' own drain_seconds
+EX_TEMPFAIL = 75  # of a worker that must be restarted
+MAX_DEATHS = 8  # in a row without a finished image; an image that kills its worker is found after four
 
 
 def require_worker_extra() -> None:
-    """Raises MissingExtra where the computing half is not installed."""
+    """Raise MissingExtra if the worker extra is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtra(f"this needs the worker half, which is not installed here: {install_hint('worker')}")
-
-
-def worker_environment(settings: Settings) -> dict[str, str]:
-    """What leads a child process to the same database, broker and model. Not by argument: these hold passwords."""
-    own = {
-        "SCANFLEET_DATA_DIR": os.fspath(settings.data_dir),
-        "SCANFLEET_MODEL": settings.model,
-        "SCANFLEET_LOG_LEVEL": settings.log_level,
-    }
-    if settings.database_url is not None:
-        own["SCANFLEET_DATABASE_URL"] = settings.database_url.get_secret_value()
-    if settings.broker_url is not None:
-        own["SCANFLEET_BROKER_URL"] = settings.broker_url.get_secret_value()
-    return os.environ | own
+        raise MissingExtra(f"this command needs the worker extra, which is not installed: {install_hint('worker')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +37,7 @@ class _Child:
 
 
 class LocalWorkers:
-    """A context: its workers are stopped at the end, also after an error or Ctrl-C."""
+    """A context: leaving it stops the workers, also after an error or Ctrl-C."""
 
     def __init__(
         self,
@@ -66,7 +49,7 @@ class LocalWorkers:
         say: Callable[[str], None] = lambda _: None,
         on_death: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`say`: takes one line for the person who waits. `on_death`: is told the pid of a worker that died."""
+        """say: prints one line for the user. on_death: called with the pid of a worker that died."""
         self._settings = settings
         self._n = n
         self._command = command
@@ -76,28 +59,28 @@ class LocalWorkers:
         self._on_death = on_death
         self._n_deaths = 0  # since the last progress
         self._progress = 0
-        self._told_why = False
+        self._reported_waiting = False
         self._children: list[_Child] = []
 
     def start(self) -> None:
-        """Start them unless they run already."""
+        """Start the workers unless they run already."""
         if not self._children:
             self._children = [self._start(number) for number in range(1, self._n + 1)]
 
-    def say_why_waiting(self, why: str) -> None:
-        """Once. why: what they said in the ledger."""
-        if self._children and not self._told_why:
-            self._told_why = True
-            self._say(f"the worker waits: {why} (log: {self._children[0].log})")
+    def say_why_waiting(self, reason: str) -> None:
+        """Print once why the workers wait. reason: from their rows in the database."""
+        if self._children and not self._reported_waiting:
+            self._reported_waiting = True
+            self._say(f"the worker waits: {reason} (log: {self._children[0].log})")
 
     @property
     def logs(self) -> list[Path]:
         return [child.log for child in self._children]
 
     def check(self, progress: int = 0) -> None:
-        """Start a worker again that was killed or asks for it. progress: images done so far, by all of them.
+        """Restart workers that were killed or ask for it. progress: images that all workers have finished so far.
 
-        Raises WorkerDied when one ended for a reason of its own, or `MAX_DEATHS` died while no image was done.
+        Raises WorkerDied if one ended with any other exit code, or if `MAX_DEATHS` died while no image was finished.
         """
         if progress != self._progress:
             self._progress, self._n_deaths = progress, 0
@@ -105,26 +88,21 @@ class LocalWorkers:
             code = child.process.poll()
             if code is None:
                 continue
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            cause = describe_exit(code)
             self._n_deaths += 1
             if not (code < 0 or code == EX_TEMPFAIL) or self._n_deaths > MAX_DEATHS:
-                words = last_line(child.log).removeprefix("scanfleet: ")
-                raise WorkerDied(f"a worker ended ({how}): {words} (log: {child.log})")
+                detail = last_line(child.log).removeprefix("scanfleet: ")
+                raise WorkerDied(f"a worker ended ({cause}): {detail} (log: {child.log})")
             self._on_death(child.process.pid)
-            self._say(f"a worker ended ({how}), another one takes over (log: {child.log})")
+            self._say(f"a worker ended ({cause}), another one takes over (log: {child.log})")
             self._children[at] = self._start(at + 1)
 
     def _start(self, number: int) -> _Child:
         log = self._settings.make_folder("logs") / f"worker-{os.getpid()}-{number}.log"
         with log.open("ab") as out:
-            process = subprocess.Popen(  # noqa: S603
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=worker_environment(self._settings),
-                start_new_session=True,  # Ctrl-C reaches us alone; we stop the workers in order
-                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            # Ctrl-C reaches this process only, which then stops the workers in order.
+            process = spawn(
+                self._command, environment(self._settings), stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
         return _Child(process=process, log=log)
 
@@ -137,35 +115,37 @@ class LocalWorkers:
         self._stop(early=kind is not None)
 
     def _stop(self, *, early: bool) -> None:
-        """SIGTERM: they finish or hand back in their drain time. Interrupted meanwhile: hand back now, then kill.
+        """Send SIGTERM: the workers finish or hand back within their drain time. On Ctrl-C hand back now, then kill.
 
-        Whatever way they end, nothing is lost.
+        Nothing is lost in either case.
         """
         drain = (
-            f"stopping: the workers finish or hand back what they hold within {self._drain_seconds:g} s; "
-            "Ctrl-C again: hand back now"
+            f"stopping: the workers finish or hand back their batches within {self._drain_seconds:g} s; "
+            "press Ctrl-C again to hand back now"
         )
-        interrupted = self._end(self._drain_seconds + self._grace_seconds, words=drain if early else None)
+        interrupted = self._end(self._drain_seconds + self._grace_seconds, message=drain if early else None)
         if interrupted:
-            self._end(self._grace_seconds, words="handing back now; Ctrl-C again: kill the workers, nothing is lost")
+            self._end(
+                self._grace_seconds, message="handing back now; press Ctrl-C again to kill the workers: nothing is lost"
+            )
         for child in self._living():
             child.process.kill()
             child.process.wait()
 
-    def _end(self, seconds: float, *, words: str | None) -> bool:
-        """Send SIGTERM, say so, wait until all have ended or the time is over. True: it was cut short by a person."""
+    def _end(self, seconds: float, *, message: str | None) -> bool:
+        """Send SIGTERM, print the message, and wait for the workers to end. Return True if a signal interrupted it."""
         deadline = time.monotonic() + seconds
         try:
             living = self._living()
             for child in living:
                 child.process.send_signal(signal.SIGTERM)
-            if living and words is not None:
-                self._say(words)
+            if living and message is not None:
+                self._say(message)
             for child in living:
                 child.process.wait(timeout=max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
             return False
-        except (KeyboardInterrupt, SystemExit):  # Ctrl-C or SIGTERM once more
+        except (KeyboardInterrupt, SystemExit):  # a second Ctrl-C or SIGTERM
             return True
         return False
 
@@ -173,13 +153,8 @@ class LocalWorkers:
         return [child for child in self._children if child.process.poll() is None]
 
 
-def end_with_parent() -> None:
-    """In the child, on Linux: SIGTERM when the parent dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def last_line(log: Path) -> str:
-    """The last line with words in it, shortened."""
+    """Return the last line that is not blank, shortened."""
     try:
         with log.open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - 8192, 0))

@@ -227,7 +227,7 @@ def test_interrupted_the_run_stops_its_workers_and_can_go_on(
     run.send_signal(number)
     _, said = run.communicate(timeout=PATIENCE_SECONDS)
     assert run.returncode == code
-    assert "finish or hand back what they hold within 5 s; Ctrl-C again: hand back now" in said
+    assert "within 5 s" in said
     assert "the same command goes on from here" in said
     assert not any(worker.is_running() for worker in local)
     resumed = scanfleet("run", pictures, "--check", "overlay", data_dir=data, model="fake")

@@ -226,7 +226,7 @@ def test_a_store_that_is_away_is_no_failed_image(data: Path, tmp_path: Path) -> 
     answer = scanfleet("score", "list.txt", "--json", data_dir=data, cwd=tmp_path, model="fake")
     assert answer.returncode == 75
     assert list(records(answer.stdout)) == [str(tmp_path / "a.png")]
-    assert "scanfleet: 1 image is not scored, nor what comes after: " in answer.stderr
+    assert "scanfleet: 1 image and all later ones are not scored: " in answer.stderr
     assert "check that it is mounted" in answer.stderr
 
 
@@ -236,7 +236,7 @@ def test_an_image_that_kills_the_model_is_not_passed_over(data: Path, tmp_path: 
     poison = ",".join(map(str, LETHAL))
     answer = scanfleet("score", "a.png", "lethal.png", data_dir=data, cwd=tmp_path, model="fake", fake_poison=poison)
     assert answer.returncode == 21
-    assert "the process that computes ended (killed by signal 9)" in answer.stderr
+    assert "killed by signal 9" in answer.stderr
 
 
 def test_without_torch_the_extra_is_named(data: Path, tmp_path: Path) -> None:

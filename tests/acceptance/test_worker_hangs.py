@@ -18,16 +18,16 @@ def reasons(here: Fleet) -> list[str | None]:
         return list(connection.execute(sa.select(Worker.ended_because).where(Worker.stopped_at.is_not(None))).scalars())
 
 
-def test_a_worker_with_a_wedged_device_ends_itself_and_says_why(tmp_path: Path) -> None:
+def test_a_worker_with_a_device_that_hangs_ends_itself_and_reports_why(tmp_path: Path) -> None:
     with fleet(tmp_path) as here:
         scan = here.scan(16)
-        wedged = here.start(seconds_per_image=3600, device_timeout_seconds=1)
-        assert wedged.end() == START_ME_AGAIN
-        assert "worker_hung" in wedged.log
-        assert "in score" in wedged.log  # where its threads stood
+        hung = here.start(seconds_per_image=3600, device_timeout_seconds=1)
+        assert hung.end() == START_ME_AGAIN
+        assert "worker_hung" in hung.log
+        assert "in score" in hung.log  # where its threads stood
         (reason,) = reasons(here)
         assert reason is not None
-        assert reason.startswith("the device is wedged: a forward has taken")
+        assert reason.startswith("the device hangs: a forward has taken")
         here.start()
         here.until_done(scan)
         here.assert_complete(scan, 16)

@@ -119,12 +119,12 @@ def test_a_champion_in_a_bucket_that_is_away_is_no_refusal_and_is_used_when_it_i
             check = save_check(connection, load_check("overlay"))
         worker = ScorerCache(engine, model, settings, worker="w")
         first = worker.resolve(check)
-        worker.look()
+        worker.check()
         own_s3.kill()
         with transaction(engine) as connection:
             adapter = register_adapter(connection, info_of(folder, uri=uri))
             pointer.promote(connection, adapter, kind="forced", why="test")
-        worker.look()
+        worker.check()
         assert worker.resolve(check) is first
         with monkeypatch.context() as impatient:
             impatient.setattr(champions, "PATIENCE_SECONDS", 0.0)
@@ -133,8 +133,8 @@ def test_a_champion_in_a_bucket_that_is_away_is_no_refusal_and_is_used_when_it_i
         own_s3.start()  # empty: its objects lived in memory
         own_s3.make_bucket("archive")
         push(folder, "s3://archive/adapters", settings)
-        worker._trouble.clear()  # its pause is over
-        worker.look()
+        worker._failures.clear()  # its pause is over
+        worker.check()
         resolved = worker.resolve(check)
         assert resolved.scorer.identity.adapter_sha256 == info_of(folder).weights_sha256
         with reading(engine) as connection:

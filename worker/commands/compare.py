@@ -31,7 +31,7 @@ from worker.evaluation.compare import compare
 from worker.evaluation.images import materialise
 from worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs, newest_label_of
 from worker.evaluation.readings import Watch
-from worker.runtime.child_protocol import Reports, answer
+from worker.runtime.child_protocol import Reports, serve_request
 from worker.scoring.adapters import AdapterFolders
 from worker.scoring.factory import question_of
 from worker.scoring.model import Model, load_model
@@ -40,7 +40,7 @@ PROGRESS_SECONDS = 0.5
 
 
 def main() -> None:
-    answer(_serve)
+    serve_request(_serve)
 
 
 def _serve(settings: Settings, request: dict[str, Any], _: IO[str], reports: Reports) -> None:

@@ -1,9 +1,8 @@
-"""`python -m worker.commands.doctor`: the computing half of `scanfleet doctor`. Speaks JSON, one object a line, on both
-sides.
+"""`python -m worker.commands.doctor`: the child process of `scanfleet doctor`. It reads and writes JSON lines.
 
-In: {"check": {...}, "seconds": how long to measure each stage}. Out, as it goes:
-{"kind": "finding", "name", "status", "text", "remedy", "figures"} for what was looked at, and
-{"kind": "rate", "stage", "images_per_second"} for what was measured; "fault" as in `worker.commands.score`.
+In: {"check": {...}, "seconds": how long to measure each stage}. Out, as soon as they are known:
+{"kind": "finding", "name", "status", "text", "remedy", "figures"} for each examination,
+{"kind": "rate", "stage", "images_per_second"} for each measurement, and "fault" as in `worker.commands.score`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from worker.commands.standalone import resolve_alone
 from worker.decoding.pool import default_children
 from worker.device.memory import memory_of
 from worker.device.probe import budget_for, can_probe
-from worker.runtime.child_protocol import Reports, answer
+from worker.runtime.child_protocol import Reports, serve_request
 from worker.scoring.factory import Resolved
 from worker.scoring.model import Model, load_model
 
@@ -29,7 +28,7 @@ MB = 1_000_000
 
 
 def main() -> None:
-    answer(_serve)
+    serve_request(_serve)
 
 
 def _serve(settings: Settings, asked: dict[str, Any], _: IO[str], reports: Reports) -> None:
@@ -37,7 +36,7 @@ def _serve(settings: Settings, asked: dict[str, Any], _: IO[str], reports: Repor
 
 
 class _Examination:
-    """From the model to the rates; what cannot be had ends it with the error that says why."""
+    """Examines the model, the machine and the scorer, and measures the stages. The first error ends it."""
 
     def __init__(self, settings: Settings, reports: Reports) -> None:
         self._settings = settings
@@ -48,7 +47,7 @@ class _Examination:
         self._machine(model)
         resolved = self._scorer(model, Check.model_validate(asked["check"]))
         if model.one_by_one:
-            self._find("stages", "skip", "the model answers elsewhere, where each question costs: none is asked")
+            self._find("stages", "skip", "the model runs on a server, where each request costs: not measured")
             return
         budget = self._budget(model)
         self._measure(resolved, budget, streams=model.streams, seconds=asked["seconds"])
@@ -57,15 +56,19 @@ class _Examination:
         self._reports.send("finding", name=name, status=status, text=text, remedy=remedy, figures=figures)
 
     def _load(self) -> Model:
-        room = memory_of("cpu")
-        room.begin()
+        memory = memory_of("cpu")
+        memory.begin()
         start = time.perf_counter()
         model = load_model(self._settings)
-        seconds, taken = time.perf_counter() - start, room.taken()
+        seconds, taken = time.perf_counter() - start, memory.taken()
         name, precision = model.identity.base_model, model.identity.precision
-        memory = "" if taken is None else f", {taken / MB:.0f} MB of memory with its libraries"
+        in_memory = "" if taken is None else f", {taken / MB:.0f} MB of memory with its libraries"
         self._find(
-            "model", "ok", f"{name} ({precision}) loads in {seconds:.1f} s{memory}", seconds=seconds, memory_bytes=taken
+            "model",
+            "ok",
+            f"{name} ({precision}) loads in {seconds:.1f} s{in_memory}",
+            seconds=seconds,
+            memory_bytes=taken,
         )
         return model
 

@@ -1,9 +1,8 @@
-"""`python -m worker.commands.score`: the computing half of `scanfleet score`. Speaks JSON, one object a line, on both
-sides.
+"""`python -m worker.commands.score`: the child process of `scanfleet score`. It reads and writes JSON lines.
 
 In, first line: {"check": {...}, "adapter": FOLDER or null}. Each further line is an image: {"uri", "root", "etag"}.
 Out: {"kind": "ready", "scorer", "calibrated"}, a {"kind": "result", ...} for each image in its order, and
-{"kind": "fault", "words", "exit_code"} when it ends before its time.
+{"kind": "fault", "words", "exit_code"} if it ends early.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from scanfleet.errors import ImageError, Retryable
 from worker.commands.standalone import resolve_alone
 from worker.commands.stream import Scored, score_stream, stages
 from worker.device.probe import UNPROBED_TOKENS, budget_for
-from worker.runtime.child_protocol import Reports, answer
+from worker.runtime.child_protocol import Reports, serve_request
 from worker.scoring.factory import Resolved
 from worker.scoring.model import Model, load_model
 
-WORTH_A_PROBE = 64  # images: fewer are scored before a probe has paid for itself
+WORTH_A_PROBE = 64  # images; scoring fewer takes less time than a probe saves
 
 
 def main() -> None:
-    answer(_serve)
+    serve_request(_serve)
 
 
 def _serve(settings: Settings, asked: dict[str, Any], lines: IO[str], reports: Reports) -> None:
@@ -44,11 +43,11 @@ def _serve(settings: Settings, asked: dict[str, Any], lines: IO[str], reports: R
     budget, images = _budget(settings, model, images)
     with stages(settings, model, token_budget=budget) as parts:
         for scored in score_stream(images, resolved, parts):
-            _tell(scored, resolved, scorer, reports)
+            _report(scored, resolved, scorer, reports)
 
 
 def _budget(settings: Settings, model: Model, images: Iterator[ClaimedImage]) -> tuple[int, Iterator[ClaimedImage]]:
-    """The token budget, and the images once more from the first one."""
+    """Return the token budget, and all the images again."""
     if settings.token_budget != "auto":  # noqa: S105
         return settings.token_budget, images
     few = list(islice(images, WORTH_A_PROBE))
@@ -62,8 +61,8 @@ def read_images(lines: IO[str]) -> Iterator[ClaimedImage]:
         yield ClaimedImage(id=number, uri=entry["uri"], root=entry["root"], etag=entry["etag"], identity="")
 
 
-def _tell(scored: Scored, resolved: Resolved, scorer: dict[str, Any], reports: Reports) -> None:
-    """Raises Retryable, after what is known was told, for images that wait for the world."""
+def _report(scored: Scored, resolved: Resolved, scorer: dict[str, Any], reports: Reports) -> None:
+    """Report the results of a chunk. Then raise Retryable if images are left over after a transient error."""
     chunk, outcome = scored
     verdicts = {verdict.image_id: verdict for verdict in outcome.verdicts}
     for image in chunk:
@@ -74,11 +73,11 @@ def _tell(scored: Scored, resolved: Resolved, scorer: dict[str, Any], reports: R
             reports.send("result", **_failure_record(image.uri, outcome.failures[image.id]))
     n_waiting = len(chunk) - len(verdicts) - len(outcome.failures)
     if n_waiting:
-        left = "1 image is" if n_waiting == 1 else f"{n_waiting} images are"
-        raise Retryable(f"{left} not scored, nor what comes after: {outcome.waiting_for}")
+        left = "1 image" if n_waiting == 1 else f"{n_waiting} images"
+        raise Retryable(f"{left} and all later ones are not scored: {outcome.waiting_for}")
 
 
-# The fields of `scanfleet results export` that need no ledger: every line has every key.
+# The fields of `scanfleet results export` that need no database: every line has every key.
 _ANSWER = ("label", "decision", "score", "margin", "mass", "boxes", "box_problems", "content_sha256", "width", "height")
 _EMPTY: dict[str, Any] = dict.fromkeys((*_ANSWER, "crop", "calibrated", "scorer", "failure"))
 

@@ -1,4 +1,4 @@
-"""What each stage of a worker manages by itself, on pictures that are made up: images/s, measured for some seconds."""
+"""Measures the images/s of each stage of a worker alone, on synthetic pictures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from scanfleet.images import Decoded, Enough
 from worker.decoding.pool import Decoders
 from worker.device.synthetic import jpeg
 
-WIDTH, HEIGHT = 1280, 960  # pixels of a picture as it comes from an archive
+WIDTH, HEIGHT = 1280, 960  # pixels of a typical picture in an archive
 PICTURES = 4  # different ones
 
 Clock = Callable[[], float]
 
 
 class StageRates:
-    """decode, prepare and device, one after the other: each has the machine to itself."""
+    """Call `decode`, `prepare` and `device` one after the other: each needs the machine to itself."""
 
     def __init__(self, settings: Settings, scorer: Scorer, *, seconds: float, clock: Clock = time.perf_counter) -> None:
         self._settings = settings
@@ -35,7 +35,7 @@ class StageRates:
         self._decoded: list[Decoded] = []
 
     def decode(self) -> float:
-        """By as many children as a worker has. Raises DecodersUnavailable."""
+        """Measure decoding, with as many child processes as a worker has. Raises DecodersUnavailable."""
         decoders = Decoders(self._settings)
         try:
             self._decoded = [decoders.decode(data, enough=self._enough) for data in self._files]
@@ -45,11 +45,11 @@ class StageRates:
             decoders.close()
 
     def prepare(self) -> float:
-        """In the stage threads; after `decode`."""
+        """Measure preparing, in as many threads as a worker has. Call after `decode`."""
         return self._in_threads([partial(self._scorer.prepare, decoded.image) for decoded in self._decoded])
 
     def device(self, *, token_budget: int, streams: int) -> float:
-        """Forwards of as many images as go into the budget, one in each lane; after `decode`."""
+        """Measure forwards of as many images as fit into the budget, one in each stream. Call after `decode`."""
         prepared = [self._scorer.prepare(decoded.image) for decoded in self._decoded]
         n = max(1, token_budget // max(image.visual_tokens for image in prepared))
         pack = [prepared[at % PICTURES] for at in range(n)]
@@ -62,9 +62,9 @@ class StageRates:
 
 
 def per_second(work: Sequence[Callable[[], object]], *, threads: int, seconds: float, clock: Clock) -> float:
-    """How many of these calls, in turn, end in a second, made by so many threads. Raises what one of them raises.
+    """Return how many of these calls, made in turn by `threads` threads, end in a second. Raises the error of a call.
 
-    The first call of each thread is not counted: it starts what the later ones use.
+    The first call of each thread is not counted: it initialises what the later ones use.
     """
     turns = itertools.cycle(work)
     lock = threading.Lock()
@@ -94,9 +94,9 @@ def per_second(work: Sequence[Callable[[], object]], *, threads: int, seconds: f
 
 
 def _results(futures: Sequence[Future[tuple[int, float, float]]]) -> list[tuple[int, float, float]]:
-    """Raises the error that began it, not those of the threads that it stopped."""
+    """Return the results. Raise the original error, not those of the threads that it stopped."""
     errors = [error for future in futures if (error := future.exception()) is not None]
-    told = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
+    original = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
     if errors:
-        raise (told or errors)[0]
+        raise (original or errors)[0]
     return [future.result() for future in futures]

@@ -1,7 +1,6 @@
-"""The scorer of a check where there is no ledger to ask: a given adapter, else the shipped one, else the base alone.
+"""The scorer of a check without a database: a given adapter, else the shipped one, else the base alone.
 
-Made as `worker.scoring.factory` makes it, so that margins and decisions are those of a fleet that uses the same
-adapter.
+It is made as in `worker.scoring.factory`, so its margins and decisions equal those of a fleet with the same adapter.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from scanfleet.errors import BadSettings, DeviceUnavailable
 from worker.scoring.boxes import box_pass_of
 from worker.scoring.crop import Margins, crop_setup_of, margins_of
 from worker.scoring.decisions import Policy
-from worker.scoring.factory import Resolved, answers, knows, mode_of, question_of, scorer_of
+from worker.scoring.factory import Resolved, knows, matches, mode_of, question_of, scorer_of
 from worker.scoring.model import Model
 
 log = structlog.get_logger()
 
-NO_ROW = 0  # of the ledger
+NO_ROW = 0  # scorer id without a database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,9 @@ class _Chosen:
 
 
 def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
-    """adapter: the folder of one that is to be used and no other.
+    """Return everything that scores the images of a check.
+
+    adapter: the folder of the only adapter to use; None: the shipped one, if there is one.
 
     Raises BadSettings for an adapter that cannot be used, DeviceUnavailable.
     """
@@ -48,9 +49,9 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
         scorer = scorer_of(model, check, chosen.folder if chosen else None)
         boxes = box_pass_of(model, check, question, chosen.folder if chosen else None)
         if chosen is not None:
-            _ask_canary(model, chosen)
+            _require_canary(model, chosen)
         margins = _margins(check, question, chosen.card if chosen else None, precision=model.identity.precision)
-        again = crop_setup_of(
+        crop_setup = crop_setup_of(
             model, check, question, chosen.folder if chosen else None, scorer=scorer, band=margins.band
         )
     except ModelInvalid as error:
@@ -58,12 +59,14 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
     except ModelUnavailable as error:
         raise DeviceUnavailable(f"check {check.name}: {error}") from error
     mode = mode_of(question, chosen.card if chosen else None)
-    return Resolved(scorer_id=NO_ROW, scorer=scorer, policy=margins.policy, mode=mode, boxes=boxes, crop_setup=again)
+    return Resolved(
+        scorer_id=NO_ROW, scorer=scorer, policy=margins.policy, mode=mode, boxes=boxes, crop_setup=crop_setup
+    )
 
 
 def _require_no_steps(question: Question, chosen: _Chosen | None) -> None:
     if chosen is not None and question.steps:
-        raise ModelInvalid("its steps are asked of the base alone: leave --adapter out")
+        raise ModelInvalid("a check in steps runs on the base model alone: leave --adapter out")
 
 
 def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
@@ -75,12 +78,12 @@ def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
     if card.base_revision != identity.revision:
         return None
     if not knows(card, question):
-        log.warning("adapter_answers_other_words", check=check.name, adapter=str(folder))
+        log.warning("adapter_for_other_prompt", check=check.name, adapter=str(folder))
         return None
     return _Chosen(folder=folder, card=card)
 
 
-def _ask_canary(model: Model, chosen: _Chosen) -> None:
+def _require_canary(model: Model, chosen: _Chosen) -> None:
     if chosen.card.canary is None:
         return
     made, alone = (model.scorer(chosen.card.question, adapter) for adapter in (chosen.folder, None))
@@ -94,4 +97,4 @@ def _margins(check: Check, question: Question, card: AdapterCard | None, *, prec
         return margins_of(check, Policy(question=question), same_budget=True, fitted=None)
     held = Policy(question=question, calibrator=card.calibrator, thresholds=card.thresholds)
     own = held.at_precision(precision)
-    return margins_of(check, own, same_budget=answers(card, question), fitted=None)
+    return margins_of(check, own, same_budget=matches(card, question), fitted=None)

@@ -1,7 +1,7 @@
-"""Images in, answers out, in their order and without a ledger: the stages of a worker around a stream.
+"""Scores a stream of images in its order, with the stages of a worker and without a database.
 
-The work is done by `worker.batch.attempt`, as for a fleet. Memory does not grow with the stream: it is read as far as
-there are chunks in flight.
+`worker.batch.attempt` does the work, as in a fleet. Memory does not grow with the stream: only a limited number of
+chunks is read ahead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from worker.scoring.crop_gate import Allowance
 from worker.scoring.factory import Resolved
 from worker.scoring.model import Model
 
-CHUNK_IMAGES = 16  # few, because a chunk is told when its last image is scored
+CHUNK_IMAGES = 16  # few, because a chunk is reported when its last image is scored
 MOST_CHUNKS = 64
 
 Chunk = list[ClaimedImage]
@@ -36,13 +36,13 @@ Scored = tuple[Chunk, Outcome]
 
 
 def chunks_in_flight(settings: Settings) -> int:
-    """As many images as a worker holds in its batches."""
+    """Return the number of chunks that hold as many images as a worker's batches."""
     return max(1, min(MOST_CHUNKS, settings.batches_in_flight * settings.batch_images // CHUNK_IMAGES))
 
 
 @contextmanager
 def stages(settings: Settings, model: Model, *, token_budget: int) -> Iterator[WorkerContext]:
-    """Device threads, stage threads and decoder processes."""
+    """Run device threads, stage threads and decoder processes inside the context."""
     device = Device(token_budget=token_budget, streams=model.streams, one_by_one=model.one_by_one)
     threads = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="stage")
     decoders = Decoders(settings)
@@ -63,7 +63,7 @@ def stages(settings: Settings, model: Model, *, token_budget: int) -> Iterator[W
 
 
 def _stores(settings: Settings) -> StoreFinder:
-    """One client for all buckets; a folder is opened for each image, lest a long list of folders be kept."""
+    """Share one client for all buckets, but open a folder for each image: a stream may name very many folders."""
     buckets = OpenStores(settings)
 
     def find(uri: str, root: str | None) -> ObjectStore:
@@ -73,7 +73,7 @@ def _stores(settings: Settings) -> StoreFinder:
 
 
 def score_stream(images: Iterator[ClaimedImage], resolved: Resolved, context: WorkerContext) -> Iterator[Scored]:
-    """The outcome of each chunk, in order. Images in neither of its lists wait for the world to heal."""
+    """Yield the outcome of each chunk, in order. An image in neither of its lists met a transient error."""
     ahead = chunks_in_flight(context.settings)
     waiting: Queue[Future[Scored] | Exception | None] = Queue(ahead)
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="chunk")
@@ -83,7 +83,7 @@ def score_stream(images: Iterator[ClaimedImage], resolved: Resolved, context: Wo
             for chunk in chunks_of(images):
                 waiting.put(pool.submit(_score, chunk, resolved, context))
             waiting.put(None)
-        except Exception as error:  # noqa: BLE001 - raised where the answers are taken
+        except Exception as error:  # noqa: BLE001 - raised where the results are taken
             waiting.put(error)
 
     threading.Thread(target=read, name="reader", daemon=True).start()

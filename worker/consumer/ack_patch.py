@@ -1,10 +1,10 @@
-"""A repair of kombu: an acknowledgement that fails must end the connection, not be logged and forgotten.
+"""A patch for kombu: an acknowledgement that fails must end the connection, not be logged and forgotten.
 
 `kombu.message.Message.ack_log_error` swallows connection errors. When the Redis connection broke during a task, the
-prefetch slot of that message is then never freed: the worker stops asking for messages, alive, silent and stuck (28 of
-28 trials without remote control, and always on a half-open connection). We raise the error, and ask the consumer's loop
-to connect again, which frees every slot. A test compares the repaired source with the one we read, and fails when kombu
-changes it.
+prefetch slot of that message is then never freed: the worker stays alive but asks for no more messages (28 of 28 trials
+without remote control, and always on a half-open connection). We raise the error, and make the consumer's loop
+reconnect, which frees every slot. A test compares the hash of the patched function's source with KNOWN_SOURCE, and
+fails when kombu changes it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ORIGINAL = Message.ack_log_error
 
 
 def source_hash() -> str:
-    """What the repaired function looks like in the kombu that is installed."""
+    """Return the hash of the patched function's source in the installed kombu."""
     return hashlib.sha256(inspect.getsource(_ORIGINAL).encode()).hexdigest()
 
 
 def install() -> None:
-    """Put the repair in place; more than once does no harm."""
+    """Apply the patch. Repeated calls have no effect."""
     Message.ack_log_error = _ack_or_reconnect
 
 
@@ -41,14 +41,14 @@ def _ack_or_reconnect(
     try:
         self.ack(multiple=multiple)
     except errors as error:
-        # The message will come again, or the reconciler knocks again; the batch itself is settled in the ledger.
+        # The message is redelivered, or the reconciler notifies again; the state of the batch is in the database.
         log.warning("acknowledgement_failed", error=f"{type(error).__name__}: {error}")
         _reconnect(error)
         raise
 
 
 def _reconnect(error: Exception) -> None:
-    """Raise in the consumer's loop, which takes it for what it is: a broken connection."""
+    """Raise in the consumer's loop, which handles it as a broken connection."""
     loop = get_event_loop()
     if loop is not None:  # None: a transport without sockets
         loop.call_soon(_fail, error)

@@ -1,9 +1,9 @@
-"""What may come out of the queue: small JSON messages of a known task, and nothing around them.
+"""Accepts from the queue only small JSON messages of a known task that ask for nothing but the task.
 
-Celery checks type and encoding, and after that trusts the shape: a body that is no list of three ends its consumer, the
-message returns to the queue unacknowledged, and ends the next one, for ever. It also does what a message asks for
-beside its task (callbacks, chords, a time to run at). So every message is looked at before Celery's own code does, and
-what is no plain knock is dropped with a line in the log: the ledger knows every batch, nothing is lost with it.
+Celery checks type and encoding, and then trusts the shape: a body that is not a list of three ends its consumer, and
+the message returns to the queue unacknowledged and ends the next consumer, for ever. Celery also obeys other requests
+in a message (callbacks, chords, a time to run at). So every message is checked before Celery handles it, and anything
+but a plain notification is logged and dropped. The database holds every batch, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from celery.worker.consumer import Consumer
 
 log = structlog.get_logger()
 
-MAX_BODY_BYTES = 64 * 1024  # a knock has about 100
-# Headers that make Celery do something else, or at another time; those that Celery always sends are empty then.
+MAX_BODY_BYTES = 64 * 1024  # a notification has about 100
+# Headers that make Celery do something else, or at another time. Of those that it always sends, these are empty.
 _ASIDE = ("eta", "expires", "group", "chord", "stamps", "stamped_headers", "shadow", "replaced_task_nesting")
 _quiet = logging.getLogger(__name__)
 
 
 class FilteringConsumer(Consumer):
-    """Celery's consumer behind a door."""
+    """Celery's consumer behind the filter."""
 
     def create_task_handler(self, *how: Any, **more: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*how, **more)
 
         def on_message(message: Any) -> None:
-            problem = fault_of(message, tasks=self.app.tasks) or _handled(handle, message)
+            problem = problem_of(message, tasks=self.app.tasks) or _handled(handle, message)
             if problem is None:
                 return
             log.warning("message_refused", error=problem)
@@ -41,7 +41,7 @@ class FilteringConsumer(Consumer):
 
 
 def _handled(handle: Callable[[Any], None], message: Any) -> str | None:
-    """Celery's own handler, and what it stumbled over."""
+    """Call Celery's own handler. Return why it could not read the message; None if it could."""
     try:
         handle(message)
     except (ValueError, TypeError, KeyError) as error:  # a broken connection raises others, which pass
@@ -49,8 +49,8 @@ def _handled(handle: Callable[[Any], None], message: Any) -> str | None:
     return None
 
 
-def fault_of(message: Any, *, tasks: Collection[str]) -> str | None:
-    """Why a message of kombu's is no knock, in words that quote nothing of it; None: it may be one."""
+def problem_of(message: Any, *, tasks: Collection[str]) -> str | None:
+    """Return why a kombu message is not a notification, without quoting from it; None if it may be one."""
     if message.content_type != "application/json":
         return "its content type is not JSON"
     if len(message.body or b"") > MAX_BODY_BYTES:
@@ -63,13 +63,13 @@ def fault_of(message: Any, *, tasks: Collection[str]) -> str | None:
         return "it names no task of this worker"
     if any(headers.get(name) for name in _ASIDE) or headers.get("timelimit") not in (None, [None, None]):
         return "it asks for more than its task"
-    return _fault_of_body(message)
+    return _problem_of_body(message)
 
 
-def _fault_of_body(message: Any) -> str | None:
+def _problem_of_body(message: Any) -> str | None:
     try:
         body = message.decode()
-    except Exception as error:  # noqa: BLE001 - decoders raise what they like over bytes from a stranger
+    except Exception as error:  # noqa: BLE001 - decoders raise any error on untrusted bytes
         return f"its body cannot be decoded ({type(error).__name__})"
     match body:
         case [list(), dict(), dict() as beside] if not any(beside.values()):

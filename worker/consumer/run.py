@@ -1,4 +1,4 @@
-"""Celery's worker in this process: it only carries knocks to the pipeline."""
+"""Celery's worker in this process: it only delivers notifications to the pipeline."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ RESTART_SECONDS = 1.0  # between two consumers
 
 
 def consume(app: Celery, *, queue: str, concurrency: int, name: str, stop: Stop) -> int:
-    """Run Celery's worker on a queue, in this process, until a signal ends it. Returns its exit code."""
+    """Run Celery's worker on a queue, in this process, until a signal ends it. Return its exit code."""
     ack_patch.install()
 
     def on_shutdown(**about: Any) -> None:
         stop.request(f"{about.get('sig', 'signal')} received")
 
     signals.worker_shutting_down.connect(on_shutdown, weak=False)
-    # Celery warns of root because of pickle; this application accepts JSON alone.
+    # Celery warns about running as root because of pickle; this application accepts JSON only.
     warnings.simplefilter("ignore", SecurityWarning)
-    # A task goes on when the broker is lost, on purpose: its result is written to the ledger.
+    # A task continues when the broker is lost, on purpose: its result is written to the database.
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
     log.info("worker_ready", worker=name, queue=queue)
     try:
@@ -36,8 +36,8 @@ def consume(app: Celery, *, queue: str, concurrency: int, name: str, stop: Stop)
             code = _consume_once(app, queue=queue, concurrency=concurrency, name=name)
             if code == 0 or stop.draining:
                 return code
-            # kombu fails over a broken Redis connection with errors that Celery does not take for one and ends over
-            # (AttributeError in kombu.transport.redis). The model is loaded and the ledger is right: begin anew.
+            # On a broken Redis connection kombu may raise errors that Celery does not recognise and exits with
+            # (AttributeError in kombu.transport.redis). The model is loaded and the database is correct: restart it.
             log.warning("consumer_restarted", exit_code=code)
             if stop.wait_draining(RESTART_SECONDS):
                 return code

@@ -10,7 +10,6 @@ kernel accepts RLIMIT_AS and ignores it), on Windows there is neither: the limit
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -21,12 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from scanfleet.child_process import end_with_parent
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
 from worker.decoding.protocol import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
 
 MAX_STDERR_BYTES = 1 << 16
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Decode = Callable[..., Decoded]
 
@@ -62,11 +61,7 @@ def _end_with(parent: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if name in signal.Signals.__members__:
             signal.signal(signal.Signals[name], signal.SIG_IGN)
-    if sys.platform == "linux":
-        # A decoder that hangs never reads the end of its pipe.
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:
-            os._exit(0)  # it died before the line above
+    end_with_parent(parent)  # a decoder that hangs never reads the end of its pipe
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -1,4 +1,4 @@
-"""The parts of a running worker, put together."""
+"""Assembles the parts of a scoring worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from worker.scoring.model import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """The parts of a running worker, before a broker is involved."""
+    """The parts of a running worker, without a broker."""
 
     name: str  # of this process: host-pid-random
     engine: sa.Engine
@@ -50,7 +50,7 @@ def running(
     name: str | None = None,
     on_broken: Callable[[], None] = lambda: None,
 ) -> Iterator[Scoring]:
-    """Device threads, stage threads, decoder processes and heartbeat around a pipeline."""
+    """Run a pipeline with its device threads, stage threads, decoder processes and heartbeat inside the context."""
     name = name or new_name()
     device = Device(
         token_budget=budget_for(settings, model),
@@ -92,7 +92,7 @@ def running(
     finally:
         notice.stop()
         heartbeat.stop()
-        # Hardly waiting: a forward or a download that still goes on belongs to a batch that was handed back.
+        # Hardly wait: a forward or a download still under way belongs to a batch that was handed back.
         device.stop(wait_seconds=1.0)
         threads.shutdown(wait=False, cancel_futures=True)
         decoders.close()

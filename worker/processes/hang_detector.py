@@ -1,12 +1,12 @@
-"""Finds what hangs: a forward, one batch among others, the whole worker.
+"""Detects hangs: of a forward, of one batch among others, of the whole worker.
 
-    a forward      longer than device_timeout_seconds                   the device is wedged: the process ends
-    a batch        no sign for batch_stall_seconds while others go on   it is handed back
-    the worker     batches under way and no sign at all for
-                   max(3 x p99 of its batches, worker_stall_seconds)    the process ends
+    a forward      longer than device_timeout_seconds                      the device hangs: the process ends
+    a batch        no activity for batch_stall_seconds while others have   it is handed back
+    the worker     batches under way and no activity at all for
+                   max(3 x p99 of its batches, worker_stall_seconds)       the process ends
 
 Not a hang: waiting for the database (a batch does that no longer than its lease), a download within its deadline, and a
-process that was itself frozen: silence is counted in looks of our own, and a frozen process does not look.
+process that was itself frozen: silence is measured between our own checks, and a frozen process makes none.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from worker.runtime.activity import ActivityTracker, BatchActivity
 
 log = structlog.get_logger()
 
-LOOKS = 10  # in the shortest of the limits
-SLOWEST_LOOK_SECONDS = 10.0
-LATE = 2.0  # intervals: a look that comes later says that the process was frozen or starved
+CHECKS = 10  # within the shortest of the limits
+MAX_CHECK_SECONDS = 10.0
+LATE = 2.0  # intervals: after a longer one the process must have been frozen or starved
 P99_FACTOR = 3.0
 WAITING = 3.0  # times the limit of a batch
 LEASES = 2.0  # a batch waits for the database for a lease when it begins, and for another when it ends
@@ -33,7 +33,7 @@ LEASES = 2.0  # a batch waits for the database for a lease when it begins, and f
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds."""
+    """The longest silences, in seconds, that are no hang."""
 
     forward: float
     batch: float
@@ -48,14 +48,14 @@ class Limits:
         )
 
     @property
-    def look(self) -> float:
-        """Between two looks."""
-        return min(SLOWEST_LOOK_SECONDS, min(self.forward, self.batch, self.worker) / LOOKS)
+    def check_seconds(self) -> float:
+        """The interval between two checks."""
+        return min(MAX_CHECK_SECONDS, min(self.forward, self.batch, self.worker) / CHECKS)
 
 
 @dataclass
 class _Silence:
-    """For how long a value has not changed, on the clock of whoever asks."""
+    """For how long a value has not changed, on the caller's clock."""
 
     seen: object = None
     since: float = 0.0
@@ -68,9 +68,9 @@ class _Silence:
 
 @dataclass
 class HangWatch:
-    """`look` is called on a timer. `on_hung` is told why, and ends the process.
+    """Checks on a timer for hangs. `on_hung` gets the reason, and must end the process.
 
-    counts: of batches taken and under way, which change when a batch begins or ends.
+    counts: batches claimed and batches under way, which change when a batch begins or ends.
     """
 
     device: Device
@@ -79,18 +79,18 @@ class HangWatch:
     limits: Limits
     on_hung: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
-    _now: float = 0.0  # seconds that were watched
-    _looked_at: float | None = None
+    _now: float = 0.0  # seconds covered by checks
+    _checked_at: float | None = None
     _forward: _Silence = field(default_factory=_Silence)
     _worker: _Silence = field(default_factory=_Silence)
     _batches: dict[BatchActivity, _Silence] = field(default_factory=dict)
 
-    def look(self) -> None:
+    def check(self) -> None:
         self._pass_time()
         forward = self.device.forward
         silent = self._forward.of(forward, self._now)
         if forward is not None and silent > self.limits.forward:
-            self.on_hung(f"the device is wedged: a forward has taken {silent:.0f} s (device_timeout_seconds)")
+            self.on_hung(f"the device hangs: a forward has taken {silent:.0f} s (device_timeout_seconds)")
             return
         n_taken, n_active = self.counts()
         idle = self._worker.of((self.tracker.whole.n, n_taken, n_active, forward), self._now)
@@ -98,23 +98,23 @@ class HangWatch:
         if n_active and forward is None and idle > limit and not self.tracker.whole.excused:
             self.on_hung(f"no progress for {idle:.0f} s with {n_active} batches under way (worker_stall_seconds)")
             return
-        self._look_at_batches(waiting=forward is not None and silent > self.limits.batch / 2, idle=idle)
+        self._check_batches(waiting=forward is not None and silent > self.limits.batch / 2, idle=idle)
 
     def _pass_time(self) -> None:
         now = self.clock()
-        if self._looked_at is not None:
-            self._now += min(now - self._looked_at, LATE * self.limits.look)
-        self._looked_at = now
+        if self._checked_at is not None:
+            self._now += min(now - self._checked_at, LATE * self.limits.check_seconds)
+        self._checked_at = now
 
-    def _look_at_batches(self, *, waiting: bool, idle: float) -> None:
-        """waiting: a long forward holds up all of them, which is not their fault. idle: seconds of the whole worker."""
+    def _check_batches(self, *, waiting: bool, idle: float) -> None:
+        """waiting: whether a long forward holds up all batches. idle: seconds without activity of the worker."""
         found = self.tracker.batches()
         self._batches = {activity: self._batches.get(activity, _Silence()) for activity in found}
         for activity, silence in self._batches.items():
             silent = silence.of(activity.n, self._now)
-            # With nothing in hand it waits for its turn, behind the slow downloads of others.
+            # A batch without an operation under way waits for its turn, behind the slow downloads of others.
             limit = self.limits.batch if activity.in_hand else WAITING * self.limits.batch
-            others_go_on = idle < self.limits.batch / 2
-            if silent > limit and others_go_on and not waiting and not activity.excused:
+            others_active = idle < self.limits.batch / 2
+            if silent > limit and others_active and not waiting and not activity.excused:
                 log.warning("batch_stuck", batch=activity.name, silent_seconds=round(silent))
                 activity.abort(f"no progress for {silent:.0f} s")

@@ -1,4 +1,4 @@
-"""A worker's row in the ledger: who it is, that it lives, what it does; of those that score and those that train."""
+"""A worker's row in the database: its identity, heartbeat and state. For scoring and training workers."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ BEAT_SECONDS = 5.0
 
 
 def new_name() -> str:
-    """Of this process: host-pid-random."""
+    """Return a name for this process: host-pid-random."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 class Row:
-    """The row of a worker that is not ready yet: it lives, and may say what it waits for."""
+    """The row of a worker: first it records what the worker waits for, then what it does."""
 
     def __init__(self, engine: sa.Engine, worker: str) -> None:
         self._engine = engine
         self._worker = worker
-        self._say: Callable[[sa.Connection], None] = self._live
+        self._write: Callable[[sa.Connection], None] = self._beat
 
-    def _live(self, connection: sa.Connection) -> None:
+    def _beat(self, connection: sa.Connection) -> None:
         beat(connection, worker=self._worker, n_images=0, seconds={}, progressed=False)
 
-    def say(self) -> None:
-        """That the worker lives, and what it did."""
+    def update(self) -> None:
+        """Write the heartbeat and the worker's counts."""
         with transaction(self._engine) as connection:
-            self._say(connection)
+            self._write(connection)
 
-    def wait_for(self, words: str) -> None:
-        """The worker cannot begin."""
+    def wait_for(self, reason: str) -> None:
+        """Record why the worker cannot begin yet."""
         try:
             with transaction(self._engine) as connection:
-                set_waiting(connection, self._worker, storable(words))
+                set_waiting(connection, self._worker, storable(reason))
         except DatabaseUnavailable as error:
-            log.warning("worker_row_not_told", error=str(error))
+            log.warning("worker_row_not_updated", error=str(error))
 
-    def ready(self, *, device: str, say: Callable[[sa.Connection], None]) -> None:
-        """The worker begins; `say` writes that it lives from now on, and what it did."""
+    def ready(self, *, device: str, write: Callable[[sa.Connection], None]) -> None:
+        """Record that the worker begins. From now on `write` writes its heartbeat and counts."""
 
         def begin() -> None:
             with transaction(self._engine) as connection:
                 set_ready(connection, self._worker, device=device)
 
         retry_startup(begin, what="ledger")
-        self._say = say
+        self._write = write
 
 
 @contextmanager
 def registered_worker(engine: sa.Engine, *, worker: str, queue: str, device: str) -> Iterator[Row]:
-    """The row from start to end."""
+    """Keep the worker's row up to date inside the context."""
 
     def enter() -> None:
         with transaction(engine) as connection:
@@ -75,14 +75,14 @@ def registered_worker(engine: sa.Engine, *, worker: str, queue: str, device: str
 
     retry_startup(enter, what="ledger")
     row = Row(engine, worker)
-    timer = Timer("worker_row", row.say, seconds=BEAT_SECONDS)
+    timer = Timer("worker_row", row.update, seconds=BEAT_SECONDS)
     timer.start()
     try:
         yield row
     finally:
         timer.stop()
         try:
-            row.say()
+            row.update()
             with transaction(engine) as connection:
                 stop_worker(connection, worker)
         except DatabaseUnavailable as error:

@@ -1,7 +1,4 @@
-"""A scoring worker from start to end: ledger, model, threads, Celery, and an orderly stop.
-
-Will the broker let this worker in? Asked before a model is loaded, which takes minutes.
-"""
+"""A scoring worker from start to stop: database, model, threads, Celery."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from worker.consumer.app import make_scoring_app
 from worker.consumer.run import consume
 from worker.processes.components import running
 from worker.processes.registration import new_name, registered_worker
-from worker.processes.timers import signs_of, timers
+from worker.processes.timers import heartbeat_of, timers
 from worker.runtime.exit import EX_TEMPFAIL, exit_overdue
 from worker.runtime.retry import retry_startup
 from worker.runtime.shutdown import Stop
@@ -33,9 +30,9 @@ log = structlog.get_logger()
 
 
 def check_access(settings: Settings) -> None:
-    """Raises BadSettings for a refused password or certificate.
+    """Raise BadSettings if the broker refuses the password or certificate: before the model is loaded for minutes.
 
-    A broker that is only away costs a warning: the consumer waits for it.
+    If the broker is only away, log a warning: the consumer waits for it.
     """
     warn_of_open_connections(settings)
     with make_app(settings) as app:
@@ -46,7 +43,7 @@ def check_access(settings: Settings) -> None:
 
 
 def serve(settings: Settings) -> int:
-    """Score until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
+    """Score until asked to stop. Returns the exit code. Raises RequestError for an error that a person must fix."""
     stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=exit_overdue)
     broken: list[str] = []
 
@@ -60,7 +57,7 @@ def serve(settings: Settings) -> int:
         engine = retry_startup(lambda: stack.enter_context(ledger(settings)), what="ledger")
         queue, name = score_queue(settings.model), new_name()
         row = stack.enter_context(registered_worker(engine, worker=name, queue=queue, device=settings.device))
-        model = retry_startup(lambda: load_model(settings), what="model", tell=row.wait_for)
+        model = retry_startup(lambda: load_model(settings), what="model", on_error=row.wait_for)
         retry_startup(lambda: register_shipped(engine, model.identity), what="ledger")
         scoring = stack.enter_context(
             running(
@@ -74,7 +71,7 @@ def serve(settings: Settings) -> int:
             )
         )
         app = make_scoring_app(settings, scoring.pipeline)
-        row.ready(device=model.device, say=signs_of(scoring))
+        row.ready(device=model.device, write=heartbeat_of(scoring))
         stack.enter_context(timers(scoring, app, settings))
         code = consume(app, queue=queue, concurrency=settings.batches_in_flight, name=name, stop=stop)
     return EX_TEMPFAIL if broken else code

@@ -1,6 +1,6 @@
-"""What a worker does beside scoring: its row, reconciliation, the watches for hangs, deafness and promotions.
+"""The timers of a scoring worker: heartbeat, reconciliation, hangs, a stalled consumer, new champions.
 
-Says in the log, from time to time, where a worker's time goes.
+One of them logs how long each stage took.
 """
 
 from __future__ import annotations
@@ -25,74 +25,74 @@ from worker.processes.components import Scoring
 from worker.processes.hang_detector import HangWatch, Limits
 from worker.runtime.exit import EX_TEMPFAIL, exit_hung
 from worker.runtime.timer import Timer
-from worker.runtime.watchdog import Watchdog, answers, work_in
+from worker.runtime.watchdog import Watchdog, responds, work_in
 
 log = structlog.get_logger()
 
 
 class StageLog:
-    """`look` is called on a timer: it says what came since the last time, and nothing where nothing was scored."""
+    """Logs the stage times since its last check; logs nothing where nothing was scored."""
 
     def __init__(self, totals: Totals) -> None:
         self._totals = totals
         self._before = StageTimes(sums={})
 
-    def look(self) -> None:
+    def check(self) -> None:
         now = self._read()
-        self._say("stage_times", now.since(self._before))
+        self._log("stage_times", now.since(self._before))
         self._before = now
 
     def end(self) -> None:
-        """All since the start."""
-        self._say("stage_times_total", self._read())
+        """Log the stage times since the start."""
+        self._log("stage_times_total", self._read())
 
     def _read(self) -> StageTimes:
         return StageTimes(sums=self._totals.read()[1])
 
-    def _say(self, event: str, times: StageTimes) -> None:
+    def _log(self, event: str, times: StageTimes) -> None:
         if times.bottleneck is not None:
             log.info(event, **times.record(), what_helps=ADVICE[times.bottleneck])
 
 
-STAGES_SECONDS = 30.0  # between two words on where the time goes
+STAGES_SECONDS = 30.0  # between two logs of the stage times
 CLEAR_SECONDS = 60.0  # of the embedded broker's taken messages
-WATCH_SECONDS = 10.0  # between two looks of the watchdog
-STALLED_SECONDS = 120.0  # this long idle beside ready batches is a wedge
+WATCH_SECONDS = 10.0  # between two checks of the watchdog
+STALLED_SECONDS = 120.0  # idle for this long beside ready batches: the consumer has stalled
 
 
-def signs_of(scoring: Scoring) -> Callable[[sa.Connection], None]:
-    """What writes into the row of a scoring worker that it lives, and what it did."""
+def heartbeat_of(scoring: Scoring) -> Callable[[sa.Connection], None]:
+    """Return the function that writes a scoring worker's heartbeat and counts to its row."""
     n_signs = -1
 
-    def say(connection: sa.Connection) -> None:
+    def write(connection: sa.Connection) -> None:
         nonlocal n_signs
         n_images, seconds = scoring.pipeline.totals.read()
         progressed, n_signs = scoring.tracker.whole.n != n_signs, scoring.tracker.whole.n
         beat(connection, worker=scoring.name, n_images=n_images, seconds=seconds, progressed=progressed)
 
-    return say
+    return write
 
 
 @contextmanager
 def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
-    """Reconciliation, the watches for hangs, deafness and promotions, and the clearing of an embedded broker."""
+    """Run the timers of a scoring worker inside the context."""
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(scoring.engine, app, settings), seconds=settings.reconcile_seconds)
     ]
     watchdog = Watchdog(
         has_work=work_in(scoring.engine, score_queue(settings.model)),
-        broker_answers=answers(app),
+        broker_responds=responds(app),
         n_taken=lambda: scoring.pipeline.n_taken,
         active=lambda: scoring.pipeline.n_active,
-        stalled=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
+        stalled=lambda: os._exit(EX_TEMPFAIL),  # its loop handles no signal either, and no batch is under way
         patience_seconds=max(STALLED_SECONDS, 3 * settings.renotify_seconds),
     )
-    all_timers.append(Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS))
+    all_timers.append(Timer("watchdog", watchdog.check, seconds=WATCH_SECONDS))
     stages = StageLog(scoring.pipeline.totals)
-    all_timers.append(Timer("stage_times", stages.look, seconds=STAGES_SECONDS))
+    all_timers.append(Timer("stage_times", stages.check, seconds=STAGES_SECONDS))
     hangs = watch_for_hangs(scoring, settings)
-    all_timers.append(Timer("hangs", hangs.look, seconds=hangs.limits.look))
-    all_timers.append(Timer("champions", scoring.scorers.look, seconds=settings.reconcile_seconds))
+    all_timers.append(Timer("hangs", hangs.check, seconds=hangs.limits.check_seconds))
+    all_timers.append(Timer("champions", scoring.scorers.check, seconds=settings.reconcile_seconds))
     if settings.broker.startswith("filesystem"):
         all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))
     for timer in all_timers:
@@ -106,11 +106,11 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
 
 
 def watch_for_hangs(scoring: Scoring, settings: Settings) -> HangWatch:
-    """Ends this process when it hangs, with the reason in the log and in the worker's row."""
+    """Return the watch that ends this process when it hangs, with the reason in the log and in the worker's row."""
 
-    def last_words(why: str) -> None:
+    def save(reason: str) -> None:
         with transaction(scoring.engine) as connection:
-            stop_worker(connection, scoring.name, because=why)
+            stop_worker(connection, scoring.name, because=reason)
 
     pipeline = scoring.pipeline
     return HangWatch(
@@ -118,5 +118,5 @@ def watch_for_hangs(scoring: Scoring, settings: Settings) -> HangWatch:
         tracker=scoring.tracker,
         counts=lambda: (pipeline.n_taken, pipeline.n_active),
         limits=Limits.of(settings),
-        on_hung=lambda why: exit_hung(why, last_words=last_words),
+        on_hung=lambda reason: exit_hung(reason, save=save),
     )

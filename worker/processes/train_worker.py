@@ -1,4 +1,4 @@
-"""A training worker from start to end: ledger, timers, Celery, and an orderly stop. Torch is loaded in its children."""
+"""A training worker from start to stop: database, timers, Celery. Torch is loaded in its child processes only."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ from worker.runtime.exit import EX_TEMPFAIL, exit_overdue
 from worker.runtime.retry import retry_startup
 from worker.runtime.shutdown import Stop
 from worker.runtime.timer import Timer
-from worker.runtime.watchdog import Watchdog, answers
+from worker.runtime.watchdog import Watchdog, responds
 from worker.scoring.adapters import register_shipped
 from worker.scoring.model import FAKE
 from worker.training.trainer import Trainer
 from worker.training.triggers import check_triggers
 
-SWEEP_SECONDS = 600.0  # between two looks for work folders that nobody needs
+SWEEP_SECONDS = 600.0  # between two removals of unused work folders
 
 
 def serve_training(settings: Settings) -> int:
-    """Train until asked to stop. Returns the exit code. Raises RequestError for what a person must change."""
+    """Train until asked to stop. Returns the exit code. Raises RequestError for an error that a person must fix."""
     stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=exit_overdue)
     check_access(settings)
     with ExitStack() as stack:
         engine = retry_startup(lambda: stack.enter_context(ledger(settings)), what="ledger")
         name = new_name()
         row = stack.enter_context(registered_worker(engine, worker=name, queue=TRAIN_QUEUE, device=settings.device))
-        identity = retry_startup(lambda: find_base(settings), what="model", tell=row.wait_for)
-        # What a new adapter is compared with must be known, also before any worker scored.
+        identity = retry_startup(lambda: find_base(settings), what="model", on_error=row.wait_for)
+        # The gate needs the shipped adapters, even if no worker has scored yet.
         retry_startup(lambda: register_shipped(engine, identity), what="ledger")
         trainer = Trainer(engine, settings, name=name, stop=stop)
         app = make_training_app(settings, trainer)
-        row.ready(device=settings.device, say=_signs_of(trainer))
+        row.ready(device=settings.device, write=_heartbeat_of(trainer))
         stack.enter_context(_timers(engine, app, settings, trainer))
         return consume(app, queue=TRAIN_QUEUE, concurrency=1, name=name, stop=stop)
 
 
 def find_base(settings: Settings) -> ModelIdentity:
-    """The model to be trained, without loading it. Raises BadSettings, DeviceUnavailable."""
+    """Return the identity of the model to train, without loading it. Raises BadSettings, DeviceUnavailable."""
     if settings.model == FAKE or settings.model.startswith(PREFIX):
         raise BadSettings(f"model: {settings.model} cannot be trained: name a hub id, a folder or pocket")
     try:
@@ -71,31 +71,31 @@ def find_base(settings: Settings) -> ModelIdentity:
     )
 
 
-def _signs_of(trainer: Trainer) -> Callable[[sa.Connection], None]:
-    """What writes into the worker's row. What it is at is in the row of the training."""
+def _heartbeat_of(trainer: Trainer) -> Callable[[sa.Connection], None]:
+    """Return the function that writes the heartbeat to the worker's row. Progress is in the training's own row."""
 
-    def say(connection: sa.Connection) -> None:
+    def write(connection: sa.Connection) -> None:
         beat(connection, worker=trainer.name, n_images=0, seconds={}, progressed=trainer.n_active > 0)
 
-    return say
+    return write
 
 
 @contextmanager
 def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer) -> Iterator[None]:
-    """Reconciliation, reasons to train, the watch for deafness, and cleaning up."""
+    """Run the timers of a training worker inside the context."""
     watchdog = Watchdog(
         has_work=trainer.has_work,
-        broker_answers=answers(app),
+        broker_responds=responds(app),
         n_taken=lambda: trainer.n_taken,
         active=lambda: trainer.n_active,
-        stalled=lambda: os._exit(EX_TEMPFAIL),  # its loop hears no signal either, and it holds nothing
-        # Longer than for batches: a knock may go to a worker of another base model, again and again.
+        stalled=lambda: os._exit(EX_TEMPFAIL),  # its loop handles no signal either, and no training is under way
+        # Longer than for batches: notifications may keep going to a worker of another base model.
         patience_seconds=max(STALLED_SECONDS, 10 * settings.renotify_seconds),
     )
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(engine, app, settings), seconds=settings.reconcile_seconds),
         Timer("triggers", lambda: check_triggers(engine, settings), seconds=settings.train_check_seconds),
-        Timer("watchdog", watchdog.look, seconds=WATCH_SECONDS),
+        Timer("watchdog", watchdog.check, seconds=WATCH_SECONDS),
         Timer("sweep", trainer.sweep, seconds=SWEEP_SECONDS),
     ]
     if settings.broker.startswith("filesystem"):

@@ -1,7 +1,7 @@
-"""Signs of life of a worker and of each batch under way, for `worker.processes.hang_detector` to look at.
+"""Activity of a worker and of each batch under way, which `worker.processes.hang_detector` checks.
 
-A sign is anything that happened: an image fetched, decoded, answered. Who starts something that may take long says how
-long, so that a slow download is not taken for a hang.
+A sign of activity is any event: an image fetched, decoded or scored. A caller that starts a long operation announces
+its longest duration, so that a slow download is not taken for a hang.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SEEN_BATCHES = 1000  # whose duration is remembered
+SEEN_BATCHES = 1000  # the last ones, whose durations are kept
 
 
 class Activity:
-    """One thing that lives. `n` grows with every sign. `parent` lives where this does."""
+    """The activity of one batch or worker. `n` counts its signs, which count for `parent` too."""
 
     def __init__(self, *, parent: Activity | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._parent = parent
         self._clock = clock
         self._lock = threading.Lock()
-        self._expected: dict[object, float] = {}  # what is under way -> when it must have ended
+        self._expected: dict[object, float] = {}  # operation under way -> when it must have ended
         self.n = 0
 
     def sign(self) -> None:
-        """Something happened."""
+        """Record that something happened."""
         with self._lock:
             self.n += 1
         if self._parent is not None:
             self._parent.sign()
 
     def expect(self, *, seconds: float) -> Callable[[], None]:
-        """Something begins that may take so long without a sign. Call what is returned when it has ended."""
+        """Announce an operation that may take `seconds` without a sign. Call the returned function at its end."""
         token = object()
         with self._lock:
             self._expected[token] = self._clock() + seconds
@@ -50,18 +50,18 @@ class Activity:
 
     @property
     def in_hand(self) -> bool:
-        """Whether anything that was begun has not ended."""
+        """True while an announced operation has not ended."""
         return bool(self._expected)
 
     @property
     def excused(self) -> bool:
-        """Whether something is under way that was announced to take this long."""
+        """True while an announced operation is within its time."""
         with self._lock:
             return any(self._clock() < until for until in self._expected.values())
 
 
 class BatchActivity(Activity):
-    """Of one batch. `abort(why)` hands it back; `name` is for the log."""
+    """The activity of one batch. `abort(reason)` hands the batch back; `name` is for the log."""
 
     def __init__(
         self, parent: Activity, abort: Callable[[str], None], *, name: str, clock: Callable[[], float]
@@ -72,7 +72,7 @@ class BatchActivity(Activity):
 
 
 class ActivityTracker:
-    """Of a whole worker."""
+    """The activity of a whole worker and of its batches."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -82,12 +82,12 @@ class ActivityTracker:
         self.whole = Activity(clock=clock)
 
     def activity(self, abort: Callable[[str], None], *, name: str) -> BatchActivity:
-        """For a batch that is about to begin."""
+        """Return the activity of a batch that is about to begin."""
         return BatchActivity(self.whole, abort, name=name, clock=self._clock)
 
     @contextmanager
     def under_way(self, activity: BatchActivity) -> Iterator[None]:
-        """The batch is worked on in here."""
+        """Mark the batch as under way inside the context."""
         start = self._clock()
         with self._lock:
             self._batches.add(activity)
@@ -101,12 +101,12 @@ class ActivityTracker:
                 self._seconds.append(self._clock() - start)
 
     def batches(self) -> list[BatchActivity]:
-        """Those under way."""
+        """Return the activities of the batches under way."""
         with self._lock:
             return list(self._batches)
 
     def slowest_seconds(self) -> float:
-        """What 99 of 100 batches did not exceed; 0 before the first."""
+        """Return the 99th percentile of the batches' durations; 0 before the first batch."""
         with self._lock:
             seconds = sorted(self._seconds)
         return seconds[int(0.99 * (len(seconds) - 1))] if seconds else 0.0

@@ -1,6 +1,6 @@
-"""How a child process of the command line begins and ends: settings, log, one question, answers, an exit code.
+"""The child's side of a command: it reads settings and one request, writes messages, and ends with an exit code.
 
-What a child process of the command line tells its parent: JSON objects, one a line, on what was its stdout.
+A message is a JSON object on a line of its own, on the child's original stdout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scanfleet.redaction import redact
 
 
 class Reports:
-    """From now on stdout is stderr to everybody else: libraries that print must not talk into the stream."""
+    """Messages to the parent. Everybody else's stdout becomes stderr: a library that prints must not break a line."""
 
     def __init__(self, descriptor: int) -> None:
         self._file = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
@@ -40,26 +40,26 @@ class Reports:
             self._file.flush()
 
     def fault(self, error: ScanfleetError) -> None:
-        """Why it ends before its time, for the parent to say and to exit with."""
+        """Report the error that ends this process, for the parent to print and to exit with."""
         self.send("fault", words=redact(str(error)), exit_code=error.exit_code)
 
 
-# settings, the first line that the parent sent, the lines after it, where to answer
+# settings, the parent's first line, the lines after it, where to write messages
 Serve = Callable[[Settings, dict[str, Any], IO[str], Reports], None]
 
 
-def answer(serve: Serve) -> NoReturn:
-    """Answer the question on stdin, then end this process."""
+def serve_request(serve: Serve) -> NoReturn:
+    """Read the request on stdin, let `serve` answer it, and end this process."""
     reports = Reports.on_stdout()
     code = 0
     try:
         settings = load_settings()
         configure_logging(level=settings.log_level, json=settings.log_json)
         first = sys.stdin.readline()
-        if first:  # else the parent was stopped before it asked
+        if first:  # empty: the parent was stopped before it wrote
             serve(settings, json.loads(first), sys.stdin, reports)
     except BrokenPipeError:
-        code = 1  # nobody listens any more
+        code = 1  # the parent has ended
     except ScanfleetError as error:
         code = error.exit_code
         reports.fault(error)

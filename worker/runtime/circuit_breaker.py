@@ -1,4 +1,4 @@
-"""Stops a worker from taking batches that it cannot score at the moment."""
+"""Keeps a worker from claiming batches that it cannot score at the moment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = structlog.get_logger()
 
 
 class Breaker:
-    """Open after trouble with this worker's model or device, for ever longer; closed by the first image scored.
+    """Opens after an error of this worker's model or device, each time for longer; the first scored image closes it.
 
-    Other workers may be well, so the ledger knows nothing of it.
+    The database does not record it: other workers may be fine.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,21 +27,21 @@ class Breaker:
 
     @property
     def seconds_left(self) -> float:
-        """How long no batch is to be taken; 0 when all is well or the next one may try."""
+        """For how long the worker claims no batch; 0 if it may claim one."""
         return max(0.0, self._open_until - self._clock())
 
-    def trip(self, why: str) -> None:
-        """Trouble. What several batches meet at the same time counts once."""
+    def trip(self, reason: str) -> None:
+        """Record an error. Errors of several batches at the same time count once."""
         with self._lock:
             if self.seconds_left:
                 return
             self._trips += 1
             pause = jittered(backoff_seconds(self._trips))
             self._open_until = self._clock() + pause
-        log.warning("claims_paused", why=why, seconds=round(pause, 1))
+        log.warning("claims_paused", reason=reason, seconds=round(pause, 1))
 
     def reset(self) -> None:
-        """An image was scored."""
+        """Record that an image was scored."""
         with self._lock:
             tripped, self._trips, self._open_until = self._trips, 0, 0.0
         if tripped:

@@ -1,4 +1,4 @@
-"""How a worker that cannot go on ends itself: it says why, and does not wait for what hangs."""
+"""The end of a worker that cannot continue: it logs the reason, and does not wait for the call that hangs."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ from scanfleet.errors import Retryable
 log = structlog.get_logger()
 
 EXIT_REASON_SECONDS = 2.0
-EX_TEMPFAIL = 75  # sysexits.h: start me again
+EX_TEMPFAIL = 75  # sysexits.h: restart this process
 
 
-def exit_hung(why: str, *, last_words: Callable[[str], None]) -> None:
-    """Log the reason and where each thread stands, let `last_words` write it to the ledger, and exit with code 75.
+def exit_hung(reason: str, *, save: Callable[[str], None]) -> None:
+    """Log the reason and the stack of each thread, have `save` write the reason to the database, and exit with code 75.
 
-    The leases are left to run out. Whatever hangs may be the fault of an image, and a batch whose lease ran out is run
-    alone the next time, image by image.
+    The leases are left to expire: an image may have caused the hang, and a batch whose lease expired is run alone the
+    next time, image by image.
     """
-    log.error("worker_hung", why=why)
+    log.error("worker_hung", reason=reason)
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
 
-    def speak() -> None:
+    def save_reason() -> None:
         try:
-            last_words(why)
+            save(reason)
         except Retryable as error:
             log.warning("exit_reason_not_saved", error=str(error))
 
-    speaker = threading.Thread(target=speak, name="last-words", daemon=True)
-    speaker.start()
-    speaker.join(EXIT_REASON_SECONDS)
+    thread = threading.Thread(target=save_reason, name="exit-reason", daemon=True)
+    thread.start()
+    thread.join(EXIT_REASON_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EX_TEMPFAIL)
 
 
 def exit_overdue() -> None:
-    """The drain is over and something still holds up the end, a database or a broker that is away: end all the same."""
-    log.error("drain_timeout", why="handing back took too long: what is still held is free when its lease runs out")
+    """Exit with code 75 when something still holds up the process after the drain, such as a database that is away."""
+    log.error(
+        "drain_timeout", reason="handing back took too long: batches still held are free when their leases expire"
+    )
     sys.stderr.flush()
     os._exit(EX_TEMPFAIL)

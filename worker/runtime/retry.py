@@ -1,16 +1,15 @@
-"""Calls made again while the database, or anything outside, is away."""
+"""Calls that a worker repeats while the database or another service is unavailable."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
 
 from scanfleet.errors import DatabaseUnavailable, Retryable
-from scanfleet.retry import backoff_seconds, jittered
+from scanfleet.retry import backoff_seconds, jittered, report_database_away, retry
 from worker.runtime.shutdown import Stop
 
 log = structlog.get_logger()
@@ -20,33 +19,30 @@ T = TypeVar("T")
 
 
 def retry_until(call: Callable[[], T], *, until: Callable[[], float], stop: Stop) -> T:
-    """Call again, with growing pauses, while the database is away and `until` (time.monotonic()) lies ahead.
+    """Return what `call` returns. While the database is away and `until` (time.monotonic()) lies ahead, call again.
 
-    Raises what the last call raised.
+    Raises the error of the last call, also when the worker is asked to hand everything back.
     """
-    pause = 0.1
-    while True:
-        try:
-            return call()
-        except DatabaseUnavailable as error:
-            wait = jittered(pause)
-            if time.monotonic() + wait >= until() or stop.wait_hand_back(wait):
-                raise
-            log.warning("database_away", error=str(error), retry_seconds=round(wait, 2))
-            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+    pauses = (min(0.1 * backoff_seconds(n), MAX_PAUSE_SECONDS) for n in itertools.count(1))
+    return retry(
+        call,
+        on=DatabaseUnavailable,
+        waits=map(jittered, pauses),
+        report=report_database_away,
+        until=until,
+        pause=stop.wait_hand_back,
+    )
 
 
-def retry_startup(call: Callable[[], T], *, what: str, tell: Callable[[str], None] = lambda _: None) -> T:
-    """Call again, with growing pauses, while the world fails. SIGTERM ends the process meanwhile.
+def retry_startup(call: Callable[[], T], *, what: str, on_error: Callable[[str], None] = lambda _: None) -> T:
+    """Return what `call` returns, however often it must be repeated after transient errors. SIGTERM ends the process.
 
-    tell: is told each time what failed.
+    what: named in the log. on_error: called with the text of each error.
     """
-    for attempt in itertools.count(1):
-        try:
-            return call()
-        except Retryable as error:
-            pause = jittered(backoff_seconds(attempt))
-            log.warning("startup_retry", what=what, error=str(error), retry_seconds=round(pause, 1))
-            tell(str(error))
-            time.sleep(pause)
-    raise AssertionError("unreachable")
+
+    def report(error: Exception, seconds: float) -> None:
+        log.warning("startup_retry", what=what, error=str(error), retry_seconds=round(seconds, 1))
+        on_error(str(error))
+
+    waits = map(jittered, map(backoff_seconds, itertools.count(1)))
+    return retry(call, on=Retryable, waits=waits, report=report)

@@ -1,4 +1,4 @@
-"""How a worker ends: first it drains, then it hands back what it still holds."""
+"""The end of a worker: first it drains, then it hands back the batches that it still holds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import structlog
 log = structlog.get_logger()
 
 
-HAND_BACK_SECONDS = 5.0  # the last ones of the drain: to hand back and to end
+HAND_BACK_SECONDS = 5.0  # the last part of the drain: to hand back and to end
 
 
 class Stop:
-    """Asked once: no new batch, those under way may finish. Asked twice, or late: hand back, and end.
+    """The stop switch of a worker.
+
+    After the first request it claims no new batch, and those under way may finish. After a second request, or near the
+    end of the drain, it hands them back and ends.
 
     drain_seconds: from the first request to the end of the process; the last HAND_BACK_SECONDS of them are for handing
-    back. on_overdue: called when the process still lives after that, whatever holds it up; it ends it.
+    back. on_overdue: called if the process is still alive after that; it must end the process.
 
     `request` may be called in a signal handler: it only puts into a reentrant queue, which a thread reads.
     """
@@ -43,19 +46,19 @@ class Stop:
     def handing_back(self) -> bool:
         return self._handing_back.is_set()
 
-    def request(self, why: str) -> None:
-        self._requests.put(why)
+    def request(self, reason: str) -> None:
+        self._requests.put(reason)
 
     def wait_hand_back(self, seconds: float) -> bool:
-        """Sleep that ends early, with True, when everything is to be handed back."""
+        """Sleep. Return True, and early, when the worker must hand everything back."""
         return self._handing_back.wait(seconds)
 
     def wait_draining(self, seconds: float | None = None) -> bool:
-        """Sleep that ends early, with True, when the worker is asked to stop."""
+        """Sleep. Return True, and early, when the worker is asked to stop."""
         return self._draining.wait(seconds)
 
     def listen(self, key: object, call: Callable[[], None]) -> None:
-        """Call when everything is to be handed back; at once if that is so already."""
+        """Have `call` called when everything must be handed back; at once if that is so already."""
         with self._lock:
             self._listeners[key] = call
             late = self._handing_back.is_set()
@@ -67,18 +70,18 @@ class Stop:
             self._listeners.pop(key, None)
 
     def _watch(self) -> None:
-        why = self._requests.get()
-        log.info("worker_draining", why=why, drain_seconds=self._drain_seconds)
+        reason = self._requests.get()
+        log.info("worker_draining", reason=reason, drain_seconds=self._drain_seconds)
         self._draining.set()
         try:
-            why = self._requests.get(timeout=max(0.0, self._drain_seconds - HAND_BACK_SECONDS))
+            reason = self._requests.get(timeout=max(0.0, self._drain_seconds - HAND_BACK_SECONDS))
         except Empty:
-            why = "drain time is over"
+            reason = "drain time is over"
         with self._lock:
             self._handing_back.set()
             calls = list(self._listeners.values())
-        log.info("worker_handing_back", why=why, batches=len(calls))
+        log.info("worker_handing_back", reason=reason, batches=len(calls))
         for call in calls:
             call()
-        time.sleep(HAND_BACK_SECONDS)  # in a daemon thread: an orderly end does not wait for it
+        time.sleep(HAND_BACK_SECONDS)  # in a daemon thread: a process that ends in time does not wait for it
         self._on_overdue()

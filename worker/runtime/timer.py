@@ -1,4 +1,4 @@
-"""What a worker does beside scoring, on timers of its own and not through Celery."""
+"""Timers of a worker, independent of Celery."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from scanfleet.errors import Retryable
 
 log = structlog.get_logger()
 
-JITTER = 0.2  # of the interval, either way: many workers do not all come at once
-AGAIN_SECONDS = 2.0  # at most, after a failure of the world: a heartbeat has no third of a lease to lose
+JITTER = 0.2  # of the interval, either way: workers must not all call at the same moment
+AGAIN_SECONDS = 2.0  # at most, after a transient error: a heartbeat cannot wait another third of a lease
 STOP_SECONDS = 1.0  # for a call under way when the timer is stopped
 
 
 class Timer:
-    """Calls a function at once and then again and again, in a thread.
+    """Calls a function in a thread, at once and then every `seconds`.
 
-    A failure of the world costs a warning, and the call is made again soon.
+    A transient error is logged, and the call is repeated soon.
     """
 
     def __init__(self, name: str, call: Callable[[], object], *, seconds: float) -> None:
@@ -34,7 +34,7 @@ class Timer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Call no more. One that is under way has a moment to end: it may be waiting for a database that is away."""
+        """Stop calling. A call under way gets STOP_SECONDS: it may be waiting for a database that is away."""
         self._stopped.set()
         self._thread.join(STOP_SECONDS)
 
@@ -44,7 +44,7 @@ class Timer:
             self._stopped.wait(seconds * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
     def _once(self) -> bool:
-        """Whether the world let us."""
+        """Return True unless a transient error occurred."""
         try:
             self._call()
         except Retryable as error:

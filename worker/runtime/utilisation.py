@@ -1,4 +1,4 @@
-"""For how long batches were under way in a worker, and its device had nothing to do meanwhile."""
+"""How long batches were under way in a worker, and how long its device was idle meanwhile."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Seconds of the clock. idle: of these, without a forward; with several lanes the mean over them."""
+    """Wall-clock seconds. idle: those without a forward; with several streams, the mean over the streams."""
 
     under_way: float
     idle: float
 
 
 class Occupancy:
-    """While n batches are under way at once, each has 1/n of the time: shares add up to the worker's own time."""
+    """Counts time under way and idle. Each of n concurrent batches has 1/n of it, so shares add up to the worker's."""
 
     def __init__(self, *, streams: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
         self._streams = streams
@@ -28,11 +28,11 @@ class Occupancy:
         self._batches = 0
         self._forwards = 0
         self._under_way = self._idle = 0.0  # of the worker
-        self._share = self._idle_share = 0.0  # of a batch that was under way all the time
+        self._share = self._idle_share = 0.0  # of a hypothetical batch under way all the time
 
     @contextmanager
     def batch(self) -> Iterator[Callable[[], Span]]:
-        """A batch is under way in here. Call what is given for its share so far."""
+        """Mark a batch as under way inside the context. Call the yielded function for the batch's share so far."""
         with self._lock:
             self._pass_time()
             share, idle = self._share, self._idle_share
@@ -52,7 +52,7 @@ class Occupancy:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """A lane is at work in here."""
+        """Mark a stream as running a forward inside the context."""
         with self._lock:
             self._pass_time()
             self._forwards += 1
@@ -64,7 +64,7 @@ class Occupancy:
                 self._forwards -= 1
 
     def so_far(self) -> Span:
-        """Of the worker since its start."""
+        """Return the span of the worker since its start."""
         with self._lock:
             self._pass_time()
             return Span(under_way=self._under_way, idle=self._idle)

@@ -1,7 +1,7 @@
-"""Ends a worker that has gone deaf.
+"""Ends a worker whose consumer has stalled.
 
-A half-open connection can leave a Celery consumer alive and silent for ever. The ledger shows it: batches of our queue
-are ready, the reconcilers knock for them, the broker answers, and yet nothing reaches this idle process.
+A half-open connection can leave a Celery consumer alive and silent for ever. The database shows it: batches of this
+queue are ready, reconcilers notify of them, the broker responds, and yet nothing reaches this idle process.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ log = structlog.get_logger()
 
 
 class Watchdog:
-    """`look` is called on a timer; `deaf` is called once the silence has lasted `patience_seconds`.
+    """Checks on a timer whether notifications arrive; calls `stalled` after `patience_seconds` of silence.
 
-    n_taken: how many batches the pipeline has taken so far. active: how many it is working on.
+    n_taken: how many batches the pipeline has claimed so far. active: how many are under way.
     """
 
     def __init__(
         self,
         *,
         has_work: Callable[[], bool],
-        broker_answers: Callable[[], bool],
+        broker_responds: Callable[[], bool],
         n_taken: Callable[[], int],
         active: Callable[[], int],
         stalled: Callable[[], None],
@@ -38,35 +38,35 @@ class Watchdog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._has_work = has_work
-        self._broker_answers = broker_answers
+        self._broker_responds = broker_responds
         self._n_taken = n_taken
         self._active = active
-        self._deaf = stalled
+        self._stalled = stalled
         self._patience = patience_seconds
         self._clock = clock
         self._since: float | None = None  # when the silence began
-        self._seen = -1
+        self._seen = -1  # n_taken at the last check
 
-    def look(self) -> None:
-        """Raises DatabaseUnavailable: what cannot be seen is no silence."""
+    def check(self) -> None:
+        """Raises DatabaseUnavailable, which does not count as silence."""
         taken = self._n_taken()
-        heard = taken != self._seen or self._active() > 0
+        active = taken != self._seen or self._active() > 0
         self._seen = taken
-        if heard or not self._has_work():
+        if active or not self._has_work():
             self._since = None
             return
         if self._since is None:
             self._since = self._clock()
         if self._clock() - self._since < self._patience:
             return
-        if self._broker_answers():
+        if self._broker_responds():
             log.error("consumer_stalled", silent_seconds=round(self._clock() - self._since))
-            self._deaf()
+            self._stalled()
         self._since = None
 
 
 def work_in(engine: sa.Engine, queue: str) -> Callable[[], bool]:
-    """Whether the ledger holds a batch that this queue's workers could take now."""
+    """Return a function that returns whether the database holds a batch that workers of `queue` could claim now."""
 
     def has_work() -> bool:
         with reading(engine) as connection:
@@ -75,10 +75,10 @@ def work_in(engine: sa.Engine, queue: str) -> Callable[[], bool]:
     return has_work
 
 
-def answers(app: Celery) -> Callable[[], bool]:
-    """Whether the broker takes a new connection."""
+def responds(app: Celery) -> Callable[[], bool]:
+    """Return a function that returns whether the broker accepts a new connection."""
 
-    def broker_answers() -> bool:
+    def broker_responds() -> bool:
         try:
             with app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, timeout=5)
@@ -86,4 +86,4 @@ def answers(app: Celery) -> Callable[[], bool]:
             return False
         return True
 
-    return broker_answers
+    return broker_responds

@@ -1,4 +1,4 @@
-"""Adapters in the memory of a base model: taken out when nothing is left that could run them."""
+"""Adapters in the memory of a base model: released when no scorer and no finder uses them any more."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ log = structlog.get_logger()
 
 
 class AdapterCache:
-    """Knows of every scorer and finder that was made with an adapter whether anybody still holds it.
+    """Tracks which adapters have scorers or finders that are still referenced.
 
-    A batch under way holds its own, whatever is in use by now, so an adapter is never released under one.
+    A batch under way references its own, whichever adapter is the champion by then, so its adapter is not released.
     """
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._lock = threading.Lock()  # of both
+        self._lock = threading.Lock()  # of both dictionaries
         self._users: dict[str, WeakSet[object]] = {}  # by digest
-        self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)  # to load or to release, by digest
+        self._turns: dict[str, threading.Lock] = defaultdict(
+            threading.Lock
+        )  # held while loading or releasing, by digest
 
     @contextmanager
     def loading(self, digest: str) -> Iterator[WeakSet[object]]:
-        """One at a time for each adapter. What is made with it in here goes into the set. "": the base alone."""
+        """Lock one adapter ("": the base alone), and yield the set to which the caller adds what it makes with it."""
         with self._turn(digest):
             with self._lock:
                 users = self._users.setdefault(digest, WeakSet())
             yield users
 
     def release_unused(self) -> None:
-        """Those that a load under way may still want are left for the next time."""
+        """Release adapters without users. One that is being loaded is left for the next time."""
         with self._lock:
             unused = [digest for digest, users in self._users.items() if digest and not users]
         for digest in unused:
@@ -52,7 +54,7 @@ class AdapterCache:
             return self._turns[digest]
 
     def _release(self, digest: str) -> None:
-        """Unless it was loaded again since."""
+        """Release one adapter unless it was loaded again in the meantime."""
         with self._lock:
             if self._users.get(digest):
                 return

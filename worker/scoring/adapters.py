@@ -1,4 +1,4 @@
-"""Adapters on their way to the model: the shipped ones into the registry, any of them into a local folder."""
+"""Registers the shipped adapters, and brings the files of any adapter into a local folder."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ BUILT_IN = "builtin"  # builtin://pocket/overlay: shipped with the code, whereve
 
 
 class AdapterFolders:
-    """Adapter files on this machine; those in a bucket are fetched once, under the digest of their weights."""
+    """Adapter files on this machine. Those in a bucket are fetched once, into a folder named by their digest."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def find(self, adapter: AdapterInfo) -> Path:
-        """The folder with the files of an adapter. Raises ModelInvalid, StoreUnavailable."""
-        if not adapter_files.is_digest(adapter.weights_sha256):  # it names a folder here
+        """Return the folder with the files of an adapter. Raises ModelInvalid, StoreUnavailable."""
+        if not adapter_files.is_digest(adapter.weights_sha256):  # it becomes the name of a folder
             raise ModelInvalid(f"{adapter.uri} is registered without a SHA-256 of its weights: register it again")
         folder = self._locate(adapter)
         found = read_card(folder).weights_sha256
         if found != adapter.weights_sha256:
             raise ModelInvalid(
-                f"{adapter.uri} now holds other weights ({found[:12]}…) than were registered "
-                f"({adapter.weights_sha256[:12]}…): restore them, or register and promote the new ones"
+                f"{adapter.uri} now holds other weights ({found[:12]}…) than those registered "
+                f"({adapter.weights_sha256[:12]}…): restore those, or register and promote the new ones"
             )
         return folder
 
@@ -64,7 +64,7 @@ class AdapterFolders:
 
 
 def _holds(folder: Path, digest: str) -> bool:
-    """Whether a copy is whole: somebody may have damaged it, or the bucket held something else when it was made."""
+    """Return whether a copy is intact: it may be damaged, or the bucket held other files when it was fetched."""
     try:
         return adapter_files.digest_of(folder) == digest
     except BadSource:
@@ -72,11 +72,11 @@ def _holds(folder: Path, digest: str) -> bool:
 
 
 def register_shipped(engine: sa.Engine, identity: ModelIdentity, *, folder: Path | None = None) -> int:
-    """Enter the adapters that ship with a built-in model, and put them in use where nothing usable is.
+    """Register the adapters that ship with a built-in model, and promote them where no usable champion exists.
 
-    folder: where they lie, if not where the pocket model has them.
-    An adapter of an older release of the same built-in model cannot run on these weights, so it gives way.
-    Returns how many there are. Raises DatabaseUnavailable.
+    folder: of the adapters; None: that of the pocket model.
+    An adapter of an older release of the same built-in model cannot run on these weights, so it is replaced.
+    Returns the number of shipped adapters. Raises DatabaseUnavailable.
     """
     if identity.base_model != POCKET:
         return 0
@@ -84,9 +84,9 @@ def register_shipped(engine: sa.Engine, identity: ModelIdentity, *, folder: Path
     shipped = [info for path in cards if (info := _read(path, identity)) is not None]
     for info in shipped:
         try:
-            _enter(engine, info)
+            _register(engine, info)
         except sa.exc.IntegrityError:
-            _enter(engine, info)  # another worker that starts at this moment entered it first
+            _register(engine, info)  # another worker that starts at this moment registered it first
     return len(shipped)
 
 
@@ -104,7 +104,7 @@ def _read(path: Path, identity: ModelIdentity) -> AdapterInfo | None:
 
 
 def info_of(card: AdapterCard, check: Check, *, uri: str, training_id: int | None = None) -> AdapterInfo:
-    """An adapter as the registry keeps it. training_id: of the training that made it."""
+    """Return an adapter's record for the registry. training_id: of the training that made it."""
     return AdapterInfo(
         check_name=check.name,
         check_hash=check.hash,
@@ -121,7 +121,7 @@ def info_of(card: AdapterCard, check: Check, *, uri: str, training_id: int | Non
     )
 
 
-def _enter(engine: sa.Engine, info: AdapterInfo) -> None:
+def _register(engine: sa.Engine, info: AdapterInfo) -> None:
     with transaction(engine) as connection:
         adapter_id = register_adapter(connection, info)
         in_use = champion(connection, info.check_name, info.base_model)

@@ -1,7 +1,7 @@
-"""Where to look, for a check that asks for boxes: who is asked, and what becomes of the answer.
+"""Boxes around the reason for a flag, for checks that ask for them.
 
-A second, generating pass over flagged images. It shares the device with scoring as work of its own
-(`worker.device.queue`).
+They come from a separate, generating pass over flagged images, which shares the device with scoring as its own kind of
+work (`worker.device.queue`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from models.types import Box, Finder, FoundBoxes, Question
 from scanfleet.checks.check import Check
 from worker.scoring.model import Model
 
-UNTAUGHT = "the pocket model was not taught to write boxes: none were asked for"
+UNTAUGHT = "the pocket model cannot write boxes: none were requested"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BoxPass:
-    """finder None: nobody is asked, for the reason in `why_not`, which every flagged image's verdict repeats."""
+    """What finds boxes. finder None: nothing, for the reason in `why_not`, which a flagged image's verdict repeats."""
 
     finder: Finder | None
     why_not: str = ""
@@ -28,7 +28,7 @@ class BoxPass:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBoxes:
-    """As the ledger holds them: corners in pixels of the image as it is in the store, upright."""
+    """Boxes as the database holds them: corners in pixels of the stored image, upright."""
 
     boxes: tuple[dict[str, Any], ...] | None = None  # None: not asked for
     problems: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ NOT_ASKED = StoredBoxes()
 
 
 def box_pass_of(model: Model, check: Check, question: Question, adapter: Path | None) -> BoxPass | None:
-    """Who finds the boxes of a check; None where it does not ask. Raises ModelInvalid, ModelUnavailable."""
+    """Return what finds the boxes of a check; None if it asks for none. Raises ModelInvalid, ModelUnavailable."""
     if not check.boxes or not question.flags:
         return None
     if model.identity.base_model == POCKET:
@@ -47,12 +47,12 @@ def box_pass_of(model: Model, check: Check, question: Question, adapter: Path | 
 
 
 def stored(found: FoundBoxes, *, width: int, height: int) -> StoredBoxes:
-    """Boxes of an image that was decoded smaller than it is, in its own pixels (`width` x `height`)."""
+    """Scale boxes of an image that was decoded smaller than it is to its own pixels (`width` x `height`)."""
     across, down = width / found.size[0], height / found.size[1]
-    return StoredBoxes(boxes=tuple(_grown(box, across, down) for box in found.boxes), problems=found.problems)
+    return StoredBoxes(boxes=tuple(_scaled(box, across, down) for box in found.boxes), problems=found.problems)
 
 
-def _grown(box: Box, across: float, down: float) -> dict[str, Any]:
+def _scaled(box: Box, across: float, down: float) -> dict[str, Any]:
     corners = {
         "x0": round(box.x0 * across, 2),
         "y0": round(box.y0 * down, 2),

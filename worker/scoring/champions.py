@@ -1,12 +1,13 @@
-"""Which scorer answers a batch: resolved once per batch, so a promotion never cuts through one.
+"""Which scorer a batch uses: resolved once per batch, so that a promotion never changes it in between.
 
-The champion is one pointer in the ledger. When it moves, the watch of a running worker (`Scorers.look`) fetches, loads
-and tries the new adapter beside the batches under way; until it is ready, and for PATIENCE_SECONDS at most, batches go
-on with the one before, and their verdicts name it. Then the next batch takes it: nothing is left to do but a look-up.
+The champion is one pointer in the database. When it moves, a running worker (`ScorerCache.check`, on a timer) fetches,
+loads and tests the new adapter beside the batches under way. Until it is ready, and for PATIENCE_SECONDS at most,
+batches continue with the previous one, and their verdicts name it. The next batch after that takes the new one from
+memory.
 
-An adapter that this worker must not use (its canary speaks against it, its files are wrong) is refused, loudly: the
-worker goes on with what it serves, or, freshly started, with the newest predecessor that passes. It tries again now and
-then, because files are mended and machines are not all alike.
+A worker refuses an adapter that fails its canary or whose files are wrong, and reports it. It continues with the
+adapter that it serves or, freshly started, with the newest predecessor that passes. It retries the refused one from
+time to time, because files get fixed and machines differ.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from worker.scoring.model import Model
 
 log = structlog.get_logger()
 
-PATIENCE_SECONDS = 60.0  # that batches go on with the champion before, while the new one is made ready
+PATIENCE_SECONDS = 60.0  # for how long batches use the previous champion while the new one is made ready
 REFUSED_AGAIN_SECONDS = 60.0  # between two tries of a refused adapter
-UNWATCHED_SECONDS = 30.0  # after its last look, nobody counts on the watch any more
+UNWATCHED_SECONDS = 30.0  # after the last check, the timer is taken for stopped
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Serving:
-    """What the batches of a check get."""
+    """The scorer that the batches of a check use."""
 
     wanted: Wanted
     resolved: Resolved
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Trouble:
-    """Why a scorer could not be made ready. refused: not for want of anything that heals by itself."""
+class _LoadFailure:
+    """A failure to make a scorer ready. refused: the adapter itself is wrong; else the error was transient."""
 
     refused: bool
     attempts: int
@@ -54,9 +55,9 @@ class _Trouble:
 
 
 class ScorerCache:
-    """Scorers by their full configuration. They share one base model, and any thread may ask for one.
+    """Scorers by their full configuration, for any thread. They share one base model.
 
-    worker: its name in the ledger, under which it refuses adapters.
+    worker: the worker's name in the database, under which refusals are recorded.
     """
 
     def __init__(self, engine: sa.Engine, model: Model, settings: Settings, *, worker: str = "") -> None:
@@ -65,37 +66,38 @@ class ScorerCache:
         self._worker = worker
         self._maker = ScorerMaker(engine, model, settings)
         self._memory = AdapterCache(model)
-        self._lock = threading.Lock()  # of all that follows; never held while anything is read or made
+        self._lock = threading.Lock()  # of all that follows; never held while reading the database or making a scorer
         self._known: dict[str, Resolved] = {}  # by key
         self._serving: dict[int, _Serving] = {}  # by check
-        self._ready: dict[int, str] = {}  # by check: the key that the watch prepares, or has prepared
+        self._ready: dict[int, str] = {}  # by check: the key that `check` prepares or has prepared
         self._moved: dict[str, float] = {}  # by key: when this worker first met it, time.monotonic()
-        self._trouble: dict[str, _Trouble] = {}  # by key
-        self._looking = False
-        self._looked_at = -UNWATCHED_SECONDS
+        self._failures: dict[str, _LoadFailure] = {}  # by key
+        self._checking = False
+        self._checked_at = -UNWATCHED_SECONDS
 
     def resolve(self, check_id: int) -> Resolved:
-        """The scorer of a check with its champion of this moment, or the one before while that is made ready.
+        """Return the scorer of a check with its current champion, or with the previous one while that is made ready.
 
-        Raises DeviceUnavailable, also when no champion there ever was can be used: the images are not at fault, so
-        they wait until a person mends or promotes an adapter. Raises DatabaseUnavailable, StoreUnavailable.
+        Raises DeviceUnavailable, also when neither the champion nor any predecessor can be used. That is not counted
+        against the images: they wait until somebody fixes or promotes an adapter. Raises DatabaseUnavailable,
+        StoreUnavailable.
         """
-        wanted = self._ask(check_id)
+        wanted = self._wanted(check_id)
         with self._lock:
-            known = self._known.get(wanted.key)
-            if known is not None:
-                return self._serve(wanted, known)
+            ready = self._known.get(wanted.key)
+            if ready is not None:
+                return self._serve(wanted, ready)
             serving = self._serving.get(check_id)
-            if serving is not None and self._goes_on(wanted):
+            if serving is not None and self._keeps_previous(wanted):
                 return serving.resolved
         return self._make_now(wanted)
 
-    def look(self) -> None:
-        """Make champions ready that changed, and release what is used no more. For a timer, in one thread.
+    def check(self) -> None:
+        """Make changed champions ready, and release unused adapters. Called by a timer, in one thread.
 
         Raises DatabaseUnavailable.
         """
-        self._looking = True
+        self._checking = True
         try:
             with self._lock:
                 served = dict(self._serving)
@@ -104,9 +106,9 @@ class ScorerCache:
             self._forget_unused()
             self._memory.release_unused()
         finally:
-            self._looking, self._looked_at = False, time.monotonic()
+            self._checking, self._checked_at = False, time.monotonic()
 
-    def _ask(self, check_id: int) -> Wanted:
+    def _wanted(self, check_id: int) -> Wanted:
         with reading(self._engine) as connection:
             check = get_check(connection, check_id)
             adapter = champions.champion(connection, check.name, self._model.identity.base_model)
@@ -120,13 +122,13 @@ class ScorerCache:
             log.info("champion_in_use", check=wanted.check.name, adapter=wanted.adapter_id, scorer=resolved.scorer_id)
         return resolved
 
-    def _goes_on(self, wanted: Wanted) -> bool:
-        """Whether batches go on with what they have, though something else is wanted. With the lock held."""
+    def _keeps_previous(self, wanted: Wanted) -> bool:
+        """Return whether batches continue with the scorer that they have. With the lock held."""
         now = time.monotonic()
-        watched = self._looking or now - self._looked_at < UNWATCHED_SECONDS
-        trouble = self._trouble.get(wanted.key)
-        if trouble is not None and trouble.refused:
-            return watched or now < trouble.not_before
+        watched = self._checking or now - self._checked_at < UNWATCHED_SECONDS
+        failure = self._failures.get(wanted.key)
+        if failure is not None and failure.refused:
+            return watched or now < failure.not_before
         return watched and now - self._moved.setdefault(wanted.key, now) < PATIENCE_SECONDS
 
     def _make_now(self, wanted: Wanted) -> Resolved:
@@ -136,12 +138,12 @@ class ScorerCache:
             self._refuse(wanted, str(error))
             with self._lock:
                 serving = self._serving.get(wanted.check_id)
-            return self._go_back(wanted, str(error)) if serving is None else serving.resolved
+            return self._fall_back(wanted, str(error)) if serving is None else serving.resolved
         with self._lock:
             return self._serve(wanted, resolved)
 
-    def _go_back(self, wanted: Wanted, why: str) -> Resolved:
-        """What a worker that has not served the check yet takes in the place of a champion that it refuses."""
+    def _fall_back(self, wanted: Wanted, reason: str) -> Resolved:
+        """Serve the newest usable predecessor of a refused champion. For a check that was not served before."""
         with reading(self._engine) as connection:
             earlier = champions.predecessors(connection, wanted.check.name, self._model.identity.base_model)
         for adapter in earlier:
@@ -154,10 +156,10 @@ class ScorerCache:
             log.error("champion_fallback", check=wanted.check.name, adapter=candidate.adapter_id)
             with self._lock:
                 return self._serve(candidate, resolved)
-        raise DeviceUnavailable(f"check {wanted.check.name}: {why}")
+        raise DeviceUnavailable(f"check {wanted.check.name}: {reason}")
 
     def _make(self, wanted: Wanted) -> Resolved:
-        """Once, whoever asks. Raises as `ScorerMaker.make`."""
+        """Make a scorer once for all callers. Raises as `ScorerMaker.make`."""
         digest = "" if wanted.adapter is None else wanted.adapter.weights_sha256
         with self._memory.loading(digest) as users:
             with self._lock:
@@ -170,37 +172,37 @@ class ScorerCache:
             with self._lock:
                 self._known[wanted.key] = resolved
                 self._moved.pop(wanted.key, None)
-                trouble = self._trouble.pop(wanted.key, None)
-        if trouble is not None and trouble.refused:
-            self._note(wanted, None)
+                failure = self._failures.pop(wanted.key, None)
+        if failure is not None and failure.refused:
+            self._record(wanted, None)
         return resolved
 
-    def _refuse(self, wanted: Wanted, why: str) -> None:
-        log.error("adapter_refused", check=wanted.check.name, adapter=wanted.adapter_id, why=why)
+    def _refuse(self, wanted: Wanted, reason: str) -> None:
+        log.error("adapter_refused", check=wanted.check.name, adapter=wanted.adapter_id, reason=reason)
         self._put_off(wanted, refused=True, seconds=REFUSED_AGAIN_SECONDS)
-        self._note(wanted, why)
+        self._record(wanted, reason)
 
     def _put_off(self, wanted: Wanted, *, refused: bool, seconds: float | None = None) -> None:
         with self._lock:
-            before = self._trouble.get(wanted.key)
+            before = self._failures.get(wanted.key)
             attempts = 1 if before is None else before.attempts + 1
             pause = jittered(backoff_seconds(attempts)) if seconds is None else seconds
             not_before = time.monotonic() + pause
-            self._trouble[wanted.key] = _Trouble(refused=refused, attempts=attempts, not_before=not_before)
+            self._failures[wanted.key] = _LoadFailure(refused=refused, attempts=attempts, not_before=not_before)
 
-    def _note(self, wanted: Wanted, why: str | None) -> None:
-        """In the ledger, for people; serving does not wait for that."""
+    def _record(self, wanted: Wanted, reason: str | None) -> None:
+        """Record a refusal in the database; None: its end. If that fails, serving continues."""
         assert wanted.adapter_id is not None
         try:
             with transaction(self._engine) as connection:
-                if why is None:
+                if reason is None:
                     refusals.take_back(connection, wanted.adapter_id, worker=self._worker)
                 else:
-                    refusals.record_refusal(connection, wanted.adapter_id, worker=self._worker, why=why)
+                    refusals.record_refusal(connection, wanted.adapter_id, worker=self._worker, why=reason)
         except DatabaseUnavailable as error:
-            log.warning("refusal_not_noted", adapter=wanted.adapter_id, error=str(error))
+            log.warning("refusal_not_recorded", adapter=wanted.adapter_id, error=str(error))
 
-    # the watch
+    # on the timer
 
     def _follow(self, served: dict[int, _Serving]) -> None:
         base_model = self._model.identity.base_model
@@ -211,14 +213,14 @@ class ScorerCache:
                 with self._lock:
                     self._ready.pop(check_id, None)
             else:
-                self._prepare(self._ask(check_id))
+                self._prepare(self._wanted(check_id))
 
     def _prepare(self, wanted: Wanted) -> None:
         with self._lock:
             self._ready[wanted.check_id] = wanted.key
             self._moved.setdefault(wanted.key, time.monotonic())
-            trouble = self._trouble.get(wanted.key)
-            if wanted.key in self._known or (trouble is not None and time.monotonic() < trouble.not_before):
+            failure = self._failures.get(wanted.key)
+            if wanted.key in self._known or (failure is not None and time.monotonic() < failure.not_before):
                 return
         try:
             self._make(wanted)
@@ -229,7 +231,7 @@ class ScorerCache:
             self._put_off(wanted, refused=False)
 
     def _forget_unused(self) -> None:
-        """Scorers that no check asks for."""
+        """Drop scorers that no check uses."""
         with self._lock:
             kept = {serving.wanted.key for serving in self._serving.values()} | set(self._ready.values())
             for key in self._known.keys() - kept:

@@ -1,11 +1,11 @@
-"""Who looks again for a check, and how the margins of its looks are read.
+"""What the crop pass of a check needs, and how margins are interpreted with and without it.
 
-A calibrator and certified thresholds belong to one configuration. An adapter's own were fitted to first looks under its
-own pixel budget; for any other budget, and for a check with second looks, those in the ledger count that were fitted
-to exactly this (`scanfleet.db.results.calibrations`). Where there are none there is no score. For another budget the
-adapter's thresholds move apart by UNTRIED. With second looks they hold for an image that had only its first one; one
-that was looked at again is flagged over a threshold moved by what the gate itself calls uncertain (UNTRIED at least),
-and never cleared.
+A calibrator and certified thresholds belong to one configuration. An adapter's own were fitted to first passes under
+its own pixel budget. For any other budget, and for a check with a crop pass, those in the database count that were
+fitted to exactly this configuration (`scanfleet.db.results.calibrations`). Where there are none there is no score. For
+another budget the adapter's thresholds move apart by UNTRIED. With a crop pass they hold for an image that had its
+first pass only. An image that had a crop is flagged above a threshold that is raised by the check's uncertain band (at
+least UNTRIED), and never cleared.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from worker.scoring.crop_gate import Band, band_of, policy_of
 from worker.scoring.decisions import Policy, read_policy
 from worker.scoring.model import Model
 
-UNTRIED = 0.5  # logits; as far as the margins of an adapter may move in 4 bit (models.adapters.canary)
-TRIAL_SIDE = 256  # pixels of the plain picture that a refiner is tried with
+UNTRIED = 0.5  # logits; the most that the margins of an adapter may move in 4 bit (models.adapters.canary)
+TRIAL_SIDE = 256  # pixels of the plain picture that a crop reader is tested with
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CropSetup:
-    """How images of a check are looked at again. band: margins of the first look that settle nothing."""
+    """What a check's crop pass needs. band: margins of the first pass that are uncertain."""
 
     crop_reader: CropReader
     settings: CropSettings
@@ -39,25 +39,26 @@ class CropSetup:
 
     @property
     def method(self) -> str | None:
-        """Of the map that points the look; None: it is not pointed."""
+        """The method of the relevance map that selects the crop; None: no map does."""
         return self.settings.method if self.crop_reader.pointed else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Margins:
-    """policy: of the margins after all looks. band: of those after the first one."""
+    """How margins are interpreted. policy: after all passes. band: the uncertain ones after the first pass."""
 
     policy: Policy
     band: Band
 
 
 def margins_of(check: Check, own: Policy, *, same_budget: bool, fitted: Fitted | None) -> Margins:
-    """How the margins of a configuration are read.
+    """Return how the margins of a configuration are interpreted.
 
-    own: by the adapter's word, in this precision; of the base alone a bare one. same_budget: whether the adapter was
-    made for the check's pixel budget. fitted: what the ledger has for exactly this configuration.
+    own: the adapter's policy in this precision; for the base alone, one without calibrator and thresholds.
+    same_budget: whether the adapter was made for the check's pixel budget. fitted: calibrator and thresholds in the
+    database for exactly this configuration.
 
-    Raises TypeError or ValueError when `fitted` holds something else than calibrator and thresholds.
+    Raises TypeError or ValueError if `fitted` does not hold a calibrator and thresholds.
     """
     crop = None if isinstance(check.crop, str) else check.crop
     policy, first, even = own, own.thresholds, own.calibrator
@@ -78,8 +79,9 @@ def _band(check: Check, first: Thresholds | None, even: Calibrator | None) -> Ba
 def crop_setup_of(
     model: Model, check: Check, question: Question, adapter: Path | None, *, scorer: Scorer, band: Band
 ) -> CropSetup | None:
-    """Who looks again; None where the check does not ask. Tried on a plain picture, so that a model that cannot look
-    like this says so before any image waits for it.
+    """Return what the crop pass of a check needs; None if the check has none.
+
+    It is tested on a plain picture, so that an unsuitable model is found before any image waits for it.
 
     Raises ModelInvalid, ModelUnavailable, DeviceUnavailable.
     """
@@ -100,4 +102,4 @@ def _try(crop_reader: CropReader, scorer: Scorer) -> None:
         pointed = Pointed(corners=(quarter, quarter, 3 * quarter, 3 * quarter), size=image.size, tokens=found.tokens)
     second = [reading for row in crop_reader.rows(image, pointed) for reading in scorer.score([row])]
     if len(crop_reader.fuse(first, second).logits) != len(scorer.question.labels):
-        raise ModelInvalid("a second look does not answer with the labels of the check")
+        raise ModelInvalid("the crop pass does not answer with the labels of the check")

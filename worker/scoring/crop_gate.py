@@ -1,4 +1,4 @@
-"""Which images are looked at again, in which order, and for how much in all. Pure."""
+"""Which images get a crop pass, in which order, and at which cost in total. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNCERTAIN, SHRUNK, ALWAYS = "uncertain", "shrunk", "always"
 
 
 class Resized(Protocol):
-    """A prepared image that says how many pixels of it the model reads."""
+    """A prepared image with the size at which the model reads it."""
 
     @property
     def resized_size(self) -> tuple[int, int]: ...
@@ -26,14 +26,14 @@ class Resized(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """Margins of the first look, in logits, that settle nothing: from low to high, both included; None: no end."""
+    """Uncertain margins of the first pass, in logits: from low to high, both included; None: no limit."""
 
     low: float | None
     high: float | None
 
     @property
     def middle(self) -> float:
-        """The least certain margin; with one end that end, because nothing is known of the other side."""
+        """The least certain margin. With one limit it is that limit, because the other side is open."""
         ends = [end for end in (self.low, self.high) if end is not None]
         return math.fsum(ends) / len(ends) if ends else 0.0
 
@@ -41,19 +41,19 @@ class Band:
         return (self.low is None or margin >= self.low) and (self.high is None or margin <= self.high)
 
     def wider(self, by: float) -> Band:
-        """By so many logits on either side."""
+        """Return a band that is wider by `by` logits on either side."""
         return Band(low=None if self.low is None else self.low - by, high=None if self.high is None else self.high + by)
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the band as JSON data."""
         return asdict(self)
 
 
 def band_of(*, thresholds: Thresholds | None, calibrator: Calibrator | None, has_flags: bool) -> Band:
-    """Where a first look decides for review, by how its margins are read.
+    """Return the margins for which a first pass decides for review.
 
-    Without thresholds it is the one margin at which the decision turns: the calibrator's even chance, else 0. A check
-    without flags reviews what its top label wins by less than nothing.
+    Without thresholds it is the one margin at which the decision changes: the calibrator's probability of one half,
+    else 0. A check without flags reviews images whose top label has a margin of 0 or less.
     """
     if not has_flags:
         return Band(low=None, high=0.0)
@@ -64,10 +64,10 @@ def band_of(*, thresholds: Thresholds | None, calibrator: Calibrator | None, has
 
 
 def crop_reason(settings: CropSettings, reading: Reading, band: Band, *, shrink: float) -> str | None:
-    """Why an image is to be looked at again after its first look; None: it is not.
+    """Return why an image gets a crop pass after its first pass; None if it gets none.
 
-    band: where a first look settles nothing. shrink: how many times longer a side of the file's picture is than what
-    the model read of it. A model that hardly spoke in labels was not certain either, whatever the margin.
+    band: the uncertain margins. shrink: by which factor a side of the file's picture is longer than what the model
+    read. A model with little mass on the labels was not certain either, whatever the margin.
     """
     if settings.when == ALWAYS:
         return ALWAYS
@@ -78,21 +78,21 @@ def crop_reason(settings: CropSettings, reading: Reading, band: Band, *, shrink:
 
 
 def shrink_of(size: tuple[int, int], prepared: Resized) -> float:
-    """size: (width, height) of the file's picture: it may have been decoded smaller. The side that lost more counts."""
+    """Return the shrink factor of the side that lost more. size: (width, height) in the file, before decoding."""
     return max(own / read for own, read in zip(size, prepared.resized_size, strict=True))
 
 
 def order(reading: Reading, band: Band, sha256: str) -> tuple[float, str]:
-    """Sorts the least certain images to the front; of equal ones the smaller content hash."""
+    """Return a sort key: the least certain image first; among equals, the smaller content hash."""
     return abs(reading.margin - band.middle), sha256
 
 
 class Allowance:
-    """Visual tokens that second looks may take: a share of those of the first looks, which are counted as they come.
+    """Limits the visual tokens of crops to a share of those of the first passes, which are counted as they end.
 
-    Of one attempt at a batch, in one thread. Sums of batches keep to the same share, so that a scan does, too, without
-    anybody counting over workers. max_extra None: as many as they take. left_over: by the attempt before, for the
-    images that had to wait.
+    It belongs to one attempt at a batch, in one thread. Every batch keeps to the share, and so does the scan, without a
+    counter across workers. max_extra None: no limit. left_over: from the previous attempt, for the images that had to
+    wait.
     """
 
     def __init__(self, max_extra: float | None, *, left_over: float = 0.0) -> None:
@@ -105,43 +105,43 @@ class Allowance:
 
     @property
     def left(self) -> float:
-        """Tokens; below 0 where something cost more than was said beforehand."""
+        """The tokens left; below 0 if a crop cost more than estimated."""
         if self._max_extra is None:
             return math.inf
         return self._before + self._max_extra * self._earned - self._taken
 
     @property
     def left_over(self) -> float:
-        """For the next attempt, in which images that wait are looked at anew from the first look on."""
+        """The tokens for the next attempt, which repeats the first pass of images that wait."""
         if self._max_extra is None:
             return 0.0
         return self.left - self._max_extra * self._to_earn_again + self._to_take_again
 
     def postpone(self, *, first: int, granted: int) -> None:
-        """An image waits after all: tokens of its first look, and of the second as far as it was granted.
+        """Record that an image must wait. first: tokens of its first pass. granted: tokens granted for its crops.
 
-        For now they stay with it. Else an image that is more certain would take its place because a device failed.
+        They stay reserved in this attempt. Else a more certain image would take its place because a device failed.
         """
         self._to_earn_again += first
         self._to_take_again += granted
 
     def earn(self, tokens: int) -> None:
-        """A first look read so many."""
+        """Add the tokens of a first pass."""
         self._earned += tokens
 
     def take(self, tokens: int) -> bool:
-        """Whether there were so many left; they are taken then."""
+        """Take tokens if enough are left. Return whether they were taken."""
         if tokens > self.left:
             return False
         self._taken += tokens
         return True
 
     def correct(self, tokens: int) -> None:
-        """What was taken came to so many more, or fewer."""
+        """Correct an estimate: add the difference between the tokens used and those taken."""
         self._taken += tokens
 
 
 def policy_of(check: Check, settings: CropSettings) -> CropPolicy:
-    """The model-side half of a crop table."""
+    """Return the model's part of a [crop] table."""
     held: Mapping[str, Any] = settings.model_dump(exclude={"when", "band", "shrink", "max_extra"})
     return CropPolicy(**{**held, **settings.budgets(check.max_pixels)})

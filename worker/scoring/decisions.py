@@ -1,4 +1,4 @@
-"""From a raw reading to what is written: label, score, decision. Pure."""
+"""From a raw reading to label, score and decision. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from models.adapters.canary import TOLERANCE
 from models.types import Question, Reading
 from scanfleet.checks.crop_result import CropResult
 
-# Quantising moves margins, so that a calibrator fitted at full precision says nothing certain about a quantised scorer.
+# Quantising moves margins, so a calibrator fitted at full precision does not hold for a quantised scorer.
 CALIBRATED_PRECISIONS = ("fp32", "bf16")
-MASS_FLOOR = 0.9  # below it the model barely speaks in labels: prompt or adapter is suspect
-TOP_LABEL_FLOOR = 0.5  # of a plain classification
+MASS_FLOOR = 0.9  # below it the labels are improbable answers: prompt or adapter is suspect
+TOP_LABEL_FLOOR = 0.5  # of a check without flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How the margins of one scorer are read.
+    """How the margins of one scorer are interpreted.
 
     calibrator None: there is no score. thresholds None as well: the sign of the margin decides.
-    Thresholds are margins (`models.adapters.calibration.Thresholds`), so a change of calibrator moves no decision.
-    once: how images without a second look are read where others had one; None: the same way.
+    Thresholds are margins (`models.adapters.calibration.Thresholds`), so a new calibrator changes no decision.
+    once: the policy for images without a crop in a check with a crop pass; None: this one.
     """
 
     question: Question
@@ -39,13 +39,16 @@ class Policy:
     once: Policy | None = None
 
     def after(self, crop: CropResult | None) -> Policy:
-        """How an image is read, by what became of its second look; None: the gate did not ask for one."""
-        looked = crop is not None and crop.second is not None
-        return self if looked or self.once is None else self.once
+        """Return the policy for an image with this crop result; None: the gate asked for no crop."""
+        cropped = crop is not None and crop.second is not None
+        return self if cropped or self.once is None else self.once
 
     def decide(self, reading: Reading, *, complete: bool = True) -> Decision:
-        """complete False: a look that was due is missing, so a person decides, and what calibrator and thresholds say
-        of all looks together they do not say of this one."""
+        """Return the decision for a reading.
+
+        complete False: a crop that was due is missing. Then a person decides, because calibrator and thresholds were
+        fitted to all passes together.
+        """
         decision = self._by_margin(reading.margin) if self.question.flags else _by_top_label(reading.logits)
         if not complete or (decision == "clear" and reading.mass < MASS_FLOOR):
             decision = "review"
@@ -54,26 +57,29 @@ class Policy:
         return Decision(label=self.question.labels[best], score=score, decision=decision)
 
     def at_precision(self, precision: str) -> Policy:
-        """What it comes to in a precision that calibrator and thresholds were not fitted in.
+        """Return the policy for a precision in which calibrator and thresholds may not have been fitted.
 
-        There is no score then. The thresholds move apart by the most that the margins of an adapter's canary may move
-        in that precision: nothing is flagged or cleared that might not have been at full precision.
+        Such a policy gives no score. Its thresholds move apart by the most that the margins of an adapter's canary may
+        move in that precision: nothing is flagged or cleared that might not have been at full precision.
         """
         return self if precision in CALIBRATED_PRECISIONS else self.uncertified(TOLERANCE[precision])
 
     def uncertified(self, by: float) -> Policy:
-        """What is left of it where margins may differ by so many logits from those it was fitted to: no score, and
-        thresholds as far apart. Without an adapter's there is nothing to lose: the sign decides as before.
+        """Return the policy for margins that may differ by `by` logits from those it was fitted to.
+
+        It gives no score, and its thresholds move apart by as much. A policy without an adapter's calibrator and
+        thresholds stays as it is: the sign decides.
         """
         thresholds = self._as_thresholds()
         return self if thresholds is None else replace(self, calibrator=None, thresholds=thresholds.apart(by))
 
     def after_uncalibrated_crop(self, by: float, *, once: Policy) -> Policy:
-        """What is left of it for second looks that nobody measured: no score, a flag where the margin is so many logits
-        over the threshold, and never a clear. A region at the wrong place carries a margin as far as it likes, so that
-        a recall certified for first looks says nothing of them. once: how first looks are read.
+        """Return the policy for crops that no calibration was fitted to. once: the policy for first passes.
 
-        A base without an adapter's word promises nothing: the sign decides as before.
+        It gives no score, flags a margin that is `by` logits above the threshold, and never clears: a crop at the wrong
+        place can move a margin by any amount, so a recall certified for first passes does not hold.
+
+        A policy without an adapter's calibrator and thresholds stays as it is: the sign decides.
         """
         moved = self.uncertified(by)
         if moved.thresholds is None:
@@ -85,7 +91,7 @@ class Policy:
         )
 
     def _as_thresholds(self) -> Thresholds | None:
-        """A calibrator alone splits at the margin whose probability is one half."""
+        """Return the thresholds. A calibrator alone splits at the margin whose probability is one half."""
         if self.thresholds is not None or self.calibrator is None:
             return self.thresholds
         even = -self.calibrator.b / self.calibrator.a
@@ -106,7 +112,7 @@ def _by_top_label(logits: tuple[float, ...]) -> str:
 
 
 def read_policy(question: Question, *, calibrator: dict[str, Any] | None, thresholds: dict[str, Any] | None) -> Policy:
-    """A policy from the columns of an adapter. Raises TypeError or ValueError when they hold something else."""
+    """Return the policy in the columns of an adapter. Raises TypeError or ValueError if they are malformed."""
     return Policy(
         question=question,
         calibrator=None if calibrator is None else Calibrator(**calibrator),

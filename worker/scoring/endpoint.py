@@ -1,7 +1,7 @@
-"""A server that scores for us as the worker's model (`endpoint:NAME`), with errors that the fleet acts on.
+"""An OpenAI-compatible server as the worker's model (`endpoint:NAME`), with errors that the fleet handles.
 
-What the server refuses is laid at an image's door only when the server takes a plain grey image with the same question
-right then, and refuses that image a second time. Else the trouble is the server's or a setting's, and everything waits.
+A refusal counts against an image only if the server accepts a plain grey image with the same question right after it,
+and then refuses the image a second time. Else the cause is the server or a setting, and everything waits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointModel:
-    """The server of the settings, after a trial question. Raises BadSettings or DeviceUnavailable."""
+    """Return the server in the settings, after a test request. Raises BadSettings or DeviceUnavailable."""
     name, url = _checked(settings)
     key = None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value()
     flaw = unencrypted(url)
@@ -61,7 +61,7 @@ def load_endpoint(settings: Settings, *, clock: Clock = REAL_TIME) -> EndpointMo
 
 
 def streams_for(settings: Settings) -> int:
-    """Requests at once: no more than get their turn within half the time that an image has before its last request."""
+    """Return the concurrent requests: the rate limit must admit all in half the time before an image's last request."""
     per_minute = settings.endpoint_requests_per_minute
     if per_minute is None:
         return settings.endpoint_concurrency
@@ -74,8 +74,7 @@ def encoding_of(settings: Settings) -> ImageEncoding:
 
 
 class EndpointModel:
-    """Implements `worker.scoring.model.Model`. Adapters are refused: to a server, one more adapter is one more model
-    name."""
+    """Implements `worker.scoring.model.Model`. It refuses adapters: a server serves each under a model name."""
 
     one_by_one = True
 
@@ -94,8 +93,8 @@ class EndpointModel:
         self._server = server
         self._settings = settings
         self._channel = channel
-        self._line = RateLimitedServer(
-            pace=RateLimit(settings.endpoint_requests_per_minute, clock),
+        self._limited = RateLimitedServer(
+            rate_limit=RateLimit(settings.endpoint_requests_per_minute, clock),
             patience_seconds=settings.endpoint_patience_seconds,
             timeout_seconds=settings.endpoint_timeout_seconds,
             clock=clock,
@@ -103,35 +102,35 @@ class EndpointModel:
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
         if adapter is not None:
-            raise ModelInvalid("an endpoint takes no adapter: have the server load it, and name it as endpoint:ADAPTER")
+            raise ModelInvalid("an endpoint takes no adapter: load it on the server, and set model = endpoint:ADAPTER")
         scorer = EndpointScorer(
             server=self._server,
             question=question,
             identity=self.identity,
             encoding=encoding_of(self._settings),
         )
-        return cast("Scorer", RetryingScorer(scorer, self._line))
+        return cast("Scorer", RetryingScorer(scorer, self._limited))
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
-        raise ModelInvalid(f'an endpoint is not asked to look again: set crop = "never" in check {question.name}')
+        raise ModelInvalid(f'an endpoint has no crop pass: set crop = "never" in check {question.name}')
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
-        raise ModelInvalid(f"an endpoint is not asked for boxes: set boxes = false in check {question.name}")
+        raise ModelInvalid(f"an endpoint finds no boxes: set boxes = false in check {question.name}")
 
     def release(self, adapter_sha256: str) -> None:
-        """None was ever loaded."""
+        """Do nothing: no adapter is ever loaded."""
 
     def close(self) -> None:
-        """Whatever is being asked ends with DeviceUnavailable."""
+        """Close the connections. Requests under way end with DeviceUnavailable."""
         self._channel.close()
 
 
 class RetryingScorer:
-    """An EndpointScorer that tries again, and finds out whose fault a refusal is."""
+    """An EndpointScorer that retries, and finds out whether a refusal counts against the image."""
 
-    def __init__(self, scorer: EndpointScorer, line: RateLimitedServer) -> None:
+    def __init__(self, scorer: EndpointScorer, limited: RateLimitedServer) -> None:
         self._scorer = scorer
-        self._line = line
+        self._limited = limited
         self._plain = scorer.plain()
 
     @property
@@ -154,8 +153,8 @@ class RetryingScorer:
         return [self._one(image) for image in prepared]
 
     def _one(self, image: EncodedImage) -> Reading:
-        deadline = self._line.deadline()
-        with _at_work():
+        deadline = self._limited.deadline()
+        with _while_scoring():
             try:
                 return self._ask(image, deadline)
             except AnswerRefused as refused:
@@ -166,42 +165,42 @@ class RetryingScorer:
                 raise ImageError(stage="score", reason=refused.reason, detail=str(refused)) from refused
 
     def _require_plain(self, refused: AnswerRefused, deadline: float) -> None:
-        """Raises DeviceUnavailable when the server does not take a plain image either."""
+        """Raise DeviceUnavailable if the server refuses a plain image, too."""
         try:
             self._ask(self._plain, deadline)
         except AnswerRefused as again:
             raise DeviceUnavailable(
-                f"check {self.question.name}: the server has no answer to a plain grey image either ({again}): "
-                "see to the server, its options and the prompt"
+                f"check {self.question.name}: the server refuses a plain grey image, too ({again}): "
+                "check the server, its options and the prompt"
             ) from refused
 
     def _ask(self, image: EncodedImage, deadline: float) -> Reading:
-        return self._line.ask(lambda: self._scorer.score([image])[0], deadline=deadline)
+        return self._limited.ask(lambda: self._scorer.score([image])[0], deadline=deadline)
 
 
 def _checked(settings: Settings) -> tuple[str, str]:
-    """(model name, address). Raises BadSettings for settings that do not go together."""
+    """Return model name and address. Raises BadSettings for settings that contradict each other."""
     name, url = model_at_endpoint(settings.model), settings.endpoint_url
     if name is None:
-        raise BadSettings(f"model: {settings.model!r} names no model of a server: write endpoint:NAME")
+        raise BadSettings(f"model: {settings.model!r} names no model on a server: write endpoint:NAME")
     require_address(settings)
     assert url is not None
     if settings.precision != "auto" or settings.model_revision is not None:
-        raise BadSettings("precision and model_revision are the server's affair: leave them out with an endpoint")
+        raise BadSettings("precision and model_revision: an endpoint's server sets them; remove both settings")
     interval = 60.0 / (settings.endpoint_requests_per_minute or float("inf"))
     least = settings.endpoint_timeout_seconds + interval
     most = min(settings.device_timeout_seconds, settings.batch_stall_seconds)
     if not least <= settings.endpoint_patience_seconds < most:
         raise BadSettings(
-            f"endpoint_patience_seconds: must be at least {least:g} (one request, and the wait for its turn) and less "
-            f"than {most:g} (device_timeout_seconds, batch_stall_seconds)"
+            f"endpoint_patience_seconds: must be at least {least:g} (endpoint_timeout_seconds and the rate limit's "
+            f"interval) and less than {most:g} (device_timeout_seconds, batch_stall_seconds)"
         )
     return name, url
 
 
 @contextmanager
 def _at_start() -> Iterator[None]:
-    """Nothing was ever going to work with a wrong setting, so that waiting would only hide it."""
+    """Map errors at the start: a setting that is wrong then will not work later, so the worker does not wait."""
     try:
         yield
     except (EndpointMisused, AnswerRefused) as error:
@@ -211,12 +210,12 @@ def _at_start() -> Iterator[None]:
 
 
 @contextmanager
-def _at_work() -> Iterator[None]:
-    """Keys are renewed and servers put right under a running worker: everything waits for that."""
+def _while_scoring() -> Iterator[None]:
+    """Map errors while scoring: keys and servers get fixed under a running worker, so everything waits."""
     try:
         yield
     except EndpointMisused as error:
         raise DeviceUnavailable(f"endpoint: {error}") from error
     except EndpointChanged as error:
-        # The verdicts would name another model than the one that gave them: a new process asks who it is.
+        # Verdicts must name the model that gave them: a new process identifies it anew.
         raise DeviceBroken(f"endpoint: {error}") from error

@@ -1,6 +1,6 @@
-"""What a model library hands out, with errors that the fleet acts on.
+"""Wraps the objects of the model library, and maps their errors to those that the fleet handles.
 
-Out of memory and a broken device are told apart from bugs; an image that the model cannot take is the image's fault.
+Out of memory and a broken device are distinguished from bugs. An unsuitable image is a failure of the image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worker.errors import DeviceBroken, OutOfDeviceMemory
 
 
 class MappedScorer:
-    """A scorer on torch: out of memory and a broken device are told apart from bugs."""
+    """A scorer on torch with mapped errors."""
 
     def __init__(self, scorer: Any) -> None:
         self._scorer = scorer
@@ -40,12 +40,12 @@ class MappedScorer:
             return cast("Prepared", self._scorer.prepare(image))
 
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
-        with _named(len(prepared)):
+        with _mapped(len(prepared)):
             return cast("list[Reading]", self._scorer.score(prepared))
 
 
 class MappedFinder:
-    """A finder on torch, with errors named alike."""
+    """A finder on torch with mapped errors."""
 
     def __init__(self, finder: Any) -> None:
         self._finder = finder
@@ -54,12 +54,12 @@ class MappedFinder:
         return cast("Prepared", self._finder.job(prepared))
 
     def find(self, jobs: Sequence[Prepared], *, heartbeat: Callable[[], None]) -> list[FoundBoxes]:
-        with _named(len(jobs)):
+        with _mapped(len(jobs)):
             return cast("list[FoundBoxes]", self._finder.find(jobs, heartbeat=heartbeat))
 
 
 class MappedCropReader:
-    """A refiner on torch, with errors named alike."""
+    """A crop reader on torch with mapped errors."""
 
     def __init__(self, crop_reader: Any) -> None:
         self._crop_reader = crop_reader
@@ -77,7 +77,7 @@ class MappedCropReader:
             return cast("Prepared", self._crop_reader.views(image, first))
 
     def point(self, views: Sequence[Prepared]) -> list[Pointed]:
-        with _named(len(views)):
+        with _mapped(len(views)):
             return cast("list[Pointed]", self._crop_reader.point(views))
 
     def rows(self, image: Image.Image, pointed: Pointed | None) -> Sequence[Prepared]:
@@ -97,15 +97,15 @@ def _unsuitable() -> Iterator[None]:
 
 
 @contextmanager
-def _named(n_images: int) -> Iterator[None]:
+def _mapped(n_images: int) -> Iterator[None]:
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfDeviceMemory(f"the device has no room for {n_images} image(s) at once") from error
+        raise OutOfDeviceMemory(f"the device has not enough memory for {n_images} image(s) at once") from error
     except torch.AcceleratorError as error:
-        # After such an error every further call of this process fails: only a new process helps.
+        # After such an error every further call in this process fails: the process must be restarted.
         raise DeviceBroken(f"the device failed: {str(error).splitlines()[0]}") from error
     except ModelUnavailable as error:
         raise DeviceUnavailable(str(error)) from error

@@ -1,4 +1,4 @@
-"""What answers the images of a batch, and how it is made: check, adapter, canary, calibrator, a row in the ledger."""
+"""Makes the scorer of a batch from check, adapter, canary and calibrator, and records it in the database."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resolved:
-    """Everything that turns the images of a batch into verdicts."""
+    """Everything that a batch needs to turn its images into verdicts."""
 
-    scorer_id: int  # row of the ledger
+    scorer_id: int  # row in the database
     scorer: Scorer
     policy: Policy
-    mode: str = ""  # how it answers, see `mode_of`
+    mode: str = ""  # how it scores, see `mode_of`
     boxes: BoxPass | None = None  # None: the check does not ask for boxes
-    crop_setup: CropSetup | None = None  # None: nor for second looks
+    crop_setup: CropSetup | None = None  # None: the check has no crop pass
 
     def wants_boxes(self, reading: Reading, *, complete: bool = True) -> bool:
-        """Whether this image is flagged, and somebody can be asked where. complete: as `Policy.decide`."""
+        """Return whether this image is flagged and the check asks for boxes. complete: as in `Policy.decide`."""
         if self.boxes is None or not math.isfinite(reading.margin):
             return False
         return self.policy.decide(reading, complete=complete).decision == "flag"
@@ -54,9 +54,9 @@ class Resolved:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A check and the adapter that is to answer it; None: the base alone. `key` is that of the whole configuration.
+    """A scorer to be made: a check, and the adapter to use; None: the base alone. `key` covers the configuration.
 
-    fitted: what the ledger has for exactly this configuration; None: nothing.
+    fitted: calibrator and thresholds in the database for exactly this configuration; None: there are none.
     """
 
     check_id: int
@@ -75,8 +75,7 @@ class Wanted:
 
 
 class ScorerMaker:
-    """Makes scorers, each tried by its adapter's canary, on one base model. Which one is made:
-    `worker.scoring.champions`."""
+    """Makes scorers on one base model, each tested by its canary. `worker.scoring.champions` selects the adapter."""
 
     def __init__(self, engine: sa.Engine, model: Model, settings: Settings) -> None:
         self._engine = engine
@@ -91,14 +90,14 @@ class ScorerMaker:
         return Wanted(check_id=check_id, check=check, adapter=adapter, fitted=fitted, spec=spec)
 
     def make(self, wanted: Wanted) -> Resolved:
-        """Raises ModelInvalid when the adapter must not be used, StoreUnavailable and DatabaseUnavailable, and
-        DeviceUnavailable for everything else that keeps the model from answering."""
+        """Raises ModelInvalid if the adapter must not be used.
+
+        Raises StoreUnavailable, DatabaseUnavailable, and DeviceUnavailable for any other error of the model.
+        """
         try:
             return self._make(wanted)
-        except ModelUnavailable as error:
-            raise DeviceUnavailable(f"check {wanted.check.name}: {error}") from error
-        except ModelInvalid as error:
-            if wanted.adapter is not None:
+        except (ModelUnavailable, ModelInvalid) as error:
+            if isinstance(error, ModelInvalid) and wanted.adapter is not None:
                 raise
             raise DeviceUnavailable(f"check {wanted.check.name}: {error}") from error
 
@@ -106,17 +105,17 @@ class ScorerMaker:
         check, adapter, question = wanted.check, wanted.adapter, question_of(wanted.check)
         fitted, folder = wanted.fitted, None if adapter is None else self._folders.find(adapter)
         if adapter is not None and folder is not None and not knows(read_card(folder), question):
-            # A check of the same name with other words: the adapter never learnt to answer those.
-            log.warning("adapter_answers_other_words", check=check.name, adapter=adapter.id)
+            # A check of the same name with another prompt or other labels: the adapter was not trained for them.
+            log.warning("adapter_for_other_prompt", check=check.name, adapter=adapter.id)
             adapter = folder = None
             fitted = self._fitted(check, None)
         scorer = scorer_of(self._model, check, folder)
         boxes = box_pass_of(self._model, check, question, folder)
         if adapter is not None:
             _require_registered(adapter, scorer)
-        shift = None if folder is None else self._ask_canary(folder)
+        shift = None if folder is None else self._try_canary(folder)
         card = None if folder is None else read_card(folder)
-        same_budget = card is None or answers(card, question)
+        same_budget = card is None or matches(card, question)
         margins = margins_of(check, self._own(check, adapter), same_budget=same_budget, fitted=fitted)
         crop_setup = self._crop_setup(check, question, folder, scorer, margins)
         spec = replace(self._spec(wanted.check_id, check, adapter, margins, fitted), mode=mode_of(question, card))
@@ -137,16 +136,16 @@ class ScorerMaker:
     def _crop_setup(
         self, check: Check, question: Question, folder: Path | None, scorer: Scorer, margins: Margins
     ) -> CropSetup | None:
-        """Raises DeviceUnavailable for a model that cannot look like this: no adapter is at fault."""
+        """Raises DeviceUnavailable if the model does not support the crop pass: that is not the adapter's error."""
         try:
             return crop_setup_of(self._model, check, question, folder, scorer=scorer, band=margins.band)
         except ModelInvalid as error:
             raise DeviceUnavailable(f"check {check.name}: {error}") from error
 
-    def _ask_canary(self, folder: Path) -> Shift | None:
-        """How far its margins moved, under the pixel budget of its training; None: the adapter has no canary.
+    def _try_canary(self, folder: Path) -> Shift | None:
+        """Return how far the adapter's margins moved, under the pixel budget of its training; None: it has no canary.
 
-        Raises ModelInvalid when the adapter does not score here as it did at the end of its training.
+        Raises ModelInvalid if the adapter does not score here as it did at the end of its training.
         """
         card = read_card(folder)
         if card.canary is None:
@@ -159,7 +158,7 @@ class ScorerMaker:
         return Shift(max=found.max_shift, mean=found.mean_shift, n=found.n, against=found.against)
 
     def _own(self, check: Check, adapter: AdapterInfo | None) -> Policy:
-        """How margins are read by the adapter's word, in the precision of this model."""
+        """Return the adapter's own policy, in the precision of this model."""
         question = question_of(check)
         if adapter is None:
             return Policy(question=question)
@@ -196,7 +195,7 @@ class ScorerMaker:
 
 
 def _as_stored(policy: Policy, thresholds: dict[str, Any] | None) -> dict[str, Any] | None:
-    """As they were given, where they are those: what a scorer's key is made of must not change with our classes."""
+    """Return the policy's thresholds, as given if equal: a scorer's key must not change with our classes."""
     if policy.thresholds is None:
         return None
     if thresholds is not None and Thresholds(**thresholds) == policy.thresholds:
@@ -205,31 +204,30 @@ def _as_stored(policy: Policy, thresholds: dict[str, Any] | None) -> dict[str, A
 
 
 def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
-    """The digest is of the very bytes that were loaded: files may change after they were found."""
+    """Compare the digest of the loaded bytes: files may change after they were found."""
     if scorer.identity.adapter_sha256 != adapter.weights_sha256:
         raise ModelInvalid(f"{adapter.uri} changed while it was loaded: register and promote what is there now")
 
 
-def answers(card: AdapterCard, question: Question) -> bool:
-    """Whether an adapter was made for this very question. None was for steps: those are asked of the base alone."""
+def matches(card: AdapterCard, question: Question) -> bool:
+    """Return whether an adapter was made for exactly this question. For steps none is: the base answers them."""
     return card.question == question and not question.steps
 
 
 def knows(card: AdapterCard, question: Question) -> bool:
-    """Whether an adapter can answer: the same words and labels, perhaps under another pixel budget. What it says of
-    its margins holds only if it `answers`."""
+    """Return whether an adapter was made for a question's prompt and labels, under any pixel budget."""
     return card.answers(question) and not question.steps
 
 
 def mode_of(question: Question, card: AdapterCard | None) -> str:
-    """How a scorer answers, in words: zero-shot, zero-shot steps, lora, head, lora+head."""
+    """Return how a scorer answers: zero-shot, zero-shot steps, lora, head or lora+head."""
     if card is None:
         return "zero-shot steps" if question.steps else "zero-shot"
     return "+".join(card.parts)
 
 
 def scorer_of(model: Model, check: Check, adapter: Path | None) -> Scorer:
-    """One scorer, however many questions it asks. Raises ModelInvalid, ModelUnavailable."""
+    """Return one scorer, also for a check with several steps. Raises ModelInvalid, ModelUnavailable."""
     question = question_of(check)
     if question.steps:
         return in_steps(question, lambda step: model.scorer(step, None))
@@ -239,7 +237,7 @@ def scorer_of(model: Model, check: Check, adapter: Path | None) -> Scorer:
 
 
 def question_of(check: Check) -> Question:
-    """The model-side half of a check."""
+    """Return the model's part of a check."""
     return Question(
         name=check.name,
         prompt=check.prompt,

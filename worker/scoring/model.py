@@ -1,4 +1,4 @@
-"""The base model of a worker: a real one, or the fake that fleet tests use. Torch is imported on loading only."""
+"""The base model of a worker: a real one, or the fake one of fleet tests. Torch is imported on loading only."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from models.network.base import BaseModel, Precision
 
 FAKE = "fake"
-FAKE_SECONDS = "SCANFLEET_FAKE_SECONDS"  # per image: makes the fake slow enough to be killed at work
+FAKE_SECONDS = "SCANFLEET_FAKE_SECONDS"  # per image: makes the fake slow enough to be killed while scoring
 FAKE_POISON = "SCANFLEET_FAKE_POISON"  # "red,green,blue": an image with this upper left pixel kills the process
 
 
 class Model(Protocol):
-    """Weights in memory, that hand out scorers."""
+    """Weights in memory, and the scorers made from them."""
 
     @property
     def identity(self) -> ModelIdentity: ...
@@ -50,36 +50,36 @@ class Model(Protocol):
 
     @property
     def streams(self) -> int:
-        """How many threads may score at once: one for a device of our own."""
+        """The number of threads that may score at once: one on a GPU."""
         ...
 
     @property
     def one_by_one(self) -> bool:
-        """Whether each image is a forward of its own."""
+        """True if each image is a forward of its own."""
         ...
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
-        """A scorer by the base alone, or by the adapter in a folder. Raises ModelInvalid, ModelUnavailable.
+        """Return a scorer of the base alone, or of the adapter in a folder. Raises ModelInvalid, ModelUnavailable.
 
-        policy: of the second looks that follow; what these need of a first look is then among its readings.
+        policy: of the crop pass that follows; its readings then contain what the crop pass needs.
         """
         ...
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
-        """What looks again at what a scorer answered. Raises ModelInvalid where the model cannot look so."""
+        """Return the reader of the crop pass. Raises ModelInvalid if the model does not support the policy."""
         ...
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
-        """What asks where, with the same weights. Raises ModelInvalid for a model that knows no boxes."""
+        """Return the finder of boxes, on the same weights. Raises ModelInvalid if the model finds no boxes."""
         ...
 
     def release(self, adapter_sha256: str) -> None:
-        """Take an adapter out of memory that none of these will be asked with again."""
+        """Remove an adapter from memory. The caller no longer uses a scorer, reader or finder with it."""
         ...
 
 
 def load_model(settings: Settings) -> Model:
-    """The model of the settings. Raises BadSettings (a person must act) or DeviceUnavailable (try again)."""
+    """Load the model in the settings. Raises BadSettings (a person must act) or DeviceUnavailable (try again)."""
     if settings.model == FAKE:
         return FakeModel(
             seconds_per_image=float(os.environ.get(FAKE_SECONDS, "0")),
@@ -90,7 +90,7 @@ def load_model(settings: Settings) -> Model:
             from worker.scoring.endpoint import load_endpoint
 
             return load_endpoint(settings)
-        locate(settings.model, revision=settings.model_revision)  # a wrong name is told before torch is imported
+        locate(settings.model, revision=settings.model_revision)  # a wrong name is reported before torch is imported
         from models.network.base import load_base
 
         base = load_base(
@@ -109,7 +109,7 @@ def load_model(settings: Settings) -> Model:
 
 
 class FakeModel:
-    """Scores by hashing pixels. Adapters are refused: it has none."""
+    """Scores by hashing pixels. It refuses adapters."""
 
     device = "none"
     streams = 1
@@ -136,11 +136,11 @@ class FakeModel:
         return cast("Finder", FakeFinder(question=question))
 
     def release(self, adapter_sha256: str) -> None:
-        """None was ever loaded."""
+        """Do nothing: no adapter is ever loaded."""
 
 
 class SlowFakeScorer(FakeScorer):
-    """A FakeScorer that takes its time, and that some images kill, as happens with a real model."""
+    """A FakeScorer that is slow, and whose process some images kill, as happens with real models."""
 
     def __init__(self, *, question: Question, seconds_per_image: float, poison: tuple[int, ...] = ()) -> None:
         super().__init__(question=question)
@@ -162,7 +162,7 @@ class SlowFakeScorer(FakeScorer):
 
 
 class LoadedModel:
-    """A `models.network.base.BaseModel`, whose errors become those that the fleet acts on."""
+    """A `models.network.base.BaseModel` with errors that the fleet handles."""
 
     one_by_one = False
 
@@ -193,12 +193,15 @@ class LoadedModel:
 
 
 def _streams(base: BaseModel) -> int:
-    """How many forwards run at once. A CPU is shared with decoding, and a forward that is split over its cores waits
-    for the one that is busy: there each core gets a forward of its own, split no further."""
+    """Return how many forwards run at once.
+
+    A CPU is shared with decoding, and a forward split over its cores waits for the one that is busy. So on a CPU each
+    core gets a forward of its own.
+    """
     import torch
 
     if base.device.type != "cpu" or base.precision not in ("fp32", "bf16"):
-        return 1  # several forwards at once through bitsandbytes' layers were never tried
+        return 1  # several forwards at once through bitsandbytes' layers are untested
     streams = torch.get_num_threads()
     torch.set_num_threads(1)
     return streams

@@ -7,11 +7,9 @@ its results to the ledger itself, under the lease's token.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +18,8 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 import structlog
-from pydantic import SecretStr
 
+from scanfleet.child_process import describe_exit, environment, json_lines, module_command
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.training import trainings
@@ -93,7 +91,7 @@ class Attempt:
         code = process.wait()
         if stalled:
             return f"it sent no message for {self._stall_seconds:.0f} s"
-        return f"killed by signal {-code}" if code < 0 else str(self._last_message.get("words") or f"exit code {code}")
+        return describe_exit(code) if code < 0 else str(self._last_message.get("words") or describe_exit(code))
 
     def _follow(self, process: subprocess.Popen[bytes]) -> bool:
         """Read messages until the pipe of the child ends. Returns True if it stalled before that."""
@@ -109,7 +107,8 @@ class Attempt:
             if line is None:
                 return False
             received_at = time.monotonic()
-            self._receive(line)
+            for message in json_lines([line]):
+                self._receive(message)
         return True
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -121,15 +120,14 @@ class Attempt:
             reason=self._training.reason,
         )
         return subprocess.Popen(  # noqa: S603 - our own program, no shell
-            (sys.executable, "-P", "-m", self._module, *map(str, numbers)),
+            module_command(self._module, *numbers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env=environment(self._settings),
-            process_group=0 if sys.platform != "win32" else None,  # Ctrl-C is the worker's business
+            start_new_session=True,  # Ctrl-C is the worker's business
         )
 
-    def _receive(self, line: bytes) -> None:
-        message = json.loads(line)
+    def _receive(self, message: dict[str, Any]) -> None:
         if message["kind"] != "progress":
             self._last_message = message
         elif self._progress.update(message["stage"], message["number"], message["figures"]):
@@ -201,18 +199,6 @@ class Attempt:
             log.warning("training_lost", training=self._training.id, error=str(error))
         except DatabaseUnavailable as error:
             log.warning("training_result_not_saved", training=self._training.id, error=str(error))
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """What leads a child to the same settings. Not by argument: these hold passwords."""
-    own = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return os.environ | {f"SCANFLEET_{name.upper()}": _text(value) for name, value in own.items() if value is not None}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _lines_of(process: subprocess.Popen[bytes]) -> SimpleQueue[bytes | None]:

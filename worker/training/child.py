@@ -7,9 +7,7 @@ worker has the lease). An exit without an outcome is a crash. Ledger writes are 
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import signal
 import sys
 import threading
@@ -21,6 +19,7 @@ import structlog
 
 from models.errors import ModelInvalid, ModelUnavailable
 from models.inputs.sources import locate
+from scanfleet.child_process import end_with_parent
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import reading
 from scanfleet.db.scans.checks import get_check
@@ -53,7 +52,6 @@ STAGES: tuple[tuple[str, Stage], ...] = (
 
 log = structlog.get_logger()
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # transient: an operator can fix them
 MAX_MESSAGE = 2000
 Stages = tuple[tuple[str, Stage], ...]
@@ -62,7 +60,7 @@ Stages = tuple[tuple[str, Stage], ...]
 def main(arguments: list[str], *, stages: Stages = STAGES) -> int:
     """Returns the exit code: 0 when it reported its outcome."""
     training_id, token, parent = map(int, arguments)
-    end_with(parent)
+    end_with_parent(parent)  # elsewhere than on Linux the lease's token keeps it from writing
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     reports = Reports.on_stdout()
@@ -156,14 +154,6 @@ def identity_of(training: TrainingInfo, settings: Settings) -> dict[str, Any]:
     names = ("id", "check_id", "base_model", "recipe", "overrides", "seed", "newest_label")
     base = {"base_revision": revision, "precision": settings.precision}
     return {name: getattr(training, name) for name in names} | {"created_at": training.created_at.isoformat()} | base
-
-
-def end_with(parent: int) -> None:
-    """On Linux: killed when the worker dies, however it dies. Else the lease's token keeps it from writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:
-            os._exit(1)  # it died before the line above
 
 
 if __name__ == "__main__":

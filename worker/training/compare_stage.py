@@ -15,7 +15,7 @@ from scanfleet.errors import BadSource
 from worker.evaluation.compare import BASE_ALONE, Candidate
 from worker.evaluation.compare import compare as compare_on
 from worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs
-from worker.scoring.factory import answers
+from worker.scoring.factory import matches
 from worker.training.context import Context
 from worker.training.snapshot import EXAMPLES, IMAGES, examples_of, labelled_of
 
@@ -82,7 +82,7 @@ def _champion(context: Context, inputs: Inputs, in_use: AdapterInfo | None) -> t
         try:
             folder = context.folders.find(in_use)
             card = read_card(folder)
-            if answers(card, context.question):
+            if matches(card, context.question):
                 return Candidate.of_card(f"adapter {in_use.id}", context.scorer(folder), card), None
             problem = f"adapter {in_use.id} was trained on another question than the check asks now"
         except (ModelInvalid, BadSource) as error:

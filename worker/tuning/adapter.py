@@ -16,7 +16,7 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.training.adapters import AdapterInfo
 from worker.commands.standalone import resolve_alone
 from worker.scoring.adapters import AdapterFolders
-from worker.scoring.factory import answers, question_of
+from worker.scoring.factory import matches, question_of
 from worker.scoring.model import Model
 from worker.tuning.search_space import FixedParts
 
@@ -44,7 +44,7 @@ def adapter_folder(
 def _registered(settings: Settings, model: Model, check: Check, info: AdapterInfo) -> tuple[Path | None, list[str]]:
     folder = AdapterFolders(settings).find(info)
     card = read_card(folder)
-    if not answers(card, question_of(check)):
+    if not matches(card, question_of(check)):
         return None, [
             f"adapter {info.id} was trained on another question than the check asks now: the base answers alone, as in "
             "scans"
@@ -61,4 +61,4 @@ def fixed_parts(question: Question, folder: Path | None) -> FixedParts:
     if folder is None:
         return FixedParts(words=False, budget=False)
     larger = replace(question, max_pixels=question.max_pixels + 1)
-    return FixedParts(words=True, budget=not answers(read_card(folder), larger))
+    return FixedParts(words=True, budget=not matches(read_card(folder), larger))

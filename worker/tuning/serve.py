@@ -26,7 +26,7 @@ from scanfleet.config.settings import Settings
 from scanfleet.errors import BadLabels, BadSettings, DeviceUnavailable, ScanfleetError
 from worker.device.probe import UNPROBED_TOKENS
 from worker.evaluation.images import Labelled, example_of, fetch_images
-from worker.runtime.child_protocol import Reports, answer
+from worker.runtime.child_protocol import Reports, serve_request
 from worker.scoring.factory import question_of
 from worker.scoring.model import load_model
 from worker.tuning.adapter import adapter_folder, fixed_parts
@@ -215,4 +215,4 @@ class _Progress:
 
 
 if __name__ == "__main__":
-    answer(serve)
+    serve_request(serve)

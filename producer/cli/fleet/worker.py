@@ -110,11 +110,12 @@ def train(flags: Flags, arguments: tuple[str, ...]) -> None:
 
 
 def _become(command: tuple[str, ...], arguments: tuple[str, ...], flags: Flags) -> None:
-    from producer.local.workers import require_worker_extra, worker_environment
+    from producer.local.workers import require_worker_extra
+    from scanfleet.child_process import environment
 
     require_worker_extra()
     # This very process becomes the worker: signals, exit code and process id are the worker's own.
-    os.execve(command[0], [*command, *arguments], worker_environment(flags.settings()))  # noqa: S606
+    os.execve(command[0], [*command, *arguments], environment(flags.settings()))  # noqa: S606
 
 
 def _row(found: tuple[WorkerInfo, StageTimes], training: TrainingInfo | None) -> tuple[Cell, ...]:

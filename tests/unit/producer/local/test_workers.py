@@ -1,4 +1,4 @@
-"""Local worker processes: started with the right settings, watched, and always stopped. And patience."""
+"""Local worker processes: started with the right settings, watched, and always stopped."""
 
 import os
 import sys
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from producer.local.workers import MAX_DEATHS, LocalWorkers, last_line, worker_environment
+from producer.local.workers import MAX_DEATHS, LocalWorkers, last_line
 from scanfleet.config.settings import Settings, load_settings
-from scanfleet.errors import DatabaseUnavailable, WorkerDied
-from scanfleet.retry import retry_database
+from scanfleet.errors import WorkerDied
 
 OBEDIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True)"
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
+IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
 WAIT = "; time.sleep(600)"
 
 
@@ -22,9 +21,9 @@ def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
-def until(look: Callable[[], bool]) -> None:
+def until(done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not look():
+    while not done():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -38,7 +37,7 @@ def pids(workers: LocalWorkers) -> list[int]:
     return [child.process.pid for child in workers._children]
 
 
-@pytest.mark.parametrize(("code", "grace"), [(OBEDIENT, 60.0), (DEAF, 0.1)])
+@pytest.mark.parametrize(("code", "grace"), [(OBEDIENT, 60.0), (IGNORES_SIGTERM, 0.1)])
 def test_workers_are_stopped_at_the_end_whatever_they_do(settings: Settings, code: str, grace: float) -> None:
     with LocalWorkers(settings, n=2, command=python(code + WAIT), grace_seconds=grace) as workers:
         workers.start()
@@ -59,16 +58,16 @@ STUBBORN = (  # leaves at the second SIGTERM only
 )
 
 
-@pytest.mark.parametrize(("code", "n_interrupts"), [(STUBBORN, 1), (DEAF, 2)])
+@pytest.mark.parametrize(("code", "n_interrupts"), [(STUBBORN, 1), (IGNORES_SIGTERM, 2)])
 def test_interrupted_again_they_hand_back_at_once_and_then_are_killed(
     settings: Settings, code: str, n_interrupts: int
 ) -> None:
-    said: list[str] = []
+    printed: list[str] = []
 
     def say(line: str) -> None:
-        said.append(line)
-        until(lambda: code == DEAF or all("asked" in log.read_text() for log in workers.logs))
-        if len(said) <= n_interrupts:
+        printed.append(line)
+        until(lambda: code == IGNORES_SIGTERM or all("asked" in log.read_text() for log in workers.logs))
+        if len(printed) <= n_interrupts:
             raise KeyboardInterrupt
 
     begin = time.monotonic()
@@ -78,18 +77,18 @@ def test_interrupted_again_they_hand_back_at_once_and_then_are_killed(
     with pytest.raises(ValueError, match="over"), workers:
         raise ValueError("over")
     assert time.monotonic() - begin < 100
-    assert [line.split(";")[0].split(":")[0] for line in said] == ["stopping", "handing back now"]
+    assert [line.split(";")[0].split(":")[0] for line in printed] == ["stopping", "handing back now"]
     for pid in pids(workers):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
 
 def test_workers_that_are_done_are_stopped_without_a_word(settings: Settings) -> None:
-    said: list[str] = []
-    with LocalWorkers(settings, n=1, command=python(OBEDIENT + WAIT), say=said.append) as workers:
+    printed: list[str] = []
+    with LocalWorkers(settings, n=1, command=python(OBEDIENT + WAIT), say=printed.append) as workers:
         workers.start()
         until(lambda: all("up" in log.read_text() for log in workers.logs))
-    assert said == []
+    assert printed == []
 
 
 def test_a_worker_that_ended_is_quoted(settings: Settings) -> None:
@@ -107,25 +106,16 @@ def test_a_worker_that_was_killed_or_asks_for_it_is_started_again_but_not_for_ev
     settings: Settings, end: str
 ) -> None:
     dead: list[int] = []
-    said: list[str] = []
+    printed: list[str] = []
     code = f"import os, sys; {end}"
-    with LocalWorkers(settings, n=1, command=python(code), say=said.append, on_death=dead.append) as workers:
+    with LocalWorkers(settings, n=1, command=python(code), say=printed.append, on_death=dead.append) as workers:
         workers.start()
         for progress in (0, 1):  # an image done in between: the count begins anew
             until(lambda n=progress: workers.check(n) is None and len(dead) == (n + 1) * MAX_DEATHS)  # type: ignore[misc]
         with pytest.raises(WorkerDied):
             until(lambda: workers.check(1) is not None)
-    assert len(set(dead)) == len(said) == 2 * MAX_DEATHS
-    assert all("another one takes over" in line for line in said)
-
-
-def test_a_worker_is_led_to_the_same_ledger_broker_and_model(settings: Settings) -> None:
-    found = worker_environment(settings)
-    assert found["SCANFLEET_DATA_DIR"] == str(settings.data_dir)
-    assert found["SCANFLEET_MODEL"] == "fake"
-    assert found["SCANFLEET_BROKER_URL"] == "redis://:pw@h/0"
-    assert "SCANFLEET_DATABASE_URL" not in found
-    assert found["PATH"] == os.environ["PATH"]
+    assert len(set(dead)) == len(printed) == 2 * MAX_DEATHS
+    assert all("another one takes over" in line for line in printed)
 
 
 def test_the_last_line_of_a_log(tmp_path: Path) -> None:
@@ -135,21 +125,3 @@ def test_the_last_line_of_a_log(tmp_path: Path) -> None:
     assert last_line(log) == "its log is empty"
     log.write_bytes(b"x" * 100_000 + b"\nthe \xff end\n \n")
     assert last_line(log) == "the \N{REPLACEMENT CHARACTER} end"
-
-
-def test_patience_waits_for_the_database_and_for_nothing_else() -> None:
-    answers: list[Exception | str] = [DatabaseUnavailable("away"), DatabaseUnavailable("away"), "here"]
-
-    def ask() -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    assert retry_database(ask, delays=(0.0, 0.0)) == "here"
-    answers[:] = [DatabaseUnavailable("away"), DatabaseUnavailable("still away"), "too late"]
-    with pytest.raises(DatabaseUnavailable, match="still"):
-        retry_database(ask, delays=(0.0,))
-    answers[:] = [ValueError("a bug"), "here"]
-    with pytest.raises(ValueError, match="a bug"):
-        retry_database(ask, delays=(0.0,))

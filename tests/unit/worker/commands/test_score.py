@@ -1,5 +1,4 @@
-"""Scoring without a ledger: the scorer that a fleet would use, a stream that does not run ahead, a budget that moves
-no margin."""
+"""Scoring without a database: the scorer of a fleet, limited read-ahead, and a budget that moves no margin."""
 
 import io
 import shutil
@@ -27,7 +26,7 @@ from worker.scoring.champions import ScorerCache
 from worker.scoring.factory import Resolved
 from worker.scoring.model import FakeModel, Model, load_model
 
-TOLERANCE = 1e-3  # of a margin, whatever its neighbours
+TOLERANCE = 1e-3  # of a margin, in any pack of images
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(load_settings(data_dir=tmp_path_factory.mktemp("pocket"), model="pocket", device="cpu"))
 
 
-def by_ledger(settings: Settings, model: Model, check_name: str) -> Resolved:
+def by_database(settings: Settings, model: Model, check_name: str) -> Resolved:
     with ledger(settings) as engine:
         register_shipped(engine, model.identity)
         with transaction(engine) as connection:
@@ -48,7 +47,7 @@ def by_ledger(settings: Settings, model: Model, check_name: str) -> Resolved:
 @pytest.mark.parametrize("check_name", ["overlay", "flowers"])  # one with a shipped adapter, one without
 def test_the_scorer_and_the_policy_are_those_of_a_fleet(tmp_path: Path, model: Model, check_name: str) -> None:
     alone = resolve_alone(model, load_check(check_name), None)
-    fleets = by_ledger(load_settings(data_dir=tmp_path, model="pocket"), model, check_name)
+    fleets = by_database(load_settings(data_dir=tmp_path, model="pocket"), model, check_name)
     assert alone.scorer.identity == fleets.scorer.identity
     assert alone.scorer.question == fleets.scorer.question
     assert alone.policy == fleets.policy

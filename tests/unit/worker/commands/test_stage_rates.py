@@ -1,4 +1,4 @@
-"""Images/s of the stages, by a clock that the work moves itself; and the stages of a fake model for real."""
+"""Images/s of the stages, on a clock that the work advances; and the real stages with a fake model."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The repair of kombu's acknowledgement, and the proof that kombu is still the one we repaired."""
+"""The patch of kombu's acknowledgement, and a check that kombu's source is still the one it was written for."""
 
 import logging
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ LOG = logging.getLogger("test")
 
 
 class DeadChannel:
-    """Acknowledging over it fails like on a broken connection."""
+    """Acknowledging on it fails as on a broken connection."""
 
     no_ack_consumers: set[str] = set()
 

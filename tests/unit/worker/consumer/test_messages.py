@@ -1,21 +1,22 @@
-"""Messages are knocks: anything else is dropped, and never crashes a worker."""
+"""Messages are notifications: anything else is dropped, and never crashes a worker."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from kombu import Message
 from structlog.testing import capture_logs
 
 from scanfleet.config.settings import load_settings
 from scanfleet.messages import SCORE_BATCH, score_queue
-from worker.consumer import tasks
 from worker.consumer.app import make_scoring_app
-from worker.consumer.message_filter import fault_of
+from worker.consumer.message_filter import problem_of
 
 
 class Recorder:
-    """In the place of the pipeline."""
+    """Takes the place of the pipeline."""
 
     def __init__(self) -> None:
         self.notified: list[int | None] = []
@@ -24,10 +25,14 @@ class Recorder:
         self.notified.append(notified)
 
 
-def test_a_knock_reaches_the_pipeline() -> None:
-    recorder = Recorder()
-    tasks.score_batch(recorder, (), {"batch_id": 7})  # type: ignore[arg-type]
-    assert recorder.notified == [7]
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def app(tmp_path: Path, recorder: Recorder) -> Celery:
+    return make_scoring_app(load_settings(data_dir=tmp_path, model="fake"), recorder)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -37,24 +42,23 @@ def test_a_knock_reaches_the_pipeline() -> None:
         ((), {"batch_id": "7"}),
         ((), {"batch_id": None}),
         ((), {"batch_id": 7, "model": "another"}),
-        ((7,), {}),
+        ((7,), {"batch_id": 7}),
         ((), {"batch_id": 7.5}),
         ((), {"batch_id": True}),
         ((), {"batch_id": 2**63}),
         ((), {"batch_id": -1}),
     ],
 )
-def test_what_is_no_knock_is_logged_and_dropped(args: tuple[Any, ...], fields: dict[str, Any]) -> None:
-    recorder = Recorder()
+def test_what_is_no_notification_is_logged_and_dropped(
+    app: Celery, recorder: Recorder, args: tuple[Any, ...], fields: dict[str, Any]
+) -> None:
     with capture_logs() as logs:
-        tasks.score_batch(recorder, args, fields)  # type: ignore[arg-type]
+        app.tasks[SCORE_BATCH](*args, **fields)
     assert recorder.notified == []
     assert [entry["event"] for entry in logs] == ["message_refused"]
 
 
-def test_the_application_lists_the_task_under_the_name_the_producer_sends(tmp_path: Any) -> None:
-    recorder = Recorder()
-    app = make_scoring_app(load_settings(data_dir=tmp_path, model="fake"), recorder)  # type: ignore[arg-type]
+def test_a_notification_under_the_name_the_producer_sends_reaches_the_pipeline(app: Celery, recorder: Recorder) -> None:
     app.tasks[SCORE_BATCH](batch_id=3)
     assert recorder.notified == [3]
     assert score_queue("fake") in {queue.name for queue in app.conf.task_queues}
@@ -69,8 +73,8 @@ def message(**changes: Any) -> Message:
     return Message(**(fields | {"headers": headers} | changes), accept=["application/json"])
 
 
-def test_a_plain_knock_passes_the_door() -> None:
-    assert fault_of(message(), tasks=[SCORE_BATCH]) is None
+def test_a_plain_notification_passes_the_filter() -> None:
+    assert problem_of(message(), tasks=[SCORE_BATCH]) is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_a_plain_knock_passes_the_door() -> None:
     ],
 )
 def test_everything_else_stays_outside(changes: dict[str, Any], words: str) -> None:
-    problem = fault_of(message(**changes), tasks=[SCORE_BATCH])
+    problem = problem_of(message(**changes), tasks=[SCORE_BATCH])
     assert problem is not None
     assert words in problem
     assert "os.system" not in problem

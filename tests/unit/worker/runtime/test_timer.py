@@ -8,14 +8,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from scanfleet.errors import DatabaseUnavailable
-from worker.runtime import shutdown as stopping
-from worker.runtime import timer as background
+from worker.runtime import shutdown
+from worker.runtime import timer as timers
 from worker.runtime.shutdown import Stop
 from worker.runtime.timer import Timer
 from worker.runtime.watchdog import Watchdog
 
 
-def test_a_timer_outlives_failures_of_the_world_and_bugs() -> None:
+def test_a_timer_outlives_transient_errors_and_bugs() -> None:
     calls: list[int] = []
     enough = threading.Event()
 
@@ -46,7 +46,7 @@ def test_a_stopped_timer_calls_no_more() -> None:
 
 
 def test_a_timer_whose_call_hangs_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(timers, "STOP_SECONDS", 0.1)
     entered, answer = threading.Event(), threading.Event()
 
     def call() -> None:
@@ -63,24 +63,24 @@ def test_a_timer_whose_call_hangs_holds_up_no_stop(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_heartbeat_that_failed_comes_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(timers, "AGAIN_SECONDS", 0.01)
     calls: list[int] = []
-    crop_setup = threading.Event()
+    repeated = threading.Event()
 
     def call() -> None:
         calls.append(1)
         if len(calls) > 1:
-            crop_setup.set()
+            repeated.set()
         raise DatabaseUnavailable("away")
 
     timer = Timer("test", call, seconds=3600)
     timer.start()
-    assert crop_setup.wait(30)
+    assert repeated.wait(30)
     timer.stop()
 
 
 def test_a_worker_that_does_not_end_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "HAND_BACK_SECONDS", 0.2)
+    monkeypatch.setattr(shutdown, "HAND_BACK_SECONDS", 0.2)
     events: list[str] = []
     overdue = threading.Event()
 
@@ -124,7 +124,7 @@ def test_a_listener_that_comes_late_is_called_and_one_that_left_is_not() -> None
 
 @dataclass
 class Scene:
-    """What a watchdog sees."""
+    """The state that a watchdog checks."""
 
     work: bool = True
     broker: bool = True
@@ -139,7 +139,7 @@ class Scene:
 
         return Watchdog(
             has_work=lambda: self.work,
-            broker_answers=lambda: self.broker,
+            broker_responds=lambda: self.broker,
             n_taken=lambda: self.taken,
             active=lambda: self.active,
             stalled=bark,
@@ -150,7 +150,7 @@ class Scene:
     def pass_by(self, dog: Watchdog, seconds: int) -> None:
         for _ in range(0, seconds, 10):
             self.time += 10
-            dog.look()
+            dog.check()
 
 
 def test_the_watchdog_barks_after_a_long_silence_beside_work() -> None:

@@ -1,4 +1,4 @@
-"""The time with batches under way, and the device's idle part of it, on a clock in our hand."""
+"""The time with batches under way, and the device's idle part of it, on a clock that the test sets."""
 
 from contextlib import ExitStack, suppress
 
@@ -48,7 +48,7 @@ def test_batches_at_once_share_the_time_and_their_shares_add_up() -> None:
     assert device.so_far() == Span(under_way=12, idle=6)
 
 
-def test_of_several_lanes_idle_is_the_mean() -> None:
+def test_of_several_streams_idle_is_the_mean() -> None:
     clock = Clock()
     device = Occupancy(streams=4, clock=clock)
     with device.batch(), device.forward():
@@ -84,13 +84,13 @@ def test_the_log_says_what_came_since_the_last_word_and_at_the_end_everything() 
     totals = Totals(device, n_threads=8)
     stages = StageLog(totals)
     with capture_logs() as logs:
-        stages.look()
+        stages.check()
         for _ in range(2):
             with device.batch(), device.forward():
                 clock.now += 5
             totals.add(n_images=10, sums={"device": 5.0, "forwards": 2.0, "scored": 10.0, "write": 0.1})
-            stages.look()
-        stages.look()
+            stages.check()
+        stages.check()
         stages.end()
     assert [(line["event"], line["forwards"], line["worker_seconds"]) for line in logs] == [
         ("stage_times", 2, 5.0),

@@ -1,4 +1,4 @@
-"""Adapters in a worker, on a tiny real model: found, verified, switched between batches and never inside one."""
+"""Adapters in a worker, on a tiny real model: found, verified, switched between batches and never within one."""
 
 import json
 import shutil
@@ -196,7 +196,7 @@ def test_files_that_are_swapped_between_finding_and_loading_are_not_used(
         def scorer(self, question: Question, adapter: Path | None) -> Scorer:
             if adapter is not None:
                 shutil.rmtree(copy)
-                shutil.copytree(adapters[1], copy)  # sound in itself: its card and weights agree
+                shutil.copytree(adapters[1], copy)  # valid: its card and weights agree
             return super().scorer(question, adapter)
 
     with rig(tmp_path / "w", model=Swapping(load(folder))) as worker:

@@ -57,7 +57,7 @@ def png(name: str) -> bytes:
 
 
 def large_jpeg(name: str) -> bytes:
-    """Sixteen times as wide and high: decoded at a fraction of that."""
+    """Sixteen times as wide and high, so that it is decoded at a fraction of its size."""
     image, buffer = taught.picture(name), io.BytesIO()
     image.resize((image.width * 16, image.height * 16)).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
@@ -92,11 +92,11 @@ def test_it_writes_what_transformers_own_generation_writes(base: BaseModel, find
             images=taught.picture(name), size={"shortest_edge": 32 * 32, "longest_edge": 64 * 96}, return_tensors="pt"
         )
         types = (ids == base.processor.reader.image_token_id).long()
-        told = base.network.generate(
+        found = base.network.generate(
             input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids), do_sample=False,
             max_new_tokens=80, **made,
         )  # fmt: skip
-        assert [*answer.ids, base.processor.tokenizer.eos_token_id] == told[0, ids.shape[1] :].tolist()
+        assert [*answer.ids, base.processor.tokenizer.eos_token_id] == found[0, ids.shape[1] :].tolist()
 
 
 def test_an_answer_that_begins_no_list_is_ended_early_and_says_so(tmp_path: Path) -> None:
@@ -164,19 +164,19 @@ def test_flagged_images_are_exported_with_their_boxes(tmp_path: Path, base: Base
         contents["mem://a/large.jpg"] = large_jpeg("one")
         scan = worker.scan(contents, check=CHECK)
         worker.drain()
-        told = records(worker, scan)
+        found = records(worker, scan)
         (batch,) = worker.rows(Batch)
-    assert {name: record["decision"] for name, record in told.items()} == {
+    assert {name: record["decision"] for name, record in found.items()} == {
         "one": "flag", "empty": "flag", "bad": "flag", "clear": "clear", "large": "flag",
     }  # fmt: skip
     box = {"x0": 0.96, "y0": 1.28, "x1": 86.4, "y1": 32.0, "label": "gun", "score": None}
-    assert told["one"]["boxes"] == [box]
-    assert told["large"]["boxes"] == [{**box, "x0": 15.36, "y0": 20.48, "x1": 1382.4, "y1": 512.0}]
-    assert (told["empty"]["boxes"], told["empty"]["box_problems"]) == ([], None)
-    assert told["bad"]["boxes"] == []
-    assert "four numbers" in told["bad"]["box_problems"][0]
-    assert (told["clear"]["boxes"], told["clear"]["box_problems"]) == (None, None)
-    assert told["one"]["scorer"]["mode"] == "zero-shot"
+    assert found["one"]["boxes"] == [box]
+    assert found["large"]["boxes"] == [{**box, "x0": 15.36, "y0": 20.48, "x1": 1382.4, "y1": 512.0}]
+    assert (found["empty"]["boxes"], found["empty"]["box_problems"]) == ([], None)
+    assert found["bad"]["boxes"] == []
+    assert "four numbers" in found["bad"]["box_problems"][0]
+    assert (found["clear"]["boxes"], found["clear"]["box_problems"]) == (None, None)
+    assert found["one"]["scorer"]["mode"] == "zero-shot"
     assert batch.seconds["boxes"] > 0
 
 
@@ -184,14 +184,14 @@ def test_a_check_that_does_not_ask_gets_no_boxes(tmp_path: Path, base: BaseModel
     with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
         scan = worker.scan({"mem://a/one.png": png("one")}, check=CHECK.model_copy(update={"boxes": False}))
         worker.drain()
-        (told,) = records(worker, scan).values()
-    assert (told["decision"], told["boxes"]) == ("flag", None)
+        (found,) = records(worker, scan).values()
+    assert (found["decision"], found["boxes"]) == ("flag", None)
 
 
 class Failing(FakeModel):
-    """Finds boxes as the fake does, once `trouble` is over."""
+    """Finds boxes as the fake does, once `error` is None."""
 
-    trouble: Exception | None = DeviceUnavailable("the device is away")
+    error: Exception | None = DeviceUnavailable("the device is away")
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         real, model = super().finder(question, adapter), self
@@ -201,17 +201,17 @@ class Failing(FakeModel):
                 return real.job(prepared)
 
             def find(self, jobs: Sequence[Prepared], *, heartbeat: Any) -> list[FoundBoxes]:
-                if model.trouble is not None:
-                    raise model.trouble
+                if model.error is not None:
+                    raise model.error
                 return real.find(jobs, heartbeat=heartbeat)
 
         return cast("Finder", Trying())
 
 
-@pytest.mark.parametrize("trouble", [DeviceUnavailable("the device is away"), KeyError("a bug")])
-def test_a_device_that_fails_here_makes_flagged_images_wait_and_no_other(tmp_path: Path, trouble: Exception) -> None:
+@pytest.mark.parametrize("error", [DeviceUnavailable("the device is away"), KeyError("a bug")])
+def test_a_device_that_fails_here_makes_flagged_images_wait_and_no_other(tmp_path: Path, error: Exception) -> None:
     model = Failing()
-    model.trouble = trouble
+    model.error = error
     contents = {f"mem://a/{n}.png": noise(n) for n in range(12)}
     with rig(tmp_path, model=model) as worker:
         scan = worker.scan(contents, check=CHECK, batch_images=12)
@@ -220,7 +220,7 @@ def test_a_device_that_fails_here_makes_flagged_images_wait_and_no_other(tmp_pat
         assert 0 < first.n_verdicts < 12
         assert first.n_failures == 0
         assert {row.decision for row in worker.rows(Verdict)} == {"clear"}
-        model.trouble = None
+        model.error = None
         worker.forget_backoff()
         worker.drain()
         assert worker.progress(scan).n_verdicts == 12
@@ -232,12 +232,12 @@ def test_the_same_bytes_keep_their_boxes_when_a_verdict_is_taken_over(tmp_path: 
     with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
         worker.scan({"mem://a/bad.png": png("bad"), "mem://a/one.png": png("one")}, check=CHECK)
         worker.drain()
-        crop_setup = worker.scan({"mem://b/bad.png": png("bad"), "mem://b/one.png": png("one")}, check=CHECK)
+        reused = worker.scan({"mem://b/bad.png": png("bad"), "mem://b/one.png": png("one")}, check=CHECK)
         worker.drain()
-        told = records(worker, crop_setup)
-    assert {record["reused"] for record in told.values()} == {True}
-    assert len(told["one"]["boxes"]) == 1
-    assert "four numbers" in told["bad"]["box_problems"][0]
+        found = records(worker, reused)
+    assert {record["reused"] for record in found.values()} == {True}
+    assert len(found["one"]["boxes"]) == 1
+    assert "four numbers" in found["bad"]["box_problems"][0]
 
 
 def noise(seed: int) -> bytes:

@@ -43,7 +43,7 @@ def second(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Adapter
 
 
 class Held(LoadedModel):
-    """Loads of one adapter wait for a word, or fail."""
+    """Loads of one adapter wait for `go_on`, or fail."""
 
     def __init__(self, base: BaseModel) -> None:
         super().__init__(base)
@@ -61,7 +61,7 @@ class Held(LoadedModel):
 
 
 class Place:
-    """A ledger with the shipped adapters in use, and workers on one base model."""
+    """A database with the shipped adapters in use, and workers on one base model."""
 
     def __init__(self, engine: sa.Engine, folder: Path, base: BaseModel) -> None:
         self.engine = engine
@@ -118,7 +118,7 @@ def place(tmp_path: Path, base: BaseModel) -> Iterator[Place]:
 def copy_of(
     adapter: AdapterInfo, into: Path, base: BaseModel, *, strength: float = 1.2, tune: bool = True
 ) -> AdapterInfo:
-    """One more adapter; out of tune, it is refused."""
+    """One more adapter. With tune=False its canary fails, so it is refused."""
     folder = second_adapter(base, into, strength=strength)
     return replace(
         adapter, uri=str(folder if tune else out_of_tune(folder)), weights_sha256=read_card(folder).weights_sha256
@@ -130,12 +130,12 @@ def test_batches_go_on_until_the_new_champion_is_ready_and_the_next_one_takes_it
 ) -> None:
     worker = place.worker()
     first = worker.resolve(place.overlay)
-    worker.look()
+    worker.check()
     place.model.held = second.weights_sha256
     new = place.promote(second)
-    watch = threading.Thread(target=worker.look)
+    watch = threading.Thread(target=worker.check)
     watch.start()
-    assert place.model.reached.wait(60)  # the watch is loading it
+    assert place.model.reached.wait(60)  # `check` is loading it
     assert worker.resolve(place.overlay) is first
     place.model.go_on.set()
     watch.join(60)
@@ -150,20 +150,20 @@ def test_another_check_of_the_same_worker_notices_nothing(place: Place, second: 
     worker = place.worker()
     worker.resolve(place.overlay)
     other = worker.resolve(place.baggage)
-    worker.look()
+    worker.check()
     place.model.held = second.weights_sha256
     place.promote(second)
-    watch = threading.Thread(target=worker.look)
+    watch = threading.Thread(target=worker.check)
     watch.start()
     assert place.model.reached.wait(60)
     start = time.perf_counter()
     assert worker.resolve(place.baggage) is other
-    assert place.adapter_of(worker.resolve(place.check("flowers"))) is None  # one that was never met before
+    assert place.adapter_of(worker.resolve(place.check("flowers"))) is None  # a check that it never served before
     assert time.perf_counter() - start < 5.0
     place.model.go_on.set()
     watch.join(60)
     worker.resolve(place.overlay)
-    worker.look()
+    worker.check()
     assert worker.resolve(place.baggage) is other
 
 
@@ -173,7 +173,7 @@ def test_a_batch_that_waited_long_enough_or_has_no_watch_takes_the_new_champion_
 ) -> None:
     worker = place.worker()
     worker.resolve(place.overlay)
-    worker.look()
+    worker.check()
     new = place.promote(second)
     monkeypatch.setattr(champions, name, 0.0)
     assert place.adapter_of(worker.resolve(place.overlay)) == new
@@ -184,19 +184,19 @@ def test_a_refused_champion_leaves_the_old_one_in_use_until_it_is_mended(
 ) -> None:
     worker = place.worker()
     first = worker.resolve(place.overlay)
-    worker.look()
+    worker.check()
     bad = copy_of(second, tmp_path / "bad", base, tune=False)
     new = place.promote(bad)
-    worker.look()
+    worker.check()
     assert worker.resolve(place.overlay) is first
     assert place.refusals() == [(new, "w")]
     monkeypatch.setattr(champions, "REFUSED_AGAIN_SECONDS", 0.0)
     for _ in range(3):
-        worker.look()
+        worker.check()
     assert (worker.resolve(place.overlay), place.n_refusal_rows()) == (first, 1)
     sing_again(base, Path(bad.uri))
-    worker._trouble.clear()  # its minute is over
-    worker.look()
+    worker._failures.clear()  # as after its minute
+    worker.check()
     assert place.adapter_of(worker.resolve(place.overlay)) == new
 
 
@@ -211,7 +211,7 @@ def test_a_refusal_is_taken_back_by_the_worker_that_uses_the_adapter_after_all(
         worker.resolve(place.overlay)
     assert place.refusals() == [(new, "one"), (new, "two")]
     sing_again(base, Path(bad.uri))
-    one.look()
+    one.check()
     assert place.adapter_of(one.resolve(place.overlay)) == new
     assert place.refusals() == [(new, "two")]
 
@@ -221,7 +221,7 @@ def test_a_refusal_without_a_watch_keeps_the_old_champion_too(
 ) -> None:
     worker = place.worker()
     first = worker.resolve(place.overlay)
-    place.promote(second)  # which it never meets: it goes on with what it has, and not back through the history
+    place.promote(second)  # which it never loads: it keeps its adapter, and falls back to no predecessor
     place.promote(copy_of(second, tmp_path / "bad", base, tune=False))
     assert worker.resolve(place.overlay) is first
     assert worker.resolve(place.overlay) is first
@@ -238,7 +238,7 @@ def test_a_fresh_worker_goes_back_to_the_newest_predecessor_that_passes(
     assert place.adapter_of(worker.resolve(place.overlay)) == good
     assert len(place.refusals()) == 2
     out_of_tune(tmp_path / "good")
-    assert place.adapter_of(worker.resolve(place.overlay)) == good  # which goes on as it is
+    assert place.adapter_of(worker.resolve(place.overlay)) == good  # which keeps its adapter
     assert place.adapter_of(place.worker("other").resolve(place.overlay)) == shipped
 
 
@@ -246,7 +246,7 @@ def test_the_base_alone_answers_in_the_place_of_a_refused_champion_only_if_it_di
     place: Place, second: AdapterInfo, base: BaseModel, tmp_path: Path
 ) -> None:
     bad = copy_of(second, tmp_path / "bad", base, tune=False)
-    with transaction(place.engine) as connection:  # nothing was ever in use
+    with transaction(place.engine) as connection:  # there was never a champion
         for table in ("promotions", "champions"):
             connection.execute(sa.text(f"DELETE FROM {table}"))
     place.promote(bad)
@@ -274,42 +274,42 @@ def test_a_rollback_reaches_a_running_worker_as_a_promotion_does(place: Place, s
     worker = place.worker()
     old = worker.resolve(place.overlay)
     place.promote(second)
-    worker.look()
+    worker.check()
     worker.resolve(place.overlay)
     place.roll_back()
-    worker.look()
-    crop_setup = worker.resolve(place.overlay)
-    assert (place.adapter_of(crop_setup), crop_setup.scorer_id) == (shipped, old.scorer_id)
+    worker.check()
+    restored = worker.resolve(place.overlay)
+    assert (place.adapter_of(restored), restored.scorer_id) == (shipped, old.scorer_id)
 
 
 def test_a_pointer_that_moves_back_in_time_changes_nothing(place: Place, second: AdapterInfo, base: BaseModel) -> None:
     worker = place.worker()
     first = worker.resolve(place.overlay)
-    worker.look()
+    worker.check()
     place.promote(second)
-    worker.look()  # ready, and never taken
+    worker.check()  # ready, and never taken
     assert second.weights_sha256 in base.loaded
     place.roll_back()
     assert worker.resolve(place.overlay) is first
     gc.collect()
-    worker.look()
+    worker.check()
     assert second.weights_sha256 not in base.loaded
 
 
-def test_a_world_that_fails_is_no_refusal_and_is_tried_again(place: Place, second: AdapterInfo) -> None:
+def test_a_transient_error_is_no_refusal_and_is_tried_again(place: Place, second: AdapterInfo) -> None:
     worker = place.worker()
     first = worker.resolve(place.overlay)
-    worker.look()
+    worker.check()
     place.model.held, place.model.fault = second.weights_sha256, ModelUnavailable("no room on the device")
     new = place.promote(second)
-    worker.look()
+    worker.check()
     assert worker.resolve(place.overlay) is first
     assert place.n_refusal_rows() == 0
     place.model.held = ""
-    worker.look()  # its pause is not over
+    worker.check()  # during its pause
     assert worker.resolve(place.overlay) is first
-    worker._trouble.clear()
-    worker.look()
+    worker._failures.clear()
+    worker.check()
     assert place.adapter_of(worker.resolve(place.overlay)) == new
 
 
@@ -320,27 +320,27 @@ def test_an_adapter_is_released_when_no_check_and_no_batch_uses_it(
     held = [worker.resolve(place.overlay)]  # as a batch does
     digest = str(held[0].scorer.identity.adapter_sha256)
     place.promote(second)
-    worker.look()
+    worker.check()
     worker.resolve(place.overlay)
-    worker.look()
+    worker.check()
     assert digest in base.loaded
     image = held[0].scorer.prepare(_picture())
     before = held[0].scorer.score([image])[0].margin
     held.clear()
     gc.collect()
-    worker.look()
+    worker.check()
     assert base.loaded == {second.weights_sha256}
     place.roll_back()
-    worker.look()
-    crop_setup = worker.resolve(place.overlay).scorer
-    assert crop_setup.score([crop_setup.prepare(_picture())])[0].margin == pytest.approx(before, abs=1e-4)
+    worker.check()
+    reloaded = worker.resolve(place.overlay).scorer
+    assert reloaded.score([reloaded.prepare(_picture())])[0].margin == pytest.approx(before, abs=1e-4)
 
 
 def test_a_model_without_adapters_refuses_a_champion_and_goes_on_as_before(place: Place, second: AdapterInfo) -> None:
     fake = place.worker("f", FakeModel())
     assert place.adapter_of(fake.resolve(place.overlay)) is None
     new = place.promote(replace(second, base_model="fake"))
-    fake.look()
+    fake.check()
     assert place.adapter_of(fake.resolve(place.overlay)) is None
     assert place.refusals() == [(new, "f")]
     assert place.adapter_of(place.worker("g", FakeModel()).resolve(place.overlay)) is None

@@ -1,4 +1,4 @@
-"""Which images are looked at again, in which order and for how much: the gate and the cap, without any image."""
+"""Which images get a crop pass, in which order and at which cost: the gate and its limit, without any image."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_what_waits_keeps_its_tokens_for_the_next_attempt() -> None:
     allowance.earn(100)
     assert allowance.take(40)
     allowance.postpone(first=20, granted=40)
-    assert (allowance.left, allowance.left_over) == (10, 40)  # nobody else gets them meanwhile
+    assert (allowance.left, allowance.left_over) == (10, 40)  # they stay reserved
     later = Allowance(0.5, left_over=allowance.left_over)
     later.earn(20)
     assert later.take(50)
@@ -150,7 +150,7 @@ def test_a_pair_with_open_budgets_fits_under_the_cap() -> None:
     assert allowance.take(policy.crop_pixels + policy.context_pixels)
 
 
-# How the margins of a configuration are read
+# How the margins of a configuration are interpreted
 
 
 def crop_check(**settings: object) -> Check:

@@ -1,4 +1,4 @@
-"""An endpoint as the worker's model: how long it is tried, whose fault a refusal is, and what reaches the ledger."""
+"""An endpoint as the worker's model: its retries, refusals that count against an image, and what is stored."""
 
 import io
 import itertools
@@ -33,7 +33,7 @@ KEY = "sk-s3cret-k3y-of-an-endpoint"
 
 @dataclass
 class Hours:
-    """A clock that only sleeping moves."""
+    """A clock that advances only by sleeping."""
 
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Hours:
 
 @dataclass
 class Script:
-    """A server that fails as it is told, then answers."""
+    """A server that fails as scripted, then answers."""
 
     failures: list[Exception]
     calls: int = 0
@@ -64,7 +64,7 @@ class Script:
 
 def line(hours: Hours, *, per_minute: float | None = None) -> RateLimitedServer:
     pace = RateLimit(per_minute, hours.clock)
-    return RateLimitedServer(pace=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=hours.clock)
+    return RateLimitedServer(rate_limit=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=hours.clock)
 
 
 def busy(retry_after: float | None = None) -> EndpointBusy:
@@ -113,17 +113,17 @@ def test_a_pause_that_could_outlast_the_patience_is_not_begun() -> None:
     assert hours.slept == []
 
 
-def test_a_pause_that_the_server_asks_for_holds_up_the_other_lanes_too() -> None:
+def test_a_pause_that_the_server_asks_for_holds_up_the_other_streams_too() -> None:
     hours, turns = Hours(), []
 
     def sleep(seconds: float) -> None:
-        if seconds:  # one lane sleeps; may another one ask?
+        if seconds:  # one stream sleeps; may another one send?
             turns.append(pace.wait(until=hours.now + 19.0))
         hours.sleep(seconds)
 
     clock = Clock(now=lambda: hours.now, sleep=sleep)
     pace = RateLimit(None, clock)
-    asked = RateLimitedServer(pace=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=clock)
+    asked = RateLimitedServer(rate_limit=pace, patience_seconds=60.0, timeout_seconds=10.0, clock=clock)
     assert asked.ask(Script([busy(20.0)]), deadline=asked.deadline()) == "answer"
     assert turns == [False]
     assert pace.wait(until=hours.now)
@@ -145,7 +145,7 @@ def test_requests_are_spaced_evenly_and_none_waits_beyond_its_deadline() -> None
     for _ in range(4):
         asked.ask(Script([]), deadline=asked.deadline())
     assert hours.slept == pytest.approx([10.0] * 3)
-    with pytest.raises(DeviceUnavailable, match="limit of requests"):
+    with pytest.raises(DeviceUnavailable, match="endpoint_requests_per_minute"):
         asked.ask(late := Script([]), deadline=hours.now + 15.0)  # its turn comes after 10 s, the request may take 10
     assert late.calls == 0
 
@@ -210,7 +210,7 @@ def test_a_name_that_no_server_has_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"precision": "bf16"}, "server's affair"),
+        ({"precision": "bf16"}, "precision and model_revision"),
         ({"endpoint_patience_seconds": 5.0}, "at least 10"),
         ({"endpoint_patience_seconds": 300.0}, "less than 120"),
         ({"endpoint_requests_per_minute": 1.0}, "at least 70"),
@@ -279,14 +279,14 @@ def test_what_may_heal_is_waited_for_at_the_start(
 
 
 @pytest.mark.parametrize(
-    ("per_minute", "lanes"), [(None, 8), (1000.0, 8), (6.0, 2), (2.0, 1)], ids=["free", "fast", "slow", "slowest"]
+    ("per_minute", "streams"), [(None, 8), (1000.0, 8), (6.0, 2), (2.0, 1)], ids=["free", "fast", "slow", "slowest"]
 )
-def test_no_more_lanes_than_get_their_turn(tmp_path: Path, per_minute: float | None, streams: int) -> None:
+def test_no_more_streams_than_get_their_turn(tmp_path: Path, per_minute: float | None, streams: int) -> None:
     settings = load_settings(data_dir=tmp_path, endpoint_timeout_seconds=10.0, endpoint_requests_per_minute=per_minute)
     assert streams_for(settings) == streams
 
 
-def test_failures_of_the_world_pass(peer: ChatServer, model: EndpointModel) -> None:
+def test_transient_errors_pass(peer: ChatServer, model: EndpointModel) -> None:
     peer.faults = iter(["503", "reset", "garbage", "429:30", ""])
     assert score(model, RED) == pytest.approx(MARGIN)
     assert len(peer.asked) == 5
@@ -396,7 +396,7 @@ def test_a_worker_ends_though_the_server_is_silent(tmp_path: Path, peer: ChatSer
         run.join(30)
         assert not run.is_alive()
         device = worker.scoring.device
-    assert device.forward is not None  # the request is still under way, and nobody waits for it
+    assert device.forward is not None  # the request is still under way, but no thread waits for it
     assert not peer.released.is_set()
     with rig(tmp_path) as after:
         assert set(after.states().values()) == {"pending"}

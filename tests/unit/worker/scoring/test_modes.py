@@ -1,4 +1,4 @@
-"""Modes beside the label tokens, through a worker: steps, a head over frozen features, boxes nobody was taught."""
+"""Modes other than label tokens, through a worker: steps, a head over frozen features, boxes without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Second looks that no calibration belongs to: they may flag an image, never clear it; first looks count as ever."""
+"""Crops without a calibration may flag an image, and never clear it. First passes are decided as before."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_calibration_or_a_base_alone_reads_every_image_alike() -> None:
         assert policy.decide(reading(-9.0)).decision == "clear"
 
 
-def test_without_a_ledger_it_is_the_same() -> None:
+def test_without_a_database_it_is_the_same() -> None:
     card = read_card(pocket.adapter_folder("overlay"))
     question = question_of(load_check("overlay"))
     plain = _margins(check_with(None), question, card, precision="fp32").policy
@@ -130,7 +130,7 @@ def decided(worker: Rig, scan: str) -> dict[str, Any]:
 def test_a_fleet_clears_nothing_that_was_looked_at_twice_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The fake model takes no adapter, so the word of one is put in its mouth."""
+    """The fake model takes no adapter, so the policy of one is patched in."""
     monkeypatch.setattr(factory.ScorerMaker, "_own", lambda _self, check, _adapter: own(check))
     with rig(tmp_path, model=FakeModel()) as worker:
         plain = decided(worker, fleet(worker, check_with(None, boxes=True)))
