@@ -23,8 +23,8 @@ TURN_ON = {
 def completion(shell: str | None) -> None:
     """Print the line that turns on shell completion.
 
-    Put it at the end of the file that is named on stderr, in zsh after compinit, and open a new shell. Without an
-    argument the shell is that of $SHELL.
+    Put it at the end of the file named on stderr (in zsh, after compinit) and open a new shell. Default: the shell of
+    $SHELL.
 
     \b
     Example:
@@ -32,7 +32,7 @@ def completion(shell: str | None) -> None:
     """
     name = shell or PurePath(os.environ.get("SHELL", "")).name
     if name not in TURN_ON:
-        raise click.UsageError(f"$SHELL is none of {', '.join(TURN_ON)}: name one (`scanfleet completion bash`)")
+        raise click.UsageError(f"$SHELL is none of {', '.join(TURN_ON)}: name the shell (`scanfleet completion bash`)")
     file, line = TURN_ON[name]
     click.echo(line)
     note(f"put this line at the end of {file} and open a new shell")

@@ -40,13 +40,13 @@ NO_ROOM = 2  # as for a file that cannot be written
 
 @click.group(cls=ScanfleetGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Folder of the embedded database and broker, and logs."
+    "--data-dir", type=click.Path(path_type=Path), help="Folder for the embedded database and broker, and for logs."
 )
 @click.option(
     "--database-url", help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: SQLite in the data folder."
 )
 @click.option("--broker-url", help="redis://HOST:PORT/N. Default: files in the data folder.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged to stderr.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level to log.")
 @click.version_option(package_name="scanfleet", message="scanfleet %(version)s")
 @click.pass_context
 def cli(
@@ -63,7 +63,7 @@ def cli(
       scanfleet run photos/ --check overlay
       scanfleet results ls --decision flag
 
-    Every option is also a setting: SCANFLEET_DATABASE_URL in the environment, or database_url in scanfleet.toml.
+    Each option below is also a setting: SCANFLEET_DATABASE_URL in the environment, or database_url in scanfleet.toml.
     Data goes to stdout, progress and messages to stderr.
 
     \b

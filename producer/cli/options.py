@@ -36,7 +36,7 @@ class ScanfleetGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """A word that is no command is answered with those there are."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            ctx.fail(f"No such command {args[0]!r}: there are {', '.join(self.commands)}.")
+            ctx.fail(f"No such command {args[0]!r}; commands: {', '.join(self.commands)}.")
         return super().resolve_command(ctx, args)
 
 
@@ -130,13 +130,13 @@ def filter_options(command: FunctionT) -> FunctionT:
                 help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.",
             ),
             click.option(
-                "--include", multiple=True, metavar="GLOB", help="Take these files only, whatever their suffix."
+                "--include", multiple=True, metavar="GLOB", help="Take only these files, whatever their suffix."
             ),
-            click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these files or folders out."),
-            click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N images in the scan."),
-            click.option("--sample", metavar="N|0.05", help="A random sample: a number of images, or a fraction."),
-            click.option("--seed", type=int, default=0, show_default=True, help="Chooses the sample."),
-            click.option("--fresh", is_flag=True, help="Start another scan even if this one was made before."),
+            click.option("--exclude", multiple=True, metavar="GLOB", help="Skip these files or folders."),
+            click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take at most N images."),
+            click.option("--sample", metavar="N|0.05", help="Take a random sample: a number of images or a fraction."),
+            click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample."),
+            click.option("--fresh", is_flag=True, help="Start a new scan even if the same one exists."),
         )
     ):
         command = option(command)

@@ -41,7 +41,7 @@ def add_one(
             image=named_image(uri),
             label=_known(label, check),
             boxes=_boxes(boxes, label, check),
-            who=required(who, "name of who says so"),
+            who=required(who, "value of --who"),
             group=text_of(group, "group"),
             note=text_of(remark, "note"),
             drawn=None,
@@ -56,18 +56,16 @@ def add_one(
     summary = retry_database(lambda: summarise(engine, parcel))
     added = retry_database(lambda: write(engine, parcel))
     if not added:
-        return f"{said.who} said so before: nothing was added"
+        return f"{said.who} gave this label before: nothing was added"
     split = next(name for splits in summary.table.values() for name, n in splits.items() if n)
     place = "it is used for nothing" if split == "none" else f"split {split}"
-    conflict = (
-        "; people differ on it: it is used for nothing until it is settled (--settle)" if summary.n_conflicts else ""
-    )
+    conflict = "; people differ on it: it is used for nothing until settled (--settle)" if summary.n_conflicts else ""
     return f"label {added[0]}: {label}, {place}{conflict}"
 
 
 def _known(label: str, check: Check) -> str:
     if label not in check.labels:
-        raise MalformedLineError(f"{label!r} is no label of check {check.name} ({', '.join(check.labels[:12])})")
+        raise MalformedLineError(f"{label!r} is not a label of check {check.name} ({', '.join(check.labels[:12])})")
     return label
 
 

@@ -44,7 +44,7 @@ def root_of(text: str | None, *, labels: Path) -> Root:
 def image_at(text: str, root: Root) -> NewImage:
     """The image that a name means. Raises MalformedLineError."""
     if is_presigned(text):
-        raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
+        raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
     if text.startswith("s3://"):
         if not all(text.removeprefix("s3://").partition("/")):
             raise MalformedLineError(f"{text!r} names no object: write s3://bucket/key")
@@ -53,7 +53,7 @@ def image_at(text: str, root: Root) -> NewImage:
         raise MalformedLineError(f"{text.split('://')[0][:20]}:// cannot be read: write a path or s3://bucket/key")
     path = uri_to_path(text)
     if b"\0" in path:
-        raise MalformedLineError("the name holds a zero byte")
+        raise MalformedLineError("the name contains a NUL byte")
     if path.startswith(b"/"):
         path = os.path.normpath(path)
         return local_image(path, root=os.fsdecode(os.path.dirname(path)))
@@ -85,5 +85,5 @@ def named_image(text: str) -> NewImage:
     while not os.path.isdir(folder):  # a folder that is not there is a wrong name here, and no store that is away
         folder = os.path.dirname(folder)
     if b"\0" in path:
-        raise MalformedLineError("the name holds a zero byte")
+        raise MalformedLineError("the name contains a NUL byte")
     return local_image(path, root=os.fsdecode(folder))

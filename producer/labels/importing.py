@@ -91,7 +91,7 @@ def pack(
         if before.label != one.label:
             faults.add(
                 one.where,
-                f"{one.who} says {one.label}; the same bytes are {before.label} at {before.where} ({before.image.uri})",
+                f"{one.who}: {one.label}, but {before.label} for the same bytes at {before.where} ({before.image.uri})",
             )
         try:
             labels.append(_label(one, seen, origin=origin, settles=settles))
@@ -163,8 +163,8 @@ def require_split(parcel: Parcel, n_refused: int) -> None:
         return
     n_images = len({image.content_sha256 for image in parcel.images})
     raise BadLabels(
-        f"{n_refused} of {n_images} images lie in another split than {parcel.split} and stay there: take others, "
-        "or add --where-possible to label these where they lie; nothing was written"
+        f"{n_refused} of {n_images} images are already in another split than {parcel.split} and stay there: choose "
+        "others, or add --where-possible to label these where they are; nothing was written"
     )
 
 
@@ -218,7 +218,7 @@ def _in_pixels(box: RawBox, seen: SeenImage) -> dict[str, Any]:
     sides = (box.x0 * x_unit, box.y0 * y_unit, box.x1 * x_unit, box.y1 * y_unit)
     if min(sides[:2]) < -SLACK or sides[2] > width + SLACK or sides[3] > height + SLACK:
         words = " ".join(f"{side:g}" for side in sides)
-        raise MalformedLineError(f"the box {words} does not lie in the image, which has {width} x {height} pixels")
+        raise MalformedLineError(f"the box {words} lies outside the image, which has {width} x {height} pixels")
     x0, y0, x1, y1 = (round(side, 2) for side in (max(sides[0], 0), max(sides[1], 0), sides[2], sides[3]))
     x1, y1 = min(x1, width), min(y1, height)
     if x1 <= x0 or y1 <= y0:

@@ -41,7 +41,7 @@ class Words:
     def __post_init__(self) -> None:
         for label in (*self.mapping.values(), *([] if self.empty is None else [self.empty])):
             if label not in self.check.labels:
-                raise BadLabels(f"{label!r} is no label of check {self.check.name} ({_few(self.check.labels)})")
+                raise BadLabels(f"{label!r} is not a label of check {self.check.name} ({_few(self.check.labels)})")
 
     def of(self, label: str) -> str:
         return self.mapping.get(label, label)
@@ -76,7 +76,7 @@ def understand(entries: Sequence[Entry], words: Words, *, who: str, root: Root, 
         n = f"in {len(places)} entries, first " if len(places) > 1 else ""
         faults.add(
             f"{n}{places[0]}",
-            f"{label!r} is no label of check {words.check.name} ({_few(words.check.labels)}): --map '{label}=OURS'",
+            f"{label!r} is not a label of check {words.check.name} ({_few(words.check.labels)}): --map '{label}=OURS'",
         )
     _contradictions(found, faults)
     faults.raise_any()
@@ -118,7 +118,7 @@ def _label_of(kinds: set[str], words: Words) -> str:
     if len(harmless) != 1:
         raise MalformedLineError(
             f"nothing was found in the image, and check {check.name} has several labels that could mean it "
-            f"({_few(harmless)}): say which with --empty LABEL"
+            f"({_few(harmless)}): choose one with --empty LABEL"
         )
     return harmless[0]
 
@@ -128,7 +128,7 @@ def _contradictions(said: Sequence[Said], faults: Faults) -> None:
     for one in said:
         before = first.setdefault((one.image.uri, one.who), one)
         if before.label != one.label:
-            faults.add(one.where, f"{one.who} says {one.label} of an image, and {before.label} at {before.where}")
+            faults.add(one.where, f"{one.who} labels an image {one.label} here and {before.label} at {before.where}")
 
 
 def _few(labels: Sequence[str]) -> str:

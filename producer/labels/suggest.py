@@ -78,7 +78,7 @@ def read_mix(text: str) -> dict[str, float]:
         try:
             mix[name] = float(share)
         except ValueError:
-            raise RequestError(f"--mix {item.strip()}: {share!r} is no number") from None
+            raise RequestError(f"--mix {item.strip()}: {share!r} is not a number") from None
         if not 0 <= mix[name] <= 1:
             raise RequestError(f"--mix {item.strip()}: a share lies between 0 and 1")
     if not math.isclose(sum(mix.values()), 1, abs_tol=1e-6):
@@ -122,7 +122,7 @@ def suggest(
         drawn |= dict.fromkeys(taken, part)
         lacking = size - len(taken)
         if lacking:
-            notes.append(f"{part}: {len(taken)} of {size} found, the others go to {following}")
+            notes.append(f"{part}: {len(taken)} of {size} found, the rest goes to {following}")
     _add_unlike(connection, pool, drawn, wanted["diversity"] + lacking, seed=seed)
     chance = wanted["random"] / n_pool
     known = store.candidates(connection, pool, drawn)

@@ -34,9 +34,9 @@ LOW_DISK_BYTES = 1_000_000_000
 SLOW_SECONDS = 0.1  # of a question to the ledger, or a connection: each batch costs several
 FETCHED_IMAGES = 200  # of a source, at most
 REMEDIES = {  # where the error is that something does not answer
-    "ledger": "is it running, and is database_url right? nothing is lost meanwhile, workers wait for it",
-    "broker": "is it running, and is broker_url right? nothing is lost meanwhile, workers wait for it",
-    "store": "is it there, are s3_endpoint_url and credentials right? images wait for it",
+    "ledger": "check that it runs and that database_url is right; nothing is lost, workers wait for it",
+    "broker": "check that it runs and that broker_url is right; nothing is lost, workers wait for it",
+    "store": "check that it runs, s3_endpoint_url and the credentials; nothing is lost, workers wait for it",
 }
 
 
@@ -59,7 +59,7 @@ def failure(name: str, error: ScanfleetError) -> Finding:
     return Finding(name=name, status="fail", text=words, remedy=remedy, exit_code=error.exit_code)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
+def check_services(settings: Settings) -> Iterator[Finding]:
     """Data folder, ledger, workers, broker, place of adapters; a fault of one does not hide the others."""
     looks = (("data folder", _data_dir), ("ledger", _ledger), ("broker", _broker), ("adapters_url", _adapters_place))
     for name, look in looks:
@@ -77,10 +77,11 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
     text = f"{settings.data_dir}: {free / 1e9:.1f} GB free"
     if not os.access(place, os.W_OK | os.X_OK):
         yield Finding(
-            name="data folder", status="warn", text=f"{place} cannot be written", remedy="name another one in data_dir"
+            name="data folder", status="warn", text=f"{place} is not writable", remedy="set data_dir to another folder"
         )
     elif free < LOW_DISK_BYTES:
-        yield Finding(name="data folder", status="warn", text=text, remedy="make room, or name another one in data_dir")
+        remedy = "free some space, or set data_dir to another folder"
+        yield Finding(name="data folder", status="warn", text=text, remedy=remedy)
     else:
         yield Finding(name="data folder", status="ok", text=text, figures={"free_bytes": free})
 
@@ -90,7 +91,7 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
     url = sa.make_url(settings.database)
     name = redact(url.render_as_string())
     if url.get_backend_name() == "sqlite" and not os.path.exists(url.database or ""):
-        yield Finding(name="ledger", status="ok", text=f"{name}: not made yet, the first scan does")
+        yield Finding(name="ledger", status="ok", text=f"{name}: does not exist yet; the first scan creates it")
         return
     start = time.perf_counter()
     with first_contact(settings) as engine:
@@ -100,23 +101,23 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         except SchemaOutdated as error:
             if settings.database_url is not None:
                 raise
-            yield Finding(name="ledger", status="warn", text=str(error), remedy="any command that writes does it")
+            yield Finding(name="ledger", status="warn", text=str(error), remedy="any command that writes upgrades it")
             return
         start = time.perf_counter()
         with reading(engine) as connection:
             workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
             refused = refused_champions(connection)
         asked = time.perf_counter() - start
-    text = f"{name}: connected in {_ms(connected)}, a question takes {_ms(asked)}"
+    text = f"{name}: connected in {_ms(connected)}, a query takes {_ms(asked)}"
     figures = {"connect_seconds": connected, "ask_seconds": asked}
-    yield _timed("ledger", text, asked, figures, remedy="each batch asks several times: workers nearer to the database")
+    yield _timed("ledger", text, asked, figures, remedy="each batch needs several queries: move the workers closer")
     yield _workers(workers)
     if refused:
         yield Finding(
             name="adapters",
             status="warn",
             text="; ".join(map(in_words, refused)),
-            remedy="`scanfleet adapters show ID` says more; mend its files or that worker, or roll back",
+            remedy="see `scanfleet adapters show ID`; fix its files or that worker, or roll back",
             figures={"refusals": len(refused)},
         )
 
@@ -125,17 +126,17 @@ def _workers(workers: list[WorkerInfo]) -> Finding:
     """What those that run say of themselves."""
     waits = next((worker for worker in workers if worker.waiting_for), None)
     if waits is not None:
-        text = f"{waits.id} for {waits.queue} cannot begin, it waits: {waits.waiting_for}"
+        text = f"{waits.id} for {waits.queue} cannot start yet: {waits.waiting_for}"
         return Finding(name="workers", status="warn", text=text, figures={"n": len(workers)})
     if not workers:
-        return Finding(name="workers", status="ok", text="none gave a sign lately", figures={"n": 0})
+        return Finding(name="workers", status="ok", text="no live worker", figures={"n": 0})
     queues = ", ".join(sorted({worker.queue for worker in workers}))
     whole = StageTimes(sums=_sum(workers))
-    text = f"{len(workers)} at work for {queues}"
+    text = f"{len(workers)} running for {queues}"
     if whole.idle_share is None:
         return Finding(name="workers", status="ok", text=text, figures={"n": len(workers)})
     figures = {"n": len(workers), "device_idle_share": whole.idle_share, "bottleneck": whole.bottleneck}
-    text += f", their devices idle {whole.idle_share:.0%} of the time".replace("%", " %")
+    text += f", devices idle {whole.idle_share:.0%} of the time".replace("%", " %")
     remedy = f"bottleneck: {whole.bottleneck}; see `scanfleet scans show`" if whole.starved else None
     return Finding(name="workers", status="warn" if whole.starved else "ok", text=text, remedy=remedy, figures=figures)
 
@@ -158,7 +159,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     if settings.broker.startswith("filesystem"):
         folder = broker_folder(settings)
         if not folder.is_dir():
-            yield Finding(name="broker", status="ok", text=f"the folder {folder}: not made yet, the first scan does")
+            yield Finding(name="broker", status="ok", text=f"{folder}: does not exist yet; the first scan creates it")
             return
         name = f"the folder {folder}"
     start = time.perf_counter()
@@ -166,7 +167,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         check_broker(app)
     seconds = time.perf_counter() - start
     text = f"{name}: connected in {_ms(seconds)}"
-    yield _timed("broker", text, seconds, {"connect_seconds": seconds}, remedy="a broker nearer to the workers")
+    yield _timed("broker", text, seconds, {"connect_seconds": seconds}, remedy="move the broker nearer to the workers")
 
 
 def _adapters_place(settings: Settings) -> Iterator[Finding]:
@@ -176,7 +177,7 @@ def _adapters_place(settings: Settings) -> Iterator[Finding]:
     place = shared_place(settings)
     next(open_store(place, settings, root=place).list(f"{place}/" if place.startswith("s3://") else place), None)
     if not place.startswith("s3://") and not os.access(place, os.W_OK | os.X_OK):
-        text = f"{place} cannot be written: no training can bring its adapter there from here"
+        text = f"{place} is not writable: trainings on this machine cannot store their adapters there"
         yield Finding(name="adapters_url", status="warn", text=text)
         return
     yield Finding(name="adapters_url", status="ok", text=f"{redact(place)} can be listed")
@@ -189,13 +190,13 @@ def _timed(name: str, text: str, seconds: float, figures: dict[str, Any], *, rem
     )
 
 
-def examine_source(settings: Settings, source: str | None, *, seconds: float) -> Finding:
+def check_source(settings: Settings, source: str | None, *, seconds: float) -> Finding:
     """List a source and fetch from it for some seconds, as many images at once as a worker.
 
     The figure images_per_second is the pace of fetching.
     """
     if source is None:
-        return Finding(name="store", status="skip", text="not looked at: name a folder or bucket with --source")
+        return Finding(name="store", status="skip", text="not checked: name a folder or bucket with --source")
     start = time.perf_counter()
     named = NamedImages([source], settings)
     images = list(islice(named, FETCHED_IMAGES))
@@ -208,7 +209,7 @@ def examine_source(settings: Settings, source: str | None, *, seconds: float) ->
         return failure("store", error)
     text = f"{redact(source)}: {len(images)} images listed in {_ms(listed)}, {n} fetched"
     if n == 0:
-        remedy = "--seconds with a larger number waits longer; a store that stays as slow holds up every worker"
+        remedy = "try a larger --seconds; a store this slow delays every worker"
         return Finding(name="store", status="warn", text=f"{text} within {seconds:g} s", remedy=remedy)
     pace = n / max(took, 1e-9)
     return Finding(

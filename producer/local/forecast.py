@@ -50,5 +50,5 @@ def advice(rates: Mapping[str, float], found: Forecast, *, shares_cores: bool) -
         gives = {"fetch": "fetching", "decode": "decoding", "prepare": "preparing"}[found.limit]
         return f"{gives} gives {rates[found.limit]:.0f} images/s, {pace}: {ADVICE[found.limit]}"
     if shares_cores:
-        return f"{pace}, and decoding takes its cores: a GPU, or more cores"
+        return f"{pace}, and decoding shares its cores: use a GPU, or more cores"
     return f"{pace} and is the limit: {ADVICE['device']}"

@@ -50,10 +50,10 @@ def draw_crop(thumbnail: Image.Image, look: CropResult | None, *, size: tuple[in
 
 
 SKIPPED = {
-    "cap": "not looked again: the check's max_extra was spent",
-    "diffuse": "nothing stood out to look at again",
-    "whole": "nothing in particular to look at again",
-    "enough": "the first look saw all there is",
+    "cap": "no crop: the check's max_extra was spent",
+    "diffuse": "no crop: nothing stood out",
+    "whole": "no crop: the region is the whole image",
+    "enough": "no crop: the first pass saw every pixel",
 }
 
 
@@ -63,7 +63,7 @@ def crop_in_words(look: CropResult | None) -> str | None:
     >>> crop_in_words(CropResult(why="uncertain", first=0.125, second=-3.5, look="pair"))
     'margin +0.125, then -3.500'
     >>> crop_in_words(CropResult(why="uncertain", first=0.125, skipped="diffuse", look="pair"))
-    'margin +0.125, nothing stood out to look at again'
+    'margin +0.125, no crop: nothing stood out'
     """
     if look is None:
         return None

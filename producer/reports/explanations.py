@@ -53,7 +53,7 @@ def _untried(scorer: ScorerUse) -> bool:
 
 def _warning(check: str) -> str:
     fit = f"scanfleet tune --check {check} --labels ... --apply"
-    return f"second looks of this check are not calibrated: none of them clears an image (`{fit}` fits them)"
+    return f"the crop pass of this check is not calibrated, so it clears no image: calibrate it with `{fit}`"
 
 
 def _decision(scorer: ScorerUse) -> str:
@@ -63,9 +63,10 @@ def _decision(scorer: ScorerUse) -> str:
     flag, review = scorer.thresholds.get("flag"), scorer.thresholds.get("review")
     flagged = UNCERTIFIED if flag is None else f"margin of {flag:+.3f} or more"
     if _untried(scorer):
-        again = "after a second look"
-        rest = "an image with one look is decided as without second looks"
-        return f"flag: {flagged} {again}; clear: none {again}; else review; {rest}"
+        return (
+            f"flag: {flagged} after a crop; clear: none after a crop; else review; "
+            "an image without a crop is decided as without a crop pass"
+        )
     cleared = UNCERTIFIED if review is None else f"margin under {review:+.3f}"
     return f"flag: {flagged}; clear: {cleared}; else review"
 
@@ -76,13 +77,13 @@ def _score(scorer: ScorerUse) -> str:
         return "score: none, the margin is not calibrated"
     words = f"score: probability of a flag by {held.get('method', 'platt')} calibration"
     if "n" in held and "prevalence" in held:
-        words += f" on {held['n']} images, {held['prevalence']:.0%} of them to be flagged"
+        words += f" on {held['n']} images, {held['prevalence']:.0%} of which should be flagged"
     return words
 
 
 def _shift(held: dict[str, Any]) -> str:
     return (
-        f"checked on {held['n']} known images: margins within {held['max']:.3f} of those stored with the adapter "
+        f"checked on {held['n']} canary images: margins within {held['max']:.3f} of those stored with the adapter "
         f"({held['against']}), {held['mean']:.3f} on average"
     )
 
@@ -99,4 +100,4 @@ def _looks(crop: dict[str, Any]) -> str:
         words = [f"{end + band:+.3f}" if end is not None else "any" for end, band in (low, high)]
         which = f"where the first margin lies between {words[0]} and {words[1]}"
         which += ", and of shrunk images" if crop["when"] == "uncertain-or-shrunk" else ""
-    return f"second look ({crop['look']}) {which}, for at most {crop['max_extra']:g} times the tokens of the first"
+    return f"crop pass ({crop['look']}) {which}, for at most {crop['max_extra']:g} times the tokens of the first pass"

@@ -43,7 +43,7 @@ def n_chosen(counts: Counts, *, stage: str | None, reason: str | None) -> int:
         if word is None or word in there:
             continue
         if counts:
-            raise UnknownName(f"{option} {word}: nothing failed so; what failed is {in_words(counts)}")
+            raise UnknownName(f"{option} {word}: no such failure; failures: {in_words(counts)}")
         if word not in known:
-            raise UnknownName(f"{option} {word}: there is no such {option[2:]}; there are {', '.join(known)}")
+            raise UnknownName(f"{option} {word}: there is no such {option[2:]}; known: {', '.join(known)}")
     return sum(n for key, n in counts.items() if stage in (None, key[0]) and reason in (None, key[1]))

@@ -202,7 +202,7 @@ def _lock(connection: sa.Connection, scan_id: str) -> ScanInfo:
 
 def _refuse_cancelled(scan: ScanInfo) -> None:
     if scan.state == "cancelled":
-        raise RequestError(f"scan {scan.id} of this source was cancelled: start another one with --fresh")
+        raise RequestError(f"scan {scan.id} of this source was cancelled: start a new one with --fresh")
 
 
 def _without_held(engine: sa.Engine, scan_id: str, images: Iterable[NewImage]) -> Iterator[NewImage]:
@@ -223,7 +223,7 @@ def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:
 
 def _nothing_in(listing: Listing) -> str:
     skipped, filters = listing.counts.n_skipped, listing.filters
-    hint = f" ({skipped} other files: --include takes them)" if skipped else ""
+    hint = f" ({skipped} other files skipped; use --include to add them)" if skipped else ""
     if skipped and (filters.include or filters.exclude):
-        hint = f" ({skipped} files, none of them taken by --include and --exclude)"
-    return f"no image in {', '.join(listing.names)}{hint}"
+        hint = f" ({skipped} files skipped; --include and --exclude select none of them)"
+    return f"no images found in {', '.join(listing.names)}{hint}"

@@ -92,7 +92,7 @@ class Plan:
             return "most of it is the audit sample (--audit takes fewer)"
         if chosen["band_from"] == MEASURED:
             return "the two models' margins differ too much to tell what can change (--band takes fewer)"
-        return "so many answers are `review` or within the band (--band takes fewer)"
+        return "most answers are `review` or within the band (--band takes fewer)"
 
 
 def plan_rescan(engine: sa.Engine, scan_id: str, request: Request) -> Plan:
@@ -288,4 +288,4 @@ def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:
 
 def _refuse_cancelled(scan: ScanInfo) -> None:
     if scan.state == "cancelled":
-        raise RequestError(f"rescan {scan.id} was cancelled: start another one with --fresh")
+        raise RequestError(f"rescan {scan.id} was cancelled: start a new one with --fresh")

@@ -89,12 +89,11 @@ def who_is_missing(engine: sa.Engine, *, model: str, queue: str) -> str | None:
         workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
     held_up, queues = held_up_by(workers, queue), {worker.queue for worker in workers}
     if held_up is not None:
-        return f"no worker for model {model} can begin: {held_up}"
+        return f"no worker for model {model} can start yet: {held_up}"
     if queue in queues:
         return None
-    others = f" (there are workers for {', '.join(sorted(queues)[:5])})" if queues else ""
-    start = f"start one with `scanfleet worker score --model {model}`"
-    return f"no worker for model {model} gave a sign lately{others}: {start}"
+    others = f" (live: {', '.join(sorted(queues)[:5])})" if queues else ""
+    return f"no live worker for model {model}{others}. Start one: `scanfleet worker score --model {model}`"
 
 
 def held_up_by(workers: Sequence[WorkerInfo], queue: str) -> str | None:
@@ -119,8 +118,8 @@ def require_column(listing: Listing, column: str) -> None:
     first = next(listing.images(), None)
     if first is None or (first.meta is not None and column in first.meta):
         return
-    there = ", ".join(first.meta) if first.meta else "none: only manifests have columns"
-    raise RequestError(f"--truth {column}: the source has no such column (there are {there})")
+    there = ", ".join(first.meta) if first.meta else "none; only manifests have columns"
+    raise RequestError(f"--truth {column}: the source has no such column (columns: {there})")
 
 
 @contextmanager

@@ -62,19 +62,17 @@ class ManifestSource:
         """
         there = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
         if not there and "*" in text:
-            raise MalformedLineError("a manifest expands no globs: name the folder instead and choose with --include")
+            raise MalformedLineError("manifests do not expand globs: name the folder instead and choose with --include")
         if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or there:
             return
         short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
-        raise MalformedLineError(
-            f"{short!r} is neither a uri nor the name of an image: a manifest names one image a line"
-        )
+        raise MalformedLineError(f"{short!r} is neither a uri nor the name of an image: write one image per line")
 
     def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
         _check_storable(text, meta)
         meta = without_signatures(meta)
         if is_presigned(text):
-            raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
+            raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
         if text.startswith("s3://"):
             if not all(text.removeprefix("s3://").partition("/")):
                 raise MalformedLineError(f"{text!r} names no object: write s3://bucket/key")
@@ -83,7 +81,7 @@ class ManifestSource:
             raise MalformedLineError(f"{text.split('://')[0]}:// is not supported: write a path or s3://bucket/key")
         path = uri_to_path(text)
         if b"\0" in path:
-            raise MalformedLineError("holds a zero byte")
+            raise MalformedLineError("contains a NUL byte")
         if path.startswith(b"/"):
             path = os.path.normpath(path)
             return local_image(path, root=os.fsdecode(os.path.dirname(path)), meta=meta)
@@ -112,7 +110,7 @@ class Lines:
         if len(raw) > MAX_LINE_BYTES:
             raise MalformedLineError(f"longer than {MAX_LINE_BYTES} bytes: is this a text file?")
         if b"\0" in raw:
-            raise MalformedLineError("holds a zero byte: this is not a text file")
+            raise MalformedLineError("contains a NUL byte: this is not a text file")
         try:
             return raw.decode("utf-8-sig" if self.number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -164,7 +162,7 @@ def _jsonl_rows(lines: Lines) -> Iterator[Row]:
 
 
 def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 ROWS: dict[str, Callable[[Lines], Iterator[Row]]] = {".txt": _text_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
@@ -175,15 +173,15 @@ def _check_storable(uri: str, meta: dict[str, Any] | None) -> None:
     if not uri.strip():
         raise MalformedLineError("the uri is empty")
     if _deeper(meta, MAX_LEVELS):
-        raise MalformedLineError(f"objects or lists within each other, more than {MAX_LEVELS} levels deep")
+        raise MalformedLineError(f"objects or lists nested more than {MAX_LEVELS} levels deep")
     try:
         text = json.dumps([uri, meta], ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
-        raise MalformedLineError("holds half of a surrogate pair, which is not text") from None
+        raise MalformedLineError("contains half of a surrogate pair, which is not text") from None
     except ValueError:  # 1e999
-        raise MalformedLineError("holds a number that is too large") from None
+        raise MalformedLineError("contains a number that is too large") from None
     if b"\\u0000" in text:
-        raise MalformedLineError("holds a zero character")
+        raise MalformedLineError("contains a NUL character")
 
 
 def _deeper(value: object, levels: int) -> bool:

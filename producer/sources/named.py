@@ -49,7 +49,7 @@ class NamedImages:
                 found = True
                 yield item.image
         if not found:
-            what = f"no image in {source.name}"
+            what = f"no images found in {source.name}"
             raise EmptySource(f"{what} (files with {', '.join(SUFFIXES)} count)" if source.sifts_by_suffix else what)
 
 
@@ -62,7 +62,7 @@ class StdinSource:
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
         if sys.stdin is None:
-            raise BadSource("stdin is closed: pipe a list into it, or leave `-` out")
+            raise BadSource("stdin is closed: pipe a list into it, or remove `-`")
         # A handle of its own: the interpreter must not wait at its end for a thread that reads sys.stdin.
         with os.fdopen(os.dup(sys.stdin.fileno()), "rb") as file:
             lines = Lines(file)
@@ -75,7 +75,7 @@ class StdinSource:
 
 def _image(text: str) -> NewImage:
     if is_presigned(text):
-        raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
+        raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
     if text.startswith("s3://") and all(text.removeprefix("s3://").partition("/")):
         return NewImage(uri=text)
     if "://" in text and not text.startswith("file:///"):

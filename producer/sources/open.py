@@ -25,7 +25,7 @@ def open_source(text: str, settings: Settings) -> Source:
     Raises SourceNotFound, AccessDenied, BadSource. A bucket is not asked before it is listed.
     """
     if is_presigned(text):
-        raise BadSource("a presigned address is a password and expires: give s3://bucket/prefix")
+        raise BadSource("a presigned URL is a secret and expires: give s3://bucket/prefix")
     if not text:  # as a shell makes of a variable that is not set; it must not mean the working folder
         raise BadSource("the source is empty: name a folder, s3://bucket/prefix, an image or a manifest")
     if text.startswith("s3://"):

@@ -28,9 +28,9 @@ def require_weights(adapter: AdapterInfo, settings: Settings) -> str | None:
         return _look_in_bucket(adapter, settings)
     folder = Path(os.path.realpath(Path(adapter.uri).expanduser()))
     if not folder.is_dir():
-        return f"the folder {folder} is not there on this machine"
+        return f"the folder {folder} does not exist on this machine"
     if not all(os.access(path, os.R_OK) for path in (folder, *folder.iterdir())):
-        return f"the folder {folder} may not be read"
+        return f"the folder {folder} is not readable"
     try:
         found = adapter_files.digest_of(folder)
     except BadSource as error:

@@ -69,7 +69,7 @@ def _name(adapter_id: int | None) -> str:
 
 
 def _origin(adapter: AdapterInfo) -> str:
-    when = "" if adapter.created_at is None else f", entered {adapter.created_at:%Y-%m-%d %H:%M}"
+    when = "" if adapter.created_at is None else f", registered {adapter.created_at:%Y-%m-%d %H:%M}"
     return ("outside" if adapter.training_id is None else f"by training {adapter.training_id}") + when
 
 
@@ -83,7 +83,7 @@ def _score(calibrator: Mapping[str, Any] | None) -> str:
 def _threshold(adapter: AdapterInfo, name: str, side: str, target: str) -> str:
     """Where the margin decides, and what is certified of it."""
     if adapter.thresholds is None:
-        return "by the sign of the margin, or an even score: no threshold is stored"
+        return "by the sign of the margin, or a score of one half: no threshold is stored"
     value = adapter.thresholds.get(name)
     certificate = adapter.metrics.get(f"{target}_certificate")
     asked = certificate.get("target") if isinstance(certificate, Mapping) else adapter.metrics.get(f"{target}_target")
@@ -95,7 +95,7 @@ def _threshold(adapter: AdapterInfo, name: str, side: str, target: str) -> str:
 
 def _canary(canary: Mapping[str, Any] | None) -> str:
     if canary is None:
-        return "none: workers cannot try it before they use it"
+        return "none: workers cannot test it before they use it"
     return f"{len(canary.get('images', ()))} images, margins in {canary.get('precision', 'fp32')}"
 
 

@@ -38,5 +38,5 @@ def in_a_line(refusals: list[RefusalInfo]) -> str:
 def in_words(refusal: RefusalInfo) -> str:
     return (
         f"adapter {refusal.adapter_id} is in use for {refusal.check_name}, but worker {refusal.worker} refuses it "
-        f"and answers with an older one, or not at all: {refusal.why}"
+        f"and answers with an older one or not at all: {refusal.why}"
     )

@@ -53,13 +53,13 @@ def start(
     a recipe, a field or an adapter to train over that cannot be.
     """
     if settings.model.startswith(PREFIX):
-        raise RequestError(f"{settings.model} is a server, which is not trained here: name a model with --model")
+        raise RequestError(f"{settings.model} is an endpoint, which cannot be trained: name a model with --model")
     recipe = recipe or settings.train_recipe
     require_recipe(recipe, settings.model, overrides)
     with transaction(engine) as connection:
         check = resolve_check(connection, check_name)
         if check.steps:
-            raise RequestError(f"check {check.name} asks in steps, which cannot be trained: give it one prompt")
+            raise RequestError(f"check {check.name} has steps and cannot be trained: use a check with one prompt")
         _require_over(connection, check.name, settings.model, overrides)
         newest = newest_label(connection, check.name)
         if not newest:
@@ -104,7 +104,7 @@ def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> N
     if "fault" in said:
         raise RequestError(said["fault"])
     if OVER in overrides and said["trains"] != ["head"]:
-        raise RequestError(f"recipe {recipe} trains no head, and only a head is put over an adapter: add --recipe head")
+        raise RequestError(f"recipe {recipe} trains no head, which --over needs: add --recipe head")
 
 
 def _require_over(connection: sa.Connection, check_name: str, base_model: str, overrides: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ def nobody_trains(engine: sa.Engine) -> str | None:
         found = live_workers(connection, silent_seconds=SILENT_SECONDS)
     if any(each.queue == TRAIN_QUEUE for each in found):
         return None
-    return "no training worker gave a sign lately: start one with `scanfleet worker train`"
+    return "no live training worker. Start one: `scanfleet worker train`"
 
 
 def watch(engine: sa.Engine, training_id: int) -> Iterator[TrainingInfo]:
@@ -177,7 +177,7 @@ def progress_words(training: TrainingInfo) -> str:
     """`fit, step 40 of 150, epoch 3 of 10, loss 0.5213, about 31 s left`, or what it waits for."""
     if training.state == "ready":
         waits = f" for: {training.waiting_for}" if training.waiting_for else " for a training worker"
-        return f"waits{waits}"
+        return f"waiting{waits}"
     if training.ended or training.stage is None:
         return training.state if training.ended else "starting"
     words, at = [training.stage], training.progress or {}

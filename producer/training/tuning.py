@@ -67,9 +67,9 @@ class LabelFile:
 def require_tunable(check: Check, settings: Settings) -> None:
     """Raises BadCheck, BadSettings for what has no second look."""
     if check.steps:
-        raise BadCheck(f"check {check.name} asks in steps, which get no second look: tune a check with one question")
+        raise BadCheck(f"check {check.name} has steps, which get no crops: tune a check with one question")
     if settings.model.startswith(PREFIX):
-        raise BadSettings(f"{settings.model} is asked over the network and shows no attention: tune a model of our own")
+        raise BadSettings(f"{settings.model} is an endpoint, which exposes no attention: tune a local model")
 
 
 def under_name(check: Check, name: str) -> Check:
@@ -85,7 +85,7 @@ def require_new(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() or folder.is_symlink():
-        raise RequestError(f"--out {folder}: there is something already: name a new folder")
+        raise RequestError(f"--out {folder}: already exists: name a new folder")
     if not folder.absolute().parent.is_dir():
         raise RequestError(f"--out {folder}: there is no folder {folder.absolute().parent}")
     if not os.access(folder.absolute().parent, os.W_OK | os.X_OK):
@@ -120,7 +120,7 @@ def from_ledger(engine: sa.Engine | None, check: Check, *, taught: bool) -> list
         )
     unknown = sorted({one.label for one in standing} - set(check.labels))
     if unknown:
-        raise BadLabels(f"labels of the ledger that check {check.name} does not know: {', '.join(unknown[:SHOWN])}")
+        raise BadLabels(f"the ledger has labels that check {check.name} has not: {', '.join(unknown[:SHOWN])}")
     names = ("content_sha256", "uri", "root", "label", "cluster", "width", "height")
     return [{name: getattr(one, name) for name in names} for one in standing]
 

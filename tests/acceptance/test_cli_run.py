@@ -228,11 +228,11 @@ def test_interrupted_the_run_stops_its_workers_and_can_go_on(
     _, said = run.communicate(timeout=PATIENCE_SECONDS)
     assert run.returncode == code
     assert "finish or hand back what they hold within 5 s; Ctrl-C again: hand back now" in said
-    assert "the same command goes on from here" in said
+    assert "run the same command to resume" in said
     assert not any(worker.is_running() for worker in local)
     resumed = scanfleet("run", pictures, "--check", "overlay", data_dir=data, model="fake")
     assert "24 images: 23 scored, 1 failed" in resumed.stdout, resumed.stderr
-    assert "holds these images already and goes on where it stopped (" in resumed.stderr
+    assert "already holds these images and resumes (" in resumed.stderr
 
 
 def test_a_second_interrupt_hands_back_at_once(data: Path, pictures: Path) -> None:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
 
 
-@click.command()
+@click.command(short_help="Check this machine's set-up and measure its throughput.")
 @click.option(
     "--check", "check_name", default="overlay", show_default=True, metavar="NAME", help="A check's name or .toml file."
 )
 @click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
-@click.option("--source", metavar="SRC", help="A folder or s3://bucket/prefix: can it be read, and how fast?")
+@click.option("--source", metavar="SRC", help="Folder or s3://bucket/prefix to list and fetch from.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, max=60),
@@ -34,17 +34,16 @@ MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
     show_default=True,
     help="How long to measure each stage.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="json: as --json.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="json: same as --json.")
 @click.pass_obj
 def doctor(
     flags: Flags, /, *, check_name: str, model: str | None, source: str | None, seconds: float, as_json: bool, form: str
 ) -> None:
-    """Check this machine's set-up, and measure its throughput.
+    """Check settings, database, broker, storage, device and model, and measure the throughput of each stage.
 
-    Settings, database, broker, storage, device and model are checked, and the throughput of each stage is measured. The
-    stages are measured one after the other with pictures that are made up; nothing is written anywhere. The
-    exit code is 0, or that of the first thing that is broken.
+    The stages are measured one after the other on generated pictures; nothing is written. The exit code is 0, or that
+    of the first failure.
 
     \b
     Example:
@@ -71,10 +70,10 @@ def doctor(
 
 
 def _look(settings: Settings, source: str | None, seconds: float) -> Iterator[Finding]:
-    from producer.local.doctor import examine, examine_source
+    from producer.local.doctor import check_services, check_source
 
-    yield from examine(settings)
-    yield examine_source(settings, source, seconds=seconds)
+    yield from check_services(settings)
+    yield check_source(settings, source, seconds=seconds)
 
 
 def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[str, Any]]:
@@ -86,7 +85,7 @@ def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[
     try:
         require_worker_extra()
     except MissingExtra as error:
-        text = "not looked at: this machine can list and enqueue, but not score"
+        text = "not checked: this machine can list and enqueue, but not score"
         yield {"kind": "finding", "name": "scoring", "status": "warn", "text": text, "remedy": str(error)}
         return
     try:
@@ -118,7 +117,7 @@ class _Sheet:
         self._findings.append(finding)
         if finding.name == "store" and "images_per_second" in finding.figures:
             self._rates["fetch"] = finding.figures["images_per_second"]
-            self._how["fetch"] = "of the source"
+            self._how["fetch"] = "the source"
         if self._as_json:
             return
         say(f"{MARKS[finding.status]:<4}  {finding.name}: {printable(finding.text)}", hang=6)
@@ -162,9 +161,9 @@ class _Sheet:
     def _echo_forecast(self, forecast: dict[str, Any]) -> None:
         click.echo()
         rows = [(stage, round(rate, 1), self._how[stage]) for stage, rate in self._rates.items()]
-        echo_table(("stage", "images/s", "alone, with"), [(stage, f"{rate:.1f}", how) for stage, rate, how in rows])
+        echo_table(("stage", "images/s", "measured on"), [(stage, f"{rate:.1f}", how) for stage, rate, how in rows])
         idle = f"{forecast['idle_share']:.0%}".replace("%", " %")
         click.echo()
-        pace = f"together about {forecast['images_per_second']:.1f} images/s"
-        say(f"{pace}: the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
+        rate = f"expected: about {forecast['images_per_second']:.1f} images/s"
+        say(f"{rate}; the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
         say(forecast["advice"])

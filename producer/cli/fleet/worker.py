@@ -56,7 +56,7 @@ def list_workers(flags: Flags, form: str) -> None:
         note(in_words(refusal))
     for each, _ in found:
         if each.waiting_for:
-            note(f"worker {each.id} cannot begin, it waits: {each.waiting_for}")
+            note(f"worker {each.id} cannot start yet: {each.waiting_for}")
     if form == "json":
         click.echo(json.dumps([_record(each, times, at.get(each.id)) for each, times in found], indent=2))
         return
@@ -64,16 +64,16 @@ def list_workers(flags: Flags, form: str) -> None:
     header = ("worker", "queue", "device", "since", "images", "images/s", "idle", "bottleneck")
     echo_table(header, rows, below=("queue", "since"))
     if not found:
-        note(f"no worker gave a sign in the last {SILENT_SECONDS:.0f} s: `scanfleet worker score` starts one")
+        note(f"no live worker in the last {SILENT_SECONDS:.0f} s: start one with `scanfleet worker score`")
 
 
 @worker.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def score(flags: Flags, arguments: tuple[str, ...]) -> None:
-    """Score batches until stopped. Needs the worker half (docs/install.md).
+    """Score batches until stopped. Needs the extra `worker` (docs/install.md).
 
-    SIGTERM ends it in order; nothing is lost either way.
+    SIGTERM stops it cleanly; nothing is lost if it is killed.
 
     Further arguments go to the worker: --model, --precision, --device, --batches-in-flight and the others that
     `python -m worker score --help` lists.
@@ -92,10 +92,11 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def train(flags: Flags, arguments: tuple[str, ...]) -> None:
-    """Train adapters from labels until stopped. Needs the worker half (docs/install.md).
+    """Train adapters until stopped. Needs the extra `worker` (docs/install.md).
 
-    It trains one base model, one check after the other: when there are enough new labels, by schedule, on a drift
-    alarm, or asked by `scanfleet train start`. SIGTERM ends it in order; killed, another worker resumes the training.
+    It trains adapters of one base model, for one check at a time: when there are enough new labels, on a schedule, on a
+    drift alarm, or when `scanfleet train start` asks for it. SIGTERM stops it cleanly. If it is killed, another worker
+    resumes the training.
 
     Further arguments go to the worker: --model, --precision, --device, --train-after-labels and the others that
     `python -m worker train --help` lists.

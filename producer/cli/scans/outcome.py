@@ -37,7 +37,7 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
         click.echo()
         echo_table(("decision", "label", "images"), [(*key, n) for key, n in summary.answers.items()])
         if any((decision == "flag") != (label in summary.flags) for decision, label in _decided(summary)):
-            say("decisions weigh all flagging labels together; the label is the single likeliest one")
+            say("a decision weighs all flagging labels together; the label is the single most likely one")
     if summary.no_boxes is not None:
         say(f"no boxes: {printable(summary.no_boxes)}")
     if summary.failures:
@@ -59,7 +59,7 @@ def echo_renewal(scan: ScanInfo, rescans: list[ScanInfo]) -> None:
     for each in rescans:
         click.echo(f"renewed  by {each.id}, {each.created_at:%Y-%m-%d %H:%M}, {each.state}")
     if rescans:
-        note("decisions and scorers are those of the answers that stand now; times and failures of the first scoring")
+        note("decisions and scorers are those of the current answers; times and failures, those of the first scoring")
 
 
 def say_answers(engine: sa.Engine, scan_id: str) -> None:
@@ -71,17 +71,17 @@ def say_answers(engine: sa.Engine, scan_id: str) -> None:
         answers = count_answers(connection, scan_id)
     if answers:
         note(", ".join(f"{' '.join(key)} {n}" for key, n in answers.items()))
-        note(f"answers: `scanfleet results ls --scan {scan_id}`; a sheet: `scanfleet scans report {scan_id} -o FILE`")
+        note(f"answers: `scanfleet results ls --scan {scan_id}`; images: `scanfleet scans report {scan_id} -o FILE`")
 
 
 def _echo_speed(summary: Summary, seconds: float | None) -> None:
     if seconds is None:
         return
     ended = summary.progress.n_verdicts + summary.progress.n_failures
-    words = [f"{seconds:.1f} s with start-up ({ended / seconds:.1f} images/s)"]
+    words = [f"{seconds:.1f} s including start-up ({ended / seconds:.1f} images/s)"]
     pace = summary.times.images_per_second
     if pace is not None and summary.times["under_way"] >= SHORTEST_SPAN:
-        words.append(f"{pace:.1f} images/s a worker while batches were under way")
+        words.append(f"{pace:.1f} images/s per worker while it had batches")
     say(", ".join(words))
 
 
@@ -127,8 +127,8 @@ def say_what_is_quarantined(scan_id: str, failures: Counts) -> None:
         return
     there = [reason for reason in QUARANTINED if any(reason == key[1] for key in failures)]
     note(
-        f"quarantined: {count(n, 'image')} that ended the process each time it was tried alone ({', '.join(there)}); "
-        f"not tried again by itself: after an update, `scanfleet scans retry {scan_id} --reason {there[0]}`"
+        f"quarantined: {count(n, 'image')} that ended the process whenever tried alone ({', '.join(there)}); "
+        f"never retried automatically: after an update, `scanfleet scans retry {scan_id} --reason {there[0]}`"
     )
 
 
@@ -149,11 +149,11 @@ def echo_agreement(found: Agreement, *, column: str) -> None:
         say(_rate("recall of flags and reviews", found.recall("flag", "review")))
     if found.n_unanswered:
         say(
-            f"without a verdict, and so in no figure: {count(found.n_unanswered, 'image')} with a known truth, "
+            f"not counted: {count(found.n_unanswered, 'image')} with a known truth but no verdict, "
             f"of which {found.n_unanswered_flags} should have been flagged"
         )
     if found.n_unknown:
-        say(f"without a label of the check in column {column}: {count(found.n_unknown, 'image')}")
+        say(f"not counted: {count(found.n_unknown, 'image')} with no label of the check in column {column}")
 
 
 def _rate(name: str, share: Proportion) -> str:

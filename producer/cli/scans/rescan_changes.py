@@ -28,7 +28,7 @@ def echo_or_write(flags: Flags, scan_id: str, *, form: str, output: Path | None)
     from scanfleet.db.results.rescan_changes import iter_flips
 
     if form == "table" and output is not None:
-        raise click.UsageError("a table is for the screen: --format json or csv goes into a file")
+        raise click.UsageError("-o does not write tables: add --format json or csv")
     with flags.ledger() as engine:
         report = find_report(engine, scan_id)
         if form == "table":
@@ -74,11 +74,11 @@ def _echo_table(table: Mapping[tuple[str, str], int]) -> None:
 def _missed_words(what: str, missed: Missed) -> str:
     share = missed.flipped
     if share.value is None:
-        return f"{what}s among the {missed.n_others} not scored again: unknown, none was audited"
+        return f"{what}s among the {missed.n_others} not scored again: unknown, since none was audited"
     low, high = share.interval
     return (
         f"audit: {share.k} of {share.n} {what}s flipped ({share.value:.1%}; 95 % interval {low:.1%} to {high:.1%}): "
-        f"among the {missed.n_others} not scored again about {missed.expected}, at most {missed.at_most}"
+        f"about {missed.expected}, at most {missed.at_most}, of the {missed.n_others} not scored again would flip"
     )
 
 
@@ -108,7 +108,9 @@ def _answer(answer: Answer) -> str:
 def _say_what_is_missing(report: Report) -> None:
     rescan = report.rescan
     if report.n_in_state("pending"):
-        note(f"so far: {count(report.n_in_state('pending'), 'image')} pending (rescan {rescan.id} is {rescan.state})")
+        note(
+            f"so far, {count(report.n_in_state('pending'), 'image')} are pending (rescan {rescan.id} is {rescan.state})"
+        )
     if report.n_in_state("failed"):
         n = count(report.n_in_state("failed"), "image")
         note(f"{n} failed this time and kept the old answer (`scanfleet scans errors {rescan.id}`)")

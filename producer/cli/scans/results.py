@@ -28,14 +28,16 @@ def wanted_options(command: FunctionT) -> FunctionT:
             click.option(
                 "--scan",
                 metavar="SCAN",
-                help="Of this scan only. Default: of all; what a rescan brought stands in the scan that it renews.",
+                help="Only this scan. Default: all; the answers of a rescan are shown in the scan that it renews.",
             ),
-            click.option("--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"])),
+            click.option(
+                "--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"]), help="In this state."
+            ),
             click.option("--label", metavar="LABEL", help="With this answer."),
             click.option("--decision", type=click.Choice(["clear", "review", "flag"]), help="With this decision."),
             click.option("--min-score", type=float, metavar="P", help="With at least this score."),
             click.option("--max-score", type=float, metavar="P", help="With at most this score."),
-            click.option("--prefix", metavar="TEXT", help="Whose uri begins so."),
+            click.option("--prefix", metavar="TEXT", help="Whose uri starts with TEXT."),
         )
     ):
         command = option(command)
@@ -54,7 +56,7 @@ def results() -> None:
 
 @results.command("ls")
 @wanted_options
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most results to show.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
 @click.pass_obj
 def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> None:
@@ -84,17 +86,17 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
     if not shown:
         note("no image matches")
     elif len(shown) == limit:
-        note(f"only the first {limit} are shown: --limit, or `scanfleet results export`")
+        note(f"only the first {limit} are shown: use --limit or `scanfleet results export`")
 
 
 @results.command()
 @click.argument("uri")
-@click.option("--scan", metavar="SCAN", help="Of this scan only.")
+@click.option("--scan", metavar="SCAN", help="Only this scan.")
 @click.pass_obj
 def show(flags: Flags, uri: str, scan: str | None) -> None:
-    """Show everything known of one image, as JSON.
+    """Show everything known about one image, as JSON.
 
-    One object for each scan that holds it.
+    Prints one object for each scan that holds the image.
 
     \b
     Example:
@@ -107,14 +109,14 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
     with flags.ledger() as engine:
         found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": _as_listed(uri)})))
     if not found:
-        raise UnknownName(f"no scan holds {uri}: `scanfleet results ls --prefix` finds names")
+        raise UnknownName(f"no scan holds {uri}: find names with `scanfleet results ls --prefix TEXT`")
     for result in found:
         click.echo(json.dumps(as_record(result), indent=2, ensure_ascii=False))
 
 
 @results.command()
 @wanted_options
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), help="Most results to write.")
 @click.option(
     "--format",
     "form",
@@ -126,10 +128,10 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
 @click.pass_obj
 def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
-    """Write one line per image, whatever became of it.
+    """Write one line per image, whatever its state.
 
-    State is verdict, failed, pending or cancelled: --state verdict takes answers only. A file appears when it is
-    complete; a device or pipe is written as it is. In CSV and Parquet each column of the manifest is a column
+    The state is verdict, failed, pending or cancelled; --state verdict writes answers only. A file appears once it is
+    complete; a device or pipe is written directly. In CSV and Parquet each column of the manifest is a column
     `meta.<name>`.
 
     \b
@@ -177,9 +179,9 @@ def echo_results(shown: Sequence[Result]) -> None:
         header = (*header[:-1], "boxes", header[-1])
         rows = [(*row[:-1], boxes_in_words(result.boxes), row[-1]) for row, result in zip(rows, shown, strict=True)]
     if any(result.crop is not None for result in shown):
-        header = (*header[:-1], "looks", header[-1])
+        header = (*header[:-1], "crop", header[-1])
         rows = [(*row[:-1], _looks(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
-    echo_table(header, rows, below=("boxes", "looks", "uri"))
+    echo_table(header, rows, below=("boxes", "crop", "uri"))
 
 
 def _row(result: Result) -> tuple[Cell, ...]:

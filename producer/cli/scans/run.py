@@ -17,24 +17,26 @@ if TYPE_CHECKING:
     from producer.scans.session import Request, Session
     from producer.scans.wait import ScanSnapshot
 
-STOPPED = "stopped; what is scored is kept, and the same command goes on from here"
+STOPPED = "stopped; what is scored is kept: run the same command to resume"
 LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=SOURCE)
 @filter_options
-@click.option("--truth", metavar="COLUMN", help="Manifest column with the true label: print how well the model does.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML contact sheet of flags.")
+@click.option("--truth", metavar="COLUMN", help="Manifest column with the true label: print accuracy and recall.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write a contact sheet of flags (HTML)."
+)
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes to start.")
-@click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
+@click.option("--strict", is_flag=True, help="Exit 20 if an image could not be scored.")
 @click.pass_obj
 def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int, strict: bool, **chosen: Any) -> None:
-    """Scan images on this machine, and print what came of it.
+    """Scan images on this machine and print the results.
 
-    Lists SRC, starts workers, waits, prints the summary and stops the workers. Sources and filters are those of
-    `scanfleet scan`. Ctrl-C lets the workers finish or hand back what they hold, a second one makes them hand back at
-    once; run the same command again to resume. Failed images don't affect the exit code unless --strict is set.
+    Lists SRC, starts workers, waits, prints a summary and stops the workers. Sources and filters are those of
+    `scanfleet scan`. Ctrl-C lets the workers finish or hand back their batches; a second Ctrl-C makes them hand back at
+    once. Run the same command again to resume. Failed images don't affect the exit code unless --strict is set.
 
     \b
     Example:
@@ -115,4 +117,4 @@ def _conclude(session: Session, now: ScanSnapshot, *, truth: str | None, report:
         click.echo()
         click.echo(f"report: {report}")
     elif now.progress.n_flagged or now.progress.n_review:
-        note(f"a contact sheet of flags and reviews: `scanfleet scans report {now.scan.id} -o FILE`")
+        note(f"contact sheet of flags and reviews: `scanfleet scans report {now.scan.id} -o FILE`")

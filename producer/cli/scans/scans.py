@@ -23,7 +23,7 @@ form_option = click.option("--format", "form", type=click.Choice(["table", "json
 def scans() -> None:
     """List, watch, pause, resume, cancel and retry scans.
 
-    A scan is named by its id, or by the start of it when no other begins so.
+    Name a scan by its id, or by any unique prefix of it.
 
     \b
     Example:
@@ -32,13 +32,13 @@ def scans() -> None:
 
 
 @scans.command("ls")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Newest scans only.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show only the newest.")
 @form_option
 @click.pass_obj
 def list_scans(flags: Flags, limit: int, form: str) -> None:
     """List scans, the newest first.
 
-    State `no worker`: it is running, but no worker that takes its images lives.
+    State `no worker`: the scan is running, but no live worker serves its model.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
     header = ("scan", "check", "model", "state", *counts, "started", "sources")
     echo_table(header, [_row(scan, done, served) for scan, done in found], below=("model", "started", "sources"))
     if not found:
-        note("no scan yet: `scanfleet scan SRC --check NAME` makes one")
+        note("no scan yet: start one with `scanfleet scan SRC --check NAME`")
 
 
 @scans.command()
@@ -69,7 +69,7 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
 def show(flags: Flags, scan_id: str, form: str) -> None:
     """Show one scan.
 
-    Settings, counts, answers, failures, and where the time went.
+    Prints settings, counts, answers, failures, and where the time went.
 
     \b
     Example:
@@ -113,7 +113,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     outcome.echo_renewal(summary.scan, rescans)
     if summary.scan.n_listed is None:
         command = "scan" if summary.scan.rescan_of is None else "rescan"
-        note(f"the listing has not ended: `scanfleet {command}` with the same arguments goes on with it")
+        note(f"the listing is incomplete: run `scanfleet {command}` with the same arguments to resume it")
     if summary.progress.waiting_for:
         say(f"waiting for: {printable(summary.progress.waiting_for)}")
     if alarms:
@@ -123,10 +123,10 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
 
 @scans.command()
 @click.argument("scan_id", metavar="SCAN")
-@click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
+@click.option("--strict", is_flag=True, help="Exit 20 if an image could not be scored.")
 @click.pass_obj
 def watch(flags: Flags, scan_id: str, strict: bool) -> None:
-    """Follow a scan until it has ended. Only looks; Ctrl-C leaves the scan alone.
+    """Follow a scan until it ends. Ctrl-C does not affect the scan.
 
     \b
     Example:
@@ -151,7 +151,7 @@ def watch(flags: Flags, scan_id: str, strict: bool) -> None:
 @scans.command()
 @click.argument("scan_id", metavar="SCAN")
 @failure_options
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many images.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most images to show.")
 @form_option
 @click.pass_obj
 def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, limit: int, form: str) -> None:
@@ -178,7 +178,7 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
         return
     if not counts:
-        note(f"scan {scan.id}: nothing failed")
+        note(f"scan {scan.id}: no failures")
         return
     echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in counts.items()])
     if rows:
@@ -193,12 +193,12 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
 @click.argument("scan_id", metavar="SCAN")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The HTML file.")
 @click.option("--truth", metavar="COLUMN", help="Manifest column with the true label, shown beside the answer.")
-@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many images.")
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Most images to show.")
 @click.pass_obj
 def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: int) -> None:
     """Write a contact sheet of flagged images.
 
-    It is one HTML file that needs nothing else.
+    It is one self-contained HTML file.
 
     \b
     Example:

@@ -35,13 +35,13 @@ HEADER = ("file", "decision", "label", "score", "margin", "mass")
 )
 @click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="Use the adapter in this folder.")
-@click.option("--json", "--jsonl", "as_json", is_flag=True, help="As --format jsonl.")
+@click.option("--json", "--jsonl", "as_json", is_flag=True, help="Same as --format jsonl.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["table", "json", "jsonl"]),
     default="table",
-    help="jsonl: an object a line; json: all in one list.",
+    help="jsonl: one object per line; json: one list.",
 )
 @click.pass_obj
 def score(
@@ -57,10 +57,10 @@ def score(
 ) -> None:
     """Score a few images now, without a queue.
 
-    IMG is a file, a folder, s3://bucket/prefix, a manifest, or `-` for a list on stdin. The same scorer and the same
-    decisions as in a scan, but nothing is kept. Without --adapter the one that ships with the built-in model is used,
-    and any other model answers by itself; adapters of a fleet's ledger are not asked for. An image that cannot be
-    scored is told on stderr, the others are scored, and the exit code is 20.
+    IMG is a file, a folder, s3://bucket/prefix, a manifest, or `-` for a list on stdin. Images are scored and decided
+    as in a scan, but nothing is kept. Without --adapter, the built-in model uses the adapter that ships with it, and
+    any other model answers without one; adapters in a ledger are not used. If an image cannot be scored, the error goes
+    to stderr, the others are scored, and the exit code is 20.
 
     \b
     Example:

@@ -17,13 +17,13 @@ WAITS_FOR = {
     "fetch": "fetching is the bottleneck",
     "decode": "decoding is the bottleneck",
     "prepare": "preparing is the bottleneck",
-    "batches": "too little was under way",
+    "batches": "too few batches were in progress",
 }
 SKIPPED_IN_WORDS = {
     "cap": "beyond max_extra",
     "diffuse": "diffuse",
     "whole": "with the whole image as region",
-    "enough": "seen well enough at first",
+    "enough": "clear enough in the first pass",
 }
 
 
@@ -42,28 +42,28 @@ def echo_times(times: StageTimes) -> None:
 
 
 def _workers(times: StageTimes) -> str:
-    pace = f"{times.images_per_second or 0:.1f} images/s a worker"
-    return f"workers had batches under way for {times['under_way']:.1f} s: {pace}"
+    pace = f"{times.images_per_second or 0:.1f} images/s per worker"
+    return f"workers had batches for {times['under_way']:.1f} s: {pace}"
 
 
 def _threads(times: StageTimes) -> str:
     parts = ", ".join(f"{stage} {times[stage]:.1f} s" for stage in THREAD_STAGES)
     used = sum(times[stage] for stage in THREAD_STAGES)
-    return f"stage threads were at work for {used:.1f} s of their {times['threads']:.1f} s: {parts}"
+    return f"stage threads were busy for {used:.1f} s of {times['threads']:.1f} s: {parts}"
 
 
 def _forwards(times: StageTimes) -> str:
     rows = "images and crops" if times["again_rows"] else "images"
-    each = f"{times.images_per_forward or 0:.1f} {rows} in each"
-    padding = f"{times.padding_share or 0:.1%} of their tokens padding".replace("%", " %")
-    return f"{times['forwards']:.0f} forwards took {times['device']:.1f} s, some at the same time: {each}, {padding}"
+    each = f"{times.images_per_forward or 0:.1f} {rows} each"
+    padding = f"{times.padding_share or 0:.1%} of the tokens padding".replace("%", " %")
+    return f"{times['forwards']:.0f} forwards took {times['device']:.1f} s, some in parallel: {each}, {padding}"
 
 
 def _again(times: StageTimes) -> str:
     given, skipped = round(times["again"]), times.skipped
     reasons = ", ".join(f"{n:,} {SKIPPED_IN_WORDS[why]}" for why, n in skipped.items())
-    counts = f"{times.due:,} due, {given:,} given" + (f" ({reasons})" if reasons else "")
+    counts = f"{times.due:,} due, {given:,} read" + (f" ({reasons})" if reasons else "")
     share = f"{times.again_share or 0:.1%}".replace("%", " %")
-    what = "they took" if given else "finding the regions took"
-    tokens = f"; {what} {times['again_tokens']:,.0f} visual tokens, {share} of the first looks'"
-    return f"second looks: {counts if times.due else 'none came to its end'}{tokens if times['again_tokens'] else ''}"
+    subject = "they took" if given else "finding the regions took"
+    tokens = f"; {subject} {times['again_tokens']:,.0f} visual tokens, {share} of the first pass"
+    return f"crops: {counts if times.due else 'none finished'}{tokens if times['again_tokens'] else ''}"

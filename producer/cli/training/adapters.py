@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 WHY = click.option("--why", metavar="TEXT", help="The reason, for the record.")
-WHO = click.option("--who", metavar="NAME", help="Who decides, for the record. Default: the user of this machine.")
+WHO = click.option("--who", metavar="NAME", help="Who decides, for the record. Default: your user name.")
 HISTORY = 10  # changes of the champion that `show` prints
 
 
@@ -72,10 +72,10 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
             )
             for each in found
         ]
-        header = ("id", "check", "base", "weights", "champion", "gate", "figures", "entered")
-        echo_table(header, rows, below=("figures", "entered"))
+        header = ("id", "check", "base", "weights", "champion", "gate", "figures", "registered")
+        echo_table(header, rows, below=("figures", "registered"))
     if not found:
-        note("no adapter yet: a worker enters those that ship, `scanfleet train start --check NAME` makes one")
+        note("no adapter yet: workers register those that ship; `scanfleet train start --check NAME` trains one")
     for refusal in refused:
         note(in_words(refusal))
 
@@ -87,7 +87,7 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
 def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
     """Show an adapter.
 
-    Recipe, figures, thresholds, what the gate said, who refuses it, and when it was in use.
+    Prints recipe, figures, thresholds, the gate's report, refusals by workers, and when it was in use.
 
     \b
     Example:
@@ -122,16 +122,15 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
 
 @adapters.command()
 @click.argument("adapter_id", metavar="ID", type=int)
-@click.option("--force", is_flag=True, help="Also where the gate did not say promote; needs --why.")
+@click.option("--force", is_flag=True, help="Promote even if the gate did not; needs --why.")
 @WHY
 @WHO
 @click.pass_obj
 def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, who: str | None) -> None:
     """Put an adapter in use for its check and base model.
 
-    Exit 23 where the gate did not let it. Files that are not those that were registered are refused, also with --force,
-    where they can be reached from here. Running workers make it ready beside their batches and take it with the next
-    one.
+    Exit 23 if the gate did not pass it. Files that differ from those registered are refused, even with --force, if they
+    can be read from here. Running workers load it while they score, and use it from their next batch.
 
     \b
     Example:
@@ -145,18 +144,18 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
     from scanfleet.db.training.adapters import get_adapter
 
     if force and not (why or "").strip():
-        raise click.UsageError("--force needs --why: say why you know better than the gate")
+        raise click.UsageError("--force needs --why: give the reason for overruling the gate")
     settings = flags.settings()
     with ledger(settings) as engine:
         with reading(engine) as connection:
             adapter = get_adapter(connection, adapter_id)
         unseen = require_weights(adapter, settings)  # takes seconds: while it looks, nothing is held
         if unseen is not None:
-            note(f"adapter {adapter_id}'s files could not be looked at: {unseen}")
+            note(f"could not check the files of adapter {adapter_id}: {unseen}")
         with transaction(engine) as connection:
             used = champions.champion(connection, adapter.check_name, adapter.base_model)
             if used is not None and used.id == adapter_id:
-                note(f"adapter {adapter_id} is in use already")
+                note(f"adapter {adapter_id} is already in use")
                 return
             kind: champions.Kind = "forced" if force and adapter.gate_verdict != "promote" else "person"
             champions.promote(connection, adapter_id, kind=kind, why=why or "by hand", who=_user(who))
@@ -166,14 +165,14 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
 
 @adapters.command()
 @click.option("--check", "check_name", required=True, metavar="NAME", help="The check's name.")
-@click.option("--model", metavar="MODEL", help="The base model. Default: the only one, else that of the settings.")
+@click.option("--model", metavar="MODEL", help="Base model. Default: the only one in use, else the setting.")
 @WHY
 @WHO
 @click.pass_obj
 def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | None, who: str | None) -> None:
-    """Put the adapter before back in use, or the base model alone.
+    """Put the previous adapter back in use, or the base model alone.
 
-    Twice goes back twice.
+    Running it twice goes back two steps.
 
     \b
     Example:

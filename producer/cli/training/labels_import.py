@@ -36,27 +36,27 @@ SHOWN_UNREAD = 5
     default="auto",
     show_default=True,
 )
-@click.option("--map", "pairs", multiple=True, metavar="THEIRS=OURS", help="What a label of the file is called here.")
-@click.option("--empty", metavar="LABEL", help="The label of images in which nothing was found.")
-@click.option("--who", metavar="NAME", help="Who says so, where the file does not tell. Default: the user.")
-@click.option("--root", metavar="DIR|s3://...", help="Where relative names start. Default: where the file lies.")
-@click.option("--label-column", default="label", show_default=True, metavar="COL", help="The column with the label.")
+@click.option("--map", "pairs", multiple=True, metavar="THEIRS=OURS", help="Rename a label of the file to the check's.")
+@click.option("--empty", metavar="LABEL", help="Label for images in which nothing was found.")
+@click.option("--who", metavar="NAME", help="Who labelled, unless the file tells. Default: your user name.")
+@click.option("--root", metavar="DIR|s3://...", help="Base of relative names. Default: the folder of FILE.")
+@click.option("--label-column", default="label", show_default=True, metavar="COL", help="Column with the label.")
+@click.option("--group-column", metavar="COL", help="Column that tells which images belong together. Default: group.")
 @click.option(
-    "--group-column", metavar="COL", help="The column that tells which images belong together. Default: group."
+    "--split", type=click.Choice(["train", "calibration", "threshold", "golden"]), help="Where new images go."
 )
-@click.option("--split", type=click.Choice(["train", "calibration", "threshold", "golden"]), help="For new images.")
-@click.option("--where-possible", is_flag=True, help="With --split: go on though images lie elsewhere already.")
+@click.option("--where-possible", is_flag=True, help="With --split: accept images that lie in another split.")
 @click.option("--dry-run", is_flag=True, help="Check, read and summarise; write nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool, yes: bool, **more: Any) -> None:
     """Import labels: CSV, JSONL, COCO, YOLO, Pascal VOC, Label Studio.
 
-    All of the file is checked, all images are read, and a summary is shown, before anything is written; then all of it
-    is, or nothing. The same file imported again adds nothing.
+    The whole file is checked, all images are read and a summary is printed before anything is written. Then either
+    everything is written or nothing. Importing the same file again adds nothing.
 
-    --split golden makes these images the golden set of the check: from then on no other image gets into it. Images that
-    lie in another split stay there; an import with such is refused without --where-possible.
+    --split golden makes these images the golden set of the check: from then on, no other image enters it. Images that
+    lie in another split stay there; an import with such images is refused without --where-possible.
 
     \b
     Example:
@@ -67,7 +67,7 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
     from scanfleet.retry import retry_database
 
     if more["where_possible"] and more["split"] is None:
-        raise click.UsageError("--where-possible is of --split: name one")
+        raise click.UsageError("--where-possible needs --split")
     settings = flags.settings()
     with flags.ledger() as engine:
         parcel = _parcel(engine, settings, file, check_name, **more)
@@ -82,7 +82,7 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
             note("nothing was written (--dry-run)")
             return
         if summary.n_labels == 0:
-            note("nothing was written: the file says nothing new")
+            note("nothing was written: the file holds no new label")
             return
         if not confirm(f"add {count(summary.n_labels, 'label')}?", yes=yes, needed=most):
             return
@@ -140,21 +140,21 @@ def echo_summary(summary: Summary, split: str | None) -> None:
     echo_table(("label", *SPLITS, "images", "boxes"), rows)
     click.echo()
     for n, words in (
-        (summary.n_labels, "labels to be added"),
-        (summary.n_said, "labels that were there before"),
-        (summary.n_twice, "labels that are said twice in the file"),
+        (summary.n_labels, "labels to add"),
+        (summary.n_said, "labels that the ledger already has"),
+        (summary.n_twice, "labels repeated in the file"),
         (summary.n_known, "images that were labelled before: they keep their split"),
         (summary.n_same_bytes, "names with the same bytes as another one"),
-        (summary.n_near, "images that look like another one: they share its split"),
-        (summary.n_conflicts, "images on which people differ then: they are used for nothing until it is settled"),
-        (summary.n_refused, f"images that are not in the split {split}: their cluster lies elsewhere, and stays there"),
+        (summary.n_near, "images that resemble another one: they share its split"),
+        (summary.n_conflicts, "images in conflict, since people differ: used for nothing until settled"),
+        (summary.n_refused, f"images outside split {split}: their cluster is already in another split and stays there"),
         (summary.n_unused, "images that resemble images of two splits, or golden ones that nobody chose: unused"),
-        (summary.n_shut_out, "images of this check that were golden by their hash: used for nothing from now on"),
-        (summary.n_mixed, "images with boxes of several labels: one that flags was taken for the image"),
-        (summary.n_blank, "rows without a label: left out"),
-        (len(summary.unread), "images that could not be read: their labels are left out"),
+        (summary.n_shut_out, "images of this check were golden by hash: used for nothing from now on"),
+        (summary.n_mixed, "images with boxes of several labels: a flagging label is used for the image"),
+        (summary.n_blank, "rows without a label: skipped"),
+        (len(summary.unread), "images that could not be read: their labels are skipped"),
     ):
-        if n or words == "labels to be added":
+        if n or words == "labels to add":
             click.echo(f"{n:>8}  {words}")
     for uri, fault in list(summary.unread.items())[:SHOWN_UNREAD]:
         note(f"{uri}: {fault}")
@@ -166,7 +166,7 @@ def confirm(question: str, *, yes: bool, needed: bool = False) -> bool:
         return True
     if not sys.stdin.isatty():
         if needed:
-            raise click.UsageError(f"{question} Nobody is there to answer: add --yes")
+            raise click.UsageError(f"{question} There is no terminal to answer on: add --yes")
         return True
     if click.confirm(f"scanfleet: {question}", err=True):
         return True
@@ -181,4 +181,4 @@ def user() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
-        raise BadLabels("this machine does not know your name: say it with --who") from None
+        raise BadLabels("this machine has no user name for you: give one with --who") from None

@@ -27,7 +27,7 @@ FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), 
 def train() -> None:
     """Start, list, show, watch and cancel trainings of adapters.
 
-    Training workers start them by themselves, too: after enough new labels, by schedule, on a drift alarm.
+    Training workers also start them on their own: after enough new labels, on a schedule, or on a drift alarm.
 
     \b
     Example:
@@ -38,12 +38,12 @@ def train() -> None:
 @train.command()
 @click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file.")
 @click.option("--model", metavar="MODEL", help="Base model: a built-in name, hub id or folder. Default: the setting.")
-@click.option("--recipe", metavar="NAME", help="How to train: lora, qlora, head ... Default: the one that suits.")
-@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Set a field of the recipe otherwise.")
-@click.option("--over", type=int, metavar="ADAPTER", help="Recipe head: train it over this adapter.")
+@click.option("--recipe", metavar="NAME", help="How to train: lora, qlora, head ... Default: by model.")
+@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
+@click.option("--over", type=int, metavar="ADAPTER", help="With recipe head: train it on top of this adapter.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same labels and seed give the same adapter.")
-@click.option("--why", metavar="WORDS", help="The reason, for the record.")
-@click.option("--wait", is_flag=True, help="Stay until it has ended; exit 24 when it failed.")
+@click.option("--why", metavar="TEXT", help="The reason, for the record.")
+@click.option("--wait", is_flag=True, help="Wait until it has ended; exit 24 if it failed.")
 @click.option("--strict", is_flag=True, help="With --wait: exit 23 unless the gate promoted the adapter.")
 @click.pass_obj
 def start(
@@ -57,11 +57,11 @@ def start(
     strict: bool,
     **asked: Any,
 ) -> None:
-    """Ask for a training on all labels of a check. Prints its id.
+    """Start a training on all labels of a check. Prints its id.
 
-    A training worker takes it up: it trains, calibrates, compares with what is in use, and puts the new adapter in use
-    if the gate lets it. That it does not is an outcome, not an error, unless --strict is given. A recipe or field that
-    cannot be is refused at once.
+    A training worker trains and calibrates an adapter, compares it with the one in use, and puts it in use if it passes
+    the gate. An adapter that does not pass is an outcome, not an error, unless --strict is set. An invalid recipe or
+    field is refused at once.
 
     \b
     Example:
@@ -81,13 +81,13 @@ def start(
         if missing is not None:
             note(missing)
         if wait:
-            with if_stopped(f"only the waiting ends: `scanfleet train watch {training_id}`"):
+            with if_stopped(f"stopped waiting; the training continues: `scanfleet train watch {training_id}`"):
                 _follow(engine, settings, training_id, strict=strict)
 
 
 @train.command("ls")
 @click.option("--check", "check_name", metavar="NAME", help="Only those of this check.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show only the newest.")
 @FORMAT
 @click.pass_obj
 def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form: str) -> None:
@@ -113,10 +113,10 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
         since = f"{each.created_at:%Y-%m-%d %H:%M}"
         state = STATES.get(each.state, each.state)
         rows.append((each.id, each.check_name, each.base_model, since, state, how, each.adapter_id, each.reason))
-    header = ("id", "check", "model", "asked", "state", "how", "adapter", "reason")
-    echo_table(header, rows, below=("how", "reason"))
+    header = ("id", "check", "model", "requested", "state", "detail", "adapter", "reason")
+    echo_table(header, rows, below=("detail", "reason"))
     if not found:
-        note("no training yet: `scanfleet train start --check NAME`")
+        note("no training yet: start one with `scanfleet train start --check NAME`")
 
 
 @train.command()
@@ -124,7 +124,7 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
 @FORMAT
 @click.pass_obj
 def show(flags: Flags, /, *, training_id: int, form: str) -> None:
-    """Show a training: where it stands, and its figures.
+    """Show a training: its state and figures.
 
     \b
     Example:
@@ -147,7 +147,7 @@ def show(flags: Flags, /, *, training_id: int, form: str) -> None:
 @click.option("--strict", is_flag=True, help="Exit 23 unless the gate promoted the adapter.")
 @click.pass_obj
 def watch(flags: Flags, /, *, training_id: int, strict: bool) -> None:
-    """Follow a training to its end; exit 24 when it failed.
+    """Follow a training until it ends; exit 24 if it failed.
 
     \b
     Example:
@@ -161,7 +161,7 @@ def watch(flags: Flags, /, *, training_id: int, strict: bool) -> None:
 @click.argument("training_id", metavar="ID", type=int)
 @click.pass_obj
 def cancel(flags: Flags, /, *, training_id: int) -> None:
-    """End a training. What is in use stays in use.
+    """Cancel a training. The adapter in use stays in use.
 
     \b
     Example:
@@ -172,7 +172,7 @@ def cancel(flags: Flags, /, *, training_id: int) -> None:
 
     with flags.ledger() as engine, transaction(engine) as connection:
         ended = end(connection, training_id)
-    note(f"training {training_id} {'is cancelled' if ended else 'had ended already'}")
+    note(f"training {training_id} {'is cancelled' if ended else 'had already ended'}")
 
 
 def _shortened(words: str) -> str:
@@ -197,7 +197,7 @@ def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: 
             note(words)
             page = report_page(settings, now)
             if page is not None:
-                note(f"every figure and the plots: {page}")
+                note(f"report with every figure and plot: {page}")
 
 
 def _show(found: TrainingInfo, *, page: str | None) -> None:

@@ -29,14 +29,14 @@ def read_coco(path: Path, options: Options, faults: Faults) -> list[Entry]:
 def _body(path: Path) -> dict[str, Any]:
     body = json_file(path)
     if not isinstance(body, dict) or not isinstance(body.get("images"), list):
-        raise MalformedLineError("no COCO file: it has no list `images`")
+        raise MalformedLineError("not a COCO file: it has no list `images`")
     return body
 
 
 def _listed(value: object, what: str, faults: Faults) -> list[Any]:
     if isinstance(value, list):
         return value
-    faults.add("the file", f"`{what}` is no list")
+    faults.add("the file", f"`{what}` is not a list")
     return []
 
 
@@ -113,9 +113,9 @@ def _id(value: object, name: str, *, among: Container[int] | None = None, but: C
     """Raises MalformedLineError."""
     found = value.get(name) if isinstance(value, dict) else None
     if isinstance(found, bool) or not isinstance(found, int):
-        raise MalformedLineError(f"no whole number `{name}`")
+        raise MalformedLineError(f"`{name}` is missing or not a whole number")
     if among is not None and found not in among:
-        raise MalformedLineError(f"{name} is {found}, which is not there")
+        raise MalformedLineError(f"{name} {found} does not exist")
     if found in but:
-        raise MalformedLineError(f"{name} {found} is there twice")
+        raise MalformedLineError(f"{name} {found} occurs twice")
     return found

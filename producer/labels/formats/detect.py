@@ -44,7 +44,7 @@ def read_labels(path: Path, *, form: str, options: Options, faults: Faults | Non
     entries = READERS[form](path, options, faults)
     faults.raise_any()
     if all(entry.blank for entry in entries):
-        raise BadLabels(f"{path}: there is no label in it, read as {form} (--format says otherwise)")
+        raise BadLabels(f"{path}: no label found when read as {form} (--format NAME reads it otherwise)")
     return entries
 
 

@@ -83,7 +83,7 @@ class Faults:
             return
         first, n = self.found[:SHOWN_FAULTS], len(self.found)
         more = f"; and {n - len(first)} more" if n > len(first) else ""
-        some = f"{n} faults: " if n > 1 else ""
+        some = f"{n} problems: " if n > 1 else ""
         raise BadLabels(f"{self.name}: {some}{'; '.join(first)}{more}; {self.ending}")
 
 
@@ -95,16 +95,16 @@ def text_of(value: object, what: str, *, default: str | None = None) -> str | No
     if value is None or value == "":
         return default
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise MalformedLineError(f"{what} is not a text")
+        raise MalformedLineError(f"{what} is not text")
     text = str(value).strip()
     if len(text) > MAX_TEXT:
-        raise MalformedLineError(f"{what} has {len(text)} letters, {MAX_TEXT} are allowed")
+        raise MalformedLineError(f"{what} has {len(text)} characters; the limit is {MAX_TEXT}")
     if "\0" in text:
-        raise MalformedLineError(f"{what} holds a zero character")
+        raise MalformedLineError(f"{what} contains a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise MalformedLineError(f"{what} holds half of a surrogate pair, which is not text") from None
+        raise MalformedLineError(f"{what} contains half of a surrogate pair, which is not text") from None
     return text or default
 
 
@@ -112,7 +112,7 @@ def required(value: object, what: str) -> str:
     """Raises MalformedLineError where there is none."""
     text = text_of(value, what)
     if text is None:
-        raise MalformedLineError(f"no {what}")
+        raise MalformedLineError(f"{what} is missing")
     return text
 
 
@@ -133,7 +133,5 @@ def box_of(sides: tuple[float, float, float, float], label: str, *, unit: Unit =
     """Raises MalformedLineError for one without an area."""
     x0, y0, x1, y1 = sides
     if x1 <= x0 or y1 <= y0:
-        raise MalformedLineError(
-            f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: left, top, right, bottom are wanted"
-        )
+        raise MalformedLineError(f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: give left, top, right, bottom")
     return RawBox(x0=x0, y0=y0, x1=x1, y1=y1, label=label, unit=unit)

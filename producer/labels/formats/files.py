@@ -58,7 +58,7 @@ def json_file(path: Path) -> Any:
 
 
 def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:

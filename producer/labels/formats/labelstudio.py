@@ -39,16 +39,16 @@ def read_labelstudio(path: Path, options: Options, faults: Faults) -> list[Entry
 def _tasks(path: Path) -> list[Any]:
     body = json_file(path)
     if not isinstance(body, list):
-        raise MalformedLineError("no Label Studio export: it is no list of tasks (export as JSON, not JSON-MIN)")
+        raise MalformedLineError("not a Label Studio export: it is not a list of tasks (export as JSON, not JSON-MIN)")
     return body
 
 
 def _entries(number: int, task: object, options: Options) -> list[Entry]:
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
-        raise MalformedLineError("no object with `data`")
+        raise MalformedLineError("not an object with `data`")
     annotations = task.get("annotations")
     if not isinstance(annotations, list):
-        raise MalformedLineError("no list `annotations` (export as JSON, not JSON-MIN)")
+        raise MalformedLineError("`annotations` is not a list (export as JSON, not JSON-MIN)")
     data = task["data"]
     uri = _image(data)
     group = text_of(data.get(options.group or "group"), "group")
@@ -103,14 +103,14 @@ def _result(results: list[Any]) -> tuple[str | None, tuple[RawBox, ...]]:
 
 def _words(value: object, what: str) -> list[str]:
     if not isinstance(value, list):
-        raise MalformedLineError(f"{what} is no list")
+        raise MalformedLineError(f"{what} is not a list")
     return [required(word, what) for word in value]
 
 
 def _box(value: dict[str, Any], label: str) -> RawBox:
     """In percent of the image's size. A turned rectangle is refused: a box has no angle."""
     if number_of(value.get("rotation", 0), "rotation") != 0:
-        raise MalformedLineError("a turned rectangle: boxes lie straight")
+        raise MalformedLineError("a rotated rectangle: boxes cannot be rotated")
     x, y, width, height = (number_of(value.get(side), side) / 100 for side in ("x", "y", "width", "height"))
     return box_of((x, y, x + width, y + height), label, unit="share")
 

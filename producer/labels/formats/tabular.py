@@ -65,13 +65,13 @@ def _require_columns(row: dict[str, Any], options: Options) -> None:
     for name, option in ((options.label, "--label-column"), (options.group, "--group-column")):
         if name is not None and name not in row:
             there = ", ".join(row)[:200] or "none"
-            raise MalformedLineError(f"no column {name!r} (there are {there}): name it with {option}")
+            raise MalformedLineError(f"no column {name!r} (columns: {there}): name it with {option}")
 
 
 def _entry(where: str, uri: str, row: dict[str, Any], options: Options) -> Entry:
     label = text_of(row.get(options.label), "label")
     if label is None and options.label not in row:
-        raise MalformedLineError(f"no {options.label}")
+        raise MalformedLineError(f"{options.label} is missing")
     return Entry(
         where=where,
         uri=required(uri, "uri"),
@@ -98,7 +98,7 @@ def boxes_of(value: object) -> tuple[RawBox, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise MalformedLineError("boxes is no list")
+        raise MalformedLineError("boxes is not a list")
     return tuple(_box_of_object(box) for box in value)
 
 
@@ -111,7 +111,7 @@ def _box_in_words(text: str) -> RawBox:
 
 def _box_of_object(box: object) -> RawBox:
     if not isinstance(box, dict):
-        raise MalformedLineError("a box is no object with x0, y0, x1, y1, label")
+        raise MalformedLineError("a box is not an object with x0, y0, x1, y1, label")
     if missing := [side for side in SIDES if side not in box]:
         raise MalformedLineError(f"a box without {', '.join(missing)}")
     return _box([box[side] for side in SIDES], box.get("label"))

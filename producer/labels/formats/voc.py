@@ -19,7 +19,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 class _Builder(ElementTree.TreeBuilder):
     def doctype(self, name: str, pubid: str, system: str) -> NoReturn:
-        raise MalformedLineError("it has a document type (<!DOCTYPE …>), which no VOC file needs")
+        raise MalformedLineError("it has a document type (<!DOCTYPE …>), which VOC files do not need")
 
 
 def read_voc(path: Path, options: Options, faults: Faults) -> list[Entry]:
@@ -39,7 +39,7 @@ def read_voc(path: Path, options: Options, faults: Faults) -> list[Entry]:
 def _entry(top: Path, file: Path, where: str, images: Path | None) -> Entry:
     root = _parse(file)
     if root.tag != "annotation":
-        raise MalformedLineError(f"no VOC file: it begins with <{root.tag[:40]}>")
+        raise MalformedLineError(f"not a VOC file: it starts with <{root.tag[:40]}>")
     name = required(root.findtext("filename"), "filename")
     boxes = []
     for number, thing in enumerate(root.iterfind("object"), start=1):
@@ -79,5 +79,5 @@ def _image_of(top: Path, file: Path, name: str, images: Path | None) -> str:
         if images is None or (images / twin).is_file():
             return twin
     if Path(name).suffix.lower() not in SUFFIXES:  # some write the name without its suffix
-        raise MalformedLineError(f"filename {name[:60]!r} is no image's")
+        raise MalformedLineError(f"filename {name[:60]!r} is not an image's")
     return beside

@@ -71,9 +71,7 @@ def _boxes(line: str, names: dict[int, str]) -> list[RawBox]:
 
 def _folder(options: Options) -> Path:
     if options.images is None:
-        raise MalformedLineError(
-            "YOLO files name no images, so they are looked for: --root must be a folder, no bucket"
-        )
+        raise MalformedLineError("YOLO files do not name images: --root must be a folder to find them in, not a bucket")
     return options.images
 
 
@@ -92,7 +90,7 @@ def _image_of(images: Path, labels: Path) -> str:
             if (images / name).is_file():
                 return path_to_uri(os.fsencode(name))
     tried = " and ".join(map(str, places))
-    raise MalformedLineError(f"no image belongs to it (looked for {tried} with {', '.join(SUFFIXES)})")
+    raise MalformedLineError(f"no image found for it (looked for {tried} with {', '.join(SUFFIXES)})")
 
 
 def _classes(folder: Path) -> dict[int, str]:
@@ -113,9 +111,7 @@ def _yaml_names(text: str, name: str) -> dict[int, str]:
         r"^names:[ \t]*(?:\[([^\]]*)\]|((?:\n[ \t]*(?:-|\d+:)[^\n]*|\n[ \t]*(?:#[^\n]*)?(?=\n))*))", text, re.M
     )
     if found is None or not (found[1] or found[2]):
-        raise MalformedLineError(
-            f"{name} has no `names` in a form that is understood: write classes.txt, a name a line"
-        )
+        raise MalformedLineError(f"{name} has no `names` in a supported form: write classes.txt, one name per line")
     if found[1] is not None:
         return {number: _plain(word) for number, word in enumerate(found[1].split(",")) if word.strip()}
     lines = [line.strip() for line in found[2].splitlines() if line.strip() and not line.strip().startswith("#")]

@@ -201,9 +201,9 @@ def test_the_other_places_that_list_workers_tell_refusals_too(engine: sa.Engine,
         refusals.note_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
     answer = CliRunner().invoke(cli, ["--data-dir", str(tmp_path / "data"), "worker", "ls"])
     assert "worker box-1 refuses it" in answer.stderr
-    from producer.local.doctor import look_around
+    from producer.local.doctor import check_services
 
-    found = {each.name: each for each in look_around(load_settings(data_dir=tmp_path / "data"))}
+    found = {each.name: each for each in check_services(load_settings(data_dir=tmp_path / "data"))}
     assert found["adapters"].status == "warn"
     assert "worker box-1 refuses it" in found["adapters"].text
 
@@ -212,7 +212,7 @@ def test_promote_and_rollback_by_hand(engine: sa.Engine, tmp_path: Path) -> None
     one = enter(engine, made(tmp_path / "one"))
     held = enter(engine, replace(made(tmp_path / "two", weights=b"two"), gate_verdict="hold"))
     run(tmp_path, "promote", str(one), "--who", "ann")
-    assert "in use already" in run(tmp_path, "promote", str(one)).stderr
+    assert f"adapter {one} is already in use" in run(tmp_path, "promote", str(one)).stderr
     assert "the gate says hold" in str(run(tmp_path, "promote", str(held), code=23).exception)
     assert "--force needs --why" in run(tmp_path, "promote", str(held), "--force", code=2).stderr
     run(tmp_path, "promote", str(held), "--force", "--why", "old labels", "--who", "ann")

@@ -91,7 +91,7 @@ def test_a_whole_scan_is_listed_without_torch(tmp_path: Path) -> None:
 
 FAULTS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("scan", "missing", "--check", "overlay"), 14, "no such folder or file: missing"),
-    (("scan", ".", "--check", "overlay"), 16, "no image in"),
+    (("scan", ".", "--check", "overlay"), 16, "no images found in"),
     (("scan", ".", "--check", "nope"), 17, "no check 'nope'"),
     (("scan", ".", "--check", "bad.toml"), 11, "bad.toml:2: labels"),
     (("scan", "bad.csv", "--check", "overlay"), 12, "bad.csv, line 1: no column `uri`"),
@@ -103,12 +103,12 @@ FAULTS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (
         ("scan", ".", "--check", "overlay", "--include", "*.gif"),
         16,
-        "none of them taken by --include and --exclude",
+        "--include and --exclude select none of them",
     ),
     (("scan", ".", "--check", "none.toml"), 11, "none.toml: cannot be read: No such file or directory"),
     (("scan", ".", "--check", "overlay", "--data-dir", "x"), 2, "--data-dir goes before the command"),
     (("scan", ".", "--check", "overlay", "--fresk"), 2, "No such option '--fresk'. Did you mean '--fresh'?"),
-    (("scans", "list"), 2, "No such command 'list': there are ls, show, watch"),
+    (("scans", "list"), 2, "No such command 'list'; commands: ls, show, watch"),
     (("scan", ".", "--check", "overlay", "--model", "pockt"), 10, "'pockt' is unknown (did you mean pocket?)"),
     (("scan", ".", "--check", "overlay", "--model", "pockt", "--dry-run"), 10, "a built-in name (pocket)"),
     (("run", ".", "--check", "overlay", "--model", "./none"), 10, "an existing folder or a hub id owner/name"),

@@ -77,14 +77,14 @@ def test_a_training_is_asked_for_once_listed_and_cancelled(engine: sa.Engine, tm
     label_pictures(engine, tmp_path / "pictures", n=3)
     started = train(tmp_path, *asked)
     assert (started.exit_code, started.stdout) == (0, "1\n")
-    assert "no training worker gave a sign lately" in started.stderr
+    assert "no live training worker" in started.stderr
     assert isinstance(train(tmp_path, *asked).exception, AlreadyUnderWay)
     (listed,) = json.loads(train(tmp_path, "train", "ls", "--format", "json").stdout)
     assert (listed["recipe"], listed["overrides"], listed["seed"]) == ("head", {"lr": 0.001, "over": 1}, 4)
     assert (listed["newest_label"], listed["state"]) == (3, "ready")
-    assert "waits for a training worker" in train(tmp_path, "train", "ls").stdout
+    assert "waiting for a training worker" in train(tmp_path, "train", "ls").stdout
     assert "training 1 is cancelled" in train(tmp_path, "train", "cancel", "1").stderr
-    assert "had ended already" in train(tmp_path, "train", "cancel", "1").stderr
+    assert "had already ended" in train(tmp_path, "train", "cancel", "1").stderr
     followed = train(tmp_path, "train", "watch", "1")
     assert isinstance(followed.exception, TrainingFailed)
     assert str(followed.exception) == "training 1 was cancelled"
@@ -207,7 +207,7 @@ def test_progress_is_told_with_loss_and_time_left(engine: sa.Engine) -> None:
     with transaction(engine) as connection:
         trainings.wait(connection, held, waiting_for="the bucket is away", progress={})
         now = trainings.get(connection, held.id)
-    assert words.progress_words(now) == "waits for: the bucket is away"
+    assert words.progress_words(now) == "waiting for: the bucket is away"
 
 
 @pytest.mark.parametrize("setting", ["lr", "=3", " =3"])

@@ -92,7 +92,7 @@ def test_jsonl_takes_boxes_as_objects_and_as_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (",x,", "line 2: no uri"),
+        (",x,", "line 2: uri is missing"),
         ("a.jpg,x,knife 1 2 3", "is not `label x0 y0 x1 y1`"),
         ("a.jpg,x,knife 1 2 3 nan", "y1 is nan"),
         ("a.jpg,x,knife 1 2 3 1e999", "y1 is inf"),
@@ -110,18 +110,18 @@ def test_a_faulty_row_is_named_with_its_line(tmp_path: Path, row: str, words: st
 
 
 def test_many_faults_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
-    with pytest.raises(BadLabels, match=r"12 faults: line 2: no uri; line 3.*; and 7 more"):
+    with pytest.raises(BadLabels, match=r"12 problems: line 2: uri .*; line 3.*; and 7 more"):
         read(write(tmp_path / "m.csv", "uri,label\n" + ",gun\n" * 12))
-    with pytest.raises(BadLabels, match=f"{MAX_FAULTS} faults"):
+    with pytest.raises(BadLabels, match=f"{MAX_FAULTS} problems"):
         read(write(tmp_path / "m.csv", "uri,label\n" + ",gun\n" * 3000))
 
 
 def test_rows_that_nobody_filled_in_are_blank(tmp_path: Path) -> None:
     entries = read(write(tmp_path / "m.csv", "uri,label,drawn\na.jpg,,random\nb.jpg,gun,random\n"))
     assert [(entry.uri, entry.blank) for entry in entries] == [("a.jpg", True), ("b.jpg", False)]
-    with pytest.raises(BadLabels, match="there is no label in it"):
+    with pytest.raises(BadLabels, match=r"no label found .*csv"):
         read(write(tmp_path / "m.csv", "uri,label\na.jpg,\n"))
-    with pytest.raises(BadLabels, match="line 2: no label"):
+    with pytest.raises(BadLabels, match="line 2: label is missing"):
         read(write(tmp_path / "m.jsonl", '{"uri": "a.jpg", "label": "gun"}\n{"uri": "b.jpg"}\n'))
 
 
@@ -161,22 +161,22 @@ def test_nothing_found_needs_a_word_where_several_labels_could_mean_it(tmp_path:
     with pytest.raises(BadLabels, match="--empty LABEL"):
         said(entries, tmp_path, OVERLAY)
     assert [one.label for one in said(entries, tmp_path, OVERLAY, empty="natural")] == ["natural", "natural"]
-    with pytest.raises(BadLabels, match="'sky' is no label of check overlay"):
+    with pytest.raises(BadLabels, match="'sky' is not a label of check overlay"):
         said(entries, tmp_path, OVERLAY, empty="sky")
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"images": 3}, "no COCO file"),
-        (coco(annotations=[{"image_id": 3, "category_id": 7}]), "annotations[0]: image_id is 3, which is not there"),
-        (coco(annotations=[{"image_id": 1, "category_id": 8}]), "annotations[0]: category_id is 8"),
+        ({"images": 3}, "not a COCO file"),
+        (coco(annotations=[{"image_id": 3, "category_id": 7}]), "annotations[0]: image_id 3"),
+        (coco(annotations=[{"image_id": 1, "category_id": 8}]), "annotations[0]: category_id 8"),
         (coco(annotations=[{"image_id": 1, "category_id": 7, "bbox": [1, 2, 3]}]), "not a list of four numbers"),
         (coco(annotations=[{"image_id": 1, "category_id": 7, "bbox": [1, 2, -3, 4]}]), "has no area"),
-        (coco(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), "images[1]: id 1 is there twice"),
-        (coco(images=[{"id": 1}, {"id": 2, "file_name": "b"}]), "images[0]: no file_name"),
-        (coco(categories=[{"id": "7"}]), "categories[0]: no whole number `id`"),
-        (coco(categories={}), "`categories` is no list"),
+        (coco(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), "images[1]: id 1 occurs twice"),
+        (coco(images=[{"id": 1}, {"id": 2, "file_name": "b"}]), "images[0]: file_name is missing"),
+        (coco(categories=[{"id": "7"}]), "categories[0]: `id`"),
+        (coco(categories={}), "`categories` is not a list"),
     ],
 )
 def test_faults_of_coco(tmp_path: Path, body: Any, words: str) -> None:
@@ -230,7 +230,7 @@ def test_yolo_needs_its_classes_and_its_images(tmp_path: Path) -> None:
         read(write(tmp_path / "none" / "a.txt", "").parent, "yolo")
     folder = yolo(tmp_path / "y", {"a": ""})
     (folder / "images/a.jpg").unlink()
-    with pytest.raises(BadLabels, match=r"no image belongs to it \(looked for images/a and labels/a"):
+    with pytest.raises(BadLabels, match=r"no image found for it \(looked for images/a and labels/a"):
         read(folder)
     with pytest.raises(BadLabels, match="--root must be a folder"):
         read(folder, images=None)
@@ -274,11 +274,11 @@ def test_voc_counts_from_one(tmp_path: Path) -> None:
         ('<!DOCTYPE a [<!ENTITY b "c">]>' + VOC, "document type"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd">' + VOC, "document type"),
         (VOC[:-20], "not XML"),
-        ("<html/>", "no VOC file: it begins with <html>"),
+        ("<html/>", "not a VOC file: it starts with <html>"),
         (VOC.replace("<xmax>20", "<xmax>nan"), "object 1: xmax is nan"),
         (VOC.replace("<xmin>1<", "<xmin>40<"), "object 1: the box"),
         (VOC.replace("<ymin>11</ymin>", ""), "object 1: ymin is not a number"),
-        (VOC.replace("a.jpg", "../../etc/passwd"), "is no image's"),
+        (VOC.replace("a.jpg", "../../etc/passwd"), "is not an image's"),
     ],
 )
 def test_faults_of_voc(tmp_path: Path, body: str, words: str) -> None:
@@ -316,9 +316,9 @@ def test_label_studio_choices_rectangles_and_annotators(tmp_path: Path) -> None:
     ("body", "words"),
     [
         ([{"image": "a", "choice": "gun"}], "neither COCO"),
-        ([task(), {"data": {"image": "a"}}], "task 2: no list `annotations`"),
+        ([task(), {"data": {"image": "a"}}], "task 2: `annotations` is not a list"),
         ([task({"choices": ["a", "b"]})], "several choices for one image"),
-        ([task({"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 5, "rectanglelabels": ["a"]})], "turned"),
+        ([task({"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 5, "rectanglelabels": ["a"]})], "rotated"),
         ([task({"x": 1, "y": 2, "width": 3, "rectanglelabels": ["a"]})], "height is not a number"),
         ([task(), {"annotations": [], "data": {"text": "a"}}], "`data` has no image"),
     ],
@@ -337,7 +337,7 @@ def test_what_does_not_tell_its_format_is_asked_about(tmp_path: Path) -> None:
         ("a.dat", "a", "give --format"),
         ("a.json", "{}", "neither COCO"),
         ("a.json", '{"images": [', "not JSON"),
-        ("a.csv", "uri,label\n", "there is no label in it"),
+        ("a.csv", "uri,label\n", "no label found"),
         ("folder/x.bin", "", "neither YOLO"),
     ):
         path = write(tmp_path / name, body)
@@ -352,16 +352,18 @@ def test_what_does_not_tell_its_format_is_asked_about(tmp_path: Path) -> None:
 
 def test_strange_labels_are_told_once_each_and_can_be_mapped(tmp_path: Path) -> None:
     entries = read(write(tmp_path / "m.csv", "uri,label\na,Pistol\nb,Pistol\nc,none\n"))
-    with pytest.raises(BadLabels, match=r"f: in 2 entries, first line 2: 'Pistol' is no label .*--map 'Pistol=OURS'"):
+    with pytest.raises(
+        BadLabels, match=r"f: in 2 entries, first line 2: 'Pistol' is not a label .*--map 'Pistol=OURS'"
+    ):
         said(entries, tmp_path)
     assert [one.label for one in said(entries, tmp_path, Pistol="gun")] == ["gun", "gun", "none"]
-    with pytest.raises(BadLabels, match="'pistol' is no label"):
+    with pytest.raises(BadLabels, match="'pistol' is not a label"):
         said(entries, tmp_path, Pistol="pistol")
 
 
 def test_one_person_says_one_thing_of_an_image(tmp_path: Path) -> None:
     entries = read(write(tmp_path / "m.csv", "uri,label,who\na,gun,\na,none,bob\n./a,none,\n"))
-    with pytest.raises(BadLabels, match="f: line 4: me says none of an image, and gun at line 2"):
+    with pytest.raises(BadLabels, match="f: line 4: me labels an image none here and gun at line 2"):
         said(entries, tmp_path)
 
 

@@ -70,10 +70,10 @@ def test_exports_hold_both_looks() -> None:
 
 def test_the_list_has_a_column_of_looks_where_there_were_two(capsys: pytest.CaptureFixture[str]) -> None:
     echo_results([result(None)])
-    assert "looks" not in capsys.readouterr().out
+    assert "crop" not in capsys.readouterr().out
     echo_results([result(LOOK), result(None), result(CropResult(why="shrunk", first=1.0, look="pair", skipped="cap"))])
     header, first, second, third = capsys.readouterr().out.splitlines()
-    assert header.split()[-2:] == ["looks", "uri"]
+    assert header.split()[-2:] == ["crop", "uri"]
     assert first.split()[-3:] == ["+0.250", "-3.500", "/a.jpg"]
     assert third.split()[-3:] == ["+1.000", "cap", "/a.jpg"]
     assert second.split()[-2:] == ["-", "/a.jpg"]
@@ -111,23 +111,23 @@ def test_the_sheet_tells_both_looks(tmp_path: Path) -> None:
 def test_the_times_tell_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None:
     sums = {"forwards": 4.0, "scored": 40.0, "under_way": 2.0, "idle": 0.1, "threads": 16.0, "first_tokens": 4000.0}
     echo_times(StageTimes(sums=sums))
-    assert "second looks" not in capsys.readouterr().out
-    took = "they took 1,900 visual tokens, 47.5 % of the first looks'"
+    assert "crops:" not in capsys.readouterr().out
+    took = "they took 1,900 visual tokens, 47.5 % of the first pass"
     given = sums | {"again": 7.0, "again_tokens": 1900.0, "again_rows": 14.0}
     echo_times(StageTimes(sums=given))
     told = capsys.readouterr().out
-    assert told.endswith(f"  second looks: 7 due, 7 given; {took}\n")
-    assert "13.5 images and crops in each" in told
+    assert told.endswith(f"  crops: 7 due, 7 read; {took}\n")
+    assert "13.5 images and crops each" in told
     echo_times(StageTimes(sums=given | {"capped": 3.0, "again_whole": 1.0}))
     skipped = "(3 beyond max_extra, 1 with the whole image as region)"
-    assert capsys.readouterr().out.endswith(f"  second looks: 11 due, 7 given {skipped}; {took}\n")
+    assert capsys.readouterr().out.endswith(f"  crops: 11 due, 7 read {skipped}; {took}\n")
     echo_times(StageTimes(sums=sums | {"again_diffuse": 16.0, "again_tokens": 24000.0}))
-    took = "finding the regions took 24,000 visual tokens, 600.0 % of the first looks'"
-    assert capsys.readouterr().out.endswith(f"  second looks: 16 due, 0 given (16 diffuse); {took}\n")
+    took = "finding the regions took 24,000 visual tokens, 600.0 % of the first pass"
+    assert capsys.readouterr().out.endswith(f"  crops: 16 due, 0 read (16 diffuse); {took}\n")
     echo_times(StageTimes(sums=sums | {"again_enough": 16.0}))
-    assert capsys.readouterr().out.endswith("  second looks: 16 due, 0 given (16 seen well enough at first)\n")
+    assert capsys.readouterr().out.endswith("  crops: 16 due, 0 read (16 clear enough in the first pass)\n")
     echo_times(StageTimes(sums=sums | {"again_tokens": 40.0}))
-    assert "  second looks: none came to its end; finding the regions took 40" in capsys.readouterr().out
+    assert "  crops: none finished; finding the regions took 40" in capsys.readouterr().out
     assert StageTimes(sums=sums | {"again_tokens": 1900.0}).record()["extra_token_share"] == 0.475
 
 
@@ -141,7 +141,7 @@ def test_the_times_tell_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None
             (0.0, 0.0),
             "where the first margin lies between +0.000 and +0.000, and of shrunk images,",
         ),
-        ({"when": "shrunk", "look": "tiles"}, (0.0, 0.0), "second look (tiles) of shrunk images,"),
+        ({"when": "shrunk", "look": "tiles"}, (0.0, 0.0), "crop pass (tiles) of shrunk images,"),
         ({"when": "always", "max_extra": 2.5}, (0.0, 0.0), "of every image, for at most 2.5 times the tokens"),
     ],
 )

@@ -47,14 +47,14 @@ def test_a_damaged_adapter_is_not_promoted_by_force_either(engine: sa.Engine, tm
     assert refused.startswith(f"{tmp_path / 'one'} holds other weights")
     assert used(engine) is None
     made(tmp_path / "one")
-    assert "looked at" not in run(tmp_path, "promote", str(adapter_id)).stderr
+    assert "could not check" not in run(tmp_path, "promote", str(adapter_id)).stderr
     assert used(engine) == adapter_id
 
 
 def test_files_that_are_out_of_reach_are_a_note(engine: sa.Engine, tmp_path: Path) -> None:
     adapter_id = enter(engine, replace(made(tmp_path / "one"), uri=str(tmp_path / "elsewhere")))
     told = run(tmp_path, "promote", str(adapter_id)).stderr
-    assert f"could not be looked at: the folder {tmp_path / 'elsewhere'} is not there on this machine" in told
+    assert f"could not check the files of adapter {adapter_id}: the folder {tmp_path / 'elsewhere'} " in told
     assert used(engine) == adapter_id
 
 

@@ -169,8 +169,8 @@ def test_only_an_untried_second_look_is_warned_of() -> None:
     assert told.warning is not None
     assert "--check mine" in told.warning
     assert told.decision == (
-        "flag: margin of +1.100 or more after a second look; clear: none after a second look; else review; "
-        "an image with one look is decided as without second looks"
+        "flag: margin of +1.100 or more after a crop; clear: none after a crop; else review; "
+        "an image without a crop is decided as without a crop pass"
     )
     fitted = {"a": 1.0, "b": 0.0, "n": 9, "prevalence": 0.5}
     for other in (replace(use, crop="never"), replace(use, calibrator=fitted), replace(use, thresholds=None)):
