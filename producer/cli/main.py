@@ -67,11 +67,13 @@ def cli(
     Data goes to stdout, progress and messages to stderr.
 
     \b
-    Exit codes: 0 done; 1 unexpected; 2 wrong usage; 10 bad setting; 11 bad check; 12 bad manifest;
-    13 bad source; 14 source not found; 15 access denied; 16 no image in the source; 17 unknown name;
-    18 database schema outdated; 19 optional part not installed; 20 images failed (score; run and scan with --strict);
-    21 a local worker died; 22 faulty labels; 23 the gate did not pass; 24 a training failed; 25 drift (drift --alarm);
-    75 database, broker or store away: try again; 130 interrupted.
+    Exit codes: 0 done; 1 unexpected; 2 wrong usage; 10 bad setting; 11 bad check;
+    12 bad manifest; 13 bad source; 14 source not found; 15 access denied;
+    16 no image in the source; 17 unknown name; 18 database schema outdated;
+    19 optional part not installed; 20 images failed (score, or with --strict);
+    21 a local worker died; 22 bad labels; 23 the gate did not pass;
+    24 a training failed; 25 drift (drift --alarm);
+    75 database, broker or store unavailable: try again; 130 interrupted.
     """
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
 

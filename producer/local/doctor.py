@@ -208,6 +208,8 @@ def check_source(settings: Settings, source: str | None, *, seconds: float) -> F
     except ScanfleetError as error:
         return failure("store", error)
     text = f"{redact(source)}: {len(images)} images listed in {_ms(listed)}, {n} fetched"
+    if seconds == 0:
+        return Finding(name="store", status="ok", text=f"{text}; --seconds 0: speed not measured")
     if n == 0:
         remedy = "try a larger --seconds; a store this slow delays every worker"
         return Finding(name="store", status="warn", text=f"{text} within {seconds:g} s", remedy=remedy)
@@ -225,16 +227,17 @@ def _fetch_all(settings: Settings, images: list[NewImage], *, seconds: float) ->
     store = _store_of(settings, images[0])
     deadline = time.perf_counter() + seconds
 
-    def fetch(image: NewImage) -> int | None:
-        if time.perf_counter() > deadline:
-            return None
+    def fetch(image: NewImage) -> int:
         return len(store(image).fetch(image.uri, etag=image.etag, max_bytes=settings.max_image_bytes))
 
-    fetch(images[0])  # the first one opens the connection
+    first = fetch(images[0])  # opens the connection; without seconds, shows that there is one
     start = time.perf_counter()
+    if seconds == 0:
+        return 1, first, 0.0
     with ThreadPoolExecutor(settings.fetch_threads) as pool:
-        sizes = [size for size in pool.map(fetch, images) if size is not None]
-    return len(sizes), sum(sizes), time.perf_counter() - start
+        sizes = list(pool.map(lambda image: None if time.perf_counter() > deadline else fetch(image), images))
+    in_time = [size for size in sizes if size is not None]
+    return len(in_time), sum(in_time), time.perf_counter() - start
 
 
 def _store_of(settings: Settings, first: NewImage) -> Callable[[NewImage], ObjectStore]:

@@ -43,6 +43,7 @@ class Enqueued:
     n_skipped: int  # files that are no images, or that a filter left out
     broker_away: bool
     ended: bool
+    idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
 
 
 class Notifier:
@@ -166,6 +167,7 @@ class _Run:
             n_skipped=counts.n_skipped,
             broker_away=self._notifier.broker_away,
             ended=ended,
+            idle_excludes=tuple(sorted(counts.idle or ())),
         )
 
 

@@ -30,7 +30,8 @@ from scanfleet.retry import retry_database
 DEFAULT_WIDTH = 1.0  # logits
 DEFAULT_AUDIT, LEAST_AUDIT, MOST_AUDIT = 0.05, 100, 2000  # a fraction of the rest, and images
 NEARLY_ALL = 0.9  # of all answers: a selection of so many selects nothing
-MEASURED = "nine in ten margins of golden images moved less from the champion before to this one"
+MEASURED = "nine in ten margins moved less"
+MEASURED_BEFORE = "nine in ten margins of golden images moved less from the champion before to this one"  # in old rows
 BEHIND_ALL = "g"  # no identity, in hexadecimal, comes after it
 
 Cursor = dict[str, Any]  # part: changeable or audit; after, until: of image ids or identities; left: of the sample
@@ -90,7 +91,7 @@ class Plan:
             return None
         if chosen["audit"] > chosen["changeable"]:
             return "most of it is the audit sample (--audit takes fewer)"
-        if chosen["band_from"] == MEASURED:
+        if chosen["band_from"] in (MEASURED, MEASURED_BEFORE):
             return "the two models' margins differ too much to tell what can change (--band takes fewer)"
         return "most answers are `review` or within the band (--band takes fewer)"
 
@@ -135,12 +136,12 @@ def _chosen(connection: sa.Connection, root: ScanInfo, aim: Aim, request: Reques
 def _width(connection: sa.Connection, aim: Aim, request: Request) -> tuple[float | None, str]:
     """Logits around a threshold, and where the figure comes from."""
     if request.everything:
-        return None, "everything was asked for"
+        return None, "--all"
     if request.band is not None:
-        return request.band, "as asked for"
+        return request.band, "--band"
     move = rescans.margin_move(connection, aim)
     if move is None:
-        return DEFAULT_WIDTH, "the default: how far margins of golden images moved was not measured"
+        return DEFAULT_WIDTH, "the default, since no margins of golden images were measured"
     return move, MEASURED
 
 

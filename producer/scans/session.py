@@ -164,6 +164,7 @@ class Preview:
     n_unsized: int = 0  # images whose source tells no size
     n_scored: int = 0  # this check and model have a verdict for this very version
     n_skipped: int = 0
+    idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
 
 
 def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: str) -> Preview:
@@ -176,6 +177,7 @@ def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: 
         found.n_unsized += sum(image.size is None for image in page)
         found.n_scored += 0 if engine is None else _scored(engine, page, check=check, model=model)
     found.n_skipped = listing.counts.n_skipped
+    found.idle_excludes = tuple(sorted(listing.counts.idle or ()))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
@@ -43,17 +43,20 @@ class Filters:
         return {name: value for name, value in (values | chosen).items() if value}
 
     def takes(self, path: str, *, sift_by_suffix: bool) -> bool:
-        if self.exclude and (_matches(path, self.exclude) or any(map(self.skips_folder, _folders_of(path)))):
+        if any(excludes(glob, path) for glob in self.exclude):
             return False
         if self.include:
             return _matches(path, self.include)
         return not sift_by_suffix or path.lower().endswith(SUFFIXES)
 
     def skips_folder(self, path: str) -> bool:
-        """Whether everything in a folder is excluded, so that its files are only counted."""
-        return _matches(path, self.exclude) or any(
-            fnmatchcase(f"{path}/", glob) for glob in self.exclude if glob.endswith("*")
-        )
+        """Return True if everything in a folder is excluded, so that its files are only counted."""
+        return any(_covers(glob, path) for glob in self.exclude)
+
+    def below(self, top: str) -> Filters:
+        """Return these filters for one source: absolute globs below `top` become relative to it."""
+        include, exclude = (tuple(glob.removeprefix(top) for glob in globs) for globs in (self.include, self.exclude))
+        return replace(self, include=include, exclude=exclude)
 
     @property
     def sample_size(self) -> int | None:
@@ -65,6 +68,15 @@ def _matches(path: str, globs: Iterable[str]) -> bool:
     name = PurePosixPath(path).name
     plain = [glob.removeprefix("./").rstrip("/") for glob in globs]  # `./thumbs/`: as shells complete a folder
     return any(fnmatchcase(path, glob) or ("/" not in glob and fnmatchcase(name, glob)) for glob in plain)
+
+
+def _covers(glob: str, folder: str) -> bool:
+    return _matches(folder, (glob,)) or (glob.endswith("*") and fnmatchcase(f"{folder}/", glob))
+
+
+def excludes(glob: str, path: str) -> bool:
+    """Return True if a glob of `exclude` matches a file, or a folder above it."""
+    return _matches(path, (glob,)) or any(_covers(glob, folder) for folder in _folders_of(path))
 
 
 def _folders_of(path: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from producer.sources.base import Candidate, Source
-from producer.sources.filters import Filters, draw
+from producer.sources.filters import Filters, draw, excludes
 from scanfleet.db.scans.batches import NewImage
 
 
@@ -17,6 +17,7 @@ class Counts:
 
     n_taken: int = 0
     n_skipped: int = 0  # files that no filter took
+    idle: set[str] | None = None  # globs of `exclude` that matched nothing; None until the whole listing is read
 
 
 class Listing:
@@ -34,9 +35,11 @@ class Listing:
     def images(self, cursor: dict[str, Any] | None = None) -> Iterator[NewImage]:
         """Every image, or those behind a cursor. May be called again: the counts begin anew."""
         self.counts = Counts()
-        for item in draw(self._candidates(cursor or {}), self.filters):
+        idle = set(self.filters.exclude)
+        for item in draw(self._candidates(cursor or {}, idle), self.filters):
             self.counts.n_taken += 1
             yield item.image
+        self.counts.idle = None if cursor else idle
 
     def cursor_at(self, image: NewImage) -> dict[str, Any] | None:
         """Where to go on after `image`; None: begin at the start, the ledger drops what it already holds."""
@@ -44,10 +47,22 @@ class Listing:
             return None
         return {"after": image.uri}
 
-    def _candidates(self, cursor: dict[str, Any]) -> Iterator[Candidate]:
+    def _candidates(self, cursor: dict[str, Any], idle: set[str]) -> Iterator[Candidate]:
+        """Yield what the filters take; drop from `idle` the globs of `exclude` that match."""
         for source in self.sources:
-            for item in source.candidates(after=cursor.get("after"), skip=self.filters.skips_folder):
-                if self.filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
+            filters = self.filters.below(_top(source))
+            globs = dict(zip(self.filters.exclude, filters.exclude, strict=True))
+            for item in source.candidates(after=cursor.get("after"), skip=filters.skips_folder):
+                if filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
                     yield item
                 else:
+                    idle -= {glob for glob in idle if excludes(globs[glob], item.path)}
                     self.counts.n_skipped += 1
+
+
+def _top(source: Source) -> str:
+    """Return what the paths of a source are relative to; "" for a manifest, whose entries are matched as written."""
+    if not source.sifts_by_suffix:
+        return ""
+    is_bucket = source.name.startswith("s3://")
+    return source.name[: source.name.rfind("/") + 1] if is_bucket else f"{source.name.rstrip('/')}/"

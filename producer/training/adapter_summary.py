@@ -61,11 +61,11 @@ def gate_lines(gate: Mapping[str, Any] | None, verdict: str | None) -> Iterator[
 def change_line(change: Change) -> str:
     who = f" by {change.who}" if change.who else ""
     was = _name(change.previous_id)
-    return f"{change.at:%Y-%m-%d %H:%M}  {change.kind}{who}: {_name(change.adapter_id)} for {was}: {change.why}"
+    return f"{change.at:%Y-%m-%d %H:%M}  {change.kind}{who}: {_name(change.adapter_id)} replaces {was}: {change.why}"
 
 
 def _name(adapter_id: int | None) -> str:
-    return "no adapter" if adapter_id is None else f"adapter {adapter_id}"
+    return "the base model alone" if adapter_id is None else f"adapter {adapter_id}"
 
 
 def _origin(adapter: AdapterInfo) -> str:

@@ -48,7 +48,7 @@ def doctor(
     \b
     Example:
       scanfleet doctor
-      scanfleet doctor --model Qwen/Qwen3-VL-4B-Instruct --source s3://ads/2026/ --json
+      scanfleet doctor --model Qwen/Qwen3-VL-4B-Instruct --source s3://ads/
     """
     from producer.cli.scans.score import find_check
     from producer.local.settings_origin import origins, worth_showing

@@ -75,8 +75,19 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
 
     SIGTERM stops it cleanly; nothing is lost if it is killed.
 
-    Further arguments go to the worker: --model, --precision, --device, --batches-in-flight and the others that
-    `python -m worker score --help` lists.
+    \b
+    Options of the worker:
+      --model MODEL               built-in name, hub id, folder or endpoint:NAME
+      --model-revision COMMIT     commit of a hub model
+      --precision NAME            auto, fp32, bf16, nf4 or int8
+      --device NAME               auto, cpu, cuda or cuda:N
+      --token-budget N            visual tokens in one forward, or auto
+      --batches-in-flight N       batches held at the same time
+      --fetch-threads N           downloads and decodings at the same time
+      --lease-seconds SECONDS     a silent worker loses its batches after this
+      --drain-seconds SECONDS     finish or hand back within this after SIGTERM
+      --data-dir, --log-level     as before the command
+      --log-json / --log-lines    one JSON object per line, or text
 
     \b
     Example:
@@ -98,12 +109,23 @@ def train(flags: Flags, arguments: tuple[str, ...]) -> None:
     drift alarm, or when `scanfleet train start` asks for it. SIGTERM stops it cleanly. If it is killed, another worker
     resumes the training.
 
-    Further arguments go to the worker: --model, --precision, --device, --train-after-labels and the others that
-    `python -m worker train --help` lists.
+    \b
+    Options of the worker:
+      --model MODEL                  built-in name, hub id or folder
+      --model-revision COMMIT        commit of a hub model
+      --precision NAME               auto, fp32, bf16, nf4 or int8
+      --device NAME                  auto, cpu, cuda or cuda:N
+      --train-after-labels N         new labels of a check that start a training
+      --train-every-hours HOURS      also train on this schedule; default: never
+      --train-recipe NAME            recipe of the trainings started like this
+      --train-lease-seconds SECONDS  a silent worker loses its training then
+      --drain-seconds SECONDS        save and hand back within this after SIGTERM
+      --data-dir, --log-level        as before the command
+      --log-json / --log-lines       one JSON object per line, or text
 
     \b
     Example:
-      scanfleet worker train --model Qwen/Qwen3-VL-4B-Instruct --train-every-hours 24
+      scanfleet worker train --model Qwen/Qwen3-VL-4B-Instruct
     """
     from producer.local.workers import COMMAND
 

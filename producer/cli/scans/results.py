@@ -132,7 +132,7 @@ def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None
 
     The state is verdict, failed, pending or cancelled; --state verdict writes answers only. A file appears once it is
     complete; a device or pipe is written directly. In CSV and Parquet each column of the manifest is a column
-    `meta.<name>`.
+    `meta.<name>`; the column `meta` holds those that first turn up after 500 lines, and is empty otherwise.
 
     \b
     Example:

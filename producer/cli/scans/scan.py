@@ -36,7 +36,7 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
     \b
     Example:
       scanfleet scan s3://ads/2026/ --check overlay
-      scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --sample 500 --dry-run
+      scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --dry-run
     """
     from producer.scans.session import Request, open_session
     from scanfleet.config.diagnosis import lonely_broker
@@ -78,6 +78,7 @@ def say_what_was_listed(last: Enqueued, *, n_pending: int) -> None:
     """What the person should know after a listing. n_pending: images of the scan that are not scored yet."""
     if last.n_skipped:
         note(f"skipped: {count(last.n_skipped, 'file')} without an image suffix or by a filter (--include adds them)")
+    _note_idle(last.idle_excludes)
     if not last.n_new:
         held = f"nothing new: scan {last.scan.id} already holds these images"
         if n_pending:
@@ -89,6 +90,11 @@ def say_what_was_listed(last: Enqueued, *, n_pending: int) -> None:
         note("the broker is unavailable; the scan is safe in the database and starts when the broker is back")
     if last.scan.state == "paused":
         note(f"the scan is paused: `scanfleet scans resume {last.scan.id}`")
+
+
+def _note_idle(globs: tuple[str, ...]) -> None:
+    for glob in globs:
+        note(f"--exclude {glob} matched nothing (globs are matched against the path below SRC)")
 
 
 def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
@@ -138,3 +144,4 @@ def _show_preview(request: Request, settings: Settings) -> None:
     click.echo(f"bytes           {found.n_bytes} ({size_text(found.n_bytes)}){unsized}")
     click.echo(f"already scored  {found.n_scored}")
     click.echo(f"skipped         {found.n_skipped}")
+    _note_idle(found.idle_excludes)

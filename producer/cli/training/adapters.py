@@ -159,8 +159,8 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
                 return
             kind: champions.Kind = "forced" if force and adapter.gate_verdict != "promote" else "person"
             champions.promote(connection, adapter_id, kind=kind, why=why or "by hand", who=_user(who))
-    before = "no adapter" if used is None else f"adapter {used.id}"
-    note(f"check {adapter.check_name} on {adapter.base_model}: adapter {adapter_id} in the place of {before}")
+    before = "the base model alone" if used is None else f"adapter {used.id}"
+    note(f"check {adapter.check_name} on {adapter.base_model}: adapter {adapter_id} is in use and replaces {before}")
 
 
 @adapters.command()
@@ -189,8 +189,10 @@ def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | 
     before, now = (
         "the base model alone" if i is None else f"adapter {i}" for i in (change.previous_id, change.adapter_id)
     )
-    note(f"check {check_name} on {base}: {before} is out of use, {now} answers from now on")
-    note("answers given before stay: `scanfleet rescan SCAN` renews them")
+    note(
+        f"check {check_name} on {base}: {before} is out of use; {now} answers from now on. "
+        "Old answers stay: `scanfleet rescan SCAN` re-scores them"
+    )
 
 
 def _base_of(connection: sa.Connection, check_name: str, settings: Settings) -> str:

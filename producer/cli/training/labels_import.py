@@ -61,7 +61,7 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
     \b
     Example:
       scanfleet labels import truth.csv --check overlay --label-column truth
-      scanfleet labels import coco.json --check baggage --map Pistol=gun --root s3://scans/2026
+      scanfleet labels import coco.json --check baggage --map Pistol=gun
     """
     from producer.labels.importing import require_split, summarise, write
     from scanfleet.retry import retry_database
@@ -148,7 +148,7 @@ def echo_summary(summary: Summary, split: str | None) -> None:
         (summary.n_near, "images that resemble another one: they share its split"),
         (summary.n_conflicts, "images in conflict, since people differ: used for nothing until settled"),
         (summary.n_refused, f"images outside split {split}: their cluster is already in another split and stays there"),
-        (summary.n_unused, "images that resemble images of two splits, or golden ones that nobody chose: unused"),
+        (summary.n_unused, "images resemble images of two splits, or an unpinned golden image: used for nothing"),
         (summary.n_shut_out, "images of this check were golden by hash: used for nothing from now on"),
         (summary.n_mixed, "images with boxes of several labels: a flagging label is used for the image"),
         (summary.n_blank, "rows without a label: skipped"),

@@ -185,7 +185,7 @@ def test_the_commands_show_what_is_known(engine: sa.Engine, tmp_path: Path) -> N
         "G4  FAIL  calibration: Brier +0.020",
         "400 images show a gain of 2 points",
         "REFUSED   by box-1",
-        f"gate: adapter {three_} for adapter {two}: better",
+        f"gate: adapter {three_} replaces adapter {two}: better",
     ):
         assert words in shown
     record = json.loads(run(tmp_path, "show", str(three_), "--format", "json").stdout)
@@ -217,9 +217,9 @@ def test_promote_and_rollback_by_hand(engine: sa.Engine, tmp_path: Path) -> None
     assert "--force needs --why" in run(tmp_path, "promote", str(held), "--force", code=2).stderr
     run(tmp_path, "promote", str(held), "--force", "--why", "old labels", "--who", "ann")
     back = run(tmp_path, "rollback", "--check", "overlay").stderr
-    assert f"adapter {held} is out of use, adapter {one} answers" in back
+    assert f"adapter {held} is out of use; adapter {one} answers" in back
     alone = run(tmp_path, "rollback", "--check", "overlay").stderr
-    assert f"adapter {one} is out of use, the base model alone answers" in alone
+    assert f"adapter {one} is out of use; the base model alone answers" in alone
     run(tmp_path, "rollback", "--check", "overlay", code=17)
     run(tmp_path, "rollback", "--check", "nothing", code=17)
     with transaction(engine) as connection:

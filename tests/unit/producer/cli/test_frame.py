@@ -15,6 +15,7 @@ from producer.cli.options import printable
 from tests import cli_process
 from tests.cli_call import scanfleet
 from tests.cli_process import COMMAND, environment
+from worker import __main__ as worker_options
 
 
 def commands(
@@ -47,6 +48,20 @@ def test_every_summary_is_a_whole_sentence_at_80_columns() -> None:
                 assert line.endswith("."), (path, line)
                 assert not line.endswith("..."), (path, line)
                 assert len(line) <= 80, (path, line)
+
+
+def test_every_help_page_fits_80_columns() -> None:
+    for path in ALL:
+        page = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80).output
+        assert [line for line in page.splitlines() if len(line) > 80] == [], path
+
+
+@pytest.mark.parametrize("command", [worker_options.score, worker_options.train])
+def test_the_options_of_a_worker_are_in_the_help_of_the_command_that_starts_it(command: click.Command) -> None:
+    page = CliRunner().invoke(cli, ["worker", str(command.name), "--help"]).output
+    for parameter in command.params:
+        for option in (*parameter.opts, *parameter.secondary_opts):
+            assert re.search(rf"{option}\b", page), option
 
 
 def test_every_option_says_what_it_is_for() -> None:
@@ -225,4 +240,5 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
     answer = scanfleet("scan", pictures, "--check", "overlay", "--dry-run", data_dir=data)
     counts = [line.split()[-1] if "bytes" not in line else line.split()[1] for line in answer.stdout.splitlines()]
     assert counts == ["2", "10", "0", "1"]
+    assert answer.stderr == ""
     assert not list(data.iterdir())

@@ -136,6 +136,11 @@ def test_a_scan_with_nothing_new_says_whether_it_goes_on(
     assert capsys.readouterr().err.startswith(f"scanfleet: nothing new: scan abc {words}")
 
 
+def test_a_glob_that_excludes_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    say_what_was_listed(replace(page(3, ended=True), idle_excludes=("thumb/*",)), n_pending=3)
+    assert "--exclude thumb/* matched nothing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("marked", "hint"), [({}, False), ({"n_flagged": 1}, True), ({"n_review": 1}, True)])
 def test_a_contact_sheet_is_offered_where_it_would_show_something(
     capsys: pytest.CaptureFixture[str], marked: dict[str, int], hint: bool

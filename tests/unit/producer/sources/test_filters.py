@@ -52,6 +52,15 @@ def test_a_skipped_folder_holds_nothing_that_is_taken(path: str, glob: str) -> N
         assert not filters.takes(f"{path}/x.jpg", sift_by_suffix=False)
 
 
+def test_an_absolute_glob_is_matched_below_its_source_and_stays_in_the_identity() -> None:
+    filters = Filters(exclude=("/data/a/sub/*", "/data/b/*"))
+    below = filters.below("/data/a/")
+    assert not below.takes("sub/c.jpg", sift_by_suffix=True)
+    assert below.takes("d.jpg", sift_by_suffix=True)
+    assert below.exclude[1] == "/data/b/*"
+    assert filters.as_dict() == {"exclude": ["/data/a/sub/*", "/data/b/*"]}
+
+
 def test_unset_filters_leave_no_trace_in_the_identity_of_a_scan() -> None:
     assert Filters().as_dict() == {}
     assert Filters(seed=3).as_dict() == {}  # a seed without a sample chooses nothing

@@ -53,6 +53,20 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(before)
 
 
+@pytest.mark.parametrize("top", ["", "{folder}/"])
+def test_globs_of_exclude_that_match_nothing_are_known_once_all_is_listed(
+    tmp_path: Path, settings: Settings, top: str
+) -> None:
+    put(tmp_path, "a.jpg", "b.jpg", "thumbs/a.jpg")
+    globs = tuple(top.format(folder=tmp_path) + glob for glob in ("thumbs", "thumb", "b.*"))
+    listing = Listing([open_source(str(tmp_path), settings)], Filters(exclude=globs))
+    images = listing.images()
+    assert next(images).uri == str(tmp_path / "a.jpg")
+    assert listing.counts.idle is None
+    assert list(images) == []
+    assert listing.counts.idle == {globs[1]}
+
+
 def test_a_folder_gives_its_images_and_counts_the_rest(tmp_path: Path, settings: Settings) -> None:
     put(tmp_path, "a.jpg", "sub/B.PNG", "ü mit leer.webp", "notes.md", "sub/deep/c.tiff")
     assert listed(tmp_path, settings) == ({"a.jpg", "sub/B.PNG", "ü mit leer.webp", "sub/deep/c.tiff"}, 1)
