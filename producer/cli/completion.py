@@ -1,4 +1,4 @@
-"""Shell completion: the function that click makes, what it completes, and `scanfleet completion`."""
+"""Shell completion, and the command `scanfleet completion` that turns it on."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def completion(shell: str | None) -> None:
 
 
 def complete(cli: click.Command) -> int | None:
-    """Answer the shell where it asks for completion, and return the exit code; None where it does not."""
+    """Answer the shell if it asks for completion and return the exit code; else return None."""
     instruction = os.environ.get(VARIABLE)
     return shell_complete(cli, {}, "scanfleet", VARIABLE, instruction) if instruction else None

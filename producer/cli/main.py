@@ -1,4 +1,4 @@
-"""`scanfleet`: the frame around every command. Errors that scanfleet can name become one line and an exit code."""
+"""`scanfleet`: the command line. Errors of scanfleet become one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from producer.cli.training.tune import tune
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 PIPE_CLOSED = 128 + signal.SIGPIPE
-NO_ROOM = 2  # as for a file that cannot be written
+NOT_WRITTEN = 2  # the same code as for any file that cannot be written
 
 
 @click.group(cls=ScanfleetGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -89,7 +89,7 @@ scans.add_command(agreement)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script; arguments: those of the process unless given. Returns the exit code."""
+    """Run the command line and return the exit code. arguments: by default those of the process."""
     completed = complete(cli)
     if completed is not None:
         return completed
@@ -97,17 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
-        # `scanfleet results ls | head`: the reader has enough. Python would complain again when it flushes stdout.
+        # `scanfleet results ls | head`: the reader left. Python would raise again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        from producer.reports.output import DISK_FAULTS
+        from producer.reports.output import DISK_ERRORS
 
-        if error.errno not in DISK_FAULTS:
+        if error.errno not in DISK_ERRORS:
             raise
         note(f"cannot write {error.filename or 'the output'}: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left of it
-        return NO_ROOM
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest
+        return NOT_WRITTEN
 
 
 def _run(arguments: list[str]) -> int:
@@ -115,7 +115,7 @@ def _run(arguments: list[str]) -> int:
     from scanfleet.log import redact
 
     try:
-        # Not cli.main(): it turns a closed pipe into exit code 1.
+        # cli.main() would turn a closed pipe into exit code 1.
         with cli.make_context("scanfleet", arguments) as context:
             cli.invoke(context)
         sys.stdout.flush()
@@ -140,5 +140,5 @@ def _run(arguments: list[str]) -> int:
 
 
 def _terminate(_: int, __: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like an error, so that local workers are stopped on the way out."""
+    """Turn SIGTERM into an exception, so that local workers are stopped on the way out."""
     raise SystemExit(TERMINATED)

@@ -14,24 +14,24 @@ FORMATS = ("csv", "jsonl", "coco")
 COLUMNS = ("uri", "label", "boxes", "who", "group", "note", "drawn", "split", "cluster", "content_sha256", "at")
 
 SIDES = ("x0", "y0", "x1", "y1")
-ScanSnapshot = Callable[[], Iterable[CurrentLabel]]  # the same each time it is called
+CurrentLabels = Callable[[], Iterable[CurrentLabel]]  # yields the same each time
 
 
-def write_labels(standing: ScanSnapshot, labels: Sequence[str], file: IO[bytes], *, form: str) -> int:
-    """Returns how many labels were written. `labels`: of the check, which become the categories of COCO."""
+def write_labels(current: CurrentLabels, labels: Sequence[str], file: IO[bytes], *, form: str) -> int:
+    """Write labels and return their number. labels: those of the check, which become COCO's categories."""
     if form == "coco":
-        return _write_coco(standing, labels, file)
-    return (_write_csv if form == "csv" else _write_jsonl)(standing(), file)
+        return _write_coco(current, labels, file)
+    return (_write_csv if form == "csv" else _write_jsonl)(current(), file)
 
 
 def as_record(one: CurrentLabel) -> dict[str, Any]:
-    """A label as plain values, by the names that the import reads."""
+    """Return a label as plain values, under the names that the import reads."""
     record = {name: getattr(one, name) for name in COLUMNS if name != "at"}
     return record | {"at": one.at.isoformat()}
 
 
 def boxes_text(boxes: Sequence[Any] | None) -> str:
-    """`label x0 y0 x1 y1; ...`; JSON where a label would not survive that, and for no box at all."""
+    """Return `label x0 y0 x1 y1; ...`, or JSON if a label has a semicolon or bracket, or if there is no box."""
     if boxes is None:
         return ""
     if not boxes or any(";" in box["label"] or box["label"].startswith("[") for box in boxes):
@@ -39,36 +39,36 @@ def boxes_text(boxes: Sequence[Any] | None) -> str:
     return "; ".join(" ".join([box["label"], *(f"{box[side]:.10g}" for side in SIDES)]) for box in boxes)
 
 
-def _write_csv(standing: Iterable[CurrentLabel], file: IO[bytes]) -> int:
+def _write_csv(current: Iterable[CurrentLabel], file: IO[bytes]) -> int:
     n = 0
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for one in standing:
+        for one in current:
             writer.writerow(as_record(one) | {"boxes": boxes_text(one.boxes)})
             n += 1
     finally:
-        text.detach()  # the file stays open: it is the caller's
+        text.detach()  # the caller closes the file
     return n
 
 
-def _write_jsonl(standing: Iterable[CurrentLabel], file: IO[bytes]) -> int:
+def _write_jsonl(current: Iterable[CurrentLabel], file: IO[bytes]) -> int:
     n = 0
-    for one in standing:
+    for one in current:
         file.write(f"{json.dumps(as_record(one), ensure_ascii=False)}\n".encode())
         n += 1
     return n
 
 
-def _write_coco(standing: ScanSnapshot, labels: Sequence[str], file: IO[bytes]) -> int:
-    """Two passes, for images and for annotations."""
+def _write_coco(current: CurrentLabels, labels: Sequence[str], file: IO[bytes]) -> int:
+    """Write in two passes: images, then annotations."""
     categories = {label: number for number, label in enumerate(labels, start=1)}
     head = [{"id": number, "name": label} for label, number in categories.items()]
     file.write(f'{{"categories": {json.dumps(head, ensure_ascii=False)},\n"images": ['.encode())
-    n = _write_list((_coco_image(one) for one in standing()), file)
+    n = _write_list((_coco_image(one) for one in current()), file)
     file.write(b'],\n"annotations": [')
-    _write_list(_coco_boxes(standing(), categories), file)
+    _write_list(_coco_boxes(current(), categories), file)
     file.write(b"]}\n")
     return n
 
@@ -85,9 +85,9 @@ def _coco_image(one: CurrentLabel) -> dict[str, Any]:
     return {"id": one.label_id, "file_name": one.uri, "width": one.width, "height": one.height} | more
 
 
-def _coco_boxes(standing: Iterable[CurrentLabel], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _coco_boxes(current: Iterable[CurrentLabel], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
     number = 0
-    for one in standing:
+    for one in current:
         for box in one.boxes or ():
             number += 1
             width, height = round(box["x1"] - box["x0"], 2), round(box["y1"] - box["y0"], 2)

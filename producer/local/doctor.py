@@ -1,4 +1,4 @@
-"""Can this machine reach what the fleet needs? Ledger, broker and store, each timed. Needs no torch."""
+"""Checks whether this machine reaches ledger, broker and store, and times each. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from producer.scans.session import SILENT_SECONDS
 from producer.sources.named import NamedImages
-from producer.training.refusals import in_words, refused_champions
+from producer.training.refusals import refusal_text, refused_champions
 from scanfleet.config.diagnosis import check_broker, lonely_broker
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
@@ -31,9 +31,9 @@ from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import open_store
 
 LOW_DISK_BYTES = 1_000_000_000
-SLOW_SECONDS = 0.1  # of a question to the ledger, or a connection: each batch costs several
-FETCHED_IMAGES = 200  # of a source, at most
-REMEDIES = {  # where the error is that something does not answer
+SLOW_SECONDS = 0.1  # of a query or a connection; each batch costs several
+FETCHED_IMAGES = 200  # at most, of a source
+REMEDIES = {  # for services that do not answer
     "ledger": "check that it runs and that database_url is right; nothing is lost, workers wait for it",
     "broker": "check that it runs and that broker_url is right; nothing is lost, workers wait for it",
     "store": "check that it runs, s3_endpoint_url and the credentials; nothing is lost, workers wait for it",
@@ -42,7 +42,7 @@ REMEDIES = {  # where the error is that something does not answer
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was looked at. status: ok, warn, fail, or skip for what was not looked at. exit_code: of a failure."""
+    """The result of one check. status: ok, warn, fail or skip. exit_code: of a failure."""
 
     name: str
     status: str
@@ -53,25 +53,25 @@ class Finding:
 
 
 def failure(name: str, error: ScanfleetError) -> Finding:
-    """Most errors say themselves what to do."""
+    """Make a finding of an error. Most errors already name a remedy."""
     words = redact(" ".join(str(error).split()))
     remedy = REMEDIES.get(name) if isinstance(error, Retryable) else None
     return Finding(name=name, status="fail", text=words, remedy=remedy, exit_code=error.exit_code)
 
 
 def check_services(settings: Settings) -> Iterator[Finding]:
-    """Data folder, ledger, workers, broker, place of adapters; a fault of one does not hide the others."""
-    looks = (("data folder", _data_dir), ("ledger", _ledger), ("broker", _broker), ("adapters_url", _adapters_place))
-    for name, look in looks:
+    """Check data folder, ledger, workers, broker and adapters_url; an error of one does not hide the others."""
+    checks = (("data folder", _data_dir), ("ledger", _ledger), ("broker", _broker), ("adapters_url", _adapters_place))
+    for name, check in checks:
         try:
-            yield from look(settings)
+            yield from check(settings)
         except ScanfleetError as error:
             yield failure(name, error)
 
 
 def _data_dir(settings: Settings) -> Iterator[Finding]:
     place = settings.data_dir
-    while not place.exists():  # the part of it that there is
+    while not place.exists():  # find the nearest folder that exists
         place = place.parent
     free = shutil.disk_usage(place).free
     text = f"{settings.data_dir}: {free / 1e9:.1f} GB free"
@@ -87,7 +87,7 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
 
 
 def _ledger(settings: Settings) -> Iterator[Finding]:
-    """Raises ScanfleetError. A look makes no database, and changes none."""
+    """Check the ledger without creating or changing a database. Raises ScanfleetError."""
     url = sa.make_url(settings.database)
     name = redact(url.render_as_string())
     if url.get_backend_name() == "sqlite" and not os.path.exists(url.database or ""):
@@ -116,14 +116,14 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             name="adapters",
             status="warn",
-            text="; ".join(map(in_words, refused)),
+            text="; ".join(map(refusal_text, refused)),
             remedy="see `scanfleet adapters show ID`; fix its files or that worker, or roll back",
             figures={"refusals": len(refused)},
         )
 
 
 def _workers(workers: list[WorkerInfo]) -> Finding:
-    """What those that run say of themselves."""
+    """Report the activity of the live workers."""
     waits = next((worker for worker in workers if worker.waiting_for), None)
     if waits is not None:
         text = f"{waits.id} for {waits.queue} cannot start yet: {waits.waiting_for}"
@@ -171,7 +171,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 
 
 def _adapters_place(settings: Settings) -> Iterator[Finding]:
-    """Raises ScanfleetError. Only where one is set: it is read by every worker and written at the end of a training."""
+    """Check adapters_url if it is set: workers read it, and trainings write to it. Raises ScanfleetError."""
     if settings.adapters_url is None:
         return
     place = shared_place(settings)
@@ -191,17 +191,17 @@ def _timed(name: str, text: str, seconds: float, figures: dict[str, Any], *, rem
 
 
 def check_source(settings: Settings, source: str | None, *, seconds: float) -> Finding:
-    """List a source and fetch from it for some seconds, as many images at once as a worker.
+    """List a source and fetch from it for some seconds, with as many threads as a worker.
 
-    The figure images_per_second is the pace of fetching.
+    The figure images_per_second is the rate of fetching.
     """
     if source is None:
         return Finding(name="store", status="skip", text="not checked: name a folder or bucket with --source")
     start = time.perf_counter()
     named = NamedImages([source], settings)
     images = list(islice(named, FETCHED_IMAGES))
-    if named.faults:
-        return failure("store", named.faults[0])
+    if named.errors:
+        return failure("store", named.errors[0])
     listed = time.perf_counter() - start
     try:
         n, n_bytes, took = _fetch_all(settings, images, seconds=seconds)
@@ -213,17 +213,17 @@ def check_source(settings: Settings, source: str | None, *, seconds: float) -> F
     if n == 0:
         remedy = "try a larger --seconds; a store this slow delays every worker"
         return Finding(name="store", status="warn", text=f"{text} within {seconds:g} s", remedy=remedy)
-    pace = n / max(took, 1e-9)
+    rate = n / max(took, 1e-9)
     return Finding(
         name="store",
         status="ok",
-        text=f"{text}: {pace:.0f} images/s, {n_bytes / n / 1000:.0f} kB each",
-        figures={"list_seconds": listed, "images_per_second": pace, "bytes_per_image": n_bytes / n},
+        text=f"{text}: {rate:.0f} images/s, {n_bytes / n / 1000:.0f} kB each",
+        figures={"list_seconds": listed, "images_per_second": rate, "bytes_per_image": n_bytes / n},
     )
 
 
 def _fetch_all(settings: Settings, images: list[NewImage], *, seconds: float) -> tuple[int, int, float]:
-    """Images, bytes, seconds. Raises StoreUnavailable, ImageError."""
+    """Return images, bytes and seconds. Raises StoreUnavailable, ImageError."""
     store = _store_of(settings, images[0])
     deadline = time.perf_counter() + seconds
 
@@ -241,7 +241,7 @@ def _fetch_all(settings: Settings, images: list[NewImage], *, seconds: float) ->
 
 
 def _store_of(settings: Settings, first: NewImage) -> Callable[[NewImage], ObjectStore]:
-    """One client for all of a bucket; files of a manifest may lie below several roots."""
+    """Return one client for a whole bucket; files of a manifest may lie below several roots."""
     if first.uri.startswith("s3://"):
         client = open_store(first.uri, settings)
         return lambda _: client

@@ -1,6 +1,6 @@
-"""A manifest names its images one by one: text (a uri a line), CSV or JSONL (a column or field `uri`).
+"""Manifests name images one by one: text (one uri per line), CSV or JSONL (a column or field `uri`).
 
-The other columns travel with the image. Read line by line: the memory does not grow with the file.
+Other columns are kept with the image. Manifests are read line by line, in constant memory.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from scanfleet.redaction import is_presigned, without_signatures
 from scanfleet.storage.file_uri import path_to_uri, uri_to_path
 
 MAX_LINE_BYTES = 1 << 20
-MAX_LEVELS = 50  # of a column that is an object or a list
-SHOWN_LETTERS = 60  # of a line that is no entry
+MAX_LEVELS = 50  # of nesting in a column
+SHOWN_CHARACTERS = 60  # of a line that is not an entry
 
 Row = tuple[str, dict[str, Any] | None]  # uri, other columns
 
 
 class MalformedLineError(Exception):
-    """What is wrong with the line just read, in words."""
+    """The line just read is malformed; the message says how."""
 
 
 class ManifestSource:
-    """The images a manifest names. Relative paths start at the manifest's own folder and must stay below it."""
+    """The images of a manifest. Relative paths start at the manifest's folder and must stay below it."""
 
     sifts_by_suffix = False
     resumable = False
@@ -56,16 +56,16 @@ class ManifestSource:
                 raise BadManifest(f"{self._path}, line {lines.number}: {one_line(str(error))}") from None
 
     def _require_entry(self, text: str) -> None:
-        """Any .txt file could be a manifest, also prose: the first entry must look like one.
+        """Refuse prose: the first entry of a .txt file must look like an image.
 
-        That is a uri, an absolute path, the name of an image, or a file that is there below the manifest's folder.
+        That is a uri, an absolute path, the name of an image, or an existing file below the manifest's folder.
         """
-        there = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
-        if not there and "*" in text:
+        exists = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
+        if not exists and "*" in text:
             raise MalformedLineError("manifests do not expand globs: name the folder instead and choose with --include")
-        if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or there:
+        if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or exists:
             return
-        short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
+        short = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
         raise MalformedLineError(f"{short!r} is neither a uri nor the name of an image: write one image per line")
 
     def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
@@ -95,7 +95,7 @@ class ManifestSource:
 
 
 class Lines:
-    """The decoded lines of a file, and the number of the one read last."""
+    """The decoded lines of a file, and the number of the last one read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -118,7 +118,7 @@ class Lines:
 
 
 def _text_rows(lines: Lines) -> Iterator[Row]:
-    """Blank lines and lines that begin with # are left out."""
+    """Yield the lines, without blank ones and comments (#)."""
     for line in lines:
         uri = line.rstrip("\r\n")
         if uri.strip() and not uri.startswith("#"):
@@ -169,7 +169,7 @@ ROWS: dict[str, Callable[[Lines], Iterator[Row]]] = {".txt": _text_rows, ".csv":
 
 
 def _check_storable(uri: str, meta: dict[str, Any] | None) -> None:
-    """What no database can hold is refused here, with its line."""
+    """Refuse values that no database can store, so that the error names the line."""
     if not uri.strip():
         raise MalformedLineError("the uri is empty")
     if _deeper(meta, MAX_LEVELS):

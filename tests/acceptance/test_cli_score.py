@@ -37,7 +37,7 @@ def records(text: str) -> dict[str, dict[str, Any]]:
     return {record["uri"]: record for record in map(json.loads, text.splitlines())}
 
 
-def until_said(process: subprocess.Popen[str], words: str) -> None:
+def until_printed(process: subprocess.Popen[str], words: str) -> None:
     assert process.stderr is not None
     for line in process.stderr:
         if words in line:
@@ -85,7 +85,7 @@ def test_stderr_is_ours_alone(data: Path, tmp_path: Path) -> None:
     assert [line[: line.index(",")] for line in answer.stderr.splitlines()] == ["scanfleet: pocket (nf4)"]
 
 
-def test_what_is_wrong_with_some_is_told_and_the_others_are_scored(data: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_some_is_reported_and_the_others_are_scored(data: Path, tmp_path: Path) -> None:
     draw(tmp_path / "a.png", 1)
     draw(tmp_path / "b.png", 2)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 and then nothing")
@@ -145,7 +145,7 @@ def test_a_list_on_stdin_is_scored_in_its_order(data: Path, tmp_path: Path) -> N
         (("a.png", "--model", "fake", "--adapter", "empty"), 10, "adapter.json is missing"),
     ],
 )
-def test_a_fault_is_one_line_and_an_exit_code(
+def test_an_error_is_one_line_and_an_exit_code(
     data: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -187,7 +187,7 @@ def test_a_reader_that_leaves_ends_it(data: Path, tmp_path: Path) -> None:
 def test_ctrl_c_and_sigterm_end_it_and_its_children(data: Path, tmp_path: Path, number: int, code: int) -> None:
     draw(tmp_path / "a.png", 1)
     with start("score", tmp_path / "a.png", data_dir=data, model="fake", fake_seconds="600") as process:
-        until_said(process, "fake (fp32)")
+        until_printed(process, "fake (fp32)")
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)

@@ -34,7 +34,7 @@ def records(text: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_both_looks_come_out_and_a_scan_keeps_to_its_share(tmp_path: Path) -> None:
+def test_both_margins_come_out_and_a_scan_keeps_to_its_share(tmp_path: Path) -> None:
     pictures, data = tmp_path / "pictures", tmp_path / "data"
     pictures.mkdir()
     data.mkdir()

@@ -290,7 +290,7 @@ def test_an_import_that_dies_in_the_midst_leaves_nothing(ledger: Ledger, folder:
             ["0.png,none,none 0 0 90 66"],
             "line 2: the box 0 0 90 66 lies outside the image, which has 96 x 64 pixels",
         ),
-        (["0.png,none,none -3 0 90 60"], "does not lie in the image"),
+        (["0.png,none,none -3 0 90 60"], "lies outside the image"),
         (["0.png,none,none 96 60 96.5 64"], "has no area within the image"),
         (["0.png,none,", "twin.png,overlay,"], "none for the same bytes at line 2"),
         (["../0.png,none,"], "is not below"),

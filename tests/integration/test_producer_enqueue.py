@@ -284,7 +284,7 @@ def test_paused_the_listing_goes_on_and_nobody_is_rung_for(engine: sa.Engine, ap
     assert scan_of(engine, scan_id).state == "done"
 
 
-def test_rings_stay_below_their_cap(engine: sa.Engine, app: Celery, settings: Settings) -> None:
+def test_notifications_stay_below_their_limit(engine: sa.Engine, app: Celery, settings: Settings) -> None:
     capped = settings.model_copy(update={"max_outstanding_notifications": 5})
     run(engine, app, capped, Archive(200))
     assert notifications(settings) == 5

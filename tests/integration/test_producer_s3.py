@@ -87,7 +87,7 @@ def test_an_object_that_changed_is_new(s3_bucket: Bucket, engine: sa.Engine, set
     assert run(engine, settings, s3_bucket.uri()).n_new == 1
 
 
-def test_faults_of_the_request(s3_bucket: Bucket, engine: sa.Engine, settings: Settings) -> None:
+def test_problems_of_the_request(s3_bucket: Bucket, engine: sa.Engine, settings: Settings) -> None:
     with pytest.raises(SourceNotFound, match="no such bucket: not-there-at-all"):
         run(engine, settings, "s3://not-there-at-all/x")
     with pytest.raises(EmptySource, match="no image in"):
@@ -105,7 +105,7 @@ def test_faults_of_the_request(s3_bucket: Bucket, engine: sa.Engine, settings: S
         ("SlowDown", 503, StoreUnavailable),
     ],
 )
-def test_a_refusal_is_told_from_a_failing_server(
+def test_a_refusal_differs_from_a_failing_server(
     s3_bucket: Bucket, code: str, status: int, error: type[Exception]
 ) -> None:
     stub = Stubber(s3_bucket.client)
@@ -114,16 +114,14 @@ def test_a_refusal_is_told_from_a_failing_server(
         next(Listing([BucketSource(s3_bucket.uri(), S3Store(s3_bucket.client))], Filters()).images())
 
 
-def test_without_credentials_the_person_is_told(
-    s3_bucket: Bucket, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_credentials_are_named(s3_bucket: Bucket, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(AccessDenied, match="credentials"):
         next(Listing([open_source(s3_bucket.uri(), settings)], Filters()).images())
 
 
-def test_a_server_that_is_away_is_a_failure_of_the_world(
+def test_a_server_that_is_away_is_a_transient_error(
     own_s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in own_s3.env.items():

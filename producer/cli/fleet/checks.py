@@ -1,4 +1,4 @@
-"""`scanfleet checks`: the questions that can be asked."""
+"""`scanfleet checks`: list, show and add checks."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _record(check: Check) -> dict[str, Any]:
 
 
 def _echo_records(records: Sequence[dict[str, Any]], form: str) -> None:
-    """As JSON, JSON lines, or CSV, where a list is JSON text as in exports."""
+    """Print JSON, JSON lines or CSV; in CSV, a list is JSON text as in exports."""
     if form == "csv":
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         writer.writeheader()

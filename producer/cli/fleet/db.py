@@ -1,4 +1,4 @@
-"""`scanfleet db`: the shape of the database."""
+"""`scanfleet db`: the schema and the roles of the database."""
 
 from __future__ import annotations
 

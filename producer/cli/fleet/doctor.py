@@ -1,4 +1,4 @@
-"""`scanfleet doctor`: is everything in reach, what speed is to be expected here, and what would help."""
+"""`scanfleet doctor`: check every service, forecast the speed of this machine, and advise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, printable, say
+from producer.cli.options import Flags, echo_line, printable
 from producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def doctor(
       scanfleet doctor --model Qwen/Qwen3-VL-4B-Instruct --source s3://ads/
     """
     from producer.cli.scans.score import find_check
-    from producer.local.settings_origin import origins, worth_showing
+    from producer.local.settings_origin import origins, relevant
     from scanfleet.config.model_names import require_model
 
     settings = flags.settings(model=model)
@@ -60,24 +60,24 @@ def doctor(
     given = {**asdict(flags), "model": model}
     found = origins(settings, flags=given, folder=Path.cwd())
     as_json = as_json or form == "json"
-    sheet = _Sheet(as_json=as_json)
-    sheet.settings([asdict(one) for one in (found if as_json else worth_showing(found))])
-    for finding in _look(settings, source, seconds):
-        sheet.finding(finding)
-    for message in _examine(settings, check, seconds):
-        sheet.message(message)
-    sheet.end()
+    report = _Report(as_json=as_json)
+    report.settings([asdict(one) for one in (found if as_json else relevant(found))])
+    for finding in _check_reachable(settings, source, seconds):
+        report.finding(finding)
+    for message in _check_scoring(settings, check, seconds):
+        report.message(message)
+    report.end()
 
 
-def _look(settings: Settings, source: str | None, seconds: float) -> Iterator[Finding]:
+def _check_reachable(settings: Settings, source: str | None, seconds: float) -> Iterator[Finding]:
     from producer.local.doctor import check_services, check_source
 
     yield from check_services(settings)
     yield check_source(settings, source, seconds=seconds)
 
 
-def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[str, Any]]:
-    """What the computing half finds, or that it is not there."""
+def _check_scoring(settings: Settings, check: Check, seconds: float) -> Iterator[dict[str, Any]]:
+    """Yield the findings of the worker half, or a warning that it is not installed."""
     from producer.local.child import Child, ChildFailed
     from producer.local.workers import require_worker_extra
     from scanfleet.errors import MissingExtra, WorkerDied
@@ -93,19 +93,18 @@ def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[
             child.feed([{"check": check.model_dump(mode="json"), "seconds": seconds}])
             yield from child.messages()
     except (ChildFailed, WorkerDied) as error:
-        fault = {"text": str(error), "exit_code": error.exit_code}
-        yield {"kind": "finding", "name": "scoring", "status": "fail", **fault}
+        yield {"kind": "finding", "name": "scoring", "status": "fail", "text": str(error), "exit_code": error.exit_code}
 
 
-class _Sheet:
-    """Tells each finding as it comes; as JSON everything at the end, in one object."""
+class _Report:
+    """Prints each finding as it comes; with JSON, prints one object at the end."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._settings: list[dict[str, Any]] = []
         self._findings: list[Finding] = []
         self._rates: dict[str, float] = {}
-        self._how: dict[str, str] = {}
+        self._measured_on: dict[str, str] = {}
 
     def settings(self, rows: list[dict[str, Any]]) -> None:
         self._settings = rows
@@ -117,15 +116,15 @@ class _Sheet:
         self._findings.append(finding)
         if finding.name == "store" and "images_per_second" in finding.figures:
             self._rates["fetch"] = finding.figures["images_per_second"]
-            self._how["fetch"] = "the source"
+            self._measured_on["fetch"] = "the source"
         if self._as_json:
             return
-        say(f"{MARKS[finding.status]:<4}  {finding.name}: {printable(finding.text)}", hang=6)
+        echo_line(f"{MARKS[finding.status]:<4}  {finding.name}: {printable(finding.text)}", hang=6)
         if finding.remedy:
-            say(f"      {printable(finding.remedy)}", hang=6)
+            echo_line(f"      {printable(finding.remedy)}", hang=6)
 
     def message(self, message: dict[str, Any]) -> None:
-        """One message of the computing half."""
+        """Take one message of the worker half."""
         from producer.local.doctor import Finding
 
         kind = message.pop("kind")
@@ -133,10 +132,10 @@ class _Sheet:
             self.finding(Finding(**message))
         elif kind == "rate":
             self._rates[message["stage"]] = message["images_per_second"]
-            self._how[message["stage"]] = message["how"]
+            self._measured_on[message["stage"]] = message["how"]
 
     def end(self) -> None:
-        """Forecast and advice. Raises click's Exit with the code of the first failure."""
+        """Print forecast and advice. Raises click's Exit with the code of the first failure."""
         forecast = self._forecast()
         if self._as_json:
             findings = [asdict(one) for one in self._findings]
@@ -160,10 +159,10 @@ class _Sheet:
 
     def _echo_forecast(self, forecast: dict[str, Any]) -> None:
         click.echo()
-        rows = [(stage, round(rate, 1), self._how[stage]) for stage, rate in self._rates.items()]
+        rows = [(stage, round(rate, 1), self._measured_on[stage]) for stage, rate in self._rates.items()]
         echo_table(("stage", "images/s", "measured on"), [(stage, f"{rate:.1f}", how) for stage, rate, how in rows])
         idle = f"{forecast['idle_share']:.0%}".replace("%", " %")
         click.echo()
         rate = f"expected: about {forecast['images_per_second']:.1f} images/s"
-        say(f"{rate}; the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
-        say(forecast["advice"])
+        echo_line(f"{rate}; the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
+        echo_line(forecast["advice"])

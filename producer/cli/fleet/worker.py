@@ -1,4 +1,4 @@
-"""`scanfleet worker`: becomes the worker process. Nothing of the worker is imported here."""
+"""`scanfleet worker`: replaces this process by a worker. Imports nothing of the worker half."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def list_workers(flags: Flags, form: str) -> None:
       scanfleet worker ls
     """
     from producer.scans.session import SILENT_SECONDS
-    from producer.training.refusals import in_words, refused_champions
+    from producer.training.refusals import refusal_text, refused_champions
     from scanfleet.db.engine import reading
     from scanfleet.db.scans.workers import live_workers
     from scanfleet.db.training.trainings import under_way
@@ -53,7 +53,7 @@ def list_workers(flags: Flags, form: str) -> None:
         at = under_way(connection)
         refused = refused_champions(connection)
     for refusal in refused:
-        note(in_words(refusal))
+        note(refusal_text(refusal))
     for each, _ in found:
         if each.waiting_for:
             note(f"worker {each.id} cannot start yet: {each.waiting_for}")
@@ -136,7 +136,7 @@ def _become(command: tuple[str, ...], arguments: tuple[str, ...], flags: Flags) 
     from producer.local.workers import require_worker_extra, worker_environment
 
     require_worker_extra()
-    # This very process becomes the worker: signals, exit code and process id are the worker's own.
+    # The worker replaces this process, so that signals, exit code and process id are its own.
     os.execve(command[0], [*command, *arguments], worker_environment(flags.settings()))  # noqa: S606
 
 
@@ -154,7 +154,7 @@ def _row(found: tuple[WorkerInfo, StageTimes], training: TrainingInfo | None) ->
 
 
 def _record(each: WorkerInfo, times: StageTimes, training: TrainingInfo | None) -> dict[str, Any]:
-    """For JSON; the times are since its start."""
+    """Return a worker as plain JSON; its times count from its start."""
     return {
         "worker": each.id,
         "host": each.host,

@@ -1,4 +1,4 @@
-"""`scanfleet scans agreement`: how far the answers that stand agree with a known truth."""
+"""`scanfleet scans agreement`: compare the current answers with a known truth."""
 
 from __future__ import annotations
 

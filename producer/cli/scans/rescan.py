@@ -1,4 +1,4 @@
-"""`scanfleet rescan`."""
+"""`scanfleet rescan`: plan, enqueue and wait for a rescan, or report what it changed."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def _plan(flags: Flags, scan_id: str, request: Request, *, quiet: bool) -> Plan:
     elif not quiet:
         for line in _words(plan):
             note(line)
-    if plan.nearly_all is not None:
-        note(f"this re-scores nearly everything: {plan.nearly_all}")
+    if plan.broad_reason is not None:
+        note(f"this re-scores nearly everything: {plan.broad_reason}")
     return plan
 
 
@@ -168,17 +168,17 @@ def _run(flags: Flags, plan: Plan, *, wait: bool, strict: bool) -> None:
 
 def _enqueue(session: Session, plan: Plan, display: Display) -> Enqueued:
     from producer.scans.rescan import enqueue_rescan
-    from producer.scans.session import who_is_missing
-    from producer.scans.wait import standing
+    from producer.scans.session import missing_worker_hint
+    from producer.scans.wait import snapshot_of
 
     last = None
     for page in enqueue_rescan(session.engine, session.app, session.settings, plan):
         if last is None:
-            click.echo(page.scan.id)  # at once: a script may follow it
+            click.echo(page.scan.id)  # at once, so that a script can follow it
         display.listed(page)
         last = page
-    assert last is not None  # the first page is that of the opened scan
-    now = standing(session.engine, last.scan.id)
+    assert last is not None  # the first page comes before any image
+    now = snapshot_of(session.engine, last.scan.id)
     if not last.n_new:
         note(f"nothing new: rescan {last.scan.id} is {now.scan.state} (--report shows it; --fresh starts a new one)")
     if last.broker_away:
@@ -186,22 +186,22 @@ def _enqueue(session: Session, plan: Plan, display: Display) -> Enqueued:
     if now.scan.state == "paused":
         note(f"the rescan is paused: `scanfleet scans resume {last.scan.id}`")
     elif now.progress.n_pending:
-        missing = who_is_missing(session.engine, model=last.scan.model, queue=last.scan.queue)
+        missing = missing_worker_hint(session.engine, model=last.scan.model, queue=last.scan.queue)
         if missing is not None:
             note(missing)
     return last
 
 
 def _wait(session: Session, scan_id: str, display: Display, *, strict: bool) -> None:
-    from producer.cli.scans.outcome import say_who_refuses
-    from producer.cli.scans.scan import say_how_it_ended
+    from producer.cli.scans.outcome import report_refusals
+    from producer.cli.scans.scan import report_outcome
     from producer.scans.rescan_changes import find_report
-    from producer.scans.wait import tend
+    from producer.scans.wait import watch_and_reconcile
 
-    for now in tend(session.engine, session.app, session.settings, scan_id):
+    for now in watch_and_reconcile(session.engine, session.app, session.settings, scan_id):
         display.scored(now)
     report = find_report(session.engine, scan_id)
     flipped = report.n_flipped("decision")
     note(f"{flipped} of {count(report.n_renewed, 'decision')} flipped: `scanfleet rescan {scan_id} --report`")
-    say_who_refuses(session.engine, now.scan)
-    say_how_it_ended(scan_id, now.progress, strict=strict)
+    report_refusals(session.engine, now.scan)
+    report_outcome(scan_id, now.progress, strict=strict)

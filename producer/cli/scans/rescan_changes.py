@@ -1,4 +1,4 @@
-"""Prints what a rescan changed."""
+"""Prints the changes that a rescan brought."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, note, say
+from producer.cli.options import Flags, echo_line, note
 from producer.cli.tables import Cell, count, echo_table
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from producer.scans.rescan_changes import Missed, Report
     from scanfleet.db.results.rescan_changes import Answer, Compared, Flip
 
-SHOWN_FLIPS = 20  # in the table; the other formats have all
+SHOWN_FLIPS = 20  # in the table; the other formats hold all
 
 
 def echo_or_write(flags: Flags, scan_id: str, *, form: str, output: Path | None) -> None:
-    """The report of a rescan on the screen or in a file. Raises UnknownName, RequestError."""
+    """Print the report of a rescan or write it to a file. Raises UnknownName, RequestError."""
     from producer.reports.output import target
     from producer.scans.rescan_changes import WRITERS, find_report
     from scanfleet.db.results.rescan_changes import iter_flips
@@ -36,17 +36,17 @@ def echo_or_write(flags: Flags, scan_id: str, *, form: str, output: Path | None)
         else:
             with target(output, form=form) as file:
                 WRITERS[form](report, iter_flips(engine, report.rescan.id), file)
-    _say_what_is_missing(report)
+    _report_incomplete(report)
 
 
 def _echo(engine: sa.Engine, report: Report) -> None:
     from producer.scans.rescan_changes import KINDS
 
     rescan = report.rescan
-    say(f"rescan {rescan.id} of scan {rescan.rescan_of}: check {rescan.check}, {rescan.state}")
+    echo_line(f"rescan {rescan.id} of scan {rescan.rescan_of}: check {rescan.check}, {rescan.state}")
     click.echo(f"{count(report.n_renewed, 'answer')} renewed")
     for each in report.scorers:
-        say(f"{each.side} answers by {_who(each)}: {count(each.n_images, 'image')}")
+        echo_line(f"{each.side} answers by {_who(each)}: {count(each.n_images, 'image')}")
     for what in KINDS:
         table = report.table(what)
         if table:
@@ -57,7 +57,7 @@ def _echo(engine: sa.Engine, report: Report) -> None:
     if found[0][1].n_others:
         click.echo()
         for what, missed in found:
-            say(_missed_words(what, missed))
+            echo_line(_missed_words(what, missed))
     _echo_flips(engine, report)
 
 
@@ -105,7 +105,7 @@ def _answer(answer: Answer) -> str:
     return f"{answer.decision} {answer.label}"
 
 
-def _say_what_is_missing(report: Report) -> None:
+def _report_incomplete(report: Report) -> None:
     rescan = report.rescan
     if report.n_in_state("pending"):
         note(

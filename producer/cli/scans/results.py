@@ -1,4 +1,4 @@
-"""`scanfleet results`: the answers, on a screen or into other programs."""
+"""`scanfleet results`: list, show and export answers and failures."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None
 
 
 def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
-    """Raises UnknownName for a scan that is not there."""
+    """Raises UnknownName for an unknown scan."""
     from scanfleet.db.engine import reading
     from scanfleet.db.results.results import ResultFilter
     from scanfleet.db.scans.scans import get_scan
@@ -162,7 +162,7 @@ def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
 
 
 def _as_listed(uri: str) -> str:
-    """A path as the ledger holds it: absolute, its folder without links."""
+    """Return a path as the ledger stores it: absolute, its folder without links."""
     if "://" in uri:
         return uri
     path = Path(uri).expanduser().absolute()
@@ -170,7 +170,7 @@ def _as_listed(uri: str) -> str:
 
 
 def echo_results(shown: Sequence[Result]) -> None:
-    """A table, with a column of boxes where somebody was asked for them, and one of looks where there were two."""
+    """Print a table, with columns for boxes and for crops where any image has them."""
     header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
     rows = [_row(result) for result in shown]
     if any(result.boxes is not None for result in shown):
@@ -180,7 +180,7 @@ def echo_results(shown: Sequence[Result]) -> None:
         rows = [(*row[:-1], boxes_in_words(result.boxes), row[-1]) for row, result in zip(rows, shown, strict=True)]
     if any(result.crop is not None for result in shown):
         header = (*header[:-1], "crop", header[-1])
-        rows = [(*row[:-1], _looks(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
+        rows = [(*row[:-1], _crop_margins(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
     echo_table(header, rows, below=("boxes", "crop", "uri"))
 
 
@@ -189,8 +189,8 @@ def _row(result: Result) -> tuple[Cell, ...]:
     return (result.scan, state, result.label, result.decision, result.score, result.margin, result.uri)
 
 
-def _looks(look: CropResult | None) -> str | None:
-    """The margins of both; or why there is no second one."""
-    if look is None:
+def _crop_margins(crop: CropResult | None) -> str | None:
+    """Return the margins of the first pass and of the crop, or the reason for no crop."""
+    if crop is None:
         return None
-    return f"{look.first:+.3f} {look.skipped if look.second is None else format(look.second, '+.3f')}"
+    return f"{crop.first:+.3f} {crop.skipped if crop.second is None else format(crop.second, '+.3f')}"

@@ -1,4 +1,4 @@
-"""`scanfleet scan`: hand an archive to the fleet."""
+"""`scanfleet scan`: enqueue an archive for the fleet."""
 
 from __future__ import annotations
 
@@ -54,28 +54,28 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
     with open_session(settings) as session, open_display() as display:
         with if_stopped("stopped; what is listed is kept: run the same command to resume"):
             last = _enqueue(session, request, display)
-        _say_if_nobody_works(session, last)
+        _report_missing_worker(session, last)
         if wait:
             with if_stopped(f"stopped waiting; the scan continues: `scanfleet scans watch {last.scan.id}`"):
                 _wait(session, last, display, strict=strict)
 
 
 def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
-    from producer.scans.wait import standing
+    from producer.scans.wait import snapshot_of
 
     last = None
     for page in session.enqueue(request):
         if last is None:
-            click.echo(page.scan.id)  # at once: a script may follow the scan while it is listed
+            click.echo(page.scan.id)  # at once, so that a script can follow the scan while it is listed
         display.listed(page)
         last = page
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
-    say_what_was_listed(last, n_pending=standing(session.engine, last.scan.id).progress.n_pending)
+    report_listing(last, n_pending=snapshot_of(session.engine, last.scan.id).progress.n_pending)
     return last
 
 
-def say_what_was_listed(last: Enqueued, *, n_pending: int) -> None:
-    """What the person should know after a listing. n_pending: images of the scan that are not scored yet."""
+def report_listing(last: Enqueued, *, n_pending: int) -> None:
+    """Note the outcome of a listing. n_pending: images of the scan that are not scored yet."""
     if last.n_skipped:
         note(f"skipped: {count(last.n_skipped, 'file')} without an image suffix or by a filter (--include adds them)")
     _note_idle(last.idle_excludes)
@@ -97,30 +97,30 @@ def _note_idle(globs: tuple[str, ...]) -> None:
         note(f"--exclude {glob} matched nothing (globs are matched against the path below SRC)")
 
 
-def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
-    from producer.scans.session import who_is_missing
-    from producer.scans.wait import standing
+def _report_missing_worker(session: Session, last: Enqueued) -> None:
+    from producer.scans.session import missing_worker_hint
+    from producer.scans.wait import snapshot_of
 
-    if standing(session.engine, last.scan.id).progress.n_pending:
-        missing = who_is_missing(session.engine, model=last.scan.model, queue=last.scan.queue)
+    if snapshot_of(session.engine, last.scan.id).progress.n_pending:
+        missing = missing_worker_hint(session.engine, model=last.scan.model, queue=last.scan.queue)
         if missing is not None:
             note(missing)
 
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
-    from producer.cli.scans.outcome import say_answers, say_who_refuses
-    from producer.scans.wait import tend
+    from producer.cli.scans.outcome import report_answers, report_refusals
+    from producer.scans.wait import watch_and_reconcile
 
-    for now in tend(session.engine, session.app, session.settings, last.scan.id):
+    for now in watch_and_reconcile(session.engine, session.app, session.settings, last.scan.id):
         display.scored(now)
         if now.ended:
-            say_answers(session.engine, now.scan.id)
-            say_who_refuses(session.engine, now.scan)
-            say_how_it_ended(now.scan.id, now.progress, strict=strict)
+            report_answers(session.engine, now.scan.id)
+            report_refusals(session.engine, now.scan)
+            report_outcome(now.scan.id, now.progress, strict=strict)
 
 
-def say_how_it_ended(scan_id: str, done: Progress, *, strict: bool) -> None:
-    """Raises ScanIncomplete when images could not be scored and `strict` asks for it."""
+def report_outcome(scan_id: str, done: Progress, *, strict: bool) -> None:
+    """Note cancelled and failed images. Raises ScanIncomplete if any failed and `strict` is set."""
     from scanfleet.errors import ScanIncomplete
 
     if done.n_cancelled:

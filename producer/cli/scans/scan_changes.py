@@ -66,7 +66,7 @@ def resume(flags: Flags, scan_id: str) -> None:
     if done:
         note(f"scan {scan.id} is done: its last batch ended during the pause")
     else:
-        note(f"scan {scan.id} is running; {_who_goes_on(flags, scan)}")
+        note(f"scan {scan.id} is running; {_next_step(flags, scan)}")
 
 
 @click.command()
@@ -109,34 +109,34 @@ def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> 
     Example:
       scanfleet scans retry k7m2 --reason denied
     """
-    from producer.reports.failures import in_words, n_chosen
+    from producer.reports.failures import counts_text, n_chosen
     from scanfleet.db.results.results import count_failures
     from scanfleet.db.scans.retries import retry_failures
 
     def action(connection: sa.Connection, found_id: str) -> tuple[Counts, int]:
         counts = count_failures(connection, found_id)
-        n_chosen(counts, stage=stage, reason=reason)  # raises for a word that no failure has
+        n_chosen(counts, stage=stage, reason=reason)  # raises for a stage or reason that no failure has
         return counts, retry_failures(connection, found_id, stage=stage, reason=reason)
 
     scan, (counts, n_retried) = _change(flags, scan_id, action)
     if n_retried:
-        held_up = f"the scan is paused: `scanfleet scans resume {scan.id}`" if scan.state == "paused" else None
-        note(f"scan {scan.id}: {count(n_retried, 'image')} pending again; {held_up or _who_goes_on(flags, scan)}")
+        paused = f"the scan is paused: `scanfleet scans resume {scan.id}`" if scan.state == "paused" else None
+        note(f"scan {scan.id}: {count(n_retried, 'image')} pending again; {paused or _next_step(flags, scan)}")
     elif counts:
-        note(f"scan {scan.id}: no failure has both; failures: {in_words(counts)}")
+        note(f"scan {scan.id}: no failure has both; failures: {counts_text(counts)}")
     else:
         note(f"scan {scan.id}: no failures to retry")
 
 
-def _who_goes_on(flags: Flags, scan: ScanInfo) -> str:
-    from producer.scans.session import who_is_missing
+def _next_step(flags: Flags, scan: ScanInfo) -> str:
+    from producer.scans.session import missing_worker_hint
 
     with flags.ledger() as engine:
-        return who_is_missing(engine, model=scan.model, queue=scan.queue) or "a worker will continue it"
+        return missing_worker_hint(engine, model=scan.model, queue=scan.queue) or "a worker will continue it"
 
 
 def _change(flags: Flags, scan_id: str, action: Callable[[sa.Connection, str], T]) -> tuple[ScanInfo, T]:
-    """Do something to a scan in one transaction; again when the database could not do it at this moment."""
+    """Change a scan in one transaction, and try again after a transient error of the database."""
     from scanfleet.db.engine import transaction
     from scanfleet.db.scans import scans as store
     from scanfleet.retry import retry_database

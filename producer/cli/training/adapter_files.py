@@ -1,4 +1,4 @@
-"""`scanfleet adapters push` and `pull`: the files of an adapter, to where all workers reach them, and from there."""
+"""`scanfleet adapters push` and `pull`: copy an adapter's files to and from a shared place."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _require_files(adapter: AdapterInfo) -> None:
 
 @contextmanager
 def _files(adapter: AdapterInfo, settings: Settings) -> Iterator[Path]:
-    """Its files on this machine, for a while, with the digest that is registered."""
+    """Yield a temporary copy of the adapter's files, checked against the registered digest."""
     from scanfleet.storage import adapter_files
 
     _require_files(adapter)

@@ -1,4 +1,4 @@
-"""`scanfleet adapters`: fine-tuned versions: list, show, promote, roll back."""
+"""`scanfleet adapters`: list, show, promote and roll back adapters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note, printable, say
+from producer.cli.options import Flags, ScanfleetGroup, echo_line, note, printable
 from producer.cli.tables import Cell, echo_table
 from producer.cli.training.adapter_files import pull, push
 from producer.cli.training.adapters_compare import compare
@@ -47,7 +47,7 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
       scanfleet adapters ls --check overlay
     """
     from producer.training.adapter_summary import headline, record
-    from producer.training.refusals import in_words, refused_champions
+    from producer.training.refusals import refusal_text, refused_champions
     from scanfleet.db.engine import reading
     from scanfleet.db.training import adapters as registry
     from scanfleet.db.training.champions import in_use
@@ -77,7 +77,7 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
     if not found:
         note("no adapter yet: workers register those that ship; `scanfleet train start --check NAME` trains one")
     for refusal in refused:
-        note(in_words(refusal))
+        note(refusal_text(refusal))
 
 
 @adapters.command()
@@ -106,9 +106,9 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
         changes = history(connection, found.check_name, found.base_model)
     in_use = used is not None and used.id == adapter_id
     if form == "json":
-        told = [{"worker": each.worker, "why": each.why, "at": each.at.isoformat()} for each in refused]
+        refusals = [{"worker": each.worker, "why": each.why, "at": each.at.isoformat()} for each in refused]
         moves = [asdict(each) | {"at": each.at.isoformat()} for each in changes]
-        click.echo(json.dumps(record(found, in_use=in_use) | {"refusals": told, "promotions": moves}, indent=2))
+        click.echo(json.dumps(record(found, in_use=in_use) | {"refusals": refusals, "promotions": moves}, indent=2))
         return
     lines = [("adapter", f"{adapter_id}, in use" if in_use else f"{adapter_id}, not in use"), *facts(found)]
     lines += [("gate", line) for line in gate_lines(found.gate, found.gate_verdict)]
@@ -116,7 +116,7 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
     lines += [("champion", change_line(each)) for each in changes[:HISTORY]]
     before = ""
     for name, words in lines:
-        say(f"{'' if name == before else name:<9} {printable(words)}", hang=10)
+        echo_line(f"{'' if name == before else name:<9} {printable(words)}", hang=10)
         before = name
 
 
@@ -149,7 +149,7 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
     with ledger(settings) as engine:
         with reading(engine) as connection:
             adapter = get_adapter(connection, adapter_id)
-        unseen = require_weights(adapter, settings)  # takes seconds: while it looks, nothing is held
+        unseen = require_weights(adapter, settings)  # takes seconds, so it runs outside the transaction
         if unseen is not None:
             note(f"could not check the files of adapter {adapter_id}: {unseen}")
         with transaction(engine) as connection:
@@ -196,7 +196,7 @@ def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | 
 
 
 def _base_of(connection: sa.Connection, check_name: str, settings: Settings) -> str:
-    """The base model whose champion is meant. Raises UnknownName."""
+    """Return the base model to roll back on. Raises UnknownName."""
     from scanfleet.db.training.champions import in_use
     from scanfleet.errors import UnknownName
 
@@ -215,7 +215,7 @@ def _user(who: str | None) -> str | None:
         return who
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container without names
+    except (KeyError, OSError):  # a container without user names
         return None
 
 

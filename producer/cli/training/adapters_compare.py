@@ -1,4 +1,4 @@
-"""`scanfleet adapters compare`: what the gate says of two adapters now."""
+"""`scanfleet adapters compare`: run the gate on two adapters."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _show_progress(done: int, total: int) -> None:
 
 
 def _who(flags: Flags, adapter_id: int, against: str | None) -> tuple[int | None, Settings]:
-    """(id of the adapter to compare with, None: the base alone; settings with the base model of both)
+    """Return the id of the adapter to compare with (None: the base alone) and settings with their base model.
 
     Raises UnknownName.
     """

@@ -1,4 +1,4 @@
-"""`scanfleet drift`: whether answers still look as they did."""
+"""`scanfleet drift`: compare the answers of scans with earlier ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, note, say
+from producer.cli.options import Flags, echo_line, note
 from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
@@ -82,6 +82,6 @@ def _echo(found: Drift) -> None:
         echo_table(header, label_rows(found.labels), below=header[2:])
     click.echo()
     for finding in found.findings:
-        say(f"{finding.level}: {finding.words}")
+        echo_line(f"{finding.level}: {finding.words}")
     if not found.findings and found.slices:
         click.echo("no alarm")

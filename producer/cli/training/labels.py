@@ -1,4 +1,4 @@
-"""`scanfleet labels`: what people say is true of images."""
+"""`scanfleet labels`: add, list, undo and export labels that people gave."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z
 
 
 def _with_zone(_: click.Context, __: click.Parameter, value: datetime | None) -> datetime | None:
-    """Without one, a time is this machine's."""
+    """Take a time without a zone as local time."""
     return None if value is None else value.astimezone()
 
 
@@ -229,11 +229,11 @@ def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str) 
         with reading(engine) as connection:
             up_to = newest_label(connection, check.name)
 
-        def standing() -> Iterator[CurrentLabel]:
+        def current() -> Iterator[CurrentLabel]:
             return iter_current_labels(engine, check.name, up_to=up_to)
 
         with target(output, form=form) as file:
-            n = write_labels(standing, check.labels, file, form=form)
+            n = write_labels(current, check.labels, file, form=form)
     note(count(n, "label") + (f" in {output}" if output else ""))
 
 

@@ -1,4 +1,4 @@
-"""`scanfleet labels import`: a file is checked as a whole, its images are read, and only then anything is kept."""
+"""`scanfleet labels import`: check a whole file and read its images before anything is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from producer.labels.importing import Parcel, Summary
+    from producer.labels.importing import PreparedLabels, Summary
     from scanfleet.config.settings import Settings
 
 SHOWN_UNREAD = 5
@@ -70,14 +70,14 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
         raise click.UsageError("--where-possible needs --split")
     settings = flags.settings()
     with flags.ledger() as engine:
-        parcel = _parcel(engine, settings, file, check_name, **more)
-        summary = retry_database(lambda: summarise(engine, parcel))
-        echo_summary(summary, parcel.split)
-        require_split(parcel, summary.n_refused)
-        n_unread = len(parcel.unread)
-        most = n_unread > parcel.n_named
+        prepared = _prepare(engine, settings, file, check_name, **more)
+        summary = retry_database(lambda: summarise(engine, prepared))
+        echo_summary(summary, prepared.split)
+        require_split(prepared, summary.n_refused)
+        n_unread = len(prepared.unread)
+        most = n_unread > prepared.n_named
         if most:
-            note(f"warning: {n_unread} of {n_unread + parcel.n_named} images could not be read: is --root right?")
+            note(f"warning: {n_unread} of {n_unread + prepared.n_named} images could not be read: is --root right?")
         if dry_run:
             note("nothing was written (--dry-run)")
             return
@@ -86,42 +86,42 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
             return
         if not confirm(f"add {count(summary.n_labels, 'label')}?", yes=yes, needed=most):
             return
-        n = len(retry_database(lambda: write(engine, parcel)))
-    note(f"{count(n, 'label')} added to check {parcel.check.name}")
+        n = len(retry_database(lambda: write(engine, prepared)))
+    note(f"{count(n, 'label')} added to check {prepared.check.name}")
 
 
-def _parcel(
+def _prepare(
     engine: sa.Engine, settings: Settings, file: Path, check_name: str, *, form: str, who: str | None, **more: Any
-) -> Parcel:
-    """Everything up to the summary. Raises BadLabels, Retryable."""
+) -> PreparedLabels:
+    """Read the file and its images, up to the summary. Raises BadLabels, Retryable."""
     from producer.labels.fetching import fetch_images
     from producer.labels.formats.detect import read_labels
-    from producer.labels.formats.entries import Faults, Options
+    from producer.labels.formats.entries import Options, Problems
     from producer.labels.image_refs import root_of
-    from producer.labels.importing import pack
-    from producer.labels.label_names import Words, parse_map, understand
+    from producer.labels.importing import prepare
+    from producer.labels.label_names import LabelMapping, map_labels, parse_map
     from producer.scans.session import find_check
     from scanfleet.errors import BadLabels
 
-    words = Words(check=find_check(engine, check_name), mapping=parse_map(more["pairs"]), empty=more["empty"])
+    mapping = LabelMapping(check=find_check(engine, check_name), mapping=parse_map(more["pairs"]), empty=more["empty"])
     root = root_of(more["root"], labels=file)
     options = Options(label=more["label_column"], group=more["group_column"], images=root.path)
-    faults = Faults(str(file))
+    problems = Problems(str(file))
     entries = read_labels(file, form=form, options=options)
     filled = [entry for entry in entries if not entry.blank]
-    said = understand(filled, words, who=who or user(), root=root, faults=faults)
-    with _progress(len({one.image.uri for one in said})) as done:
-        fetched = fetch_images([one.image for one in said], settings, done=done)
+    given = map_labels(filled, mapping, who=who or user(), root=root, problems=problems)
+    with _progress(len({one.image.uri for one in given})) as done:
+        fetched = fetch_images([one.image for one in given], settings, done=done)
     if not fetched.seen:
-        uri, fault = next(iter(fetched.unread.items()))
-        raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {fault}")
-    parcel = pack(said, fetched, words.check, faults, origin="import", split=more["split"])
-    return replace(parcel, n_blank=len(entries) - len(filled), where_possible=more["where_possible"])
+        uri, error = next(iter(fetched.unread.items()))
+        raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {error}")
+    prepared = prepare(given, fetched, mapping.check, problems, origin="import", split=more["split"])
+    return replace(prepared, n_blank=len(entries) - len(filled), where_possible=more["where_possible"])
 
 
 @contextmanager
 def _progress(n_images: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+    """Show a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -130,7 +130,7 @@ def _progress(n_images: int) -> Iterator[Callable[[int], None]]:
 
 
 def echo_summary(summary: Summary, split: str | None) -> None:
-    """The table to stdout, and below it what a person should know before going on."""
+    """Print the table on stdout, and below it what to know before the import."""
     from scanfleet.db.training_tables import SPLITS
 
     rows: list[tuple[str | int, ...]] = [
@@ -141,8 +141,8 @@ def echo_summary(summary: Summary, split: str | None) -> None:
     click.echo()
     for n, words in (
         (summary.n_labels, "labels to add"),
-        (summary.n_said, "labels that the ledger already has"),
-        (summary.n_twice, "labels repeated in the file"),
+        (summary.n_present, "labels that the ledger already has"),
+        (summary.n_repeated, "labels repeated in the file"),
         (summary.n_known, "images that were labelled before: they keep their split"),
         (summary.n_same_bytes, "names with the same bytes as another one"),
         (summary.n_near, "images that resemble another one: they share its split"),
@@ -156,12 +156,12 @@ def echo_summary(summary: Summary, split: str | None) -> None:
     ):
         if n or words == "labels to add":
             click.echo(f"{n:>8}  {words}")
-    for uri, fault in list(summary.unread.items())[:SHOWN_UNREAD]:
-        note(f"{uri}: {fault}")
+    for uri, error in list(summary.unread.items())[:SHOWN_UNREAD]:
+        note(f"{uri}: {error}")
 
 
 def confirm(question: str, *, yes: bool, needed: bool = False) -> bool:
-    """Ask on a terminal. Elsewhere go on, or, where an answer is needed, refuse without --yes."""
+    """Ask on a terminal. Elsewhere continue; if an answer is needed, refuse without --yes."""
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -175,7 +175,7 @@ def confirm(question: str, *, yes: bool, needed: bool = False) -> bool:
 
 
 def user() -> str:
-    """Who runs this. Raises BadLabels where the machine does not know."""
+    """Return the name of the user. Raises BadLabels if the machine has none."""
     from scanfleet.errors import BadLabels
 
     try:

@@ -1,4 +1,4 @@
-"""`scanfleet labels suggest`: what to label next."""
+"""`scanfleet labels suggest`: choose images to label next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`scanfleet train`: trainings: start, list, show, cancel."""
+"""`scanfleet train`: start, list, show, watch and cancel trainings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, if_stopped, note, printable, say
+from producer.cli.options import Flags, ScanfleetGroup, echo_line, if_stopped, note, printable
 from producer.cli.tables import Cell, echo_table
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from scanfleet.config.settings import Settings
     from scanfleet.db.training.trainings import TrainingInfo
 
-HOW_LETTERS = 80  # of a reason in a table; `show` has all of it
-STATES = {"leased": "training"}  # in words; programs get what the ledger holds
-LINE_SECONDS = 5.0  # between two words on the same stage
+DETAIL_CHARACTERS = 80  # of an outcome in the table; `show` prints all of it
+STATES = {"leased": "training"}  # for people; JSON has the state of the ledger
+LINE_SECONDS = 5.0  # between two lines on the same stage
 FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 
 
@@ -77,7 +77,7 @@ def start(
     with ledger(settings) as engine, make_app(settings) as app:
         training_id = trainings.start(engine, app, settings, overrides=overrides, **asked)
         click.echo(training_id)
-        missing = trainings.nobody_trains(engine)
+        missing = trainings.missing_trainer_hint(engine)
         if missing is not None:
             note(missing)
         if wait:
@@ -97,7 +97,7 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
     Example:
       scanfleet train ls --check overlay
     """
-    from producer.training.trainings import progress_words, record
+    from producer.training.trainings import progress_text, record
     from scanfleet.db.engine import reading
     from scanfleet.db.training.trainings import list_trainings as listed
 
@@ -109,10 +109,10 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
         return
     rows: list[tuple[Cell, ...]] = []
     for each in found:
-        how = _shortened(each.verdict or each.error or progress_words(each))
+        detail = _shortened(each.verdict or each.error or progress_text(each))
         since = f"{each.created_at:%Y-%m-%d %H:%M}"
         state = STATES.get(each.state, each.state)
-        rows.append((each.id, each.check_name, each.base_model, since, state, how, each.adapter_id, each.reason))
+        rows.append((each.id, each.check_name, each.base_model, since, state, detail, each.adapter_id, each.reason))
     header = ("id", "check", "model", "requested", "state", "detail", "adapter", "reason")
     echo_table(header, rows, below=("detail", "reason"))
     if not found:
@@ -176,20 +176,20 @@ def cancel(flags: Flags, /, *, training_id: int) -> None:
 
 
 def _shortened(words: str) -> str:
-    return words if len(words) <= HOW_LETTERS else f"{words[: HOW_LETTERS - 1]}…"
+    return words if len(words) <= DETAIL_CHARACTERS else f"{words[: DETAIL_CHARACTERS - 1]}…"
 
 
 def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: bool) -> None:
-    """Raises TrainingFailed; GateNotPassed when `strict` asks for it."""
-    from producer.training.trainings import outcome, progress_words, report_page, require_promoted, watch
+    """Print progress and outcome. Raises TrainingFailed, and GateNotPassed if `strict` is set."""
+    from producer.training.trainings import outcome, progress_text, report_page, require_promoted, watch
 
-    told, stage, at = "", None, 0.0
+    shown, stage, at = "", None, 0.0
     for now in watch(engine, training_id):
-        words = progress_words(now)
+        words = progress_text(now)
         new_stage = (now.state, now.stage) != stage
-        if not now.ended and words != told and (new_stage or time.monotonic() - at >= LINE_SECONDS):
+        if not now.ended and words != shown and (new_stage or time.monotonic() - at >= LINE_SECONDS):
             note(f"training {training_id}: {words}")
-            told, stage, at = words, (now.state, now.stage), time.monotonic()
+            shown, stage, at = words, (now.state, now.stage), time.monotonic()
         if now.ended:
             words = outcome(now)
             if strict:
@@ -201,7 +201,7 @@ def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: 
 
 
 def _show(found: TrainingInfo, *, page: str | None) -> None:
-    from producer.training.trainings import progress_words
+    from producer.training.trainings import progress_text
 
     report = found.report or {}
     labels = report.get("labels") or {}
@@ -212,7 +212,7 @@ def _show(found: TrainingInfo, *, page: str | None) -> None:
         "recipe": " ".join([found.recipe, *(f"{name}={value}" for name, value in found.overrides.items())]),
         "seed": found.seed,
         "reason": found.reason,
-        "state": found.state if found.ended else f"{STATES.get(found.state, found.state)}: {progress_words(found)}",
+        "state": found.state if found.ended else f"{STATES.get(found.state, found.state)}: {progress_text(found)}",
         "error": found.error,
         "adapter": found.adapter_id,
         "page": page,
@@ -222,6 +222,6 @@ def _show(found: TrainingInfo, *, page: str | None) -> None:
     }
     for name, value in lines.items():
         if value is not None:
-            say(f"{name:<9} {printable(str(value))}", hang=10)
+            echo_line(f"{name:<9} {printable(str(value))}", hang=10)
     for line in report.get("lines") or ():
-        say(printable(line))
+        echo_line(printable(line))

@@ -1,6 +1,6 @@
-"""`scanfleet tune`: which words, pixel budgets, gate and second look suit a check, on labelled images.
+"""`scanfleet tune`: search wording, pixel budgets, gate and crop pass of a check on labelled images.
 
-What `scanfleet tune` prints: progress on stderr, the front as a table or as JSON on stdout.
+Progress goes to stderr, the front as a table or as JSON to stdout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, note, printable, say
+from producer.cli.options import Flags, echo_line, note, printable
 from producer.cli.progress import LINE_SECONDS
 from producer.cli.tables import count, echo_table
 from producer.cli.training.labels_import import user
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A line that is rewritten on a terminal, a line now and then elsewhere."""
+    """One line that is rewritten on a terminal; elsewhere a new line every few seconds."""
 
     def __init__(self) -> None:
         self._rewrites = sys.stderr.isatty()
-        self._told_at = 0.0
+        self._shown_at = 0.0
         self._width = 0
 
     def show(self, what: str, done: int, total: int, seconds_left: float | None = None) -> None:
@@ -43,8 +43,8 @@ class Progress:
         if self._rewrites:
             click.echo(f"\r{words.ljust(self._width)}", err=True, nl=False)
             self._width = len(words)
-        elif time.monotonic() - self._told_at >= LINE_SECONDS:
-            self._told_at = time.monotonic()
+        elif time.monotonic() - self._shown_at >= LINE_SECONDS:
+            self._shown_at = time.monotonic()
             note(words)
 
     def end(self) -> None:
@@ -73,7 +73,7 @@ def show_report(record: dict[str, Any], *, as_json: bool) -> None:
     rows += [("chosen" if at == record["chosen"] else "candidate", row) for at, row in enumerate(record["front"])]
     header = ("", "cost", record["objective"]["name"], "change", "crops", "setting")
     echo_table(header, [_row(kind, row) for kind, row in rows], below=("setting",))
-    say(printable(record["reason"]))
+    echo_line(printable(record["reason"]))
 
 
 def _row(kind: str, row: dict[str, Any]) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ def tune(
 def _request(
     flags: Flags, check_name: str, model: str | None, adapter: Path | None, new_name: str | None
 ) -> tuple[Settings, Check, dict[str, Any], Answering]:
-    """Everything that can be refused before an image is read."""
+    """Check the request before any image is read. Raises BadSettings, BadCheck."""
     from producer.scans.session import existing_ledger, find_check
     from producer.training.tuning import answering, require_tunable, under_name
     from scanfleet.config.model_names import require_model
@@ -223,16 +223,16 @@ def _images(
         with existing_ledger(settings) as engine:
             return from_ledger(engine, check, taught=answer.taught)
     progress = Progress()
-    told = partial(progress.show, "reading images")
-    rows, unread = from_file(file, check, settings, skip_unreadable=skip_unreadable, told=told)
+    on_progress = partial(progress.show, "reading images")
+    rows, unread = from_file(file, check, settings, skip_unreadable=skip_unreadable, on_progress=on_progress)
     progress.end()
-    for uri, fault in unread.items():
-        note(f"{uri}: {fault}")
+    for uri, error in unread.items():
+        note(f"{uri}: {error}")
     return rows
 
 
 def _follow(child: Child) -> tuple[dict[str, Any], bool]:
-    """(the report, whether the search was stopped by Ctrl-C)"""
+    """Return the report, and True if Ctrl-C stopped the search."""
     progress, interrupt = Progress(), _Interrupt(child)
     record: dict[str, Any] = {}
     with interrupt:
@@ -247,9 +247,9 @@ def _follow(child: Child) -> tuple[dict[str, Any], bool]:
 
 
 class _Interrupt:
-    """A context: the first Ctrl-C ends the search of the child, the second one everything.
+    """A context in which the first Ctrl-C ends the search of the child, and the second one everything.
 
-    listens: set when the child has said something: before, it would die of the signal. came: whether there was one.
+    listens: set after the first message of the child; before that, the signal would kill it. came: Ctrl-C was pressed.
     """
 
     def __init__(self, child: Child) -> None:

@@ -1,6 +1,6 @@
-"""YOLO: a folder with one text file an image, a line a box: `class cx cy width height`, as shares of the image's size.
+"""YOLO: one text file per image, one line per box: `class cx cy width height`, as shares of the image's size.
 
-An empty file is an image in which nothing was found. The classes stand in classes.txt or obj.names, a name a line, or
+An empty file is an image in which nothing was found. The classes are in classes.txt or obj.names, one name per line, or
 in data.yaml or dataset.yaml, as `names`. `labels/…/a.txt` belongs to `images/…/a.jpg`, else to the image beside it.
 """
 
@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required
+from producer.labels.formats.entries import Entry, Options, Problems, RawBox, box_of, number_of, required
 from producer.labels.formats.files import files_in, text_file
 from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
@@ -25,13 +25,13 @@ def is_yolo(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*NAME_FILES, *YAML_FILES))
 
 
-def read_yolo(path: Path, options: Options, faults: Faults) -> list[Entry]:
-    """`path`: the folder that holds the list of classes."""
+def read_yolo(path: Path, options: Options, problems: Problems) -> list[Entry]:
+    """Read a folder that holds the list of classes."""
     try:
         names = _classes(path)
         images = _folder(options)
     except MalformedLineError as error:
-        faults.add("the folder", str(error))
+        problems.add("the folder", str(error))
         return []
     found = []
     for file in files_in(path, ".txt"):
@@ -41,14 +41,14 @@ def read_yolo(path: Path, options: Options, faults: Faults) -> list[Entry]:
         try:
             uri, lines = _image_of(images, file.relative_to(path)), text_file(file).splitlines()
         except MalformedLineError as error:
-            faults.add(where, str(error))
+            problems.add(where, str(error))
             continue
         boxes = []
         for number, line in enumerate(lines, start=1):
             try:
                 boxes += _boxes(line, names)
             except MalformedLineError as error:
-                faults.add(f"{where}, line {number}", str(error))
+                problems.add(f"{where}, line {number}", str(error))
         found.append(Entry(where=where, uri=uri, label=None, boxes=tuple(boxes)))
     return found
 
@@ -57,7 +57,7 @@ def _boxes(line: str, names: dict[int, str]) -> list[RawBox]:
     words = line.split()
     if not words:
         return []
-    if len(words) not in (5, 6) or not words[0].isascii() or not words[0].isdigit():  # a sixth: how sure somebody was
+    if len(words) not in (5, 6) or not words[0].isascii() or not words[0].isdigit():  # the sixth is a confidence
         raise MalformedLineError("not `class cx cy width height`")
     number = int(words[0]) if len(words[0]) < 10 else -1
     if number not in names:
@@ -76,7 +76,7 @@ def _folder(options: Options) -> Path:
 
 
 def _image_of(images: Path, labels: Path) -> str:
-    """The image that a file of labels belongs to; both relative to their folders."""
+    """Return the image of a file of labels, each relative to its folder."""
     parts = labels.with_suffix("").parts
     places = [Path(*parts)]
     if "labels" in parts:
@@ -106,7 +106,7 @@ def _classes(folder: Path) -> dict[int, str]:
 
 
 def _yaml_names(text: str, name: str) -> dict[int, str]:
-    """`names: [a, b]`, or one a line as `- a` or `0: a`: the forms in use, read without a YAML parser."""
+    """Read `names: [a, b]`, or one per line as `- a` or `0: a`: the forms in use, without a YAML parser."""
     found = re.search(
         r"^names:[ \t]*(?:\[([^\]]*)\]|((?:\n[ \t]*(?:-|\d+:)[^\n]*|\n[ \t]*(?:#[^\n]*)?(?=\n))*))", text, re.M
     )

@@ -143,14 +143,14 @@ FAULTS: tuple[tuple[tuple[str, ...], int, str], ...] = (
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), FAULTS)
-def test_a_fault_is_one_line_and_an_exit_code(
+def test_an_error_is_one_line_and_an_exit_code(
     tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     _require_one_line(scanfleet, tmp_path, arguments, code, words)
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), [FAULTS[0], FAULTS[8], FAULTS[-1]])
-def test_a_fault_of_a_process_is_one_line_and_an_exit_code(
+def test_an_error_of_a_process_is_one_line_and_an_exit_code(
     tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     _require_one_line(cli_process.scanfleet, tmp_path, arguments, code, words)
@@ -210,7 +210,7 @@ def test_without_torch_the_extra_is_named(tmp_path: Path, arguments: tuple[str, 
     assert "pip install -c constraints.txt '.[worker]'" in answer.stderr
 
 
-def test_db_commands_bring_a_named_database_to_shape(tmp_path: Path) -> None:
+def test_db_commands_bring_a_named_database_up_to_date(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'own.db'}"
     assert scanfleet("--database-url", url, "db", "check", data_dir=tmp_path).returncode == 18
     upgraded = scanfleet("--database-url", url, "db", "upgrade", data_dir=tmp_path)

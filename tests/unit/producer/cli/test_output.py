@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from producer.cli.progress import LineDisplay, listed_words, scored_words
+from producer.cli.progress import LineDisplay, listing_text, scoring_text
 from producer.cli.scans.outcome import echo_agreement, echo_summary
 from producer.cli.scans.run import _conclude
-from producer.cli.scans.scan import say_what_was_listed
+from producer.cli.scans.scan import report_listing
 from producer.cli.tables import count, echo_table, size_text
 from producer.reports.agreement import Agreement
 from producer.reports.summary import Summary
@@ -72,10 +72,10 @@ def test_counts_and_sizes() -> None:
 
 def test_progress_says_what_holds_it_up() -> None:
     done = progress(n_verdicts=4, n_flagged=1, n_failures=2, waiting_for="store: away")
-    words = scored_words(ScanSnapshot(scan=scan("paused"), progress=done))
+    words = scoring_text(ScanSnapshot(scan=scan("paused"), progress=done))
     assert words.startswith("6 of 10 images: 4 scored (1 flagged, 0 to review), 2 failed, paused")
     assert words.endswith("waiting for: store: away")
-    assert "waiting" not in scored_words(ScanSnapshot(scan=scan("cancelled"), progress=done))
+    assert "waiting" not in scoring_text(ScanSnapshot(scan=scan("cancelled"), progress=done))
 
 
 def test_plain_lines_are_few_and_the_last_one_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,12 +132,12 @@ def test_a_scan_with_nothing_new_says_whether_it_goes_on(
     capsys: pytest.CaptureFixture[str], n_pending: int, state: str, words: str
 ) -> None:
     listed = Enqueued(scan=scan(state), n_listed=10, n_new=0, n_skipped=0, broker_away=False, ended=True)
-    say_what_was_listed(listed, n_pending=n_pending)
+    report_listing(listed, n_pending=n_pending)
     assert capsys.readouterr().err.startswith(f"scanfleet: nothing new: scan abc {words}")
 
 
 def test_a_glob_that_excludes_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    say_what_was_listed(replace(page(3, ended=True), idle_excludes=("thumb/*",)), n_pending=3)
+    report_listing(replace(page(3, ended=True), idle_excludes=("thumb/*",)), n_pending=3)
     assert "--exclude thumb/* matched nothing" in capsys.readouterr().err
 
 
@@ -179,5 +179,5 @@ def test_without_flags_no_precision_is_claimed(capsys: pytest.CaptureFixture[str
 
 def test_a_listing_that_ends_at_a_limit_says_what_it_took() -> None:
     limited = replace(scan(), filters={"limit": 5})
-    assert listed_words(replace(page(5), scan=limited, n_listed=64)) == "5 new (--limit 5)"
-    assert listed_words(page(7)) == "7 listed, 7 new"
+    assert listing_text(replace(page(5), scan=limited, n_listed=64)) == "5 new (--limit 5)"
+    assert listing_text(page(7)) == "7 listed, 7 new"

@@ -91,7 +91,7 @@ def test_the_count_of_the_quarantined_is_there_for_programs_and_they_are_exporte
     assert [json.loads(line)["failure"]["reason"] for line in lines] == [reason for _, reason in FAILURES]
 
 
-def test_nobody_is_told_of_a_quarantine_that_is_empty(tmp_path: Path) -> None:
+def test_an_empty_quarantine_is_not_reported(tmp_path: Path) -> None:
     scan_id = ledger_with_scan(tmp_path, failures=FAILURES[:2])
     assert "quarantined" not in "".join(map(str, scans(tmp_path, "show", scan_id)))
 
@@ -207,7 +207,7 @@ def test_an_empty_answer_says_that_it_is_empty(tmp_path: Path) -> None:
     assert "no image matches" in scanfleet("results", "ls", "--label", "zz", data_dir=tmp_path).stderr
 
 
-def test_who_watches_a_scan_that_nobody_works_on_is_told(tmp_path: Path) -> None:
+def test_watching_a_scan_that_nobody_works_on_says_so(tmp_path: Path) -> None:
     scan_id = ledger_with_scan(tmp_path, n_ready=1)
     watch = start("scans", "watch", scan_id, data_dir=tmp_path)
     try:

@@ -31,7 +31,7 @@ def test_the_bottleneck_comes_first_and_each_sum_says_of_what_it_is(capsys: pyte
     ]
 
 
-def test_where_nothing_was_measured_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_was_measured_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     echo_times(StageTimes(sums={}))
     assert capsys.readouterr().out == ""
 
@@ -73,7 +73,7 @@ def test_workers_are_listed_with_what_holds_them_up(tmp_path: Path) -> None:
     assert new["times"]["device_idle_share"] is None
 
 
-def test_where_no_worker_lives_it_is_said_how_to_start_one(tmp_path: Path) -> None:
+def test_where_no_worker_lives_the_command_that_starts_one_is_named(tmp_path: Path) -> None:
     ledger_with_scan(tmp_path)
     answer = scanfleet("worker", "ls", data_dir=tmp_path)
     assert (answer.returncode, "`scanfleet worker score`" in answer.stderr) == (0, True)

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from producer.labels.formats.detect import READERS, read_labels
-from producer.labels.formats.entries import MAX_FAULTS, Entry, Faults, Options, RawBox
+from producer.labels.formats.entries import MAX_PROBLEMS, Entry, Options, Problems, RawBox
 from producer.labels.image_refs import Root, image_at, root_of
-from producer.labels.label_names import Said, Words, parse_map, understand
+from producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import load_check
 from scanfleet.errors import BadLabels, BadSource, SourceNotFound
@@ -28,11 +28,11 @@ def read(path: Path, form: str = "auto", **options: Any) -> list[Entry]:
     return read_labels(path, form=form, options=Options(**({"images": images} | options)))
 
 
-def said(
+def mapped(
     entries: list[Entry], folder: Path, check: Any = BAGGAGE, *, empty: str | None = None, **maps: str
-) -> list[Said]:
-    words = Words(check=check, mapping=maps, empty=empty)
-    return understand(entries, words, who="me", root=Root(folder=str(folder)), faults=Faults("f"))
+) -> list[ImageLabel]:
+    words = LabelMapping(check=check, mapping=maps, empty=empty)
+    return map_labels(entries, words, who="me", root=Root(folder=str(folder)), faults=Problems("f"))
 
 
 def write(path: Path, body: Any) -> Path:
@@ -102,17 +102,17 @@ def test_jsonl_takes_boxes_as_objects_and_as_words(tmp_path: Path) -> None:
         ("a.jpg,x", "2 fields where the header has 3"),
     ],
 )
-def test_a_faulty_row_is_named_with_its_line(tmp_path: Path, row: str, words: str) -> None:
+def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: str, words: str) -> None:
     with pytest.raises(BadLabels, match="nothing was written") as found:
         read(write(tmp_path / "m.csv", f"uri,label,boxes\n{row}\n"))
     assert words in str(found.value)
     assert "m.csv: line 2" in str(found.value)
 
 
-def test_many_faults_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
+def test_many_problems_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
     with pytest.raises(BadLabels, match=r"12 problems: line 2: uri .*; line 3.*; and 7 more"):
         read(write(tmp_path / "m.csv", "uri,label\n" + ",gun\n" * 12))
-    with pytest.raises(BadLabels, match=f"{MAX_FAULTS} problems"):
+    with pytest.raises(BadLabels, match=f"{MAX_PROBLEMS} problems"):
         read(write(tmp_path / "m.csv", "uri,label\n" + ",gun\n" * 3000))
 
 
@@ -149,7 +149,7 @@ def coco(**more: Any) -> dict[str, Any]:
 
 
 def test_coco_boxes_and_images_without_any(tmp_path: Path) -> None:
-    one, two = said(read(write(tmp_path / "c.json", coco())), tmp_path)
+    one, two = mapped(read(write(tmp_path / "c.json", coco())), tmp_path)
     assert (one.label, one.mixed, one.where) == ("knife", True, "images[0]")  # first in the order of the check
     assert [sides(box) for box in one.boxes or ()] == [(10, 5, 30.5, 15), (0, 0, 5, 5)]
     assert (two.label, two.boxes, two.mixed) == ("none", (), False)
@@ -159,10 +159,10 @@ def test_nothing_found_needs_a_word_where_several_labels_could_mean_it(tmp_path:
     body = coco(annotations=[], categories=[])
     entries = read(write(tmp_path / "c.json", body))
     with pytest.raises(BadLabels, match="--empty LABEL"):
-        said(entries, tmp_path, OVERLAY)
-    assert [one.label for one in said(entries, tmp_path, OVERLAY, empty="natural")] == ["natural", "natural"]
+        mapped(entries, tmp_path, OVERLAY)
+    assert [one.label for one in mapped(entries, tmp_path, OVERLAY, empty="natural")] == ["natural", "natural"]
     with pytest.raises(BadLabels, match="'sky' is not a label of check overlay"):
-        said(entries, tmp_path, OVERLAY, empty="sky")
+        mapped(entries, tmp_path, OVERLAY, empty="sky")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_nothing_found_needs_a_word_where_several_labels_could_mean_it(tmp_path:
         (coco(categories={}), "`categories` is not a list"),
     ],
 )
-def test_faults_of_coco(tmp_path: Path, body: Any, words: str) -> None:
+def test_problems_of_coco(tmp_path: Path, body: Any, words: str) -> None:
     with pytest.raises(BadLabels) as found:
         read(write(tmp_path / "c.json", body), "coco")
     assert words in str(found.value)
@@ -198,7 +198,7 @@ def yolo(folder: Path, files: dict[str, str], names: str = "knife\ngun\n\n") -> 
 
 def test_yolo_shares_and_empty_files(tmp_path: Path) -> None:
     entries = read(yolo(tmp_path, {"a": "1 0.5 0.5 0.25 0.5\n", "sub/b": "\n"}))
-    one, two = said(entries, tmp_path)
+    one, two = mapped(entries, tmp_path)
     assert (one.where, one.label, Path(one.image.uri).relative_to(tmp_path)) == (
         "labels/a.txt",
         "gun",
@@ -219,7 +219,7 @@ def test_yolo_shares_and_empty_files(tmp_path: Path) -> None:
         ("9999999999999 .5 .5 .1 .1", "is not in the list"),
     ],
 )
-def test_faults_of_yolo(tmp_path: Path, line: str, words: str) -> None:
+def test_problems_of_yolo(tmp_path: Path, line: str, words: str) -> None:
     with pytest.raises(BadLabels) as found:
         read(yolo(tmp_path, {"a": f"0 .5 .5 .1 .1\n{line}\n"}))
     assert f"labels/a.txt, line 2: {words}" in str(found.value) or words in str(found.value)
@@ -262,7 +262,7 @@ def test_voc_counts_from_one(tmp_path: Path) -> None:
     write(tmp_path / "JPEGImages/a.jpg", "")
     write(tmp_path / "Annotations/a.xml", VOC)
     write(tmp_path / "Annotations/b.xml", "<annotation><filename>b.jpg</filename></annotation>")
-    one, two = said(read(tmp_path), tmp_path)
+    one, two = mapped(read(tmp_path), tmp_path)
     assert [sides(box) for box in one.boxes or ()] == [(0, 10, 20, 30)]
     assert (one.label, Path(one.image.uri).relative_to(tmp_path)) == ("gun", Path("JPEGImages/a.jpg"))
     assert (two.label, two.boxes) == ("none", ())
@@ -281,7 +281,7 @@ def test_voc_counts_from_one(tmp_path: Path) -> None:
         (VOC.replace("a.jpg", "../../etc/passwd"), "is not an image's"),
     ],
 )
-def test_faults_of_voc(tmp_path: Path, body: str, words: str) -> None:
+def test_problems_of_voc(tmp_path: Path, body: str, words: str) -> None:
     with pytest.raises(BadLabels) as found:
         read(write(tmp_path / "a.xml", body))
     assert words in str(found.value)
@@ -305,7 +305,7 @@ def test_label_studio_choices_rectangles_and_annotators(tmp_path: Path) -> None:
         task(image="/data/upload/3/8f-c%20d.jpg"),
         task({"choices": ["gun"]}, was_cancelled=True),
     ]
-    one, two, three = said(read(write(tmp_path / "l.json", body)), tmp_path)
+    one, two, three = mapped(read(write(tmp_path / "l.json", body)), tmp_path)
     assert (one.label, one.boxes, one.who, Path(one.image.uri)) == ("gun", None, "annotator 3", tmp_path / "x/a.jpg")
     assert (two.label, two.who, two.image.uri) == ("knife", "ann@example.org", "s3://b/k.jpg")
     assert [sides(box) for box in two.boxes or ()] == [pytest.approx((0.1, 0.2, 0.4, 0.6))]
@@ -323,7 +323,7 @@ def test_label_studio_choices_rectangles_and_annotators(tmp_path: Path) -> None:
         ([task(), {"annotations": [], "data": {"text": "a"}}], "`data` has no image"),
     ],
 )
-def test_faults_of_label_studio(tmp_path: Path, body: Any, words: str) -> None:
+def test_problems_of_label_studio(tmp_path: Path, body: Any, words: str) -> None:
     with pytest.raises(BadLabels) as found:
         read(write(tmp_path / "l.json", body))
     assert words in str(found.value)
@@ -350,21 +350,21 @@ def test_what_does_not_tell_its_format_is_asked_about(tmp_path: Path) -> None:
 # words
 
 
-def test_strange_labels_are_told_once_each_and_can_be_mapped(tmp_path: Path) -> None:
+def test_strange_labels_are_reported_once_each_and_can_be_mapped(tmp_path: Path) -> None:
     entries = read(write(tmp_path / "m.csv", "uri,label\na,Pistol\nb,Pistol\nc,none\n"))
     with pytest.raises(
         BadLabels, match=r"f: in 2 entries, first line 2: 'Pistol' is not a label .*--map 'Pistol=OURS'"
     ):
-        said(entries, tmp_path)
-    assert [one.label for one in said(entries, tmp_path, Pistol="gun")] == ["gun", "gun", "none"]
+        mapped(entries, tmp_path)
+    assert [one.label for one in mapped(entries, tmp_path, Pistol="gun")] == ["gun", "gun", "none"]
     with pytest.raises(BadLabels, match="'pistol' is not a label"):
-        said(entries, tmp_path, Pistol="pistol")
+        mapped(entries, tmp_path, Pistol="pistol")
 
 
 def test_one_person_says_one_thing_of_an_image(tmp_path: Path) -> None:
     entries = read(write(tmp_path / "m.csv", "uri,label,who\na,gun,\na,none,bob\n./a,none,\n"))
     with pytest.raises(BadLabels, match="f: line 4: me labels an image none here and gun at line 2"):
-        said(entries, tmp_path)
+        mapped(entries, tmp_path)
 
 
 def test_pairs_of_a_map() -> None:
@@ -432,7 +432,7 @@ def survives(form: str, content: bytes) -> None:
         understood, words = [], ""
         try:
             entries = read(folder if form == "yolo" else path, form, images=folder)
-            understood = said([entry for entry in entries if not entry.blank], folder, empty="none")
+            understood = mapped([entry for entry in entries if not entry.blank], folder, empty="none")
         except BadLabels as error:
             words = str(error)
     assert "\n" not in words

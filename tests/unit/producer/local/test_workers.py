@@ -22,9 +22,9 @@ def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
-def until(look: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not look():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

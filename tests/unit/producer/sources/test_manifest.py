@@ -96,7 +96,9 @@ def test_an_absolute_path_is_its_own_folder_s(tmp_path: Path) -> None:
         ("m.jsonl", "[" * 200_000 + "\n", 1, "not JSON"),
     ],
 )
-def test_a_fault_is_named_with_its_line(tmp_path: Path, name: str, content: str | bytes, line: int, words: str) -> None:
+def test_a_problem_is_named_with_its_line(
+    tmp_path: Path, name: str, content: str | bytes, line: int, words: str
+) -> None:
     path = write(tmp_path, name, content)
     with pytest.raises(BadManifest) as caught:
         read(path)
@@ -108,7 +110,7 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, name: str, content: str 
 @pytest.mark.parametrize(
     "first", ["b.JPG", "none/b.tiff", "/none/b", "s3://b/k", "there", "sub/there", "star*.x", "uri"]
 )
-def test_a_first_entry_may_be_there_or_look_like_an_image(tmp_path: Path, first: str) -> None:
+def test_a_first_entry_may_be_there_or_resemble_an_image(tmp_path: Path, first: str) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("there", "sub/there", "star*.x", "uri"):
         write(tmp_path, name, b"x")
@@ -116,7 +118,7 @@ def test_a_first_entry_may_be_there_or_look_like_an_image(tmp_path: Path, first:
     assert len(read(path)) == 2
 
 
-def test_what_comes_before_the_fault_is_listed(tmp_path: Path) -> None:
+def test_what_comes_before_the_problem_is_listed(tmp_path: Path) -> None:
     path = write(tmp_path, "m.txt", "a.jpg\nhttp://x\n")
     stream = ManifestSource(path).candidates(after=None, skip=lambda _: False)
     assert next(stream).path == "a.jpg"

@@ -11,7 +11,7 @@ from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSource, EmptySource, SourceNotFound, WorkerDied
 
 
-def test_faulty_names_are_kept_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_names_are_kept_and_the_others_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("b.jpg\n")

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from models.adapters.card import CARD, WEIGHTS
-from producer.cli.scans.outcome import say_who_refuses
+from producer.cli.scans.outcome import report_refusals
 from producer.training import adapter_files
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import now, reading, transaction
@@ -103,16 +103,16 @@ def test_a_scan_ends_with_a_note_when_its_champion_is_refused(
     scan: Any = SimpleNamespace(check="overlay", model="pocket", created_at=begin)
     later: Any = SimpleNamespace(check="overlay", model="pocket", created_at=begin + timedelta(hours=1))
     other: Any = SimpleNamespace(check="baggage", model="pocket", created_at=begin)
-    say_who_refuses(engine, later)
-    say_who_refuses(engine, other)
+    report_refusals(engine, later)
+    report_refusals(engine, other)
     assert capsys.readouterr().err == ""
-    say_who_refuses(engine, scan)
+    report_refusals(engine, scan)
     expected = f"adapter {adapter_id} is refused by 1 worker: torn; see `scanfleet adapters ls`"
     assert expected in capsys.readouterr().err
     with transaction(engine) as connection:
         workers.start_worker(connection, worker="box", host="box", pid=1, queue="q", device="cpu")
         refusals.note_refusal(connection, adapter_id, worker="box", why="margins moved")
-    say_who_refuses(engine, later)
+    report_refusals(engine, later)
     assert "by 1 worker: margins moved" in capsys.readouterr().err
-    say_who_refuses(engine, scan)
+    report_refusals(engine, scan)
     assert "by 2 workers: margins moved" in capsys.readouterr().err
