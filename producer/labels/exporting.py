@@ -1,17 +1,23 @@
-"""The labels that stand, as files that `labels import` reads again: CSV, JSONL, COCO. In constant memory."""
+"""Writes labels: the current ones, which `labels import` reads again (CSV, JSONL, COCO), and every one as a line.
+
+Both run in constant memory.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import IO, Any
 
+from producer.reports.output import write_csv
+from scanfleet.db.labels.history import LabelLine
+from scanfleet.db.labels.history import as_record as line_record
 from scanfleet.db.labels.labels import CurrentLabel
 
 FORMATS = ("csv", "jsonl", "coco")
 COLUMNS = ("uri", "label", "boxes", "who", "group", "note", "drawn", "split", "cluster", "content_sha256", "at")
+LINE_COLUMNS = tuple(field.name for field in fields(LabelLine))
 
 SIDES = ("x0", "y0", "x1", "y1")
 CurrentLabels = Callable[[], Iterable[CurrentLabel]]  # yields the same each time
@@ -21,7 +27,9 @@ def write_labels(current: CurrentLabels, labels: Sequence[str], file: IO[bytes],
     """Write labels and return their number. labels: those of the check, which become COCO's categories."""
     if form == "coco":
         return _write_coco(current, labels, file)
-    return (_write_csv if form == "csv" else _write_jsonl)(current(), file)
+    if form == "jsonl":
+        return _write_jsonl(map(as_record, current()), file)
+    return write_csv(file, COLUMNS, (as_record(one) | {"boxes": boxes_text(one.boxes)} for one in current()))
 
 
 def as_record(one: CurrentLabel) -> dict[str, Any]:
@@ -39,24 +47,28 @@ def boxes_text(boxes: Sequence[Any] | None) -> str:
     return "; ".join(" ".join([box["label"], *(f"{box[side]:.10g}" for side in SIDES)]) for box in boxes)
 
 
-def _write_csv(current: Iterable[CurrentLabel], file: IO[bytes]) -> int:
-    n = 0
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    try:
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for one in current:
-            writer.writerow(as_record(one) | {"boxes": boxes_text(one.boxes)})
-            n += 1
-    finally:
-        text.detach()  # the caller closes the file
-    return n
+def write_lines(lines: Iterable[LabelLine], file: IO[bytes], *, form: str) -> None:
+    """Write every label as json, jsonl or csv."""
+    if form == "csv":
+        write_csv(file, LINE_COLUMNS, map(_line_row, lines))
+    elif form == "jsonl":
+        _write_jsonl(map(line_record, lines), file)
+    else:
+        file.write(b"[\n")
+        for number, line in enumerate(lines):
+            file.write((b",\n" if number else b"") + json.dumps(line_record(line), ensure_ascii=False).encode())
+        file.write(b"\n]\n")
 
 
-def _write_jsonl(current: Iterable[CurrentLabel], file: IO[bytes]) -> int:
+def _line_row(line: LabelLine) -> dict[str, Any]:
+    shown = "" if line.shown is None else json.dumps(line.shown)
+    return line_record(line) | {"boxes": boxes_text(line.boxes), "shown": shown}
+
+
+def _write_jsonl(records: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
     n = 0
-    for one in current:
-        file.write(f"{json.dumps(as_record(one), ensure_ascii=False)}\n".encode())
+    for record in records:
+        file.write(f"{json.dumps(record, ensure_ascii=False)}\n".encode())
         n += 1
     return n
 

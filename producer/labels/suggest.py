@@ -6,9 +6,7 @@ how often answers are wrong, since each image has the same known chance to be sa
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +16,7 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
+from producer.reports.output import write_csv
 from scanfleet.db.labels import suggest as store
 from scanfleet.db.labels.suggest import Candidate, Pool
 from scanfleet.errors import RequestError
@@ -191,10 +190,4 @@ def write_suggestions(images: Iterable[Suggestion], file: IO[bytes], *, form: st
         for each in images:
             file.write(f"{json.dumps(each.record(), ensure_ascii=False, allow_nan=False)}\n".encode())
         return
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    try:
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(each.record() for each in images)
-    finally:
-        text.detach()  # the caller closes the file
+    write_csv(file, COLUMNS, (each.record() for each in images))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import IO, Any
 
+from producer.reports.output import write_csv
 from scanfleet.checks.crop_result import FIELDS as CROP_FIELDS
 from scanfleet.config.extras import how_to_get
 from scanfleet.db.results.results import Result
@@ -142,18 +141,8 @@ def _write_json(results: Iterable[Result], file: IO[bytes]) -> int:
 
 
 def _write_csv(results: Iterable[Result], file: IO[bytes]) -> int:
-    n = 0
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    try:
-        names, rows = _begin(results)
-        writer = csv.DictWriter(text, (*COLUMNS, *(f"meta.{name}" for name in names)), lineterminator="\n")
-        writer.writeheader()
-        for result in rows:
-            writer.writerow(as_flat(result, names))
-            n += 1
-    finally:
-        text.detach()  # the caller closes the file
-    return n
+    names, found = _begin(results)
+    return write_csv(file, (*COLUMNS, *(f"meta.{name}" for name in names)), (as_flat(each, names) for each in found))
 
 
 def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from scanfleet.errors import RequestError
 
@@ -39,6 +41,21 @@ def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
     else:
         with _naming(path), _streamed(path, form) as file:
             yield file
+
+
+def write_csv(file: IO[bytes], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows under a header and return their number. The caller closes the file."""
+    n = 0
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    try:
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row)
+            n += 1
+    finally:
+        text.detach()
+    return n
 
 
 def require_place(path: Path) -> None:

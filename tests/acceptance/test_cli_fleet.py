@@ -84,4 +84,4 @@ def test_errors_of_a_bucket_have_their_exit_codes(tmp_path: Path, s3_bucket: Buc
     code, words = scan("s3://no-such-bucket-here/x")
     assert (code, "no such bucket" in words) == (14, True)
     code, words = scan(s3_bucket.uri("nothing/"))
-    assert (code, "no image in" in words) == (16, True)
+    assert (code, "no images found in" in words) == (16, True)

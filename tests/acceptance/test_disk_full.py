@@ -1,4 +1,4 @@
-"""A full disk: nothing is lost or half written, one line says so, and work goes on when there is room again."""
+"""A full disk: nothing is lost or half written, one line reports it, and work continues when there is space again."""
 
 import re
 import subprocess

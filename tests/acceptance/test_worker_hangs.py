@@ -21,10 +21,10 @@ def reasons(here: Fleet) -> list[str | None]:
 def test_a_worker_with_a_hung_device_ends_itself_and_says_why(tmp_path: Path) -> None:
     with fleet(tmp_path) as here:
         scan = here.scan(16)
-        wedged = here.start(seconds_per_image=3600, device_timeout_seconds=1)
-        assert wedged.end() == START_ME_AGAIN
-        assert "worker_hung" in wedged.log
-        assert "in score" in wedged.log  # where its threads stood
+        hung = here.start(seconds_per_image=3600, device_timeout_seconds=1)
+        assert hung.end() == START_ME_AGAIN
+        assert "worker_hung" in hung.log
+        assert "in score" in hung.log  # where its threads stood
         (reason,) = reasons(here)
         assert reason is not None
         assert reason.startswith("the device is wedged: a forward has taken")

@@ -90,7 +90,7 @@ def test_an_object_that_changed_is_new(s3_bucket: Bucket, engine: sa.Engine, set
 def test_problems_of_the_request(s3_bucket: Bucket, engine: sa.Engine, settings: Settings) -> None:
     with pytest.raises(SourceNotFound, match="no such bucket: not-there-at-all"):
         run(engine, settings, "s3://not-there-at-all/x")
-    with pytest.raises(EmptySource, match="no image in"):
+    with pytest.raises(EmptySource, match="no images found in"):
         run(engine, settings, s3_bucket.uri("nothing/here/"))
     with reading(engine) as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(Scan)).scalar_one() == 0

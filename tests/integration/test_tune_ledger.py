@@ -155,7 +155,7 @@ def labels_file(folder: Path, *rows: tuple[str, ...], header: tuple[str, ...] = 
 
 def read(file: tuning.LabelFile, tmp_path: Path, *, skip: bool = False) -> tuple[list[dict[str, Any]], dict[str, str]]:
     settings: Settings = load_settings(data_dir=tmp_path)
-    return tuning.from_file(file, CHECK, settings, skip_unreadable=skip, told=lambda *_: None)
+    return tuning.from_file(file, CHECK, settings, skip_unreadable=skip, on_progress=lambda *_: None)
 
 
 def test_a_file_names_images_from_where_it_lies(folder: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def list_labels(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> Non
     Example:
       scanfleet labels ls --check overlay --who ann --since 2026-05-01
     """
-    from producer.labels.listing import write_lines
+    from producer.labels.exporting import write_lines
     from producer.reports.output import target
     from scanfleet.db.labels.history import LabelFilter, iter_labels
 
@@ -183,7 +183,7 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
     """
     from itertools import islice
 
-    from producer.labels.listing import write_lines
+    from producer.labels.exporting import write_lines
     from producer.reports.output import target
     from scanfleet.db.labels.history import iter_conflicts
 

@@ -1,4 +1,4 @@
-"""`scanfleet scans`: what failed and how to mend it; pausing and ending a scan, and how long that takes."""
+"""`scanfleet scans`: what failed and how to fix it; pausing and ending a scan, and how long that takes."""
 
 import json
 from pathlib import Path

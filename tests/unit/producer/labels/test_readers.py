@@ -32,7 +32,7 @@ def mapped(
     entries: list[Entry], folder: Path, check: Any = BAGGAGE, *, empty: str | None = None, **maps: str
 ) -> list[ImageLabel]:
     words = LabelMapping(check=check, mapping=maps, empty=empty)
-    return map_labels(entries, words, who="me", root=Root(folder=str(folder)), faults=Problems("f"))
+    return map_labels(entries, words, who="me", root=Root(folder=str(folder)), problems=Problems("f"))
 
 
 def write(path: Path, body: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Second looks as people see them: in exports, in the list, on the contact sheet and among the times of a scan."""
+"""Crops as people see them: in exports, in the list, on the contact sheet and among the times of a scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests: three formats, every fault with its line, and memory that does not grow."""
+"""Manifests: three formats, every problem with its line, and memory that does not grow."""
 
 import json
 import tracemalloc

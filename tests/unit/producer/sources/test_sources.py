@@ -28,7 +28,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def listed(folder: Path | str, settings: Settings, **filters: object) -> tuple[set[str], int]:
-    """Names taken, and how many were left out."""
+    """Return the names taken, and the number of files skipped."""
     listing = Listing([open_source(str(folder), settings)], Filters(**filters))  # type: ignore[arg-type]
     top = os.path.realpath(folder)
     return {image.uri.removeprefix(f"{top}/") for image in listing.images()}, listing.counts.n_skipped

@@ -1,4 +1,4 @@
-"""What a person is told of an adapter's files at a promotion, and of workers that refuse it at a scan's end."""
+"""Reports on an adapter's files at a promotion, and on workers that refuse it at the end of a scan."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a person sees of a scan that stands still, that has ended, or whose answers need a word."""
+"""The output for a scan without workers, for one that has ended, and for answers that need an explanation."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Every command explains itself; the frame turns named errors into one line and an exit code."""
+"""Every command has help; errors of scanfleet become one line and an exit code."""
 
 import re
 import subprocess
