@@ -30,8 +30,15 @@ from scanfleet.retry import retry_database
 DEFAULT_WIDTH = 1.0  # logits
 DEFAULT_AUDIT, LEAST_AUDIT, MOST_AUDIT = 0.05, 100, 2000  # a fraction of the rest, and images
 BROAD_SHARE = 0.9  # of all answers: a selection of more selects nothing
-MEASURED = "nine in ten margins moved less"
-MEASURED_BEFORE = "nine in ten margins of golden images moved less from the champion before to this one"  # in old rows
+# Origins of the band, as stored with a rescan.
+MEASURED = "nine in ten margins of golden images moved less from the champion before to this one"
+GIVEN = "as asked for"
+NOT_MEASURED = "the default: how far margins of golden images moved was not measured"
+ORIGINS = {  # for people
+    MEASURED: "nine in ten margins moved less",
+    GIVEN: "--band",
+    NOT_MEASURED: "the default, since no margins of golden images were measured",
+}
 BEHIND_ALL = "g"  # sorts after every identity, which is hexadecimal
 
 Cursor = dict[str, Any]  # part: changeable or audit; after, until: of image ids or identities; left: of the sample
@@ -84,6 +91,11 @@ class Plan:
         return int(self.filters["current"] + self.filters["changeable"] + self.filters["audit_of"])
 
     @property
+    def band_origin(self) -> str:
+        """The origin of the band, for people."""
+        return ORIGINS.get(self.filters["band_from"], str(self.filters["band_from"]))
+
+    @property
     def broad_reason(self) -> str | None:
         """The reason why the selection takes nearly every answer; None if it does not, or for --all."""
         chosen = self.filters
@@ -91,7 +103,7 @@ class Plan:
             return None
         if chosen["audit"] > chosen["changeable"]:
             return "most of it is the audit sample (--audit takes fewer)"
-        if chosen["band_from"] in (MEASURED, MEASURED_BEFORE):
+        if chosen["band_from"] == MEASURED:
             return "the two models' margins differ too much to tell what can change (--band takes fewer)"
         return "most answers are `review` or within the band (--band takes fewer)"
 
@@ -136,12 +148,12 @@ def _chosen(connection: sa.Connection, root: ScanInfo, aim: Aim, request: Reques
 def _width(connection: sa.Connection, aim: Aim, request: Request) -> tuple[float | None, str]:
     """Return the logits around a threshold, and the origin of the figure."""
     if request.everything:
-        return None, "--all"
+        return None, "everything was asked for"
     if request.band is not None:
-        return request.band, "--band"
+        return request.band, GIVEN
     move = rescans.margin_move(connection, aim)
     if move is None:
-        return DEFAULT_WIDTH, "the default, since no margins of golden images were measured"
+        return DEFAULT_WIDTH, NOT_MEASURED
     return move, MEASURED
 
 

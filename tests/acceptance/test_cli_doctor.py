@@ -48,7 +48,7 @@ def test_what_is_broken_is_reported_beside_what_is_not(tmp_path: Path) -> None:
     assert "FAIL  store: no such folder or file: gone" in answer.stdout
     assert "WARN  broker: " in answer.stdout  # a folder of this machine, beside a ledger of many
     assert "ok    token budget: 300 visual tokens in a forward (as set)" in answer.stdout
-    assert "images/s: the " in answer.stdout
+    assert "images/s; the slowest stage is " in answer.stdout
     assert "geheim12" not in answer.stdout
 
 

@@ -134,7 +134,7 @@ def _words(plan: Plan) -> list[str]:
     n_taken = count(chosen["changeable"], "answer")
     lines = [f"scan {plan.root.id}, for {_name(plan.aim)}: {n_taken} can change, {_audited(plan)}"]
     if chosen["band"] is not None:
-        lines.append(f"answers within {chosen['band']:.2f} logits of a threshold; {chosen['band_from']}")
+        lines.append(f"answers within {chosen['band']:.2f} logits of a threshold; {plan.band_origin}")
     return lines
 
 
@@ -145,7 +145,7 @@ def _audited(plan: Plan) -> str:
 
 def _show(plan: Plan) -> None:
     chosen = plan.filters
-    band = "any" if chosen["band"] is None else f"within {chosen['band']:.2f} logits; {chosen['band_from']}"
+    band = "any" if chosen["band"] is None else f"within {chosen['band']:.2f} logits; {plan.band_origin}"
     click.echo(f"champion         {_name(plan.aim)}")
     click.echo(f"its answers      {chosen['current']}")
     click.echo(f"near             {band}")
