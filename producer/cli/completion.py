@@ -1,4 +1,4 @@
-"""Shell completion: the function that click makes, what it completes, and `scanfleet completion`."""
+"""Shell completion, and the command `scanfleet completion` that turns it on."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TURN_ON = {
 def completion(shell: str | None) -> None:
     """Print the line that turns on shell completion.
 
-    Put it at the end of the file that is named on stderr, in zsh after compinit, and open a new shell. Without an
-    argument the shell is that of $SHELL.
+    Put it at the end of the file named on stderr (in zsh, after compinit) and open a new shell. Default: the shell of
+    $SHELL.
 
     \b
     Example:
@@ -32,13 +32,13 @@ def completion(shell: str | None) -> None:
     """
     name = shell or PurePath(os.environ.get("SHELL", "")).name
     if name not in TURN_ON:
-        raise click.UsageError(f"$SHELL is none of {', '.join(TURN_ON)}: name one (`scanfleet completion bash`)")
+        raise click.UsageError(f"$SHELL is none of {', '.join(TURN_ON)}: name the shell (`scanfleet completion bash`)")
     file, line = TURN_ON[name]
     click.echo(line)
     note(f"put this line at the end of {file} and open a new shell")
 
 
 def complete(cli: click.Command) -> int | None:
-    """Answer the shell where it asks for completion, and return the exit code; None where it does not."""
+    """Answer the shell if it asks for completion and return the exit code; else return None."""
     instruction = os.environ.get(VARIABLE)
     return shell_complete(cli, {}, "scanfleet", VARIABLE, instruction) if instruction else None

@@ -1,4 +1,4 @@
-"""`scanfleet`: the frame around every command. Errors that scanfleet can name become one line and an exit code."""
+"""`scanfleet`: the command line. Errors of scanfleet become one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from producer.cli.training.tune import tune
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 PIPE_CLOSED = 128 + signal.SIGPIPE
-NO_ROOM = 2  # as for a file that cannot be written
+NOT_WRITTEN = 2  # the same code as for any file that cannot be written
 
 
 @click.group(cls=ScanfleetGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Folder of the embedded database and broker, and logs."
+    "--data-dir", type=click.Path(path_type=Path), help="Folder for the embedded database and broker, and for logs."
 )
 @click.option(
     "--database-url", help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: SQLite in the data folder."
 )
 @click.option("--broker-url", help="redis://HOST:PORT/N. Default: files in the data folder.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged to stderr.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level to log.")
 @click.version_option(package_name="scanfleet", message="scanfleet %(version)s")
 @click.pass_context
 def cli(
@@ -63,15 +63,17 @@ def cli(
       scanfleet run photos/ --check overlay
       scanfleet results ls --decision flag
 
-    Every option is also a setting: SCANFLEET_DATABASE_URL in the environment, or database_url in scanfleet.toml.
+    Each option below is also a setting: SCANFLEET_DATABASE_URL in the environment, or database_url in scanfleet.toml.
     Data goes to stdout, progress and messages to stderr.
 
     \b
-    Exit codes: 0 done; 1 unexpected; 2 wrong usage; 10 bad setting; 11 bad check; 12 bad manifest;
-    13 bad source; 14 source not found; 15 access denied; 16 no image in the source; 17 unknown name;
-    18 database schema outdated; 19 optional part not installed; 20 images failed (score; run and scan with --strict);
-    21 a local worker died; 22 faulty labels; 23 the gate did not pass; 24 a training failed; 25 drift (drift --alarm);
-    75 database, broker or store away: try again; 130 interrupted.
+    Exit codes: 0 done; 1 unexpected; 2 wrong usage; 10 bad setting; 11 bad check;
+    12 bad manifest; 13 bad source; 14 source not found; 15 access denied;
+    16 no image in the source; 17 unknown name; 18 database schema outdated;
+    19 optional part not installed; 20 images failed (score, or with --strict);
+    21 a local worker died; 22 bad labels; 23 the gate did not pass;
+    24 a training failed; 25 drift (drift --alarm);
+    75 database, broker or store unavailable: try again; 130 interrupted.
     """
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
 
@@ -87,7 +89,7 @@ scans.add_command(agreement)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script; arguments: those of the process unless given. Returns the exit code."""
+    """Run the command line and return the exit code. arguments: by default those of the process."""
     completed = complete(cli)
     if completed is not None:
         return completed
@@ -95,17 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
-        # `scanfleet results ls | head`: the reader has enough. Python would complain again when it flushes stdout.
+        # `scanfleet results ls | head`: the reader left. Python would raise again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        from producer.reports.output import DISK_FAULTS
+        from producer.reports.output import DISK_ERRORS
 
-        if error.errno not in DISK_FAULTS:
+        if error.errno not in DISK_ERRORS:
             raise
         note(f"cannot write {error.filename or 'the output'}: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left of it
-        return NO_ROOM
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest
+        return NOT_WRITTEN
 
 
 def _run(arguments: list[str]) -> int:
@@ -113,7 +115,7 @@ def _run(arguments: list[str]) -> int:
     from scanfleet.log import redact
 
     try:
-        # Not cli.main(): it turns a closed pipe into exit code 1.
+        # cli.main() would turn a closed pipe into exit code 1.
         with cli.make_context("scanfleet", arguments) as context:
             cli.invoke(context)
         sys.stdout.flush()
@@ -138,5 +140,5 @@ def _run(arguments: list[str]) -> int:
 
 
 def _terminate(_: int, __: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like an error, so that local workers are stopped on the way out."""
+    """Turn SIGTERM into an exception, so that local workers are stopped on the way out."""
     raise SystemExit(TERMINATED)

@@ -1,4 +1,4 @@
-"""What every command shares: the global options, the way to the ledger, the words of the help."""
+"""Shared by all commands: global options, the ledger, common options and output helpers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from scanfleet.config.settings import Settings
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-SOURCE = click.Path(readable=False)  # shells complete files; whether it can be read is the listing's to say
+SOURCE = click.Path(readable=False)  # shells complete files; the listing checks whether it can be read
 
 
 class ScanfleetGroup(click.Group):
-    """Lists its commands in the order they were added, which is the order people meet them."""
+    """Lists its commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -34,15 +34,15 @@ class ScanfleetGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """A word that is no command is answered with those there are."""
+        """Answer an unknown command with the list of commands."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            ctx.fail(f"No such command {args[0]!r}: there are {', '.join(self.commands)}.")
+            ctx.fail(f"No such command {args[0]!r}; commands: {', '.join(self.commands)}.")
         return super().resolve_command(ctx, args)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """The global options as given; None: not given."""
+    """The global options; None where one was not given."""
 
     data_dir: Path | None
     database_url: str | None
@@ -50,7 +50,7 @@ class Flags:
     log_level: str | None
 
     def settings(self, **more: Any) -> Settings:
-        """Flag > environment > scanfleet.toml > default. Sets up the log on the way. Raises BadSettings."""
+        """Load settings (flag > environment > scanfleet.toml > default) and configure the log. Raises BadSettings."""
         from scanfleet.config.settings import load_settings
         from scanfleet.log import configure_logging
 
@@ -60,7 +60,7 @@ class Flags:
 
     @contextmanager
     def ledger(self) -> Iterator[sa.Engine]:
-        """The database, its schema checked. Raises SchemaOutdated, DatabaseUnavailable."""
+        """Open the database after a check of its schema. Raises SchemaOutdated, DatabaseUnavailable."""
         from scanfleet.db.schema import ledger
 
         with ledger(self.settings()) as engine:
@@ -68,22 +68,22 @@ class Flags:
 
 
 def note(text: str) -> None:
-    """One line for the person, on stderr."""
+    """Print one line for people on stderr."""
     click.echo(folded(f"scanfleet: {printable(text)}", hang=2, stream=sys.stderr), err=True)
 
 
-def say(text: str, *, hang: int = 2) -> None:
-    """A line of prose on stdout."""
+def echo_line(text: str, *, hang: int = 2) -> None:
+    """Print one line of prose on stdout, folded to the terminal."""
     click.echo(folded(text, hang=hang))
 
 
 def columns(stream: TextIO) -> int | None:
-    """How wide a terminal is; None: it is none, and nothing is to be folded or shortened."""
+    """Return the width of a terminal; None for other streams, which get whole lines."""
     return (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else None
 
 
 def folded(text: str, *, hang: int = 0, stream: TextIO | None = None) -> str:
-    """A line as it is, or on a terminal (default: stdout) broken between words; further lines `hang` letters in."""
+    """Return a line, folded if the stream (default: stdout) is a terminal. hang: indent of further lines."""
     width = columns(stream or sys.stdout)
     if width is None or len(text) <= width:
         return text
@@ -93,17 +93,17 @@ def folded(text: str, *, hang: int = 0, stream: TextIO | None = None) -> str:
 
 
 @contextmanager
-def if_stopped(words: str) -> Iterator[None]:
-    """Ctrl-C or SIGTERM: say what is not lost by it."""
+def if_stopped(text: str) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM, print what is kept and how to continue."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        note(words)
+        note(text)
         raise
 
 
 def complete_check(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The built-in checks whose names begin so, else files. No database is opened for those that were added."""
+    """Complete the names of built-in checks, else files. Added checks would need the database, which is not opened."""
     from click.shell_completion import CompletionItem
 
     from scanfleet.checks.check import builtin_names
@@ -113,7 +113,7 @@ def complete_check(_: click.Context, __: click.Parameter, incomplete: str) -> li
 
 
 def filter_options(command: FunctionT) -> FunctionT:
-    """The options that choose images: the same for scan and run."""
+    """Add the options that choose images, for scan and run."""
     for option in reversed(
         (
             click.option(
@@ -130,13 +130,13 @@ def filter_options(command: FunctionT) -> FunctionT:
                 help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.",
             ),
             click.option(
-                "--include", multiple=True, metavar="GLOB", help="Take these files only, whatever their suffix."
+                "--include", multiple=True, metavar="GLOB", help="Take only these files, whatever their suffix."
             ),
-            click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these files or folders out."),
-            click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N images in the scan."),
-            click.option("--sample", metavar="N|0.05", help="A random sample: a number of images, or a fraction."),
-            click.option("--seed", type=int, default=0, show_default=True, help="Chooses the sample."),
-            click.option("--fresh", is_flag=True, help="Start another scan even if this one was made before."),
+            click.option("--exclude", multiple=True, metavar="GLOB", help="Skip these files or folders."),
+            click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take at most N images."),
+            click.option("--sample", metavar="N|0.05", help="Take a random sample: a number of images or a fraction."),
+            click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample."),
+            click.option("--fresh", is_flag=True, help="Start a new scan even if the same one exists."),
         )
     ):
         command = option(command)
@@ -144,7 +144,7 @@ def filter_options(command: FunctionT) -> FunctionT:
 
 
 def failure_options(command: FunctionT) -> FunctionT:
-    """The options that choose failures: the same for errors and retry."""
+    """Add the options that choose failures, for errors and retry."""
     for name, words in (("reason", REASONS), ("stage", STAGES)):
         help_text = f"Only failures with this {name}: {', '.join(words)}."
         command = click.option(f"--{name}", metavar=name.upper(), help=help_text)(command)
@@ -152,5 +152,5 @@ def failure_options(command: FunctionT) -> FunctionT:
 
 
 def printable(text: str) -> str:
-    """Text that does nothing to a terminal: file names and labels come from strangers."""
+    """Escape control characters: file names and labels are untrusted."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

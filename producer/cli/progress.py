@@ -1,4 +1,4 @@
-"""Progress on stderr: live bars on a terminal, a plain line every few seconds elsewhere."""
+"""Progress on stderr: live bars on a terminal, otherwise a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
     from producer.scans.wait import ScanSnapshot
 
 LINE_SECONDS = 5.0
-AGAIN_SECONDS = 60.0  # an unchanged line is repeated then: the program lives, and waits
+AGAIN_SECONDS = 60.0  # repeat an unchanged line after this, to show that the program is alive
 
 
 class Display(AbstractContextManager["Display"], Protocol):
     def listed(self, page: Enqueued) -> None:
-        """The listing got this far."""
+        """Show how far the listing is."""
         ...
 
     def scored(self, now: ScanSnapshot) -> None:
-        """The scan got this far."""
+        """Show how far the scan is."""
         ...
 
 
 def open_display() -> Display:
-    """The display that suits stderr."""
+    """Return the display that suits stderr."""
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return BarDisplay()
     return LineDisplay()
 
 
-def listed_words(page: Enqueued) -> str:
-    limit = page.scan.filters.get("limit")  # the listing ends at it: how far it looked tells nothing
+def listing_text(page: Enqueued) -> str:
+    limit = page.scan.filters.get("limit")  # the listing stops there: the number listed says nothing
     if limit is not None and not page.scan.rescan_of:
         return f"{page.n_new} new (--limit {limit})"
     return f"{page.n_listed} listed, {page.n_new} new"
 
 
-def scored_words(now: ScanSnapshot) -> str:
-    """`120 of 400 images: 118 scored (7 flagged, 3 to review), 2 failed`, and what holds it up."""
+def scoring_text(now: ScanSnapshot) -> str:
+    """Return `120 of 400 images: 118 scored (7 flagged, 3 to review), 2 failed`, and the reason for a wait."""
     done = now.progress
     ended = done.n_images - done.n_pending
     marked = f"{done.n_flagged} flagged, {done.n_review} to review"
@@ -63,7 +63,7 @@ def scored_words(now: ScanSnapshot) -> str:
 
 
 class LineDisplay:
-    """For logs and pipes."""
+    """A display for logs and pipes."""
 
     def __init__(self, *, every_seconds: float = LINE_SECONDS) -> None:
         self._every = every_seconds
@@ -72,10 +72,10 @@ class LineDisplay:
         self._last = ""
 
     def listed(self, page: Enqueued) -> None:
-        self._line(f"listing: {listed_words(page)}", now=page.ended)
+        self._line(f"listing: {listing_text(page)}", now=page.ended)
 
     def scored(self, now: ScanSnapshot) -> None:
-        self._line(f"scoring: {scored_words(now)}", now=now.ended)
+        self._line(f"scoring: {scoring_text(now)}", now=now.ended)
 
     def _line(self, text: str, *, now: bool) -> None:
         at = time.monotonic()
@@ -94,7 +94,7 @@ class LineDisplay:
 
 
 class BarDisplay:
-    """For people: one line for the listing, one bar for the scoring."""
+    """A display for terminals: one line for the listing, one bar for the scoring."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -114,7 +114,7 @@ class BarDisplay:
 
     def listed(self, page: Enqueued) -> None:
         total = max(page.n_listed, 1) if page.ended else None
-        self._bars.update(self._listing, total=total, completed=page.n_listed, words=listed_words(page), visible=True)
+        self._bars.update(self._listing, total=total, completed=page.n_listed, words=listing_text(page), visible=True)
 
     def scored(self, now: ScanSnapshot) -> None:
         done = now.progress
@@ -122,7 +122,7 @@ class BarDisplay:
             self._scoring,
             total=max(done.n_images, 1),
             completed=done.n_images - done.n_pending,
-            words=scored_words(now),
+            words=scoring_text(now),
             visible=True,
         )
 

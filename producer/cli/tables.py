@@ -1,7 +1,4 @@
-"""Plain aligned columns: complete in a log and through a pipe, as wide as the window on a terminal.
-
-A table whose rows arrive one after the other: printed as they come, in memory that does not grow.
-"""
+"""Tables of aligned columns: complete in a log or pipe, fitted to the window on a terminal."""
 
 from __future__ import annotations
 
@@ -14,44 +11,44 @@ from producer.cli.options import columns, folded, printable
 
 Cell = str | int | float | None
 
-INDENT = 4  # of what stands below its row
-LEAST = 8  # letters of a word that is shortened
+INDENT = 4  # of columns that are printed below their row
+LEAST = 8  # characters that a shortened text keeps
 
 
 def echo_table(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, below: Sequence[str] = ()) -> None:
-    """Numbers to the right, words to the left, nothing cut off. Holds the rows in memory: for short lists.
+    """Print a table, numbers to the right and text to the left. Holds the rows in memory, so for short lists only.
 
-    On a terminal that is too narrow the columns `below` stand under their row, and words that are still too long are
-    shortened.
+    On a terminal that is too narrow, the columns `below` are printed under their row, and text that is still too long
+    is shortened.
     """
     body = [[cell_text(cell) for cell in row] for row in rows]
     right = [_is_number(cell) for cell in body[0]] if body else [False] * len(header)
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    room = columns(sys.stdout)
-    narrow = room is not None and _total(widths) > room
+    space = columns(sys.stdout)
+    narrow = space is not None and _total(widths) > space
     kept = [at for at, name in enumerate(header) if not (narrow and name in below)]
     floors = [floor(header[at], [line[at] for line in body], number=right[at]) for at in kept]
-    taken = fit([widths[at] for at in kept], floors, room)
+    taken = fit([widths[at] for at in kept], floors, space)
     for n, line in enumerate((list(header), *body)):
         click.echo(aligned([line[at] for at in kept], taken, [right[at] for at in kept]))
         if n and narrow:
-            _echo_below([(name, line[at]) for at, name in enumerate(header) if at not in kept], room or 0)
+            _echo_below([(name, line[at]) for at, name in enumerate(header) if at not in kept], space or 0)
 
 
 def aligned(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    """One line, cells shortened to their columns."""
+    """Return one line, with cells shortened to their columns."""
     placed = zip(map(shortened, cells, widths), widths, right, strict=True)
     return "  ".join(text.rjust(width) if number else text.ljust(width) for text, width, number in placed).rstrip()
 
 
-def fit(widths: Sequence[int], floors: Sequence[int], room: int | None) -> list[int]:
-    """Take from the widest until all fit, and from none more than down to its floor. room: None: without limit.
+def fit(widths: Sequence[int], floors: Sequence[int], space: int | None) -> list[int]:
+    """Narrow the widest columns until all fit, none below its floor. space: None for no limit.
 
     >>> fit([8, 30, 12], [8, 8, 12], 40)
     [8, 16, 12]
     """
     taken = list(widths)
-    while room is not None and _total(taken) > room:
+    while space is not None and _total(taken) > space:
         able = [at for at, floor in enumerate(floors) if taken[at] > floor]
         if not able:
             break
@@ -60,7 +57,7 @@ def fit(widths: Sequence[int], floors: Sequence[int], room: int | None) -> list[
 
 
 def shortened(text: str, width: int) -> str:
-    """Words lose their end, a name or address its middle.
+    """Shorten prose at its end, a name or address in its middle.
 
     >>> shortened("s3://ads/2026/banner.png", 16), shortened("asked for by ann", 10)
     ('s3://…banner.png', 'asked for…')
@@ -78,19 +75,19 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def floor(name: str, cells: Iterable[str], *, number: bool) -> int:
-    """How narrow a column may get. Half a number would be another number."""
+    """Return the least width of a column. Numbers are never shortened."""
     return max(min(len(name), LEAST), *(map(len, cells) if number else ()), 0)
 
 
-def _echo_below(cells: Iterable[tuple[str, str]], room: int) -> None:
-    """In one line if they fit into one, else each in its own."""
-    said = []
+def _echo_below(cells: Iterable[tuple[str, str]], space: int) -> None:
+    """Print the cells in one line if they fit, else each in its own line."""
+    lines = []
     for name, text in cells:
         if text != "-":
-            longest = room - INDENT - len(f"{name}: ")
-            said.append(f"{name}: {' '.join(shortened(word, longest) for word in text.split())}")
-    joined = "  ".join(said)
-    for words in [joined] if INDENT + len(joined) <= room else said:
+            longest = space - INDENT - len(f"{name}: ")
+            lines.append(f"{name}: {' '.join(shortened(word, longest) for word in text.split())}")
+    joined = "  ".join(lines)
+    for words in [joined] if INDENT + len(joined) <= space else lines:
         click.echo(folded(" " * INDENT + words, hang=2 * INDENT))
 
 
@@ -125,11 +122,11 @@ def size_text(n_bytes: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
-SAMPLE_ROWS = 16  # that decide how wide the columns are; a longer cell later moves its own line only
+SAMPLE_ROWS = 16  # rows that decide the column widths; a longer cell later shifts only its own line
 
 
 class StreamedTable:
-    """`add` rows, then `end`. numbers: names of the columns that stand to the right."""
+    """A table that prints rows as they arrive, in constant memory. numbers: names of the right-aligned columns."""
 
     def __init__(self, header: Sequence[str], *, numbers: Sequence[str] = ()) -> None:
         self._header = list(header)
@@ -160,7 +157,7 @@ class StreamedTable:
         self._widths, self._held = widths, []
 
     def _echo(self, cells: Sequence[str], widths: Sequence[int]) -> None:
-        room = columns(sys.stdout)
-        if room is None:  # complete: a longer cell moves what follows
+        space = columns(sys.stdout)
+        if space is None:  # print whole cells: a longer one shifts the rest of its line
             widths = [max(width, len(text)) for width, text in zip(widths, cells, strict=True)]
         click.echo(aligned(cells, widths, self._right))

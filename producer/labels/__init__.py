@@ -1,1 +1,1 @@
-"""Labels that were given elsewhere: read from a file, checked as a whole, fetched, placed, and then written."""
+"""Labels from files and the command line: read, checked as a whole, and written after their images were fetched."""

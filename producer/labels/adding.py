@@ -1,4 +1,4 @@
-"""One label by hand: the same way as a file, for one image."""
+"""Adds one label by hand, with the same checks as an import."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from producer.labels.fetching import fetch_images
-from producer.labels.formats.entries import Faults, RawBox, required, text_of
+from producer.labels.formats.entries import Problems, RawBox, required, text_of
 from producer.labels.formats.tabular import boxes_of
 from producer.labels.image_refs import named_image
-from producer.labels.importing import pack, summarise, write
-from producer.labels.label_names import Said
+from producer.labels.importing import prepare, summarise, write
+from producer.labels.label_names import ImageLabel
 from producer.scans.session import find_check
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
@@ -33,15 +33,15 @@ def add_one(
     group: str | None,
     remark: str | None,
 ) -> str:
-    """Returns what became of it, in words. Raises BadLabels, SourceNotFound, and what the store raises."""
+    """Add a label and return a line about it. Raises BadLabels, SourceNotFound, and what the store raises."""
     check = find_check(engine, check_name)
     try:
-        said = Said(
+        given = ImageLabel(
             where="the label",
             image=named_image(uri),
-            label=_known(label, check),
+            label=_require_label(label, check),
             boxes=_boxes(boxes, label, check),
-            who=required(who, "name of who says so"),
+            who=required(who, "value of --who"),
             group=text_of(group, "group"),
             note=text_of(remark, "note"),
             drawn=None,
@@ -49,30 +49,28 @@ def add_one(
         )
     except MalformedLineError as error:
         raise BadLabels(f"{uri}: {error}") from None
-    fetched = fetch_images([said.image], settings)
-    for fault in fetched.unread.values():
-        raise (SourceNotFound if fault.reason == "gone" else BadLabels)(f"{uri}: {fault}")
-    parcel = pack([said], fetched, check, Faults(uri), origin="person", settles=settle)
-    summary = retry_database(lambda: summarise(engine, parcel))
-    added = retry_database(lambda: write(engine, parcel))
+    fetched = fetch_images([given.image], settings)
+    for failed in fetched.unread.values():
+        raise (SourceNotFound if failed.reason == "gone" else BadLabels)(f"{uri}: {failed}")
+    prepared = prepare([given], fetched, check, Problems(uri), origin="person", settles=settle)
+    summary = retry_database(lambda: summarise(engine, prepared))
+    added = retry_database(lambda: write(engine, prepared))
     if not added:
-        return f"{said.who} said so before: nothing was added"
+        return f"{given.who} gave this label before: nothing was added"
     split = next(name for splits in summary.table.values() for name, n in splits.items() if n)
     place = "it is used for nothing" if split == "none" else f"split {split}"
-    conflict = (
-        "; people differ on it: it is used for nothing until it is settled (--settle)" if summary.n_conflicts else ""
-    )
+    conflict = "; people differ on it: it is used for nothing until settled (--settle)" if summary.n_conflicts else ""
     return f"label {added[0]}: {label}, {place}{conflict}"
 
 
-def _known(label: str, check: Check) -> str:
+def _require_label(label: str, check: Check) -> str:
     if label not in check.labels:
-        raise MalformedLineError(f"{label!r} is no label of check {check.name} ({', '.join(check.labels[:12])})")
+        raise MalformedLineError(f"{label!r} is not a label of check {check.name} ({', '.join(check.labels[:12])})")
     return label
 
 
 def _boxes(texts: Sequence[str], label: str, check: Check) -> tuple[RawBox, ...] | None:
-    """`x0 y0 x1 y1`, or with a label before it. None: nobody said where."""
+    """Parse `x0 y0 x1 y1`, with or without a label before it. None: no box was given."""
     if not texts:
         return None
     for text in texts:
@@ -81,5 +79,5 @@ def _boxes(texts: Sequence[str], label: str, check: Check) -> tuple[RawBox, ...]
     full = [text if len(text.split()) > 4 else f"{label} {text}" for text in texts]
     boxes = boxes_of("; ".join(full)) or ()
     for box in boxes:
-        _known(box.label, check)
+        _require_label(box.label, check)
     return boxes

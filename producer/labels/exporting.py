@@ -1,37 +1,45 @@
-"""The labels that stand, as files that `labels import` reads again: CSV, JSONL, COCO. In constant memory."""
+"""Writes labels: the current ones, which `labels import` reads again (CSV, JSONL, COCO), and every one as a line.
+
+Both run in constant memory.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import IO, Any
 
+from producer.reports.output import write_csv
+from scanfleet.db.labels.history import LabelLine
+from scanfleet.db.labels.history import as_record as line_record
 from scanfleet.db.labels.labels import CurrentLabel
 
 FORMATS = ("csv", "jsonl", "coco")
 COLUMNS = ("uri", "label", "boxes", "who", "group", "note", "drawn", "split", "cluster", "content_sha256", "at")
+LINE_COLUMNS = tuple(field.name for field in fields(LabelLine))
 
 SIDES = ("x0", "y0", "x1", "y1")
-ScanSnapshot = Callable[[], Iterable[CurrentLabel]]  # the same each time it is called
+CurrentLabels = Callable[[], Iterable[CurrentLabel]]  # yields the same each time
 
 
-def write_labels(standing: ScanSnapshot, labels: Sequence[str], file: IO[bytes], *, form: str) -> int:
-    """Returns how many labels were written. `labels`: of the check, which become the categories of COCO."""
+def write_labels(current: CurrentLabels, labels: Sequence[str], file: IO[bytes], *, form: str) -> int:
+    """Write labels and return their number. labels: those of the check, which become COCO's categories."""
     if form == "coco":
-        return _write_coco(standing, labels, file)
-    return (_write_csv if form == "csv" else _write_jsonl)(standing(), file)
+        return _write_coco(current, labels, file)
+    if form == "jsonl":
+        return _write_jsonl(map(as_record, current()), file)
+    return write_csv(file, COLUMNS, (as_record(one) | {"boxes": boxes_text(one.boxes)} for one in current()))
 
 
 def as_record(one: CurrentLabel) -> dict[str, Any]:
-    """A label as plain values, by the names that the import reads."""
+    """Return a label as plain values, under the names that the import reads."""
     record = {name: getattr(one, name) for name in COLUMNS if name != "at"}
     return record | {"at": one.at.isoformat()}
 
 
 def boxes_text(boxes: Sequence[Any] | None) -> str:
-    """`label x0 y0 x1 y1; ...`; JSON where a label would not survive that, and for no box at all."""
+    """Return `label x0 y0 x1 y1; ...`, or JSON if a label has a semicolon or bracket, or if there is no box."""
     if boxes is None:
         return ""
     if not boxes or any(";" in box["label"] or box["label"].startswith("[") for box in boxes):
@@ -39,36 +47,40 @@ def boxes_text(boxes: Sequence[Any] | None) -> str:
     return "; ".join(" ".join([box["label"], *(f"{box[side]:.10g}" for side in SIDES)]) for box in boxes)
 
 
-def _write_csv(standing: Iterable[CurrentLabel], file: IO[bytes]) -> int:
-    n = 0
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    try:
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for one in standing:
-            writer.writerow(as_record(one) | {"boxes": boxes_text(one.boxes)})
-            n += 1
-    finally:
-        text.detach()  # the file stays open: it is the caller's
-    return n
+def write_lines(lines: Iterable[LabelLine], file: IO[bytes], *, form: str) -> None:
+    """Write every label as json, jsonl or csv."""
+    if form == "csv":
+        write_csv(file, LINE_COLUMNS, map(_line_row, lines))
+    elif form == "jsonl":
+        _write_jsonl(map(line_record, lines), file)
+    else:
+        file.write(b"[\n")
+        for number, line in enumerate(lines):
+            file.write((b",\n" if number else b"") + json.dumps(line_record(line), ensure_ascii=False).encode())
+        file.write(b"\n]\n")
 
 
-def _write_jsonl(standing: Iterable[CurrentLabel], file: IO[bytes]) -> int:
+def _line_row(line: LabelLine) -> dict[str, Any]:
+    shown = "" if line.shown is None else json.dumps(line.shown)
+    return line_record(line) | {"boxes": boxes_text(line.boxes), "shown": shown}
+
+
+def _write_jsonl(records: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
     n = 0
-    for one in standing:
-        file.write(f"{json.dumps(as_record(one), ensure_ascii=False)}\n".encode())
+    for record in records:
+        file.write(f"{json.dumps(record, ensure_ascii=False)}\n".encode())
         n += 1
     return n
 
 
-def _write_coco(standing: ScanSnapshot, labels: Sequence[str], file: IO[bytes]) -> int:
-    """Two passes, for images and for annotations."""
+def _write_coco(current: CurrentLabels, labels: Sequence[str], file: IO[bytes]) -> int:
+    """Write in two passes: images, then annotations."""
     categories = {label: number for number, label in enumerate(labels, start=1)}
     head = [{"id": number, "name": label} for label, number in categories.items()]
     file.write(f'{{"categories": {json.dumps(head, ensure_ascii=False)},\n"images": ['.encode())
-    n = _write_list((_coco_image(one) for one in standing()), file)
+    n = _write_list((_coco_image(one) for one in current()), file)
     file.write(b'],\n"annotations": [')
-    _write_list(_coco_boxes(standing(), categories), file)
+    _write_list(_coco_boxes(current(), categories), file)
     file.write(b"]}\n")
     return n
 
@@ -85,9 +97,9 @@ def _coco_image(one: CurrentLabel) -> dict[str, Any]:
     return {"id": one.label_id, "file_name": one.uri, "width": one.width, "height": one.height} | more
 
 
-def _coco_boxes(standing: Iterable[CurrentLabel], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _coco_boxes(current: Iterable[CurrentLabel], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
     number = 0
-    for one in standing:
+    for one in current:
         for box in one.boxes or ():
             number += 1
             width, height = round(box["x1"] - box["x0"], 2), round(box["y1"] - box["y0"], 2)

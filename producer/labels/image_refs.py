@@ -1,4 +1,4 @@
-"""Names of images in files of labels, which strangers wrote, as images that may be read."""
+"""Turns the names of images in untrusted files of labels into images that may be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scanfleet.storage.file_uri import uri_to_path
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """Where relative names start: a folder, which they cannot leave, or s3://bucket/prefix."""
+    """The base of relative names: a folder, which they cannot leave, or s3://bucket/prefix."""
 
     folder: str | None = None  # real path
     prefix: str | None = None
@@ -27,7 +27,7 @@ class Root:
 
 
 def root_of(text: str | None, *, labels: Path) -> Root:
-    """As the person said, else beside the labels. Raises SourceNotFound, BadSource."""
+    """Return the root that was given, else the folder of the labels. Raises SourceNotFound, BadSource."""
     if text is not None and text.startswith("s3://"):
         from scanfleet.storage.s3 import split_s3
 
@@ -42,9 +42,9 @@ def root_of(text: str | None, *, labels: Path) -> Root:
 
 
 def image_at(text: str, root: Root) -> NewImage:
-    """The image that a name means. Raises MalformedLineError."""
+    """Return the image that a name refers to. Raises MalformedLineError."""
     if is_presigned(text):
-        raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
+        raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
     if text.startswith("s3://"):
         if not all(text.removeprefix("s3://").partition("/")):
             raise MalformedLineError(f"{text!r} names no object: write s3://bucket/key")
@@ -53,7 +53,7 @@ def image_at(text: str, root: Root) -> NewImage:
         raise MalformedLineError(f"{text.split('://')[0][:20]}:// cannot be read: write a path or s3://bucket/key")
     path = uri_to_path(text)
     if b"\0" in path:
-        raise MalformedLineError("the name holds a zero byte")
+        raise MalformedLineError("the name contains a NUL byte")
     if path.startswith(b"/"):
         path = os.path.normpath(path)
         return local_image(path, root=os.fsdecode(os.path.dirname(path)))
@@ -74,7 +74,7 @@ def _below_prefix(text: str, prefix: str | None) -> NewImage:
 
 
 def named_image(text: str) -> NewImage:
-    """An image that a person named on the command line; relative names start at the working folder.
+    """Return an image that was named on the command line; relative names start at the working folder.
 
     Raises MalformedLineError.
     """
@@ -82,8 +82,8 @@ def named_image(text: str) -> NewImage:
         return image_at(text, Root(prefix=""))
     path = os.path.abspath(os.fsencode(os.path.expanduser(text)))
     folder = os.path.dirname(path)
-    while not os.path.isdir(folder):  # a folder that is not there is a wrong name here, and no store that is away
+    while not os.path.isdir(folder):  # a missing folder is a wrong name here, not an unavailable store
         folder = os.path.dirname(folder)
     if b"\0" in path:
-        raise MalformedLineError("the name holds a zero byte")
+        raise MalformedLineError("the name contains a NUL byte")
     return local_image(path, root=os.fsdecode(folder))

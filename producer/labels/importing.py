@@ -1,4 +1,4 @@
-"""From what was said and seen to rows: first a summary of what would be written, then all of it in one transaction."""
+"""Writes labels to the ledger: first a summary of what would be written, then all of it in one transaction."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from producer.labels.fetching import Fetched
-from producer.labels.formats.entries import Faults, RawBox
-from producer.labels.label_names import Said
+from producer.labels.formats.entries import Problems, RawBox
+from producer.labels.label_names import ImageLabel
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.db.engine import reading, transaction
@@ -23,15 +23,16 @@ from scanfleet.db.labels.splits import Place, add_images, golden_by_hash, place_
 from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import BadLabels, ImageError
 
-SLACK = 1.0  # pixels that a box may lie outside the image: others round otherwise
+SLACK = 1.0  # pixels that a box may lie outside the image, since other tools round differently
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parcel:
+class PreparedLabels:
     """Labels and their images, checked and ready to be written.
 
-    split: asked for by the person; None: as it comes. unread: why images could not be looked at; their labels are left
-    out. n_named: images by name; several names may have the same bytes. n_mixed: images with boxes of several labels.
+    split: the one that was asked for; None: as it comes. unread: errors of images that could not be read; their labels
+    are skipped. n_named: images by name; several names may have the same bytes. n_mixed: images with boxes of several
+    labels.
     """
 
     check: Check
@@ -42,141 +43,141 @@ class Parcel:
     n_mixed: int
     n_blank: int = 0  # rows without a label
     split: str | None = None
-    where_possible: bool = False  # images may lie in another split than that
+    where_possible: bool = False  # images may be in another split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What writing a parcel comes to. Counts images where nothing else is said."""
+    """The effect of writing prepared labels. Counts images unless noted otherwise."""
 
     table: dict[str, dict[str, int]]  # label -> split -> images
     boxes: dict[str, int]  # label of the box -> boxes
     n_labels: int  # rows to be added
-    n_said: int  # labels that were there before
-    n_twice: int  # that the parcel holds before already
-    n_known: int  # images that had a label before, for this or another check
+    n_present: int  # labels that the ledger already has
+    n_repeated: int  # labels that repeat an earlier one of the file
+    n_known: int  # that had a label before, for this or another check
     n_same_bytes: int  # names beyond the first of the same bytes
-    n_near: int  # that look like another one
-    n_conflicts: int  # on which people differ then
-    n_refused: int  # that lie in another split than the one asked for
-    n_unused: int  # that are used for nothing: between splits, or like a golden image that nobody chose
-    n_shut_out: int  # that are golden by their hash, and not among those that are chosen now
+    n_near: int  # that resemble another one
+    n_conflicts: int  # on which people differ afterwards
+    n_refused: int  # that are in another split than the one asked for
+    n_unused: int  # that resemble images of two splits, or an unpinned golden image
+    n_shut_out: int  # that are golden by hash and not among those pinned now
     n_mixed: int
     n_blank: int  # rows without a label
     unread: Mapping[str, ImageError]
 
 
-def pack(
-    said: Sequence[Said],
+def prepare(
+    given: Sequence[ImageLabel],
     fetched: Fetched,
     check: Check,
-    faults: Faults,
+    problems: Problems,
     *,
     origin: str,
     split: str | None = None,
     settles: bool = False,
-) -> Parcel:
-    """Hold what was said against what was seen.
+) -> PreparedLabels:
+    """Join labels with the images that were read.
 
     Raises BadLabels: a box outside its image, the same bytes labelled in two ways by one person.
     """
     images: dict[tuple[str, str | None], SeenImage] = {}
     labels: list[NewLabel] = []
-    first: dict[tuple[str, str], Said] = {}
-    for one in said:
+    first: dict[tuple[str, str], ImageLabel] = {}
+    for one in given:
         seen = fetched.seen.get(one.image.uri)
         if seen is None:
             continue
         before = first.setdefault((seen.content_sha256, one.who), one)
         if before.label != one.label:
-            faults.add(
+            problems.add(
                 one.where,
-                f"{one.who} says {one.label}; the same bytes are {before.label} at {before.where} ({before.image.uri})",
+                f"{one.who}: {one.label}, but {before.label} for the same bytes at {before.where} ({before.image.uri})",
             )
         try:
             labels.append(_label(one, seen, origin=origin, settles=settles))
         except MalformedLineError as error:
-            faults.add(one.where, str(error))
+            problems.add(one.where, str(error))
         images.setdefault((seen.content_sha256, one.group), replace(seen, group=one.group))
-    faults.raise_any()
-    return Parcel(
+    problems.raise_any()
+    return PreparedLabels(
         check=check,
         images=list(images.values()),
         labels=labels,
         unread=fetched.unread,
         n_named=len(fetched.seen),
-        n_mixed=sum(one.mixed for one in said),
+        n_mixed=sum(one.mixed for one in given),
         split=split,
     )
 
 
-def summarise(engine: sa.Engine, parcel: Parcel) -> Summary:
-    """What writing it now would come to. Writes nothing."""
+def summarise(engine: sa.Engine, prepared: PreparedLabels) -> Summary:
+    """Return the effect of writing now. Writes nothing."""
     with reading(engine, long=True) as connection:
-        places = place_images(connection, parcel.check.name, parcel.images, wanted=parcel.split)
-        new = without_repeats(connection, parcel.check.name, _with_origin(parcel, places))
-        shut_out = golden_by_hash(connection, parcel.check.name) if parcel.split == "golden" else set()
-        spoken = labels_by_person(connection, parcel.check.name, list({label.content_sha256 for label in new}))
-    n_twice = _count_repeats(parcel.labels)
-    labels_of = {label.content_sha256: label.label for label in parcel.labels}
+        places = place_images(connection, prepared.check.name, prepared.images, wanted=prepared.split)
+        new = without_repeats(connection, prepared.check.name, _with_origin(prepared, places))
+        shut_out = golden_by_hash(connection, prepared.check.name) if prepared.split == "golden" else set()
+        spoken = labels_by_person(connection, prepared.check.name, list({label.content_sha256 for label in new}))
+    n_repeated = _count_repeats(prepared.labels)
+    labels_of = {label.content_sha256: label.label for label in prepared.labels}
     table: dict[str, dict[str, int]] = {}
     for sha, label in labels_of.items():
         row = table.setdefault(label, dict.fromkeys(SPLITS, 0))
         row[places[sha].split] += 1
-    order = parcel.check.labels.index
+    order = prepared.check.labels.index
     return Summary(
         table=dict(sorted(table.items(), key=lambda item: order(item[0]))),
-        boxes=dict(Counter(box["label"] for label in parcel.labels for box in label.boxes or ())),
+        boxes=dict(Counter(box["label"] for label in prepared.labels for box in label.boxes or ())),
         n_labels=len(new),
-        n_said=len(parcel.labels) - len(new) - n_twice,
-        n_twice=n_twice,
+        n_present=len(prepared.labels) - len(new) - n_repeated,
+        n_repeated=n_repeated,
         n_known=sum(place.known for place in places.values()),
-        n_same_bytes=parcel.n_named - len(places),
+        n_same_bytes=prepared.n_named - len(places),
         n_near=sum(place.near for place in places.values()),
         n_conflicts=_count_conflicts(spoken, new),
         n_refused=sum(place.refused for place in places.values()),
         n_unused=sum(place.split == "none" for place in places.values()),
         n_shut_out=len(shut_out - places.keys()),
-        n_mixed=parcel.n_mixed,
-        n_blank=parcel.n_blank,
-        unread=parcel.unread,
+        n_mixed=prepared.n_mixed,
+        n_blank=prepared.n_blank,
+        unread=prepared.unread,
     )
 
 
-def write(engine: sa.Engine, parcel: Parcel) -> list[int]:
-    """All of it, or nothing. Returns the ids of the labels added; written twice, the second time adds none.
+def write(engine: sa.Engine, prepared: PreparedLabels) -> list[int]:
+    """Write everything or nothing. Returns the ids of the added labels; writing again adds none.
 
-    Raises BadLabels where images lie in another split than the one asked for.
+    Raises BadLabels if images are in another split than the one asked for.
     """
     with transaction(engine, long=True) as connection:
-        name = parcel.check.name
-        places = add_images(connection, name, parcel.images, wanted=parcel.split)
-        require_split(parcel, sum(place.refused for place in places.values()))
+        name = prepared.check.name
+        places = add_images(connection, name, prepared.images, wanted=prepared.split)
+        require_split(prepared, sum(place.refused for place in places.values()))
         shown = shown_for(connection, name, list(places))
-        labels = _with_origin(parcel, places)
+        labels = _with_origin(prepared, places)
         return add_labels(connection, name, [replace(one, shown=shown.get(one.content_sha256)) for one in labels])
 
 
-def require_split(parcel: Parcel, n_refused: int) -> None:
-    """Raises BadLabels where images lie in another split than the one asked for, and that was not allowed."""
-    if not n_refused or parcel.where_possible:
+def require_split(prepared: PreparedLabels, n_refused: int) -> None:
+    """Raises BadLabels if images are in another split than the one asked for, unless that is allowed."""
+    if not n_refused or prepared.where_possible:
         return
-    n_images = len({image.content_sha256 for image in parcel.images})
+    n_images = len({image.content_sha256 for image in prepared.images})
     raise BadLabels(
-        f"{n_refused} of {n_images} images lie in another split than {parcel.split} and stay there: take others, "
-        "or add --where-possible to label these where they lie; nothing was written"
+        f"{n_refused} of {n_images} images are already in another split than {prepared.split} and stay there: choose "
+        "others, or add --where-possible to label these where they are; nothing was written"
     )
 
 
-def _with_origin(parcel: Parcel, places: Mapping[str, Place]) -> list[NewLabel]:
-    """A label whose image was put into the golden set by choice says so."""
-    if parcel.split != "golden":
-        return list(parcel.labels)
-    return [one if places[one.content_sha256].refused else replace(one, origin=PINNED) for one in parcel.labels]
+def _with_origin(prepared: PreparedLabels, places: Mapping[str, Place]) -> list[NewLabel]:
+    """Mark the labels of images that are pinned to the golden set."""
+    if prepared.split != "golden":
+        return list(prepared.labels)
+    return [one if places[one.content_sha256].refused else replace(one, origin=PINNED) for one in prepared.labels]
 
 
 def _count_repeats(labels: Sequence[NewLabel]) -> int:
-    """Labels that say what the one before them, by the same person of the same image, says already."""
+    """Count the labels that equal the previous one by the same person for the same image."""
     last: dict[tuple[str, str], tuple[Any, ...]] = {}
     n = 0
     for label in labels:
@@ -187,16 +188,16 @@ def _count_repeats(labels: Sequence[NewLabel]) -> int:
 
 
 def _count_conflicts(spoken: dict[str, dict[str, str]], new: Sequence[NewLabel]) -> int:
-    """Images on which people differ, once the new labels count as well."""
+    """Count the images on which people differ once the new labels count."""
     for label in new:
-        said = spoken.setdefault(label.content_sha256, {})
+        by_person = spoken.setdefault(label.content_sha256, {})
         if label.settles:
-            said.clear()
-        said[label.who] = label.label
-    return sum(len(set(said.values())) > 1 for said in spoken.values())
+            by_person.clear()
+        by_person[label.who] = label.label
+    return sum(len(set(by_person.values())) > 1 for by_person in spoken.values())
 
 
-def _label(one: Said, seen: SeenImage, *, origin: str, settles: bool) -> NewLabel:
+def _label(one: ImageLabel, seen: SeenImage, *, origin: str, settles: bool) -> NewLabel:
     """Raises MalformedLineError."""
     return NewLabel(
         content_sha256=seen.content_sha256,
@@ -212,13 +213,13 @@ def _label(one: Said, seen: SeenImage, *, origin: str, settles: bool) -> NewLabe
 
 
 def _in_pixels(box: RawBox, seen: SeenImage) -> dict[str, Any]:
-    """Rounded to a hundredth of a pixel. Raises MalformedLineError for a box that does not lie in the image."""
+    """Return a box in pixels, rounded to hundredths. Raises MalformedLineError if it lies outside the image."""
     width, height = seen.width, seen.height
     x_unit, y_unit = (width, height) if box.unit == "share" else (1, 1)
     sides = (box.x0 * x_unit, box.y0 * y_unit, box.x1 * x_unit, box.y1 * y_unit)
     if min(sides[:2]) < -SLACK or sides[2] > width + SLACK or sides[3] > height + SLACK:
         words = " ".join(f"{side:g}" for side in sides)
-        raise MalformedLineError(f"the box {words} does not lie in the image, which has {width} x {height} pixels")
+        raise MalformedLineError(f"the box {words} lies outside the image, which has {width} x {height} pixels")
     x0, y0, x1, y1 = (round(side, 2) for side in (max(sides[0], 0), max(sides[1], 0), sides[2], sides[3]))
     x1, y1 = min(x1, width), min(y1, height)
     if x1 <= x0 or y1 <= y0:

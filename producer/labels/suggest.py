@@ -1,14 +1,12 @@
-"""What to label next: images near a threshold, in dispute, unlike the others, and a random draw.
+"""Chooses images to label next: near a threshold, in dispute, unlike the others, and a random sample.
 
-The shares are those of active learning with a held-out random part: hard images teach the most, only random ones tell
-how often the archive is answered wrongly, since each of them had the same known chance to be drawn.
+The shares are those of active learning with a held-out random part. Hard images teach the most; only random ones tell
+how often answers are wrong, since each image has the same known chance to be sampled.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +16,14 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
+from producer.reports.output import write_csv
 from scanfleet.db.labels import suggest as store
 from scanfleet.db.labels.suggest import Candidate, Pool
 from scanfleet.errors import RequestError
 
-PARTS = ("threshold", "disagreement", "diversity", "random")  # what one lacks goes to the next
+PARTS = ("threshold", "disagreement", "diversity", "random")  # images that one lacks go to the next
 DEFAULT_MIX = {"threshold": 0.4, "disagreement": 0.2, "diversity": 0.1, "random": 0.3}
-DIVERSITY_POOL = 2000  # images, drawn at random, among which unlike ones are looked for
+DIVERSITY_POOL = 2000  # images, sampled at random, among which unlike ones are found
 COLUMNS = (
     "uri",
     "label",
@@ -41,32 +40,32 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """drawn: one of PARTS. chance: with which an image of the pool was drawn at random; None: it was chosen."""
+    """drawn: one of PARTS. chance: of an image of the pool to be sampled; None: it was chosen otherwise."""
 
     image: Candidate
     drawn: str
     chance: float | None
 
     def record(self) -> dict[str, Any]:
-        """As it is written; `label` is for a person to fill in."""
+        """Return the row to write; `label` is for a person to fill in."""
         values = ("", self.drawn, self.chance, *(getattr(self.image, name) for name in ("label", *COLUMNS[5:])))
         return dict(zip(COLUMNS, (self.image.uri, *values), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestions:
-    """images: in random order, so that nobody who labels sees one kind after the other. n_pool: unlabelled images."""
+    """images: in random order, so that kinds are mixed. n_pool: number of unlabelled images."""
 
     images: list[Suggestion]
     n_pool: int
-    notes: list[str]  # what was lacking, in words
+    notes: list[str]  # for people: which parts were short of images
 
     def counts(self) -> dict[str, int]:
         return {part: sum(each.drawn == part for each in self.images) for part in PARTS}
 
 
 def read_mix(text: str) -> dict[str, float]:
-    """Shares as a person writes them: threshold=.4,random=.6; parts that are not named get nothing.
+    """Parse shares such as threshold=.4,random=.6; parts that are not named get nothing.
 
     Raises RequestError.
     """
@@ -78,7 +77,7 @@ def read_mix(text: str) -> dict[str, float]:
         try:
             mix[name] = float(share)
         except ValueError:
-            raise RequestError(f"--mix {item.strip()}: {share!r} is no number") from None
+            raise RequestError(f"--mix {item.strip()}: {share!r} is not a number") from None
         if not 0 <= mix[name] <= 1:
             raise RequestError(f"--mix {item.strip()}: a share lies between 0 and 1")
     if not math.isclose(sum(mix.values()), 1, abs_tol=1e-6):
@@ -87,7 +86,7 @@ def read_mix(text: str) -> dict[str, float]:
 
 
 def apportion(n: int, mix: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers that sum to `n`, by largest remainder.
+    """Return whole numbers that sum to `n`, by largest remainder.
 
     >>> apportion(10, DEFAULT_MIX)
     {'threshold': 4, 'disagreement': 2, 'diversity': 1, 'random': 3}
@@ -103,14 +102,16 @@ def apportion(n: int, mix: Mapping[str, float]) -> dict[str, int]:
 def suggest(
     connection: sa.Connection, check_name: str, *, scan_id: str | None, n: int, mix: Mapping[str, float], seed: int
 ) -> Suggestions:
-    """At most `n` images, none twice, none that is labelled. The same seed gives the same of the same ledger."""
+    """Choose at most `n` unlabelled images, none twice. The same ledger and seed give the same images."""
     pool = store.pool_of(connection, check_name, scan_id=scan_id)
     n_pool = store.count_pool(connection, pool) if pool.scorers else 0
     if not n_pool:
         return Suggestions(images=[], n_pool=0, notes=[])
     wanted = apportion(min(n, n_pool), mix)
-    # The random part is drawn first and of the whole pool: what the others take does not touch its chances.
-    drawn = dict.fromkeys(store.at_random(connection, pool, pivot=_pivot(seed, "random"), n=wanted["random"]), "random")
+    # The random part is sampled first, from the whole pool, so that the other parts do not change its chances.
+    taken_as = dict.fromkeys(
+        store.at_random(connection, pool, pivot=_pivot(seed, "random"), n=wanted["random"]), "random"
+    )
     lists = {
         "threshold": lambda: store.near_boundary(connection, pool, n=2 * n),
         "disagreement": lambda: store.disagreements(connection, pool, n=2 * n),
@@ -118,51 +119,51 @@ def suggest(
     notes, lacking = [], 0
     for part, following in (("threshold", "disagreement"), ("disagreement", "diversity")):
         size = wanted[part] + lacking
-        taken = [image for image in lists[part]() if image not in drawn][:size] if size else []
-        drawn |= dict.fromkeys(taken, part)
+        taken = [image for image in lists[part]() if image not in taken_as][:size] if size else []
+        taken_as |= dict.fromkeys(taken, part)
         lacking = size - len(taken)
         if lacking:
-            notes.append(f"{part}: {len(taken)} of {size} found, the others go to {following}")
-    _add_unlike(connection, pool, drawn, wanted["diversity"] + lacking, seed=seed)
+            notes.append(f"{part}: {len(taken)} of {size} found, the rest goes to {following}")
+    _add_unlike(connection, pool, taken_as, wanted["diversity"] + lacking, seed=seed)
     chance = wanted["random"] / n_pool
-    known = store.candidates(connection, pool, drawn)
+    known = store.candidates(connection, pool, taken_as)
     order = sorted(known, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest())
     images = [
-        Suggestion(image=known[key], drawn=drawn[key], chance=chance if drawn[key] == "random" else None)
+        Suggestion(image=known[key], drawn=taken_as[key], chance=chance if taken_as[key] == "random" else None)
         for key in order
     ]
     return Suggestions(images=images, n_pool=n_pool, notes=notes)
 
 
-def _add_unlike(connection: sa.Connection, pool: Pool, drawn: dict[str, str], n: int, *, seed: int) -> None:
-    """Add `n` images that are unlike what is drawn already."""
+def _add_unlike(connection: sa.Connection, pool: Pool, taken_as: dict[str, str], n: int, *, seed: int) -> None:
+    """Add `n` images that are unlike those taken already."""
     if not n:
         return
-    size = max(DIVERSITY_POOL, 2 * n) + len(drawn)  # so many that enough are left when those drawn are taken out
+    size = max(DIVERSITY_POOL, 2 * n) + len(taken_as)  # enough are left without those taken already
     some = store.at_random(connection, pool, pivot=_pivot(seed, "diversity"), n=size)
-    known = store.candidates(connection, pool, {*some, *drawn})
+    known = store.candidates(connection, pool, {*some, *taken_as})
     n_logits = max(len(each.logits) for each in known.values())
     places = scaled({key: _features(each, n_logits) for key, each in known.items()})
-    centres = [places[key] for key in drawn if key in places]
-    others = {key: places[key] for key in sorted(places) if key not in drawn}
-    drawn |= dict.fromkeys(farthest(others, centres, n), "diversity")
+    centres = [places[key] for key in taken_as if key in places]
+    others = {key: places[key] for key in sorted(places) if key not in taken_as}
+    taken_as |= dict.fromkeys(farthest(others, centres, n), "diversity")
 
 
 def _features(image: Candidate, n_logits: int) -> tuple[float, ...]:
-    """Label logits about their mean, and the logarithms of width and height."""
+    """Return the centred label logits, and the logarithms of width and height."""
     middle = fmean(image.logits)
     logits = [logit - middle for logit in image.logits] + [0.0] * (n_logits - len(image.logits))
     return (*logits, math.log(max(image.width or 1, 1)), math.log(max(image.height or 1, 1)))
 
 
 def scaled(features: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
-    """Each feature divided by its standard deviation; one that never differs counts for nothing."""
+    """Divide each feature by its standard deviation; a constant one then counts for nothing."""
     spreads = [pstdev(values) or 1.0 for values in zip(*features.values(), strict=True)]
     return {key: tuple(v / spread for v, spread in zip(row, spreads, strict=True)) for key, row in features.items()}
 
 
 def farthest(places: Mapping[str, tuple[float, ...]], centres: Sequence[tuple[float, ...]], n: int) -> list[str]:
-    """Greedy k-centre: each time the point farthest from all that are taken, `centres` included.
+    """Return a greedy k-centre choice: each time, the point farthest from `centres` and the points taken.
 
     Gonzalez 1985 (Theoretical Computer Science 38:293-306); for labelling: Sener and Savarese, ICLR 2018.
     """
@@ -184,15 +185,9 @@ def _pivot(seed: int, part: str) -> str:
 
 
 def write_suggestions(images: Iterable[Suggestion], file: IO[bytes], *, form: str) -> None:
-    """csv or jsonl."""
+    """Write the rows. form: csv or jsonl."""
     if form == "jsonl":
         for each in images:
             file.write(f"{json.dumps(each.record(), ensure_ascii=False, allow_nan=False)}\n".encode())
         return
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    try:
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(each.record() for each in images)
-    finally:
-        text.detach()  # the file stays open: it is the caller's
+    write_csv(file, COLUMNS, (each.record() for each in images))

@@ -1,4 +1,4 @@
-"""From what each stage manages by itself to what they will manage together. Pure."""
+"""Forecasts the throughput of all stages together from that of each stage alone. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ HOST_STAGES = ("decode", "prepare")
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Of a worker that has enough to do.
+    """The throughput of a busy worker.
 
-    limit: a stage; "device" where nothing holds the device up. idle_share: of the device, 0 ... 1.
+    limit: the slowest stage; "device" if nothing delays the device. idle_share: of the device, 0 to 1.
     """
 
     images_per_second: float
@@ -23,20 +23,20 @@ class Forecast:
 
 
 def forecast(rates: Mapping[str, float], *, shares_cores: bool) -> Forecast:
-    """rates: images/s of decode, prepare, device, and fetch where it was measured.
+    """Forecast from rates: images/s of decode, prepare, device, and fetch if it was measured.
 
-    Stages of the same cores take turns, so that the seconds of an image add up: decode and prepare always do, the
-    device does where it is the CPU (shares_cores). All else overlaps, and the slowest sets the pace.
+    Stages on the same cores take turns, so the seconds of an image add up: always for decode and prepare, and for the
+    device if it is the CPU (shares_cores). All else overlaps, and the slowest stage sets the rate.
     """
     host = 1 / sum(1 / rates[stage] for stage in HOST_STAGES)
     computing = 1 / (1 / host + 1 / rates["device"]) if shares_cores else min(host, rates["device"])
-    pace = min(computing, rates.get("fetch", computing))
-    idle = 1 - pace / rates["device"]
-    return Forecast(images_per_second=pace, limit=_limit(rates, host=host, pace=pace), idle_share=idle)
+    rate = min(computing, rates.get("fetch", computing))
+    idle = 1 - rate / rates["device"]
+    return Forecast(images_per_second=rate, limit=_limit(rates, host=host, rate=rate), idle_share=idle)
 
 
-def _limit(rates: Mapping[str, float], *, host: float, pace: float) -> str:
-    if rates.get("fetch") == pace:
+def _limit(rates: Mapping[str, float], *, host: float, rate: float) -> str:
+    if rates.get("fetch") == rate:
         return "fetch"
     if rates["device"] <= host:
         return "device"
@@ -44,11 +44,11 @@ def _limit(rates: Mapping[str, float], *, host: float, pace: float) -> str:
 
 
 def advice(rates: Mapping[str, float], found: Forecast, *, shares_cores: bool) -> str:
-    """What would help, in one line."""
-    pace = f"the device takes {rates['device']:.0f} images/s"
+    """Return one line of advice."""
+    rate = f"the device takes {rates['device']:.0f} images/s"
     if found.limit != "device":
         gives = {"fetch": "fetching", "decode": "decoding", "prepare": "preparing"}[found.limit]
-        return f"{gives} gives {rates[found.limit]:.0f} images/s, {pace}: {ADVICE[found.limit]}"
+        return f"{gives} gives {rates[found.limit]:.0f} images/s, {rate}: {ADVICE[found.limit]}"
     if shares_cores:
-        return f"{pace}, and decoding takes its cores: a GPU, or more cores"
-    return f"{pace} and is the limit: {ADVICE['device']}"
+        return f"{rate}, and decoding shares its cores: use a GPU, or more cores"
+    return f"{rate} and is the limit: {ADVICE['device']}"

@@ -1,4 +1,4 @@
-"""Where each setting in force comes from, for people who wonder why theirs has no effect. Shows no secret."""
+"""Finds the origin of each setting, for people whose setting has no effect. Shows no secret."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Origin:
 
 
 def origins(settings: Settings, *, flags: Mapping[str, Any], folder: Path) -> list[Origin]:
-    """Every setting. flags: those given on the command line. folder: where scanfleet.toml would lie."""
+    """Return every setting. flags: those of the command line. folder: that of scanfleet.toml."""
     variables = {name.lower(): name for name in os.environ}
     in_file = _names_in(folder / FILE)
     found = []
@@ -45,13 +45,13 @@ def origins(settings: Settings, *, flags: Mapping[str, Any], folder: Path) -> li
     return found
 
 
-def worth_showing(all_of_them: list[Origin]) -> list[Origin]:
-    """What somebody set, and what speed depends on."""
+def relevant(all_of_them: list[Origin]) -> list[Origin]:
+    """Return the settings that are not defaults, and those that speed depends on."""
     return [one for one in all_of_them if one.origin != "default" or one.name in ALWAYS_SHOWN]
 
 
 def _names_in(file: Path) -> set[str]:
-    """Settings were read from it before, so that it is in order where it is there."""
+    """Return the names in the file, which is valid if it exists: the settings were loaded from it."""
     try:
         return {RENAMED.get(name, name) for name in tomllib.loads(file.read_text(encoding="utf-8"))}
     except FileNotFoundError:

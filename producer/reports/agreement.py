@@ -1,4 +1,4 @@
-"""How far verdicts agree with what is known to be true. Pure: counts in, figures out."""
+"""Measures the agreement of verdicts with the true labels. Pure: counts in, figures out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scanfleet.stats.proportions import Proportion
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """One cell: what is true, what was answered, and the decision; None for an image without a verdict."""
+    """One cell: true label, answer and decision; the last two are None for an image without a verdict."""
 
     truth: str
     label: str | None
@@ -19,7 +19,7 @@ class Answered:
 
 
 class Agreement:
-    """Counts one image after the other; holds no image."""
+    """Counts images one by one, in constant memory."""
 
     def __init__(self, labels: tuple[str, ...], flags: tuple[str, ...]) -> None:
         self.labels = labels
@@ -35,16 +35,16 @@ class Agreement:
 
     @property
     def n_unanswered(self) -> int:
-        """Images with a known truth and no verdict: they count in no figure."""
+        """The number of images with a known truth and no verdict, which no figure counts."""
         return self._sum(lambda cell: cell.label is None)
 
     @property
     def n_unanswered_flags(self) -> int:
-        """Of these, those that should have been flagged."""
+        """The number of those that should have been flagged."""
         return self._sum(lambda cell: cell.label is None and cell.truth in self.flags)
 
     def confusion(self) -> Mapping[tuple[str, str], int]:
-        """(truth, label) -> images."""
+        """Return (truth, label) -> images."""
         table: Counter[tuple[str, str]] = Counter()
         for cell, n in self.cells.items():
             if cell.label is not None:
@@ -56,12 +56,12 @@ class Agreement:
         return Proportion(k=right, n=self._sum(lambda cell: cell.label is not None))
 
     def precision(self, *decisions: str) -> Proportion:
-        """Of the images decided so, the share that is truly to be flagged."""
+        """Return the share of true flags among the images with these decisions."""
         decided = self._sum(lambda cell: cell.decision in decisions)
         return Proportion(k=self._true_flags(decisions), n=decided)
 
     def recall(self, *decisions: str) -> Proportion:
-        """Of the answered images that are truly to be flagged, the share decided so."""
+        """Return the share with these decisions among the answered images that should be flagged."""
         positives = self._sum(lambda cell: cell.truth in self.flags and cell.label is not None)
         return Proportion(k=self._true_flags(decisions), n=positives)
 

@@ -1,4 +1,4 @@
-"""Boxes of a verdict, and its second look, on a thumbnail and in words."""
+"""Draws boxes and crops of a verdict on a thumbnail, and describes them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from PIL import Image, ImageDraw
 
 from scanfleet.checks.crop_result import CropResult
 
-# A light line around a dark one: seen on any ground.
+# A light line around a dark one is visible on any background.
 COLOURS = ((255, 255, 255), (179, 38, 30))
-LOOKED_AT = ((255, 255, 255), (0, 90, 181))  # what was looked at once more
+CROP_COLOURS = ((255, 255, 255), (0, 90, 181))  # of the crop
 Boxes = Sequence[Mapping[str, Any]]
 
 
 def draw_boxes(
     thumbnail: Image.Image, boxes: Boxes, *, size: tuple[int, int], colours: Sequence[tuple[int, int, int]] = COLOURS
 ) -> None:
-    """Outline boxes in place. size: (width, height) of the image whose pixels they count in."""
+    """Outline boxes in place. size: (width, height) of the image in whose pixels the boxes are given."""
     across, down = thumbnail.width / size[0], thumbnail.height / size[1]
     draw = ImageDraw.Draw(thumbnail)
     for box in boxes:
@@ -31,7 +31,7 @@ def draw_boxes(
 
 
 def boxes_in_words(boxes: Boxes | None) -> str | None:
-    """What was found, and how often; None where nobody was asked.
+    """Return the labels of boxes with their counts; None if no boxes were asked for.
 
     >>> boxes_in_words([{"label": "gun"}, {"label": "gun"}, {"label": "knife"}]), boxes_in_words([])
     ('2 gun, 1 knife', '0')
@@ -42,30 +42,30 @@ def boxes_in_words(boxes: Boxes | None) -> str | None:
     return ", ".join(f"{n} {label}" for label, n in sorted(counts.items())) or "0"
 
 
-def draw_crop(thumbnail: Image.Image, look: CropResult | None, *, size: tuple[int, int]) -> None:
-    """Outline in place what was looked at once more; as `draw_boxes`."""
-    if look is not None and look.box is not None:
-        corners = dict(zip(("x0", "y0", "x1", "y1"), look.box, strict=True))
-        draw_boxes(thumbnail, [corners], size=size, colours=LOOKED_AT)
+def draw_crop(thumbnail: Image.Image, crop: CropResult | None, *, size: tuple[int, int]) -> None:
+    """Outline the crop in place, as `draw_boxes`."""
+    if crop is not None and crop.box is not None:
+        corners = dict(zip(("x0", "y0", "x1", "y1"), crop.box, strict=True))
+        draw_boxes(thumbnail, [corners], size=size, colours=CROP_COLOURS)
 
 
 SKIPPED = {
-    "cap": "not looked again: the check's max_extra was spent",
-    "diffuse": "nothing stood out to look at again",
-    "whole": "nothing in particular to look at again",
-    "enough": "the first look saw all there is",
+    "cap": "no crop: the check's max_extra was spent",
+    "diffuse": "no crop: nothing stood out",
+    "whole": "no crop: the region is the whole image",
+    "enough": "no crop: the first pass saw every pixel",
 }
 
 
-def crop_in_words(look: CropResult | None) -> str | None:
-    """Both margins, or why there is one; None where the image was not to be looked at again.
+def crop_in_words(crop: CropResult | None) -> str | None:
+    """Return both margins, or the reason for no crop; None if no crop was due.
 
     >>> crop_in_words(CropResult(why="uncertain", first=0.125, second=-3.5, look="pair"))
     'margin +0.125, then -3.500'
     >>> crop_in_words(CropResult(why="uncertain", first=0.125, skipped="diffuse", look="pair"))
-    'margin +0.125, nothing stood out to look at again'
+    'margin +0.125, no crop: nothing stood out'
     """
-    if look is None:
+    if crop is None:
         return None
-    second = f"then {look.second:+.3f}" if look.second is not None else SKIPPED.get(look.skipped or "", look.skipped)
-    return f"margin {look.first:+.3f}, {second}"
+    second = f"then {crop.second:+.3f}" if crop.second is not None else SKIPPED.get(crop.skipped or "", crop.skipped)
+    return f"margin {crop.first:+.3f}, {second}"

@@ -1,4 +1,4 @@
-"""How the answers of a scan came about, in words: who scored, what decides, what a score means. Pure."""
+"""Explains the answers of a scan: who scored, what decides, what a score means. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ UNCERTIFIED = "never, no threshold could be certified"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: what it means.
+    """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: its meaning.
 
-    shift: how far the margins of known images moved where it ran; None: there are no known images. looks: which images
-    are looked at twice, and how; None: none are. warning: what an operator has to do something about.
+    shift: how far the margins of canary images moved; None: there are no canaries. looks: which images get a crop
+    pass, and how; None: none. warning: something an operator must fix.
     """
 
     who: str
@@ -30,7 +30,7 @@ class Entry:
 
 
 def entry(scorer: ScorerUse, *, has_flags: bool, check: str = "NAME") -> Entry:
-    """`has_flags`: whether a label of the check flags at all. `check`: its name, for commands to copy."""
+    """Explain a scorer. has_flags: the check has flagging labels. check: its name, for commands to copy."""
     adapter = f"adapter {scorer.adapter[:12]}" if scorer.adapter else "no adapter"
     mode = f" ({scorer.mode})" if scorer.mode else ""
     return Entry(
@@ -39,13 +39,13 @@ def entry(scorer: ScorerUse, *, has_flags: bool, check: str = "NAME") -> Entry:
         decision=_decision(scorer) if has_flags else "review: the top label has less than half of the probability",
         score=_score(scorer),
         shift=None if scorer.shift is None else _shift(scorer.shift),
-        looks=None if scorer.crop == NEVER else _looks(json.loads(scorer.crop)),
+        looks=None if scorer.crop == NEVER else _crop_pass(json.loads(scorer.crop)),
         warning=_warning(check) if has_flags and _untried(scorer) else None,
     )
 
 
 def _untried(scorer: ScorerUse) -> bool:
-    """Whether an adapter speaks for its first looks and nobody for its second ones (`worker.scoring.crop`)."""
+    """Return True if an adapter certifies the first pass, but nothing the crop pass (`worker.scoring.crop`)."""
     if scorer.crop == NEVER or scorer.calibrator is not None or scorer.thresholds is None:
         return False
     return scorer.thresholds.get("review") is None
@@ -53,7 +53,7 @@ def _untried(scorer: ScorerUse) -> bool:
 
 def _warning(check: str) -> str:
     fit = f"scanfleet tune --check {check} --labels ... --apply"
-    return f"second looks of this check are not calibrated: none of them clears an image (`{fit}` fits them)"
+    return f"the crop pass of this check is not calibrated, so it clears no image: calibrate it with `{fit}`"
 
 
 def _decision(scorer: ScorerUse) -> str:
@@ -63,9 +63,10 @@ def _decision(scorer: ScorerUse) -> str:
     flag, review = scorer.thresholds.get("flag"), scorer.thresholds.get("review")
     flagged = UNCERTIFIED if flag is None else f"margin of {flag:+.3f} or more"
     if _untried(scorer):
-        again = "after a second look"
-        rest = "an image with one look is decided as without second looks"
-        return f"flag: {flagged} {again}; clear: none {again}; else review; {rest}"
+        return (
+            f"flag: {flagged} after a crop; clear: none after a crop; else review; "
+            "an image without a crop is decided as without a crop pass"
+        )
     cleared = UNCERTIFIED if review is None else f"margin under {review:+.3f}"
     return f"flag: {flagged}; clear: {cleared}; else review"
 
@@ -76,13 +77,13 @@ def _score(scorer: ScorerUse) -> str:
         return "score: none, the margin is not calibrated"
     words = f"score: probability of a flag by {held.get('method', 'platt')} calibration"
     if "n" in held and "prevalence" in held:
-        words += f" on {held['n']} images, {held['prevalence']:.0%} of them to be flagged"
+        words += f" on {held['n']} images, {held['prevalence']:.0%} of which should be flagged"
     return words
 
 
 def _shift(held: dict[str, Any]) -> str:
     return (
-        f"checked on {held['n']} known images: margins within {held['max']:.3f} of those stored with the adapter "
+        f"checked on {held['n']} canary images: margins within {held['max']:.3f} of those stored with the adapter "
         f"({held['against']}), {held['mean']:.3f} on average"
     )
 
@@ -90,8 +91,8 @@ def _shift(held: dict[str, Any]) -> str:
 _GATES = {"shrunk": "of shrunk images", "always": "of every image"}
 
 
-def _looks(crop: dict[str, Any]) -> str:
-    """crop: as `scanfleet.checks.crop.crop_text` wrote it."""
+def _crop_pass(crop: dict[str, Any]) -> str:
+    """Describe a crop pass. crop: parsed from `scanfleet.checks.crop.crop_text`."""
     which = _GATES.get(crop["when"])
     if which is None:
         ends = crop["uncertain"]
@@ -99,4 +100,4 @@ def _looks(crop: dict[str, Any]) -> str:
         words = [f"{end + band:+.3f}" if end is not None else "any" for end, band in (low, high)]
         which = f"where the first margin lies between {words[0]} and {words[1]}"
         which += ", and of shrunk images" if crop["when"] == "uncertain-or-shrunk" else ""
-    return f"second look ({crop['look']}) {which}, for at most {crop['max_extra']:g} times the tokens of the first"
+    return f"crop pass ({crop['look']}) {which}, for at most {crop['max_extra']:g} times the tokens of the first pass"

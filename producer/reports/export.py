@@ -1,27 +1,26 @@
-"""Results as lines: JSON, JSONL, CSV, Parquet. One line per image, in constant memory."""
+"""Writes results as JSON, JSONL, CSV or Parquet: one line per image, in constant memory."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import IO, Any
 
-from scanfleet.checks.crop_result import FIELDS as SECOND_LOOK
+from producer.reports.output import write_csv
+from scanfleet.checks.crop_result import FIELDS as CROP_FIELDS
 from scanfleet.config.extras import install_hint
 from scanfleet.db.results.results import Result
 from scanfleet.errors import MissingExtra
 
 FORMATS = ("jsonl", "json", "csv", "parquet")
-META_ROWS = 500  # results that decide which columns of the manifest a table has
+META_ROWS = 500  # results that decide which manifest columns a table has
 MAX_META_COLUMNS = 200
 PARQUET_ROWS = 5000  # results in one row group
 
 
 def as_record(result: Result) -> dict[str, Any]:
-    """A result as nested plain values; every line has every key."""
+    """Return a result as nested plain values; every line has every key."""
     scorer, failure = result.scorer, result.failure
     return {
         "scan": result.scan,
@@ -63,16 +62,16 @@ _FAILURE = ("stage", "reason", "detail")
 
 
 def as_flat(result: Result, meta_columns: Sequence[str] = ()) -> dict[str, Any]:
-    """The same on one level, for tables: scorer_id, failure_stage, crop_why ...; whatever is a list or has no fixed
-    fields (boxes, their problems, the box of a crop, meta) as JSON text.
+    """Return a result on one level, for tables: scorer_id, failure_stage, crop_why ...
 
-    meta_columns: fields of `meta` with a column of their own, `meta.<name>`; `meta` holds those without.
+    Lists and values without fixed fields (boxes, their problems, the box of a crop, meta) become JSON text.
+    meta_columns: fields of `meta` with a column of their own, `meta.<name>`; `meta` holds the others.
     """
     record = as_record(result)
     flat = {name: value for name, value in record.items() if name not in ("scorer", "failure", "meta", "crop", *_BOXES)}
     flat |= {f"scorer_{name}": (record["scorer"] or {}).get(name) for name in _SCORER}
     crop = record["crop"] or {}
-    flat |= {f"crop_{name}": crop.get(name) for name in SECOND_LOOK}
+    flat |= {f"crop_{name}": crop.get(name) for name in CROP_FIELDS}
     flat["crop_box"] = None if crop.get("box") is None else _dumps(crop["box"])
     flat |= {f"failure_{name}": (record["failure"] or {}).get(name) for name in _FAILURE}
     meta = record["meta"] or {}
@@ -83,14 +82,14 @@ def as_flat(result: Result, meta_columns: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _cell(value: object) -> str | None:
-    """A field of `meta` in a table: text as it is, anything else as JSON."""
+    """Return a field of `meta` for a table: text unchanged, anything else as JSON."""
     return value if value is None or isinstance(value, str) else _dumps(value)
 
 
 def _begin(results: Iterable[Result]) -> tuple[list[str], Iterator[Result]]:
-    """The fields of `meta` that get columns, and the results once more from the first one.
+    """Return the fields of `meta` that get columns, and all results from the first one.
 
-    A table needs its columns before its rows, and an archive is too large to be read twice: the first results decide.
+    A table needs its columns before its rows, and an archive is too large to read twice, so the first results decide.
     Images of one manifest have the same fields; a field that turns up later stays in the column `meta`.
     """
     rows = iter(results)
@@ -116,7 +115,7 @@ COLUMNS = tuple(as_flat(_NO_RESULT))
 
 
 def write_results(results: Iterable[Result], file: IO[bytes], *, form: str) -> int:
-    """Write results in one of FORMATS; returns how many. Raises MissingExtra for Parquet without pyarrow."""
+    """Write results in one of FORMATS and return their number. Raises MissingExtra for Parquet without pyarrow."""
     return _WRITERS[form](results, file)
 
 
@@ -142,18 +141,8 @@ def _write_json(results: Iterable[Result], file: IO[bytes]) -> int:
 
 
 def _write_csv(results: Iterable[Result], file: IO[bytes]) -> int:
-    n = 0
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    try:
-        names, rows = _begin(results)
-        writer = csv.DictWriter(text, (*COLUMNS, *(f"meta.{name}" for name in names)), lineterminator="\n")
-        writer.writeheader()
-        for result in rows:
-            writer.writerow(as_flat(result, names))
-            n += 1
-    finally:
-        text.detach()  # the file stays open: it is the caller's
-    return n
+    names, found = _begin(results)
+    return write_csv(file, (*COLUMNS, *(f"meta.{name}" for name in names)), (as_flat(each, names) for each in found))
 
 
 def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:

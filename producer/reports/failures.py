@@ -1,4 +1,4 @@
-"""What there is to say about images that could not be scored: which kinds, and which of them are quarantined."""
+"""Kinds of failures of images, and those that mean quarantine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REASONS = (
     *("kills_the_decoder", "unsuitable", "kills_the_worker"),
     *("no_label", "content_filter"),  # of an endpoint, with "refused" and "too_large"
 )
-# An image that ended the process which handled it, every time it was tried, with nothing else in hand.
+# Reasons of images that ended the process each time they were tried alone.
 QUARANTINED = ("kills_the_decoder", "kills_the_worker")
 
 Counts = Mapping[tuple[str, str], int]  # (stage, reason) -> images
@@ -23,27 +23,27 @@ def n_quarantined(counts: Counts) -> int:
     return sum(n for (_, reason), n in counts.items() if reason in QUARANTINED)
 
 
-def in_words(counts: Counts) -> str:
+def counts_text(counts: Counts) -> str:
     """
-    >>> in_words({("fetch", "gone"): 2, ("decode", "empty"): 1})
+    >>> counts_text({("fetch", "gone"): 2, ("decode", "empty"): 1})
     'fetch: gone (2), decode: empty (1)'
     """
     return ", ".join(f"{stage}: {reason} ({n})" for (stage, reason), n in counts.items())
 
 
 def n_chosen(counts: Counts, *, stage: str | None, reason: str | None) -> int:
-    """How many failures a person's filter takes. Raises UnknownName for a word that no failure of the scan has.
+    """Count the failures that match. Raises UnknownName for a stage or reason that no failure of the scan has.
 
-    Where nothing failed at all, only a word that names no stage or reason is wrong.
+    Without failures, only unknown stages and reasons are refused.
     """
-    for option, word, there, known in (
+    for option, word, present, known in (
         ("--stage", stage, {stage for stage, _ in counts}, STAGES),
         ("--reason", reason, {reason for _, reason in counts}, REASONS),
     ):
-        if word is None or word in there:
+        if word is None or word in present:
             continue
         if counts:
-            raise UnknownName(f"{option} {word}: nothing failed so; what failed is {in_words(counts)}")
+            raise UnknownName(f"{option} {word}: no such failure; failures: {counts_text(counts)}")
         if word not in known:
-            raise UnknownName(f"{option} {word}: there is no such {option[2:]}; there are {', '.join(known)}")
+            raise UnknownName(f"{option} {word}: there is no such {option[2:]}; known: {', '.join(known)}")
     return sum(n for key, n in counts.items() if stage in (None, key[0]) and reason in (None, key[1]))

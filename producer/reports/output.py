@@ -1,26 +1,28 @@
-"""Where an export or a report goes: a file that appears whole or not at all, a device or pipe, or stdout."""
+"""Opens the target of an export or report: a file that appears whole or not at all, a device, a pipe, or stdout."""
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from scanfleet.errors import RequestError
 
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
 def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
-    """Where to write: a file that appears when it is complete, a device or pipe as it is, or stdout.
+    """Open a file that appears once it is complete, a device or pipe directly, or stdout.
 
     A link stays a link: the file it points to is replaced. Raises RequestError.
     """
@@ -31,18 +33,33 @@ def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
     require_place(path)
     found = _stat(path)
     if found is None or (stat.S_ISREG(found.st_mode) and not _is_stdout(found)):
-        with _told(path), _appearing(Path(os.path.realpath(path))) as file:
+        with _naming(path), _appearing(Path(os.path.realpath(path))) as file:
             yield file
-    elif stat.S_ISREG(found.st_mode):  # /dev/stdout, redirected: what the shell has opened is not to be replaced
+    elif stat.S_ISREG(found.st_mode):  # redirected /dev/stdout: the shell opened that file, so it is not replaced
         with _stdout(form) as file:
             yield file
     else:
-        with _told(path), _streamed(path, form) as file:
+        with _naming(path), _streamed(path, form) as file:
             yield file
 
 
+def write_csv(file: IO[bytes], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows under a header and return their number. The caller closes the file."""
+    n = 0
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    try:
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row)
+            n += 1
+    finally:
+        text.detach()
+    return n
+
+
 def require_place(path: Path) -> None:
-    """Find out before the work, and not after it, that a place cannot be written. Raises RequestError."""
+    """Check before the work that a place can be written. Raises RequestError."""
     found = _stat(path)
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise RequestError(f"cannot write {path}: it is a folder, name a file in it")
@@ -66,7 +83,7 @@ def _may(path: Path, mode: int) -> bool:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """What a path, or the link it is, leads to; None: nothing yet."""
+    """Return the status of a path, following links; None if nothing exists there."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -78,17 +95,17 @@ def _stat(path: Path) -> os.stat_result | None:
 def _is_stdout(found: os.stat_result) -> bool:
     try:
         return os.path.samestat(found, os.fstat(sys.stdout.fileno()))
-    except OSError:  # a stdout without a descriptor
+    except OSError:  # stdout has no descriptor
         return False
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """A full or broken disk in one line that names the place."""
+def _naming(path: Path) -> Iterator[None]:
+    """Turn an error of the disk into one line that names the path."""
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FAULTS:
+        if error.errno not in DISK_ERRORS:
             raise
         raise RequestError(f"cannot write {path}: {error.strerror}") from None
 
@@ -104,9 +121,9 @@ def _stdout(form: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _streamed(path: Path, form: str) -> Iterator[IO[bytes]]:
-    """A device or pipe: written as it is. Opening a pipe waits for its reader."""
+    """Open a device or pipe. Opening a pipe waits for its reader."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_NOCTTY)  # never O_CREAT: nothing is to be made in its place
+        handle = os.open(path, os.O_WRONLY | os.O_NOCTTY)  # without O_CREAT, so that no file is made instead
     except OSError as error:
         raise RequestError(f"cannot write {path}: {error.strerror}") from None
     with os.fdopen(handle, "wb") as stream, _in_order(stream, form) as file:
@@ -115,7 +132,7 @@ def _streamed(path: Path, form: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _in_order(stream: IO[bytes], form: str) -> Iterator[IO[bytes]]:
-    """Parquet ends with an index of positions, which a pipe does not have: it is copied when it is complete."""
+    """Write Parquet to a temporary file first: it ends with an index of positions, which a pipe does not have."""
     if form != "parquet":
         yield stream
         return
@@ -127,7 +144,7 @@ def _in_order(stream: IO[bytes], form: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[IO[bytes]]:
-    """Write beside the place and rename at the end: nobody ever reads half a file, and an error leaves the old one."""
+    """Write beside the target and rename at the end: no reader sees half a file, and an error keeps the old one."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
@@ -139,7 +156,7 @@ def _appearing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private
+        os.chmod(name, 0o666 & ~umask)  # mkstemp sets 0600
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

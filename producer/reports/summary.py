@@ -1,4 +1,4 @@
-"""What a scan came to, gathered from the ledger."""
+"""Collects the outcome of a scan from the ledger."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Summary:
     answers: dict[tuple[str, str], int]  # (decision, label) -> images
     failures: dict[tuple[str, str], int]  # (stage, reason) -> images
     scorers: list[ScorerUse]
-    explanations: list[Entry]  # the same in words
-    times: StageTimes  # of the attempts that closed its batches
+    explanations: list[Entry]  # the scorers, for people
+    times: StageTimes  # of the attempts that completed its batches
     flags: tuple[str, ...]  # labels of the check that flag
-    no_boxes: str | None  # why nobody was asked for the boxes that the check wants
+    no_boxes: str | None  # why the boxes that the check asks for are missing
 
     @property
     def warnings(self) -> list[str]:
-        """What an operator has to do something about, each once however many scorers say so."""
+        """The distinct warnings of all scorers."""
         return list(dict.fromkeys(entry.warning for entry in self.explanations if entry.warning is not None))
 
 
@@ -55,7 +55,7 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
 
 
 def _why_no_boxes(engine: sa.Engine, scan_id: str) -> str | None:
-    """Every flagged image has the same reason, so the first one tells."""
+    """Return the reason of the first flagged image: all have the same."""
     for result in iter_results(engine, ResultFilter(scan=scan_id, decision="flag"), limit=1):
         if result.boxes is None and result.box_problems:
             return str(result.box_problems[0])
@@ -63,7 +63,7 @@ def _why_no_boxes(engine: sa.Engine, scan_id: str) -> str | None:
 
 
 def measure_agreement(engine: sa.Engine, scan: ScanInfo, truth_column: str) -> Agreement:
-    """Compare every image with what its manifest says in `truth_column`."""
+    """Compare every answer with the column `truth_column` of the manifest."""
     with reading(engine, long=True) as connection:
         check = get_check(connection, scan.check_id)
     found = Agreement(check.labels, check.flags)

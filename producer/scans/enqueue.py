@@ -1,7 +1,7 @@
-"""From a listing to rows to knocks. The rows of a page are committed before anybody is rung for them.
+"""Turns a listing into rows and notifications. The rows of a page are committed before workers are notified.
 
-Killed at any point and started again, it goes on: an image is known by its uri and version, so that listing it twice
-adds nothing.
+An enqueue that was killed at any point can be run again: an image is identified by its uri and version, so listing it
+twice adds nothing.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from scanfleet.errors import EmptySource, RequestError
 from scanfleet.reconcile import notify_all
 from scanfleet.retry import retry_database
 
-SIFT_IMAGES = 1024  # images asked about in one read, when most of a listing is held already
-BROKER_AWAY_SECONDS = 30.0  # after a knock failed, the producer lists on and tries again only then
+SIFT_IMAGES = 1024  # images in one read, when the scan already holds most of a listing
+BROKER_AWAY_SECONDS = 30.0  # after a failed notification, the listing continues and tries again only then
 
 
 @dataclass(frozen=True, kw_only=True)
 class Enqueued:
-    """Where the listing stands after a page."""
+    """The state of the listing after a page."""
 
     scan: ScanInfo
-    n_listed: int  # images seen in this run
-    n_new: int  # of them written by this run
-    n_skipped: int  # files that are no images, or that a filter left out
+    n_listed: int  # images listed by this run
+    n_new: int  # images written by this run
+    n_skipped: int  # files that are not images, or that a filter excluded
     broker_away: bool
     ended: bool
+    idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
 
 
 class Notifier:
-    """Rings for what is due while rings are to be had; the reconcilers do the rest."""
+    """Sends due notifications while the limit allows; the reconcilers send the rest."""
 
     def __init__(self, engine: sa.Engine, app: Celery, settings: Settings) -> None:
         self._engine = engine
@@ -56,7 +57,7 @@ class Notifier:
         self.broker_away = False
 
     def due(self, connection: sa.Connection) -> list[tuple[int, str]]:
-        """Batches to ring for after the commit. Enough rings outstanding: asks again only after a while."""
+        """Return the batches to notify after the commit. At the limit, pauses before it asks the ledger again."""
         if time.monotonic() < self._quiet_until:
             return []
         cap = self._settings.max_outstanding_notifications
@@ -76,13 +77,13 @@ class Notifier:
 def enqueue(
     engine: sa.Engine, app: Celery, settings: Settings, *, listing: Listing, check: Check, fresh: bool = False
 ) -> Iterator[Enqueued]:
-    """Write the images of a listing as a scan, page by page; yields after each commit.
+    """Write the images of a listing as a scan, page by page; yield after each commit.
 
-    The first page is one batch: it can be scored while the listing goes on. A finished scan opens again when its
+    The first page is one batch, which can be scored while the listing continues. A finished scan opens again if its
     sources hold something new. Raises EmptySource, RequestError (a cancelled scan) and what sources and store raise.
     """
     images = listing.images()
-    first = next(images, None)  # a faulty source shows here, before anything is written
+    first = next(images, None)  # a bad source raises here, before anything is written
     if first is None:
         raise EmptySource(_nothing_in(listing))
     scan, new = retry_database(lambda: _open(engine, settings, listing, check, fresh=fresh))
@@ -100,7 +101,7 @@ def enqueue(
 
 
 class _Run:
-    """One listing on its way into the ledger."""
+    """Writes one listing into the ledger."""
 
     def __init__(
         self, engine: sa.Engine, settings: Settings, scan: ScanInfo, listing: Listing, notifier: Notifier
@@ -112,41 +113,41 @@ class _Run:
         self._notifier = notifier
         self._n_new = 0
         with reading(engine) as connection:
-            self.full = self._room(connection) == 0
+            self.full = self._remaining(connection) == 0
 
     def write(self, page: list[NewImage]) -> None:
-        """One transaction: images, batches, cursor, and which batches will be rung for."""
+        """Write images, batches, cursor and due notifications in one transaction."""
         with transaction(self._engine) as connection:
             _refuse_cancelled(_lock(connection, self._scan.id))
-            room = self._room(connection)
+            remaining = self._remaining(connection)
             added = batches.add_images(
                 connection,
                 scan_id=self._scan.id,
                 queue=self._scan.queue,
                 images=page,
                 batch_images=self._settings.batch_images,
-                at_most=room,
+                at_most=remaining,
             )
             n_new = _count_images(connection, added)
             values: dict[str, Any] = {"cursor": self._listing.cursor_at(page[-1])}
             if added:
-                # Without n_listed no worker can end the scan before the next page is there.
+                # While n_listed is NULL, no worker can end the scan before the next page.
                 values |= {"n_listed": None}
                 scans.reopen(connection, self._scan.id)
             connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
             due = self._notifier.due(connection)
         self._n_new += n_new
-        self.full = room is not None and room <= n_new
+        self.full = remaining is not None and remaining <= n_new
         if due:
             self._notifier.notify(due)
 
-    def _room(self, connection: sa.Connection) -> int | None:
-        """How many images the scan may still take; None: any number."""
+    def _remaining(self, connection: sa.Connection) -> int | None:
+        """Return how many images the scan may still take; None for no limit."""
         limit = self._listing.filters.limit
         return None if limit is None else max(limit - scans.progress(connection, self._scan.id).n_images, 0)
 
     def end(self) -> None:
-        """The listing is complete: only now can the scan become done."""
+        """Mark the listing as complete; only now can the scan become done."""
         with transaction(self._engine) as connection:
             _refuse_cancelled(_lock(connection, self._scan.id))
             n_listed = scans.progress(connection, self._scan.id).n_images
@@ -166,6 +167,7 @@ class _Run:
             n_skipped=counts.n_skipped,
             broker_away=self._notifier.broker_away,
             ended=ended,
+            idle_excludes=tuple(sorted(counts.idle or ())),
         )
 
 
@@ -185,28 +187,28 @@ def _open(
 
     try:
         return attempt()
-    except sa.exc.IntegrityError:  # another producer opened the same scan, or stored the check, at this moment
+    except sa.exc.IntegrityError:  # another producer just opened the same scan or stored the check
         return attempt()
 
 
 def _resume_at(scan: ScanInfo) -> dict[str, Any] | None:
-    """A listing that was broken off goes on at its cursor; a complete one is read again, for what is new."""
+    """Return the cursor of an interrupted listing; None for a complete one, which is listed again for new images."""
     return scan.cursor if scan.n_listed is None else None
 
 
 def _lock(connection: sa.Connection, scan_id: str) -> ScanInfo:
-    """The scan as it is now; nobody else changes its state until the commit."""
+    """Return the scan and lock its state until the commit."""
     connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
     return scans.get_scan(connection, scan_id)
 
 
 def _refuse_cancelled(scan: ScanInfo) -> None:
     if scan.state == "cancelled":
-        raise RequestError(f"scan {scan.id} of this source was cancelled: start another one with --fresh")
+        raise RequestError(f"scan {scan.id} of this source was cancelled: start a new one with --fresh")
 
 
 def _without_held(engine: sa.Engine, scan_id: str, images: Iterable[NewImage]) -> Iterator[NewImage]:
-    """Drop what the scan holds already, in read transactions that hold up no worker."""
+    """Drop the images that the scan already holds, in read transactions that block no worker."""
     for page in pages(images, batch_images=SIFT_IMAGES):
 
         def sift(page: list[NewImage] = page) -> list[NewImage]:
@@ -223,7 +225,7 @@ def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:
 
 def _nothing_in(listing: Listing) -> str:
     skipped, filters = listing.counts.n_skipped, listing.filters
-    hint = f" ({skipped} other files: --include takes them)" if skipped else ""
+    hint = f" ({skipped} other files skipped; use --include to add them)" if skipped else ""
     if skipped and (filters.include or filters.exclude):
-        hint = f" ({skipped} files, none of them taken by --include and --exclude)"
-    return f"no image in {', '.join(listing.names)}{hint}"
+        hint = f" ({skipped} files skipped; --include and --exclude select none of them)"
+    return f"no images found in {', '.join(listing.names)}{hint}"

@@ -1,6 +1,6 @@
-"""A rescan: from the answers that a new champion may see otherwise to batches of a scan of its own.
+"""Rescans: enqueues the answers that a new champion may change as a scan of its own.
 
-Killed at any point and started again it goes on: how far it got is written with each page.
+A rescan that was killed at any point can be run again: each page stores how far it got.
 """
 
 from __future__ import annotations
@@ -29,16 +29,24 @@ from scanfleet.retry import retry_database
 
 DEFAULT_WIDTH = 1.0  # logits
 DEFAULT_AUDIT, LEAST_AUDIT, MOST_AUDIT = 0.05, 100, 2000  # a fraction of the rest, and images
-NEARLY_ALL = 0.9  # of all answers: a selection of so many selects nothing
+BROAD_SHARE = 0.9  # of all answers: a selection of more selects nothing
+# Origins of the band, as stored with a rescan.
 MEASURED = "nine in ten margins of golden images moved less from the champion before to this one"
-BEHIND_ALL = "g"  # no identity, in hexadecimal, comes after it
+GIVEN = "as asked for"
+NOT_MEASURED = "the default: how far margins of golden images moved was not measured"
+ORIGINS = {  # for people
+    MEASURED: "nine in ten margins moved less",
+    GIVEN: "--band",
+    NOT_MEASURED: "the default, since no margins of golden images were measured",
+}
+BEHIND_ALL = "g"  # sorts after every identity, which is hexadecimal
 
 Cursor = dict[str, Any]  # part: changeable or audit; after, until: of image ids or identities; left: of the sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `rescan` was asked for. band: logits. audit: below 1 a fraction, else a number; None: the default."""
+    """The options of `rescan`. band: logits. audit: below 1 a fraction, else a number; None: the default."""
 
     everything: bool = False
     band: float | None = None
@@ -47,13 +55,13 @@ class Request:
     fresh: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """What tells one rescan from another."""
+        """Return the values that distinguish one rescan from another."""
         if self.everything:
             return {"all": True}
         return {"band": self.band, "audit": self.audit, "seed": self.seed}
 
     def audit_size(self, n_rest: int) -> int:
-        """How many answers that should not change are scored again all the same."""
+        """Return the number of answers to audit, of those that should not change."""
         if self.everything:
             return 0
         if self.audit is None:
@@ -65,7 +73,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a rescan takes. filters: every choice, as its scan keeps them. known: the scan, if it was begun before."""
+    """The selection of a rescan. filters: every choice, as its scan stores them. known: the scan, if it exists."""
 
     root: ScanInfo
     check_hash: str
@@ -83,22 +91,27 @@ class Plan:
         return int(self.filters["current"] + self.filters["changeable"] + self.filters["audit_of"])
 
     @property
-    def nearly_all(self) -> str | None:
-        """Why a selection takes nearly every answer, in words. None: it does not, or everything was asked for."""
+    def band_origin(self) -> str:
+        """The origin of the band, for people."""
+        return ORIGINS.get(self.filters["band_from"], str(self.filters["band_from"]))
+
+    @property
+    def broad_reason(self) -> str | None:
+        """The reason why the selection takes nearly every answer; None if it does not, or for --all."""
         chosen = self.filters
-        if chosen["band"] is None or not self.n_images or self.n_images < NEARLY_ALL * self.n_answers:
+        if chosen["band"] is None or not self.n_images or self.n_images < BROAD_SHARE * self.n_answers:
             return None
         if chosen["audit"] > chosen["changeable"]:
             return "most of it is the audit sample (--audit takes fewer)"
         if chosen["band_from"] == MEASURED:
             return "the two models' margins differ too much to tell what can change (--band takes fewer)"
-        return "so many answers are `review` or within the band (--band takes fewer)"
+        return "most answers are `review` or within the band (--band takes fewer)"
 
 
 def plan_rescan(engine: sa.Engine, scan_id: str, request: Request) -> Plan:
-    """Look at the answers of a scan, or of the one that a rescan renews; writes nothing.
+    """Select the answers of a scan, or of the one that a rescan renews. Writes nothing.
 
-    Raises UnknownName; RequestError while the scan is running, and for a rescan that was cancelled.
+    Raises UnknownName; RequestError for a running scan or a cancelled rescan.
     """
     with reading(engine, long=True) as connection:
         root = rescans.root_of(connection, scan_id)
@@ -133,14 +146,14 @@ def _chosen(connection: sa.Connection, root: ScanInfo, aim: Aim, request: Reques
 
 
 def _width(connection: sa.Connection, aim: Aim, request: Request) -> tuple[float | None, str]:
-    """Logits around a threshold, and where the figure comes from."""
+    """Return the logits around a threshold, and the origin of the figure."""
     if request.everything:
         return None, "everything was asked for"
     if request.band is not None:
-        return request.band, "as asked for"
+        return request.band, GIVEN
     move = rescans.margin_move(connection, aim)
     if move is None:
-        return DEFAULT_WIDTH, "the default: how far margins of golden images moved was not measured"
+        return DEFAULT_WIDTH, NOT_MEASURED
     return move, MEASURED
 
 
@@ -149,7 +162,7 @@ def _pool(root: ScanInfo, adapter_id: int | None, width: float | None) -> Pool:
 
 
 def enqueue_rescan(engine: sa.Engine, app: Celery, settings: Settings, plan: Plan) -> Iterator[Enqueued]:
-    """Write the scan and its images, and ring for the workers. Yields after each page; the last one is `ended`."""
+    """Write the scan and its images, and notify the workers. Yields after each page; the last one is `ended`."""
     scan = plan.known or retry_database(lambda: _open(engine, plan))
     walk = _Walk(engine, settings, scan, plan.root, Notifier(engine, app, settings))
     yield walk.snapshot()
@@ -171,14 +184,14 @@ def _open(engine: sa.Engine, plan: Plan) -> ScanInfo:
 
     try:
         return attempt()
-    except sa.exc.IntegrityError:  # somebody opened the same rescan at this moment
+    except sa.exc.IntegrityError:  # another producer just opened the same rescan
         return attempt()
 
 
 class _Walk:
-    """The answers of a scan, page by page: first what can change, then the audit sample.
+    """Enqueues the answers of a scan page by page: first those that can change, then the audit sample.
 
-    Others may be on the same walk: a page is written only where the cursor still stands at its beginning.
+    Other producers may do the same: a page is written only if the cursor is still at its beginning.
     """
 
     def __init__(
@@ -194,7 +207,7 @@ class _Walk:
         self.ended = scan.n_listed is not None
 
     def step(self, size: int) -> None:
-        """Write one page; behind the last one, the end."""
+        """Write one page, or the end after the last one."""
         cursor = self._cursor
         if cursor is None:
             retry_database(self._end)
@@ -203,23 +216,23 @@ class _Walk:
         retry_database(lambda: self._write(cursor, page, following))
 
     def _read(self, cursor: Cursor, size: int) -> tuple[list[NewImage], Cursor | None]:
-        """A page, and where the next one begins. Holds up nobody: in a large archive it may take a while."""
+        """Return a page and the cursor of the next one. Blocks nobody, since it may take long in a large archive."""
         with reading(self._engine, long=True) as connection:
             if cursor["part"] == "changeable":
                 page = self._pool.changeable(connection, after=cursor["after"], limit=size)
-                goes_on = cursor | {"after": page[-1].rescan_of} if len(page) == size else None
-                return page, goes_on or _audit_from(self._scan.filters)
+                following = cursor | {"after": page[-1].rescan_of} if len(page) == size else None
+                return page, following or _audit_from(self._scan.filters)
             size = min(size, cursor["left"])
             page = self._pool.rest(connection, after=cursor["after"], until=cursor["until"], limit=size)
         left = cursor["left"] - len(page)
         if left and len(page) == size:
             return page, cursor | {"after": page[-1].identity, "left": left}
-        if left and cursor["until"] == BEHIND_ALL:  # and from the first identity to where the sample began
+        if left and cursor["until"] == BEHIND_ALL:  # wrap around, up to where the sample began
             return page, cursor | {"after": "", "until": _start(self._scan.filters["seed"]), "left": left}
         return page, None
 
     def _write(self, cursor: Cursor, page: list[NewImage], following: Cursor | None) -> None:
-        """One transaction: images, batches, cursor, and which batches will be rung for."""
+        """Write images, batches, cursor and due notifications in one transaction."""
         with transaction(self._engine) as connection:
             now = self._lock(connection)
             if now.cursor != cursor:
@@ -242,7 +255,7 @@ class _Walk:
             self._notifier.notify(due)
 
     def _end(self) -> None:
-        """All is enqueued: only now can the rescan become done."""
+        """Mark the enqueue as complete; only now can the rescan become done."""
         with transaction(self._engine) as connection:
             self._lock(connection)
             n_listed = scans.progress(connection, self._scan.id).n_images
@@ -254,7 +267,7 @@ class _Walk:
             self._notifier.notify(due)
 
     def _lock(self, connection: sa.Connection) -> ScanInfo:
-        """The rescan as it is now; nobody else changes its state until the commit."""
+        """Return the rescan and lock its state until the commit."""
         connection.execute(sa.select(Scan.id).where(Scan.id == self._scan.id).with_for_update())
         scan = scans.get_scan(connection, self._scan.id)
         _refuse_cancelled(scan)
@@ -272,7 +285,7 @@ class _Walk:
 
 
 def _audit_from(filters: dict[str, Any]) -> Cursor | None:
-    """Where the sample begins: at a point that the seed chooses among all identities."""
+    """Return the cursor of the audit sample, which begins at an identity that the seed chooses."""
     size = filters["audit"]
     return {"part": "audit", "after": _start(filters["seed"]), "until": BEHIND_ALL, "left": size} if size else None
 
@@ -288,4 +301,4 @@ def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:
 
 def _refuse_cancelled(scan: ScanInfo) -> None:
     if scan.state == "cancelled":
-        raise RequestError(f"rescan {scan.id} was cancelled: start another one with --fresh")
+        raise RequestError(f"rescan {scan.id} was cancelled: start a new one with --fresh")

@@ -1,4 +1,4 @@
-"""What came of a rescan, in figures: which answers flipped, and how many would have among those it did not take."""
+"""Reports a rescan: which answers flipped, and how many of those it did not take would have."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ KINDS: tuple[Kind, ...] = ("decision", "label")
 
 @dataclass(frozen=True, kw_only=True)
 class Missed:
-    """What an audit says of the answers that were not scored again. flipped: of the audited ones."""
+    """The estimate for answers that were not scored again. flipped: the share among the audited ones."""
 
     flipped: Proportion
-    n_others: int  # answers that were left alone
+    n_others: int  # answers that were not scored again
 
     @property
     def expected(self) -> int | None:
@@ -39,7 +39,7 @@ class Missed:
 
     @property
     def at_most(self) -> int:
-        """The upper end of the 95 % interval of the share (Wilson), as a number of answers."""
+        """The upper bound of the 95 % interval of the share (Wilson), as a number of answers."""
         return math.ceil(self.flipped.interval[1] * self.n_others)
 
 
@@ -60,7 +60,7 @@ class Report:
         return sum(n for (_, state), n in self.drawn.items() if state in states)
 
     def table(self, what: Kind) -> dict[tuple[str, str], int]:
-        """(old, new) -> images."""
+        """Return (old, new) -> images."""
         found: Counter[tuple[str, str]] = Counter()
         for cell in self.cells:
             found[_pair(cell, what)] += cell.n_images
@@ -70,7 +70,7 @@ class Report:
         return sum(n for (old, new), n in self.table(what).items() if old != new)
 
     def missed(self, what: Kind) -> Missed:
-        """Where nothing was audited the share is unknown, and the bound is all of them."""
+        """Estimate the missed flips. Without an audit the share is unknown, and the bound is all answers."""
         audited = [cell for cell in self.cells if cell.drawn == "audit"]
         k = sum(cell.n_images for cell in audited if len(set(_pair(cell, what))) == 2)
         n_taken = sum(n for (why, _), n in self.drawn.items() if why == "audit")
@@ -79,12 +79,12 @@ class Report:
 
     @property
     def n_off_target(self) -> int:
-        """Answers that did not come from the champion the rescan was made for."""
+        """The number of answers by another adapter than the rescan was made for."""
         aim = self.rescan.filters["adapter"]
         return sum(each.n_images for each in self.scorers if each.side == "new" and each.adapter_id != aim)
 
     def record(self) -> dict[str, Any]:
-        """All figures as plain values, without the list of flips."""
+        """Return all figures as plain values, without the list of flips."""
         states = ("pending", "failed", "cancelled")
         return {
             "rescan": self.rescan.id,
@@ -124,7 +124,7 @@ def _missed(found: Missed) -> dict[str, Any]:
 
 
 def find_report(engine: sa.Engine, scan_id: str) -> Report:
-    """The report of a rescan, or of the newest rescan of a scan. Raises UnknownName, RequestError."""
+    """Return the report of a rescan, or of the newest rescan of a scan. Raises UnknownName, RequestError."""
     with reading(engine, long=True) as connection:
         rescan = scans.get_scan(connection, scan_id)
         if rescan.rescan_of is None:
@@ -147,14 +147,14 @@ COLUMNS = ("uri", "drawn", *(f"{side}_{name}" for name in _ANSWER for side in ("
 
 
 def as_record(flip: Flip) -> dict[str, Any]:
-    """One change, on one level."""
+    """Return one flip on one level."""
     sides = {"old": asdict(flip.old), "new": asdict(flip.new)}
     values = {f"{side}_{name}": held[name] for name in _ANSWER for side, held in sides.items()}
     return {"uri": flip.uri, "drawn": flip.drawn} | values
 
 
 def write_json(report: Report, found: Iterable[Flip], file: IO[bytes]) -> None:
-    """One object; the list of flips is streamed."""
+    """Write one object; the list of flips is streamed."""
     head = json.dumps(report.record(), indent=2, ensure_ascii=False)
     file.write(f'{head[:-2]},\n  "flips": ['.encode())
     for n, flip in enumerate(found):
@@ -163,14 +163,14 @@ def write_json(report: Report, found: Iterable[Flip], file: IO[bytes]) -> None:
 
 
 def write_csv(_: Report, found: Iterable[Flip], file: IO[bytes]) -> None:
-    """One line a flip."""
+    """Write one line per flip."""
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(map(as_record, found))
     finally:
-        text.detach()  # the file stays open: it is the caller's
+        text.detach()  # the caller closes the file
 
 
 WRITERS: dict[str, Callable[[Report, Iterable[Flip], IO[bytes]], None]] = {"json": write_json, "csv": write_csv}

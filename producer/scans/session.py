@@ -1,7 +1,4 @@
-"""What a scan would do, without doing it: images, bytes, and how many have been scored before. Writes nothing.
-
-One scan from request to rows: what the commands `scan` and `run` have in common.
-"""
+"""The common part of `scan` and `run`: the request, the session with ledger and broker, and the preview."""
 
 from __future__ import annotations
 
@@ -34,12 +31,12 @@ from scanfleet.messages import score_queue
 from scanfleet.queue.app import make_app
 from scanfleet.retry import retry_database
 
-SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
+SILENT_SECONDS = 30.0  # a worker without a heartbeat for this long does not count as live
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `scan` and `run` were asked for, as typed."""
+    """The options of `scan` and `run`, as typed."""
 
     sources: tuple[str, ...]
     check_name: str
@@ -52,7 +49,7 @@ class Request:
     fresh: bool
 
     def listing(self, settings: Settings) -> Listing:
-        """Raises RequestError (a filter), SourceNotFound, BadSource."""
+        """Open the sources. Raises RequestError (a filter), SourceNotFound, BadSource."""
         filters = Filters(
             include=self.include,
             exclude=self.exclude,
@@ -65,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """Ledger and broker of one command."""
+    """The ledger and broker of one command."""
 
     settings: Settings
     engine: sa.Engine
@@ -83,28 +80,27 @@ class Session:
         )
 
 
-def who_is_missing(engine: sa.Engine, *, model: str, queue: str) -> str | None:
-    """What to do where no worker takes batches of this model, in words; None where one does."""
+def missing_worker_hint(engine: sa.Engine, *, model: str, queue: str) -> str | None:
+    """Return what to do if no worker serves this model; None if one does."""
     with reading(engine) as connection:
         workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
-    held_up, queues = held_up_by(workers, queue), {worker.queue for worker in workers}
-    if held_up is not None:
-        return f"no worker for model {model} can begin: {held_up}"
+    problem, queues = startup_problem(workers, queue), {worker.queue for worker in workers}
+    if problem is not None:
+        return f"no worker for model {model} can start yet: {problem}"
     if queue in queues:
         return None
-    others = f" (there are workers for {', '.join(sorted(queues)[:5])})" if queues else ""
-    start = f"start one with `scanfleet worker score --model {model}`"
-    return f"no worker for model {model} gave a sign lately{others}: {start}"
+    others = f" (live: {', '.join(sorted(queues)[:5])})" if queues else ""
+    return f"no live worker for model {model}{others}. Start one: `scanfleet worker score --model {model}`"
 
 
-def held_up_by(workers: Sequence[WorkerInfo], queue: str) -> str | None:
-    """What the workers of a queue wait for, where none of them can begin."""
+def startup_problem(workers: Sequence[WorkerInfo], queue: str) -> str | None:
+    """Return why the workers of a queue cannot start; None if any of them can, or if there are none."""
     waits = [worker.waiting_for for worker in workers if worker.queue == queue]
     return waits[0] if waits and all(waits) else None
 
 
 def free_batches(engine: sa.Engine, pid: int) -> None:
-    """A worker of this machine has died: what it held is free now, not when its leases run out."""
+    """Free the batches of a worker of this machine that died, without waiting for its leases to expire."""
     host = socket.gethostname()
 
     def free() -> None:
@@ -115,19 +111,19 @@ def free_batches(engine: sa.Engine, pid: int) -> None:
 
 
 def require_column(listing: Listing, column: str) -> None:
-    """Look at the first image, before anything is written or scored. Raises RequestError naming the columns."""
+    """Check the first image for a manifest column before anything is written. Raises RequestError."""
     first = next(listing.images(), None)
     if first is None or (first.meta is not None and column in first.meta):
         return
-    there = ", ".join(first.meta) if first.meta else "none: only manifests have columns"
-    raise RequestError(f"--truth {column}: the source has no such column (there are {there})")
+    columns = ", ".join(first.meta) if first.meta else "none; only manifests have columns"
+    raise RequestError(f"--truth {column}: the source has no such column (columns: {columns})")
 
 
 @contextmanager
 def open_session(settings: Settings) -> Iterator[Session]:
-    """Raises SchemaOutdated, DatabaseUnavailable; BadSettings for a broker that refuses our password or certificate.
+    """Open ledger and broker. Raises SchemaOutdated, DatabaseUnavailable, and BadSettings if the broker refuses us.
 
-    A broker that is only away is told at the first knock: the listing goes on without it.
+    An unavailable broker is reported at the first notification; the listing continues without it.
     """
     warn_of_open_connections(settings)
     with ledger(settings) as engine, make_app(settings, (score_queue(settings.model),)) as app:
@@ -137,7 +133,7 @@ def open_session(settings: Settings) -> Iterator[Session]:
 
 
 def find_check(engine: sa.Engine | None, name: str) -> Check:
-    """A check by name or file; without a database the built-in ones. Raises UnknownName, BadCheck."""
+    """Return a check by name or file; without a database, only built-in names. Raises UnknownName, BadCheck."""
     if engine is None:
         return load_check(name)
     with reading(engine) as connection:
@@ -146,7 +142,7 @@ def find_check(engine: sa.Engine | None, name: str) -> Check:
 
 @contextmanager
 def existing_ledger(settings: Settings) -> Iterator[sa.Engine | None]:
-    """The database, or None where the embedded one has not been made yet: a look must not make it."""
+    """Open the database; yield None if the embedded one does not exist yet, since reading must not create it."""
     url = sa.make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not os.path.exists(url.database or ""):
         yield None
@@ -162,13 +158,14 @@ PAGE_IMAGES = 1024
 class Preview:
     n_images: int = 0
     n_bytes: int = 0
-    n_unsized: int = 0  # images whose source tells no size
-    n_scored: int = 0  # this check and model have a verdict for this very version
+    n_unsized: int = 0  # images of unknown size
+    n_scored: int = 0  # images whose version already has a verdict by this check and model
     n_skipped: int = 0
+    idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
 
 
 def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: str) -> Preview:
-    """Read the whole listing. `engine` None: there is no database yet, so nothing has been scored."""
+    """Count what a scan would take. engine None: there is no database yet, so nothing is scored."""
     found = Preview()
     images = islice(listing.images(), listing.filters.limit)
     for page in pages(images, batch_images=PAGE_IMAGES):
@@ -177,6 +174,7 @@ def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: 
         found.n_unsized += sum(image.size is None for image in page)
         found.n_scored += 0 if engine is None else _scored(engine, page, check=check, model=model)
     found.n_skipped = listing.counts.n_skipped
+    found.idle_excludes = tuple(sorted(listing.counts.idle or ()))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a source of images gives: candidates, and what was left out."""
+"""The protocol of image sources, and their candidates."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Protocol
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.storage.file_uri import file_etag, path_to_uri
 
-Skip = Callable[[str], bool]  # says of a folder, by its path below the source, that nothing in it is wanted
+Skip = Callable[[str], bool]  # takes a folder's path below the source; True: nothing in it is wanted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One listed file, before the filters. `path`: its name below the source, which globs are matched on."""
+    """One listed file, before the filters. path: its name below the source, which globs are matched against."""
 
     image: NewImage
     path: str
 
 
 class Source(Protocol):
-    """One place images come from.
+    """One source of images.
 
-    name: absolute, the same from every working directory.
-    sifts_by_suffix: it lists whatever lies there, so that files which are no images have to be left out.
-    resumable: `candidates(after=uri)` goes on behind that uri without listing what came before.
+    name: absolute, the same from every working folder.
+    sifts_by_suffix: it lists all files, so those that are not images have to be skipped.
+    resumable: `candidates(after=uri)` continues after that uri without listing the images before it.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Source(Protocol):
     resumable: bool
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
-        """Raises SourceNotFound, AccessDenied, BadManifest, StoreUnavailable, also in the midst of the stream."""
+        """Raises SourceNotFound, AccessDenied, BadManifest, StoreUnavailable, also in the middle of the stream."""
         ...
 
 
 def local_image(path: bytes, *, root: str, meta: dict[str, object] | None = None) -> NewImage:
-    """A file as it stands now; one that is not there is listed all the same, so that its absence gets recorded."""
+    """Return a file with its current version; a missing file is listed, too, so that the failure is recorded."""
     try:
         status = os.stat(path)
     except OSError:

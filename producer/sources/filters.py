@@ -1,11 +1,11 @@
-"""Which images of a listing a scan takes, and in what portions they are written. Pure: no store, no database."""
+"""Filters and samples a listing, and cuts it into pages to write. Pure: no store, no database."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,12 +21,12 @@ PAGE_LIMIT = 8192  # images in one page: each is a bound parameter, and SQLite t
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """What to take of what is listed.
+    """The choice of images from a listing.
 
-    include, exclude: globs on the path below the source; `*` also crosses `/`, and a glob without `/` is matched on
-    the name alone too. Files of an excluded folder are only counted. `include` takes the place of the rule that only
-    files with the suffix of an image count.
-    limit: at most so many images in the scan.
+    include, exclude: globs on the path below the source; `*` also matches `/`, and a glob without `/` is also matched
+    against the name alone. Files of an excluded folder are only counted. `include` replaces the rule that only files
+    with an image suffix count.
+    limit: the most images in the scan.
     sample: below 1 a fraction, from 1 on a number of images; the same `seed` chooses the same images.
     """
 
@@ -37,34 +37,46 @@ class Filters:
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """What tells one scan from another; filters that are not set leave no trace."""
+        """Return the values that distinguish one scan from another, without filters that are not set."""
         values = {"include": list(self.include), "exclude": list(self.exclude)}
         chosen = {"limit": self.limit, "sample": self.sample, "seed": self.seed if self.sample is not None else None}
         return {name: value for name, value in (values | chosen).items() if value}
 
     def takes(self, path: str, *, sift_by_suffix: bool) -> bool:
-        if self.exclude and (_matches(path, self.exclude) or any(map(self.skips_folder, _folders_of(path)))):
+        if any(excludes(glob, path) for glob in self.exclude):
             return False
         if self.include:
             return _matches(path, self.include)
         return not sift_by_suffix or path.lower().endswith(SUFFIXES)
 
     def skips_folder(self, path: str) -> bool:
-        """Whether everything in a folder is excluded, so that its files are only counted."""
-        return _matches(path, self.exclude) or any(
-            fnmatchcase(f"{path}/", glob) for glob in self.exclude if glob.endswith("*")
-        )
+        """Return True if everything in a folder is excluded, so that its files are only counted."""
+        return any(_covers(glob, path) for glob in self.exclude)
+
+    def below(self, top: str) -> Filters:
+        """Return these filters for one source: absolute globs below `top` become relative to it."""
+        include, exclude = (tuple(glob.removeprefix(top) for glob in globs) for globs in (self.include, self.exclude))
+        return replace(self, include=include, exclude=exclude)
 
     @property
     def sample_size(self) -> int | None:
-        """How many images a sample by number holds; None for a fraction or no sample."""
+        """The size of a sample by number; None for a fraction or no sample."""
         return int(self.sample) if self.sample is not None and self.sample >= 1 else None
 
 
 def _matches(path: str, globs: Iterable[str]) -> bool:
     name = PurePosixPath(path).name
-    plain = [glob.removeprefix("./").rstrip("/") for glob in globs]  # `./thumbs/`: as shells complete a folder
+    plain = [glob.removeprefix("./").rstrip("/") for glob in globs]  # shells complete a folder to `./thumbs/`
     return any(fnmatchcase(path, glob) or ("/" not in glob and fnmatchcase(name, glob)) for glob in plain)
+
+
+def _covers(glob: str, folder: str) -> bool:
+    return _matches(folder, (glob,)) or (glob.endswith("*") and fnmatchcase(f"{folder}/", glob))
+
+
+def excludes(glob: str, path: str) -> bool:
+    """Return True if a glob of `exclude` matches a file, or a folder above it."""
+    return _matches(path, (glob,)) or any(_covers(glob, folder) for folder in _folders_of(path))
 
 
 def _folders_of(path: str) -> list[str]:
@@ -73,7 +85,7 @@ def _folders_of(path: str) -> list[str]:
 
 
 def parse_sample(text: str) -> float:
-    """`500` images or a fraction such as `0.05`. Raises RequestError."""
+    """Parse a number of images, or a fraction such as `0.05`. Raises RequestError."""
     try:
         value = float(text)
     except ValueError:
@@ -84,12 +96,12 @@ def parse_sample(text: str) -> float:
 
 
 def sample_key(seed: int, uri: str) -> int:
-    """A number below 2**64 that depends on seed and uri alone: listing order and machine do not matter."""
+    """Return a number below 2**64 that depends only on seed and uri, not on listing order or machine."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{uri}".encode(), digest_size=8).digest(), "big")
 
 
-def draw(candidates: Iterable[Candidate], filters: Filters) -> Iterator[Candidate]:
-    """The sample. A fraction streams; a number must see the whole listing, and holds no more than the sample."""
+def take_sample(candidates: Iterable[Candidate], filters: Filters) -> Iterator[Candidate]:
+    """Yield the sample. A fraction streams; a number reads the whole listing and holds only the sample in memory."""
     size = filters.sample_size
     if filters.sample is None:
         yield from candidates
@@ -101,8 +113,8 @@ def draw(candidates: Iterable[Candidate], filters: Filters) -> Iterator[Candidat
 
 
 def _smallest(candidates: Iterable[Candidate], size: int, seed: int) -> Iterator[Candidate]:
-    """The `size` images with the smallest keys, each once (a manifest may name an image twice)."""
-    heap: list[tuple[int, str, int, Candidate]] = []  # the largest key first, hence the minus
+    """Yield the `size` images with the smallest keys, each once (a manifest may name an image twice)."""
+    heap: list[tuple[int, str, int, Candidate]] = []  # keys are negated, so that the largest is first
     held: set[str] = set()
     for number, item in enumerate(candidates):
         identity = item.image.identity
@@ -121,7 +133,7 @@ def _smallest(candidates: Iterable[Candidate], size: int, seed: int) -> Iterator
 
 
 def pages(images: Iterable[NewImage], *, batch_images: int) -> Iterator[list[NewImage]]:
-    """Portions to write in one transaction each: first one batch, so that work starts at once, then growing."""
+    """Yield pages to write in one transaction each: first one batch, so that work starts at once, then larger ones."""
     longest = max(batch_images, min(GROWTH_LIMIT * batch_images, PAGE_LIMIT))
     page: list[NewImage] = []
     size = batch_images

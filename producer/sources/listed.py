@@ -33,7 +33,7 @@ class FolderSource:
 
 
 class FileSource:
-    """A single image, named as such: taken whatever its suffix."""
+    """A single image, taken whatever its suffix."""
 
     sifts_by_suffix = False
     resumable = False
@@ -48,7 +48,7 @@ class FileSource:
 
 
 class BucketSource:
-    """Every object under `s3://bucket/prefix`, in the order of the keys."""
+    """Every object under `s3://bucket/prefix`, in the order of keys."""
 
     sifts_by_suffix = True
     resumable = True
@@ -58,7 +58,7 @@ class BucketSource:
         self._store = store
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
-        # Globs see what follows the last "/" of the prefix: s3://b/2026/ad lists 2026/ads/x.jpg as ads/x.jpg.
+        # Globs start after the last "/" of the prefix: s3://b/2026/ad lists 2026/ads/x.jpg as ads/x.jpg.
         start = self.name[: self.name.rfind("/") + 1]
         for found in self._store.list(self.name, after=after):
             image = NewImage(uri=found.uri, etag=found.etag, size=found.size)

@@ -1,4 +1,4 @@
-"""Sources and filters together: one lazy stream of the images a scan takes, and what was left out on the way."""
+"""Combines sources and filters to one lazy stream of images, and counts what is skipped."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from producer.sources.base import Candidate, Source
-from producer.sources.filters import Filters, draw
+from producer.sources.filters import Filters, excludes, take_sample
 from scanfleet.db.scans.batches import NewImage
 
 
 @dataclass(kw_only=True)
 class Counts:
-    """Grows while the listing is read."""
+    """Counts that grow while the listing is read."""
 
     n_taken: int = 0
-    n_skipped: int = 0  # files that no filter took
+    n_skipped: int = 0  # files that the filters left out
+    idle: set[str] | None = None  # globs of `exclude` that matched nothing; None until the whole listing is read
 
 
 class Listing:
-    """The stream of a scan's images. `counts` and `cursor` belong to the last image that came out."""
+    """The stream of a scan's images. `counts` belongs to the last image yielded."""
 
     def __init__(self, sources: Sequence[Source], filters: Filters) -> None:
         self.sources = sources
@@ -32,22 +33,36 @@ class Listing:
         return [source.name for source in self.sources]
 
     def images(self, cursor: dict[str, Any] | None = None) -> Iterator[NewImage]:
-        """Every image, or those behind a cursor. May be called again: the counts begin anew."""
+        """Yield every image, or those after a cursor. Each call resets the counts."""
         self.counts = Counts()
-        for item in draw(self._candidates(cursor or {}), self.filters):
+        idle = set(self.filters.exclude)
+        for item in take_sample(self._candidates(cursor or {}, idle), self.filters):
             self.counts.n_taken += 1
             yield item.image
+        self.counts.idle = None if cursor else idle
 
     def cursor_at(self, image: NewImage) -> dict[str, Any] | None:
-        """Where to go on after `image`; None: begin at the start, the ledger drops what it already holds."""
+        """Return the cursor after `image`; None: start over, the ledger drops what it already holds."""
         if self.filters.sample_size is not None or len(self.sources) != 1 or not self.sources[0].resumable:
             return None
         return {"after": image.uri}
 
-    def _candidates(self, cursor: dict[str, Any]) -> Iterator[Candidate]:
+    def _candidates(self, cursor: dict[str, Any], idle: set[str]) -> Iterator[Candidate]:
+        """Yield what the filters take; drop from `idle` the globs of `exclude` that match."""
         for source in self.sources:
-            for item in source.candidates(after=cursor.get("after"), skip=self.filters.skips_folder):
-                if self.filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
+            filters = self.filters.below(_top(source))
+            globs = dict(zip(self.filters.exclude, filters.exclude, strict=True))
+            for item in source.candidates(after=cursor.get("after"), skip=filters.skips_folder):
+                if filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
                     yield item
                 else:
+                    idle -= {glob for glob in idle if excludes(globs[glob], item.path)}
                     self.counts.n_skipped += 1
+
+
+def _top(source: Source) -> str:
+    """Return what the paths of a source are relative to; "" for a manifest, whose entries are matched as written."""
+    if not source.sifts_by_suffix:
+        return ""
+    is_bucket = source.name.startswith("s3://")
+    return source.name[: source.name.rfind("/") + 1] if is_bucket else f"{source.name.rstrip('/')}/"

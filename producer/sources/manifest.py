@@ -1,6 +1,6 @@
-"""A manifest names its images one by one: text (a uri a line), CSV or JSONL (a column or field `uri`).
+"""Manifests name images one by one: text (one uri per line), CSV or JSONL (a column or field `uri`).
 
-The other columns travel with the image. Read line by line: the memory does not grow with the file.
+Other columns are kept with the image. Manifests are read line by line, in constant memory.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from scanfleet.redaction import is_presigned, without_signatures
 from scanfleet.storage.file_uri import path_to_uri, uri_to_path
 
 MAX_LINE_BYTES = 1 << 20
-MAX_LEVELS = 50  # of a column that is an object or a list
-SHOWN_LETTERS = 60  # of a line that is no entry
+MAX_LEVELS = 50  # of nesting in a column
+SHOWN_CHARACTERS = 60  # of a line that is not an entry
 
 Row = tuple[str, dict[str, Any] | None]  # uri, other columns
 
 
 class MalformedLineError(Exception):
-    """What is wrong with the line just read, in words."""
+    """The line just read is malformed; the message says how."""
 
 
 class ManifestSource:
-    """The images a manifest names. Relative paths start at the manifest's own folder and must stay below it."""
+    """The images of a manifest. Relative paths start at the manifest's folder and must stay below it."""
 
     sifts_by_suffix = False
     resumable = False
@@ -56,25 +56,23 @@ class ManifestSource:
                 raise BadManifest(f"{self._path}, line {lines.number}: {printable(str(error))}") from None
 
     def _require_entry(self, text: str) -> None:
-        """Any .txt file could be a manifest, also prose: the first entry must look like one.
+        """Refuse prose: the first entry of a .txt file must look like an image.
 
-        That is a uri, an absolute path, the name of an image, or a file that is there below the manifest's folder.
+        That is a uri, an absolute path, the name of an image, or an existing file below the manifest's folder.
         """
-        there = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
-        if not there and "*" in text:
-            raise MalformedLineError("a manifest expands no globs: name the folder instead and choose with --include")
-        if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or there:
+        exists = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
+        if not exists and "*" in text:
+            raise MalformedLineError("manifests do not expand globs: name the folder instead and choose with --include")
+        if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or exists:
             return
-        short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
-        raise MalformedLineError(
-            f"{short!r} is neither a uri nor the name of an image: a manifest names one image a line"
-        )
+        short = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+        raise MalformedLineError(f"{short!r} is neither a uri nor the name of an image: write one image per line")
 
     def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
         _check_storable(text, meta)
         meta = without_signatures(meta)
         if is_presigned(text):
-            raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
+            raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
         if text.startswith("s3://"):
             if not all(text.removeprefix("s3://").partition("/")):
                 raise MalformedLineError(f"{text!r} names no object: write s3://bucket/key")
@@ -83,7 +81,7 @@ class ManifestSource:
             raise MalformedLineError(f"{text.split('://')[0]}:// is not supported: write a path or s3://bucket/key")
         path = uri_to_path(text)
         if b"\0" in path:
-            raise MalformedLineError("holds a zero byte")
+            raise MalformedLineError("contains a NUL byte")
         if path.startswith(b"/"):
             path = os.path.normpath(path)
             return local_image(path, root=os.fsdecode(os.path.dirname(path)), meta=meta)
@@ -97,7 +95,7 @@ class ManifestSource:
 
 
 class Lines:
-    """The decoded lines of a file, and the number of the one read last."""
+    """The decoded lines of a file, and the number of the last one read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -112,7 +110,7 @@ class Lines:
         if len(raw) > MAX_LINE_BYTES:
             raise MalformedLineError(f"longer than {MAX_LINE_BYTES} bytes: is this a text file?")
         if b"\0" in raw:
-            raise MalformedLineError("holds a zero byte: this is not a text file")
+            raise MalformedLineError("contains a NUL byte: this is not a text file")
         try:
             return raw.decode("utf-8-sig" if self.number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -120,7 +118,7 @@ class Lines:
 
 
 def _text_rows(lines: Lines) -> Iterator[Row]:
-    """Blank lines and lines that begin with # are left out."""
+    """Yield the lines, without blank ones and comments (#)."""
     for line in lines:
         uri = line.rstrip("\r\n")
         if uri.strip() and not uri.startswith("#"):
@@ -164,26 +162,26 @@ def _jsonl_rows(lines: Lines) -> Iterator[Row]:
 
 
 def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 ROWS: dict[str, Callable[[Lines], Iterator[Row]]] = {".txt": _text_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
 
 
 def _check_storable(uri: str, meta: dict[str, Any] | None) -> None:
-    """What no database can hold is refused here, with its line."""
+    """Refuse values that no database can store, so that the error names the line."""
     if not uri.strip():
         raise MalformedLineError("the uri is empty")
     if _deeper(meta, MAX_LEVELS):
-        raise MalformedLineError(f"objects or lists within each other, more than {MAX_LEVELS} levels deep")
+        raise MalformedLineError(f"objects or lists nested more than {MAX_LEVELS} levels deep")
     try:
         text = json.dumps([uri, meta], ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
-        raise MalformedLineError("holds half of a surrogate pair, which is not text") from None
+        raise MalformedLineError("contains half of a surrogate pair, which is not text") from None
     except ValueError:  # 1e999
-        raise MalformedLineError("holds a number that is too large") from None
+        raise MalformedLineError("contains a number that is too large") from None
     if b"\\u0000" in text:
-        raise MalformedLineError("holds a zero character")
+        raise MalformedLineError("contains a NUL character")
 
 
 def _deeper(value: object, levels: int) -> bool:

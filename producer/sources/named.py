@@ -1,4 +1,4 @@
-"""The images that a person named on one command line, as a lazy stream; a faulty name does not end it."""
+"""The images named on a command line, as a lazy stream that a bad name does not end."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ STDIN = "-"
 
 
 class NamedImages:
-    """Every image of the sources, in their order.
+    """Every image of the sources, in order.
 
-    `faults` grows while the stream is read: why sources could not be read, or not to their end.
+    errors: grows while the stream is read, with the errors of sources.
     """
 
     def __init__(self, names: Sequence[str], settings: Settings) -> None:
         self._names = names
         self._settings = settings
-        self.faults: list[ScanfleetError] = []
+        self.errors: list[ScanfleetError] = []
 
     def __iter__(self) -> Iterator[NewImage]:
         for name in self._names:
             try:
                 yield from self._images(name)
             except ScanfleetError as error:
-                self.faults.append(error)
+                self.errors.append(error)
 
     def _images(self, name: str) -> Iterator[NewImage]:
-        """Raises what the source raises, and EmptySource."""
+        """Yield the images of one source. Raises what the source raises, and EmptySource."""
         source: Source = StdinSource() if name == STDIN else open_source(name, self._settings)
         filters, found = Filters(), False
         for item in source.candidates(after=None, skip=filters.skips_folder):
@@ -49,12 +49,12 @@ class NamedImages:
                 found = True
                 yield item.image
         if not found:
-            what = f"no image in {source.name}"
+            what = f"no images found in {source.name}"
             raise EmptySource(f"{what} (files with {', '.join(SUFFIXES)} count)" if source.sifts_by_suffix else what)
 
 
 class StdinSource:
-    """A uri or path a line, as `find` prints them; relative paths start at the working folder."""
+    """One uri or path per line, as `find` prints them; relative paths start at the working folder."""
 
     name = "the list on stdin"
     sifts_by_suffix = False
@@ -62,8 +62,8 @@ class StdinSource:
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
         if sys.stdin is None:
-            raise BadSource("stdin is closed: pipe a list into it, or leave `-` out")
-        # A handle of its own: the interpreter must not wait at its end for a thread that reads sys.stdin.
+            raise BadSource("stdin is closed: pipe a list into it, or remove `-`")
+        # A separate handle: at exit the interpreter must not wait for a thread that reads sys.stdin.
         with os.fdopen(os.dup(sys.stdin.fileno()), "rb") as file:
             lines = Lines(file)
             try:
@@ -75,14 +75,14 @@ class StdinSource:
 
 def _image(text: str) -> NewImage:
     if is_presigned(text):
-        raise MalformedLineError("a presigned address is a password and expires: write s3://bucket/key")
+        raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
     if text.startswith("s3://") and all(text.removeprefix("s3://").partition("/")):
         return NewImage(uri=text)
     if "://" in text and not text.startswith("file:///"):
         _refuse(text)
     path = os.path.abspath(uri_to_path(text))
     root = os.path.dirname(path)
-    while not os.path.isdir(root):  # a folder that is not there is a wrong name here, and no store that is away
+    while not os.path.isdir(root):  # a missing folder is a wrong name here, not an unavailable store
         root = os.path.dirname(root)
     return local_image(path, root=os.fsdecode(root))
 

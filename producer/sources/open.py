@@ -1,7 +1,4 @@
-"""A source is where images come from; it becomes a lazy stream, however many millions of images there are.
-
-This module knows nothing about scans, batches and the database.
-"""
+"""Opens sources, which are lazy streams of images. Knows nothing of scans, batches and the database."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ MANIFEST_SUFFIXES = (".txt", ".csv", ".jsonl")
 
 
 def open_source(text: str, settings: Settings) -> Source:
-    """The source that a person named: folder, manifest, single image or s3://bucket/prefix.
+    """Open a folder, a manifest, a single image or s3://bucket/prefix.
 
-    Raises SourceNotFound, AccessDenied, BadSource. A bucket is not asked before it is listed.
+    Raises SourceNotFound, AccessDenied, BadSource. A bucket is not contacted before it is listed.
     """
     if is_presigned(text):
-        raise BadSource("a presigned address is a password and expires: give s3://bucket/prefix")
-    if not text:  # as a shell makes of a variable that is not set; it must not mean the working folder
+        raise BadSource("a presigned URL is a secret and expires: give s3://bucket/prefix")
+    if not text:  # from an unset shell variable; it must not mean the working folder
         raise BadSource("the source is empty: name a folder, s3://bucket/prefix, an image or a manifest")
     if text.startswith("s3://"):
         from scanfleet.storage.s3 import S3Store, split_s3
@@ -45,7 +42,7 @@ def _open_local(path: Path) -> Source:
         status = os.stat(path)
     except PermissionError:
         raise AccessDenied(f"no permission to reach {path}") from None
-    except (OSError, ValueError):  # also a name that no file system takes
+    except (OSError, ValueError):  # ValueError: a name that no file system accepts
         raise SourceNotFound(f"no such folder or file: {path}") from None
     if stat.S_ISDIR(status.st_mode):
         return FolderSource(path)

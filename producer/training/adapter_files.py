@@ -1,4 +1,4 @@
-"""Whether the files of an adapter are those that were registered, as far as can be seen from here."""
+"""Checks that the files of an adapter are those registered, if they can be read from here."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from scanfleet.storage import adapter_files
 from scanfleet.storage.open import open_store
 
 MAX_CARD_BYTES = 64 << 20
-_OUT_OF_REACH = ("denied", "refused")  # of objects: nothing is said about what they hold
+_UNREADABLE = ("denied", "refused")  # reasons that say nothing about the content of an object
 
 
 def require_weights(adapter: AdapterInfo, settings: Settings) -> str | None:
-    """Of a folder the weights' digest is computed, of a bucket the card is read, which is written last.
+    """Check a folder by the digest of its weights, and a bucket by its card, which is written last.
 
-    Returns why nothing could be seen, in words; None: they are the ones. Raises BadSource where others lie there.
+    Returns why the files could not be checked; None if they are those registered. Raises BadSource if they differ.
     """
-    if adapter.uri.startswith("builtin://"):  # comes with each worker
+    if adapter.uri.startswith("builtin://"):  # ships with each worker
         return None
     if adapter.uri.startswith("s3://"):
-        return _look_in_bucket(adapter, settings)
+        return _check_bucket(adapter, settings)
     folder = Path(os.path.realpath(Path(adapter.uri).expanduser()))
     if not folder.is_dir():
-        return f"the folder {folder} is not there on this machine"
+        return f"the folder {folder} does not exist on this machine"
     if not all(os.access(path, os.R_OK) for path in (folder, *folder.iterdir())):
-        return f"the folder {folder} may not be read"
+        return f"the folder {folder} is not readable"
     try:
         found = adapter_files.digest_of(folder)
     except BadSource as error:
@@ -39,15 +39,20 @@ def require_weights(adapter: AdapterInfo, settings: Settings) -> str | None:
     return None
 
 
-def _look_in_bucket(adapter: AdapterInfo, settings: Settings) -> str | None:
+def _check_bucket(adapter: AdapterInfo, settings: Settings) -> str | None:
     uri = f"{adapter.uri.rstrip('/')}/{adapter_files.CARD}"
     try:
         data = open_store(uri, settings).fetch(uri, etag=None, max_bytes=MAX_CARD_BYTES)
-    except ImageError as error:  # a store's word for any object that is at fault
-        if error.reason in _OUT_OF_REACH:
+    except ImageError as error:  # raised by stores for any bad object
+        if error.reason in _UNREADABLE:
             return f"{uri}: {error.detail}"
         raise BadSource(f"{uri}: {error.detail}; workers would refuse adapter {adapter.id}: push it again") from None
-    except (StoreUnavailable, AccessDenied, SourceNotFound, BadSource) as error:  # BadSource: no way in is set up here
+    except (
+        StoreUnavailable,
+        AccessDenied,
+        SourceNotFound,
+        BadSource,
+    ) as error:  # BadSource: this machine has no access configured
         return str(error)
     try:
         card: Any = json.loads(data)

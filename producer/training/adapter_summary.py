@@ -1,4 +1,4 @@
-"""What is known of an adapter, for people and for programs. Takes any key of the registry's JSON to be absent. Pure."""
+"""Summarises an adapter for people and programs. Any key of the registry's JSON may be absent. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "open"}
 
 
 def record(adapter: AdapterInfo, *, in_use: bool) -> dict[str, Any]:
-    """Everything that the registry holds, as plain JSON."""
+    """Return everything in the registry as plain JSON."""
     times = {"created_at": None if adapter.created_at is None else adapter.created_at.isoformat()}
     return asdict(adapter) | times | {"in_use": in_use}
 
 
 def headline(adapter: AdapterInfo) -> str | None:
-    """The first figure that one would ask for: `accuracy 0.839 of 1420`."""
+    """Return the main figure, such as `accuracy 0.839 of 1420`."""
     for name in ACCURACIES:
         found = adapter.metrics.get(name)
         if isinstance(found, Mapping) and isinstance(found.get("value"), float | int):
@@ -29,7 +29,7 @@ def headline(adapter: AdapterInfo) -> str | None:
 
 
 def facts(adapter: AdapterInfo) -> Iterator[tuple[str, str]]:
-    """(name, words), as `adapters show` prints them."""
+    """Yield (name, text) as `adapters show` prints them."""
     yield "check", f"{adapter.check_name} (version {adapter.check_hash[:12]})"
     yield "base", f"{adapter.base_model} at {adapter.base_revision}"
     yield "weights", f"sha256 {adapter.weights_sha256}"
@@ -46,7 +46,7 @@ def facts(adapter: AdapterInfo) -> Iterator[tuple[str, str]]:
 
 
 def gate_lines(gate: Mapping[str, Any] | None, verdict: str | None) -> Iterator[str]:
-    """The verdict, then one line a condition."""
+    """Yield the verdict, then one line per condition."""
     if gate is None:
         yield verdict or "never judged"
         return
@@ -61,15 +61,15 @@ def gate_lines(gate: Mapping[str, Any] | None, verdict: str | None) -> Iterator[
 def change_line(change: Change) -> str:
     who = f" by {change.who}" if change.who else ""
     was = _name(change.previous_id)
-    return f"{change.at:%Y-%m-%d %H:%M}  {change.kind}{who}: {_name(change.adapter_id)} for {was}: {change.why}"
+    return f"{change.at:%Y-%m-%d %H:%M}  {change.kind}{who}: {_name(change.adapter_id)} replaces {was}: {change.why}"
 
 
 def _name(adapter_id: int | None) -> str:
-    return "no adapter" if adapter_id is None else f"adapter {adapter_id}"
+    return "the base model alone" if adapter_id is None else f"adapter {adapter_id}"
 
 
 def _origin(adapter: AdapterInfo) -> str:
-    when = "" if adapter.created_at is None else f", entered {adapter.created_at:%Y-%m-%d %H:%M}"
+    when = "" if adapter.created_at is None else f", registered {adapter.created_at:%Y-%m-%d %H:%M}"
     return ("outside" if adapter.training_id is None else f"by training {adapter.training_id}") + when
 
 
@@ -81,9 +81,9 @@ def _score(calibrator: Mapping[str, Any] | None) -> str:
 
 
 def _threshold(adapter: AdapterInfo, name: str, side: str, target: str) -> str:
-    """Where the margin decides, and what is certified of it."""
+    """Describe a threshold on the margin and its certificate."""
     if adapter.thresholds is None:
-        return "by the sign of the margin, or an even score: no threshold is stored"
+        return "by the sign of the margin, or a score of one half: no threshold is stored"
     value = adapter.thresholds.get(name)
     certificate = adapter.metrics.get(f"{target}_certificate")
     asked = certificate.get("target") if isinstance(certificate, Mapping) else adapter.metrics.get(f"{target}_target")
@@ -95,7 +95,7 @@ def _threshold(adapter: AdapterInfo, name: str, side: str, target: str) -> str:
 
 def _canary(canary: Mapping[str, Any] | None) -> str:
     if canary is None:
-        return "none: workers cannot try it before they use it"
+        return "none: workers cannot test it before they use it"
     return f"{len(canary.get('images', ()))} images, margins in {canary.get('precision', 'fp32')}"
 
 

@@ -1,4 +1,4 @@
-"""What `scanfleet drift` shows: slices, people's corrections and findings, as rows of a table and as one record."""
+"""The data of `scanfleet drift`: slices, corrections by people and findings, as table rows and as one record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADER = ("scan", "source", "n", "psi", "flagged", "ratio", "review", "mass", "l
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Of one check. labels: over all, and over random draws."""
+    """The drift of one check. labels: over all, and over random samples."""
 
     check: str
     slices: list[Slice]
@@ -37,7 +37,7 @@ class Drift:
 def drift_of(
     connection: sa.Connection, *, check_name: str | None, scan_id: str | None, by: By | None
 ) -> Iterator[Drift]:
-    """One for each check, or for the one named, or for that of the scan. Raises UnknownName, RequestError."""
+    """Yield the drift of each check, of the named one, or of the scan's. Raises UnknownName, RequestError."""
     scan = None if scan_id is None else get_scan(connection, scan_id)
     if scan is not None and check_name not in (None, scan.check):
         raise RequestError(f"scan {scan.id} is of check {scan.check}, not of {check_name}")
@@ -55,10 +55,10 @@ def drift_of(
 
 
 def _checks(connection: sa.Connection, check_name: str | None) -> list[str]:
-    there = checks_with_scans(connection)
+    known = checks_with_scans(connection)
     if check_name is None:
-        return there
-    return [check_name] if check_name in there else [resolve_check(connection, check_name).name]
+        return known
+    return [check_name] if check_name in known else [resolve_check(connection, check_name).name]
 
 
 def row(found: Slice) -> tuple[str | int | float | None, ...]:
@@ -80,9 +80,9 @@ def record(found: Drift) -> dict[str, Any]:
 
 
 def label_rows(found: Iterable[Labels]) -> list[tuple[str, ...]]:
-    """(drawn, corrected, missed among the cleared, recall), shares with their intervals."""
+    """Return rows of (drawn, corrected, missed among cleared, recall), shares with their intervals."""
     return [
-        (each.drawn, *(_in_words(share) for share in (each.overridden, each.missed, each.recall))) for each in found
+        (each.drawn, *(_share_text(share) for share in (each.overridden, each.missed, each.recall))) for each in found
     ]
 
 
@@ -119,7 +119,7 @@ def _percent(share: Proportion) -> str | None:
     return None if share.value is None else f"{share.value:.1%}"
 
 
-def _in_words(share: Proportion) -> str:
+def _share_text(share: Proportion) -> str:
     if share.value is None:
         return "-"
     low, high = share.interval

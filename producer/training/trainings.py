@@ -1,4 +1,4 @@
-"""Trainings from the side of people: requested, followed, put into words."""
+"""Requests and follows trainings, and describes them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from scanfleet.retry import retry_database
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.25  # between two looks at the ledger
-SILENT_SECONDS = 30.0  # a worker that gave no sign for so long is not counted on
-RECIPE_SECONDS = 30.0  # for a look at the recipe, which takes a fraction of one
-OVER = "over"  # beside the recipe's fields: the adapter that a head is trained over
+POLL_SECONDS = 0.25  # between two reads of the ledger
+SILENT_SECONDS = 30.0  # a worker without a heartbeat for this long does not count as live
+RECIPE_SECONDS = 30.0  # limit for a check of the recipe, which takes a fraction of a second
+OVER = "over"  # not a field of the recipe: the adapter that a head is trained on top of
 
 
 def start(
@@ -47,19 +47,19 @@ def start(
     seed: int,
     why: str | None,
 ) -> int:
-    """Request a training on all labels there are, and knock. Returns its id.
+    """Request a training on all labels and notify the workers. Returns its id.
 
-    Raises UnknownName, BadCheck, AlreadyUnderWay, TrainingFailed where there is nothing to learn from, RequestError for
-    a recipe, a field or an adapter to train over that cannot be.
+    Raises UnknownName, BadCheck, AlreadyUnderWay, TrainingFailed without labels, and RequestError for an invalid
+    recipe, field or adapter to train on top of.
     """
     if settings.model.startswith(PREFIX):
-        raise RequestError(f"{settings.model} is a server, which is not trained here: name a model with --model")
+        raise RequestError(f"{settings.model} is an endpoint, which cannot be trained: name a model with --model")
     recipe = recipe or settings.train_recipe
     require_recipe(recipe, settings.model, overrides)
     with transaction(engine) as connection:
         check = resolve_check(connection, check_name)
         if check.steps:
-            raise RequestError(f"check {check.name} asks in steps, which cannot be trained: give it one prompt")
+            raise RequestError(f"check {check.name} has steps and cannot be trained: use a check with one prompt")
         _require_over(connection, check.name, settings.model, overrides)
         newest = newest_label(connection, check.name)
         if not newest:
@@ -80,15 +80,15 @@ def start(
     try:
         notify_training(app, training_id)
     except BrokerUnavailable as error:
-        log.warning("broker_away", error=str(error))  # the training is safe, and rung for again
+        log.warning("broker_away", error=str(error))  # the training is stored, and workers are notified again later
     return training_id
 
 
 def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> None:
     """Refuse now what a training worker would refuse later. Raises RequestError.
 
-    The recipes are the computing half's, so its own words are asked for, in a process. Where that half is not
-    installed, its workers find faults alone.
+    Recipes belong to the worker half, so a subprocess of it checks them. Where that half is not installed, the check
+    is left to its workers.
     """
     fields = {name: value for name, value in overrides.items() if name != OVER}
     asked = json.dumps({"recipe": recipe, "base_model": base_model, "overrides": fields})
@@ -97,14 +97,14 @@ def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> N
         done = subprocess.run(  # noqa: S603
             command, input=asked, capture_output=True, text=True, timeout=RECIPE_SECONDS, check=True
         )
-        said = json.loads(done.stdout)
+        answer = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError) as error:
-        log.warning("recipe_not_looked_at", error=str(error))
+        log.warning("recipe_not_checked", error=str(error))
         return
-    if "fault" in said:
-        raise RequestError(said["fault"])
-    if OVER in overrides and said["trains"] != ["head"]:
-        raise RequestError(f"recipe {recipe} trains no head, and only a head is put over an adapter: add --recipe head")
+    if "fault" in answer:
+        raise RequestError(answer["fault"])
+    if OVER in overrides and answer["trains"] != ["head"]:
+        raise RequestError(f"recipe {recipe} trains no head, which --over needs: add --recipe head")
 
 
 def _require_over(connection: sa.Connection, check_name: str, base_model: str, overrides: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ def _require_over(connection: sa.Connection, check_name: str, base_model: str, o
 
 
 def user() -> str | None:
-    """Who asks; None: a container whose user has no name."""
+    """Return the name of the user; None in a container whose user has no name."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -131,7 +131,7 @@ def user() -> str | None:
 
 
 def parse_overrides(settings: Sequence[str], *, over: int | None) -> dict[str, Any]:
-    """`lr=1e-4` and the like; values are read as JSON, and else as words. Raises RequestError.
+    """Parse fields such as `lr=1e-4`; values are JSON, or else text. Raises RequestError.
 
     >>> parse_overrides(["lr=1e-4", "mixing=none"], over=None)
     {'lr': 0.0001, 'mixing': 'none'}
@@ -148,36 +148,36 @@ def parse_overrides(settings: Sequence[str], *, over: int | None) -> dict[str, A
     return found if over is None else found | {OVER: over}
 
 
-def nobody_trains(engine: sa.Engine) -> str | None:
-    """What to do where no training worker lives, in words."""
+def missing_trainer_hint(engine: sa.Engine) -> str | None:
+    """Return what to do if no training worker is live; None if one is."""
     with reading(engine) as connection:
         found = live_workers(connection, silent_seconds=SILENT_SECONDS)
     if any(each.queue == TRAIN_QUEUE for each in found):
         return None
-    return "no training worker gave a sign lately: start one with `scanfleet worker train`"
+    return "no live training worker. Start one: `scanfleet worker train`"
 
 
 def watch(engine: sa.Engine, training_id: int) -> Iterator[TrainingInfo]:
-    """How it stands, again and again until it has ended. Only reads. Raises UnknownName."""
+    """Yield the training until it has ended. Only reads. Raises UnknownName."""
 
-    def look() -> TrainingInfo:
+    def read() -> TrainingInfo:
         with reading(engine) as connection:
             return trainings.get(connection, training_id)
 
     pause = Event()
     while True:
-        now = retry_database(look)
+        now = retry_database(read)
         yield now
         if now.ended:
             return
-        pause.wait(LOOK_SECONDS)
+        pause.wait(POLL_SECONDS)
 
 
-def progress_words(training: TrainingInfo) -> str:
-    """`fit, step 40 of 150, epoch 3 of 10, loss 0.5213, about 31 s left`, or what it waits for."""
+def progress_text(training: TrainingInfo) -> str:
+    """Return `fit, step 40 of 150, epoch 3 of 10, loss 0.5213, about 31 s left`, or the reason for a wait."""
     if training.state == "ready":
         waits = f" for: {training.waiting_for}" if training.waiting_for else " for a training worker"
-        return f"waits{waits}"
+        return f"waiting{waits}"
     if training.ended or training.stage is None:
         return training.state if training.ended else "starting"
     words, at = [training.stage], training.progress or {}
@@ -192,16 +192,16 @@ def progress_words(training: TrainingInfo) -> str:
 
 
 def report_page(settings: Settings, training: TrainingInfo) -> str | None:
-    """Where its page for people lies; None: it brought no figures."""
+    """Return the place of the report page; None if the training has no figures."""
     if not (training.report or {}).get("lines"):
         return None
     folder = settings.data_dir / "trainings" / str(training.id)
-    here = folder.is_dir()  # the page itself is drawn a moment after the training has ended
+    here = folder.is_dir()  # the page is written a moment after the training has ended
     return f"{folder}/report.html" if here else f"trainings/{training.id}/report.html in the data folder of its worker"
 
 
 def outcome(training: TrainingInfo) -> str:
-    """In a line, how it ended. Raises TrainingFailed unless it brought an adapter."""
+    """Return one line on how it ended. Raises TrainingFailed unless it made an adapter."""
     if training.state != "done":
         how = "was cancelled" if training.state == "cancelled" else f"failed: {training.error}"
         raise TrainingFailed(f"training {training.id} {how}")
@@ -218,7 +218,7 @@ def require_promoted(training: TrainingInfo) -> None:
 
 
 def record(training: TrainingInfo) -> dict[str, Any]:
-    """For JSON: every figure."""
+    """Return every figure as plain JSON."""
     names = [name for name in TrainingInfo.__dataclass_fields__ if name not in ("check_id", "lease_token", "attempts")]
     found = {name: getattr(training, name) for name in names}
     times = ("created_at", "started_at", "finished_at", "not_before")

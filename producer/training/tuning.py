@@ -1,5 +1,7 @@
-"""What `scanfleet tune` needs of the producing half: labelled images from a file or the ledger, the adapter of scans,
-and the new version of the check."""
+"""The producer's part of `scanfleet tune`: labelled images, the adapter to tune with, and the new version of the check.
+
+The images come from a file or from the ledger.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from pydantic import ValidationError
 
 from producer.labels.fetching import Fetched, fetch_images
 from producer.labels.formats.detect import read_labels
-from producer.labels.formats.entries import Faults, Options
+from producer.labels.formats.entries import Options, Problems
 from producer.labels.image_refs import root_of
-from producer.labels.label_names import Said, Words, parse_map, understand
+from producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map
 from scanfleet.checks.check import Check
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.settings import Settings
@@ -28,8 +30,8 @@ from scanfleet.db.scans.checks import save_check
 from scanfleet.db.training.champions import champion, is_decided
 from scanfleet.errors import BadCheck, BadLabels, BadSettings, RequestError
 
-USED = ("train", "calibration", "threshold")  # splits of the ledger; golden images only ever judge adapters
-UNTAUGHT = ("calibration", "threshold")  # that no adapter has learnt from
+USED = ("train", "calibration", "threshold")  # splits of the ledger; golden images only judge adapters
+UNTAUGHT = ("calibration", "threshold")  # splits that no adapter learns from
 SHOWN = 5
 SHIPPED = "shipped"
 NOT_TUNED = "nothing was tuned"
@@ -37,15 +39,16 @@ NOT_TUNED = "nothing was tuned"
 
 @dataclass(frozen=True, kw_only=True)
 class Answering:
-    """Which adapter answers. folder: its folder, "shipped" or None for the base alone; registered: one of the ledger
-    instead."""
+    """The adapter that answers. folder: its folder, "shipped", or None for the base alone; registered: one of the
+    ledger instead.
+    """
 
     folder: str | None = None
     registered: dict[str, Any] | None = None
 
     @property
     def taught(self) -> bool:
-        """Whether it may have learnt from the labels of the ledger; what ships with the code has not."""
+        """True if it may have learnt from labels of the ledger; adapters that ship with scanfleet have not."""
         if self.registered is not None:
             return not str(self.registered["uri"]).startswith("builtin://")
         return self.folder not in (None, SHIPPED)
@@ -53,7 +56,7 @@ class Answering:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFile:
-    """How a file of labels is to be read; the options of `labels import`."""
+    """A file of labels and how to read it; the options of `labels import`."""
 
     path: Path
     form: str
@@ -65,15 +68,15 @@ class LabelFile:
 
 
 def require_tunable(check: Check, settings: Settings) -> None:
-    """Raises BadCheck, BadSettings for what has no second look."""
+    """Raises BadCheck, BadSettings if there can be no crop pass."""
     if check.steps:
-        raise BadCheck(f"check {check.name} asks in steps, which get no second look: tune a check with one question")
+        raise BadCheck(f"check {check.name} has steps, which get no crops: tune a check with one question")
     if settings.model.startswith(PREFIX):
-        raise BadSettings(f"{settings.model} is asked over the network and shows no attention: tune a model of our own")
+        raise BadSettings(f"{settings.model} is an endpoint, which exposes no attention: tune a local model")
 
 
 def under_name(check: Check, name: str) -> Check:
-    """The same check under a name. Raises BadCheck for one that no check can have."""
+    """Return the check under another name. Raises BadCheck for an invalid name."""
     try:
         return Check.model_validate(check.model_dump() | {"name": name})
     except ValidationError:
@@ -81,11 +84,11 @@ def under_name(check: Check, name: str) -> Check:
 
 
 def require_new(folder: Path) -> None:
-    """Raises RequestError for a folder that holds something, or that cannot be made: before the work, not after it."""
+    """Check before the work that a folder is empty or can be made. Raises RequestError."""
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() or folder.is_symlink():
-        raise RequestError(f"--out {folder}: there is something already: name a new folder")
+        raise RequestError(f"--out {folder}: already exists: name a new folder")
     if not folder.absolute().parent.is_dir():
         raise RequestError(f"--out {folder}: there is no folder {folder.absolute().parent}")
     if not os.access(folder.absolute().parent, os.W_OK | os.X_OK):
@@ -93,7 +96,7 @@ def require_new(folder: Path) -> None:
 
 
 def answering(engine: sa.Engine | None, check: Check, settings: Settings, given: str | None) -> Answering:
-    """The adapter that was named, else the one that scans use."""
+    """Return the adapter that was named, else the one that scans use."""
     if given is not None:
         return Answering(folder=given)
     if engine is None:
@@ -107,84 +110,86 @@ def answering(engine: sa.Engine | None, check: Check, settings: Settings, given:
 
 
 def from_ledger(engine: sa.Engine | None, check: Check, *, taught: bool) -> list[dict[str, Any]]:
-    """The labels that stand. taught: an adapter answers, whose margins on what it learnt from say nothing.
+    """Return the current labels. taught: the adapter learnt from some, whose margins are then left out.
 
-    Raises BadLabels where there is none.
+    Raises BadLabels if there are none.
     """
     splits = UNTAUGHT if taught else USED
-    standing = [] if engine is None else [one for one in iter_current_labels(engine, check.name) if one.split in splits]
-    if not standing:
+    labelled = [] if engine is None else [one for one in iter_current_labels(engine, check.name) if one.split in splits]
+    if not labelled:
         raise BadLabels(
             f"check {check.name} has no labelled images in the ledger (splits {', '.join(splits)}): "
             "`scanfleet labels import` adds some, or name a file with --labels"
         )
-    unknown = sorted({one.label for one in standing} - set(check.labels))
+    unknown = sorted({one.label for one in labelled} - set(check.labels))
     if unknown:
-        raise BadLabels(f"labels of the ledger that check {check.name} does not know: {', '.join(unknown[:SHOWN])}")
+        raise BadLabels(f"the ledger has labels that check {check.name} has not: {', '.join(unknown[:SHOWN])}")
     names = ("content_sha256", "uri", "root", "label", "cluster", "width", "height")
-    return [{name: getattr(one, name) for name in names} for one in standing]
+    return [{name: getattr(one, name) for name in names} for one in labelled]
 
 
 def from_file(
-    file: LabelFile, check: Check, settings: Settings, *, skip_unreadable: bool, told: Callable[[int, int], None]
+    file: LabelFile, check: Check, settings: Settings, *, skip_unreadable: bool, on_progress: Callable[[int, int], None]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The images of a file of labels, each once; and what could not be read: uri -> why.
+    """Return the images of a file of labels, each once, and the errors of unreadable ones by uri.
 
-    told: how many images of how many were looked at.
+    on_progress: takes the number of images read, and of all images.
 
-    Raises BadLabels with all that is wrong, SourceNotFound, AccessDenied, Retryable.
+    Raises BadLabels with all problems, SourceNotFound, AccessDenied, Retryable.
     """
-    words = Words(check=check, mapping=parse_map(file.pairs), empty=file.empty)
+    mapping = LabelMapping(check=check, mapping=parse_map(file.pairs), empty=file.empty)
     root = root_of(file.root, labels=file.path)
     options = Options(label=file.label_column, group=file.group_column, images=root.path)
-    faults = Faults(str(file.path), ending=NOT_TUNED)
-    entries = read_labels(file.path, form=file.form, options=options, faults=faults)
-    # Whoever said it: each entry counts as somebody's own, and two that differ are told in words of a tuning.
+    problems = Problems(str(file.path), ending=NOT_TUNED)
+    entries = read_labels(file.path, form=file.form, options=options, problems=problems)
+    # Each entry counts as another person's, so that differing labels get an error of their own below.
     entries = [replace(entry, who=entry.where) for entry in entries if not entry.blank]
-    said = understand(entries, words, who="", root=root, faults=faults)
-    _require_agreement(said, faults)
-    n_images, n_done = len({one.image.uri for one in said}), 0
+    given = map_labels(entries, mapping, who="", root=root, problems=problems)
+    _require_agreement(given, problems)
+    n_images, n_done = len({one.image.uri for one in given}), 0
 
     def done(more: int) -> None:
         nonlocal n_done
         n_done += more
-        told(n_done, n_images)
+        on_progress(n_done, n_images)
 
-    fetched = fetch_images([one.image for one in said], settings, done=done)
+    fetched = fetch_images([one.image for one in given], settings, done=done)
     unread = {uri: str(error) for uri, error in fetched.unread.items()}
     if unread and (not skip_unreadable or not fetched.seen):
-        first = "; ".join(f"{uri}: {fault}" for uri, fault in list(unread.items())[:SHOWN])
+        first = "; ".join(f"{uri}: {error}" for uri, error in list(unread.items())[:SHOWN])
         more = f"; and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
         images, them = ("image", "it") if len(unread) == 1 else ("images", "them")
         hint = f" (--skip-unreadable leaves {them} out)" if fetched.seen else ": is --root right?"
         raise BadLabels(f"{file.path}: {len(unread)} {images} cannot be read: {first}{more}{hint}")
-    return _rows(said, fetched, faults), unread
+    return _rows(given, fetched, problems), unread
 
 
-def _require_agreement(said: Iterable[Said], faults: Faults) -> None:
-    """Before anything is fetched. Raises BadLabels where a name has two labels."""
-    first: dict[str, Said] = {}
-    for one in said:
+def _require_agreement(given: Iterable[ImageLabel], problems: Problems) -> None:
+    """Raises BadLabels if a name has two labels, before anything is fetched."""
+    first: dict[str, ImageLabel] = {}
+    for one in given:
         before = first.setdefault(one.image.uri, one)
         if before.label != one.label:
-            faults.add(one.where, f"{one.image.uri} is labelled {one.label} here and {before.label} in {before.where}")
-    faults.raise_any()
+            problems.add(
+                one.where, f"{one.image.uri} is labelled {one.label} here and {before.label} in {before.where}"
+            )
+    problems.raise_any()
 
 
-def _rows(said: Iterable[Said], fetched: Fetched, faults: Faults) -> list[dict[str, Any]]:
-    """Raises BadLabels where the same bytes have two labels."""
+def _rows(given: Iterable[ImageLabel], fetched: Fetched, problems: Problems) -> list[dict[str, Any]]:
+    """Return one row per image. Raises BadLabels if the same bytes have two labels."""
     seen = {}
-    labels: dict[str, Said] = {}
-    for one in said:
+    labels: dict[str, ImageLabel] = {}
+    for one in given:
         image = fetched.seen.get(one.image.uri)
         if image is None:
             continue
         first = labels.setdefault(image.content_sha256, one)
         if first.label != one.label:
             same = f"{first.image.uri}, the same picture, is labelled {first.label} in {first.where}"
-            faults.add(one.where, f"{image.uri} is labelled {one.label}, and {same}")
+            problems.add(one.where, f"{image.uri} is labelled {one.label}, and {same}")
         seen[image.content_sha256] = image if one.group is None else replace(image, group=one.group)
-    faults.raise_any()
+    problems.raise_any()
     links = Links(list(seen.values()))
     return [
         {
@@ -201,7 +206,7 @@ def _rows(said: Iterable[Said], fetched: Fetched, faults: Faults) -> list[dict[s
 
 
 def apply(engine: sa.Engine, tuned: dict[str, Any], *, who: str | None) -> str:
-    """Store the tuned check and how its margins are to be read, both or neither. Returns its hash."""
+    """Store the tuned check and its calibration, both or neither. Returns its hash."""
     check = Check.model_validate(tuned["check"])
     made = tuned["fitted"]
     with transaction(engine) as connection:

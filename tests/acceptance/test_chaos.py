@@ -47,7 +47,7 @@ def long_seed() -> int:
     return int(os.environ.get("CHAOS_SEED", secrets.randbelow(10**6)))
 
 
-def test_a_fault_of_every_kind_loses_nothing() -> None:
+def test_a_failure_of_every_kind_loses_nothing() -> None:
     run = chaos("--faults", 20, "--seed", SEED, "--images", 400, timeout=900)
     assert_holds(run)
     assert len(run.values["faults"]) == 19, run.words
@@ -64,7 +64,7 @@ def test_a_fleet_without_reconcilers_is_found_out() -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_faults_lose_nothing() -> None:
+def test_two_hundred_failures_lose_nothing() -> None:
     run = chaos("--faults", 200, "--seed", long_seed(), "--images", 20_000, timeout=2400)
     sys.stdout.write(run.words)
     assert_holds(run)
@@ -72,7 +72,7 @@ def test_two_hundred_faults_lose_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_without_faults_gives_the_same_answers() -> None:
+def test_a_run_without_failures_gives_the_same_answers() -> None:
     """What the runs under faults are compared with is what the fleet itself says in peace."""
     calm = chaos("--faults", 0, "--seed", SEED, "--images", 2500, timeout=900)
     assert_holds(calm)

@@ -74,7 +74,7 @@ def test_from_bucket_to_lines_over_two_workers(
     assert sheet.read_text(encoding="utf-8").count("data:image/jpeg") == len(flagged) > 0
 
 
-def test_faults_of_a_bucket_have_their_exit_codes(tmp_path: Path, s3_bucket: Bucket) -> None:
+def test_errors_of_a_bucket_have_their_exit_codes(tmp_path: Path, s3_bucket: Bucket) -> None:
     def scan(uri: str) -> tuple[int, str]:
         answer = scanfleet("scan", uri, "--check", "overlay", data_dir=tmp_path, s3_endpoint_url=s3_bucket.endpoint_url)
         assert answer.stdout == ""
@@ -84,4 +84,4 @@ def test_faults_of_a_bucket_have_their_exit_codes(tmp_path: Path, s3_bucket: Buc
     code, words = scan("s3://no-such-bucket-here/x")
     assert (code, "no such bucket" in words) == (14, True)
     code, words = scan(s3_bucket.uri("nothing/"))
-    assert (code, "no image in" in words) == (16, True)
+    assert (code, "no images found in" in words) == (16, True)

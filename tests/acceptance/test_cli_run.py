@@ -54,11 +54,11 @@ def ledger(data: Path) -> Iterator[sa.Connection]:
     engine.dispose()
 
 
-def until(look: Callable[[], Any], *, process: subprocess.Popen[str] | None = None) -> Any:
+def until(condition: Callable[[], Any], *, process: subprocess.Popen[str] | None = None) -> Any:
     """What `look` returns as soon as it is true; fails when the process ends before."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        found = look()
+        found = condition()
         if found:
             return found
         if process is not None and process.poll() is not None:
@@ -227,12 +227,12 @@ def test_interrupted_the_run_stops_its_workers_and_can_go_on(
     run.send_signal(number)
     _, said = run.communicate(timeout=PATIENCE_SECONDS)
     assert run.returncode == code
-    assert "within 5 s" in said
-    assert "the same command goes on from here" in said
+    assert "finish or hand back what they hold within 5 s; Ctrl-C again: hand back now" in said
+    assert "run the same command to resume" in said
     assert not any(worker.is_running() for worker in local)
     resumed = scanfleet("run", pictures, "--check", "overlay", data_dir=data, model="fake")
     assert "24 images: 23 scored, 1 failed" in resumed.stdout, resumed.stderr
-    assert "holds these images already and goes on where it stopped (" in resumed.stderr
+    assert "already holds these images and resumes (" in resumed.stderr
 
 
 def test_a_second_interrupt_hands_back_at_once(data: Path, pictures: Path) -> None:
@@ -316,7 +316,7 @@ def test_the_worker_command_becomes_the_worker(data: Path, pictures: Path) -> No
 
 
 @pytest.mark.parametrize(("source", "found"), [("manifest.csv", "there are truth"), (".", "only manifests have")])
-def test_a_truth_that_no_image_has_is_told_before_anything_is_scored(
+def test_a_truth_that_no_image_has_is_reported_before_anything_is_scored(
     data: Path, pictures: Path, source: str, found: str
 ) -> None:
     run = scanfleet("run", pictures / source, "--check", "overlay", "--truth", "nope", data_dir=data, model="fake")
@@ -325,7 +325,7 @@ def test_a_truth_that_no_image_has_is_told_before_anything_is_scored(
     assert not (data / "logs").exists()
 
 
-def test_a_model_that_cannot_be_fetched_is_told_wherever_one_looks(data: Path, pictures: Path) -> None:
+def test_a_model_that_cannot_be_fetched_is_reported_everywhere(data: Path, pictures: Path) -> None:
     run = start("run", pictures, "--check", "overlay", data_dir=data, model="foo/bar")  # the hub is away in all tests
     try:
         assert run.stderr is not None

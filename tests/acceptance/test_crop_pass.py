@@ -1,4 +1,4 @@
-"""A check with a second look, from file to export: `scanfleet score` and `scanfleet run` on the pocket model."""
+"""A check with a crop pass, from file to export: `scanfleet score` and `scanfleet run` on the pocket model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def records(text: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_both_looks_come_out_and_a_scan_keeps_to_its_share(tmp_path: Path) -> None:
+def test_both_margins_come_out_and_a_scan_keeps_to_its_share(tmp_path: Path) -> None:
     pictures, data = tmp_path / "pictures", tmp_path / "data"
     pictures.mkdir()
     data.mkdir()
@@ -67,6 +67,6 @@ def test_both_looks_come_out_and_a_scan_keeps_to_its_share(tmp_path: Path) -> No
     (scan,) = {record["scan"] for record in told.values()}
     shown = scanfleet("scans", "show", scan, data_dir=data, model="pocket").stdout
     spent = sum(record["crop"]["tokens"] for record in told.values())
-    assert f"{n_seen} given (" in shown
+    assert f"{n_seen} read (" in shown
     assert f"they took {spent:,} visual tokens" in shown
     assert "looks: margin" in (tmp_path / "r.html").read_text()

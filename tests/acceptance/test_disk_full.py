@@ -1,4 +1,4 @@
-"""A full disk: nothing is lost or half written, one line says so, and work goes on when there is room again."""
+"""A full disk: nothing is lost or half written, one line reports it, and work continues when there is space again."""
 
 import re
 import subprocess
@@ -41,7 +41,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def test_a_worker_waits_for_room_and_goes_on_by_itself(here: Fleet, disk: TinyDisk) -> None:
+def test_a_worker_waits_for_space_and_continues(here: Fleet, disk: TinyDisk) -> None:
     scan = here.scan(64)
     worker = here.start(seconds_per_image=0.02)
     here.until_scored(scan, 16)
@@ -57,7 +57,7 @@ def test_a_worker_waits_for_room_and_goes_on_by_itself(here: Fleet, disk: TinyDi
     assert "Traceback" not in worker.log
 
 
-def test_a_scan_waits_for_room_and_goes_on_by_itself(here: Fleet, disk: TinyDisk) -> None:
+def test_a_scan_waits_for_space_and_continues(here: Fleet, disk: TinyDisk) -> None:
     here.archive.mkdir()
     for number in range(40):
         (here.archive / f"{number}.png").write_bytes(png(number))
@@ -74,7 +74,7 @@ def test_a_scan_waits_for_room_and_goes_on_by_itself(here: Fleet, disk: TinyDisk
     assert (here.count(Scan), here.count(Image)) == (1, 40)
 
 
-def test_a_ledger_that_cannot_be_made_for_want_of_room_is_told_in_one_line(disk: TinyDisk, tmp_path: Path) -> None:
+def test_a_ledger_that_cannot_be_made_for_lack_of_space_is_reported_in_one_line(disk: TinyDisk, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     arguments = ("scan", tmp_path / "a.png", "--check", "overlay", "--model", "fake")
     disk.fill()
@@ -118,7 +118,7 @@ def test_a_report_that_does_not_fit_leaves_nothing(tmp_path: Path, scanned: str)
     "arguments",
     [("results", "export"), ("results", "export", "--format", "parquet"), ("results", "ls"), ("scans", "ls")],
 )
-def test_a_full_output_is_told_in_one_line(tmp_path: Path, scanned: str, arguments: tuple[str, ...]) -> None:
+def test_a_full_output_is_reported_in_one_line(tmp_path: Path, scanned: str, arguments: tuple[str, ...]) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [*COMMAND, *arguments],

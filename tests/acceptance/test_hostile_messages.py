@@ -1,4 +1,4 @@
-"""Whoever can write to the broker can write anything: a worker takes knocks and outlives all else."""
+"""Anyone who can write to the broker can write anything: a worker takes notifications and survives all else."""
 
 import base64
 import json

@@ -143,7 +143,7 @@ def test_no_secret_of_a_fleet_shows_anywhere(
             scan = run("scan", images, "--check", "overlay", own=True).stdout.strip()
             assert scan
             _until_scored(database_url, tmp_path, scan, 6)
-            broker.kill()  # a worker without its broker, and a producer that cannot knock
+            broker.kill()  # a worker without its broker, and a producer that cannot notify
             assert run("scan", images, "--check", "baggage").returncode == 0
             broker.start()
             assert run("scan", signed, "--check", "overlay").returncode == 12

@@ -18,7 +18,7 @@ def reasons(here: Fleet) -> list[str | None]:
         return list(connection.execute(sa.select(Worker.ended_because).where(Worker.stopped_at.is_not(None))).scalars())
 
 
-def test_a_worker_with_a_device_that_hangs_ends_itself_and_reports_why(tmp_path: Path) -> None:
+def test_a_worker_with_a_hung_device_ends_itself_and_says_why(tmp_path: Path) -> None:
     with fleet(tmp_path) as here:
         scan = here.scan(16)
         hung = here.start(seconds_per_image=3600, device_timeout_seconds=1)

@@ -87,10 +87,10 @@ def test_an_object_that_changed_is_new(s3_bucket: Bucket, engine: sa.Engine, set
     assert run(engine, settings, s3_bucket.uri()).n_new == 1
 
 
-def test_errors_of_the_request(s3_bucket: Bucket, engine: sa.Engine, settings: Settings) -> None:
+def test_problems_of_the_request(s3_bucket: Bucket, engine: sa.Engine, settings: Settings) -> None:
     with pytest.raises(SourceNotFound, match="no such bucket: not-there-at-all"):
         run(engine, settings, "s3://not-there-at-all/x")
-    with pytest.raises(EmptySource, match="no image in"):
+    with pytest.raises(EmptySource, match="no images found in"):
         run(engine, settings, s3_bucket.uri("nothing/here/"))
     with reading(engine) as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(Scan)).scalar_one() == 0
@@ -114,9 +114,7 @@ def test_a_refusal_differs_from_a_failing_server(
         next(Listing([BucketSource(s3_bucket.uri(), S3Store(s3_bucket.client))], Filters()).images())
 
 
-def test_without_credentials_the_error_names_them(
-    s3_bucket: Bucket, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_credentials_are_named(s3_bucket: Bucket, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(AccessDenied, match="credentials"):

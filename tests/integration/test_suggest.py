@@ -99,7 +99,7 @@ def test_what_scorers_disagree_about_is_taken_the_widest_apart_first(each_rig: V
     assert contents(chosen(each_rig, 10, mix=only("disagreement"))) == set(images[:10])  # then gaps of probability
     found = chosen(each_rig, 12, mix=only("disagreement"))
     assert found.counts() == {"threshold": 0, "disagreement": 10, "diversity": 2, "random": 0}
-    assert found.notes == ["disagreement: 10 of 12 found, the others go to diversity"]
+    assert found.notes == ["disagreement: 10 of 12 found, the rest goes to diversity"]
 
 
 def test_without_a_second_scorer_the_share_of_disagreement_goes_on_and_says_so(rig: VerdictRig) -> None:
@@ -107,7 +107,7 @@ def test_without_a_second_scorer_the_share_of_disagreement_goes_on_and_says_so(r
     rig.verdicts("a", rig.scorer(), margins(100))
     found = chosen(rig, 20)
     assert found.counts() == {"threshold": 8, "disagreement": 0, "diversity": 6, "random": 6}
-    assert found.notes == ["disagreement: 0 of 4 found, the others go to diversity"]
+    assert found.notes == ["disagreement: 0 of 4 found, the rest goes to diversity"]
 
 
 def test_unlike_images_are_taken_for_diversity(rig: VerdictRig) -> None:

@@ -155,7 +155,7 @@ def labels_file(folder: Path, *rows: tuple[str, ...], header: tuple[str, ...] = 
 
 def read(file: tuning.LabelFile, tmp_path: Path, *, skip: bool = False) -> tuple[list[dict[str, Any]], dict[str, str]]:
     settings: Settings = load_settings(data_dir=tmp_path)
-    return tuning.from_file(file, CHECK, settings, skip_unreadable=skip, told=lambda *_: None)
+    return tuning.from_file(file, CHECK, settings, skip_unreadable=skip, on_progress=lambda *_: None)
 
 
 def test_a_file_names_images_from_where_it_lies(folder: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_images_of_a_group_stay_together(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([("0.png", "banner")], "'banner' is no label of check overlay.*; nothing was tuned$"),
+        ([("0.png", "banner")], "'banner' is not a label of check overlay.*; nothing was tuned$"),
         ([("0.png", "none"), ("9.png", "none")], r": 1 image cannot be read: .*9.png.*--skip-unreadable"),
         ([("0.png", "none"), ("8.png", "none"), ("9.png", "none")], ": 2 images cannot be read: .*leaves them out"),
         ([("9.png", "none")], "is --root right"),
@@ -213,9 +213,9 @@ def run(tmp_path: Path, *arguments: str | Path) -> None:
 
 
 def test_what_cannot_be_tuned_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(BadCheck, match="asks in steps"):
+    with pytest.raises(BadCheck, match="overlay-steps has steps"):
         run(tmp_path, "--check", "overlay-steps")
-    with pytest.raises(BadSettings, match="shows no attention"):
+    with pytest.raises(BadSettings, match="endpoint:gpt is an endpoint"):
         run(tmp_path, "--check", "overlay", "--model", "endpoint:gpt")
     with pytest.raises(UnknownName):
         run(tmp_path, "--check", "nothing")

@@ -1,4 +1,4 @@
-"""`scanfleet checks`: the questions that can be asked."""
+"""`scanfleet checks`: list, show and add checks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = ("check", "version", "labels", "flags", "question")
 def checks() -> None:
     """List, show and add checks.
 
-    A check is the question, the answers, and which of them raise a flag.
+    A check is a question, its possible answers (labels), and which of them raise a flag.
 
     \b
     Example:
@@ -39,7 +39,7 @@ def checks() -> None:
 @click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
 @click.pass_obj
 def list_checks(flags: Flags, form: str) -> None:
-    """List the checks, built in and added.
+    """List the built-in and the added checks.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def list_checks(flags: Flags, form: str) -> None:
 @click.argument("name")
 @click.pass_obj
 def show(flags: Flags, name: str) -> None:
-    """Show a check as TOML: save it to a file to begin one of your own.
+    """Print a check as TOML. Save it to a file to start your own.
 
     \b
     Example:
@@ -81,7 +81,7 @@ def show(flags: Flags, name: str) -> None:
 def add(flags: Flags, file: Path) -> None:
     """Store a check file under its name, for the whole fleet.
 
-    Scans made before keep the version they were made with.
+    Earlier scans keep the version they were made with.
 
     \b
     Example:
@@ -97,7 +97,7 @@ def add(flags: Flags, file: Path) -> None:
     check = load_check(str(file))
     with flags.ledger() as engine, transaction(engine) as connection:
         save_check(connection, check, added=True)
-    note(f"check {check.name} is version {check.hash[:12]} from now on")
+    note(f"check {check.name} is now version {check.hash[:12]}")
 
 
 def _all(engine: sa.Engine | None) -> dict[str, Check]:
@@ -122,7 +122,7 @@ def _record(check: Check) -> dict[str, Any]:
 
 
 def _echo_records(records: Sequence[dict[str, Any]], form: str) -> None:
-    """As JSON, JSON lines, or CSV, where a list is JSON text as in exports."""
+    """Print JSON, JSON lines or CSV; in CSV, a list is JSON text as in exports."""
     if form == "csv":
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         writer.writeheader()

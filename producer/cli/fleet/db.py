@@ -1,4 +1,4 @@
-"""`scanfleet db`: the shape of the database."""
+"""`scanfleet db`: the schema and the roles of the database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from producer.cli.options import Flags, ScanfleetGroup
 
 @click.group(cls=ScanfleetGroup)
 def db() -> None:
-    """Upgrade and check the database schema. The embedded one upgrades itself.
+    """Upgrade and check the database schema.
+
+    The embedded database upgrades itself.
 
     \b
     Example:
@@ -20,7 +22,7 @@ def db() -> None:
 @db.command()
 @click.pass_obj
 def upgrade(flags: Flags) -> None:
-    """Run the missing migrations, all or none. Safe to run twice at once.
+    """Run the missing migrations, all or none. Safe to run twice at a time.
 
     \b
     Example:
@@ -37,7 +39,7 @@ def upgrade(flags: Flags) -> None:
 def check(flags: Flags) -> None:
     """Print the database's revision.
 
-    Exit 18 when this version needs another.
+    Exit 18 if this version of scanfleet needs another revision.
 
     \b
     Example:
@@ -54,9 +56,9 @@ def check(flags: Flags) -> None:
 @click.option("--worker", default="scanfleet_worker", show_default=True, help="Role that scores.")
 @click.option("--reader", default="scanfleet_reader", show_default=True, help="Role that only reads.")
 def roles(producer: str, worker: str, reader: str) -> None:
-    """Print SQL for three PostgreSQL roles of least privilege. Changes nothing itself.
+    """Print SQL for three PostgreSQL roles of least privilege. Changes nothing.
 
-    Run it as the owner of the tables, again after every `db upgrade`; then let your users in with
+    Run the SQL as the owner of the tables, and again after every `db upgrade`. Then admit your users with
     GRANT scanfleet_worker TO alice.
 
     \b

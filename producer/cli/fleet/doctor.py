@@ -1,4 +1,4 @@
-"""`scanfleet doctor`: is everything in reach, what speed is to be expected here, and what would help."""
+"""`scanfleet doctor`: check every service, forecast the speed of this machine, and advise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, printable, say
+from producer.cli.options import Flags, echo_line, printable
 from producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
 
 
-@click.command()
+@click.command(short_help="Check this machine's set-up and measure its throughput.")
 @click.option(
     "--check", "check_name", default="overlay", show_default=True, metavar="NAME", help="A check's name or .toml file."
 )
 @click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
-@click.option("--source", metavar="SRC", help="A folder or s3://bucket/prefix: can it be read, and how fast?")
+@click.option("--source", metavar="SRC", help="Folder or s3://bucket/prefix to list and fetch from.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, max=60),
@@ -34,25 +34,24 @@ MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
     show_default=True,
     help="How long to measure each stage.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="json: as --json.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="json: same as --json.")
 @click.pass_obj
 def doctor(
     flags: Flags, /, *, check_name: str, model: str | None, source: str | None, seconds: float, as_json: bool, form: str
 ) -> None:
-    """Check this machine's set-up, and measure its throughput.
+    """Check settings, database, broker, storage, device and model, and measure the throughput of each stage.
 
-    Settings, database, broker, storage, device and model are checked, and the throughput of each stage is measured. The
-    stages are measured one after the other with pictures that are made up; nothing is written anywhere. The
-    exit code is 0, or that of the first thing that is broken.
+    The stages are measured one after the other on generated pictures; nothing is written. The exit code is 0, or that
+    of the first failure.
 
     \b
     Example:
       scanfleet doctor
-      scanfleet doctor --model Qwen/Qwen3-VL-4B-Instruct --source s3://ads/2026/ --json
+      scanfleet doctor --model Qwen/Qwen3-VL-4B-Instruct --source s3://ads/
     """
     from producer.cli.scans.score import find_check
-    from producer.local.settings_origin import origins, worth_showing
+    from producer.local.settings_origin import origins, relevant
     from scanfleet.config.model_names import require_model
 
     settings = flags.settings(model=model)
@@ -61,24 +60,24 @@ def doctor(
     given = {**asdict(flags), "model": model}
     found = origins(settings, flags=given, folder=Path.cwd())
     as_json = as_json or form == "json"
-    sheet = _Sheet(as_json=as_json)
-    sheet.settings([asdict(one) for one in (found if as_json else worth_showing(found))])
-    for finding in _look(settings, source, seconds):
-        sheet.finding(finding)
-    for message in _examine(settings, check, seconds):
-        sheet.message(message)
-    sheet.end()
+    report = _Report(as_json=as_json)
+    report.settings([asdict(one) for one in (found if as_json else relevant(found))])
+    for finding in _check_reachable(settings, source, seconds):
+        report.finding(finding)
+    for message in _check_scoring(settings, check, seconds):
+        report.message(message)
+    report.end()
 
 
-def _look(settings: Settings, source: str | None, seconds: float) -> Iterator[Finding]:
-    from producer.local.doctor import examine, examine_source
+def _check_reachable(settings: Settings, source: str | None, seconds: float) -> Iterator[Finding]:
+    from producer.local.doctor import check_services, check_source
 
-    yield from examine(settings)
-    yield examine_source(settings, source, seconds=seconds)
+    yield from check_services(settings)
+    yield check_source(settings, source, seconds=seconds)
 
 
-def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[str, Any]]:
-    """What the computing half finds, or that it is not there."""
+def _check_scoring(settings: Settings, check: Check, seconds: float) -> Iterator[dict[str, Any]]:
+    """Yield the findings of the worker half, or a warning that it is not installed."""
     from producer.local.child import Child, ChildFailed
     from producer.local.workers import require_worker_extra
     from scanfleet.errors import MissingExtra, WorkerDied
@@ -86,7 +85,7 @@ def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[
     try:
         require_worker_extra()
     except MissingExtra as error:
-        text = "not looked at: this machine can list and enqueue, but not score"
+        text = "not checked: this machine can list and enqueue, but not score"
         yield {"kind": "finding", "name": "scoring", "status": "warn", "text": text, "remedy": str(error)}
         return
     try:
@@ -94,19 +93,18 @@ def _examine(settings: Settings, check: Check, seconds: float) -> Iterator[dict[
             child.feed([{"check": check.model_dump(mode="json"), "seconds": seconds}])
             yield from child.messages()
     except (ChildFailed, WorkerDied) as error:
-        fault = {"text": str(error), "exit_code": error.exit_code}
-        yield {"kind": "finding", "name": "scoring", "status": "fail", **fault}
+        yield {"kind": "finding", "name": "scoring", "status": "fail", "text": str(error), "exit_code": error.exit_code}
 
 
-class _Sheet:
-    """Tells each finding as it comes; as JSON everything at the end, in one object."""
+class _Report:
+    """Prints each finding as it comes; with JSON, prints one object at the end."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._settings: list[dict[str, Any]] = []
         self._findings: list[Finding] = []
         self._rates: dict[str, float] = {}
-        self._how: dict[str, str] = {}
+        self._measured_on: dict[str, str] = {}
 
     def settings(self, rows: list[dict[str, Any]]) -> None:
         self._settings = rows
@@ -118,15 +116,15 @@ class _Sheet:
         self._findings.append(finding)
         if finding.name == "store" and "images_per_second" in finding.figures:
             self._rates["fetch"] = finding.figures["images_per_second"]
-            self._how["fetch"] = "of the source"
+            self._measured_on["fetch"] = "the source"
         if self._as_json:
             return
-        say(f"{MARKS[finding.status]:<4}  {finding.name}: {printable(finding.text)}", hang=6)
+        echo_line(f"{MARKS[finding.status]:<4}  {finding.name}: {printable(finding.text)}", hang=6)
         if finding.remedy:
-            say(f"      {printable(finding.remedy)}", hang=6)
+            echo_line(f"      {printable(finding.remedy)}", hang=6)
 
     def message(self, message: dict[str, Any]) -> None:
-        """One message of the computing half."""
+        """Take one message of the worker half."""
         from producer.local.doctor import Finding
 
         kind = message.pop("kind")
@@ -134,10 +132,10 @@ class _Sheet:
             self.finding(Finding(**message))
         elif kind == "rate":
             self._rates[message["stage"]] = message["images_per_second"]
-            self._how[message["stage"]] = message["how"]
+            self._measured_on[message["stage"]] = message["how"]
 
     def end(self) -> None:
-        """Forecast and advice. Raises click's Exit with the code of the first failure."""
+        """Print forecast and advice. Raises click's Exit with the code of the first failure."""
         forecast = self._forecast()
         if self._as_json:
             findings = [asdict(one) for one in self._findings]
@@ -161,10 +159,10 @@ class _Sheet:
 
     def _echo_forecast(self, forecast: dict[str, Any]) -> None:
         click.echo()
-        rows = [(stage, round(rate, 1), self._how[stage]) for stage, rate in self._rates.items()]
-        echo_table(("stage", "images/s", "alone, with"), [(stage, f"{rate:.1f}", how) for stage, rate, how in rows])
+        rows = [(stage, round(rate, 1), self._measured_on[stage]) for stage, rate in self._rates.items()]
+        echo_table(("stage", "images/s", "measured on"), [(stage, f"{rate:.1f}", how) for stage, rate, how in rows])
         idle = f"{forecast['idle_share']:.0%}".replace("%", " %")
         click.echo()
-        pace = f"together about {forecast['images_per_second']:.1f} images/s"
-        say(f"{pace}: the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
-        say(forecast["advice"])
+        rate = f"expected: about {forecast['images_per_second']:.1f} images/s"
+        echo_line(f"{rate}; the slowest stage is {forecast['limit']}; the device would be idle {idle} of the time")
+        echo_line(forecast["advice"])

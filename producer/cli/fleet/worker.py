@@ -1,4 +1,4 @@
-"""`scanfleet worker`: becomes the worker process. Nothing of the worker is imported here."""
+"""`scanfleet worker`: replaces this process by a worker. Imports nothing of the worker half."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def list_workers(flags: Flags, form: str) -> None:
       scanfleet worker ls
     """
     from producer.scans.session import SILENT_SECONDS
-    from producer.training.refusals import in_words, refused_champions
+    from producer.training.refusals import refusal_text, refused_champions
     from scanfleet.db.engine import reading
     from scanfleet.db.scans.workers import live_workers
     from scanfleet.db.training.trainings import under_way
@@ -53,10 +53,10 @@ def list_workers(flags: Flags, form: str) -> None:
         at = under_way(connection)
         refused = refused_champions(connection)
     for refusal in refused:
-        note(in_words(refusal))
+        note(refusal_text(refusal))
     for each, _ in found:
         if each.waiting_for:
-            note(f"worker {each.id} cannot begin, it waits: {each.waiting_for}")
+            note(f"worker {each.id} cannot start yet: {each.waiting_for}")
     if form == "json":
         click.echo(json.dumps([_record(each, times, at.get(each.id)) for each, times in found], indent=2))
         return
@@ -64,19 +64,30 @@ def list_workers(flags: Flags, form: str) -> None:
     header = ("worker", "queue", "device", "since", "images", "images/s", "idle", "bottleneck")
     echo_table(header, rows, below=("queue", "since"))
     if not found:
-        note(f"no worker gave a sign in the last {SILENT_SECONDS:.0f} s: `scanfleet worker score` starts one")
+        note(f"no live worker in the last {SILENT_SECONDS:.0f} s: start one with `scanfleet worker score`")
 
 
 @worker.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def score(flags: Flags, arguments: tuple[str, ...]) -> None:
-    """Score batches until stopped. Needs the worker half (docs/install.md).
+    """Score batches until stopped. Needs the extra `worker` (docs/install.md).
 
-    SIGTERM ends it in order; nothing is lost either way.
+    SIGTERM stops it cleanly; nothing is lost if it is killed.
 
-    Further arguments go to the worker: --model, --precision, --device, --batches-in-flight and the others that
-    `python -m worker score --help` lists.
+    \b
+    Options of the worker:
+      --model MODEL               built-in name, hub id, folder or endpoint:NAME
+      --model-revision COMMIT     commit of a hub model
+      --precision NAME            auto, fp32, bf16, nf4 or int8
+      --device NAME               auto, cpu, cuda or cuda:N
+      --token-budget N            visual tokens in one forward, or auto
+      --batches-in-flight N       batches held at the same time
+      --fetch-threads N           downloads and decodings at the same time
+      --lease-seconds SECONDS     a silent worker loses its batches after this
+      --drain-seconds SECONDS     finish or hand back within this after SIGTERM
+      --data-dir, --log-level     as before the command
+      --log-json / --log-lines    one JSON object per line, or text
 
     \b
     Example:
@@ -92,17 +103,29 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def train(flags: Flags, arguments: tuple[str, ...]) -> None:
-    """Train adapters from labels until stopped. Needs the worker half (docs/install.md).
+    """Train adapters until stopped. Needs the extra `worker` (docs/install.md).
 
-    It trains one base model, one check after the other: when there are enough new labels, by schedule, on a drift
-    alarm, or asked by `scanfleet train start`. SIGTERM ends it in order; killed, another worker resumes the training.
+    It trains adapters of one base model, for one check at a time: when there are enough new labels, on a schedule, on a
+    drift alarm, or when `scanfleet train start` asks for it. SIGTERM stops it cleanly. If it is killed, another worker
+    resumes the training.
 
-    Further arguments go to the worker: --model, --precision, --device, --train-after-labels and the others that
-    `python -m worker train --help` lists.
+    \b
+    Options of the worker:
+      --model MODEL                  built-in name, hub id or folder
+      --model-revision COMMIT        commit of a hub model
+      --precision NAME               auto, fp32, bf16, nf4 or int8
+      --device NAME                  auto, cpu, cuda or cuda:N
+      --train-after-labels N         new labels of a check that start a training
+      --train-every-hours HOURS      also train on this schedule; default: never
+      --train-recipe NAME            recipe of the trainings started like this
+      --train-lease-seconds SECONDS  a silent worker loses its training then
+      --drain-seconds SECONDS        save and hand back within this after SIGTERM
+      --data-dir, --log-level        as before the command
+      --log-json / --log-lines       one JSON object per line, or text
 
     \b
     Example:
-      scanfleet worker train --model Qwen/Qwen3-VL-4B-Instruct --train-every-hours 24
+      scanfleet worker train --model Qwen/Qwen3-VL-4B-Instruct
     """
     from producer.local.workers import COMMAND
 
@@ -114,7 +137,7 @@ def _become(command: tuple[str, ...], arguments: tuple[str, ...], flags: Flags) 
     from scanfleet.child_process import environment
 
     require_worker_extra()
-    # This very process becomes the worker: signals, exit code and process id are the worker's own.
+    # The worker replaces this process, so that signals, exit code and process id are its own.
     os.execve(command[0], [*command, *arguments], environment(flags.settings()))  # noqa: S606
 
 
@@ -132,7 +155,7 @@ def _row(found: tuple[WorkerInfo, StageTimes], training: TrainingInfo | None) ->
 
 
 def _record(each: WorkerInfo, times: StageTimes, training: TrainingInfo | None) -> dict[str, Any]:
-    """For JSON; the times are since its start."""
+    """Return a worker as plain JSON; its times count from its start."""
     return {
         "worker": each.id,
         "host": each.host,

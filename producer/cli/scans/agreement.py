@@ -1,4 +1,4 @@
-"""`scanfleet scans agreement`: how far the answers that stand agree with a known truth."""
+"""`scanfleet scans agreement`: compare the current answers with a known truth."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def agreement(flags: Flags, scan_id: str, truth: str, form: str) -> None:
-    """Compare the answers of a scan with a known truth.
+    """Compare the answers of a scan with the true labels.
 
-    The truth is a column of its manifest. Prints the confusion matrix, and rates with 95 % intervals.
+    The true labels are a column of its manifest. Prints the confusion matrix, and rates with 95 % intervals.
 
     \b
     Example:
@@ -39,7 +39,7 @@ def agreement(flags: Flags, scan_id: str, truth: str, form: str) -> None:
             scan = get_scan(connection, scan_id)
         found = measure_agreement(engine, scan, truth)
     if not found.cells:
-        raise RequestError(f"--truth {truth}: no image of scan {scan.id} has a label of the check in such a column")
+        raise RequestError(f"--truth {truth}: no image of scan {scan.id} has a label of the check in that column")
     if form == "json":
         click.echo(json.dumps(_record(found), indent=2))
     else:

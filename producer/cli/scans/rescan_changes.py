@@ -1,4 +1,4 @@
-"""Prints what a rescan changed."""
+"""Prints the changes that a rescan brought."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, note, say
+from producer.cli.options import Flags, echo_line, note
 from producer.cli.tables import Cell, count, echo_table
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from producer.scans.rescan_changes import Missed, Report
     from scanfleet.db.results.rescan_changes import Answer, Compared, Flip
 
-SHOWN_FLIPS = 20  # in the table; the other formats have all
+SHOWN_FLIPS = 20  # in the table; the other formats hold all
 
 
 def echo_or_write(flags: Flags, scan_id: str, *, form: str, output: Path | None) -> None:
-    """The report of a rescan on the screen or in a file. Raises UnknownName, RequestError."""
+    """Print the report of a rescan or write it to a file. Raises UnknownName, RequestError."""
     from producer.reports.output import target
     from producer.scans.rescan_changes import WRITERS, find_report
     from scanfleet.db.results.rescan_changes import iter_flips
 
     if form == "table" and output is not None:
-        raise click.UsageError("a table is for the screen: --format json or csv goes into a file")
+        raise click.UsageError("-o does not write tables: add --format json or csv")
     with flags.ledger() as engine:
         report = find_report(engine, scan_id)
         if form == "table":
@@ -36,17 +36,17 @@ def echo_or_write(flags: Flags, scan_id: str, *, form: str, output: Path | None)
         else:
             with target(output, form=form) as file:
                 WRITERS[form](report, iter_flips(engine, report.rescan.id), file)
-    _say_what_is_missing(report)
+    _report_incomplete(report)
 
 
 def _echo(engine: sa.Engine, report: Report) -> None:
     from producer.scans.rescan_changes import KINDS
 
     rescan = report.rescan
-    say(f"rescan {rescan.id} of scan {rescan.rescan_of}: check {rescan.check}, {rescan.state}")
+    echo_line(f"rescan {rescan.id} of scan {rescan.rescan_of}: check {rescan.check}, {rescan.state}")
     click.echo(f"{count(report.n_renewed, 'answer')} renewed")
     for each in report.scorers:
-        say(f"{each.side} answers by {_who(each)}: {count(each.n_images, 'image')}")
+        echo_line(f"{each.side} answers by {_who(each)}: {count(each.n_images, 'image')}")
     for what in KINDS:
         table = report.table(what)
         if table:
@@ -57,7 +57,7 @@ def _echo(engine: sa.Engine, report: Report) -> None:
     if found[0][1].n_others:
         click.echo()
         for what, missed in found:
-            say(_missed_words(what, missed))
+            echo_line(_missed_words(what, missed))
     _echo_flips(engine, report)
 
 
@@ -74,11 +74,11 @@ def _echo_table(table: Mapping[tuple[str, str], int]) -> None:
 def _missed_words(what: str, missed: Missed) -> str:
     share = missed.flipped
     if share.value is None:
-        return f"{what}s among the {missed.n_others} not scored again: unknown, none was audited"
+        return f"{what}s among the {missed.n_others} not scored again: unknown, since none was audited"
     low, high = share.interval
     return (
         f"audit: {share.k} of {share.n} {what}s flipped ({share.value:.1%}; 95 % interval {low:.1%} to {high:.1%}): "
-        f"among the {missed.n_others} not scored again about {missed.expected}, at most {missed.at_most}"
+        f"about {missed.expected}, at most {missed.at_most}, of the {missed.n_others} not scored again would flip"
     )
 
 
@@ -105,10 +105,12 @@ def _answer(answer: Answer) -> str:
     return f"{answer.decision} {answer.label}"
 
 
-def _say_what_is_missing(report: Report) -> None:
+def _report_incomplete(report: Report) -> None:
     rescan = report.rescan
     if report.n_in_state("pending"):
-        note(f"so far: {count(report.n_in_state('pending'), 'image')} pending (rescan {rescan.id} is {rescan.state})")
+        note(
+            f"so far, {count(report.n_in_state('pending'), 'image')} are pending (rescan {rescan.id} is {rescan.state})"
+        )
     if report.n_in_state("failed"):
         n = count(report.n_in_state("failed"), "image")
         note(f"{n} failed this time and kept the old answer (`scanfleet scans errors {rescan.id}`)")

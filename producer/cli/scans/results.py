@@ -1,4 +1,4 @@
-"""`scanfleet results`: the answers, on a screen or into other programs."""
+"""`scanfleet results`: list, show and export answers and failures."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ def wanted_options(command: FunctionT) -> FunctionT:
             click.option(
                 "--scan",
                 metavar="SCAN",
-                help="Of this scan only. Default: of all; what a rescan brought stands in the scan that it renews.",
+                help="Only this scan. Default: all; the answers of a rescan are shown in the scan that it renews.",
             ),
-            click.option("--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"])),
+            click.option(
+                "--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"]), help="In this state."
+            ),
             click.option("--label", metavar="LABEL", help="With this answer."),
             click.option("--decision", type=click.Choice(["clear", "review", "flag"]), help="With this decision."),
             click.option("--min-score", type=float, metavar="P", help="With at least this score."),
             click.option("--max-score", type=float, metavar="P", help="With at most this score."),
-            click.option("--prefix", metavar="TEXT", help="Whose uri begins so."),
+            click.option("--prefix", metavar="TEXT", help="Whose uri starts with TEXT."),
         )
     ):
         command = option(command)
@@ -54,7 +56,7 @@ def results() -> None:
 
 @results.command("ls")
 @wanted_options
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most results to show.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
 @click.pass_obj
 def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> None:
@@ -84,17 +86,17 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
     if not shown:
         note("no image matches")
     elif len(shown) == limit:
-        note(f"only the first {limit} are shown: --limit, or `scanfleet results export`")
+        note(f"only the first {limit} are shown: use --limit or `scanfleet results export`")
 
 
 @results.command()
 @click.argument("uri")
-@click.option("--scan", metavar="SCAN", help="Of this scan only.")
+@click.option("--scan", metavar="SCAN", help="Only this scan.")
 @click.pass_obj
 def show(flags: Flags, uri: str, scan: str | None) -> None:
-    """Show everything known of one image, as JSON.
+    """Show everything known about one image, as JSON.
 
-    One object for each scan that holds it.
+    Prints one object for each scan that holds the image.
 
     \b
     Example:
@@ -107,14 +109,14 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
     with flags.ledger() as engine:
         found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": _as_listed(uri)})))
     if not found:
-        raise UnknownName(f"no scan holds {uri}: `scanfleet results ls --prefix` finds names")
+        raise UnknownName(f"no scan holds {uri}: find names with `scanfleet results ls --prefix TEXT`")
     for result in found:
         click.echo(json.dumps(as_record(result), indent=2, ensure_ascii=False))
 
 
 @results.command()
 @wanted_options
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), help="Most results to write.")
 @click.option(
     "--format",
     "form",
@@ -126,11 +128,11 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
 @click.pass_obj
 def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
-    """Write one line per image, whatever became of it.
+    """Write one line per image, whatever its state.
 
-    State is verdict, failed, pending or cancelled: --state verdict takes answers only. A file appears when it is
-    complete; a device or pipe is written as it is. In CSV and Parquet each column of the manifest is a column
-    `meta.<name>`.
+    The state is verdict, failed, pending or cancelled; --state verdict writes answers only. A file appears once it is
+    complete; a device or pipe is written directly. In CSV and Parquet each column of the manifest is a column
+    `meta.<name>`; the column `meta` holds those that first turn up after 500 lines, and is empty otherwise.
 
     \b
     Example:
@@ -148,7 +150,7 @@ def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None
 
 
 def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
-    """Raises UnknownName for a scan that is not there."""
+    """Raises UnknownName for an unknown scan."""
     from scanfleet.db.engine import reading
     from scanfleet.db.results.results import ResultFilter
     from scanfleet.db.scans.scans import get_scan
@@ -160,7 +162,7 @@ def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
 
 
 def _as_listed(uri: str) -> str:
-    """A path as the ledger holds it: absolute, its folder without links."""
+    """Return a path as the ledger stores it: absolute, its folder without links."""
     if "://" in uri:
         return uri
     path = Path(uri).expanduser().absolute()
@@ -168,7 +170,7 @@ def _as_listed(uri: str) -> str:
 
 
 def echo_results(shown: Sequence[Result]) -> None:
-    """A table, with a column of boxes where somebody was asked for them, and one of looks where there were two."""
+    """Print a table, with columns for boxes and for crops where any image has them."""
     header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
     rows = [_row(result) for result in shown]
     if any(result.boxes is not None for result in shown):
@@ -177,9 +179,9 @@ def echo_results(shown: Sequence[Result]) -> None:
         header = (*header[:-1], "boxes", header[-1])
         rows = [(*row[:-1], boxes_in_words(result.boxes), row[-1]) for row, result in zip(rows, shown, strict=True)]
     if any(result.crop is not None for result in shown):
-        header = (*header[:-1], "looks", header[-1])
-        rows = [(*row[:-1], _looks(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
-    echo_table(header, rows, below=("boxes", "looks", "uri"))
+        header = (*header[:-1], "crop", header[-1])
+        rows = [(*row[:-1], _crop_margins(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
+    echo_table(header, rows, below=("boxes", "crop", "uri"))
 
 
 def _row(result: Result) -> tuple[Cell, ...]:
@@ -187,8 +189,8 @@ def _row(result: Result) -> tuple[Cell, ...]:
     return (result.scan, state, result.label, result.decision, result.score, result.margin, result.uri)
 
 
-def _looks(look: CropResult | None) -> str | None:
-    """The margins of both; or why there is no second one."""
-    if look is None:
+def _crop_margins(crop: CropResult | None) -> str | None:
+    """Return the margins of the first pass and of the crop, or the reason for no crop."""
+    if crop is None:
         return None
-    return f"{look.first:+.3f} {look.skipped if look.second is None else format(look.second, '+.3f')}"
+    return f"{crop.first:+.3f} {crop.skipped if crop.second is None else format(crop.second, '+.3f')}"

@@ -1,4 +1,4 @@
-"""`scanfleet run`: the whole chain on one machine, from folder to figures."""
+"""`scanfleet run`: list, score and report on one machine."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ if TYPE_CHECKING:
     from producer.scans.session import Request, Session
     from producer.scans.wait import ScanSnapshot
 
-STOPPED = "stopped; what is scored is kept, and the same command goes on from here"
-LOOK_SECONDS = 0.5  # between two looks at the scoring while the listing goes on
+STOPPED = "stopped; what is scored is kept: run the same command to resume"
+POLL_SECONDS = 0.5  # between two reads of the progress while the listing continues
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=SOURCE)
 @filter_options
-@click.option("--truth", metavar="COLUMN", help="Manifest column with the true label: print how well the model does.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML contact sheet of flags.")
+@click.option("--truth", metavar="COLUMN", help="Manifest column with the true label: print accuracy and recall.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write a contact sheet of flags (HTML)."
+)
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes to start.")
-@click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
+@click.option("--strict", is_flag=True, help="Exit 20 if an image could not be scored.")
 @click.pass_obj
 def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int, strict: bool, **chosen: Any) -> None:
-    """Scan images on this machine, and print what came of it.
+    """Scan images on this machine and print the results.
 
-    Lists SRC, starts workers, waits, prints the summary and stops the workers. Sources and filters are those of
-    `scanfleet scan`. Ctrl-C lets the workers finish or hand back what they hold, a second one makes them hand back at
-    once; run the same command again to resume. Failed images don't affect the exit code unless --strict is set.
+    Lists SRC, starts workers, waits, prints a summary and stops the workers. Sources and filters are those of
+    `scanfleet scan`. Ctrl-C lets the workers finish or hand back their batches; a second Ctrl-C makes them hand back at
+    once. Run the same command again to resume. Failed images don't affect the exit code unless --strict is set.
 
     \b
     Example:
       scanfleet run photos/ --check overlay --report flagged.html
       scanfleet run demo/manifest.csv --check overlay --truth truth
     """
-    from producer.cli.scans.outcome import echo_summary, say_who_refuses
-    from producer.cli.scans.scan import say_how_it_ended
+    from producer.cli.scans.outcome import echo_summary, report_refusals
+    from producer.cli.scans.scan import report_outcome
     from producer.local.workers import LocalWorkers, require_worker_extra
     from producer.reports.output import require_place
     from producer.reports.summary import summarise
@@ -70,31 +72,31 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
             seconds=time.monotonic() - begin if local.logs else None,
         )
         _conclude(session, now, truth=truth, report=report)
-        say_who_refuses(session.engine, now.scan)
-        say_how_it_ended(now.scan.id, now.progress, strict=strict)
+        report_refusals(session.engine, now.scan)
+        report_outcome(now.scan.id, now.progress, strict=strict)
 
 
 def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> ScanSnapshot:
-    """List and score at the same time, until the scan has ended. Raises WorkerDied."""
-    from producer.cli.scans.scan import say_what_was_listed
-    from producer.scans.wait import standing, tend
+    """List and score at the same time until the scan has ended. Raises WorkerDied."""
+    from producer.cli.scans.scan import report_listing
+    from producer.scans.wait import snapshot_of, watch_and_reconcile
 
-    last, look_at = None, 0.0
+    last, poll_at = None, 0.0
     for last in session.enqueue(request):
         display.listed(last)
         if last.n_new:
-            local.start()  # at the first page: a faulty source starts no worker
-        if time.monotonic() >= look_at:
-            now = standing(session.engine, last.scan.id)
+            local.start()  # at the first page, so that a bad source starts no worker
+        if time.monotonic() >= poll_at:
+            now = snapshot_of(session.engine, last.scan.id)
             local.check(now.progress.n_done)
             display.scored(now)
-            look_at = time.monotonic() + LOOK_SECONDS
+            poll_at = time.monotonic() + POLL_SECONDS
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
-    n_pending = standing(session.engine, last.scan.id).progress.n_pending
-    say_what_was_listed(last, n_pending=n_pending)
+    n_pending = snapshot_of(session.engine, last.scan.id).progress.n_pending
+    report_listing(last, n_pending=n_pending)
     if n_pending:
-        local.start()  # nothing new, but work that an earlier run left
-    for now in tend(session.engine, session.app, session.settings, last.scan.id):
+        local.start()  # nothing is new, but an earlier run left work
+    for now in watch_and_reconcile(session.engine, session.app, session.settings, last.scan.id):
         display.scored(now)
         if not now.ended:
             local.check(now.progress.n_done)
@@ -115,4 +117,4 @@ def _conclude(session: Session, now: ScanSnapshot, *, truth: str | None, report:
         click.echo()
         click.echo(f"report: {report}")
     elif now.progress.n_flagged or now.progress.n_review:
-        note(f"a contact sheet of flags and reviews: `scanfleet scans report {now.scan.id} -o FILE`")
+        note(f"contact sheet of flags and reviews: `scanfleet scans report {now.scan.id} -o FILE`")

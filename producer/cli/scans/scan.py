@@ -1,4 +1,4 @@
-"""`scanfleet scan`: hand an archive to the fleet."""
+"""`scanfleet scan`: enqueue an archive for the fleet."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ if TYPE_CHECKING:
     from scanfleet.db.scans.scans import Progress
 
 
-@click.command()
+@click.command(short_help="Add the images in SRC to the queue and notify the workers.")
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=SOURCE)
 @filter_options
-@click.option("--dry-run", is_flag=True, help="Say what would be scanned; write nothing.")
-@click.option("--wait", is_flag=True, help="Stay until the scan has ended.")
-@click.option("--strict", is_flag=True, help="With --wait: exit 20 when an image could not be scored.")
+@click.option("--dry-run", is_flag=True, help="Print what would be scanned; write nothing.")
+@click.option("--wait", is_flag=True, help="Wait until the scan has ended.")
+@click.option("--strict", is_flag=True, help="With --wait: exit 20 if an image could not be scored.")
 @click.pass_obj
 def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: Any) -> None:
-    """Add images to the queue and notify the workers. Prints the scan's id.
+    """Add the images in SRC to the queue and notify the workers. Prints the scan's id.
 
-    SRC is a folder, s3://bucket/prefix, an image, or a manifest: .txt (a uri a line), .csv or .jsonl (column or field
-    `uri`; the others are kept with the image). Safe to interrupt: run it again to resume. Run it later to add only new
-    images.
+    Safe to interrupt: run it again to resume. Run it later to add only new images.
 
-    A glob is matched on the path below SRC; its * also crosses /. Failed images don't affect the exit code unless
-    --strict is set.
+    SRC is a folder, s3://bucket/prefix, an image, or a manifest: .txt (one uri per line), .csv or .jsonl (column or
+    field `uri`; the others are kept with the image). A glob is matched against the path below SRC, and its * also
+    matches /. Failed images don't affect the exit code unless --strict is set.
 
     \b
     Example:
       scanfleet scan s3://ads/2026/ --check overlay
-      scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --sample 500 --dry-run
+      scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --dry-run
     """
     from producer.scans.session import Request, open_session
     from scanfleet.config.diagnosis import local_broker_warning
@@ -53,69 +52,75 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
     if lonely is not None:
         note(lonely)
     with open_session(settings) as session, open_display() as display:
-        with if_stopped("what is listed is kept; the same command goes on with the listing"):
+        with if_stopped("stopped; what is listed is kept: run the same command to resume"):
             last = _enqueue(session, request, display)
-        _say_if_nobody_works(session, last)
+        _report_missing_worker(session, last)
         if wait:
-            with if_stopped(f"only the waiting ends, the scan goes on: `scanfleet scans watch {last.scan.id}`"):
+            with if_stopped(f"stopped waiting; the scan continues: `scanfleet scans watch {last.scan.id}`"):
                 _wait(session, last, display, strict=strict)
 
 
 def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
-    from producer.scans.wait import standing
+    from producer.scans.wait import snapshot_of
 
     last = None
     for page in session.enqueue(request):
         if last is None:
-            click.echo(page.scan.id)  # at once: a script may follow the scan while it is listed
+            click.echo(page.scan.id)  # at once, so that a script can follow the scan while it is listed
         display.listed(page)
         last = page
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
-    say_what_was_listed(last, n_pending=standing(session.engine, last.scan.id).progress.n_pending)
+    report_listing(last, n_pending=snapshot_of(session.engine, last.scan.id).progress.n_pending)
     return last
 
 
-def say_what_was_listed(last: Enqueued, *, n_pending: int) -> None:
-    """What the person should know after a listing. n_pending: images of the scan that are not scored yet."""
+def report_listing(last: Enqueued, *, n_pending: int) -> None:
+    """Note the outcome of a listing. n_pending: images of the scan that are not scored yet."""
     if last.n_skipped:
-        note(f"left out: {count(last.n_skipped, 'file')} with no image suffix or by a filter (--include takes them)")
+        note(f"skipped: {count(last.n_skipped, 'file')} without an image suffix or by a filter (--include adds them)")
+    _note_idle(last.idle_excludes)
     if not last.n_new:
-        held = f"nothing new: scan {last.scan.id} holds these images already"
+        held = f"nothing new: scan {last.scan.id} already holds these images"
         if n_pending:
-            goes_on = "" if last.scan.state == "paused" else " and goes on where it stopped"
-            note(f"{held}{goes_on} ({n_pending} pending; --fresh starts another one)")
+            resumes = "" if last.scan.state == "paused" else " and resumes"
+            note(f"{held}{resumes} ({n_pending} pending; --fresh starts a new one)")
         else:
-            note(f"{held} (--fresh starts another one)")
+            note(f"{held} (--fresh starts a new one)")
     if last.broker_away:
-        note("the broker is away; the scan is safe in the database and starts when the broker is back")
+        note("the broker is unavailable; the scan is safe in the database and starts when the broker is back")
     if last.scan.state == "paused":
         note(f"the scan is paused: `scanfleet scans resume {last.scan.id}`")
 
 
-def _say_if_nobody_works(session: Session, last: Enqueued) -> None:
-    from producer.scans.session import who_is_missing
-    from producer.scans.wait import standing
+def _note_idle(globs: tuple[str, ...]) -> None:
+    for glob in globs:
+        note(f"--exclude {glob} matched nothing (globs are matched against the path below SRC)")
 
-    if standing(session.engine, last.scan.id).progress.n_pending:
-        missing = who_is_missing(session.engine, model=last.scan.model, queue=last.scan.queue)
+
+def _report_missing_worker(session: Session, last: Enqueued) -> None:
+    from producer.scans.session import missing_worker_hint
+    from producer.scans.wait import snapshot_of
+
+    if snapshot_of(session.engine, last.scan.id).progress.n_pending:
+        missing = missing_worker_hint(session.engine, model=last.scan.model, queue=last.scan.queue)
         if missing is not None:
             note(missing)
 
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
-    from producer.cli.scans.outcome import say_answers, say_who_refuses
-    from producer.scans.wait import tend
+    from producer.cli.scans.outcome import report_answers, report_refusals
+    from producer.scans.wait import watch_and_reconcile
 
-    for now in tend(session.engine, session.app, session.settings, last.scan.id):
+    for now in watch_and_reconcile(session.engine, session.app, session.settings, last.scan.id):
         display.scored(now)
         if now.ended:
-            say_answers(session.engine, now.scan.id)
-            say_who_refuses(session.engine, now.scan)
-            say_how_it_ended(now.scan.id, now.progress, strict=strict)
+            report_answers(session.engine, now.scan.id)
+            report_refusals(session.engine, now.scan)
+            report_outcome(now.scan.id, now.progress, strict=strict)
 
 
-def say_how_it_ended(scan_id: str, done: Progress, *, strict: bool) -> None:
-    """Raises ScanIncomplete when images could not be scored and `strict` asks for it."""
+def report_outcome(scan_id: str, done: Progress, *, strict: bool) -> None:
+    """Note cancelled and failed images. Raises ScanIncomplete if any failed and `strict` is set."""
     from scanfleet.errors import ScanIncomplete
 
     if done.n_cancelled:
@@ -138,4 +143,5 @@ def _show_preview(request: Request, settings: Settings) -> None:
     click.echo(f"images          {found.n_images}")
     click.echo(f"bytes           {found.n_bytes} ({size_text(found.n_bytes)}){unsized}")
     click.echo(f"already scored  {found.n_scored}")
-    click.echo(f"left out        {found.n_skipped}")
+    click.echo(f"skipped         {found.n_skipped}")
+    _note_idle(found.idle_excludes)

@@ -43,14 +43,14 @@ def pause(flags: Flags, scan_id: str) -> None:
     if n_leased:
         batches, are = (count(n_leased, "batch", "batches"), "is" if n_leased == 1 else "are")
         held = f"{batches} under way {are} handed back within about {settings.reconcile_seconds:g} s"
-    note(f"scan {scan.id} is paused; {held} (`scanfleet scans resume {scan.id}` lets it go on)")
+    note(f"scan {scan.id} is paused; {held} (resume it with `scanfleet scans resume {scan.id}`)")
 
 
 @click.command()
 @click.argument("scan_id", metavar="SCAN")
 @click.pass_obj
 def resume(flags: Flags, scan_id: str) -> None:
-    """Resume a paused scan. Workers take it up within reconcile_seconds (2 by default).
+    """Resume a paused scan. Workers continue within reconcile_seconds (2 by default).
 
     \b
     Example:
@@ -66,17 +66,17 @@ def resume(flags: Flags, scan_id: str) -> None:
     if done:
         note(f"scan {scan.id} is done: its last batch ended during the pause")
     else:
-        note(f"scan {scan.id} is running; {_who_goes_on(flags, scan)}")
+        note(f"scan {scan.id} is running; {_next_step(flags, scan)}")
 
 
 @click.command()
 @click.argument("scan_id", metavar="SCAN")
 @click.pass_obj
 def cancel(flags: Flags, scan_id: str) -> None:
-    """End a scan for good. What is scored stays.
+    """Cancel a scan for good. What is scored stays.
 
-    Nothing more is written from this moment on. Workers that hold a batch of it notice within reconcile_seconds
-    (2 by default) and let go.
+    Nothing more is written from then on. Workers drop the batches they hold of it within reconcile_seconds
+    (2 by default).
 
     \b
     Example:
@@ -101,42 +101,42 @@ def cancel(flags: Flags, scan_id: str) -> None:
 @failure_options
 @click.pass_obj
 def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> None:
-    """Retry failed images. Images that have a verdict are left alone.
+    """Retry failed images. Images with a verdict are left alone.
 
-    `scanfleet scans errors` shows which stages and reasons there are.
+    `scanfleet scans errors` lists the stages and reasons.
 
     \b
     Example:
       scanfleet scans retry k7m2 --reason denied
     """
-    from producer.reports.failures import in_words, n_chosen
+    from producer.reports.failures import counts_text, n_chosen
     from scanfleet.db.results.results import count_failures
     from scanfleet.db.scans.retries import retry_failures
 
     def action(connection: sa.Connection, found_id: str) -> tuple[Counts, int]:
         counts = count_failures(connection, found_id)
-        n_chosen(counts, stage=stage, reason=reason)  # raises for a word that no failure has
+        n_chosen(counts, stage=stage, reason=reason)  # raises for a stage or reason that no failure has
         return counts, retry_failures(connection, found_id, stage=stage, reason=reason)
 
     scan, (counts, n_retried) = _change(flags, scan_id, action)
     if n_retried:
-        held_up = f"the scan is paused: `scanfleet scans resume {scan.id}`" if scan.state == "paused" else None
-        note(f"scan {scan.id}: {count(n_retried, 'image')} pending again; {held_up or _who_goes_on(flags, scan)}")
+        paused = f"the scan is paused: `scanfleet scans resume {scan.id}`" if scan.state == "paused" else None
+        note(f"scan {scan.id}: {count(n_retried, 'image')} pending again; {paused or _next_step(flags, scan)}")
     elif counts:
-        note(f"scan {scan.id}: nothing failed with both; what failed is {in_words(counts)}")
+        note(f"scan {scan.id}: no failure has both; failures: {counts_text(counts)}")
     else:
-        note(f"scan {scan.id}: nothing failed, so there is nothing to retry")
+        note(f"scan {scan.id}: no failures to retry")
 
 
-def _who_goes_on(flags: Flags, scan: ScanInfo) -> str:
-    from producer.scans.session import who_is_missing
+def _next_step(flags: Flags, scan: ScanInfo) -> str:
+    from producer.scans.session import missing_worker_hint
 
     with flags.ledger() as engine:
-        return who_is_missing(engine, model=scan.model, queue=scan.queue) or "a worker will take it up"
+        return missing_worker_hint(engine, model=scan.model, queue=scan.queue) or "a worker will continue it"
 
 
 def _change(flags: Flags, scan_id: str, action: Callable[[sa.Connection, str], T]) -> tuple[ScanInfo, T]:
-    """Do something to a scan in one transaction; again when the database could not do it at this moment."""
+    """Change a scan in one transaction, and try again after a transient error of the database."""
     from scanfleet.db.engine import transaction
     from scanfleet.db.scans import scans as store
     from scanfleet.retry import retry_database

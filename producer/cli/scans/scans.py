@@ -1,4 +1,4 @@
-"""`scanfleet scans`: what runs, how far it is, and stopping or mending it."""
+"""`scanfleet scans`: list, show, watch and report scans; the commands that change one are in scan_changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, failure_options, note, printable, say
+from producer.cli.options import Flags, ScanfleetGroup, echo_line, failure_options, note, printable
 from producer.cli.scans.scan_changes import cancel, pause, resume, retry
 from producer.cli.tables import count, echo_table
 
@@ -23,7 +23,7 @@ form_option = click.option("--format", "form", type=click.Choice(["table", "json
 def scans() -> None:
     """List, watch, pause, resume, cancel and retry scans.
 
-    A scan is named by its id, or by the start of it when no other begins so.
+    Name a scan by its id, or by any unique prefix of it.
 
     \b
     Example:
@@ -32,13 +32,13 @@ def scans() -> None:
 
 
 @scans.command("ls")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Newest scans only.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show only the newest.")
 @form_option
 @click.pass_obj
 def list_scans(flags: Flags, limit: int, form: str) -> None:
     """List scans, the newest first.
 
-    State `no worker`: it is running, but no worker that takes its images lives.
+    State `no worker`: the scan is running, but no live worker serves its model.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
     header = ("scan", "check", "model", "state", *counts, "started", "sources")
     echo_table(header, [_row(scan, done, served) for scan, done in found], below=("model", "started", "sources"))
     if not found:
-        note("no scan yet: `scanfleet scan SRC --check NAME` makes one")
+        note("no scan yet: start one with `scanfleet scan SRC --check NAME`")
 
 
 @scans.command()
@@ -69,7 +69,7 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
 def show(flags: Flags, scan_id: str, form: str) -> None:
     """Show one scan.
 
-    Settings, counts, answers, failures, and where the time went.
+    Prints settings, counts, answers, failures, and where the time went.
 
     \b
     Example:
@@ -89,7 +89,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
             rescans = store.list_rescans(connection, summary.scan.id)
             alarms = alarms_of_scan(connection, summary.scan.check, summary.scan.id)
         if form == "table":
-            outcome.say_if_nobody_works(engine, summary.scan, summary.progress)
+            outcome.report_missing_worker(engine, summary.scan, summary.progress)
     if form == "json":
         answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
@@ -104,18 +104,18 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     outcome.echo_summary(summary)
     outcome.echo_explanations(summary)
     echo_times(summary.times)
-    outcome.say_what_is_quarantined(summary.scan.id, summary.failures)
+    outcome.report_quarantine(summary.scan.id, summary.failures)
     click.echo()
     for source in summary.scan.sources:
-        say(f"source   {source}", hang=9)
+        echo_line(f"source   {source}", hang=9)
     for name, value in summary.scan.filters.items():
-        say(f"{name:8} {value}", hang=9)
+        echo_line(f"{name:8} {value}", hang=9)
     outcome.echo_renewal(summary.scan, rescans)
     if summary.scan.n_listed is None:
         command = "scan" if summary.scan.rescan_of is None else "rescan"
-        note(f"the listing has not ended: `scanfleet {command}` with the same arguments goes on with it")
+        note(f"the listing is incomplete: run `scanfleet {command}` with the same arguments to resume it")
     if summary.progress.waiting_for:
-        say(f"waiting for: {printable(summary.progress.waiting_for)}")
+        echo_line(f"waiting for: {printable(summary.progress.waiting_for)}")
     if alarms:
         others = f" (and {len(alarms) - 1} more)" if len(alarms) > 1 else ""
         note(f"alarm: {alarms[0]}{others}: `scanfleet drift --scan {summary.scan.id}` shows the figures")
@@ -123,35 +123,35 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
 
 @scans.command()
 @click.argument("scan_id", metavar="SCAN")
-@click.option("--strict", is_flag=True, help="Exit 20 when an image could not be scored.")
+@click.option("--strict", is_flag=True, help="Exit 20 if an image could not be scored.")
 @click.pass_obj
 def watch(flags: Flags, scan_id: str, strict: bool) -> None:
-    """Follow a scan until it has ended. Only looks; Ctrl-C leaves the scan alone.
+    """Follow a scan until it ends. Ctrl-C does not affect the scan.
 
     \b
     Example:
       scanfleet scans watch k7m2
     """
     from producer.cli.progress import open_display
-    from producer.cli.scans.outcome import say_answers, say_if_nobody_works
-    from producer.cli.scans.scan import say_how_it_ended
-    from producer.scans.wait import standing
-    from producer.scans.wait import watch as look
+    from producer.cli.scans.outcome import report_answers, report_missing_worker
+    from producer.cli.scans.scan import report_outcome
+    from producer.scans.wait import snapshot_of
+    from producer.scans.wait import watch as follow
 
     with flags.ledger() as engine:
-        first = standing(engine, scan_id)
-        say_if_nobody_works(engine, first.scan, first.progress)
+        first = snapshot_of(engine, scan_id)
+        report_missing_worker(engine, first.scan, first.progress)
         with open_display() as display:
-            for now in look(engine, scan_id, every_seconds=1.0):
+            for now in follow(engine, scan_id, every_seconds=1.0):
                 display.scored(now)
-        say_answers(engine, now.scan.id)
-        say_how_it_ended(now.scan.id, now.progress, strict=strict)
+        report_answers(engine, now.scan.id)
+        report_outcome(now.scan.id, now.progress, strict=strict)
 
 
 @scans.command()
 @click.argument("scan_id", metavar="SCAN")
 @failure_options
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many images.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most images to show.")
 @form_option
 @click.pass_obj
 def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, limit: int, form: str) -> None:
@@ -161,7 +161,7 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
     Example:
       scanfleet scans errors k7m2 --stage decode
     """
-    from producer.cli.scans.outcome import say_what_is_quarantined
+    from producer.cli.scans.outcome import report_quarantine
     from producer.reports.failures import n_chosen
     from scanfleet.db.engine import reading
     from scanfleet.db.results import results
@@ -178,7 +178,7 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
         return
     if not counts:
-        note(f"scan {scan.id}: nothing failed")
+        note(f"scan {scan.id}: no failures")
         return
     echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in counts.items()])
     if rows:
@@ -186,19 +186,19 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
         echo_table(("failed at", "reason", "image", "detail"), rows, below=("image", "detail"))
     if len(rows) < n_all:
         note(f"{len(rows)} of {count(n_all, 'image')} are shown: --limit shows more")
-    say_what_is_quarantined(scan.id, counts)
+    report_quarantine(scan.id, counts)
 
 
 @scans.command()
 @click.argument("scan_id", metavar="SCAN")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The HTML file.")
 @click.option("--truth", metavar="COLUMN", help="Manifest column with the true label, shown beside the answer.")
-@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many images.")
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Most images to show.")
 @click.pass_obj
 def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: int) -> None:
     """Write a contact sheet of flagged images.
 
-    It is one HTML file that needs nothing else.
+    It is one self-contained HTML file.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`scanfleet score`: a few images, or a stream of them, scored here and now. No queue, no ledger, no broker."""
+"""`scanfleet score`: score a few images, or a stream of them, without queue, ledger and broker."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ HEADER = ("file", "decision", "label", "score", "margin", "mass")
 )
 @click.option("--model", metavar="MODEL", help="Built-in name, hub id, folder or endpoint:NAME. Default: the setting.")
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="Use the adapter in this folder.")
-@click.option("--json", "--jsonl", "as_json", is_flag=True, help="As --format jsonl.")
+@click.option("--json", "--jsonl", "as_json", is_flag=True, help="Same as --format jsonl.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["table", "json", "jsonl"]),
     default="table",
-    help="jsonl: an object a line; json: all in one list.",
+    help="jsonl: one object per line; json: one list.",
 )
 @click.pass_obj
 def score(
@@ -57,10 +57,10 @@ def score(
 ) -> None:
     """Score a few images now, without a queue.
 
-    IMG is a file, a folder, s3://bucket/prefix, a manifest, or `-` for a list on stdin. The same scorer and the same
-    decisions as in a scan, but nothing is kept. Without --adapter the one that ships with the built-in model is used,
-    and any other model answers by itself; adapters of a fleet's ledger are not asked for. An image that cannot be
-    scored is told on stderr, the others are scored, and the exit code is 20.
+    IMG is a file, a folder, s3://bucket/prefix, a manifest, or `-` for a list on stdin. Images are scored and decided
+    as in a scan, but nothing is kept. Without --adapter, the built-in model uses the adapter that ships with it, and
+    any other model answers without one; adapters in a ledger are not used. If an image cannot be scored, the error goes
+    to stderr, the others are scored, and the exit code is 20.
 
     \b
     Example:
@@ -78,11 +78,11 @@ def score(
     check = find_check(flags, check_name)
     named = NamedImages(images, settings)
     stream = iter(named)
-    first = next(stream, None)  # before a model is loaded for nothing
+    first = next(stream, None)  # before a model is loaded in vain
     if first is None:
-        for fault in named.faults[:-1]:
-            note(str(fault))
-        raise named.faults[-1]
+        for error in named.errors[:-1]:
+            note(str(error))
+        raise named.errors[-1]
     require_worker_extra()
     asked = {"check": check.model_dump(mode="json"), "adapter": None if adapter is None else os.path.abspath(adapter)}
     output = _Output(named, form="jsonl" if as_json and form == "table" else form)
@@ -98,7 +98,7 @@ def _entries(images: Iterator[NewImage]) -> Iterator[dict[str, Any]]:
 
 
 def find_check(flags: Flags, name: str) -> Check:
-    """A file or a built-in check needs no ledger; a check that was added lies in one."""
+    """Load a check. A file or a built-in check needs no ledger; an added check is stored in one."""
     from producer.scans import session
     from scanfleet.checks.check import builtin_names, load_check
 
@@ -109,45 +109,45 @@ def find_check(flags: Flags, name: str) -> Check:
 
 
 class _Output:
-    """Answers to stdout, everything else to stderr."""
+    """Prints answers on stdout, everything else on stderr."""
 
     def __init__(self, named: NamedImages, *, form: str) -> None:
         self._named = named
         self._form = form
         self._table = StreamedTable(HEADER, numbers=("score", "margin", "mass"))
-        self._n_told = 0  # faults of sources
+        self._n_reported = 0  # errors of sources
         self._n_scored = 0
         self._n_failed = 0
 
     def take(self, message: dict[str, Any]) -> None:
-        """One message of the child."""
-        self._tell_faults()
+        """Take one message of the child."""
+        self._report_errors()
         kind = message.pop("kind")
         if kind == "ready" and self._form == "table":
-            _say_who(message)
+            _report_scorer(message)
         elif kind == "result":
             self._result(message)
 
     def end(self) -> None:
-        """Raises what decides the exit code: a store that is away, or ScanIncomplete."""
+        """Print the rest. Raises Retryable if a source was unavailable, ScanIncomplete if anything failed."""
         from scanfleet.errors import Retryable, ScanIncomplete
 
         if self._form == "json":
             click.echo("\n]" if self._n_scored + self._n_failed else "[]")
         self._table.end()
-        self._tell_faults()
-        if any(isinstance(fault, Retryable) for fault in self._named.faults):
+        self._report_errors()
+        if any(isinstance(error, Retryable) for error in self._named.errors):
             raise Retryable("not every image could be listed: try again")
         if self._n_failed:
             n = self._n_scored + self._n_failed
             raise ScanIncomplete(f"{self._n_failed} of {count(n, 'image')} could not be scored")
-        if self._named.faults:
-            raise ScanIncomplete(f"{count(len(self._named.faults), 'source')} could not be read")
+        if self._named.errors:
+            raise ScanIncomplete(f"{count(len(self._named.errors), 'source')} could not be read")
 
-    def _tell_faults(self) -> None:
-        for fault in self._named.faults[self._n_told :]:
-            self._n_told += 1
-            note(" ".join(str(fault).split()))
+    def _report_errors(self) -> None:
+        for error in self._named.errors[self._n_reported :]:
+            self._n_reported += 1
+            note(" ".join(str(error).split()))
 
     def _result(self, record: dict[str, Any]) -> None:
         failure = record["failure"]
@@ -164,7 +164,7 @@ class _Output:
             self._table.add((_shown(record["uri"]), *(record[name] for name in HEADER[1:])))
 
 
-def _say_who(ready: dict[str, Any]) -> None:
+def _report_scorer(ready: dict[str, Any]) -> None:
     scorer = ready["scorer"]
     adapter = f"adapter {scorer['adapter'][:12]}" if scorer["adapter"] else "no adapter"
     score = "" if ready["calibrated"] else ": margins are not calibrated, there is no score"
@@ -172,5 +172,5 @@ def _say_who(ready: dict[str, Any]) -> None:
 
 
 def _shown(uri: str) -> str:
-    """From the working folder, where the file lies below it."""
+    """Return the path relative to the working folder if the file lies below it."""
     return uri.removeprefix(os.path.join(os.getcwd(), ""))

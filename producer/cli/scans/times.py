@@ -1,4 +1,4 @@
-"""Prints where the time of a scan went."""
+"""Prints the times of a scan by stage."""
 
 from __future__ import annotations
 
@@ -6,64 +6,64 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import say
+from producer.cli.options import echo_line
 from scanfleet.stats.stage_times import ADVICE, THREAD_STAGES
 
 if TYPE_CHECKING:
     from scanfleet.stats.stage_times import StageTimes
 
-WAITS_FOR = {
+BOTTLENECKS = {
     "device": "the device is the bottleneck",
     "fetch": "fetching is the bottleneck",
     "decode": "decoding is the bottleneck",
     "prepare": "preparing is the bottleneck",
-    "batches": "too little was under way",
+    "batches": "too few batches were in progress",
 }
-SKIPPED_IN_WORDS = {
+SKIPPED = {
     "cap": "beyond max_extra",
     "diffuse": "diffuse",
     "whole": "with the whole image as region",
-    "enough": "seen well enough at first",
+    "enough": "clear enough in the first pass",
 }
 
 
 def echo_times(times: StageTimes) -> None:
-    """Nothing where nothing was measured, as in a scan whose images were all known."""
+    """Print the times, or nothing if none were measured, as in a scan that only reused earlier answers."""
     if times.bottleneck is None or times.idle_share is None:
         return
     click.echo()
     idle = f"the device was idle {times.idle_share:.0%} of the time".replace("%", " %")
-    say(f"{idle}: {WAITS_FOR[times.bottleneck]} ({ADVICE[times.bottleneck]})")
-    say(f"  {_workers(times)}", hang=4)
-    say(f"  {_threads(times)}", hang=4)
-    say(f"  {_forwards(times)}", hang=4)
+    echo_line(f"{idle}: {BOTTLENECKS[times.bottleneck]} ({ADVICE[times.bottleneck]})")
+    echo_line(f"  {_workers(times)}", hang=4)
+    echo_line(f"  {_threads(times)}", hang=4)
+    echo_line(f"  {_forwards(times)}", hang=4)
     if times["again_tokens"] or times.due:
-        say(f"  {_again(times)}", hang=4)
+        echo_line(f"  {_crops(times)}", hang=4)
 
 
 def _workers(times: StageTimes) -> str:
-    pace = f"{times.images_per_second or 0:.1f} images/s a worker"
-    return f"workers had batches under way for {times['under_way']:.1f} s: {pace}"
+    rate = f"{times.images_per_second or 0:.1f} images/s per worker"
+    return f"workers had batches for {times['under_way']:.1f} s: {rate}"
 
 
 def _threads(times: StageTimes) -> str:
     parts = ", ".join(f"{stage} {times[stage]:.1f} s" for stage in THREAD_STAGES)
     used = sum(times[stage] for stage in THREAD_STAGES)
-    return f"stage threads were at work for {used:.1f} s of their {times['threads']:.1f} s: {parts}"
+    return f"stage threads were busy for {used:.1f} s of {times['threads']:.1f} s: {parts}"
 
 
 def _forwards(times: StageTimes) -> str:
     rows = "images and crops" if times["again_rows"] else "images"
-    each = f"{times.images_per_forward or 0:.1f} {rows} in each"
-    padding = f"{times.padding_share or 0:.1%} of their tokens padding".replace("%", " %")
-    return f"{times['forwards']:.0f} forwards took {times['device']:.1f} s, some at the same time: {each}, {padding}"
+    each = f"{times.images_per_forward or 0:.1f} {rows} each"
+    padding = f"{times.padding_share or 0:.1%} of the tokens padding".replace("%", " %")
+    return f"{times['forwards']:.0f} forwards took {times['device']:.1f} s, some in parallel: {each}, {padding}"
 
 
-def _again(times: StageTimes) -> str:
+def _crops(times: StageTimes) -> str:
     given, skipped = round(times["again"]), times.skipped
-    reasons = ", ".join(f"{n:,} {SKIPPED_IN_WORDS[why]}" for why, n in skipped.items())
-    counts = f"{times.due:,} due, {given:,} given" + (f" ({reasons})" if reasons else "")
+    reasons = ", ".join(f"{n:,} {SKIPPED[why]}" for why, n in skipped.items())
+    counts = f"{times.due:,} due, {given:,} read" + (f" ({reasons})" if reasons else "")
     share = f"{times.again_share or 0:.1%}".replace("%", " %")
-    what = "they took" if given else "finding the regions took"
-    tokens = f"; {what} {times['again_tokens']:,.0f} visual tokens, {share} of the first looks'"
-    return f"second looks: {counts if times.due else 'none came to its end'}{tokens if times['again_tokens'] else ''}"
+    subject = "they took" if given else "finding the regions took"
+    tokens = f"; {subject} {times['again_tokens']:,.0f} visual tokens, {share} of the first pass"
+    return f"crops: {counts if times.due else 'none finished'}{tokens if times['again_tokens'] else ''}"

@@ -1,4 +1,4 @@
-"""`scanfleet adapters push` and `pull`: the files of an adapter, to where all workers reach them, and from there."""
+"""`scanfleet adapters push` and `pull`: copy an adapter's files to and from a shared place."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @click.argument("destination", metavar="[DEST]", required=False)
 @click.pass_obj
 def push(flags: Flags, /, *, adapter_id: int, destination: str | None) -> None:
-    """Copy an adapter's files to where all workers reach them.
+    """Copy an adapter's files to where all workers can read them.
 
-    Workers take them from there. DEST is a folder or s3://bucket/prefix. Default: the setting adapters_url. Prints
-    where they lie now.
+    DEST is a folder or s3://bucket/prefix. Default: the setting adapters_url. Prints the new place; workers load the
+    adapter from there.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def push(flags: Flags, /, *, adapter_id: int, destination: str | None) -> None:
 
     settings = flags.settings()
     if destination is None and settings.adapters_url is None:
-        raise BadSettings("adapters_url: not set: name a folder or s3://bucket/prefix after the id, or set it")
+        raise BadSettings("adapters_url is not set: name a folder or s3://bucket/prefix after the id, or set it")
     with ledger(settings) as engine:
         adapter = _get(engine, adapter_id)
         with _files(adapter, settings) as folder:
@@ -57,7 +57,7 @@ def push(flags: Flags, /, *, adapter_id: int, destination: str | None) -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.pass_obj
 def pull(flags: Flags, /, *, adapter_id: int, folder: Path) -> None:
-    """Copy an adapter's files into a new folder here, digest checked.
+    """Copy an adapter's files into a new folder and check their digest.
 
     \b
     Example:
@@ -87,12 +87,12 @@ def _require_files(adapter: AdapterInfo) -> None:
     from scanfleet.errors import BadSource
 
     if adapter.uri.startswith("builtin://"):
-        raise BadSource(f"adapter {adapter.id} ships with scanfleet: every worker has its files already")
+        raise BadSource(f"adapter {adapter.id} ships with scanfleet: every worker already has its files")
 
 
 @contextmanager
 def _files(adapter: AdapterInfo, settings: Settings) -> Iterator[Path]:
-    """Its files on this machine, for a while, with the digest that is registered."""
+    """Yield a temporary copy of the adapter's files, checked against the registered digest."""
     from scanfleet.storage import adapter_files
 
     _require_files(adapter)

@@ -1,4 +1,4 @@
-"""`scanfleet adapters`: fine-tuned versions: list, show, promote, roll back."""
+"""`scanfleet adapters`: list, show, promote and roll back adapters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note, printable, say
+from producer.cli.options import Flags, ScanfleetGroup, echo_line, note, printable
 from producer.cli.tables import Cell, echo_table
 from producer.cli.training.adapter_files import pull, push
 from producer.cli.training.adapters_compare import compare
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 WHY = click.option("--why", metavar="TEXT", help="The reason, for the record.")
-WHO = click.option("--who", metavar="NAME", help="Who decides, for the record. Default: the user of this machine.")
+WHO = click.option("--who", metavar="NAME", help="Who decides, for the record. Default: your user name.")
 HISTORY = 10  # changes of the champion that `show` prints
 
 
@@ -47,7 +47,7 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
       scanfleet adapters ls --check overlay
     """
     from producer.training.adapter_summary import headline, record
-    from producer.training.refusals import in_words, refused_champions
+    from producer.training.refusals import refusal_text, refused_champions
     from scanfleet.db.engine import reading
     from scanfleet.db.training import adapters as registry
     from scanfleet.db.training.champions import in_use
@@ -72,12 +72,12 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
             )
             for each in found
         ]
-        header = ("id", "check", "base", "weights", "champion", "gate", "figures", "entered")
-        echo_table(header, rows, below=("figures", "entered"))
+        header = ("id", "check", "base", "weights", "champion", "gate", "figures", "registered")
+        echo_table(header, rows, below=("figures", "registered"))
     if not found:
-        note("no adapter yet: a worker enters those that ship, `scanfleet train start --check NAME` makes one")
+        note("no adapter yet: workers register those that ship; `scanfleet train start --check NAME` trains one")
     for refusal in refused:
-        note(in_words(refusal))
+        note(refusal_text(refusal))
 
 
 @adapters.command()
@@ -87,7 +87,7 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
 def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
     """Show an adapter.
 
-    Recipe, figures, thresholds, what the gate said, who refuses it, and when it was in use.
+    Prints recipe, figures, thresholds, the gate's report, refusals by workers, and when it was in use.
 
     \b
     Example:
@@ -106,9 +106,9 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
         changes = history(connection, found.check_name, found.base_model)
     in_use = used is not None and used.id == adapter_id
     if form == "json":
-        told = [{"worker": each.worker, "why": each.why, "at": each.at.isoformat()} for each in refused]
+        refusals = [{"worker": each.worker, "why": each.why, "at": each.at.isoformat()} for each in refused]
         moves = [asdict(each) | {"at": each.at.isoformat()} for each in changes]
-        click.echo(json.dumps(record(found, in_use=in_use) | {"refusals": told, "promotions": moves}, indent=2))
+        click.echo(json.dumps(record(found, in_use=in_use) | {"refusals": refusals, "promotions": moves}, indent=2))
         return
     lines = [("adapter", f"{adapter_id}, in use" if in_use else f"{adapter_id}, not in use"), *facts(found)]
     lines += [("gate", line) for line in gate_lines(found.gate, found.gate_verdict)]
@@ -116,22 +116,21 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
     lines += [("champion", change_line(each)) for each in changes[:HISTORY]]
     before = ""
     for name, words in lines:
-        say(f"{'' if name == before else name:<9} {printable(words)}", hang=10)
+        echo_line(f"{'' if name == before else name:<9} {printable(words)}", hang=10)
         before = name
 
 
 @adapters.command()
 @click.argument("adapter_id", metavar="ID", type=int)
-@click.option("--force", is_flag=True, help="Also where the gate did not say promote; needs --why.")
+@click.option("--force", is_flag=True, help="Promote even if the gate did not; needs --why.")
 @WHY
 @WHO
 @click.pass_obj
 def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, who: str | None) -> None:
     """Put an adapter in use for its check and base model.
 
-    Exit 23 where the gate did not let it. Files that are not those that were registered are refused, also with --force,
-    where they can be reached from here. Running workers make it ready beside their batches and take it with the next
-    one.
+    Exit 23 if the gate did not pass it. Files that differ from those registered are refused, even with --force, if they
+    can be read from here. Running workers load it while they score, and use it from their next batch.
 
     \b
     Example:
@@ -145,35 +144,35 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
     from scanfleet.db.training.adapters import get_adapter
 
     if force and not (why or "").strip():
-        raise click.UsageError("--force needs --why: say why you know better than the gate")
+        raise click.UsageError("--force needs --why: give the reason for overruling the gate")
     settings = flags.settings()
     with ledger(settings) as engine:
         with reading(engine) as connection:
             adapter = get_adapter(connection, adapter_id)
-        unseen = require_weights(adapter, settings)  # takes seconds: while it looks, nothing is held
+        unseen = require_weights(adapter, settings)  # takes seconds, so it runs outside the transaction
         if unseen is not None:
-            note(f"adapter {adapter_id}'s files could not be looked at: {unseen}")
+            note(f"could not check the files of adapter {adapter_id}: {unseen}")
         with transaction(engine) as connection:
             used = champions.champion(connection, adapter.check_name, adapter.base_model)
             if used is not None and used.id == adapter_id:
-                note(f"adapter {adapter_id} is in use already")
+                note(f"adapter {adapter_id} is already in use")
                 return
             kind: champions.Kind = "forced" if force and adapter.gate_verdict != "promote" else "person"
             champions.promote(connection, adapter_id, kind=kind, why=why or "by hand", who=_user(who))
-    before = "no adapter" if used is None else f"adapter {used.id}"
-    note(f"check {adapter.check_name} on {adapter.base_model}: adapter {adapter_id} in the place of {before}")
+    before = "the base model alone" if used is None else f"adapter {used.id}"
+    note(f"check {adapter.check_name} on {adapter.base_model}: adapter {adapter_id} is in use and replaces {before}")
 
 
 @adapters.command()
 @click.option("--check", "check_name", required=True, metavar="NAME", help="The check's name.")
-@click.option("--model", metavar="MODEL", help="The base model. Default: the only one, else that of the settings.")
+@click.option("--model", metavar="MODEL", help="Base model. Default: the only one in use, else the setting.")
 @WHY
 @WHO
 @click.pass_obj
 def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | None, who: str | None) -> None:
-    """Put the adapter before back in use, or the base model alone.
+    """Put the previous adapter back in use, or the base model alone.
 
-    Twice goes back twice.
+    Running it twice goes back two steps.
 
     \b
     Example:
@@ -190,12 +189,14 @@ def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | 
     before, now = (
         "the base model alone" if i is None else f"adapter {i}" for i in (change.previous_id, change.adapter_id)
     )
-    note(f"check {check_name} on {base}: {before} is out of use, {now} answers from now on")
-    note("answers given before stay: `scanfleet rescan SCAN` renews them")
+    note(
+        f"check {check_name} on {base}: {before} is out of use; {now} answers from now on. "
+        "Old answers stay: `scanfleet rescan SCAN` re-scores them"
+    )
 
 
 def _base_of(connection: sa.Connection, check_name: str, settings: Settings) -> str:
-    """The base model whose champion is meant. Raises UnknownName."""
+    """Return the base model to roll back on. Raises UnknownName."""
     from scanfleet.db.training.champions import in_use
     from scanfleet.errors import UnknownName
 
@@ -214,7 +215,7 @@ def _user(who: str | None) -> str | None:
         return who
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container without names
+    except (KeyError, OSError):  # a container without user names
         return None
 
 

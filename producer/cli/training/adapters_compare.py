@@ -1,4 +1,4 @@
-"""`scanfleet adapters compare`: what the gate says of two adapters now."""
+"""`scanfleet adapters compare`: run the gate on two adapters."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ BASE = "base"
 def compare(flags: Flags, /, *, adapter_id: int, against: str | None, form: str) -> None:
     """Compare adapter A with B on the golden images of its check.
 
-    B is an id, "base", or by default the champion. Both are asked the same images through the stack that serves them,
-    each with its own calibrator, and judged as after a training: promote, hold or reject, with every figure. Nothing is
-    changed: `adapters promote` does that.
+    B is an id or "base"; default: the champion. Both score the same images as workers do, each with its own calibrator,
+    and the gate judges them as after a training: promote, hold or reject, with every figure. Changes nothing:
+    `adapters promote` puts an adapter in use.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def _show_progress(done: int, total: int) -> None:
 
 
 def _who(flags: Flags, adapter_id: int, against: str | None) -> tuple[int | None, Settings]:
-    """(id of the adapter to compare with, None: the base alone; settings with the base model of both)
+    """Return the id of the adapter to compare with (None: the base alone) and settings with their base model.
 
     Raises UnknownName.
     """
@@ -78,5 +78,5 @@ def _who(flags: Flags, adapter_id: int, against: str | None) -> tuple[int | None
             rival = None if against == BASE else get_adapter(connection, int(against)).id
     if rival == adapter_id:
         same = "it is the champion itself" if against is None else "that is the same one"
-        raise click.UsageError(f'adapter {adapter_id} against itself: {same}; name another id, or "{BASE}"')
+        raise click.UsageError(f'cannot compare adapter {adapter_id} with itself: {same}; name another id, or "{BASE}"')
     return rival, flags.settings(model=info.base_model)

@@ -1,4 +1,4 @@
-"""`scanfleet drift`: whether answers still look as they did."""
+"""`scanfleet drift`: compare the answers of scans with earlier ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, note, say
-from producer.cli.tables import echo_table
+from producer.cli.options import Flags, echo_line, note
+from producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
     from producer.training.drift import Drift
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--check", "check_name", metavar="NAME", help="Of this check only. Default: every check with a scan.")
-@click.option("--scan", "scan_id", metavar="SCAN", help="Of this scan only. Default: the newest 20 of each check.")
+@click.option("--check", "check_name", metavar="NAME", help="Only this check. Default: every check with a scan.")
+@click.option("--scan", "scan_id", metavar="SCAN", help="Only this scan. Default: the newest 20 of each check.")
 @click.option(
-    "--by", metavar="source|DEPTH", help="Also by source, or by folder so many levels (1 to 5) below the source."
+    "--by", metavar="source|DEPTH", help="Also by source, or by folder DEPTH levels (1 to 5) below the source."
 )
-@click.option("--alarm", is_flag=True, help="Exit 25 when anything is alarming.")
+@click.option("--alarm", is_flag=True, help="Exit 25 if there is an alarm.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
 def drift(flags: Flags, check_name: str | None, scan_id: str | None, by: str | None, alarm: bool, form: str) -> None:
     """Report drift in scores, labels and human corrections.
 
-    Each scan is held to the first one by the same scorer that has 200 verdicts or more. psi: how far its margins moved,
-    alarming from 0.2 beyond chance; ratio: of the flag rates; low_mass: verdicts in which the model barely speaks in
-    labels. Corrections count since the adapter in use last changed; only those of random draws tell of the archive.
+    Each scan is compared with the first one by the same scorer that has at least 200 verdicts. psi: how far its margins
+    moved, an alarm from 0.2 beyond chance; ratio: of the flag rates; low_mass: share of verdicts in which the model
+    gives the labels little probability. Corrections count since the adapter in use last changed; only those of random
+    samples represent the archive.
 
     \b
     Example:
@@ -52,7 +53,7 @@ def drift(flags: Flags, check_name: str | None, scan_id: str | None, by: str | N
             note("no verdict yet: there is nothing to compare")
     alarms = [words for each in found for words in each.alarms]
     if alarm and alarms:
-        raise DriftAlarm(f"{len(alarms)} alarming: {alarms[0]}")
+        raise DriftAlarm(f"{count(len(alarms), 'alarm')}: {alarms[0]}")
 
 
 def _way(by: str | None) -> By | None:
@@ -77,10 +78,10 @@ def _echo(found: Drift) -> None:
         echo_table(HEADER, rows, below=("source", "reference"))
     if any(each.overridden.n for each in found.labels):
         click.echo()
-        header = ("drawn", "corrected", "missed of the cleared", "recall")
+        header = ("drawn", "corrected", "missed among cleared", "recall")
         echo_table(header, label_rows(found.labels), below=header[2:])
     click.echo()
     for finding in found.findings:
-        say(f"{finding.level}: {finding.words}")
+        echo_line(f"{finding.level}: {finding.words}")
     if not found.findings and found.slices:
-        click.echo("nothing alarming")
+        click.echo("no alarm")

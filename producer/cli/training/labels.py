@@ -1,4 +1,4 @@
-"""`scanfleet labels`: what people say is true of images."""
+"""`scanfleet labels`: add, list, undo and export labels that people gave."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z
 
 
 def _with_zone(_: click.Context, __: click.Parameter, value: datetime | None) -> datetime | None:
-    """Without one, a time is this machine's."""
+    """Take a time without a zone as local time."""
     return None if value is None else value.astimezone()
 
 
 def wanted_options(command: FunctionT) -> FunctionT:
     for option in reversed(
         (
-            click.option("--check", "check_name", metavar="NAME", help="Of this check."),
-            click.option("--label", metavar="LABEL", help="With this label."),
-            click.option("--split", type=click.Choice(SPLITS), help="Whose image lies in this split."),
-            click.option("--who", metavar="NAME", help="By this person."),
+            click.option("--check", "check_name", metavar="NAME", help="Only this check."),
+            click.option("--label", metavar="LABEL", help="Only this label."),
+            click.option("--split", type=click.Choice(SPLITS), help="Only images in this split."),
+            click.option("--who", metavar="NAME", help="Only labels by this person."),
             click.option(
                 "--since",
                 type=click.DateTime(TIMES),
                 callback=_with_zone,
                 metavar="TIME",
-                help="Given at this time or later: 2026-05-01T13:30.",
+                help="Only labels from this time on: 2026-05-01T13:30.",
             ),
         )
     ):
@@ -55,8 +55,8 @@ def wanted_options(command: FunctionT) -> FunctionT:
 def labels() -> None:
     """Add, import and export labels, and choose what to label next.
 
-    Labels are added, never changed. A person's newest one counts; where people differ the image is in conflict and used
-    for nothing, until somebody settles it.
+    Labels are added, never changed. A person's newest label counts. Where people differ, the image is in conflict and
+    used for nothing until somebody settles it.
 
     \b
     Example:
@@ -68,18 +68,18 @@ def labels() -> None:
 @click.argument("uri")
 @click.argument("label")
 @click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file.")
-@click.option("--box", "boxes", multiple=True, metavar="'X0 Y0 X1 Y1'", help="Where, in pixels; may be repeated.")
-@click.option("--who", metavar="NAME", help="Who says so. Default: the user of this machine.")
-@click.option("--settle", is_flag=True, help="End a conflict: of the labels so far only this one counts.")
+@click.option("--box", "boxes", multiple=True, metavar="'X0 Y0 X1 Y1'", help="A box in pixels; may be repeated.")
+@click.option("--who", metavar="NAME", help="Who labels. Default: your user name.")
+@click.option("--settle", is_flag=True, help="Settle a conflict: of the labels so far, only this one counts.")
 @click.option(
-    "--group", metavar="NAME", help="What the image belongs to: a bag, a session. Never on two sides of a split."
+    "--group", metavar="NAME", help="What the image belongs to, such as a bag or a session. A group is never split."
 )
-@click.option("--note", "remark", metavar="TEXT", help="Kept with the label.")
+@click.option("--note", "remark", metavar="TEXT", help="A note to keep with the label.")
 @click.pass_obj
 def add(flags: Flags, /, uri: str, label: str, *, check_name: str, **more: Any) -> None:
     """Label one image.
 
-    The image is read once; its label belongs to its bytes, wherever they lie. A box may begin with a label of its own.
+    The image is read once. The label belongs to its bytes, wherever copies lie. A box may start with its own label.
 
     \b
     Example:
@@ -100,11 +100,11 @@ labels.add_command(import_labels)
 
 @labels.command("ls")
 @wanted_options
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most labels to show.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
 @click.pass_obj
 def list_labels(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> None:
-    """List labels, the newest first, with what became of them.
+    """List labels, the newest first, with their state.
 
     state: counts; conflict (people differ); replaced (by a newer or settling label); undone.
 
@@ -112,7 +112,7 @@ def list_labels(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> Non
     Example:
       scanfleet labels ls --check overlay --who ann --since 2026-05-01
     """
-    from producer.labels.listing import write_lines
+    from producer.labels.exporting import write_lines
     from producer.reports.output import target
     from scanfleet.db.labels.history import LabelFilter, iter_labels
 
@@ -127,16 +127,16 @@ def list_labels(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> Non
     if not shown:
         note("no label matches")
     elif len(shown) == limit:
-        note(f"only the first {limit} are shown: --limit, or --format jsonl")
+        note(f"only the first {limit} are shown: --limit shows more")
 
 
 @labels.command()
 @click.argument("ids", nargs=-1, type=int, metavar="ID...")
 @wanted_options
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def undo(flags: Flags, /, ids: tuple[int, ...], *, yes: bool, **wanted: Any) -> None:
-    """Take labels back, by their ids or all that a filter takes. What was said before counts again.
+    """Undo labels, by id or by filter. The labels before them count again.
 
     \b
     Example:
@@ -148,14 +148,14 @@ def undo(flags: Flags, /, ids: tuple[int, ...], *, yes: bool, **wanted: Any) -> 
     from scanfleet.retry import retry_database
 
     if not ids and wanted["who"] is None and wanted["since"] is None:
-        raise click.UsageError("say which: ids (`scanfleet labels ls` shows them), --who or --since")
+        raise click.UsageError("choose labels: give ids (`scanfleet labels ls` shows them), --who or --since")
     chosen = LabelFilter(**wanted, ids=ids or None)
 
     with flags.ledger() as engine:
         if not ids:
             with reading(engine, long=True) as connection:
                 n = count_labels(connection, chosen)
-            if n and not confirm(f"take back {count(n, 'label')}?", yes=yes, needed=True):
+            if n and not confirm(f"undo {count(n, 'label')}?", yes=yes, needed=True):
                 return
 
         def take_back() -> int:
@@ -163,16 +163,16 @@ def undo(flags: Flags, /, ids: tuple[int, ...], *, yes: bool, **wanted: Any) -> 
                 return undo_labels(connection, chosen, who=user())
 
         n = retry_database(take_back)
-    note(f"{count(n, 'label')} taken back" + ("" if n else ": nothing matches, or it was taken back before"))
+    note(f"{count(n, 'label')} undone" + ("" if n else ": none matches, or all were undone before"))
 
 
 @labels.command()
 @click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many images.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most images to show.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "jsonl"]), default="table")
 @click.pass_obj
 def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> None:
-    """List the images that people label differently: who said what.
+    """List the images that people label differently, with every label.
 
     They are used for nothing until somebody settles them with `scanfleet labels add URI LABEL --settle`, or until the
     people agree.
@@ -183,7 +183,7 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
     """
     from itertools import islice
 
-    from producer.labels.listing import write_lines
+    from producer.labels.exporting import write_lines
     from producer.reports.output import target
     from scanfleet.db.labels.history import iter_conflicts
 
@@ -199,9 +199,9 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
     ]
     echo_table(("uri", "who", "label", "at", "id"), rows, below=("uri",))
     if not shown:
-        note(f"nobody disagrees on an image of check {check_name}")
+        note(f"no conflicts in check {check_name}")
     elif len(shown) == limit:
-        note(f"only the first {limit} images are shown: --limit")
+        note(f"only the first {limit} images are shown: --limit shows more")
 
 
 @labels.command()
@@ -210,7 +210,9 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "coco"]), default="csv", show_default=True)
 @click.pass_obj
 def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str) -> None:
-    """Write the labels that stand, one an image, with boxes and split. `labels import` reads all three formats.
+    """Write the current labels, one per image. `labels import` reads them.
+
+    Boxes and splits are written, too. `labels import` reads all three formats.
 
     \b
     Example:
@@ -227,11 +229,11 @@ def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str) 
         with reading(engine) as connection:
             up_to = newest_label(connection, check.name)
 
-        def standing() -> Iterator[CurrentLabel]:
+        def current() -> Iterator[CurrentLabel]:
             return iter_current_labels(engine, check.name, up_to=up_to)
 
         with target(output, form=form) as file:
-            n = write_labels(standing, check.labels, file, form=form)
+            n = write_labels(current, check.labels, file, form=form)
     note(count(n, "label") + (f" in {output}" if output else ""))
 
 

@@ -1,4 +1,4 @@
-"""`scanfleet labels import`: a file is checked as a whole, its images are read, and only then anything is kept."""
+"""`scanfleet labels import`: check a whole file and read its images before anything is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from producer.labels.importing import Parcel, Summary
+    from producer.labels.importing import PreparedLabels, Summary
     from scanfleet.config.settings import Settings
 
 SHOWN_UNREAD = 5
@@ -36,92 +36,92 @@ SHOWN_UNREAD = 5
     default="auto",
     show_default=True,
 )
-@click.option("--map", "pairs", multiple=True, metavar="THEIRS=OURS", help="What a label of the file is called here.")
-@click.option("--empty", metavar="LABEL", help="The label of images in which nothing was found.")
-@click.option("--who", metavar="NAME", help="Who says so, where the file does not tell. Default: the user.")
-@click.option("--root", metavar="DIR|s3://...", help="Where relative names start. Default: where the file lies.")
-@click.option("--label-column", default="label", show_default=True, metavar="COL", help="The column with the label.")
+@click.option("--map", "pairs", multiple=True, metavar="THEIRS=OURS", help="Rename a label of the file to the check's.")
+@click.option("--empty", metavar="LABEL", help="Label for images in which nothing was found.")
+@click.option("--who", metavar="NAME", help="Who labelled, unless the file tells. Default: your user name.")
+@click.option("--root", metavar="DIR|s3://...", help="Base of relative names. Default: the folder of FILE.")
+@click.option("--label-column", default="label", show_default=True, metavar="COL", help="Column with the label.")
+@click.option("--group-column", metavar="COL", help="Column that tells which images belong together. Default: group.")
 @click.option(
-    "--group-column", metavar="COL", help="The column that tells which images belong together. Default: group."
+    "--split", type=click.Choice(["train", "calibration", "threshold", "golden"]), help="Where new images go."
 )
-@click.option("--split", type=click.Choice(["train", "calibration", "threshold", "golden"]), help="For new images.")
-@click.option("--where-possible", is_flag=True, help="With --split: go on though images lie elsewhere already.")
+@click.option("--where-possible", is_flag=True, help="With --split: accept images that lie in another split.")
 @click.option("--dry-run", is_flag=True, help="Check, read and summarise; write nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool, yes: bool, **more: Any) -> None:
     """Import labels: CSV, JSONL, COCO, YOLO, Pascal VOC, Label Studio.
 
-    All of the file is checked, all images are read, and a summary is shown, before anything is written; then all of it
-    is, or nothing. The same file imported again adds nothing.
+    The whole file is checked, all images are read and a summary is printed before anything is written. Then either
+    everything is written or nothing. Importing the same file again adds nothing.
 
-    --split golden makes these images the golden set of the check: from then on no other image gets into it. Images that
-    lie in another split stay there; an import with such is refused without --where-possible.
+    --split golden makes these images the golden set of the check: from then on, no other image enters it. Images that
+    lie in another split stay there; an import with such images is refused without --where-possible.
 
     \b
     Example:
       scanfleet labels import truth.csv --check overlay --label-column truth
-      scanfleet labels import coco.json --check baggage --map Pistol=gun --root s3://scans/2026
+      scanfleet labels import coco.json --check baggage --map Pistol=gun
     """
     from producer.labels.importing import require_split, summarise, write
     from scanfleet.retry import retry_database
 
     if more["where_possible"] and more["split"] is None:
-        raise click.UsageError("--where-possible is of --split: name one")
+        raise click.UsageError("--where-possible needs --split")
     settings = flags.settings()
     with flags.ledger() as engine:
-        parcel = _parcel(engine, settings, file, check_name, **more)
-        summary = retry_database(lambda: summarise(engine, parcel))
-        echo_summary(summary, parcel.split)
-        require_split(parcel, summary.n_refused)
-        n_unread = len(parcel.unread)
-        most = n_unread > parcel.n_named
+        prepared = _prepare(engine, settings, file, check_name, **more)
+        summary = retry_database(lambda: summarise(engine, prepared))
+        echo_summary(summary, prepared.split)
+        require_split(prepared, summary.n_refused)
+        n_unread = len(prepared.unread)
+        most = n_unread > prepared.n_named
         if most:
-            note(f"warning: {n_unread} of {n_unread + parcel.n_named} images could not be read: is --root right?")
+            note(f"warning: {n_unread} of {n_unread + prepared.n_named} images could not be read: is --root right?")
         if dry_run:
             note("nothing was written (--dry-run)")
             return
         if summary.n_labels == 0:
-            note("nothing was written: the file says nothing new")
+            note("nothing was written: the file holds no new label")
             return
         if not confirm(f"add {count(summary.n_labels, 'label')}?", yes=yes, needed=most):
             return
-        n = len(retry_database(lambda: write(engine, parcel)))
-    note(f"{count(n, 'label')} added to check {parcel.check.name}")
+        n = len(retry_database(lambda: write(engine, prepared)))
+    note(f"{count(n, 'label')} added to check {prepared.check.name}")
 
 
-def _parcel(
+def _prepare(
     engine: sa.Engine, settings: Settings, file: Path, check_name: str, *, form: str, who: str | None, **more: Any
-) -> Parcel:
-    """Everything up to the summary. Raises BadLabels, Retryable."""
+) -> PreparedLabels:
+    """Read the file and its images, up to the summary. Raises BadLabels, Retryable."""
     from producer.labels.fetching import fetch_images
     from producer.labels.formats.detect import read_labels
-    from producer.labels.formats.entries import Faults, Options
+    from producer.labels.formats.entries import Options, Problems
     from producer.labels.image_refs import root_of
-    from producer.labels.importing import pack
-    from producer.labels.label_names import Words, parse_map, understand
+    from producer.labels.importing import prepare
+    from producer.labels.label_names import LabelMapping, map_labels, parse_map
     from producer.scans.session import find_check
     from scanfleet.errors import BadLabels
 
-    words = Words(check=find_check(engine, check_name), mapping=parse_map(more["pairs"]), empty=more["empty"])
+    mapping = LabelMapping(check=find_check(engine, check_name), mapping=parse_map(more["pairs"]), empty=more["empty"])
     root = root_of(more["root"], labels=file)
     options = Options(label=more["label_column"], group=more["group_column"], images=root.path)
-    faults = Faults(str(file))
+    problems = Problems(str(file))
     entries = read_labels(file, form=form, options=options)
     filled = [entry for entry in entries if not entry.blank]
-    said = understand(filled, words, who=who or user(), root=root, faults=faults)
-    with _progress(len({one.image.uri for one in said})) as done:
-        fetched = fetch_images([one.image for one in said], settings, done=done)
+    given = map_labels(filled, mapping, who=who or user(), root=root, problems=problems)
+    with _progress(len({one.image.uri for one in given})) as done:
+        fetched = fetch_images([one.image for one in given], settings, done=done)
     if not fetched.seen:
-        uri, fault = next(iter(fetched.unread.items()))
-        raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {fault}")
-    parcel = pack(said, fetched, words.check, faults, origin="import", split=more["split"])
-    return replace(parcel, n_blank=len(entries) - len(filled), where_possible=more["where_possible"])
+        uri, error = next(iter(fetched.unread.items()))
+        raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {error}")
+    prepared = prepare(given, fetched, mapping.check, problems, origin="import", split=more["split"])
+    return replace(prepared, n_blank=len(entries) - len(filled), where_possible=more["where_possible"])
 
 
 @contextmanager
 def _progress(n_images: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+    """Show a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -130,7 +130,7 @@ def _progress(n_images: int) -> Iterator[Callable[[int], None]]:
 
 
 def echo_summary(summary: Summary, split: str | None) -> None:
-    """The table to stdout, and below it what a person should know before going on."""
+    """Print the table on stdout, and below it what to know before the import."""
     from scanfleet.db.training_tables import SPLITS
 
     rows: list[tuple[str | int, ...]] = [
@@ -140,33 +140,33 @@ def echo_summary(summary: Summary, split: str | None) -> None:
     echo_table(("label", *SPLITS, "images", "boxes"), rows)
     click.echo()
     for n, words in (
-        (summary.n_labels, "labels to be added"),
-        (summary.n_said, "labels that were there before"),
-        (summary.n_twice, "labels that are said twice in the file"),
+        (summary.n_labels, "labels to add"),
+        (summary.n_present, "labels that the ledger already has"),
+        (summary.n_repeated, "labels repeated in the file"),
         (summary.n_known, "images that were labelled before: they keep their split"),
         (summary.n_same_bytes, "names with the same bytes as another one"),
-        (summary.n_near, "images that look like another one: they share its split"),
-        (summary.n_conflicts, "images on which people differ then: they are used for nothing until it is settled"),
-        (summary.n_refused, f"images that are not in the split {split}: their cluster lies elsewhere, and stays there"),
-        (summary.n_unused, "images that resemble images of two splits, or golden ones that nobody chose: unused"),
-        (summary.n_shut_out, "images of this check that were golden by their hash: used for nothing from now on"),
-        (summary.n_mixed, "images with boxes of several labels: one that flags was taken for the image"),
-        (summary.n_blank, "rows without a label: left out"),
-        (len(summary.unread), "images that could not be read: their labels are left out"),
+        (summary.n_near, "images that resemble another one: they share its split"),
+        (summary.n_conflicts, "images in conflict, since people differ: used for nothing until settled"),
+        (summary.n_refused, f"images outside split {split}: their cluster is already in another split and stays there"),
+        (summary.n_unused, "images resemble images of two splits, or an unpinned golden image: used for nothing"),
+        (summary.n_shut_out, "images of this check were golden by hash: used for nothing from now on"),
+        (summary.n_mixed, "images with boxes of several labels: a flagging label is used for the image"),
+        (summary.n_blank, "rows without a label: skipped"),
+        (len(summary.unread), "images that could not be read: their labels are skipped"),
     ):
-        if n or words == "labels to be added":
+        if n or words == "labels to add":
             click.echo(f"{n:>8}  {words}")
-    for uri, fault in list(summary.unread.items())[:SHOWN_UNREAD]:
-        note(f"{uri}: {fault}")
+    for uri, error in list(summary.unread.items())[:SHOWN_UNREAD]:
+        note(f"{uri}: {error}")
 
 
 def confirm(question: str, *, yes: bool, needed: bool = False) -> bool:
-    """Ask on a terminal. Elsewhere go on, or, where an answer is needed, refuse without --yes."""
+    """Ask on a terminal. Elsewhere continue; if an answer is needed, refuse without --yes."""
     if yes:
         return True
     if not sys.stdin.isatty():
         if needed:
-            raise click.UsageError(f"{question} Nobody is there to answer: add --yes")
+            raise click.UsageError(f"{question} There is no terminal to answer on: add --yes")
         return True
     if click.confirm(f"scanfleet: {question}", err=True):
         return True
@@ -175,10 +175,10 @@ def confirm(question: str, *, yes: bool, needed: bool = False) -> bool:
 
 
 def user() -> str:
-    """Who runs this. Raises BadLabels where the machine does not know."""
+    """Return the name of the user. Raises BadLabels if the machine has none."""
     from scanfleet.errors import BadLabels
 
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
-        raise BadLabels("this machine does not know your name: say it with --who") from None
+        raise BadLabels("this machine has no user name for you: give one with --who") from None

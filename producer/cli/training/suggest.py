@@ -1,4 +1,4 @@
-"""`scanfleet labels suggest`: what to label next."""
+"""`scanfleet labels suggest`: choose images to label next."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from producer.cli.tables import count
 
 
 @click.command()
-@click.option("--check", "check_name", required=True, metavar="NAME", help="What the images are to be labelled for.")
-@click.option(
-    "--scan", "scan_id", metavar="SCAN", help="Images of this scan only. Default: of every scan of the check."
-)
-@click.option("-n", "n", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many images.")
+@click.option("--check", "check_name", required=True, metavar="NAME", help="Check to label for.")
+@click.option("--scan", "scan_id", metavar="SCAN", help="Only images of this scan. Default: every scan of the check.")
+@click.option("-n", "n", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Number of images.")
 @click.option(
     "--mix",
     default="threshold=.4,disagreement=.2,diversity=.1,random=.3",
     show_default=True,
     metavar="PART=SHARE,...",
-    help="Why images are taken; the shares sum to 1.",
+    help="How images are chosen; the shares sum to 1.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the random draw.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write. Default: stdout."
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sample.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write. Default: stdout.")
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.pass_obj
 def suggest(
@@ -41,10 +37,9 @@ def suggest(
 ) -> None:
     """Choose images to label next.
 
-    Writes a file whose empty column `label` is for a person. threshold: near where the decision changes; disagreement:
-    two scorers differ; diversity: unlike the others; random: drawn uniformly from all that is not labelled, the only
-    part that tells how often the archive is answered wrongly. What one part lacks goes to the next. Keep column `drawn`
-    for the import.
+    Writes a file with an empty column `label` for you to fill in. threshold: near a decision threshold; disagreement:
+    two scorers differ; diversity: unlike the others; random: a uniform sample of all unlabelled images, the only part
+    that tells how often answers are wrong. What one part lacks goes to the next. Keep column `drawn` for the import.
 
     \b
     Example:
@@ -73,11 +68,11 @@ def suggest(
         found = choose(connection, check_name, scan_id=only, n=n, mix=shares, seed=seed)
     if not found.images:
         where = f"scan {scan.id}" if scan is not None else "the ledger"
-        note(f"nothing to suggest: {where} holds no image that check {check_name} answered and nobody labelled")
+        note(f"nothing to suggest: {where} has no unlabelled image with an answer of check {check_name}")
         return
     with target(output, form=form) as file:
         write_suggestions(found.images, file, form=form)
     for words in found.notes:
         note(words)
     parts = ", ".join(f"{part} {n_part}" for part, n_part in found.counts().items())
-    note(f"{count(len(found.images), 'image')} of {found.n_pool} unlabelled ones: {parts}")
+    note(f"{count(len(found.images), 'image')} of {found.n_pool} unlabelled: {parts}")

@@ -1,4 +1,4 @@
-"""`scanfleet train`: trainings: start, list, show, cancel."""
+"""`scanfleet train`: start, list, show, watch and cancel trainings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, if_stopped, note, printable, say
+from producer.cli.options import Flags, ScanfleetGroup, echo_line, if_stopped, note, printable
 from producer.cli.tables import Cell, echo_table
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from scanfleet.config.settings import Settings
     from scanfleet.db.training.trainings import TrainingInfo
 
-HOW_LETTERS = 80  # of a reason in a table; `show` has all of it
-STATES = {"leased": "training"}  # in words; programs get what the ledger holds
-LINE_SECONDS = 5.0  # between two words on the same stage
+DETAIL_CHARACTERS = 80  # of an outcome in the table; `show` prints all of it
+STATES = {"leased": "training"}  # for people; JSON has the state of the ledger
+LINE_SECONDS = 5.0  # between two lines on the same stage
 FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 
 
@@ -27,7 +27,7 @@ FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), 
 def train() -> None:
     """Start, list, show, watch and cancel trainings of adapters.
 
-    Training workers start them by themselves, too: after enough new labels, by schedule, on a drift alarm.
+    Training workers also start them on their own: after enough new labels, on a schedule, or on a drift alarm.
 
     \b
     Example:
@@ -38,12 +38,12 @@ def train() -> None:
 @train.command()
 @click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file.")
 @click.option("--model", metavar="MODEL", help="Base model: a built-in name, hub id or folder. Default: the setting.")
-@click.option("--recipe", metavar="NAME", help="How to train: lora, qlora, head ... Default: the one that suits.")
-@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Set a field of the recipe otherwise.")
-@click.option("--over", type=int, metavar="ADAPTER", help="Recipe head: train it over this adapter.")
+@click.option("--recipe", metavar="NAME", help="How to train: lora, qlora, head ... Default: by model.")
+@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
+@click.option("--over", type=int, metavar="ADAPTER", help="With recipe head: train it on top of this adapter.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same labels and seed give the same adapter.")
-@click.option("--why", metavar="WORDS", help="The reason, for the record.")
-@click.option("--wait", is_flag=True, help="Stay until it has ended; exit 24 when it failed.")
+@click.option("--why", metavar="TEXT", help="The reason, for the record.")
+@click.option("--wait", is_flag=True, help="Wait until it has ended; exit 24 if it failed.")
 @click.option("--strict", is_flag=True, help="With --wait: exit 23 unless the gate promoted the adapter.")
 @click.pass_obj
 def start(
@@ -57,11 +57,11 @@ def start(
     strict: bool,
     **asked: Any,
 ) -> None:
-    """Ask for a training on all labels of a check. Prints its id.
+    """Start a training on all labels of a check. Prints its id.
 
-    A training worker takes it up: it trains, calibrates, compares with what is in use, and puts the new adapter in use
-    if the gate lets it. That it does not is an outcome, not an error, unless --strict is given. A recipe or field that
-    cannot be is refused at once.
+    A training worker trains and calibrates an adapter, compares it with the one in use, and puts it in use if it passes
+    the gate. An adapter that does not pass is an outcome, not an error, unless --strict is set. An invalid recipe or
+    field is refused at once.
 
     \b
     Example:
@@ -77,17 +77,17 @@ def start(
     with ledger(settings) as engine, make_app(settings) as app:
         training_id = trainings.start(engine, app, settings, overrides=overrides, **asked)
         click.echo(training_id)
-        missing = trainings.nobody_trains(engine)
+        missing = trainings.missing_trainer_hint(engine)
         if missing is not None:
             note(missing)
         if wait:
-            with if_stopped(f"only the waiting ends: `scanfleet train watch {training_id}`"):
+            with if_stopped(f"stopped waiting; the training continues: `scanfleet train watch {training_id}`"):
                 _follow(engine, settings, training_id, strict=strict)
 
 
 @train.command("ls")
 @click.option("--check", "check_name", metavar="NAME", help="Only those of this check.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show only the newest.")
 @FORMAT
 @click.pass_obj
 def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form: str) -> None:
@@ -97,7 +97,7 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
     Example:
       scanfleet train ls --check overlay
     """
-    from producer.training.trainings import progress_words, record
+    from producer.training.trainings import progress_text, record
     from scanfleet.db.engine import reading
     from scanfleet.db.training.trainings import list_trainings as listed
 
@@ -109,14 +109,14 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
         return
     rows: list[tuple[Cell, ...]] = []
     for each in found:
-        how = _shortened(each.verdict or each.error or progress_words(each))
+        detail = _shortened(each.verdict or each.error or progress_text(each))
         since = f"{each.created_at:%Y-%m-%d %H:%M}"
         state = STATES.get(each.state, each.state)
-        rows.append((each.id, each.check_name, each.base_model, since, state, how, each.adapter_id, each.reason))
-    header = ("id", "check", "model", "asked", "state", "how", "adapter", "reason")
-    echo_table(header, rows, below=("how", "reason"))
+        rows.append((each.id, each.check_name, each.base_model, since, state, detail, each.adapter_id, each.reason))
+    header = ("id", "check", "model", "requested", "state", "detail", "adapter", "reason")
+    echo_table(header, rows, below=("detail", "reason"))
     if not found:
-        note("no training yet: `scanfleet train start --check NAME`")
+        note("no training yet: start one with `scanfleet train start --check NAME`")
 
 
 @train.command()
@@ -124,7 +124,7 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
 @FORMAT
 @click.pass_obj
 def show(flags: Flags, /, *, training_id: int, form: str) -> None:
-    """Show a training: where it stands, and its figures.
+    """Show a training: its state and figures.
 
     \b
     Example:
@@ -147,7 +147,7 @@ def show(flags: Flags, /, *, training_id: int, form: str) -> None:
 @click.option("--strict", is_flag=True, help="Exit 23 unless the gate promoted the adapter.")
 @click.pass_obj
 def watch(flags: Flags, /, *, training_id: int, strict: bool) -> None:
-    """Follow a training to its end; exit 24 when it failed.
+    """Follow a training until it ends; exit 24 if it failed.
 
     \b
     Example:
@@ -161,7 +161,7 @@ def watch(flags: Flags, /, *, training_id: int, strict: bool) -> None:
 @click.argument("training_id", metavar="ID", type=int)
 @click.pass_obj
 def cancel(flags: Flags, /, *, training_id: int) -> None:
-    """End a training. What is in use stays in use.
+    """Cancel a training. The adapter in use stays in use.
 
     \b
     Example:
@@ -172,24 +172,24 @@ def cancel(flags: Flags, /, *, training_id: int) -> None:
 
     with flags.ledger() as engine, transaction(engine) as connection:
         ended = end(connection, training_id)
-    note(f"training {training_id} {'is cancelled' if ended else 'had ended already'}")
+    note(f"training {training_id} {'is cancelled' if ended else 'had already ended'}")
 
 
 def _shortened(words: str) -> str:
-    return words if len(words) <= HOW_LETTERS else f"{words[: HOW_LETTERS - 1]}…"
+    return words if len(words) <= DETAIL_CHARACTERS else f"{words[: DETAIL_CHARACTERS - 1]}…"
 
 
 def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: bool) -> None:
-    """Raises TrainingFailed; GateNotPassed when `strict` asks for it."""
-    from producer.training.trainings import outcome, progress_words, report_page, require_promoted, watch
+    """Print progress and outcome. Raises TrainingFailed, and GateNotPassed if `strict` is set."""
+    from producer.training.trainings import outcome, progress_text, report_page, require_promoted, watch
 
-    told, stage, at = "", None, 0.0
+    shown, stage, at = "", None, 0.0
     for now in watch(engine, training_id):
-        words = progress_words(now)
+        words = progress_text(now)
         new_stage = (now.state, now.stage) != stage
-        if not now.ended and words != told and (new_stage or time.monotonic() - at >= LINE_SECONDS):
+        if not now.ended and words != shown and (new_stage or time.monotonic() - at >= LINE_SECONDS):
             note(f"training {training_id}: {words}")
-            told, stage, at = words, (now.state, now.stage), time.monotonic()
+            shown, stage, at = words, (now.state, now.stage), time.monotonic()
         if now.ended:
             words = outcome(now)
             if strict:
@@ -197,11 +197,11 @@ def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: 
             note(words)
             page = report_page(settings, now)
             if page is not None:
-                note(f"every figure and the plots: {page}")
+                note(f"report with every figure and plot: {page}")
 
 
 def _show(found: TrainingInfo, *, page: str | None) -> None:
-    from producer.training.trainings import progress_words
+    from producer.training.trainings import progress_text
 
     report = found.report or {}
     labels = report.get("labels") or {}
@@ -212,7 +212,7 @@ def _show(found: TrainingInfo, *, page: str | None) -> None:
         "recipe": " ".join([found.recipe, *(f"{name}={value}" for name, value in found.overrides.items())]),
         "seed": found.seed,
         "reason": found.reason,
-        "state": found.state if found.ended else f"{STATES.get(found.state, found.state)}: {progress_words(found)}",
+        "state": found.state if found.ended else f"{STATES.get(found.state, found.state)}: {progress_text(found)}",
         "error": found.error,
         "adapter": found.adapter_id,
         "page": page,
@@ -222,6 +222,6 @@ def _show(found: TrainingInfo, *, page: str | None) -> None:
     }
     for name, value in lines.items():
         if value is not None:
-            say(f"{name:<9} {printable(str(value))}", hang=10)
+            echo_line(f"{name:<9} {printable(str(value))}", hang=10)
     for line in report.get("lines") or ():
-        say(printable(line))
+        echo_line(printable(line))

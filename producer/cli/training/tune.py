@@ -1,6 +1,6 @@
-"""`scanfleet tune`: which words, pixel budgets, gate and second look suit a check, on labelled images.
+"""`scanfleet tune`: search wording, pixel budgets, gate and crop pass of a check on labelled images.
 
-What `scanfleet tune` prints: progress on stderr, the front as a table or as JSON on stdout.
+Progress goes to stderr, the front as a table or as JSON to stdout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, note, printable, say
+from producer.cli.options import Flags, echo_line, note, printable
 from producer.cli.progress import LINE_SECONDS
 from producer.cli.tables import count, echo_table
 from producer.cli.training.labels_import import user
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A line that is rewritten on a terminal, a line now and then elsewhere."""
+    """One line that is rewritten on a terminal; elsewhere a new line every few seconds."""
 
     def __init__(self) -> None:
         self._rewrites = sys.stderr.isatty()
-        self._told_at = 0.0
+        self._shown_at = 0.0
         self._width = 0
 
     def show(self, what: str, done: int, total: int, seconds_left: float | None = None) -> None:
@@ -43,8 +43,8 @@ class Progress:
         if self._rewrites:
             click.echo(f"\r{words.ljust(self._width)}", err=True, nl=False)
             self._width = len(words)
-        elif time.monotonic() - self._told_at >= LINE_SECONDS:
-            self._told_at = time.monotonic()
+        elif time.monotonic() - self._shown_at >= LINE_SECONDS:
+            self._shown_at = time.monotonic()
             note(words)
 
     def end(self) -> None:
@@ -69,11 +69,11 @@ def show_report(record: dict[str, Any], *, as_json: bool) -> None:
     images = record["images"]
     tried = count(record["trials"], "setting")
     note(f"{tried} tried on {images['search']['n']} images, judged on {images['held_out']['n']} others")
-    rows = [("as it stands", record["standing"]), ("larger budget", record["larger"])]
+    rows = [("current", record["standing"]), ("larger budget", record["larger"])]
     rows += [("chosen" if at == record["chosen"] else "candidate", row) for at, row in enumerate(record["front"])]
-    header = ("", "cost", record["objective"]["name"], "change", "twice", "setting")
+    header = ("", "cost", record["objective"]["name"], "change", "crops", "setting")
     echo_table(header, [_row(kind, row) for kind, row in rows], below=("setting",))
-    say(printable(record["reason"]))
+    echo_line(printable(record["reason"]))
 
 
 def _row(kind: str, row: dict[str, Any]) -> tuple[str, ...]:
@@ -106,32 +106,30 @@ FORMATS = ("auto", "csv", "jsonl", "coco", "yolo", "voc", "labelstudio")
     type=click.FloatRange(1.0, 100.0),
     default=1.6,
     show_default=True,
-    help="Most visual tokens of an image on average, as a ratio to the check as it stands.",
+    help="Highest mean of visual tokens per image, as a ratio to the current check.",
 )
 @click.option("--trials", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Settings to try.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the parts and the settings to try.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the halves and of the settings.")
 @click.option(
     "--at-fpr",
     type=click.FloatRange(0.0, 0.5, min_open=True),
     default=0.05,
     show_default=True,
-    help="Share of false positives at which recall counts. Checks without flags go by accuracy.",
+    help="False-positive rate at which recall counts. Without flags, accuracy counts.",
 )
-@click.option("--apply/--dry-run", "apply_it", default=False, help="Store what was chosen as a version of the check.")
+@click.option("--apply/--dry-run", "apply_it", default=False, help="Store the choice as a version of the check.")
 @click.option("--as", "new_name", metavar="NAME", help="Store it under this name. Default: the check's own.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="A new folder for report and check file."
+    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="New folder for the report and the check file."
 )
-@click.option("--skip-unreadable", is_flag=True, help="Leave out images that cannot be read, instead of refusing.")
+@click.option("--skip-unreadable", is_flag=True, help="Skip images that cannot be read instead of refusing.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="auto", show_default=True)
-@click.option("--map", "pairs", multiple=True, metavar="THEIRS=OURS", help="What a label of the file is called here.")
-@click.option("--empty", metavar="LABEL", help="The label of images in which nothing was found.")
-@click.option("--root", metavar="DIR|s3://...", help="Where relative names start. Default: where the file lies.")
-@click.option("--label-column", default="label", show_default=True, metavar="COL", help="The column with the label.")
-@click.option(
-    "--group-column", metavar="COL", help="The column that tells which images belong together. Default: group."
-)
-@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON instead of a table.")
+@click.option("--map", "pairs", multiple=True, metavar="THEIRS=OURS", help="Rename a label of the file to the check's.")
+@click.option("--empty", metavar="LABEL", help="Label for images in which nothing was found.")
+@click.option("--root", metavar="DIR|s3://...", help="Base of relative names. Default: the folder of the file.")
+@click.option("--label-column", default="label", show_default=True, metavar="COL", help="Column with the label.")
+@click.option("--group-column", metavar="COL", help="Column that tells which images belong together. Default: group.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON instead of a table.")
 @click.pass_obj
 def tune(
     flags: Flags,
@@ -154,11 +152,10 @@ def tune(
 ) -> None:
     """Search for better settings of a check on labelled images.
 
-    Searched are words, pixel budgets, gate, second look and fusion, within a cost limit. Half of the images, whole
-    groups of them, choose the settings; the other half judges the best of them, beside the check as it stands and a
-    larger pixel budget at equal cost. A setting is chosen only where it is measurably better. --apply stores it as a
-    new version of the check, with calibrator and thresholds of its own. Ctrl-C ends the search, and what is known by
-    then is judged and reported.
+    Searches wording, pixel budgets, gate, crop pass and fusion, within a cost limit. Half of the images, in whole
+    groups, choose the settings; the other half judges the best of them, beside the current check and a larger pixel
+    budget at equal cost. A setting is chosen only if it is measurably better. --apply stores it as a new version of the
+    check, with its own calibrator and thresholds. Ctrl-C ends the search; the best so far is judged and reported.
 
     \b
     Example:
@@ -193,7 +190,7 @@ def tune(
 def _request(
     flags: Flags, check_name: str, model: str | None, adapter: Path | None, new_name: str | None
 ) -> tuple[Settings, Check, dict[str, Any], Answering]:
-    """Everything that can be refused before an image is read."""
+    """Check the request before any image is read. Raises BadSettings, BadCheck."""
     from producer.scans.session import existing_ledger, find_check
     from producer.training.tuning import answering, require_tunable, under_name
     from scanfleet.config.model_names import require_model
@@ -226,16 +223,16 @@ def _images(
         with existing_ledger(settings) as engine:
             return from_ledger(engine, check, taught=answer.taught)
     progress = Progress()
-    told = partial(progress.show, "looking at images")
-    rows, unread = from_file(file, check, settings, skip_unreadable=skip_unreadable, told=told)
+    on_progress = partial(progress.show, "reading images")
+    rows, unread = from_file(file, check, settings, skip_unreadable=skip_unreadable, on_progress=on_progress)
     progress.end()
-    for uri, fault in unread.items():
-        note(f"{uri}: {fault}")
+    for uri, error in unread.items():
+        note(f"{uri}: {error}")
     return rows
 
 
 def _follow(child: Child) -> tuple[dict[str, Any], bool]:
-    """(the report, whether the search was stopped by Ctrl-C)"""
+    """Return the report, and True if Ctrl-C stopped the search."""
     progress, interrupt = Progress(), _Interrupt(child)
     record: dict[str, Any] = {}
     with interrupt:
@@ -250,9 +247,9 @@ def _follow(child: Child) -> tuple[dict[str, Any], bool]:
 
 
 class _Interrupt:
-    """A context: the first Ctrl-C ends the search of the child, the second one everything.
+    """A context in which the first Ctrl-C ends the search of the child, and the second one everything.
 
-    listens: set when the child has said something: before, it would die of the signal. came: whether there was one.
+    listens: set after the first message of the child; before that, the signal would kill it. came: Ctrl-C was pressed.
     """
 
     def __init__(self, child: Child) -> None:
@@ -270,7 +267,7 @@ class _Interrupt:
             raise KeyboardInterrupt
         self.came = True
         os.kill(self._child.pid, signal.SIGINT)
-        note("the search ends; what is known is judged now (Ctrl-C once more: no report)")
+        note("the search ends; the best so far is judged now (Ctrl-C again: no report)")
 
 
 def _apply(flags: Flags, record: dict[str, Any]) -> None:
@@ -282,4 +279,4 @@ def _apply(flags: Flags, record: dict[str, Any]) -> None:
         return
     with flags.ledger() as engine:
         version = apply(engine, tuned, who=user())
-    note(f"check {tuned['check']['name']} is version {version[:12]} from now on, with thresholds of its own")
+    note(f"check {tuned['check']['name']} is now version {version[:12]}, with its own thresholds")

@@ -1,7 +1,7 @@
 """COCO: one JSON file with images, annotations and categories (cocodataset.org/#format-data).
 
-An image without annotations is one in which nothing was found. Beside what COCO knows an image may say `label`, `who`,
-`group`, `note` and `drawn`, as our own export writes: COCO itself has no word for the label of a whole image.
+An image without annotations is one in which nothing was found. COCO has no field for the label of a whole image, so an
+image may also have `label`, `who`, `group`, `note` and `drawn`, as our own export writes them.
 """
 
 from __future__ import annotations
@@ -10,64 +10,64 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required, text_of
+from producer.labels.formats.entries import Entry, Options, Problems, RawBox, box_of, number_of, required, text_of
 from producer.labels.formats.files import json_file
 from producer.sources.manifest import MalformedLineError
 
 
-def read_coco(path: Path, options: Options, faults: Faults) -> list[Entry]:
+def read_coco(path: Path, options: Options, problems: Problems) -> list[Entry]:
     try:
         body = _body(path)
     except MalformedLineError as error:
-        faults.add("the file", str(error))
+        problems.add("the file", str(error))
         return []
-    names = _categories(body.get("categories", []), faults)
-    boxes = _annotations(body.get("annotations", []), names, _ids(body["images"]), faults)
-    return _images(body["images"], boxes, options, faults)
+    names = _categories(body.get("categories", []), problems)
+    boxes = _annotations(body.get("annotations", []), names, _ids(body["images"]), problems)
+    return _images(body["images"], boxes, options, problems)
 
 
 def _body(path: Path) -> dict[str, Any]:
     body = json_file(path)
     if not isinstance(body, dict) or not isinstance(body.get("images"), list):
-        raise MalformedLineError("no COCO file: it has no list `images`")
+        raise MalformedLineError("not a COCO file: it has no list `images`")
     return body
 
 
-def _listed(value: object, what: str, faults: Faults) -> list[Any]:
+def _listed(value: object, what: str, problems: Problems) -> list[Any]:
     if isinstance(value, list):
         return value
-    faults.add("the file", f"`{what}` is no list")
+    problems.add("the file", f"`{what}` is not a list")
     return []
 
 
-def _categories(value: object, faults: Faults) -> dict[int, str]:
+def _categories(value: object, problems: Problems) -> dict[int, str]:
     names: dict[int, str] = {}
-    for number, category in enumerate(_listed(value, "categories", faults)):
+    for number, category in enumerate(_listed(value, "categories", problems)):
         try:
             key = _id(category, "id")
             names[key] = required(category.get("name"), "name")
         except MalformedLineError as error:
-            faults.add(f"categories[{number}]", str(error))
+            problems.add(f"categories[{number}]", str(error))
     return names
 
 
 def _annotations(
-    value: object, names: dict[int, str], images: set[int], faults: Faults
+    value: object, names: dict[int, str], images: set[int], problems: Problems
 ) -> dict[int, list[RawBox | str]]:
-    """By image id: its boxes; the category alone where an annotation has no box."""
+    """Return by image id its boxes, or the category alone for an annotation without a box."""
     found: dict[int, list[RawBox | str]] = {}
-    for number, annotation in enumerate(_listed(value, "annotations", faults)):
+    for number, annotation in enumerate(_listed(value, "annotations", problems)):
         try:
             image = _id(annotation, "image_id", among=images)
             category = _id(annotation, "category_id", among=names)
             found.setdefault(image, []).append(_box(annotation.get("bbox"), names[category]))
         except MalformedLineError as error:
-            faults.add(f"annotations[{number}]", str(error))
+            problems.add(f"annotations[{number}]", str(error))
     return found
 
 
 def _box(value: object, label: str) -> RawBox | str:
-    """`bbox` is left, top, width, height, in pixels from the corner of the image."""
+    """Parse `bbox`: left, top, width, height in pixels from the corner of the image."""
     if value is None or value == []:
         return label
     if not isinstance(value, list) or len(value) != 4:
@@ -76,7 +76,9 @@ def _box(value: object, label: str) -> RawBox | str:
     return box_of((x, y, x + width, y + height), label)
 
 
-def _images(images: list[Any], boxes: dict[int, list[RawBox | str]], options: Options, faults: Faults) -> list[Entry]:
+def _images(
+    images: list[Any], boxes: dict[int, list[RawBox | str]], options: Options, problems: Problems
+) -> list[Entry]:
     found: dict[int, Entry] = {}
     for number, image in enumerate(images):
         where = f"images[{number}]"
@@ -84,7 +86,7 @@ def _images(images: list[Any], boxes: dict[int, list[RawBox | str]], options: Op
             key = _id(image, "id", but=found)
             found[key] = _entry(where, image, boxes.get(key, []), options)
         except MalformedLineError as error:
-            faults.add(where, str(error))
+            problems.add(where, str(error))
     return list(found.values())
 
 
@@ -113,9 +115,9 @@ def _id(value: object, name: str, *, among: Container[int] | None = None, but: C
     """Raises MalformedLineError."""
     found = value.get(name) if isinstance(value, dict) else None
     if isinstance(found, bool) or not isinstance(found, int):
-        raise MalformedLineError(f"no whole number `{name}`")
+        raise MalformedLineError(f"`{name}` is missing or not a whole number")
     if among is not None and found not in among:
-        raise MalformedLineError(f"{name} is {found}, which is not there")
+        raise MalformedLineError(f"{name} {found} does not exist")
     if found in but:
-        raise MalformedLineError(f"{name} {found} is there twice")
+        raise MalformedLineError(f"{name} {found} occurs twice")
     return found

@@ -1,11 +1,11 @@
-"""Which format a file or folder of labels has, and who reads it."""
+"""Detects the format of a file or folder of labels, and reads it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from producer.labels.formats.coco import read_coco
-from producer.labels.formats.entries import Entry, Faults, Options, Reader
+from producer.labels.formats.entries import Entry, Options, Problems, Reader
 from producer.labels.formats.files import files_in, is_empty, json_file
 from producer.labels.formats.labelstudio import is_labelstudio, read_labelstudio
 from producer.labels.formats.tabular import read_csv, read_jsonl
@@ -26,30 +26,30 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".xml": "voc"}
 FOLDERS = ("yolo", "voc")
 
 
-def read_labels(path: Path, *, form: str, options: Options, faults: Faults | None = None) -> list[Entry]:
-    """Every entry of a file or folder. faults: where to collect what is wrong; None: with the ending of an import.
+def read_labels(path: Path, *, form: str, options: Options, problems: Problems | None = None) -> list[Entry]:
+    """Read every entry of a file or folder. problems: collects them; None: those of an import.
 
-    Raises BadLabels with all that is wrong, SourceNotFound, AccessDenied.
+    Raises BadLabels with all problems, SourceNotFound, AccessDenied.
     """
     if not path.exists():
         raise SourceNotFound(f"no such file or folder: {path}")
     if is_empty(path):
         raise BadLabels(f"{path} is empty: there is no label in it")
-    faults = Faults(str(path)) if faults is None else faults
+    problems = Problems(str(path)) if problems is None else problems
     form = _detect(path) if form == "auto" else form
     if path.is_dir() and form not in FOLDERS:
         raise BadLabels(f"{path} is a folder: name the {form} file")
     if form == "yolo" and not path.is_dir():
         raise BadLabels(f"{path} is a file: name the folder that holds classes.txt and the files of labels")
-    entries = READERS[form](path, options, faults)
-    faults.raise_any()
+    entries = READERS[form](path, options, problems)
+    problems.raise_any()
     if all(entry.blank for entry in entries):
-        raise BadLabels(f"{path}: there is no label in it, read as {form} (--format says otherwise)")
+        raise BadLabels(f"{path}: no label found when read as {form} (--format NAME reads it otherwise)")
     return entries
 
 
 def _detect(path: Path) -> str:
-    """By suffix and content. Raises BadLabels where neither tells."""
+    """Detect the format by suffix and content. Raises BadLabels if neither tells."""
     if path.is_dir():
         if is_yolo(path):
             return "yolo"

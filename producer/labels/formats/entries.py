@@ -1,4 +1,4 @@
-"""What every reader turns a file into, and where it puts what is wrong with it."""
+"""The entries that readers make of a file, and the problems they collect."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Literal
 
 from producer.sources.manifest import MalformedLineError
-from scanfleet.config.validation import printable
 from scanfleet.errors import BadLabels
 
-SHOWN_FAULTS = 5
-MAX_FAULTS = 1000  # after that a file is of another kind than it was taken for
-MAX_FILE_BYTES = 512 << 20  # of a file that is read as a whole
-MAX_TEXT = 2000  # letters of a label, a name, a note
+SHOWN_PROBLEMS = 5
+MAX_PROBLEMS = 1000  # a file with more has another format
+MAX_FILE_BYTES = 512 << 20  # of a file that is read into memory
+MAX_TEXT = 2000  # characters of a label, a name, a note
 
 Unit = Literal["pixels", "share"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawBox:
-    """Where something is, in the file's words. unit "share": of width and height, 0 to 1."""
+    """A box as written in a file. unit "share": of width and height, 0 to 1."""
 
     x0: float
     y0: float
@@ -34,10 +33,10 @@ class RawBox:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One image of a file of labels.
+    """One image in a file of labels.
 
-    where: line or entry, for messages. uri: as written. label None: follows from the boxes; without any, nothing was
-    found in the image. boxes None: nobody said where. blank: a row for a label that nobody filled in.
+    where: line or entry, for messages. uri: as written. label None: it follows from the boxes; without boxes, nothing
+    was found in the image. boxes None: none were given. blank: a row whose label nobody filled in.
     """
 
     where: str
@@ -53,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What fields of a file are called, where the person said so, and where its images lie.
+    """Names of a file's columns, and the place of its images.
 
     images: the folder that relative names start at; None: a bucket.
     """
@@ -64,60 +63,60 @@ class Options:
 
 
 @dataclass
-class Faults:
-    """Collects what is wrong with a file, to be told all at once. ending: what did not happen because of it."""
+class Problems:
+    """Collects the problems of a file, to report them all at once. ending: the consequence, for the message."""
 
     name: str
     found: list[str] = field(default_factory=list)
     ending: str = "nothing was written"
 
     def add(self, where: str, words: str) -> None:
-        """Raises BadLabels where it makes no sense to read on."""
+        """Raises BadLabels after MAX_PROBLEMS."""
         self.found.append(f"{where}: {printable(words)}")
-        if len(self.found) >= MAX_FAULTS:
+        if len(self.found) >= MAX_PROBLEMS:
             self.raise_any()
 
     def raise_any(self) -> None:
         """Raises BadLabels if anything was found."""
         if not self.found:
             return
-        first, n = self.found[:SHOWN_FAULTS], len(self.found)
+        first, n = self.found[:SHOWN_PROBLEMS], len(self.found)
         more = f"; and {n - len(first)} more" if n > len(first) else ""
-        some = f"{n} faults: " if n > 1 else ""
+        some = f"{n} problems: " if n > 1 else ""
         raise BadLabels(f"{self.name}: {some}{'; '.join(first)}{more}; {self.ending}")
 
 
-Reader = Callable[[Path, Options, Faults], list[Entry]]
+Reader = Callable[[Path, Options, Problems], list[Entry]]
 
 
 def text_of(value: object, what: str, *, default: str | None = None) -> str | None:
-    """A text that every database holds, stripped; None or `default` for nothing. Raises MalformedLineError."""
+    """Return stripped text that any database can store; None or `default` if empty. Raises MalformedLineError."""
     if value is None or value == "":
         return default
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise MalformedLineError(f"{what} is not a text")
+        raise MalformedLineError(f"{what} is not text")
     text = str(value).strip()
     if len(text) > MAX_TEXT:
-        raise MalformedLineError(f"{what} has {len(text)} letters, {MAX_TEXT} are allowed")
+        raise MalformedLineError(f"{what} has {len(text)} characters; the limit is {MAX_TEXT}")
     if "\0" in text:
-        raise MalformedLineError(f"{what} holds a zero character")
+        raise MalformedLineError(f"{what} contains a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise MalformedLineError(f"{what} holds half of a surrogate pair, which is not text") from None
+        raise MalformedLineError(f"{what} contains half of a surrogate pair, which is not text") from None
     return text or default
 
 
 def required(value: object, what: str) -> str:
-    """Raises MalformedLineError where there is none."""
+    """Return non-empty text. Raises MalformedLineError."""
     text = text_of(value, what)
     if text is None:
-        raise MalformedLineError(f"no {what}")
+        raise MalformedLineError(f"{what} is missing")
     return text
 
 
 def number_of(value: object, what: str) -> float:
-    """A finite number, also from a text. Raises MalformedLineError."""
+    """Return a finite number, also from text. Raises MalformedLineError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise MalformedLineError(f"{what} is not a number")
     try:
@@ -130,10 +129,8 @@ def number_of(value: object, what: str) -> float:
 
 
 def box_of(sides: tuple[float, float, float, float], label: str, *, unit: Unit = "pixels") -> RawBox:
-    """Raises MalformedLineError for one without an area."""
+    """Return a box. Raises MalformedLineError if it has no area."""
     x0, y0, x1, y1 = sides
     if x1 <= x0 or y1 <= y0:
-        raise MalformedLineError(
-            f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: left, top, right, bottom are wanted"
-        )
+        raise MalformedLineError(f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: give left, top, right, bottom")
     return RawBox(x0=x0, y0=y0, x1=x1, y1=y1, label=label, unit=unit)

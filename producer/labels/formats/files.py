@@ -1,4 +1,4 @@
-"""Opening files of labels: what cannot be read is told in one line, before anything is believed."""
+"""Opens files of labels. A file that cannot be read is one line of error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from producer.labels.formats.entries import MAX_FILE_BYTES
 from producer.sources.manifest import MalformedLineError
 from scanfleet.errors import AccessDenied, SourceNotFound
 
-BLANK_BYTES = 1024  # a file with more was meant to hold something
+BLANK_BYTES = 1024  # a larger file is never called empty
 
 
 @contextmanager
@@ -31,15 +31,15 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def is_empty(path: Path) -> bool:
-    """A file without a byte, or with white space alone. Raises SourceNotFound, AccessDenied."""
-    if not path.is_file() or path.stat().st_size > BLANK_BYTES:  # a pipe is read once, by its reader
+    """Return True for a file without content other than white space. Raises SourceNotFound, AccessDenied."""
+    if not path.is_file() or path.stat().st_size > BLANK_BYTES:  # a pipe can be read only once, by its reader
         return False
     with opened(path) as file:
         return not file.read(BLANK_BYTES).removeprefix(codecs.BOM_UTF8).strip()
 
 
 def text_file(path: Path) -> str:
-    """The whole of a text file. Raises MalformedLineError, SourceNotFound, AccessDenied."""
+    """Read a whole text file. Raises MalformedLineError, SourceNotFound, AccessDenied."""
     with opened(path) as file:
         if (n_bytes := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
             raise MalformedLineError(f"{n_bytes >> 20} MB is over the limit of {MAX_FILE_BYTES >> 20} MB: split it")
@@ -58,11 +58,11 @@ def json_file(path: Path) -> Any:
 
 
 def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
-    """Regular files with this suffix, in the order of their names; links are left alone."""
+    """Return the regular files with this suffix, sorted by name, without links."""
     found = []
     for place, folders, names in os.walk(folder):
         folders.sort()

@@ -1,7 +1,7 @@
-"""Label Studio: the JSON export (a list of tasks), with `choices` and `rectanglelabels`; each annotator has a voice.
+"""Label Studio: the JSON export (a list of tasks) with `choices` and `rectanglelabels`. Each annotator's label counts.
 
-A task's image is s3://…, /data/local-files/?d=PATH or /data/upload/…, the last two below --root: the folder that Label
-Studio serves, or its media folder. Predictions, skipped and cancelled annotations are left alone.
+A task's image is s3://…, /data/local-files/?d=PATH or /data/upload/…. The last two lie below --root: the folder that
+Label Studio serves, or its media folder. Predictions, skipped and cancelled annotations are ignored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required, text_of
+from producer.labels.formats.entries import Entry, Options, Problems, RawBox, box_of, number_of, required, text_of
 from producer.labels.formats.files import json_file
 from producer.sources.manifest import MalformedLineError
 
@@ -21,34 +21,34 @@ def is_labelstudio(body: object) -> bool:
     return isinstance(body, list) and bool(body) and isinstance(body[0], dict) and "annotations" in body[0]
 
 
-def read_labelstudio(path: Path, options: Options, faults: Faults) -> list[Entry]:
+def read_labelstudio(path: Path, options: Options, problems: Problems) -> list[Entry]:
     try:
         tasks = _tasks(path)
     except MalformedLineError as error:
-        faults.add("the file", str(error))
+        problems.add("the file", str(error))
         return []
     found: list[Entry] = []
     for number, task in enumerate(tasks):
         try:
             found += _entries(number, task, options)
         except MalformedLineError as error:
-            faults.add(f"task {number + 1}", str(error))
+            problems.add(f"task {number + 1}", str(error))
     return found
 
 
 def _tasks(path: Path) -> list[Any]:
     body = json_file(path)
     if not isinstance(body, list):
-        raise MalformedLineError("no Label Studio export: it is no list of tasks (export as JSON, not JSON-MIN)")
+        raise MalformedLineError("not a Label Studio export: it is not a list of tasks (export as JSON, not JSON-MIN)")
     return body
 
 
 def _entries(number: int, task: object, options: Options) -> list[Entry]:
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
-        raise MalformedLineError("no object with `data`")
+        raise MalformedLineError("not an object with `data`")
     annotations = task.get("annotations")
     if not isinstance(annotations, list):
-        raise MalformedLineError("no list `annotations` (export as JSON, not JSON-MIN)")
+        raise MalformedLineError("`annotations` is not a list (export as JSON, not JSON-MIN)")
     data = task["data"]
     uri = _image(data)
     group = text_of(data.get(options.group or "group"), "group")
@@ -85,7 +85,7 @@ def _image(data: dict[str, Any]) -> str:
 
 
 def _result(results: list[Any]) -> tuple[str | None, tuple[RawBox, ...]]:
-    """The choice for the whole image, and the boxes."""
+    """Return the choice for the whole image, and the boxes."""
     choices: list[str] = []
     boxes: list[RawBox] = []
     for result in results:
@@ -103,14 +103,14 @@ def _result(results: list[Any]) -> tuple[str | None, tuple[RawBox, ...]]:
 
 def _words(value: object, what: str) -> list[str]:
     if not isinstance(value, list):
-        raise MalformedLineError(f"{what} is no list")
+        raise MalformedLineError(f"{what} is not a list")
     return [required(word, what) for word in value]
 
 
 def _box(value: dict[str, Any], label: str) -> RawBox:
-    """In percent of the image's size. A turned rectangle is refused: a box has no angle."""
+    """Parse a box in percent of the image's size. A rotated rectangle is refused, since a box has no angle."""
     if number_of(value.get("rotation", 0), "rotation") != 0:
-        raise MalformedLineError("a turned rectangle: boxes lie straight")
+        raise MalformedLineError("a rotated rectangle: boxes cannot be rotated")
     x, y, width, height = (number_of(value.get(side), side) / 100 for side in ("x", "y", "width", "height"))
     return box_of((x, y, x + width, y + height), label, unit="share")
 

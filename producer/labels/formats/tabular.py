@@ -1,7 +1,7 @@
-"""CSV and JSONL: a row an image, with the columns uri, label, boxes, who, group, note and drawn.
+"""CSV and JSONL: one row per image, with the columns uri, label, boxes, who, group, note and drawn.
 
-boxes: "label x0 y0 x1 y1; ..." in pixels, or a JSON list of {x0, y0, x1, y1, label}; other columns are left alone. Rows
-whose label is empty are left out: `labels suggest` writes such, and a person fills in what he is sure of.
+boxes: "label x0 y0 x1 y1; ..." in pixels, or a JSON list of {x0, y0, x1, y1, label}; other columns are ignored. Rows
+with an empty label are skipped: `labels suggest` writes them, and people fill in those they are sure of.
 """
 
 from __future__ import annotations
@@ -11,43 +11,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required, text_of
+from producer.labels.formats.entries import Entry, Options, Problems, RawBox, box_of, number_of, required, text_of
 from producer.labels.formats.files import opened
 from producer.sources.manifest import ROWS, Lines, MalformedLineError
 
-SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that other programs write
+SEPARATORS = {";": "semicolons", "\t": "tabs"}  # written by other programs
 SIDES = ("x0", "y0", "x1", "y1")
 
 
-def read_csv(path: Path, options: Options, faults: Faults) -> list[Entry]:
-    return _read(path, options, faults, kind=".csv")
+def read_csv(path: Path, options: Options, problems: Problems) -> list[Entry]:
+    return _read(path, options, problems, kind=".csv")
 
 
-def read_jsonl(path: Path, options: Options, faults: Faults) -> list[Entry]:
-    return _read(path, options, faults, kind=".jsonl")
+def read_jsonl(path: Path, options: Options, problems: Problems) -> list[Entry]:
+    return _read(path, options, problems, kind=".jsonl")
 
 
-def _read(path: Path, options: Options, faults: Faults, *, kind: str) -> list[Entry]:
+def _read(path: Path, options: Options, problems: Problems, *, kind: str) -> list[Entry]:
     found: list[Entry] = []
     with opened(path) as file:
         lines = _LinesAndHeader(file)
         try:
             for uri, row in ROWS[kind](lines):
                 where = f"line {lines.number}"
-                if not found and not faults.found:
+                if not found and not problems.found:
                     _require_columns(row or {}, options)
                 try:
                     found.append(_entry(where, uri, row or {}, options))
                 except MalformedLineError as error:
-                    faults.add(where, str(error))
+                    problems.add(where, str(error))
         except MalformedLineError as error:
             hint = lines.separator_hint() if kind == ".csv" and lines.number == 1 else ""
-            faults.add(f"line {lines.number}", f"{error}{hint}")
+            problems.add(f"line {lines.number}", f"{error}{hint}")
     return found
 
 
 class _LinesAndHeader(Lines):
-    """Keeps the first line, to tell what a table is separated by that has no columns."""
+    """Keeps the first line, for a hint about a wrong separator."""
 
     header = ""
 
@@ -65,13 +65,13 @@ def _require_columns(row: dict[str, Any], options: Options) -> None:
     for name, option in ((options.label, "--label-column"), (options.group, "--group-column")):
         if name is not None and name not in row:
             there = ", ".join(row)[:200] or "none"
-            raise MalformedLineError(f"no column {name!r} (there are {there}): name it with {option}")
+            raise MalformedLineError(f"no column {name!r} (columns: {there}): name it with {option}")
 
 
 def _entry(where: str, uri: str, row: dict[str, Any], options: Options) -> Entry:
     label = text_of(row.get(options.label), "label")
     if label is None and options.label not in row:
-        raise MalformedLineError(f"no {options.label}")
+        raise MalformedLineError(f"{options.label} is missing")
     return Entry(
         where=where,
         uri=required(uri, "uri"),
@@ -98,7 +98,7 @@ def boxes_of(value: object) -> tuple[RawBox, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise MalformedLineError("boxes is no list")
+        raise MalformedLineError("boxes is not a list")
     return tuple(_box_of_object(box) for box in value)
 
 
@@ -111,7 +111,7 @@ def _box_in_words(text: str) -> RawBox:
 
 def _box_of_object(box: object) -> RawBox:
     if not isinstance(box, dict):
-        raise MalformedLineError("a box is no object with x0, y0, x1, y1, label")
+        raise MalformedLineError("a box is not an object with x0, y0, x1, y1, label")
     if missing := [side for side in SIDES if side not in box]:
         raise MalformedLineError(f"a box without {', '.join(missing)}")
     return _box([box[side] for side in SIDES], box.get("label"))

@@ -1,6 +1,6 @@
-"""YOLO: a folder with one text file an image, a line a box: `class cx cy width height`, as shares of the image's size.
+"""YOLO: one text file per image, one line per box: `class cx cy width height`, as shares of the image's size.
 
-An empty file is an image in which nothing was found. The classes stand in classes.txt or obj.names, a name a line, or
+An empty file is an image in which nothing was found. The classes are in classes.txt or obj.names, one name per line, or
 in data.yaml or dataset.yaml, as `names`. `labels/…/a.txt` belongs to `images/…/a.jpg`, else to the image beside it.
 """
 
@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from producer.labels.formats.entries import Entry, Faults, Options, RawBox, box_of, number_of, required
+from producer.labels.formats.entries import Entry, Options, Problems, RawBox, box_of, number_of, required
 from producer.labels.formats.files import files_in, text_file
 from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
@@ -25,13 +25,13 @@ def is_yolo(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*NAME_FILES, *YAML_FILES))
 
 
-def read_yolo(path: Path, options: Options, faults: Faults) -> list[Entry]:
-    """`path`: the folder that holds the list of classes."""
+def read_yolo(path: Path, options: Options, problems: Problems) -> list[Entry]:
+    """Read a folder that holds the list of classes."""
     try:
         names = _classes(path)
         images = _folder(options)
     except MalformedLineError as error:
-        faults.add("the folder", str(error))
+        problems.add("the folder", str(error))
         return []
     found = []
     for file in files_in(path, ".txt"):
@@ -41,14 +41,14 @@ def read_yolo(path: Path, options: Options, faults: Faults) -> list[Entry]:
         try:
             uri, lines = _image_of(images, file.relative_to(path)), text_file(file).splitlines()
         except MalformedLineError as error:
-            faults.add(where, str(error))
+            problems.add(where, str(error))
             continue
         boxes = []
         for number, line in enumerate(lines, start=1):
             try:
                 boxes += _boxes(line, names)
             except MalformedLineError as error:
-                faults.add(f"{where}, line {number}", str(error))
+                problems.add(f"{where}, line {number}", str(error))
         found.append(Entry(where=where, uri=uri, label=None, boxes=tuple(boxes)))
     return found
 
@@ -57,7 +57,7 @@ def _boxes(line: str, names: dict[int, str]) -> list[RawBox]:
     words = line.split()
     if not words:
         return []
-    if len(words) not in (5, 6) or not words[0].isascii() or not words[0].isdigit():  # a sixth: how sure somebody was
+    if len(words) not in (5, 6) or not words[0].isascii() or not words[0].isdigit():  # the sixth is a confidence
         raise MalformedLineError("not `class cx cy width height`")
     number = int(words[0]) if len(words[0]) < 10 else -1
     if number not in names:
@@ -71,14 +71,12 @@ def _boxes(line: str, names: dict[int, str]) -> list[RawBox]:
 
 def _folder(options: Options) -> Path:
     if options.images is None:
-        raise MalformedLineError(
-            "YOLO files name no images, so they are looked for: --root must be a folder, no bucket"
-        )
+        raise MalformedLineError("YOLO files do not name images: --root must be a folder to find them in, not a bucket")
     return options.images
 
 
 def _image_of(images: Path, labels: Path) -> str:
-    """The image that a file of labels belongs to; both relative to their folders."""
+    """Return the image of a file of labels, each relative to its folder."""
     parts = labels.with_suffix("").parts
     places = [Path(*parts)]
     if "labels" in parts:
@@ -92,7 +90,7 @@ def _image_of(images: Path, labels: Path) -> str:
             if (images / name).is_file():
                 return path_to_uri(os.fsencode(name))
     tried = " and ".join(map(str, places))
-    raise MalformedLineError(f"no image belongs to it (looked for {tried} with {', '.join(SUFFIXES)})")
+    raise MalformedLineError(f"no image found for it (looked for {tried} with {', '.join(SUFFIXES)})")
 
 
 def _classes(folder: Path) -> dict[int, str]:
@@ -108,14 +106,12 @@ def _classes(folder: Path) -> dict[int, str]:
 
 
 def _yaml_names(text: str, name: str) -> dict[int, str]:
-    """`names: [a, b]`, or one a line as `- a` or `0: a`: the forms in use, read without a YAML parser."""
+    """Read `names: [a, b]`, or one per line as `- a` or `0: a`: the forms in use, without a YAML parser."""
     found = re.search(
         r"^names:[ \t]*(?:\[([^\]]*)\]|((?:\n[ \t]*(?:-|\d+:)[^\n]*|\n[ \t]*(?:#[^\n]*)?(?=\n))*))", text, re.M
     )
     if found is None or not (found[1] or found[2]):
-        raise MalformedLineError(
-            f"{name} has no `names` in a form that is understood: write classes.txt, a name a line"
-        )
+        raise MalformedLineError(f"{name} has no `names` in a supported form: write classes.txt, one name per line")
     if found[1] is not None:
         return {number: _plain(word) for number, word in enumerate(found[1].split(",")) if word.strip()}
     lines = [line.strip() for line in found[2].splitlines() if line.strip() and not line.strip().startswith("#")]

@@ -185,7 +185,7 @@ def test_the_commands_show_what_is_known(engine: sa.Engine, tmp_path: Path) -> N
         "G4  FAIL  calibration: Brier +0.020",
         "400 images show a gain of 2 points",
         "REFUSED   by box-1",
-        f"gate: adapter {three_} for adapter {two}: better",
+        f"gate: adapter {three_} replaces adapter {two}: better",
     ):
         assert words in shown
     record = json.loads(run(tmp_path, "show", str(three_), "--format", "json").stdout)
@@ -201,9 +201,9 @@ def test_the_other_places_that_list_workers_show_refusals_too(engine: sa.Engine,
         refusals.record_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
     answer = CliRunner().invoke(cli, ["--data-dir", str(tmp_path / "data"), "worker", "ls"])
     assert "worker box-1 refuses it" in answer.stderr
-    from producer.local.doctor import examine
+    from producer.local.doctor import check_services
 
-    found = {each.name: each for each in examine(load_settings(data_dir=tmp_path / "data"))}
+    found = {each.name: each for each in check_services(load_settings(data_dir=tmp_path / "data"))}
     assert found["adapters"].status == "warn"
     assert "worker box-1 refuses it" in found["adapters"].text
 
@@ -212,14 +212,14 @@ def test_promote_and_rollback_by_hand(engine: sa.Engine, tmp_path: Path) -> None
     one = enter(engine, made(tmp_path / "one"))
     held = enter(engine, replace(made(tmp_path / "two", weights=b"two"), gate_verdict="hold"))
     run(tmp_path, "promote", str(one), "--who", "ann")
-    assert "in use already" in run(tmp_path, "promote", str(one)).stderr
+    assert f"adapter {one} is already in use" in run(tmp_path, "promote", str(one)).stderr
     assert "the gate says hold" in str(run(tmp_path, "promote", str(held), code=23).exception)
     assert "--force needs --why" in run(tmp_path, "promote", str(held), "--force", code=2).stderr
     run(tmp_path, "promote", str(held), "--force", "--why", "old labels", "--who", "ann")
     back = run(tmp_path, "rollback", "--check", "overlay").stderr
-    assert f"adapter {held} is out of use, adapter {one} answers" in back
+    assert f"adapter {held} is out of use; adapter {one} answers" in back
     alone = run(tmp_path, "rollback", "--check", "overlay").stderr
-    assert f"adapter {one} is out of use, the base model alone answers" in alone
+    assert f"adapter {one} is out of use; the base model alone answers" in alone
     run(tmp_path, "rollback", "--check", "overlay", code=17)
     run(tmp_path, "rollback", "--check", "nothing", code=17)
     with transaction(engine) as connection:

@@ -17,7 +17,7 @@ from tests.ledger_rig import ledger_with_scan
 from tests.migrated import upgrade
 from tests.shifts import shift, tell_at_once
 
-WORDS = "checked on 16 known images: margins within 0.300 of those stored with the adapter (fp32), 0.075 on average"
+WORDS = "checked on 16 canary images: margins within 0.300 of those stored with the adapter (fp32), 0.075 on average"
 
 
 def test_of_concurrent_shifts_the_widest_stays(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from producer.cli.progress import LineDisplay, listed_words, scored_words
+from producer.cli.progress import LineDisplay, listing_text, scoring_text
 from producer.cli.scans.outcome import echo_agreement, echo_summary
 from producer.cli.scans.run import _conclude
-from producer.cli.scans.scan import say_what_was_listed
+from producer.cli.scans.scan import report_listing
 from producer.cli.tables import count, echo_table, size_text
 from producer.reports.agreement import Agreement
 from producer.reports.summary import Summary
@@ -72,10 +72,10 @@ def test_counts_and_sizes() -> None:
 
 def test_progress_says_what_holds_it_up() -> None:
     done = progress(n_verdicts=4, n_flagged=1, n_failures=2, waiting_for="store: away")
-    words = scored_words(ScanSnapshot(scan=scan("paused"), progress=done))
+    words = scoring_text(ScanSnapshot(scan=scan("paused"), progress=done))
     assert words.startswith("6 of 10 images: 4 scored (1 flagged, 0 to review), 2 failed, paused")
     assert words.endswith("waiting for: store: away")
-    assert "waiting" not in scored_words(ScanSnapshot(scan=scan("cancelled"), progress=done))
+    assert "waiting" not in scoring_text(ScanSnapshot(scan=scan("cancelled"), progress=done))
 
 
 def test_plain_lines_are_few_and_the_last_one_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +110,7 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.splitlines() == [
         "scan abc: check overlay, model pocket, cancelled",
         "10 images: 5 scored (2 of them have the same bytes as images scored before), 1 failed, 3 cancelled, 1 pending",
-        "2.0 s with start-up (3.0 images/s), 4.0 images/s a worker while batches were under way",
+        "2.0 s including start-up (3.0 images/s), 4.0 images/s per worker while it had batches",
         "",
         "decision  label    images",
         "flag      overlay       5",
@@ -123,21 +123,22 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("n_pending", "state", "words"),
     [
-        (0, "done", "holds these images already (--fresh starts another one)"),
-        (
-            7,
-            "running",
-            "holds these images already and goes on where it stopped (7 pending; --fresh starts another one)",
-        ),
-        (7, "paused", "holds these images already (7 pending; --fresh starts another one)"),
+        (0, "done", "already holds these images (--fresh"),
+        (7, "running", "already holds these images and resumes (7 pending"),
+        (7, "paused", "already holds these images (7 pending"),
     ],
 )
 def test_a_scan_with_nothing_new_says_whether_it_goes_on(
     capsys: pytest.CaptureFixture[str], n_pending: int, state: str, words: str
 ) -> None:
     listed = Enqueued(scan=scan(state), n_listed=10, n_new=0, n_skipped=0, broker_away=False, ended=True)
-    say_what_was_listed(listed, n_pending=n_pending)
-    assert capsys.readouterr().err.splitlines()[0] == f"scanfleet: nothing new: scan abc {words}"
+    report_listing(listed, n_pending=n_pending)
+    assert capsys.readouterr().err.startswith(f"scanfleet: nothing new: scan abc {words}")
+
+
+def test_a_glob_that_excludes_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    report_listing(replace(page(3, ended=True), idle_excludes=("thumb/*",)), n_pending=3)
+    assert "--exclude thumb/* matched nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("marked", "hint"), [({}, False), ({"n_flagged": 1}, True), ({"n_review": 1}, True)])
@@ -165,8 +166,8 @@ def test_figures_come_with_their_counts_and_intervals(capsys: pytest.CaptureFixt
     assert "accuracy: 0.6667 (2 of 3; 95 % interval 0.2077 to 0.9385)" in lines
     assert "precision of flags: 1.0000 (1 of 1; 95 % interval 0.2065 to 1.0000)" in lines
     assert "recall of flags: 0.5000 (1 of 2; 95 % interval 0.0945 to 0.9055)" in lines
-    assert lines[-2].endswith("1 image with a known truth, of which 1 should have been flagged")
-    assert lines[-1] == "without a label of the check in column truth: 1 image"
+    assert lines[-2].endswith("1 image with a known truth but no verdict, of which 1 should have been flagged")
+    assert lines[-1] == "not counted: 1 image with no label of the check in column truth"
 
 
 def test_without_flags_no_precision_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,5 +179,5 @@ def test_without_flags_no_precision_is_claimed(capsys: pytest.CaptureFixture[str
 
 def test_a_listing_that_ends_at_a_limit_says_what_it_took() -> None:
     limited = replace(scan(), filters={"limit": 5})
-    assert listed_words(replace(page(5), scan=limited, n_listed=64)) == "5 new (--limit 5)"
-    assert listed_words(page(7)) == "7 listed, 7 new"
+    assert listing_text(replace(page(5), scan=limited, n_listed=64)) == "5 new (--limit 5)"
+    assert listing_text(page(7)) == "7 listed, 7 new"

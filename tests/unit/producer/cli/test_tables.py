@@ -53,7 +53,7 @@ def test_nothing_is_wider_than_the_window(tmp_path: Path, scan_id: str, command:
     assert lines
 
 
-def test_what_stands_below_its_row_is_whole_as_long_as_it_fits(tmp_path: Path, scan_id: str) -> None:
+def test_what_is_below_its_row_is_whole_as_long_as_it_fits(tmp_path: Path, scan_id: str) -> None:
     scans, trained = (
         " ".join(" ".join(on_terminal(command, "ls", data_dir=tmp_path)).split()) for command in ("scans", "train")
     )

@@ -25,13 +25,13 @@ def test_the_bottleneck_comes_first_and_each_sum_says_of_what_it_is(capsys: pyte
         "",
         "the device was idle 62 % of the time: decoding is the bottleneck (more cores, or more workers on other "
         "machines; more fetch_threads as long as cores are free)",
-        "  workers had batches under way for 10.0 s: 20.5 images/s a worker",
-        "  stage threads were at work for 66.0 s of their 80.0 s: fetch 6.0 s, decode 50.0 s, prepare 10.0 s",
-        "  20 forwards took 4.0 s, some at the same time: 10.2 images in each, 3.4 % of their tokens padding",
+        "  workers had batches for 10.0 s: 20.5 images/s per worker",
+        "  stage threads were busy for 66.0 s of 80.0 s: fetch 6.0 s, decode 50.0 s, prepare 10.0 s",
+        "  20 forwards took 4.0 s, some in parallel: 10.2 images each, 3.4 % of the tokens padding",
     ]
 
 
-def test_where_nothing_was_measured_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_was_measured_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     echo_times(StageTimes(sums={}))
     assert capsys.readouterr().out == ""
 
@@ -42,7 +42,7 @@ def test_a_scored_scan_shows_its_times(tmp_path: Path) -> None:
         worker.drain()
     shown = scanfleet("scans", "show", scan_id, data_dir=tmp_path)
     assert "the device was idle" in shown.stdout, shown.stderr
-    assert "stage threads were at work for " in shown.stdout
+    assert "stage threads were busy for " in shown.stdout
     times = json.loads(scanfleet("scans", "show", scan_id, "--format", "json", data_dir=tmp_path).stdout)["times"]
     assert times["worker_seconds"] > 0
     assert 0 < times["device_idle_share"] <= 1
@@ -73,7 +73,7 @@ def test_workers_are_listed_with_what_holds_them_up(tmp_path: Path) -> None:
     assert new["times"]["device_idle_share"] is None
 
 
-def test_where_no_worker_lives_it_is_said_how_to_start_one(tmp_path: Path) -> None:
+def test_where_no_worker_lives_the_command_that_starts_one_is_named(tmp_path: Path) -> None:
     ledger_with_scan(tmp_path)
     answer = scanfleet("worker", "ls", data_dir=tmp_path)
-    assert (answer.returncode, "`scanfleet worker score` starts one" in answer.stderr) == (0, True)
+    assert (answer.returncode, "`scanfleet worker score`" in answer.stderr) == (0, True)

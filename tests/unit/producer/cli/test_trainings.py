@@ -77,14 +77,14 @@ def test_a_training_is_asked_for_once_listed_and_cancelled(engine: sa.Engine, tm
     label_pictures(engine, tmp_path / "pictures", n=3)
     started = train(tmp_path, *asked)
     assert (started.exit_code, started.stdout) == (0, "1\n")
-    assert "no training worker gave a sign lately" in started.stderr
+    assert "no live training worker" in started.stderr
     assert isinstance(train(tmp_path, *asked).exception, AlreadyUnderWay)
     (listed,) = json.loads(train(tmp_path, "train", "ls", "--format", "json").stdout)
     assert (listed["recipe"], listed["overrides"], listed["seed"]) == ("head", {"lr": 0.001, "over": 1}, 4)
     assert (listed["newest_label"], listed["state"]) == (3, "ready")
-    assert "waits for a training worker" in train(tmp_path, "train", "ls").stdout
+    assert "waiting for a training worker" in train(tmp_path, "train", "ls").stdout
     assert "training 1 is cancelled" in train(tmp_path, "train", "cancel", "1").stderr
-    assert "had ended already" in train(tmp_path, "train", "cancel", "1").stderr
+    assert "had already ended" in train(tmp_path, "train", "cancel", "1").stderr
     followed = train(tmp_path, "train", "watch", "1")
     assert isinstance(followed.exception, TrainingFailed)
     assert str(followed.exception) == "training 1 was cancelled"
@@ -111,7 +111,7 @@ REFUSED = {
 }
 
 
-def test_what_a_worker_would_refuse_is_refused_at_once_also_while_another_training_stands(
+def test_what_a_worker_would_refuse_is_refused_at_once_also_while_another_training_runs(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     label_pictures(engine, tmp_path / "pictures", n=1)
@@ -131,7 +131,7 @@ def test_an_adapter_to_train_over_must_be_there(engine: sa.Engine, tmp_path: Pat
     assert isinstance(refused.exception, UnknownName)
 
 
-def test_where_the_recipes_are_not_installed_a_worker_finds_their_faults(
+def test_where_the_recipes_are_not_installed_a_worker_finds_their_problems(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RequestError, match="no recipe"):
@@ -149,7 +149,7 @@ def test_a_table_has_the_beginning_of_a_reason_and_show_all_of_it(engine: sa.Eng
     assert "x" * 80 + "end" in train(tmp_path, "train", "show", "1").stdout
 
 
-def test_a_knock_goes_out_with_the_request(engine: sa.Engine, tmp_path: Path) -> None:
+def test_a_notification_goes_out_with_the_request(engine: sa.Engine, tmp_path: Path) -> None:
     label_pictures(engine, tmp_path / "pictures", n=1)
     assert train(tmp_path, "train", "start", "--check", "overlay").exit_code == 0
     (message,) = (tmp_path / "broker" / "messages").glob("*.msg")
@@ -196,18 +196,18 @@ def test_workers_are_listed_with_the_training_they_are_at(engine: sa.Engine, tmp
     assert (first["training"], second["training"]) == (1, None)
 
 
-def test_progress_is_told_with_loss_and_time_left(engine: sa.Engine) -> None:
+def test_progress_comes_with_loss_and_time_left(engine: sa.Engine) -> None:
     request(engine)
     held = claim(engine)
     figures = {"step": 40, "steps": 150, "epoch": 3, "epochs": 10, "loss": 0.52131, "seconds_left": 31.4}
     with transaction(engine) as connection:
         trainings.beat(connection, held, lease_seconds=60, stage="fit", progress=figures)
         now = trainings.get(connection, held.id)
-    assert words.progress_words(now) == "fit, step 40 of 150, epoch 3 of 10, loss 0.5213, about 31 s left"
+    assert words.progress_text(now) == "fit, step 40 of 150, epoch 3 of 10, loss 0.5213, about 31 s left"
     with transaction(engine) as connection:
         trainings.wait(connection, held, waiting_for="the bucket is away", progress={})
         now = trainings.get(connection, held.id)
-    assert words.progress_words(now) == "waits for: the bucket is away"
+    assert words.progress_text(now) == "waiting for: the bucket is away"
 
 
 @pytest.mark.parametrize("setting", ["lr", "=3", " =3"])

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from producer.labels.formats.detect import READERS, read_labels
-from producer.labels.formats.entries import MAX_FAULTS, Entry, Faults, Options, RawBox
+from producer.labels.formats.entries import MAX_PROBLEMS, Entry, Options, Problems, RawBox
 from producer.labels.image_refs import Root, image_at, root_of
-from producer.labels.label_names import Said, Words, parse_map, understand
+from producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import load_check
 from scanfleet.errors import BadLabels, BadSource, SourceNotFound
@@ -28,11 +28,11 @@ def read(path: Path, form: str = "auto", **options: Any) -> list[Entry]:
     return read_labels(path, form=form, options=Options(**({"images": images} | options)))
 
 
-def said(
+def mapped(
     entries: list[Entry], folder: Path, check: Any = BAGGAGE, *, empty: str | None = None, **maps: str
-) -> list[Said]:
-    words = Words(check=check, mapping=maps, empty=empty)
-    return understand(entries, words, who="me", root=Root(folder=str(folder)), faults=Faults("f"))
+) -> list[ImageLabel]:
+    words = LabelMapping(check=check, mapping=maps, empty=empty)
+    return map_labels(entries, words, who="me", root=Root(folder=str(folder)), problems=Problems("f"))
 
 
 def write(path: Path, body: Any) -> Path:
@@ -92,7 +92,7 @@ def test_jsonl_takes_boxes_as_objects_and_as_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (",x,", "line 2: no uri"),
+        (",x,", "line 2: uri is missing"),
         ("a.jpg,x,knife 1 2 3", "is not `label x0 y0 x1 y1`"),
         ("a.jpg,x,knife 1 2 3 nan", "y1 is nan"),
         ("a.jpg,x,knife 1 2 3 1e999", "y1 is inf"),
@@ -102,26 +102,26 @@ def test_jsonl_takes_boxes_as_objects_and_as_words(tmp_path: Path) -> None:
         ("a.jpg,x", "2 fields where the header has 3"),
     ],
 )
-def test_a_faulty_row_is_named_with_its_line(tmp_path: Path, row: str, words: str) -> None:
+def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: str, words: str) -> None:
     with pytest.raises(BadLabels, match="nothing was written") as found:
         read(write(tmp_path / "m.csv", f"uri,label,boxes\n{row}\n"))
     assert words in str(found.value)
     assert "m.csv: line 2" in str(found.value)
 
 
-def test_many_faults_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
-    with pytest.raises(BadLabels, match=r"12 faults: line 2: no uri; line 3.*; and 7 more"):
+def test_many_problems_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
+    with pytest.raises(BadLabels, match=r"12 problems: line 2: uri .*; line 3.*; and 7 more"):
         read(write(tmp_path / "m.csv", "uri,label\n" + ",gun\n" * 12))
-    with pytest.raises(BadLabels, match=f"{MAX_FAULTS} faults"):
+    with pytest.raises(BadLabels, match=f"{MAX_PROBLEMS} problems"):
         read(write(tmp_path / "m.csv", "uri,label\n" + ",gun\n" * 3000))
 
 
 def test_rows_that_nobody_filled_in_are_blank(tmp_path: Path) -> None:
     entries = read(write(tmp_path / "m.csv", "uri,label,drawn\na.jpg,,random\nb.jpg,gun,random\n"))
     assert [(entry.uri, entry.blank) for entry in entries] == [("a.jpg", True), ("b.jpg", False)]
-    with pytest.raises(BadLabels, match="there is no label in it"):
+    with pytest.raises(BadLabels, match=r"no label found .*csv"):
         read(write(tmp_path / "m.csv", "uri,label\na.jpg,\n"))
-    with pytest.raises(BadLabels, match="line 2: no label"):
+    with pytest.raises(BadLabels, match="line 2: label is missing"):
         read(write(tmp_path / "m.jsonl", '{"uri": "a.jpg", "label": "gun"}\n{"uri": "b.jpg"}\n'))
 
 
@@ -149,7 +149,7 @@ def coco(**more: Any) -> dict[str, Any]:
 
 
 def test_coco_boxes_and_images_without_any(tmp_path: Path) -> None:
-    one, two = said(read(write(tmp_path / "c.json", coco())), tmp_path)
+    one, two = mapped(read(write(tmp_path / "c.json", coco())), tmp_path)
     assert (one.label, one.mixed, one.where) == ("knife", True, "images[0]")  # first in the order of the check
     assert [sides(box) for box in one.boxes or ()] == [(10, 5, 30.5, 15), (0, 0, 5, 5)]
     assert (two.label, two.boxes, two.mixed) == ("none", (), False)
@@ -159,27 +159,27 @@ def test_nothing_found_needs_a_word_where_several_labels_could_mean_it(tmp_path:
     body = coco(annotations=[], categories=[])
     entries = read(write(tmp_path / "c.json", body))
     with pytest.raises(BadLabels, match="--empty LABEL"):
-        said(entries, tmp_path, OVERLAY)
-    assert [one.label for one in said(entries, tmp_path, OVERLAY, empty="natural")] == ["natural", "natural"]
-    with pytest.raises(BadLabels, match="'sky' is no label of check overlay"):
-        said(entries, tmp_path, OVERLAY, empty="sky")
+        mapped(entries, tmp_path, OVERLAY)
+    assert [one.label for one in mapped(entries, tmp_path, OVERLAY, empty="natural")] == ["natural", "natural"]
+    with pytest.raises(BadLabels, match="'sky' is not a label of check overlay"):
+        mapped(entries, tmp_path, OVERLAY, empty="sky")
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"images": 3}, "no COCO file"),
-        (coco(annotations=[{"image_id": 3, "category_id": 7}]), "annotations[0]: image_id is 3, which is not there"),
-        (coco(annotations=[{"image_id": 1, "category_id": 8}]), "annotations[0]: category_id is 8"),
+        ({"images": 3}, "not a COCO file"),
+        (coco(annotations=[{"image_id": 3, "category_id": 7}]), "annotations[0]: image_id 3"),
+        (coco(annotations=[{"image_id": 1, "category_id": 8}]), "annotations[0]: category_id 8"),
         (coco(annotations=[{"image_id": 1, "category_id": 7, "bbox": [1, 2, 3]}]), "not a list of four numbers"),
         (coco(annotations=[{"image_id": 1, "category_id": 7, "bbox": [1, 2, -3, 4]}]), "has no area"),
-        (coco(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), "images[1]: id 1 is there twice"),
-        (coco(images=[{"id": 1}, {"id": 2, "file_name": "b"}]), "images[0]: no file_name"),
-        (coco(categories=[{"id": "7"}]), "categories[0]: no whole number `id`"),
-        (coco(categories={}), "`categories` is no list"),
+        (coco(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), "images[1]: id 1 occurs twice"),
+        (coco(images=[{"id": 1}, {"id": 2, "file_name": "b"}]), "images[0]: file_name is missing"),
+        (coco(categories=[{"id": "7"}]), "categories[0]: `id`"),
+        (coco(categories={}), "`categories` is not a list"),
     ],
 )
-def test_faults_of_coco(tmp_path: Path, body: Any, words: str) -> None:
+def test_problems_of_coco(tmp_path: Path, body: Any, words: str) -> None:
     with pytest.raises(BadLabels) as found:
         read(write(tmp_path / "c.json", body), "coco")
     assert words in str(found.value)
@@ -198,7 +198,7 @@ def yolo(folder: Path, files: dict[str, str], names: str = "knife\ngun\n\n") -> 
 
 def test_yolo_shares_and_empty_files(tmp_path: Path) -> None:
     entries = read(yolo(tmp_path, {"a": "1 0.5 0.5 0.25 0.5\n", "sub/b": "\n"}))
-    one, two = said(entries, tmp_path)
+    one, two = mapped(entries, tmp_path)
     assert (one.where, one.label, Path(one.image.uri).relative_to(tmp_path)) == (
         "labels/a.txt",
         "gun",
@@ -219,7 +219,7 @@ def test_yolo_shares_and_empty_files(tmp_path: Path) -> None:
         ("9999999999999 .5 .5 .1 .1", "is not in the list"),
     ],
 )
-def test_faults_of_yolo(tmp_path: Path, line: str, words: str) -> None:
+def test_problems_of_yolo(tmp_path: Path, line: str, words: str) -> None:
     with pytest.raises(BadLabels) as found:
         read(yolo(tmp_path, {"a": f"0 .5 .5 .1 .1\n{line}\n"}))
     assert f"labels/a.txt, line 2: {words}" in str(found.value) or words in str(found.value)
@@ -230,7 +230,7 @@ def test_yolo_needs_its_classes_and_its_images(tmp_path: Path) -> None:
         read(write(tmp_path / "none" / "a.txt", "").parent, "yolo")
     folder = yolo(tmp_path / "y", {"a": ""})
     (folder / "images/a.jpg").unlink()
-    with pytest.raises(BadLabels, match=r"no image belongs to it \(looked for images/a and labels/a"):
+    with pytest.raises(BadLabels, match=r"no image found for it \(looked for images/a and labels/a"):
         read(folder)
     with pytest.raises(BadLabels, match="--root must be a folder"):
         read(folder, images=None)
@@ -262,7 +262,7 @@ def test_voc_counts_from_one(tmp_path: Path) -> None:
     write(tmp_path / "JPEGImages/a.jpg", "")
     write(tmp_path / "Annotations/a.xml", VOC)
     write(tmp_path / "Annotations/b.xml", "<annotation><filename>b.jpg</filename></annotation>")
-    one, two = said(read(tmp_path), tmp_path)
+    one, two = mapped(read(tmp_path), tmp_path)
     assert [sides(box) for box in one.boxes or ()] == [(0, 10, 20, 30)]
     assert (one.label, Path(one.image.uri).relative_to(tmp_path)) == ("gun", Path("JPEGImages/a.jpg"))
     assert (two.label, two.boxes) == ("none", ())
@@ -274,14 +274,14 @@ def test_voc_counts_from_one(tmp_path: Path) -> None:
         ('<!DOCTYPE a [<!ENTITY b "c">]>' + VOC, "document type"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd">' + VOC, "document type"),
         (VOC[:-20], "not XML"),
-        ("<html/>", "no VOC file: it begins with <html>"),
+        ("<html/>", "not a VOC file: it starts with <html>"),
         (VOC.replace("<xmax>20", "<xmax>nan"), "object 1: xmax is nan"),
         (VOC.replace("<xmin>1<", "<xmin>40<"), "object 1: the box"),
         (VOC.replace("<ymin>11</ymin>", ""), "object 1: ymin is not a number"),
-        (VOC.replace("a.jpg", "../../etc/passwd"), "is no image's"),
+        (VOC.replace("a.jpg", "../../etc/passwd"), "is not an image's"),
     ],
 )
-def test_faults_of_voc(tmp_path: Path, body: str, words: str) -> None:
+def test_problems_of_voc(tmp_path: Path, body: str, words: str) -> None:
     with pytest.raises(BadLabels) as found:
         read(write(tmp_path / "a.xml", body))
     assert words in str(found.value)
@@ -305,7 +305,7 @@ def test_label_studio_choices_rectangles_and_annotators(tmp_path: Path) -> None:
         task(image="/data/upload/3/8f-c%20d.jpg"),
         task({"choices": ["gun"]}, was_cancelled=True),
     ]
-    one, two, three = said(read(write(tmp_path / "l.json", body)), tmp_path)
+    one, two, three = mapped(read(write(tmp_path / "l.json", body)), tmp_path)
     assert (one.label, one.boxes, one.who, Path(one.image.uri)) == ("gun", None, "annotator 3", tmp_path / "x/a.jpg")
     assert (two.label, two.who, two.image.uri) == ("knife", "ann@example.org", "s3://b/k.jpg")
     assert [sides(box) for box in two.boxes or ()] == [pytest.approx((0.1, 0.2, 0.4, 0.6))]
@@ -316,14 +316,14 @@ def test_label_studio_choices_rectangles_and_annotators(tmp_path: Path) -> None:
     ("body", "words"),
     [
         ([{"image": "a", "choice": "gun"}], "neither COCO"),
-        ([task(), {"data": {"image": "a"}}], "task 2: no list `annotations`"),
+        ([task(), {"data": {"image": "a"}}], "task 2: `annotations` is not a list"),
         ([task({"choices": ["a", "b"]})], "several choices for one image"),
-        ([task({"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 5, "rectanglelabels": ["a"]})], "turned"),
+        ([task({"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 5, "rectanglelabels": ["a"]})], "rotated"),
         ([task({"x": 1, "y": 2, "width": 3, "rectanglelabels": ["a"]})], "height is not a number"),
         ([task(), {"annotations": [], "data": {"text": "a"}}], "`data` has no image"),
     ],
 )
-def test_faults_of_label_studio(tmp_path: Path, body: Any, words: str) -> None:
+def test_problems_of_label_studio(tmp_path: Path, body: Any, words: str) -> None:
     with pytest.raises(BadLabels) as found:
         read(write(tmp_path / "l.json", body))
     assert words in str(found.value)
@@ -337,7 +337,7 @@ def test_what_does_not_tell_its_format_is_asked_about(tmp_path: Path) -> None:
         ("a.dat", "a", "give --format"),
         ("a.json", "{}", "neither COCO"),
         ("a.json", '{"images": [', "not JSON"),
-        ("a.csv", "uri,label\n", "there is no label in it"),
+        ("a.csv", "uri,label\n", "no label found"),
         ("folder/x.bin", "", "neither YOLO"),
     ):
         path = write(tmp_path / name, body)
@@ -350,19 +350,21 @@ def test_what_does_not_tell_its_format_is_asked_about(tmp_path: Path) -> None:
 # words
 
 
-def test_strange_labels_are_told_once_each_and_can_be_mapped(tmp_path: Path) -> None:
+def test_strange_labels_are_reported_once_each_and_can_be_mapped(tmp_path: Path) -> None:
     entries = read(write(tmp_path / "m.csv", "uri,label\na,Pistol\nb,Pistol\nc,none\n"))
-    with pytest.raises(BadLabels, match=r"f: in 2 entries, first line 2: 'Pistol' is no label .*--map 'Pistol=OURS'"):
-        said(entries, tmp_path)
-    assert [one.label for one in said(entries, tmp_path, Pistol="gun")] == ["gun", "gun", "none"]
-    with pytest.raises(BadLabels, match="'pistol' is no label"):
-        said(entries, tmp_path, Pistol="pistol")
+    with pytest.raises(
+        BadLabels, match=r"f: in 2 entries, first line 2: 'Pistol' is not a label .*--map 'Pistol=OURS'"
+    ):
+        mapped(entries, tmp_path)
+    assert [one.label for one in mapped(entries, tmp_path, Pistol="gun")] == ["gun", "gun", "none"]
+    with pytest.raises(BadLabels, match="'pistol' is not a label"):
+        mapped(entries, tmp_path, Pistol="pistol")
 
 
 def test_one_person_says_one_thing_of_an_image(tmp_path: Path) -> None:
     entries = read(write(tmp_path / "m.csv", "uri,label,who\na,gun,\na,none,bob\n./a,none,\n"))
-    with pytest.raises(BadLabels, match="f: line 4: me says none of an image, and gun at line 2"):
-        said(entries, tmp_path)
+    with pytest.raises(BadLabels, match="f: line 4: me labels an image none here and gun at line 2"):
+        mapped(entries, tmp_path)
 
 
 def test_pairs_of_a_map() -> None:
@@ -430,7 +432,7 @@ def survives(form: str, content: bytes) -> None:
         understood, words = [], ""
         try:
             entries = read(folder if form == "yolo" else path, form, images=folder)
-            understood = said([entry for entry in entries if not entry.blank], folder, empty="none")
+            understood = mapped([entry for entry in entries if not entry.blank], folder, empty="none")
         except BadLabels as error:
             words = str(error)
     assert "\n" not in words

@@ -33,14 +33,14 @@ def test_the_default_mix_is_what_the_help_says() -> None:
     ("text", "words"),
     [
         ("chance=1", "a part is one of threshold, disagreement, diversity, random"),
-        ("random", "'' is no number"),
-        ("random=x", "'x' is no number"),
+        ("random", "'' is not a number"),
+        ("random=x", "'x' is not a number"),
         ("random=nan", "between 0 and 1"),
         ("random=-1", "between 0 and 1"),
         ("random=.5", "sum to 0.5, not to 1"),
     ],
 )
-def test_a_faulty_mix_is_refused_in_words(text: str, words: str) -> None:
+def test_a_bad_mix_is_refused_in_words(text: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         read_mix(text)
 
@@ -127,18 +127,18 @@ def test_a_name_that_is_not_there_or_does_not_fit_is_refused(data: Path, command
     assert "scan moved is of check overlay, not of baggage" in str(answer.exception)
 
 
-def test_suggestions_go_to_a_file_and_the_person_is_told_what_they_are(data: Path) -> None:
+def test_suggestions_go_to_a_file_and_are_summarised(data: Path) -> None:
     answer = scanfleet(data, "labels", "suggest", "--check", "overlay", "-n", "20", "-o", str(data / "next.csv"))
     assert answer.exit_code == 0, answer.output
-    assert "disagreement: 0 of 4 found, the others go to diversity" in answer.stderr
-    assert "20 images of 250 unlabelled ones: threshold 8, disagreement 0, diversity 6, random 6" in answer.stderr
+    assert "disagreement: 0 of 4 found, the rest goes to diversity" in answer.stderr
+    assert "20 images of 250 unlabelled: threshold 8, disagreement 0, diversity 6, random 6" in answer.stderr
     assert len((data / "next.csv").read_text().splitlines()) == 21
 
 
-def test_where_nothing_is_left_it_is_said_and_no_file_appears(data: Path) -> None:
+def test_where_nothing_is_left_it_is_reported_and_no_file_appears(data: Path) -> None:
     answer = scanfleet(data, "labels", "suggest", "--check", "baggage", "-o", str(data / "next.csv"))
     assert answer.exit_code == 0
-    assert "the ledger holds no image that check baggage answered and nobody labelled" in answer.stderr
+    assert "nothing to suggest: the ledger" in answer.stderr
     assert not (data / "next.csv").exists()
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.local.doctor import Finding, examine, examine_source
+from producer.local.doctor import Finding, check_services, check_source
 from producer.local.forecast import advice, forecast
-from producer.local.settings_origin import origins, worth_showing
+from producer.local.settings_origin import origins, relevant
 from scanfleet.config.diagnosis import local_broker_warning
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import transaction
@@ -64,48 +64,48 @@ def test_each_setting_says_where_it_comes_from(tmp_path: Path, monkeypatch: pyte
     assert by_name["log_level"] == ("info", "default")
     assert by_name["database_url"] == ("postgresql://db/x", "SCANFLEET_DATABASE_URL")
     assert "geheim12" not in str(found)
-    shown = {one.name for one in worth_showing(found)}
+    shown = {one.name for one in relevant(found)}
     assert {"lease_seconds", "token_budget", "database_url"} <= shown
     assert "log_json" not in shown
 
 
-def look(folder: Path, **settings: object) -> dict[str, Finding]:
-    return {one.name: one for one in examine(load_settings(data_dir=folder, **settings))}
+def check(folder: Path, **settings: object) -> dict[str, Finding]:
+    return {one.name: one for one in check_services(load_settings(data_dir=folder, **settings))}
 
 
-def test_looking_makes_nothing(tmp_path: Path) -> None:
-    found = look(tmp_path / "not" / "there")
+def test_checks_make_nothing(tmp_path: Path) -> None:
+    found = check(tmp_path / "not" / "there")
     assert {one.status for one in found.values()} == {"ok"}
-    assert "not made yet" in found["ledger"].text
+    assert "does not exist yet" in found["ledger"].text
     assert not list(tmp_path.iterdir())
 
 
-def test_one_fault_does_not_hide_another(tmp_path: Path) -> None:
-    found = look(tmp_path, database_url="postgresql://u:geheim12@127.0.0.1:1/x", broker_url="redis://127.0.0.1:1/0")
+def test_one_error_does_not_hide_another(tmp_path: Path) -> None:
+    found = check(tmp_path, database_url="postgresql://u:geheim12@127.0.0.1:1/x", broker_url="redis://127.0.0.1:1/0")
     assert (found["ledger"].status, found["ledger"].exit_code) == ("fail", 75)
     assert (found["broker"].status, found["broker"].exit_code) == ("fail", 75)
-    assert "is it running" in (found["broker"].remedy or "")
+    assert "broker_url" in (found["broker"].remedy or "")
     assert "geheim12" not in str(found)
 
 
-def test_a_database_without_our_tables_is_told_and_left_alone(tmp_path: Path) -> None:
-    found = look(tmp_path, database_url=f"sqlite:///{tmp_path / 'other.db'}")
-    assert "not made yet" in found["ledger"].text
+def test_a_database_without_our_tables_is_reported_and_left_alone(tmp_path: Path) -> None:
+    found = check(tmp_path, database_url=f"sqlite:///{tmp_path / 'other.db'}")
+    assert "does not exist yet" in found["ledger"].text
     (tmp_path / "other.db").touch()
-    found = look(tmp_path, database_url=f"sqlite:///{tmp_path / 'other.db'}")
+    found = check(tmp_path, database_url=f"sqlite:///{tmp_path / 'other.db'}")
     assert (found["ledger"].status, found["ledger"].exit_code) == ("fail", 18)
     assert "scanfleet db upgrade" in found["ledger"].text
 
 
-def test_starved_workers_are_told(tmp_path: Path) -> None:
+def test_starved_workers_are_reported(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     measured = {"under_way": 100.0, "idle": 60.0, "forwards": 5.0, "threads": 800.0, "decode": 700.0}
     with ledger(settings) as engine, transaction(engine) as connection:
         workers.start_worker(connection, worker="w", host="h", pid=1, queue="score.fake", device="cpu")
         workers.beat(connection, worker="w", n_images=9, seconds=measured, progressed=True)
-    found = look(tmp_path)["workers"]
+    found = check(tmp_path)["workers"]
     assert found.status == "warn"
-    assert "1 at work for score.fake, their devices idle 60 % of the time" in found.text
+    assert "1 running for score.fake, devices idle 60 % of the time" in found.text
     assert "decode" in (found.remedy or "")
 
 
@@ -113,45 +113,48 @@ def test_a_source_is_listed_and_fetched(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_bytes(bytes(2000))
-    found = examine_source(settings, str(tmp_path), seconds=5)
+    found = check_source(settings, str(tmp_path), seconds=5)
     assert found.status == "ok"
     assert "3 images listed" in found.text
     assert "3 fetched" in found.text
     assert "2 kB each" in found.text
     assert found.figures["images_per_second"] > 0
-    assert examine_source(settings, None, seconds=1).status == "skip"
-    gone = examine_source(settings, str(tmp_path / "gone"), seconds=1)
+    assert check_source(settings, None, seconds=1).status == "skip"
+    gone = check_source(settings, str(tmp_path / "gone"), seconds=1)
     assert (gone.status, gone.exit_code) == ("fail", 14)
 
 
-def test_a_source_that_gives_nothing_in_time_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "status", "n"), [(1e-9, "warn", 0), (0, "ok", 1)])
+def test_a_source_that_gives_nothing_in_time_is_a_warning_unless_no_time_was_given(
+    tmp_path: Path, seconds: float, status: str, n: int
+) -> None:
     (tmp_path / "a.jpg").write_bytes(bytes(2000))
-    found = examine_source(load_settings(data_dir=tmp_path), str(tmp_path), seconds=0)
-    assert found.status == "warn"
-    assert "0 fetched within 0 s" in found.text
+    found = check_source(load_settings(data_dir=tmp_path), str(tmp_path), seconds=seconds)
+    assert found.status == status
+    assert f"{n} fetched" in found.text
     assert "images_per_second" not in found.figures
 
 
-def test_a_broker_of_this_machine_beside_a_ledger_of_many_is_told(tmp_path: Path) -> None:
+def test_a_broker_of_this_machine_beside_a_ledger_of_many_is_reported(tmp_path: Path) -> None:
     url = "postgresql://u:geheim12@127.0.0.1:1/x"
-    assert look(tmp_path, database_url=url)["broker"].status == "warn"
-    assert look(tmp_path, database_url=f"sqlite:///{tmp_path}/own.db")["broker"].status == "ok"
+    assert check(tmp_path, database_url=url)["broker"].status == "warn"
+    assert check(tmp_path, database_url=f"sqlite:///{tmp_path}/own.db")["broker"].status == "ok"
     assert local_broker_warning(load_settings(database_url=url, broker_url="redis://127.0.0.1:1/0")) is None
 
 
-def test_the_place_of_adapters_is_looked_at_before_a_training_ends(tmp_path: Path) -> None:
-    missing = look(tmp_path, adapters_url=str(tmp_path / "gone"))["adapters_url"]
+def test_the_place_of_adapters_is_checked_before_a_training_ends(tmp_path: Path) -> None:
+    missing = check(tmp_path, adapters_url=str(tmp_path / "gone"))["adapters_url"]
     assert (missing.status, missing.exit_code) == ("fail", 14)
     assert str(tmp_path / "gone") in missing.text
-    assert look(tmp_path, adapters_url=str(tmp_path))["adapters_url"].status == "ok"
-    assert "adapters_url" not in look(tmp_path)
+    assert check(tmp_path, adapters_url=str(tmp_path))["adapters_url"].status == "ok"
+    assert "adapters_url" not in check(tmp_path)
 
 
-def test_workers_that_cannot_begin_are_told(tmp_path: Path) -> None:
+def test_workers_that_cannot_begin_are_reported(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     with ledger(settings) as engine, transaction(engine) as connection:
         workers.start_worker(connection, worker="w", host="h", pid=1, queue="score.foo", device="auto")
         workers.set_waiting(connection, "w", "cannot fetch foo")
-    found = look(tmp_path)["workers"]
+    found = check(tmp_path)["workers"]
     assert found.status == "warn"
     assert "cannot fetch foo" in found.text

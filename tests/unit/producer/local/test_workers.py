@@ -21,9 +21,9 @@ def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
-def until(done: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not done():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -1,4 +1,4 @@
-"""Second looks as people see them: in exports, in the list, on the contact sheet and among the times of a scan."""
+"""Crops as people see them: in exports, in the list, on the contact sheet and among the times of a scan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from producer.cli.scans.results import echo_results
 from producer.cli.scans.times import echo_times
 from producer.reports.contact_sheet import write_report
-from producer.reports.drawing import LOOKED_AT, crop_in_words, draw_crop
+from producer.reports.drawing import CROP_COLOURS, crop_in_words, draw_crop
 from producer.reports.explanations import entry
 from producer.reports.export import write_results
 from scanfleet.checks.check import load_check
@@ -29,25 +29,25 @@ from scanfleet.stats.stage_times import StageTimes
 from scanfleet.storage.folder import FolderStore
 from tests.worker_rig import png, rig
 
-LOOK = CropResult(
+CROP = CropResult(
     why="uncertain", first=0.25, second=-3.5, box=(10, 20, 110, 220), sharpness=4.5, tokens=190, look="pair",
     method="rel-att",
 )  # fmt: skip
 
 
-def result(look: CropResult | None) -> Result:
+def result(crop: CropResult | None) -> Result:
     given: dict[str, Any] = dict.fromkeys(("root", "etag", "size", "width", "height", "content_sha256", "meta"))
-    return Result(image_id=1, scan="s", uri="/a.jpg", state="verdict", crop=look, **given)
+    return Result(image_id=1, scan="s", uri="/a.jpg", state="verdict", crop=crop, **given)
 
 
-def exported(look: CropResult | None, form: str) -> str:
+def exported(crop: CropResult | None, form: str) -> str:
     file = io.BytesIO()
-    write_results([result(look)], file, form=form)
+    write_results([result(crop)], file, form=form)
     return file.getvalue().decode()
 
 
 def test_the_ledger_gives_back_what_it_was_given() -> None:
-    assert CropResult.read(json.loads(json.dumps(LOOK.record()))) == LOOK
+    assert CropResult.read(json.loads(json.dumps(CROP.record()))) == CROP
     assert CropResult.read(None) is None
     assert [CropResult(why="always", first=0.0, look="pair", skipped=why).complete for why in ("cap", "diffuse")] == [
         False,
@@ -55,10 +55,10 @@ def test_the_ledger_gives_back_what_it_was_given() -> None:
     ]
 
 
-def test_exports_hold_both_looks() -> None:
-    assert json.loads(exported(LOOK, "jsonl"))["crop"] == LOOK.record()
+def test_exports_hold_both_margins() -> None:
+    assert json.loads(exported(CROP, "jsonl"))["crop"] == CROP.record()
     assert json.loads(exported(None, "jsonl"))["crop"] is None
-    (row,) = csv.DictReader(io.StringIO(exported(LOOK, "csv")))
+    (row,) = csv.DictReader(io.StringIO(exported(CROP, "csv")))
     told = {name.removeprefix("crop_"): value for name, value in row.items() if name.startswith("crop_")}
     assert told == {
         "why": "uncertain", "first": "0.25", "second": "-3.5", "box": "[10, 20, 110, 220]", "sharpness": "4.5",
@@ -68,12 +68,12 @@ def test_exports_hold_both_looks() -> None:
     assert {value for name, value in row.items() if name.startswith("crop_")} == {""}
 
 
-def test_the_list_has_a_column_of_looks_where_there_were_two(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_has_a_column_of_crops_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
     echo_results([result(None)])
-    assert "looks" not in capsys.readouterr().out
-    echo_results([result(LOOK), result(None), result(CropResult(why="shrunk", first=1.0, look="pair", skipped="cap"))])
+    assert "crop" not in capsys.readouterr().out
+    echo_results([result(CROP), result(None), result(CropResult(why="shrunk", first=1.0, look="pair", skipped="cap"))])
     header, first, second, third = capsys.readouterr().out.splitlines()
-    assert header.split()[-2:] == ["looks", "uri"]
+    assert header.split()[-2:] == ["crop", "uri"]
     assert first.split()[-3:] == ["+0.250", "-3.500", "/a.jpg"]
     assert third.split()[-3:] == ["+1.000", "cap", "/a.jpg"]
     assert second.split()[-2:] == ["-", "/a.jpg"]
@@ -81,15 +81,15 @@ def test_the_list_has_a_column_of_looks_where_there_were_two(capsys: pytest.Capt
 
 def test_the_region_is_drawn_where_it_is_on_the_smaller_picture() -> None:
     image = Image.new("RGB", (100, 50))
-    draw_crop(image, LOOK, size=(1000, 500))
-    painted = np.argwhere((np.asarray(image) == LOOKED_AT[1]).all(-1))
+    draw_crop(image, CROP, size=(1000, 500))
+    painted = np.argwhere((np.asarray(image) == CROP_COLOURS[1]).all(-1))
     assert (painted.min(0).tolist(), painted.max(0).tolist()) == ([2, 1], [22, 11])
     untouched = Image.new("RGB", (100, 50))
     draw_crop(untouched, CropResult(why="always", first=0.0, look="pair", skipped="diffuse"), size=(1000, 500))
     assert not np.asarray(untouched).any()
 
 
-def test_the_sheet_tells_both_looks(tmp_path: Path) -> None:
+def test_the_sheet_shows_both_margins(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for seed in range(8):
         (tmp_path / "in" / f"{seed}.png").write_bytes(png(seed, width=84, height=84))
@@ -111,23 +111,23 @@ def test_the_sheet_tells_both_looks(tmp_path: Path) -> None:
 def test_the_times_tell_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None:
     sums = {"forwards": 4.0, "scored": 40.0, "under_way": 2.0, "idle": 0.1, "threads": 16.0, "first_tokens": 4000.0}
     echo_times(StageTimes(sums=sums))
-    assert "second looks" not in capsys.readouterr().out
-    took = "they took 1,900 visual tokens, 47.5 % of the first looks'"
+    assert "crops:" not in capsys.readouterr().out
+    took = "they took 1,900 visual tokens, 47.5 % of the first pass"
     given = sums | {"again": 7.0, "again_tokens": 1900.0, "again_rows": 14.0}
     echo_times(StageTimes(sums=given))
     told = capsys.readouterr().out
-    assert told.endswith(f"  second looks: 7 due, 7 given; {took}\n")
-    assert "13.5 images and crops in each" in told
+    assert told.endswith(f"  crops: 7 due, 7 read; {took}\n")
+    assert "13.5 images and crops each" in told
     echo_times(StageTimes(sums=given | {"capped": 3.0, "again_whole": 1.0}))
     skipped = "(3 beyond max_extra, 1 with the whole image as region)"
-    assert capsys.readouterr().out.endswith(f"  second looks: 11 due, 7 given {skipped}; {took}\n")
+    assert capsys.readouterr().out.endswith(f"  crops: 11 due, 7 read {skipped}; {took}\n")
     echo_times(StageTimes(sums=sums | {"again_diffuse": 16.0, "again_tokens": 24000.0}))
-    took = "finding the regions took 24,000 visual tokens, 600.0 % of the first looks'"
-    assert capsys.readouterr().out.endswith(f"  second looks: 16 due, 0 given (16 diffuse); {took}\n")
+    took = "finding the regions took 24,000 visual tokens, 600.0 % of the first pass"
+    assert capsys.readouterr().out.endswith(f"  crops: 16 due, 0 read (16 diffuse); {took}\n")
     echo_times(StageTimes(sums=sums | {"again_enough": 16.0}))
-    assert capsys.readouterr().out.endswith("  second looks: 16 due, 0 given (16 seen well enough at first)\n")
+    assert capsys.readouterr().out.endswith("  crops: 16 due, 0 read (16 clear enough in the first pass)\n")
     echo_times(StageTimes(sums=sums | {"again_tokens": 40.0}))
-    assert "  second looks: none came to its end; finding the regions took 40" in capsys.readouterr().out
+    assert "  crops: none finished; finding the regions took 40" in capsys.readouterr().out
     assert StageTimes(sums=sums | {"again_tokens": 1900.0}).record()["extra_token_share"] == 0.475
 
 
@@ -141,11 +141,11 @@ def test_the_times_tell_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None
             (0.0, 0.0),
             "where the first margin lies between +0.000 and +0.000, and of shrunk images,",
         ),
-        ({"when": "shrunk", "look": "tiles"}, (0.0, 0.0), "second look (tiles) of shrunk images,"),
+        ({"when": "shrunk", "look": "tiles"}, (0.0, 0.0), "crop pass (tiles) of shrunk images,"),
         ({"when": "always", "max_extra": 2.5}, (0.0, 0.0), "of every image, for at most 2.5 times the tokens"),
     ],
 )
-def test_the_legend_says_which_images_are_looked_at_twice(
+def test_the_legend_says_which_images_get_a_crop(
     settings: dict[str, Any], band: tuple[float | None, float | None], said: str
 ) -> None:
     text = crop_text(CropSettings.model_validate(settings), band={"low": band[0], "high": band[1]})

@@ -99,7 +99,7 @@ def test_a_pipe_is_written_and_stays(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     "arguments", [("results", "export"), ("results", "export", "--format", "csv"), ("scans", "report", "SCAN")]
 )
-def test_a_full_device_is_told_in_one_line_and_stays_a_device(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_a_full_device_is_reported_in_one_line_and_stays_a_device(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     scan = ledger_with_scan(tmp_path, n_verdicts=3)
     named = [scan if word == "SCAN" else word for word in arguments]
     # A pipe of our own stands for it first: should the code replace what it finds, the machine keeps its device.

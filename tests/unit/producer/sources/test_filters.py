@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.sources.base import Candidate
-from producer.sources.filters import PAGE_LIMIT, Filters, draw, pages, parse_sample, sample_key
+from producer.sources.filters import PAGE_LIMIT, Filters, pages, parse_sample, sample_key, take_sample
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import RequestError
 
@@ -16,8 +16,8 @@ def candidates(n: int) -> list[Candidate]:
     return [Candidate(image=NewImage(uri=f"mem://a/{number}"), path=str(number)) for number in range(n)]
 
 
-def drawn(items: list[Candidate], **filters: object) -> set[str]:
-    return {item.image.uri for item in draw(items, Filters(**filters))}  # type: ignore[arg-type]
+def sampled(items: list[Candidate], **filters: object) -> set[str]:
+    return {item.image.uri for item in take_sample(items, Filters(**filters))}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,15 @@ def test_a_skipped_folder_holds_nothing_that_is_taken(path: str, glob: str) -> N
         assert not filters.takes(f"{path}/x.jpg", sift_by_suffix=False)
 
 
+def test_an_absolute_glob_is_matched_below_its_source_and_stays_in_the_identity() -> None:
+    filters = Filters(exclude=("/data/a/sub/*", "/data/b/*"))
+    below = filters.below("/data/a/")
+    assert not below.takes("sub/c.jpg", sift_by_suffix=True)
+    assert below.takes("d.jpg", sift_by_suffix=True)
+    assert below.exclude[1] == "/data/b/*"
+    assert filters.as_dict() == {"exclude": ["/data/a/sub/*", "/data/b/*"]}
+
+
 def test_unset_filters_leave_no_trace_in_the_identity_of_a_scan() -> None:
     assert Filters().as_dict() == {}
     assert Filters(seed=3).as_dict() == {}  # a seed without a sample chooses nothing
@@ -62,25 +71,25 @@ def test_unset_filters_leave_no_trace_in_the_identity_of_a_scan() -> None:
 def test_a_sample_by_number_has_that_size_whatever_the_order(size: int) -> None:
     items = candidates(100)
     shuffled = random.Random(1).sample(items, len(items))
-    assert len(drawn(items, sample=float(size))) == size
-    assert drawn(items, sample=float(size)) == drawn(shuffled, sample=float(size))
-    assert drawn(items, sample=float(size)) != drawn(items, sample=float(size), seed=1)
+    assert len(sampled(items, sample=float(size))) == size
+    assert sampled(items, sample=float(size)) == sampled(shuffled, sample=float(size))
+    assert sampled(items, sample=float(size)) != sampled(items, sample=float(size), seed=1)
 
 
 def test_a_sample_by_number_takes_the_smallest_keys_and_each_image_once() -> None:
     items = candidates(50)
     smallest = sorted((item.image.uri for item in items), key=lambda uri: sample_key(7, uri))[:10]
-    assert drawn(items + items, sample=10.0, seed=7) == set(smallest)
-    assert len(list(draw(items + items, Filters(sample=10.0, seed=7)))) == 10
+    assert sampled(items + items, sample=10.0, seed=7) == set(smallest)
+    assert len(list(take_sample(items + items, Filters(sample=10.0, seed=7)))) == 10
 
 
 def test_a_sample_larger_than_the_listing_is_the_listing() -> None:
-    assert len(drawn(candidates(5), sample=10.0)) == 5
+    assert len(sampled(candidates(5), sample=10.0)) == 5
 
 
 def test_a_fraction_is_near_its_share_and_grows_by_adding() -> None:
     items = candidates(20_000)
-    fifth, half = drawn(items, sample=0.2), drawn(items, sample=0.5)
+    fifth, half = sampled(items, sample=0.2), sampled(items, sample=0.5)
     assert 0.19 < len(fifth) / len(items) < 0.21
     assert fifth < half
 
@@ -92,7 +101,7 @@ def test_a_fraction_streams() -> None:
             yield Candidate(image=NewImage(uri=f"mem://{number}"), path="x")
             number += 1
 
-    stream = draw(endless(), Filters(sample=0.1))  # type: ignore[arg-type]
+    stream = take_sample(endless(), Filters(sample=0.1))  # type: ignore[arg-type]
     assert next(stream).image.uri.startswith("mem://")
 
 

@@ -1,4 +1,4 @@
-"""Manifests: three formats, every fault with its line, and memory that does not grow."""
+"""Manifests: three formats, every problem with its line, and memory that does not grow."""
 
 import json
 import tracemalloc
@@ -69,7 +69,7 @@ def test_an_absolute_path_is_its_own_folder_s(tmp_path: Path) -> None:
         ("m.txt", "s3://bucket\n", 1, "names no object"),
         ("m.txt", b"a.jpg\nb\xff.jpg\n", 2, "not UTF-8"),
         ("m.txt", b"\x89PNG\r\n\x1a\n\x00\x00", 1, "not UTF-8"),
-        ("m.txt", b"a\x00b\n", 1, "zero byte"),
+        ("m.txt", b"a\x00b\n", 1, "NUL byte"),
         ("m.txt", b"x" * (MAX_LINE_BYTES + 10), 1, "longer than"),
         (
             "m.txt",
@@ -79,7 +79,7 @@ def test_an_absolute_path_is_its_own_folder_s(tmp_path: Path) -> None:
         ),
         ("m.txt", "ice and/or snow " * 50 + "\n", 1, "...' is neither"),
         ("m.txt", "uri,truth\na.jpg,x\n", 1, "neither a uri nor"),
-        ("m.txt", "*.jpg\n", 1, "expands no globs"),
+        ("m.txt", "*.jpg\n", 1, "globs"),
         ("m.csv", "", 0, "no column `uri`"),
         ("m.csv", "path,truth\na.jpg,x\n", 1, "found: path, truth"),
         ("m.csv", "uri,uri\na.jpg,x\n", 1, "twice"),
@@ -91,12 +91,14 @@ def test_an_absolute_path_is_its_own_folder_s(tmp_path: Path) -> None:
         ("m.jsonl", '{"path": "a.jpg"}\n', 1, "`uri`"),
         ("m.jsonl", '{"uri": 3}\n', 1, "`uri`"),
         ("m.jsonl", '{"uri": "a.jpg", "score": NaN}\n', 1, "NaN"),
-        ("m.jsonl", '{"uri": "a\\u0000.jpg"}\n', 1, "zero character"),
+        ("m.jsonl", '{"uri": "a\\u0000.jpg"}\n', 1, "NUL character"),
         ("m.jsonl", '{"uri": "a.jpg", "x": "\\ud800"}\n', 1, "surrogate"),
         ("m.jsonl", "[" * 200_000 + "\n", 1, "not JSON"),
     ],
 )
-def test_a_fault_is_named_with_its_line(tmp_path: Path, name: str, content: str | bytes, line: int, words: str) -> None:
+def test_a_problem_is_named_with_its_line(
+    tmp_path: Path, name: str, content: str | bytes, line: int, words: str
+) -> None:
     path = write(tmp_path, name, content)
     with pytest.raises(BadManifest) as caught:
         read(path)
@@ -108,7 +110,7 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, name: str, content: str 
 @pytest.mark.parametrize(
     "first", ["b.JPG", "none/b.tiff", "/none/b", "s3://b/k", "there", "sub/there", "star*.x", "uri"]
 )
-def test_a_first_entry_may_be_there_or_look_like_an_image(tmp_path: Path, first: str) -> None:
+def test_a_first_entry_may_be_there_or_resemble_an_image(tmp_path: Path, first: str) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("there", "sub/there", "star*.x", "uri"):
         write(tmp_path, name, b"x")
@@ -116,7 +118,7 @@ def test_a_first_entry_may_be_there_or_look_like_an_image(tmp_path: Path, first:
     assert len(read(path)) == 2
 
 
-def test_what_comes_before_the_fault_is_listed(tmp_path: Path) -> None:
+def test_what_comes_before_the_problem_is_listed(tmp_path: Path) -> None:
     path = write(tmp_path, "m.txt", "a.jpg\nhttp://x\n")
     stream = ManifestSource(path).candidates(after=None, skip=lambda _: False)
     assert next(stream).path == "a.jpg"

@@ -1,4 +1,4 @@
-"""What a person names on one command line: a lazy stream that a faulty name does not end."""
+"""Images named on a command line: a lazy stream that a bad name does not end."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSource, EmptySource, SourceNotFound, WorkerDied
 
 
-def test_faulty_names_are_kept_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_names_are_kept_and_the_others_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("b.jpg\n")
@@ -19,7 +19,7 @@ def test_faulty_names_are_kept_and_the_others_go_on(tmp_path: Path, monkeypatch:
         (tmp_path / name).write_bytes(b"1")
     named = NamedImages(["gone", "a.jpg", "", "empty", "list.txt"], load_settings(data_dir=tmp_path))
     assert [Path(image.uri).name for image in named] == ["a.jpg", "b.jpg"]
-    assert [type(fault) for fault in named.faults] == [SourceNotFound, BadSource, EmptySource]
+    assert [type(fault) for fault in named.errors] == [SourceNotFound, BadSource, EmptySource]
 
 
 def test_the_stream_is_lazy(tmp_path: Path) -> None:
@@ -27,9 +27,9 @@ def test_the_stream_is_lazy(tmp_path: Path) -> None:
     named = NamedImages([str(tmp_path / "a.jpg"), "gone"], load_settings(data_dir=tmp_path))
     stream = iter(named)
     assert Path(next(stream).uri).name == "a.jpg"
-    assert not named.faults
+    assert not named.errors
     assert next(stream, None) is None
-    assert len(named.faults) == 1
+    assert len(named.errors) == 1
 
 
 def test_a_table_prints_its_rows_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def listed(folder: Path | str, settings: Settings, **filters: object) -> tuple[set[str], int]:
-    """Names taken, and how many were left out."""
+    """Return the names taken, and the number of files skipped."""
     listing = Listing([open_source(str(folder), settings)], Filters(**filters))  # type: ignore[arg-type]
     top = os.path.realpath(folder)
     return {image.uri.removeprefix(f"{top}/") for image in listing.images()}, listing.counts.n_skipped
@@ -51,6 +51,20 @@ def unprivileged() -> Iterator[None]:
         yield
     finally:
         os.seteuid(before)
+
+
+@pytest.mark.parametrize("top", ["", "{folder}/"])
+def test_globs_of_exclude_that_match_nothing_are_known_once_all_is_listed(
+    tmp_path: Path, settings: Settings, top: str
+) -> None:
+    put(tmp_path, "a.jpg", "b.jpg", "thumbs/a.jpg")
+    globs = tuple(top.format(folder=tmp_path) + glob for glob in ("thumbs", "thumb", "b.*"))
+    listing = Listing([open_source(str(tmp_path), settings)], Filters(exclude=globs))
+    images = listing.images()
+    assert next(images).uri == str(tmp_path / "a.jpg")
+    assert listing.counts.idle is None
+    assert list(images) == []
+    assert listing.counts.idle == {globs[1]}
 
 
 def test_a_folder_gives_its_images_and_counts_the_rest(tmp_path: Path, settings: Settings) -> None:

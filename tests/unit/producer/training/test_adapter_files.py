@@ -1,4 +1,4 @@
-"""What a person is told of an adapter's files at a promotion, and of workers that refuse it at a scan's end."""
+"""Reports on an adapter's files at a promotion, and on workers that refuse it at the end of a scan."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from models.adapters.card import CARD, WEIGHTS
-from producer.cli.scans.outcome import say_who_refuses
+from producer.cli.scans.outcome import report_refusals
 from producer.training import adapter_files
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import now, reading, transaction
@@ -47,14 +47,14 @@ def test_a_damaged_adapter_is_not_promoted_by_force_either(engine: sa.Engine, tm
     assert refused.startswith(f"{tmp_path / 'one'} holds other weights")
     assert used(engine) is None
     made(tmp_path / "one")
-    assert "looked at" not in run(tmp_path, "promote", str(adapter_id)).stderr
+    assert "could not check" not in run(tmp_path, "promote", str(adapter_id)).stderr
     assert used(engine) == adapter_id
 
 
 def test_files_that_are_out_of_reach_are_a_note(engine: sa.Engine, tmp_path: Path) -> None:
     adapter_id = enter(engine, replace(made(tmp_path / "one"), uri=str(tmp_path / "elsewhere")))
     told = run(tmp_path, "promote", str(adapter_id)).stderr
-    assert f"could not be looked at: the folder {tmp_path / 'elsewhere'} is not there on this machine" in told
+    assert f"could not check the files of adapter {adapter_id}: the folder {tmp_path / 'elsewhere'} " in told
     assert used(engine) == adapter_id
 
 
@@ -103,16 +103,16 @@ def test_a_scan_ends_with_a_note_when_its_champion_is_refused(
     scan: Any = SimpleNamespace(check="overlay", model="pocket", created_at=begin)
     later: Any = SimpleNamespace(check="overlay", model="pocket", created_at=begin + timedelta(hours=1))
     other: Any = SimpleNamespace(check="baggage", model="pocket", created_at=begin)
-    say_who_refuses(engine, later)
-    say_who_refuses(engine, other)
+    report_refusals(engine, later)
+    report_refusals(engine, other)
     assert capsys.readouterr().err == ""
-    say_who_refuses(engine, scan)
+    report_refusals(engine, scan)
     expected = f"adapter {adapter_id} is refused by 1 worker: torn; see `scanfleet adapters ls`"
     assert expected in capsys.readouterr().err
     with transaction(engine) as connection:
         workers.start_worker(connection, worker="box", host="box", pid=1, queue="q", device="cpu")
         refusals.record_refusal(connection, adapter_id, worker="box", why="margins moved")
-    say_who_refuses(engine, later)
+    report_refusals(engine, later)
     assert "by 1 worker: margins moved" in capsys.readouterr().err
-    say_who_refuses(engine, scan)
+    report_refusals(engine, scan)
     assert "by 2 workers: margins moved" in capsys.readouterr().err

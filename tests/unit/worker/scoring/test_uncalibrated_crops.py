@@ -151,12 +151,12 @@ def test_a_fleet_clears_nothing_that_was_looked_at_twice_and_says_so(
         assert (found[uri].boxes is not None) == (found[uri].decision == "flag")
     assert (rows[0].calibrator, rows[0].thresholds) == (None, {"review": None, "flag": 1.1})
     echo_summary(summary)
-    said = "econd looks of this check are not calibrated: none of them clears an image (`scanfleet tune --check overlay"
-    assert capsys.readouterr().err.count(said) == 1
+    warning = "crop pass of this check is not calibrated"
+    assert capsys.readouterr().err.count(warning) == 1
     sheet = _template().render(
         summary=summary, check=load_check("overlay"), cards=[], n_matching=0, made_at=datetime.now(UTC)
     )
-    assert sheet.count(said) == 1
+    assert sheet.count(warning) == 1
 
 
 def test_only_an_untried_second_look_is_warned_of() -> None:
@@ -169,8 +169,8 @@ def test_only_an_untried_second_look_is_warned_of() -> None:
     assert told.warning is not None
     assert "--check mine" in told.warning
     assert told.decision == (
-        "flag: margin of +1.100 or more after a second look; clear: none after a second look; else review; "
-        "an image with one look is decided as without second looks"
+        "flag: margin of +1.100 or more after a crop; clear: none after a crop; else review; "
+        "an image without a crop is decided as without a crop pass"
     )
     fitted = {"a": 1.0, "b": 0.0, "n": 9, "prevalence": 0.5}
     for other in (replace(use, crop="never"), replace(use, calibrator=fitted), replace(use, thresholds=None)):

@@ -51,7 +51,7 @@ def test_what_was_best_on_the_search_half_is_a_candidate_until_it_is_chosen(
     undecided = record | {"tuned": None, "chosen": None}
     show_report(undecided, as_json=False)
     kinds = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:-1]]
-    assert kinds[2:] == ["candidate"] * len(record["front"])
+    assert kinds == ["current", "larger budget", *["candidate"] * len(record["front"])]
     show_report(record, as_json=False)
     assert capsys.readouterr().out.count("\nchosen ") == 1
     report.write_report(tmp_path / "out", undecided)

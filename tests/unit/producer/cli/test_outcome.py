@@ -1,4 +1,4 @@
-"""What a person sees of a scan that stands still, that has ended, or whose answers need a word."""
+"""The output for a scan without workers, for one that has ended, and for answers that need an explanation."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def test_a_running_scan_that_nobody_works_on_is_listed_as_such(tmp_path: Path, q
     row = scans(tmp_path, "ls").stdout.splitlines()[1]
     assert re.split(r"\s{2,}", row)[3] == state
     assert json.loads(scans(tmp_path, "ls", "--format", "json").stdout)[0]["state"] == "running"
-    assert ("no worker for model fake" in scans(tmp_path, "show", scan_id).stderr) == (state == "no worker")
+    assert ("no live worker for model fake" in scans(tmp_path, "show", scan_id).stderr) == (state == "no worker")
 
 
 def test_the_end_of_a_wait_is_summed_up_beside_the_data(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_decision_that_the_label_contradicts_is_explained(
 ) -> None:
     scan_id = ledger_with_scan(tmp_path)
     change(tmp_path, sa.update(Verdict).values(label=label, decision=decision))
-    assert ("weigh all flagging labels together" in scans(tmp_path, "show", scan_id).stdout) == explained
+    assert ("weighs all flagging labels together" in scans(tmp_path, "show", scan_id).stdout) == explained
 
 
 def test_boxes_that_nobody_was_asked_for_are_named_once(tmp_path: Path) -> None:

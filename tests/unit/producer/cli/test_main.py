@@ -1,4 +1,4 @@
-"""Every command explains itself; the frame turns named errors into one line and an exit code."""
+"""Every command has help; errors of scanfleet become one line and an exit code."""
 
 import re
 import subprocess
@@ -15,6 +15,7 @@ from producer.cli.options import printable
 from tests import cli_process
 from tests.cli_call import scanfleet
 from tests.cli_process import COMMAND, environment
+from worker import __main__ as worker_options
 
 
 def commands(
@@ -47,6 +48,20 @@ def test_every_summary_is_a_whole_sentence_at_80_columns() -> None:
                 assert line.endswith("."), (path, line)
                 assert not line.endswith("..."), (path, line)
                 assert len(line) <= 80, (path, line)
+
+
+def test_every_help_page_fits_80_columns() -> None:
+    for path in ALL:
+        page = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80).output
+        assert [line for line in page.splitlines() if len(line) > 80] == [], path
+
+
+@pytest.mark.parametrize("command", [worker_options.score, worker_options.train])
+def test_the_options_of_a_worker_are_in_the_help_of_the_command_that_starts_it(command: click.Command) -> None:
+    page = CliRunner().invoke(cli, ["worker", str(command.name), "--help"]).output
+    for parameter in command.params:
+        for option in (*parameter.opts, *parameter.secondary_opts):
+            assert re.search(rf"{option}\b", page), option
 
 
 def test_every_option_says_what_it_is_for() -> None:
@@ -91,7 +106,7 @@ def test_a_whole_scan_is_listed_without_torch(tmp_path: Path) -> None:
 
 FAULTS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("scan", "missing", "--check", "overlay"), 14, "no such folder or file: missing"),
-    (("scan", ".", "--check", "overlay"), 16, "no image in"),
+    (("scan", ".", "--check", "overlay"), 16, "no images found in"),
     (("scan", ".", "--check", "nope"), 17, "no check 'nope'"),
     (("scan", ".", "--check", "bad.toml"), 11, "bad.toml:2: labels"),
     (("scan", "bad.csv", "--check", "overlay"), 12, "bad.csv, line 1: no column `uri`"),
@@ -103,12 +118,12 @@ FAULTS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (
         ("scan", ".", "--check", "overlay", "--include", "*.gif"),
         16,
-        "none of them taken by --include and --exclude",
+        "--include and --exclude select none of them",
     ),
     (("scan", ".", "--check", "none.toml"), 11, "none.toml: cannot be read: No such file or directory"),
     (("scan", ".", "--check", "overlay", "--data-dir", "x"), 2, "--data-dir goes before the command"),
     (("scan", ".", "--check", "overlay", "--fresk"), 2, "No such option '--fresk'. Did you mean '--fresh'?"),
-    (("scans", "list"), 2, "No such command 'list': there are ls, show, watch"),
+    (("scans", "list"), 2, "No such command 'list'; commands: ls, show, watch"),
     (("scan", ".", "--check", "overlay", "--model", "pockt"), 10, "'pockt' is unknown (did you mean pocket?)"),
     (("scan", ".", "--check", "overlay", "--model", "pockt", "--dry-run"), 10, "a built-in name (pocket)"),
     (("run", ".", "--check", "overlay", "--model", "./none"), 10, "an existing folder or a hub id owner/name"),
@@ -128,14 +143,14 @@ FAULTS: tuple[tuple[tuple[str, ...], int, str], ...] = (
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), FAULTS)
-def test_a_fault_is_one_line_and_an_exit_code(
+def test_an_error_is_one_line_and_an_exit_code(
     tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     _require_one_line(scanfleet, tmp_path, arguments, code, words)
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), [FAULTS[0], FAULTS[8], FAULTS[-1]])
-def test_a_fault_of_a_process_is_one_line_and_an_exit_code(
+def test_an_error_of_a_process_is_one_line_and_an_exit_code(
     tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     _require_one_line(cli_process.scanfleet, tmp_path, arguments, code, words)
@@ -195,7 +210,7 @@ def test_without_torch_the_extra_is_named(tmp_path: Path, arguments: tuple[str, 
     assert "pip install -c constraints.txt '.[worker]'" in answer.stderr
 
 
-def test_db_commands_bring_a_named_database_to_shape(tmp_path: Path) -> None:
+def test_db_commands_bring_a_named_database_up_to_date(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'own.db'}"
     assert scanfleet("--database-url", url, "db", "check", data_dir=tmp_path).returncode == 18
     upgraded = scanfleet("--database-url", url, "db", "upgrade", data_dir=tmp_path)
@@ -225,4 +240,5 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
     answer = scanfleet("scan", pictures, "--check", "overlay", "--dry-run", data_dir=data)
     counts = [line.split()[-1] if "bytes" not in line else line.split()[1] for line in answer.stdout.splitlines()]
     assert counts == ["2", "10", "0", "1"]
+    assert answer.stderr == ""
     assert not list(data.iterdir())
