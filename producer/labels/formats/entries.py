@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from producer.sources.manifest import MalformedLineError
+from scanfleet.config.validation import printable
 from scanfleet.errors import BadLabels
 
 SHOWN_PROBLEMS = 5
