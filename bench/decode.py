@@ -12,7 +12,8 @@ from PIL import Image
 
 from bench.report import Report, median_seconds_side_by_side
 from scanfleet.config.settings import load_settings
-from scanfleet.images import Decoded, Enough, decode
+from scanfleet.images import Decoded, Enough
+from scanfleet.images.decoding import decode
 from worker.decoding.pool import Decoders
 
 ENOUGH = Enough(pixels=4 * 448 * 448, short_side=1)  # of a check at 448 x 448 pixels

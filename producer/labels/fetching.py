@@ -11,7 +11,8 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import ImageError
-from scanfleet.images import Enough, decode
+from scanfleet.images import Enough
+from scanfleet.images.decoding import decode
 from scanfleet.perceptual_hash import SIDE, phash
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import open_store

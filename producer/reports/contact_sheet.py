@@ -24,7 +24,7 @@ from scanfleet.db.engine import reading
 from scanfleet.db.results.results import Result, ResultFilter, top_results
 from scanfleet.db.scans.checks import get_check
 from scanfleet.errors import ImageError, StoreUnavailable
-from scanfleet.images import decode
+from scanfleet.images.decoding import decode
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import open_store
 

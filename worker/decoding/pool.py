@@ -61,7 +61,7 @@ class Decoders:
         settings: Settings,
         *,
         n_children: int | None = None,
-        decode: str = "scanfleet.images:decode",
+        decode: str = "scanfleet.images.decoding:decode",
         memory: int | None = None,
         still_seconds: float = STILL_SECONDS,
     ) -> None:
@@ -84,7 +84,7 @@ class Decoders:
         self._looks.start()
 
     def decode(self, data: bytes, *, enough: Enough | None = None) -> Decoded:
-        """What scanfleet.images.decode does, in a child.
+        """What scanfleet.images.decoding.decode does, in a child.
 
         Raises ImageError (stage decode; beside those of scanfleet.images: too_slow, too_much_memory, kills_the_decoder)
         and DecodersUnavailable.

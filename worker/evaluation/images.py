@@ -19,7 +19,7 @@ from models.training.data.types import Example
 from models.types import Box, Question
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadSource, ImageError
-from scanfleet.images import decode
+from scanfleet.images.decoding import decode
 from scanfleet.storage.open import OpenStores, StoreFinder
 from worker.decoding.pool import Decoders
 

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import DeviceUnavailable, ImageError
 from scanfleet.images import Enough
-from scanfleet.images import decode as decode_here
+from scanfleet.images.decoding import decode as decode_here
 from tests.odd_files import encoded
 from worker.decoding.pool import Decoders
 from worker.errors import DecodersUnavailable
@@ -33,7 +33,7 @@ MEGABYTE = 1 << 20
 @contextmanager
 def decoders(folder: Path, *, real: bool = False, n_children: int = 2, **how: Any) -> Iterator[Decoders]:
     settings = load_settings(data_dir=folder, max_image_pixels=1_000_000, decode_cpu_seconds=how.pop("cpu_seconds", 5))
-    decode = "scanfleet.images:decode" if real else "tests.bad_decoders:decode"
+    decode = "scanfleet.images.decoding:decode" if real else "tests.bad_decoders:decode"
     made = Decoders(settings, n_children=n_children, decode=decode, **how)
     try:
         yield made
@@ -355,7 +355,7 @@ def test_an_idle_child_ends_when_its_pipe_does(tmp_path: Path) -> None:
     """Where the kernel does not tell it of its worker's death."""
     command = [sys.executable, "-m", "worker.decoding.child", str(os.getpid()), "100", "5", str(512 * MEGABYTE)]
     child = subprocess.Popen(
-        [*command, "scanfleet.images:decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        [*command, "scanfleet.images.decoding:decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
     out, _ = child.communicate(b"", timeout=30)
     assert (child.returncode, out[8:]) == (0, b'{"ready": true}')
