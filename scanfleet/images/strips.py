@@ -1,4 +1,4 @@
-"""Are all strips of a TIFF there, and is each of them whole? Pillow and libtiff leave black, or fill in, what is not."""
+"""Are all strips of a TIFF there, and is each of them whole? Pillow and libtiff fill in what is not."""
 
 from __future__ import annotations
 

@@ -59,12 +59,8 @@ def read(opened: Tiff.TiffImageFile, data: bytes, *, stretch: bool) -> tuple[Ima
         raise failure("unsupported", "floating point samples have no defined white")
     if SIGNED in formats and min(bits) < 16:
         raise failure("unsupported", f"signed samples of {min(bits)} bits have no defined black and white")
-    if (
-        tags.get(strips.PLANAR) == 2
-        and max(bits) > 8
-        and tags.get(strips.COMPRESSION, 1) == strips.RAW
-        and len(bits) > 1
-    ):
+    raw_planes = tags.get(strips.PLANAR) == strips.SEPARATE and tags.get(strips.COMPRESSION, 1) == strips.RAW
+    if raw_planes and max(bits) > 8 and len(bits) > 1:
         raise failure("unsupported", f"planes of {max(bits)} bits")
     strips.require_all(tags, data)
     opened.load()
