@@ -11,7 +11,3 @@ class OutOfDeviceMemory(DeviceUnavailable):
 
 class DeviceBroken(DeviceUnavailable):
     """The device refuses all further work in this process: it must end and be started again."""
-
-
-class DecodersUnavailable(DeviceUnavailable):
-    """No decoder process can be started, or the worker is stopping: no image is at fault."""

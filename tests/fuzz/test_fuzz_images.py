@@ -11,10 +11,10 @@ import psutil
 from structlog.testing import capture_logs
 
 from scanfleet.config.settings import load_settings
+from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
 from tests.fuzz.damage import damaged, seeds
-from worker.decoding.pool import Decoders
 
 N_FILES = int(os.environ.get("FUZZ_FILES", "12000"))
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
