@@ -72,6 +72,10 @@ def decode(data: bytes, *, max_pixels: int, enough: Enough | None = None, stretc
         raise _why_not_opened(data) from None
     except DAMAGE as error:
         raise failure("truncated", f"{type(error).__name__}: {error}") from error
+    except RuntimeError as error:
+        if data[4:8] != b"ftyp":  # only Pillow's AVIF decoder says so of a damaged file
+            raise
+        raise failure("corrupt", str(error)) from error
 
 
 def _why_not_opened(data: bytes) -> ImageError:

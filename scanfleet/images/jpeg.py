@@ -25,6 +25,10 @@ PROGRESSIVE = (0xC2, 0xCA)
 APP0, APP14 = 0xE0, 0xEE
 NEEDED = SOF | {0xC4, 0xCC, 0xDB, 0xDD, SOS[1], APP0, APP14}  # tables and what tells the colour space
 N_COEFFICIENTS = 64
+HOLE = bytes(32)
+DHT = 0xC4
+TABLE_HEAD = 17  # bytes of a Huffman table before its symbols
+END_OF_BLOCK = 0x00
 TRANSFORMS = {3: b"\0\1", 4: b"\0\2"}  # of Adobe's segment, by number of components
 
 # Warnings of libjpeg (jerror.h) that concern the header alone: every viewer shows the whole picture.
@@ -147,6 +151,7 @@ def _require_all_scans(data: bytes, *, ended: bool) -> None:
     assert frame is not None  # it was decoded
     components = frame.body[6 : 6 + 3 * frame.body[5] : 3]
     if frame.marker not in PROGRESSIVE and segment.body[0] == len(components):
+        _require_no_hole(data, segment)
         return
     missing = {component: set(range(N_COEFFICIENTS)) for component in components}
     for names, lowest, highest, precise in _scans(data, segment.start):
@@ -159,6 +164,24 @@ def _require_all_scans(data: bytes, *, ended: bool) -> None:
         lacking = [name for name in components if missing[name] and (name in required or 0 in missing[name])]
     if lacking:
         raise failure("truncated", f"scans of {len(lacking)} of {len(components)} components are missing")
+
+
+def _require_no_hole(data: bytes, scan: _Segment) -> None:
+    """Raises ImageError where a run of zeros stands in the place of codes.
+
+    Blocks read from zeros may be as many as were lost, by chance. Zeros are flat blocks where the tables give the
+    shortest code to the end of a block. With other tables they are blocks that no picture has.
+    """
+    if data.find(HOLE, scan.end, data.find(EOI, scan.end)) < 0:
+        return
+    wanted = 0x10 | scan.body[2] & 15  # the AC table of the first component
+    for segment in _segments(data):
+        tables = segment.body if segment.marker == DHT else b""
+        while len(tables) > TABLE_HEAD:
+            end = TABLE_HEAD + sum(tables[1:TABLE_HEAD])
+            if tables[0] == wanted and tables[TABLE_HEAD] != END_OF_BLOCK:
+                raise failure("corrupt", "a run of zeros stands in the place of scan data")
+            tables = tables[end:]
 
 
 def _scans(data: bytes, at: int) -> Iterator[tuple[bytes, int, int, bool]]:

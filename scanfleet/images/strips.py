@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any, NamedTuple
 
 from scanfleet.images import jpeg
@@ -13,9 +14,12 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PLANES, PLANAR, JPEG_TABLES = 256, 257, 258, 2
 STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTES = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 
-RAW, JPEG, PACKBITS, CCITT = 1, 7, 32773, (2, 3, 4)  # compressions
+RAW, JPEG, PACKBITS, DEFLATE = 1, 7, 32773, (8, 32946)  # compressions
+CCITT, ZSTD = (2, 3, 4), 50000
 SEPARATE = 2  # planes one after the other
-ZEROS = bytes(16)  # no code of CCITT holds so many, and libtiff skips them
+# No code of CCITT holds so many zeros, and libtiff skips them; zstd makes a repetition of them.
+ZERO_RUNS = {**dict.fromkeys(CCITT, bytes(16)), ZSTD: bytes(32)}
+PORTION = 1 << 20
 MOST_PADDING = 8  # bytes behind the last row
 
 
@@ -45,8 +49,10 @@ def require_all(tags: Any, data: bytes) -> None:
     row_bytes = (layout.width * n_samples * numbers(tags, BITS, 1)[0] + 7) // 8
     for number, (offset, length) in enumerate(zip(offsets, lengths, strict=False)):
         strip = data[offset : offset + length] if compression != RAW else b""
-        if compression in CCITT and ZEROS in strip:
-            raise failure("corrupt", f"fax data at byte {offset} hold a run of zeros")
+        if compression in ZERO_RUNS and ZERO_RUNS[compression] in strip:
+            raise failure("corrupt", f"the strip at byte {offset} holds a run of zeros")
+        if compression in DEFLATE and not _is_sound(strip):
+            raise failure("corrupt", f"the checksum of the strip at byte {offset} is wrong")
         if compression == JPEG:
             jpeg.check(_with_tables(strip, tags.get(JPEG_TABLES, b"")), n_components=n_samples)
         if compression == PACKBITS and not _unpacks_to(strip, row_bytes * layout.rows_of(number)):
@@ -68,6 +74,18 @@ def _layout(tags: Any, *, tiled: bool) -> _Layout:
 def _with_tables(strip: bytes, tables: bytes) -> bytes:
     """A JPEG of a strip and the tables that it shares with others."""
     return tables.removesuffix(jpeg.EOI) + strip[2:] if tables else strip
+
+
+def _is_sound(strip: bytes) -> bool:
+    """libtiff reads as much as it needs, and so no checksum."""
+    unpacker = zlib.decompressobj()
+    try:
+        while strip and not unpacker.eof:
+            unpacker.decompress(strip, PORTION)
+            strip = unpacker.unconsumed_tail
+    except zlib.error:
+        return False
+    return unpacker.eof
 
 
 def _unpacks_to(strip: bytes, n_bytes: int) -> bool:

@@ -29,15 +29,20 @@ class _Chunk(NamedTuple):
     length: int
 
 
+# A run so long is data of a flat picture alone, which takes fewer bits a pixel than this.
+LONG_RUN = bytes(32)
+FLAT = {b"VP8 ": 0.1, b"VP8L": 1.0}
+
+
 def check(opened: Image.Image, data: bytes) -> None:
     """Raises ImageError where zeros stand for data of the first picture."""
     if opened.format == "WEBP":
-        _check_webp(data)
+        _check_webp(data, opened.width * opened.height)
     elif data.endswith(RUN) or any(RUN in data[start:end] for start, end in _items(data)):
         raise failure("corrupt", "a run of zeros stands in the place of data")
 
 
-def _check_webp(data: bytes) -> None:
+def _check_webp(data: bytes, n_pixels: int) -> None:
     chunk = _picture(data)
     if chunk is None:
         return
@@ -48,7 +53,8 @@ def _check_webp(data: bytes) -> None:
     tail = len(body) - len(used)
     if tail >= len(RUN) and _decodes(_webp(chunk.kind, used)):
         return  # padding behind the data
-    if _decodes(_webp(chunk.kind, body[:-LEFT_OVER])):
+    flat = 8 * len(body) < FLAT[chunk.kind] * n_pixels
+    if (LONG_RUN in body and not flat) or _decodes(_webp(chunk.kind, body[:-LEFT_OVER])):
         raise failure("corrupt", "a run of zeros stands in the place of data")
 
 

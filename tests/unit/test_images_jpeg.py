@@ -150,6 +150,21 @@ def test_an_oddity_does_not_hide_damage(tmp_path: Path, oddity: str) -> None:
     assert reason(data[: len(data) // 2] + EOI) == "truncated"
 
 
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_flat_picture_may_hold_zeros(tmp_path: Path, mode: str, optimize: bool) -> None:
+    data = saved(tmp_path, Image.new(mode, (900, 900), "white"), optimize=optimize)
+    assert (bytes(32) in data) == optimize
+    assert decode(data, max_pixels=LIMIT).image.getpixel((800, 800)) == (255, 255, 255)
+
+
+def test_a_hole_of_one_small_block(tmp_path: Path) -> None:
+    """The codes behind it may fall into step again, with as many blocks."""
+    data = saved(tmp_path, scene())
+    for at in range(1000, len(data) - 100, 97):
+        assert reason(data[:at] + bytes(40) + data[at + 40 :]) in ("truncated", "corrupt")
+
+
 def test_a_cut_thumbnail_does_not_make_the_picture_worse(tmp_path: Path) -> None:
     thumbnail = saved(tmp_path, scene(40, 30), progressive=True)
     exif = b"Exif\0\0" + thumbnail[: len(thumbnail) // 2] + EOI
