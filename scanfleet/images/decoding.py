@@ -139,6 +139,6 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, Notes]:
-    if image.mode in ("RGBA", "LA", "La", "PA", "RGBa") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         return ground.lay(image.convert("RGBA"))
     return (image if image.mode == "RGB" else image.convert("RGB")), ()

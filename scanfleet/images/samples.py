@@ -67,17 +67,24 @@ def low_bytes(data: bytes, page: int) -> Image.Image:
     """The lower bytes of 16-bit samples."""
     with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as opened:
         opened.seek(page)
-        opened.tile = [tile._replace(args=_swapped(tile.args)) for tile in opened.tile]
+        raw_mode = _raw_mode(opened.tile[0].args)
+        grey_and_opacity = raw_mode == "LA;16B"
+        other = "RGBA" if grey_and_opacity else raw_mode[:-4] + OTHER_BYTE[raw_mode[-4:]]
+        opened.tile = [tile._replace(args=_with_raw_mode(tile.args, other)) for tile in opened.tile]
         opened.load()
+        if grey_and_opacity:  # read as four channels: upper and lower byte of each of the two
+            _, grey_low, _, opacity_low = opened.split()
+            return Image.merge("RGBA", (grey_low, grey_low, grey_low, opacity_low))
         return opened.copy()
 
 
-def _swapped(args: tuple[object, ...] | str | None) -> tuple[object, ...] | str:
-    """Decoder arguments, in which the byte order is the other one."""
-    raw_mode = str(args if isinstance(args, str) else (args or ("",))[0])
-    end = raw_mode[-4:]
-    other = raw_mode[:-4] + OTHER_BYTE[end]
-    return other if isinstance(args, str) or args is None else (other, *args[1:])
+def _raw_mode(args: tuple[object, ...] | str | None) -> str:
+    """How a decoder unpacks samples, by its arguments."""
+    return str(args if isinstance(args, str) else (args or ("",))[0])
+
+
+def _with_raw_mode(args: tuple[object, ...] | str | None, raw_mode: str) -> tuple[object, ...] | str:
+    return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode
 
 
 def key_mask(image: Image.Image, key: int) -> Image.Image:

@@ -15,10 +15,10 @@ STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTES = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 
 RAW, JPEG, PACKBITS, DEFLATE = 1, 7, 32773, (8, 32946)  # compressions
-CCITT, ZSTD = (2, 3, 4), 50000
+CCITT, LZW, LZMA, ZSTD = (2, 3, 4), 5, 34925, 50000
 SEPARATE = 2  # planes one after the other
-# No code of CCITT holds so many zeros, and libtiff skips them; zstd makes a repetition of them.
-ZERO_RUNS = {**dict.fromkeys(CCITT, bytes(16)), ZSTD: bytes(32)}
+# No code of CCITT holds so many zeros, and libtiff skips them; the others write a repetition as something shorter.
+ZERO_RUNS = {**dict.fromkeys((*CCITT, LZW), bytes(16)), LZMA: bytes(32), ZSTD: bytes(32)}
 PORTION = 1 << 20
 MOST_PADDING = 8  # bytes behind the last row
 

@@ -13,6 +13,7 @@ from scanfleet.images.samples import Notes
 from scanfleet.images.types import DAMAGE, failure
 
 SUBFILE, OLD_SUBFILE, PHOTOMETRIC, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 254, 255, 262, 330, 338, 339  # tags
+COLOUR_MAP = 320
 
 REDUCED, MASK = 1, 4  # bits of SUBFILE
 OLD_REDUCED = 2
@@ -70,6 +71,11 @@ def read(opened: Tiff.TiffImageFile, data: bytes, *, stretch: bool) -> tuple[Ima
     image: Image.Image = opened
     if image.mode == "RGBA" and EXTRA_SAMPLES not in tags:
         image = image.convert("RGB")  # nothing says that the fourth sample is opacity
+    if image.mode == "La":  # multiplied by its opacity already
+        image = image.convert("LA")
+    if image.mode == "P" and max(tags.get(COLOUR_MAP, (256,))) < 256:
+        image = image.copy()  # some write 8-bit colours where 16-bit ones belong, which makes all of them black
+        image.putpalette(bytes(tags[COLOUR_MAP]), "RGB;L")
     if max(bits) == 16 and image.mode in ("RGB", "RGBA"):
         return samples.colour(image, data, opened.tell(), stretch=stretch)
     return image, ()

@@ -119,6 +119,13 @@ def test_all_sixteen_bits() -> None:
     assert (first_row(decoded), decoded.notes) == ([value >> 8 for value in RAMP[0]], ())
 
 
+def test_greys_of_fewer_bits_with_opacity() -> None:
+    samples = np.stack([RAMP >> 4, np.full_like(RAMP, 65535)], -1)
+    decoded = seen(png(64, 64, 16, 4, [row.astype(">u2").tobytes() for row in samples]))
+    assert np.abs(np.array(first_row(decoded)) - (RAMP[0] >> 8)).max() <= 1
+    assert "12 bits" in decoded.notes[0]
+
+
 @pytest.mark.parametrize("colour", [2, 6])
 def test_colours_of_fewer_bits_than_the_file(colour: int) -> None:
     samples = np.zeros((64, 64, 3 if colour == 2 else 4), np.uint16)

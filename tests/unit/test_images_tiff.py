@@ -106,6 +106,30 @@ def test_a_fourth_sample_of_no_declared_meaning_is_no_opacity(compression: str) 
     assert seen(undeclared).image.getpixel((5, 5)) == (40, 50, 60)
 
 
+def retagged(data: bytes, tag: int, values: tuple[int, ...]) -> bytes:
+    """With other values, as many, of a tag of 16-bit numbers."""
+    with Image.open(io.BytesIO(data)) as opened:
+        assert isinstance(opened, TiffImagePlugin.TiffImageFile)
+        before = opened.tag_v2[tag]
+    old, new = (struct.pack(f"<{len(values)}H", *numbers) for numbers in (before, values))
+    at = data.index(old, data.rindex(struct.pack("<HHI", tag, 3, len(values))) if len(values) < 3 else 0)
+    return data[:at] + new + data[at + len(old) :]
+
+
+def test_grey_that_is_multiplied_by_its_opacity() -> None:
+    data = retagged(encoded(Image.new("LA", (20, 20), (100, 128)), "TIFF"), 338, (1,))
+    assert abs(seen(data).image.convert("L").getpixel((5, 5)) - (100 + 255 - 128)) <= 2
+
+
+def test_a_palette_of_eight_bits_where_sixteen_belong() -> None:
+    data = encoded(noise(40, 40).quantize(16), "TIFF")
+    with Image.open(io.BytesIO(data)) as opened:
+        assert isinstance(opened, TiffImagePlugin.TiffImageFile)
+        colours = opened.tag_v2[320]
+    short = retagged(data, 320, tuple(colour >> 8 for colour in colours))
+    assert seen(short).image.tobytes() == seen(data).image.tobytes()
+
+
 def pages(*sizes_and_marks: tuple[int, int]) -> bytes:
     """Squares of these sides, each marked with this NewSubfileType."""
     buffer = io.BytesIO()
