@@ -12,10 +12,10 @@ from bench.report import seconds
 from scanfleet.config.settings import Settings
 from scanfleet.db.results.verdicts import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
+from scanfleet.decoding.pool import Decoders
 from scanfleet.stats.stage_times import THREAD_STAGES
 from worker.batch.context import WorkerContext
 from worker.commands.stream import score_stream
-from worker.decoding.pool import Decoders
 from worker.device.executor import Device
 from worker.device.probe import budget_for
 from worker.scoring.factory import Resolved

@@ -6,6 +6,7 @@ ScanfleetError
  │   ├─ DatabaseUnavailable    the ledger cannot be reached
  │   ├─ BrokerUnavailable      the queue cannot be reached
  │   ├─ DeviceUnavailable      the model cannot run right now
+ │   │   └─ DecodersUnavailable    no decoder process can be started
  │   └─ WorkerDied             a local worker ended while there was work left
  ├─ LeaseLost              another worker owns the batch now: write nothing, continue
  └─ Permanent              trying again gives the same result
@@ -46,6 +47,10 @@ class BrokerUnavailable(Retryable):
 
 class DeviceUnavailable(Retryable):
     """The model cannot run on the device right now."""
+
+
+class DecodersUnavailable(DeviceUnavailable):
+    """No decoder process can be started, or this process is stopping; the image is not the cause."""
 
 
 class WorkerDied(Retryable):

@@ -14,7 +14,7 @@ from scanfleet.images import Decoded, Enough
 BLOCK = 1 << 20
 
 
-def decode(data: bytes, *, max_pixels: int, enough: Enough | None) -> Decoded:
+def decode(data: bytes, *, max_pixels: int, enough: Enough | None, stretch: bool) -> Decoded:
     order, *words = data.decode().split()
     return ORDERS[order](*words)
 

@@ -11,7 +11,3 @@ class OutOfDeviceMemory(DeviceUnavailable):
 
 class DeviceBroken(DeviceUnavailable):
     """The device refuses all further work in this process, which must be restarted."""
-
-
-class DecodersUnavailable(DeviceUnavailable):
-    """No decoder process can be started, or the worker is stopping. It is not counted against an image."""

@@ -1,4 +1,7 @@
-"""Images are fetched and looked at before a label of them is kept: a label belongs to bytes, not to a name."""
+"""Images are fetched and decoded before a label of them is kept: a label belongs to bytes, not to a name.
+
+Decoded are strangers' files, so that happens in the child processes that workers use as well.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from dataclasses import dataclass, field
 from scanfleet.config.settings import Settings
 from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
-from scanfleet.images import Enough, decode
+from scanfleet.images import Enough
 from scanfleet.perceptual_hash import SIDE, phash
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import open_store
@@ -22,7 +26,7 @@ ENOUGH = Enough(pixels=(8 * SIDE) ** 2, short_side=4 * SIDE)  # for its look
 
 @dataclass(kw_only=True)
 class Fetched:
-    """By uri: what was seen, and why something could not be."""
+    """By uri: the images, and the failures of those that could not be read."""
 
     seen: dict[str, SeenImage] = field(default_factory=dict)
     unread: dict[str, ImageError] = field(default_factory=dict)
@@ -31,14 +35,14 @@ class Fetched:
 def fetch_images(
     images: Sequence[NewImage], settings: Settings, *, done: Callable[[int], None] = lambda _: None
 ) -> Fetched:
-    """Fetch each of them once. `done`: told how many more are through.
+    """Fetch each of them once. `done` is called with the number of images finished since the last call.
 
-    Raises Retryable when the world fails: then nothing can be said of the labels.
+    Raises Retryable when a service is unavailable; then nothing can be said of the labels.
     """
     images = list({image.uri: image for image in images}.values())
-    stores = _Stores(settings)
     found = Fetched()
-    with ThreadPoolExecutor(settings.fetch_threads) as pool:
+    with Decoders(settings) as decoders, ThreadPoolExecutor(settings.fetch_threads) as pool:
+        stores = _Stores(settings, decoders)
         for start in range(0, len(images), window := WINDOW * settings.fetch_threads):
             some = images[start : start + window]
             for image, outcome in zip(some, pool.map(stores.look_at, some), strict=True):
@@ -53,15 +57,16 @@ def fetch_images(
 class _Stores:
     """One store a folder, one for all buckets."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, decoders: Decoders) -> None:
         self._settings = settings
+        self._decoders = decoders
         self._open: dict[str | None, ObjectStore] = {}
 
     def look_at(self, image: NewImage) -> SeenImage | ImageError:
         """Raises Retryable."""
         try:
             data = self._store(image).fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
-            decoded = decode(data, max_pixels=self._settings.max_image_pixels, enough=ENOUGH)
+            decoded = self._decoders.decode(data, enough=ENOUGH)
         except ImageError as error:
             return error
         return SeenImage(

@@ -1,11 +1,13 @@
 """The contact sheet: flagged images with their scores as one HTML file that needs nothing else.
 
-Whatever comes from outside (names, labels, reasons) is escaped; images are decoded and drawn anew, never copied.
+Whatever comes from outside (names, labels, reasons) is escaped. Images are decoded in child processes and drawn anew,
+never copied, and only while their bytes are those that were judged.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import jinja2
 import sqlalchemy as sa
+from PIL import Image
 
 from producer.reports.drawing import boxes_in_words, crop_in_words, draw_boxes, draw_crop
 from producer.reports.output import require_place, target
@@ -23,8 +26,8 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
 from scanfleet.db.results.results import Result, ResultFilter, top_results
 from scanfleet.db.scans.checks import get_check
-from scanfleet.errors import ImageError, StoreUnavailable
-from scanfleet.images import decode
+from scanfleet.decoding.pool import Decoders
+from scanfleet.errors import DecodersUnavailable, ImageError, StoreUnavailable
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import open_store
 
@@ -64,8 +67,9 @@ def write_report(
     with reading(engine, long=True) as connection:
         check = get_check(connection, summary.scan.check_id)
         results = _choose(connection, summary.scan.id, check.flags, max_images)
-    with ThreadPoolExecutor(settings.fetch_threads) as pool:
-        cards = list(pool.map(partial(_card, stores=_Stores(settings), truth_column=truth_column), results))
+    with Decoders(settings) as decoders, ThreadPoolExecutor(settings.fetch_threads) as pool:
+        images = _Images(settings, decoders)
+        cards = list(pool.map(partial(_card, images=images, truth_column=truth_column), results))
     n_matching = sum(n for (decision, _), n in summary.answers.items() if not check.flags or decision != "clear")
     page = _template().render(
         summary=summary,
@@ -89,32 +93,37 @@ def _choose(connection: sa.Connection, scan_id: str, flags: tuple[str, ...], max
     return chosen
 
 
-class _Stores:
-    """Where to read an image from, and within which limits."""
+class _Images:
+    """The pictures that were judged."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, decoders: Decoders) -> None:
+        self._settings = settings
+        self._decoders = decoders
         self._bucket: ObjectStore | None = None
 
-    def fetch(self, result: Result) -> bytes:
-        return self._store(result).fetch(result.uri, etag=result.etag, max_bytes=self.settings.max_image_bytes)
+    def picture(self, result: Result) -> Image.Image:
+        """Raises ImageError (also fetch: changed), StoreUnavailable, DecodersUnavailable."""
+        data = self._store(result).fetch(result.uri, etag=result.etag, max_bytes=self._settings.max_image_bytes)
+        if hashlib.sha256(data).hexdigest() != result.content_sha256:
+            raise ImageError(stage="fetch", reason="changed", detail="the file is not the one that was judged")
+        return self._decoders.decode(data).image
 
     def _store(self, result: Result) -> ObjectStore:
         if not result.uri.startswith("s3://"):
-            return open_store(result.uri, self.settings, root=result.root)
+            return open_store(result.uri, self._settings, root=result.root)
         if self._bucket is None:
-            self._bucket = open_store(result.uri, self.settings)
+            self._bucket = open_store(result.uri, self._settings)
         return self._bucket
 
 
-def _card(result: Result, *, stores: _Stores, truth_column: str | None) -> Card:
+def _card(result: Result, *, images: _Images, truth_column: str | None) -> Card:
     truth = (result.meta or {}).get(truth_column) if truth_column is not None else None
     thumbnail, missing = None, None
     try:
-        thumbnail = _thumbnail(stores.fetch(result), result, max_pixels=stores.settings.max_image_pixels)
+        thumbnail = _thumbnail(images.picture(result), result)
     except ImageError as error:
-        missing = f"{error.reason}: {error.detail}"
-    except StoreUnavailable as error:
+        missing = f"changed since: {error.detail}" if error.reason == "changed" else f"{error.reason}: {error.detail}"
+    except (StoreUnavailable, DecodersUnavailable) as error:
         missing = str(error)
     return Card(
         result=result,
@@ -127,8 +136,7 @@ def _card(result: Result, *, stores: _Stores, truth_column: str | None) -> Card:
     )
 
 
-def _thumbnail(data: bytes, result: Result, *, max_pixels: int) -> str:
-    image = decode(data, max_pixels=max_pixels).image
+def _thumbnail(image: Image.Image, result: Result) -> str:
     size = image.size
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     draw_crop(image, result.crop, size=size)

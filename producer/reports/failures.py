@@ -9,8 +9,9 @@ from scanfleet.errors import UnknownName
 STAGES = ("fetch", "decode", "prepare", "score", "process")
 REASONS = (
     *("gone", "changed", "denied", "archived", "too_large", "refused"),
-    *("empty", "not_an_image", "truncated", "too_many_pixels", "too_much_text", "too_slow", "too_much_memory"),
+    *("empty", "not_an_image", "unsupported", "truncated", "corrupt", "too_many_pixels", "too_slow", "too_much_memory"),
     *("kills_the_decoder", "unsuitable", "kills_the_worker"),
+    "too_much_text",  # of earlier versions
     *("no_label", "content_filter"),  # of an endpoint, with "refused" and "too_large"
 )
 # Reasons of images that ended the process each time they were tried alone.

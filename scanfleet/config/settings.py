@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(default=50_000_000, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     decode_cpu_seconds: float = Field(default=20.0, gt=0)  # CPU time of one image, not wall-clock time
+    stretch_samples: bool = True  # 16-bit samples that hold 8, 10, 12 or 14 bits, as X-ray exports do
 
     # training of adapters
     adapters_url: str | None = None  # folder or s3://bucket/prefix that all workers reach; default: below data_dir

@@ -61,7 +61,7 @@ class Watch:
                 try:
                     line = " ".join(process.cmdline())
                     self.arguments.add(line)
-                    if "worker.decoding.child" in line and process.pid not in self.decoders:
+                    if "scanfleet.decoding.child" in line and process.pid not in self.decoders:
                         self.decoders[process.pid] = json.dumps(process.environ())
                 except psutil.Error:
                     continue  # ended meanwhile

@@ -28,7 +28,7 @@ PNG_SIGNATURE = 8  # bytes
 
 @cache
 def seeds() -> tuple[bytes, ...]:
-    """Small files of the six formats, in the modes and compressions that Pillow writes."""
+    """Small files of the seven formats, in the modes and compressions that Pillow writes."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
     smooth = noise.resize((7, 5)).resize((64, 48))
     exif = Image.Exif()
@@ -50,6 +50,8 @@ def seeds() -> tuple[bytes, ...]:
             _encoded(image, "WEBP", save_all=True, append_images=[smooth.resize(image.size)]),
             _encoded(image.convert("P"), "GIF", transparency=2),
             _encoded(image, "GIF", save_all=True, append_images=[smooth, noise]),
+            _encoded(image, "AVIF", speed=9),
+            _encoded(image.convert("RGBA"), "AVIF", speed=9),
             _encoded(image, "BMP"),
             _encoded(image.convert("P"), "BMP"),
             _encoded(image.convert("1"), "BMP"),

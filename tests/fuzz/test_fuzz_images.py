@@ -11,17 +11,17 @@ import psutil
 from structlog.testing import capture_logs
 
 from scanfleet.config.settings import load_settings
+from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
 from tests.fuzz.damage import damaged, seeds
-from worker.decoding.pool import Decoders
 
 N_FILES = int(os.environ.get("FUZZ_FILES", "12000"))
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
 MEGABYTE = 1 << 20
 MAX_PIXELS = 1_000_000
 PORTION = 1000
-REASONS = {"empty", "not_an_image", "too_many_pixels", "truncated"}
+REASONS = {"empty", "not_an_image", "unsupported", "too_many_pixels", "truncated", "corrupt"}
 
 
 ENOUGH = (None, Enough(pixels=300, short_side=1), Enough(pixels=20, short_side=4))  # of about 2,000 to 3,000 pixels

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from scanfleet.config.settings import Settings
 from scanfleet.db.results.verdicts import Answer
+from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
 from scanfleet.storage.open import StoreFinder
 from worker.batch.events import Event
 from worker.batch.timing import Stopwatch
 from worker.decoding.file_buffer import FilesInHand
-from worker.decoding.pool import Decoders
 from worker.device.executor import Device
 from worker.runtime.activity import ActivityTracker, BatchActivity
 from worker.scoring.factory import Resolved

@@ -15,9 +15,9 @@ from typing import IO, Any
 
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
+from scanfleet.decoding.pool import default_children
 from worker.commands.stage_rates import HEIGHT, WIDTH, StageRates
 from worker.commands.standalone import resolve_alone
-from worker.decoding.pool import default_children
 from worker.device.memory import memory_of
 from worker.device.probe import budget_for, can_probe
 from worker.runtime.child_protocol import Reports, serve_request

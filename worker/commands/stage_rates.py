@@ -11,8 +11,8 @@ from functools import partial
 
 from models.types import Scorer
 from scanfleet.config.settings import Settings
+from scanfleet.decoding.pool import Decoders
 from scanfleet.images import Decoded, Enough
-from worker.decoding.pool import Decoders
 from worker.device.synthetic import jpeg
 
 WIDTH, HEIGHT = 1280, 960  # pixels of a typical picture in an archive

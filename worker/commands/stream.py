@@ -16,13 +16,13 @@ from queue import Queue
 from scanfleet.config.settings import Settings
 from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans.batches import ClaimedImage
+from scanfleet.decoding.pool import Decoders
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import OpenStores, StoreFinder, open_store
 from worker.batch.attempt import BatchRun
 from worker.batch.context import WorkerContext
 from worker.batch.results import BatchResults
 from worker.batch.timing import Stopwatch
-from worker.decoding.pool import Decoders
 from worker.device.executor import Device
 from worker.scoring.crop_gate import Allowance
 from worker.scoring.factory import Resolved

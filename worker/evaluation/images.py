@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from models.training.data.types import Example
 from models.types import Box, Question
 from scanfleet.config.settings import Settings
+from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import BadSource, ImageError
-from scanfleet.images import decode
+from scanfleet.images.decoding import decode
 from scanfleet.storage.open import OpenStores, StoreFinder
-from worker.decoding.pool import Decoders
 
 if TYPE_CHECKING:
     from PIL import Image

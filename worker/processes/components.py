@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from scanfleet.config.settings import Settings
+from scanfleet.decoding.pool import Decoders
 from scanfleet.messages import score_queue
 from scanfleet.storage.open import StoreFinder
 from worker.batch.context import WorkerContext
 from worker.batch.leases import Leases
 from worker.batch.pipeline import Pipeline, look_up_content
-from worker.decoding.pool import Decoders
 from worker.device.executor import Device
 from worker.device.probe import budget_for
 from worker.processes.registration import new_name

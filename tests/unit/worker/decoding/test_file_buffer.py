@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import pytest
 
+from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import StoreUnavailable
-from scanfleet.images import Decoded, Enough, decode
+from scanfleet.images import Decoded, Enough
+from scanfleet.images.decoding import decode
 from scanfleet.storage.memory import MemoryStore
 from tests.worker_rig import Outage, Rig, png, rig
 from worker.decoding.file_buffer import FilesInHand, KeptFiles
-from worker.decoding.pool import Decoders
 
 FETCH_THREADS = 8
 FILE_BYTES = len(png(0))

@@ -20,20 +20,24 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from scanfleet.config.settings import load_settings
-from scanfleet.errors import DeviceUnavailable, ImageError
+from scanfleet.decoding.pool import Decoders
+from scanfleet.errors import DecodersUnavailable, DeviceUnavailable, ImageError
 from scanfleet.images import Enough
-from scanfleet.images import decode as decode_here
+from scanfleet.images.decoding import decode as decode_here
 from tests.odd_files import encoded
-from worker.decoding.pool import Decoders
-from worker.errors import DecodersUnavailable
 
 MEGABYTE = 1 << 20
 
 
 @contextmanager
 def decoders(folder: Path, *, real: bool = False, n_children: int = 2, **how: Any) -> Iterator[Decoders]:
-    settings = load_settings(data_dir=folder, max_image_pixels=1_000_000, decode_cpu_seconds=how.pop("cpu_seconds", 5))
-    decode = "scanfleet.images:decode" if real else "tests.bad_decoders:decode"
+    settings = load_settings(
+        data_dir=folder,
+        max_image_pixels=1_000_000,
+        decode_cpu_seconds=how.pop("cpu_seconds", 5),
+        stretch_samples=how.pop("stretch_samples", True),
+    )
+    decode = "scanfleet.images.decoding:decode" if real else "tests.bad_decoders:decode"
     made = Decoders(settings, n_children=n_children, decode=decode, **how)
     try:
         yield made
@@ -79,6 +83,17 @@ def test_the_same_pixels_as_in_this_process(tmp_path: Path, size: tuple[int, int
         there, here = pool.decode(data), decode_here(data, max_pixels=1_000_000)
     assert (there.width, there.height, there.format, there.image.mode) == (*size, "PNG", "RGB")
     assert there.image.tobytes() == here.image.tobytes()
+
+
+def test_the_notes_of_a_picture_and_its_stretching(tmp_path: Path) -> None:
+    data = encoded(Image.fromarray(np.full((8, 8), 4095, np.uint16)), "PNG")
+    with decoders(tmp_path, real=True) as pool:
+        bright = pool.decode(data)
+    assert bright.image.getpixel((0, 0)) == (255,) * 3
+    assert "12 bits" in bright.notes[0]
+    with decoders(tmp_path, real=True, stretch_samples=False) as pool:
+        dark = pool.decode(data)
+    assert (dark.image.getpixel((0, 0)), dark.notes) == ((15,) * 3, ())
 
 
 def test_a_child_sends_no_more_pixels_than_are_enough(tmp_path: Path) -> None:
@@ -286,10 +301,11 @@ def test_what_a_child_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_child_loads_neither_torch_nor_the_queue() -> None:
-    lines = "import sys, worker.decoding.child as child; print(*sys.modules)"
+    lines = "import sys, scanfleet.decoding.child as child; child._load('scanfleet.images.decoding:decode'); "
+    lines += "print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "celery", "sqlalchemy", "pydantic", "numpy", "boto3", "structlog"} & set(loaded)
-    assert {"PIL.Image", "scanfleet.images"} <= set(loaded)
+    assert not {"torch", "celery", "sqlalchemy", "pydantic", "boto3", "structlog"} & set(loaded)
+    assert {"PIL.Image", "scanfleet.images", "simplejpeg"} <= set(loaded)
 
 
 # the end
@@ -331,7 +347,7 @@ def test_children_go_with_a_worker_that_is_killed(tmp_path: Path) -> None:
 import sys, threading, time
 from pathlib import Path
 from scanfleet.config.settings import load_settings
-from worker.decoding.pool import Decoders
+from scanfleet.decoding.pool import Decoders
 pool = Decoders(load_settings(data_dir={str(tmp_path)!r}), n_children=2, decode="tests.bad_decoders:decode")
 threading.Thread(target=pool.decode, args=[b"wait {tmp_path}"], daemon=True).start()
 while not list(Path({str(tmp_path)!r}).glob("began-*")):
@@ -353,9 +369,9 @@ time.sleep(600)
 
 def test_an_idle_child_ends_when_its_pipe_does(tmp_path: Path) -> None:
     """Where the kernel does not tell it of its worker's death."""
-    command = [sys.executable, "-m", "worker.decoding.child", str(os.getpid()), "100", "5", str(512 * MEGABYTE)]
+    command = [sys.executable, "-m", "scanfleet.decoding.child", str(os.getpid()), "100", "5", str(512 * MEGABYTE), "1"]
     child = subprocess.Popen(
-        [*command, "scanfleet.images:decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        [*command, "scanfleet.images.decoding:decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
     out, _ = child.communicate(b"", timeout=30)
     assert (child.returncode, out[8:]) == (0, b'{"ready": true}')

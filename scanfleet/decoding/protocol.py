@@ -13,6 +13,8 @@ REQUEST = struct.Struct(">QQQ")  # bytes of the file; pixels and short side that
 LENGTH = struct.Struct(">Q")
 MAX_HEADER_BYTES = 8192
 MAX_DETAIL_CHARS = 500
+MAX_NOTES = 8
+MAX_NOTE_CHARS = 200
 CHANNELS = 3  # packed RGB
 STRIP_BYTES = 1 << 18  # stays in the processor's cache, and neither side holds a second copy of the image
 

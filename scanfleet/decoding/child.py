@@ -1,6 +1,6 @@
 """The program of a decoder child: one image after the other, each within its limits, until its pipe ends.
 
-Started by `worker.decoding.process`. It imports Pillow and as little else as can be: it reads untrusted bytes, so it
+Started by `scanfleet.decoding.process`. It imports Pillow and as little else as can be: it reads untrusted bytes, so it
 has no credentials in its environment, no database and no model, and what it says is checked by the worker.
 
 A limit of memory or of CPU time counts for one image. Linux has both. On macOS the memory limit has no effect (the
@@ -17,13 +17,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from scanfleet.child_process import end_with_parent
+from scanfleet.decoding.protocol import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
-from worker.decoding.protocol import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
 
 MAX_STDERR_BYTES = 1 << 16
 
@@ -37,22 +38,23 @@ class Limits(NamedTuple):
     max_pixels: int
     cpu_seconds: float  # an image
     memory_bytes: int  # beyond what the program has before the first image
-    decode: str  # module:function(data, max_pixels=..., enough=...)
+    stretch: bool  # 16-bit samples that hold fewer bits
+    decode: str  # module:function(data, max_pixels=..., enough=..., stretch=...)
 
 
 def main(arguments: list[str]) -> None:
-    parent, max_pixels, cpu_seconds, memory_bytes, name = arguments
-    limits = Limits(int(parent), int(max_pixels), float(cpu_seconds), int(memory_bytes), name)
+    parent, max_pixels, cpu_seconds, memory_bytes, stretch, name = arguments
+    limits = Limits(int(parent), int(max_pixels), float(cpu_seconds), int(memory_bytes), stretch == "1", name)
     _end_with(limits.parent)
     source, sink = _take_pipes()
-    decode = _load(limits.decode)
+    decode = partial(_load(limits.decode), max_pixels=limits.max_pixels, stretch=limits.stretch)
     warnings.simplefilter("ignore")  # about damaged files: the outcome says it
     _limit(limits.memory_bytes)
     _say(sink, {"ready": True})
     while (request := _next(source)) is not None:
         _forget_complaints()
         with _cpu_limit(limits.cpu_seconds):
-            _answer(sink, decode, *request, limits.max_pixels)
+            _answer(sink, decode, *request)
         del request
 
 
@@ -124,9 +126,9 @@ def _next(source: BinaryIO) -> tuple[bytes, Enough | None] | None:
     return data, Enough(pixels, short_side) if pixels else None
 
 
-def _answer(sink: BinaryIO, decode: Decode, data: bytes, enough: Enough | None, max_pixels: int) -> None:
+def _answer(sink: BinaryIO, decode: Decode, data: bytes, enough: Enough | None) -> None:
     try:
-        decoded = decode(data, max_pixels=max_pixels, enough=enough)
+        decoded = decode(data, enough=enough)
     except ImageError as error:
         _refuse(sink, error.stage, error.reason, error.detail)
     except MemoryError:
@@ -144,7 +146,7 @@ def _send(sink: BinaryIO, decoded: Decoded) -> None:
     image = decoded.image
     width, height = image.size
     length = width * height * len(image.getbands())
-    whole = {"width": decoded.width, "height": decoded.height, "format": decoded.format}
+    whole = {"width": decoded.width, "height": decoded.height, "format": decoded.format, "notes": decoded.notes}
     _say(sink, whole | {"sent_width": width, "sent_height": height, "length": length})
     for top, bottom in strips(width, height):
         _write(sink, image.crop((0, top, width, bottom)).tobytes())

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from scanfleet.decoding.answers import Nonsense, Pipes, Pixels, Ready, Refusal
+from scanfleet.decoding.protocol import REQUEST
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
-from worker.decoding.answers import Nonsense, Pipes, Pixels, Ready, Refusal
-from worker.decoding.protocol import REQUEST
 
 # Of the worker's environment a child gets these alone: no credentials, no addresses.
 ENVIRONMENT = (
@@ -33,6 +33,7 @@ ENVIRONMENT = (
 )
 # glibc: keep what one image needed for the next, instead of faulting the same pages in again.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+NUMPY = {"OPENBLAS_NUM_THREADS": "1"}  # it comes with simplejpeg and computes nothing
 PIPE_BYTES = 1 << 20
 END_SECONDS = 10.0  # a killed process is gone long before, unless it hangs in the kernel
 MAX_SAID_CHARS = 2000
@@ -58,12 +59,13 @@ class ChildSettings:
     max_pixels: int
     cpu_seconds: float
     memory_bytes: int
+    stretch: bool
     decode: str  # module:function, called in the child
 
     def command(self) -> list[str]:
-        numbers = (os.getpid(), self.max_pixels, self.cpu_seconds, self.memory_bytes)
+        numbers = (os.getpid(), self.max_pixels, self.cpu_seconds, self.memory_bytes, int(self.stretch))
         # -P: no module is taken from the working folder. faulthandler: whose decoder crashed.
-        flags = ["-P", "-X", "faulthandler", "-m", "worker.decoding.child"]
+        flags = ["-P", "-X", "faulthandler", "-m", "scanfleet.decoding.child"]
         return [sys.executable, *flags, *map(str, numbers), self.decode]
 
 
@@ -202,7 +204,7 @@ def _environment() -> dict[str, str]:
     """Our own folder, so that the child finds the modules of this process, installed or not."""
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     paths = [str(Path(__file__).parents[2]), kept.get("PYTHONPATH", "")]
-    return {**kept, **MALLOC, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**kept, **MALLOC, **NUMPY, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _scratch() -> IO[bytes]:

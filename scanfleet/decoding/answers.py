@@ -6,13 +6,21 @@ Every header is checked, and the memory is given out strip by strip.
 from __future__ import annotations
 
 import contextlib
-from typing import IO, Literal
+from typing import IO, Annotated, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from scanfleet.decoding.protocol import (
+    CHANNELS,
+    LENGTH,
+    MAX_DETAIL_CHARS,
+    MAX_HEADER_BYTES,
+    MAX_NOTE_CHARS,
+    MAX_NOTES,
+    strips,
+)
 from scanfleet.images import Decoded
-from worker.decoding.protocol import CHANNELS, LENGTH, MAX_DETAIL_CHARS, MAX_HEADER_BYTES, strips
 
 
 class Nonsense(Exception):
@@ -33,6 +41,7 @@ class Pixels(_Strict):
     sent_width: int = Field(ge=1)  # of what follows: less where less was enough
     sent_height: int = Field(ge=1)
     format: str = Field(pattern="^[A-Za-z0-9]{1,16}$")
+    notes: tuple[Annotated[str, Field(max_length=MAX_NOTE_CHARS)], ...] = Field(max_length=MAX_NOTES)
     length: int
 
 
@@ -83,7 +92,7 @@ class Pipes:
                 buffer = bytearray(size)
             self._read(buffer)
             image.paste(Image.frombytes("RGB", (width, bottom - top), buffer), (0, top))
-        return Decoded(image=image, width=header.width, height=header.height, format=header.format)
+        return Decoded(image=image, width=header.width, height=header.height, format=header.format, notes=header.notes)
 
     def _read(self, into: bytearray) -> bytearray:
         rest = memoryview(into)

@@ -1,4 +1,4 @@
-"""Decoding in child processes: an image that crashes, burns or hogs its decoder costs that process, not the worker.
+"""Decoding in child processes: an image that crashes, burns or hogs its decoder costs that process, not this one.
 
 Written here because the pools at hand (concurrent.futures, billiard, loky) read pickles from the child, and a process
 that is broken by an image must not choose what the worker executes; the first also takes the neighbours along.
@@ -14,15 +14,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Self
 
 import structlog
 
 from scanfleet.config.settings import Settings
-from scanfleet.errors import ImageError
+from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess
+from scanfleet.errors import DecodersUnavailable, ImageError
 from scanfleet.images import Decoded, Enough
-from worker.decoding.process import ChildDied, ChildSettings, DecoderProcess
-from worker.errors import DecodersUnavailable
-from worker.runtime.timer import Timer
 
 log = structlog.get_logger()
 
@@ -61,7 +60,7 @@ class Decoders:
         settings: Settings,
         *,
         n_children: int | None = None,
-        decode: str = "scanfleet.images:decode",
+        decode: str = "scanfleet.images.decoding:decode",
         memory: int | None = None,
         still_seconds: float = STILL_SECONDS,
     ) -> None:
@@ -69,6 +68,7 @@ class Decoders:
             max_pixels=settings.max_image_pixels,
             cpu_seconds=settings.decode_cpu_seconds,
             memory_bytes=memory_bytes(settings) if memory is None else memory,
+            stretch=settings.stretch_samples,
             decode=decode,
         )
         self._seats = _Seats(n_children or default_children(settings))
@@ -78,13 +78,14 @@ class Decoders:
         self._lock = threading.Lock()
         self._idle: list[DecoderProcess] = []
         self._all: set[DecoderProcess] = set()
-        # On Linux a child ends with the thread that started it: this one lives as long as the worker.
+        # On Linux a child ends with the thread that started it: this one lives as long as the pool.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decoder-starter")
-        self._looks = Timer("decoder_looks", self._look, seconds=LOOK_SECONDS)
+        self._stopped = threading.Event()
+        self._looks = threading.Thread(target=self._look_again, name="decoder-looks", daemon=True)
         self._looks.start()
 
     def decode(self, data: bytes, *, enough: Enough | None = None) -> Decoded:
-        """What scanfleet.images.decode does, in a child.
+        """What scanfleet.images.decoding.decode does, in a child.
 
         Raises ImageError (stage decode; beside those of scanfleet.images: too_slow, too_much_memory, kills_the_decoder)
         and DecodersUnavailable.
@@ -100,6 +101,12 @@ class Decoders:
         hows = ", ".join(died.how for died in deaths)
         raise ImageError(stage="decode", reason="kills_the_decoder", detail=f"{MAX_DEATHS} processes ended: {hows}")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """End all children. Threads that wait for one get DecodersUnavailable."""
         self._seats.close()
@@ -107,7 +114,8 @@ class Decoders:
             children = set(self._all)
         for child in children:
             child.kill()
-        self._looks.stop()
+        self._stopped.set()
+        self._looks.join(CLOSE_SECONDS)
         self._seats.wait_empty(CLOSE_SECONDS)
         with self._lock:
             idle, self._idle = self._idle, []
@@ -143,7 +151,7 @@ class Decoders:
     def _mourn(self, died: ChildDied, data: bytes, deaths: list[ChildDied]) -> None:
         """Raises ImageError, DecodersUnavailable, or adds to `deaths`."""
         if self._seats.closed:
-            raise DecodersUnavailable("the worker is stopping") from None
+            raise DecodersUnavailable("this process is stopping") from None
         if died.too_slow:
             seconds = self._child.cpu_seconds
             raise ImageError(stage="decode", reason="too_slow", detail=f"over {seconds:g} s of CPU time") from None
@@ -168,7 +176,7 @@ class Decoders:
         except OSError as error:
             raise DecodersUnavailable(f"cannot start a decoder process: {error.strerror or error}") from None
         except RuntimeError:  # the starter was shut down
-            raise DecodersUnavailable("the worker is stopping") from None
+            raise DecodersUnavailable("this process is stopping") from None
         with self._lock:
             self._all.add(child)
         if self._seats.closed:
@@ -178,7 +186,7 @@ class Decoders:
         except ChildDied as died:
             self._retire(child)
             if self._seats.closed:
-                raise DecodersUnavailable("the worker is stopping") from None
+                raise DecodersUnavailable("this process is stopping") from None
             log.warning("decoder_start_failed", how=died.how, said=died.said)
             why = (died.said.splitlines() or ["it said nothing"])[-1]
             raise DecodersUnavailable(f"a decoder process did not start ({died.how}): {why}") from None
@@ -196,11 +204,12 @@ class Decoders:
         with self._lock:
             self._all.discard(child)
 
-    def _look(self) -> None:
-        with self._lock:
-            children = list(self._all)
-        for child in children:
-            child.look(still_looks=self._still_looks)
+    def _look_again(self) -> None:
+        while not self._stopped.wait(LOOK_SECONDS):
+            with self._lock:
+                children = list(self._all)
+            for child in children:
+                child.look(still_looks=self._still_looks)
 
 
 class _Seats:
@@ -222,7 +231,7 @@ class _Seats:
                 self._reserved = True
                 self._changed.wait_for(lambda: self.closed or not self._taken)
             if self.closed:
-                raise DecodersUnavailable("the worker is stopping")
+                raise DecodersUnavailable("this process is stopping")
             self._taken += 1
         try:
             yield

@@ -1,0 +1,27 @@
+"""Which files are pictures, by name and by their first bytes."""
+
+from __future__ import annotations
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+# The last row are pictures that are not read: they are listed, so that each is named as a failure.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
+    *(".heic", ".heif", ".jxl", ".jp2"),
+)
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of ISO/IEC 23008-12
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+AVIF = (b"avif", b"avis")
+SIGNATURES = {
+    b"\x00\x00\x00\x0cJXL \r\n\x87\n": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"8BPS": "a Photoshop document",
+}
+
+
+def unsupported(data: bytes) -> str | None:
+    """What a file is that is a picture, and not one that is read."""
+    if data[4:8] == b"ftyp":
+        return "HEIC" if data[8:12] in HEIC else None
+    return next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)

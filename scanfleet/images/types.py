@@ -1,0 +1,55 @@
+"""What goes into a decoder and what comes out of it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from scanfleet.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# What Pillow's decoders raise on damaged files; OSError also for "image file is truncated". Found by fuzzing, or read
+# in the source. No wider net: an error that stands for a bug of Pillow's or ours must not pass for damage.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+    RecursionError,
+    struct.error,
+    zlib.error,
+)
+
+
+class Enough(NamedTuple):
+    """The caller needs no more than this many pixels in all, and this many along the short side."""
+
+    pixels: int
+    short_side: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """An upright 8-bit RGB image, and what the file says of itself.
+
+    `image` is smaller than width x height where less was enough. `notes` name each choice that a viewer might have made
+    differently (the ground under transparent pixels, stretched greys, the page of a TIFF).
+    """
+
+    image: Image.Image
+    width: int  # pixels of the file's picture, upright
+    height: int
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+def failure(reason: str, detail: str) -> ImageError:
+    return ImageError(stage="decode", reason=reason, detail=detail)
