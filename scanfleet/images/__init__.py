@@ -4,6 +4,6 @@
 """
 
 from scanfleet.images.formats import FORMATS, SUFFIXES
-from scanfleet.images.types import Decoded, Enough
+from scanfleet.images.types import Decoded, Enough, Frame
 
-__all__ = ["FORMATS", "SUFFIXES", "Decoded", "Enough"]
+__all__ = ["FORMATS", "SUFFIXES", "Decoded", "Enough", "Frame"]

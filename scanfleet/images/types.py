@@ -36,12 +36,20 @@ class Enough(NamedTuple):
     short_side: int
 
 
+class Frame(NamedTuple):
+    """Which of a file's pictures this is."""
+
+    number: int  # from 0, in the order that a viewer shows them
+    seconds: float | None  # since the first one; None for pages, which have no time
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
     """An upright 8-bit RGB image, and what the file says of itself.
 
     `image` is smaller than width x height where less was enough. `notes` name each choice that a viewer might have made
     differently (the ground under transparent pixels, stretched greys, the page of a TIFF).
+    `frame` is None where the file holds one picture. `n_frames` counts those of the file, decoded or not.
     """
 
     image: Image.Image
@@ -49,6 +57,8 @@ class Decoded:
     height: int
     format: str
     notes: tuple[str, ...] = ()
+    frame: Frame | None = None
+    n_frames: int = 1
 
 
 def failure(reason: str, detail: str) -> ImageError:
