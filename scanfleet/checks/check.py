@@ -22,7 +22,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from scanfleet.checks.crop import NEVER, CropField, CropSettings, crop_field, crop_line
+from scanfleet.checks.crop import NEVER, CropField, CropSettings, crop_field, table_line
+from scanfleet.checks.frames import DEFAULT_FRAMES, FrameSettings
 from scanfleet.checks.steps import MAX_STEPS, CheckStep, step_errors, step_field, step_line
 from scanfleet.config.validation import explain, printable
 from scanfleet.errors import BadCheck, UnknownName
@@ -34,8 +35,10 @@ _RULES = {  # (field, kind of problem) -> message, where the general one does no
     ("labels", "tuple_type"): "must be a list of texts",
     ("crop.layers", "tuple_type"): "must be a list of whole numbers",
     ("steps", "tuple_type"): "must be [[steps]], each with a prompt and answers",
+    ("frames", "model_type"): "must be a table [frames]",
     ("steps", "model_type"): "must be [[steps]], each with a prompt and answers",
 }
+_TABLES: dict[str, type[BaseModel]] = {"steps": CheckStep, "crop": CropSettings, "frames": FrameSettings}
 Name = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 
@@ -53,15 +56,17 @@ class Check(BaseModel):
     min_pixels: int = Field(default=64 * 64, ge=16 * 16)
     boxes: bool = False  # find boxes in flagged images
     crop: CropField = "never"  # whether and how uncertain or shrunk images get a crop pass
+    frames: FrameSettings = DEFAULT_FRAMES  # which pictures of a file that holds several are scored
     target_recall: float = Field(default=0.95, gt=0, lt=1)
     target_precision: float = Field(default=0.95, gt=0, lt=1)
     steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt
 
     @model_serializer(mode="wrap")
     def _without_idle_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `steps` without any: such a check keeps the hash that it had before steps existed."""
+        """Leave out `steps` without any, and default `frames`: such a check keeps the hash it had before they existed."""
         body: dict[str, Any] = dump(self)
-        return body if self.steps else {name: value for name, value in body.items() if name != "steps"}
+        idle = {"steps": not self.steps, "frames": self.frames == DEFAULT_FRAMES}
+        return {name: value for name, value in body.items() if not idle.get(name)}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -136,10 +141,12 @@ def _problems(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str
             return list(problem["ctx"]["problems"])
         field, inside = str(problem["loc"][0]), problem["loc"][1:]
         known: Mapping[str, Any] = Check.model_fields
-        if inside and field in ("steps", "crop"):
-            known = CheckStep.model_fields if field == "steps" else CropSettings.model_fields
+        if inside and field in _TABLES:
+            known = _TABLES[field].model_fields
         if field == "crop":
             field, inside = crop_field(inside)
+        elif field == "frames" and inside:
+            field, inside = f"frames.{inside[0]}", inside[1:]
         words = _RULES.get((field, problem["type"])) or explain(problem, known=known)
         if field == "steps":
             table = inside[1:] == ("answers",) and problem["type"] == "tuple_type"
@@ -185,8 +192,8 @@ def _line_of(text: str, field: str) -> int:
     """Return the line that sets `field`; 1 when none does (a missing field)."""
     if field.startswith("steps."):
         return step_line(text.splitlines(), field) or 1
-    if field.startswith("crop."):
-        return crop_line(text.splitlines(), field) or 1
+    if field.startswith(("crop.", "frames.")):
+        return table_line(text.splitlines(), field) or 1
     key = re.escape(field.split(".")[-1 if field.startswith("descriptions.") else 0])
     for number, line in enumerate(text.splitlines(), start=1):
         if re.match(rf"\s*\[{{0,2}}\s*[\"']?{key}[\"']?\s*[\]=]", line):

@@ -112,18 +112,19 @@ def crop_field(inside: tuple[int | str, ...]) -> tuple[str, tuple[int | str, ...
     return (f"crop.{inside[1]}", inside[2:]) if len(inside) > 1 else ("crop", ())
 
 
-def crop_line(lines: Sequence[str], field: str) -> int | None:
-    """The line (from 1) that sets crop.band, in whatever way, else that of the table; None when there is none."""
-    key = re.escape(field.partition(".")[2])
+def table_line(lines: Sequence[str], field: str) -> int | None:
+    """Return the line (from 1) that sets crop.band, in whatever way, else that of the table; None: there is none."""
+    table, _, name = field.partition(".")
+    key = re.escape(name)
     found, within = None, False
     for at, line in enumerate(lines, start=1):
         header = re.match(r"\s*\[\s*[\"']?(.*?)[\"']?\s*\]\s*(#.*)?$", line)
         if header:
-            within = header[1] == "crop"
+            within = header[1] == table
         if within and found is not None and re.match(rf"\s*[\"']?{key}[\"']?\s*=", line):
             return at
-        if re.match(rf"\s*[\"']?crop[\"']?\s*\.\s*[\"']?{key}[\"']?\s*=", line):
+        if re.match(rf"\s*[\"']?{table}[\"']?\s*\.\s*[\"']?{key}[\"']?\s*=", line):
             return at
-        if found is None and (within or re.match(r"\s*[\"']?crop[\"']?\s*[=.]", line)):
+        if found is None and (within or re.match(rf"\s*[\"']?{table}[\"']?\s*[=.]", line)):
             found = at
     return found
