@@ -63,7 +63,7 @@ class Check(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_idle_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `steps` without any, and default `frames`: such a check keeps the hash it had before they existed."""
+        """Leave out `steps` without any and default `frames`: the hash is the one from before they existed."""
         body: dict[str, Any] = dump(self)
         idle = {"steps": not self.steps, "frames": self.frames == DEFAULT_FRAMES}
         return {name: value for name, value in body.items() if not idle.get(name)}

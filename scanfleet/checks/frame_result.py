@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-UNSEEN = "frames"  # would be clear, but pictures of the file were not scored
+UNREAD = "frames"  # it would be clear, but other pictures of the file were not read, or only without a crop
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameResult:
     """n_frames: pictures of the file. n_scored: of these, those that the model read.
 
-    frame: the one with the answer, from 0. seconds: its time since the first one; None for pages. reason: UNSEEN if
-    that made the decision a review.
+    frame: the one with the answer, from 0. seconds: its time since the first one; None for pages. next_margin: the
+    highest of the other scored pictures, in logits. reason: UNREAD if that made the decision a review.
     """
 
     n_frames: int
     n_scored: int
     frame: int
     seconds: float | None = None
+    next_margin: float | None = None
     reason: str | None = None
 
     @property

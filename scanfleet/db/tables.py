@@ -157,6 +157,7 @@ class ScorerRow(Base):
     crop: Mapped[str]
     calibrator: Mapped[dict[str, Any] | None]  # None: the score is not a calibrated probability
     thresholds: Mapped[dict[str, Any] | None]
+    decoding: Mapped[int | None]  # version of decoding (scanfleet.images.version); None: the first
     mode: Mapped[str | None]  # zero-shot, zero-shot steps, lora, head, lora+head: follows from check and adapter
     created_at: Mapped[datetime]
     # Widest move of the canary's margins on any machine: max, mean (logits), n (images), against (precision).
@@ -190,6 +191,8 @@ class Verdict(Base):
     boxes: Mapped[list[Any] | None]  # None: not asked for; [{x0, y0, x1, y1, label, score}], pixels of the image
     box_problems: Mapped[list[Any] | None]  # messages
     crop: Mapped[dict[str, Any] | None]  # the crop pass (scanfleet.checks.crop_result); None: the check has none
+    frames: Mapped[dict[str, Any] | None]  # scanfleet.checks.frame_result; None: the file holds one picture
+    notes: Mapped[list[Any] | None]  # what decoding chose where viewers differ
     reused_from: Mapped[int | None]  # the verdict that this one copies
     created_at: Mapped[datetime]
 

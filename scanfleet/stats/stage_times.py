@@ -14,6 +14,7 @@ The record of a batch, and of a worker since its start, are sums by name; those 
     forwards, scored         number of forwards, and of images answered in them, in first passes
     tokens, padding          visual tokens of those forwards, and the share of them that is padding
     first_tokens             visual tokens of first passes, without padding
+    frames, frame_tokens     of these, rows and visual tokens of pictures beyond the first of each file
     again, again_tokens      images with a crop pass, and visual tokens of all crop passes, pointing included
     again_rows               rows of crop passes that were answered in forwards: an image may have several
     capped                   images that were due and were not, because the check's max_extra was spent
@@ -30,7 +31,7 @@ THREAD_STAGES = ("fetch", "decode", "prepare")
 SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "boxes", "pointing", "under_way", "idle", "write")
 SKIPPED = {"cap": "capped", "diffuse": "again_diffuse", "whole": "again_whole", "enough": "again_enough"}  # by reason
 COUNTS = (
-    *("forwards", "scored", "tokens", "padding", "first_tokens"),
+    *("forwards", "scored", "tokens", "padding", "first_tokens", "frames", "frame_tokens"),
     *("again", "again_tokens", "again_rows", *SKIPPED.values()),
 )
 NAMES = (*SECONDS, *COUNTS)
@@ -88,8 +89,13 @@ class StageTimes:
 
     @property
     def images_per_forward(self) -> float | None:
-        """Images and crops: forwards hold rows of first passes and of crop passes."""
-        return _share(self["scored"] + self["again_rows"], self["forwards"])
+        """Images, further pictures of their files, and crops: forwards hold the rows of all of them."""
+        return _share(self["scored"] + self["frames"] + self["again_rows"], self["forwards"])
+
+    @property
+    def frame_share(self) -> float | None:
+        """Visual tokens of the pictures beyond the first of each file, as a share of those of the first ones."""
+        return _share(self["frame_tokens"], self["first_tokens"] - self["frame_tokens"])
 
     @property
     def images_per_second(self) -> float | None:
@@ -127,6 +133,9 @@ class StageTimes:
             "forwards": round(self["forwards"]),
             "images_per_forward": _rounded(self.images_per_forward, 2),
             "padding_share": _rounded(self.padding_share),
+            "further_frames": round(self["frames"]),
+            "frame_tokens": round(self["frame_tokens"]),
+            "frame_token_share": _rounded(self.frame_share),
             "second_looks_due": self.due,
             "looked_again": round(self["again"]),
             "not_looked_again": self.skipped,

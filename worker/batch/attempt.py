@@ -240,4 +240,6 @@ class BatchRun:
                     height=answer.height,
                     boxes=answer.boxes,
                     crop=answer.crop,
+                    frames=answer.frames,
+                    notes=answer.notes,
                 )

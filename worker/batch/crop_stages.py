@@ -107,7 +107,9 @@ class CropStages:
         data = self._file(due.duplicates)
         with self._batch.worker.pictures:
             with self._batch.watch.measure("decode"):
-                decoded = self._batch.worker.decoders.decode(data, enough=enough)
+                frames = due.first.frames
+                frame = None if frames is None else frames.frame
+                decoded = self._batch.worker.decoders.decode(data, enough=enough, frame=frame)
             with self._batch.watch.measure("prepare"):
                 return work(decoded.image)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from models.types import FoundBoxes, Pointed, Prepared, Reading
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.scans.batches import ClaimedImage
 from worker.scoring.boxes import NOT_ASKED, StoredBoxes
 
@@ -37,7 +38,10 @@ class NotFetched:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageResult:
-    """The model's reading of an image after the first pass, then after the crop pass, then with its boxes."""
+    """The model's reading of an image after the first pass, then after the crop pass, then with its boxes.
+
+    frames: the pictures of a file that holds several; all else is about the chosen one. notes: what decoding chose.
+    """
 
     duplicates: Duplicates
     result: Reading | Exception
@@ -45,6 +49,8 @@ class ImageResult:
     height: int = 0
     boxes: StoredBoxes = NOT_ASKED
     crop: CropResult | None = None
+    frames: FrameResult | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, eq=False)

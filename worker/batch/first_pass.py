@@ -1,17 +1,21 @@
 """The work of stage threads in the first pass: fetch, decode and prepare an image, and find boxes in a flagged one.
 
+Of a file with several pictures, each that the check asks for is prepared and read as a row of its own.
+
 Every result and every error is sent to the coordinator of the batch (`worker.batch.attempt`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 from models.types import Finder, FoundBoxes, Prepared, Reading
 from scanfleet.db.scans.batches import ClaimedImage
-from scanfleet.images import Enough
+from scanfleet.images import Decoded, Enough
 from worker.batch.context import BatchContext
 from worker.batch.events import Duplicates, Fetched, ImageResult, Located, NotFetched
+from worker.batch.frame_reads import FrameReads, FrameRow
 from worker.decoding.file_buffer import KeptFiles
 from worker.device.queue import WorkResult
 
@@ -57,33 +61,52 @@ class FirstPass:
             try:
                 data = box.pop()
                 with self._batch.watch.measure("decode"):
-                    decoded = self._batch.worker.decoders.decode(data, enough=self._enough)
+                    frames = self._batch.resolved.frames
+                    found = self._batch.worker.decoders.decode_frames(data, enough=self._enough, frames=frames)
+                    pictures = list(found)  # together no more pixels than the largest picture may have
                 if self._kept is not None:
                     self._kept.keep(duplicates.sha256, data)
                 del data
             finally:
                 self._batch.worker.files.drop(n_bytes)
-            width, height = decoded.width, decoded.height
-            with self._batch.watch.measure("prepare"):
-                prepared = self._batch.resolved.scorer.prepare(decoded.image)
-            del decoded  # its pixels need not wait for the device
-            if self._batch.resolved.boxes is not None or self._kept is not None:
-                duplicates.prepared = prepared
-            self._submit(duplicates, prepared, width, height)
+            n_frames = pictures[0].n_frames
+            pictures.reverse()
+            # Their pixels need not wait for the device: each is let go once it is prepared.
+            rows = [self._row(pictures.pop()) for _ in range(len(pictures))]
+            keep = self._batch.resolved.boxes is not None or self._kept is not None
+            self._submit(FrameReads(duplicates, rows, n_frames=n_frames, keep_prepared=keep))
         except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
             self._batch.send(ImageResult(duplicates=duplicates, result=error))
         finally:
             ended()
 
-    def _submit(self, duplicates: Duplicates, prepared: Prepared, width: int, height: int) -> None:
-        def read(work: WorkResult) -> None:
-            self._batch.watch.add_first(work)
-            assert isinstance(work.result, Reading | Exception)
-            self._batch.send(ImageResult(duplicates=duplicates, result=work.result, width=width, height=height))
-
-        self._batch.worker.device.submit(
-            owner=self._batch, scorer=self._batch.resolved.scorer, prepared=prepared, on_result=read
+    def _row(self, decoded: Decoded) -> FrameRow:
+        with self._batch.watch.measure("prepare"):
+            prepared = self._batch.resolved.scorer.prepare(decoded.image)
+        return FrameRow(
+            prepared=prepared,
+            width=decoded.width,
+            height=decoded.height,
+            frame=decoded.frame,
+            notes=decoded.notes,
         )
+
+    def _submit(self, reads: FrameReads) -> None:
+        for number, row in enumerate(reads.rows):
+            self._batch.worker.device.submit(
+                owner=self._batch,
+                scorer=self._batch.resolved.scorer,
+                prepared=row.prepared,
+                on_result=partial(self._row_read, reads, number),
+            )
+
+    def _row_read(self, reads: FrameReads, number: int, work: WorkResult) -> None:
+        """Called in a device thread."""
+        assert isinstance(work.result, Reading | Exception)
+        self._batch.watch.add_first(work, further=number > 0)
+        result = reads.add(number, work.result)
+        if result is not None:
+            self._batch.send(result)
 
     def locate(self, scored: ImageResult, finder: Finder, prepared: Prepared) -> None:
         """Queue the image for the finder; the device sends its boxes."""

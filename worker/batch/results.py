@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import structlog
 
 from models.types import Reading
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.results.verdicts import Answer, NewVerdict, Outcome
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnavailable
@@ -71,14 +73,19 @@ class BatchResults:
         height: int,
         boxes: StoredBoxes = NOT_ASKED,
         crop: CropResult | None = None,
+        frames: FrameResult | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        """crop: the outcome of the crop pass where it was due; the reading is that of both passes then."""
+        """crop: the outcome of the crop pass where it was due; the reading is that of both passes then.
+
+        frames: of a file with several pictures; the reading is that of the chosen one. notes: what decoding chose.
+        """
         if not math.isfinite(reading.margin):
             # Overflow in a low precision, or broken weights: no answer, and not counted against the image.
             self.add_error(image, DeviceUnavailable("the model's answer is not a number: check precision and adapter"))
             return
         self._n_scored += 1
-        decision = self._policy.after(crop).decide(reading, complete=crop is None or crop.complete)
+        decision = self._policy.after(crop).decide(reading, complete=crop is None or crop.complete, frames=frames)
         self._n_low_mass += reading.mass < MASS_FLOOR
         verdict = NewVerdict(
             image_id=image.id,
@@ -95,6 +102,8 @@ class BatchResults:
             boxes=boxes.boxes,
             box_problems=tuple(map(storable, boxes.problems)),
             crop=crop,
+            frames=None if frames is None else replace(frames, reason=decision.reason),
+            notes=tuple(map(storable, notes)),
         )
         self._verdicts.append(verdict)
 

@@ -50,12 +50,13 @@ class Stopwatch:
         finally:
             self.add(**{stage: time.perf_counter() - start})
 
-    def add_first(self, work: WorkResult) -> None:
-        """Count an image that the device has answered in the first pass."""
+    def add_first(self, work: WorkResult, *, further: bool = False) -> None:
+        """Count an image that the device has answered in the first pass. further: another picture of the same file."""
         self.add(wait=work.waited, device=work.seconds)
         if work.forwards:
             own = work.tokens - work.padding
-            self.add(forwards=work.forwards, scored=1, tokens=work.tokens, padding=work.padding, first_tokens=own)
+            self.add(forwards=work.forwards, tokens=work.tokens, padding=work.padding, first_tokens=own)
+            self.add(**({"frames": 1, "frame_tokens": own} if further else {"scored": 1}))
 
     def add_crop_row(self, work: WorkResult) -> None:
         """Count a row that the device has answered in the crop pass."""

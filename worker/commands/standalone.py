@@ -60,7 +60,13 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
         raise DeviceUnavailable(f"check {check.name}: {error}") from error
     mode = mode_of(question, chosen.card if chosen else None)
     return Resolved(
-        scorer_id=NO_ROW, scorer=scorer, policy=margins.policy, mode=mode, boxes=boxes, crop_setup=crop_setup
+        scorer_id=NO_ROW,
+        scorer=scorer,
+        policy=margins.policy,
+        mode=mode,
+        boxes=boxes,
+        crop_setup=crop_setup,
+        frames=check.frames,
     )
 
 

@@ -10,6 +10,7 @@ from models.adapters.calibration import UNCALIBRATED, Calibrator, Thresholds
 from models.adapters.canary import TOLERANCE
 from models.types import Question, Reading
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.frame_result import UNREAD, FrameResult
 
 # Quantising moves margins, so a calibrator fitted at full precision does not hold for a quantised scorer.
 CALIBRATED_PRECISIONS = ("fp32", "bf16")
@@ -22,6 +23,7 @@ class Decision:
     label: str
     score: float | None  # calibrated probability; None without a calibrator
     decision: str  # clear, review, flag
+    reason: str | None = None  # UNREAD: it would be clear if the file had no other pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +45,34 @@ class Policy:
         cropped = crop is not None and crop.second is not None
         return self if cropped or self.once is None else self.once
 
-    def decide(self, reading: Reading, *, complete: bool = True) -> Decision:
+    def decide(self, reading: Reading, *, complete: bool = True, frames: FrameResult | None = None) -> Decision:
         """Return the decision for a reading.
 
         complete False: a crop that was due is missing. Then a person decides, because calibrator and thresholds were
         fitted to all passes together.
+
+        frames: of a file with several pictures. The reading is that of the picture with the highest margin, and the
+        thresholds flag it as they flag a still. A maximum of several margins is higher than one margin, and nothing was
+        calibrated or certified with such maxima: there is no score where several pictures were scored. The file is
+        clear only if all its pictures were scored, and if no crop lowered the highest margin below another that is not
+        clear. Where it would be clear otherwise, a person decides (UNREAD).
         """
         decision = self._by_margin(reading.margin) if self.question.flags else _by_top_label(reading.logits)
         if not complete or (decision == "clear" and reading.mass < MASS_FLOOR):
             decision = "review"
+        reason = UNREAD if decision == "clear" and frames is not None and not self._covers(frames) else None
+        if reason is not None:
+            decision = "review"
+        fits = complete and (frames is None or frames.calibrated)  # what the calibrator was fitted to
         best = max(range(len(reading.logits)), key=reading.logits.__getitem__)
-        score = self.calibrator.probability(reading.margin) if self.calibrator is not None and complete else None
-        return Decision(label=self.question.labels[best], score=score, decision=decision)
+        score = self.calibrator.probability(reading.margin) if self.calibrator is not None and fits else None
+        return Decision(label=self.question.labels[best], score=score, decision=decision, reason=reason)
+
+    def _covers(self, frames: FrameResult) -> bool:
+        """Return True if all pictures of a file were read, and those without a crop are clear without one."""
+        first = self.once or self
+        others = frames.next_margin if self.question.flags else None
+        return frames.complete and (others is None or first._by_margin(others) == "clear")
 
     def at_precision(self, precision: str) -> Policy:
         """Return the policy for a precision in which calibrator and thresholds may not have been fitted.

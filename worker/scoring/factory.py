@@ -18,6 +18,7 @@ from models.scoring.sequential import in_steps
 from models.types import Question, Reading, Scorer, Step
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import crop_text
+from scanfleet.checks.frames import DEFAULT_FRAMES, FrameSettings
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for
@@ -44,6 +45,7 @@ class Resolved:
     mode: str = ""  # how it scores, see `mode_of`
     boxes: BoxPass | None = None  # None: the check does not ask for boxes
     crop_setup: CropSetup | None = None  # None: the check has no crop pass
+    frames: FrameSettings = DEFAULT_FRAMES  # which pictures of a file that holds several
 
     def wants_boxes(self, reading: Reading, *, complete: bool = True) -> bool:
         """Return whether this image is flagged and the check asks for boxes. complete: as in `Policy.decide`."""
@@ -131,6 +133,7 @@ class ScorerMaker:
             mode=spec.mode or "",
             boxes=boxes,
             crop_setup=crop_setup,
+            frames=check.frames,
         )
 
     def _crop_setup(

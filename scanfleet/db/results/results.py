@@ -13,8 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
 from scanfleet.db.tables import Adapter, Batch, Failure, Image, ScorerRow, Verdict
+from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.stage_times import NAMES, StageTimes
 
 
@@ -72,6 +74,8 @@ class Result:
     boxes: list[Any] | None = None
     box_problems: list[Any] | None = None
     crop: CropResult | None = None  # None: no crop pass was due
+    frames: FrameResult | None = None  # None: the file holds one picture
+    notes: list[Any] | None = None  # what decoding chose where viewers differ
     reused: bool = False
     scored_at: datetime | None = None
     scorer: ScorerInfo | None = None
@@ -180,11 +184,13 @@ def count_answers(connection: sa.Connection, scan_id: str) -> dict[tuple[str, st
 
 
 def known_identities(connection: sa.Connection, *, check_hash: str, model: str, identities: Sequence[str]) -> set[str]:
-    """Return the listed versions (uri and etag) for which this check has a verdict of this model."""
+    """Return the listed versions (uri and etag) for which this check has a verdict of this model that is reused."""
     from scanfleet.db.tables import CheckRow, Scan
 
     scorers = (
-        sa.select(ScorerRow.id).join(CheckRow, CheckRow.id == ScorerRow.check_id).where(CheckRow.hash == check_hash)
+        sa.select(ScorerRow.id)
+        .join(CheckRow, CheckRow.id == ScorerRow.check_id)
+        .where(CheckRow.hash == check_hash, ScorerRow.decoding == DECODING_VERSION)
     )
     query = (
         sa.select(Verdict.identity)
@@ -197,7 +203,8 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
 
 _IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "content_sha256", "meta", "state")
 _VERDICT = (
-    "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "reused_from", "created_at",
+    "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "frames", "notes", "reused_from",
+    "created_at",
 )  # fmt: skip
 _SCORER = ("key", "base_model", "base_revision", "precision", "mode")
 _FAILURE = ("stage", "reason", "detail")
@@ -226,6 +233,7 @@ def _select(wanted: ResultFilter) -> sa.Select[Any]:
 
 
 def _result(row: sa.Row[Any]) -> Result:
+    frames = FrameResult.read(row.frames)
     return Result(
         image_id=row.image_id,
         scan=row.scan_id,
@@ -240,13 +248,15 @@ def _result(row: sa.Row[Any]) -> Result:
         state=row.state,
         label=row.label,
         score=row.score,
-        calibrated=row.scorer_id is not None and bool(row.calibrated),
+        calibrated=bool(row.calibrated) and row.scorer_id is not None and (frames is None or frames.calibrated),
         margin=row.margin,
         mass=row.mass,
         decision=row.decision,
         boxes=row.boxes,
         box_problems=row.box_problems,
         crop=CropResult.read(row.crop),
+        frames=frames,
+        notes=row.notes,
         reused=row.reused_from is not None,
         scored_at=row.created_at,
         scorer=None if row.scorer_id is None else _scorer(row),

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Adapter, Image, ScorerRow, Verdict
+from scanfleet.images.version import DECODING_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class ScorerSpec:
     crop: str
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
+    decoding: int = DECODING_VERSION  # answers for other pixels of the same bytes are not reused
     mode: str | None = None  # as text; it follows from check and adapter, so it is not in the key
 
     @property

@@ -11,6 +11,7 @@ from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import now
 from scanfleet.db.results.rescan_writes import renew
 from scanfleet.db.scans import batches, failures
@@ -37,6 +38,8 @@ class Answer:
     boxes: tuple[dict[str, Any], ...] | None = None  # None: not requested
     box_problems: tuple[str, ...] = ()  # which parts of the boxes are not trusted, or why none were requested
     crop: CropResult | None = None  # None: no crop pass was due
+    frames: FrameResult | None = None  # None: the file holds one picture
+    notes: tuple[str, ...] = ()  # what decoding chose where viewers differ
     reused_from: int | None = None  # the verdict that gave the answer first
 
 
@@ -105,6 +108,8 @@ def _answer(row: sa.Row[Any]) -> Answer:
         "boxes": None if row.boxes is None else tuple(row.boxes),
         "box_problems": tuple(row.box_problems or ()),
         "crop": CropResult.read(row.crop),
+        "frames": FrameResult.read(row.frames),
+        "notes": tuple(row.notes or ()),
         "reused_from": row.reused_from or row.id,
     }
     return Answer(**(held | more))
@@ -172,6 +177,8 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
             "scorer_id": outcome.scorer_id,
             "box_problems": verdict.box_problems or None,
             "crop": verdict.crop and verdict.crop.record(),
+            "frames": verdict.frames and verdict.frames.record(),
+            "notes": verdict.notes or None,
             "created_at": at,
         }
         for verdict in outcome.verdicts

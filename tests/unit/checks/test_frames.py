@@ -25,7 +25,9 @@ def test_a_check_with_the_default_frames_is_stored_and_hashed_as_before() -> Non
     assert parse_check(f"{BASE}[frames]\nmax = 1", where="q.toml").hash != plain.hash
 
 
-@pytest.mark.parametrize("table", ["[frames]\nmax = 3", 'frames = { max = 64, pick = "even" }', "frames.pick = 'first'"])
+@pytest.mark.parametrize(
+    "table", ["[frames]\nmax = 3", 'frames = { max = 64, pick = "even" }', "frames.pick = 'first'"]
+)
 def test_what_is_shown_can_be_read_again(table: str) -> None:
     check = parse_check(BASE + table, where="q.toml")
     assert check.frames != FrameSettings()

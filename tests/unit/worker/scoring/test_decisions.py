@@ -1,11 +1,13 @@
 """From readings to decisions."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from models.adapters.calibration import Calibrator, Thresholds
 from models.types import Question, Reading
+from scanfleet.checks.frame_result import FrameResult
 from worker.scoring.decisions import Policy, read_policy
 
 OVERLAY = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
@@ -55,6 +57,44 @@ def test_a_low_mass_is_never_clear_and_takes_no_flag_away() -> None:
     assert policy.decide(reading(-3.0, mass=0.89)).decision == "review"
     assert policy.decide(reading(-3.0, mass=0.91)).decision == "clear"
     assert policy.decide(reading(3.0, mass=0.1)).decision == "flag"
+
+
+def several(n_frames: int, n_scored: int, *, next_margin: float | None = None) -> FrameResult:
+    return FrameResult(n_frames=n_frames, n_scored=n_scored, frame=0, next_margin=next_margin)
+
+
+CERTIFIED = Policy(question=OVERLAY, calibrator=PLATT, thresholds=Thresholds(review=-1.0, flag=1.0))
+
+
+def test_the_highest_of_several_margins_has_no_score_and_is_decided_by_the_thresholds() -> None:
+    for margin, decision in ((-2.0, "clear"), (0.0, "review"), (1.0, "flag")):
+        made = CERTIFIED.decide(reading(margin), frames=several(3, 3))
+        assert (made.decision, made.score, made.reason) == (decision, None, None)
+        assert CERTIFIED.decide(reading(margin)).score is not None
+
+
+@pytest.mark.parametrize(("margin", "decision", "reason"), [(-9.0, "review", "frames"), (1.0, "flag", None)])
+def test_a_file_with_pictures_that_were_not_scored_is_never_clear(
+    margin: float, decision: str, reason: str | None
+) -> None:
+    for n_scored in (1, 7):
+        made = CERTIFIED.decide(reading(margin), frames=several(8, n_scored))
+        assert (made.decision, made.reason) == (decision, reason)
+    flowers = Policy(question=FLOWERS).decide(reading(1.0, logits=(9.0, 0.0, 0.0)), frames=several(8, 7))
+    assert (flowers.decision, flowers.reason) == ("review", "frames")
+
+
+def test_one_scored_picture_keeps_the_score_of_a_still() -> None:
+    made = CERTIFIED.decide(reading(2.0), frames=several(8, 1))
+    assert made.score == CERTIFIED.decide(reading(2.0)).score
+
+
+def test_a_crop_that_lowers_the_highest_margin_does_not_clear_the_other_pictures() -> None:
+    for policy in (CERTIFIED, replace(CERTIFIED, once=CERTIFIED)):
+        assert policy.decide(reading(-3.0), frames=several(3, 3, next_margin=0.5)).decision == "review"
+        assert policy.decide(reading(-3.0), frames=several(3, 3, next_margin=-2.0)).decision == "clear"
+    strict = replace(CERTIFIED, once=Policy(question=OVERLAY, thresholds=Thresholds(review=-4.0, flag=1.0)))
+    assert strict.decide(reading(-5.0), frames=several(3, 3, next_margin=-2.0)).decision == "review"
 
 
 def test_the_label_is_the_likeliest() -> None:
