@@ -22,6 +22,7 @@ from PIL import Image
 from producer.reports.drawing import boxes_in_words, crop_in_words, draw_boxes, draw_crop
 from producer.reports.output import require_place, target
 from producer.reports.summary import summarise
+from scanfleet.checks.frame_result import frame_in_words
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
 from scanfleet.db.results.results import Result, ResultFilter, top_results
@@ -47,6 +48,7 @@ class Card:
     missing: str | None
     found: str | None  # boxes in words
     looks: str | None  # both looks in words; None: it was not to be looked at again
+    frame: str | None  # the picture that was judged, of a file with several
 
 
 def write_report(
@@ -106,7 +108,8 @@ class _Images:
         data = self._store(result).fetch(result.uri, etag=result.etag, max_bytes=self._settings.max_image_bytes)
         if hashlib.sha256(data).hexdigest() != result.content_sha256:
             raise ImageError(stage="fetch", reason="changed", detail="the file is not the one that was judged")
-        return self._decoders.decode(data).image
+        frame = None if result.frames is None else result.frames.frame
+        return self._decoders.decode(data, frame=frame).image
 
     def _store(self, result: Result) -> ObjectStore:
         if not result.uri.startswith("s3://"):
@@ -133,6 +136,7 @@ def _card(result: Result, *, images: _Images, truth_column: str | None) -> Card:
         missing=missing,
         found=boxes_in_words(result.boxes),
         looks=crop_in_words(result.crop),
+        frame=None if result.frames is None else frame_in_words(result.frames),
     )
 
 

@@ -35,6 +35,8 @@ def as_record(result: Result) -> dict[str, Any]:
         "boxes": result.boxes,
         "box_problems": result.box_problems,
         "crop": result.crop and result.crop.record(),
+        "frames": result.frames and result.frames.record(),
+        "notes": result.notes,
         "scorer": scorer
         and {
             "id": scorer.id,
@@ -59,16 +61,18 @@ def as_record(result: Result) -> dict[str, Any]:
 _SCORER = ("id", "key", "base_model", "revision", "precision", "adapter", "mode")
 _BOXES = ("boxes", "box_problems")
 _FAILURE = ("stage", "reason", "detail")
+_FRAMES = {"n_frames": "n_frames", "n_scored": "n_scored", "frame": "frame", "frame_seconds": "seconds"}  # by column
+_NESTED = ("scorer", "failure", "meta", "crop", "frames", "notes", *_BOXES)
 
 
 def as_flat(result: Result, meta_columns: Sequence[str] = ()) -> dict[str, Any]:
     """Return a result on one level, for tables: scorer_id, failure_stage, crop_why ...
 
-    Lists and values without fixed fields (boxes, their problems, the box of a crop, meta) become JSON text.
+    Lists and values without fixed fields (boxes, their problems, the box of a crop, meta, notes) become JSON text.
     meta_columns: fields of `meta` with a column of their own, `meta.<name>`; `meta` holds the others.
     """
     record = as_record(result)
-    flat = {name: value for name, value in record.items() if name not in ("scorer", "failure", "meta", "crop", *_BOXES)}
+    flat = {name: value for name, value in record.items() if name not in _NESTED}
     flat |= {f"scorer_{name}": (record["scorer"] or {}).get(name) for name in _SCORER}
     crop = record["crop"] or {}
     flat |= {f"crop_{name}": crop.get(name) for name in CROP_FIELDS}
@@ -78,6 +82,8 @@ def as_flat(result: Result, meta_columns: Sequence[str] = ()) -> dict[str, Any]:
     rest = {name: value for name, value in meta.items() if name not in meta_columns}
     flat |= {name: None if record[name] is None else _dumps(record[name]) for name in _BOXES}
     flat |= {"meta": _dumps(rest) if rest else None}
+    flat |= {column: (record["frames"] or {}).get(name) for column, name in _FRAMES.items()}
+    flat |= {"notes": _dumps(record["notes"]) if record["notes"] else None}
     return flat | {f"meta.{name}": _cell(meta.get(name)) for name in meta_columns}
 
 
@@ -152,8 +158,11 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
     except ImportError:
         raise MissingExtra(f"Parquet needs pyarrow: {install_hint('parquet')}") from None
     types = {
-        **dict.fromkeys(("score", "margin", "mass", "crop_first", "crop_second", "crop_sharpness"), pa.float64()),
+        **dict.fromkeys(
+            ("score", "margin", "mass", "crop_first", "crop_second", "crop_sharpness", "frame_seconds"), pa.float64()
+        ),
         **dict.fromkeys(("size", "width", "height", "scorer_id", "crop_tokens"), pa.int64()),
+        **dict.fromkeys(("n_frames", "n_scored", "frame"), pa.int64()),
         **dict.fromkeys(("calibrated", "reused"), pa.bool_()),
     }
     names, found = _begin(results)

@@ -10,6 +10,7 @@ from producer.reports.agreement import Agreement
 from producer.reports.explanations import Entry, entry
 from producer.scans.wait import progress_of
 from scanfleet.db.engine import reading
+from scanfleet.db.results.frames import FrameCounts, count_frames
 from scanfleet.db.results.results import ResultFilter, count_answers, count_failures, iter_results, times_of_scan
 from scanfleet.db.results.scorers import ScorerUse, scorers_of_scan
 from scanfleet.db.scans import scans
@@ -28,6 +29,7 @@ class Summary:
     explanations: list[Entry]  # the scorers, for people
     times: StageTimes  # of the attempts that completed its batches
     flags: tuple[str, ...]  # labels of the check that flag
+    frames: FrameCounts  # files with several pictures
     no_boxes: str | None  # why the boxes that the check asks for are missing
 
     @property
@@ -50,6 +52,7 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
             explanations=[entry(scorer, has_flags=bool(flags), check=scan.check) for scorer in scorers],
             times=times_of_scan(connection, scan.id),
             flags=tuple(flags),
+            frames=count_frames(connection, scan.id),
             no_boxes=_why_no_boxes(engine, scan.id),
         )
 

@@ -27,6 +27,7 @@ from scanfleet.db.scans.crash_isolation import expire_worker
 from scanfleet.db.scans.workers import WorkerInfo, live_workers
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BrokerUnavailable, RequestError
+from scanfleet.images.formats import SEVERAL_SUFFIXES
 from scanfleet.messages import score_queue
 from scanfleet.queue.app import make_app
 from scanfleet.retry import retry_database
@@ -160,6 +161,7 @@ class Preview:
     n_bytes: int = 0
     n_unsized: int = 0  # images of unknown size
     n_scored: int = 0  # images whose version already has a verdict by this check and model
+    n_several: int = 0  # images that may hold several pictures, by their names
     n_skipped: int = 0
     idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
 
@@ -172,6 +174,7 @@ def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: 
         found.n_images += len(page)
         found.n_bytes += sum(image.size or 0 for image in page)
         found.n_unsized += sum(image.size is None for image in page)
+        found.n_several += sum(image.uri.lower().endswith(SEVERAL_SUFFIXES) for image in page)
         found.n_scored += 0 if engine is None else _scored(engine, page, check=check, model=model)
     found.n_skipped = listing.counts.n_skipped
     found.idle_excludes = tuple(sorted(listing.counts.idle or ()))

@@ -8,6 +8,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
     *(".heic", ".heif", ".jxl", ".jp2"),
 )
+SEVERAL_SUFFIXES = (".apng", ".gif", ".webp", ".tif", ".tiff")  # of files that often hold several pictures
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of ISO/IEC 23008-12
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 AVIF = (b"avif", b"avis")

@@ -79,12 +79,15 @@ def _report(scored: Scored, resolved: Resolved, scorer: dict[str, Any], reports:
 
 # The fields of `scanfleet results export` that need no database: every line has every key.
 _ANSWER = ("label", "decision", "score", "margin", "mass", "boxes", "box_problems", "content_sha256", "width", "height")
-_EMPTY: dict[str, Any] = dict.fromkeys((*_ANSWER, "crop", "calibrated", "scorer", "failure"))
+_EMPTY: dict[str, Any] = dict.fromkeys((*_ANSWER, "crop", "frames", "notes", "calibrated", "scorer", "failure"))
 
 
 def _verdict_record(uri: str, verdict: NewVerdict, scorer: dict[str, Any], *, calibrated: bool) -> dict[str, Any]:
     answer = {name: getattr(verdict, name) for name in _ANSWER} | {"box_problems": verdict.box_problems or None}
     answer["crop"] = verdict.crop and verdict.crop.record()
+    answer["frames"] = verdict.frames and verdict.frames.record()
+    answer["notes"] = list(verdict.notes) or None
+    calibrated = calibrated and (verdict.frames is None or verdict.frames.calibrated)
     return {"uri": uri, "state": "verdict", **_EMPTY, **answer, "calibrated": calibrated, "scorer": scorer}
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from producer.reports.agreement import Agreement
     from producer.reports.failures import Counts
     from producer.reports.summary import Summary
+    from scanfleet.db.results.frames import FrameCounts
     from scanfleet.db.scans.scans import Progress, ScanInfo
     from scanfleet.stats.proportions import Proportion
 
@@ -38,6 +39,8 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
         echo_table(("decision", "label", "images"), [(*key, n) for key, n in summary.answers.items()])
         if any((decision == "flag") != (label in summary.flags) for decision, label in _decided(summary)):
             echo_line("a decision weighs all flagging labels together; the label is the single most likely one")
+    if summary.frames.n_files:
+        echo_line(_frames(summary.frames))
     if summary.no_boxes is not None:
         echo_line(f"no boxes: {printable(summary.no_boxes)}")
     if summary.failures:
@@ -45,6 +48,13 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
         echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in summary.failures.items()])
     for warning in summary.warnings:
         note(warning)
+
+
+def _frames(counts: FrameCounts) -> str:
+    words = f"{count(counts.n_files, 'file')} with several pictures: {counts.n_scored} of {counts.n_frames} scored"
+    if counts.n_partly:
+        words += f"; {count(counts.n_partly, 'file')} not in full, so never clear"
+    return words
 
 
 def _decided(summary: Summary) -> list[tuple[str, str]]:

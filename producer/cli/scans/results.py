@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from scanfleet.checks.crop_result import CropResult
+    from scanfleet.checks.frame_result import FrameResult
     from scanfleet.db.results.results import Result, ResultFilter
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -170,7 +171,7 @@ def _as_listed(uri: str) -> str:
 
 
 def echo_results(shown: Sequence[Result]) -> None:
-    """Print a table, with columns for boxes and for crops where any image has them."""
+    """Print a table, with columns for boxes, crops and frames where any image has them."""
     header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
     rows = [_row(result) for result in shown]
     if any(result.boxes is not None for result in shown):
@@ -181,7 +182,10 @@ def echo_results(shown: Sequence[Result]) -> None:
     if any(result.crop is not None for result in shown):
         header = (*header[:-1], "crop", header[-1])
         rows = [(*row[:-1], _crop_margins(result.crop), row[-1]) for row, result in zip(rows, shown, strict=True)]
-    echo_table(header, rows, below=("boxes", "crop", "uri"))
+    if any(result.frames is not None for result in shown):
+        header = (*header[:-1], "frames", header[-1])
+        rows = [(*row[:-1], _frames(result.frames), row[-1]) for row, result in zip(rows, shown, strict=True)]
+    echo_table(header, rows, below=("boxes", "crop", "frames", "uri"))
 
 
 def _row(result: Result) -> tuple[Cell, ...]:
@@ -194,3 +198,12 @@ def _crop_margins(crop: CropResult | None) -> str | None:
     if crop is None:
         return None
     return f"{crop.first:+.3f} {crop.skipped if crop.second is None else format(crop.second, '+.3f')}"
+
+
+def _frames(frames: FrameResult | None) -> str | None:
+    """Return the picture with the answer, and the number of those scored unless that is all of them."""
+    from scanfleet.checks.frame_result import frame_in_words
+
+    if frames is None:
+        return None
+    return frame_in_words(frames) + ("" if frames.complete else f" ({frames.n_scored} scored)")

@@ -144,4 +144,7 @@ def _show_preview(request: Request, settings: Settings) -> None:
     click.echo(f"bytes           {found.n_bytes} ({size_text(found.n_bytes)}){unsized}")
     click.echo(f"already scored  {found.n_scored}")
     click.echo(f"skipped         {found.n_skipped}")
+    if found.n_several and check.frames.max > 1:
+        files = count(found.n_several, "file")
+        note(f"{files} may hold several pictures, by name: each that does costs up to {check.frames.max} times as much")
     _note_idle(found.idle_excludes)

@@ -95,6 +95,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]
         more = {"answers": answers, "failures": failures, "quarantined": n_quarantined(summary.failures)}
         more["scorers"] = [asdict(scorer) for scorer in summary.scorers]
+        more["frames"] = asdict(summary.frames)
         more["times"] = summary.times.record()
         more["rescans"] = [each.id for each in rescans]
         more["alarms"] = alarms

@@ -37,6 +37,8 @@ def echo_times(times: StageTimes) -> None:
     echo_line(f"  {_workers(times)}", hang=4)
     echo_line(f"  {_threads(times)}", hang=4)
     echo_line(f"  {_forwards(times)}", hang=4)
+    if times["frames"]:
+        echo_line(f"  {_frames(times)}", hang=4)
     if times["again_tokens"] or times.due:
         echo_line(f"  {_crops(times)}", hang=4)
 
@@ -53,10 +55,17 @@ def _threads(times: StageTimes) -> str:
 
 
 def _forwards(times: StageTimes) -> str:
-    rows = "images and crops" if times["again_rows"] else "images"
+    further = [word for word, n in (("further frames", times["frames"]), ("crops", times["again_rows"])) if n]
+    rows = " and ".join(["images", *further]) if len(further) < 2 else "images, further frames and crops"
     each = f"{times.images_per_forward or 0:.1f} {rows} each"
     padding = f"{times.padding_share or 0:.1%} of the tokens padding".replace("%", " %")
     return f"{times['forwards']:.0f} forwards took {times['device']:.1f} s, some in parallel: {each}, {padding}"
+
+
+def _frames(times: StageTimes) -> str:
+    share = f"{times.frame_share or 0:.1%}".replace("%", " %")
+    tokens = f"{times['frame_tokens']:,.0f} visual tokens, {share} of those of one picture a file"
+    return f"frames: {times['frames']:,.0f} further pictures of files with several took {tokens}"
 
 
 def _crops(times: StageTimes) -> str:

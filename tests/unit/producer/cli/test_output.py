@@ -104,6 +104,7 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
         explanations=[],
         times=StageTimes(sums={"scored": 5, "under_way": 1.25}),
         flags=("overlay",),
+        frames=FrameCounts(n_files=2, n_partly=1, n_frames=20, n_scored=16),
         no_boxes=None,
     )
     echo_summary(summary, seconds=2.0)
@@ -114,6 +115,7 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
         "",
         "decision  label    images",
         "flag      overlay       5",
+        "2 files with several pictures: 16 of 20 scored; 1 file not in full, so never clear",
         "",
         "failed at  reason     images",
         "decode     truncated       1",
