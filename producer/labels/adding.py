@@ -12,6 +12,7 @@ from producer.labels.formats.tabular import boxes_of
 from producer.labels.image_refs import named_image
 from producer.labels.importing import prepare, summarise, write
 from producer.labels.label_names import ImageLabel
+from producer.labels.shown_frames import frame_finder
 from producer.scans.session import find_check
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
@@ -49,7 +50,7 @@ def add_one(
         )
     except MalformedLineError as error:
         raise BadLabels(f"{uri}: {error}") from None
-    fetched = fetch_images([given.image], settings)
+    fetched = fetch_images([given.image], settings, frame_of=frame_finder(engine, check.name))
     for failed in fetched.unread.values():
         raise (SourceNotFound if failed.reason == "gone" else BadLabels)(f"{uri}: {failed}")
     prepared = prepare([given], fetched, check, Problems(uri), origin="person", settles=settle)
@@ -60,7 +61,8 @@ def add_one(
     split = next(name for splits in summary.table.values() for name, n in splits.items() if n)
     place = "it is used for nothing" if split == "none" else f"split {split}"
     conflict = "; people differ on it: it is used for nothing until settled (--settle)" if summary.n_conflicts else ""
-    return f"label {added[0]}: {label}, {place}{conflict}"
+    several = "; its file holds several pictures, and no verdict names one: it is left out of trainings"
+    return f"label {added[0]}: {label}, {place}{conflict}{several if summary.n_several else ''}"
 
 
 def _require_label(label: str, check: Check) -> str:

@@ -33,16 +33,22 @@ class Fetched:
 
 
 def fetch_images(
-    images: Sequence[NewImage], settings: Settings, *, done: Callable[[int], None] = lambda _: None
+    images: Sequence[NewImage],
+    settings: Settings,
+    *,
+    frame_of: Callable[[str], int | None] = lambda _: None,
+    done: Callable[[int], None] = lambda _: None,
 ) -> Fetched:
     """Fetch each of them once. `done` is called with the number of images finished since the last call.
+
+    frame_of: returns the picture that a file is labelled by, from its SHA-256; called for files that hold several.
 
     Raises Retryable when a service is unavailable; then nothing can be said of the labels.
     """
     images = list({image.uri: image for image in images}.values())
     found = Fetched()
     with Decoders(settings) as decoders, ThreadPoolExecutor(settings.fetch_threads) as pool:
-        stores = _Stores(settings, decoders)
+        stores = _Stores(settings, decoders, frame_of)
         for start in range(0, len(images), window := WINDOW * settings.fetch_threads):
             some = images[start : start + window]
             for image, outcome in zip(some, pool.map(stores.look_at, some), strict=True):
@@ -57,7 +63,8 @@ def fetch_images(
 class _Stores:
     """One store a folder, one for all buckets."""
 
-    def __init__(self, settings: Settings, decoders: Decoders) -> None:
+    def __init__(self, settings: Settings, decoders: Decoders, frame_of: Callable[[str], int | None]) -> None:
+        self._frame_of = frame_of
         self._settings = settings
         self._decoders = decoders
         self._open: dict[str | None, ObjectStore] = {}
@@ -66,17 +73,22 @@ class _Stores:
         """Raises Retryable."""
         try:
             data = self._store(image).fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
+            sha256 = hashlib.sha256(data).hexdigest()
             decoded = self._decoders.decode(data, enough=ENOUGH)
+            frame = self._frame_of(sha256) if decoded.n_frames > 1 else None
+            if frame is not None:
+                decoded = self._decoders.decode(data, enough=ENOUGH, frame=frame)
         except ImageError as error:
             return error
         return SeenImage(
-            content_sha256=hashlib.sha256(data).hexdigest(),
+            content_sha256=sha256,
             uri=image.uri,
             root=image.root,
             etag=image.etag,
             width=decoded.width,
             height=decoded.height,
             phash=phash(decoded.image),
+            several=decoded.n_frames > 1 and frame is None,
         )
 
     def _store(self, image: NewImage) -> ObjectStore:

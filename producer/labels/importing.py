@@ -63,6 +63,7 @@ class Summary:
     n_unused: int  # that resemble images of two splits, or an unpinned golden image
     n_shut_out: int  # that are golden by hash and not among those pinned now
     n_mixed: int
+    n_several: int  # whose file holds several pictures, of which no verdict names one
     n_blank: int  # rows without a label
     unread: Mapping[str, ImageError]
 
@@ -139,6 +140,7 @@ def summarise(engine: sa.Engine, prepared: PreparedLabels) -> Summary:
         n_unused=sum(place.split == "none" for place in places.values()),
         n_shut_out=len(shut_out - places.keys()),
         n_mixed=prepared.n_mixed,
+        n_several=len({image.content_sha256 for image in prepared.images if image.several}),
         n_blank=prepared.n_blank,
         unread=prepared.unread,
     )

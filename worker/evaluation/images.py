@@ -38,6 +38,8 @@ class Located(Protocol):
     def uri(self) -> str: ...
     @property
     def root(self) -> str | None: ...
+    @property
+    def frame(self) -> int | None: ...  # of a file with several pictures; None: not known, or it holds one
 
 
 class ImageLabel(Located, Protocol):
@@ -64,6 +66,7 @@ class Labelled:
     boxes: list[Any] | None
     cluster: str
     label_id: int = 0  # 0: the label is in no ledger
+    frame: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +74,10 @@ class OpenChecked:
     """Opens a file that `fetch_images` has stored, upright and RGB. Its bytes were decoded in a child before."""
 
     max_pixels: int
+    frame: int | None = None  # of a file with several pictures
 
     def __call__(self, path: Path) -> Image.Image:
-        return decode(path.read_bytes(), max_pixels=self.max_pixels).image
+        return decode(path.read_bytes(), max_pixels=self.max_pixels, frame=self.frame).image
 
 
 def materialise(
@@ -87,7 +91,8 @@ def materialise(
 ) -> tuple[list[Example], dict[str, int]]:
     """Store the labelled images below `folder`. Returns examples in the given order, and reason -> number left out.
 
-    Left out: gone, changed, not an image any more ... and labels that the question does not have (unknown_label).
+    Left out: gone, changed, not an image any more ... labels that the question does not have (unknown_label), and files
+    with several pictures whose label is about none of them that is known (several_frames).
     Raises Retryable if a store is unavailable or no decoder starts; files that were fetched before stay.
     """
     usable = [each for each in labels if each.label in question.labels]
@@ -107,7 +112,7 @@ def example_of(each: ImageLabel, folder: Path, question: Question, settings: Set
         label=question.labels.index(each.label),
         cluster=each.cluster,
         boxes=tuple(_boxes(each.boxes)),
-        open=OpenChecked(max_pixels=settings.max_image_pixels),
+        open=OpenChecked(max_pixels=settings.max_image_pixels, frame=each.frame),
     )
 
 
@@ -145,7 +150,8 @@ class _Fetch:
             data = store.fetch(each.uri, etag=None, max_bytes=self.settings.max_image_bytes)
             if hashlib.sha256(data).hexdigest() != each.content_sha256:
                 return "changed"
-            self.decoders.decode(data)
+            if self.decoders.decode(data, frame=each.frame).n_frames > 1 and each.frame is None:
+                return "several_frames"
         except ImageError as error:
             return error.reason
         except BadSource:

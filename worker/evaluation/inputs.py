@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -95,8 +96,10 @@ class Inputs:
             sample = recent_unlabelled(connection, self.check.name, limit=limit, seed=seed)
         failures = fetch_images(self.settings, sample, self.folder, watch=watch)
         keys = [image.content_sha256 for image, failure in zip(sample, failures, strict=True) if failure is None]
-        opens = OpenChecked(max_pixels=self.settings.max_image_pixels)
-        return [Unlabelled(key=key, path=self.folder / key, open=opens) for key in keys], len(sample) - len(keys)
+        frames = {image.content_sha256: image.frame for image in sample}
+        opens = partial(OpenChecked, max_pixels=self.settings.max_image_pixels)
+        found = [Unlabelled(key=key, path=self.folder / key, open=opens(frame=frames[key])) for key in keys]
+        return found, len(sample) - len(keys)
 
     def facts(self, adapter: Contender, learnt_from: Mapping[str, str]) -> Facts:
         """learnt_from: key -> cluster of the images that its training used."""

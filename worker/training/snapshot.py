@@ -53,8 +53,8 @@ def examples_of(context: Context, split: str) -> list[Example]:
 
 
 def labelled_of(rows: Iterable[dict[str, Any]]) -> list[Labelled]:
-    """The rows of EXAMPLES as labels."""
-    return [Labelled(**{name: row[name] for name in Labelled.__dataclass_fields__}) for row in rows]
+    """The rows of EXAMPLES as labels. Those of a training that an earlier version began lack newer fields."""
+    return [Labelled(**{name: row[name] for name in Labelled.__dataclass_fields__ if name in row}) for row in rows]
 
 
 def with_validation(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:

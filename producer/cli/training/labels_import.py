@@ -100,6 +100,7 @@ def _prepare(
     from producer.labels.image_refs import root_of
     from producer.labels.importing import prepare
     from producer.labels.label_names import LabelMapping, map_labels, parse_map
+    from producer.labels.shown_frames import frame_finder
     from producer.scans.session import find_check
     from scanfleet.errors import BadLabels
 
@@ -111,7 +112,8 @@ def _prepare(
     filled = [entry for entry in entries if not entry.blank]
     given = map_labels(filled, mapping, who=who or user(), root=root, problems=problems)
     with _progress(len({one.image.uri for one in given})) as done:
-        fetched = fetch_images([one.image for one in given], settings, done=done)
+        frame_of = frame_finder(engine, mapping.check.name)
+        fetched = fetch_images([one.image for one in given], settings, frame_of=frame_of, done=done)
     if not fetched.seen:
         uri, error = next(iter(fetched.unread.items()))
         raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {error}")
@@ -151,6 +153,7 @@ def echo_summary(summary: Summary, split: str | None) -> None:
         (summary.n_unused, "images resemble images of two splits, or an unpinned golden image: used for nothing"),
         (summary.n_shut_out, "images of this check were golden by hash: used for nothing from now on"),
         (summary.n_mixed, "images with boxes of several labels: a flagging label is used for the image"),
+        (summary.n_several, "files with several pictures, and no verdict that names one: left out of trainings"),
         (summary.n_blank, "rows without a label: skipped"),
         (len(summary.unread), "images that could not be read: their labels are skipped"),
     ):

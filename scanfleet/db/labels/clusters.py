@@ -19,7 +19,10 @@ Node = tuple[str, str]  # ("phash", hash) or ("group", name)
 
 @dataclass(frozen=True, kw_only=True)
 class SeenImage:
-    """An image that was fetched and decoded. group: a bag or session that a person named."""
+    """An image that was fetched and decoded. group: a bag or session that a person named.
+
+    several: its file holds several pictures, and no verdict names one of them.
+    """
 
     content_sha256: str
     uri: str
@@ -29,6 +32,7 @@ class SeenImage:
     height: int
     phash: str  # scanfleet.perceptual_hash
     group: str | None = None
+    several: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

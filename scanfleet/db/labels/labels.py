@@ -51,6 +51,11 @@ class CurrentLabel:
     cluster: str
     split: str
 
+    @property
+    def frame(self) -> int | None:
+        """The picture that the label is about, of a file with several. None: not known, or the file holds one."""
+        return None if self.shown is None else self.shown.get("frame")
+
 
 @dataclass(frozen=True, kw_only=True)
 class NewLabel:

@@ -15,7 +15,8 @@ CHUNK_ROWS = 500  # per statement
 def shown_for(connection: sa.Connection, check_name: str, images: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return by content hash the newest verdict of any version of the check, as `labels.shown` holds it.
 
-    Images that were never scored for this check are left out.
+    `frame` is in it for a file with several pictures: the one that the answer, and so the label, is about. Images that
+    were never scored for this check are left out.
     """
     scorers = (
         sa.select(ScorerRow.id).join(CheckRow, CheckRow.id == ScorerRow.check_id).where(CheckRow.name == check_name)
@@ -31,7 +32,8 @@ def shown_for(connection: sa.Connection, check_name: str, images: Sequence[str])
         )
         for row in connection.execute(query):
             verdict = dict(row._mapping)
-            found[verdict.pop("content_sha256")] = verdict
+            frames = verdict.pop("frames")
+            found[verdict.pop("content_sha256")] = verdict | ({} if frames is None else {"frame": frames["frame"]})
     return found
 
 
@@ -41,4 +43,5 @@ _COLUMNS = (
     Verdict.score,
     Verdict.margin,
     Verdict.scorer_id.label("scorer"),
+    Verdict.frames,
 )

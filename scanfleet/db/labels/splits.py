@@ -141,7 +141,7 @@ def _chosen(connection: sa.Connection, check_name: str, images: Sequence[str]) -
 
 
 def _row(image: SeenImage, place: Place) -> dict[str, Any]:
-    seen = {name: getattr(image, name) for name in SeenImage.__dataclass_fields__ if name != "group"}
+    seen = {name: getattr(image, name) for name in SeenImage.__dataclass_fields__ if name not in ("group", "several")}
     return seen | {"given_group": image.group, "cluster": place.cluster, "split": place.stored}
 
 

@@ -19,6 +19,7 @@ class ScoredImage:
     content_sha256: str
     uri: str
     root: str | None
+    frame: int | None  # the picture with the answer, of a file with several
 
 
 def recent_unlabelled(connection: sa.Connection, check_name: str, *, limit: int, seed: int) -> list[ScoredImage]:
@@ -28,7 +29,7 @@ def recent_unlabelled(connection: sa.Connection, check_name: str, *, limit: int,
     """
     labelled = sa.exists().where(Label.check_name == check_name, Label.content_sha256 == Verdict.content_sha256)
     newest = (
-        sa.select(Verdict.content_sha256, Image.uri, Image.root)
+        sa.select(Verdict.content_sha256, Image.uri, Image.root, Verdict.frames["frame"].as_integer().label("frame"))
         .join(Image, Image.id == Verdict.image_id)
         .join(Scan, Scan.id == Verdict.scan_id)
         .join(CheckRow, CheckRow.id == Scan.check_id)

@@ -15,6 +15,7 @@ from producer.reports.agreement import Agreement
 from producer.reports.summary import Summary
 from producer.scans.enqueue import Enqueued
 from producer.scans.wait import ScanSnapshot
+from scanfleet.db.results.frames import FrameCounts
 from scanfleet.db.scans.scans import Progress, ScanInfo
 from scanfleet.stats.stage_times import StageTimes
 
