@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 from scanfleet.images.types import FrameChoice
 
 MOST_LOOKED_AT = 10_000  # frames
-LOOK_PIXELS = 8  # times the largest picture allowed: all frames looked at may have so many pixels together
+LOOK_PIXELS = 4  # times the largest picture allowed: all frames looked at may have so many pixels together
 SMALL = (64, 64)  # of the grey copies that are compared
 LEAST_DELAY, SHOWN_DELAY = 0.01, 0.1  # browsers show a frame of no more than the one for the other, in seconds
 
@@ -17,6 +17,19 @@ LEAST_DELAY, SHOWN_DELAY = 0.01, 0.1  # browsers show a frame of no more than th
 def within_reach(n_frames: int, n_pixels: int, max_pixels: int) -> int:
     """Return how many frames of n_pixels each may be looked at: at least one."""
     return max(1, min(n_frames, MOST_LOOKED_AT, LOOK_PIXELS * max_pixels // max(1, n_pixels)))
+
+
+def candidates(
+    n_frames: int, n_pixels: int, max_pixels: int, choice: FrameChoice, *, sequential: bool
+) -> Sequence[int]:
+    """Return the numbers of the frames to choose from: all, or as many as may be looked at.
+
+    Those are the first ones in a file that is read in sequence, and else lie evenly in it.
+    """
+    reach = within_reach(n_frames, n_pixels, max_pixels)
+    if sequential or choice.pick == "first":
+        return range(reach)
+    return _evenly(n_frames, reach) if needs_changes(n_frames, choice) else range(n_frames)
 
 
 def affordable(choice: FrameChoice, n_pixels: int, max_pixels: int) -> FrameChoice:
