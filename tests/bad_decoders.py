@@ -1,5 +1,6 @@
 """What decoder children call in tests: the first word of the data names what happens to the process."""
 
+import dataclasses
 import os
 import signal
 import sys
@@ -9,14 +10,24 @@ from pathlib import Path
 from PIL import Image
 
 from scanfleet.errors import ImageError
-from scanfleet.images import Decoded, Enough
+from scanfleet.images import Decoded, Enough, Frame
+from scanfleet.images.types import FrameChoice
 
 BLOCK = 1 << 20
 
 
-def decode(data: bytes, *, max_pixels: int, enough: Enough | None, stretch: bool) -> Decoded:
+def decode(data: bytes, *, max_pixels: int, enough: Enough | None, stretch: bool, frame: int = 0) -> Decoded:
     order, *words = data.decode().split()
     return ORDERS[order](*words)
+
+
+def decode_frames(
+    data: bytes, *, max_pixels: int, enough: Enough | None, stretch: bool, frames: FrameChoice
+) -> list[Decoded]:
+    """As many pictures as the number before the order says."""
+    n, _, order = data.partition(b" ")
+    one = decode(order, max_pixels=max_pixels, enough=enough, stretch=stretch)
+    return [dataclasses.replace(one, frame=Frame(number, None), n_frames=int(n)) for number in range(int(n))]
 
 
 def picture(width: str = "4", height: str = "3") -> Decoded:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_FRAMES = 64
+from scanfleet.images.types import FrameChoice, Pick
 
-Pick = Literal["mixed", "even", "first"]
-PICKS: tuple[Pick, ...] = ("mixed", "even", "first")
+MAX_FRAMES = 64
 
 
 class FrameSettings(BaseModel):
@@ -24,6 +21,10 @@ class FrameSettings(BaseModel):
 
     max: int = Field(default=8, ge=1, le=MAX_FRAMES)
     pick: Pick = "mixed"
+
+    def choice(self) -> FrameChoice:
+        """Return what a decoder needs to know of these settings."""
+        return FrameChoice(self.max, self.pick)
 
 
 DEFAULT_FRAMES = FrameSettings()

@@ -20,7 +20,7 @@ from scanfleet.decoding.protocol import (
     MAX_NOTES,
     strips,
 )
-from scanfleet.images import Decoded
+from scanfleet.images import Decoded, Frame
 
 
 class Nonsense(Exception):
@@ -43,6 +43,9 @@ class Pixels(_Strict):
     format: str = Field(pattern="^[A-Za-z0-9]{1,16}$")
     notes: tuple[Annotated[str, Field(max_length=MAX_NOTE_CHARS)], ...] = Field(max_length=MAX_NOTES)
     length: int
+    frame: tuple[Annotated[int, Field(ge=0)], float | None] | None = None  # number, seconds
+    n_frames: int = Field(default=1, ge=1)  # of the file
+    more: int = Field(default=0, ge=0)  # frames that follow
 
 
 class Refusal(_Strict):
@@ -92,7 +95,28 @@ class Pipes:
                 buffer = bytearray(size)
             self._read(buffer)
             image.paste(Image.frombytes("RGB", (width, bottom - top), buffer), (0, top))
-        return Decoded(image=image, width=header.width, height=header.height, format=header.format, notes=header.notes)
+        return Decoded(
+            image=image,
+            width=header.width,
+            height=header.height,
+            format=header.format,
+            notes=header.notes,
+            frame=None if header.frame is None else Frame(*header.frame),
+            n_frames=header.n_frames,
+        )
+
+    def frames(self, first: Pixels, most: int) -> list[Decoded]:
+        """All frames of an answer that begins so. Raises EOFError, OSError, Nonsense."""
+        header, decoded = first, [self.pixels(first)]
+        while header.more:
+            rest, following = header.more, self.header()
+            if not isinstance(following, Pixels) or following.more != rest - 1 or len(decoded) == most:
+                raise Nonsense(f"{rest} more frames, after {len(decoded)} of {most}")
+            header = following
+            decoded.append(self.pixels(header))
+            if sum(frame.width * frame.height for frame in decoded) > self._max_pixels:
+                raise Nonsense(f"{len(decoded)} frames of more pixels than the limit")
+        return decoded
 
     def _read(self, into: bytearray) -> bytearray:
         rest = memoryview(into)

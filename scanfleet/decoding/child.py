@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -25,10 +25,11 @@ from scanfleet.child_process import end_with_parent
 from scanfleet.decoding.protocol import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
+from scanfleet.images.types import PICKS, FrameChoice
 
 MAX_STDERR_BYTES = 1 << 16
 
-Decode = Callable[..., Decoded]
+DECODE_FRAMES = "decode_frames"
 
 
 class Limits(NamedTuple):
@@ -39,7 +40,16 @@ class Limits(NamedTuple):
     cpu_seconds: float  # an image
     memory_bytes: int  # beyond what the program has before the first image
     stretch: bool  # 16-bit samples that hold fewer bits
-    decode: str  # module:function(data, max_pixels=..., enough=..., stretch=...)
+    decode: (
+        str  # module:function(data, max_pixels=..., enough=..., stretch=..., frame=...), with decode_frames beside it
+    )
+
+
+class _Request(NamedTuple):
+    data: bytes
+    enough: Enough | None
+    frame: int
+    choice: FrameChoice | None  # of several frames
 
 
 def main(arguments: list[str]) -> None:
@@ -47,14 +57,15 @@ def main(arguments: list[str]) -> None:
     limits = Limits(int(parent), int(max_pixels), float(cpu_seconds), int(memory_bytes), stretch == "1", name)
     _end_with(limits.parent)
     source, sink = _take_pipes()
-    decode = partial(_load(limits.decode), max_pixels=limits.max_pixels, stretch=limits.stretch)
+    given = {"max_pixels": limits.max_pixels, "stretch": limits.stretch}
+    decode, decode_frames = (partial(function, **given) for function in _load(limits.decode))
     warnings.simplefilter("ignore")  # about damaged files: the outcome says it
     _limit(limits.memory_bytes)
     _say(sink, {"ready": True})
     while (request := _next(source)) is not None:
         _forget_complaints()
         with _cpu_limit(limits.cpu_seconds):
-            _answer(sink, decode, *request)
+            _answer(sink, decode, decode_frames, request)
         del request
 
 
@@ -76,10 +87,10 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return open(source, "rb"), open(sink, "wb", buffering=0)
 
 
-def _load(name: str) -> Decode:
+def _load(name: str) -> tuple[Callable[..., Decoded], Callable[..., Iterable[Decoded]]]:
     module, _, function = name.partition(":")
-    found: Decode = getattr(importlib.import_module(module), function)
-    return found
+    loaded = importlib.import_module(module)
+    return getattr(loaded, function), getattr(loaded, DECODE_FRAMES)
 
 
 def _limit(memory_bytes: int) -> None:
@@ -114,27 +125,38 @@ def _cpu_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _next(source: BinaryIO) -> tuple[bytes, Enough | None] | None:
-    """One file, and how much of it is enough; None when the worker has closed the pipe, or died."""
+def _next(source: BinaryIO) -> _Request | None:
+    """One file, and what is wanted of it; None when the worker has closed the pipe, or died."""
     head = source.read(REQUEST.size)
     if len(head) < REQUEST.size:
         return None
-    length, pixels, short_side = REQUEST.unpack(head)
+    length, pixels, short_side, frame, most, pick = REQUEST.unpack(head)
     data = source.read(length)
     if len(data) < length:
         return None
-    return data, Enough(pixels, short_side) if pixels else None
+    enough = Enough(pixels, short_side) if pixels else None
+    return _Request(data, enough, frame, FrameChoice(most, PICKS[pick]) if most else None)
 
 
-def _answer(sink: BinaryIO, decode: Decode, data: bytes, enough: Enough | None) -> None:
+def _answer(
+    sink: BinaryIO,
+    decode: Callable[..., Decoded],
+    decode_frames: Callable[..., Iterable[Decoded]],
+    request: _Request,
+) -> None:
+    data, enough, frame, choice = request
     try:
-        decoded = decode(data, enough=enough)
+        if choice is None:
+            decoded = [decode(data, enough=enough, frame=frame)]
+        else:  # all of them first: a damaged one is the file's failure
+            decoded = list(decode_frames(data, enough=enough, frames=choice))
     except ImageError as error:
         _refuse(sink, error.stage, error.reason, error.detail)
     except MemoryError:
         _refuse(sink, "decode", "too_much_memory", f"more than {len(data)} bytes of file may take")
     else:
-        _send(sink, decoded)
+        for more, one in zip(reversed(range(len(decoded))), decoded, strict=True):
+            _send(sink, one, more)
 
 
 def _refuse(sink: BinaryIO, stage: str, reason: str, detail: str) -> None:
@@ -142,11 +164,18 @@ def _refuse(sink: BinaryIO, stage: str, reason: str, detail: str) -> None:
     _say(sink, {"stage": stage, "reason": reason, "detail": readable})
 
 
-def _send(sink: BinaryIO, decoded: Decoded) -> None:
+def _send(sink: BinaryIO, decoded: Decoded, more: int) -> None:
     image = decoded.image
     width, height = image.size
     length = width * height * len(image.getbands())
-    whole = {"width": decoded.width, "height": decoded.height, "format": decoded.format, "notes": decoded.notes}
+    whole: dict[str, object] = {
+        "width": decoded.width,
+        "height": decoded.height,
+        "format": decoded.format,
+        "notes": decoded.notes,
+    }
+    if decoded.frame is not None:
+        whole |= {"frame": decoded.frame, "n_frames": decoded.n_frames, "more": more}
     _say(sink, whole | {"sent_width": width, "sent_height": height, "length": length})
     for top, bottom in strips(width, height):
         _write(sink, image.crop((0, top, width, bottom)).tobytes())

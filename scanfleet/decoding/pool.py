@@ -14,10 +14,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
+from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import Settings
 from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess
 from scanfleet.errors import DecodersUnavailable, ImageError
@@ -84,18 +85,25 @@ class Decoders:
         self._looks = threading.Thread(target=self._look_again, name="decoder-looks", daemon=True)
         self._looks.start()
 
-    def decode(self, data: bytes, *, enough: Enough | None = None) -> Decoded:
-        """What scanfleet.images.decoding.decode does, in a child.
+    def decode(self, data: bytes, *, enough: Enough | None = None, frame: int = 0) -> Decoded:
+        """What scanfleet.images.decoding.decode does, in a child. Raises what decode_frames does."""
+        return self._decode(data, enough=enough, frame=frame)[0]
+
+    def decode_frames(self, data: bytes, *, frames: FrameSettings, enough: Enough | None = None) -> list[Decoded]:
+        """What scanfleet.images.decoding.decode_frames does, in a child: at least one frame.
 
         Raises ImageError (stage decode; beside those of scanfleet.images: too_slow, too_much_memory, kills_the_decoder)
         and DecodersUnavailable.
         """
+        return self._decode(data, enough=enough, choice=frames.choice())
+
+    def _decode(self, data: bytes, **request: Any) -> list[Decoded]:
         deaths: list[ChildDied] = []
         while len(deaths) < MAX_DEATHS:
             # The last try is alone: what its neighbours take cannot be what kills it.
             with self._seats.taken(alone=len(deaths) == MAX_DEATHS - 1):
                 try:
-                    return self._once(data, enough, fresh=bool(deaths))
+                    return self._once(data, request, fresh=bool(deaths))
                 except ChildDied as died:
                     self._mourn(died, data, deaths)
         hows = ", ".join(died.how for died in deaths)
@@ -129,10 +137,10 @@ class Decoders:
         with self._lock:
             return [child.pid for child in self._all]
 
-    def _once(self, data: bytes, enough: Enough | None, *, fresh: bool) -> Decoded:
+    def _once(self, data: bytes, request: dict[str, Any], *, fresh: bool) -> list[Decoded]:
         child = self._start() if fresh else self._borrow()
         try:
-            decoded = child.decode(data, enough)
+            decoded = child.decode(data, **request)
         except ImageError as error:
             if error.reason != "too_much_memory":
                 self._put_back(child)
@@ -141,7 +149,7 @@ class Decoders:
             self._retire(child)
             if child.n_images == 1:
                 raise
-            return self._once(data, enough, fresh=True)
+            return self._once(data, request, fresh=True)
         except BaseException:
             self._retire(child)
             raise

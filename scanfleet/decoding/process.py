@@ -18,6 +18,7 @@ from scanfleet.decoding.answers import Nonsense, Pipes, Pixels, Ready, Refusal
 from scanfleet.decoding.protocol import REQUEST
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
+from scanfleet.images.types import PICKS, FrameChoice
 
 # Of the worker's environment a child gets these alone: no credentials, no addresses.
 ENVIRONMENT = (
@@ -121,14 +122,19 @@ class DecoderProcess:
             except (EOFError, OSError, Nonsense) as error:
                 raise self._autopsy(error) from None
 
-    def decode(self, data: bytes, enough: Enough | None) -> Decoded:
-        """Raises ImageError as scanfleet.images.decode does (and too_much_memory), ChildDied."""
+    def decode(
+        self, data: bytes, enough: Enough | None, *, frame: int = 0, choice: FrameChoice | None = None
+    ) -> list[Decoded]:
+        """One frame, or those of the choice. Raises ImageError as scanfleet.images.decoding (and too_much_memory),
+        ChildDied."""
+        which = (frame, 0, 0) if choice is None else (0, choice.max, PICKS.index(choice.pick))
+        most = 1 if choice is None else choice.max
         with self._at_work():
             try:
-                self._pipes.write(REQUEST.pack(len(data), *(enough or (0, 0))))
+                self._pipes.write(REQUEST.pack(len(data), *(enough or (0, 0)), *which))
                 self._pipes.write(data)
                 header = self._pipes.header()
-                decoded = self._pipes.pixels(header) if isinstance(header, Pixels) else None
+                decoded = self._pipes.frames(header, most) if isinstance(header, Pixels) else None
             except (EOFError, OSError, Nonsense) as error:
                 raise self._autopsy(error) from None
         self.n_images += 1

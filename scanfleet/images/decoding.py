@@ -1,18 +1,18 @@
-"""One picture of a file, as a viewer shows it, in 8-bit RGB."""
+"""The pictures of a file, as a viewer shows them, in 8-bit RGB."""
 
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 # These plugins by name: else Pillow loads all it has, with the decoders of formats that are not accepted.
-from PIL import (  # noqa: F401
+from PIL import (
     AvifImagePlugin,
-    BmpImagePlugin,
-    ExifTags,
+    BmpImagePlugin,  # noqa: F401
     GifImagePlugin,
     Image,
-    JpegImagePlugin,
     MpoImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -21,39 +21,37 @@ from PIL import (  # noqa: F401
 )
 
 from scanfleet.errors import ImageError
-from scanfleet.images import ground, jpeg, png, tiff, zeros
+from scanfleet.images import apng, frames, gif, pages, png, tiff, webp
 from scanfleet.images.formats import AVIF, FORMATS, TIFF, unsupported
-from scanfleet.images.samples import Notes
-from scanfleet.images.types import DAMAGE, Decoded, Enough, failure
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # by EXIF orientation
-SIDEWAYS = (
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-)
+from scanfleet.images.still import Asked, Shown, Still, finish, turn_of
+from scanfleet.images.types import DAMAGE, Decoded, Enough, FrameChoice, failure
 
 # We compare the size in the header with our own limit; Pillow's global one only warns between 1x and 2x.
 Image.MAX_IMAGE_PIXELS = None
 
 
-class _Asked(NamedTuple):
-    max_pixels: int
-    enough: Enough | None
-    stretch: bool
+class Pictures(Protocol):
+    """What a file holds."""
+
+    @property
+    def n_frames(self) -> int: ...
+
+    @property
+    def n_pixels(self) -> int:
+        """Of the largest one, or of what has to be unpacked for it."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether a frame can only be reached through those before it."""
+
+    def read(self, numbers: Sequence[int]) -> Iterator[Shown]:
+        """Yield these frames, which are in order. Raises ImageError and what is in DAMAGE."""
 
 
-def decode(data: bytes, *, max_pixels: int, enough: Enough | None = None, stretch: bool = True) -> Decoded:
-    """Decode the first picture of a file to upright RGB.
+def decode(
+    data: bytes, *, max_pixels: int, enough: Enough | None = None, stretch: bool = True, frame: int = 0
+) -> Decoded:
+    """Decode one picture of a file, the first or that with the number `frame`, to upright RGB.
 
     EXIF rotation is applied. Transparency is laid over white, or black or grey (scanfleet.images.ground). Samples of
     more than 8 bits are brought to 8, and with `stretch` those that are nearly black are made brighter
@@ -61,13 +59,53 @@ def decode(data: bytes, *, max_pixels: int, enough: Enough | None = None, stretc
     of the time; max_pixels counts the whole.
     Raises ImageError (stage decode): empty, not_an_image, unsupported, too_many_pixels, truncated, corrupt.
     """
+    with _opened(data, Asked(max_pixels, enough, stretch)) as pictures:
+        if frame >= frames.within_reach(pictures.n_frames, pictures.n_pixels, max_pixels) and pictures.sequential:
+            raise failure("truncated", f"there is no frame {frame} within reach")
+        if frame >= pictures.n_frames:
+            raise failure("truncated", f"there is no frame {frame}: the file holds {pictures.n_frames}")
+        (shown,) = pictures.read((frame,))
+        return finish(shown, number=frame, n_frames=pictures.n_frames)
+
+
+def decode_frames(
+    data: bytes, *, max_pixels: int, frames: FrameChoice, enough: Enough | None = None, stretch: bool = True
+) -> Iterator[Decoded]:
+    """Decode the frames of a file that `frames` asks for, in order; the one picture of a file that holds no more.
+
+    Together they have at most max_pixels: fewer are chosen else, but one. Raises ImageError as `decode` does, also
+    where a frame is damaged that was only looked at to choose.
+    """
+    with _opened(data, Asked(max_pixels, enough, stretch)) as pictures:
+        for number, shown in _chosen(pictures, frames, max_pixels):
+            yield finish(shown, number=number, n_frames=pictures.n_frames)
+
+
+def _chosen(pictures: Pictures, choice: FrameChoice, max_pixels: int) -> Iterator[tuple[int, Shown]]:
+    n_frames, n_pixels = pictures.n_frames, pictures.n_pixels
+    choice = frames.affordable(choice, n_pixels, max_pixels)
+    candidates = frames.candidates(n_frames, n_pixels, max_pixels, choice, sequential=pictures.sequential)
+    changes: list[float] = []
+    if frames.needs_changes(len(candidates), choice):
+        before = None
+        for shown in pictures.read(candidates):
+            small = frames.small_grey(shown.image)
+            changes.append(frames.change(before, small))
+            before = small
+    numbers = [candidates[at] for at in frames.choose(len(candidates), changes, choice)]
+    yield from zip(numbers, pictures.read(numbers), strict=True)
+
+
+@contextmanager
+def _opened(data: bytes, asked: Asked) -> Iterator[Pictures]:
+    """Open a file, and turn what libraries raise of damaged ones into ImageError."""
     if not data:
         raise failure("empty", "the file has 0 bytes")
     try:
         if data.startswith(png.SIGNATURE):
             data = png.checked(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            return _picture(opened, data, _Asked(max_pixels, enough, stretch))
+            yield _several(opened, data, asked) or Still(opened, data, asked)
     except UnidentifiedImageError:
         raise _why_not_opened(data) from None
     except DAMAGE as error:
@@ -78,6 +116,24 @@ def decode(data: bytes, *, max_pixels: int, enough: Enough | None = None, stretc
         raise failure("corrupt", str(error)) from error
 
 
+def _several(opened: Image.Image, data: bytes, asked: Asked) -> Pictures | None:
+    """The pictures of a file that holds more than one."""
+    match opened:
+        case MpoImagePlugin.MpoImageFile():
+            return pages.mpo_pictures(opened, data, asked)
+        case TiffImagePlugin.TiffImageFile():
+            return pages.tiff_pages(opened, data, asked)
+        case GifImagePlugin.GifImageFile():
+            return gif.animation(data, asked.max_pixels)
+        case PngImagePlugin.PngImageFile() if opened.is_animated:
+            return apng.animation(data, asked.max_pixels, turn_of(opened))
+        case WebPImagePlugin.WebPImageFile() if opened.is_animated:
+            return webp.animation(data, asked.max_pixels, turn_of(opened))
+        case AvifImagePlugin.AvifImageFile() if opened.is_animated:
+            return pages.AvifSequence(opened, data, asked)
+    return None
+
+
 def _why_not_opened(data: bytes) -> ImageError:
     if data.startswith(TIFF):
         return tiff.why_not_opened(data)
@@ -86,59 +142,3 @@ def _why_not_opened(data: bytes) -> ImageError:
     if data[8:12] in AVIF:
         return failure("truncated", "an AVIF header and no picture")
     return failure("not_an_image", f"no {', '.join(FORMATS)} header in {len(data)} bytes")
-
-
-def _picture(opened: Image.Image, data: bytes, asked: _Asked) -> Decoded:
-    notes = _choose_frame(opened)
-    whole = opened.size
-    if whole[0] * whole[1] > asked.max_pixels:
-        size = f"{whole[0]} x {whole[1]}"
-        raise failure("too_many_pixels", f"{size} is over the limit of {asked.max_pixels} pixels")
-    image, more = _read(opened, data, asked)
-    turn = _turn(opened)
-    width, height = reversed(whole) if turn in SIDEWAYS else whole
-    image, about_ground = _to_rgb(image if turn is None else image.transpose(turn))
-    notes += more + about_ground
-    return Decoded(image=image, width=width, height=height, format=opened.format or "unknown", notes=notes)
-
-
-def _choose_frame(opened: Image.Image) -> Notes:
-    """Go to the picture that a viewer shows first."""
-    if isinstance(opened, TiffImagePlugin.TiffImageFile):
-        return tiff.choose_page(opened)
-    if isinstance(opened, PngImagePlugin.PngImageFile) and opened.is_animated and opened.default_image:
-        opened.seek(1)  # the picture before it is for viewers that know no animation
-        return ("the first frame of the animation is read, not the still picture beside it",)
-    return ()
-
-
-def _read(opened: Image.Image, data: bytes, asked: _Asked) -> tuple[Image.Image, Notes]:
-    """All pixels in 8 bits, perhaps with transparency. Raises ImageError and what is in DAMAGE."""
-    match opened:
-        case JpegImagePlugin.JpegImageFile():
-            return jpeg.read(opened, data, asked.enough), ()
-        case TiffImagePlugin.TiffImageFile():
-            return tiff.read(opened, data, stretch=asked.stretch)
-        case PngImagePlugin.PngImageFile():
-            return png.read(opened, data, stretch=asked.stretch)
-        case WebPImagePlugin.WebPImageFile() | AvifImagePlugin.AvifImageFile():
-            zeros.check(opened, data)
-    opened.load()
-    if opened.format == "BMP" and opened.mode == "RGBA" and opened.getchannel("A").getextrema() == (0, 0):
-        return opened.convert("RGB"), ()  # nobody has set the opacity
-    return opened, ()
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """The transposition that makes the picture upright. Damaged EXIF data give none; the pixels are sound."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except DAMAGE:
-        return None
-    return TURNS.get(orientation) if isinstance(orientation, int) else None
-
-
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, Notes]:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return ground.lay(image.convert("RGBA"))
-    return (image if image.mode == "RGB" else image.convert("RGB")), ()

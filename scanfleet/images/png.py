@@ -19,6 +19,7 @@ SPOKEN = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # text that Pillow reads an orientation from
 MOST_TEXT = 1 << 16  # bytes of such a text
 PORTION = 1 << 20
+NOT_THE_STILL = "the animation is read, not the still picture beside it"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 PASSES = ((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2))  # Adam7
 
@@ -52,7 +53,7 @@ def header(data: bytes) -> Header:
 def checked(data: bytes) -> bytes:
     """The same file without long text and without harmless chunks that are damaged. Raises ImageError."""
     kept, start, at = [], 0, len(SIGNATURE)
-    for kind, at, end in _chunks(data):
+    for kind, at, end in chunks(data):
         sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
         if not sound and (kind[:1].isupper() or kind in PIXELS):
             raise failure("corrupt", f"the checksum of chunk {kind.decode('latin-1')} at byte {at} is wrong")
@@ -64,7 +65,7 @@ def checked(data: bytes) -> bytes:
     raise failure("truncated", f"chunk IEND is missing after byte {at}")
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, end) of each chunk that is there as a whole."""
     at = len(SIGNATURE)
     while at + 12 <= len(data):
@@ -126,7 +127,7 @@ def _require_all_rows(image: Image.Image, data: bytes) -> None:
         return
     unpacker = zlib.decompressobj()
     n = 0
-    for kind, at, end in _chunks(data):
+    for kind, at, end in chunks(data):
         rest = data[at + 8 : end - 4] if kind == b"IDAT" else b""
         while rest:
             n += len(unpacker.decompress(rest, PORTION))

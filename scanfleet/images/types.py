@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from scanfleet.errors import ImageError
 
@@ -34,6 +34,17 @@ class Enough(NamedTuple):
 
     pixels: int
     short_side: int
+
+
+Pick = Literal["mixed", "even", "first"]
+PICKS: tuple[Pick, ...] = ("mixed", "even", "first")
+
+
+class FrameChoice(NamedTuple):
+    """How many frames of a file to decode, and which: what scanfleet.checks.frames.FrameSettings says."""
+
+    max: int
+    pick: Pick
 
 
 class Frame(NamedTuple):

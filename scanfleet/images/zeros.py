@@ -42,6 +42,20 @@ def check(opened: Image.Image, data: bytes) -> None:
         raise failure("corrupt", "a run of zeros stands in the place of data")
 
 
+def check_sequence(data: bytes) -> None:
+    """Raises ImageError where zeros stand for data of an animated AVIF."""
+    at = 0
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4]) or len(data) - at
+        if length == 1:
+            length = int.from_bytes(data[at + 8 : at + 16])
+        if data[at + 4 : at + 8] == b"mdat" and RUN in data[at : at + length]:
+            raise failure("corrupt", "a run of zeros stands in the place of data")
+        if length < 8 or at + length > len(data):
+            raise failure("truncated", f"the box at byte {at} goes beyond the end")
+        at += length
+
+
 def _check_webp(data: bytes, n_pixels: int) -> None:
     chunk = _picture(data)
     if chunk is None:
