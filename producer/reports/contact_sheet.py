@@ -108,7 +108,7 @@ class _Images:
         data = self._store(result).fetch(result.uri, etag=result.etag, max_bytes=self._settings.max_image_bytes)
         if hashlib.sha256(data).hexdigest() != result.content_sha256:
             raise ImageError(stage="fetch", reason="changed", detail="the file is not the one that was judged")
-        frame = None if result.frames is None else result.frames.frame
+        frame = 0 if result.frames is None else result.frames.frame
         return self._decoders.decode(data, frame=frame).image
 
     def _store(self, result: Result) -> ObjectStore:

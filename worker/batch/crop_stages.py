@@ -108,7 +108,7 @@ class CropStages:
         with self._batch.worker.pictures:
             with self._batch.watch.measure("decode"):
                 frames = due.first.frames
-                frame = None if frames is None else frames.frame
+                frame = 0 if frames is None else frames.frame
                 decoded = self._batch.worker.decoders.decode(data, enough=enough, frame=frame)
             with self._batch.watch.measure("prepare"):
                 return work(decoded.image)

@@ -77,7 +77,7 @@ class OpenChecked:
     frame: int | None = None  # of a file with several pictures
 
     def __call__(self, path: Path) -> Image.Image:
-        return decode(path.read_bytes(), max_pixels=self.max_pixels, frame=self.frame).image
+        return decode(path.read_bytes(), max_pixels=self.max_pixels, frame=self.frame or 0).image
 
 
 def materialise(
@@ -150,7 +150,7 @@ class _Fetch:
             data = store.fetch(each.uri, etag=None, max_bytes=self.settings.max_image_bytes)
             if hashlib.sha256(data).hexdigest() != each.content_sha256:
                 return "changed"
-            if self.decoders.decode(data, frame=each.frame).n_frames > 1 and each.frame is None:
+            if self.decoders.decode(data, frame=each.frame or 0).n_frames > 1 and each.frame is None:
                 return "several_frames"
         except ImageError as error:
             return error.reason
