@@ -62,8 +62,8 @@ class FirstPass:
                 data = box.pop()
                 with self._batch.watch.measure("decode"):
                     frames = self._batch.resolved.frames
-                    found = self._batch.worker.decoders.decode_frames(data, enough=self._enough, frames=frames)
-                    pictures = list(found)  # together no more pixels than the largest picture may have
+                    # Together they have no more pixels than the largest picture may have.
+                    pictures = self._batch.worker.decoders.decode_frames(data, enough=self._enough, frames=frames)
                 if self._kept is not None:
                     self._kept.keep(duplicates.sha256, data)
                 del data
