@@ -13,12 +13,14 @@ from models import pocket
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import transaction
+from scanfleet.db.results.verdicts import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.scans.scans import open_scan
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BadSettings
+from tests.unit.worker.batch.test_frames import animation, frames
 from tests.worker_rig import png
-from worker.commands.score import read_images
+from worker.commands.score import _verdict_record, read_images
 from worker.commands.standalone import resolve_alone
 from worker.commands.stream import CHUNK_IMAGES, Scored, chunks_in_flight, score_stream, stages
 from worker.scoring.adapters import register_shipped
@@ -141,3 +143,18 @@ def test_verdicts_hold_what_an_export_holds(tmp_path: Path) -> None:
     (verdict,) = outcome.verdicts
     assert (verdict.width, verdict.height) == (30, 20)
     assert asdict(verdict)["reused_from"] is None
+
+
+def test_several_pictures_are_not_calibrated_and_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(animation(frames(3)))
+    Image.new("RGB", (30, 20), (9, 9, 9)).save(tmp_path / "b.png")
+    resolved = resolve_alone(FakeModel(), load_check("overlay"), None)
+    with stages(load_settings(data_dir=tmp_path, model="fake"), FakeModel(), token_budget=512) as parts:
+        ((_, outcome),) = score_stream(claimed(tmp_path, ["a.png", "b.png"]), resolved, parts)
+    several, one = (_verdict_record("a", verdict, {}, calibrated=True) for verdict in by_id(outcome.verdicts))
+    assert (several["calibrated"], several["frames"]["n_scored"]) == (False, 3)
+    assert (one["calibrated"], one["frames"], one["notes"]) == (True, None, None)
+
+
+def by_id(verdicts: Sequence[NewVerdict]) -> list[NewVerdict]:
+    return sorted(verdicts, key=lambda verdict: verdict.image_id)
