@@ -15,6 +15,7 @@ MODULES = {
     "refresh": "bench.training.refresh",
     "learning-curve": "bench.training.learning_curve",
     "crops": "bench.crops",
+    "frames": "bench.frames",
 }
 
 
