@@ -57,8 +57,7 @@ def main(arguments: list[str]) -> None:
     limits = Limits(int(parent), int(max_pixels), float(cpu_seconds), int(memory_bytes), stretch == "1", name)
     _end_with(limits.parent)
     source, sink = _take_pipes()
-    given = {"max_pixels": limits.max_pixels, "stretch": limits.stretch}
-    decode, decode_frames = (partial(function, **given) for function in _load(limits.decode))
+    decode, decode_frames = _load(limits)
     warnings.simplefilter("ignore")  # about damaged files: the outcome says it
     _limit(limits.memory_bytes)
     _say(sink, {"ready": True})
@@ -87,10 +86,11 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return open(source, "rb"), open(sink, "wb", buffering=0)
 
 
-def _load(name: str) -> tuple[Callable[..., Decoded], Callable[..., Iterable[Decoded]]]:
-    module, _, function = name.partition(":")
-    loaded = importlib.import_module(module)
-    return getattr(loaded, function), getattr(loaded, DECODE_FRAMES)
+def _load(limits: Limits) -> tuple[Callable[..., Decoded], Callable[..., Iterable[Decoded]]]:
+    name, _, function = limits.decode.partition(":")
+    module = importlib.import_module(name)
+    bound = partial(partial, max_pixels=limits.max_pixels, stretch=limits.stretch)
+    return bound(getattr(module, function)), bound(getattr(module, DECODE_FRAMES))
 
 
 def _limit(memory_bytes: int) -> None:

@@ -1,7 +1,7 @@
 """What a worker and a decoder child say to each other: lengths, JSON and raw pixels, never a pickle.
 
-Worker to child: REQUEST, the file. Child to worker: LENGTH, a header, and for pixels strip after strip of packed RGB; the
-next frame, if the header says that there are more, follows in the same way.
+Worker to child: REQUEST, the file. Child to worker: LENGTH, a header, and for pixels strip after strip of packed RGB;
+the next frame, if the header says that there are more, follows in the same way.
 The child imports this module: nothing heavy here.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-# Bytes of the file; pixels and short side that are enough, or 0 and 0: all of them; and which frames: the number of one,
-# 0, 0; or 0, how many at most, and the place in PICKS of the way to choose them.
+# Bytes of the file; pixels and short side that are enough, or 0 and 0: all of them; and the number of a frame, 0, 0; or
+# 0, how many frames at most, and the place in PICKS of the way to choose them.
 REQUEST = struct.Struct(">QQQQQQ")
 LENGTH = struct.Struct(">Q")
 MAX_HEADER_BYTES = 8192

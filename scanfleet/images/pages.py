@@ -28,12 +28,15 @@ class TiffPages:
     def __init__(self, opened: Tiff.TiffImageFile, data: bytes, asked: Asked, pages: list[ifds.Page]) -> None:
         self._opened, self._data, self._asked, self._pages = opened, data, asked, pages
         self.n_frames = len(pages)
+        self._notes = () if pages[0].number == 0 else ("pages that are marked as reduced copies or masks are left out",)
         self.n_pixels = max(page.width * page.height for page in pages)
 
     def read(self, numbers: Sequence[int]) -> Iterator[Shown]:
         for number in numbers:
             self._opened.seek(self._pages[number].number)
-            yield read(self._opened, self._data, self._asked)
+            shown = read(self._opened, self._data, self._asked)
+            image = shown.image.copy() if shown.image is self._opened else shown.image  # the next page takes its place
+            yield shown._replace(image=image, notes=self._notes + shown.notes)
 
 
 class MpoPictures:
