@@ -32,8 +32,8 @@ def shown_for(connection: sa.Connection, check_name: str, images: Sequence[str])
         )
         for row in connection.execute(query):
             verdict = dict(row._mapping)
-            frames = verdict.pop("frames")
-            found[verdict.pop("content_sha256")] = verdict | ({} if frames is None else {"frame": frames["frame"]})
+            sha256, frames = verdict.pop("content_sha256"), verdict.pop("frames")
+            found[sha256] = verdict if frames is None else verdict | {"frame": frames["frame"]}
     return found
 
 

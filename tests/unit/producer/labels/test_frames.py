@@ -23,6 +23,7 @@ from worker.scoring.factory import question_of
 from worker.training.snapshot import labelled_of, record_of
 
 CHOSEN = 2
+SHOWN = ("label", "decision", "score", "margin", "scorer")
 
 
 def labelled(tmp_path: Path, *, scored: bool) -> tuple[dict[str, CurrentLabel], str]:
@@ -50,6 +51,10 @@ def test_a_label_given_for_a_verdict_teaches_the_picture_that_it_named(tmp_path:
     labels, said = labelled(tmp_path, scored=True)
     assert "several pictures" not in said
     assert {name: one.frame for name, one in labels.items()} == {"moving.png": CHOSEN, "still.png": None}
+    assert {name: sorted(one.shown or {}) for name, one in labels.items()} == {
+        "moving.png": sorted([*SHOWN, "frame"]),
+        "still.png": sorted(SHOWN),
+    }
     pixels = frames(4, seed=seed_where(CHOSEN))[CHOSEN]
     examples, left_out = made(tmp_path, list(labels.values()))
     assert left_out == {}
