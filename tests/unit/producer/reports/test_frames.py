@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
 from producer.cli.scans.results import echo_results
@@ -19,9 +20,10 @@ from producer.reports.contact_sheet import _card, _Images
 from producer.reports.export import COLUMNS, write_results
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.config.settings import load_settings
-from scanfleet.db.engine import reading
+from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.frames import FrameCounts, count_frames
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
+from scanfleet.db.tables import ScorerRow
 from scanfleet.decoding.pool import Decoders
 from scanfleet.stats.stage_times import StageTimes
 from tests.cli_call import scanfleet
@@ -88,10 +90,13 @@ def test_a_scan_counts_its_files_with_several_pictures(tmp_path: Path) -> None:
         worker.drain()
         with reading(worker.engine) as connection:
             counts = count_frames(connection, scan)
+        with transaction(worker.engine) as connection:
+            connection.execute(sa.update(ScorerRow).values(calibrator={"a": 1.0, "b": 0.0}))
         shown = {each.uri: each for each in iter_results(worker.engine, ResultFilter(scan=scan))}
     assert counts == FrameCounts(n_files=2, n_partly=1, n_frames=8, n_scored=6)
     frames_of = {uri: each.frames for uri, each in shown.items()}
     assert [None if each is None else each.n_scored for each in frames_of.values()] == [4, 2, None]
+    assert [each.calibrated for each in shown.values()] == [False, False, True]
     told = scanfleet("scans", "show", scan, data_dir=tmp_path).stdout
     assert "2 files with several pictures: 6 of 8 scored; 1 file not in full" in told
     record = json.loads(scanfleet("scans", "show", scan, "--format", "json", data_dir=tmp_path).stdout)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.db.engine import transaction
+from scanfleet.db.results.scorers import ScorerSpec
 from scanfleet.db.tables import Batch, Image, ScorerRow, Verdict
 from scanfleet.errors import DeviceUnavailable, ImageError
 from scanfleet.images import Frame
@@ -159,8 +163,12 @@ def test_answers_of_the_decoding_before_are_not_reused(tmp_path: Path) -> None:
     model, data = HookedModel(), png(3)
     with rig(tmp_path, model=model) as worker:
         _scanned(worker, data, load_check("overlay"))
+        (row,) = worker.rows(ScorerRow)
+        names = [field.name for field in fields(ScorerSpec) if field.name not in ("mode", "decoding")]
+        body = json.dumps({name: getattr(row, name) for name in names}, sort_keys=True)
         with transaction(worker.engine) as connection:  # as the release before has written it
-            connection.execute(sa.update(ScorerRow).values(key="before", decoding=None))
+            key = hashlib.sha256(body.encode()).hexdigest()
+            connection.execute(sa.update(ScorerRow).values(key=key, decoding=None))
     with rig(tmp_path, model=model) as worker:
         later = verdict_of(worker, _scanned(worker, data, load_check("overlay")))
         scorers = worker.rows(ScorerRow)
