@@ -8,6 +8,7 @@ from typing import NamedTuple
 from PIL import AvifImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from scanfleet.images import ground, jpeg, png, tiff, zeros
+from scanfleet.images.frames import MOST_LOOKED_AT
 from scanfleet.images.samples import Notes
 from scanfleet.images.types import DAMAGE, Decoded, Enough, Frame, failure
 
@@ -52,6 +53,7 @@ class Still:
 
     n_frames = 1
     sequential = False
+    most_looked_at = MOST_LOOKED_AT
 
     def __init__(self, opened: Image.Image, data: bytes, asked: Asked) -> None:
         self._notes = _choose_page(opened)
