@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scanfleet.config.extras import install_hint
 from scanfleet.images.types import failure
 
 EXTRAS = {"cv2": "video", "pypdfium2": "pdf", "pydicom": "dicom"}  # by module
@@ -34,7 +35,7 @@ def kind_of(data: bytes) -> str | None:
 
 def load(module: str, *submodules: str) -> Any:
     """Import a library of an extra. Its own size does not count as memory of the image. Raises ImageError."""
-    if module in sys.modules:
+    if sys.modules.get(module) is not None:
         return sys.modules[module]
     before = _address_space()
     room = 0 if before is None else _raise_limit(LIBRARY_BYTES)
@@ -43,7 +44,7 @@ def load(module: str, *submodules: str) -> Any:
             importlib.import_module(name)
     except ImportError as error:
         extra = EXTRAS[module]
-        raise failure("unsupported", f"needs the extra {extra}: pip install 'scanfleet[{extra}]' ({error})") from None
+        raise failure("unsupported", f"the extra {extra} is needed ({error}): {install_hint(extra)}") from None
     finally:
         if before is not None and room:
             _raise_limit((_address_space() or before) - before - room)
