@@ -223,8 +223,8 @@ def test_pointing_is_the_same_alone_in_company_and_from_two_lanes_at_once(base: 
         crop_reader.views(*each) for each in zip(images, scorer.score(list(map(scorer.prepare, images))), strict=True)
     ]
     alone = [crop_reader.point([view])[0] for view in views]
-    with ThreadPoolExecutor(2) as lanes:
-        tasks = [lanes.submit(crop_reader.point, views[::order]) for order in (1, -1, 1, -1)]
+    with ThreadPoolExecutor(2) as threads:
+        tasks = [threads.submit(crop_reader.point, views[::order]) for order in (1, -1, 1, -1)]
         found = [task.result()[::order] for task, order in zip(tasks, (1, -1, 1, -1), strict=True)]
     for together in found:
         assert [pointed.corners for pointed in together] == [pointed.corners for pointed in alone]
