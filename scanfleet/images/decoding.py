@@ -81,7 +81,8 @@ def decode(data: bytes, *, max_pixels: int, enough: Enough | None = None, stretc
 def _why_not_opened(data: bytes) -> ImageError:
     if data.startswith(TIFF):
         return tiff.why_not_opened(data)
-    if (name := unsupported(data)) is not None:
+    name = jpeg.why_not_opened(data) if data.startswith(jpeg.SOI) else unsupported(data)
+    if name is not None:
         return failure("unsupported", f"{name} is not read")
     if data[8:12] in AVIF:
         return failure("truncated", "an AVIF header and no picture")
