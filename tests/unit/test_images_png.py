@@ -188,3 +188,12 @@ def test_too_few_rows_of_an_animation() -> None:
 
     assert seen(animated(8)).image.getpixel((4, 7)) == (7, 7, 7)
     assert reason(animated(5)) == "truncated"
+
+
+def test_the_limit_of_pixels_comes_before_the_still_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.new("RGB", (100, 100), colour) for colour in ("red", "lime")]
+    data = encoded(frames[0], "PNG", save_all=True, default_image=True, append_images=frames[1:])
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError) as caught:
+        decode(data, max_pixels=9999)
+    assert caught.value.reason == "too_many_pixels"
