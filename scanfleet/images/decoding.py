@@ -81,7 +81,8 @@ def decode(data: bytes, *, max_pixels: int, enough: Enough | None = None, stretc
 def _why_not_opened(data: bytes) -> ImageError:
     if data.startswith(TIFF):
         return tiff.why_not_opened(data)
-    if (name := unsupported(data)) is not None:
+    name = jpeg.why_not_opened(data) if data.startswith(jpeg.SOI) else unsupported(data)
+    if name is not None:
         return failure("unsupported", f"{name} is not read")
     if data[8:12] in AVIF:
         return failure("truncated", "an AVIF header and no picture")
@@ -89,17 +90,23 @@ def _why_not_opened(data: bytes) -> ImageError:
 
 
 def _picture(opened: Image.Image, data: bytes, asked: _Asked) -> Decoded:
+    if not isinstance(opened, TiffImagePlugin.TiffImageFile):  # its pages differ in size
+        _require_size(opened, asked.max_pixels)  # going to another frame may decode this one
     notes = _choose_frame(opened)
+    _require_size(opened, asked.max_pixels)
     whole = opened.size
-    if whole[0] * whole[1] > asked.max_pixels:
-        size = f"{whole[0]} x {whole[1]}"
-        raise failure("too_many_pixels", f"{size} is over the limit of {asked.max_pixels} pixels")
     image, more = _read(opened, data, asked)
     turn = _turn(opened)
     width, height = reversed(whole) if turn in SIDEWAYS else whole
     image, about_ground = _to_rgb(image if turn is None else image.transpose(turn))
     notes += more + about_ground
     return Decoded(image=image, width=width, height=height, format=opened.format or "unknown", notes=notes)
+
+
+def _require_size(opened: Image.Image, max_pixels: int) -> None:
+    if opened.width * opened.height > max_pixels:
+        size = f"{opened.width} x {opened.height}"
+        raise failure("too_many_pixels", f"{size} is over the limit of {max_pixels} pixels")
 
 
 def _choose_frame(opened: Image.Image) -> Notes:

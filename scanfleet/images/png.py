@@ -93,8 +93,7 @@ def read(opened: PngImagePlugin.PngImageFile, data: bytes, *, stretch: bool) -> 
     """The frame that it stands at, as an 8-bit picture, perhaps with transparency. Raises ImageError."""
     opened.load()
     facts = header(data)
-    if opened.tell() == 0:
-        _require_all_rows(opened, data)
+    _require_all_rows(opened, data)
     key = opened.info.get("transparency")
     if facts.bits < 8 and isinstance(key, int):
         opened.info["transparency"] = key * 255 // ((1 << facts.bits) - 1)  # Pillow has spread the pixels so
@@ -115,21 +114,37 @@ def read(opened: PngImagePlugin.PngImageFile, data: bytes, *, stretch: bool) -> 
     return image, notes
 
 
-def _require_all_rows(image: Image.Image, data: bytes) -> None:
-    """Raises ImageError unless the file holds all rows of its picture. Pillow leaves those black that do not come.
+def _require_all_rows(image: PngImagePlugin.PngImageFile, data: bytes) -> None:
+    """Raises ImageError unless the file holds all rows of its frame. Pillow leaves those black that do not come.
 
     image: as it was decoded. Its last row, if it is not black, has come.
     """
     facts = header(data)
+    still = image.tell() == 0
     last = image.crop((0, image.height - 1, image.width, image.height))
-    if not facts.interlaced and any(last.tobytes()):
+    if still and not facts.interlaced and any(last.tobytes()):
         return
+    if not still:
+        start = next(at for kind, at, _ in _chunks(data) if kind == b"fcTL")
+        width, height = int.from_bytes(data[start + 12 : start + 16]), int.from_bytes(data[start + 16 : start + 20])
+        facts = facts._replace(width=width, height=height)
     unpacker = zlib.decompressobj()
     n = 0
-    for kind, at, end in _chunks(data):
-        rest = data[at + 8 : end - 4] if kind == b"IDAT" else b""
+    for packed in _packed_rows(data, still=still):
+        rest = packed
         while rest:
             n += len(unpacker.decompress(rest, PORTION))
             rest = unpacker.unconsumed_tail
     if n + len(unpacker.flush()) < facts.n_bytes:
         raise failure("truncated", f"{n} of {facts.n_bytes} bytes of rows")
+
+
+def _packed_rows(data: bytes, *, still: bool) -> Iterator[bytes]:
+    """Of the still picture, or of the first frame of an animation that it is no part of."""
+    n_frames = 0
+    for kind, at, end in _chunks(data):
+        n_frames += kind == b"fcTL"
+        if still and kind == b"IDAT":
+            yield data[at + 8 : end - 4]
+        elif not still and kind == b"fdAT" and n_frames == 1:
+            yield data[at + 12 : end - 4]  # a number comes first
