@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scanfleet.errors import ImageError
-from scanfleet.images.decoding import decode
+from scanfleet.images import decode
 from tests.fuzz.losses import lossy, whole_files
 from tests.fuzz.test_fuzz_images import REASONS
 
