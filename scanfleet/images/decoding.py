@@ -22,7 +22,7 @@ from PIL import (
 )
 
 from scanfleet.errors import ImageError
-from scanfleet.images import apng, extras, frames, gif, pages, png, tiff, webp
+from scanfleet.images import apng, extras, frames, gif, jpeg, pages, png, tiff, webp
 from scanfleet.images.formats import AVIF, FORMATS, TIFF, unsupported
 from scanfleet.images.still import Asked, Shown, Still, finish, turn_of
 from scanfleet.images.types import DAMAGE, Decoded, Enough, FrameChoice, failure
@@ -152,7 +152,8 @@ def _of_an_extra(kind: str, data: bytes, asked: Asked) -> Pictures:
 def _why_not_opened(data: bytes) -> ImageError:
     if data.startswith(TIFF):
         return tiff.why_not_opened(data)
-    if (name := unsupported(data)) is not None:
+    name = jpeg.why_not_opened(data) if data.startswith(jpeg.SOI) else unsupported(data)
+    if name is not None:
         return failure("unsupported", f"{name} is not read")
     if data[8:12] in AVIF:
         return failure("truncated", "an AVIF header and no picture")

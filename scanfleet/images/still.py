@@ -110,9 +110,6 @@ def _choose_page(opened: Image.Image) -> Notes:
     """Go to the picture that a viewer shows first."""
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
         return tiff.choose_page(opened)
-    if isinstance(opened, PngImagePlugin.PngImageFile) and opened.is_animated and opened.default_image:
-        opened.seek(1)  # the picture before it is for viewers that know no animation
-        return (png.NOT_THE_STILL,)
     return ()
 
 

@@ -12,7 +12,7 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.images import Enough
 from worker.batch.context import BatchContext
 from worker.batch.events import Duplicates, Fetched, ImageResult, Located, NotFetched
-from worker.decoding.file_buffer import KeptFiles
+from worker.batch.file_buffer import KeptFiles
 from worker.device.queue import WorkResult
 
 
