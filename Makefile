@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 LOCK := constraints.txt
-INSTALL := --editable '.[worker,dev,parquet]'
+INSTALL := --editable '.[worker,dev,parquet,video,pdf,dicom]'
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
@@ -60,7 +60,7 @@ demo-refresh: $(STAMP) ## labels arrive, an adapter is trained, judged, put in u
 
 SMALL := $(BIN)/python -m models.pocket.generate --check razor --sizes 768,1024,1536 --share 0.02,0.05
 demo-crops: export SCANFLEET_DATA_DIR = demo-crops/data
-demo-crops: $(STAMP) ## parts too small to tell at a first look; a second look is tuned on labels and put in use
+demo-crops: $(STAMP) ## small objects: tune a crop pass on labels, and use it
 	rm -rf demo-crops
 	$(SMALL) --n 120 --seed 32 --out demo-crops/archive
 	$(BIN)/scanfleet run demo-crops/archive/manifest.csv --check razor --truth truth

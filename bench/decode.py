@@ -13,8 +13,7 @@ from PIL import Image
 from bench.report import Report, median_seconds_side_by_side
 from scanfleet.config.settings import load_settings
 from scanfleet.decoding.pool import Decoders
-from scanfleet.images import Decoded, Enough
-from scanfleet.images.decoding import decode
+from scanfleet.images import Decoded, Enough, decode
 
 ENOUGH = Enough(pixels=4 * 448 * 448, short_side=1)  # of a check at 448 x 448 pixels
 SIZES = (("128px", 128, 128, 400), ("448px", 448, 448, 100), ("12mp", 4000, 3000, 5))  # width, height, images a turn

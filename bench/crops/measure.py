@@ -25,7 +25,7 @@ from models.relevance.regions import Region
 from models.scoring.prefill import PrefillScorer
 from models.types import Box, CropReader, Reading, Scorer
 from scanfleet.checks.crop import CropSettings
-from worker.scoring.crop_gate import band_of, crop_reason
+from worker.scoring.crop_selection import band_of, crop_reason
 
 CHECK = "razor"
 SEED = 7_500_000  # no part of the model or its settings was fitted to these pictures

@@ -1,6 +1,6 @@
 """Images are fetched and decoded before a label of them is kept: a label belongs to bytes, not to a name.
 
-Decoded are strangers' files, so that happens in the child processes that workers use as well.
+The files are untrusted, so the child processes that workers use decode them here as well.
 """
 
 from __future__ import annotations

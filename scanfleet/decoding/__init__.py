@@ -1,1 +1,1 @@
-"""The sandbox: child processes that decode strangers' files. Workers use it, and commands that read images."""
+"""The sandbox: child processes that decode untrusted files. Workers use it, and commands that read images."""

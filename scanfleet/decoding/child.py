@@ -25,6 +25,7 @@ from scanfleet.child_process import end_with_parent
 from scanfleet.decoding.protocol import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
+from scanfleet.images.extras import LIBRARY_BYTES
 from scanfleet.images.types import PICKS, FrameChoice
 
 MAX_STDERR_BYTES = 1 << 16
@@ -94,7 +95,11 @@ def _load(limits: Limits) -> tuple[Callable[..., Decoded], Callable[..., Iterabl
 
 
 def _limit(memory_bytes: int) -> None:
-    """No core dumps, no files beyond a few complaints, and so much memory more than now."""
+    """No core dumps, no files beyond a few complaints, and so much memory more than now.
+
+    Beyond it there is room for the libraries of extras alone: scanfleet.images.extras moves the soft limit by their
+    size.
+    """
     if sys.platform == "win32":
         return
     import resource
@@ -104,9 +109,10 @@ def _limit(memory_bytes: int) -> None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + memory_bytes
     for which, value in limits.items():
+        more = LIBRARY_BYTES if which == resource.RLIMIT_AS else 0
         _, hard = resource.getrlimit(which)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (value, value))
+        soft, highest = (n if hard == resource.RLIM_INFINITY else min(n, hard) for n in (value, value + more))
+        resource.setrlimit(which, (soft, highest))
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ class DecoderProcess:
         self._lock = threading.Lock()
         self._busy = False
         self._killed_for: Why | None = None
-        self._cpu_before: float | None = None  # seconds at the first look at this image
+        self._cpu_before: float | None = None  # seconds at the first check of this image
         self._cpu = 0.0  # at the last one
         self._still_looks = 0
         self.n_images = 0
@@ -163,7 +163,7 @@ class DecoderProcess:
                 self._kill("too_slow")  # its own limit has no effect
 
     def kill(self) -> None:
-        """Whoever waits for its answer gets ChildDied."""
+        """The thread that waits for its answer gets ChildDied."""
         with self._lock:
             self._kill("closed")
 

@@ -58,6 +58,7 @@ class Animation:
     notes: Notes = ()
 
     sequential = True
+    most_looked_at = MOST_LOOKED_AT
 
     @property
     def n_frames(self) -> int:

@@ -20,7 +20,7 @@ SEQUENCE = 4  # bytes of its number, at the start of fcTL and fdAT
 
 
 def animation(data: bytes, max_pixels: int, turn: Image.Transpose | None) -> Animation | None:
-    """The frames of a file that png.checked has seen; None where it holds one picture. Raises ImageError."""
+    """The frames of a file that png.checked has seen; None where that is one picture, and there is none beside it. Raises ImageError."""
     parts, shared = Parts(), b""
     promised = 0
     still = False  # a picture before the first frame, for viewers that know no animation
@@ -37,7 +37,7 @@ def animation(data: bytes, max_pixels: int, turn: Image.Transpose | None) -> Ani
             shared += data[at:end]
     if parts.n < promised and promised > 1:
         raise failure("truncated", f"{parts.n} of {promised} frames")
-    if parts.n <= 1 or not promised:
+    if not promised or (parts.n <= 1 and not (parts.n and still)):
         return None
 
     def file_of(part: Part) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from PIL import (
 )
 
 from scanfleet.errors import ImageError
-from scanfleet.images import apng, frames, gif, pages, png, tiff, webp
+from scanfleet.images import apng, extras, frames, gif, jpeg, pages, png, tiff, webp
 from scanfleet.images.formats import AVIF, FORMATS, TIFF, unsupported
 from scanfleet.images.still import Asked, Shown, Still, finish, turn_of
 from scanfleet.images.types import DAMAGE, Decoded, Enough, FrameChoice, failure
@@ -43,6 +44,10 @@ class Pictures(Protocol):
     @property
     def sequential(self) -> bool:
         """Whether a frame can only be reached through those before it."""
+
+    @property
+    def most_looked_at(self) -> int:
+        """Frames, where each of them costs more than its pixels."""
 
     def read(self, numbers: Sequence[int]) -> Iterator[Shown]:
         """Yield these frames, which are in order. Raises ImageError and what is in DAMAGE."""
@@ -84,7 +89,8 @@ def decode_frames(
 def _chosen(pictures: Pictures, choice: FrameChoice, max_pixels: int) -> Iterator[tuple[int, Shown]]:
     n_frames, n_pixels = pictures.n_frames, pictures.n_pixels
     choice = frames.affordable(choice, n_pixels, max_pixels)
-    candidates = frames.candidates(n_frames, n_pixels, max_pixels, choice, sequential=pictures.sequential)
+    reach = min(frames.within_reach(n_frames, n_pixels, max_pixels), pictures.most_looked_at)
+    candidates = frames.candidates(n_frames, reach, choice, sequential=pictures.sequential)
     changes: list[float] = []
     if frames.needs_changes(len(candidates), choice):
         before = None
@@ -102,6 +108,9 @@ def _opened(data: bytes, asked: Asked) -> Iterator[Pictures]:
     if not data:
         raise failure("empty", "the file has 0 bytes")
     try:
+        if (kind := extras.kind_of(data)) is not None:
+            yield _of_an_extra(kind, data, asked)
+            return
         if data.startswith(png.SIGNATURE):
             data = png.checked(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
@@ -134,10 +143,17 @@ def _several(opened: Image.Image, data: bytes, asked: Asked) -> Pictures | None:
     return None
 
 
+def _of_an_extra(kind: str, data: bytes, asked: Asked) -> Pictures:
+    module = importlib.import_module(f"scanfleet.images.{kind}")
+    opened: Pictures = module.open_file(data, asked)
+    return opened
+
+
 def _why_not_opened(data: bytes) -> ImageError:
     if data.startswith(TIFF):
         return tiff.why_not_opened(data)
-    if (name := unsupported(data)) is not None:
+    name = jpeg.why_not_opened(data) if data.startswith(jpeg.SOI) else unsupported(data)
+    if name is not None:
         return failure("unsupported", f"{name} is not read")
     if data[8:12] in AVIF:
         return failure("truncated", "an AVIF header and no picture")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-# The last row are pictures that are not read: they are listed, so that each is named as a failure.
+# Files of the last two rows are listed whether they can be read or not, so that each that cannot is named as a failure:
+# the first of them needs extras (scanfleet.images.extras), the second is never read.
+_OF_EXTRAS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".pdf", ".dcm", ".dcs")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
+    *_OF_EXTRAS,
     *(".heic", ".heif", ".jxl", ".jp2"),
 )
-SEVERAL_SUFFIXES = (".apng", ".gif", ".webp", ".tif", ".tiff")  # of files that often hold several pictures
+SEVERAL_SUFFIXES = (".apng", ".gif", ".webp", ".tif", ".tiff", *_OF_EXTRAS)  # of files that often hold several pictures
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of ISO/IEC 23008-12
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 AVIF = (b"avif", b"avis")

@@ -19,17 +19,14 @@ def within_reach(n_frames: int, n_pixels: int, max_pixels: int) -> int:
     return max(1, min(n_frames, MOST_LOOKED_AT, LOOK_PIXELS * max_pixels // max(1, n_pixels)))
 
 
-def candidates(
-    n_frames: int, n_pixels: int, max_pixels: int, choice: FrameChoice, *, sequential: bool
-) -> Sequence[int]:
-    """Return the numbers of the frames to choose from: all, or as many as may be looked at.
+def candidates(n_frames: int, reach: int, choice: FrameChoice, *, sequential: bool) -> Sequence[int]:
+    """Return the numbers of the frames to choose from: all, or as many as are within reach.
 
     Those are the first ones in a file that is read in sequence, and else lie evenly in it.
     """
-    reach = within_reach(n_frames, n_pixels, max_pixels)
-    if sequential or choice.pick == "first":
+    if sequential:
         return range(reach)
-    return _evenly(n_frames, reach) if needs_changes(n_frames, choice) else range(n_frames)
+    return _evenly(n_frames, max(reach, choice.max)) if needs_changes(n_frames, choice) else range(n_frames)
 
 
 def affordable(choice: FrameChoice, n_pixels: int, max_pixels: int) -> FrameChoice:

@@ -19,13 +19,14 @@ from PIL import Image, JpegImagePlugin
 from scanfleet.images.types import Enough, failure
 
 SCALES = (8, 4, 2)  # what the decoder can divide both sides by, at less cost than decoding all pixels
-EOI, SOS = b"\xff\xd9", b"\xff\xda"
+SOI, EOI, SOS = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = (0xC2, 0xCA)
 APP0, APP14 = 0xE0, 0xEE
 NEEDED = SOF | {0xC4, 0xCC, 0xDB, 0xDD, SOS[1], APP0, APP14}  # tables and what tells the colour space
 N_COEFFICIENTS = 64
 HOLE = bytes(32)
+BITS = 8  # of a sample
 DHT = 0xC4
 TABLE_HEAD = 17  # bytes of a Huffman table before its symbols
 END_OF_BLOCK = 0x00
@@ -55,11 +56,25 @@ def read(opened: JpegImagePlugin.JpegImageFile, data: bytes, enough: Enough | No
     """Decode at the smallest size that is enough. Raises ImageError."""
     width, height = _size(opened.size, enough)
     least = {} if (width, height) == opened.size else {"min_width": width, "min_height": height, "min_factor": 2}
-    colour, mode, raw_mode = "RGBX", "RGB", "RGBX"
-    if opened.mode == "CMYK":
-        colour, mode, raw_mode = "CMYK", "CMYK", (opened.tile[0].args or ("CMYK",))[0]  # inverted or not
+    colour = "CMYK" if opened.mode == "CMYK" else "RGBX"
     pixels = _whole(data, lambda file, strict: simplejpeg.decode_jpeg(file, colour, strict=strict, **least))
-    return Image.frombuffer(mode, (pixels.shape[1], pixels.shape[0]), pixels, "raw", raw_mode, 0, 1)
+    size = (pixels.shape[1], pixels.shape[0])
+    if colour == "CMYK":
+        raw_mode = (opened.tile[0].args or ("CMYK",))[0]  # inverted or not
+        return Image.frombytes("CMYK", size, pixels, "raw", raw_mode)
+    # As Image.frombuffer does for other modes, without a copy: Pillow, too, keeps RGB in four bytes a pixel.
+    core = Image.core  # type: ignore[attr-defined]
+    image = Image.new("RGB", (0, 0))._new(core.map_buffer(pixels, size, "raw", 0, ("RGB", 0, 1)))
+    image.readonly = 1
+    return image
+
+
+def why_not_opened(data: bytes) -> str | None:
+    """What keeps Pillow from opening a JPEG whose header is sound; None where it is not."""
+    for segment in _segments(data):
+        if segment.marker in SOF and segment.body and segment.body[0] != BITS:
+            return f"a JPEG of {segment.body[0]} bits"
+    return None
 
 
 def check(data: bytes, *, n_components: int) -> None:
@@ -172,7 +187,8 @@ def _require_no_hole(data: bytes, scan: _Segment) -> None:
     Blocks read from zeros may be as many as were lost, by chance. Zeros are flat blocks where the tables give the
     shortest code to the end of a block. With other tables they are blocks that no picture has.
     """
-    if data.find(HOLE, scan.end, data.find(EOI, scan.end)) < 0:
+    at = data.find(HOLE, scan.end)
+    if at < 0 or data.find(EOI, scan.end, at) >= 0:
         return
     wanted = 0x10 | scan.body[2] & 15  # the AC table of the first component
     for segment in _segments(data):

@@ -9,7 +9,7 @@ from PIL import AvifImagePlugin, Image, MpoImagePlugin
 from PIL import TiffImagePlugin as Tiff
 
 from scanfleet.images import ifds, zeros
-from scanfleet.images.frames import shown_seconds
+from scanfleet.images.frames import MOST_LOOKED_AT, shown_seconds
 from scanfleet.images.still import Asked, Shown, read, require_size, turn_of
 from scanfleet.images.types import DAMAGE
 
@@ -24,6 +24,7 @@ class TiffPages:
     """The pages of a TIFF that are pictures, as a list of where they are."""
 
     sequential = False
+    most_looked_at = MOST_LOOKED_AT
 
     def __init__(self, opened: Tiff.TiffImageFile, data: bytes, asked: Asked, pages: list[ifds.Page]) -> None:
         self._opened, self._data, self._asked, self._pages = opened, data, asked, pages
@@ -43,6 +44,7 @@ class MpoPictures:
     """The views in an MPO: JPEGs one after the other."""
 
     sequential = False
+    most_looked_at = MOST_LOOKED_AT
 
     def __init__(self, files: list[bytes], asked: Asked) -> None:
         self._files, self._asked = files, asked
@@ -64,6 +66,7 @@ class AvifSequence:
     """An animated AVIF. A frame may need those before it."""
 
     sequential = True
+    most_looked_at = MOST_LOOKED_AT
 
     def __init__(self, opened: AvifImagePlugin.AvifImageFile, data: bytes, asked: Asked) -> None:
         self._opened, self._data, self._asked = opened, data, asked

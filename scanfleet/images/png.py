@@ -91,15 +91,14 @@ def _says_orientation(kind: bytes, body: bytes) -> bool:
 
 
 def read(opened: PngImagePlugin.PngImageFile, data: bytes, *, stretch: bool) -> tuple[Image.Image, Notes]:
-    """The frame that it stands at, as an 8-bit picture, perhaps with transparency. Raises ImageError."""
+    """The picture in 8 bits, perhaps with transparency. Raises ImageError."""
     opened.load()
     facts = header(data)
-    if opened.tell() == 0:
-        _require_all_rows(opened, data)
+    _require_all_rows(opened, data)
     key = opened.info.get("transparency")
     if facts.bits < 8 and isinstance(key, int):
         opened.info["transparency"] = key * 255 // ((1 << facts.bits) - 1)  # Pillow has spread the pixels so
-    if facts.bits < 16 or opened.tell():
+    if facts.bits < 16:
         return opened, ()
     if opened.mode in ("RGB", "RGBA"):
         mask = samples.colour_key_mask(opened, data, key) if isinstance(key, tuple) else None

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from PIL import AvifImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from scanfleet.images import ground, jpeg, png, tiff, zeros
+from scanfleet.images.frames import MOST_LOOKED_AT
 from scanfleet.images.samples import Notes
 from scanfleet.images.types import DAMAGE, Decoded, Enough, Frame, failure
 
@@ -52,6 +53,7 @@ class Still:
 
     n_frames = 1
     sequential = False
+    most_looked_at = MOST_LOOKED_AT
 
     def __init__(self, opened: Image.Image, data: bytes, asked: Asked) -> None:
         self._notes = _choose_page(opened)
@@ -108,9 +110,6 @@ def _choose_page(opened: Image.Image) -> Notes:
     """Go to the picture that a viewer shows first."""
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
         return tiff.choose_page(opened)
-    if isinstance(opened, PngImagePlugin.PngImageFile) and opened.is_animated and opened.default_image:
-        opened.seek(1)  # the picture before it is for viewers that know no animation
-        return (png.NOT_THE_STILL,)
     return ()
 
 

@@ -91,7 +91,7 @@ def test_a_fleet_without_the_token_is_found_out() -> None:
 
 @pytest.mark.slow
 def test_a_fleet_without_the_guard_is_found_out() -> None:
-    """A connection to the broker that falls silent while all slots are busy leaves the worker deaf.
+    """A connection to the broker that falls silent while all slots are busy leaves the worker without notifications.
 
     The watchdog would end it after two minutes; the guard has it connect again after 20 seconds.
     """

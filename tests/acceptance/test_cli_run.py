@@ -227,7 +227,7 @@ def test_interrupted_the_run_stops_its_workers_and_can_go_on(
     run.send_signal(number)
     _, said = run.communicate(timeout=PATIENCE_SECONDS)
     assert run.returncode == code
-    assert "finish or hand back what they hold within 5 s; Ctrl-C again: hand back now" in said
+    assert "hand back their batches within 5 s" in said
     assert "run the same command to resume" in said
     assert not any(worker.is_running() for worker in local)
     resumed = scanfleet("run", pictures, "--check", "overlay", data_dir=data, model="fake")
@@ -315,7 +315,7 @@ def test_the_worker_command_becomes_the_worker(data: Path, pictures: Path) -> No
         worker.communicate()
 
 
-@pytest.mark.parametrize(("source", "found"), [("manifest.csv", "there are truth"), (".", "only manifests have")])
+@pytest.mark.parametrize(("source", "found"), [("manifest.csv", "columns: truth"), (".", "only manifests have")])
 def test_a_truth_that_no_image_has_is_reported_before_anything_is_scored(
     data: Path, pictures: Path, source: str, found: str
 ) -> None:

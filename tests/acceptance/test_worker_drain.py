@@ -48,7 +48,7 @@ def test_a_fetch_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     with (
-        DrippingServer(every_seconds=0.5, from_head=True) as server,
+        DrippingServer(every_seconds=0.5) as server,
         fleet(tmp_path, drain_seconds=DRAIN_SECONDS, s3_endpoint_url=server.url) as here,
     ):
         add_scan(here.engine, [NewImage(uri=f"s3://b/{number}.png") for number in range(8)])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.fake import FakeScorer
 from scanfleet.checks.check import load_check
-from scanfleet.images.decoding import decode
+from scanfleet.images import decode
 from worker.scoring.decisions import Policy
 from worker.scoring.factory import question_of
 

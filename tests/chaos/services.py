@@ -40,7 +40,7 @@ SERVICES = ("broker", "database", "s3")
 class RunServices:
     """settings, engine: the run's connections to the services, not through the proxies.
 
-    links: service -> one proxy for each worker, so that a fault can befall one machine or all of them.
+    links: service -> one proxy for each worker, so that a fault can hit one machine or all of them.
     down: the services that are stopped at the moment.
     """
 

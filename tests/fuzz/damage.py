@@ -1,7 +1,7 @@
 """Seeded damage to image files: the same number gives the same file, everywhere.
 
 Some of it is blind (bits, cuts, splices); some of it knows the formats and lies in a length, a count or an offset, with
-the checksum mended, so that it gets past the first look.
+the checksum repaired, so that it passes the first check.
 """
 
 import io

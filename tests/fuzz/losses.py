@@ -1,5 +1,6 @@
 """What disks, networks and file systems do to files: they lose a part, or leave zeros in its place. Seeded."""
 
+import importlib.util
 import io
 import random
 from collections.abc import Callable
@@ -8,6 +9,9 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from tests import extra_files
+
+FLAT = (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM)
 SECTOR = 64  # bytes; small, as the files are
 
 
@@ -45,6 +49,35 @@ def whole_files() -> dict[str, bytes]:
         files[f"tiff {how}"] = _encoded(image, "TIFF", compression=how)
     for how in ("group3", "group4"):
         files[f"tiff {how}"] = _encoded(fax, "TIFF", compression=how)
+    return files | _several(image) | _of_extras(image)
+
+
+def _several(image: Image.Image) -> dict[str, bytes]:
+    """Four frames, none like another."""
+    images = [image, *(image.transpose(turn) for turn in FLAT)]
+    how = {"save_all": True, "append_images": images[1:], "duration": 80}
+    return {
+        "gif frames": _encoded(images[0], "GIF", **how),
+        "apng": _encoded(images[0], "PNG", **how),
+        "webp frames": _encoded(images[0], "WEBP", **how),
+        "webp lossless frames": _encoded(images[0], "WEBP", lossless=True, **how),
+        "avif frames": _encoded(images[0], "AVIF", speed=10, **how),
+        "tiff pages": _encoded(images[0], "TIFF", compression="tiff_lzw", **how),
+        "mpo": _encoded(images[0], "MPO", save_all=True, append_images=images[1:2]),
+    }
+
+
+def _of_extras(image: Image.Image) -> dict[str, bytes]:
+    """Files of the extras that are installed. Greys that are stored as they are are left out, as above."""
+    files: dict[str, bytes] = {}
+    if importlib.util.find_spec("cv2"):
+        files |= {suffix: extra_files.video(suffix, n=24) for suffix in extra_files.CODECS}
+    if importlib.util.find_spec("pypdfium2"):
+        files["pdf"] = extra_files.pdf([image, image.transpose(Image.Transpose.ROTATE_180)])
+    if importlib.util.find_spec("pydicom"):
+        grey = np.asarray(image.convert("L"))
+        files["dicom rle"] = extra_files.dicom(grey.astype(np.uint16) << 4, compress="rle")
+        files["dicom jpeg"] = extra_files.dicom(grey, compress="jpeg")
     return files
 
 

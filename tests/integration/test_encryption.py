@@ -207,7 +207,7 @@ def test_an_open_connection_to_another_machine_is_warned_of(
         warn_of_open_connections(load_settings(data_dir=tmp_path, **urls))
     assert [entry["event"] for entry in logs] == ([] if words is None else ["connection_unencrypted"])
     if words is not None:
-        assert words in logs[0]["why"]
+        assert words in logs[0]["reason"]
 
 
 @pytest.mark.parametrize(

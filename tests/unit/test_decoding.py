@@ -1,4 +1,4 @@
-"""Decoder children: what befalls one concerns one image, and none outlives its limits or its worker."""
+"""Decoder children: an error in one affects one image, and none outlives its limits or its worker."""
 
 import io
 import os
@@ -51,7 +51,7 @@ def fault(pool: Decoders, order: str) -> tuple[str, str]:
         try:
             error = future.exception(60)
         except TimeoutError:
-            pool.close()  # else the thread waits for ever
+            pool.close()  # else the thread waits forever
             raise
     assert isinstance(error, ImageError)
     assert error.stage == "decode"
@@ -140,7 +140,7 @@ def test_no_child_before_the_first_image(tmp_path: Path) -> None:
         assert pool.pids == []
 
 
-# what befalls a child
+# errors of a child
 
 
 def test_an_image_that_crashes_its_decoder_is_tried_three_times_and_named(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_an_idle_child_that_was_killed_costs_no_image_a_try(tmp_path: Path) -> N
     assert {entry["event"] for entry in logs} == {"idle_decoder_died"}
 
 
-# the world
+# transient errors
 
 
 @pytest.mark.parametrize("decode", ["tests.bad_decoders:absent", "no.such.module:decode"])

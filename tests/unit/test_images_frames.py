@@ -159,11 +159,11 @@ def test_a_cut_in_a_later_frame_is_the_failure_of_the_file(kind: str, share: flo
 
 
 def test_a_damaged_frame_that_was_only_looked_at() -> None:
-    images = [noise(64, 64).rotate(number) for number in range(20)]
-    data = bytearray(animated("WEBP", images))
+    images = [noise(64, 64).rotate(3 * number, expand=False, fillcolor=(9, 9, 9)) for number in range(20)]
+    data = bytearray(animated("WEBP", images, lossless=False, quality=80, allow_mixed=False))
     at = [place for place in range(len(data)) if data[place : place + 4] == b"ANMF"][9]
-    data[at + 40 : at + 4000] = bytes(3960)
-    assert 9 not in numbers(seen(animated("WEBP", images), FrameChoice(3, "mixed")))
+    assert 9 not in numbers(seen(bytes(data), FrameChoice(3, "mixed")))
+    data[at + 200 : at + 1000] = bytes(800)
     assert reason(bytes(data), FrameChoice(3, "mixed")) in ("truncated", "corrupt")
 
 
@@ -182,7 +182,7 @@ def test_pages_of_a_tiff_that_goes_round_in_circles() -> None:
 
 
 def test_views_of_an_mpo_and_no_gain_map() -> None:
-    images = [noise(64, 64), noise(64, 64).rotate(90)]
+    images = frames(2)
     data = animated("MPO", images, quality=95)
     decoded = seen(data)
     assert numbers(decoded) == [0, 1]
@@ -191,7 +191,6 @@ def test_views_of_an_mpo_and_no_gain_map() -> None:
     second = data[at:]
     assert b"hdrgm:" not in second
     marked = data.replace(second, second[:2] + b"\xff\xe1\0\x0ahdrgm:\0\0" + second[2:])
-    marked = marked[: len(data)] + marked[len(data) :]
     assert [one.n_frames for one in seen(marked)] == [1]
 
 

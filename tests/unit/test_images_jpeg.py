@@ -165,6 +165,13 @@ def test_a_hole_of_one_small_block(tmp_path: Path) -> None:
         assert reason(data[:at] + bytes(40) + data[at + 40 :]) in ("truncated", "corrupt")
 
 
+def test_twelve_bits_are_not_read_and_named(tmp_path: Path) -> None:
+    data = bytearray(saved(tmp_path, scene()))
+    at = data.index(b"\xff\xc0")
+    data[at + 1 : at + 5] = b"\xc1\0\x11\x0c"
+    assert reason(bytes(data)) == "unsupported"
+
+
 def test_a_cut_thumbnail_does_not_make_the_picture_worse(tmp_path: Path) -> None:
     thumbnail = saved(tmp_path, scene(40, 30), progressive=True)
     exif = b"Exif\0\0" + thumbnail[: len(thumbnail) // 2] + EOI

@@ -174,3 +174,26 @@ def test_the_still_picture_beside_an_animation_is_not_what_is_shown() -> None:
     assert "animation" in decoded.notes[0]
     plain = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     assert seen(plain).image.getpixel((4, 4)) == (255, 0, 0)
+
+
+def test_too_few_rows_of_an_animation() -> None:
+    """Beside a still picture that is whole."""
+
+    def animated(n_rows: int) -> bytes:
+        still = png(8, 8, 8, 0, [bytes([9] * 8)] * 8, chunk(b"acTL", struct.pack(">II", 1, 0)))
+        frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 8, 8, 0, 0, 1, 10, 0, 0))
+        rows = chunk(b"fdAT", struct.pack(">I", 1) + zlib.compress((b"\0" + bytes([7] * 8)) * n_rows))
+        end = chunk(b"IEND", b"")
+        return still[: -len(end)] + frame + rows + end
+
+    assert seen(animated(8)).image.getpixel((4, 7)) == (7, 7, 7)
+    assert reason(animated(5)) == "truncated"
+
+
+def test_the_limit_of_pixels_comes_before_the_still_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.new("RGB", (100, 100), colour) for colour in ("red", "lime")]
+    data = encoded(frames[0], "PNG", save_all=True, default_image=True, append_images=frames[1:])
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError) as caught:
+        decode(data, max_pixels=9999)
+    assert caught.value.reason == "too_many_pixels"

@@ -13,8 +13,8 @@ from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
 from scanfleet.storage.open import StoreFinder
 from worker.batch.events import Event
+from worker.batch.file_buffer import FilesInHand
 from worker.batch.timing import Stopwatch
-from worker.decoding.file_buffer import FilesInHand
 from worker.device.executor import Device
 from worker.runtime.activity import ActivityTracker, BatchActivity
 from worker.scoring.factory import Resolved

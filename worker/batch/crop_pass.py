@@ -28,7 +28,7 @@ from worker.batch.context import BatchContext
 from worker.batch.crop_stages import CropStages
 from worker.batch.events import CropRead, CropStepDone, DueCrop, ImageResult
 from worker.scoring.crop import CropSetup
-from worker.scoring.crop_gate import Allowance, Resized, crop_reason, order, shrink_of
+from worker.scoring.crop_selection import Allowance, Resized, crop_reason, order, shrink_of
 
 ROUND_IMAGES = 8
 ASSUMED_COST = 4  # times the tokens of the first pass, until the first crop of the batch is measured

@@ -17,7 +17,7 @@ from scanfleet.errors import ImageError, Retryable
 from scanfleet.images import Enough
 from worker.batch.context import BatchContext
 from worker.batch.events import CropRead, CropStepDone, DueCrop, Duplicates, Event
-from worker.decoding.file_buffer import KeptFiles
+from worker.batch.file_buffer import KeptFiles
 from worker.device.queue import WorkResult
 
 

@@ -15,8 +15,8 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.images import Decoded, Enough
 from worker.batch.context import BatchContext
 from worker.batch.events import Duplicates, Fetched, ImageResult, Located, NotFetched
+from worker.batch.file_buffer import KeptFiles
 from worker.batch.frame_reads import FrameReads, FrameRow
-from worker.decoding.file_buffer import KeptFiles
 from worker.device.queue import WorkResult
 
 

@@ -20,7 +20,7 @@ from worker.batch.results import BatchResults
 from worker.batch.timing import Stopwatch
 
 
-class Gate:
+class IsolationLock:
     """Many batches may be inside together, or one alone. A batch that waits to be alone precedes all later ones."""
 
     def __init__(self) -> None:

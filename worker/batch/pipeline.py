@@ -19,7 +19,7 @@ from scanfleet.redaction import storable
 from worker.batch.attempt import Aborted, BatchRun
 from worker.batch.commit import BatchWriter
 from worker.batch.context import AnswersByContent, ScanBytes, WorkerContext
-from worker.batch.isolation import Gate, run_suspect
+from worker.batch.isolation import IsolationLock, run_suspect
 from worker.batch.leases import Lease, Leases
 from worker.batch.results import BatchResults
 from worker.batch.timing import LEFT_OVER, Stopwatch, Totals
@@ -27,7 +27,7 @@ from worker.runtime.circuit_breaker import Breaker
 from worker.runtime.retry import retry_until
 from worker.runtime.shutdown import Stop
 from worker.scoring.champions import ScorerCache
-from worker.scoring.crop_gate import Allowance
+from worker.scoring.crop_selection import Allowance
 from worker.scoring.factory import Resolved
 
 log = structlog.get_logger()
@@ -51,7 +51,7 @@ class Pipeline:
         self._scorers = scorers
         self._context = context
         self._stop = stop
-        self._gate = Gate()
+        self._isolation = IsolationLock()
         self._breaker = Breaker()
         self._writer = BatchWriter(engine, stop, self.totals)
 
@@ -102,8 +102,8 @@ class Pipeline:
         return self._breaker.seconds_left
 
     def _attempt(self, lease: Lease) -> None:
-        self._on_abort(lease, lambda _: self._gate.wake())
-        enter = self._gate.alone if lease.claim.suspect else self._gate.together
+        self._on_abort(lease, lambda _: self._isolation.wake())
+        enter = self._isolation.alone if lease.claim.suspect else self._isolation.together
         try:
             with enter(given_up=lambda: lease.unwanted or self._stop.handing_back):
                 self._score(lease)

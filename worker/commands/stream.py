@@ -24,7 +24,7 @@ from worker.batch.context import WorkerContext
 from worker.batch.results import BatchResults
 from worker.batch.timing import Stopwatch
 from worker.device.executor import Device
-from worker.scoring.crop_gate import Allowance
+from worker.scoring.crop_selection import Allowance
 from worker.scoring.factory import Resolved
 from worker.scoring.model import Model
 

@@ -1,7 +1,7 @@
 """Accepts from the queue only small JSON messages of a known task that ask for nothing but the task.
 
 Celery checks type and encoding, and then trusts the shape: a body that is not a list of three ends its consumer, and
-the message returns to the queue unacknowledged and ends the next consumer, for ever. Celery also obeys other requests
+the message returns to the queue unacknowledged and ends the next consumer, forever. Celery also obeys other requests
 in a message (callbacks, chords, a time to run at). So every message is checked before Celery handles it, and anything
 but a plain notification is logged and dropped. The database holds every batch, so nothing is lost.
 """

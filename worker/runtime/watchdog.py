@@ -1,6 +1,6 @@
 """Ends a worker whose consumer has stalled.
 
-A half-open connection can leave a Celery consumer alive and silent for ever. The database shows it: batches of this
+A half-open connection can leave a Celery consumer alive and silent forever. The database shows it: batches of this
 queue are ready, reconcilers notify of them, the broker responds, and yet nothing reaches this idle process.
 """
 

@@ -21,7 +21,7 @@ from models.types import CropReader, Pointed, Question, Scorer
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
 from scanfleet.db.results.calibrations import Fitted
-from worker.scoring.crop_gate import Band, band_of, policy_of
+from worker.scoring.crop_selection import Band, band_of, policy_of
 from worker.scoring.decisions import Policy, read_policy
 from worker.scoring.model import Model
 

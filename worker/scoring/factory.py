@@ -28,7 +28,7 @@ from scanfleet.errors import DeviceUnavailable
 from worker.scoring.adapters import AdapterFolders
 from worker.scoring.boxes import BoxPass, box_pass_of
 from worker.scoring.crop import CropSetup, Margins, crop_setup_of, margins_of
-from worker.scoring.crop_gate import policy_of
+from worker.scoring.crop_selection import policy_of
 from worker.scoring.decisions import Policy, read_policy
 from worker.scoring.model import Model
 

@@ -19,7 +19,7 @@ from models.training.data.types import Example
 from models.types import Question, Reading
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
-from worker.scoring.crop_gate import Allowance, band_of, crop_reason, order, policy_of
+from worker.scoring.crop_selection import Allowance, band_of, crop_reason, order, policy_of
 from worker.tuning.objective import Outcome, Truth
 from worker.tuning.search_space import CheckSetting, FirstPass
 

@@ -22,7 +22,7 @@ from models.training.data.types import Example
 from models.types import CropReader, Pointed, Prepared, Question, Reading, Scorer
 from scanfleet.errors import BadLabels, ImageError
 from worker.evaluation.readings import packs
-from worker.scoring.crop_gate import Resized, shrink_of
+from worker.scoring.crop_selection import Resized, shrink_of
 from worker.scoring.model import Model
 from worker.tuning.evaluate import CropResult
 from worker.tuning.search import UnsupportedSetting

@@ -57,7 +57,7 @@ class NewVerdict(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one attempt at a batch brought. Images in neither list wait for the world to heal."""
+    """The result of one attempt at a batch. Images in neither list wait: they met a transient error."""
 
     scorer_id: int
     verdicts: Sequence[NewVerdict]
@@ -127,7 +127,7 @@ def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
 
 
 def write_part(connection: sa.Connection, held: Claim, outcome: Outcome, *, in_hand: int) -> None:
-    """Write what is known of a suspect batch so far and take its next image in hand. The lease goes on.
+    """Write the results of a suspect batch so far and mark its next image. The lease continues.
 
     Raises LeaseLost, and then nothing may be committed.
     """

@@ -106,7 +106,7 @@ def claim(
     """
     at = now(connection)
     any_other = sa.and_(_claimable(queue, at), ~on_hold())
-    # New batches before those that failed before: a few that always fail and have low ids would come first for ever.
+    # New batches before those that failed before: a few that always fail and have low ids would come first forever.
     preferences = [sa.and_(any_other, Batch.attempts == 0), any_other]
     if notified is not None:
         preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == notified, sa.or_(~on_hold(), ~_probed())))

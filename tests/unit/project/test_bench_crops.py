@@ -1,4 +1,4 @@
-"""The figures of the benchmark of second looks, against cases counted by hand."""
+"""The figures of the benchmark of crops, against cases counted by hand."""
 
 import numpy as np
 import pytest

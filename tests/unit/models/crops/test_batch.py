@@ -105,7 +105,7 @@ def test_every_crop_pass_gives_finite_margins_and_counts_its_tokens(
 ) -> None:
     found, tokens = looked(base, policy_of(look), images)
     check(found, tokens)
-    assert any(each.second for each in found), "no second look would prove nothing"
+    assert any(each.second for each in found), "no crop pass would prove nothing"
     # The map is made of the attention that the first pass recorded.
     assert all(each.pointed is None or each.pointed.tokens == 0 for each in found)
 

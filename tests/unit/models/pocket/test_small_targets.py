@@ -8,8 +8,7 @@ from models import factory, pocket
 from models.adapters.card import read_card
 from models.network.base import load_base
 from models.types import Scorer
-from scanfleet.images import Enough
-from scanfleet.images.decoding import decode
+from scanfleet.images import Enough, decode
 from tests.planted import planted
 
 # The largest shift that was seen: .09 (overlay, 60 images), .04 (baggage, 30). See docs/benchmarks.md.

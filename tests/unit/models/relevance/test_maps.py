@@ -138,11 +138,11 @@ def test_others_score_undisturbed_while_a_gradient_is_taken(load: Load, method: 
     expected = mapper.maps(images, [None] * len(images))
     readings = [scorer.score(images)]
 
-    def lane() -> None:
+    def work() -> None:
         while not done.is_set():
             readings.append(scorer.score(images))
 
-    other = threading.Thread(target=lane)
+    other = threading.Thread(target=work)
     other.start()
     found = [mapper.maps(images, [None] * len(images)) for _ in range(3)]
     done.set()

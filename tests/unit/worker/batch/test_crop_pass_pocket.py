@@ -29,7 +29,7 @@ from scanfleet.db.tables import ScorerRow
 from scanfleet.errors import DeviceUnavailable
 from tests.worker_rig import Rig, rig
 from worker.scoring.adapters import register_shipped
-from worker.scoring.crop_gate import policy_of
+from worker.scoring.crop_selection import policy_of
 from worker.scoring.factory import question_of
 from worker.scoring.model import LoadedModel
 

@@ -57,7 +57,7 @@ def test_a_suspect_has_the_worker_to_itself(tmp_path: Path) -> None:
         with lock:
             under_way[0] += 1
         if alone:
-            together.append((len(prepared), worker.pipeline._gate._inside))
+            together.append((len(prepared), worker.pipeline._isolation._inside))
         with lock:
             under_way[0] -= 1
 

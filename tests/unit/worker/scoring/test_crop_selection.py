@@ -12,7 +12,7 @@ from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings
 from scanfleet.db.results.calibrations import Fitted
 from worker.scoring.crop import UNTRIED, margins_of
-from worker.scoring.crop_gate import Allowance, Band, band_of, crop_reason, order, policy_of, shrink_of
+from worker.scoring.crop_selection import Allowance, Band, band_of, crop_reason, order, policy_of, shrink_of
 from worker.scoring.decisions import Policy
 from worker.scoring.factory import question_of
 

@@ -1,11 +1,11 @@
-"""The gate for many batches together or one alone, and the pause of a worker whose model cannot run."""
+"""The lock for many batches together or one alone, and the pause of a worker whose model cannot run."""
 
 import threading
 
 import pytest
 
 from worker.batch.attempt import Aborted
-from worker.batch.isolation import Gate
+from worker.batch.isolation import IsolationLock
 from worker.runtime.circuit_breaker import Breaker
 
 
@@ -14,21 +14,21 @@ def never() -> bool:
 
 
 def test_one_alone_waits_for_the_others_and_keeps_new_ones_out() -> None:
-    gate = Gate()
+    lock = IsolationLock()
     order: list[str] = []
     alone_waits, alone_in, leave = threading.Event(), threading.Event(), threading.Event()
 
     def alone() -> None:
-        with gate.alone(given_up=lambda: bool(alone_waits.set())):
+        with lock.alone(given_up=lambda: bool(alone_waits.set())):
             order.append("alone")
             alone_in.set()
             assert leave.wait(10)
 
     def late() -> None:
-        with gate.together(given_up=never):
+        with lock.together(given_up=never):
             order.append("late")
 
-    with gate.together(given_up=never), gate.together(given_up=never):
+    with lock.together(given_up=never), lock.together(given_up=never):
         one = threading.Thread(target=alone)
         one.start()
         assert alone_waits.wait(10)
@@ -46,7 +46,7 @@ def test_one_alone_waits_for_the_others_and_keeps_new_ones_out() -> None:
 
 @pytest.mark.parametrize("way", ["alone", "together"])
 def test_a_batch_that_is_given_up_stops_waiting(way: str) -> None:
-    gate = Gate()
+    lock = IsolationLock()
     given_up, asked = threading.Event(), threading.Event()
     outcome: list[str] = []
 
@@ -56,20 +56,20 @@ def test_a_batch_that_is_given_up_stops_waiting(way: str) -> None:
 
     def wait() -> None:
         try:
-            with getattr(gate, way)(given_up=ask):
+            with getattr(lock, way)(given_up=ask):
                 outcome.append("in")
         except Aborted:
             outcome.append("aborted")
 
-    with gate.alone(given_up=never):
+    with lock.alone(given_up=never):
         waiting = threading.Thread(target=wait)
         waiting.start()
         assert asked.wait(10)
         given_up.set()
-        gate.wake()
+        lock.wake()
         waiting.join(10)
         assert outcome == ["aborted"]
-    with gate.alone(given_up=never):  # the batch that was given up does not block others
+    with lock.alone(given_up=never):  # the batch that was given up does not block others
         pass
 
 

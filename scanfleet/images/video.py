@@ -1,0 +1,178 @@
+"""Frames of a video, by OpenCV's FFmpeg.
+
+They are sought at evenly spaced times, so that a long film costs no more than a short one.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+from PIL import Image
+
+from scanfleet.images import extras
+from scanfleet.images.still import Asked, Shown, require_size
+from scanfleet.images.types import failure
+
+MOST_LOOKED_AT = 24  # frames: each may cost decoding all from the key frame before it
+STEPS = 50  # frames ahead are reached by decoding those between, not by seeking
+LAST_SHARE, LAST_SECONDS = 0.1, 1.0  # by which the number of frames in a header may be too large
+# Only these demultiplexers, and no protocol: a file must not make FFmpeg open another one or an address.
+OPTIONS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+# What FFmpeg writes of damaged data, before it fills in what is missing. After a seek it also writes harmless lines.
+DAMAGED = re.compile(
+    r"error while decoding|concealing|corrupt|damaged|truncat|partial file|Invalid NAL|Invalid data|missing picture"
+    r"|overread|out of range|Error at MB|illegal|bitstream|Failed to decode|Not all references|Invalid",
+    re.IGNORECASE,
+)
+QUICKTIME, WEBM = b"qt  ", b"webm"
+
+
+class Video:
+    """A video in memory."""
+
+    sequential = False
+    most_looked_at = MOST_LOOKED_AT
+
+    def __init__(self, data: bytes, asked: Asked) -> None:
+        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", OPTIONS)
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        self._cv2 = extras.load("cv2")
+        self._cv2.setNumThreads(1)
+        self._data, self._asked = data, asked
+        self.format = _format(data)
+        require_whole(data)
+        self._capture = self._open()
+        self._at = 0  # the frame that comes next
+        self.fps = self._number("CAP_PROP_FPS") or 25.0
+        size = int(self._number("CAP_PROP_FRAME_WIDTH")), int(self._number("CAP_PROP_FRAME_HEIGHT"))
+        self.n_pixels = size[0] * size[1]
+        require_size(size, asked.max_pixels)
+        with _complaints(), self._errors():
+            self.n_frames = self._count()
+
+    def read(self, numbers: Sequence[int]) -> Iterator[Shown]:
+        for number in numbers:
+            with _complaints() as complaints, self._errors():
+                frame = self._frame(number)
+            if frame is None or DAMAGED.search(complaints[0]):
+                raise failure("truncated", f"frame {number} of {self.n_frames}: {complaints[0][-200:] or 'no data'}")
+            image, seconds = frame
+            yield Shown(image, image.size, self.format, seconds=seconds)
+
+    def _open(self) -> Any:
+        with _complaints() as complaints, self._errors():
+            capture = self._cv2.VideoCapture(
+                io.BytesIO(self._data), self._cv2.CAP_FFMPEG, [self._cv2.CAP_PROP_N_THREADS, 1]
+            )
+        if not capture.isOpened():
+            raise failure("corrupt", f"no video that can be decoded: {complaints[0][-200:]}")
+        return capture
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raises ImageError or MemoryError for an error of OpenCV."""
+        try:
+            yield
+        except self._cv2.error as error:
+            if error.code == self._cv2.Error.StsNoMem:
+                raise MemoryError from None
+            raise failure("corrupt", str(error).strip()) from None
+
+    def _number(self, name: str) -> float:
+        value = float(self._capture.get(getattr(self._cv2, name)))
+        return value if math.isfinite(value) and value > 0 else 0.0
+
+    def _count(self) -> int:
+        """Frames: what the header says, unless the last of them do not come. Raises ImageError."""
+        n = int(min(self._number("CAP_PROP_FRAME_COUNT"), 1e9))
+        least = max(1, n - math.ceil(min(LAST_SECONDS * self.fps, LAST_SHARE * n)))
+        step = 1
+        while n >= least and self._frame(n - 1) is None:
+            n, step = n - step, 2 * step
+        if n < least:
+            raise failure("truncated", f"the last of {n} frames cannot be decoded")
+        return n
+
+    def _frame(self, number: int) -> tuple[Image.Image, float] | None:
+        if not self._at <= number <= self._at + STEPS:
+            self._capture.set(self._cv2.CAP_PROP_POS_FRAMES, number)
+            self._at = number
+        while self._at < number:
+            self._capture.grab()
+            self._at += 1
+        there, pixels = self._capture.read()
+        self._at += 1
+        if not there:
+            return None
+        seconds = max(0.0, float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) / 1000)
+        return Image.fromarray(self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB)), round(seconds, 3)
+
+
+def open_file(data: bytes, asked: Asked) -> Video:
+    """Raises ImageError."""
+    return Video(data, asked)
+
+
+def _format(data: bytes) -> str:
+    if data.startswith(extras.MATROSKA):
+        return "WEBM" if WEBM in data[:64] else "MATROSKA"
+    if data.startswith(extras.RIFF):
+        return "AVI"
+    return "MOV" if data[8:12] == QUICKTIME or data[4:8] != b"ftyp" else "MP4"
+
+
+def require_whole(data: bytes) -> None:
+    """Raises ImageError where the file ends before its container says."""
+    if data.startswith(extras.RIFF):
+        stop = 8 + int.from_bytes(data[4:8], "little")
+    elif data.startswith(extras.MATROSKA):
+        stop = _end_of_segment(data)
+    else:
+        at = stop = 0
+        while at + 8 <= len(data):
+            length = int.from_bytes(data[at : at + 4])
+            length = int.from_bytes(data[at + 8 : at + 16]) if length == 1 else length or len(data) - at
+            stop = at = at + max(8, length)
+    if len(data) < stop:
+        raise failure("truncated", f"{len(data)} of {stop} bytes")
+
+
+def _end_of_segment(data: bytes) -> int:
+    """Where the segment of a Matroska file ends; 0 where it does not say."""
+    at = data.find(b"\x18\x53\x80\x67", 0, 4096) + 4
+    if at < 4 or at >= len(data):
+        return len(data) + 1
+    n = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + n]) & (1 << 7 * n) - 1
+    return 0 if value == (1 << 7 * n) - 1 else at + n + value
+
+
+def _scratch() -> IO[bytes]:
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("said"), "r+b")
+    else:
+        return tempfile.TemporaryFile()
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Collect what libraries write to stderr meanwhile: the text is the one entry of the list at the end."""
+    said = [""]
+    kept = os.dup(2)
+    with _scratch() as to:
+        os.dup2(to.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            to.seek(0)
+            said[0] = to.read().decode("utf-8", "replace").strip()
