@@ -1,6 +1,7 @@
 """Results read from the ledger of either database: filters, pages, and nothing silently missing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,18 @@ from producer.sources.base import Candidate
 from producer.sources.filters import Filters
 from producer.sources.listing import Listing
 from scanfleet.checks.check import load_check
+from scanfleet.checks.frame_result import FrameResult
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.labels.unlabelled import recent_unlabelled
 from scanfleet.db.results import verdicts
+from scanfleet.db.results.frames import FrameCounts, count_frames
 from scanfleet.db.results.results import ResultFilter, iter_results, top_results
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
 from scanfleet.db.results.verdicts import NewVerdict, Outcome
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
-from scanfleet.db.tables import Scan
+from scanfleet.db.tables import Scan, ScorerRow
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
 from tests.migrated import upgrade
@@ -113,6 +117,29 @@ def test_every_image_is_there_whatever_became_of_it(engine: sa.Engine) -> None:
     assert verdict.scorer is not None
     assert (verdict.scorer.base_model, verdict.scorer.adapter, verdict.calibrated) == ("fake", None, True)
     assert (verdict.score, verdict.content_sha256, verdict.width) == (0.0, "sha-s3://B/000_a%.jpg", 10)
+
+
+def test_frames_are_stored_counted_and_reused(engine: sa.Engine) -> None:
+    scan_id = scored_scan(engine)
+    stored = FrameResult(n_frames=9, n_scored=8, frame=3, seconds=0.5, reason="frames")
+    second = FrameResult(n_frames=2, n_scored=2, frame=0)
+    with transaction(engine) as connection:
+        held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+        assert held is not None
+        given = [replace(answer(held.images[0], 0), frames=stored, notes=("on black",))]
+        given += [replace(answer(held.images[1], 1), frames=second), answer(held.images[2], 2)]
+        scorer = connection.execute(sa.select(ScorerRow.id)).scalar_one()
+        verdicts.write(connection, held, Outcome(scorer_id=scorer, verdicts=given, failures={}, waiting_for="x"))
+    with reading(engine) as connection:
+        assert count_frames(connection, scan_id) == FrameCounts(n_files=2, n_partly=1, n_frames=11, n_scored=10)
+        sample = recent_unlabelled(connection, "overlay", limit=99, seed=0)
+        earlier = verdicts.answers_by_content(connection, scorer, [given[0].content_sha256, given[2].content_sha256])
+    assert {one.frame for one in sample} == {3, 0, None}
+    assert (earlier[given[0].content_sha256].frames, earlier[given[0].content_sha256].notes) == (stored, ("on black",))
+    assert (earlier[given[2].content_sha256].frames, earlier[given[2].content_sha256].notes) == (None, ())
+    found = {each.uri: each for each in iter_results(engine, ResultFilter(scan=scan_id, state="verdict"))}
+    several = found[held.images[0].uri]
+    assert (several.frames, several.notes, several.calibrated) == (stored, ["on black"], False)
 
 
 @pytest.mark.parametrize(

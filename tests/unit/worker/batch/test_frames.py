@@ -209,6 +209,17 @@ def test_the_crop_is_of_the_chosen_picture(tmp_path: Path) -> None:
     assert (image.width, image.height) == (SIDE, SIDE)
 
 
+def test_boxes_are_those_of_the_chosen_picture(tmp_path: Path) -> None:
+    check = load_check("overlay").model_copy(update={"boxes": True})
+    pictures = frames(4, seed=seed_where(2))
+    with rig(tmp_path) as worker:
+        moving = verdict_of(worker, _scanned(worker, animation(pictures), check))
+        still = verdict_of(worker, _scanned(worker, animation(pictures[2:3]), check))
+    assert moving.frames["frame"] == 2
+    assert moving.boxes
+    assert moving.boxes == still.boxes
+
+
 def reading(margin: float, *, mass: float = 1.0) -> Reading:
     return Reading(margin=margin, logits=(margin, 0.0), mass=mass, visual_tokens=3)
 
