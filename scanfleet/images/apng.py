@@ -20,7 +20,7 @@ SEQUENCE = 4  # bytes of its number, at the start of fcTL and fdAT
 
 
 def animation(data: bytes, max_pixels: int, turn: Image.Transpose | None) -> Animation | None:
-    """The frames of a file that png.checked has seen; None where that is one picture, and there is none beside it. Raises ImageError."""
+    """The frames of a file that png.checked has seen; None where it holds one picture alone. Raises ImageError."""
     parts, shared = Parts(), b""
     promised = 0
     still = False  # a picture before the first frame, for viewers that know no animation

@@ -24,7 +24,7 @@ from PIL import (
 from scanfleet.errors import ImageError
 from scanfleet.images import apng, extras, frames, gif, jpeg, pages, png, tiff, webp
 from scanfleet.images.formats import AVIF, FORMATS, TIFF, unsupported
-from scanfleet.images.still import Asked, Shown, Still, finish, turn_of
+from scanfleet.images.still import Asked, Shown, Still, finish, require_size, turn_of
 from scanfleet.images.types import DAMAGE, Decoded, Enough, FrameChoice, failure
 
 # We compare the size in the header with our own limit; Pillow's global one only warns between 1x and 2x.
@@ -126,7 +126,11 @@ def _opened(data: bytes, asked: Asked) -> Iterator[Pictures]:
 
 
 def _several(opened: Image.Image, data: bytes, asked: Asked) -> Pictures | None:
-    """The pictures of a file that holds more than one."""
+    """The pictures of a file that holds more than one. Raises ImageError."""
+    if not isinstance(opened, TiffImagePlugin.TiffImageFile):  # its pages differ in size
+        require_size(
+            opened.size, asked.max_pixels
+        )  # before Pillow decodes the first picture for the EXIF data behind it
     match opened:
         case MpoImagePlugin.MpoImageFile():
             return pages.mpo_pictures(opened, data, asked)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scanfleet.config.extras import install_hint
+from scanfleet.images.containers import MATROSKA, RIFF
 from scanfleet.images.types import failure
 
 EXTRAS = {"cv2": "video", "pypdfium2": "pdf", "pydicom": "dicom"}  # by module
@@ -16,7 +17,6 @@ PDF = b"%PDF-"
 PDF_WITHIN = 1024  # bytes; some files begin with other ones
 DICOM = b"DICM"
 DICOM_AT = 128
-MATROSKA, RIFF = b"\x1aE\xdf\xa3", b"RIFF"
 VIDEO_BOXES = (b"moov", b"mdat", b"wide", b"free", b"skip")  # a MOV may begin with them
 STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"crx ")
 

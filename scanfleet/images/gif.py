@@ -25,6 +25,7 @@ class _Walk:
         self.parts = Parts()
         self.loops = False
         self.ended = False  # by the trailer
+        self.begun = False  # a block that the file does not hold as a whole
         self._control = (0, 0, b"")
         width, height, flags, _, _ = SCREEN.unpack_from(data, 6)
         self.size = (width, height)
@@ -33,7 +34,8 @@ class _Walk:
             while not self.ended:
                 at = self._block(at)
         except (IndexError, struct.error):
-            pass  # `ended` says it
+            self.begun = data[at : at + 1] in (bytes((EXTENSION,)), bytes((IMAGE,)))
+        self.waits = self.loops or self.begun or bool(self._control[2]) or any(part.seconds for part in self.parts.kept)
 
     def _block(self, at: int) -> int:
         """Read the block that begins here; return where the next one does."""
@@ -75,7 +77,7 @@ class _Walk:
 def animation(data: bytes, max_pixels: int) -> Animation | None:
     """The frames of the file; None where it holds one picture. Raises ImageError."""
     walk = _Walk(data)
-    if not walk.ended and (walk.parts.n > 1 or walk.loops):
+    if not walk.ended and walk.parts.n and (walk.parts.n > 1 or walk.waits):
         raise failure("truncated", f"the animation has no end after frame {walk.parts.n}")
     if walk.parts.n <= 1:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from PIL import AvifImagePlugin, Image, MpoImagePlugin
 from PIL import TiffImagePlugin as Tiff
 
-from scanfleet.images import ifds, zeros
+from scanfleet.images import ifds, jpeg, zeros
 from scanfleet.images.frames import MOST_LOOKED_AT, shown_seconds
 from scanfleet.images.still import Asked, Shown, read, require_size, turn_of
 from scanfleet.images.types import DAMAGE
@@ -102,6 +102,8 @@ def mpo_pictures(opened: MpoImagePlugin.MpoImageFile, data: bytes, asked: Asked)
         try:
             opened.seek(number)
         except DAMAGE:
+            if data[opened.offset : opened.offset + 2] == jpeg.SOI:
+                raise
             continue
         file = data[opened.offset : opened.offset + entry["Size"]]
         hidden = any(name in file[:METADATA_BYTES] for name in GAIN_MAPS)

@@ -59,7 +59,10 @@ class Pdf:
 
     def _size(self, number: int) -> tuple[float, tuple[int, int]]:
         """The scale that a page is drawn at, and its pixels: 150 dpi, or fewer where those are over the limit."""
-        width, height = self._document.get_page_size(number)
+        try:
+            width, height = self._document.get_page_size(number)
+        except self._pdfium.PdfiumError as error:
+            raise failure("corrupt", f"page {number + 1}: {error}") from None
         if not (0 < width < 1e6 and 0 < height < 1e6):
             raise failure("corrupt", f"page {number + 1} is {width} x {height} points")
         scale = DPI / POINTS

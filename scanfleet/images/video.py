@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from scanfleet.images import extras
+from scanfleet.images import containers, extras
 from scanfleet.images.still import Asked, Shown, require_size
 from scanfleet.images.types import failure
 
@@ -48,7 +48,7 @@ class Video:
         self._cv2.setNumThreads(1)
         self._data, self._asked = data, asked
         self.format = _format(data)
-        require_whole(data)
+        containers.require_whole(data)
         self._capture = self._open()
         self._at = 0  # the frame that comes next
         self.fps = self._number("CAP_PROP_FPS") or 25.0
@@ -122,37 +122,11 @@ def open_file(data: bytes, asked: Asked) -> Video:
 
 
 def _format(data: bytes) -> str:
-    if data.startswith(extras.MATROSKA):
+    if data.startswith(containers.MATROSKA):
         return "WEBM" if WEBM in data[:64] else "MATROSKA"
-    if data.startswith(extras.RIFF):
+    if data.startswith(containers.RIFF):
         return "AVI"
     return "MOV" if data[8:12] == QUICKTIME or data[4:8] != b"ftyp" else "MP4"
-
-
-def require_whole(data: bytes) -> None:
-    """Raises ImageError where the file ends before its container says."""
-    if data.startswith(extras.RIFF):
-        stop = 8 + int.from_bytes(data[4:8], "little")
-    elif data.startswith(extras.MATROSKA):
-        stop = _end_of_segment(data)
-    else:
-        at = stop = 0
-        while at + 8 <= len(data):
-            length = int.from_bytes(data[at : at + 4])
-            length = int.from_bytes(data[at + 8 : at + 16]) if length == 1 else length or len(data) - at
-            stop = at = at + max(8, length)
-    if len(data) < stop:
-        raise failure("truncated", f"{len(data)} of {stop} bytes")
-
-
-def _end_of_segment(data: bytes) -> int:
-    """Where the segment of a Matroska file ends; 0 where it does not say."""
-    at = data.find(b"\x18\x53\x80\x67", 0, 4096) + 4
-    if at < 4 or at >= len(data):
-        return len(data) + 1
-    n = 9 - data[at].bit_length()
-    value = int.from_bytes(data[at : at + n]) & (1 << 7 * n) - 1
-    return 0 if value == (1 << 7 * n) - 1 else at + n + value
 
 
 def _scratch() -> IO[bytes]:

@@ -23,6 +23,8 @@ MOST = 0.01  # of the pixels may be further away
 UNSEEN = {
     **dict.fromkeys(("jpeg", "jpeg grey", "jpeg cmyk"), 50),
     **dict.fromkeys(("jpeg progressive", "tiff jpeg", "tiff packbits", "webp", "gif"), 10),
+    **dict.fromkeys(("mpo", "pdf", "dicom jpeg"), 50),  # JPEGs in them
+    **dict.fromkeys(("gif frames", "webp frames"), 10),
 }
 
 

@@ -1,0 +1,119 @@
+"""Is all of a video file there? Its decoders make up what is missing, most of them without a word."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from scanfleet.images.types import failure
+
+MATROSKA, RIFF = b"\x1aE\xdf\xa3", b"RIFF"
+SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska
+# What lies in a segment, and in a cluster.
+IN_SEGMENT = {CLUSTER, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF}
+IN_CLUSTER = {0xE7, 0xA3, 0xA0, 0xA7, 0xAB, 0xEC, 0xBF, 0x5854, 0xAF}
+UNKNOWN = -1  # length
+PCM = b"A_PCM"
+HEAD = 4096  # bytes that name the codecs
+# Coded pictures hold no run of zeros; padding and sound may.
+RUN = bytes(32)
+PICTURE = b"dc"  # end of the name of a chunk of AVI
+RAW = (bytes(4), b"DIB ", b"RGB ", b"I420", b"IYUV", b"YV12", b"YUY2", b"UYVY", b"Y800")  # its pictures as they are
+
+
+def require_whole(data: bytes) -> None:
+    """Raises ImageError where the file ends before it says, or zeros or other bytes stand in the place of pictures."""
+    try:
+        if data.startswith(RIFF):
+            _check_avi(data)
+        elif data.startswith(MATROSKA):
+            _check_matroska(data)
+        else:
+            _check_boxes(data)
+    except (IndexError, struct.error):
+        raise failure("truncated", f"the file of {len(data)} bytes ends within its structure") from None
+
+
+def _check_boxes(data: bytes) -> None:
+    """MP4 and MOV."""
+    at = 0
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4])
+        length = int.from_bytes(data[at + 8 : at + 16]) if length == 1 else length or len(data) - at
+        at += max(8, length)
+    _require(data, at)
+
+
+def _check_avi(data: bytes) -> None:
+    _require(data, 8 + int.from_bytes(data[4:8], "little"))
+    at = data.find(b"movi")
+    if at < 4:
+        raise failure("truncated", "no pictures")
+    end = at + int.from_bytes(data[at - 4 : at], "little")
+    at += 4
+    form = data.find(b"strf") + 8
+    coded = data[form + 16 : form + 20] not in RAW
+    while at + 8 <= end:
+        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if name == b"LIST":
+            at += 12  # its chunks follow
+            continue
+        if not name.isalnum() or at + 8 + length > len(data):
+            raise failure("corrupt", f"no chunk begins at byte {at}")
+        if name.endswith(PICTURE) and coded:
+            _require_no_run(data, at + 8, at + 8 + length)
+        at += 8 + length + length % 2
+
+
+def _check_matroska(data: bytes) -> None:
+    at = 4
+    length, at = _number(data, at)
+    name, start, end = next(_elements(data, at + length, len(data)), (0, 0, 0))
+    if name != SEGMENT:
+        raise failure("truncated", "no segment")
+    if end == UNKNOWN:
+        return  # written as it was recorded
+    _require(data, end)
+    for name, first, last in _elements(data, start, end):
+        if name not in IN_SEGMENT or last > end:
+            raise failure("corrupt", f"no element of a segment begins before byte {first}")
+        if name == CLUSTER and last != UNKNOWN:
+            _check_cluster(data, first, last, sound=PCM in data[start : start + HEAD])
+
+
+def _check_cluster(data: bytes, start: int, end: int, *, sound: bool) -> None:
+    for name, first, last in _elements(data, start, end):
+        if name not in IN_CLUSTER or last > end:
+            raise failure("corrupt", f"no element of a cluster begins before byte {first}")
+        if name in (0xA3, 0xA0) and not sound:
+            _require_no_run(data, first, last)
+
+
+def _elements(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(name, start, end) of each element; the end of one of unknown length is UNKNOWN, and nothing follows it."""
+    while at < end:
+        n = 9 - data[at].bit_length()
+        name = int.from_bytes(data[at : at + n])
+        length, start = _number(data, at + n)
+        yield name, start, UNKNOWN if length == UNKNOWN else start + length
+        if length == UNKNOWN:
+            return
+        at = start + length
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """A number of Matroska, and where it ends."""
+    n = 9 - data[at].bit_length()
+    most = (1 << 7 * n) - 1
+    value = int.from_bytes(data[at : at + n]) & most
+    return (UNKNOWN if value == most else value), at + n
+
+
+def _require(data: bytes, end: int) -> None:
+    if len(data) < end:
+        raise failure("truncated", f"{len(data)} of {end} bytes")
+
+
+def _require_no_run(data: bytes, start: int, end: int) -> None:
+    if data.find(RUN, start, end) >= 0:
+        raise failure("corrupt", f"a run of zeros stands in the place of a picture after byte {start}")
