@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
@@ -164,8 +165,8 @@ class Pipeline:
     def _resolve(self, lease: Lease) -> Resolved:
         ended = self._context.tracker.whole.expect(seconds=SCORER_SECONDS)
         try:
-            check_id = lease.claim.check_id
-            return retry_until(lambda: self._scorers.resolve(check_id), until=lambda: lease.deadline, stop=self._stop)
+            resolve = partial(self._scorers.resolve, lease.claim.check_id, begun_at=lease.claim.scan_created_at)
+            return retry_until(resolve, until=lambda: lease.deadline, stop=self._stop)
         finally:
             ended()
 

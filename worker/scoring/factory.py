@@ -73,6 +73,10 @@ class Wanted:
     def adapter_id(self) -> int | None:
         return self.spec.adapter_id
 
+    @property
+    def adapter_sha256(self) -> str | None:
+        return None if self.adapter is None else self.adapter.weights_sha256
+
 
 class ScorerMaker:
     """Makes scorers on one base model, each tested by its canary. `worker.scoring.champions` selects the adapter."""

@@ -58,6 +58,7 @@ class Claim:
     attempts: int
     images: tuple[ClaimedImage, ...]
     lease_seconds: float
+    scan_created_at: datetime
     suspect: bool = False  # an earlier lease expired: run it alone, image by image
     seconds: dict[str, Any] | None = None  # sums by name, of the previous attempt
 
@@ -136,15 +137,16 @@ def _load(connection: sa.Connection, row: sa.Row[Any], *, lease_seconds: float) 
     columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes, Image.rescan_of)
     pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))
-    check_id = connection.execute(sa.select(Scan.check_id).where(Scan.id == row.scan_id)).scalar_one()
+    scan = connection.execute(sa.select(Scan.check_id, Scan.created_at).where(Scan.id == row.scan_id)).one()
     return Claim(
         batch_id=row.id,
         scan_id=row.scan_id,
-        check_id=check_id,
+        check_id=scan.check_id,
         token=row.lease_token,
         attempts=row.attempts,
         images=tuple(ClaimedImage(**image._mapping) for image in found),
         lease_seconds=lease_seconds,
+        scan_created_at=scan.created_at,
         seconds=row.seconds,
         suspect=row.suspect,
     )
