@@ -15,7 +15,7 @@ from scanfleet.db.results import verdicts
 from scanfleet.db.results.verdicts import Answer
 from scanfleet.db.scans import crash_isolation, notifications
 from scanfleet.db.scans.batches import Claim, ClaimedImage
-from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, Retryable
+from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, LedgerReplaced, Retryable
 from scanfleet.redaction import storable
 from worker.batch.attempt import Aborted, BatchRun
 from worker.batch.commit import BatchWriter
@@ -124,12 +124,16 @@ class Pipeline:
             abort("the lease is lost")
 
     def _score(self, lease: Lease) -> None:
-        """Raises Retryable and Aborted only before the first result."""
+        """Raises Aborted only before the first result, and Retryable only before the first write."""
         resolved = self._resolve(lease)
         with self._context.device.occupancy.batch() as span:
             allowance = _allowance(resolved, lease.claim)
             watch = Stopwatch(span=span, n_threads=self._context.settings.fetch_threads, allowance=allowance)
-            self._score_with(resolved, lease, watch)
+            try:
+                self._score_with(resolved, lease, watch)
+            except (LedgerReplaced, sa.exc.IntegrityError):  # rows that it names are gone, or others have their ids
+                self._scorers.forget(resolved)
+                raise
 
     def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch) -> None:
         claim, results = lease.claim, BatchResults(resolved)

@@ -26,7 +26,8 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.training import champions, refusals
-from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, Retryable
+from scanfleet.db.training.adapters import get_adapter
+from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, Retryable, UnknownName
 from scanfleet.retry import backoff_seconds, jittered
 from worker.scoring.adapter_cache import AdapterCache
 from worker.scoring.factory import Resolved, ScorerMaker, Wanted
@@ -93,10 +94,17 @@ class ScorerCache:
             ready = self._known.get(wanted.key)
             if ready is not None:
                 return self._serve(wanted, ready)
-            serving = self._serving.get(check_id)
+            serving = self._serving_of(wanted)
             if serving is not None and self._keeps_previous(serving.wanted, wanted, replaced):
                 return serving.resolved
         return self._make_now(wanted)
+
+    def forget(self, resolved: Resolved) -> None:
+        """Drop a scorer whose row is gone or another one's, so that the next batch makes it again."""
+        log.warning("scorer_forgotten", scorer=resolved.scorer_id)
+        with self._lock:
+            self._known = {key: held for key, held in self._known.items() if held is not resolved}
+            self._serving = {key: held for key, held in self._serving.items() if held.resolved is not resolved}
 
     def check(self) -> None:
         """Make changed champions ready, and release unused adapters. Called by a timer, in one thread.
@@ -131,6 +139,11 @@ class ScorerCache:
             log.info("champion_in_use", check=wanted.check.name, adapter=wanted.adapter_id, scorer=resolved.scorer_id)
         return resolved
 
+    def _serving_of(self, wanted: Wanted) -> _Serving | None:
+        """With the lock held. A restored database may give the id of a check to another one."""
+        serving = self._serving.get(wanted.check_id)
+        return serving if serving is not None and serving.wanted.check == wanted.check else None
+
     def _keeps_previous(self, previous: Wanted, wanted: Wanted, replaced: set[str | None]) -> bool:
         """Return whether a batch continues with the previous scorer. With the lock held.
 
@@ -150,7 +163,7 @@ class ScorerCache:
         except ModelInvalid as error:
             self._refuse(wanted, str(error))
             with self._lock:
-                serving = self._serving.get(wanted.check_id)
+                serving = self._serving_of(wanted)
             return self._fall_back(wanted, str(error)) if serving is None else serving.resolved
         with self._lock:
             return self._serve(wanted, resolved)
@@ -208,11 +221,13 @@ class ScorerCache:
         assert wanted.adapter_id is not None
         try:
             with transaction(self._engine) as connection:
+                if get_adapter(connection, wanted.adapter_id).weights_sha256 != wanted.adapter_sha256:
+                    return  # a restored database gave its id to another one
                 if reason is None:
                     refusals.take_back(connection, wanted.adapter_id, worker=self._worker)
                 else:
                     refusals.record_refusal(connection, wanted.adapter_id, worker=self._worker, why=reason)
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, UnknownName) as error:
             log.warning("refusal_not_recorded", adapter=wanted.adapter_id, error=str(error))
 
     # on the timer

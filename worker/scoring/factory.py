@@ -21,7 +21,7 @@ from scanfleet.checks.crop import crop_text
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for
-from scanfleet.db.results.scorers import ScorerSpec, Shift, record_shift, scorer_id
+from scanfleet.db.results.scorers import ScorerRef, ScorerSpec, Shift, record_shift, scorer_id
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import DeviceUnavailable
 from worker.scoring.adapters import AdapterFolders
@@ -39,6 +39,7 @@ class Resolved:
     """Everything that a batch needs to turn its images into verdicts."""
 
     scorer_id: int  # row in the database
+    ref: ScorerRef | None = None  # the same, with what it stands for; None: nothing is written to a database
     scorer: Scorer
     policy: Policy
     mode: str = ""  # how it scores, see `mode_of`
@@ -54,7 +55,9 @@ class Resolved:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A scorer to be made: a check, and the adapter to use; None: the base alone. `key` covers the configuration.
+    """A scorer to be made: a check, and the adapter to use; None: the base alone.
+
+    `key` covers the configuration by its content: ids of rows name others once a database was restored.
 
     fitted: calibrator and thresholds in the database for exactly this configuration; None: there are none.
     """
@@ -67,7 +70,7 @@ class Wanted:
 
     @property
     def key(self) -> str:
-        return self.spec.key
+        return f"{self.spec.key} {self.check.hash} {self.adapter_sha256}"
 
     @property
     def adapter_id(self) -> int | None:
@@ -130,6 +133,12 @@ class ScorerMaker:
         log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
         return Resolved(
             scorer_id=row,
+            ref=ScorerRef(
+                id=row,
+                key=spec.key,
+                check=check,
+                adapter_sha256=None if adapter is None else adapter.weights_sha256,
+            ),
             scorer=scorer,
             policy=margins.policy,
             mode=spec.mode or "",

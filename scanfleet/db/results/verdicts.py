@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import now
 from scanfleet.db.results.rescan_writes import renew
+from scanfleet.db.results.scorers import ScorerRef, require_scorer
 from scanfleet.db.scans import batches, failures
 from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.scans import finish_if_complete
@@ -57,6 +58,7 @@ class Outcome:
     """What one attempt at a batch brought. Images in neither list wait for the world to heal."""
 
     scorer_id: int
+    scorer: ScorerRef | None = None  # None: this very transaction found scorer_id
     verdicts: Sequence[NewVerdict]
     failures: Mapping[int, ImageError]  # by image id
     waiting_for: str | None = None  # why the others wait
@@ -111,9 +113,9 @@ def _answer(row: sa.Row[Any]) -> Answer:
 
 
 def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
-    """The one transaction that ends an attempt: token check, verdicts, failures, image states, batch, scan.
+    """The one transaction that ends an attempt: lease check, verdicts, failures, image states, batch, scan.
 
-    Raises LeaseLost, and then nothing may be committed.
+    Raises LeaseLost or LedgerReplaced, as all of these, and then nothing may be committed.
     """
     batches.settle(connection, held, values=_batch_values(outcome), waiting_for=outcome.waiting_for)
     _write_images(connection, held, outcome)
@@ -137,6 +139,9 @@ def hand_back(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
 
 
 def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
+    if outcome.scorer is not None:
+        require_scorer(connection, outcome.scorer, scan_id=held.scan_id)
+    batches.require_images(connection, held, [*(verdict.image_id for verdict in outcome.verdicts), *outcome.failures])
     _write_verdicts(connection, held, outcome)
     failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
     if outcome.store_away and outcome.waiting_for is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Image, Scan
+from scanfleet.errors import LeaseLost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class Claim:
     batch_id: int
     scan_id: str
     check_id: int
+    worker: str
     token: int
     attempts: int
     images: tuple[ClaimedImage, ...]
@@ -120,7 +122,7 @@ def claim(
         lease_seconds=lease_seconds,
         returning=(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds),
     )
-    return None if row is None else _load(connection, row, lease_seconds=lease_seconds)
+    return None if row is None else _load(connection, row, worker=worker, lease_seconds=lease_seconds)
 
 
 def _claimable(queue: str, at: datetime) -> sa.ColumnElement[bool]:
@@ -133,7 +135,7 @@ def _probed() -> sa.ColumnElement[bool]:
     return sa.exists().where(other.scan_id == Scan.id, other.state == "leased")
 
 
-def _load(connection: sa.Connection, row: sa.Row[Any], *, lease_seconds: float) -> Claim:
+def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_seconds: float) -> Claim:
     columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes, Image.rescan_of)
     pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))
@@ -142,6 +144,7 @@ def _load(connection: sa.Connection, row: sa.Row[Any], *, lease_seconds: float) 
         batch_id=row.id,
         scan_id=row.scan_id,
         check_id=scan.check_id,
+        worker=worker,
         token=row.lease_token,
         attempts=row.attempts,
         images=tuple(ClaimedImage(**image._mapping) for image in found),
@@ -169,14 +172,16 @@ class LeaseState(enum.Enum):
 
 def lease_states(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:
     """Return by batch id: held, held but of a paused scan, or lost (cancelled, or leased by another worker)."""
-    query = sa.select(Batch.id, Batch.lease_token, Batch.state, Scan.state.label("scan_state"))
+    columns = (Batch.id, Batch.lease_token, Batch.lease_owner, Batch.state, Batch.scan_id)
+    query = sa.select(*columns, Scan.state.label("scan_state"))
     query = query.join(Scan, Scan.id == Batch.scan_id).where(Batch.id.in_([held.batch_id for held in claims]))
     rows = {row.id: row for row in connection.execute(query)}
     return {held.batch_id: _lease_state(held, rows.get(held.batch_id)) for held in claims}
 
 
 def _lease_state(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
-    if row is None or row.state != "leased" or row.lease_token != held.token:
+    ours = (held.token, held.worker, held.scan_id)
+    if row is None or row.state != "leased" or (row.lease_token, row.lease_owner, row.scan_id) != ours:
         return LeaseState.LOST
     return LeaseState.PAUSED if row.scan_state == "paused" else LeaseState.HELD
 
@@ -190,7 +195,7 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
     """End this attempt: the batch is done, or, after a transient error, ready again after a back-off.
 
     `values`: further columns (counts, scorer, seconds). Must be the first statement of the writing transaction: it
-    raises LeaseLost unless the token is the current one.
+    raises LeaseLost unless the lease is the current one.
     """
     if waiting_for is None:
         values = values | leases.FREE | {"state": "done", "finished_at": now(connection), "waiting_for": None}
@@ -211,6 +216,7 @@ def go_on(connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_
     """
     until = leases.end_of_lease(connection, held.lease_seconds)
     _touch(connection, held, in_hand=in_hand, lease_until=until, **values)
+    require_images(connection, held, [in_hand])
 
 
 def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any]) -> None:
@@ -219,4 +225,19 @@ def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any])
 
 
 def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
-    leases.touch(connection, Batch, held.batch_id, held.token, **values)
+    same = Batch.scan_id == held.scan_id
+    leases.touch(connection, Batch, held.batch_id, same, token=held.token, owner=held.worker, **values)
+
+
+def require_images(connection: sa.Connection, held: Claim, image_ids: Collection[int]) -> None:
+    """Check that these images of a claim are still those that its worker read, in the transaction that writes them.
+
+    Raises LeaseLost: a database that was restored gives the ids of lost images to others.
+    """
+    claimed = {image.id: (image.identity, image.rescan_of) for image in held.images}
+    query = sa.select(Image.id, Image.identity, Image.rescan_of)
+    query = query.where(Image.batch_id == held.batch_id, Image.scan_id == held.scan_id, Image.id.in_(list(image_ids)))
+    found = {row.id: (row.identity, row.rescan_of) for row in connection.execute(query)}
+    for image_id in image_ids:
+        if image_id not in claimed or found.get(image_id) != claimed[image_id]:
+            raise LeaseLost(f"batch {held.batch_id}: image {image_id} is not the one that was claimed")
