@@ -142,7 +142,7 @@ def opened(engine: sa.Engine) -> tuple[str, int]:
 
 def claim(engine: sa.Engine, worker: str) -> Claim:
     with transaction(engine) as connection:
-        held = batches.claim(connection, queue=QUEUE, worker=worker, lease_seconds=600)
+        held = batches.claim(connection, model="fake", worker=worker, lease_seconds=600)
     assert held is not None
     return held
 

@@ -40,7 +40,7 @@ class Pipeline:
     """Runs batches. `run` may be called from several threads; each call runs one batch."""
 
     def __init__(
-        self, *, engine: sa.Engine, queue: str, scorers: ScorerCache, context: WorkerContext, leases: Leases, stop: Stop
+        self, *, engine: sa.Engine, model: str, scorers: ScorerCache, context: WorkerContext, leases: Leases, stop: Stop
     ) -> None:
         self.totals = Totals(context.device.occupancy, n_threads=context.settings.fetch_threads)
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class Pipeline:
         self._n_active = 0
         self.leases = leases
         self._engine = engine
-        self._queue = queue
+        self._model = model
         self._scorers = scorers
         self._context = context
         self._stop = stop
@@ -64,7 +64,7 @@ class Pipeline:
         deadline = time.monotonic() + self._context.settings.lease_seconds
         try:
             lease = retry_until(
-                lambda: self.leases.claim(queue=self._queue, notified=notified), until=lambda: deadline, stop=self._stop
+                lambda: self.leases.claim(model=self._model, notified=notified), until=lambda: deadline, stop=self._stop
             )
         except DatabaseUnavailable as error:
             # The batch is still ready, and the reconcilers notify a worker of it again.

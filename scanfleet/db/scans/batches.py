@@ -18,6 +18,7 @@ from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Image, Scan
 from scanfleet.errors import LeaseLost
+from scanfleet.messages import old_score_queue, score_queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +102,19 @@ def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewIm
 
 
 def claim(
-    connection: sa.Connection, *, queue: str, worker: str, lease_seconds: float, notified: int | None = None
+    connection: sa.Connection, *, model: str, worker: str, lease_seconds: float, notified: int | None = None
 ) -> Claim | None:
-    """Lease the notified batch, or any other ready one of the queue; None when there is none.
+    """Lease the notified batch, or any other ready one of the model; None when there is none.
 
     Of a scan whose store is unavailable, lease only a notified batch, as a probe, and one at a time.
     """
     at = now(connection)
-    any_other = sa.and_(_claimable(queue, at), ~on_hold())
+    others = [sa.and_(_claimable(model, at), Batch.queue == queue, ~on_hold()) for queue in _queues(model)]
     # New batches before those that failed before: a few that always fail and have low ids would come first for ever.
-    preferences = [sa.and_(any_other, Batch.attempts == 0), any_other]
+    preferences = [*(sa.and_(other, Batch.attempts == 0) for other in others), *others]
     if notified is not None:
-        preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == notified, sa.or_(~on_hold(), ~_probed())))
+        this = sa.and_(_claimable(model, at), Batch.queue.in_(_queues(model)), Batch.id == notified)
+        preferences.insert(0, sa.and_(this, sa.or_(~on_hold(), ~_probed())))
     row = leases.claim(
         connection,
         Batch,
@@ -125,9 +127,15 @@ def claim(
     return None if row is None else _load(connection, row, worker=worker, lease_seconds=lease_seconds)
 
 
-def _claimable(queue: str, at: datetime) -> sa.ColumnElement[bool]:
-    scan_ready = (Scan.state == "running", backoff_over(Scan.not_before, at))
-    return sa.and_(Batch.queue == queue, leases.claimable(Batch, at), *scan_ready)
+def _queues(model: str) -> list[str]:
+    """Return the queues that hold batches of a model, and maybe those of others; the old one ends first."""
+    return list(dict.fromkeys((old_score_queue(model), score_queue(model))))
+
+
+def _claimable(model: str, at: datetime) -> sa.ColumnElement[bool]:
+    """Whether a batch is ready and of this very model: queues of old releases hold batches of several."""
+    scan_ready = (Scan.state == "running", backoff_over(Scan.not_before, at), Scan.model == model)
+    return sa.and_(leases.claimable(Batch, at), *scan_ready)
 
 
 def _probed() -> sa.ColumnElement[bool]:
@@ -155,10 +163,10 @@ def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_sec
     )
 
 
-def has_ready(connection: sa.Connection, queue: str) -> bool:
-    """Return True if `claim` would find a batch in this queue now, without a notification."""
+def has_ready(connection: sa.Connection, model: str) -> bool:
+    """Return True if `claim` would find a batch of this model now, without a notification."""
     ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
-    ready = ready.where(_claimable(queue, now(connection)), ~on_hold())
+    ready = ready.where(_claimable(model, now(connection)), Batch.queue.in_(_queues(model)), ~on_hold())
     return connection.execute(ready.limit(1)).first() is not None
 
 
