@@ -147,11 +147,11 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def sound(self) -> None:
-        if hasattr(self, "world"):
+        if hasattr(self, "simulation"):
             self.simulation.check()
 
     def teardown(self) -> None:
-        if sys.exc_info()[1] is None and hasattr(self, "world"):
+        if sys.exc_info()[1] is None and hasattr(self, "simulation"):
             self.n_rounds.append(self.simulation.drain(MAX_DRAIN_ROUNDS))
 
 

@@ -120,6 +120,7 @@ def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
     batches.settle(connection, held, values=_batch_values(outcome), waiting_for=outcome.waiting_for)
     _write_images(connection, held, outcome)
     if outcome.waiting_for is None:
+        batches.reopen_if_pending(connection, held)
         finish_if_complete(connection, held.scan_id)
 
 
@@ -141,7 +142,6 @@ def hand_back(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
 def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
     if outcome.scorer is not None:
         require_scorer(connection, outcome.scorer, scan_id=held.scan_id)
-    batches.require_images(connection, held, [*(verdict.image_id for verdict in outcome.verdicts), *outcome.failures])
     _write_verdicts(connection, held, outcome)
     failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
     if outcome.store_away and outcome.waiting_for is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -224,7 +224,6 @@ def go_on(connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_
     """
     until = leases.end_of_lease(connection, held.lease_seconds)
     _touch(connection, held, in_hand=in_hand, lease_until=until, **values)
-    require_images(connection, held, [in_hand])
 
 
 def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any]) -> None:
@@ -235,17 +234,23 @@ def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any])
 def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
     same = Batch.scan_id == held.scan_id
     leases.touch(connection, Batch, held.batch_id, same, token=held.token, owner=held.worker, **values)
+    _require_images(connection, held)
 
 
-def require_images(connection: sa.Connection, held: Claim, image_ids: Collection[int]) -> None:
-    """Check that these images of a claim are still those that its worker read, in the transaction that writes them.
-
-    Raises LeaseLost: a database that was restored gives the ids of lost images to others.
-    """
-    claimed = {image.id: (image.identity, image.rescan_of) for image in held.images}
-    query = sa.select(Image.id, Image.identity, Image.rescan_of)
-    query = query.where(Image.batch_id == held.batch_id, Image.scan_id == held.scan_id, Image.id.in_(list(image_ids)))
+def _require_images(connection: sa.Connection, held: Claim) -> None:
+    """Raise LeaseLost if ids of the claim are of other images: a restored database gives those of lost ones away."""
+    query = sa.select(Image.id, Image.identity, Image.rescan_of).where(Image.batch_id == held.batch_id)
     found = {row.id: (row.identity, row.rescan_of) for row in connection.execute(query)}
-    for image_id in image_ids:
-        if image_id not in claimed or found.get(image_id) != claimed[image_id]:
-            raise LeaseLost(f"batch {held.batch_id}: image {image_id} is not the one that was claimed")
+    for image in held.images:
+        if found.get(image.id) != (image.identity, image.rescan_of):
+            raise LeaseLost(f"batch {held.batch_id}: image {image.id} is not the one that was claimed")
+
+
+def reopen_if_pending(connection: sa.Connection, held: Claim) -> None:
+    """Make a batch ready again that was settled with pending images.
+
+    A database that was restored lost the parts of a suspect batch that its worker wrote before.
+    """
+    pending = sa.exists().where(Image.batch_id == held.batch_id, Image.state == "pending")
+    again = sa.update(Batch).where(Batch.id == held.batch_id, Batch.state == "done", pending)
+    connection.execute(again.values(**leases.READY, finished_at=None))
