@@ -78,7 +78,7 @@ def _drain(engine: sa.Engine, scan: ScanInfo) -> None:
         scorer = scorer_id(connection, spec)
     while True:
         with transaction(engine) as connection:
-            held = batches.claim(connection, queue=scan.queue, worker="bench", lease_seconds=60)
+            held = batches.claim(connection, model=scan.model, worker="bench", lease_seconds=60)
         if held is None:
             return
         with transaction(engine) as connection:

@@ -4,6 +4,7 @@ ScanfleetError
  ├─ Retryable              a transient error: try again later; never a verdict, never a failed image
  │   ├─ StoreUnavailable       bucket or folder cannot be read right now
  │   ├─ DatabaseUnavailable    the ledger cannot be reached
+ │   ├─ LedgerReplaced         ids that this process keeps name other rows now
  │   ├─ BrokerUnavailable      the queue cannot be reached
  │   ├─ DeviceUnavailable      the model cannot run right now
  │   │   └─ DecodersUnavailable    no decoder process can be started
@@ -39,6 +40,10 @@ class StoreUnavailable(Retryable):
 
 class DatabaseUnavailable(Retryable):
     """The database cannot be reached right now."""
+
+
+class LedgerReplaced(Retryable):
+    """Ids that this process keeps name other rows now: the database was restored, or a standby took over."""
 
 
 class BrokerUnavailable(Retryable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 SCORE_BATCH = "score_batch"
 REFRESH_ADAPTER = "refresh_adapter"
 TRAIN_QUEUE = "train"
+MAX_SLUG = 100  # characters: the embedded broker makes it part of a file name
 
 
 class ScoreBatch(BaseModel):
@@ -28,10 +30,24 @@ class RefreshAdapter(BaseModel):
 
 
 def score_queue(model: str) -> str:
-    """The queue of one base model: `Qwen/Qwen3-VL-4B` -> `score.qwen-qwen3-vl-4b`.
+    """The queue of one base model: its slug, and a hash of the exact name where the slug is not the name itself.
 
-    >>> score_queue("pocket")
-    'score.pocket'
+    No two models share a queue: a slug holds no dot.
+
+    >>> score_queue("pocket"), score_queue("Qwen/Qwen3-VL-4B")
+    ('score.pocket', 'score.qwen-qwen3-vl-4b.5d850c09d79b')
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    return f"score.{slug}"
+    slug = _slug(model)
+    if slug == model:
+        return f"score.{slug}"
+    digest = hashlib.sha256(model.encode()).hexdigest()
+    return f"score.{slug[:MAX_SLUG] or '-'}.{digest[:12]}"
+
+
+def old_score_queue(model: str) -> str:
+    """The queue of a model in releases that left the hash out. Its batches are claimed for one more release."""
+    return f"score.{_slug(model)}"
+
+
+def _slug(model: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")

@@ -81,7 +81,7 @@ def ledger_with_scan(
                 batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=portion, batch_images=size)
         connection.execute(sa.update(Scan).values(n_listed=len(images)))
         if n_first:
-            held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=600)
+            held = batches.claim(connection, model="fake", worker="w", lease_seconds=600)
             assert held is not None
             faults = zip(held.images[n_verdicts:], failures, strict=True)
             outcome = Outcome(
@@ -91,7 +91,7 @@ def ledger_with_scan(
             )
             verdicts.write(connection, held, outcome)
         for _ in range(n_held):
-            assert batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=600) is not None
+            assert batches.claim(connection, model="fake", worker="w", lease_seconds=600) is not None
         if worker_queue is not None:
             start_worker(connection, worker="w", host="h", pid=1, queue=worker_queue, device="cpu")
     engine.dispose()

@@ -109,7 +109,7 @@ class Archive:
 
     def claim(self) -> Claim | None:
         with transaction(self.engine) as connection:
-            return batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+            return batches.claim(connection, model="fake", worker="w", lease_seconds=60)
 
     def must_claim(self) -> Claim:
         held = self.claim()

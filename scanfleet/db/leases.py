@@ -1,7 +1,8 @@
 """Leases: one worker's right to a row, a batch or a training, for a time.
 
 The lease token grows with every claim. A write must name the current token, so a worker that was away for longer than
-its lease changes nothing.
+its lease changes nothing. A database that was restored repeats tokens and ids, so a write names the owner, and what
+tells this row from another of the same id, as well.
 """
 
 from __future__ import annotations
@@ -51,9 +52,17 @@ def claim(
     return None
 
 
-def touch(connection: sa.Connection, table: type[Leased], row_id: int, token: int, **values: Any) -> None:
-    """Change a row that is held. Raises LeaseLost unless the token is the current one."""
-    held = (table.id == row_id, table.lease_token == token, table.state == "leased")
+def touch(
+    connection: sa.Connection,
+    table: type[Leased],
+    row_id: int,
+    *same: sa.ColumnElement[bool],
+    token: int,
+    owner: str | None,
+    **values: Any,
+) -> None:
+    """Change a row that is held. Raises LeaseLost unless token and owner are the current ones and it is the `same`."""
+    held = (table.id == row_id, table.lease_token == token, table.lease_owner == owner, table.state == "leased", *same)
     if connection.execute(sa.update(table).where(*held).values(values)).rowcount != 1:
         raise LeaseLost(f"{table.__name__.lower()} {row_id}: lease {token} is no longer the current one")
 

@@ -16,7 +16,7 @@ from scanfleet.db.engine import now, reading, transaction
 from scanfleet.db.scans import batches, crash_isolation, notifications
 from scanfleet.db.tables import Batch, Scan, Verdict
 from scanfleet.retry import MAX_BACKOFF_SECONDS
-from tests.worker_rig import QUEUE, Rig, png, rig
+from tests.worker_rig import Rig, png, rig
 
 HOUR = 3600.0
 MOVED = (Batch.lease_until, Batch.not_before, Batch.notified_at)
@@ -52,7 +52,7 @@ def n_due(worker: Rig) -> int:
 
 def claim(worker: Rig) -> batches.Claim | None:
     with transaction(worker.engine) as connection:
-        return batches.claim(connection, queue=QUEUE, worker="another", lease_seconds=60)
+        return batches.claim(connection, model="fake", worker="another", lease_seconds=60)
 
 
 def pictures(n: int) -> dict[str, bytes]:
@@ -95,7 +95,7 @@ def test_a_notification_and_a_back_off_hold_nothing_up(worker: Rig, seconds: flo
 def test_a_jump_under_a_living_worker_costs_work_and_no_verdict(worker: Rig, seconds: float) -> None:
     """Its lease is taken away, another one scores the batch, and what it writes late changes nothing."""
     scan = worker.scan(pictures(4))
-    held = worker.pipeline.leases.claim(queue=QUEUE, notified=None)
+    held = worker.pipeline.leases.claim(model="fake", notified=None)
     assert held is not None
     jump(worker, seconds)
     assert expire(worker) == 1
@@ -112,7 +112,7 @@ def test_a_jump_under_a_living_worker_costs_work_and_no_verdict(worker: Rig, sec
 @pytest.mark.parametrize("seconds", [-HOUR, -200.0, HOUR])
 def test_a_heartbeat_after_a_jump_keeps_the_batch(worker: Rig, seconds: float) -> None:
     worker.scan(pictures(4))
-    held = worker.pipeline.leases.claim(queue=QUEUE, notified=None)
+    held = worker.pipeline.leases.claim(model="fake", notified=None)
     assert held is not None
     jump(worker, seconds)
     worker.pipeline.leases.beat()

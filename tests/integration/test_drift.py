@@ -14,9 +14,10 @@ from scanfleet.db.drift.reference import alarms, alarms_of_scan, slices
 from scanfleet.db.drift.uri_parts import By
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
-from scanfleet.db.training.champions import promote
+from scanfleet.db.training.champions import promote, roll_back
 from scanfleet.errors import UnknownName
 from scanfleet.stats.drift import Slice, judge
+from tests.rescan_rig import archive, uri
 from tests.verdict_rig import VerdictRig
 
 
@@ -116,6 +117,47 @@ def test_images_that_a_rescan_chose_count_nowhere(rig: VerdictRig) -> None:
     held = found(rig)
     assert ("band", scorer, None) not in held
     assert held["all", scorer, None].reference == "scan all"
+
+
+def test_going_back_and_forth_between_champions_is_no_drift(tmp_path: Path, database_url: str) -> None:
+    given = {uri(number): margin for number, margin in enumerate(margins(1, 600))}
+    with archive(tmp_path, database_url=database_url) as held:
+        first = held.promote("a")
+        scan = held.scan(len(given), given)
+        with transaction(held.engine) as connection:
+            roll_back(connection, held.check.name, "fake", why="test", who=None)
+        held.rescan(scan, band=0.5, audit=0)
+        held.work(given)
+        with transaction(held.engine) as connection:
+            promote(connection, first, kind="forced", why="test")
+        partial = held.rescan(scan, everything=True)
+        held.work(given)
+        with reading(held.engine) as connection:
+            counted = {each.scan for each in slices(connection, held.check.name)}
+            assert alarms(connection, held.check.name) == []
+            assert 0 < held.progress(partial).n_verdicts < len(given)
+        assert counted == {scan}
+
+
+def test_a_rescan_of_every_answer_counts_and_ends_the_alarms_of_its_scan(tmp_path: Path, database_url: str) -> None:
+    n = 400
+    with archive(tmp_path, database_url=database_url) as held:
+        held.promote("a")
+        for seed, mean in ((1, 0.0), (2, 4.0)):
+            given = {uri(number): margin for number, margin in enumerate(margins(seed, n, mean=mean))}
+            scan = held.scan(n, given)
+        with reading(held.engine) as connection:
+            assert any("margins moved" in words for words in alarms_of_scan(connection, held.check.name, scan))
+        held.promote("b")
+        whole = held.rescan(scan, everything=True)
+        held.write(held.must_claim(), given)
+        with reading(held.engine) as connection:
+            assert alarms_of_scan(connection, held.check.name, scan) == []
+        held.work(given)
+        with reading(held.engine) as connection:
+            assert {each.scan: each.tally.n for each in slices(connection, held.check.name, scan_id=whole)} == {
+                whole: n
+            }
 
 
 def test_sources_and_folders_are_separate(each_rig: VerdictRig) -> None:

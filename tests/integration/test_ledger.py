@@ -61,7 +61,7 @@ def start_scan(engine: sa.Engine, n_images: int, *, batch_images: int = 4, liste
 
 def claim(engine: sa.Engine, *, lease_seconds: float = 60, notified: int | None = None) -> Claim | None:
     with transaction(engine) as connection:
-        return batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=lease_seconds, notified=notified)
+        return batches.claim(connection, model="fake", worker="w", lease_seconds=lease_seconds, notified=notified)
 
 
 def must_claim(engine: sa.Engine, *, lease_seconds: float = 60) -> Claim:

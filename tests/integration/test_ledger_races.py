@@ -171,7 +171,7 @@ def test_a_cancellation_lets_a_worker_pass_that_writes_a_batch_listed_meanwhile(
                 connection, scan_id=ledger.scan_id, queue=QUEUE, images=[NewImage(uri="late")], batch_images=1
             )
         with transaction(other) as connection:
-            held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60, notified=batch_id)
+            held = batches.claim(connection, model="fake", worker="w", lease_seconds=60, notified=batch_id)
         assert held is not None
 
         def write(connection: sa.Connection) -> None:

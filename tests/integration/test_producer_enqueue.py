@@ -101,7 +101,7 @@ def work(engine: sa.Engine, *, failing: tuple[str, ...] = ()) -> int:
     n = 0
     while True:
         with transaction(engine) as connection:
-            held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+            held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
         if held is None:
             return n
         n += len(held.images)
@@ -110,7 +110,7 @@ def work(engine: sa.Engine, *, failing: tuple[str, ...] = ()) -> int:
 
 
 def must_claim(connection: sa.Connection) -> batches.Claim:
-    held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+    held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
     assert held is not None
     return held
 

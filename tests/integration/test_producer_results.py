@@ -79,7 +79,7 @@ def scored_scan(engine: sa.Engine, *, n: int = 30) -> str:
         )
         batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=listed(n), batch_images=10)
         connection.execute(sa.update(Scan).values(n_listed=n))
-        held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+        held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
         assert held is not None
         spec = ScorerSpec(
             check_id=held.check_id,
@@ -216,7 +216,7 @@ def test_a_report_shows_what_it_cannot_fetch(engine: sa.Engine, settings: Settin
         )
         image = NewImage(uri=str(folder / "<img src=x>.jpg"), root=str(folder))
         batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=[image], batch_images=10)
-        held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+        held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
         assert held is not None
         spec = ScorerSpec(
             check_id=held.check_id,

@@ -138,8 +138,8 @@ def test_a_scan_on_hold_holds_up_no_other(engine: sa.Engine) -> None:
         (batch,) = batches.add_images(
             connection, scan_id=other, queue=QUEUE, images=[batches.NewImage(uri="mem://o")], batch_images=1
         )
-        assert batches.has_ready(connection, QUEUE)
-        held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+        assert batches.has_ready(connection, "fake")
+        held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
     assert held is not None
     assert held.batch_id == batch
 

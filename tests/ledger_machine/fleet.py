@@ -12,7 +12,6 @@ from scanfleet.db.results import verdicts
 from scanfleet.db.scans import batches
 from scanfleet.db.scans.batches import ClaimedImage, LeaseState
 from scanfleet.errors import LeaseLost
-from tests.ledger_machine.ledger import QUEUE
 from tests.ledger_machine.moments import LEASE, Span
 from tests.ledger_machine.people import People
 from tests.ledger_machine.workers import Answer, Held, outcome
@@ -37,7 +36,7 @@ class Fleet(People):
             return False
         claim, at = self._do(
             lambda connection: batches.claim(
-                connection, queue=QUEUE, worker=worker, lease_seconds=LEASE, notified=notified
+                connection, model="fake", worker=worker, lease_seconds=LEASE, notified=notified
             )
         )
         got = None if claim is None else claim.batch_id

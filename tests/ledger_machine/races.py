@@ -115,7 +115,7 @@ class Scene:
             connection.execute(troubled)
 
     def _take(self, connection: sa.Connection) -> Claim | None:
-        return batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+        return batches.claim(connection, model="fake", worker="w", lease_seconds=60)
 
     def act(self, name: str, number: int) -> Act:
         """One of the transactions below; number: its place in the race, which chooses the claim."""

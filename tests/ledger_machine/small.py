@@ -33,7 +33,9 @@ class Small:
 
     def claim(self, *, notified: int | None = None, worker: str = "w", lease_seconds: float = 60) -> Claim | None:
         with transaction(self.engine) as connection:
-            return batches.claim(connection, queue=QUEUE, worker=worker, lease_seconds=lease_seconds, notified=notified)
+            return batches.claim(
+                connection, model="fake", worker=worker, lease_seconds=lease_seconds, notified=notified
+            )
 
     def must_claim(self, *, notified: int | None = None, worker: str = "w") -> Claim:
         held = self.claim(notified=notified, worker=worker)

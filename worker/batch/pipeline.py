@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
@@ -14,7 +15,7 @@ from scanfleet.db.results import verdicts
 from scanfleet.db.results.verdicts import Answer
 from scanfleet.db.scans import crash_isolation, notifications
 from scanfleet.db.scans.batches import Claim, ClaimedImage
-from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, Retryable
+from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, LedgerReplaced, Retryable
 from scanfleet.redaction import storable
 from worker.batch.attempt import Aborted, BatchRun
 from worker.batch.commit import BatchWriter
@@ -39,7 +40,7 @@ class Pipeline:
     """Runs batches. `run` may be called from several threads; each call runs one batch."""
 
     def __init__(
-        self, *, engine: sa.Engine, queue: str, scorers: ScorerCache, context: WorkerContext, leases: Leases, stop: Stop
+        self, *, engine: sa.Engine, model: str, scorers: ScorerCache, context: WorkerContext, leases: Leases, stop: Stop
     ) -> None:
         self.totals = Totals(context.device.occupancy, n_threads=context.settings.fetch_threads)
         self._lock = threading.Lock()
@@ -47,7 +48,7 @@ class Pipeline:
         self._n_active = 0
         self.leases = leases
         self._engine = engine
-        self._queue = queue
+        self._model = model
         self._scorers = scorers
         self._context = context
         self._stop = stop
@@ -63,7 +64,7 @@ class Pipeline:
         deadline = time.monotonic() + self._context.settings.lease_seconds
         try:
             lease = retry_until(
-                lambda: self.leases.claim(queue=self._queue, notified=notified), until=lambda: deadline, stop=self._stop
+                lambda: self.leases.claim(model=self._model, notified=notified), until=lambda: deadline, stop=self._stop
             )
         except DatabaseUnavailable as error:
             # The batch is still ready, and the reconcilers notify a worker of it again.
@@ -123,12 +124,16 @@ class Pipeline:
             abort("the lease is lost")
 
     def _score(self, lease: Lease) -> None:
-        """Raises Retryable and Aborted only before the first result."""
+        """Raises Aborted only before the first result, and Retryable only before the first write."""
         resolved = self._resolve(lease)
         with self._context.device.occupancy.batch() as span:
             allowance = _allowance(resolved, lease.claim)
             watch = Stopwatch(span=span, n_threads=self._context.settings.fetch_threads, allowance=allowance)
-            self._score_with(resolved, lease, watch)
+            try:
+                self._score_with(resolved, lease, watch)
+            except (LedgerReplaced, sa.exc.IntegrityError):  # rows that it names are gone, or others have their ids
+                self._scorers.forget(resolved)
+                raise
 
     def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch) -> None:
         claim, results = lease.claim, BatchResults(resolved)
@@ -164,8 +169,8 @@ class Pipeline:
     def _resolve(self, lease: Lease) -> Resolved:
         ended = self._context.tracker.whole.expect(seconds=SCORER_SECONDS)
         try:
-            check_id = lease.claim.check_id
-            return retry_until(lambda: self._scorers.resolve(check_id), until=lambda: lease.deadline, stop=self._stop)
+            resolve = partial(self._scorers.resolve, lease.claim.check_id, begun_at=lease.claim.scan_created_at)
+            return retry_until(resolve, until=lambda: lease.deadline, stop=self._stop)
         finally:
             ended()
 

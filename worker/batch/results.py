@@ -127,6 +127,7 @@ class BatchResults:
             log.warning("label_mass_low", scorer=self._scorer_id, images=self._n_low_mass, floor=MASS_FLOOR)
         return Outcome(
             scorer_id=self._scorer_id,
+            scorer=self._resolved.ref,
             verdicts=self._verdicts,
             failures=self._failures,
             waiting_for=self._waiting_for,

@@ -11,7 +11,6 @@ import sqlalchemy as sa
 
 from scanfleet.config.settings import Settings
 from scanfleet.decoding.pool import Decoders
-from scanfleet.messages import score_queue
 from scanfleet.storage.open import StoreFinder
 from worker.batch.context import WorkerContext
 from worker.batch.leases import Leases
@@ -72,8 +71,7 @@ def running(
         tracker=tracker,
     )
     scorers = ScorerCache(engine, model, settings, worker=name)
-    queue = score_queue(settings.model)
-    pipeline = Pipeline(engine=engine, queue=queue, scorers=scorers, context=context, leases=leases, stop=stop)
+    pipeline = Pipeline(engine=engine, model=settings.model, scorers=scorers, context=context, leases=leases, stop=stop)
     heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
     notice = Timer("notice", leases.check_scans, seconds=settings.reconcile_seconds)
     device.start()

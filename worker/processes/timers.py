@@ -16,7 +16,6 @@ from celery import Celery
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans.workers import beat, stop_worker
-from scanfleet.messages import score_queue
 from scanfleet.queue.app import clear_taken
 from scanfleet.reconcile import reconcile_once
 from scanfleet.stats.stage_times import ADVICE, StageTimes
@@ -80,7 +79,7 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
         Timer("reconcile", lambda: reconcile_once(scoring.engine, app, settings), seconds=settings.reconcile_seconds)
     ]
     watchdog = Watchdog(
-        has_work=work_in(scoring.engine, score_queue(settings.model)),
+        has_work=work_in(scoring.engine, settings.model),
         broker_responds=responds(app),
         n_taken=lambda: scoring.pipeline.n_taken,
         active=lambda: scoring.pipeline.n_active,

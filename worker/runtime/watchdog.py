@@ -65,12 +65,12 @@ class Watchdog:
         self._since = None
 
 
-def work_in(engine: sa.Engine, queue: str) -> Callable[[], bool]:
-    """Return a function that returns whether the database holds a batch that workers of `queue` could claim now."""
+def work_in(engine: sa.Engine, model: str) -> Callable[[], bool]:
+    """Return a function that returns whether the database holds a batch that workers of `model` could claim now."""
 
     def has_work() -> bool:
         with reading(engine) as connection:
-            return batches.has_ready(connection, queue)
+            return batches.has_ready(connection, model)
 
     return has_work
 

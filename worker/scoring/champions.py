@@ -2,8 +2,9 @@
 
 The champion is one pointer in the database. When it moves, a running worker (`ScorerCache.check`, on a timer) fetches,
 loads and tests the new adapter beside the batches under way. Until it is ready, and for PATIENCE_SECONDS at most,
-batches continue with the previous one, and their verdicts name it. The next batch after that takes the new one from
-memory.
+batches of scans that began before the move continue with the previous one, and their verdicts name it. The next batch
+after that takes the new one from memory. A batch of a scan that began after the move waits for the new one: whoever
+rolls an adapter back and scans again gets no answer of it.
 
 A worker refuses an adapter that fails its canary or whose files are wrong, and reports it. It continues with the
 adapter that it serves or, freshly started, with the newest predecessor that passes. It retries the refused one from
@@ -15,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 import structlog
@@ -24,7 +26,8 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.training import champions, refusals
-from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, Retryable
+from scanfleet.db.training.adapters import get_adapter
+from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, Retryable, UnknownName
 from scanfleet.retry import backoff_seconds, jittered
 from worker.scoring.adapter_cache import AdapterCache
 from worker.scoring.factory import Resolved, ScorerMaker, Wanted
@@ -35,6 +38,7 @@ log = structlog.get_logger()
 PATIENCE_SECONDS = 60.0  # for how long batches use the previous champion while the new one is made ready
 REFUSED_AGAIN_SECONDS = 60.0  # between two tries of a refused adapter
 UNWATCHED_SECONDS = 30.0  # after the last check, the timer is taken for stopped
+BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +79,32 @@ class ScorerCache:
         self._checking = False
         self._checked_at = -UNWATCHED_SECONDS
 
-    def resolve(self, check_id: int) -> Resolved:
+    def resolve(self, check_id: int, *, begun_at: datetime | None = None) -> Resolved:
         """Return the scorer of a check with its current champion, or with the previous one while that is made ready.
+
+        begun_at: when the batch's scan began; adapters replaced by then do not answer it. None: it is older than all.
+        The pointer is read here, after the claim, and again in each further attempt.
 
         Raises DeviceUnavailable, also when neither the champion nor any predecessor can be used. That is not counted
         against the images: they wait until somebody fixes or promotes an adapter. Raises DatabaseUnavailable,
         StoreUnavailable.
         """
-        wanted = self._wanted(check_id)
+        wanted, replaced = self._wanted(check_id, begun_at)
         with self._lock:
             ready = self._known.get(wanted.key)
             if ready is not None:
                 return self._serve(wanted, ready)
-            serving = self._serving.get(check_id)
-            if serving is not None and self._keeps_previous(wanted):
+            serving = self._serving_of(wanted)
+            if serving is not None and self._keeps_previous(serving.wanted, wanted, replaced):
                 return serving.resolved
         return self._make_now(wanted)
+
+    def forget(self, resolved: Resolved) -> None:
+        """Drop a scorer whose row is gone or another one's, so that the next batch makes it again."""
+        log.warning("scorer_forgotten", scorer=resolved.scorer_id)
+        with self._lock:
+            self._known = {key: held for key, held in self._known.items() if held is not resolved}
+            self._serving = {key: held for key, held in self._serving.items() if held.resolved is not resolved}
 
     def check(self) -> None:
         """Make changed champions ready, and release unused adapters. Called by a timer, in one thread.
@@ -108,11 +122,14 @@ class ScorerCache:
         finally:
             self._checking, self._checked_at = False, time.monotonic()
 
-    def _wanted(self, check_id: int) -> Wanted:
+    def _wanted(self, check_id: int, begun_at: datetime | None = None) -> tuple[Wanted, set[str | None]]:
+        """Return what the champion makes of a check, and the adapters replaced since a scan of it began."""
+        base_model = self._model.identity.base_model
         with reading(self._engine) as connection:
             check = get_check(connection, check_id)
-            adapter = champions.champion(connection, check.name, self._model.identity.base_model)
-        return self._maker.wanted(check_id, check, adapter)
+            adapter = champions.champion(connection, check.name, base_model)
+            replaced = champions.replaced_since(connection, check.name, base_model, begun_at or BEFORE_ALL)
+        return self._maker.wanted(check_id, check, adapter), replaced
 
     def _serve(self, wanted: Wanted, resolved: Resolved) -> Resolved:
         """With the lock held."""
@@ -122,14 +139,23 @@ class ScorerCache:
             log.info("champion_in_use", check=wanted.check.name, adapter=wanted.adapter_id, scorer=resolved.scorer_id)
         return resolved
 
-    def _keeps_previous(self, wanted: Wanted) -> bool:
-        """Return whether batches continue with the scorer that they have. With the lock held."""
+    def _serving_of(self, wanted: Wanted) -> _Serving | None:
+        """With the lock held. A restored database may give the id of a check to another one."""
+        serving = self._serving.get(wanted.check_id)
+        return serving if serving is not None and serving.wanted.check == wanted.check else None
+
+    def _keeps_previous(self, previous: Wanted, wanted: Wanted, replaced: set[str | None]) -> bool:
+        """Return whether a batch continues with the previous scorer. With the lock held.
+
+        replaced: the adapters that were in use since the batch's scan began.
+        """
         now = time.monotonic()
         watched = self._checking or now - self._checked_at < UNWATCHED_SECONDS
         failure = self._failures.get(wanted.key)
         if failure is not None and failure.refused:
             return watched or now < failure.not_before
-        return watched and now - self._moved.setdefault(wanted.key, now) < PATIENCE_SECONDS
+        allowed = previous.adapter_sha256 in replaced | {wanted.adapter_sha256}
+        return allowed and watched and now - self._moved.setdefault(wanted.key, now) < PATIENCE_SECONDS
 
     def _make_now(self, wanted: Wanted) -> Resolved:
         try:
@@ -137,7 +163,7 @@ class ScorerCache:
         except ModelInvalid as error:
             self._refuse(wanted, str(error))
             with self._lock:
-                serving = self._serving.get(wanted.check_id)
+                serving = self._serving_of(wanted)
             return self._fall_back(wanted, str(error)) if serving is None else serving.resolved
         with self._lock:
             return self._serve(wanted, resolved)
@@ -195,11 +221,13 @@ class ScorerCache:
         assert wanted.adapter_id is not None
         try:
             with transaction(self._engine) as connection:
+                if get_adapter(connection, wanted.adapter_id).weights_sha256 != wanted.adapter_sha256:
+                    return  # a restored database gave its id to another one
                 if reason is None:
                     refusals.take_back(connection, wanted.adapter_id, worker=self._worker)
                 else:
                     refusals.record_refusal(connection, wanted.adapter_id, worker=self._worker, why=reason)
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, UnknownName) as error:
             log.warning("refusal_not_recorded", adapter=wanted.adapter_id, error=str(error))
 
     # on the timer
@@ -213,7 +241,7 @@ class ScorerCache:
                 with self._lock:
                     self._ready.pop(check_id, None)
             else:
-                self._prepare(self._wanted(check_id))
+                self._prepare(self._wanted(check_id)[0])
 
     def _prepare(self, wanted: Wanted) -> None:
         with self._lock:

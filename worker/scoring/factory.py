@@ -22,7 +22,7 @@ from scanfleet.checks.frames import DEFAULT_FRAMES, FrameSettings
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for
-from scanfleet.db.results.scorers import ScorerSpec, Shift, record_shift, scorer_id
+from scanfleet.db.results.scorers import ScorerRef, ScorerSpec, Shift, record_shift, scorer_id
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import DeviceUnavailable
 from worker.scoring.adapters import AdapterFolders
@@ -40,6 +40,7 @@ class Resolved:
     """Everything that a batch needs to turn its images into verdicts."""
 
     scorer_id: int  # row in the database
+    ref: ScorerRef | None = None  # the same, with what it stands for; None: nothing is written to a database
     scorer: Scorer
     policy: Policy
     mode: str = ""  # how it scores, see `mode_of`
@@ -56,7 +57,9 @@ class Resolved:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A scorer to be made: a check, and the adapter to use; None: the base alone. `key` covers the configuration.
+    """A scorer to be made: a check, and the adapter to use; None: the base alone.
+
+    `key` covers the configuration by its content: ids of rows name others once a database was restored.
 
     fitted: calibrator and thresholds in the database for exactly this configuration; None: there are none.
     """
@@ -69,11 +72,15 @@ class Wanted:
 
     @property
     def key(self) -> str:
-        return self.spec.key
+        return f"{self.spec.key} {self.check.hash} {self.adapter_sha256}"
 
     @property
     def adapter_id(self) -> int | None:
         return self.spec.adapter_id
+
+    @property
+    def adapter_sha256(self) -> str | None:
+        return None if self.adapter is None else self.adapter.weights_sha256
 
 
 class ScorerMaker:
@@ -128,6 +135,12 @@ class ScorerMaker:
         log.info("scorer_ready", check=check.name, scorer=row, adapter=spec.adapter_id)
         return Resolved(
             scorer_id=row,
+            ref=ScorerRef(
+                id=row,
+                key=spec.key,
+                check=check,
+                adapter_sha256=None if adapter is None else adapter.weights_sha256,
+            ),
             scorer=scorer,
             policy=margins.policy,
             mode=spec.mode or "",

@@ -1,7 +1,7 @@
 """Counts over one scorer's verdicts of a scan: the histogram of their margins, and tallies by source.
 
-Images that a rescan chose (`Image.drawn`) are not counted, unless it chose all: they do not represent the archive.
-Every query has a bounded number of rows, whatever the size of the scan.
+Images that a rescan chose (`Image.drawn`) do not represent the archive: they are not counted, unless it took every
+answer. Every query has a bounded number of rows, whatever the size of the scan.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.db.drift.uri_parts import By, part_of
-from scanfleet.db.tables import Batch, Image, Verdict
+from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.stats.drift import MASS_FLOOR, Tally
 
 BIN_WIDTH = 1 / 64  # logits; edges between bins lie on this grid
@@ -102,5 +102,13 @@ def _of_scorer(query: sa.Select[Any], scan_id: str, scorer: int, batches: Sequen
         query.select_from(Verdict)
         .join(Image, Image.id == Verdict.image_id)
         # "+ 0": avoids the index of scorers, which visits all verdicts of a scorer.
-        .where(Verdict.scorer_id + 0 == scorer, sa.or_(Image.drawn.is_(None), Image.drawn == "all"), where)
+        .where(Verdict.scorer_id + 0 == scorer, where)
+        .where(sa.or_(Image.drawn.is_(None), sa.and_(Image.drawn == "all", _took_every_answer(scan_id))))
     )
+
+
+def _took_every_answer(scan_id: str) -> sa.ColumnElement[bool]:
+    """Whether a rescan without a band left none out: `--all` leaves out those that the champion has given already."""
+    left_out, wanted = Scan.filters["current"].as_integer(), Scan.filters["changeable"].as_integer()
+    every = (sa.func.coalesce(left_out, 0) == 0, sa.func.coalesce(Scan.n_listed >= wanted, True))
+    return sa.exists().where(Scan.id == scan_id, *every)

@@ -47,15 +47,17 @@ def slices(
     max_scans: int = MAX_SCANS,
     max_batches: int | None = None,
     in_use: bool = False,
+    standing: bool = False,
 ) -> Iterator[Slice]:
     """Yield every scan of a check, the newest first, by scorer; with `by`, each scan is followed by its sources.
 
     max_batches: read at most this many batches of each scan, spread evenly. in_use: leave out scorers whose
-    adapter is no longer the champion.
+    adapter is no longer the champion. standing: leave out scorers of whose answers a rescan has replaced some: the
+    others are a selection, which shows nothing.
     """
     known: dict[int, Reference | None] = {}
     for scan, sources in _newest_scans(connection, check_name, scan_id=scan_id, limit=max_scans):
-        for scorer in _scorers_of(connection, check_name, scan, in_use=in_use):
+        for scorer in _scorers_of(connection, check_name, scan, in_use=in_use, standing=standing):
             if scorer.id not in known:
                 known[scorer.id] = _reference(connection, scorer.id, by=by)
             counted = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
@@ -79,8 +81,8 @@ def alarms(connection: sa.Connection, check_name: str) -> list[str]:
 
 
 def alarms_of_scan(connection: sa.Connection, check_name: str, scan_id: str) -> list[str]:
-    """Return the alarms of one scan, as text. Reads a part of it, whatever its size."""
-    found = slices(connection, check_name, scan_id=scan_id, max_batches=RECENT_BATCHES)
+    """Return the alarms of one scan about its current answers, as text. Reads a part of it, whatever its size."""
+    found = slices(connection, check_name, scan_id=scan_id, max_batches=RECENT_BATCHES, standing=True)
     return [finding.words for each in found for finding in judge(each) if finding.level == "alarm"]
 
 
@@ -112,7 +114,9 @@ class _Scorer:
     zero_shot: bool
 
 
-def _scorers_of(connection: sa.Connection, check_name: str, scan_id: str, *, in_use: bool) -> list[_Scorer]:
+def _scorers_of(
+    connection: sa.Connection, check_name: str, scan_id: str, *, in_use: bool, standing: bool
+) -> list[_Scorer]:
     used = sa.select(Batch.scorer_id).where(Batch.scan_id == scan_id, Batch.scorer_id.is_not(None)).distinct()
     query = (
         sa.select(ScorerRow.id, ScorerRow.base_model, ScorerRow.precision, Adapter.weights_sha256)
@@ -124,6 +128,9 @@ def _scorers_of(connection: sa.Connection, check_name: str, scan_id: str, *, in_
         of_check = sa.and_(Champion.check_name == check_name, Champion.base_model == ScorerRow.base_model)
         is_it = Champion.adapter_id.is_not_distinct_from(ScorerRow.adapter_id)
         query = query.outerjoin(Champion, of_check).where(sa.or_(Champion.check_name.is_(None), is_it))
+    if standing:
+        rescanned = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id).where(Scan.rescan_of == scan_id)
+        query = query.where(~rescanned.where(Batch.n_verdicts > 0, Batch.scorer_id != ScorerRow.id).exists())
     found = []
     for row in connection.execute(query):
         adapter = "" if row.weights_sha256 is None else f", {row.weights_sha256[:12]}"

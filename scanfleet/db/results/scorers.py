@@ -10,8 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from scanfleet.checks.check import Check
 from scanfleet.db.engine import now
-from scanfleet.db.tables import Adapter, Image, ScorerRow, Verdict
+from scanfleet.db.tables import Adapter, CheckRow, Image, Scan, ScorerRow, Verdict
+from scanfleet.errors import LedgerReplaced
 from scanfleet.images.version import DECODING_VERSION
 
 
@@ -35,6 +37,19 @@ class ScorerSpec:
     def key(self) -> str:
         body = {name: value for name, value in asdict(self).items() if name != "mode"}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerRef:
+    """A scorer's row, and what it stands for: the rows that its key names by their ids included.
+
+    A database that was restored gives the ids of lost rows to others, so an id alone is valid within its transaction.
+    """
+
+    id: int
+    key: str
+    check: Check
+    adapter_sha256: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +109,24 @@ def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:
     row = asdict(spec) | {"key": spec.key, "created_at": now(connection)}
     connection.execute(dialect.insert(ScorerRow).values(row).on_conflict_do_nothing(index_elements=["key"]))
     return connection.execute(sa.select(ScorerRow.id).where(ScorerRow.key == spec.key)).scalar_one()
+
+
+def require_scorer(connection: sa.Connection, scorer: ScorerRef, *, scan_id: str) -> None:
+    """Check that a row is still this scorer, and of the scan's check. Raises LedgerReplaced."""
+    query = (
+        sa.select(CheckRow.body)
+        .select_from(ScorerRow)
+        .join(CheckRow, CheckRow.id == ScorerRow.check_id)
+        .join(Scan, Scan.check_id == ScorerRow.check_id)
+        .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
+        .where(ScorerRow.id == scorer.id, ScorerRow.key == scorer.key, Scan.id == scan_id)
+        .where(Adapter.weights_sha256.is_not_distinct_from(scorer.adapter_sha256))
+    )
+    body = connection.execute(query).scalar_one_or_none()
+    if body is None or Check.model_validate(body) != scorer.check:
+        raise LedgerReplaced(
+            f"scorer {scorer.id} is no longer the one that this worker uses (was the database restored?)"
+        )
 
 
 def record_shift(connection: sa.Connection, scorer: int, shift: Shift) -> None:

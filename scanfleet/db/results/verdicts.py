@@ -14,6 +14,7 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import now
 from scanfleet.db.results.rescan_writes import renew
+from scanfleet.db.results.scorers import ScorerRef, require_scorer
 from scanfleet.db.scans import batches, failures
 from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.scans import finish_if_complete
@@ -60,6 +61,7 @@ class Outcome:
     """The result of one attempt at a batch. Images in neither list wait: they met a transient error."""
 
     scorer_id: int
+    scorer: ScorerRef | None = None  # None: this very transaction found scorer_id
     verdicts: Sequence[NewVerdict]
     failures: Mapping[int, ImageError]  # by image id
     waiting_for: str | None = None  # why the others wait
@@ -116,13 +118,14 @@ def _answer(row: sa.Row[Any]) -> Answer:
 
 
 def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
-    """The one transaction that ends an attempt: token check, verdicts, failures, image states, batch, scan.
+    """The one transaction that ends an attempt: lease check, verdicts, failures, image states, batch, scan.
 
-    Raises LeaseLost, and then nothing may be committed.
+    Raises LeaseLost or LedgerReplaced, as all of these, and then nothing may be committed.
     """
     batches.settle(connection, held, values=_batch_values(outcome), waiting_for=outcome.waiting_for)
     _write_images(connection, held, outcome)
     if outcome.waiting_for is None:
+        batches.reopen_if_pending(connection, held)
         finish_if_complete(connection, held.scan_id)
 
 
@@ -142,6 +145,8 @@ def hand_back(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
 
 
 def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
+    if outcome.scorer is not None:
+        require_scorer(connection, outcome.scorer, scan_id=held.scan_id)
     _write_verdicts(connection, held, outcome)
     failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
     if outcome.store_away and outcome.waiting_for is not None:

@@ -17,6 +17,8 @@ from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Image, Scan
+from scanfleet.errors import LeaseLost
+from scanfleet.messages import old_score_queue, score_queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,12 @@ class Claim:
     batch_id: int
     scan_id: str
     check_id: int
+    worker: str
     token: int
     attempts: int
     images: tuple[ClaimedImage, ...]
     lease_seconds: float
+    scan_created_at: datetime
     suspect: bool = False  # an earlier lease expired: run it alone, image by image
     seconds: dict[str, Any] | None = None  # sums by name, of the previous attempt
 
@@ -98,18 +102,19 @@ def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewIm
 
 
 def claim(
-    connection: sa.Connection, *, queue: str, worker: str, lease_seconds: float, notified: int | None = None
+    connection: sa.Connection, *, model: str, worker: str, lease_seconds: float, notified: int | None = None
 ) -> Claim | None:
-    """Lease the notified batch, or any other ready one of the queue; None when there is none.
+    """Lease the notified batch, or any other ready one of the model; None when there is none.
 
     Of a scan whose store is unavailable, lease only a notified batch, as a probe, and one at a time.
     """
     at = now(connection)
-    any_other = sa.and_(_claimable(queue, at), ~on_hold())
+    others = [sa.and_(_claimable(model, at), Batch.queue == queue, ~on_hold()) for queue in _queues(model)]
     # New batches before those that failed before: a few that always fail and have low ids would come first forever.
-    preferences = [sa.and_(any_other, Batch.attempts == 0), any_other]
+    preferences = [*(sa.and_(other, Batch.attempts == 0) for other in others), *others]
     if notified is not None:
-        preferences.insert(0, sa.and_(_claimable(queue, at), Batch.id == notified, sa.or_(~on_hold(), ~_probed())))
+        this = sa.and_(_claimable(model, at), Batch.queue.in_(_queues(model)), Batch.id == notified)
+        preferences.insert(0, sa.and_(this, sa.or_(~on_hold(), ~_probed())))
     row = leases.claim(
         connection,
         Batch,
@@ -119,12 +124,18 @@ def claim(
         lease_seconds=lease_seconds,
         returning=(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds),
     )
-    return None if row is None else _load(connection, row, lease_seconds=lease_seconds)
+    return None if row is None else _load(connection, row, worker=worker, lease_seconds=lease_seconds)
 
 
-def _claimable(queue: str, at: datetime) -> sa.ColumnElement[bool]:
-    scan_ready = (Scan.state == "running", backoff_over(Scan.not_before, at))
-    return sa.and_(Batch.queue == queue, leases.claimable(Batch, at), *scan_ready)
+def _queues(model: str) -> list[str]:
+    """Return the queues that hold batches of a model, and maybe those of others; the old one ends first."""
+    return list(dict.fromkeys((old_score_queue(model), score_queue(model))))
+
+
+def _claimable(model: str, at: datetime) -> sa.ColumnElement[bool]:
+    """Whether a batch is ready and of this very model: queues of old releases hold batches of several."""
+    scan_ready = (Scan.state == "running", backoff_over(Scan.not_before, at), Scan.model == model)
+    return sa.and_(leases.claimable(Batch, at), *scan_ready)
 
 
 def _probed() -> sa.ColumnElement[bool]:
@@ -132,28 +143,30 @@ def _probed() -> sa.ColumnElement[bool]:
     return sa.exists().where(other.scan_id == Scan.id, other.state == "leased")
 
 
-def _load(connection: sa.Connection, row: sa.Row[Any], *, lease_seconds: float) -> Claim:
+def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_seconds: float) -> Claim:
     columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes, Image.rescan_of)
     pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))
-    check_id = connection.execute(sa.select(Scan.check_id).where(Scan.id == row.scan_id)).scalar_one()
+    scan = connection.execute(sa.select(Scan.check_id, Scan.created_at).where(Scan.id == row.scan_id)).one()
     return Claim(
         batch_id=row.id,
         scan_id=row.scan_id,
-        check_id=check_id,
+        check_id=scan.check_id,
+        worker=worker,
         token=row.lease_token,
         attempts=row.attempts,
         images=tuple(ClaimedImage(**image._mapping) for image in found),
         lease_seconds=lease_seconds,
+        scan_created_at=scan.created_at,
         seconds=row.seconds,
         suspect=row.suspect,
     )
 
 
-def has_ready(connection: sa.Connection, queue: str) -> bool:
-    """Return True if `claim` would find a batch in this queue now, without a notification."""
+def has_ready(connection: sa.Connection, model: str) -> bool:
+    """Return True if `claim` would find a batch of this model now, without a notification."""
     ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
-    ready = ready.where(_claimable(queue, now(connection)), ~on_hold())
+    ready = ready.where(_claimable(model, now(connection)), Batch.queue.in_(_queues(model)), ~on_hold())
     return connection.execute(ready.limit(1)).first() is not None
 
 
@@ -167,14 +180,16 @@ class LeaseState(enum.Enum):
 
 def lease_states(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:
     """Return by batch id: held, held but of a paused scan, or lost (cancelled, or leased by another worker)."""
-    query = sa.select(Batch.id, Batch.lease_token, Batch.state, Scan.state.label("scan_state"))
+    columns = (Batch.id, Batch.lease_token, Batch.lease_owner, Batch.state, Batch.scan_id)
+    query = sa.select(*columns, Scan.state.label("scan_state"))
     query = query.join(Scan, Scan.id == Batch.scan_id).where(Batch.id.in_([held.batch_id for held in claims]))
     rows = {row.id: row for row in connection.execute(query)}
     return {held.batch_id: _lease_state(held, rows.get(held.batch_id)) for held in claims}
 
 
 def _lease_state(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
-    if row is None or row.state != "leased" or row.lease_token != held.token:
+    ours = (held.token, held.worker, held.scan_id)
+    if row is None or row.state != "leased" or (row.lease_token, row.lease_owner, row.scan_id) != ours:
         return LeaseState.LOST
     return LeaseState.PAUSED if row.scan_state == "paused" else LeaseState.HELD
 
@@ -188,7 +203,7 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
     """End this attempt: the batch is done, or, after a transient error, ready again after a back-off.
 
     `values`: further columns (counts, scorer, seconds). Must be the first statement of the writing transaction: it
-    raises LeaseLost unless the token is the current one.
+    raises LeaseLost unless the lease is the current one.
     """
     if waiting_for is None:
         values = values | leases.FREE | {"state": "done", "finished_at": now(connection), "waiting_for": None}
@@ -217,4 +232,25 @@ def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any])
 
 
 def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
-    leases.touch(connection, Batch, held.batch_id, held.token, **values)
+    same = Batch.scan_id == held.scan_id
+    leases.touch(connection, Batch, held.batch_id, same, token=held.token, owner=held.worker, **values)
+    _require_images(connection, held)
+
+
+def _require_images(connection: sa.Connection, held: Claim) -> None:
+    """Raise LeaseLost if ids of the claim are of other images: a restored database gives those of lost ones away."""
+    query = sa.select(Image.id, Image.identity, Image.rescan_of).where(Image.batch_id == held.batch_id)
+    found = {row.id: (row.identity, row.rescan_of) for row in connection.execute(query)}
+    for image in held.images:
+        if found.get(image.id) != (image.identity, image.rescan_of):
+            raise LeaseLost(f"batch {held.batch_id}: image {image.id} is not the one that was claimed")
+
+
+def reopen_if_pending(connection: sa.Connection, held: Claim) -> None:
+    """Make a batch ready again that was settled with pending images.
+
+    A database that was restored lost the parts of a suspect batch that its worker wrote before.
+    """
+    pending = sa.exists().where(Image.batch_id == held.batch_id, Image.state == "pending")
+    again = sa.update(Batch).where(Batch.id == held.batch_id, Batch.state == "done", pending)
+    connection.execute(again.values(**leases.READY, finished_at=None))

@@ -12,6 +12,7 @@ from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Scan
+from scanfleet.messages import score_queue
 
 mark_notified = partial(leases.mark_notified, table=Batch)
 
@@ -20,6 +21,8 @@ def due_for_notification(
     connection: sa.Connection, *, renotify_seconds: float, max_outstanding: int
 ) -> list[tuple[int, str]]:
     """Find ready batches without a recent notification, as (batch id, queue), and mark them as notified.
+
+    The queue is that of the scan's model, also for batches that an older release wrote under another one.
 
     The number is limited so that at most `max_outstanding` notifications are under way. A scan whose store is
     unavailable gets one, as a probe, and none while one is under way; probes are not limited, or a busy scan would keep
@@ -31,14 +34,14 @@ def due_for_notification(
     ready = (leases.claimable(Batch, at), Scan.state == "running", backoff_over(Scan.not_before, at))
     unnotified = sa.or_(Batch.notified_at.is_(None), ~recently)
     query = (
-        sa.select(Batch.id, Batch.queue)
+        sa.select(Batch.id, Scan.model)
         .join(Scan, Scan.id == Batch.scan_id)
         .where(*ready, unnotified, ~on_hold())
         .order_by(Batch.id)
         .limit(n_free)
         .with_for_update(skip_locked=True, key_share=True, of=Batch)
     )
-    found = [(row.id, row.queue) for row in connection.execute(query)]
+    found = [(row.id, score_queue(row.model)) for row in connection.execute(query)]
     found += _probes(connection, (*ready, on_hold()), recently)
     mark_notified(connection, [batch_id for batch_id, _ in found], at=at)
     return found
@@ -61,8 +64,8 @@ def _probes(
         probe = sa.select(Batch.id).where(Batch.scan_id == scan_id, under_way).limit(1)
         if connection.execute(probe).first() is not None:
             continue
-        query = sa.select(Batch.id, Batch.queue).join(Scan, Scan.id == Batch.scan_id)
+        query = sa.select(Batch.id, Scan.model).join(Scan, Scan.id == Batch.scan_id)
         query = query.where(*ready, Batch.scan_id == scan_id).order_by(Batch.attempts, sa.func.random()).limit(1)
         query = query.with_for_update(skip_locked=True, key_share=True, of=Batch)
-        found += [(row.id, row.queue) for row in connection.execute(query)]
+        found += [(row.id, score_queue(row.model)) for row in connection.execute(query)]
     return found

@@ -137,7 +137,7 @@ def _select_scans(connection: sa.Connection, where: sa.ColumnElement[bool], *, l
             check=row.check,
             check_id=row.check_id,
             model=row.model,
-            queue=row.queue,
+            queue=score_queue(row.model),  # its row may name the one of an older release
             sources=tuple(row.sources),
             filters=row.filters,
             state=row.state,

@@ -277,4 +277,5 @@ def under_way(connection: sa.Connection) -> dict[str, TrainingInfo]:
 
 
 def _touch(connection: sa.Connection, held: TrainingInfo, **values: Any) -> None:
-    leases.touch(connection, Training, held.id, held.lease_token, **values)
+    same = Training.created_at == held.created_at
+    leases.touch(connection, Training, held.id, same, token=held.lease_token, owner=held.lease_owner, **values)

@@ -19,7 +19,7 @@ from tests.worker_rig import QUEUE, Rig, png, rig
 def crash(worker: Rig) -> None:
     """A worker claims the first batch and dies."""
     with transaction(worker.engine) as connection:
-        assert claim(connection, queue=QUEUE, worker="dead", lease_seconds=-1) is not None
+        assert claim(connection, model="fake", worker="dead", lease_seconds=-1) is not None
         assert crash_isolation.expire_leases(connection).n == 1
 
 
