@@ -106,7 +106,7 @@ def own_postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def pooler(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
-    """pgbouncer in transaction mode before `postgres_server`; its `pooled` turns addresses of databases into its own."""
+    """pgbouncer in transaction mode before `postgres_server`; its `pooled` turns addresses into its own."""
     yield from serve(lambda: PgBouncer(postgres_server))
 
 
