@@ -179,10 +179,14 @@ class Settings(BaseSettings):
         return self.broker_url.get_secret_value() if self.broker_url else "filesystem://localhost"
 
     def make_folder(self, *parts: str) -> Path:
-        """Return a folder below data_dir, and create it if it is missing. Raises BadSettings if it cannot."""
+        """Return a folder below data_dir, and create it if it is missing. Raises BadSettings if it cannot.
+
+        A data_dir that it creates is for its owner alone; one that exists stays as it is.
+        """
         folder = self.data_dir.joinpath(*parts)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise BadSettings(f"data_dir: cannot make the folder {folder} ({reason}): name another one") from None
