@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     broker_key_file: Path | None = None
     database_ca_file: Path | None = None  # encrypts, and checks the server's certificate (sslmode=verify-full)
     s3_endpoint_url: str | None = None  # any S3-compatible server; default: AWS
+    s3_requester_pays: bool = False  # agree to pay for reading buckets whose owner does not
 
     # what scores
     model: str = "pocket"  # a built-in name, a hub id or a folder
