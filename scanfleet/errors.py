@@ -15,7 +15,7 @@ ScanfleetError
      └─ RequestError           the request: one line that says what to do, and an exit code
          ├─ BadSettings  BadCheck  BadManifest  BadSource
          ├─ SourceNotFound  AccessDenied  EmptySource
-         ├─ UnknownName  SchemaOutdated  MissingExtra  ScanIncomplete
+         ├─ UnknownName  SchemaOutdated (SchemaTooNew)  MissingExtra  ScanIncomplete
          └─ BadLabels  GateNotPassed  TrainingFailed  DriftAlarm
 """
 
@@ -144,6 +144,10 @@ class SchemaOutdated(RequestError):
     """The database schema is not the one this version needs."""
 
     exit_code = 18
+
+
+class SchemaTooNew(SchemaOutdated):
+    """A later release has upgraded the database: this one is the outdated part."""
 
 
 class MissingExtra(RequestError):

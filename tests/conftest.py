@@ -12,7 +12,15 @@ import pytest
 from hypothesis import settings
 
 from tests.migrated import postgres_database
-from tests.services import Bucket, PostgresServer, RedisServer, S3Server, SeaweedServer, ServiceMissingError
+from tests.services import (
+    Bucket,
+    PgBouncer,
+    PostgresServer,
+    RedisServer,
+    S3Server,
+    SeaweedServer,
+    ServiceMissingError,
+)
 from tests.services.process import Service
 
 # No deadline: a loaded two-core machine stalls any single example for longer than hypothesis allows.
@@ -94,6 +102,12 @@ def pg_empty_url(postgres_server: PostgresServer) -> Iterator[str]:
 def own_postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL for this test alone, to be killed and paused."""
     yield from serve(PostgresServer)
+
+
+@pytest.fixture
+def pooler(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
+    """pgbouncer in transaction mode before `postgres_server`; its `pooled` turns addresses into its own."""
+    yield from serve(lambda: PgBouncer(postgres_server))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the tests need from the system: Redis and PostgreSQL, of which they start private servers, or, when called with
+# What the tests need from the system: Redis, PostgreSQL and pgbouncer, of which they start private servers, or, when called with
 # `containers`, the tools that build docker/Dockerfile without a daemon.
 # As root on Debian or Ubuntu the missing packages are installed; elsewhere one line says what to install.
 # What is missing never ends this script with an error: its tests skip, or fail where CI is set.
@@ -11,15 +11,18 @@ have_postgres() {
         { command -v pg_config >/dev/null && [ -x "$(pg_config --bindir)/initdb" ]; }
 }
 
+have_pgbouncer() { command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; }
+
 missing=()
 if [ "${1:-}" = containers ]; then
     elsewhere="only Linux has it"
     command -v buildah >/dev/null || missing+=(buildah)
     command -v debootstrap >/dev/null || missing+=(debootstrap debian-archive-keyring)
 else
-    elsewhere="macOS: brew install redis postgresql@17"
+    elsewhere="macOS: brew install redis postgresql@17 pgbouncer"
     have_redis || missing+=(redis-server)
     have_postgres || missing+=(postgresql)
+    have_pgbouncer || missing+=(pgbouncer)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 

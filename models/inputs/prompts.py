@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -162,14 +165,40 @@ def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_templ
     return replace(turn, between=_between(turn, _encode(tokenizer, pair, image_token), image_id))
 
 
+TEMPLATE_SECONDS = 10.0  # a template takes milliseconds
+
+
+@contextmanager
+def _bounded(seconds: float) -> Iterator[None]:
+    """End Python code of this thread that runs for longer, as a loop in a template. Raises ModelInvalid.
+
+    A template is a stranger's program: jinja's sandbox bounds what it reaches, not how long it runs. The clock is read
+    at each of its lines, so one operation is not ended on the way.
+    """
+    deadline = time.monotonic() + seconds
+
+    def trace(_frame: object, _event: str, _argument: object) -> Any:
+        if time.monotonic() > deadline:
+            raise ModelInvalid(f"the chat template runs for longer than {seconds:.0f} s; use the checkpoint's own")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
 def _rendered(tokenizer: Tokenizer, text: str, *, n_images: int, chat_template: str | None) -> str:
     content = [{"type": "text", "text": text}, *({"type": "image"} for _ in range(n_images))]
-    rendered: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=False,
-        add_generation_prompt=True,
-        chat_template=chat_template,
-    )
+    with _bounded(TEMPLATE_SECONDS):
+        rendered: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+            chat_template=chat_template,
+        )
     return rendered
 
 

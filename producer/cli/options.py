@@ -151,6 +151,17 @@ def failure_options(command: FunctionT) -> FunctionT:
     return command
 
 
+def spreadsheet_option(command: FunctionT) -> FunctionT:
+    """--spreadsheet, which `require_csv` refuses for other formats."""
+    words = "CSV for a spreadsheet: no cell runs as a formula (a ' before = + - @), UTF-8 with a byte order mark."
+    return click.option("--spreadsheet", is_flag=True, help=words)(command)
+
+
+def require_csv(form: str, *, spreadsheet: bool) -> None:
+    if spreadsheet and form != "csv":
+        raise click.UsageError("--spreadsheet needs --format csv")
+
+
 def printable(text: str) -> str:
     """Escape control characters: file names and labels are untrusted."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

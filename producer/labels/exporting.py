@@ -23,13 +23,19 @@ SIDES = ("x0", "y0", "x1", "y1")
 CurrentLabels = Callable[[], Iterable[CurrentLabel]]  # yields the same each time
 
 
-def write_labels(current: CurrentLabels, labels: Sequence[str], file: IO[bytes], *, form: str) -> int:
-    """Write labels and return their number. labels: those of the check, which become COCO's categories."""
+def write_labels(
+    current: CurrentLabels, labels: Sequence[str], file: IO[bytes], *, form: str, spreadsheet: bool = False
+) -> int:
+    """Write labels and return their number. labels: those of the check, which become COCO's categories.
+
+    spreadsheet: of CSV, as in `write_csv`.
+    """
     if form == "coco":
         return _write_coco(current, labels, file)
     if form == "jsonl":
         return _write_jsonl(map(as_record, current()), file)
-    return write_csv(file, COLUMNS, (as_record(one) | {"boxes": boxes_text(one.boxes)} for one in current()))
+    rows = (as_record(one) | {"boxes": boxes_text(one.boxes)} for one in current())
+    return write_csv(file, COLUMNS, rows, spreadsheet=spreadsheet)
 
 
 def as_record(one: CurrentLabel) -> dict[str, Any]:

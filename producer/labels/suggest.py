@@ -184,10 +184,10 @@ def _pivot(seed: int, part: str) -> str:
     return hashlib.sha256(f"{part} {seed}".encode()).hexdigest()
 
 
-def write_suggestions(images: Iterable[Suggestion], file: IO[bytes], *, form: str) -> None:
-    """Write the rows. form: csv or jsonl."""
+def write_suggestions(images: Iterable[Suggestion], file: IO[bytes], *, form: str, spreadsheet: bool = False) -> None:
+    """Write the rows. form: csv or jsonl. spreadsheet: as in `write_csv`."""
     if form == "jsonl":
         for each in images:
             file.write(f"{json.dumps(each.record(), ensure_ascii=False, allow_nan=False)}\n".encode())
         return
-    write_csv(file, COLUMNS, (each.record() for each in images))
+    write_csv(file, COLUMNS, (each.record() for each in images), spreadsheet=spreadsheet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,11 @@ from producer.sources.named import NamedImages
 from producer.training.refusals import refusal_text, refused_champions
 from scanfleet.config.diagnosis import check_broker, local_broker_warning
 from scanfleet.config.settings import Settings
-from scanfleet.db.engine import reading
+from scanfleet.db.engine import OTHERS, reading
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.workers import WorkerInfo, live_workers
 from scanfleet.db.schema import check_schema, connect_at_start
-from scanfleet.errors import Retryable, ScanfleetError, SchemaOutdated
+from scanfleet.errors import Retryable, ScanfleetError, SchemaOutdated, SchemaTooNew
 from scanfleet.queue.app import broker_folder, make_app
 from scanfleet.redaction import redact
 from scanfleet.stats.stage_times import StageTimes
@@ -79,6 +80,10 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             name="data folder", status="warn", text=f"{place} is not writable", remedy="set data_dir to another folder"
         )
+    elif place == settings.data_dir and place.stat().st_mode & OTHERS:
+        mode = stat.S_IMODE(place.stat().st_mode)
+        text = f"{place}: other users of this machine may enter it (mode {mode:o})"
+        yield Finding(name="data folder", status="warn", text=text, remedy=f"chmod 700 {place}, unless users share it")
     elif free < LOW_DISK_BYTES:
         remedy = "free some space, or set data_dir to another folder"
         yield Finding(name="data folder", status="warn", text=text, remedy=remedy)
@@ -99,7 +104,7 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         try:
             check_schema(engine)
         except SchemaOutdated as error:
-            if settings.database_url is not None:
+            if settings.database_url is not None or isinstance(error, SchemaTooNew):
                 raise
             yield Finding(name="ledger", status="warn", text=str(error), remedy="any command that writes upgrades it")
             return

@@ -120,8 +120,13 @@ _NO_RESULT = Result(
 COLUMNS = tuple(as_flat(_NO_RESULT))
 
 
-def write_results(results: Iterable[Result], file: IO[bytes], *, form: str) -> int:
-    """Write results in one of FORMATS and return their number. Raises MissingExtra for Parquet without pyarrow."""
+def write_results(results: Iterable[Result], file: IO[bytes], *, form: str, spreadsheet: bool = False) -> int:
+    """Write results in one of FORMATS and return their number. Raises MissingExtra for Parquet without pyarrow.
+
+    spreadsheet: of CSV, as in `write_csv`.
+    """
+    if form == "csv":
+        return _write_csv(results, file, spreadsheet=spreadsheet)
     return _WRITERS[form](results, file)
 
 
@@ -146,9 +151,10 @@ def _write_json(results: Iterable[Result], file: IO[bytes]) -> int:
     return n
 
 
-def _write_csv(results: Iterable[Result], file: IO[bytes]) -> int:
+def _write_csv(results: Iterable[Result], file: IO[bytes], *, spreadsheet: bool) -> int:
     names, found = _begin(results)
-    return write_csv(file, (*COLUMNS, *(f"meta.{name}" for name in names)), (as_flat(each, names) for each in found))
+    columns = (*COLUMNS, *(f"meta.{name}" for name in names))
+    return write_csv(file, columns, (as_flat(each, names) for each in found), spreadsheet=spreadsheet)
 
 
 def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
@@ -180,6 +186,5 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
 _WRITERS: dict[str, Callable[[Iterable[Result], IO[bytes]], int]] = {
     "jsonl": _write_jsonl,
     "json": _write_json,
-    "csv": _write_csv,
     "parquet": _write_parquet,
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
 import io
+import json
 import os
 import shutil
 import stat
@@ -13,10 +15,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from scanfleet.errors import RequestError
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins with one
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -24,6 +27,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
     """Open a file that appears once it is complete, a device or pipe directly, or stdout.
 
+    On a terminal, control characters and marks of direction are escaped: file names, labels and columns are untrusted.
     A link stays a link: the file it points to is replaced. Raises RequestError.
     """
     if path is None:
@@ -43,19 +47,63 @@ def target(path: Path | None, *, form: str) -> Iterator[IO[bytes]]:
             yield file
 
 
-def write_csv(file: IO[bytes], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows under a header and return their number. The caller closes the file."""
+def write_csv(
+    file: IO[bytes], columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, spreadsheet: bool = False
+) -> int:
+    """Write rows under a header and return their number. The caller closes the file.
+
+    spreadsheet: begin with a byte order mark, and with `'` each text that a spreadsheet would run as a formula.
+    """
     n = 0
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
+        writer = csv.writer(text, lineterminator="\n")
+        if spreadsheet:
+            text.write("\ufeff")
+        cell = _inert if spreadsheet else _as_is
+        writer.writerow([cell(name) for name in columns])
         for row in rows:
-            writer.writerow(row)
+            writer.writerow([cell(row.get(name)) for name in columns])
             n += 1
     finally:
         text.detach()
     return n
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+class _Escaping(io.BufferedIOBase):
+    """Writes UTF-8 to a terminal, with what is not printable escaped as in JSON, except line breaks."""
+
+    def __init__(self, terminal: IO[bytes]) -> None:
+        self._terminal = terminal
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._terminal.write(escaped(self._decoder.decode(bytes(data))).encode())
+        return len(data)
+
+    def flush(self) -> None:
+        if not self.closed:
+            self._terminal.flush()
+
+
+def escaped(text: str) -> str:
+    r"""Escape control characters and marks of direction, but not line breaks, as JSON does.
+
+    >>> escaped("a\N{RIGHT-TO-LEFT OVERRIDE}b")
+    'a\\u202eb'
+    """
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
 
 
 def require_place(path: Path) -> None:
@@ -133,6 +181,9 @@ def _streamed(path: Path, form: str) -> Iterator[IO[bytes]]:
 @contextmanager
 def _in_order(stream: IO[bytes], form: str) -> Iterator[IO[bytes]]:
     """Write Parquet to a temporary file first: it ends with an index of positions, which a pipe does not have."""
+    if stream.isatty():
+        yield cast("IO[bytes]", _Escaping(stream))
+        return
     if form != "parquet":
         yield stream
         return

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     broker_key_file: Path | None = None
     database_ca_file: Path | None = None  # encrypts, and checks the server's certificate (sslmode=verify-full)
     s3_endpoint_url: str | None = None  # any S3-compatible server; default: AWS
+    s3_requester_pays: bool = False  # agree to pay for reading buckets whose owner does not
 
     # what scores
     model: str = "pocket"  # a built-in name, a hub id or a folder
@@ -179,10 +180,14 @@ class Settings(BaseSettings):
         return self.broker_url.get_secret_value() if self.broker_url else "filesystem://localhost"
 
     def make_folder(self, *parts: str) -> Path:
-        """Return a folder below data_dir, and create it if it is missing. Raises BadSettings if it cannot."""
+        """Return a folder below data_dir, and create it if it is missing. Raises BadSettings if it cannot.
+
+        A data_dir that it creates is for its owner alone; one that exists stays as it is.
+        """
         folder = self.data_dir.joinpath(*parts)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise BadSettings(f"data_dir: cannot make the folder {folder} ({reason}): name another one") from None

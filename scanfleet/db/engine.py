@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.errors import named_errors
 from scanfleet.errors import BadSettings
 
+OTHERS = 0o077  # bits of a mode that admit others than the owner
 SQLITE_BUSY_SECONDS = 20.0  # for the one write lock; below the default lease, as all timeouts
 
 
@@ -26,10 +28,12 @@ def connect(settings: Settings) -> sa.Engine:
         from scanfleet.db import postgresql  # imports psycopg, which the embedded ledger does not need
 
         return postgresql.make_engine(url)
-    settings.make_folder()
+    folder = settings.make_folder()
     if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
         _require_place(Path(url.database), setting="database_url" if settings.database_url else "data_dir")
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+    if settings.database_url is None and not folder.stat().st_mode & OTHERS:
+        sa.event.listen(engine, "do_connect", partial(_make_private, folder / "scanfleet.db"))
     sa.event.listen(engine, "connect", _sqlite_connect)
     sa.event.listen(engine, "begin", _sqlite_begin)
     return engine
@@ -45,6 +49,11 @@ def _require_place(file: Path, *, setting: str) -> None:
     for place in (folder, file) if os.path.exists(file) else (folder,):
         if not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise BadSettings(f"{setting}: no permission to write {place}: change that, or set another place")
+
+
+def _make_private(file: Path, *_: Any) -> None:
+    """Create the embedded ledger for its owner alone. SQLite gives the files beside it the same mode."""
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:

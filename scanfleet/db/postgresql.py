@@ -9,6 +9,10 @@ has its own timeout, and the last one is the client's clock:
 
 Each is below the default lease (60 s), so that a worker can try again on a new connection while it still holds the
 batch.
+
+No session has state, because a pooler in transaction mode (pgbouncer, RDS Proxy, Supabase, Neon) gives each transaction
+another session, and hands that on to other clients. So settings are those of a transaction, sent together with its
+BEGIN, nothing is prepared in the server, and advisory locks belong to transactions.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ import sqlalchemy as sa
 
 READ_ONLY = "25006"  # SQLSTATE: the server became a standby
 IDLE_IN_TRANSACTION_SECONDS = 10.0  # far longer than any transaction here takes
+MAX_CONNECTIONS = 4  # of a process, whatever threads it has: transactions are short, so that threads take turns
+POOL_SECONDS = 10.0  # to wait for a free one
 
 # Values in the database URL take precedence.
 CONNECT_ARGS: dict[str, Any] = {
@@ -96,26 +102,30 @@ def make_engine(url: sa.URL) -> sa.Engine:
         url,
         hide_parameters=True,  # error messages end up in logs: without the values of a statement
         pool_pre_ping=True,
-        pool_size=8,
-        pool_timeout=SHORT.answer_seconds,
+        pool_size=MAX_CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=POOL_SECONDS,
         connect_args={name: value for name, value in CONNECT_ARGS.items() if name not in url.query},
     )
+    # Many rows become one statement: psycopg would send one for each, which costs more where none is prepared.
+    engine.dialect.use_insertmanyvalues_wo_returning = True
     sa.event.listen(engine, "do_connect", _connect)
-    sa.event.listen(engine, "connect", _set_up)
+    sa.event.listen(engine, "begin", _begin)
     sa.event.listen(engine, "handle_error", _leave_a_standby)
     return engine
 
 
 def _connect(_: Any, __: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> BoundedConnection:
-    return BoundedConnection.connect(*arguments, **options)
+    # autocommit: _begin sends BEGIN.
+    return BoundedConnection.connect(*arguments, **options | {"autocommit": True, "prepare_threshold": None})
 
 
-def _set_up(connection: Any, _: Any) -> None:
+def _begin(connection: sa.Connection) -> None:
+    """Begin a transaction and bound its statements, in one round trip."""
     # A process that is frozen inside a transaction keeps its locks: the server ends it, so that no other waits for it.
     idle = {"idle_in_transaction_session_timeout": int(IDLE_IN_TRANSACTION_SECONDS * 1000)}
-    for name, milliseconds in (SHORT.settings | idle).items():
-        connection.execute(f"SET {name} = {milliseconds}")
-    connection.commit()
+    bounds = (f"SET LOCAL {name} = {milliseconds}" for name, milliseconds in (SHORT.settings | idle).items())
+    connection.exec_driver_sql("; ".join(("BEGIN", *bounds)))
 
 
 def _leave_a_standby(context: sa.engine.ExceptionContext) -> None:

@@ -30,9 +30,10 @@ _TRANSIENT = (
 class S3Store:
     """Objects of any bucket that the credentials of this process can read, or write."""
 
-    def __init__(self, client: Any, *, deadline_seconds: float = 120.0) -> None:
+    def __init__(self, client: Any, *, deadline_seconds: float = 120.0, requester_pays: bool = False) -> None:
         self._client = client
         self._deadline_seconds = deadline_seconds
+        self._payer = {"RequestPayer": "requester"} if requester_pays else {}
 
     @classmethod
     def connect(cls, settings: Settings) -> S3Store:
@@ -42,17 +43,20 @@ class S3Store:
             read_timeout=settings.fetch_timeout_seconds,
             retries={"mode": "standard", "max_attempts": 3},
             max_pool_connections=settings.fetch_threads,
+            # boto3's own default, "when_supported", sends checksums that other servers than AWS may refuse.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
         )
         try:
             client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
         except (ValueError, botocore.exceptions.BotoCoreError) as error:
             raise BadSource(f"S3 cannot be set up: {error}") from None
-        return cls(client, deadline_seconds=settings.fetch_deadline_seconds)
+        return cls(client, deadline_seconds=settings.fetch_deadline_seconds, requester_pays=settings.s3_requester_pays)
 
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         bucket, prefix = split_s3(location)
-        start = {"StartAfter": split_s3(after)[1]} if after else {}
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **start)
+        more = self._payer | ({"StartAfter": split_s3(after)[1]} if after else {})
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **more)
         try:
             for page in pages:
                 for entry in page.get("Contents", ()):
@@ -68,11 +72,13 @@ class S3Store:
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
         bucket, key = split_s3(uri)
-        pin = {"IfMatch": etag} if etag else {}
+        more = self._payer | ({"IfMatch": etag} if etag else {})
         deadline = Deadline(self._deadline_seconds, store=f"s3://{bucket}")
         try:
-            answer = self._client.get_object(Bucket=bucket, Key=key, **pin)
+            answer = self._client.get_object(Bucket=bucket, Key=key, **more)
             with answer["Body"] as response:  # urllib3's: only its read1 returns before a whole chunk has arrived
+                if etag and _bare(answer.get("ETag", etag)) != _bare(etag):  # some servers ignore If-Match
+                    raise fetch_error("changed", "the object changed after it was listed")
                 return _read_capped(response, deadline, length=answer["ContentLength"], max_bytes=max_bytes)
         except botocore.exceptions.ClientError as error:
             _raise_fetching(error, uri)
@@ -84,7 +90,7 @@ class S3Store:
         if not key or len(data) > MAX_PUT_BYTES:
             raise BadSource(f"{uri}: an object needs a key, and at most {MAX_PUT_BYTES} bytes")
         try:
-            self._client.put_object(Bucket=bucket, Key=key, Body=data)
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, **self._payer)
         except botocore.exceptions.ClientError as error:
             _raise_for_bucket(error, bucket, refusal="to be written")
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
@@ -99,6 +105,11 @@ def split_s3(uri: str) -> tuple[str, str]:
     if not bucket:
         raise BadSource(f"{uri!r} names no bucket: write s3://bucket/prefix")
     return bucket, key
+
+
+def _bare(etag: str) -> str:
+    """Return an etag without quotes and mark of weakness: servers write it differently in lists and answers."""
+    return etag.removeprefix("W/").strip('"')
 
 
 def _read_capped(response: Any, deadline: Deadline, *, length: int, max_bytes: int) -> bytes:

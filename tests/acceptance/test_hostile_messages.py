@@ -1,16 +1,21 @@
 """Anyone who can write to the broker can write anything: a worker takes notifications and survives all else."""
 
 import base64
+import bz2
 import json
+import lzma
 import os
 import pickle
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.services import RedisServer
-from tests.worker_fleet import fleet
+from tests.worker_fleet import Fleet, WorkerProcess, fleet
 
 QUEUE = "scanfleet:score.fake"  # the list of the queue, under our prefix
 
@@ -93,3 +98,58 @@ def test_a_worker_outlives_whatever_lies_in_its_queue(tmp_path: Path, own_redis:
         assert worker.process.poll() is None
         assert not bomb.exists()
         assert "os.system" not in worker.log
+
+
+BOMB_BYTES = 600_000_000
+FLAT_BYTES = 150_000_000
+
+
+def bombs() -> list[bytes]:
+    """Messages of some hundred kilobytes at most, by each name of each method that Python's own library has."""
+    zeros = [bytes(BOMB_BYTES // 60)] * 60
+    packers = {
+        ("bzip2", "application/x-bz2"): bz2.BZ2Compressor(),
+        ("gzip", "application/x-gzip"): zlib.compressobj(9),
+        ("xz", "application/x-lzma"): lzma.LZMACompressor(),
+    }
+    made = []
+    for names, packer in packers.items():
+        packed = b"".join(map(packer.compress, zeros)) + packer.flush()
+        made += [envelope(packed, compression=name) for name in names]
+    return made
+
+
+def peak_bytes(worker: WorkerProcess) -> int:
+    """The most memory that a worker has held so far."""
+    for line in Path(f"/proc/{worker.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM")
+
+
+def scored(here: Fleet, n_images: int) -> None:
+    scan = here.scan(n_images, batch_images=4)
+    here.until_done(scan)
+    here.assert_complete(scan, n_images)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of a process")
+@pytest.mark.parametrize("broker", ["redis", "folder"])
+def test_a_compressed_message_is_not_unpacked(tmp_path: Path, broker: str, request: pytest.FixtureRequest) -> None:
+    settings = {"broker_url": request.getfixturevalue("redis_url")} if broker == "redis" else {}
+    with fleet(tmp_path, **settings) as here:
+        worker = here.start()
+        scored(here, 4)
+        before = peak_bytes(worker)
+        messages = bombs()
+        if broker == "redis":
+            with request.getfixturevalue("redis_server").client() as client:
+                client.lpush(QUEUE, *messages)
+        else:
+            for number, message in enumerate(messages):
+                name = f"{number}_{uuid.uuid4()}.score.fake.msg"
+                (here.settings.data_dir / "broker" / "messages" / name).write_bytes(message)
+        here.until(lambda: worker.log.count("message_refused") == len(messages))
+        scored(here, 12)
+        assert peak_bytes(worker) - before < FLAT_BYTES
+        assert worker.process.poll() is None

@@ -1,6 +1,7 @@
 """S3 against a real server: paging, pinned reads, and the kind of each error."""
 
 import socket
+from typing import Any
 
 import pytest
 
@@ -87,3 +88,55 @@ def test_a_server_that_is_away_when_writing_is_a_transient_error(any_bucket: Buc
     store = S3Store.connect(load_settings(s3_endpoint_url=f"http://127.0.0.1:{port}"))
     with pytest.raises(StoreUnavailable):
         store.put("s3://b/x.bin", b"data")
+
+
+def headers_sent(store: S3Store) -> dict[str, dict[str, str]]:
+    """The headers of the requests of a store from now on, by operation."""
+    sent: dict[str, dict[str, str]] = {}
+
+    def note(request: Any, operation_name: str, **_: object) -> None:
+        sent[operation_name] = {name.lower(): str(value) for name, value in request.headers.items()}
+
+    store._client.meta.events.register("before-sign.s3", note)
+    return sent
+
+
+def use_all(store: S3Store, uri: str) -> None:
+    store.put(uri, b"data")
+    (info,) = store.list(uri)
+    assert store.fetch(uri, etag=info.etag, max_bytes=100) == b"data"
+
+
+def test_no_checksums_that_only_aws_knows_are_sent(any_bucket: Bucket, settings: Settings) -> None:
+    store = S3Store.connect(settings)
+    sent = headers_sent(store)
+    use_all(store, any_bucket.uri("a.bin"))
+    assert set(sent) == {"PutObject", "ListObjectsV2", "GetObject"}
+    for headers in sent.values():
+        assert [name for name in headers if "checksum" in name or name == "x-amz-trailer"] == []
+        assert "aws-chunked" not in headers.get("content-encoding", "")
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_the_requester_pays_where_the_setting_says_so(any_bucket: Bucket, pays: bool) -> None:
+    store = S3Store.connect(load_settings(s3_endpoint_url=any_bucket.endpoint_url, s3_requester_pays=pays))
+    sent = headers_sent(store)
+    use_all(store, any_bucket.uri("a.bin"))
+    payers = {headers.get("x-amz-request-payer") for headers in sent.values()}
+    assert payers == {"requester" if pays else None}
+
+
+def test_a_server_that_ignores_if_match_serves_no_other_version(any_bucket: Bucket, settings: Settings) -> None:
+    store = S3Store.connect(settings)
+
+    def ignore(params: dict[str, Any], **_: object) -> None:
+        assert params["headers"].pop("If-Match")
+
+    store._client.meta.events.register("before-call.s3.GetObject", ignore)
+    uri = any_bucket.put("a.jpg", b"first")
+    (listed,) = store.list(uri)
+    assert store.fetch(uri, etag=listed.etag, max_bytes=100) == b"first"
+    any_bucket.put("a.jpg", b"other")
+    with pytest.raises(ImageError) as caught:
+        store.fetch(uri, etag=listed.etag, max_bytes=100)
+    assert caught.value.reason == "changed"

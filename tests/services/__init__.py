@@ -1,4 +1,4 @@
-"""The real Redis, PostgreSQL and S3 servers that integration and acceptance tests run against.
+"""The real Redis, PostgreSQL, pgbouncer and S3 servers that integration and acceptance tests run against.
 
 Each class starts one private server on a free port in a directory of its own, and can be killed, paused
 and started again on the same port and data:
@@ -9,6 +9,7 @@ and started again on the same port and data:
 """
 
 from .errors import ServiceFailedError, ServiceMissingError
+from .pgbouncer import PgBouncer
 from .postgres import PostgresServer
 from .redis import RedisServer
 from .s3 import Bucket, S3Server
@@ -16,6 +17,7 @@ from .seaweed import SeaweedServer
 
 __all__ = [
     "Bucket",
+    "PgBouncer",
     "PostgresServer",
     "RedisServer",
     "S3Server",

@@ -37,13 +37,7 @@ class PostgresServer(Service):
 
     def owner(self) -> tuple[int, int] | None:
         """PostgreSQL refuses to run as root."""
-        if os.geteuid() != 0:
-            return None
-        names = {entry.pw_name: entry for entry in pwd.getpwall()}
-        for name in ("postgres", "nobody"):
-            if name in names:
-                return names[name].pw_uid, names[name].pw_gid
-        raise ServiceMissingError("PostgreSQL does not run as root and there is no user postgres or nobody")
+        return owner_of_postgres()
 
     def prepare(self) -> None:
         if self.data.exists():
@@ -131,6 +125,17 @@ class PostgresServer(Service):
         name = url.rpartition("/")[2]
         with self.connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def owner_of_postgres() -> tuple[int, int] | None:
+    """(uid, gid) of a user that PostgreSQL agrees to run as; None: this one."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name: entry for entry in pwd.getpwall()}
+    for name in ("postgres", "nobody"):
+        if name in names:
+            return names[name].pw_uid, names[name].pw_gid
+    raise ServiceMissingError("PostgreSQL does not run as root and there is no user postgres or nobody")
 
 
 def _find_binaries() -> Path:

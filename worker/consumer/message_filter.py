@@ -39,6 +39,11 @@ class FilteringConsumer(Consumer):
 
         return on_message
 
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Drop a message that kombu cannot read, as a compressed one. Celery would log its body and headers."""
+        log.warning("message_refused", error=f"it cannot be decoded ({type(exc).__name__})")
+        message.ack_log_error(_quiet, self.connection_errors)
+
 
 def _handled(handle: Callable[[Any], None], message: Any) -> str | None:
     """Call Celery's own handler. Return why it could not read the message; None if it could."""

@@ -54,7 +54,7 @@ def serve(settings: Settings) -> int:
 
     check_access(settings)
     with ExitStack() as stack:
-        engine = retry_startup(lambda: stack.enter_context(ledger(settings)), what="ledger")
+        engine = retry_startup(lambda: stack.enter_context(ledger(settings, newer=True)), what="ledger")
         queue, name = score_queue(settings.model), new_name()
         row = stack.enter_context(registered_worker(engine, worker=name, queue=queue, device=settings.device))
         model = retry_startup(lambda: load_model(settings), what="model", on_error=row.wait_for)

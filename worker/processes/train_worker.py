@@ -43,7 +43,7 @@ def serve_training(settings: Settings) -> int:
     stop = Stop(drain_seconds=settings.drain_seconds, on_overdue=exit_overdue)
     check_access(settings)
     with ExitStack() as stack:
-        engine = retry_startup(lambda: stack.enter_context(ledger(settings)), what="ledger")
+        engine = retry_startup(lambda: stack.enter_context(ledger(settings, newer=True)), what="ledger")
         name = new_name()
         row = stack.enter_context(registered_worker(engine, worker=name, queue=TRAIN_QUEUE, device=settings.device))
         identity = retry_startup(lambda: find_base(settings), what="model", on_error=row.wait_for)

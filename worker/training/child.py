@@ -67,7 +67,7 @@ def main(arguments: list[str], *, stages: Stages = STAGES) -> int:
     try:
         settings = load_settings()
         configure_logging(level=settings.log_level, json=settings.log_json)
-        with ledger(settings) as engine:
+        with ledger(settings, newer=True) as engine:
             training = _leased_training(engine, training_id, token)
             reports.send("done", words=_run(settings, engine, training, reports, stop, stages))
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note
+from producer.cli.options import Flags, ScanfleetGroup, note, require_csv, spreadsheet_option
 from producer.cli.tables import Cell, count, echo_table
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
       scanfleet results show s3://ads/2026/banner.png
     """
     from producer.reports.export import as_record
+    from producer.reports.output import escaped
     from scanfleet.db.results.results import iter_results
     from scanfleet.errors import UnknownName
 
@@ -112,7 +114,8 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
     if not found:
         raise UnknownName(f"no scan holds {uri}: find names with `scanfleet results ls --prefix TEXT`")
     for result in found:
-        click.echo(json.dumps(as_record(result), indent=2, ensure_ascii=False))
+        text = json.dumps(as_record(result), indent=2, ensure_ascii=False)
+        click.echo(escaped(text) if sys.stdout.isatty() else text)
 
 
 @results.command()
@@ -127,8 +130,11 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
     help="JSONL and JSON are nested, CSV and Parquet flat.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@spreadsheet_option
 @click.pass_obj
-def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None, **wanted: Any) -> None:
+def export(
+    flags: Flags, /, *, limit: int | None, form: str, output: Path | None, spreadsheet: bool, **wanted: Any
+) -> None:
     """Write one line per image, whatever its state.
 
     The state is verdict, failed, pending or cancelled; --state verdict writes answers only. A file appears once it is
@@ -143,10 +149,11 @@ def export(flags: Flags, /, *, limit: int | None, form: str, output: Path | None
     from producer.reports.output import target
     from scanfleet.db.results.results import iter_results
 
+    require_csv(form, spreadsheet=spreadsheet)
     with flags.ledger() as engine:
         found = iter_results(engine, _filter(engine, wanted), limit=limit)
         with target(output, form=form) as file:
-            n = write_results(found, file, form=form)
+            n = write_results(found, file, form=form, spreadsheet=spreadsheet)
     note(count(n, "line") + (f" in {output}" if output else ""))
 
 

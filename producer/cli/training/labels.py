@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note
+from producer.cli.options import Flags, ScanfleetGroup, note, require_csv, spreadsheet_option
 from producer.cli.tables import count, echo_table
 from producer.cli.training.labels_import import confirm, import_labels, user
 
@@ -208,8 +208,9 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
 @click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "coco"]), default="csv", show_default=True)
+@spreadsheet_option
 @click.pass_obj
-def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str) -> None:
+def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str, spreadsheet: bool) -> None:
     """Write the current labels, one per image. `labels import` reads them.
 
     Boxes and splits are written, too. `labels import` reads all three formats.
@@ -224,6 +225,7 @@ def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str) 
     from scanfleet.db.engine import reading
     from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels, newest_label
 
+    require_csv(form, spreadsheet=spreadsheet)
     with flags.ledger() as engine:
         check: Check = find_check(engine, check_name)
         with reading(engine) as connection:
@@ -233,7 +235,7 @@ def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str) 
             return iter_current_labels(engine, check.name, up_to=up_to)
 
         with target(output, form=form) as file:
-            n = write_labels(current, check.labels, file, form=form)
+            n = write_labels(current, check.labels, file, form=form, spreadsheet=spreadsheet)
     note(count(n, "label") + (f" in {output}" if output else ""))
 
 

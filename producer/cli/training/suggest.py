@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from producer.cli.options import Flags, note
+from producer.cli.options import Flags, note, require_csv, spreadsheet_option
 from producer.cli.tables import count
 
 
@@ -24,6 +24,7 @@ from producer.cli.tables import count
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sample.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write. Default: stdout.")
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@spreadsheet_option
 @click.pass_obj
 def suggest(
     flags: Flags,
@@ -34,6 +35,7 @@ def suggest(
     seed: int,
     output: Path | None,
     form: str,
+    spreadsheet: bool,
 ) -> None:
     """Choose images to label next.
 
@@ -55,6 +57,7 @@ def suggest(
     from scanfleet.db.scans.scans import get_scan
     from scanfleet.errors import RequestError
 
+    require_csv(form, spreadsheet=spreadsheet)
     shares = read_mix(mix)
     if output is not None:
         require_place(output)
@@ -71,7 +74,7 @@ def suggest(
         note(f"nothing to suggest: {where} has no unlabelled image with an answer of check {check_name}")
         return
     with target(output, form=form) as file:
-        write_suggestions(found.images, file, form=form)
+        write_suggestions(found.images, file, form=form, spreadsheet=spreadsheet)
     for words in found.notes:
         note(words)
     parts = ", ".join(f"{part} {n_part}" for part, n_part in found.counts().items())

@@ -9,13 +9,13 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from scanfleet.checks.check import load_check
-from scanfleet.config.settings import load_settings
+from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db import schema
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Base, Batch
-from scanfleet.errors import SchemaOutdated
+from scanfleet.errors import SchemaOutdated, SchemaTooNew
 from tests.schema_diff import schema_diff
 
 
@@ -74,3 +74,36 @@ def test_the_embedded_database_upgrades_itself_and_a_server_does_not(tmp_path: P
     named = load_settings(data_dir=tmp_path, database_url=f"sqlite:///{tmp_path / 'named.db'}")
     with pytest.raises(SchemaOutdated, match="scanfleet db upgrade"), schema.ledger(named):
         pass
+
+
+def at_revision(folder: Path, revision: str) -> Settings:
+    """Settings of an embedded database that a later release has brought to a revision."""
+    settings = load_settings(data_dir=folder)
+    with schema.ledger(settings) as engine, transaction(engine) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+    return settings
+
+
+@pytest.mark.parametrize("revision", ["7000", "7000-0001", "7000-6999"])
+def test_no_command_works_on_a_newer_schema_nor_upgrades_it(tmp_path: Path, revision: str) -> None:
+    with pytest.raises(SchemaTooNew, match="7000"), schema.ledger(at_revision(tmp_path, revision)):
+        pass
+    assert SchemaTooNew.exit_code == SchemaOutdated.exit_code
+
+
+@pytest.mark.parametrize("oldest", ["", "-0001", f"-{schema.newest_revision()}"])
+def test_a_worker_accepts_a_newer_schema_that_does_not_rule_it_out(tmp_path: Path, oldest: str) -> None:
+    with schema.ledger(at_revision(tmp_path, f"7000{oldest}"), newer=True) as engine:
+        assert schema.check_schema(engine, newer=True) == f"7000{oldest}"
+
+
+def test_a_worker_refuses_a_newer_schema_that_rules_it_out_and_an_older_one(tmp_path: Path) -> None:
+    with pytest.raises(SchemaTooNew), schema.ledger(at_revision(tmp_path, "7000-6999"), newer=True):
+        pass
+    engine = connect(load_settings(data_dir=tmp_path))
+    with transaction(engine) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    with pytest.raises(SchemaOutdated, match="0001") as caught:
+        schema.check_schema(engine, newer=True)
+    assert not isinstance(caught.value, SchemaTooNew)
+    engine.dispose()
