@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from scanfleet.checks.frames import FrameSettings
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import StoreUnavailable
 from scanfleet.images import Decoded, Enough
@@ -65,12 +66,12 @@ class OneAtATime:
         self._store = store
         self._turn = threading.Lock()
 
-    def decode(self, data: bytes, *, enough: Enough | None = None) -> Decoded:
+    def decode_frames(self, data: bytes, *, enough: Enough | None = None, frames: FrameSettings) -> list[Decoded]:
         with self._turn:
             time.sleep(0.002)
             with self._store.lock:
                 self._store.n -= 1
-            return decode(data, max_pixels=1_000_000, enough=enough)
+            return [decode(data, max_pixels=1_000_000, enough=enough)]
 
 
 @contextmanager
