@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
-from tests.migrated import postgres_database
+from tests.helpers.migrated import postgres_database
 from tests.services import (
     Bucket,
     PgBouncer,

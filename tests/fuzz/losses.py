@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from tests import extra_files
+from tests.helpers import extra_files
 
 FLAT = (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM)
 SECTOR = 64  # bytes; small, as the files are

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A place for a ledger on each of the two supported databases; `tests.migrated.upgrade` makes it one."""
+    """A place for a ledger on each of the two supported databases; `tests.helpers.migrated.upgrade` makes it one."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'scanfleet.db'}"
     url: str = request.getfixturevalue("pg_url")

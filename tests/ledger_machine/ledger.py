@@ -14,7 +14,7 @@ from scanfleet.db.results.scorers import scorer_id
 from scanfleet.db.scans import scans
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.messages import score_queue
-from tests.ledger_rig import scorer_spec
+from tests.rigs.ledger_rig import scorer_spec
 
 QUEUE = score_queue("fake")
 

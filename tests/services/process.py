@@ -14,7 +14,7 @@ from typing import Self
 
 import psutil
 
-from tests.patience import patient
+from tests.helpers.patience import patient
 
 from .errors import ServiceFailedError
 from .ports import free_port

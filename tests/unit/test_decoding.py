@@ -24,7 +24,7 @@ from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import DecodersUnavailable, DeviceUnavailable, ImageError
 from scanfleet.images import Enough
 from scanfleet.images.decoding import decode as decode_here
-from tests.odd_files import encoded
+from tests.helpers.odd_files import encoded
 
 MEGABYTE = 1 << 20
 
@@ -37,7 +37,7 @@ def decoders(folder: Path, *, real: bool = False, n_children: int = 2, **how: An
         decode_cpu_seconds=how.pop("cpu_seconds", 5),
         stretch_samples=how.pop("stretch_samples", True),
     )
-    decode = "scanfleet.images.decoding:decode" if real else "tests.bad_decoders:decode"
+    decode = "scanfleet.images.decoding:decode" if real else "tests.helpers.bad_decoders:decode"
     made = Decoders(settings, n_children=n_children, decode=decode, **how)
     try:
         yield made
@@ -268,7 +268,7 @@ def test_an_idle_child_that_was_killed_costs_no_image_a_try(tmp_path: Path) -> N
 # transient errors
 
 
-@pytest.mark.parametrize("decode", ["tests.bad_decoders:absent", "no.such.module:decode"])
+@pytest.mark.parametrize("decode", ["tests.helpers.bad_decoders:absent", "no.such.module:decode"])
 def test_a_child_that_cannot_begin_is_no_image_s_fault(tmp_path: Path, decode: str) -> None:
     pool = Decoders(load_settings(data_dir=tmp_path), decode=decode)
     with pytest.raises(DeviceUnavailable, match=r"did not start \(exit code 1\).*Error"):
@@ -348,7 +348,7 @@ import sys, threading, time
 from pathlib import Path
 from scanfleet.config.settings import load_settings
 from scanfleet.decoding.pool import Decoders
-pool = Decoders(load_settings(data_dir={str(tmp_path)!r}), n_children=2, decode="tests.bad_decoders:decode")
+pool = Decoders(load_settings(data_dir={str(tmp_path)!r}), n_children=2, decode="tests.helpers.bad_decoders:decode")
 threading.Thread(target=pool.decode, args=[b"wait {tmp_path}"], daemon=True).start()
 while not list(Path({str(tmp_path)!r}).glob("began-*")):
     time.sleep(0.01)

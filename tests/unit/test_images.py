@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from scanfleet.errors import ImageError
 from scanfleet.images import Enough
 from scanfleet.images.decoding import decode
-from tests.odd_files import bomb_png, encoded
+from tests.helpers.odd_files import bomb_png, encoded
 
 LIMIT = 1_000_000
 

@@ -11,9 +11,9 @@ from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
 from scanfleet.images.decoding import decode, decode_frames
 from scanfleet.images.types import FrameChoice
-from tests.animations import frames
-from tests.extra_files import CODECS, FPS, HEIGHT, WIDTH, bar, dicom, pdf, video
-from tests.odd_files import noise
+from tests.helpers.animations import frames
+from tests.helpers.extra_files import CODECS, FPS, HEIGHT, WIDTH, bar, dicom, pdf, video
+from tests.helpers.odd_files import noise
 
 MAX_PIXELS = 1_000_000
 RAMP = np.tile(np.arange(64) * 4095 // 63, (64, 1))

@@ -11,8 +11,8 @@ from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
 from scanfleet.images.decoding import decode, decode_frames
 from scanfleet.images.types import FrameChoice
-from tests.animations import animated, frames
-from tests.odd_files import noise
+from tests.helpers.animations import animated, frames
+from tests.helpers.odd_files import noise
 
 MAX_PIXELS = 1_000_000
 MIXED = FrameChoice(8, "mixed")

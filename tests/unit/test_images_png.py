@@ -11,7 +11,7 @@ from PIL import Image
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
 from scanfleet.images.decoding import decode
-from tests.odd_files import encoded
+from tests.helpers.odd_files import encoded
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RAMP = np.tile(np.arange(64) * 65535 // 63, (64, 1)).astype(np.uint16)

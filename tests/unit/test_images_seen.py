@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from scanfleet.errors import ImageError
 from scanfleet.images import SUFFIXES, Decoded
 from scanfleet.images.decoding import decode
-from tests.odd_files import encoded, noise
+from tests.helpers.odd_files import encoded, noise
 
 
 def seen(data: bytes) -> Decoded:

@@ -11,7 +11,7 @@ from PIL import Image, TiffImagePlugin
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
 from scanfleet.images.decoding import decode
-from tests.odd_files import encoded, noise
+from tests.helpers.odd_files import encoded, noise
 
 RAMP = np.tile(np.arange(64) * 65535 // 63, (64, 1))
 

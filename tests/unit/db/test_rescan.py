@@ -22,8 +22,8 @@ from scanfleet.db.tables import Scan
 from scanfleet.db.training import champions
 from scanfleet.errors import RequestError, UnknownName
 from scanfleet.queue.app import make_app
-from tests.rescan_rig import QUEUE, Archive, archive, uri
-from tests.worker_rig import png, rig
+from tests.rigs.rescan_rig import QUEUE, Archive, archive, uri
+from tests.rigs.worker_rig import png, rig
 
 
 @pytest.fixture

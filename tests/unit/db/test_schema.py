@@ -16,7 +16,7 @@ from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Base, Batch
 from scanfleet.errors import SchemaOutdated, SchemaTooNew
-from tests.schema_diff import schema_diff
+from tests.helpers.schema_diff import schema_diff
 
 
 def test_migrations_lead_to_the_tables(tmp_path: Path) -> None:

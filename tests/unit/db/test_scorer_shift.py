@@ -13,9 +13,9 @@ from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
 from scanfleet.db.results.scorers import record_shift
 from scanfleet.db.tables import ScorerRow
-from tests.ledger_rig import ledger_with_scan
-from tests.migrated import upgrade
-from tests.shifts import shift, tell_at_once
+from tests.helpers.migrated import upgrade
+from tests.rigs.ledger_rig import ledger_with_scan
+from tests.rigs.shifts import shift, tell_at_once
 
 WORDS = "checked on 16 canary images: margins within 0.300 of those stored with the adapter (fp32), 0.075 on average"
 

@@ -1,6 +1,6 @@
 """The container files agree with the code: commands exist, settings are spelled right, compose keeps its promises.
 
-What the images hold and how they start is seen on the real ones (tests/integration/test_container_build.py).
+What the images hold and how they start is seen on the real ones (tests/integration/fleet/test_container_build.py).
 """
 
 import json

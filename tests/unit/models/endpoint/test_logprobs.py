@@ -16,7 +16,7 @@ from models.endpoint.logprobs import Listing, read_error, read_labels, read_list
 from models.endpoint.scorer import letters
 from models.errors import ModelInvalid
 from models.types import Question
-from tests.chat_server import WRONG_ANSWERS, completion
+from tests.services.chat_server import WRONG_ANSWERS, completion
 from tests.unit.models.tiny_models import picture
 
 TOKENS = [("B", -0.5), (" A", -1.5), ("A", -2.5), ("The", -4.0), ("D", -6.0)]

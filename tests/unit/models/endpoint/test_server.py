@@ -19,7 +19,7 @@ from models.endpoint.http import HttpChannel
 from models.endpoint.image import ImageEncoding
 from models.endpoint.scorer import EndpointScorer, identify
 from models.types import ModelIdentity, Question
-from tests import chat_server
+from tests.services import chat_server
 
 QUESTION = Question(name="q", prompt="Which colour?", labels=("red", "green", "blue"), flags=frozenset({"red"}))
 KEY = "sk-s3cret-k3y-of-an-endpoint"

@@ -8,7 +8,7 @@ import pytest
 from models.errors import ModelInvalid
 from models.inputs import prompts
 from models.inputs.prompts import render_turn
-from tests.patience import patient
+from tests.helpers.patience import patient
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}{% endfor %}<image>"
 

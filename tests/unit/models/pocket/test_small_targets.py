@@ -9,7 +9,7 @@ from models.adapters.card import read_card
 from models.network.base import load_base
 from models.types import Scorer
 from scanfleet.images import Enough, decode
-from tests.planted import planted
+from tests.rigs.planted import planted
 
 # The largest shift that was seen: .09 (overlay, 60 images), .04 (baggage, 30). See docs/benchmarks.md.
 BOUND = 0.15  # logits

@@ -10,8 +10,8 @@ import click
 import pytest
 
 from producer.cli.completion import TURN_ON, VARIABLE
-from tests.cli_call import scanfleet
-from tests.cli_process import COMMAND, environment
+from tests.helpers.cli_call import scanfleet
+from tests.helpers.cli_process import COMMAND, environment
 
 PRESS_TAB = """
 press_tab() {

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from producer.cli.main import cli
 from producer.cli.options import printable
-from tests import cli_process
-from tests.cli_call import scanfleet
-from tests.cli_process import COMMAND, environment
+from tests.helpers import cli_process
+from tests.helpers.cli_call import scanfleet
+from tests.helpers.cli_process import COMMAND, environment
 from worker import __main__ as worker_options
 
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
 from scanfleet.db.tables import Verdict
-from tests.cli_call import scanfleet
-from tests.ledger_rig import ledger_with_scan
+from tests.helpers.cli_call import scanfleet
+from tests.rigs.ledger_rig import ledger_with_scan
 
 
 def scans(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

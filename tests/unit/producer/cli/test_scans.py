@@ -14,9 +14,9 @@ from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.scans.scans import progress
 from scanfleet.errors import UnknownName
-from tests.cli_call import scanfleet
-from tests.cli_process import start
-from tests.ledger_rig import ledger_with_scan
+from tests.helpers.cli_call import scanfleet
+from tests.helpers.cli_process import start
+from tests.rigs.ledger_rig import ledger_with_scan
 
 FAILURES = (("fetch", "gone"), ("fetch", "gone"), ("decode", "kills_the_decoder"), ("process", "kills_the_worker"))
 

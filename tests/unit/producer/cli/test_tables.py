@@ -14,8 +14,8 @@ from scanfleet.db.engine import connect, transaction
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.tables import Image, Scan
 from scanfleet.db.training import trainings
-from tests.cli_call import on_terminal, scanfleet
-from tests.ledger_rig import ledger_with_scan
+from tests.helpers.cli_call import on_terminal, scanfleet
+from tests.rigs.ledger_rig import ledger_with_scan
 
 MODEL = "Qwen/Qwen3-VL-235B-A22B-Instruct"
 SOURCE = "s3://advertising-archive/2026/campaigns/autumn-sale/manifest.jsonl"

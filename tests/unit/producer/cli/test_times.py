@@ -9,9 +9,9 @@ from producer.cli.scans.times import echo_times
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans.workers import beat, start_worker, stop_worker
 from scanfleet.stats.stage_times import StageTimes
-from tests.cli_call import scanfleet
-from tests.ledger_rig import ledger_with_scan
-from tests.worker_rig import png, rig
+from tests.helpers.cli_call import scanfleet
+from tests.rigs.ledger_rig import ledger_with_scan
+from tests.rigs.worker_rig import png, rig
 
 STARVED = {
     "fetch": 6.0, "decode": 50.0, "prepare": 10.0, "threads": 80.0, "device": 4.0,

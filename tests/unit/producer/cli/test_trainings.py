@@ -20,7 +20,7 @@ from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.trainings import AlreadyUnderWay, TrainingInfo
 from scanfleet.errors import BadSettings, GateNotPassed, RequestError, TrainingFailed, UnknownName
-from tests.training_rig import label_pictures, request
+from tests.rigs.training_rig import label_pictures, request
 from worker.processes.train_worker import find_base
 
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
 from scanfleet.db.tables import Image
-from tests.cli_call import on_terminal, scanfleet
-from tests.ledger_rig import ledger_with_scan
+from tests.helpers.cli_call import on_terminal, scanfleet
+from tests.rigs.ledger_rig import ledger_with_scan
 
 BAD = "=cmd://c!A1\x1b]0;title\x07\x9b31m\u202egnp.exe"
 STEERS = ("\x1b", "\x07", "\x9b", "\u202e")

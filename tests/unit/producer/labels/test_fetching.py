@@ -14,7 +14,7 @@ from scanfleet.config.settings import load_settings
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import DecodersUnavailable
-from tests.odd_files import encoded
+from tests.helpers.odd_files import encoded
 
 
 def named(folder: Path, **files: bytes) -> list[NewImage]:
@@ -24,7 +24,9 @@ def named(folder: Path, **files: bytes) -> list[NewImage]:
 
 
 def test_an_image_that_kills_its_decoder_is_one_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "Decoders", lambda settings: Decoders(settings, decode="tests.bad_decoders:decode"))
+    monkeypatch.setattr(
+        fetching, "Decoders", lambda settings: Decoders(settings, decode="tests.helpers.bad_decoders:decode")
+    )
     images = named(tmp_path, sound=b"picture 40 30", deadly=b"abort", slow=b"burn")
     found = fetch_images(images, load_settings(data_dir=tmp_path, decode_cpu_seconds=0.5))
     assert {Path(uri).name: (seen.width, seen.height) for uri, seen in found.seen.items()} == {"sound": (40, 30)}

@@ -15,9 +15,9 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.perceptual_hash import phash
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.open import OpenStores
-from tests.cli_call import scanfleet
+from tests.helpers.cli_call import scanfleet
+from tests.rigs.worker_rig import png, rig
 from tests.unit.worker.batch.test_frames import animation, frames, seed_where
-from tests.worker_rig import png, rig
 from worker.evaluation.images import materialise
 from worker.scoring.factory import question_of
 from worker.training.snapshot import labelled_of, record_of

@@ -13,8 +13,8 @@ from producer.labels.suggest import DEFAULT_MIX, apportion, farthest, read_mix, 
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect
 from scanfleet.errors import DriftAlarm, RequestError, UnknownName
-from tests.migrated import upgrade
-from tests.verdict_rig import VerdictRig
+from tests.helpers.migrated import upgrade
+from tests.rigs.verdict_rig import VerdictRig
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 100, 101])

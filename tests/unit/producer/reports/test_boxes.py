@@ -18,7 +18,7 @@ from scanfleet.db.results.results import Result
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Verdict
 from scanfleet.storage.folder import FolderStore
-from tests.worker_rig import png, rig
+from tests.rigs.worker_rig import png, rig
 
 CHECK = Check(name="guns", prompt="Is there a gun?", labels=("gun", "none"), flags=("gun",), boxes=True)
 

@@ -27,7 +27,7 @@ from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.stats.stage_times import StageTimes
 from scanfleet.storage.folder import FolderStore
-from tests.worker_rig import png, rig
+from tests.rigs.worker_rig import png, rig
 
 CROP = CropResult(
     why="uncertain", first=0.25, second=-3.5, box=(10, 20, 110, 220), sharpness=4.5, tokens=190, look="pair",

@@ -26,9 +26,9 @@ from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.tables import ScorerRow
 from scanfleet.decoding.pool import Decoders
 from scanfleet.stats.stage_times import StageTimes
-from tests.cli_call import scanfleet
+from tests.helpers.cli_call import scanfleet
+from tests.rigs.worker_rig import png, rig
 from tests.unit.worker.batch.test_frames import animation, frames, with_frames
-from tests.worker_rig import png, rig
 
 FRAMES = FrameResult(n_frames=12, n_scored=8, frame=3, seconds=1.3, next_margin=0.25)
 NAMES = ("n_frames", "n_scored", "frame", "frame_seconds", "notes")

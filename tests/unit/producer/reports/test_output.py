@@ -15,9 +15,9 @@ from producer.reports.export import FORMATS, write_results
 from producer.reports.output import require_place, target
 from scanfleet.db.results.results import Result
 from scanfleet.errors import RequestError
-from tests.cli_call import scanfleet
-from tests.cli_process import COMMAND, environment
-from tests.ledger_rig import ledger_with_scan
+from tests.helpers.cli_call import scanfleet
+from tests.helpers.cli_process import COMMAND, environment
+from tests.rigs.ledger_rig import ledger_with_scan
 from tests.unit.producer.reports.test_export import RESULTS
 
 WRONG_USAGE = 2

@@ -10,7 +10,7 @@ from producer.reports.contact_sheet import Card, _card, _Images
 from scanfleet.config.settings import load_settings
 from scanfleet.db.results.results import Result
 from scanfleet.decoding.pool import Decoders
-from tests.odd_files import encoded
+from tests.helpers.odd_files import encoded
 
 JUDGED = encoded(Image.new("RGB", (40, 30), "red"), "PNG")
 

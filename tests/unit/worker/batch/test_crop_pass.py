@@ -22,7 +22,7 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.tables import Batch, Image, Verdict
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
 from scanfleet.storage.memory import MemoryStore
-from tests.worker_rig import Rig, png, rig
+from tests.rigs.worker_rig import Rig, png, rig
 from worker.errors import OutOfDeviceMemory
 from worker.scoring.factory import question_of
 from worker.scoring.model import FakeModel

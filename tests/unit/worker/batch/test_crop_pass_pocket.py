@@ -27,7 +27,7 @@ from scanfleet.db.results.calibrations import Configuration, Fitted
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.tables import ScorerRow
 from scanfleet.errors import DeviceUnavailable
-from tests.worker_rig import Rig, rig
+from tests.rigs.worker_rig import Rig, rig
 from worker.scoring.adapters import register_shipped
 from worker.scoring.crop_selection import policy_of
 from worker.scoring.factory import question_of

@@ -8,8 +8,8 @@ from PIL import Image as PillowImage
 from models.fake import FakePrepared, FakeScorer
 from models.types import Detail, Question, Scorer
 from scanfleet.db.tables import Image
-from tests.odd_files import encoded
-from tests.worker_rig import rig
+from tests.helpers.odd_files import encoded
+from tests.rigs.worker_rig import rig
 from worker.scoring.model import FakeModel
 
 DETAIL = Detail(pixels=200 * 150, short_side=1)

@@ -16,7 +16,7 @@ from scanfleet.errors import StoreUnavailable
 from scanfleet.images import Decoded, Enough
 from scanfleet.images.decoding import decode
 from scanfleet.storage.memory import MemoryStore
-from tests.worker_rig import Outage, Rig, png, rig
+from tests.rigs.worker_rig import Outage, Rig, png, rig
 from worker.batch.file_buffer import FilesInHand, KeptFiles
 
 FETCH_THREADS = 8

@@ -26,9 +26,9 @@ from scanfleet.db.results.scorers import ScorerSpec
 from scanfleet.db.tables import Batch, Image, ScorerRow, Verdict
 from scanfleet.errors import DeviceUnavailable, ImageError
 from scanfleet.images import Frame
+from tests.rigs.worker_rig import Rig, png, rig
 from tests.unit.worker.batch.test_crop_pass import Hooked, crop_check
 from tests.unit.worker.batch.test_pipeline import HookedModel
-from tests.worker_rig import Rig, png, rig
 from worker.batch.events import Duplicates
 from worker.batch.frame_reads import FrameReads, FrameRow
 from worker.scoring.factory import question_of

@@ -12,8 +12,8 @@ from scanfleet.db.scans import crash_isolation, scans
 from scanfleet.db.scans.batches import add_images, claim
 from scanfleet.db.scans.retries import retry_failures
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
+from tests.rigs.worker_rig import QUEUE, Rig, png, rig
 from tests.unit.worker.batch.test_pipeline import HookedModel, pictures
-from tests.worker_rig import QUEUE, Rig, png, rig
 
 
 def crash(worker: Rig) -> None:

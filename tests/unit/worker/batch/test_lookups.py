@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from models.fake import FakePrepared, FakeScorer
 from models.types import Question, Reading, Scorer
 from scanfleet.storage.memory import MemoryStore
-from tests.worker_rig import png, rig
+from tests.rigs.worker_rig import png, rig
 from worker.scoring.model import FakeModel
 
 FETCH_THREADS = 4

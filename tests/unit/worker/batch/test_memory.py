@@ -8,7 +8,7 @@ from typing import cast
 from models.fake import FakePrepared, FakeScorer
 from models.types import Question, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
-from tests.worker_rig import plain, png, rig
+from tests.rigs.worker_rig import plain, png, rig
 from worker.errors import OutOfDeviceMemory
 from worker.scoring.model import FakeModel
 

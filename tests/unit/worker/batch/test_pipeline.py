@@ -21,7 +21,7 @@ from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
 from scanfleet.stats.stage_times import NAMES
 from scanfleet.storage.memory import MemoryStore
-from tests.worker_rig import Outage, Rig, plain, png, rig
+from tests.rigs.worker_rig import Outage, Rig, plain, png, rig
 
 
 class HookedScorer(FakeScorer):

@@ -16,8 +16,8 @@ from scanfleet.db.scans.source_breaker import LIMIT
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.retry import MAX_BACKOFF_SECONDS
+from tests.rigs.worker_rig import Rig, rig
 from tests.unit.worker.batch.test_pipeline import FailingStore, HookedModel, pictures
-from tests.worker_rig import Rig, rig
 
 
 class Hold:

@@ -18,8 +18,8 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.scans.scans import open_scan
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BadSettings
+from tests.rigs.worker_rig import png
 from tests.unit.worker.batch.test_frames import animation, frames
-from tests.worker_rig import png
 from worker.commands.score import _verdict_record, read_images
 from worker.commands.standalone import resolve_alone
 from worker.commands.stream import CHUNK_IMAGES, Scored, chunks_in_flight, score_stream, stages

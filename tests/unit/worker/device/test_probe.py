@@ -15,7 +15,7 @@ from models.fake import FakePrepared, FakeScorer
 from models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSettings, DeviceUnavailable
-from tests.worker_rig import png
+from tests.rigs.worker_rig import png
 from worker.device.memory import KIB, HostMemory, memory_of
 from worker.device.probe import QUESTION, UNPROBED_TOKENS, Probe, Step, budget_for, choose, probe
 from worker.device.synthetic import jpeg, picture

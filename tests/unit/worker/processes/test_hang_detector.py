@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from scanfleet.config.settings import load_settings
 from scanfleet.storage.memory import MemoryStore
-from tests.worker_rig import png, rig
+from tests.rigs.worker_rig import png, rig
 from worker.batch import context
 from worker.processes.hang_detector import HangWatch, Limits
 from worker.runtime.activity import ActivityTracker, BatchActivity

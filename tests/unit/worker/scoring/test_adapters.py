@@ -23,8 +23,8 @@ from scanfleet.db.engine import transaction
 from scanfleet.db.tables import Adapter, Image, ScorerRow, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, promote
+from tests.rigs.worker_rig import Rig, png, rig
 from tests.unit.models import tiny_models as tiny
-from tests.worker_rig import Rig, png, rig
 from worker.scoring.adapters import AdapterFolders, register_shipped
 from worker.scoring.factory import question_of
 from worker.scoring.model import LoadedModel

@@ -23,9 +23,9 @@ from scanfleet.checks.check import Check
 from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.tables import Batch, Verdict
 from scanfleet.errors import DeviceUnavailable
+from tests.rigs.worker_rig import Rig, rig
 from tests.unit.models import taught_boxes as taught
 from tests.unit.models import tiny_models as tiny
-from tests.worker_rig import Rig, rig
 from worker.scoring.factory import question_of
 from worker.scoring.model import FakeModel, LoadedModel
 

@@ -24,7 +24,7 @@ from scanfleet.db.training import champions as store
 from scanfleet.db.training import refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import DeviceUnavailable
-from tests.second_adapter import info_of, out_of_tune, second_adapter, sing_again
+from tests.rigs.second_adapter import info_of, out_of_tune, second_adapter, sing_again
 from worker.scoring import champions
 from worker.scoring.adapters import register_shipped
 from worker.scoring.champions import ScorerCache

@@ -20,8 +20,8 @@ from scanfleet.config.model_names import require_model
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
 from scanfleet.messages import score_queue
-from tests.chat_server import Asked, ChatServer, Tokens, by_colour
-from tests.worker_rig import rig
+from tests.rigs.worker_rig import rig
+from tests.services.chat_server import Asked, ChatServer, Tokens, by_colour
 from worker.errors import DeviceBroken
 from worker.scoring.endpoint import EndpointModel, load_endpoint, streams_for
 from worker.scoring.model import load_model

@@ -23,7 +23,7 @@ from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.tables import ScorerRow, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote
-from tests.worker_rig import Rig, png, rig
+from tests.rigs.worker_rig import Rig, png, rig
 from worker.commands.standalone import resolve_alone
 from worker.scoring.boxes import UNTAUGHT
 from worker.scoring.factory import mode_of, question_of

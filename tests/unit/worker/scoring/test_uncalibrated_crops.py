@@ -23,7 +23,7 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.results.calibrations import Fitted
 from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.tables import Image, ScorerRow, Verdict
-from tests.worker_rig import Rig, png, rig
+from tests.rigs.worker_rig import Rig, png, rig
 from worker.commands.standalone import _margins
 from worker.scoring import factory
 from worker.scoring.crop import margins_of

@@ -16,7 +16,7 @@ from scanfleet.db.tables import Training
 from scanfleet.db.training import trainings
 from scanfleet.db.training.champions import champion
 from scanfleet.db.training.trainings import TrainingInfo
-from tests.training_rig import request
+from tests.rigs.training_rig import request
 from worker.runtime.shutdown import Stop
 from worker.training.attempt import Attempt
 from worker.training.workspace import WorkFolder, folder_of
@@ -42,7 +42,7 @@ class Ground:
         return self.run(self.claim())
 
     def run(self, held: TrainingInfo, **how: float) -> TrainingInfo:
-        Attempt(self.engine, self.settings, held, self.stop, module="tests.training_children", **how).run()
+        Attempt(self.engine, self.settings, held, self.stop, module="tests.rigs.training_children", **how).run()
         return self.get(held.id)
 
     def get(self, training_id: int) -> TrainingInfo:

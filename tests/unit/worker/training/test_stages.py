@@ -28,9 +28,9 @@ from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, promote
 from scanfleet.errors import DeviceUnavailable, LeaseLost, StoreUnavailable, TrainingFailed
 from scanfleet.storage.memory import MemoryStore
-from tests.training_children import nothing, publish
-from tests.training_rig import label_pictures, request
-from tests.worker_rig import png, rig
+from tests.rigs.training_children import nothing, publish
+from tests.rigs.training_rig import label_pictures, request
+from tests.rigs.worker_rig import png, rig
 from worker.evaluation.images import Labelled, materialise
 from worker.scoring.factory import question_of
 from worker.training import snapshot
