@@ -124,7 +124,7 @@ def test_frames_are_stored_counted_and_reused(engine: sa.Engine) -> None:
     stored = FrameResult(n_frames=9, n_scored=8, frame=3, seconds=0.5, reason="frames")
     second = FrameResult(n_frames=2, n_scored=2, frame=0)
     with transaction(engine) as connection:
-        held = batches.claim(connection, queue=QUEUE, worker="w", lease_seconds=60)
+        held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
         assert held is not None
         given = [replace(answer(held.images[0], 0), frames=stored, notes=("on black",))]
         given += [replace(answer(held.images[1], 1), frames=second), answer(held.images[2], 2)]
