@@ -7,8 +7,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 # the first of them needs extras (scanfleet.images.extras), the second is never read.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
-    *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".pdf", ".dcm", ".dcs"),
-    *(".heic", ".heif", ".jxl", ".jp2"),
+    *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".pdf", ".dcm", ".dcs"),
+    *(".heic", ".heif", ".jxl", ".jp2", ".avi"),
 )
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of ISO/IEC 23008-12
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -24,6 +24,8 @@ SIGNATURES = {
 
 def unsupported(data: bytes) -> str | None:
     """What a file is that is a picture, and not one that is read."""
+    if data.startswith(b"RIFF") and data[8:12] == b"AVI ":
+        return "AVI"
     if data[4:8] == b"ftyp":
         return "HEIC" if data[8:12] in HEIC else None
     return next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)

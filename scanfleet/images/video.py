@@ -25,7 +25,7 @@ MOST_LOOKED_AT = 24  # frames: each may cost decoding all from the key frame bef
 STEPS = 50  # frames ahead are reached by decoding those between, not by seeking
 LAST_SHARE, LAST_SECONDS = 0.1, 1.0  # by which the number of frames in a header may be too large
 # Only these demultiplexers, and no protocol: a file must not make FFmpeg open another one or an address.
-OPTIONS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+OPTIONS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 # What FFmpeg writes of damaged data, before it fills in what is missing.
 DAMAGED = re.compile(
     r"error while decoding|concealing|corrupt|damaged|truncat|partial file|Invalid NAL|Invalid data|missing picture"
@@ -131,8 +131,6 @@ def open_file(data: bytes, asked: Asked) -> Video:
 def _format(data: bytes) -> str:
     if data.startswith(containers.MATROSKA):
         return "WEBM" if WEBM in data[:64] else "MATROSKA"
-    if data.startswith(containers.RIFF):
-        return "AVI"
     return "MOV" if data[8:12] == QUICKTIME or data[4:8] != b"ftyp" else "MP4"
 
 

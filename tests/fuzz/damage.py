@@ -107,7 +107,7 @@ def families() -> dict[str, tuple[bytes, ...]]:
 
 def _family(data: bytes) -> str:
     if data.startswith(b"RIFF"):
-        return "WEBP" if data[8:12] == b"WEBP" else "AVI"
+        return "WEBP"
     if data[4:8] == b"ftyp":
         return "AVIF" if data[8:10] == b"av" else "MP4"
     return next(name for name, start in STARTS.items() if data.startswith(start))
