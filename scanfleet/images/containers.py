@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from scanfleet.images.types import failure
 
-MATROSKA, RIFF = b"\x1aE\xdf\xa3", b"RIFF"
+MATROSKA = b"\x1aE\xdf\xa3"
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska
 # What lies in a segment, and in a cluster.
 IN_SEGMENT = {CLUSTER, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF}
@@ -17,16 +17,12 @@ PCM = b"A_PCM"
 HEAD = 4096  # bytes that name the codecs
 # Coded pictures hold no run of zeros; padding and sound may.
 RUN = bytes(32)
-PICTURE = b"dc"  # end of the name of a chunk of AVI
-RAW = (bytes(4), b"DIB ", b"RGB ", b"I420", b"IYUV", b"YV12", b"YUY2", b"UYVY", b"Y800")  # its pictures as they are
 
 
 def require_whole(data: bytes) -> None:
     """Raises ImageError where the file ends before it says, or zeros or other bytes stand in the place of pictures."""
     try:
-        if data.startswith(RIFF):
-            _check_avi(data)
-        elif data.startswith(MATROSKA):
+        if data.startswith(MATROSKA):
             _check_matroska(data)
         else:
             _check_boxes(data)
@@ -42,27 +38,6 @@ def _check_boxes(data: bytes) -> None:
         length = int.from_bytes(data[at + 8 : at + 16]) if length == 1 else length or len(data) - at
         at += max(8, length)
     _require(data, at)
-
-
-def _check_avi(data: bytes) -> None:
-    _require(data, 8 + int.from_bytes(data[4:8], "little"))
-    at = data.find(b"movi")
-    if at < 4:
-        raise failure("truncated", "no pictures")
-    end = at + int.from_bytes(data[at - 4 : at], "little")
-    at += 4
-    form = data.find(b"strf") + 8
-    coded = data[form + 16 : form + 20] not in RAW
-    while at + 8 <= end:
-        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if name == b"LIST":
-            at += 12  # its chunks follow
-            continue
-        if not name.isalnum() or at + 8 + length > len(data):
-            raise failure("corrupt", f"no chunk begins at byte {at}")
-        if name.endswith(PICTURE) and coded:
-            _require_no_run(data, at + 8, at + 8 + length)
-        at += 8 + length + length % 2
 
 
 def _check_matroska(data: bytes) -> None:

@@ -32,13 +32,13 @@ class Dicom:
     def __init__(self, data: bytes, asked: Asked) -> None:
         extras.load("pydicom", "pydicom.pixels")
         import pydicom
-        from pydicom.errors import InvalidDicomError
+        from pydicom.errors import BytesLengthException, InvalidDicomError
 
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about what the standard forbids
                 self._set = pydicom.dcmread(io.BytesIO(data))
-        except (InvalidDicomError, AttributeError, RuntimeError) as error:
+        except (InvalidDicomError, BytesLengthException, AttributeError, RuntimeError) as error:
             raise failure("corrupt", f"{type(error).__name__}: {error}") from None
         if "PixelData" not in self._set:
             if any(tag in data for tag in PIXEL_DATA):

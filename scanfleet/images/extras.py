@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scanfleet.config.extras import install_hint
-from scanfleet.images.containers import MATROSKA, RIFF
+from scanfleet.images.containers import MATROSKA
 from scanfleet.images.types import failure
 
 EXTRAS = {"cv2": "video", "pypdfium2": "pdf", "pydicom": "dicom"}  # by module
@@ -26,7 +26,7 @@ def kind_of(data: bytes) -> str | None:
     start = data[:12]
     if (start[4:8] == b"ftyp" and start[8:12] not in STILL_BRANDS) or start[4:8] in VIDEO_BOXES:
         return "video"
-    if start.startswith(MATROSKA) or (start.startswith(RIFF) and start[8:12] == b"AVI "):
+    if start.startswith(MATROSKA):
         return "video"
     if data[DICOM_AT : DICOM_AT + 4] == DICOM:
         return "dicom"

@@ -5,11 +5,11 @@ from __future__ import annotations
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 # Files of the last two rows are listed whether they can be read or not, so that each that cannot is named as a failure:
 # the first of them needs extras (scanfleet.images.extras), the second is never read.
-_OF_EXTRAS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".pdf", ".dcm", ".dcs")
+_OF_EXTRAS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".pdf", ".dcm", ".dcs")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
     *_OF_EXTRAS,
-    *(".heic", ".heif", ".jxl", ".jp2"),
+    *(".heic", ".heif", ".jxl", ".jp2", ".avi"),
 )
 SEVERAL_SUFFIXES = (".apng", ".gif", ".webp", ".tif", ".tiff", *_OF_EXTRAS)  # of files that often hold several pictures
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of ISO/IEC 23008-12
@@ -26,6 +26,8 @@ SIGNATURES = {
 
 def unsupported(data: bytes) -> str | None:
     """What a file is that is a picture, and not one that is read."""
+    if data.startswith(b"RIFF") and data[8:12] == b"AVI ":
+        return "AVI"
     if data[4:8] == b"ftyp":
         return "HEIC" if data[8:12] in HEIC else None
     return next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)

@@ -34,7 +34,7 @@ class _Walk:
             while not self.ended:
                 at = self._block(at)
         except (IndexError, struct.error):
-            self.begun = data[at : at + 1] in (bytes((EXTENSION,)), bytes((IMAGE,)))
+            self.begun = at < len(data)
         self.waits = self.loops or self.begun or bool(self._control[2]) or any(part.seconds for part in self.parts.kept)
 
     def _block(self, at: int) -> int:

@@ -25,14 +25,19 @@ MOST_LOOKED_AT = 24  # frames: each may cost decoding all from the key frame bef
 STEPS = 50  # frames ahead are reached by decoding those between, not by seeking
 LAST_SHARE, LAST_SECONDS = 0.1, 1.0  # by which the number of frames in a header may be too large
 # Only these demultiplexers, and no protocol: a file must not make FFmpeg open another one or an address.
-OPTIONS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
-# What FFmpeg writes of damaged data, before it fills in what is missing. After a seek it also writes harmless lines.
+OPTIONS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+# What FFmpeg writes of damaged data, before it fills in what is missing.
 DAMAGED = re.compile(
     r"error while decoding|concealing|corrupt|damaged|truncat|partial file|Invalid NAL|Invalid data|missing picture"
     r"|overread|out of range|Error at MB|illegal|bitstream|Failed to decode|Not all references|Invalid",
     re.IGNORECASE,
 )
 QUICKTIME, WEBM = b"qt  ", b"webm"
+
+# What it writes after a seek into the middle of a stream, of frames before it that nobody asked for.
+AFTER_SEEK = re.compile(
+    r"mmco|co located|reorder|short term|reference frames|Missing reference|find ref", re.IGNORECASE
+)
 
 
 class Video:
@@ -55,15 +60,17 @@ class Video:
         size = int(self._number("CAP_PROP_FRAME_WIDTH")), int(self._number("CAP_PROP_FRAME_HEIGHT"))
         self.n_pixels = size[0] * size[1]
         require_size(size, asked.max_pixels)
-        with _complaints(), self._errors():
+        with _complaints() as complaints, self._errors():
             self.n_frames = self._count()
+        _require_none(complaints[0], "the last frame")
 
     def read(self, numbers: Sequence[int]) -> Iterator[Shown]:
         for number in numbers:
             with _complaints() as complaints, self._errors():
                 frame = self._frame(number)
-            if frame is None or DAMAGED.search(complaints[0]):
-                raise failure("truncated", f"frame {number} of {self.n_frames}: {complaints[0][-200:] or 'no data'}")
+            _require_none(complaints[0], f"frame {number} of {self.n_frames}")
+            if frame is None:
+                raise failure("truncated", f"frame {number} of {self.n_frames} cannot be decoded")
             image, seconds = frame
             yield Shown(image, image.size, self.format, seconds=seconds)
 
@@ -124,9 +131,14 @@ def open_file(data: bytes, asked: Asked) -> Video:
 def _format(data: bytes) -> str:
     if data.startswith(containers.MATROSKA):
         return "WEBM" if WEBM in data[:64] else "MATROSKA"
-    if data.startswith(containers.RIFF):
-        return "AVI"
     return "MOV" if data[8:12] == QUICKTIME or data[4:8] != b"ftyp" else "MP4"
+
+
+def _require_none(complaints: str, where: str) -> None:
+    """Raises ImageError for lines that tell of damage."""
+    damage = (line for line in complaints.splitlines() if DAMAGED.search(line) and not AFTER_SEEK.search(line))
+    if (line := next(damage, None)) is not None:
+        raise failure("truncated", f"{where}: {line[:200]}")
 
 
 def _scratch() -> IO[bytes]:

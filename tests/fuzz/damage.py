@@ -14,6 +14,9 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from tests.extra_files import CODECS
+from tests.fuzz.losses import whole_files
+
 EDGES = (
     b"\0\0\0\0",
     b"\xff\xff\xff\xff",
@@ -24,6 +27,17 @@ EDGES = (
     b"\x80\0\0\0",
 )
 PNG_SIGNATURE = 8  # bytes
+EXTRAS = (*CODECS, "pdf", "dicom rle", "dicom jpeg")  # names in tests.fuzz.losses
+STARTS: dict[str, bytes | tuple[bytes, ...]] = {
+    "JPEG": b"\xff\xd8",
+    "PNG": b"\x89PNG",
+    "GIF": b"GIF8",
+    "BMP": b"BM",
+    "TIFF": (b"II", b"MM"),
+    "PDF": b"%PDF",
+    "MATROSKA": b"\x1aE\xdf\xa3",
+    "DICOM": bytes(128),
+}
 
 
 @cache
@@ -61,7 +75,42 @@ def seeds() -> tuple[bytes, ...]:
         files += [_encoded(image.convert("1"), "TIFF", compression=how) for how in ("group3", "group4")]
         files.append(_encoded(image, "TIFF", big_tiff=True, tiffinfo={0x0112: 6}))
     grey = Image.fromarray(np.linspace(0, 65535, 30 * 20).astype(np.uint16).reshape(20, 30))
-    return (*files, _encoded(grey, "PNG"), _encoded(grey, "TIFF"))
+    return (*files, _encoded(grey, "PNG"), _encoded(grey, "TIFF"), *_several(noise, smooth), *_of_extras())
+
+
+def _several(noise: Image.Image, smooth: Image.Image) -> list[bytes]:
+    """Frames that are parts of a canvas, with times, and with a picture beside them."""
+    images = [noise.resize((48, 32)), smooth.resize((48, 32)), noise.resize((48, 32)).rotate(180)]
+    images[2].paste(images[1], (8, 8))
+    how = {"save_all": True, "append_images": images[1:]}
+    return [
+        _encoded(images[0], "GIF", duration=[50, 0, 200], disposal=[1, 2, 3], loop=0, **how),
+        _encoded(images[0], "PNG", duration=50, disposal=2, blend=1, default_image=True, **how),
+        _encoded(images[0].convert("RGBA"), "WEBP", duration=50, **how),
+        _encoded(images[0], "AVIF", duration=50, speed=10, **how),
+        _encoded(images[0], "TIFF", compression="tiff_lzw", **how),
+    ]
+
+
+def _of_extras() -> list[bytes]:
+    """Files of the extras that are installed."""
+    return [data for name, data in whole_files().items() if name in EXTRAS]
+
+
+def families() -> dict[str, tuple[bytes, ...]]:
+    """The seeds by format."""
+    found: dict[str, list[bytes]] = {}
+    for data in seeds():
+        found.setdefault(_family(data), []).append(data)
+    return {name: tuple(files) for name, files in found.items()}
+
+
+def _family(data: bytes) -> str:
+    if data.startswith(b"RIFF"):
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        return "AVIF" if data[8:10] == b"av" else "MP4"
+    return next(name for name, start in STARTS.items() if data.startswith(start))
 
 
 def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -70,10 +119,11 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def damaged(number: int) -> bytes:
-    """The file of this number: one to three kinds of damage to one of the seeds."""
+def damaged(number: int, files: tuple[bytes, ...] = ()) -> bytes:
+    """The file of this number: one to three kinds of damage to one of the seeds, or of these files."""
     luck = random.Random(number)
-    data = bytearray(seeds()[number % len(seeds())])
+    files = files or seeds()
+    data = bytearray(files[number % len(files)])
     for _ in range(luck.choice((1, 1, 2, 3))):
         if len(data) > 8:
             luck.choice(KINDS)(data, luck)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-CODECS = {"mp4": "mp4v", "mov": "mp4v", "avi": "MJPG", "webm": "VP80", "mkv": "VP90"}
+CODECS = {"mp4": "mp4v", "mov": "mp4v", "webm": "VP80", "mkv": "VP90"}
 WIDTH, HEIGHT, FPS = 160, 96, 25
 
 

@@ -19,12 +19,17 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
+from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.decoding.pool import Decoders
+from scanfleet.decoding.pool import Decoders, memory_bytes
 from scanfleet.errors import DecodersUnavailable, DeviceUnavailable, ImageError
 from scanfleet.images import Enough
 from scanfleet.images.decoding import decode as decode_here
-from tests.helpers.odd_files import encoded
+from scanfleet.images.decoding import decode_frames as decode_frames_here
+from scanfleet.images.types import FrameChoice
+from tests.helpers.animations import animated, frames
+from tests.helpers.extra_files import video
+from tests.helpers.odd_files import encoded, noise
 
 MEGABYTE = 1 << 20
 
@@ -346,8 +351,9 @@ def test_children_go_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     lines = f"""
 import sys, threading, time
 from pathlib import Path
+from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.decoding.pool import Decoders
+from scanfleet.decoding.pool import Decoders, memory_bytes
 pool = Decoders(load_settings(data_dir={str(tmp_path)!r}), n_children=2, decode="tests.helpers.bad_decoders:decode")
 threading.Thread(target=pool.decode, args=[b"wait {tmp_path}"], daemon=True).start()
 while not list(Path({str(tmp_path)!r}).glob("began-*")):
@@ -411,3 +417,50 @@ def test_largest_allowed_picture_fits_the_memory_limit(tmp_path: Path) -> None:
         assert pool.decode(buffer.getvalue()).width == 3000
     finally:
         pool.close()
+
+
+def test_frames_of_a_file_come_as_they_are_decoded_here(tmp_path: Path) -> None:
+    data = animated("GIF", frames(20), duration=50)
+    with decoders(tmp_path, real=True, n_children=1) as pool:
+        here = list(decode_frames_here(data, max_pixels=1_000_000, frames=FrameChoice(8, "mixed")))
+        there = pool.decode_frames(data, frames=FrameSettings())
+        assert [(one.frame, one.n_frames) for one in there] == [(one.frame, one.n_frames) for one in here]
+        assert [one.image.tobytes() for one in there] == [one.image.tobytes() for one in here]
+        seventh = pool.decode(data, frame=7)
+        assert seventh.frame is not None
+        assert (seventh.frame.number, seventh.n_frames) == (7, 20)
+        firsts = pool.decode_frames(data, frames=FrameSettings(max=3, pick="first"))
+        assert [one.frame.number for one in firsts if one.frame] == [0, 1, 2]
+        (still,) = pool.decode_frames(encoded(noise(), "PNG"), frames=FrameSettings())
+        assert (still.frame, still.n_frames) == (None, 1)
+
+
+def test_frames_of_one_file_differ_in_size(tmp_path: Path) -> None:
+    sizes = [(64, 32), (32, 96), (16, 16)]
+    with decoders(tmp_path, real=True, n_children=1) as pool:
+        found = pool.decode_frames(animated("TIFF", [noise(*size) for size in sizes]), frames=FrameSettings())
+        assert [one.image.size for one in found] == sizes
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["5 picture", "3 picture 600 600"],  # more than were asked for; more pixels than one image may have
+)
+def test_frames_that_were_not_asked_for_are_nonsense(tmp_path: Path, answer: str) -> None:
+    with decoders(tmp_path) as pool:
+        assert len(pool.decode_frames(b"4 picture", frames=FrameSettings(max=4))) == 4
+        with pytest.raises(ImageError) as caught:
+            pool.decode_frames(answer.encode(), frames=FrameSettings(max=4))
+        assert "nonsense" in caught.value.detail
+
+
+def test_the_library_of_an_extra_is_no_memory_of_the_image(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    with decoders(tmp_path, real=True, n_children=1) as pool:
+        assert len(pool.decode_frames(video("mp4"), frames=FrameSettings())) == 8
+        assert len(pool.pids) == 1
+        (pid,) = pool.pids
+        soft, hard = psutil.Process(pid).rlimit(psutil.RLIMIT_AS)
+        mapped = psutil.Process(pid).memory_info().vms
+        assert mapped < soft < hard
+        assert soft - mapped < 2 * memory_bytes(load_settings(data_dir=tmp_path, max_image_pixels=1_000_000))

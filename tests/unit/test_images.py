@@ -138,9 +138,7 @@ def test_empty() -> None:
     assert reason(b"") == "empty"
 
 
-@pytest.mark.parametrize(
-    "data", [b"these are words, not pixels\n" * 40, b"%PDF-1.7\n", b"<svg xmlns='x'/>", b"\x00" * 512]
-)
+@pytest.mark.parametrize("data", [b"these are words, not pixels\n" * 40, b"<svg xmlns='x'/>", b"\x00" * 512])
 def test_not_an_image(data: bytes) -> None:
     assert reason(data) == "not_an_image"
 
