@@ -183,7 +183,9 @@ class Fleet(People):
             standing = found[held.claim.batch_id]
             paused = self.model.scans[held.claim.scan_id].state == "paused"
             expected = (
-                (LeaseState.PAUSED if paused else LeaseState.HELD) if self.model.holds(held.claim) else LeaseState.LOST
+                (LeaseState.PAUSED if paused else LeaseState.HELD)
+                if self.model.holds(held.claim, images=False)
+                else LeaseState.LOST
             )
             self._expect(standing is expected, f"batch {held.claim.batch_id}: {standing}, not {expected}")
             if standing is LeaseState.LOST:

@@ -36,7 +36,8 @@ class Ground:
         renewing, _ = open_scan(engine, "mem://c", rescan_of=opened[0][0])
         self.scan_ids = [*(scan_id for scan_id, _ in opened), renewing]
         self._scorer = opened[0][1]
-        self._n_listed = dict.fromkeys(self.scan_ids, 0)
+        self._listed: dict[str, list[str]] = {scan_id: [] for scan_id in self.scan_ids}  # uris
+        self._n_restored = 0
         self.model = Model(self.scan_ids)
         self._held: dict[str, list[Held]] = {worker: [] for worker in WORKERS}
         self._ghosts: list[Held] = []  # of workers that were given up, and may still write

@@ -32,6 +32,9 @@ _TIMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
 )
 
 
+Backup = dict[Any, list[dict[str, Any]]]  # rows by table
+
+
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """All rows at one moment, by id; verdicts as a list, because two for one image would be an error to be found."""
@@ -58,6 +61,26 @@ def wipe(engine: sa.Engine) -> None:
     with transaction(engine) as connection:
         for table in (Failure, Verdict, Image, Batch, Scan):
             connection.execute(sa.delete(table))
+
+
+def dump(engine: sa.Engine) -> Backup:
+    with reading(engine) as connection:
+        tables = (Scan, Batch, Image, Verdict, Failure)
+        return {
+            table: [dict(row._mapping) for row in connection.execute(sa.select(table.__table__))] for table in tables
+        }
+
+
+def restore(engine: sa.Engine, backup: Backup) -> None:
+    """Bring back the rows of a backup, and give ids behind them again."""
+    wipe(engine)
+    with transaction(engine) as connection:
+        for table, rows in backup.items():
+            if rows:
+                connection.execute(sa.insert(table), rows)
+            if connection.dialect.name == "postgresql" and table in (Batch, Image, Verdict):
+                last = max((row["id"] for row in rows), default=0)
+                connection.execute(sa.text(f"ALTER SEQUENCE {table.__tablename__}_id_seq RESTART WITH {last + 1}"))
 
 
 def open_scan(engine: sa.Engine, source: str, *, rescan_of: str | None = None) -> tuple[str, int]:

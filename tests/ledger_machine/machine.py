@@ -145,6 +145,30 @@ class Machine(RuleBasedStateMachine):
     def retry(self, scan: int, only_killers: bool) -> None:
         self.simulation.retry(scan, only_killers=only_killers)
 
+    @rule(
+        scan=which_scan, worker=which_worker, same=st.booleans(), n_images=st.integers(1, 3), how=st.sampled_from(Late)
+    )
+    def restored(self, scan: int, worker: str, same: bool, n_images: int, how: Late) -> None:
+        """The database loses what follows a backup, and live workers meet others' rows under the ids they know."""
+        self.simulation.back_up()
+        self.simulation.list_page(0, n_images, batch_images=1)
+        self.simulation.claim_newest(worker)
+        self.simulation.restore()
+        self.simulation.list_page(scan, n_images, batch_images=1)
+        self.simulation.claim_newest(worker if same else "w1")
+        for which in range(3):
+            self.simulation.work(worker, 0, [Answer.FLAG], store=False)
+            self.simulation.late(which, how)
+
+    @rule()
+    def back_up(self) -> None:
+        self.simulation.back_up()
+
+    @rule(sure=st.integers(0, 2))
+    def restore(self, sure: int) -> None:
+        if sure == 2:
+            self.simulation.restore()
+
     @invariant()
     def sound(self) -> None:
         if hasattr(self, "simulation"):

@@ -31,6 +31,7 @@ from tests.ledger_machine.moments import (
 @dataclass(kw_only=True)
 class ImageModel:
     id: int
+    uri: str
     state: str = "pending"
     crashes: int = 0
 
@@ -80,9 +81,15 @@ class Model:
         held = (batch for batch in self.batches.values() if batch.scan_id == scan_id)
         return [batch for batch in held if not states or batch.state in states]
 
-    def holds(self, claim: Claim) -> bool:
-        batch = self.batches[claim.batch_id]
-        return batch.state == "leased" and batch.lease_token == claim.token
+    def holds(self, claim: Claim, *, images: bool = True) -> bool:
+        """Whether a lease is current. images: and its images are those that were claimed."""
+        batch = self.batches.get(claim.batch_id)
+        if batch is None or batch.state != "leased":
+            return False
+        lease = (batch.lease_token, batch.lease_owner, batch.scan_id)
+        uris = {image.id: image.uri for image in batch.images}
+        same = not images or all(uris.get(image.id) == image.uri for image in claim.images)
+        return lease == (claim.token, claim.worker, claim.scan_id) and same
 
     def overdue(self, at: datetime) -> set[int]:
         leased = (batch for batch in self.batches.values() if batch.state == "leased")
@@ -130,9 +137,9 @@ class Model:
 
     # operations
 
-    def listed(self, scan_id: str, members: dict[int, list[int]]) -> None:
-        for batch_id, image_ids in members.items():
-            images = [ImageModel(id=image_id) for image_id in image_ids]
+    def listed(self, scan_id: str, members: dict[int, list[tuple[int, str]]]) -> None:
+        for batch_id, listed in members.items():
+            images = [ImageModel(id=image_id, uri=uri) for image_id, uri in listed]
             self.batches[batch_id] = BatchModel(id=batch_id, scan_id=scan_id, images=images)
         if members:
             self._reopen(scan_id)
@@ -160,7 +167,10 @@ class Model:
         batch = self.batches[claim.batch_id]
         batch.free()
         if outcome.waiting_for is None:
+            answered = {verdict.image_id for verdict in outcome.verdicts} | set(outcome.failures)
             batch.state = "done"
+            if {image.id for image in batch.pending} - answered:  # a restore lost the parts written before
+                batch.state, batch.notified_at = "ready", None
         else:
             longest = backoff(claim.attempts)
             batch.state, batch.notified_at, batch.not_before = "ready", None, at.after(longest / 2, longest)

@@ -18,17 +18,17 @@ class People(Ground):
     def list_page(self, scan: int, n_images: int, *, batch_images: int, poison: Sequence[int] = ()) -> None:
         """List a page of new images. poison: those that kill their worker."""
         scan_id = self.scan_ids[scan]
-        start = self._n_listed[scan_id]
-        page = [NewImage(uri=f"mem://{scan}/{number}", etag="1") for number in range(start, start + n_images)]
-        if self._write_page(scan_id, page, batch_images):
-            self._n_listed[scan_id] += n_images
+        start = len(self._listed[scan_id])
+        uris = [f"mem://{scan}/{self._n_restored}-{number}" for number in range(start, start + n_images)]
+        if self._write_page(scan_id, [NewImage(uri=uri, etag="1") for uri in uris], batch_images):
+            self._listed[scan_id] += uris
             ids = sorted(image.id for batch in self.model.of_scan(scan_id) for image in batch.images)[start:]
             self.poison |= {ids[at] for at in poison if at < len(ids)}
 
     def list_again(self, scan: int) -> None:
         """List a page that the scan holds already: nothing may change."""
         scan_id = self.scan_ids[scan]
-        page = [NewImage(uri=f"mem://{scan}/{number}", etag="1") for number in range(self._n_listed[scan_id])]
+        page = [NewImage(uri=uri, etag="1") for uri in self._listed[scan_id]]
         n_batches = len(self.model.batches)
         self._write_page(scan_id, page, 2)
         self._expect(len(self.model.batches) == n_batches, "listing again added a batch")
@@ -48,7 +48,7 @@ class People(Ground):
     def _write_page(self, scan_id: str, page: list[NewImage], batch_images: int) -> bool:
         """List as producer.scans.enqueue does. False: the scan is cancelled."""
 
-        def write(connection: sa.Connection) -> dict[int, list[int]] | None:
+        def write(connection: sa.Connection) -> dict[int, list[tuple[int, str]]] | None:
             connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
             if scans.get_scan(connection, scan_id).state == "cancelled":
                 return None
@@ -56,10 +56,10 @@ class People(Ground):
             if added:
                 scans.reopen(connection, scan_id)
                 connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=None))
-            rows = connection.execute(sa.select(Image.id, Image.batch_id).where(Image.batch_id.in_(added)))
-            members: dict[int, list[int]] = {batch_id: [] for batch_id in added}
+            rows = connection.execute(sa.select(Image.id, Image.uri, Image.batch_id).where(Image.batch_id.in_(added)))
+            members: dict[int, list[tuple[int, str]]] = {batch_id: [] for batch_id in added}
             for row in rows.all():
-                members[row.batch_id].append(row.id)
+                members[row.batch_id].append((row.id, row.uri))
             return members
 
         members, _ = self._do(write)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from copy import deepcopy
 from itertools import cycle
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -12,7 +14,7 @@ from scanfleet.db.engine import transaction
 from scanfleet.db.scans import crash_isolation, notifications, scans
 from tests.ledger_machine.fleet import Fleet
 from tests.ledger_machine.ground import WORKERS
-from tests.ledger_machine.ledger import shift
+from tests.ledger_machine.ledger import Backup, dump, read, restore, shift
 from tests.ledger_machine.moments import MAX_NOTIFICATIONS, RENOTIFY, Span
 from tests.ledger_machine.workers import Answer
 
@@ -29,6 +31,8 @@ class Fate(enum.Enum):
 
 
 class Simulation(Fleet):
+    _backup: tuple[Backup, Any] | None = None
+
     def pass_time(self, seconds: float, *, silent: bool) -> None:
         """Let time pass. silent: without heartbeats, as if all workers were frozen, or the clock jumped."""
         shift(self._engine, seconds)
@@ -73,6 +77,33 @@ class Simulation(Fleet):
         right = found == free and len(probed) == len(probes)
         right = right and all(any(batch_id in choice for batch_id in probed) for choice in probes)
         self._expect(right, f"notified {notified}, not for {free} and one of each of {probes}")
+
+    def back_up(self) -> None:
+        self._backup = (dump(self._engine), deepcopy((self.model, self._listed, self.poison)))
+
+    def restore(self) -> None:
+        """Bring back the backup under live workers, which keep their claims: ids and tokens repeat.
+
+        A worker that ended since may be the owner of a lease again. Where it had an image in hand, that is blamed.
+        """
+        if self._backup is None:
+            return
+        rows, held = self._backup
+        in_hand = [batch.in_hand for batch in held[0].batches.values() if batch.in_hand is not None]
+        if in_hand and not self._kills:
+            return
+        self.check()
+        restore(self._engine, rows)
+        self.model, self._listed, self.poison = deepcopy(held)
+        self._in_hand_at_end.update(in_hand)
+        self._n_restored += 1
+        self.seen = read(self._engine)
+
+    def claim_newest(self, worker: str) -> None:
+        """Claim the batch with the highest id, which a restore loses first."""
+        if self.model.batches:
+            self._notifications.insert(0, max(self.model.batches))
+        self.claim(worker, listen=True)
 
     # the end
 

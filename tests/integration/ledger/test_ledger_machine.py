@@ -65,6 +65,14 @@ def test_without_the_token_the_machine_finds_a_late_writer(
         run_machine(embedded, examples=EXAMPLES["sqlite"], strict=False)
 
 
+def test_without_the_images_the_machine_finds_a_writer_to_restored_ids(
+    embedded: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_require_images", lambda *_: None)
+    with pytest.raises(AssertionError, match="without a lease"):
+        run_machine(embedded, examples=EXAMPLES["sqlite"])
+
+
 def test_without_expiry_the_ledger_does_not_drain(embedded: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crash_isolation, "expire_leases", lambda connection: Expired())
     # Or, before that: a worker that was given up long ago still holds its lease, and records an image.
