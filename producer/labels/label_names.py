@@ -186,5 +186,10 @@ def _without_contradictions(given: Sequence[ImageLabel], problems: Problems) -> 
     return [one for one in given if (one.image.uri, one.who) not in refused]
 
 
+def spares_of(given: Iterable[ImageLabel]) -> dict[str, NewImage]:
+    """Return by uri the images to take if there is none of that name."""
+    return {one.image.uri: one.spare for one in given if one.spare is not None}
+
+
 def _few(labels: Sequence[str]) -> str:
     return ", ".join(labels[:SHOWN_LABELS]) + (", ..." if len(labels) > SHOWN_LABELS else "")

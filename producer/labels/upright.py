@@ -19,9 +19,11 @@ def decode(data: bytes, *, max_pixels: int, enough: Enough | None = None, stretc
     decoded = decode_image(data, max_pixels=max_pixels, enough=enough, stretch=stretch)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            if opened.size != (decoded.height, decoded.width) or decoded.width == decoded.height:
+                return decoded  # not turned, or no size could tell it; a PNG would be decoded again for its EXIF data
             orientation = opened.getexif().get(ExifTags.Base.Orientation)
     except DAMAGE:  # of EXIF data alone: the picture was decoded
         return decoded
-    if not isinstance(orientation, int) or orientation == 1:
+    if not isinstance(orientation, int):
         return decoded
     return replace(decoded, notes=(f"{PREFIX}{orientation}", *decoded.notes))

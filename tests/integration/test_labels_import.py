@@ -424,6 +424,7 @@ def test_a_label_by_hand(ledger: Ledger, folder: Path, monkeypatch: pytest.Monke
         (["1.png", "none", "--box", "10,20,90,60"], "--box '10,20,90,60': write four numbers"),
         (["1.png", "none", "--box", "10, 20, 90, 60"], "--box '10, 20, 90, 60': write four numbers"),
         (["1.png", "none", "--box", "sky 1 2 3 4"], "'sky' is not a label"),
+        (["1.png", "none", "--box", "overlay 1 2 3 4"], "labelled none, but a region in it overlay"),
         (["https://h/a.png", "none"], "cannot be read"),
         (["m.csv", "none"], "decode: not_an_image"),
     ):

@@ -104,7 +104,7 @@ def _prepare(
     from producer.labels.formats.detect import read_labels
     from producer.labels.formats.entries import Options, Problems
     from producer.labels.image_refs import root_of
-    from producer.labels.label_names import LabelMapping, map_labels, parse_map
+    from producer.labels.label_names import LabelMapping, map_labels, parse_map, spares_of
     from producer.labels.preparing import prepare
     from producer.scans.session import find_check
     from scanfleet.errors import BadLabels
@@ -124,8 +124,7 @@ def _prepare(
     filled = [entry for entry in entries if not entry.blank]
     given = map_labels(filled, mapping, who=who or user(), root=root, problems=problems)
     with _progress(len({one.image.uri for one in given})) as done:
-        spares = {one.image.uri: one.spare for one in given if one.spare is not None}
-        fetched = fetch_images([one.image for one in given], settings, done=done, spares=spares)
+        fetched = fetch_images([one.image for one in given], settings, done=done, spares=spares_of(given))
     if not fetched.seen:
         uri, error = next(iter(fetched.unread.items()))
         raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {error}")

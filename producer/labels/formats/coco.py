@@ -40,11 +40,14 @@ def read_coco(path: Path, options: Options, problems: Problems) -> list[Entry]:
         return []
     names = _categories(body.get("categories", []), problems)
     images = _images(body["images"], problems)
-    annotations = _annotations(body.get("annotations"), set(images), problems)
+    annotations = _annotations(body.get("annotations"), problems)
+    ids = {image["id"] for image in body["images"] if isinstance(image, dict) and isinstance(image.get("id"), int)}
+    for key in annotations.keys() - ids:
+        problems.leave_out(annotations[key][0][0], f"image_id {key} does not exist")
     by_name: dict[str, list[int]] = {}
     for key, (_, image) in images.items():
         by_name.setdefault(image["file_name"], []).append(key)
-    looked = body.get("annotations") is not None
+    looked = body.get("annotations") is not None and annotations.keys() <= ids
     found = []
     for keys in by_name.values():  # an image that is listed twice has the annotations of both
         where = images[keys[0]][0]
@@ -58,7 +61,10 @@ def read_coco(path: Path, options: Options, problems: Problems) -> list[Entry]:
 
 
 class _Annotations(NamedTuple):
-    """Those of one image, with their places in the file. looked: the file has a list of annotations."""
+    """Those of one image, with their places in the file.
+
+    looked: if there are none, nothing was found in the image. Not so if others are about images that are not listed.
+    """
 
     listed: list[tuple[str, Any]]
     names: dict[int, str]  # of categories
@@ -117,7 +123,7 @@ def _images(images: list[Any], problems: Problems) -> dict[int, tuple[str, dict[
     return {key: image for key, image in found.items() if key not in twice}
 
 
-def _annotations(value: object, images: set[int], problems: Problems) -> Found:
+def _annotations(value: object, problems: Problems) -> Found:
     found: Found = {}
     if value is None:
         return found
@@ -128,10 +134,7 @@ def _annotations(value: object, images: set[int], problems: Problems) -> Found:
         except MalformedLineError as error:  # it may belong to any image, also to one that seems to have none
             problems.add(where, str(error))
             continue
-        if image in images:
-            found.setdefault(image, []).append((where, annotation))
-        else:
-            problems.leave_out(where, f"image_id {image} does not exist")
+        found.setdefault(image, []).append((where, annotation))
     return found
 
 
@@ -150,8 +153,8 @@ def _entry(where: str, image: dict[str, Any], annotations: _Annotations, options
     if len(whole) > 1:
         raise MalformedLineError(f"annotations without a box name several categories: {', '.join(sorted(whole)[:5])}")
     named = text_of(image.get(options.label), "label", default=next(iter(whole), None))
-    if named is None and not annotations.looked:
-        raise MalformedLineError(f"{image['file_name']} has neither a label nor annotations")
+    if named is None and not annotations.listed and not annotations.looked:
+        raise MalformedLineError(f"{image['file_name']} has no annotations, and others have no image: is it theirs?")
     found = regions.fields()
     if not regions.boxes and (named is not None or regions.bare or options.label in image):
         found["boxes"] = None

@@ -51,11 +51,11 @@ def _tasks(path: Path) -> list[Any]:
 
 def _control(tasks: list[Any], wanted: str | None) -> str | None:
     """Return the control whose choices are labels. Raises MalformedLineError if it is not clear which."""
-    found: set[str | None] = set()
+    found: set[str] = set()
     for task in tasks:
         for results in _results_of(task):
-            found |= {one.get("from_name") for one in _choices(results)}
-    names = sorted(str(name) for name in found)
+            found |= {str(one.get("from_name")) for one in _choices(results)}
+    names = sorted(found)
     if wanted is not None and wanted not in names:
         raise MalformedLineError(f"no choice of the control {wanted!r} (--label-control; found: {', '.join(names)})")
     if wanted is None and len(names) > 1:
@@ -71,13 +71,13 @@ def _results_of(task: object) -> list[list[Result]]:
 
 def _choices(results: list[Result]) -> list[Result]:
     """Return the choices for the whole image."""
-    regions = {one.get("id") for one in results if "choices" not in _value(one)} - {None}
+    regions = {str(one["id"]) for one in results if one.get("id") is not None and "choices" not in _value(one)}
     return [
         one
         for one in results
         if "choices" in (value := _value(one))
         and one.get("parentID") is None
-        and one.get("id") not in regions
+        and str(one.get("id")) not in regions
         and not GEOMETRY & value.keys()
     ]
 
@@ -162,7 +162,7 @@ def _regions(results: list[Result]) -> list[tuple[list[str], dict[str, Any]]]:
     for number, one in enumerate(results):
         value = _value(one)
         if "choices" not in value:
-            key = one.get("id") if isinstance(one.get("id"), str) else number
+            key = number if one.get("id") is None else str(one["id"])
             shapes[key] = shapes.get(key, {}) | value
     found = []
     for value in shapes.values():

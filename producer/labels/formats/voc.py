@@ -29,6 +29,7 @@ from producer.labels.formats.files import bytes_file, files_in
 from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
 
+MARKERS = {"object", "bndbox", "robndbox", "polygon"}  # of something that is not nothing
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -75,6 +76,8 @@ def _entry(top: Path, file: Path, where: str, images: Path | None, problems: Pro
         except MalformedLineError as error:
             raise MalformedLineError(f"object {number}: {error}") from None
         regions.add(f"{where}: object {number}", label, partial(_box, thing, label))
+    if root.find("object") is None and any(str(inner.tag).lower() in MARKERS for inner in root.iter()):
+        raise MalformedLineError("it has objects, but not directly below <annotation>")
     found = regions.fields()
     if regions.bare and not regions.boxes:
         found["boxes"] = None

@@ -213,6 +213,13 @@ def test_an_image_whose_label_is_in_doubt_does_not_become_none(tmp_path: Path, b
     assert left_out
 
 
+def test_annotations_of_images_that_are_not_listed_may_be_those_of_another(tmp_path: Path) -> None:
+    body = coco(ONE, ONE | {"image_id": 5}, names=("a.png", "b.png"))
+    found, left_out = imported(put(tmp_path / "c.json", body))
+    assert found == {"a.png": ("gun", [box(10, 10, 30, 30)])}
+    assert [line.split(":")[0] for line in left_out] == ["annotations[1]", "images[1]"]
+
+
 def test_a_file_without_the_list_of_annotations_labels_nothing(tmp_path: Path) -> None:
     body = coco(names=("a.png", "b.png"))
     del body["annotations"]
@@ -265,6 +272,13 @@ def test_xml_tells_its_encoding(tmp_path: Path, declared: str, encoding: str) ->
     head = f'<?xml version="1.0" encoding="{declared}"?>'
     (tmp_path / "é.xml").write_bytes(voc("é.png", head=head).encode(encoding))
     assert list(imported(tmp_path)[0]) == ["é.png"]
+
+
+def test_objects_in_another_place_of_voc_are_not_nothing(tmp_path: Path) -> None:
+    body = voc("a.png")
+    put(tmp_path / "a.xml", body.replace("<object>", "<objects><object>").replace("</object>", "</object></objects>"))
+    with pytest.raises(BadLabels, match=r"a\.xml"):
+        imported(tmp_path)
 
 
 def test_renamed_voc_files_do_not_label_another_image(tmp_path: Path) -> None:
@@ -442,7 +456,7 @@ SHAPES = [("rectanglelabels", BOX), ("polygonlabels", POINTS), ("brushlabels", {
 ODD: list[Any] = [None, 0, -5, 1e9, "", "x", [], {}, float("nan"), True]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(form=st.sampled_from(["labelstudio", "coco", "voc", "yolo"]), seed=st.integers(0, 10**6))
 def test_a_damaged_region_never_makes_an_image_harmless(form: str, seed: int) -> None:
     """Whatever one damages in a file that shows a gun, its image is a gun or has no label."""
@@ -461,7 +475,7 @@ def _damaged(folder: Path, form: str, dice: random.Random) -> Path:
         kind, shape = dice.choice(SHAPES)
         body = [task(region(kind, "gun", shape), choice("bottle", id="r1"), RELATION)]
         target = body[0]["annotations"][0]["result"][0]
-        _damage(dice.choice([target, target["value"]]), dice, but={"value", kind})
+        _damage(dice.choice([target, target["value"]]), dice, but={"value", "id", kind})
         return put(folder / "l.json", body)
     if form == "coco":
         coco_body = coco(ONE, width=200, height=100)
