@@ -109,7 +109,7 @@ def _boxes(
             found.append(in_pixels(box, upright, size=one.size, turn=turn))
             kept.append(box)
         except MalformedLineError as error:
-            problems.leave_out(one.where, f"{seen.uri}: {error}")
+            problems.leave_out(one.where, str(error))
             dropped.add(box.label)
     if reason := doubt_of(replace(one, boxes=tuple(kept)), dropped, check):
         problems.leave_out(one.where, f"{seen.uri}: {reason}")
