@@ -10,8 +10,9 @@ from producer.labels.fetching import fetch_images
 from producer.labels.formats.entries import Problems, RawBox, required, text_of
 from producer.labels.formats.tabular import boxes_of
 from producer.labels.image_refs import named_image
-from producer.labels.importing import prepare, summarise, write
+from producer.labels.importing import summarise, write
 from producer.labels.label_names import ImageLabel
+from producer.labels.preparing import prepare
 from producer.labels.shown_frames import frame_finder
 from producer.scans.session import find_check
 from producer.sources.manifest import MalformedLineError

@@ -9,41 +9,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from producer.labels.fetching import Fetched
-from producer.labels.formats.entries import Problems, RawBox
-from producer.labels.label_names import ImageLabel
-from producer.sources.manifest import MalformedLineError
-from scanfleet.checks.check import Check
+from producer.labels.preparing import PreparedLabels
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.db.labels.labels import NewLabel, add_labels, labels_by_person, without_repeats
 from scanfleet.db.labels.queries import PINNED
 from scanfleet.db.labels.shown_verdicts import shown_for
 from scanfleet.db.labels.splits import Place, add_images, golden_by_hash, place_images
 from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import BadLabels, ImageError
-
-SLACK = 1.0  # pixels that a box may lie outside the image, since other tools round differently
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedLabels:
-    """Labels and their images, checked and ready to be written.
-
-    split: the one that was asked for; None: as it comes. unread: errors of images that could not be read; their labels
-    are skipped. n_named: images by name; several names may have the same bytes. n_mixed: images with boxes of several
-    labels.
-    """
-
-    check: Check
-    images: Sequence[SeenImage]
-    labels: Sequence[NewLabel]
-    unread: Mapping[str, ImageError]
-    n_named: int
-    n_mixed: int
-    n_blank: int = 0  # rows without a label
-    split: str | None = None
-    where_possible: bool = False  # images may be in another split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,51 +38,8 @@ class Summary:
     n_mixed: int
     n_several: int  # whose file holds several pictures, of which no verdict names one
     n_blank: int  # rows without a label
+    left_out: Sequence[str]  # images and boxes of the file, with the reason
     unread: Mapping[str, ImageError]
-
-
-def prepare(
-    given: Sequence[ImageLabel],
-    fetched: Fetched,
-    check: Check,
-    problems: Problems,
-    *,
-    origin: str,
-    split: str | None = None,
-    settles: bool = False,
-) -> PreparedLabels:
-    """Join labels with the images that were read.
-
-    Raises BadLabels: a box outside its image, the same bytes labelled in two ways by one person.
-    """
-    images: dict[tuple[str, str | None], SeenImage] = {}
-    labels: list[NewLabel] = []
-    first: dict[tuple[str, str], ImageLabel] = {}
-    for one in given:
-        seen = fetched.seen.get(one.image.uri)
-        if seen is None:
-            continue
-        before = first.setdefault((seen.content_sha256, one.who), one)
-        if before.label != one.label:
-            problems.add(
-                one.where,
-                f"{one.who}: {one.label}, but {before.label} for the same bytes at {before.where} ({before.image.uri})",
-            )
-        try:
-            labels.append(_label(one, seen, origin=origin, settles=settles))
-        except MalformedLineError as error:
-            problems.add(one.where, str(error))
-        images.setdefault((seen.content_sha256, one.group), replace(seen, group=one.group))
-    problems.raise_any()
-    return PreparedLabels(
-        check=check,
-        images=list(images.values()),
-        labels=labels,
-        unread=fetched.unread,
-        n_named=len(fetched.seen),
-        n_mixed=sum(one.mixed for one in given),
-        split=split,
-    )
 
 
 def summarise(engine: sa.Engine, prepared: PreparedLabels) -> Summary:
@@ -142,6 +72,7 @@ def summarise(engine: sa.Engine, prepared: PreparedLabels) -> Summary:
         n_mixed=prepared.n_mixed,
         n_several=len({image.content_sha256 for image in prepared.images if image.several}),
         n_blank=prepared.n_blank,
+        left_out=prepared.left_out,
         unread=prepared.unread,
     )
 
@@ -197,33 +128,3 @@ def _count_conflicts(spoken: dict[str, dict[str, str]], new: Sequence[NewLabel])
             by_person.clear()
         by_person[label.who] = label.label
     return sum(len(set(by_person.values())) > 1 for by_person in spoken.values())
-
-
-def _label(one: ImageLabel, seen: SeenImage, *, origin: str, settles: bool) -> NewLabel:
-    """Raises MalformedLineError."""
-    return NewLabel(
-        content_sha256=seen.content_sha256,
-        uri=seen.uri,
-        label=one.label,
-        boxes=None if one.boxes is None else [_in_pixels(box, seen) for box in one.boxes],
-        who=one.who,
-        origin=origin,
-        settles=settles,
-        drawn=one.drawn,
-        note=one.note,
-    )
-
-
-def _in_pixels(box: RawBox, seen: SeenImage) -> dict[str, Any]:
-    """Return a box in pixels, rounded to hundredths. Raises MalformedLineError if it lies outside the image."""
-    width, height = seen.width, seen.height
-    x_unit, y_unit = (width, height) if box.unit == "share" else (1, 1)
-    sides = (box.x0 * x_unit, box.y0 * y_unit, box.x1 * x_unit, box.y1 * y_unit)
-    if min(sides[:2]) < -SLACK or sides[2] > width + SLACK or sides[3] > height + SLACK:
-        words = " ".join(f"{side:g}" for side in sides)
-        raise MalformedLineError(f"the box {words} lies outside the image, which has {width} x {height} pixels")
-    x0, y0, x1, y1 = (round(side, 2) for side in (max(sides[0], 0), max(sides[1], 0), sides[2], sides[3]))
-    x1, y1 = min(x1, width), min(y1, height)
-    if x1 <= x0 or y1 <= y0:
-        raise MalformedLineError("a box has no area within the image")
-    return {"x0": x0, "y0": y0, "x1": float(x1), "y1": float(y1), "label": box.label}

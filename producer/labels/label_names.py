@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from producer.labels.formats.entries import Entry, Problems, RawBox
+from producer.labels.formats.entries import Entry, Problems, RawBox, Size
 from producer.labels.image_refs import Root, image_at
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
@@ -17,7 +18,11 @@ SHOWN_LABELS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLabel:
-    """A person's label of an image, as a label of the check. The image was not read yet."""
+    """A person's label of an image, as a label of the check. The image was not read yet.
+
+    given: the label was given for the whole image; else it follows from the boxes and `regions`, the labels of regions
+    without a box. size: of the image when it was labelled. spare: the image if spaces around the name are not its own.
+    """
 
     where: str
     image: NewImage
@@ -28,6 +33,10 @@ class ImageLabel:
     note: str | None
     drawn: str | None
     mixed: bool  # its boxes have several labels, one of which is the image's
+    given: bool = True
+    regions: frozenset[str] = frozenset()
+    size: Size | None = None
+    spare: NewImage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,49 +81,85 @@ def map_labels(
                 unknown.setdefault(label, []).append(entry.where)
             continue
         try:
-            found.append(_image_label(entry, mapping, who=who, root=root))
+            one = _image_label(entry, mapping, who=who, root=root)
         except MalformedLineError as error:
             problems.add(entry.where, str(error))
+            continue
+        if reason := doubt_of(one, {mapping.of(label) for label in entry.dropped}, mapping.check):
+            problems.leave_out(entry.where, f"{entry.uri}: {reason}")
+        else:
+            found.append(one)
     for label, places in unknown.items():
         n = f"in {len(places)} entries, first " if len(places) > 1 else ""
         problems.add(
             f"{n}{places[0]}",
             f"{label!r} is not a label of check {mapping.check.name} ({_few(check_labels)}): --map '{label}=OURS'",
         )
-    _contradictions(found, problems)
+    found = _without_contradictions(found, problems)
     problems.raise_any()
+    problems.require_some(found)
     return found
 
 
 def _labels(entry: Entry) -> set[str]:
-    return {box.label for box in entry.boxes or ()} | (set() if entry.label is None else {entry.label})
+    boxes = {box.label for box in entry.boxes or ()}
+    return boxes | {*entry.regions, *entry.dropped} | (set() if entry.label is None else {entry.label})
 
 
 def _image_label(entry: Entry, mapping: LabelMapping, *, who: str, root: Root) -> ImageLabel:
     boxes = None if entry.boxes is None else tuple(_mapped(box, mapping) for box in entry.boxes)
-    kinds = {box.label for box in boxes or ()}
+    regions = frozenset(mapping.of(label) for label in entry.regions)
+    kinds = {box.label for box in boxes or ()} | regions
+    if entry.label is not None:
+        label = mapping.of(entry.label)
+    else:  # an image without any region that could be kept is left out below, whatever its label
+        label = label_of(kinds or {mapping.of(label) for label in entry.dropped}, mapping)
     return ImageLabel(
         where=entry.where,
         image=image_at(entry.uri, root),
-        label=mapping.of(entry.label) if entry.label is not None else _label_of(kinds, mapping),
+        spare=image_at(entry.uri.strip(), root) if entry.uri.strip() != entry.uri else None,
+        label=label,
         boxes=boxes,
         who=entry.who or who,
         group=entry.group,
         note=entry.note,
         drawn=entry.drawn,
         mixed=entry.label is None and len(kinds) > 1,
+        given=entry.label is not None,
+        regions=regions,
+        size=entry.size,
     )
+
+
+def doubt_of(one: ImageLabel, dropped: AbstractSet[str], check: Check) -> str | None:
+    """Return why a label cannot be relied on, if it cannot. dropped: labels of boxes that were left out."""
+    kinds = {box.label for box in one.boxes or ()} | one.regions
+    flagging = sorted((kinds | dropped) & set(check.flags))
+    if one.given:
+        if one.label not in check.flags and flagging:
+            return f"the image is labelled {one.label}, but a region in it {flagging[0]}"
+        return None
+    if dropped and not kinds:
+        return "all its regions were left out"
+    if dropped and most_telling(kinds | dropped, check) != most_telling(kinds, check):
+        return f"its label would follow from a region that was left out ({', '.join(sorted(dropped))})"
+    return None
+
+
+def most_telling(kinds: AbstractSet[str], check: Check) -> str:
+    """Return the label of an image with regions of these labels: a flagging one first, then in the check's order."""
+    return min(kinds, key=lambda label: (label not in check.flags, check.labels.index(label)))
 
 
 def _mapped(box: RawBox, mapping: LabelMapping) -> RawBox:
     return RawBox(x0=box.x0, y0=box.y0, x1=box.x1, y1=box.y1, label=mapping.of(box.label), unit=box.unit)
 
 
-def _label_of(kinds: set[str], mapping: LabelMapping) -> str:
-    """Return the image's label from those of its boxes: a flagging one first, then in the check's order."""
+def label_of(kinds: AbstractSet[str], mapping: LabelMapping) -> str:
+    """Return the image's label from those of its regions. Raises MalformedLineError."""
     check = mapping.check
     if kinds:
-        return min(kinds, key=lambda label: (label not in check.flags, check.labels.index(label)))
+        return most_telling(kinds, check)
     if mapping.empty is not None:
         return mapping.empty
     harmless = [label for label in check.labels if label not in check.flags]
@@ -126,12 +171,24 @@ def _label_of(kinds: set[str], mapping: LabelMapping) -> str:
     return harmless[0]
 
 
-def _contradictions(given: Sequence[ImageLabel], problems: Problems) -> None:
+def _without_contradictions(given: Sequence[ImageLabel], problems: Problems) -> list[ImageLabel]:
+    """Leave out the images that one person labels in two ways."""
     first: dict[tuple[str, str], ImageLabel] = {}
+    refused = set()
     for one in given:
-        before = first.setdefault((one.image.uri, one.who), one)
+        key = one.image.uri, one.who
+        before = first.setdefault(key, one)
         if before.label != one.label:
-            problems.add(one.where, f"{one.who} labels an image {one.label} here and {before.label} at {before.where}")
+            problems.leave_out(
+                one.where, f"{one.who} labels an image {one.label} here and {before.label} at {before.where}"
+            )
+            refused.add(key)
+    return [one for one in given if (one.image.uri, one.who) not in refused]
+
+
+def spares_of(given: Iterable[ImageLabel]) -> dict[str, NewImage]:
+    """Return by uri the images to take if there is none of that name."""
+    return {one.image.uri: one.spare for one in given if one.spare is not None}
 
 
 def _few(labels: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from producer.labels.fetching import Fetched, fetch_images
 from producer.labels.formats.detect import read_labels
 from producer.labels.formats.entries import Options, Problems
 from producer.labels.image_refs import root_of
-from producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map
+from producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map, spares_of
 from scanfleet.checks.check import Check
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.settings import Settings
@@ -153,7 +153,7 @@ def from_file(
         n_done += more
         on_progress(n_done, n_images)
 
-    fetched = fetch_images([one.image for one in given], settings, done=done)
+    fetched = fetch_images([one.image for one in given], settings, done=done, spares=spares_of(given))
     unread = {uri: str(error) for uri, error in fetched.unread.items()}
     if unread and (not skip_unreadable or not fetched.seen):
         first = "; ".join(f"{uri}: {error}" for uri, error in list(unread.items())[:SHOWN])

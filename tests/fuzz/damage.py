@@ -14,8 +14,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from tests.extra_files import CODECS
 from tests.fuzz.losses import whole_files
+from tests.helpers.extra_files import CODECS
 
 EDGES = (
     b"\0\0\0\0",

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from producer.labels.importing import PreparedLabels, Summary
+    from producer.labels.importing import Summary
+    from producer.labels.preparing import PreparedLabels
     from scanfleet.config.settings import Settings
 
 SHOWN_UNREAD = 5
+SHOWN_LEFT_OUT = 10
 
 
 @click.command("import")
@@ -40,8 +42,11 @@ SHOWN_UNREAD = 5
 @click.option("--empty", metavar="LABEL", help="Label for images in which nothing was found.")
 @click.option("--who", metavar="NAME", help="Who labelled, unless the file tells. Default: your user name.")
 @click.option("--root", metavar="DIR|s3://...", help="Base of relative names. Default: the folder of FILE.")
-@click.option("--label-column", default="label", show_default=True, metavar="COL", help="Column with the label.")
+@click.option("--uri-column", default="uri", show_default=True, metavar="COL", help="Column with the image's name.")
+@click.option("--label-column", metavar="COL", help="Column with the label. Default: label.")
 @click.option("--group-column", metavar="COL", help="Column that tells which images belong together. Default: group.")
+@click.option("--label-control", metavar="NAME", help="Label Studio: the control whose choice is the label.")
+@click.option("--strict", is_flag=True, help="Refuse the file if any image or box would be left out.")
 @click.option(
     "--split", type=click.Choice(["train", "calibration", "threshold", "golden"]), help="Where new images go."
 )
@@ -53,7 +58,8 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
     """Import labels: CSV, JSONL, COCO, YOLO, Pascal VOC, Label Studio.
 
     The whole file is checked, all images are read and a summary is printed before anything is written. Then either
-    everything is written or nothing. Importing the same file again adds nothing.
+    everything is written or nothing. Importing the same file again adds nothing. Images and boxes that cannot be used
+    are left out and listed; with --strict they refuse the file.
 
     --split golden makes these images the golden set of the check: from then on, no other image enters it. Images that
     lie in another split stay there; an import with such images is refused without --where-possible.
@@ -98,22 +104,30 @@ def _prepare(
     from producer.labels.formats.detect import read_labels
     from producer.labels.formats.entries import Options, Problems
     from producer.labels.image_refs import root_of
-    from producer.labels.importing import prepare
-    from producer.labels.label_names import LabelMapping, map_labels, parse_map
+    from producer.labels.label_names import LabelMapping, map_labels, parse_map, spares_of
+    from producer.labels.preparing import prepare
     from producer.labels.shown_frames import frame_finder
     from producer.scans.session import find_check
     from scanfleet.errors import BadLabels
 
     mapping = LabelMapping(check=find_check(engine, check_name), mapping=parse_map(more["pairs"]), empty=more["empty"])
     root = root_of(more["root"], labels=file)
-    options = Options(label=more["label_column"], group=more["group_column"], images=root.path)
-    problems = Problems(str(file))
-    entries = read_labels(file, form=form, options=options)
+    options = Options(
+        uri=more["uri_column"],
+        label=more["label_column"] or "label",
+        label_named=more["label_column"] is not None,
+        group=more["group_column"],
+        control=more["label_control"],
+        images=root.path,
+    )
+    problems = Problems(str(file), strict=more["strict"])
+    entries = read_labels(file, form=form, options=options, problems=problems)
     filled = [entry for entry in entries if not entry.blank]
     given = map_labels(filled, mapping, who=who or user(), root=root, problems=problems)
     with _progress(len({one.image.uri for one in given})) as done:
         frame_of = frame_finder(engine, mapping.check.name)
-        fetched = fetch_images([one.image for one in given], settings, frame_of=frame_of, done=done)
+        images = [one.image for one in given]
+        fetched = fetch_images(images, settings, frame_of=frame_of, done=done, spares=spares_of(given))
     if not fetched.seen:
         uri, error = next(iter(fetched.unread.items()))
         raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {error}")
@@ -155,10 +169,13 @@ def echo_summary(summary: Summary, split: str | None) -> None:
         (summary.n_mixed, "images with boxes of several labels: a flagging label is used for the image"),
         (summary.n_several, "files with several pictures, and no verdict that names one: left out of trainings"),
         (summary.n_blank, "rows without a label: skipped"),
+        (len(summary.left_out), "images and boxes that are not used: left out"),
         (len(summary.unread), "images that could not be read: their labels are skipped"),
     ):
         if n or words == "labels to add":
             click.echo(f"{n:>8}  {words}")
+    for words in summary.left_out[:SHOWN_LEFT_OUT]:
+        note(f"left out: {words}")
     for uri, error in list(summary.unread.items())[:SHOWN_UNREAD]:
         note(f"{uri}: {error}")
 

@@ -43,6 +43,7 @@ def read_labels(path: Path, *, form: str, options: Options, problems: Problems |
         raise BadLabels(f"{path} is a file: name the folder that holds classes.txt and the files of labels")
     entries = READERS[form](path, options, problems)
     problems.raise_any()
+    problems.require_some(entries)
     if all(entry.blank for entry in entries):
         raise BadLabels(f"{path}: no label found when read as {form} (--format NAME reads it otherwise)")
     return entries

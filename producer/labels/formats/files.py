@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Never
+from typing import IO, Any
 
 from producer.labels.formats.entries import MAX_FILE_BYTES
 from producer.sources.manifest import MalformedLineError
@@ -38,27 +38,33 @@ def is_empty(path: Path) -> bool:
         return not file.read(BLANK_BYTES).removeprefix(codecs.BOM_UTF8).strip()
 
 
-def text_file(path: Path) -> str:
-    """Read a whole text file. Raises MalformedLineError, SourceNotFound, AccessDenied."""
+def bytes_file(path: Path) -> bytes:
+    """Read a whole file. Raises MalformedLineError, SourceNotFound, AccessDenied."""
     with opened(path) as file:
         if (n_bytes := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
             raise MalformedLineError(f"{n_bytes >> 20} MB is over the limit of {MAX_FILE_BYTES >> 20} MB: split it")
-        try:
-            return file.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise MalformedLineError(f"not UTF-8 at byte {error.start + 1}") from None
+        return file.read()
+
+
+def text_file(path: Path) -> str:
+    """Read a whole text file. Raises MalformedLineError, SourceNotFound, AccessDenied."""
+    try:
+        return bytes_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MalformedLineError(f"not UTF-8 at byte {error.start + 1}") from None
+
+
+def lines_of(path: Path) -> list[str]:
+    """Read the lines of a text file, which end as on any system. Raises what `text_file` raises."""
+    return text_file(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def json_file(path: Path) -> Any:
-    """Raises MalformedLineError, SourceNotFound, AccessDenied."""
+    """Read a JSON file. Not-a-number is refused where it is used. Raises what `text_file` raises."""
     try:
-        return json.loads(text_file(path), parse_constant=_no_constant)
+        return json.loads(text_file(path))
     except (ValueError, RecursionError) as error:
         raise MalformedLineError(f"not JSON: {error}") from None
-
-
-def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:

@@ -1,24 +1,35 @@
 """YOLO: one text file per image, one line per box: `class cx cy width height`, as shares of the image's size.
 
-An empty file is an image in which nothing was found. The classes are in classes.txt or obj.names, one name per line, or
-in data.yaml or dataset.yaml, as `names`. `labels/…/a.txt` belongs to `images/…/a.jpg`, else to the image beside it.
+A line may also be a polygon, `class x1 y1 x2 y2 x3 y3 ...`. An empty file is an image in which nothing was found. The
+classes are in classes.txt or obj.names, one name per line, or in data.yaml or dataset.yaml, as `names`.
+`labels/…/a.txt` belongs to `images/…/a.jpg`, else to the image beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+from functools import partial
 from pathlib import Path
 
-from producer.labels.formats.entries import Entry, Options, Problems, RawBox, box_of, number_of, required
-from producer.labels.formats.files import files_in, text_file
+from producer.labels.formats.entries import (
+    Entry,
+    Options,
+    Problems,
+    RawBox,
+    Regions,
+    bounds,
+    box_of,
+    number_of,
+)
+from producer.labels.formats.files import files_in, lines_of
+from producer.labels.formats.yolo_classes import NAME_FILES, YAML_FILES, Classes, read_classes
 from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
 from scanfleet.storage.file_uri import path_to_uri
 
-NAME_FILES = ("classes.txt", "obj.names")
-YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt", "notes.txt")
+NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "notes.txt")  # unless an image has this name
+ROUNDING = 0.01  # a larger share is one of something else
 
 
 def is_yolo(folder: Path) -> bool:
@@ -28,45 +39,71 @@ def is_yolo(folder: Path) -> bool:
 def read_yolo(path: Path, options: Options, problems: Problems) -> list[Entry]:
     """Read a folder that holds the list of classes."""
     try:
-        names = _classes(path)
-        images = _folder(options)
+        classes = read_classes(path)
+        images = _Images(_folder(options))
     except MalformedLineError as error:
         problems.add("the folder", str(error))
         return []
-    found = []
+    found: dict[str, Entry] = {}
+    twice: dict[str, list[str]] = {}
     for file in files_in(path, ".txt"):
-        if file.name.lower() in NOT_LABELS:
+        if file.parent == path and file.name in NAME_FILES:
             continue
         where = str(file.relative_to(path))
         try:
-            uri, lines = _image_of(images, file.relative_to(path)), text_file(file).splitlines()
+            uri = images.of(file.relative_to(path))
+            if uri is None and (file.name.lower() in NOT_LABELS or file.name.lower().startswith("readme.")):
+                continue
+            entry = _entry(where, file, uri, classes, problems)
         except MalformedLineError as error:
-            problems.add(where, str(error))
+            problems.leave_out(where, str(error))
             continue
-        boxes = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                boxes += _boxes(line, names)
-            except MalformedLineError as error:
-                problems.add(f"{where}, line {number}", str(error))
-        found.append(Entry(where=where, uri=uri, label=None, boxes=tuple(boxes)))
-    return found
+        if found.setdefault(entry.uri, entry) is not entry:
+            twice.setdefault(entry.uri, [found[entry.uri].where]).append(where)
+    for uri, places in twice.items():
+        problems.leave_out(places[0], f"{', '.join(places)} are all about the image {uri}")
+    return [entry for uri, entry in found.items() if uri not in twice]
 
 
-def _boxes(line: str, names: dict[int, str]) -> list[RawBox]:
-    words = line.split()
-    if not words:
-        return []
-    if len(words) not in (5, 6) or not words[0].isascii() or not words[0].isdigit():  # the sixth is a confidence
+def _entry(where: str, file: Path, uri: str | None, classes: Classes, problems: Problems) -> Entry:
+    """Raises MalformedLineError."""
+    if uri is None:
+        tried = " and ".join(map(str, _stems(Path(where))))
+        raise MalformedLineError(f"no image found for it (looked for {tried} with {', '.join(SUFFIXES)})")
+    regions = Regions(problems)
+    for number, line in enumerate(lines_of(file), start=1):
+        words = line.split()
+        if not words:
+            continue
+        place = f"{where}, line {number}"
+        try:
+            label = _label(words, classes)
+        except MalformedLineError as error:
+            raise MalformedLineError(f"line {number}: {error}") from None
+        regions.add(place, label, partial(_box, words[1:], label, classes))
+    return Entry(where=where, uri=uri, label=None, **regions.fields())
+
+
+def _label(words: list[str], classes: Classes) -> str:
+    if not words[0].isascii() or not words[0].isdigit():
         raise MalformedLineError("not `class cx cy width height`")
     number = int(words[0]) if len(words[0]) < 10 else -1
-    if number not in names:
-        raise MalformedLineError(f"class {words[0][:20]} is not in the list of {len(names)} classes")
-    cx, cy, width, height = (number_of(word, "a side") for word in words[1:5])
-    if not (0 <= cx <= 1 and 0 <= cy <= 1 and 0 < width <= 1 and 0 < height <= 1):
-        raise MalformedLineError(f"{' '.join(words[1:5])} are not shares of the image's size, 0 to 1")
-    sides = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-    return [box_of(sides, names[number], unit="share")]
+    if number not in classes.names:
+        raise MalformedLineError(f"class {words[0][:20]} is not in the list of {len(classes.names)} classes")
+    return classes.names[number]
+
+
+def _box(words: list[str], label: str, classes: Classes) -> RawBox:
+    polygon = len(words) >= 6 and len(words) % 2 == 0 and not classes.key_points
+    if len(words) not in (4, 5) and not polygon and not (classes.key_points and len(words) > 5):
+        raise MalformedLineError("not `class cx cy width height`")  # the sixth is a confidence
+    numbers = [number_of(word, "a side") for word in (words if polygon else words[:4])]
+    if min(numbers) < -ROUNDING or max(numbers) > 1 + ROUNDING:
+        raise MalformedLineError(f"{' '.join(words[:4])} are not shares of the image's size, 0 to 1")
+    if polygon:
+        return bounds(zip(numbers[::2], numbers[1::2], strict=True), label, unit="share")
+    cx, cy, width, height = numbers
+    return box_of((cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2), label, unit="share")
 
 
 def _folder(options: Options) -> Path:
@@ -75,8 +112,31 @@ def _folder(options: Options) -> Path:
     return options.images
 
 
-def _image_of(images: Path, labels: Path) -> str:
-    """Return the image of a file of labels, each relative to its folder."""
+class _Images:
+    """The images of a folder. Each folder is listed once."""
+
+    def __init__(self, top: Path) -> None:
+        self._top = top
+        self._listed: dict[Path, dict[str, list[Path]]] = {}
+
+    def of(self, labels: Path) -> str | None:
+        """Return the image that a file of labels belongs to. Raises MalformedLineError if several do."""
+        found = next((found for stem in _stems(labels) if (found := self._in(stem.parent).get(stem.name))), [])
+        if len(found) > 1:
+            raise MalformedLineError(f"it may be about any of {', '.join(map(str, found))}")
+        return path_to_uri(os.fsencode(found[0])) if found else None
+
+    def _in(self, folder: Path) -> dict[str, list[Path]]:
+        if folder not in self._listed:
+            stems = self._listed[folder] = {}
+            with contextlib.suppress(OSError):  # there is no such folder
+                for name in sorted(os.listdir(self._top / folder)):
+                    if Path(name).suffix.lower() in SUFFIXES and (self._top / folder / name).is_file():
+                        stems.setdefault(Path(name).stem, []).append(folder / name)
+        return self._listed[folder]
+
+
+def _stems(labels: Path) -> list[Path]:
     parts = labels.with_suffix("").parts
     places = [Path(*parts)]
     if "labels" in parts:
@@ -84,42 +144,4 @@ def _image_of(images: Path, labels: Path) -> str:
         places.insert(0, Path(*parts[:at], "images", *parts[at + 1 :]))
     else:
         places.append(Path("images", *parts))
-    for stem in places:
-        for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)):
-            name = stem.parent / (stem.name + suffix)
-            if (images / name).is_file():
-                return path_to_uri(os.fsencode(name))
-    tried = " and ".join(map(str, places))
-    raise MalformedLineError(f"no image found for it (looked for {tried} with {', '.join(SUFFIXES)})")
-
-
-def _classes(folder: Path) -> dict[int, str]:
-    for name in NAME_FILES:
-        if (folder / name).is_file():
-            lines = [line.strip() for line in text_file(folder / name).rstrip().splitlines()]
-            return {number: required(line, f"name in line {number + 1} of {name}") for number, line in enumerate(lines)}
-    for name in YAML_FILES:
-        if (folder / name).is_file():
-            return _yaml_names(text_file(folder / name), name)
-    there = ", ".join((*NAME_FILES, *YAML_FILES))
-    raise MalformedLineError(f"no list of classes (one of {there})")
-
-
-def _yaml_names(text: str, name: str) -> dict[int, str]:
-    """Read `names: [a, b]`, or one per line as `- a` or `0: a`: the forms in use, without a YAML parser."""
-    found = re.search(
-        r"^names:[ \t]*(?:\[([^\]]*)\]|((?:\n[ \t]*(?:-|\d+:)[^\n]*|\n[ \t]*(?:#[^\n]*)?(?=\n))*))", text, re.M
-    )
-    if found is None or not (found[1] or found[2]):
-        raise MalformedLineError(f"{name} has no `names` in a supported form: write classes.txt, one name per line")
-    if found[1] is not None:
-        return {number: _plain(word) for number, word in enumerate(found[1].split(",")) if word.strip()}
-    lines = [line.strip() for line in found[2].splitlines() if line.strip() and not line.strip().startswith("#")]
-    if all(line.startswith("-") for line in lines):
-        return {number: _plain(line[1:]) for number, line in enumerate(lines)}
-    pairs = [line.partition(":") for line in lines]
-    return {int(number): _plain(word) for number, _, word in pairs if number.isdigit()}
-
-
-def _plain(word: str) -> str:
-    return required(word.split(" #")[0].strip().strip("'\""), "name of a class")
+    return places

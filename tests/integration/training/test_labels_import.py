@@ -299,9 +299,56 @@ def test_an_import_that_dies_in_the_midst_leaves_nothing(ledger: Ledger, folder:
 def test_errors_that_only_the_images_show(ledger: Ledger, folder: Path, rows: list[str], words: str) -> None:
     (folder / "twin.png").write_bytes((folder / "0.png").read_bytes())
     with pytest.raises(BadLabels) as found:
-        ledger.add(table(folder / "m.csv", "1.png,none,", *rows, header="uri,label,boxes"))
+        ledger.add(table(folder / "m.csv", "1.png,none,", *rows, header="uri,label,boxes"), "--strict")
     assert words.replace("line 2", "line 3") in str(found.value)
     assert ledger.count() == ledger.count(LabelledImage) == 0
+
+
+def test_a_box_outside_its_image_is_left_out_and_listed(ledger: Ledger, folder: Path) -> None:
+    rows = ("0.png,overlay,overlay 0 0 90 66; overlay 1 2 3 4", "1.png,none,overlay 1 2 3 4", "2.png,none,")
+    done = ledger.add(table(folder / "m.csv", *rows, header="uri,label,boxes"))
+    assert "2  images and boxes that are not used: left out" in done.stdout
+    assert sorted(line.split(": ")[2] for line in done.stderr.splitlines() if "left out: " in line) == [
+        "line 2",
+        "line 3",
+    ]
+    found = {Path(one.uri).name: (one.label, [box["x0"] for box in one.boxes or ()]) for one in ledger.standing()}
+    assert found == {"0.png": ("overlay", [1.0]), "2.png": ("none", [])}
+
+
+def test_boxes_about_the_stored_picture_are_turned_as_exif_says(ledger: Ledger, folder: Path) -> None:
+    tags = Image.Exif()
+    tags[0x112] = 6  # a quarter clockwise: 96 x 64 stored, 64 x 96 upright
+    with Image.open(folder / "0.png") as image:
+        image.convert("RGB").save(folder / "turned.jpg", exif=tags.tobytes())
+    body = {
+        "images": [{"id": 1, "file_name": "turned.jpg", "width": 96, "height": 64}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 4, 20, 30]}],
+        "categories": [{"id": 1, "name": "overlay"}],
+    }
+    (folder / "c.json").write_text(json.dumps(body))
+    ledger.add(folder / "c.json")
+    ((box,),) = [one.boxes for one in ledger.standing()]
+    assert [box[side] for side in ("x0", "y0", "x1", "y1")] == [30, 10, 60, 30]
+
+
+def test_spaces_at_the_ends_of_a_name_are_its_own_if_there_is_such_an_image(ledger: Ledger, folder: Path) -> None:
+    (folder / "0.png").rename(folder / " 0.png ")
+    ledger.add(table(folder / "m.csv", '" 0.png ",overlay', '"1.png ",none', "2.png,none"))
+    assert {Path(one.uri).name: one.label for one in ledger.standing()} == {
+        " 0.png ": "overlay",
+        "1.png": "none",
+        "2.png": "none",
+    }
+
+
+def test_answers_of_a_model_are_no_labels_of_a_person(ledger: Ledger, folder: Path) -> None:
+    header = "uri,label,decision,margin,scorer_id,truth"
+    file = table(folder / "r.csv", "0.png,overlay,flag,2.5,1,none", header=header)
+    with pytest.raises(BadLabels, match="--label-column"):
+        ledger.add(file)
+    ledger.add(file, "--label-column", "truth")
+    assert [one.label for one in ledger.standing()] == ["none"]
 
 
 def test_yolo_and_label_studio_boxes_come_back_within_a_pixel(ledger: Ledger, folder: Path) -> None:
@@ -380,6 +427,7 @@ def test_a_label_by_hand(ledger: Ledger, folder: Path, monkeypatch: pytest.Monke
         (["1.png", "none", "--box", "10,20,90,60"], "--box '10,20,90,60': write four numbers"),
         (["1.png", "none", "--box", "10, 20, 90, 60"], "--box '10, 20, 90, 60': write four numbers"),
         (["1.png", "none", "--box", "sky 1 2 3 4"], "'sky' is not a label"),
+        (["1.png", "none", "--box", "overlay 1 2 3 4"], "labelled none, but a region in it overlay"),
         (["https://h/a.png", "none"], "cannot be read"),
         (["m.csv", "none"], "decode: not_an_image"),
     ):

@@ -72,9 +72,9 @@ def test_csv_as_the_generator_writes_it(tmp_path: Path) -> None:
     [
         ("", "m.csv is empty: there is no label in it"),
         ("\ufeff \r\n\n", "m.csv is empty"),
-        ("uri;label\na.jpg;none\n", "line 1: no column `uri` .* separated by semicolons: save it with commas"),
+        ("uri;label\na.jpg;none\n", "line 1: no column 'uri' .* separated by semicolons: save it with commas"),
         ("uri\tlabel\na.jpg\tnone\n", "separated by tabs"),
-        ("name,label;x\na.jpg,none\n", r"\(found: name, label;x\); nothing"),
+        ("name,label;x\na.jpg,none\n", "no column 'uri' .*name, label;x.*--uri-column; nothing"),
     ],
 )
 def test_tables_that_are_empty_or_separated_otherwise_are_called_so(tmp_path: Path, body: str, words: str) -> None:
