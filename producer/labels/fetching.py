@@ -9,12 +9,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 from scanfleet.config.settings import Settings
 from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.db.scans.batches import NewImage
-from scanfleet.decoding import pool as decoding
+from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
 from scanfleet.images import Enough
 from scanfleet.perceptual_hash import SIDE, phash
@@ -22,8 +21,6 @@ from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import open_store
 
 WINDOW = 4  # images under way, for each thread
-PREFIX = "stored with EXIF orientation "  # of a note by producer.labels.upright
-Decoders = partial(decoding.Decoders, decode="producer.labels.upright:decode")
 ENOUGH = Enough(pixels=(8 * SIDE) ** 2, short_side=4 * SIDE)  # for its look
 
 
@@ -72,7 +69,7 @@ class _Stores:
     def __init__(
         self,
         settings: Settings,
-        decoders: decoding.Decoders,
+        decoders: Decoders,
         frame_of: Callable[[str], int | None],
         spares: Mapping[str, NewImage],
     ) -> None:
@@ -110,14 +107,9 @@ class _Stores:
             phash=phash(decoded.image),
             several=decoded.n_frames > 1 and frame is None,
         )
-        return seen, _orientation(decoded.notes)
+        return seen, decoded.orientation
 
     def _store(self, image: NewImage) -> ObjectStore:
         if image.root not in self._open:
             self._open[image.root] = open_store(image.uri, self._settings, root=image.root)
         return self._open[image.root]
-
-
-def _orientation(notes: Sequence[str]) -> int:
-    found = [note.removeprefix(PREFIX) for note in notes if note.startswith(PREFIX)]
-    return int(found[0]) if found and found[0].isdigit() else 1

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 from producer.labels.fetching import Fetched
 from producer.labels.formats.entries import Problems
-from producer.labels.frames import in_pixels, turn_of
 from producer.labels.label_names import ImageLabel, doubt_of
+from producer.labels.upright_boxes import in_pixels, turn_of
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.db.labels.clusters import SeenImage

@@ -46,6 +46,7 @@ class Pixels(_Strict):
     frame: tuple[Annotated[int, Field(ge=0)], float | None] | None = None  # number, seconds
     n_frames: int = Field(default=1, ge=1)  # of the file
     more: int = Field(default=0, ge=0)  # frames that follow
+    orientation: int = Field(default=1, ge=1, le=8)  # by EXIF
 
 
 class Refusal(_Strict):
@@ -103,6 +104,7 @@ class Pipes:
             notes=header.notes,
             frame=None if header.frame is None else Frame(*header.frame),
             n_frames=header.n_frames,
+            orientation=header.orientation,
         )
 
     def frames(self, first: Pixels, most: int) -> list[Decoded]:

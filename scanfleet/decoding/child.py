@@ -180,6 +180,8 @@ def _send(sink: BinaryIO, decoded: Decoded, more: int) -> None:
         "format": decoded.format,
         "notes": decoded.notes,
     }
+    if decoded.orientation != 1:
+        whole["orientation"] = decoded.orientation
     if decoded.frame is not None:
         whole |= {"frame": decoded.frame, "n_frames": decoded.n_frames, "more": more}
     _say(sink, whole | {"sent_width": width, "sent_height": height, "length": length})

@@ -87,6 +87,7 @@ def finish(shown: Shown, *, number: int = 0, n_frames: int = 1) -> Decoded:
         notes=shown.notes + about_ground,
         frame=None if n_frames == 1 else Frame(number, shown.seconds),
         n_frames=n_frames,
+        orientation=next((number for number, applied in TURNS.items() if applied is turn), 1),
     )
 
 

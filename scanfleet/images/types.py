@@ -70,6 +70,7 @@ class Decoded:
     notes: tuple[str, ...] = ()
     frame: Frame | None = None
     n_frames: int = 1
+    orientation: int = 1  # by EXIF, of the stored picture: what was turned upright
 
 
 def failure(reason: str, detail: str) -> ImageError:
