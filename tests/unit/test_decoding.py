@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.decoding.pool import Decoders, memory_bytes
+from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import DecodersUnavailable, DeviceUnavailable, ImageError
 from scanfleet.images import Enough
 from scanfleet.images.decoding import decode as decode_here
@@ -306,9 +306,11 @@ def test_what_a_child_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_child_loads_neither_torch_nor_the_queue() -> None:
-    lines = "import sys, scanfleet.decoding.child, scanfleet.images.decoding; print(*sys.modules)"
+    lines = "import sys, scanfleet.decoding.child as child; "
+    lines += "child._load(child.Limits(0, 1, 1.0, 1, True, 'scanfleet.images.decoding:decode')); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "celery", "sqlalchemy", "pydantic", "boto3", "structlog"} & set(loaded)
+    unwanted = {"torch", "celery", "sqlalchemy", "pydantic", "boto3", "structlog", "cv2", "pypdfium2", "pydicom"}
+    assert not unwanted & set(loaded)
     assert {"PIL.Image", "scanfleet.images", "simplejpeg"} <= set(loaded)
 
 
@@ -352,7 +354,7 @@ import sys, threading, time
 from pathlib import Path
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.decoding.pool import Decoders, memory_bytes
+from scanfleet.decoding.pool import Decoders
 pool = Decoders(load_settings(data_dir={str(tmp_path)!r}), n_children=2, decode="tests.helpers.bad_decoders:decode")
 threading.Thread(target=pool.decode, args=[b"wait {tmp_path}"], daemon=True).start()
 while not list(Path({str(tmp_path)!r}).glob("began-*")):
@@ -455,11 +457,12 @@ def test_frames_that_were_not_asked_for_are_nonsense(tmp_path: Path, answer: str
 
 def test_the_library_of_an_extra_is_no_memory_of_the_image(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
-    with decoders(tmp_path, real=True, n_children=1) as pool:
+    memory = 128 * MEGABYTE  # less than OpenCV's own size
+    with decoders(tmp_path, real=True, n_children=1, memory=memory) as pool:
         assert len(pool.decode_frames(video("mp4"), frames=FrameSettings())) == 8
         assert len(pool.pids) == 1
         (pid,) = pool.pids
         soft, hard = psutil.Process(pid).rlimit(psutil.RLIMIT_AS)
         mapped = psutil.Process(pid).memory_info().vms
         assert mapped < soft < hard
-        assert soft - mapped < 2 * memory_bytes(load_settings(data_dir=tmp_path, max_image_pixels=1_000_000))
+        assert soft - mapped < memory

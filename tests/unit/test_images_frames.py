@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -127,16 +128,49 @@ def test_a_part_larger_than_the_canvas_costs_its_own_pixels() -> None:
     assert len(decoded) == 1
 
 
-def test_disposal_and_transparency_are_those_of_a_browser() -> None:
-    base = Image.new("RGBA", (32, 32), (255, 0, 0, 255))
-    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
-    clear.paste((0, 255, 0, 255), (8, 8, 16, 16))
-    buffer = io.BytesIO()
-    base.save(buffer, "PNG", save_all=True, append_images=[clear, clear], disposal=[0, 2, 1], blend=[0, 1, 0])
-    first, second, third = (one.image for one in seen(buffer.getvalue()))
-    assert first.getpixel((2, 2)) == second.getpixel((2, 2)) == (255, 0, 0)
-    assert second.getpixel((10, 10)) == (0, 255, 0)
-    assert third.getpixel((2, 2)) != (255, 0, 0)  # cleared, and the part takes its place
+def apng(side: int, parts: list[tuple[int, int, int, int, tuple[int, int, int, int]]]) -> bytes:
+    """Squares on a canvas: (side, place, what becomes of it, how it is laid, colour)."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    out = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0))]
+    out.append(chunk(b"acTL", struct.pack(">II", len(parts), 0)))
+    for number, (own, place, after, over, colour) in enumerate(parts):
+        out.append(chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, own, own, place, place, 1, 10, after, over)))
+        rows = zlib.compress((b"\0" + bytes(colour) * own) * own)
+        out.append(chunk(b"fdAT", bytes(4) + rows) if number else chunk(b"IDAT", rows))
+    return b"".join((*out, chunk(b"IEND", b"")))
+
+
+KEEP, CLEAR, RESTORE = 0, 1, 2
+RED, GREEN, BLUE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255)
+NOTHING, WHITE = (0, 0, 0, 0), (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("after", "over", "expected"),
+    [
+        (KEEP, 1, [RED[:3], GREEN[:3], GREEN[:3], BLUE[:3]]),
+        (RESTORE, 1, [RED[:3], GREEN[:3], RED[:3], BLUE[:3]]),
+        (CLEAR, 1, [RED[:3], GREEN[:3], WHITE, BLUE[:3]]),
+        (KEEP, 0, [RED[:3], GREEN[:3], GREEN[:3], BLUE[:3]]),
+    ],
+)
+def test_parts_are_laid_and_disposed_of_as_in_a_browser(
+    after: int, over: int, expected: list[tuple[int, int, int]]
+) -> None:
+    """Red, then a green square in it, then a small one that shows what has become of that, then a blue one."""
+    parts = [(32, 0, KEEP, 0, RED), (8, 8, after, over, GREEN), (2, 24, KEEP, 1, NOTHING), (8, 8, KEEP, over, BLUE)]
+    decoded = seen(apng(32, parts))
+    assert [one.image.getpixel((10, 10)) for one in decoded] == expected
+    assert {one.image.getpixel((2, 2)) for one in decoded} == {RED[:3]}
+
+
+@pytest.mark.parametrize(("over", "expected"), [(1, RED[:3]), (0, WHITE)])
+def test_a_transparent_part_is_laid_over_or_takes_the_place(over: int, expected: tuple[int, int, int]) -> None:
+    _, second = seen(apng(32, [(32, 0, KEEP, 0, RED), (8, 8, KEEP, over, NOTHING)]))
+    assert second.image.getpixel((10, 10)) == expected
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
