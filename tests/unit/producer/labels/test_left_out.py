@@ -230,7 +230,7 @@ def test_annotations_of_images_that_are_not_listed_may_be_those_of_another(tmp_p
 def test_a_file_without_the_list_of_annotations_labels_nothing(tmp_path: Path) -> None:
     body = coco(names=("a.png", "b.png"))
     del body["annotations"]
-    with pytest.raises(BadLabels, match="the file: .*annotations"):
+    with pytest.raises(BadLabels, match=r"the file: .*annotations"):
         imported(put(tmp_path / "c.json", body))
     body["images"][0]["label"] = "gun"
     assert imported(put(tmp_path / "c.json", body))[0] == {"a.png": ("gun", None)}
@@ -318,6 +318,8 @@ def yolo(folder: Path, row: str, *, images: tuple[str, ...] = ("a.png",), **list
     return folder
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+BOMB += "names: {? *a29 : gun}\n"
 MIDDLE = box(80, 40, 120, 60)
 
 
@@ -349,6 +351,8 @@ def test_data_yaml_is_yaml(tmp_path: Path, text: str) -> None:
         {"data.yaml": "names: [knife, '']\n"},
         {"data.yaml": "names: [knife, gun]\n" + "#" * (1 << 20)},
         {"data.yaml": "a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nnames: [*c,*c]\n"},
+        {"data.yaml": BOMB},
+        {"data.yaml": BOMB.replace("names: {", "{")},
         {"data.yaml": "names: [knife, gun]\n", "classes.txt": "gun\nknife\n"},
         {"classes.txt": "knife\n\ngun\n"},
     ],
