@@ -427,6 +427,7 @@ def test_tables(tmp_path: Path, rows: str, label: str, boxes: list[Box] | None) 
     "rows",
     [
         "a.png,none,gun 10 10 20 20",
+        "a.png,none,gun 10 10 20 20\na.png,none,",
         "a.png,none,gun 10 10 10 20",
         "a.png,none,gun 10 10 20",
         "a.png,none",
