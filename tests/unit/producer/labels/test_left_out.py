@@ -430,6 +430,7 @@ def test_tables(tmp_path: Path, rows: str, label: str, boxes: list[Box] | None) 
         "a.png,none,gun 10 10 20 20\na.png,none,",
         "a.png,none,gun 10 10 10 20",
         "a.png,none,gun 10 10 20",
+        "a.png,none,gun 10 10 20\na.png,none,",
         "a.png,none",
         "a.png,none,,surplus",
         "a.png,none,\na.png,gun,",
