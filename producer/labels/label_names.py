@@ -75,6 +75,7 @@ def map_labels(
     check_labels = mapping.check.labels
     unknown: dict[str, list[str]] = {}
     found: list[ImageLabel] = []
+    doubted: set[tuple[str, str]] = set()
     for entry in entries:
         if strange := [label for label in _labels(entry) if mapping.of(label) not in check_labels]:
             for label in strange:
@@ -87,15 +88,15 @@ def map_labels(
             continue
         if reason := doubt_of(one, {mapping.of(label) for label in entry.dropped}, mapping.check):
             problems.leave_out(entry.where, f"{entry.uri}: {reason}")
-        else:
-            found.append(one)
+            doubted.add((one.image.uri, one.who))
+        found.append(one)
     for label, places in unknown.items():
         n = f"in {len(places)} entries, first " if len(places) > 1 else ""
         problems.add(
             f"{n}{places[0]}",
             f"{label!r} is not a label of check {mapping.check.name} ({_few(check_labels)}): --map '{label}=OURS'",
         )
-    found = _without_contradictions(found, problems)
+    found = _without_contradictions(found, doubted, problems)
     problems.raise_any()
     problems.require_some(found)
     return found
@@ -171,10 +172,12 @@ def label_of(kinds: AbstractSet[str], mapping: LabelMapping) -> str:
     return harmless[0]
 
 
-def _without_contradictions(given: Sequence[ImageLabel], problems: Problems) -> list[ImageLabel]:
-    """Leave out the images that one person labels in two ways."""
+def _without_contradictions(
+    given: Sequence[ImageLabel], doubted: AbstractSet[tuple[str, str]], problems: Problems
+) -> list[ImageLabel]:
+    """Leave out the images that one person labels in two ways. doubted: name and person of others to leave out."""
     first: dict[tuple[str, str], ImageLabel] = {}
-    refused = set()
+    refused = set(doubted)
     for one in given:
         key = one.image.uri, one.who
         before = first.setdefault(key, one)

@@ -47,12 +47,14 @@ def read_jsonl(path: Path, options: Options, problems: Problems) -> list[Entry]:
 
 def _read(rows: Iterator[Row], options: Options, problems: Problems) -> list[Entry]:
     found: list[Entry] = []
+    invalid: set[tuple[str, str]] = set()  # images and persons: their other rows do not tell everything
     for where, row in rows:
         try:
             found.append(_entry(where, row, options, problems))
         except MalformedLineError as error:
             problems.leave_out(where, str(error))
-    return found
+            invalid.add((str(row.get(options.uri)), str(row.get("who") or "").strip()))
+    return [entry for entry in found if (entry.uri, entry.who or "") not in invalid]
 
 
 def _lines(file: IO[bytes]) -> Iterator[str]:

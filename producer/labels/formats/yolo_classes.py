@@ -58,8 +58,8 @@ def _yaml(path: Path) -> Classes:
         raise MalformedLineError(f"{path.name} is not YAML: {' '.join(str(error).split())[:200]}") from None
     fields: dict[str, yaml.Node] = {}
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
-        if fields.setdefault(str(key.value), value) is not value:
-            raise MalformedLineError(f"{path.name} has the key {str(key.value)[:40]!r} twice")
+        if fields.setdefault(name := _scalar(key), value) is not value and name:
+            raise MalformedLineError(f"{path.name} has the key {name[:40]!r} twice")
     names = _names(fields.get("names"), path.name)
     count = fields.get("nc")
     if isinstance(count, yaml.ScalarNode) and count.value.strip() != str(len(names)):
@@ -76,7 +76,7 @@ def _names(node: object, name: str) -> dict[int, str]:
         raise MalformedLineError(f"{name} has no `names` in a supported form: write classes.txt, one name per line")
     found: dict[int, str] = {}
     for key, value in node.value:
-        digits = str(key.value)
+        digits = _scalar(key)
         if not (digits.isascii() and digits.isdigit() and len(digits) < 10) or int(digits) in found:
             raise MalformedLineError(f"{name}: the class {digits[:20]!r} is not a number, or occurs twice")
         found[int(digits)] = _name(value, f"class {digits} of {name}")
@@ -89,3 +89,10 @@ def _name(node: object, what: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
         raise MalformedLineError(f"the name of {what} is not text")
     return required(node.value, f"the name of {what}")
+
+
+def _scalar(node: object) -> str:
+    """Return the text of a node. Others have none: the text of nested aliases could be endless."""
+    import yaml
+
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""

@@ -89,6 +89,11 @@ def box(*sides: float, label: str = "gun") -> Box:
     [
         ([region("rectanglelabels", "gun", BOX), RELATION], "gun", [box(20, 10, 60, 30)]),
         ([region("rectanglelabels", "gun", BOX | {"rotation": 360})], "gun", [box(20, 10, 60, 30)]),
+        (
+            [region("rectanglelabels", "gun", BOX | {"rotation": 360}, original_width=None)],
+            "gun",
+            [box(20, 10, 60, 30)],
+        ),
         ([region("rectanglelabels", "gun", SQUARE | {"rotation": 90})], "gun", [box(0, 10, 20, 30)]),
         (
             [region("rectanglelabels", "gun", SQUARE | {"x": 50, "y": 50, "rotation": 45})],
@@ -123,6 +128,8 @@ def test_regions_of_any_shape_are_labels_of_label_studio(
     [
         [region("rectangle", None, BOX)],
         [region("rectangle", None, BOX), choice("none", id="r1")],
+        [region("rectangle", None, BOX), choice("none")],
+        [region("rectangle", None, BOX), region("rectanglelabels", "bottle", BOX, id="r2")],
         [region("rectanglelabels", "gun", BOX | {"height": 0})],
         [region("rectanglelabels", "gun", BOX, image_rotation=90)],
         [region("rectanglelabels", "gun", BOX | {"rotation": 5}, original_width=None)],
@@ -223,7 +230,7 @@ def test_annotations_of_images_that_are_not_listed_may_be_those_of_another(tmp_p
 def test_a_file_without_the_list_of_annotations_labels_nothing(tmp_path: Path) -> None:
     body = coco(names=("a.png", "b.png"))
     del body["annotations"]
-    with pytest.raises(BadLabels, match="annotations"):
+    with pytest.raises(BadLabels, match=r"the file: .*annotations"):
         imported(put(tmp_path / "c.json", body))
     body["images"][0]["label"] = "gun"
     assert imported(put(tmp_path / "c.json", body))[0] == {"a.png": ("gun", None)}
@@ -311,6 +318,8 @@ def yolo(folder: Path, row: str, *, images: tuple[str, ...] = ("a.png",), **list
     return folder
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+BOMB += "names: {? *a29 : gun}\n"
 MIDDLE = box(80, 40, 120, 60)
 
 
@@ -342,6 +351,8 @@ def test_data_yaml_is_yaml(tmp_path: Path, text: str) -> None:
         {"data.yaml": "names: [knife, '']\n"},
         {"data.yaml": "names: [knife, gun]\n" + "#" * (1 << 20)},
         {"data.yaml": "a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nnames: [*c,*c]\n"},
+        {"data.yaml": BOMB},
+        {"data.yaml": BOMB.replace("names: {", "{")},
         {"data.yaml": "names: [knife, gun]\n", "classes.txt": "gun\nknife\n"},
         {"classes.txt": "knife\n\ngun\n"},
     ],
@@ -407,15 +418,19 @@ def test_a_row_that_cannot_be_used_is_not_nothing(tmp_path: Path, row: str) -> N
 )
 def test_tables(tmp_path: Path, rows: str, label: str, boxes: list[Box] | None) -> None:
     (tmp_path / "t.csv").write_bytes(f"\ufeffuri,label,boxes\n{rows}".encode())
-    assert imported(tmp_path / "t.csv")[0] == {"a.png": (label, boxes)}
+    found, left_out = imported(tmp_path / "t.csv")
+    assert found == {"a.png": (label, boxes)}
+    assert len(left_out) == rows.count("gun 9 9 9 9")
 
 
 @pytest.mark.parametrize(
     "rows",
     [
         "a.png,none,gun 10 10 20 20",
+        "a.png,none,gun 10 10 20 20\na.png,none,",
         "a.png,none,gun 10 10 10 20",
         "a.png,none,gun 10 10 20",
+        "a.png,none,gun 10 10 20\na.png,none,",
         "a.png,none",
         "a.png,none,,surplus",
         "a.png,none,\na.png,gun,",
