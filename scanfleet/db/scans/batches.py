@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from scanfleet.db import leases
+from scanfleet.db.bulk import insert_rows
 from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
@@ -88,7 +89,7 @@ def add_images(
         ids.append(batch_id)
         common = {"scan_id": scan_id, "batch_id": batch_id, "state": "pending"}
         rows = [vars(image) | common | {"identity": image.identity} for image in chunk]
-        connection.execute(sa.insert(Image), rows)
+        insert_rows(connection, Image, rows)
     return ids
 
 
