@@ -165,7 +165,14 @@ class Decoders:
             raise ImageError(stage="decode", reason="too_slow", detail=f"over {seconds:g} s of CPU time") from None
         deaths.append(died)
         sha256 = hashlib.sha256(data).hexdigest()
-        log.warning("decoder_died", how=died.how, deaths=len(deaths), sha256=sha256, n_bytes=len(data), said=died.said)
+        log.warning(
+            "decoder_died",
+            cause=died.how,
+            deaths=len(deaths),
+            sha256=sha256,
+            n_bytes=len(data),
+            stderr_tail=died.said,
+        )
 
     def _borrow(self) -> DecoderProcess:
         while True:
@@ -195,7 +202,7 @@ class Decoders:
             self._retire(child)
             if self._seats.closed:
                 raise DecodersUnavailable("this process is stopping") from None
-            log.warning("decoder_start_failed", how=died.how, said=died.said)
+            log.warning("decoder_start_failed", cause=died.how, stderr_tail=died.said)
             why = (died.said.splitlines() or ["it said nothing"])[-1]
             raise DecodersUnavailable(f"a decoder process did not start ({died.how}): {why}") from None
         return child
