@@ -154,7 +154,7 @@ def test_an_image_that_crashes_its_decoder_is_tried_three_times_and_named(tmp_pa
         assert pool.decode(b"picture").width == 4
     deaths = [entry for entry in logs if entry["event"] == "decoder_died"]
     assert [entry["deaths"] for entry in deaths] == [1, 2, 3]
-    assert "bad_decoders.py" in deaths[0]["said"]  # whose decoder it was
+    assert "bad_decoders.py" in deaths[0]["stderr_tail"]  # whose decoder it was
 
 
 def test_a_decoder_that_dies_twice_and_then_does_not(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_decoder_that_dies_twice_and_then_does_not(tmp_path: Path) -> None:
 def test_a_fault_of_the_decoder_itself_counts_as_a_crash(tmp_path: Path) -> None:
     with decoders(tmp_path) as pool, capture_logs() as logs:
         assert fault(pool, "crash")[0] == "kills_the_decoder"
-    said = [each["said"] for each in logs if "said" in each]
+    said = [each["stderr_tail"] for each in logs if "stderr_tail" in each]
     assert "AssertionError: a fault of the decoder's own" in said[0]
 
 
