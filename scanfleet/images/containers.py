@@ -92,3 +92,24 @@ def _require(data: bytes, end: int) -> None:
 def _require_no_run(data: bytes, start: int, end: int) -> None:
     if data.find(RUN, start, end) >= 0:
         raise failure("corrupt", f"a run of zeros stands in the place of a picture after byte {start}")
+
+
+def seconds_cut(data: bytes) -> float:
+    """Seconds at the start of the longest-cut track that an edit list of MP4 or MOV leaves out (ISO/IEC 14496-12).
+
+    A film that was trimmed without encoding it again still holds the frames from the key frame before.
+    """
+    longest, at = 0.0, data.find(b"elst")
+    while at >= 0:
+        header = data.find(b"mdhd", at)  # of the same track: it follows the edit list
+        if header < 0:
+            break
+        try:
+            wide = data[at + 4] == 1
+            (cut,) = struct.unpack_from(">q" if wide else ">i", data, at + (20 if wide else 16))
+            (scale,) = struct.unpack_from(">I", data, header + (24 if data[header + 4] == 1 else 16))
+        except (struct.error, IndexError):
+            break
+        longest = max(longest, cut / scale if scale else 0.0)
+        at = data.find(b"elst", at + 4)
+    return longest

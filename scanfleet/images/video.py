@@ -100,13 +100,16 @@ class Video:
     def _count(self) -> int:
         """Frames: what the header says, unless the last of them do not come. Raises ImageError."""
         n = int(min(self._number("CAP_PROP_FRAME_COUNT"), 1e9))
-        least = max(1, n - math.ceil(min(LAST_SECONDS * self.fps, LAST_SHARE * n)))
-        step = 1
-        while n >= least and self._frame(n - 1) is None:
-            n, step = n - step, 2 * step
-        if n < least:
+        cut = math.ceil(self.fps * containers.seconds_cut(self._data))  # counted, and never shown
+        least = max(1, n - cut - math.ceil(min(LAST_SECONDS * self.fps, LAST_SHARE * n)))
+        if n and self._frame(n - 1) is not None:
+            return n
+        if n < least or self._frame(least - 1) is None:
             raise failure("truncated", f"the last of {n} frames cannot be decoded")
-        return n
+        while n - least > 1:  # the last frame lies between them
+            middle = (least + n) // 2
+            least, n = (least, middle) if self._frame(middle - 1) is None else (middle, n)
+        return least
 
     def _frame(self, number: int) -> tuple[Image.Image, float] | None:
         if not self._at <= number <= self._at + STEPS:

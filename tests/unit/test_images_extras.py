@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_a_missing_extra_is_named(module: str, monkeypatch: pytest.MonkeyPatch) 
     extra = {"cv2": "video", "pypdfium2": "pdf", "pydicom": "dicom"}[module]
     assert caught.value.reason == "unsupported"
     assert f"[{extra}]" in caught.value.detail
+
+
+# ffmpeg's testsrc2, 64 x 48 pixels, 10 frames a second, by libx264 and libx265; `trimmed` by `-ss 2.2 -c copy`.
+@pytest.mark.parametrize(
+    ("name", "n_frames"),
+    [("h264.mp4", 60), ("open_gop.mp4", 60), ("fragmented.mp4", 60), ("hevc.mov", 60), ("trimmed.mp4", 38)],
+)
+def test_common_codecs_are_read_to_their_last_frame(name: str, n_frames: int) -> None:
+    pytest.importorskip("cv2")
+    decoded = seen((Path(__file__).parent / "videos" / name).read_bytes())
+    assert [one.n_frames for one in decoded] == [n_frames] * 8
+    assert {0, n_frames - 1} <= {one.frame.number for one in decoded if one.frame}
 
 
 @pytest.mark.parametrize("suffix", CODECS)
