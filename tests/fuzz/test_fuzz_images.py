@@ -24,7 +24,8 @@ MAX_PIXELS = 1_000_000
 PORTION = 1000
 FRAMES = FrameSettings(max=4)
 N_OF_A_FORMAT = 10_000
-REASONS = {"empty", "not_an_image", "unsupported", "too_many_pixels", "truncated", "corrupt"}
+# too_much_memory: a damaged header of a video may ask FFmpeg for more than the child has.
+REASONS = {"empty", "not_an_image", "unsupported", "too_many_pixels", "truncated", "corrupt", "too_much_memory"}
 
 
 ENOUGH = (None, Enough(pixels=300, short_side=1), Enough(pixels=20, short_side=4))  # of about 2,000 to 3,000 pixels

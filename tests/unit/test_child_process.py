@@ -45,6 +45,8 @@ def test_every_setting_reaches_a_child_whatever_its_type(tmp_path: Path, monkeyp
         "precision": "bf16",
         "token_budget": 512,
         "train_on_drift": False,
+        "stretch_samples": False,
+        "s3_requester_pays": True,
     }
     for name, field in Settings.model_fields.items():
         if name.endswith("_file"):

@@ -117,7 +117,7 @@ def test_a_run_over_a_server_that_fails_now_and_then_gives_every_image_its_due(
     found = {Path(row["uri"]).name: row["margin"] for row in rows if row["margin"] is not None}
     assert found == pytest.approx(expected, abs=BOUND)
     assert re.search(r"score +refused +1\b", run.stdout)
-    assert re.search(r"decode +not_an_image +1\b", run.stdout)
+    assert re.search(r"decode +truncated +1\b", run.stdout)
     said = run.stdout + run.stderr + exported.stdout
     files = b"".join(path.read_bytes() for path in data.rglob("*") if path.is_file())
     assert b"endpoint_busy" in files

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from scanfleet.db.engine import transaction
@@ -18,6 +19,7 @@ def upgrade_to(here: Fleet, revision: str) -> None:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
 
 
+@pytest.mark.slow
 def test_workers_continue_and_commands_ask_for_an_update(tmp_path: Path, redis_url: str, pg_url: str) -> None:
     with fleet(tmp_path, broker_url=redis_url, database_url=pg_url) as here:
         scan = here.scan(64)

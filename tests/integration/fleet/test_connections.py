@@ -16,7 +16,7 @@ from tests.rigs.worker_fleet import fleet
 from tests.services import PostgresServer
 
 
-@pytest.mark.parametrize("in_flight", [load_settings().batches_in_flight, 16])
+@pytest.mark.parametrize("in_flight", [load_settings().batches_in_flight, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_worker_holds_four_connections_whatever_it_does(
     tmp_path: Path, postgres_server: PostgresServer, redis_url: str, pg_url: str, in_flight: int
 ) -> None:
