@@ -25,7 +25,7 @@ from scanfleet.child_process import end_with_parent
 from scanfleet.decoding.protocol import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded, Enough
-from scanfleet.images.extras import LIBRARY_BYTES
+from scanfleet.images.optional.extras import LIBRARY_BYTES
 from scanfleet.images.types import PICKS, FrameChoice
 
 MAX_STDERR_BYTES = 1 << 16
@@ -97,8 +97,8 @@ def _load(limits: Limits) -> tuple[Callable[..., Decoded], Callable[..., Iterabl
 def _limit(memory_bytes: int) -> None:
     """No core dumps, no files beyond a few complaints, and so much memory more than now.
 
-    Beyond it there is room for the libraries of extras alone: scanfleet.images.extras moves the soft limit by their
-    size.
+    Beyond it there is room for the libraries of extras alone: scanfleet.images.optional.extras moves the soft limit by
+    their size.
     """
     if sys.platform == "win32":
         return

@@ -22,9 +22,12 @@ from PIL import (
 )
 
 from scanfleet.errors import ImageError
-from scanfleet.images import apng, extras, frames, gif, jpeg, pages, png, tiff, webp
+from scanfleet.images import frames
 from scanfleet.images.formats import AVIF, FORMATS, TIFF, unsupported
-from scanfleet.images.still import Asked, Shown, Still, finish, require_size, turn_of
+from scanfleet.images.moving import apng, gif, pages, webp
+from scanfleet.images.optional import extras
+from scanfleet.images.stills import jpeg, png, tiff
+from scanfleet.images.stills.still import Asked, Shown, Still, finish, require_size, turn_of
 from scanfleet.images.types import DAMAGE, Decoded, Enough, FrameChoice, failure
 
 # We compare the size in the header with our own limit; Pillow's global one only warns between 1x and 2x.
@@ -148,7 +151,7 @@ def _several(opened: Image.Image, data: bytes, asked: Asked) -> Pictures | None:
 
 
 def _of_an_extra(kind: str, data: bytes, asked: Asked) -> Pictures:
-    module = importlib.import_module(f"scanfleet.images.{kind}")
+    module = importlib.import_module(f"scanfleet.images.optional.{kind}")
     opened: Pictures = module.open_file(data, asked)
     return opened
 

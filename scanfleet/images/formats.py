@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 # Files of the last two rows are listed whether they can be read or not, so that each that cannot is named as a failure:
-# the first of them needs extras (scanfleet.images.extras), the second is never read.
+# the first of them needs extras (scanfleet.images.optional.extras), the second is never read.
 _OF_EXTRAS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".pdf", ".dcm", ".dcs")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),

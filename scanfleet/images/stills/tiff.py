@@ -8,8 +8,9 @@ from PIL import Image
 from PIL import TiffImagePlugin as Tiff
 
 from scanfleet.errors import ImageError
-from scanfleet.images import samples, strips
+from scanfleet.images import samples
 from scanfleet.images.samples import Notes
+from scanfleet.images.stills import strips
 from scanfleet.images.types import DAMAGE, failure
 
 SUBFILE, OLD_SUBFILE, PHOTOMETRIC, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 254, 255, 262, 330, 338, 339  # tags

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scanfleet.config.extras import install_hint
-from scanfleet.images.containers import MATROSKA
+from scanfleet.images.optional.containers import MATROSKA
 from scanfleet.images.types import failure
 
 EXTRAS = {"cv2": "video", "pypdfium2": "pdf", "pydicom": "dicom"}  # by module

@@ -6,7 +6,7 @@ import math
 import zlib
 from typing import Any, NamedTuple
 
-from scanfleet.images import jpeg
+from scanfleet.images.stills import jpeg
 from scanfleet.images.types import failure
 
 # tags

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from PIL import AvifImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from scanfleet.images import ground, jpeg, png, tiff, zeros
+from scanfleet.images import ground
 from scanfleet.images.frames import MOST_LOOKED_AT
 from scanfleet.images.samples import Notes
+from scanfleet.images.stills import jpeg, png, tiff, zeros
 from scanfleet.images.types import DAMAGE, Decoded, Enough, Frame, failure
 
 TURNS = {

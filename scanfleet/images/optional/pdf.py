@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from scanfleet.errors import ImageError
-from scanfleet.images import extras, jpeg
-from scanfleet.images.still import Asked, Shown
+from scanfleet.images.optional import extras
+from scanfleet.images.stills import jpeg
+from scanfleet.images.stills.still import Asked, Shown
 from scanfleet.images.types import failure
 
 MOST_LOOKED_AT = 64  # pages: drawing one may cost much more than its pixels

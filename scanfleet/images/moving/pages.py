@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from PIL import AvifImagePlugin, Image, MpoImagePlugin
 from PIL import TiffImagePlugin as Tiff
 
-from scanfleet.images import ifds, jpeg, zeros
 from scanfleet.images.frames import MOST_LOOKED_AT, shown_seconds
-from scanfleet.images.still import Asked, Shown, read, require_size, turn_of
+from scanfleet.images.moving import ifds
+from scanfleet.images.stills import jpeg, zeros
+from scanfleet.images.stills.still import Asked, Shown, read, require_size, turn_of
 from scanfleet.images.types import DAMAGE
 
 MP_ENTRIES = 0xB002  # tag of the MP index

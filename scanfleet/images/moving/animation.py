@@ -15,7 +15,7 @@ from PIL import Image
 
 from scanfleet.images.frames import MOST_LOOKED_AT, shown_seconds
 from scanfleet.images.samples import Notes
-from scanfleet.images.still import Asked, Shown, read, require_size
+from scanfleet.images.stills.still import Asked, Shown, read, require_size
 from scanfleet.images.types import failure
 
 CLEAR = (0, 0, 0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from scanfleet.images.animation import Animation, Part, Parts
+from scanfleet.images.moving.animation import Animation, Part, Parts
 from scanfleet.images.types import failure
 
 EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B

@@ -8,8 +8,8 @@ from typing import Literal
 
 from PIL import Image
 
-from scanfleet.images import png
-from scanfleet.images.animation import Animation, Part, Parts
+from scanfleet.images.moving.animation import Animation, Part, Parts
+from scanfleet.images.stills import png
 from scanfleet.images.types import failure
 
 CONTROL = struct.Struct(">IIIIIHHBB")

@@ -10,10 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from scanfleet.images import extras, jpeg
 from scanfleet.images.frames import MOST_LOOKED_AT
+from scanfleet.images.optional import extras
 from scanfleet.images.samples import Notes
-from scanfleet.images.still import Asked, Shown, require_size
+from scanfleet.images.stills import jpeg
+from scanfleet.images.stills.still import Asked, Shown, require_size
 from scanfleet.images.types import failure
 
 INVERTED = "MONOCHROME1"

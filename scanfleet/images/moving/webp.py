@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from scanfleet.images.animation import Animation, Part, Parts
+from scanfleet.images.moving.animation import Animation, Part, Parts
 from scanfleet.images.types import failure
 
 FRAME, ALPHA, EXTENDED = b"ANMF", b"ALPH", b"VP8X"

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 from PIL import Image
 
-from scanfleet.images import containers, extras
-from scanfleet.images.still import Asked, Shown, require_size
+from scanfleet.images.optional import containers, extras
+from scanfleet.images.stills.still import Asked, Shown, require_size
 from scanfleet.images.types import failure
 
 MOST_LOOKED_AT = 24  # frames: each may cost decoding all from the key frame before it
