@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,8 +53,13 @@ def _require_place(file: Path, *, setting: str) -> None:
 
 
 def _make_private(file: Path, *_: Any) -> None:
-    """Create the embedded ledger for its owner alone. SQLite gives the files beside it the same mode."""
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    """Create the embedded ledger for its owner alone. SQLite gives the files beside it the same mode.
+
+    A file that exists is never opened here: closing any descriptor of it would drop the locks that SQLite holds for
+    other threads of this process, and two writers would damage it (https://sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:

@@ -1,5 +1,6 @@
 """The migrations lead from an empty database to the tables, and the embedded database brings itself there."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,6 +54,28 @@ def test_what_is_ready_keeps_the_time_of_its_notification(tmp_path: Path) -> Non
         found = dict(connection.execute(sa.select(Batch.state, Batch.notified_at)).tuples().all())
     assert found == {"ready": at, "done": None}
     engine.dispose()
+
+
+def test_a_connection_opens_no_descriptor_of_an_existing_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing one would drop SQLite's locks in this process."""
+    settings = load_settings(data_dir=tmp_path)
+    with schema.ledger(settings):
+        pass
+    assert (tmp_path / "scanfleet.db").stat().st_mode & 0o777 == 0o600
+    opened: list[str] = []
+    real = os.open
+
+    def recorded(path: str, flags: int, mode: int = 0o777) -> int:
+        descriptor = real(path, flags, mode)
+        opened.append(str(path))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", recorded)
+    with schema.ledger(settings) as engine, reading(engine) as connection:
+        connection.execute(sa.text("SELECT 1"))
+    assert not [path for path in opened if path.endswith("scanfleet.db")]
 
 
 def test_the_newest_revision_is_where_the_migrations_lead() -> None:
