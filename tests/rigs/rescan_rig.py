@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from celery import Celery
 
 from producer.scans.enqueue import Enqueued
-from producer.scans.rescan import Plan, Request, enqueue_rescan, plan_rescan
+from producer.scans.rescan import enqueue_rescan
+from producer.scans.rescan_plan import Plan, Request, plan_rescan
 from scanfleet.checks.check import load_check
 from scanfleet.checks.crop import crop_text
 from scanfleet.checks.crop_result import CropResult

@@ -13,7 +13,7 @@ from producer.cli.tables import count
 
 if TYPE_CHECKING:
     from producer.scans.enqueue import Enqueued
-    from producer.scans.rescan import Plan, Request
+    from producer.scans.rescan_plan import Plan, Request
     from producer.scans.session import Session
     from scanfleet.db.results.rescans import Aim
 
@@ -60,7 +60,7 @@ def rescan(
       scanfleet rescan k7m2 --wait
       scanfleet rescan k7m2 --report --format csv -o flips.csv
     """
-    from producer.scans.rescan import Request
+    from producer.scans.rescan_plan import Request
 
     if report:
         from producer.cli.scans.rescan_changes import echo_or_write
@@ -92,7 +92,7 @@ def _audit(text: str | None) -> float | None:
 
 
 def _plan(flags: Flags, scan_id: str, request: Request, *, quiet: bool) -> Plan:
-    from producer.scans.rescan import plan_rescan
+    from producer.scans.rescan_plan import plan_rescan
 
     with flags.ledger() as engine:
         plan = plan_rescan(engine, scan_id, request)

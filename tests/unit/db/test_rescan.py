@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from producer.cli.main import cli
-from producer.scans.rescan import Request
+from producer.scans.rescan_plan import Request
 from scanfleet.db.engine import transaction
 from scanfleet.db.results.rescans import edges
 from scanfleet.db.scans import retries
