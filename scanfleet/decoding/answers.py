@@ -1,4 +1,4 @@
-"""What a decoder child answers, read with suspicion: as untrusted as the image that it decodes.
+"""Answers of a decoder child. They are checked: a child is as untrusted as the image that it decodes.
 
 Every header is checked, and the memory is given out strip by strip.
 """
@@ -24,7 +24,7 @@ from scanfleet.images import Decoded, Frame
 
 
 class Nonsense(Exception):
-    """An answer that is none."""
+    """An invalid answer."""
 
 
 class _Strict(BaseModel):
@@ -82,7 +82,7 @@ class Pipes:
             raise Nonsense(str(error)) from None
 
     def pixels(self, header: Pixels) -> Decoded:
-        """What follows such a header. Raises EOFError, OSError, Nonsense."""
+        """Read the pixels after this header. Raises EOFError, OSError, Nonsense."""
         width, height = header.sent_width, header.sent_height
         if header.width * header.height > self._max_pixels or width > header.width or height > header.height:
             raise Nonsense(f"{width} x {height} pixels of {header.width} x {header.height}")

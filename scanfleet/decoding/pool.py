@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 MAX_DEATHS = 3  # of children with the same image in hand
 STILL_SECONDS = 30.0  # an image in hand and no CPU time burnt for so long: it hangs
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 IMAGES_A_CHILD = 10_000  # then a fresh one takes its place: damaged files make decoders leak
 CLOSE_SECONDS = 5.0
 MEASURES_CPU = sys.platform == "linux"  # of another process, through /proc
@@ -39,7 +39,7 @@ SPARE_BYTES = 128 << 20
 
 
 def memory_bytes(settings: Settings) -> int:
-    """What the largest picture that the settings allow may take in a child, beyond the program itself."""
+    """Return the memory that the largest allowed picture may take in a child, beyond the program itself."""
     pixels = BYTES_A_PIXEL * settings.max_image_pixels
     return SPARE_BYTES + pixels + BYTES_A_FILE_BYTE * settings.max_image_bytes
 
@@ -75,22 +75,22 @@ class Decoders:
         self._seats = _Seats(n_children or default_children(settings))
         if not MEASURES_CPU:
             still_seconds = max(still_seconds, 10 * settings.decode_cpu_seconds)  # of any time then
-        self._still_looks = math.ceil(still_seconds / LOOK_SECONDS)
+        self._max_still = math.ceil(still_seconds / CHECK_SECONDS)
         self._lock = threading.Lock()
         self._idle: list[DecoderProcess] = []
         self._all: set[DecoderProcess] = set()
         # On Linux a child ends with the thread that started it: this one lives as long as the pool.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decoder-starter")
         self._stopped = threading.Event()
-        self._looks = threading.Thread(target=self._look_again, name="decoder-looks", daemon=True)
-        self._looks.start()
+        self._checks = threading.Thread(target=self._look_again, name="decoder-looks", daemon=True)
+        self._checks.start()
 
     def decode(self, data: bytes, *, enough: Enough | None = None, frame: int = 0) -> Decoded:
-        """What scanfleet.images.decoding.decode does, in a child. Raises what decode_frames does."""
+        """Call scanfleet.images.decoding.decode in a child. Raises what decode_frames does."""
         return self._decode(data, enough=enough, frame=frame)[0]
 
     def decode_frames(self, data: bytes, *, frames: FrameSettings, enough: Enough | None = None) -> list[Decoded]:
-        """What scanfleet.images.decoding.decode_frames does, in a child: at least one frame.
+        """Call scanfleet.images.decoding.decode_frames in a child. Returns at least one frame.
 
         Raises ImageError (stage decode; beside those of scanfleet.images: too_slow, too_much_memory, kills_the_decoder)
         and DecodersUnavailable.
@@ -123,7 +123,7 @@ class Decoders:
         for child in children:
             child.kill()
         self._stopped.set()
-        self._looks.join(CLOSE_SECONDS)
+        self._checks.join(CLOSE_SECONDS)
         self._seats.wait_empty(CLOSE_SECONDS)
         with self._lock:
             idle, self._idle = self._idle, []
@@ -133,7 +133,7 @@ class Decoders:
 
     @property
     def pids(self) -> list[int]:
-        """Of the children that live."""
+        """Process ids of the live children."""
         with self._lock:
             return [child.pid for child in self._all]
 
@@ -145,7 +145,7 @@ class Decoders:
             if error.reason != "too_much_memory":
                 self._put_back(child)
                 raise
-            # An earlier image may have left it with little: only a fresh child's word counts.
+            # An earlier image may have left it with little: only the result of a fresh child counts.
             self._retire(child)
             if child.n_images == 1:
                 raise
@@ -220,11 +220,11 @@ class Decoders:
             self._all.discard(child)
 
     def _look_again(self) -> None:
-        while not self._stopped.wait(LOOK_SECONDS):
+        while not self._stopped.wait(CHECK_SECONDS):
             with self._lock:
                 children = list(self._all)
             for child in children:
-                child.look(still_looks=self._still_looks)
+                child.check(max_still=self._max_still)
 
 
 class _Seats:

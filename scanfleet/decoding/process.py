@@ -55,7 +55,7 @@ class ChildDied(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ChildSettings:
-    """What every child of a worker gets to know."""
+    """Limits and program of every child."""
 
     max_pixels: int
     cpu_seconds: float
@@ -65,13 +65,13 @@ class ChildSettings:
 
     def command(self) -> list[str]:
         numbers = (os.getpid(), self.max_pixels, self.cpu_seconds, self.memory_bytes, int(self.stretch))
-        # -P: no module is taken from the working folder. faulthandler: whose decoder crashed.
+        # -P: no module is taken from the working folder. faulthandler: names the decoder that crashed.
         flags = ["-P", "-X", "faulthandler", "-m", "scanfleet.decoding.child"]
         return [sys.executable, *flags, *map(str, numbers), self.decode]
 
 
 class DecoderProcess:
-    """Borrowed by one thread at a time; `look` and `kill` may be called from another."""
+    """Used by one thread at a time; other threads may call `check` and `kill`."""
 
     def __init__(self, settings: ChildSettings) -> None:
         """Start the program without waiting for it. Raises OSError.
@@ -85,7 +85,7 @@ class DecoderProcess:
         self._killed_for: Why | None = None
         self._cpu_before: float | None = None  # seconds at the first check of this image
         self._cpu = 0.0  # at the last one
-        self._still_looks = 0
+        self._n_still = 0
         self.n_images = 0
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
@@ -114,19 +114,21 @@ class DecoderProcess:
         return self._process.poll() is None
 
     def wait_ready(self) -> None:
-        """Raises ChildDied: the program cannot begin."""
+        """Wait until the program is ready. Raises ChildDied if it cannot start."""
         with self._at_work():
             try:
                 if not isinstance(self._pipes.header(), Ready):
-                    raise Nonsense("it began with another word")  # noqa: TRY301
+                    raise Nonsense("its first message is not Ready")  # noqa: TRY301
             except (EOFError, OSError, Nonsense) as error:
                 raise self._autopsy(error) from None
 
     def decode(
         self, data: bytes, enough: Enough | None, *, frame: int = 0, choice: FrameChoice | None = None
     ) -> list[Decoded]:
-        """One frame, or those of the choice. Raises ImageError as scanfleet.images.decoding (and too_much_memory),
-        ChildDied."""
+        """Return one frame, or those of the choice.
+
+        Raises ChildDied, and ImageError as scanfleet.images.decoding does (and too_much_memory).
+        """
         which = (frame, 0, 0) if choice is None else (0, choice.max, PICKS.index(choice.pick))
         most = 1 if choice is None else choice.max
         with self._at_work():
@@ -143,10 +145,10 @@ class DecoderProcess:
         assert decoded is not None
         return decoded
 
-    def look(self, *, still_looks: int) -> None:
-        """Kill it when it has an image in hand and has burnt no CPU time since so many looks, or far too much.
+    def check(self, *, max_still: int) -> None:
+        """Kill the child if it decodes and has used no CPU time for `max_still` checks, or far too much.
 
-        A look is a look: one after a long sleep of the whole machine counts no more than any other.
+        Checks are counted, not seconds: after a long sleep of the machine one check counts like any other.
         """
         with self._lock:
             if not self._busy:
@@ -155,9 +157,9 @@ class DecoderProcess:
             if self._cpu_before is None:
                 self._cpu_before = self._cpu = cpu
                 return
-            self._still_looks = self._still_looks + 1 if cpu <= self._cpu else 0
+            self._n_still = self._n_still + 1 if cpu <= self._cpu else 0
             self._cpu = cpu
-            if self._still_looks >= still_looks:
+            if self._n_still >= max_still:
                 self._kill("still")
             elif cpu - self._cpu_before > 2 * self._settings.cpu_seconds:
                 self._kill("too_slow")  # its own limit has no effect
@@ -168,7 +170,7 @@ class DecoderProcess:
             self._kill("closed")
 
     def end(self) -> None:
-        """Kill, reap, and close what belongs to it. Only for the thread that has it."""
+        """Kill and reap the child and close its files. Only the thread that uses it may call this."""
         with self._lock:
             self._busy = False
             self._process.kill()
@@ -186,7 +188,7 @@ class DecoderProcess:
         with self._lock:
             self._busy = True
             self._cpu_before = None
-            self._still_looks = 0
+            self._n_still = 0
         try:
             yield
         finally:
@@ -194,7 +196,7 @@ class DecoderProcess:
                 self._busy = False
 
     def _autopsy(self, error: Exception) -> ChildDied:
-        """What it died of: its exit status, unless the worker killed it, or must because it speaks nonsense."""
+        """Return the cause of death: the exit status, unless it was killed or its answer is invalid."""
         if isinstance(error, Nonsense):
             with self._lock:
                 self._kill("nonsense")

@@ -1,4 +1,4 @@
-"""What a worker and a decoder child say to each other: lengths, JSON and raw pixels, never a pickle.
+"""The protocol between a worker and a decoder child: lengths, JSON and raw pixels, never a pickle.
 
 Worker to child: REQUEST, the file. Child to worker: LENGTH, a header, and for pixels strip after strip of packed RGB;
 the next frame, if the header says that there are more, follows in the same way.

@@ -35,18 +35,18 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 class Pictures(Protocol):
-    """What a file holds."""
+    """A file with one picture or several."""
 
     @property
     def n_frames(self) -> int: ...
 
     @property
     def n_pixels(self) -> int:
-        """Of the largest one, or of what has to be unpacked for it."""
+        """Pixels of the largest frame, or of the parts that must be unpacked for it."""
 
     @property
     def sequential(self) -> bool:
-        """Whether a frame can only be reached through those before it."""
+        """True if a frame can only be reached through those before it."""
 
     @property
     def most_looked_at(self) -> int:

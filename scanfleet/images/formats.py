@@ -25,7 +25,7 @@ SIGNATURES = {
 
 
 def unsupported(data: bytes) -> str | None:
-    """What a file is that is a picture, and not one that is read."""
+    """Return the name of a picture format that is not read; None if the file is no such picture."""
     if data.startswith(b"RIFF") and data[8:12] == b"AVI ":
         return "AVI"
     if data[4:8] == b"ftyp":

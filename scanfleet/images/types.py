@@ -1,4 +1,4 @@
-"""What goes into a decoder and what comes out of it."""
+"""Input and output of a decoder."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from tests.chaos.services import RunServices, run_services
 from tests.chaos.stuck import what_is_stuck
 from tests.chaos.supervisor import Supervisor
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 CALM_SECONDS = (3.0, 8.0)  # without progress, the next fault comes after this time
 LAST_SHARE = 0.75  # of the images: by then all faults have begun
 
@@ -159,7 +159,7 @@ class Conductor:
             return
 
     def _look(self) -> None:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
         self._end_due()
         self.recovery.look()
         settled = self._count_settled()

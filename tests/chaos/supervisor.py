@@ -16,7 +16,7 @@ from tests.chaos.services import RunServices
 from tests.services.process import LAUNCHER
 
 RESTART_SECONDS = 0.3
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 STOP_SECONDS = 20.0
 LOG_TAIL = 3000  # characters
 
@@ -114,7 +114,7 @@ class Supervisor:
         while not self._ending.is_set():
             for slot in self.slots:
                 self._look_after(slot)
-            self._ending.wait(LOOK_SECONDS)
+            self._ending.wait(POLL_SECONDS)
         self._ended.wait()
 
     def _look_after(self, slot: Slot) -> None:

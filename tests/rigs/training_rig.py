@@ -28,7 +28,7 @@ from tests.helpers.patience import patient
 CHECK = "overlay"
 SPLITS = ("train", "train", "train", "calibration", "threshold", "golden")
 QUICK = {"epochs": 2, "min_steps": 0, "batch": 8, "lr": 2e-3}  # of the pocket recipe: seconds
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 120.0
 
 
@@ -121,7 +121,7 @@ class Ground:
             if time.monotonic() - start > patient(seconds):
                 log = (self.folder / "worker.log").read_text(errors="replace")[-4000:]
                 raise AssertionError(f"waited {time.monotonic() - start:.0f} s for nothing:\n{log}")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def until_ended(self, training_id: int) -> TrainingInfo:
         self.until(lambda: self.training(training_id).ended)

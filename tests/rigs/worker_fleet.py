@@ -29,7 +29,7 @@ from tests.helpers.patience import patient
 from tests.rigs.worker_rig import add_scan, png
 from worker.scoring.factory import question_of
 
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 120.0
 
 
@@ -113,7 +113,7 @@ class Fleet:
             if time.monotonic() - start > patient(seconds):
                 logs = "\n".join(f"--- {worker.log_path.name}\n{worker.log[-3000:]}" for worker in self.workers)
                 raise AssertionError(f"waited {time.monotonic() - start:.0f} s for nothing:\n{logs}")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def until_scored(self, scan_id: str, n: int) -> None:
         """Wait until at least `n` images of a scan have a verdict."""
@@ -151,7 +151,7 @@ class Fleet:
             if self.engine.dialect.name != "sqlite" or self._can_write():
                 return
             worker.signal(signal.SIGCONT)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _can_write(self) -> bool:
         with closing(sqlite3.connect(str(self.engine.url.database), timeout=0.5, isolation_level=None)) as connection:

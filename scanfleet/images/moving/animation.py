@@ -66,7 +66,7 @@ class Animation:
 
     @property
     def n_pixels(self) -> int:
-        """Of the canvas, or of the largest part: those are unpacked, whatever of them lies on the canvas."""
+        """Pixels of the canvas, or of the largest part: a part is unpacked even where it lies off the canvas."""
         boxes = (part.box for part in self.parts.kept)
         return max(self.size[0] * self.size[1], *((box[2] - box[0]) * (box[3] - box[1]) for box in boxes))
 

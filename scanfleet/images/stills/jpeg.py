@@ -70,7 +70,7 @@ def read(opened: JpegImagePlugin.JpegImageFile, data: bytes, enough: Enough | No
 
 
 def why_not_opened(data: bytes) -> str | None:
-    """What keeps Pillow from opening a JPEG whose header is sound; None where it is not."""
+    """Return the error that keeps Pillow from opening a JPEG with a sound header; None if the header is not sound."""
     for segment in _segments(data):
         if segment.marker in SOF and segment.body and segment.body[0] != BITS:
             return f"a JPEG of {segment.body[0]} bits"

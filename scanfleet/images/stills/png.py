@@ -33,7 +33,7 @@ class Header(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """Of all rows, each with its filter."""
+        """Bytes of all rows, each with its filter."""
         passes = PASSES if self.interlaced else ((0, 1, 0, 1),)
         total = 0
         for left, dx, top, dy in passes:
@@ -44,7 +44,7 @@ class Header(NamedTuple):
 
 
 def header(data: bytes) -> Header:
-    """Of a file that Pillow has opened."""
+    """Return the layout of a file that Pillow has opened."""
     return Header(
         int.from_bytes(data[16:20]), int.from_bytes(data[20:24]), data[24], data[25], interlaced=bool(data[28])
     )

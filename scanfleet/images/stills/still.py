@@ -31,7 +31,7 @@ SIDEWAYS = (
 
 
 class Asked(NamedTuple):
-    """What the caller wants of a file."""
+    """The request of a caller."""
 
     max_pixels: int
     enough: Enough | None

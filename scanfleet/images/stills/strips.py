@@ -89,7 +89,7 @@ def _is_sound(strip: bytes) -> bool:
 
 
 def _unpacks_to(strip: bytes, n_bytes: int) -> bool:
-    """Whether PackBits end where the rows do."""
+    """Return True if PackBits end where the rows do."""
     at, end = 0, len(strip)
     while n_bytes > 0 and at < end:
         head = strip[at]

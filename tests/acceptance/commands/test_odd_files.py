@@ -46,9 +46,7 @@ def test_a_bucket_of_odd_files(tmp_path: Path, data: Path, s3_bucket: Bucket) ->
     for name in expected:
         s3_bucket.put(f"2026/{name}", (tmp_path / "odd" / name).read_bytes())
     source = s3_bucket.uri("2026/")
-    run = scanfleet(
-        "run", source, "--check", "overlay", data_dir=data, s3_endpoint_url=s3_bucket.endpoint_url, timeout=400
-    )
+    run = scanfleet("run", source, "--check", "overlay", data_dir=data, s3_endpoint_url=s3_bucket.endpoint_url)
     assert run.returncode == 0, run.stderr
     n_failed = sum(outcome != VERDICT for outcome in expected.values())
     assert f"could not be scored: {n_failed} images" in run.stderr
