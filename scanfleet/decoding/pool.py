@@ -82,7 +82,7 @@ class Decoders:
         # On Linux a child ends with the thread that started it: this one lives as long as the pool.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decoder-starter")
         self._stopped = threading.Event()
-        self._checks = threading.Thread(target=self._look_again, name="decoder-looks", daemon=True)
+        self._checks = threading.Thread(target=self._check_children, name="decoder-checks", daemon=True)
         self._checks.start()
 
     def decode(self, data: bytes, *, enough: Enough | None = None, frame: int = 0) -> Decoded:
@@ -219,7 +219,7 @@ class Decoders:
         with self._lock:
             self._all.discard(child)
 
-    def _look_again(self) -> None:
+    def _check_children(self) -> None:
         while not self._stopped.wait(CHECK_SECONDS):
             with self._lock:
                 children = list(self._all)
