@@ -38,7 +38,7 @@ def score_queue(model: str) -> str:
     ('score.pocket', 'score.qwen-qwen3-vl-4b.5d850c09d79b')
     """
     slug = _slug(model)
-    if slug == model:
+    if slug == model and len(slug) <= MAX_SLUG:
         return f"score.{slug}"
     digest = hashlib.sha256(model.encode()).hexdigest()
     return f"score.{slug[:MAX_SLUG] or '-'}.{digest[:12]}"

@@ -198,7 +198,7 @@ def _resume_at(scan: ScanInfo) -> dict[str, Any] | None:
 
 def _lock(connection: sa.Connection, scan_id: str) -> ScanInfo:
     """Return the scan and lock its state until the commit."""
-    connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
+    connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update(key_share=True))
     return scans.get_scan(connection, scan_id)
 
 

@@ -136,7 +136,7 @@ class _Walk:
 
     def _lock(self, connection: sa.Connection) -> ScanInfo:
         """Return the rescan and lock its state until the commit."""
-        connection.execute(sa.select(Scan.id).where(Scan.id == self._scan.id).with_for_update())
+        connection.execute(sa.select(Scan.id).where(Scan.id == self._scan.id).with_for_update(key_share=True))
         scan = scans.get_scan(connection, self._scan.id)
         refuse_cancelled(scan)
         return scan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -52,13 +53,16 @@ def _require_place(file: Path, *, setting: str) -> None:
             raise BadSettings(f"{setting}: no permission to write {place}: change that, or set another place")
 
 
+_creating = threading.Lock()  # else SQLite might open the file before another thread has closed it here
+
+
 def _make_private(file: Path, *_: Any) -> None:
     """Create the embedded ledger for its owner alone. SQLite gives the files beside it the same mode.
 
     A file that exists is never opened here: closing any descriptor of it would drop the locks that SQLite holds for
     other threads of this process, and two writers would damage it (https://sqlite.org/howtocorrupt.html, 2.2).
     """
-    with contextlib.suppress(FileExistsError):
+    with _creating, contextlib.suppress(FileExistsError):
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 

@@ -241,14 +241,23 @@ class ScorerCache:
                 with self._lock:
                     self._ready.pop(check_id, None)
             else:
-                self._prepare(self._wanted(check_id)[0])
+                try:
+                    wanted = self._wanted(check_id)[0]
+                except sa.exc.NoResultFound:  # a restored database has lost the check
+                    with self._lock:
+                        self._serving.pop(check_id, None)
+                        self._ready.pop(check_id, None)
+                    continue
+                self._prepare(wanted)
 
     def _prepare(self, wanted: Wanted) -> None:
         with self._lock:
             self._ready[wanted.check_id] = wanted.key
+            if wanted.key in self._known:
+                return
             self._moved.setdefault(wanted.key, time.monotonic())
             failure = self._failures.get(wanted.key)
-            if wanted.key in self._known or (failure is not None and time.monotonic() < failure.not_before):
+            if failure is not None and time.monotonic() < failure.not_before:
                 return
         try:
             self._make(wanted)

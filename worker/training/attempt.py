@@ -153,8 +153,9 @@ class Attempt:
     def _handle_lost_lease(self, error: LeaseLost) -> None:
         """Kill the child, unless it has settled the training itself: then it is only writing its report."""
         with reading(self._engine) as connection:
-            row = trainings.get(connection, self._training.id)
-        if row.state == "done" and row.lease_token == self._training.lease_token:
+            row = trainings.find(connection, self._training.id)  # a restored database may lack it, or reuse its id
+        same = row is not None and row.created_at == self._training.created_at
+        if row is not None and same and row.state == "done" and row.lease_token == self._training.lease_token:
             return
         if not self._lost:
             log.warning("training_lost", training=self._training.id, error=str(error))

@@ -69,7 +69,8 @@ def _recipe(context: Context) -> tuple[Recipe, Path | None]:
     if over is None:
         return recipe, None
     with reading(context.engine) as connection:
-        return recipe, context.folders.find(get_adapter(connection, over))
+        adapter = get_adapter(connection, over)
+    return recipe, context.folders.find(adapter)  # may fetch it: not while a transaction is open
 
 
 def _report(context: Context, progress: Progress) -> None:

@@ -32,6 +32,8 @@ def renew(connection: sa.Connection, images: Sequence[ClaimedImage], written: Ma
     lock = sa.select(Image.id).where(*answered).order_by(Image.id)
     held = connection.execute(lock.with_for_update(key_share=True)).scalars().all()
     before = _current_answers(connection, held)
+    if not before:
+        return
     _record_previous(connection, {renewing[image_id]: row.verdict_id for image_id, row in before.items()})
     _point(connection, {image_id: renewing[image_id] for image_id in before})
     _move_counts(connection, list(before.values()), _current_answers(connection, held))

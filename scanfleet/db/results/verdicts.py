@@ -132,8 +132,12 @@ def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
 def write_part(connection: sa.Connection, held: Claim, outcome: Outcome, *, in_hand: int) -> None:
     """Write the results of a suspect batch so far and mark its next image. The lease continues.
 
-    Raises LeaseLost, and then nothing may be committed.
+    Raises LeaseLost, and then nothing may be committed. A repeated call writes nothing again: the answer to the first
+    commit may have been lost.
     """
+    if batches.in_hand_of(connection, held) == in_hand:
+        batches.take_in_hand(connection, held, in_hand)
+        return
     batches.go_on(connection, held, values=_batch_values(outcome), in_hand=in_hand)
     _write_images(connection, held, outcome)
 

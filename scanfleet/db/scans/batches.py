@@ -213,6 +213,11 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
     _touch(connection, held, in_hand=None, **values)
 
 
+def in_hand_of(connection: sa.Connection, held: Claim) -> int | None:
+    """Return the image that a suspect batch works on, as the ledger has it."""
+    return connection.execute(sa.select(Batch.in_hand).where(Batch.id == held.batch_id)).scalar_one_or_none()
+
+
 def take_in_hand(connection: sa.Connection, held: Claim, image_id: int) -> None:
     """Record the next image of a suspect batch: it is blamed if this lease expires. Raises LeaseLost."""
     go_on(connection, held, values={}, in_hand=image_id)

@@ -371,3 +371,20 @@ def test_a_rolled_back_write_leaves_nothing(engine: sa.Engine) -> None:
     assert count(engine, Verdict) == 0
     settle(engine, held)
     assert count(engine, Verdict) == 4
+
+
+def test_a_part_that_is_written_again_counts_once(engine: sa.Engine) -> None:
+    """The first commit held, and its answer was lost on the way: the worker repeats the write."""
+    start_scan(engine, 3)
+    held = must_claim(engine)
+    first, second, _ = held.images
+    lethal = ImageError(stage="decode", reason="truncated", detail="")
+    outcome = Outcome(
+        scorer_id=a_scorer(engine, held.check_id), verdicts=[verdict_for(first)], failures={second.id: lethal}
+    )
+    for _ in range(2):
+        with transaction(engine) as connection:
+            verdicts.write_part(connection, held, outcome, in_hand=held.images[2].id)
+    with reading(engine) as connection:
+        counts = connection.execute(sa.select(Batch.n_verdicts, Batch.n_failures, Batch.n_flagged)).one()
+    assert tuple(counts) == (1, 1, 1)
