@@ -77,6 +77,11 @@ def map_labels(
     found: list[ImageLabel] = []
     doubted: set[tuple[str, str]] = set()
     for entry in entries:
+        try:
+            image_at(entry.uri, root)
+        except MalformedLineError as error:
+            problems.leave_out(entry.where, str(error))
+            continue
         if strange := [label for label in _labels(entry) if mapping.of(label) not in check_labels]:
             for label in strange:
                 unknown.setdefault(label, []).append(entry.where)

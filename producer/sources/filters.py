@@ -54,8 +54,11 @@ class Filters:
         return any(_covers(glob, path) for glob in self.exclude)
 
     def below(self, top: str) -> Filters:
-        """Return these filters for one source: absolute globs below `top` become relative to it."""
-        include, exclude = (tuple(glob.removeprefix(top) for glob in globs) for globs in (self.include, self.exclude))
+        """Return these filters for one source: absolute globs below `top` become relative to it, anchored by `./`."""
+        include, exclude = (
+            tuple(f"./{glob.removeprefix(top)}" if top and glob.startswith(top) else glob for glob in globs)
+            for globs in (self.include, self.exclude)
+        )
         return replace(self, include=include, exclude=exclude)
 
     @property
@@ -65,13 +68,17 @@ class Filters:
 
 
 def _matches(path: str, globs: Iterable[str]) -> bool:
+    """A glob without a slash matches a name at any depth; `./name` (as shells complete it) only at the top."""
     name = PurePosixPath(path).name
-    plain = [glob.removeprefix("./").rstrip("/") for glob in globs]  # shells complete a folder to `./thumbs/`
-    return any(fnmatchcase(path, glob) or ("/" not in glob and fnmatchcase(name, glob)) for glob in plain)
+    for glob in globs:
+        plain = glob.removeprefix("./").rstrip("/")
+        if fnmatchcase(path, plain) or ("/" not in glob.rstrip("/") and fnmatchcase(name, plain)):
+            return True
+    return False
 
 
 def _covers(glob: str, folder: str) -> bool:
-    return _matches(folder, (glob,)) or (glob.endswith("*") and fnmatchcase(f"{folder}/", glob))
+    return _matches(folder, (glob,)) or (glob.endswith("*") and fnmatchcase(f"{folder}/", glob.removeprefix("./")))
 
 
 def excludes(glob: str, path: str) -> bool:

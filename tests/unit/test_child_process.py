@@ -85,8 +85,10 @@ def test_the_working_directory_is_no_place_for_modules(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
-def test_a_child_gets_sigterm_when_its_parent_is_killed() -> None:
-    code = f"import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); {UP}"
+def test_a_child_gets_sigterm_when_its_parent_is_killed(tmp_path: Path) -> None:
+    mark = tmp_path / "terminated"
+    leave = f"lambda *_: (pathlib.Path({str(mark)!r}).touch(), sys.exit(0))"
+    code = f"import pathlib, signal, sys; signal.signal(signal.SIGTERM, {leave}); {UP}"
     with subprocess.Popen((sys.executable, "-c", LAUNCHER, code), stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
         pid, word = launcher.stdout.readline().split()
@@ -96,6 +98,7 @@ def test_a_child_gets_sigterm_when_its_parent_is_killed() -> None:
         launcher.kill()
     psutil.wait_procs([child], timeout=60)
     assert not child.is_running()
+    assert mark.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")

@@ -139,7 +139,7 @@ def export(
 
     The state is verdict, failed, pending or cancelled; --state verdict writes answers only. A file appears once it is
     complete; a device or pipe is written directly. In CSV and Parquet each column of the manifest is a column
-    `meta.<name>`; the column `meta` holds those that first turn up after 500 lines, and is empty otherwise.
+    `meta.<name>`; the column `meta` holds the others: those beyond 200, and those that first turn up after 500 lines.
 
     \b
     Example:

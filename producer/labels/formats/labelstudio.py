@@ -119,6 +119,9 @@ def _image(data: dict[str, Any]) -> str:
     if name is None:
         raise MalformedLineError(f"`data` has no image (looked for {', '.join(IMAGE_FIELDS)})")
     text = name_of(data[name], name)
+    address = urlsplit(text)
+    if address.scheme in ("http", "https") and address.path.startswith("/data/"):  # a host may be configured
+        text = text[text.index("/data/") :]
     if text.startswith("/data/local-files/"):
         return name_of(parse_qs(urlsplit(text).query).get("d", [None])[0], "path after ?d=")
     if text.startswith("/data/"):

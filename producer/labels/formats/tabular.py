@@ -30,6 +30,7 @@ from producer.sources.manifest import Lines, MalformedLineError
 
 SEPARATORS = {";": "semicolons", "\t": "tabs"}  # written by other programs
 SIDES = ("x0", "y0", "x1", "y1")
+WRONG = "\0"  # no name of a column: the problem of a row
 RESULTS = ({"decision", "margin", "scorer"}, {"decision", "margin", "scorer_id"})  # columns of `results export`
 
 Row = tuple[str, dict[str, Any]]  # its place, its columns
@@ -86,7 +87,8 @@ def _csv_rows(lines: Iterator[str], options: Options, problems: Problems) -> Ite
                 continue
             surplus = [field for field in fields[len(header) :] if field.strip()]
             if len(fields) < len(header) or surplus:
-                problems.leave_out(where, f"{len(fields)} fields where the header has {len(header)}")
+                wrong = f"{len(fields)} fields where the header has {len(header)}"
+                yield where, dict(zip(header, fields, strict=False)) | {WRONG: wrong}
                 continue
             yield where, dict(zip(header, fields, strict=False))
     except csv.Error as error:
@@ -155,6 +157,8 @@ def _require_columns(columns: Iterable[str], options: Options, *, hint: str = ""
 
 
 def _entry(where: str, row: dict[str, Any], options: Options, problems: Problems) -> Entry:
+    if WRONG in row:
+        raise MalformedLineError(row[WRONG])
     label = text_of(row.get(options.label), "label")
     if label is None and options.label not in row:
         raise MalformedLineError(f"{options.label} is missing")

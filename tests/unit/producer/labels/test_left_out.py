@@ -433,6 +433,8 @@ def test_tables(tmp_path: Path, rows: str, label: str, boxes: list[Box] | None) 
         "a.png,none,gun 10 10 20\na.png,none,",
         "a.png,none",
         "a.png,none,,surplus",
+        "a.png,none,,surplus\na.png,none,",
+        "a.png,none\na.png,none,",
         "a.png,none,\na.png,gun,",
     ],
 )
@@ -515,3 +517,22 @@ def _damage(thing: dict[str, Any], dice: random.Random, *, but: set[str]) -> Non
         thing.pop(key, None)
     else:
         thing[key] = dice.choice(ODD)
+
+
+def test_a_name_that_cannot_be_used_leaves_its_image_out(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("uri,label\na.png,gun\nhttp://host/b.png,gun\n../../c.png,gun\n")
+    found, left_out = imported(tmp_path / "t.csv")
+    assert found == {"a.png": ("gun", None)}
+    assert len(left_out) == 2
+
+
+def test_label_studio_may_name_its_own_host(tmp_path: Path) -> None:
+    choice = {"type": "choices", "value": {"choices": ["gun"]}, "from_name": "kind", "to_name": "image"}
+    task = {
+        "id": 1,
+        "data": {"image": "http://studio:8080/data/local-files/?d=a.png"},
+        "annotations": [{"id": 1, "completed_by": 1, "result": [choice]}],
+    }
+    (tmp_path / "ls.json").write_text(json.dumps([task]))
+    found, left_out = imported(tmp_path / "ls.json")
+    assert (found, left_out) == ({"a.png": ("gun", None)}, [])

@@ -61,6 +61,21 @@ def test_an_absolute_glob_is_matched_below_its_source_and_stays_in_the_identity(
     assert filters.as_dict() == {"exclude": ["/data/a/sub/*", "/data/b/*"]}
 
 
+@pytest.mark.parametrize("glob", ["/data/a/x.jpg", "./x.jpg"])
+def test_an_anchored_glob_leaves_files_of_that_name_elsewhere(glob: str) -> None:
+    below = Filters(exclude=(glob,)).below("/data/a/")
+    assert not below.takes("x.jpg", sift_by_suffix=True)
+    assert below.takes("sub/x.jpg", sift_by_suffix=True)
+
+
+@pytest.mark.parametrize("glob", ["/data/a/thumbs", "./thumbs/"])
+def test_an_anchored_folder_leaves_folders_of_that_name_elsewhere(glob: str) -> None:
+    below = Filters(exclude=(glob,)).below("/data/a/")
+    assert not below.takes("thumbs/x.jpg", sift_by_suffix=True)
+    assert below.skips_folder("thumbs")
+    assert below.takes("sub/thumbs/x.jpg", sift_by_suffix=True)
+
+
 def test_unset_filters_leave_no_trace_in_the_identity_of_a_scan() -> None:
     assert Filters().as_dict() == {}
     assert Filters(seed=3).as_dict() == {}  # a seed without a sample chooses nothing
