@@ -14,9 +14,10 @@ from scanfleet.images.decoding import decode, decode_frames
 from scanfleet.images.types import FrameChoice
 from tests.helpers.animations import frames
 from tests.helpers.extra_files import CODECS, FPS, HEIGHT, WIDTH, bar, dicom, pdf, video
-from tests.helpers.odd_files import noise
+from tests.helpers.odd_files import encoded, noise
 
 MAX_PIXELS = 1_000_000
+VIDEOS = Path(__file__).parent / "videos"
 RAMP = np.tile(np.arange(64) * 4095 // 63, (64, 1))
 HEADERS = {
     "cv2": b"\0\0\0\x18ftypisom" + bytes(200),
@@ -48,13 +49,32 @@ def test_a_missing_extra_is_named(module: str, monkeypatch: pytest.MonkeyPatch) 
 # ffmpeg's testsrc2, 64 x 48 pixels, 10 frames a second, by libx264 and libx265; `trimmed` by `-ss 2.2 -c copy`.
 @pytest.mark.parametrize(
     ("name", "n_frames"),
-    [("h264.mp4", 60), ("open_gop.mp4", 60), ("fragmented.mp4", 60), ("hevc.mov", 60), ("trimmed.mp4", 38)],
+    [
+        ("h264.mp4", 60),
+        ("open_gop.mp4", 60),
+        ("fragmented.mp4", 60),  # one fragment
+        ("fragments.mp4", 60),  # one for each key frame
+        ("hevc.mov", 60),
+        ("trimmed.mp4", 38),
+    ],
 )
 def test_common_codecs_are_read_to_their_last_frame(name: str, n_frames: int) -> None:
     pytest.importorskip("cv2")
-    decoded = seen((Path(__file__).parent / "videos" / name).read_bytes())
+    decoded = seen((VIDEOS / name).read_bytes())
     assert [one.n_frames for one in decoded] == [n_frames] * 8
     assert {0, n_frames - 1} <= {one.frame.number for one in decoded if one.frame}
+
+
+def test_a_video_of_one_frame() -> None:
+    pytest.importorskip("cv2")
+    (one,) = seen((VIDEOS / "one.mp4").read_bytes())
+    assert (one.n_frames, one.image.size) == (1, (64, 48))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_two_video_tracks_are_not_read_as_one(suffix: str) -> None:
+    pytest.importorskip("cv2")
+    assert reason((VIDEOS / f"two_tracks.{suffix}").read_bytes()) == "unsupported"
 
 
 @pytest.mark.parametrize("suffix", CODECS)
@@ -167,6 +187,21 @@ def test_a_jpeg_in_a_dicom_file_is_whole_or_a_failure() -> None:
 def test_a_dicom_file_that_ends_early(compress: str | None) -> None:
     pytest.importorskip("pydicom")
     assert reason(dicom(RAMP, compress=compress)[:-200]) in ("truncated", "corrupt")
+
+
+def test_a_header_of_a_dicom_file_without_transfer_syntax() -> None:
+    pytest.importorskip("pydicom")
+    tag = b"\x02\x00\x10\x00UI"
+    assert reason(dicom(RAMP).replace(tag, b"\x02\x00\x11\x00UI")) == "corrupt"
+
+
+def test_the_mark_of_dicom_within_another_file_means_nothing() -> None:
+    note = b"\xff\xfe\x00\x80" + bytes(122) + b"DICM"
+    data = encoded(Image.new("RGB", (8, 8), "red"), "JPEG")
+    marked = data[:2] + note + data[2:]
+    assert marked[128:132] == b"DICM"
+    (one,) = seen(marked)
+    assert one.format == "JPEG"
 
 
 def test_a_transfer_syntax_that_is_not_read_is_named() -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
-from scanfleet.images.decoding import decode
+from scanfleet.images.decoding import decode, decode_frames
+from scanfleet.images.types import FrameChoice
 from tests.helpers.odd_files import encoded
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -166,14 +167,24 @@ def test_the_transparent_grey_of_few_bits(bits: int) -> None:
     assert first_row(kept) == [0, 255]
 
 
-def test_the_still_picture_beside_an_animation_is_not_what_is_shown() -> None:
+def test_the_still_picture_beside_an_animation_is_its_last_frame() -> None:
+    """Browsers show the animation, other viewers the still."""
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     data = encoded(frames[0], "PNG", save_all=True, default_image=True, append_images=frames[1:])
     decoded = seen(data)
     assert decoded.image.getpixel((4, 4)) == (0, 255, 0)
-    assert "animation" in decoded.notes[0]
+    shown = decode_frames(data, max_pixels=1000, frames=FrameChoice(8, "mixed"))
+    assert [one.image.getpixel((4, 4)) for one in shown] == [(0, 255, 0), (0, 0, 255), (255, 0, 0)]
     plain = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     assert seen(plain).image.getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", [b"acTL", b"fcTL"])
+def test_a_damaged_animation_is_no_still_picture(kind: bytes) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    data = bytearray(encoded(frames[0], "PNG", save_all=True, append_images=frames[1:]))
+    data[data.index(kind) + 7] ^= 1
+    assert reason(bytes(data)) == "corrupt"
 
 
 def test_too_few_rows_of_an_animation() -> None:

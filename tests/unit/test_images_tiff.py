@@ -10,7 +10,8 @@ from PIL import Image, TiffImagePlugin
 
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
-from scanfleet.images.decoding import decode
+from scanfleet.images.decoding import decode, decode_frames
+from scanfleet.images.types import FrameChoice
 from tests.helpers.odd_files import encoded, noise
 
 RAMP = np.tile(np.arange(64) * 65535 // 63, (64, 1))
@@ -157,6 +158,12 @@ def test_a_reduced_copy_is_not_the_picture(marked: tuple[tuple[int, int], ...], 
     decoded = seen(pages(*marked))
     assert (decoded.width, decoded.image.getpixel((1, 1))) == (side, (side,) * 3)
     assert bool(decoded.notes) == (marked[0][0] != side)
+
+
+def test_a_reduced_copy_as_large_as_the_picture_is_a_page() -> None:
+    """Any program may set the mark; a copy that is not smaller may show something else."""
+    shown = decode_frames(pages((64, 0), (64, 1), (8, 1)), max_pixels=10_000, frames=FrameChoice(8, "mixed"))
+    assert [one.width for one in shown] == [64, 64]
 
 
 def test_the_limit_of_pixels_counts_the_page_that_is_read() -> None:

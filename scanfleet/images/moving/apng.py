@@ -23,22 +23,28 @@ def animation(data: bytes, max_pixels: int, turn: Image.Transpose | None) -> Ani
     """The frames of a file that png.checked has seen; None where it holds one picture alone. Raises ImageError."""
     parts, shared = Parts(), b""
     promised = 0
-    still = False  # a picture before the first frame, for viewers that know no animation
+    still: list[tuple[int, int]] = []  # a picture before the first frame, for viewers that know no animation
     for kind, at, end in png.chunks(data):
         if kind == b"acTL":
             promised = int.from_bytes(data[at + 8 : at + 12])
         elif kind == b"fcTL":
             parts.add(_part(data[at + 8 : end - 4], first=not parts.n))
         elif kind in png.PIXELS:
-            still |= not parts.n
-            if parts.n and parts.n <= len(parts.kept):
+            if not parts.n:
+                still.append((at + 8, end - 4))
+            elif parts.n <= len(parts.kept):
                 parts.kept[-1].spans.append((at + 8 + SEQUENCE * (kind == b"fdAT"), end - 4))
         elif kind in SHARED:
             shared += data[at:end]
     if parts.n < promised and promised > 1:
         raise failure("truncated", f"{parts.n} of {promised} frames")
+    if parts.n and not promised:
+        raise failure("corrupt", "frames without the chunk acTL")
     if not promised or (parts.n <= 1 and not (parts.n and still)):
         return None
+    size = png.header(data)[:2]
+    if still:  # some viewers show it: it is the last picture, whatever its place in the file
+        parts.add(Part((0, 0, *size), 0.0, False, "keep", still))
 
     def file_of(part: Part) -> bytes:
         left, top, right, bottom = part.box
@@ -46,11 +52,7 @@ def animation(data: bytes, max_pixels: int, turn: Image.Transpose | None) -> Ani
         pixels = b"".join(data[start:end] for start, end in part.spans)
         return b"".join((png.SIGNATURE, _chunk(b"IHDR", header), shared, _chunk(b"IDAT", pixels), _chunk(b"IEND", b"")))
 
-    size = png.header(data)[:2]
-    notes = (png.NOT_THE_STILL,) if still else ()
-    return Animation(
-        size=size, parts=parts, format="PNG", file_of=file_of, max_pixels=max_pixels, turn=turn, notes=notes
-    )
+    return Animation(size=size, parts=parts, format="PNG", file_of=file_of, max_pixels=max_pixels, turn=turn)
 
 
 def _part(body: bytes, *, first: bool) -> Part:

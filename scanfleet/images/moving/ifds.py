@@ -21,6 +21,7 @@ class Page(NamedTuple):
     width: int
     height: int
     is_picture: bool  # neither a reduced copy nor a mask
+    is_reduced: bool  # calls itself a copy
 
 
 class _Layout(NamedTuple):
@@ -61,5 +62,7 @@ def _page(data: bytes, at: int, layout: _Layout, order: str, number: int) -> tup
         elif tag > HEIGHT:
             break  # tags are in order
     (after,) = layout.offset.unpack_from(data, at + n_entries * layout.entry.size)
-    copy = values.get(SUBFILE, 0) & (REDUCED | MASK) or values.get(OLD_SUBFILE) == OLD_REDUCED
-    return Page(number, values.get(WIDTH, 0), values.get(HEIGHT, 0), not copy), after
+    reduced = bool(values.get(SUBFILE, 0) & REDUCED) or values.get(OLD_SUBFILE) == OLD_REDUCED
+    mask = bool(values.get(SUBFILE, 0) & MASK)
+    size = values.get(WIDTH, 0), values.get(HEIGHT, 0)
+    return Page(number, *size, is_picture=not (reduced or mask), is_reduced=reduced and not mask), after

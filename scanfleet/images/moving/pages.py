@@ -88,8 +88,17 @@ class AvifSequence:
 
 def tiff_pages(opened: Tiff.TiffImageFile, data: bytes, asked: Asked) -> TiffPages | None:
     """The pages that are pictures; None where that is one, or where all are reduced copies. Raises ImageError."""
-    pages = [page for page in ifds.pages(data) if page.is_picture]
+    everything = list(ifds.pages(data))
+    pages = [page for page in everything if page.is_picture or (page.is_reduced and not _is_smaller(page, everything))]
     return TiffPages(opened, data, asked, pages) if len(pages) > 1 else None
+
+
+def _is_smaller(page: ifds.Page, pages: list[ifds.Page]) -> bool:
+    """Return True if a page that calls itself a reduced copy is smaller than another one."""
+    return any(
+        (other.is_picture or other.is_reduced) and page.width * page.height < other.width * other.height
+        for other in pages
+    )
 
 
 def mpo_pictures(opened: MpoImagePlugin.MpoImageFile, data: bytes, asked: Asked) -> MpoPictures | None:

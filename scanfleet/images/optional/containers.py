@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 
@@ -13,8 +14,11 @@ SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska
 IN_SEGMENT = {CLUSTER, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF}
 IN_CLUSTER = {0xE7, 0xA3, 0xA0, 0xA7, 0xAB, 0xEC, 0xBF, 0x5854, 0xAF}
 UNKNOWN = -1  # length
-PCM = b"A_PCM"
-HEAD = 4096  # bytes that name the codecs
+SIMPLE_BLOCK, BLOCK_GROUP, BLOCK = 0xA3, 0xA0, 0xA1
+TRACKS, TRACK, TRACK_NUMBER, TRACK_KIND, CODEC = 0x1654AE6B, 0xAE, 0xD7, 0x83, 0x86  # of Matroska
+PICTURES = b"\1"  # the kind of a track
+UNPACKED = (b"V_MJPEG", b"V_UNCOMPRESSED")  # may hold runs of zeros
+PICTURE_TRACK = re.compile(rb"hdlr.{4}(?:\0{4}|mhlr)vide", re.DOTALL)  # of MP4 and MOV
 # Coded pictures hold no run of zeros; padding and sound may.
 RUN = bytes(32)
 
@@ -49,19 +53,48 @@ def _check_matroska(data: bytes) -> None:
     if end == UNKNOWN:
         return  # written as it was recorded
     _require(data, end)
+    coded = {number for number, codec in _picture_tracks(data, start, end) if not codec.startswith(UNPACKED)}
     for name, first, last in _elements(data, start, end):
         if name not in IN_SEGMENT or last > end:
             raise failure("corrupt", f"no element of a segment begins before byte {first}")
         if name == CLUSTER and last != UNKNOWN:
-            _check_cluster(data, first, last, sound=PCM in data[start : start + HEAD])
+            _check_cluster(data, first, last, coded)
 
 
-def _check_cluster(data: bytes, start: int, end: int, *, sound: bool) -> None:
+def _check_cluster(data: bytes, start: int, end: int, coded: set[int]) -> None:
     for name, first, last in _elements(data, start, end):
         if name not in IN_CLUSTER or last > end:
             raise failure("corrupt", f"no element of a cluster begins before byte {first}")
-        if name in (0xA3, 0xA0) and not sound:
+        if name == SIMPLE_BLOCK and _number(data, first)[0] in coded:
             _require_no_run(data, first, last)
+        if name == BLOCK_GROUP:
+            for kind, at, after in _elements(data, first, last):
+                if kind == BLOCK and _number(data, at)[0] in coded:
+                    _require_no_run(data, at, after)
+
+
+def n_pictures(data: bytes) -> int:
+    """Return the number of tracks that hold pictures: a reader takes one of them. Raises ImageError."""
+    if not data.startswith(MATROSKA):
+        return len(PICTURE_TRACK.findall(data))
+    try:
+        length, at = _number(data, 4)
+        _, start, end = next(_elements(data, at + length, len(data)), (0, 0, 0))
+        return sum(1 for _ in _picture_tracks(data, start, len(data) if end == UNKNOWN else end))
+    except (IndexError, struct.error):
+        raise failure("truncated", "the file ends within its structure") from None
+
+
+def _picture_tracks(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield number and codec of each track of pictures in a segment of Matroska."""
+    for name, first, last in _elements(data, start, end):
+        if name != TRACKS:
+            continue
+        for kind, at, after in _elements(data, first, last):
+            values = {key: data[begin:stop] for key, begin, stop in _elements(data, at, after)} if kind == TRACK else {}
+            if values.get(TRACK_KIND) == PICTURES:
+                yield int.from_bytes(values.get(TRACK_NUMBER, b"")), values.get(CODEC, b"")
+        return
 
 
 def _elements(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -71,7 +71,9 @@ class Dicom:
         """Raises ImageError for a transfer syntax that pydicom cannot decode here."""
         from pydicom.pixels import get_decoder
 
-        syntax = self._set.file_meta.TransferSyntaxUID
+        syntax = self._set.file_meta.get("TransferSyntaxUID")
+        if syntax is None:
+            raise failure("corrupt", "no transfer syntax")
         try:
             available = get_decoder(syntax).is_available
         except NotImplementedError:

@@ -14,10 +14,11 @@ from scanfleet.images.types import failure
 EXTRAS = {"cv2": "video", "pypdfium2": "pdf", "pydicom": "dicom"}  # by module
 LIBRARY_BYTES = 1 << 30  # of address space, that a child keeps for them beside the memory of an image
 PDF = b"%PDF-"
-PDF_WITHIN = 1024  # bytes; some files begin with other ones
 DICOM = b"DICM"
 DICOM_AT = 128
 VIDEO_BOXES = (b"moov", b"mdat", b"wide", b"free", b"skip")  # a MOV may begin with them
+# A file of these may carry anything at the place of DICOM's mark; viewers go by the start.
+OTHERS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"%PDF-")
 STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"crx ")
 
 
@@ -28,7 +29,7 @@ def kind_of(data: bytes) -> str | None:
         return "video"
     if start.startswith(MATROSKA):
         return "video"
-    if data[DICOM_AT : DICOM_AT + 4] == DICOM:
+    if data[DICOM_AT : DICOM_AT + 4] == DICOM and not start.startswith(OTHERS):
         return "dicom"
     return "pdf" if start.startswith(PDF) else None
 

@@ -1,4 +1,4 @@
-"""Pages of a PDF, drawn by PDFium as a viewer draws them, without forms and scripts."""
+"""Pages of a PDF, drawn by PDFium as a viewer draws them, without scripts."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Pdf:
         try:
             self._document = self._pdfium.PdfDocument(data)
             self.n_frames = len(self._document)
+            self._document.init_forms()  # a form field may be what a page shows
         except self._pdfium.PdfiumError as error:
             reason = "unsupported" if "assword" in str(error) or "ecurity" in str(error) else "corrupt"
             raise failure(reason, f"PDFium: {error}") from None
@@ -50,7 +51,7 @@ class Pdf:
             scale, _ = self._size(number)
             try:
                 page = self._document[number]
-                bitmap = page.render(scale=scale, may_draw_forms=False)
+                bitmap = page.render(scale=scale, may_draw_forms=True)
             except self._pdfium.PdfiumError as error:
                 raise failure("corrupt", f"page {number + 1}: {error}") from None
             image = bitmap.to_pil().convert("RGB").copy()
@@ -96,6 +97,8 @@ def require_whole(data: bytes) -> None:
 
 
 def _unpacks(body: bytes) -> bool:
+    if not body.strip(b"\r\n"):
+        return True
     unpacker = zlib.decompressobj()
     try:
         while body and not unpacker.eof:

@@ -23,6 +23,8 @@ from scanfleet.images.types import failure
 
 MOST_LOOKED_AT = 24  # frames: each may cost decoding all from the key frame before it
 STEPS = 50  # frames ahead are reached by decoding those between, not by seeking
+MAX_SCORED = 64  # frames: the most that a check may ask for (scanfleet.checks.frames)
+EXACT = ("MP4", "MOV")  # count their frames; Matroska has a duration alone
 LAST_SHARE, LAST_SECONDS = 0.1, 1.0  # by which the number of frames in a header may be too large
 # Only these demultiplexers, and no protocol: a file must not make FFmpeg open another one or an address.
 OPTIONS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
@@ -32,6 +34,8 @@ DAMAGED = re.compile(
     r"|overread|out of range|Error at MB|illegal|bitstream|Failed to decode|Not all references|Invalid",
     re.IGNORECASE,
 )
+# AV1 has no decoder in it, and interlaced pictures of some formats cannot be converted.
+UNABLE = re.compile(r"hardware accelerated|Cannot convert interlaced|Failed to get pixel format", re.IGNORECASE)
 QUICKTIME, WEBM = b"qt  ", b"webm"
 
 # What it writes after a seek into the middle of a stream, of frames before it that nobody asked for.
@@ -56,13 +60,19 @@ class Video:
         containers.require_whole(data)
         self._capture = self._open()
         self._at = 0  # the frame that comes next
+        self._sequential = False  # seeking goes by the header, where that is wrong frames are reached one by one
+        if containers.n_pictures(data) > 1:
+            raise failure("unsupported", "several video tracks")
         self.fps = self._number("CAP_PROP_FPS") or 25.0
         size = int(self._number("CAP_PROP_FRAME_WIDTH")), int(self._number("CAP_PROP_FRAME_HEIGHT"))
         self.n_pixels = size[0] * size[1]
         require_size(size, asked.max_pixels)
-        with _complaints() as complaints, self._errors():
-            self.n_frames = self._count()
-        _require_none(complaints[0], "the last frame")
+        complaints = [""]
+        try:
+            with _complaints() as complaints, self._errors():
+                self.n_frames = self._count()
+        finally:
+            _require_none(complaints[0], "the last frame")
 
     def read(self, numbers: Sequence[int]) -> Iterator[Shown]:
         for number in numbers:
@@ -98,21 +108,48 @@ class Video:
         return value if math.isfinite(value) and value > 0 else 0.0
 
     def _count(self) -> int:
-        """Frames: what the header says, unless the last of them do not come. Raises ImageError."""
+        """Return the number of frames. Raises ImageError where the last ones do not come.
+
+        The number in a header may be wrong, either way. That is of no account where no check scores as many frames, as
+        long as the last one comes; else they are counted by decoding them.
+        """
         n = int(min(self._number("CAP_PROP_FRAME_COUNT"), 1e9))
-        cut = math.ceil(self.fps * containers.seconds_cut(self._data))  # counted, and never shown
+        if n > MAX_SCORED:
+            if self._frame(n - 1) is not None:
+                return n
+            cut = math.ceil(self.fps * containers.seconds_cut(self._data))  # counted, and never shown
+            least = max(1, n - cut - math.ceil(min(LAST_SECONDS * self.fps, LAST_SHARE * n)))
+            if self._frame(least - 1) is not None:
+                return self._last_between(least, n)
+            if self.format in EXACT:
+                raise failure("truncated", f"the last of {n} frames cannot be decoded")
+        self._reopen()
+        counted = 0
+        while self._capture.grab():
+            counted += 1
+        self._reopen()
+        cut = math.ceil(self.fps * containers.seconds_cut(self._data))
         least = max(1, n - cut - math.ceil(min(LAST_SECONDS * self.fps, LAST_SHARE * n)))
-        if n and self._frame(n - 1) is not None:
-            return n
-        if n < least or self._frame(least - 1) is None:
-            raise failure("truncated", f"the last of {n} frames cannot be decoded")
-        while n - least > 1:  # the last frame lies between them
-            middle = (least + n) // 2
-            least, n = (least, middle) if self._frame(middle - 1) is None else (middle, n)
-        return least
+        if not counted or (counted < least and self.format in EXACT):
+            raise failure("truncated", f"{counted} of {n} frames can be decoded")
+        self._sequential = counted != n or counted == 1
+        return counted
+
+    def _last_between(self, there: int, missing: int) -> int:
+        """Return how many frames come, of which `there` do and `missing` do not."""
+        while missing - there > 1:
+            middle = (there + missing) // 2
+            there, missing = (there, middle) if self._frame(middle - 1) is None else (middle, missing)
+        return there
+
+    def _reopen(self) -> None:
+        self._capture, self._at = self._open(), 0  # OpenCV may crash where the old one is released by hand
 
     def _frame(self, number: int) -> tuple[Image.Image, float] | None:
-        if not self._at <= number <= self._at + STEPS:
+        if self._sequential:
+            if number < self._at:
+                self._reopen()
+        elif not self._at <= number <= self._at + STEPS:
             self._capture.set(self._cv2.CAP_PROP_POS_FRAMES, number)
             self._at = number
         while self._at < number:
@@ -138,7 +175,9 @@ def _format(data: bytes) -> str:
 
 
 def _require_none(complaints: str, where: str) -> None:
-    """Raises ImageError for lines that tell of damage."""
+    """Raises ImageError for lines that tell of damage, or of a codec that this FFmpeg lacks."""
+    if UNABLE.search(complaints):
+        raise failure("unsupported", f"{where}: FFmpeg as OpenCV brings it cannot decode this kind of video")
     damage = (line for line in complaints.splitlines() if DAMAGED.search(line) and not AFTER_SEEK.search(line))
     if (line := next(damage, None)) is not None:
         raise failure("truncated", f"{where}: {line[:200]}")

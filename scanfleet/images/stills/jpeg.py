@@ -37,6 +37,7 @@ OF_THE_HEADER = re.compile(
     r"unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters|bad ICC marker"
     r"|extraneous bytes before marker 0x(?!d[0-9])"
 )
+UNKNOWN_SUBSAMPLING = "subsampling level"
 NO_EOI = "Premature end of JPEG file"
 PADDED = re.compile(r": (\d+) extraneous bytes before marker 0xd9")
 MOST_PADDING = 16  # bytes between the last scan and EOI; some cameras write a few
@@ -113,6 +114,8 @@ def _whole(data: bytes, decode: Callable[[bytes, bool], T]) -> T:
             return decode(data, False)
         else:
             break
+    if UNKNOWN_SUBSAMPLING in warning:  # Pillow could read it, and would not tell what is missing
+        raise failure("unsupported", f"a JPEG of this kind of CMYK: {warning}")
     raise failure("truncated", warning)
 
 

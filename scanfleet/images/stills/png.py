@@ -19,7 +19,7 @@ SPOKEN = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # text that Pillow reads an orientation from
 MOST_TEXT = 1 << 16  # bytes of such a text
 PORTION = 1 << 20
-NOT_THE_STILL = "the animation is read, not the still picture beside it"
+OF_FRAMES = (b"acTL", b"fcTL")  # damaged ones would hide frames
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 PASSES = ((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2))  # Adam7
 
@@ -55,7 +55,7 @@ def checked(data: bytes) -> bytes:
     kept, start, at = [], 0, len(SIGNATURE)
     for kind, at, end in chunks(data):
         sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
-        if not sound and (kind[:1].isupper() or kind in PIXELS):
+        if not sound and (kind[:1].isupper() or kind in PIXELS or kind in OF_FRAMES):
             raise failure("corrupt", f"the checksum of chunk {kind.decode('latin-1')} at byte {at} is wrong")
         if not sound or (kind in SPOKEN and not _says_orientation(kind, data[at + 8 : end - 4])):
             kept.append(data[start:at])

@@ -16,6 +16,7 @@ TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 
 RAW, JPEG, PACKBITS, DEFLATE = 1, 7, 32773, (8, 32946)  # compressions
 CCITT, LZW, LZMA, ZSTD = (2, 3, 4), 5, 34925, 50000
+PHOTOMETRIC, YCBCR, YCBCR_SUBSAMPLING = 262, 6, 530  # two tags, and a value of the first
 SEPARATE = 2  # planes one after the other
 # No code of CCITT holds so many zeros, and libtiff skips them; the others write a repetition as something shorter.
 ZERO_RUNS = {**dict.fromkeys((*CCITT, LZW), bytes(16)), LZMA: bytes(32), ZSTD: bytes(32)}
@@ -55,7 +56,8 @@ def require_all(tags: Any, data: bytes) -> None:
             raise failure("corrupt", f"the checksum of the strip at byte {offset} is wrong")
         if compression == JPEG:
             jpeg.check(_with_tables(strip, tags.get(JPEG_TABLES, b"")), n_components=n_samples)
-        if compression == PACKBITS and not _unpacks_to(strip, row_bytes * layout.rows_of(number)):
+        subsampled = tags.get(PHOTOMETRIC) == YCBCR and tags.get(YCBCR_SUBSAMPLING, (2, 2)) != (1, 1)
+        if compression == PACKBITS and not subsampled and not _unpacks_to(strip, row_bytes * layout.rows_of(number)):
             raise failure("corrupt", f"packed rows at byte {offset} end at another place than their data")
 
 

@@ -16,6 +16,7 @@ from scanfleet.db.scans.source_breaker import LIMIT
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.retry import MAX_BACKOFF_SECONDS
+from tests.helpers.patience import patient
 from tests.rigs.worker_rig import Rig, rig
 from tests.unit.worker.batch.test_pipeline import FailingStore, HookedModel, pictures
 
@@ -168,6 +169,7 @@ def test_a_worker_whose_model_cannot_run_stops_taking_batches_until_it_can(tmp_p
         assert worker.progress(scan).waiting_for is not None
         assert worker.pipeline.n_taken == 1
         worker.stop.request("test")  # the next notification waits for the pause to end, or for this
+        assert worker.stop.wait_draining(patient(60))
         worker.pipeline.run(None)
         assert worker.pipeline.n_taken == 1
     is_busy[0] = False
