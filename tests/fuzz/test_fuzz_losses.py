@@ -24,6 +24,7 @@ UNSEEN = {
     **dict.fromkeys(("jpeg", "jpeg grey", "jpeg cmyk"), 50),
     **dict.fromkeys(("jpeg progressive", "tiff jpeg", "tiff packbits", "webp", "gif"), 10),
     **dict.fromkeys(("mpo", "pdf", "dicom jpeg"), 50),  # JPEGs in them
+    **dict.fromkeys(("mp4", "mov", "webp lossless frames"), 1),
     **dict.fromkeys(("gif frames", "webp frames", "dicom rle"), 10),
 }
 

@@ -25,7 +25,7 @@ MOST_LOOKED_AT = 24  # frames: each may cost decoding all from the key frame bef
 STEPS = 50  # frames ahead are reached by decoding those between, not by seeking
 MAX_SCORED = 64  # frames: the most that a check may ask for (scanfleet.checks.frames)
 EXACT = ("MP4", "MOV")  # count their frames; Matroska has a duration alone
-LAST_SHARE, LAST_SECONDS = 0.1, 1.0  # by which the number of frames in a header may be too large
+LAST_SHARE, LAST_SECONDS = 0.1, 1.0  # by which the number of frames from a duration may be too large
 # Only these demultiplexers, and no protocol: a file must not make FFmpeg open another one or an address.
 OPTIONS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 # What FFmpeg writes of damaged data, before it fills in what is missing.
@@ -117,8 +117,7 @@ class Video:
         if n > MAX_SCORED:
             if self._frame(n - 1) is not None:
                 return n
-            cut = math.ceil(self.fps * containers.seconds_cut(self._data))  # counted, and never shown
-            least = max(1, n - cut - math.ceil(min(LAST_SECONDS * self.fps, LAST_SHARE * n)))
+            least = self._least(n)
             if self._frame(least - 1) is not None:
                 return self._last_between(least, n)
             if self.format in EXACT:
@@ -128,12 +127,16 @@ class Video:
         while self._capture.grab():
             counted += 1
         self._reopen()
-        cut = math.ceil(self.fps * containers.seconds_cut(self._data))
-        least = max(1, n - cut - math.ceil(min(LAST_SECONDS * self.fps, LAST_SHARE * n)))
-        if not counted or (counted < least and self.format in EXACT):
+        if not counted or (counted < self._least(n) and self.format in EXACT):
             raise failure("truncated", f"{counted} of {n} frames can be decoded")
         self._sequential = counted != n or counted == 1
         return counted
+
+    def _least(self, n: int) -> int:
+        """Return how many frames come at least of a sound file whose header counts n."""
+        cut = math.ceil(self.fps * containers.seconds_cut(self._data))  # counted, and never shown
+        slack = 0 if self.format in EXACT else math.ceil(min(LAST_SECONDS * self.fps, LAST_SHARE * n))
+        return max(1, n - cut - slack)
 
     def _last_between(self, there: int, missing: int) -> int:
         """Return how many frames come, of which `there` do and `missing` do not."""
