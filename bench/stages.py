@@ -14,6 +14,7 @@ from scanfleet.db.results.verdicts import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.decoding.pool import Decoders
 from scanfleet.stats.stage_times import THREAD_STAGES
+from scanfleet.storage.base import FetchedObject
 from worker.batch.context import WorkerContext
 from worker.commands.stream import score_stream
 from worker.device.executor import Device
@@ -30,8 +31,8 @@ class Memory:
 
     files: Sequence[bytes]
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
-        return self.files[int(uri)]
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
+        return FetchedObject(self.files[int(uri)], None)
 
 
 @dataclass(frozen=True, kw_only=True)

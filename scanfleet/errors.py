@@ -3,6 +3,7 @@
 ScanfleetError
  ├─ Retryable              a transient error: try again later; never a verdict, never a failed image
  │   ├─ StoreUnavailable       bucket or folder cannot be read right now
+ │   │   └─ ObjectRefused          this object; a failure of the image once others could be read
  │   ├─ DatabaseUnavailable    the ledger cannot be reached
  │   ├─ LedgerReplaced         ids that this process keeps name other rows now
  │   ├─ BrokerUnavailable      the queue cannot be reached
@@ -36,6 +37,17 @@ class Retryable(ScanfleetError):
 
 class StoreUnavailable(Retryable):
     """The object store cannot be read right now."""
+
+
+class ObjectRefused(StoreUnavailable):
+    """The store refuses one object. Only what others get tells whether that is the object's affair.
+
+    failure: the error of the image, if it is.
+    """
+
+    def __init__(self, message: str, failure: ImageError) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 class DatabaseUnavailable(Retryable):

@@ -89,7 +89,8 @@ class _Stores:
 
     def _look_at(self, image: NewImage) -> tuple[SeenImage, int] | ImageError:
         try:
-            data = self._store(image).fetch(image.uri, etag=image.etag, max_bytes=self._settings.max_image_bytes)
+            most = self._settings.max_image_bytes
+            data = self._store(image).fetch(image.uri, etag=image.etag, max_bytes=most).data
             sha256 = hashlib.sha256(data).hexdigest()
             decoded = self._decoders.decode(data, enough=ENOUGH)
             frame = self._frame_of(sha256) if decoded.n_frames > 1 else None

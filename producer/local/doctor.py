@@ -233,7 +233,7 @@ def _fetch_all(settings: Settings, images: list[NewImage], *, seconds: float) ->
     deadline = time.perf_counter() + seconds
 
     def fetch(image: NewImage) -> int:
-        return len(store(image).fetch(image.uri, etag=image.etag, max_bytes=settings.max_image_bytes))
+        return len(store(image).fetch(image.uri, etag=image.etag, max_bytes=settings.max_image_bytes).data)
 
     first = fetch(images[0])  # opens the connection; without seconds, shows that there is one
     start = time.perf_counter()

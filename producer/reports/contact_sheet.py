@@ -105,7 +105,8 @@ class _Images:
 
     def picture(self, result: Result) -> Image.Image:
         """Raises ImageError (also fetch: changed), StoreUnavailable, DecodersUnavailable."""
-        data = self._store(result).fetch(result.uri, etag=result.etag, max_bytes=self._settings.max_image_bytes)
+        most = self._settings.max_image_bytes
+        data = self._store(result).fetch(result.uri, etag=result.etag, max_bytes=most).data
         if hashlib.sha256(data).hexdigest() != result.content_sha256:
             raise ImageError(stage="fetch", reason="changed", detail="the file is not the one that was judged")
         frame = 0 if result.frames is None else result.frames.frame

@@ -129,7 +129,7 @@ class _Run:
                 at_most=remaining,
             )
             n_new = _count_images(connection, added)
-            values: dict[str, Any] = {"cursor": self._listing.cursor_at(page[-1])}
+            values: dict[str, Any] = {"cursor": self._listing.cursor_at(page[-1]), "roots": self._listing.roots}
             if added:
                 # While n_listed is NULL, no worker can end the scan before the next page.
                 values |= {"n_listed": None}

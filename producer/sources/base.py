@@ -27,15 +27,27 @@ class Source(Protocol):
     name: absolute, the same from every working folder.
     sifts_by_suffix: it lists all files, so those that are not images have to be skipped.
     resumable: `candidates(after=uri)` continues after that uri without listing the images before it.
+    root: the folder that its files must not leave; None where it is a bucket.
     """
 
     name: str
     sifts_by_suffix: bool
     resumable: bool
 
+    @property
+    def root(self) -> str | None: ...
+
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
         """Raises SourceNotFound, AccessDenied, BadManifest, StoreUnavailable, also in the middle of the stream."""
         ...
+
+
+def existing_folder(path: bytes) -> str:
+    """Return the innermost folder of a path that is there: a missing one is a wrong name, not an unavailable store."""
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return os.fsdecode(folder)
 
 
 def local_image(path: bytes, *, root: str, meta: dict[str, object] | None = None) -> NewImage:

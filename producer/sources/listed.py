@@ -20,15 +20,15 @@ class FolderSource:
     resumable = False
 
     def __init__(self, folder: Path) -> None:
-        self._folder = os.path.realpath(folder)
-        self.name = path_to_uri(os.fsencode(self._folder))
+        self.root = os.path.realpath(folder)
+        self.name = path_to_uri(os.fsencode(self.root))
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
-        top = self._folder.rstrip("/") + "/"
-        store = FolderStore(Path(self._folder), skip=lambda folder: skip(folder.removeprefix(top)))
+        top = self.root.rstrip("/") + "/"
+        store = FolderStore(Path(self.root), skip=lambda folder: skip(folder.removeprefix(top)))
         start = path_to_uri(os.fsencode(top))
-        for found in store.list(self._folder):
-            image = NewImage(uri=found.uri, root=self._folder, etag=found.etag, size=found.size)
+        for found in store.list(self.root):
+            image = NewImage(uri=found.uri, root=self.root, etag=found.etag, size=found.size)
             yield Candidate(image=image, path=found.uri.removeprefix(start))
 
 
@@ -40,10 +40,11 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
+        self.root = os.fspath(self._path.parent)
         self.name = path_to_uri(os.fsencode(self._path))
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
-        image = local_image(os.fsencode(self._path), root=os.fspath(self._path.parent))
+        image = local_image(os.fsencode(self._path), root=self.root)
         yield Candidate(image=image, path=self._path.name)
 
 
@@ -52,6 +53,8 @@ class BucketSource:
 
     sifts_by_suffix = True
     resumable = True
+
+    root = None
 
     def __init__(self, uri: str, store: ObjectStore) -> None:
         self.name = uri if "/" in uri.removeprefix("s3://") else f"{uri}/"

@@ -9,6 +9,7 @@ from typing import Any
 from producer.sources.base import Candidate, Source
 from producer.sources.filters import Filters, excludes, take_sample
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.storage.folder import root_id_of
 
 
 @dataclass(kw_only=True)
@@ -31,6 +32,12 @@ class Listing:
     @property
     def names(self) -> list[str]:
         return [source.name for source in self.sources]
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """The folders of the sources, with what tells them from an empty mount point."""
+        ids = {source.root: root_id_of(source.root) for source in self.sources if source.root is not None}
+        return {root: found for root, found in ids.items() if found is not None}
 
     def images(self, cursor: dict[str, Any] | None = None) -> Iterator[NewImage]:
         """Yield every image, or those after a cursor. Each call resets the counts."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Never
 
-from producer.sources.base import Candidate, Skip, Source, local_image
+from producer.sources.base import Candidate, Skip, Source, existing_folder, local_image
 from producer.sources.filters import Filters
 from producer.sources.manifest import ROWS, Lines, MalformedLineError
 from producer.sources.open import open_source
@@ -57,6 +57,7 @@ class StdinSource:
     """One uri or path per line, as `find` prints them; relative paths start at the working folder."""
 
     name = "the list on stdin"
+    root = None
     sifts_by_suffix = False
     resumable = False
 
@@ -81,10 +82,7 @@ def _image(text: str) -> NewImage:
     if "://" in text and not text.startswith("file:///"):
         _refuse(text)
     path = os.path.abspath(uri_to_path(text))
-    root = os.path.dirname(path)
-    while not os.path.isdir(root):  # a missing folder is a wrong name here, not an unavailable store
-        root = os.path.dirname(root)
-    return local_image(path, root=os.fsdecode(root))
+    return local_image(path, root=existing_folder(path))
 
 
 def _refuse(text: str) -> Never:

@@ -26,7 +26,8 @@ def open_source(text: str, settings: Settings) -> Source:
     if not text:  # from an unset shell variable; it must not mean the working folder
         raise BadSource("the source is empty: name a folder, s3://bucket/prefix, an image or a manifest")
     if text.startswith("s3://"):
-        from scanfleet.storage.s3 import S3Store, split_s3
+        from scanfleet.storage.s3 import S3Store
+        from scanfleet.storage.s3_uri import split_s3
 
         split_s3(text)
         return BucketSource(text, S3Store.connect(settings))

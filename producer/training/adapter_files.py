@@ -42,7 +42,7 @@ def require_weights(adapter: AdapterInfo, settings: Settings) -> str | None:
 def _check_bucket(adapter: AdapterInfo, settings: Settings) -> str | None:
     uri = f"{adapter.uri.rstrip('/')}/{adapter_files.CARD}"
     try:
-        data = open_store(uri, settings).fetch(uri, etag=None, max_bytes=MAX_CARD_BYTES)
+        data = open_store(uri, settings).fetch(uri, etag=None, max_bytes=MAX_CARD_BYTES).data
     except ImageError as error:  # raised by stores for any bad object
         if error.reason in _UNREADABLE:
             return f"{uri}: {error.detail}"

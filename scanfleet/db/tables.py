@@ -68,6 +68,7 @@ class Scan(Base):
     not_before: Mapped[datetime | None]  # until then no claims and no notifications: the store is unavailable
     waiting_for: Mapped[str | None]  # the store's error
     rescan_of: Mapped[str | None]  # the scan whose answers this one renews
+    roots: Mapped[dict[str, Any] | None]  # folder -> inode when it was listed; an empty mount point has another one
 
 
 class Batch(Leased, Base):
@@ -112,6 +113,7 @@ class Image(Base):
     root: Mapped[str | None]  # the folder a local file must not leave
     etag: Mapped[str | None]
     size: Mapped[int | None]  # bytes
+    seen_etag: Mapped[str | None]  # of the version that was read first, where none was listed
     identity: Mapped[str]  # hash of uri and etag
     meta: Mapped[dict[str, Any] | None]  # pass-through columns of a manifest
     state: Mapped[str]

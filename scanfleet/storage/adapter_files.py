@@ -166,7 +166,7 @@ def _held(store: ObjectStore, prefix: str) -> dict[str, int]:
 
 def _fetch(store: ObjectStore, uri: str) -> bytes:
     try:
-        return store.fetch(uri, etag=None, max_bytes=MAX_FILE_BYTES)
+        return store.fetch(uri, etag=None, max_bytes=MAX_FILE_BYTES).data
     except ImageError as error:  # the store's error for a single object
         raise BadSource(f"{uri}: {error.reason}: {error.detail}") from None
 

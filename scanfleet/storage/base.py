@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from scanfleet.errors import ImageError
+from scanfleet.errors import ImageError, ObjectRefused
 
 CHUNK_BYTES = 1 << 20  # per read
 
@@ -20,6 +20,13 @@ class ObjectInfo:
     size: int | None = None  # bytes
 
 
+class FetchedObject(NamedTuple):
+    """The bytes of an object. etag: of the version that was read; None where the store has none."""
+
+    data: bytes
+    etag: str | None
+
+
 class ObjectStore(Protocol):
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         """Yield every object under a location; where the store can, only those after a uri.
@@ -28,11 +35,20 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
-        """Return the bytes of one object.
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
+        """Return one object, of the version `etag` if that is given.
 
-        Raises ImageError (stage fetch: gone, changed, too_large, refused) for an error of the object, and
-        StoreUnavailable for a transient one.
+        Raises ImageError (stage fetch: gone, changed, too_large, bad_name, archived, refused) for an error of the
+        object, StoreUnavailable for a transient one, and ObjectRefused where it may be either.
+        """
+        ...
+
+    def confirm_missing(self, uri: str, *, etag: str | None, root_id: str | None) -> None:
+        """Ask in another way about an object that `fetch` found gone or changed.
+
+        root_id: of its folder when that was listed (`scanfleet.storage.folder.root_id_of`).
+
+        Raises StoreUnavailable if the store contradicts itself, or seems to have lost everything.
         """
         ...
 
@@ -42,6 +58,10 @@ class ObjectStore(Protocol):
         Raises BadSource for an impossible name, SourceNotFound (no such bucket), AccessDenied, StoreUnavailable.
         """
         ...
+
+
+def refused(reason: str, detail: str) -> ObjectRefused:
+    return ObjectRefused(detail, fetch_error(reason, detail))
 
 
 def fetch_error(reason: str, detail: str) -> ImageError:

@@ -10,11 +10,12 @@ import errno
 import math
 import os
 from collections.abc import Callable, Iterator, MutableSequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
-from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
+from scanfleet.storage.base import CHUNK_BYTES, FetchedObject, ObjectInfo, fetch_error, refused
 from scanfleet.storage.deadline import Deadline
 from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
 from scanfleet.storage.safe_open import Refused, is_beneath, names_beneath, open_beneath, write_beneath
@@ -93,7 +94,7 @@ class FolderStore:
     def _leads_astray(self, entry: os.DirEntry[bytes]) -> bool:
         return entry.is_symlink() and not (os.path.exists(entry.path) and is_beneath(self.root, entry.path))
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
         try:
             return self._read(uri_to_path(uri), etag=etag, max_bytes=max_bytes)
         except Refused as error:
@@ -103,9 +104,17 @@ class FolderStore:
                 raise StoreUnavailable(f"the folder {self.root} does not exist: check that it is mounted") from None
             raise fetch_error("gone", "the file no longer exists") from None
         except PermissionError:
-            raise fetch_error("denied", "no permission to read the file") from None
+            raise refused("denied", f"no permission to read {uri}") from None
         except OSError as error:
             raise StoreUnavailable(f"cannot read {uri}: {error.strerror}") from error
+
+    def confirm_missing(self, uri: str, *, etag: str | None, root_id: str | None) -> None:
+        found = root_id_of(self.root)
+        if found is None or (root_id is not None and found != root_id):
+            raise StoreUnavailable(f"the folder {self.root} is not the one that was listed: check that it is mounted")
+        with suppress(PermissionError):
+            if root_id is None and not any(self.root.iterdir()):
+                raise StoreUnavailable(f"the folder {self.root} is empty: check that it is mounted")
 
     def put(self, uri: str, data: bytes) -> None:
         try:
@@ -119,7 +128,7 @@ class FolderStore:
                 raise StoreUnavailable(f"the folder {self.root} does not exist: check that it is mounted") from None
             raise StoreUnavailable(f"cannot write {uri}: {error.strerror}") from error
 
-    def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> bytes:
+    def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> FetchedObject:
         with os.fdopen(open_beneath(self.root, path), "rb") as file:
             status = os.fstat(file.fileno())
             if etag is not None and etag != file_etag(status):
@@ -127,7 +136,7 @@ class FolderStore:
             if status.st_size > max_bytes:
                 raise fetch_error("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
             # No more than its size: files of /proc have 0, and a file that grew was listed as another version.
-            return self._read_in_time(file, max_bytes=status.st_size)
+            return FetchedObject(self._read_in_time(file, max_bytes=status.st_size), file_etag(status))
 
     def _read_in_time(self, file: IO[bytes], *, max_bytes: int) -> bytes:
         deadline, data = Deadline(self._deadline_seconds, store=f"the folder {self.root}"), bytearray()
@@ -135,3 +144,14 @@ class FolderStore:
             data += chunk
             deadline.check(len(data))
         return bytes(data)
+
+
+def root_id_of(root: str | Path) -> str | None:
+    """Return what tells a folder from the empty mount point in its place; None if it is not there.
+
+    Its inode. The device's number may be another one after a mount, and on another machine.
+    """
+    try:
+        return f"{os.stat(root).st_ino:x}"
+    except OSError:
+        return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from scanfleet.errors import StoreUnavailable
-from scanfleet.storage.base import ObjectInfo, fetch_error
+from scanfleet.storage.base import FetchedObject, ObjectInfo, fetch_error
 
 
 @dataclass
@@ -22,7 +22,7 @@ class MemoryStore:
             if uri.startswith(location) and (after is None or uri > after):
                 yield ObjectInfo(uri=uri, etag=f"{hash(self.objects[uri]):x}", size=len(self.objects[uri]))
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
         self._check_up()
         data = self.objects.get(uri)
         if data is None:
@@ -31,7 +31,10 @@ class MemoryStore:
             raise fetch_error("changed", "the object changed after it was listed")
         if len(data) > max_bytes:
             raise fetch_error("too_large", f"{len(data)} bytes is over the limit of {max_bytes}")
-        return data
+        return FetchedObject(data, f"{hash(data):x}")
+
+    def confirm_missing(self, uri: str, *, etag: str | None, root_id: str | None) -> None:
+        self._check_up()
 
     def put(self, uri: str, data: bytes) -> None:
         self._check_up()

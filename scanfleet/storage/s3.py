@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Never
+from typing import Any
 
 import boto3
 import botocore.exceptions
-import urllib3.exceptions
 from botocore.config import Config
 
 from scanfleet.config.settings import Settings
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
-from scanfleet.storage.base import CHUNK_BYTES, ObjectInfo, fetch_error
+from scanfleet.storage.base import CHUNK_BYTES, FetchedObject, ObjectInfo, fetch_error
 from scanfleet.storage.deadline import Deadline
+from scanfleet.storage.s3_errors import TRANSIENT, first_line, raise_for_bucket, raise_for_object
+from scanfleet.storage.s3_uri import split_s3
 
-_GONE = {"NoSuchKey", "404", "NoSuchVersion"}
 MAX_PUT_BYTES = 5 << 30  # the limit of one request
-_NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
-_DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-_TRANSIENT = (
-    botocore.exceptions.BotoCoreError,
-    botocore.exceptions.HTTPClientError,
-    urllib3.exceptions.HTTPError,
-    OSError,
-)
 
 
 class S3Store:
@@ -62,28 +54,47 @@ class S3Store:
                 for entry in page.get("Contents", ()):
                     if not entry["Key"].endswith("/"):  # a "folder" created by a console
                         uri = f"s3://{bucket}/{entry['Key']}"
-                        yield ObjectInfo(uri=uri, etag=entry["ETag"], size=entry["Size"])
+                        yield ObjectInfo(uri=uri, etag=entry.get("ETag"), size=entry.get("Size"))
         except botocore.exceptions.ClientError as error:
-            _raise_for_bucket(error, bucket, refusal="to be listed")
+            raise_for_bucket(error, bucket, refusal="to be listed")
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
-            raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
-        except _TRANSIENT as error:
-            raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
+            raise AccessDenied(f"s3://{bucket}: {first_line(error)}") from None
+        except TRANSIENT as error:
+            raise StoreUnavailable(f"s3://{bucket}: {first_line(error)}") from error
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
         bucket, key = split_s3(uri)
         more = self._payer | ({"IfMatch": etag} if etag else {})
         deadline = Deadline(self._deadline_seconds, store=f"s3://{bucket}")
         try:
             answer = self._client.get_object(Bucket=bucket, Key=key, **more)
             with answer["Body"] as response:  # urllib3's: only its read1 returns before a whole chunk has arrived
-                if etag and _bare(answer.get("ETag", etag)) != _bare(etag):  # some servers ignore If-Match
+                found, length = answer.get("ETag"), answer.get("ContentLength")
+                if not found or length is None:  # a page of a proxy, in the place of the object
+                    raise StoreUnavailable(f"s3://{bucket}: an answer without ETag or length: is this an S3 server?")
+                if etag and _bare(found) != _bare(etag):  # some servers ignore If-Match
                     raise fetch_error("changed", "the object changed after it was listed")
-                return _read_capped(response, deadline, length=answer["ContentLength"], max_bytes=max_bytes)
+                return FetchedObject(_read_capped(response, deadline, length=length, max_bytes=max_bytes), found)
         except botocore.exceptions.ClientError as error:
-            _raise_fetching(error, uri)
-        except _TRANSIENT as error:
-            raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
+            raise_for_object(error, uri)
+        except botocore.exceptions.ParamValidationError as error:  # no request was sent
+            raise fetch_error("bad_name", str(error).replace("\n", " ")) from None
+        except TRANSIENT as error:
+            raise StoreUnavailable(f"s3://{bucket}: {first_line(error)}") from error
+
+    def confirm_missing(self, uri: str, *, etag: str | None, root_id: str | None) -> None:
+        """The listing is asked. Nothing is said where it is refused."""
+        bucket, key = split_s3(uri)
+        try:
+            found = next(self.list(f"s3://{bucket}/{key}"), None)
+            if found is not None and found.uri == uri and (etag is None or _bare(found.etag or "") == _bare(etag)):
+                raise StoreUnavailable(f"{uri} is listed, and not there when it is fetched")
+            if found is None and etag is not None and next(self.list(f"s3://{bucket}/"), None) is None:
+                raise StoreUnavailable(f"s3://{bucket} is empty: if its objects were deleted, cancel the scan")
+        except AccessDenied:
+            return
+        except SourceNotFound as error:
+            raise StoreUnavailable(str(error)) from None
 
     def put(self, uri: str, data: bytes) -> None:
         bucket, key = split_s3(uri)
@@ -92,19 +103,11 @@ class S3Store:
         try:
             self._client.put_object(Bucket=bucket, Key=key, Body=data, **self._payer)
         except botocore.exceptions.ClientError as error:
-            _raise_for_bucket(error, bucket, refusal="to be written")
+            raise_for_bucket(error, bucket, refusal="to be written")
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
-            raise AccessDenied(f"s3://{bucket}: {_first_line(error)}") from None
-        except _TRANSIENT as error:
-            raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
-
-
-def split_s3(uri: str) -> tuple[str, str]:
-    """`s3://bucket/a/b` -> ("bucket", "a/b"). Raises BadSource."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise BadSource(f"{uri!r} names no bucket: write s3://bucket/prefix")
-    return bucket, key
+            raise AccessDenied(f"s3://{bucket}: {first_line(error)}") from None
+        except TRANSIENT as error:
+            raise StoreUnavailable(f"s3://{bucket}: {first_line(error)}") from error
 
 
 def _bare(etag: str) -> str:
@@ -124,30 +127,3 @@ def _read_capped(response: Any, deadline: Deadline, *, length: int, max_bytes: i
     if len(data) != length:
         raise StoreUnavailable(f"the store sent {len(data)} of {length} bytes")
     return bytes(data)
-
-
-def _raise_for_bucket(error: botocore.exceptions.ClientError, bucket: str, *, refusal: str) -> Never:
-    code = error.response["Error"]["Code"]
-    if code in _NO_BUCKET:
-        raise SourceNotFound(f"no such bucket: {bucket} (check endpoint and region)") from None
-    if code in _DENIED:
-        raise AccessDenied(f"s3://{bucket} refuses {refusal} ({code}): check credentials and bucket policy") from None
-    raise StoreUnavailable(f"s3://{bucket}: {_first_line(error)}") from error
-
-
-def _raise_fetching(error: botocore.exceptions.ClientError, uri: str) -> Never:
-    code = error.response["Error"]["Code"]
-    if code in _GONE:
-        raise fetch_error("gone", "the object no longer exists") from None
-    if code in ("PreconditionFailed", "412"):
-        raise fetch_error("changed", "the object changed after it was listed") from None
-    if code == "InvalidObjectState":
-        raise fetch_error("archived", "the object is in cold storage: restore it first") from None
-    # Refused credentials are a transient error: they expire for a whole archive at once.
-    raise StoreUnavailable(f"{uri}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, botocore.exceptions.NoCredentialsError):
-        return "no credentials found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -149,7 +149,7 @@ class BatchRun:
                     self._results.add_error(image, error)
                 case Fetched():
                     self._n_fetching -= 1
-                    self._results.count_fetched()
+                    self._results.count_fetched(event.image, event.etag)
                     self._fetched.append(event)
                     self._batch.worker.files.take(len(event.data))
                 case ImageResult():

@@ -13,10 +13,10 @@ from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
 from scanfleet.storage.open import StoreFinder
 from worker.batch.events import Event
-from worker.batch.file_buffer import FilesInHand
 from worker.batch.timing import Stopwatch
 from worker.device.executor import Device
 from worker.runtime.activity import ActivityTracker, BatchActivity
+from worker.runtime.file_buffer import FilesInHand
 from worker.scoring.factory import Resolved
 
 RETRY_SECONDS = 30.0  # after the deadline of a fetch, for the store's client to give up

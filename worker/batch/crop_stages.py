@@ -17,8 +17,8 @@ from scanfleet.errors import ImageError, Retryable
 from scanfleet.images import Enough
 from worker.batch.context import BatchContext
 from worker.batch.events import CropRead, CropStepDone, DueCrop, Duplicates, Event
-from worker.batch.file_buffer import KeptFiles
 from worker.device.queue import WorkResult
+from worker.runtime.file_buffer import KeptFiles
 
 
 class CropStages:
@@ -126,9 +126,8 @@ class CropStages:
             try:
                 with self._batch.watch.measure("fetch"):
                     store = self._batch.worker.stores(image.uri, image.root)
-                    data = store.fetch(
-                        image.uri, etag=image.etag, max_bytes=self._batch.worker.settings.max_image_bytes
-                    )
+                    most = self._batch.worker.settings.max_image_bytes
+                    data = store.fetch(image.uri, etag=image.pin, max_bytes=most).data
             except (ImageError, Retryable) as error:
                 errors.append(error)
                 continue

@@ -27,6 +27,7 @@ class Duplicates:
 class Fetched:
     image: ClaimedImage
     data: bytes = field(repr=False)
+    etag: str | None  # of the version that was read
     sha256: str
 
 

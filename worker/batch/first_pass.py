@@ -15,9 +15,9 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.images import Decoded, Enough
 from worker.batch.context import BatchContext
 from worker.batch.events import Duplicates, Fetched, ImageResult, Located, NotFetched
-from worker.batch.file_buffer import KeptFiles
 from worker.batch.frame_reads import FrameReads, FrameRow
 from worker.device.queue import WorkResult
+from worker.runtime.file_buffer import KeptFiles
 
 
 class FirstPass:
@@ -37,9 +37,10 @@ class FirstPass:
         try:
             with self._batch.watch.measure("fetch"):
                 store = self._batch.worker.stores(image.uri, image.root)
-                data = store.fetch(image.uri, etag=image.etag, max_bytes=self._batch.worker.settings.max_image_bytes)
+                most = self._batch.worker.settings.max_image_bytes
+                data, etag = store.fetch(image.uri, etag=image.pin, max_bytes=most)
                 sha256 = hashlib.sha256(data).hexdigest()
-            self._batch.send(Fetched(image=image, data=data, sha256=sha256))
+            self._batch.send(Fetched(image=image, data=data, etag=etag, sha256=sha256))
         except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
             self._batch.send(NotFetched(image=image, error=error))
         finally:

@@ -22,6 +22,7 @@ from worker.batch.commit import BatchWriter
 from worker.batch.context import AnswersByContent, ScanBytes, WorkerContext
 from worker.batch.isolation import IsolationLock, run_suspect
 from worker.batch.leases import Lease, Leases
+from worker.batch.refused_objects import RefusedObjects
 from worker.batch.results import BatchResults
 from worker.batch.timing import LEFT_OVER, Stopwatch, Totals
 from worker.runtime.circuit_breaker import Breaker
@@ -54,6 +55,7 @@ class Pipeline:
         self._stop = stop
         self._isolation = IsolationLock()
         self._breaker = Breaker()
+        self._refused_objects = RefusedObjects(engine, context)
         self._writer = BatchWriter(engine, stop, self.totals)
 
     def run(self, notified: int | None) -> None:
@@ -154,12 +156,17 @@ class Pipeline:
             batch.run()
             self._update_breaker(into)
 
+        def run_and_settle(images: Iterable[ClaimedImage], into: BatchResults) -> None:
+            run(images, into)
+            on_abort = partial(self._on_abort, lease)
+            self._refused_objects.settle(lease, into, run=lambda again: run(again, into), on_abort=on_abort)
+
         if claim.suspect and unseen:
             patience = self._context.settings.fetch_threads
-            run_suspect(lease, unseen, results, run=run, writer=self._writer, watch=watch, patience=patience)
+            run_suspect(lease, unseen, results, run=run_and_settle, writer=self._writer, watch=watch, patience=patience)
             return
         try:
-            run(unseen, results)
+            run_and_settle(unseen, results)
         except Aborted as aborted:
             if not lease.ended:
                 self._writer.hand_back(lease, results.outcome(watch), reason=str(aborted))

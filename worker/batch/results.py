@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import structlog
@@ -12,7 +13,7 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.results.verdicts import Answer, NewVerdict, Outcome
 from scanfleet.db.scans.batches import ClaimedImage
-from scanfleet.errors import DeviceUnavailable, ImageError, Retryable, StoreUnavailable
+from scanfleet.errors import DeviceUnavailable, ImageError, ObjectRefused, Retryable, StoreUnavailable
 from scanfleet.redaction import storable
 from worker.batch.timing import Stopwatch
 from worker.scoring.boxes import NOT_ASKED, StoredBoxes
@@ -20,6 +21,9 @@ from worker.scoring.decisions import MASS_FLOOR, Policy
 from worker.scoring.factory import Resolved
 
 log = structlog.get_logger()
+
+
+MISSING = ("gone", "changed")
 
 
 class BatchResults:
@@ -31,6 +35,9 @@ class BatchResults:
         self._policy: Policy = resolved.policy
         self._verdicts: list[NewVerdict] = []
         self._failures: dict[int, ImageError] = {}
+        self._missing: dict[int, tuple[ClaimedImage, ImageError]] = {}  # not yet confirmed (refused_objects)
+        self._refused: dict[int, tuple[ClaimedImage, ObjectRefused]] = {}
+        self._versions: dict[int, str] = {}  # etags of images that were listed without one
         self._waiting_for: str | None = None
         self._n_waiting = 0
         self._n_store_away = 0  # of n_waiting
@@ -56,8 +63,47 @@ class BatchResults:
         """The number of images that the model has answered."""
         return self._n_scored
 
-    def count_fetched(self) -> None:
+    def count_fetched(self, image: ClaimedImage, etag: str | None) -> None:
+        """etag: of the version that was read. Of an image that has none, later attempts read that version or fail."""
         self._n_fetched += 1
+        if image.pin is None and etag is not None:
+            self._versions[image.id] = etag
+
+    @property
+    def missing(self) -> list[ClaimedImage]:
+        """The images that the store called gone or changed, not yet confirmed."""
+        return [image for image, _ in self._missing.values()]
+
+    @property
+    def refused(self) -> list[ClaimedImage]:
+        """The images that wait because the store refuses their objects."""
+        return [image for image, _ in self._refused.values()]
+
+    def confirm_missing(self) -> None:
+        """Missing images are failures."""
+        for image, error in self._missing.values():
+            self._fail(image.id, error)
+        self._missing = {}
+
+    def doubt_missing(self, error: StoreUnavailable) -> None:
+        """Missing images wait, as refused ones do."""
+        for image, failure in self._missing.values():
+            self._refused[image.id] = (image, ObjectRefused(str(error), failure))
+        self._missing = {}
+
+    def take_refused(self, images: Iterable[ClaimedImage]) -> list[ClaimedImage]:
+        """Forget that these images were refused: they are tried once more."""
+        return [self._refused.pop(image.id)[0] for image in images]
+
+    def accept_refusals(self, image_ids: Collection[int]) -> None:
+        """The refused or missing ones of these images are failures: others are delivered."""
+        self.confirm_missing()
+        for image_id in [each for each in self._refused if each in image_ids]:
+            self._fail(image_id, self._refused.pop(image_id)[1].failure)
+
+    def _fail(self, image_id: int, error: ImageError) -> None:
+        self._n_fetched += error.stage == "fetch"  # the store is available
+        self._failures[image_id] = ImageError(stage=error.stage, reason=error.reason, detail=storable(error.detail))
 
     def add_earlier(self, image: ClaimedImage, earlier: Answer) -> None:
         """Reuse the answer of the same scorer for the same bytes or the same listed version."""
@@ -109,9 +155,14 @@ class BatchResults:
 
     def add_error(self, image: ClaimedImage, error: Exception) -> None:
         """Only an ImageError is a failure of the image. Every other error, a bug included, makes it wait."""
+        if isinstance(error, ImageError) and error.stage == "fetch" and error.reason in MISSING:
+            self._missing[image.id] = (image, error)
+            return
         if isinstance(error, ImageError):
-            self._n_fetched += error.stage == "fetch"  # gone, changed, too large: the store is available
-            self._failures[image.id] = ImageError(stage=error.stage, reason=error.reason, detail=storable(error.detail))
+            self._fail(image.id, error)
+            return
+        if isinstance(error, ObjectRefused):
+            self._refused[image.id] = (image, error)
             return
         self._n_waiting += 1
         self._n_store_away += isinstance(error, StoreUnavailable)
@@ -125,13 +176,16 @@ class BatchResults:
         if self._n_low_mass:
             # The model prefers other words than the labels: the prompt or the adapter is broken, or does not fit.
             log.warning("label_mass_low", scorer=self._scorer_id, images=self._n_low_mass, floor=MASS_FLOOR)
+        doubtful = [str(error) for _, error in (*self._refused.values(), *self._missing.values())]
+        waiting_for = self._waiting_for or (storable(doubtful[0]) if doubtful else None)
         return Outcome(
             scorer_id=self._scorer_id,
             scorer=self._resolved.ref,
             verdicts=self._verdicts,
             failures=self._failures,
-            waiting_for=self._waiting_for,
-            store_away=self._n_store_away > 0 and not self._n_fetched,
+            versions=self._versions,
+            waiting_for=waiting_for,
+            store_away=self._n_store_away + len(doubtful) > 0 and not self._n_fetched,
             n_fetched=self._n_fetched,
             seconds=watch.sums(),
         )

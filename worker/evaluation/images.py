@@ -147,7 +147,7 @@ class _Fetch:
         try:
             # Without an etag: the hash is stricter, and a file that was only touched is the same image.
             store = self.stores(each.uri, each.root)
-            data = store.fetch(each.uri, etag=None, max_bytes=self.settings.max_image_bytes)
+            data = store.fetch(each.uri, etag=None, max_bytes=self.settings.max_image_bytes).data
             if hashlib.sha256(data).hexdigest() != each.content_sha256:
                 return "changed"
             if self.decoders.decode(data, frame=each.frame or 0).n_frames > 1 and each.frame is None:

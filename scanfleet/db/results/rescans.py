@@ -97,13 +97,13 @@ class Pool:
         order: orm.InstrumentedAttribute[Any],
         limit: int,
     ) -> list[NewImage]:
-        columns = (Image.id, Image.uri, Image.root, Image.etag, Image.size, Image.meta)
+        columns = (Image.id, Image.uri, Image.root, Image.etag, Image.seen_etag, Image.size, Image.meta)
         query = _answered(self.scan_id, *columns).where(*where).order_by(order).limit(limit)
         return [
             NewImage(
                 uri=row.uri,
                 root=row.root,
-                etag=row.etag,
+                etag=row.etag or row.seen_etag,
                 size=row.size,
                 meta=row.meta,
                 rescan_of=row.id,
@@ -206,4 +206,5 @@ def add_rescan(
         filters=filters,
         cursor=cursor,
         rescan_of=root.id,
+        roots=connection.execute(sa.select(Scan.roots).where(Scan.id == root.id)).scalar_one(),
     )

@@ -64,6 +64,7 @@ class Outcome:
     scorer: ScorerRef | None = None  # None: this very transaction found scorer_id
     verdicts: Sequence[NewVerdict]
     failures: Mapping[int, ImageError]  # by image id
+    versions: Mapping[int, str] = field(default_factory=dict)  # image id -> etag, of images listed without one
     waiting_for: str | None = None  # why the others wait
     store_away: bool = False  # not one image could be fetched
     n_fetched: int = 0  # images whose bytes came from the store
@@ -152,6 +153,7 @@ def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> N
     if outcome.scorer is not None:
         require_scorer(connection, outcome.scorer, scan_id=held.scan_id)
     _write_verdicts(connection, held, outcome)
+    batches.pin(connection, outcome.versions)
     failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
     if outcome.store_away and outcome.waiting_for is not None:
         count_source_error(connection, held.scan_id, waiting_for=outcome.waiting_for)

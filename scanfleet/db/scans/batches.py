@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -46,8 +46,14 @@ class ClaimedImage:
     root: str | None
     etag: str | None
     identity: str
+    seen_etag: str | None = None
     crashes: int = 0  # workers that ended while working on this image
     rescan_of: int | None = None  # the image that this one rescans
+
+    @property
+    def pin(self) -> str | None:
+        """The etag of the version to read: the listed one, else that of the first reading."""
+        return self.etag or self.seen_etag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,7 @@ class Claim:
     images: tuple[ClaimedImage, ...]
     lease_seconds: float
     scan_created_at: datetime
+    roots: Mapping[str, str] = field(default_factory=dict)  # the ids of listed folders
     suspect: bool = False  # an earlier lease expired: run it alone, image by image
     seconds: dict[str, Any] | None = None  # sums by name, of the previous attempt
 
@@ -144,11 +151,30 @@ def _probed() -> sa.ColumnElement[bool]:
     return sa.exists().where(other.scan_id == Scan.id, other.state == "leased")
 
 
+_CLAIMED = (
+    Image.id, Image.uri, Image.root, Image.etag, Image.seen_etag, Image.identity, Image.crashes, Image.rescan_of,
+)  # fmt: skip
+
+
+def answered_lately(connection: sa.Connection, scan_id: str, *, limit: int = 200) -> list[ClaimedImage]:
+    """Return images of a scan that have a verdict, those added last first."""
+    query = sa.select(*_CLAIMED).where(Image.scan_id == scan_id, Image.state == "verdict")
+    found = connection.execute(query.order_by(Image.id.desc()).limit(limit))
+    return [ClaimedImage(**image._mapping) for image in found]
+
+
+def pin(connection: sa.Connection, versions: Mapping[int, str]) -> None:
+    """Record the versions that were read of images that were listed without one, by id."""
+    if versions:
+        seen = sa.update(Image).where(Image.id == sa.bindparam("b_image"), Image.seen_etag.is_(None))
+        rows = [{"b_image": image_id, "b_etag": etag} for image_id, etag in versions.items()]
+        connection.execute(seen.values(seen_etag=sa.bindparam("b_etag")), rows)
+
+
 def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_seconds: float) -> Claim:
-    columns = (Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.crashes, Image.rescan_of)
-    pending = sa.select(*columns).where(Image.batch_id == row.id, Image.state == "pending")
+    pending = sa.select(*_CLAIMED).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))
-    scan = connection.execute(sa.select(Scan.check_id, Scan.created_at).where(Scan.id == row.scan_id)).one()
+    scan = connection.execute(sa.select(Scan.check_id, Scan.created_at, Scan.roots).where(Scan.id == row.scan_id)).one()
     return Claim(
         batch_id=row.id,
         scan_id=row.scan_id,
@@ -159,6 +185,7 @@ def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_sec
         images=tuple(ClaimedImage(**image._mapping) for image in found),
         lease_seconds=lease_seconds,
         scan_created_at=scan.created_at,
+        roots=scan.roots or {},
         seconds=row.seconds,
         suspect=row.suspect,
     )

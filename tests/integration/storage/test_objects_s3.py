@@ -26,7 +26,7 @@ def test_lists_in_order_from_any_key_and_reads_back(any_bucket: Bucket, settings
     rest = store.list(any_bucket.uri("ads/"), after=listed[0].uri)
     assert [info.uri for info in rest] == [info.uri for info in listed[1:]]
     for info in listed:
-        assert store.fetch(info.uri, etag=info.etag, max_bytes=100) == info.uri.split("/", 3)[3].encode()
+        assert store.fetch(info.uri, etag=info.etag, max_bytes=100).data == info.uri.split("/", 3)[3].encode()
         assert info.size == len(info.uri.split("/", 3)[3].encode())
 
 
@@ -74,7 +74,7 @@ def test_what_is_written_is_read_back(any_bucket: Bucket, settings: Settings) ->
     store = S3Store.connect(settings)
     for data in (b"first", b"second"):
         store.put(any_bucket.uri("a b/ü.bin"), data)
-        assert store.fetch(any_bucket.uri("a b/ü.bin"), etag=None, max_bytes=100) == data
+        assert store.fetch(any_bucket.uri("a b/ü.bin"), etag=None, max_bytes=100).data == data
     with pytest.raises(SourceNotFound, match="no-such-bucket-here"):
         store.put("s3://no-such-bucket-here/x", b"data")
     with pytest.raises(BadSource, match="needs a key"):
@@ -104,7 +104,7 @@ def headers_sent(store: S3Store) -> dict[str, dict[str, str]]:
 def use_all(store: S3Store, uri: str) -> None:
     store.put(uri, b"data")
     (info,) = store.list(uri)
-    assert store.fetch(uri, etag=info.etag, max_bytes=100) == b"data"
+    assert store.fetch(uri, etag=info.etag, max_bytes=100).data == b"data"
 
 
 def test_no_checksums_that_only_aws_knows_are_sent(any_bucket: Bucket, settings: Settings) -> None:
@@ -135,7 +135,7 @@ def test_a_server_that_ignores_if_match_serves_no_other_version(any_bucket: Buck
     store._client.meta.events.register("before-call.s3.GetObject", ignore)
     uri = any_bucket.put("a.jpg", b"first")
     (listed,) = store.list(uri)
-    assert store.fetch(uri, etag=listed.etag, max_bytes=100) == b"first"
+    assert store.fetch(uri, etag=listed.etag, max_bytes=100).data == b"first"
     any_bucket.put("a.jpg", b"other")
     with pytest.raises(ImageError) as caught:
         store.fetch(uri, etag=listed.etag, max_bytes=100)

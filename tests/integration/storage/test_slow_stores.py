@@ -68,4 +68,4 @@ def test_a_slow_folder_is_given_up_between_two_reads(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="1048576 bytes"):
         store.fetch(str(path), etag=None, max_bytes=10_000_000)
     patient = open_store(str(path), load_settings(), root=str(tmp_path))
-    assert patient.fetch(str(path), etag=None, max_bytes=10_000_000) == path.read_bytes()
+    assert patient.fetch(str(path), etag=None, max_bytes=10_000_000).data == path.read_bytes()

@@ -224,7 +224,7 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch: 
 def test_memory_is_a_peer_in_writing() -> None:
     store = MemoryStore()
     store.put("mem://b/1", b"one")
-    assert store.fetch("mem://b/1", etag=None, max_bytes=10) == b"one"
+    assert store.fetch("mem://b/1", etag=None, max_bytes=10).data == b"one"
     store.down = True
     with pytest.raises(StoreUnavailable):
         store.put("mem://b/1", b"two")

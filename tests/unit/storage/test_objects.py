@@ -41,7 +41,7 @@ def test_a_folder_lists_all_its_files_and_reads_them_back(folder: Path) -> None:
     store = FolderStore(folder)
     listed = list(store.list(str(folder)))
     assert sorted(info.uri for info in listed) == [str(folder / "a.jpg"), str(folder / "sub dir" / "ü b.png")]
-    assert {store.fetch(info.uri, etag=info.etag, max_bytes=100) for info in listed} == {b"a", b"b" * 10}
+    assert {store.fetch(info.uri, etag=info.etag, max_bytes=100).data for info in listed} == {b"a", b"b" * 10}
     assert sorted(info.size or 0 for info in listed) == [1, 10]
 
 
@@ -53,7 +53,7 @@ def test_a_name_that_is_not_utf8_survives(folder: Path) -> None:
     uri.encode()  # every database can hold it
     assert uri_to_path(uri) == raw
     assert uri in uris(FolderStore(folder), str(folder))
-    assert FolderStore(folder).fetch(uri, etag=None, max_bytes=100) == b"raw"
+    assert FolderStore(folder).fetch(uri, etag=None, max_bytes=100).data == b"raw"
 
 
 def test_links_out_of_the_folder_are_listed_and_never_read(folder: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_linked_folder_is_not_listed_and_read_only_if_it_lies_inside(folder: P
     listed = {str(Path(uri).relative_to(folder)) for uri in uris(store, str(folder))}
     assert listed == {"a.jpg", "sub dir/ü b.png", "out", "in"}  # the links themselves, which are no images by name
     assert reason(store, str(folder / "out" / "x.jpg")) == "refused"
-    assert store.fetch(str(folder / "in" / "ü b.png"), etag=None, max_bytes=100) == b"b" * 10
+    assert store.fetch(str(folder / "in" / "ü b.png"), etag=None, max_bytes=100).data == b"b" * 10
 
 
 def test_what_is_no_regular_file_is_refused_and_never_waited_for(folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(folder: Path) -
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="Linux")
 def test_files_that_the_kernel_makes_up_give_nothing() -> None:
     process = Path("/proc/self").resolve()
-    assert FolderStore(process).fetch(str(process / "environ"), etag=None, max_bytes=1000) == b""
+    assert FolderStore(process).fetch(str(process / "environ"), etag=None, max_bytes=1000).data == b""
 
 
 def test_odd_names_are_listed_and_read(folder: Path) -> None:
@@ -140,7 +140,7 @@ def test_odd_names_are_listed_and_read(folder: Path) -> None:
     listed = {Path(info.uri).name: info for info in store.list(str(folder))}
     assert set(names) < set(listed)
     for name in names:
-        assert store.fetch(listed[name].uri, etag=listed[name].etag, max_bytes=100) == name.encode()
+        assert store.fetch(listed[name].uri, etag=listed[name].etag, max_bytes=100).data == name.encode()
 
 
 def test_folders_nested_deeper_than_python_calls_are_listed(folder: Path) -> None:
@@ -199,7 +199,7 @@ def test_memory_is_a_peer() -> None:
     listed = list(store.list("mem://b/"))
     assert [info.uri for info in listed] == ["mem://b/1", "mem://b/2"]
     assert [info.uri for info in store.list("mem://b/", after="mem://b/1")] == ["mem://b/2"]
-    assert store.fetch("mem://b/1", etag=listed[0].etag, max_bytes=10) == b"one"
+    assert store.fetch("mem://b/1", etag=listed[0].etag, max_bytes=10).data == b"one"
     store.objects["mem://b/1"] = b"changed"
     assert reason(store, "mem://b/1", etag=listed[0].etag) == "changed"
     assert reason(store, "mem://b/9") == "gone"

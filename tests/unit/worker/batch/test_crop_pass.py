@@ -21,6 +21,7 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.tables import Batch, Image, Verdict
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
+from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
 from tests.rigs.worker_rig import Rig, png, rig
 from worker.errors import OutOfDeviceMemory
@@ -91,11 +92,11 @@ class FailingStore:
 
     def __init__(self) -> None:
         self.inner = MemoryStore()
-        self.list = self.inner.list
+        self.list, self.confirm_missing = self.inner.list, self.inner.confirm_missing
         self.fetched: list[str] = []
         self.fails: Callable[[int], bool] = lambda _: False  # by the number of earlier fetches of the uri
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
         n_before = self.fetched.count(uri)
         self.fetched.append(uri)
         if self.fails(n_before):
@@ -287,10 +288,10 @@ def test_a_file_that_changed_meanwhile_fails_unless_its_bytes_lie_elsewhere(
     tmp_path: Path, has_duplicate: bool
 ) -> None:
     class Changing(FailingStore):
-        def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+        def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
             changed = uri.endswith("/0.png") and uri in self.fetched
             super().fetch(uri, etag=etag, max_bytes=max_bytes)
-            return png(99) if changed else self.inner.objects[uri]
+            return FetchedObject(png(99) if changed else self.inner.objects[uri], etag)
 
     store = Changing()
     images = contents(3) | ({"mem://a/copy.png": contents(1)["mem://a/0.png"]} if has_duplicate else {})

@@ -15,9 +15,10 @@ from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import StoreUnavailable
 from scanfleet.images import Decoded, Enough
 from scanfleet.images.decoding import decode
+from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
 from tests.rigs.worker_rig import Outage, Rig, png, rig
-from worker.batch.file_buffer import FilesInHand, KeptFiles
+from worker.runtime.file_buffer import FilesInHand, KeptFiles
 
 FETCH_THREADS = 8
 FILE_BYTES = len(png(0))
@@ -52,7 +53,7 @@ class Counting(MemoryStore):
         self.lock = threading.Lock()
         self.n = self.most = 0
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
         with self.lock:
             self.n += 1
             self.most = max(self.most, self.n)
@@ -101,7 +102,7 @@ def test_no_fetch_begins_while_many_bytes_wait_for_decoding(tmp_path: Path, n_fi
 
 
 class Moody(MemoryStore):
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
         if uri.endswith("7"):
             raise StoreUnavailable("a mood")
         return super().fetch(uri, etag=etag, max_bytes=max_bytes)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from models.fake import FakePrepared, FakeScorer
 from models.types import Question, Reading, Scorer
+from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
 from tests.rigs.worker_rig import png, rig
 from worker.scoring.model import FakeModel
@@ -50,7 +51,7 @@ class Slow(MemoryStore):
         self._n = 0
         self._turn = threading.Lock()
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
         with self._turn:
             time.sleep(FETCH_SECONDS)
             self._n += 1

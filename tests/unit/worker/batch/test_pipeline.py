@@ -20,6 +20,7 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
 from scanfleet.stats.stage_times import NAMES
+from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
 from tests.rigs.worker_rig import Outage, Rig, plain, png, rig
 
@@ -70,9 +71,9 @@ class FailingStore:
         self.inner = MemoryStore()
         self.down = down
         self.fetched: list[str] = []
-        self.list = self.inner.list
+        self.list, self.confirm_missing = self.inner.list, self.inner.confirm_missing
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
         self.fetched.append(uri)
         if uri in self.down:
             raise StoreUnavailable("the bucket is unavailable: https://bucket/key?signature=secret")

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from scanfleet.config.settings import load_settings
+from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
 from tests.rigs.worker_rig import png, rig
 from worker.batch import context
@@ -183,7 +184,7 @@ def test_a_batch_whose_store_never_answers_is_handed_back_with_what_is_known(
     class HalfDead(MemoryStore):
         """Some of its objects never come, whatever the deadline: a network mount whose server is gone."""
 
-        def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> bytes:
+        def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
             if "dead" in uri:
                 answers.wait(60)
             return store.fetch(uri, etag=etag, max_bytes=max_bytes)
