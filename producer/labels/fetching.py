@@ -14,12 +14,13 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.decoding.pool import Decoders
-from scanfleet.errors import ImageError
+from scanfleet.errors import ImageError, ObjectRefused
 from scanfleet.images import Enough
 from scanfleet.perceptual_hash import SIDE, phash
-from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.base import ObjectStore, is_delivered
 from scanfleet.storage.open import open_store
 
+N_WITNESSES = 3  # images that are fetched again to see whether the store delivers any
 WINDOW = 4  # images under way, for each thread
 ENOUGH = Enough(pixels=(8 * SIDE) ** 2, short_side=4 * SIDE)  # for its look
 
@@ -31,6 +32,12 @@ class Fetched:
     seen: dict[str, SeenImage] = field(default_factory=dict)
     unread: dict[str, ImageError] = field(default_factory=dict)
     orientations: dict[str, int] = field(default_factory=dict)
+
+    def add(self, image: NewImage, outcome: tuple[SeenImage, int] | ImageError) -> None:
+        if isinstance(outcome, ImageError):
+            self.unread[image.uri] = outcome
+        else:
+            self.seen[image.uri], self.orientations[image.uri] = outcome
 
 
 def fetch_images(
@@ -46,21 +53,35 @@ def fetch_images(
     frame_of: returns the picture that a file is labelled by, from its SHA-256; called for files that hold several.
     spares: by uri, the image to fetch if there is none of that name.
 
+    An object that the store refuses is unread if the store delivers others.
+
     Raises Retryable when a service is unavailable; then nothing can be said of the labels.
     """
     images = list({image.uri: image for image in images}.values())
     found = Fetched()
+    refused: list[NewImage] = []
     with Decoders(settings) as decoders, ThreadPoolExecutor(settings.fetch_threads) as pool:
         stores = _Stores(settings, decoders, frame_of, spares or {})
         for start in range(0, len(images), window := WINDOW * settings.fetch_threads):
             some = images[start : start + window]
             for image, outcome in zip(some, pool.map(stores.look_at, some), strict=True):
-                if isinstance(outcome, ImageError):
-                    found.unread[image.uri] = outcome
+                if isinstance(outcome, ObjectRefused):
+                    refused.append(image)
                 else:
-                    found.seen[image.uri], found.orientations[image.uri] = outcome
+                    found.add(image, outcome)
             done(len(some))
+        _settle(refused, found, stores)
     return found
+
+
+def _settle(refused: Sequence[NewImage], found: Fetched, stores: _Stores) -> None:
+    """List as unread what the store refuses once more while it delivers others. Raises ObjectRefused."""
+    delivers = any(map(stores.is_delivered, list(found.seen.values())[:N_WITNESSES])) if refused else False
+    for image in refused:
+        outcome = stores.look_at(image)
+        if isinstance(outcome, ObjectRefused) and not delivers:
+            raise outcome
+        found.add(image, outcome.failure if isinstance(outcome, ObjectRefused) else outcome)
 
 
 class _Stores:
@@ -79,7 +100,12 @@ class _Stores:
         self._decoders = decoders
         self._open: dict[str | None, ObjectStore] = {}
 
-    def look_at(self, image: NewImage) -> tuple[SeenImage, int] | ImageError:
+    def is_delivered(self, seen: SeenImage) -> bool:
+        """Return True if the store delivers this image now."""
+        image = NewImage(uri=seen.uri, root=seen.root, etag=seen.etag)
+        return is_delivered(self._store(image), image.uri, etag=image.etag)
+
+    def look_at(self, image: NewImage) -> tuple[SeenImage, int] | ImageError | ObjectRefused:
         """Return an image and its EXIF orientation. Raises Retryable."""
         found = self._look_at(image)
         if isinstance(found, ImageError) and found.reason == "gone" and image.uri in self._spares:
@@ -87,7 +113,7 @@ class _Stores:
             return found if isinstance(spare, ImageError) and spare.reason == "gone" else spare
         return found
 
-    def _look_at(self, image: NewImage) -> tuple[SeenImage, int] | ImageError:
+    def _look_at(self, image: NewImage) -> tuple[SeenImage, int] | ImageError | ObjectRefused:
         try:
             most = self._settings.max_image_bytes
             data = self._store(image).fetch(image.uri, etag=image.etag, max_bytes=most).data
@@ -96,7 +122,7 @@ class _Stores:
             frame = self._frame_of(sha256) if decoded.n_frames > 1 else None
             if frame is not None:
                 decoded = self._decoders.decode(data, enough=ENOUGH, frame=frame)
-        except ImageError as error:
+        except (ImageError, ObjectRefused) as error:
             return error
         seen = SeenImage(
             content_sha256=sha256,

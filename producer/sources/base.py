@@ -42,14 +42,6 @@ class Source(Protocol):
         ...
 
 
-def existing_folder(path: bytes) -> str:
-    """Return the innermost folder of a path that is there: a missing one is a wrong name, not an unavailable store."""
-    folder = os.path.dirname(path)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return os.fsdecode(folder)
-
-
 def local_image(path: bytes, *, root: str, meta: dict[str, object] | None = None) -> NewImage:
     """Return a file with its current version; a missing file is listed, too, so that the failure is recorded."""
     try:

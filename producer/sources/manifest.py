@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Never
 
-from producer.sources.base import Candidate, Skip, existing_folder, local_image
+from producer.sources.base import Candidate, Skip, local_image
 from scanfleet.config.validation import printable
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
@@ -85,7 +85,7 @@ class ManifestSource:
             raise MalformedLineError("contains a NUL byte")
         if path.startswith(b"/"):
             path = os.path.normpath(path)
-            return local_image(path, root=existing_folder(path), meta=meta)
+            return local_image(path, root=os.fsdecode(os.path.dirname(path)), meta=meta)
         return local_image(self._below(path), root=self.root, meta=meta)
 
     def _below(self, path: bytes) -> bytes:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Never
 
-from producer.sources.base import Candidate, Skip, Source, existing_folder, local_image
+from producer.sources.base import Candidate, Skip, Source, local_image
 from producer.sources.filters import Filters
 from producer.sources.manifest import ROWS, Lines, MalformedLineError
 from producer.sources.open import open_source
@@ -82,7 +82,10 @@ def _image(text: str) -> NewImage:
     if "://" in text and not text.startswith("file:///"):
         _refuse(text)
     path = os.path.abspath(uri_to_path(text))
-    return local_image(path, root=existing_folder(path))
+    root = os.path.dirname(path)
+    while not os.path.isdir(root):  # a missing folder is a wrong name here, not an unavailable store
+        root = os.path.dirname(root)
+    return local_image(path, root=os.fsdecode(root))
 
 
 def _refuse(text: str) -> Never:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from scanfleet.errors import ImageError, ObjectRefused
+from scanfleet.errors import ImageError, ObjectRefused, StoreUnavailable
 
 CHUNK_BYTES = 1 << 20  # per read
 
@@ -58,6 +58,17 @@ class ObjectStore(Protocol):
         Raises BadSource for an impossible name, SourceNotFound (no such bucket), AccessDenied, StoreUnavailable.
         """
         ...
+
+
+def is_delivered(store: ObjectStore, uri: str, *, etag: str | None) -> bool:
+    """Return True if a store delivers this object now. Its body is not read."""
+    try:
+        store.fetch(uri, etag=etag, max_bytes=0)
+    except ImageError as error:
+        return error.reason == "too_large"
+    except StoreUnavailable:
+        return False
+    return True
 
 
 def refused(reason: str, detail: str) -> ObjectRefused:

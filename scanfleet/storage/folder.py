@@ -101,7 +101,9 @@ class FolderStore:
             raise fetch_error("refused", str(error)) from None
         except FileNotFoundError:
             if not self.root.is_dir():
-                raise StoreUnavailable(f"the folder {self.root} does not exist: check that it is mounted") from None
+                missing = f"the folder {self.root} does not exist: check that it is mounted"
+                # Without an etag it was not there when it was listed: a wrong line of a manifest, or a mount elsewhere.
+                raise StoreUnavailable(missing) if etag else refused("gone", missing) from None
             raise fetch_error("gone", "the file no longer exists") from None
         except PermissionError:
             raise refused("denied", f"no permission to read {uri}") from None

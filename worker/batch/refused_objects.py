@@ -7,7 +7,7 @@ another object of the scan meanwhile, and then refuses this one again. So a refu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
@@ -18,7 +18,8 @@ import structlog
 from scanfleet.db.engine import reading
 from scanfleet.db.scans import batches
 from scanfleet.db.scans.batches import ClaimedImage
-from scanfleet.errors import DatabaseUnavailable, ImageError, StoreUnavailable
+from scanfleet.errors import DatabaseUnavailable, StoreUnavailable
+from scanfleet.storage.base import is_delivered
 from scanfleet.storage.s3_uri import is_s3, split_s3
 from worker.batch.attempt import Aborted
 from worker.batch.context import RETRY_SECONDS, WorkerContext
@@ -92,7 +93,8 @@ class RefusedObjects:
     def _alone(self, scan_id: str, refused: Sequence[ClaimedImage]) -> list[ClaimedImage]:
         """Return the images whose bucket or folder delivers others now.
 
-        Of a bucket that never delivered anything, another bucket will do: the credentials are the same.
+        Of a bucket that never delivered anything, another bucket will do: the credentials are the same. So will another
+        folder, of a file that was not there when it was listed.
         """
         try:
             with reading(self._engine) as connection:
@@ -102,21 +104,19 @@ class RefusedObjects:
         delivering = {}
         for place in {_place(image) for image in refused}:
             near = [image for image in answered if _place(image) == place]
-            others = [image for image in answered if is_s3(image.uri)] if is_s3(place) else []
-            delivering[place] = self._any_delivered(near or others)
-        return [image for image in refused if delivering[_place(image)]]
+            others = [image for image in answered if is_s3(image.uri) == is_s3(place)]
+            delivering[place] = bool(near), self._any_delivered(near or others)
+        return [image for image in refused if _counts(image, *delivering[_place(image)])]
 
-    def _any_delivered(self, images: Iterable[ClaimedImage]) -> bool:
-        return any(self._is_delivered(image) for image, _ in zip(images, range(N_WITNESSES), strict=False))
+    def _any_delivered(self, images: Sequence[ClaimedImage]) -> bool:
+        stores = self._context.stores
+        return any(
+            is_delivered(stores(image.uri, image.root), image.uri, etag=image.pin) for image in images[:N_WITNESSES]
+        )
 
-    def _is_delivered(self, image: ClaimedImage) -> bool:
-        try:
-            self._context.stores(image.uri, image.root).fetch(image.uri, etag=image.pin, max_bytes=0)
-        except ImageError as error:
-            return error.reason == "too_large"  # its body is not read
-        except StoreUnavailable:
-            return False
-        return True
+
+def _counts(image: ClaimedImage, is_near: bool, is_delivered: bool) -> bool:
+    return is_delivered and (is_near or is_s3(image.uri) or image.etag is None)
 
 
 def _place(image: ClaimedImage) -> str:

@@ -63,6 +63,11 @@ class BatchResults:
         """The number of images that the model has answered."""
         return self._n_scored
 
+    @property
+    def n_fetched(self) -> int:
+        """The number of images that the store delivered, or whose failure it has told."""
+        return self._n_fetched
+
     def count_fetched(self, image: ClaimedImage, etag: str | None) -> None:
         """etag: of the version that was read. Of an image that has none, later attempts read that version or fail."""
         self._n_fetched += 1

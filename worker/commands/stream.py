@@ -113,4 +113,7 @@ def _score(chunk: Chunk, resolved: Resolved, context: WorkerContext) -> Scored:
         scan_id="",
     )
     run.run()
+    results.confirm_missing()  # nothing is kept, so that asking the store again is up to the person
+    alone = results.refused if results.n_fetched else [image for image in results.refused if image.root is not None]
+    results.accept_refusals({image.id for image in alone})
     return chunk, results.outcome(watch)

@@ -19,12 +19,15 @@ from models.training.data.types import Example
 from models.types import Box, Question
 from scanfleet.config.settings import Settings
 from scanfleet.decoding.pool import Decoders
-from scanfleet.errors import BadSource, ImageError
+from scanfleet.errors import BadSource, ImageError, ObjectRefused
 from scanfleet.images.decoding import decode
+from scanfleet.storage.base import is_delivered
 from scanfleet.storage.open import OpenStores, StoreFinder
 
 if TYPE_CHECKING:
     from PIL import Image
+
+N_WITNESSES = 3  # images that are fetched again to see whether the store delivers any
 
 Watch = Callable[[int, int], None]  # (images done, images in all); raises to stop
 
@@ -124,8 +127,11 @@ def fetch_images(
     watch: Watch | None = None,
     stores: StoreFinder | None = None,
 ) -> list[str | None]:
-    """Fetch images as files below `folder`, named by their hash. Returns for each image the reason why it is left out,
-    as one stable word, or None. Raises Retryable."""
+    """Fetch images as files below `folder`, named by their hash.
+
+    Returns for each image the reason why it is left out, as one stable word, or None. An object that the store refuses
+    is left out if the store delivers others. Raises Retryable.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with closing(Decoders(settings)) as decoders:
         fetch = _Fetch(settings, folder, decoders, stores or OpenStores(settings))
@@ -139,8 +145,8 @@ class _Fetch:
     decoders: Decoders
     stores: StoreFinder
 
-    def __call__(self, each: Located) -> str | None:
-        """Returns the reason why the image is left out, or None. Raises Retryable."""
+    def __call__(self, each: Located) -> str | ObjectRefused | None:
+        """Returns the reason why the image is left out, or None. Raises Retryable but for a refused object."""
         target = self.folder / each.content_sha256
         if target.exists():
             return None
@@ -154,21 +160,31 @@ class _Fetch:
                 return "several_frames"
         except ImageError as error:
             return error.reason
+        except ObjectRefused as error:
+            if error.failure.reason == "gone":  # its folder: perhaps not mounted here
+                raise
+            return error
         except BadSource:
             return "no_such_store"
+        self._keep(target, data)
+        return None
+
+    def is_delivered(self, each: Located) -> bool:
+        """Return True if the store delivers this image now."""
+        return is_delivered(self.stores(each.uri, each.root), each.uri, etag=None)
+
+    @staticmethod
+    def _keep(target: Path, data: bytes) -> None:
         part = target.with_name(f"{target.name}.part")
         part.write_bytes(data)
         part.replace(target)
-        return None
 
 
-def _fetch_all(
-    fetch: Callable[[Located], str | None], images: Sequence[Located], *, threads: int, watch: Watch | None
-) -> list[str | None]:
+def _fetch_all(fetch: _Fetch, images: Sequence[Located], *, threads: int, watch: Watch | None) -> list[str | None]:
     """Results in order. The first error cancels the images that have not begun."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="label-image")
-    futures: list[Future[str | None]] = [pool.submit(fetch, each) for each in images]
-    results = []
+    futures: list[Future[str | ObjectRefused | None]] = [pool.submit(fetch, each) for each in images]
+    results: list[str | ObjectRefused | None] = []
     try:
         for done, future in enumerate(futures, start=1):
             results.append(future.result())
@@ -176,7 +192,21 @@ def _fetch_all(
                 watch(done, len(images))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return results
+    return _settled(fetch, images, results)
+
+
+def _settled(
+    fetch: _Fetch, images: Sequence[Located], results: Sequence[str | ObjectRefused | None]
+) -> list[str | None]:
+    """Leave out what the store refuses once more while it delivers others. Raises Retryable."""
+    refused = [each for each in results if isinstance(each, ObjectRefused)]
+    present = [image for image, each in zip(images, results, strict=True) if each is None]
+    if refused and not any(map(fetch.is_delivered, present[:N_WITNESSES])):
+        raise refused[0]
+    again = (
+        fetch(image) if isinstance(each, ObjectRefused) else each for image, each in zip(images, results, strict=True)
+    )
+    return [each.failure.reason if isinstance(each, ObjectRefused) else each for each in again]
 
 
 def _boxes(stored: Iterable[dict[str, object]] | None) -> Iterable[Box]:

@@ -57,6 +57,7 @@ class Archive:
     """A bucket in memory whose listing can be watched and broken off."""
 
     sifts_by_suffix = True
+    root = None
 
     def __init__(self, n: int, *, resumable: bool = True) -> None:
         self.store = MemoryStore({f"mem://a/{number:05}.jpg": b"x" for number in range(n)})

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from PIL import Image
@@ -13,7 +15,9 @@ from producer.labels.fetching import fetch_images
 from scanfleet.config.settings import load_settings
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.decoding.pool import Decoders
-from scanfleet.errors import DecodersUnavailable
+from scanfleet.errors import DecodersUnavailable, StoreUnavailable
+from scanfleet.storage.base import FetchedObject, refused
+from scanfleet.storage.folder import FolderStore
 from tests.helpers.odd_files import encoded
 
 
@@ -58,3 +62,40 @@ print(*(name for name in sys.modules if name.endswith("ImagePlugin") or name in 
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
     ).stdout.splitlines()
     assert told == ["9", ""]
+
+
+class Refusing(FolderStore):
+    """Refuses some names, for some of the fetches."""
+
+    refuses: ClassVar[Callable[[str, int], bool]]
+    fetched: ClassVar[list[str]] = []
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
+        self.fetched.append(uri)
+        if type(self).refuses(Path(uri).name, len(self.fetched)):
+            raise refused("denied", f"{uri}: AccessDenied")
+        return super().fetch(uri, etag=etag, max_bytes=max_bytes)
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> type[Refusing]:
+    monkeypatch.setattr(fetching, "open_store", lambda uri, settings, root: Refusing(Path(root)))
+    Refusing.fetched.clear()
+    return Refusing
+
+
+def test_one_object_that_is_refused_is_unread(tmp_path: Path, refusing: type[Refusing]) -> None:
+    refusing.refuses = lambda name, _: name == "b.png"
+    picture = encoded(Image.new("RGB", (9, 7)), "PNG")
+    images = named(tmp_path, **{"b.png": picture, "a.png": picture, "c.png": picture})
+    found = fetch_images(images, load_settings(data_dir=tmp_path))
+    assert {Path(uri).name for uri in found.seen} == {"a.png", "c.png"}
+    assert {Path(uri).name: error.reason for uri, error in found.unread.items()} == {"b.png": "denied"}
+
+
+@pytest.mark.parametrize("first", [0, 2])  # from the start, or from when two were read
+def test_a_refusal_of_everything_says_nothing_of_an_image(tmp_path: Path, refusing: type[Refusing], first: int) -> None:
+    refusing.refuses = lambda _, number: number > first
+    picture = encoded(Image.new("RGB", (9, 7)), "PNG")
+    with pytest.raises(StoreUnavailable, match="AccessDenied"):
+        fetch_images(named(tmp_path, **{f"{name}.png": picture for name in "abcd"}), load_settings(data_dir=tmp_path))

@@ -1,7 +1,7 @@
 """Objects that the store refuses or has lost: failures of their own if others are delivered, else a wait."""
 
+import math
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,34 +15,10 @@ from scanfleet.db.tables import Image
 from scanfleet.errors import StoreUnavailable
 from scanfleet.messages import score_queue
 from scanfleet.queue.app import make_app
-from scanfleet.storage.base import FetchedObject, fetch_error, refused
-from scanfleet.storage.memory import MemoryStore
 from tests.helpers.patience import patient
+from tests.rigs.forbidding_store import Forbidding
 from tests.rigs.worker_rig import Rig, png, rig
 from tests.unit.worker.batch.test_pipeline import HookedModel, pictures
-
-
-class Forbidding(MemoryStore):
-    """Refuses some objects, loses some, and may contradict itself about them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refuses: Callable[[str], bool] = lambda _: False
-        self.lost: Callable[[str], bool] = lambda _: False
-        self.contradicts = False
-        self.asked: list[str] = []
-
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
-        if self.refuses(uri):
-            raise refused("denied", f"{uri}: AccessDenied")
-        if self.lost(uri):
-            raise fetch_error("gone", "NoSuchKey")
-        return super().fetch(uri, etag=etag, max_bytes=max_bytes)
-
-    def confirm_missing(self, uri: str, *, etag: str | None, root_id: str | None) -> None:
-        self.asked.append(uri)
-        if self.contradicts:
-            raise StoreUnavailable(f"{uri} is listed, and not there when it is fetched")
 
 
 def scan(worker: Rig, store: Forbidding, contents: dict[str, bytes], **how: int) -> str:
@@ -62,7 +38,8 @@ def test_one_refused_object_is_a_failure_at_the_second_attempt(tmp_path: Path, b
     store.refuses = lambda uri: uri.endswith("/1.png")
     with rig(tmp_path, store=store) as worker:
         scan_id = scan(worker, store, pictures(12), batch_images=batch_images)
-        worker.drain()
+        for _ in range(math.ceil(12 / batch_images)):  # batches that were not tried come first
+            worker.pipeline.run(None)
         assert (worker.progress(scan_id).n_verdicts, worker.progress(scan_id).n_failures) == (11, 0)
         waits = worker.progress(scan_id).waiting_for
         assert waits is not None
@@ -226,9 +203,24 @@ def test_files_that_were_deleted_are_gone(tmp_path: Path) -> None:
         assert worker.progress(scan_id).n_failures == 4
 
 
-def enqueued(worker: Rig, folder: Path) -> str:
-    """Enqueue a folder as `scanfleet scan` does."""
-    listing = Listing([open_source(str(folder), worker.settings)], Filters())
+def test_a_line_that_names_a_missing_folder_ends_as_a_failure(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    names = [archive / f"{number}.png" for number in range(4)]
+    for path, content in zip(names, pictures(4).values(), strict=True):
+        path.write_bytes(content)
+    missing = tmp_path / "missing" / "x.png"
+    (tmp_path / "lines.txt").write_text("\n".join(map(str, [missing, *names])), encoding="utf-8")
+    with rig(tmp_path / "data", real_stores=True, batch_images=2) as worker:
+        scan_id = enqueued(worker, tmp_path / "lines.txt")
+        again(worker, 4)
+        assert worker.failures() == {str(missing): ("fetch", "gone")}
+        assert worker.progress(scan_id).n_verdicts == 4
+
+
+def enqueued(worker: Rig, source: Path) -> str:
+    """Enqueue a source as `scanfleet scan` does."""
+    listing = Listing([open_source(str(source), worker.settings)], Filters())
     with make_app(worker.settings, (score_queue("fake"),)) as app:
         pages = enqueue(worker.engine, app, worker.settings, listing=listing, check=load_check("overlay"))
         return list(pages)[-1].scan.id

@@ -28,6 +28,7 @@ from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, promote
 from scanfleet.errors import DeviceUnavailable, LeaseLost, StoreUnavailable, TrainingFailed
 from scanfleet.storage.memory import MemoryStore
+from tests.rigs.forbidding_store import Forbidding
 from tests.rigs.training_children import nothing, publish
 from tests.rigs.training_rig import label_pictures, request
 from tests.rigs.worker_rig import png, rig
@@ -167,6 +168,22 @@ def test_an_unavailable_store_is_no_missing_image_and_fetched_files_stay(setting
         materialise(settings, wanted, tmp_path, QUESTION, stores=lambda *_: store)
     examples, left_out = materialise(settings, wanted[:1], tmp_path, QUESTION, stores=lambda *_: store)
     assert (len(examples), left_out) == (1, {})
+
+
+@pytest.mark.parametrize("n_before", [0, 2])  # images that an earlier attempt has kept
+def test_an_object_that_alone_is_refused_is_left_out(settings: Settings, tmp_path: Path, n_before: int) -> None:
+    store = Forbidding()
+    wanted = [labelled(number, store) for number in range(3)]
+    materialise(settings, wanted[:n_before], tmp_path, QUESTION, stores=lambda *_: store)
+    store.refuses = wanted[2].uri.__eq__
+    examples, left_out = materialise(settings, wanted, tmp_path, QUESTION, stores=lambda *_: store)
+    assert ([example.key for example in examples], left_out) == (
+        [each.content_sha256 for each in wanted[:2]],
+        {"denied": 1},
+    )
+    store.refuses = lambda _: True
+    with pytest.raises(StoreUnavailable, match="AccessDenied"):
+        materialise(settings, wanted, tmp_path, QUESTION, stores=lambda *_: store)
 
 
 def test_the_held_out_part_is_whole_clusters_and_stays_as_labels_grow() -> None:
