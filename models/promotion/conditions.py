@@ -184,8 +184,10 @@ def g5_flips(paired: Paired, limits: Limits) -> GateResult:
     """G5: images that the champion has right and the challenger wrong are few, or outweighed by those it corrects.
 
     The limit of 1 % alone would refuse every large gain (6 % discordance with a gain of 2 points is 2 % newly wrong),
-    and on a small set a single image. So the flips pass within the limit, or up to half of the images newly right. They
-    fail where exact tests reject both, and are left to a person in between.
+    and on a small set a single image. So the flips pass within the limit, or up to half of the images newly right. Two
+    models of nearly equal accuracy never keep that, however many images show the gain: so they pass as well where more
+    clusters are newly right beyond chance (one-sided exact test at `limits.flips_level`). They fail where exact tests
+    reject both limits, and are left to a person in between.
     """
     before, after = paired.right(paired.champion), paired.right(paired.challenger)
     flipped = np.flatnonzero(before & ~after)
@@ -193,8 +195,12 @@ def g5_flips(paired: Paired, limits: Limits) -> GateResult:
     share = limits.flips_per_gain / (1 + limits.flips_per_gain)  # of all flips
     p_limit = at_least(n_lost, n, limits.negative_flips)
     p_gain = at_least(n_lost, n_lost + n_won, share)
+    everything = np.ones(n, dtype=np.bool_)
+    counts = discordant(paired, paired.right(paired.champion), paired.right(paired.challenger), everything)
+    p_more = at_least(counts["clusters_won"], counts["clusters_won"] + counts["clusters_lost"], 0.5)
+    few = n_lost <= limits.negative_flips * n or n_lost <= limits.flips_per_gain * n_won
     outcome: Outcome = "undecided"
-    if n_lost <= limits.negative_flips * n or n_lost <= limits.flips_per_gain * n_won:
+    if few or p_more < limits.flips_level:
         outcome = "pass"
     elif max(p_limit, p_gain) < limits.level:
         outcome = "fail"
@@ -216,5 +222,13 @@ def g5_flips(paired: Paired, limits: Limits) -> GateResult:
         title="negative flips",
         outcome=outcome,
         words=f"{n_lost} of {n} ({100 * rate:.1f} %) newly wrong, {n_won} newly right",
-        figures={"n": n, "lost": n_lost, "won": n_won, "p_limit": p_limit, "p_gain": p_gain, "flips": listed},
+        figures={
+            "n": n,
+            "lost": n_lost,
+            "won": n_won,
+            "p_limit": p_limit,
+            "p_gain": p_gain,
+            "p_more": p_more,
+            "flips": listed,
+        },
     )

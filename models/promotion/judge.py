@@ -60,8 +60,8 @@ def judge(
     results += [g6_shadow(shadow, limits, learnt=paired.champion.learnt, seed=seed, resamples=resamples)]
     if paired.flags:
         results += [g6_decisions(paired)]
-    needed, power = _power(paired, limits)
-    verdict, reason = _conclude(results, n=len(paired), needed=needed, gain=limits.gain)
+    gain, needed, power = _power(paired, limits)
+    verdict, reason = _conclude(results, n=len(paired), needed=needed, gain=gain)
     sides = {"champion": paired.champion, "challenger": paired.challenger}
     return GateReport(
         verdict=verdict,
@@ -75,6 +75,7 @@ def judge(
         figures={
             **{name: side_figures(paired, side) for name, side in sides.items()},
             "images_needed": needed,
+            "images_needed_for": gain,
             "margin_move_p90": _margin_move(paired),
             "curves": curves(paired),
         },
@@ -90,24 +91,28 @@ def _conclude(results: list[GateResult], *, n: int, needed: int, gain: float) ->
         return "promote", "better than the champion, and every condition is met"
     first = not_met[0]
     if first.gate in ("G1", "G2") and n < needed:
-        enough = f"{needed:,} needed to detect a gain of {100 * gain:g} points"
+        enough = f"{needed:,} needed to detect a gain of {100 * gain:.3g} points"
         return "hold", f"golden set too small to decide: {n} images, {enough} ({first.gate}: {first.words})"
     return "hold", f"{first.gate} {first.title}: {first.words}"
 
 
-def _power(paired: Paired, limits: Limits) -> tuple[int, str]:
-    """Return the golden images needed to detect a gain worth having, and the statement about it."""
+def _power(paired: Paired, limits: Limits) -> tuple[float, int, str]:
+    """Return a gain, the golden images needed to detect it, and the statement about it.
+
+    The gain is the one that was seen, or that which is worth having if none was.
+    """
     n = len(paired)
-    differs = paired.right(paired.champion) != paired.right(paired.challenger)
-    discordance = float(differs.mean()) if n else 0.0
-    needed = images_needed(discordance, limits.gain, level=limits.level, power=limits.power)
+    before, after = paired.right(paired.champion), paired.right(paired.challenger)
+    discordance = float((before != after).mean()) if n else 0.0
+    gain = max(float(after.mean() - before.mean()) if n else 0.0, limits.gain)
+    needed = images_needed(discordance, gain, level=limits.level, power=limits.power)
     visible = visible_gain(discordance, n, level=limits.level, power=limits.power) if n else None
     seen = f"a gain of {100 * visible:.1f} points" if visible is not None else "no gain at all"
     words = (
         f"The models differ on {100 * discordance:.1f} % of {n} golden images: they can detect {seen} with "
-        f"{100 * limits.power:.0f} % power; {100 * limits.gain:g} points would need {needed:,}."
+        f"{100 * limits.power:.0f} % power; {100 * gain:.3g} points would need {needed:,}."
     )
-    return needed, words
+    return gain, needed, words
 
 
 def side_figures(paired: Paired, side: Side) -> dict[str, Any]:

@@ -37,11 +37,12 @@ class Limits:
     calibration: float = 0.01  # excess of Brier score or calibration error over the champion
     negative_flips: float = 0.01  # of the golden images
     flips_per_gain: float = 0.5  # negative flips that each positive one may cost
+    flips_level: float = 0.01  # error of the test whose gain pays for any flips
     least_kind: int = 10  # clusters of each kind (positive, negative) that a bound needs
     least_recent: int = 100  # images; with fewer recent ones, all golden images are compared
     least_slice: int = 5  # images
     flag_ratio: tuple[float, float] = (0.8, 1.25)
-    psi: float = 0.2
+    psi: float = 0.2  # beyond that of the golden images
     latency: float = 1.1  # times the champion's
     power: float = 0.8
     gain: float = 0.02  # worth having; the power statement refers to it
@@ -204,13 +205,15 @@ class Shadow:
     Attributes:
         champion_flags, challenger_flags: `[images]` bool.
         psi: Population stability index between their calibrated probabilities; None without calibrators.
+        golden_psi: The same on the golden images: a better model is surer everywhere.
         seconds: (champion, challenger) for each round over the same images.
     """
 
     champion_flags: Bools
     challenger_flags: Bools
     psi: float | None
-    seconds: Sequence[tuple[float, float]]
+    golden_psi: float | None = None
+    seconds: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ def g6_shadow(shadow: Shadow | None, limits: Limits, *, learnt: bool, seed: int,
     binding = [latency, rate, psi] if learnt else [latency]
     outcome = max(binding, key=("skipped", "pass", "undecided", "fail").index)
     aside = "" if learnt else " (not binding against the base alone)"
-    figures = {**latency_figures, **rate_figures, "psi": shadow.psi, "binding": learnt}
+    figures = {**latency_figures, **rate_figures, "psi": shadow.psi, "golden_psi": shadow.golden_psi, "binding": learnt}
     words = f"{rate_words}, {psi_words}{aside}; {latency_words}"
     return GateResult(gate="G6", title=title, outcome=outcome, words=words, figures=figures)
 
@@ -67,9 +67,12 @@ def _ratio_bounds(shadow: Shadow, limits: Limits, *, seed: int, resamples: int) 
 
 
 def _psi(shadow: Shadow, limits: Limits) -> tuple[Outcome, str]:
+    """Fail where probabilities shift by more than they do on golden images, where G1 to G5 judge the shift."""
     if shadow.psi is None:
         return "skipped", "PSI: -"
-    return ("pass" if shadow.psi < limits.psi else "fail"), f"PSI {shadow.psi:.3f}"
+    golden = shadow.golden_psi or 0.0
+    words = f"PSI {shadow.psi:.3f} ({golden:.3f} on golden images)"
+    return ("pass" if shadow.psi - golden < limits.psi else "fail"), words
 
 
 def _latency(shadow: Shadow, limits: Limits) -> tuple[Outcome, str, dict[str, object]]:

@@ -138,6 +138,7 @@ def compare(
     paired = pair(question, golden, champion, challenger, golden_before, golden_after, facts=facts)
     seconds = measure_latency(champion.scorer, challenger.scorer, shadow or golden.examples, token_budget=token_budget)
     unlabelled = shadow_of(question, champion, challenger, shadow_before, shadow_after, seconds=seconds)
+    unlabelled = replace(unlabelled, golden_psi=_shift(paired.champion, paired.challenger))
     report = judge(paired, unlabelled, limits=limits, seed=seed)
     left_out = {"golden": len(golden.examples) - len(paired), "shadow": len(shadow) - len(shadow_after.readings)}
     return replace(report, figures={**report.figures, "left_out": left_out})
@@ -202,18 +203,22 @@ def shadow_of(
     before_side = champion.side([before.readings[key] for key in keys])
     after_side = challenger.side([after.readings[key] for key in keys])
     flagging = keys if question.flags else []
-    shift = None
-    if keys and champion.calibrator is not None and challenger.calibrator is not None:
-        shift = psi(_clipped_logits(before_side), _clipped_logits(after_side))
     return Shadow(
         champion_flags=np.asarray(before_side.margins[: len(flagging)] >= before_side.even, dtype=np.bool_),
         challenger_flags=np.asarray(after_side.margins[: len(flagging)] >= after_side.even, dtype=np.bool_),
-        psi=shift,
+        psi=_shift(before_side, after_side),
         seconds=seconds,
     )
 
 
-def _clipped_logits(side: Side) -> list[float]:
+def _shift(before: Side, after: Side) -> float | None:
+    """Return the PSI of calibrated log-odds; None without images or calibrators."""
+    if not len(before.margins) or before.calibrator is None or after.calibrator is None:
+        return None
+    return psi(clipped_logits(before), clipped_logits(after))
+
+
+def clipped_logits(side: Side) -> list[float]:
     """Calibrated logits, which are comparable; raw margins of two trainings have no common scale."""
     assert side.calibrator is not None
     logits = side.calibrator.a * side.margins + side.calibrator.b
