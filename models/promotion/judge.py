@@ -62,6 +62,9 @@ def judge(
         results += [g6_decisions(paired)]
     gain, needed, power = _power(paired, limits)
     verdict, reason = _conclude(results, n=len(paired), needed=needed, gain=gain)
+    notes = notes_on(paired)
+    if verdict == "promote":  # the reason is said with the promotion, the notes stand on a page
+        reason = ". ".join((reason, *notes))
     sides = {"champion": paired.champion, "challenger": paired.challenger}
     return GateReport(
         verdict=verdict,
@@ -71,7 +74,7 @@ def judge(
         n_golden=len(paired),
         results=tuple(results),
         power=power,
-        notes=notes_on(paired),
+        notes=notes,
         figures={
             **{name: side_figures(paired, side) for name, side in sides.items()},
             "images_needed": needed,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.gate import Cell, one_pair
 from models.adapters.calibration import Calibrator, Certificate, Thresholds, fit_platt
 from models.promotion import Facts, GateReport, GateResult, Limits, Paired, Shadow, Side, judge
 from models.promotion.bootstrap import Bounded
@@ -77,6 +78,12 @@ def outcomes(report: GateReport) -> dict[str, str]:
 
 
 class TestVerdicts:
+    @pytest.mark.parametrize(("after", "n", "least"), [(0.95, 300, 3), (0.92, 4000, 1)])
+    def test_a_better_challenger_is_promoted_beside_a_shadow_set(self, after: float, n: int, least: int) -> None:
+        """`python -m bench gate` measures the shares."""
+        reports = [one_pair(Cell(0.90, after, n), seed) for seed in range(least + 1)]
+        assert sum(report.verdict == "promote" for report in reports) >= least, [each.reason for each in reports]
+
     def test_a_clearly_better_challenger_is_promoted(self) -> None:
         report = say(rivals(300, 0.9, 1.6))
         assert report.verdict == "promote", report.reason
@@ -136,6 +143,13 @@ class TestSmallSets:
         assert report.reason.startswith("golden set too small to decide: 24 images, ")
         assert f"{report.figures['images_needed']:,} needed" in report.reason
         assert "24 golden images" in report.power
+
+    def test_the_images_needed_are_those_for_the_gain_that_was_seen(self) -> None:
+        report = say(rivals(60, 0.9, 1.6))
+        seen = report.figures["challenger"]["accuracy"] - report.figures["champion"]["accuracy"]
+        assert seen > 0.05
+        assert report.figures["images_needed_for"] == pytest.approx(seen)
+        assert report.figures["images_needed"] < 500
 
     def test_a_loss_that_is_only_not_excluded_is_left_open(self) -> None:
         result = of(say(rivals(60, 1.5, 1.5)), "G1")
@@ -299,7 +313,14 @@ class TestFlips:
 
     @pytest.mark.parametrize(
         ("lost", "won", "outcome"),
-        [(4, 0, "pass"), (5, 0, "undecided"), (8, 16, "pass"), (10, 16, "undecided"), (24, 24, "fail")],
+        [
+            (4, 0, "pass"),
+            (5, 0, "undecided"),
+            (8, 16, "pass"),
+            (10, 16, "undecided"),
+            (24, 24, "fail"),
+            (40, 70, "pass"),  # more than half, and a gain beyond chance
+        ],
     )
     def test_few_or_paid_for(self, lost: int, won: int, outcome: str) -> None:
         assert self.flipped(lost, won).outcome == outcome
@@ -317,10 +338,24 @@ class TestFlips:
 
 
 class TestShadow:
-    def shadow(self, *, before: int = 60, after: int = 60, psi: float | None = 0.05, times: float = 1.0) -> Shadow:
+    def shadow(
+        self,
+        *,
+        before: int = 60,
+        after: int = 60,
+        psi: float | None = 0.05,
+        golden_psi: float = 0.0,
+        times: float = 1.0,
+    ) -> Shadow:
         rank = np.arange(300)
         seconds = [(1.0, times * (1 + 0.02 * (i % 3))) for i in range(9)]
-        return Shadow(champion_flags=rank < before, challenger_flags=rank < after, psi=psi, seconds=seconds)
+        return Shadow(
+            champion_flags=rank < before,
+            challenger_flags=rank < after,
+            psi=psi,
+            golden_psi=golden_psi,
+            seconds=seconds,
+        )
 
     @pytest.mark.parametrize(
         ("given", "outcome"),
@@ -331,6 +366,8 @@ class TestShadow:
             ({"before": 5, "after": 8}, "undecided"),
             ({"before": 0, "after": 0}, "pass"),
             ({"psi": 0.3}, "fail"),
+            ({"psi": 0.5, "golden_psi": 0.35}, "pass"),  # it is surer everywhere
+            ({"psi": 0.5, "golden_psi": 0.25}, "fail"),
             ({"psi": None}, "pass"),
             ({"times": 1.3}, "fail"),
         ],
@@ -396,6 +433,7 @@ class TestDecisions:
         (note,) = report.notes
         assert note.startswith("WARNING: adapter 2 sends EVERY image to review: it flags nothing: precision 0.95")
         assert "; it clears nothing: recall 0.95" in note
+        assert note in report.reason  # which is said with the promotion
 
     def test_beside_the_base_alone_it_is_reported_and_binds_nothing(self) -> None:
         report = say(self.rivals(self.BOTH, Thresholds(review=None, flag=None), learnt=False))
