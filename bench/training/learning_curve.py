@@ -24,7 +24,7 @@ from models.adapters.card import AdapterCard
 from models.adapters.metrics import wilson
 from models.network.base import BaseModel, load_base
 from models.pocket.questions import QUESTIONS
-from models.recipes import recipe_for
+from models.recipes import recipes_for
 from models.training.data.types import Example
 from models.training.fit import fit
 
@@ -105,7 +105,7 @@ def _fitted(base: BaseModel, examples: Sequence[Example], unseen: Labelled, seed
     held = [example for at, example in enumerate(examples) if at % HELD_OUT == 0]
     learnt = [example for at, example in enumerate(examples) if at % HELD_OUT]
     trained = fit(
-        base, question, learnt, held, recipe_for(base), seed=seed, work=work / "fit", on_progress=lambda _: None
+        base, question, learnt, held, recipes_for(base)[0], seed=seed, work=work / "fit", on_progress=lambda _: None
     )
     card = AdapterCard(
         name="learning-curve", question=question, base_model="pocket", base_revision=base.checkpoint.revision

@@ -55,7 +55,7 @@ class CanaryResult:
         if self.mean_effect <= LEAST_EFFECT:
             return (
                 f"the adapter hardly moves the base's margins ({self.mean_effect:.3f} on average), so it has learnt "
-                "next to nothing: it needs more labels, another recipe (head) or another prompt in the check"
+                "next to nothing: it needs more labels, another recipe or another prompt in the check"
             )
         return None
 

@@ -80,29 +80,46 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
     Raises:
         ModelInvalid: the adapter holds no LoRA, is damaged, or does not fit the model; the message names the key.
     """
+    model = add_lora(model, lora_of(adapter), name=name)
+    try:
+        copy_weights(model, adapter, name=name)
+    except ModelInvalid:
+        remove_lora(model, name=name)
+        raise
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def lora_of(adapter: Adapter) -> LoraSettings:
+    """Return the LoRA settings of an adapter. Raises ModelInvalid if it holds none."""
     if adapter.weights is None or adapter.lora is None:
         raise ModelInvalid(f"{adapter.folder} holds no LoRA")
+    return adapter.lora
+
+
+def copy_weights(model: Any, adapter: Adapter, *, name: str) -> None:
+    """Copy an adapter's tensors into the modules `name`, which its settings have made.
+
+    Raises:
+        ModelInvalid: The file is damaged, or a tensor or a parameter has no partner; the message names the key.
+    """
     try:
-        tensors = load_tensors(adapter.weights)
+        tensors = load_tensors(adapter.weights or b"")
     except SafetensorError as error:
         raise ModelInvalid(f"{adapter.folder}: the weights are not safetensors: {one_line(error)}") from error
     if not all(value.isfinite().all() for value in tensors.values()):
         raise ModelInvalid(f"{adapter.folder}: the weights are not all finite numbers; train again")
-    model = add_lora(model, adapter.lora, name=name)
     places = adapter_state(model, name)
     expected = {key: place.shape for key, place in places.items()}
     found = {key: value.shape for key, value in tensors.items()}
     if expected != found:
-        remove_lora(model, name=name)
         raise ModelInvalid(
             f"{adapter.folder}: {_difference(expected, found)}; the adapter was trained on another model"
         )
     with torch.no_grad():
         for key, place in places.items():
             place.copy_(tensors[key])
-    model.requires_grad_(False)
-    model.eval()
-    return model
 
 
 def use_lora(model: Any, *, name: str | None, merged: bool) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from models.network.base import BaseModel
 
 AUTO = "auto"
-Trains = Literal["language", "language+projector", "vision-blocks", "head"]
+Trains = Literal["language", "language+projector", "vision-blocks", "everything", "head"]
 Mixing = Literal["none", "mixup", "cutmix"]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -36,7 +36,8 @@ class Recipe(pydantic.BaseModel):
     Attributes:
         trains: "language" is LoRA on every linear layer of the language model. "language+projector" also trains the
             projector from the vision tower whole. "vision-blocks" trains only the last `vision_blocks` of the tower,
-            whole. "head" is a linear layer over the last hidden state.
+            whole. "everything" is LoRA on every linear layer of language model, projector and tower. "head" is a linear
+            layer over the last hidden state.
         precision: Precision that the base must be loaded in.
         dropout: Of the LoRA, or before the head.
         warm_up: Share of the steps before the cosine.
@@ -164,26 +165,30 @@ def possible_recipes(name: str, base_model: str, *, overrides: Mapping[str, Any]
 
 
 def _choices(base_model: str) -> tuple[str, ...]:
-    """Return the recipes that "auto" may choose for a base model."""
+    """Return the recipes that "auto" may begin with for a base model."""
     return ("pocket-lora",) if base_model == POCKET else ("lora", "qlora")
 
 
-def recipe_for(base: BaseModel, name: str = AUTO, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Return a recipe that this base can be trained by.
+def recipes_for(base: BaseModel, name: str = AUTO, *, overrides: Mapping[str, Any] | None = None) -> tuple[Recipe, ...]:
+    """Return the recipes that this base is trained by, the cheapest first: the next one where a loss stays at chance.
 
     Args:
         base: The loaded base model.
-        name: A recipe; "auto" chooses by the base's precision.
+        name: A recipe, alone; "auto" chooses by the base.
         overrides: Fields to set otherwise.
 
     Raises:
         ModelInvalid: There is no such recipe, a field is wrong, or the base has another precision.
     """
+    names: tuple[str, ...] = (name,)
     if name == AUTO:
-        name = "qlora" if base.precision == "nf4" else "pocket-lora" if base.checkpoint.name == POCKET else "lora"
-    recipe = load_recipe(name, overrides=overrides)
-    check_base(recipe, base)
-    return recipe
+        first = "qlora" if base.precision == "nf4" else "lora"
+        pocket = base.checkpoint.name == POCKET and base.precision != "nf4"
+        names = ("pocket-lora", "pocket-full") if pocket else (first, "full-lora")
+    recipes = tuple(load_recipe(each, overrides=overrides) for each in names)
+    for recipe in recipes:
+        check_base(recipe, base)
+    return recipes
 
 
 def check_base(recipe: Recipe, base: BaseModel) -> None:

@@ -60,7 +60,8 @@ def fit(
             anew.
         on_progress: Called at every step, and while images are read. An error from it ends the training after a
             checkpoint.
-        base_adapter: Folder of an adapter over whose LoRA a head is trained; None: over the base.
+        base_adapter: Folder of an adapter that the training begins with: a head is trained over its LoRA, else its own
+            modules are trained further. None: the base.
 
     Returns:
         The trained weights with history and figures.
@@ -91,7 +92,8 @@ class _Run:
         """Train a LoRA, or modules trained whole."""
         request, base = self.request, self.base
         source, description = self._source()
-        with activated(base, request.recipe, seed=request.seed) as network:
+        start = None if request.base_adapter is None else read_adapter(request.base_adapter)
+        with activated(base, request.recipe, seed=request.seed, start=start) as network:
             data = self._collect(source)
             state, figures = self._train(TokenTask(network, request.question, data, source, request.recipe), data)
             matched = network.matched
@@ -131,7 +133,7 @@ class _Run:
         """Return the source of images, and in words whether the tower runs once or in every forward."""
         recipe = self.request.recipe
         reason = NOT_CACHED.get(self.base.family.model_type)
-        if recipe.trains != "language":
+        if recipe.trains != "language" or self.request.base_adapter is not None:
             reason = "the recipe trains the modules that compute them"
         if recipe.mixing != "none":
             reason = "images are mixed differently each time"

@@ -22,6 +22,7 @@ from scanfleet.db.scans.checks import resolve_check, save_check
 from scanfleet.db.scans.workers import live_workers
 from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import get_adapter
+from scanfleet.db.training.champions import champion
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import BrokerUnavailable, GateNotPassed, RequestError, TrainingFailed
 from scanfleet.messages import TRAIN_QUEUE
@@ -34,6 +35,8 @@ POLL_SECONDS = 0.25  # between two reads of the ledger
 SILENT_SECONDS = 30.0  # a worker without a heartbeat for this long does not count as live
 RECIPE_SECONDS = 30.0  # limit for a check of the recipe, which takes a fraction of a second
 OVER = "over"  # not a field of the recipe: the adapter that a head is trained on top of
+FROM = "from"  # nor is this: the adapter that is trained further
+CHAMPION = "champion"
 
 
 def start(
@@ -60,7 +63,7 @@ def start(
         check = resolve_check(connection, check_name)
         if check.steps:
             raise RequestError(f"check {check.name} has steps and cannot be trained: use a check with one prompt")
-        _require_over(connection, check.name, settings.model, overrides)
+        overrides = _resolved(connection, check.name, settings.model, overrides)
         newest = newest_label(connection, check.name)
         if not newest:
             raise TrainingFailed(f"check {check.name} has no labels yet: `scanfleet labels import` or `labels add`")
@@ -90,7 +93,7 @@ def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> N
     Recipes belong to the worker half, so a subprocess of it checks them. Where that half is not installed, the check
     is left to its workers.
     """
-    fields = {name: value for name, value in overrides.items() if name != OVER}
+    fields = {name: value for name, value in overrides.items() if name not in (OVER, FROM)}
     asked = json.dumps({"recipe": recipe, "base_model": base_model, "overrides": fields})
     command = (sys.executable, "-P", "-m", "models.recipes")
     try:
@@ -105,19 +108,30 @@ def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> N
         raise RequestError(answer["fault"])
     if OVER in overrides and answer["trains"] != ["head"]:
         raise RequestError(f"recipe {recipe} trains no head, which --over needs: add --recipe head")
+    if FROM in overrides and answer["trains"] == ["head"]:
+        raise RequestError(f"recipe {recipe} trains a head alone: name the adapter under it with --over")
 
 
-def _require_over(connection: sa.Connection, check_name: str, base_model: str, overrides: dict[str, Any]) -> None:
-    """Raises UnknownName, RequestError."""
-    if OVER not in overrides:
-        return
-    over = overrides[OVER]
-    if type(over) is not int:
-        raise RequestError(f"{OVER}={over}: give the id of an adapter (`scanfleet adapters ls`)")
-    adapter = get_adapter(connection, over)
+def _resolved(connection: sa.Connection, check_name: str, base_model: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides with ids of adapters that fit. Raises UnknownName, RequestError."""
+    if overrides.get(FROM) == CHAMPION:
+        in_use = champion(connection, check_name, base_model)
+        if in_use is None:
+            raise RequestError(f"no adapter of check {check_name} is in use on {base_model}: leave out --from")
+        overrides = overrides | {FROM: in_use.id}
+    for name in (OVER, FROM):
+        if name in overrides:
+            _require_fitting(connection, check_name, base_model, name, overrides[name])
+    return overrides
+
+
+def _require_fitting(connection: sa.Connection, check_name: str, base_model: str, name: str, adapter_id: Any) -> None:
+    if type(adapter_id) is not int:
+        raise RequestError(f"{name}={adapter_id}: give the id of an adapter (`scanfleet adapters ls`)")
+    adapter = get_adapter(connection, adapter_id)
     if (adapter.check_name, adapter.base_model) != (check_name, base_model):
         raise RequestError(
-            f"adapter {over} is for check {adapter.check_name} on {adapter.base_model}, not for {check_name} on "
+            f"adapter {adapter_id} is for check {adapter.check_name} on {adapter.base_model}, not for {check_name} on "
             f"{base_model}: choose another (`scanfleet adapters ls --check {check_name}`)"
         )
 
@@ -130,7 +144,7 @@ def user() -> str | None:
         return None
 
 
-def parse_overrides(settings: Sequence[str], *, over: int | None) -> dict[str, Any]:
+def parse_overrides(settings: Sequence[str], *, over: int | None = None, further: str | None = None) -> dict[str, Any]:
     """Parse fields such as `lr=1e-4`; values are JSON, or else text. Raises RequestError.
 
     >>> parse_overrides(["lr=1e-4", "mixing=none"], over=None)
@@ -145,6 +159,8 @@ def parse_overrides(settings: Sequence[str], *, over: int | None) -> dict[str, A
             found[name.strip()] = json.loads(value)
         except ValueError:
             found[name.strip()] = value
+    if further is not None:
+        found[FROM] = int(further) if further.isdecimal() else further
     return found if over is None else found | {OVER: over}
 
 

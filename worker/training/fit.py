@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.adapters.canary import try_canary
 from models.adapters.card import AdapterCard
-from models.training.data.types import Progress
+from models.training.data.types import Example, Progress, Trained
+from models.types import Question
 from scanfleet.db.engine import reading
 from scanfleet.db.training.adapters import get_adapter
 from scanfleet.errors import TrainingFailed
@@ -21,26 +23,28 @@ if TYPE_CHECKING:
     from models.recipes import Recipe
 
 FIT, ADAPTER = "fit", "adapter"
-OVER = "over"  # in a training's overrides, beside the recipe's fields: the id of the adapter that a head is trained on
+# In a training's overrides, beside the recipe's fields: the adapter under a head, and the one to train further, by id.
+OVER, FROM = "over", "from"
+ANOTHER_RECIPE = "try --recipe full-lora (pocket: pocket-full), or label more"
+NEAR_CHANCE = 0.9  # above this share of the loss of guessing, the next recipe is tried
+AT_CHANCE = 0.98  # above this share nothing is learnt that the gate could judge
 
 
 def fit(context: Context) -> dict[str, Any]:
-    """Train, or resume from a checkpoint. Raises TrainingFailed, StopRequested."""
-    from models.training.fit import fit as train
+    """Train, or resume from a checkpoint; by the next recipe where a loss stays near chance.
 
-    recipe, over = _recipe(context)
+    Raises TrainingFailed, StopRequested.
+    """
+    recipes, start = _recipes(context)
     learn, validation = with_validation(examples_of(context, "train"))
-    trained = train(
-        context.base,
-        context.question,
-        learn,
-        validation,
-        recipe,
-        seed=context.training.seed,
-        work=context.work.path / FIT,
-        on_progress=lambda progress: _report(context, progress),
-        base_adapter=over,
-    )
+    tried: dict[str, float] = {}
+    for recipe in recipes:
+        trained = _train(context, recipe, learn, validation, start)
+        tried[recipe.name] = loss = _loss_of(trained)
+        if share_of_chance(loss, context.question) <= NEAR_CHANCE:
+            break
+    if len(recipes) > 1 and share_of_chance(min(tried.values()), context.question) > AT_CHANCE:
+        raise TrainingFailed(_not_learnt(tried, context.question, len(learn)))
     checkpoint = context.base.checkpoint
     card = AdapterCard(
         name=f"{context.check.name}-{context.training.id}",
@@ -56,21 +60,62 @@ def fit(context: Context) -> dict[str, Any]:
         "history": [asdict(epoch) for epoch in trained.history],
         "learnt_from": len(learn),
         "stopped_by": len(validation),
+        "tried": tried,
     }
 
 
-def _recipe(context: Context) -> tuple[Recipe, Path | None]:
-    """The recipe, and the folder of the adapter that it starts from, if there is one."""
-    from models.recipes import recipe_for
+def _train(
+    context: Context, recipe: Recipe, learn: list[Example], validation: list[Example], start: Path | None
+) -> Trained:
+    from models.training.fit import fit as train
+
+    return train(
+        context.base,
+        context.question,
+        learn,
+        validation,
+        recipe,
+        seed=context.training.seed,
+        work=context.work.path / FIT,
+        on_progress=lambda progress: _report(context, progress),
+        base_adapter=start,
+    )
+
+
+def _recipes(context: Context) -> tuple[Sequence[Recipe], Path | None]:
+    """The recipes to try in turn, and the folder of the adapter that they start from, if there is one."""
+    from models.recipes import recipes_for
 
     overrides = dict(context.training.overrides)
-    over = overrides.pop(OVER, None)
-    recipe = recipe_for(context.base, context.training.recipe, overrides=overrides)
-    if over is None:
-        return recipe, None
+    over, further = overrides.pop(OVER, None), overrides.pop(FROM, None)
+    recipes = recipes_for(context.base, context.training.recipe, overrides=overrides)
+    start = over if further is None else further
+    if start is None:
+        return recipes, None
     with reading(context.engine) as connection:
-        adapter = get_adapter(connection, over)
-    return recipe, context.folders.find(adapter)  # may fetch it: not while a transaction is open
+        adapter = get_adapter(connection, start)
+    folder = context.folders.find(adapter)  # may fetch it: not while a transaction is open
+    return (recipes if further is None else recipes[:1]), folder
+
+
+def _loss_of(trained: Trained) -> float:
+    """The loss of the best epoch on held-out images, or without any that of the last one; nats."""
+    held_out = trained.figures.get("validation")
+    return float(held_out) if held_out is not None else trained.history[-1].loss or math.inf
+
+
+def share_of_chance(loss: float, question: Question) -> float:
+    """A loss in nats as a share of that of guessing among the labels."""
+    return loss / math.log(len(question.labels))
+
+
+def _not_learnt(tried: Mapping[str, float], question: Question, n: int) -> str:
+    losses = ", ".join(f"{loss:.2f} by recipe {name}" for name, loss in tried.items())
+    chance = math.log(len(question.labels))
+    return (
+        f"these labels cannot be learnt with this base from {n} training images: the loss on held-out images is "
+        f"{losses}, and {chance:.2f} by guessing; check the labels, label more, or take a larger model"
+    )
 
 
 def _report(context: Context, progress: Progress) -> None:
@@ -116,13 +161,17 @@ def canary(context: Context) -> dict[str, Any]:
     base = context.scorer()
     problem = try_canary(made, context.work.path, adapter=scorer, base=base).problem()
     if problem is not None:
-        raise TrainingFailed(f"{problem}{_training_figures(context.results.get(FIT, {}))}")
+        raise TrainingFailed(f"{problem}{_training_figures(context.results.get(FIT, {}), context.question)}")
     return {"canary": made.model_dump(mode="json")}
 
 
-def _training_figures(fitted: Mapping[str, Any]) -> str:
-    """` (244 training images, loss 0.70 in the last epoch)`, or nothing if these are unknown."""
+def _training_figures(fitted: Mapping[str, Any], question: Question) -> str:
+    """` (244 training images, loss 1.02 in the last epoch, 1.10 by guessing)`, or nothing if these are unknown."""
     losses = [epoch["loss"] for epoch in fitted.get("history", ()) if epoch.get("loss") is not None]
     if "learnt_from" not in fitted or not losses:
         return ""
-    return f" ({fitted['learnt_from']} training images, loss {losses[-1]:.2f} in the last epoch)"
+    chance = math.log(len(question.labels))
+    figures = (
+        f"{fitted['learnt_from']} training images, loss {losses[-1]:.2f} in the last epoch, {chance:.2f} by guessing"
+    )
+    return f" ({figures}); the same labels and recipe would give it again: {ANOTHER_RECIPE}"

@@ -26,7 +26,8 @@ class TrainingRequest:
         validation: Held-out images.
         recipe: What is trained, and how.
         seed: Of the whole training.
-        base_adapter: Folder of an adapter over whose LoRA a head is trained; None: over the base.
+        base_adapter: Folder of an adapter over whose LoRA a head is trained, or that is trained further; None: the
+            base.
     """
 
     question: Question
@@ -45,10 +46,6 @@ class TrainingRequest:
         name = self.question.name
         if self.question.steps:
             raise ModelInvalid(f"question {name!r} has steps, which cannot be trained: write it as one prompt")
-        if self.base_adapter is not None and self.recipe.trains != "head":
-            raise ModelInvalid(
-                f"recipe {self.recipe.name} starts from the base; only a head is trained over an adapter"
-            )
         wrong = [e.key for e in (*self.train, *self.validation) if not 0 <= e.label < len(self.question.labels)]
         if wrong:
             raise ModelInvalid(f"{len(wrong)} examples have a label outside question {name!r}, the first is {wrong[0]}")

@@ -10,14 +10,21 @@ from typing import Any
 import torch
 from transformers.activations import GELUTanh
 
-from models.adapters.card import LoraSettings
+from models.adapters.card import Adapter, LoraSettings
 from models.network.base import BaseModel
 from models.network.cpu import SigmoidGelu
-from models.network.lora import adapter_state, add_lora, remove_lora
+from models.network.lora import adapter_state, add_lora, copy_weights, lora_of, remove_lora
 from models.network.merging import adapted_layers
 from models.network.packed import differentiable_packed
 from models.recipes import Recipe
-from models.training.tasks.targets import Matched, check_matches, decoder_layers, is_vision, lora_settings
+from models.training.tasks.targets import (
+    Matched,
+    check_matches,
+    count_matches,
+    decoder_layers,
+    is_vision,
+    lora_settings,
+)
 
 NAME = "fit"  # of the adapter while it is trained; must not be an attribute of a torch module
 
@@ -59,7 +66,7 @@ class ActiveLora:
 
 
 @contextmanager
-def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveLora]:
+def activated(base: BaseModel, recipe: Recipe, *, seed: int, start: Adapter | None = None) -> Iterator[ActiveLora]:
     """Add fresh modules of a recipe to a base, for this thread alone; its scorers wait.
 
     The base is restored at the end.
@@ -68,13 +75,14 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveL
         base: The loaded base model.
         recipe: What is trained.
         seed: Of the fresh modules.
+        start: An adapter to continue from: its modules are trained, whatever the recipe trains.
 
     Raises:
-        ModelInvalid: The recipe does not fit the base.
+        ModelInvalid: The recipe, or the adapter, does not fit the base.
     """
     network, family = base.network, base.family
-    settings = lora_settings(recipe, network, family)
-    everywhere = recipe.trains != "language"
+    settings = lora_settings(recipe, network, family) if start is None else lora_of(start)
+    everywhere = recipe.trains != "language" or start is not None
     with base._lock.exclusive(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
         base._switch(None)
         with torch.random.fork_rng(devices=_cuda(base)):
@@ -83,7 +91,11 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveL
         try:
             peft.base_model.enable_adapter_layers()
             peft.set_adapter(NAME)
-            matched = check_matches(recipe, settings, network, family, NAME)
+            if start is not None:
+                copy_weights(peft, start, name=NAME)
+                matched = count_matches(settings, network, family, NAME)
+            else:
+                matched = check_matches(recipe, settings, network, family, NAME)
             network.eval()
             yield ActiveLora(
                 base=base,

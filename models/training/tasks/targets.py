@@ -54,6 +54,8 @@ def lora_settings(recipe: Recipe, network: Any, family: Family) -> LoraSettings:
     """
     whole: tuple[str, ...] | None = None
     targets = family.language_linear
+    if recipe.trains == "everything":
+        targets = "|".join([family.language_linear, *_patterns(network, family)])
     if recipe.trains == "language+projector":
         whole = projector(network, family)
     if recipe.trains == "vision-blocks":
@@ -79,20 +81,50 @@ def projector(network: Any, family: Family) -> tuple[str, ...]:
     return found
 
 
+def vision_linear(network: Any, family: Family) -> list[str]:
+    """Return the names of the linear layers of projector and vision blocks that the output depends on.
+
+    Raises:
+        ModelInvalid: No projector is known in this family.
+    """
+    blocks, depth = _blocks(network, family)
+    parts = projector(network, family) + tuple(f"{blocks}.{number}" for number in range(_used(network.config, depth)))
+    names = [name for name, module in _vision_modules(network, family) if isinstance(module, torch.nn.Linear)]
+    inside = [name for name in names if any(name == part or name.startswith(f"{part}.") for part in parts)]
+    return [name.removesuffix(".base_layer") for name in inside if ".lora_" not in name]
+
+
+def _patterns(network: Any, family: Family) -> list[str]:
+    """Return patterns of `vision_linear`, one for the same layer of all blocks: a card of thousands would be long."""
+    blocks, depth = _blocks(network, family)
+    numbers = "|".join(map(str, range(_used(network.config, depth))))
+    inside = rf"{re.escape(blocks)}\.(?:{numbers})\."
+    patterns = dict.fromkeys(
+        re.escape(name) if (block := re.match(inside, name)) is None else inside + re.escape(name[block.end() :])
+        for name in vision_linear(network, family)
+    )
+    return list(patterns)
+
+
 def last_blocks(network: Any, family: Family, count: int) -> tuple[str, ...]:
     """Return the names of the last `count` blocks of the vision tower that its output depends on.
 
     Raises:
         ModelInvalid: The tower has fewer.
     """
-    rows = [
-        (name, len(module)) for name, module in _vision_modules(network, family) if type(module) is torch.nn.ModuleList
-    ]
-    name, depth = max(rows, key=lambda row: row[1], default=("", 0))
+    name, depth = _blocks(network, family)
     used = _used(network.config, depth)
     if used < count:
         raise ModelInvalid(f"the vision tower has {used} blocks, the recipe trains {count}; lower vision_blocks")
     return tuple(f"{name}.{number}" for number in range(used - count, used))
+
+
+def _blocks(network: Any, family: Family) -> tuple[str, int]:
+    """Return the name of the vision tower's longest list of blocks, and their number."""
+    rows = [
+        (name, len(module)) for name, module in _vision_modules(network, family) if type(module) is torch.nn.ModuleList
+    ]
+    return max(rows, key=lambda row: row[1], default=("", 0))
 
 
 def _used(config: Any, depth: int) -> int:
@@ -120,16 +152,26 @@ def check_matches(recipe: Recipe, lora: LoraSettings, network: Any, family: Fami
     Raises:
         ModelInvalid: They sit elsewhere, or some are missing.
     """
-    paths = [path for path, _ in adapted_layers(network, name)]
-    language = [path for path in paths if re.fullmatch(family.language_linear, path)]
-    vision = [path for path in paths if is_vision(path, family)]
-    expected = _language_layers(network, family) if recipe.trains in ("language", "language+projector") else 0
-    if (len(language), len(vision)) != (expected, 0) or len(paths) != len(language):
+    found = count_matches(lora, network, family, name)
+    n = sum(1 for _ in adapted_layers(network, name))
+    in_language = recipe.trains in ("language", "language+projector", "everything")
+    expected = _language_layers(network, family) if in_language else 0
+    others = len(vision_linear(network, family)) if recipe.trains == "everything" else 0
+    if (found.language, found.vision, n) != (expected, others, expected + others):
         raise ModelInvalid(
-            f"recipe {recipe.name} matched {len(language)} layers of the language model and "
-            f"{len(paths) - len(language)} others, not {expected} and 0; its layers are not named as in its family"
+            f"recipe {recipe.name} matched {found.language} layers of the language model and {n - found.language} "
+            f"others, not {expected} and {others}; its layers are not named as in its family"
         )
-    return Matched(language=len(language), vision=len(vision), whole=lora.modules_to_save or ())
+    return found
+
+
+def count_matches(lora: LoraSettings, network: Any, family: Family, name: str) -> Matched:
+    """Count the LoRA modules `name`."""
+    paths = [path for path, _ in adapted_layers(network, name)]
+    language = sum(re.fullmatch(family.language_linear, path) is not None for path in paths)
+    return Matched(
+        language=language, vision=sum(is_vision(path, family) for path in paths), whole=lora.modules_to_save or ()
+    )
 
 
 def _language_layers(network: Any, family: Family) -> int:

@@ -38,9 +38,10 @@ def train() -> None:
 @train.command()
 @click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name or .toml file.")
 @click.option("--model", metavar="MODEL", help="Base model: a built-in name, hub id or folder. Default: the setting.")
-@click.option("--recipe", metavar="NAME", help="How to train: lora, qlora, head ... Default: by model.")
+@click.option("--recipe", metavar="NAME", help="How to train: lora, full-lora, head ... Default: by model.")
 @click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
 @click.option("--over", type=int, metavar="ADAPTER", help="With recipe head: train it on top of this adapter.")
+@click.option("--from", "further", metavar="champion|ADAPTER", help="Train this adapter further, instead of a new one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same labels and seed give the same adapter.")
 @click.option("--why", metavar="TEXT", help="The reason, for the record.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended; exit 24 if it failed.")
@@ -53,6 +54,7 @@ def start(
     model: str | None,
     fields: tuple[str, ...],
     over: int | None,
+    further: str | None,
     wait: bool,
     strict: bool,
     **asked: Any,
@@ -73,7 +75,7 @@ def start(
     from scanfleet.queue.app import make_app
 
     settings = flags.settings(model=model)
-    overrides = trainings.parse_overrides(fields, over=over)
+    overrides = trainings.parse_overrides(fields, over=over, further=further)
     with ledger(settings) as engine, make_app(settings) as app:
         training_id = trainings.start(engine, app, settings, overrides=overrides, **asked)
         click.echo(training_id)

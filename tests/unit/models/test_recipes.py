@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from models.errors import ModelInvalid
-from models.recipes import load_recipe, possible_recipes, recipe_for, recipe_names
+from models.recipes import load_recipe, possible_recipes, recipe_names, recipes_for
 
 
 def base(precision: str = "fp32", name: str = "some/model") -> Any:
@@ -29,6 +29,8 @@ def base(precision: str = "fp32", name: str = "some/model") -> Any:
         ("head", {"trains": "head", "dropout": 0.1}),
         ("pocket-lora", {"trains": "language", "lr": 2e-3}),
         ("pocket-head", {"trains": "head", "lr": 1e-2}),
+        ("full-lora", {"trains": "everything", "r": 16, "vision_cache": False}),
+        ("pocket-full", {"trains": "everything", "lr": 2e-3}),
     ],
 )
 def test_a_recipe_says_what_its_source_says(name: str, expected: dict[str, Any]) -> None:
@@ -78,17 +80,18 @@ def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
 
 
 def test_auto_takes_the_recipe_made_for_the_base() -> None:
-    assert recipe_for(base()).name == "lora"
-    assert recipe_for(base("bf16")).name == "lora"
-    assert recipe_for(base("nf4")).name == "qlora"
-    assert recipe_for(base(name="pocket")).name == "pocket-lora"
-    assert recipe_for(base("nf4", "pocket")).name == "qlora"
-    assert recipe_for(base(), "lora", overrides={"lr": 0.5}).lr == 0.5
+    assert recipes_for(base())[0].name == "lora"
+    assert recipes_for(base("bf16"))[0].name == "lora"
+    assert recipes_for(base("nf4"))[0].name == "qlora"
+    assert recipes_for(base(name="pocket"))[0].name == "pocket-lora"
+    assert recipes_for(base("nf4", "pocket"))[0].name == "qlora"
+    (alone,) = recipes_for(base(), "lora", overrides={"lr": 0.5})
+    assert alone.lr == 0.5
 
 
 def test_qlora_over_a_base_that_is_not_in_4_bit_is_refused() -> None:
     with pytest.raises(ModelInvalid, match=r"nf4.* bf16"):
-        recipe_for(base("bf16"), "qlora")
+        recipes_for(base("bf16"), "qlora")
 
 
 def test_few_images_are_gone_through_more_often() -> None:

@@ -396,7 +396,7 @@ def test_the_shadow_set_is_sampled_from_scored_images_without_a_label(tmp_path: 
 
 
 def test_an_adapter_without_effect_is_reported_with_its_training_figures() -> None:
-    assert "244 training images, loss 0.70" in _training_figures(
-        {"learnt_from": 244, "history": [{"loss": 0.75}, {"loss": 0.7}]}
-    )
-    assert _training_figures({"learnt_from": 244, "history": [{"loss": None}]}) == ""  # it diverged
+    words = _training_figures({"learnt_from": 244, "history": [{"loss": 0.75}, {"loss": 0.7}]}, QUESTION)
+    assert "244 training images, loss 0.70 in the last epoch, 1.10 by guessing" in words
+    assert "full-lora" in words
+    assert _training_figures({"learnt_from": 244, "history": [{"loss": None}]}, QUESTION) == ""  # it diverged

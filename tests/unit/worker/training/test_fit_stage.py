@@ -1,0 +1,75 @@
+"""Stage fit: the next recipe where a loss stays near chance, and what is said when none learns."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from models.training.data.types import Progress, Trained
+from scanfleet.checks.check import load_check
+from scanfleet.errors import TrainingFailed
+from worker.scoring.factory import question_of
+from worker.training import fit as stage
+from worker.training.fit import fit
+
+QUESTION = question_of(load_check("overlay"))
+CHANCE = math.log(3)
+
+
+def finished(loss: float) -> Trained:
+    last = Progress(step=1, steps=1, epoch=1, epochs=1, loss=loss, validation=loss, seconds=1.0, seconds_left=0.0)
+    written = SimpleNamespace(weights_sha256="0", recipe={})
+    return Trained(write=lambda *_: written, history=[last], figures={"validation": loss})  # type: ignore[arg-type, return-value]
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    checkpoint = SimpleNamespace(name="pocket", revision="r")
+    monkeypatch.setattr(stage, "examples_of", lambda *_: [])
+    monkeypatch.setattr(stage, "with_validation", lambda _: ([], []))
+    return SimpleNamespace(
+        base=SimpleNamespace(precision="fp32", checkpoint=checkpoint),
+        question=QUESTION,
+        check=SimpleNamespace(name="overlay"),
+        training=SimpleNamespace(id=1, recipe="auto", overrides={}, seed=0),
+        work=SimpleNamespace(path=tmp_path),
+    )
+
+
+def losses(monkeypatch: pytest.MonkeyPatch, **by_recipe: float) -> list[str]:
+    """Have each recipe end with this share of the loss of guessing; returns the recipes as they are tried."""
+    tried: list[str] = []
+
+    def train(_: Any, recipe: Any, *__: Any) -> Trained:
+        tried.append(recipe.name)
+        return finished(CHANCE * by_recipe[recipe.name.replace("-", "_")])
+
+    monkeypatch.setattr(stage, "_train", train)
+    return tried
+
+
+def test_a_recipe_that_learns_is_the_last_one(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = losses(monkeypatch, pocket_lora=0.5, pocket_full=0.1)
+    assert fit(context)["tried"] == {"pocket-lora": pytest.approx(0.5 * CHANCE)}
+    assert tried == ["pocket-lora"]
+
+
+def test_a_loss_near_chance_goes_on_to_the_next_recipe(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = losses(monkeypatch, pocket_lora=0.975, pocket_full=0.4)
+    assert list(fit(context)["tried"]) == tried == ["pocket-lora", "pocket-full"]
+
+
+def test_labels_that_nothing_learns_are_named_as_such(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses(monkeypatch, pocket_lora=1.0, pocket_full=0.99)
+    with pytest.raises(
+        TrainingFailed, match="1.10 by recipe pocket-lora, 1.09 by recipe pocket-full, and 1.10 by gues"
+    ):
+        fit(context)
+
+
+def test_a_recipe_that_was_asked_for_is_the_only_one(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    context.training.recipe = "pocket-lora"
+    assert losses(monkeypatch, pocket_lora=1.0) == []
+    assert list(fit(context)["tried"]) == ["pocket-lora"]
