@@ -108,6 +108,10 @@ REFUSED = {
     ("--over", "1"): "recipe auto trains no head",
     ("--recipe", "head", "--over", "1"): "adapter 1 is for check baggage on pocket, not for overlay on pocket",
     ("--recipe", "head", "--set", "over=x"): "over=x: give the id of an adapter",
+    ("--from", "1"): "adapter 1 is for check baggage on pocket, not for overlay on pocket",
+    ("--from", "champion"): "no adapter of check overlay is in use on pocket",
+    ("--from", "the best"): "from=the best: give the id of an adapter",
+    ("--recipe", "head", "--from", "1"): "recipe head trains a head alone: name the adapter under it with --over",
 }
 
 
