@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from producer.reports.caveats import caveats
 from scanfleet.checks.crop import NEVER
 from scanfleet.db.results.scorers import ScorerUse
 
@@ -17,7 +18,7 @@ class Entry:
     """One scorer of a scan. who: model, precision, adapter; decision: what flags and clears; score: its meaning.
 
     shift: how far the margins of canary images moved; None: there are no canaries. looks: which images get a crop
-    pass, and how; None: none. warning: something an operator must fix.
+    pass, and how; None: none. warnings: what an operator must fix, and what keeps the answers from being relied on.
     """
 
     who: str
@@ -26,7 +27,7 @@ class Entry:
     score: str
     shift: str | None = None
     looks: str | None = None
-    warning: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def entry(scorer: ScorerUse, *, has_flags: bool, check: str = "NAME") -> Entry:
@@ -40,7 +41,17 @@ def entry(scorer: ScorerUse, *, has_flags: bool, check: str = "NAME") -> Entry:
         score=_score(scorer),
         shift=None if scorer.shift is None else _shift(scorer.shift),
         looks=None if scorer.crop == NEVER else _crop_pass(json.loads(scorer.crop)),
-        warning=_warning(check) if has_flags and _untried(scorer) else None,
+        warnings=_caveats(scorer) + ((_warning(check),) if has_flags and _untried(scorer) else ()),
+    )
+
+
+def _caveats(scorer: ScorerUse) -> tuple[str, ...]:
+    return caveats(
+        base_model=scorer.base_model,
+        adapter=scorer.adapter,
+        calibrated=scorer.calibrator is not None,
+        n_images=scorer.n_images,
+        n_low_mass=scorer.n_low_mass,
     )
 
 

@@ -35,7 +35,12 @@ class Summary:
     @property
     def warnings(self) -> list[str]:
         """The distinct warnings of all scorers."""
-        return list(dict.fromkeys(entry.warning for entry in self.explanations if entry.warning is not None))
+        return warnings_of(self.explanations)
+
+
+def warnings_of(explanations: list[Entry]) -> list[str]:
+    """Return each warning once."""
+    return list(dict.fromkeys(warning for entry in explanations for warning in entry.warnings))
 
 
 def summarise(engine: sa.Engine, scan_id: str) -> Summary:

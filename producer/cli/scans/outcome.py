@@ -73,15 +73,23 @@ def echo_renewal(scan: ScanInfo, rescans: list[ScanInfo]) -> None:
 
 
 def report_answers(engine: sa.Engine, scan_id: str) -> None:
-    """Print counts by decision and label, and the next commands, on stderr: stdout of `scan` is the id alone."""
-    from scanfleet.db.engine import reading
-    from scanfleet.db.results.results import count_answers
+    """Print counts, warnings and the next commands on stderr: stdout of `scan` is the id alone."""
+    from producer.reports.summary import summarise
 
-    with reading(engine, long=True) as connection:
-        answers = count_answers(connection, scan_id)
-    if answers:
-        note(", ".join(f"{' '.join(key)} {n}" for key, n in answers.items()))
+    summary = summarise(engine, scan_id)
+    if summary.answers:
+        note(", ".join(f"{' '.join(key)} {n}" for key, n in summary.answers.items()))
+        for warning in summary.warnings:
+            note(warning)
         note(f"answers: `scanfleet results ls --scan {scan_id}`; images: `scanfleet scans report {scan_id} -o FILE`")
+
+
+def report_warnings(engine: sa.Engine, scan_id: str) -> None:
+    """Note what keeps the answers of a scan from being relied on."""
+    from producer.reports.summary import summarise
+
+    for warning in summarise(engine, scan_id).warnings:
+        note(warning)
 
 
 def _echo_speed(summary: Summary, seconds: float | None) -> None:

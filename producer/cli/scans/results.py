@@ -145,6 +145,7 @@ def export(
     Example:
       scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
     """
+    from producer.cli.scans.outcome import report_warnings
     from producer.reports.export import write_results
     from producer.reports.output import target
     from scanfleet.db.results.results import iter_results
@@ -154,6 +155,8 @@ def export(
         found = iter_results(engine, _filter(engine, wanted), limit=limit)
         with target(output, form=form) as file:
             n = write_results(found, file, form=form, spreadsheet=spreadsheet)
+        if wanted["scan"] is not None:
+            report_warnings(engine, wanted["scan"])
     note(count(n, "line") + (f" in {output}" if output else ""))
 
 

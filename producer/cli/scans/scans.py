@@ -99,6 +99,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         more["times"] = summary.times.record()
         more["rescans"] = [each.id for each in rescans]
         more["alarms"] = alarms
+        more["warnings"] = summary.warnings
         record = _record(summary.scan, summary.progress) | more
         click.echo(json.dumps(record, indent=2))
         return

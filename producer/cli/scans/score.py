@@ -165,10 +165,14 @@ class _Output:
 
 
 def _report_scorer(ready: dict[str, Any]) -> None:
+    from producer.reports.caveats import caveats
+
     scorer = ready["scorer"]
     adapter = f"adapter {scorer['adapter'][:12]}" if scorer["adapter"] else "no adapter"
     score = "" if ready["calibrated"] else ": margins are not calibrated, there is no score"
     note(f"{scorer['base_model']} ({scorer['precision']}), {adapter}{score}")
+    for words in caveats(base_model=scorer["base_model"], adapter=scorer["adapter"], calibrated=ready["calibrated"]):
+        note(words)
 
 
 def _shown(uri: str) -> str:

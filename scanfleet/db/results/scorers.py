@@ -15,6 +15,7 @@ from scanfleet.db.engine import now
 from scanfleet.db.tables import Adapter, CheckRow, Image, Scan, ScorerRow, Verdict
 from scanfleet.errors import LedgerReplaced
 from scanfleet.images.version import DECODING_VERSION
+from scanfleet.stats.drift import MASS_FLOOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +81,17 @@ class ScorerUse:
     mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
     shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no canary
     crop: str = "never"  # as `scanfleet.checks.crop.crop_text` has it
+    n_low_mass: int = 0  # of n_images: the labels together are improbable answers
 
 
 def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
     """Return the scorers of the current answers of a scan, the most frequent first."""
     counts = (
-        sa.select(Verdict.scorer_id, sa.func.count().label("n_images"))
+        sa.select(
+            Verdict.scorer_id,
+            sa.func.count().label("n_images"),
+            sa.func.sum(sa.case((Verdict.mass < MASS_FLOOR, 1), else_=0)).label("n_low_mass"),
+        )
         .join(Image, Image.verdict_id == Verdict.id)
         .where(Image.scan_id == scan_id)
         .group_by(Verdict.scorer_id)
@@ -94,7 +100,10 @@ def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
     names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds", "mode", "shift", "crop")
     query = (
         sa.select(
-            *(ScorerRow.__table__.c[name] for name in names), Adapter.weights_sha256.label("adapter"), counts.c.n_images
+            *(ScorerRow.__table__.c[name] for name in names),
+            Adapter.weights_sha256.label("adapter"),
+            counts.c.n_images,
+            counts.c.n_low_mass,
         )
         .join(counts, counts.c.scorer_id == ScorerRow.id)
         .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
