@@ -11,11 +11,16 @@ from typing import Literal
 
 from scanfleet.stats.proportions import Proportion, ratio_interval
 from scanfleet.stats.psi import psi_mean, psi_noise, psi_of_counts
+from scanfleet.stats.shares import least_z, most_moved, outside_by_chance
 
 Level = Literal["alarm", "watch", "note"]
 
 MIN_IMAGES = 200  # verdicts on both sides before a distribution is judged
+MIN_RANGE_IMAGES = 500  # and before the share of a range of margins is
 PSI_ALARM, PSI_WATCH = 0.2, 0.1  # above the value expected by chance
+LEVEL = 0.01  # error of the test of a range of margins
+SHARE_ALARM, SHARE_WATCH = 0.05, 0.03  # of the verdicts, that moved into a range of margins or out of it
+OUTSIDE_LEVEL, OUTSIDE_ALARM = 0.001, 0.01  # margins that no verdict of the reference had
 RATIO_ALARM, RATIO_WATCH = 2.0, 1.25  # of flag rates, either way
 MIN_MASS_IMAGES = 50
 MASS_FLOOR = 0.9  # below it the model rarely answers with a label: prompt or adapter is suspect
@@ -33,6 +38,7 @@ class Tally:
     n_review: int
     n_low_mass: int  # under MASS_FLOOR
     mean_mass: float
+    n_outside: int = 0  # below or above all margins of the reference
 
     @property
     def n(self) -> int:
@@ -107,7 +113,11 @@ class Finding:
 def judge(found: Slice, *, of_mass: bool = True) -> list[Finding]:
     """Return the findings about a slice, the most severe first. of_mass: include its label mass."""
     name = f"scan {found.scan}" + (f", {found.source}" if found.source is not None else "")
-    findings = [*(_of_mass(found.tally) if of_mass else ()), *_of_margins(found), *_of_flags(found)]
+    findings = [
+        *(_of_mass(found.tally) if of_mass else ()),
+        *_of_margins(found),
+        *_of_flags(found),
+    ]
     order: tuple[Level, ...] = ("alarm", "watch", "note")
     named = [Finding(level=each.level, words=f"{name}: {each.words}") for each in findings]
     return sorted(named, key=lambda each: order.index(each.level))
@@ -150,12 +160,43 @@ def _of_margins(found: Slice) -> list[Finding]:
         return [Finding(level="note", words=words)]
     beyond = found.psi - found.psi_by_chance
     noise = psi_noise(found.before.n, found.tally.n, bins=len(found.tally.bins))
-    if beyond < PSI_WATCH or found.psi <= noise:
+    if beyond >= PSI_WATCH and found.psi > noise:
+        level: Level = "alarm" if beyond >= PSI_ALARM else "watch"
+        by_chance = f"chance alone gives {found.psi_by_chance:.2f}"
+        words = f"margins moved: PSI {found.psi:.2f} against {found.reference}, {by_chance}"
+        if level == "alarm":
+            return [Finding(level=level, words=words)]
+        return _of_part(found, found.before) or [Finding(level=level, words=words)]
+    return _of_part(found, found.before)
+
+
+def _of_part(found: Slice, before: Tally) -> list[Finding]:
+    """The finding about a part of the images that is of another kind."""
+    return _of_outside(found, before) or _of_range(found, before)
+
+
+def _of_range(found: Slice, before: Tally) -> list[Finding]:
+    """Findings about the range of margins whose share moved most: a part of the images is of another kind."""
+    bins = found.tally.bins
+    if len(bins) < 2 or min(found.tally.n, before.n) < MIN_RANGE_IMAGES:
         return []
-    level: Level = "alarm" if beyond >= PSI_ALARM else "watch"
-    by_chance = f"chance alone gives {found.psi_by_chance:.2f}"
-    words = f"margins moved: PSI {found.psi:.2f} against {found.reference}, {by_chance}"
-    return [Finding(level=level, words=words)]
+    moved = most_moved(before.bins, bins)
+    if abs(moved.z) < least_z(len(bins), level=LEVEL) or abs(moved.change) < SHARE_WATCH:
+        return []
+    part = f"{moved.now:.1%} of the margins lie where {moved.before:.1%} did in {found.reference}"
+    where = (
+        f"deciles {moved.first + 1} to {moved.last + 1}" if moved.last > moved.first else f"decile {moved.first + 1}"
+    )
+    level: Level = "alarm" if abs(moved.change) >= SHARE_ALARM else "watch"
+    return [Finding(level=level, words=f"margins moved: {part} ({where} of its margins)")]
+
+
+def _of_outside(found: Slice, before: Tally) -> list[Finding]:
+    k, n = found.tally.n_outside, found.tally.n
+    if k / n < OUTSIDE_ALARM or outside_by_chance(k, n, n_before=before.n) >= OUTSIDE_LEVEL:
+        return []
+    words = f"{k / n:.1%} of the margins lie outside all of {found.reference}: images of a kind that it had none of"
+    return [Finding(level="alarm", words=words)]
 
 
 def _of_flags(found: Slice) -> list[Finding]:

@@ -84,6 +84,12 @@ def edges_of_histogram(counts: Mapping[int, int], *, width: float, bins: int = B
     return edges or [(places[0] - 0.5) * width, (places[-1] + 0.5) * width]
 
 
+def span_of_histogram(counts: Mapping[int, int], *, width: float) -> tuple[float, float]:
+    """Return the least and the largest value, widened by half of the `width` that they were rounded to."""
+    places = [place for place, count in counts.items() if count]
+    return (min(places) - 0.5) * width, (max(places) + 0.5) * width
+
+
 def counts_between(values: Sequence[float], edges: Sequence[float]) -> list[int]:
     """Count the values in each of the len(edges) + 1 parts."""
     _refuse_infinite(values)

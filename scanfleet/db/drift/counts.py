@@ -50,8 +50,13 @@ def tallies_of(
     *,
     by: By | None,
     batches: Sequence[int] | None,
+    span: tuple[float, float] | None = None,
 ) -> dict[str | None, Tally]:
-    """Return tallies by source, the largest first; with by=None, one of all under None."""
+    """Return tallies by source, the largest first; with by=None, one of all under None.
+
+    span: margins outside it are counted as such.
+    """
+    outside = sa.false() if span is None else sa.or_(Verdict.margin < span[0], Verdict.margin > span[1])
     part = sa.null() if by is None else part_of(connection, sources, by)
     bins = [_n(within).label(f"bin{place}") for place, within in enumerate(_bins(edges))]
     query = _of_scorer(
@@ -62,6 +67,7 @@ def tallies_of(
             _n(Verdict.decision == "review").label("n_review"),
             _n(Verdict.mass < MASS_FLOOR).label("n_low_mass"),
             sa.func.avg(Verdict.mass).label("mean_mass"),
+            _n(outside).label("n_outside"),
             *bins,
         ),
         scan_id,
@@ -77,6 +83,7 @@ def tallies_of(
             n_review=int(row.n_review),
             n_low_mass=int(row.n_low_mass),
             mean_mass=float(row.mean_mass),
+            n_outside=int(row.n_outside),
         )
         for row in connection.execute(query)
         if row.n

@@ -16,7 +16,7 @@ from scanfleet.db.drift.counts import BIN_WIDTH, margin_histogram, spread_batche
 from scanfleet.db.drift.uri_parts import By
 from scanfleet.db.tables import Adapter, Batch, Champion, CheckRow, Scan, ScorerRow
 from scanfleet.stats.drift import MIN_IMAGES, Slice, Tally, judge, judge_labels
-from scanfleet.stats.psi import edges_of_histogram
+from scanfleet.stats.psi import edges_of_histogram, span_of_histogram
 
 REFERENCE_BATCHES = 256
 RECENT_BATCHES = 128  # of a scan, for checks that run every half minute
@@ -26,10 +26,12 @@ MAX_SCANS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A reference scan. edges: between the bins of its margins. tallies: by source; None: all of it."""
+    """A reference scan. edges: between the bins of its margins. span: from its least margin to its largest, widened by
+    the rounding. tallies: by source; None: all of it."""
 
     scan: str
     edges: tuple[float, ...]
+    span: tuple[float, float]
     tallies: dict[str | None, Tally]
 
     def of(self, source: str | None) -> tuple[str | None, Tally]:
@@ -149,7 +151,9 @@ def _slices(
     batches: Sequence[int] | None,
 ) -> Iterator[Slice]:
     edges = (0.0,) if reference is None else reference.edges
-    for source, tally in tallies_of(connection, scan_id, sources, scorer.id, edges, by=by, batches=batches).items():
+    span = None if reference is None else reference.span
+    tallies = tallies_of(connection, scan_id, sources, scorer.id, edges, by=by, batches=batches, span=span)
+    for source, tally in tallies.items():
         before, compared_with = None, None
         if reference is not None:
             name, before = reference.of(source)
@@ -179,7 +183,7 @@ def _reference(connection: sa.Connection, scorer: int, *, by: By | None) -> Refe
         tallies: dict[str | None, Tally] = {}
         for way in ways:
             tallies |= tallies_of(connection, scan_id, sources, scorer, edges, by=way, batches=batches)
-        return Reference(scan=scan_id, edges=edges, tallies=tallies)
+        return Reference(scan=scan_id, edges=edges, span=span_of_histogram(counts, width=BIN_WIDTH), tallies=tallies)
     return None
 
 
