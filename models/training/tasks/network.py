@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.activations import GELUTanh
 
-from models.adapters.card import LoraSettings
+from models.adapters.settings import LoraSettings
 from models.network.base import BaseModel
 from models.network.cpu import SigmoidGelu
 from models.network.lora import adapter_state, add_lora, remove_lora
