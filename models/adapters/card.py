@@ -80,8 +80,9 @@ class AdapterCard(Frozen):
     canary: Canary | None = None
 
     def answers(self, question: Question) -> bool:
-        """Return whether the adapter learnt this prompt and these labels; only the pixel budget may differ."""
-        return replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels) == question
+        """Return whether the model reads what the adapter learnt: this prompt, menu and labels, at any pixel budget."""
+        learnt = replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+        return learnt.as_read() == question.as_read()
 
     @field_serializer("question")
     def _question(self, question: Question) -> dict[str, Any]:

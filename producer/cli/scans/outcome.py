@@ -118,7 +118,7 @@ def report_missing_worker(engine: sa.Engine, scan: ScanInfo, done: Progress) -> 
 
 
 def report_refusals(engine: sa.Engine, scan: ScanInfo) -> None:
-    """Note that workers refuse the champion, so that others answered."""
+    """Note that workers refuse the champion, or that it learnt another question, so that others answered."""
     from producer.training.refusals import refusals_text, refused_since
     from scanfleet.db.engine import reading
 
@@ -126,6 +126,19 @@ def report_refusals(engine: sa.Engine, scan: ScanInfo) -> None:
         refusals = refused_since(connection, scan.check, scan.model, scan.created_at)
     if refusals:
         note(refusals_text(refusals))
+    report_unused_adapter(engine, scan)
+
+
+def report_unused_adapter(engine: sa.Engine, scan: ScanInfo) -> None:
+    """Note that the adapter in use for the check's name does not answer this version of the check."""
+    from producer.training.unused import unused_adapter
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans.checks import get_check
+
+    with reading(engine) as connection:
+        unused = unused_adapter(connection, get_check(connection, scan.check_id), scan.model)
+    if unused is not None:
+        note(unused)
 
 
 def report_quarantine(scan_id: str, failures: Counts) -> None:

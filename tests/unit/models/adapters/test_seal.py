@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_an_adapter_in_memory_does_not_vouch_for_its_files(tmp_path: Path) -> No
     question = read_adapter(copied).card.question
     factory.scorer(base, question, copied)
     edit(copied / SETTINGS, lambda body: body.update(lora_alpha=128.0))
-    with pytest.raises(ModelInvalid, match="lora_alpha is 128.0, not 64"):
+    with pytest.raises(ModelInvalid, match=r"lora_alpha is 128\.0, not 64"):
         factory.scorer(base, question, copied)
 
 
@@ -174,3 +175,19 @@ def test_a_seal_leaves_other_texts_of_the_header_and_replaces_itself() -> None:
     assert seal_of(sealed) == {"question": {"a": 2}}
     assert b'"format": "pt"' in sealed
     assert torch.equal(load(sealed)["x"], torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    [
+        ({"name": "another"}, True),
+        ({"descriptions": {"a": "a", "b": ""}}, True),
+        ({"max_pixels": 100 * 100}, True),
+        ({"descriptions": {"a": "an a"}}, False),
+        ({"labels": ("b", "a")}, False),
+        ({"flags": frozenset({"b"})}, False),
+    ],
+)
+def test_an_adapter_answers_what_reads_alike(changes: dict[str, Any], alike: bool) -> None:
+    card = AdapterCard(name="one", question=QUESTION, base_model="pocket", base_revision="r")
+    assert card.answers(replace(QUESTION, **changes)) is alike

@@ -222,6 +222,20 @@ def test_a_card_that_no_longer_asks_its_check_is_refused_rather_than_left_out(
         assert f"{copy / CARD} asks another question" in str(worker.progress(scan).waiting_for)
 
 
+@pytest.mark.parametrize("descriptions", [{"none": "none"}, {"none": "", "overlay": "overlay"}, {}])
+def test_a_menu_that_reads_the_same_keeps_the_adapter(
+    tmp_path: Path, folder: Path, descriptions: dict[str, str]
+) -> None:
+    written = CHECK.model_copy(update={"descriptions": {"overlay": "overlay", "natural": "natural"}})
+    adapter = make_adapter(tmp_path / "adapter", folder, seed=1, check=written)
+    with rig(tmp_path / "w", model=LoadedModel(load(folder))) as worker:
+        adapter_id = put_in_use(worker, info(adapter))
+        scan = worker.scan(pictures(2), check=CHECK.model_copy(update={"descriptions": descriptions}))
+        worker.drain()
+        assert adapter_of(worker, scan) == {adapter_id}
+        assert {row.score is None for row in worker.rows(Verdict)} == {False}  # with its calibrator
+
+
 def test_files_that_are_swapped_between_finding_and_loading_are_not_used(
     tmp_path: Path, folder: Path, adapters: tuple[Path, Path]
 ) -> None:
