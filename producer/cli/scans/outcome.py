@@ -118,7 +118,7 @@ def report_missing_worker(engine: sa.Engine, scan: ScanInfo, done: Progress) -> 
 
 
 def report_refusals(engine: sa.Engine, scan: ScanInfo) -> None:
-    """Note that workers refuse the champion, or that it learnt another question, so that others answered."""
+    """Note that workers refuse the champion, so that others answered."""
     from producer.training.refusals import refusals_text, refused_since
     from scanfleet.db.engine import reading
 
@@ -126,7 +126,6 @@ def report_refusals(engine: sa.Engine, scan: ScanInfo) -> None:
         refusals = refused_since(connection, scan.check, scan.model, scan.created_at)
     if refusals:
         note(refusals_text(refusals))
-    report_unused_adapter(engine, scan)
 
 
 def report_unused_adapter(engine: sa.Engine, scan: ScanInfo) -> None:

@@ -44,7 +44,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
       scanfleet run photos/ --check overlay --report flagged.html
       scanfleet run demo/manifest.csv --check overlay --truth truth
     """
-    from producer.cli.scans.outcome import echo_summary, report_refusals
+    from producer.cli.scans.outcome import echo_summary, report_refusals, report_unused_adapter
     from producer.cli.scans.scan import report_outcome
     from producer.local.workers import LocalWorkers, require_worker_extra
     from producer.reports.output import require_place
@@ -74,6 +74,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
         )
         _conclude(session, now, truth=truth, report=report)
         report_refusals(session.engine, now.scan)
+        report_unused_adapter(session.engine, now.scan)
         report_outcome(now.scan.id, now.progress, strict=strict)
 
 

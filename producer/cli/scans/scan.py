@@ -56,9 +56,8 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
         with if_stopped("stopped; what is listed is kept: run the same command to resume"):
             last = _enqueue(session, request, display)
         _report_missing_worker(session, last)
-        if not wait:
-            report_unused_adapter(session.engine, last.scan)
-        else:
+        report_unused_adapter(session.engine, last.scan)
+        if wait:
             with if_stopped(f"stopped waiting; the scan continues: `scanfleet scans watch {last.scan.id}`"):
                 _wait(session, last, display, strict=strict)
 
