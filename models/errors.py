@@ -3,6 +3,7 @@
     ModelError
     ├── ModelUnavailable    transient (hub unreachable, disk): try again later
     ├── ModelInvalid        the configuration is wrong: a person must change it
+    │   └── ModelUnknown        the hub has no model of this name, or refuses it
     └── ImageUnsuitable     this one image cannot be scored; its neighbours can
 
 Every message is one line and names the remedy.
@@ -21,6 +22,10 @@ class ModelUnavailable(ModelError):
 
 class ModelInvalid(ModelError):
     """The model, adapter or question is wrong until somebody changes it."""
+
+
+class ModelUnknown(ModelInvalid):
+    """The hub answers, and has no model of this name for us."""
 
 
 class ImageUnsuitable(ModelError):

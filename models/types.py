@@ -6,7 +6,7 @@ Nothing here knows queues, databases, settings or object stores.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -71,6 +71,14 @@ class Question:
         ends = {to for step in self.steps for _, to in step.answers} - {NEXT}
         if self.steps and ends != set(self.labels):
             raise ValueError(f"question {self.name!r}: its steps must lead to all of its labels and nothing else")
+
+    def as_read(self) -> Question:
+        """Return the question without its name, and with every line of its menu: equal ones read alike to the model.
+
+        A label without a description, or with an empty one, is its own line (`models.inputs.prompts.instruction`).
+        """
+        menu = {label: self.descriptions.get(label) or label for label in self.labels}
+        return replace(self, name="", descriptions=menu)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ ScanfleetError
  └─ Permanent              trying again gives the same result
      ├─ ImageError             this image: recorded once, with stage and reason; the others continue
      └─ RequestError           the request: one line that says what to do, and an exit code
-         ├─ BadSettings  BadCheck  BadManifest  BadSource
+         ├─ BadSettings (UnknownModel)  BadCheck  BadManifest  BadSource
          ├─ SourceNotFound  AccessDenied  EmptySource
          ├─ UnknownName  SchemaOutdated (SchemaTooNew)  MissingExtra  ScanIncomplete
          └─ BadLabels  GateNotPassed  TrainingFailed  DriftAlarm
@@ -108,6 +108,12 @@ class BadSettings(RequestError):
     """A setting has an invalid value."""
 
     exit_code = 10
+
+
+class UnknownModel(BadSettings):
+    """The hub has no model of this name, or refuses it."""
+
+    exit_code = 26
 
 
 class BadCheck(RequestError):

@@ -42,8 +42,8 @@ def main() -> None:
 def score(**flags: Any) -> None:
     """Claim batches of one base model and score them.
 
-    Exit codes: 0 after an orderly stop; 75 if the worker must be restarted (the device broke or a call hangs); others
-    for errors that you must fix.
+    Exit codes: 0 after an orderly stop; 75 if the worker must be restarted (the device broke or a call hangs); 26 if
+    the hub does not know the model or refuses it; others for errors that you must fix.
     """
     from worker.processes.score_worker import serve
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from transformers import AutoModelForImageTextToText, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from models.adapters.card import LoraSettings
+from models.adapters.settings import LoraSettings
 from models.network.base import BaseModel
 from models.network.lora import add_lora
 from models.types import Question

@@ -7,8 +7,9 @@
     adapter.json                the card: which of these exist, question, base, digest, calibrator, thresholds, metrics
 
 An adapter is untrusted input: only safetensors are read, and the digest is checked on the very bytes that are loaded.
-Of adapter_config.json only the fields of an allow-list are used, because PEFT acts on others (CVE-2026-4372, peft
-issue 3085). Needs no torch; `models.network.lora` puts an adapter into a model and writes one from it.
+It covers what else decides a margin, too (`models.adapters.seal`). Of adapter_config.json only the fields of an
+allow-list are used, because PEFT acts on others (CVE-2026-4372, peft issue 3085). Needs no torch;
+`models.network.lora` puts an adapter into a model and writes one from it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import Field, ValidationError, field_serializer, model_validator
 
 from models.adapters.calibration import Calibrator, Thresholds
-from models.errors import ModelInvalid, unreadable
+from models.adapters.seal import difference, seal_of, with_seal
+from models.adapters.settings import (
+    SETTINGS,
+    Frozen,
+    LoraSettings,
+    as_trained,
+    first_problem,
+    read_file,
+    read_settings,
+    settings_text,
+)
+from models.errors import ModelInvalid
 from models.types import Question
 
-CARD, SETTINGS = "adapter.json", "adapter_config.json"
+CARD = "adapter.json"
 WEIGHTS, HEAD = "adapter_model.safetensors", "head.safetensors"
 Part = Literal["lora", "head"]
 _FILE: Mapping[Part, str] = {"lora": WEIGHTS, "head": HEAD}
@@ -34,23 +46,7 @@ _FILE: Mapping[Part, str] = {"lora": WEIGHTS, "head": HEAD}
 _PICKLES: Mapping[Part, tuple[str, ...]] = {"lora": ("adapter_model.bin",), "head": ("head.bin", "head.pt", "head.pth")}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class LoraSettings(_Frozen):
-    """The fields of a LoRA configuration that are read; all others are refused or ignored."""
-
-    r: Annotated[int, Field(ge=1, le=1024)]
-    lora_alpha: Annotated[float, Field(gt=0)]
-    # A regular expression for the full module name, or name suffixes.
-    target_modules: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    use_rslora: bool = False
-    modules_to_save: tuple[str, ...] | None = None  # modules trained whole, such as the merger
-
-
-class Canary(_Frozen):
+class Canary(Frozen):
     """Images with the margins of the end of training; loading the adapter must reproduce them."""
 
     images: Annotated[tuple[str, ...], Field(min_length=1)]  # file names inside the adapter folder
@@ -67,7 +63,7 @@ class Canary(_Frozen):
         return self
 
 
-class AdapterCard(_Frozen):
+class AdapterCard(Frozen):
     """The content of adapter.json: an adapter's question, its origin and how its margins are read."""
 
     format: Literal[1] = 1
@@ -84,8 +80,9 @@ class AdapterCard(_Frozen):
     canary: Canary | None = None
 
     def answers(self, question: Question) -> bool:
-        """Return whether the adapter learnt this prompt and these labels; only the pixel budget may differ."""
-        return replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels) == question
+        """Return whether the model reads what the adapter learnt: this prompt, menu and labels, at any pixel budget."""
+        learnt = replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+        return learnt.as_read() == question.as_read()
 
     @field_serializer("question")
     def _question(self, question: Question) -> dict[str, Any]:
@@ -121,9 +118,9 @@ def read_card(folder: Path) -> AdapterCard:
     """
     path = folder / CARD
     try:
-        return AdapterCard.model_validate_json(_read(path))
+        return AdapterCard.model_validate_json(read_file(path))
     except ValidationError as error:
-        raise ModelInvalid(f"{path}: {_first(error)}") from error
+        raise ModelInvalid(f"{path}: {first_problem(error)}") from error
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -134,7 +131,7 @@ def read_adapter(folder: Path) -> Adapter:
         ModelUnavailable: A file cannot be read now.
     """
     card = read_card(folder)
-    lora = _lora(folder / SETTINGS) if "lora" in card.parts else None
+    lora = read_settings(folder / SETTINGS) if "lora" in card.parts else None
     files = {part: _read_part(folder, part) for part in card.parts}
     for part, name in _FILE.items():
         if part not in files and (folder / name).exists():
@@ -148,7 +145,30 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder}: {names} has sha256 {found[:12]}…, the card says {card.weights_sha256[:12]}…; "
             "restore the file from the training that wrote it"
         )
+    _require_sealed(folder, card, lora, files)
     return Adapter(folder=folder, card=card, lora=lora, weights=files.get("lora"), head=files.get("head"))
+
+
+def _require_sealed(folder: Path, card: AdapterCard, lora: LoraSettings | None, files: Mapping[Part, bytes]) -> None:
+    """Raise ModelInvalid if settings or card decide other margins than when the adapter was written."""
+    seal = next(filter(None, map(seal_of, files.values())), None)
+    if seal is None:
+        seal = {} if lora is None else {SETTINGS: as_trained(lora, card.recipe)}
+    found = _seal(card, lora)
+    for part, sealed in seal.items():
+        changed = difference(sealed, found.get(part, {}))
+        if changed is not None:
+            path = folder / (SETTINGS if part == SETTINGS else CARD)
+            raise ModelInvalid(f"{path} was altered after the adapter was made: {changed}; restore the file")
+
+
+def _seal(card: AdapterCard, lora: LoraSettings | None) -> dict[str, Any]:
+    """Return what decides a margin or its reading beside the tensors, by part, as plain JSON."""
+    body = json.loads(card.model_dump_json(include={"question", "calibrator", "thresholds"}))
+    seal = {"question": body.pop("question")}
+    if any(body.values()):  # a training fits them after its weights are written
+        seal["calibration"] = body
+    return seal if lora is None else seal | {SETTINGS: lora.deciding()}
 
 
 def digest_of(files: Mapping[Part, bytes]) -> str:
@@ -175,15 +195,17 @@ def write_adapter(
         folder: Created where it is missing.
         card: Card without parts and digest.
         lora: LoRA settings, with `weights` only.
-        weights, head: Serialised safetensors files.
+        weights, head: Serialised safetensors files. They are written with a seal over question, settings and
+            calibration in their headers.
 
     Raises:
         ModelInvalid: There is neither a LoRA nor a head, or settings and weights do not come together.
     """
     given: dict[Part, bytes | None] = {"lora": weights, "head": head}
-    files = {part: data for part, data in given.items() if data is not None}
-    if not files or (lora is None) != (weights is None):
+    if (lora is None) != (weights is None) or (weights is None and head is None):
         raise ModelInvalid(f"{folder}: an adapter needs LoRA settings with weights, a head, or both")
+    seal = _seal(card, lora)
+    files = {part: with_seal(data, seal) for part, data in given.items() if data is not None}
     folder.mkdir(parents=True, exist_ok=True)
     card = card.model_copy(update={"parts": tuple(files), "weights_sha256": digest_of(files)})
     for name in (CARD, SETTINGS, *_FILE.values()):
@@ -191,15 +213,10 @@ def write_adapter(
     for part, data in files.items():
         (folder / _FILE[part]).write_bytes(data)
     if lora is not None:
-        (folder / SETTINGS).write_text(_peft_settings(card, lora), encoding="utf-8")
+        (folder / SETTINGS).write_text(settings_text(lora, base_model=card.base_model), encoding="utf-8")
     text = card.model_dump_json(indent=2, exclude=None if card.canary else {"canary"})
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
     return card
-
-
-def _peft_settings(card: AdapterCard, lora: LoraSettings) -> str:
-    settings = {"peft_type": "LORA", "base_model_name_or_path": card.base_model, "bias": "none"}
-    return json.dumps({**settings, **lora.model_dump(mode="json")}, indent=2) + "\n"
 
 
 def _read_part(folder: Path, part: Part) -> bytes:
@@ -207,46 +224,4 @@ def _read_part(folder: Path, part: Part) -> bytes:
     pickled = [folder / name for name in _PICKLES[part] if (folder / name).exists()]
     if pickled and not path.exists():
         raise ModelInvalid(f"{pickled[0]} is a pickle, which can run code; save the adapter as safetensors")
-    return _read(path)
-
-
-# Fields of PEFT's file that do not change inference.
-_DESCRIPTIVE = {
-    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config",
-}  # fmt: skip
-_NEUTRAL: tuple[Any, ...] = (None, False, "none", [], {})
-
-
-def _lora(path: Path) -> LoraSettings:
-    try:
-        raw = json.loads(_read(path))
-    except ValueError as error:
-        raise ModelInvalid(f"{path} is not JSON: {error}") from error
-    if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
-        raise ModelInvalid(f"{path}: peft_type must be LORA; other methods are not supported")
-    # A field that changes the computation must not be skipped silently: refuse it when it is set.
-    ignored = set(raw) - set(LoraSettings.model_fields) - _DESCRIPTIVE
-    active = sorted(name for name in ignored if raw[name] not in _NEUTRAL)
-    if active:
-        raise ModelInvalid(f"{path}: {', '.join(active)} is set, which is not supported; train plain LoRA")
-    known = {name: value for name, value in raw.items() if name in LoraSettings.model_fields}
-    try:
-        return LoraSettings.model_validate_json(json.dumps(known))
-    except ValidationError as error:
-        raise ModelInvalid(f"{path}: {_first(error)}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelInvalid(f"{path} is missing; copy the whole adapter folder") from error
-    except OSError as error:
-        raise unreadable(str(path), error) from error
-
-
-def _first(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
+    return read_file(path)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
+from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown, one_line, unreadable
 
 POCKET = "pocket"
+SILENT_SECONDS = 10.0  # without a byte from the hub it counts as unreachable
+REFUSALS = (401, 403, 404, 410, 451)  # HTTP statuses that are the same for the same request
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 _PARTS = ("qformer_tokenizer", "vision-lora")  # subfolders of a checkpoint that belong to it
 
@@ -43,7 +45,8 @@ def locate(model: str, *, revision: str | None = None) -> Checkpoint:
         revision: Hub commit, tag or branch; for a folder the "sha256:..." that it must have. None: any.
 
     Raises:
-        ModelInvalid: There is no such model, it is gated, or the folder has another revision.
+        ModelUnknown: The hub has no such model, or refuses it.
+        ModelInvalid: There is no such folder, or it has another revision.
         ModelUnavailable: The hub or the disk cannot be reached now.
     """
     if model == POCKET:
@@ -73,15 +76,59 @@ def _local(name: str, folder: Path, revision: str | None) -> Checkpoint:
 def _download(repo_id: str, revision: str | None) -> Checkpoint:
     from huggingface_hub import errors, snapshot_download
 
+    silence = _silence(repo_id, revision)
     try:
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(_FILES)))
+        folder = Path(
+            snapshot_download(
+                repo_id, revision=revision, allow_patterns=list(_FILES), local_files_only=silence is not None
+            )
+        )
     except errors.GatedRepoError as error:
-        raise ModelInvalid(f"{repo_id} is gated: accept its terms on the hub and set HF_TOKEN") from error
+        raise ModelUnknown(f"{repo_id} is gated: accept its terms on the hub and set HF_TOKEN") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise ModelInvalid(f"the hub has no {repo_id} at revision {revision or 'main'}; check the name") from error
+        raise ModelUnknown(f"the hub has no {repo_id} at revision {revision or 'main'}; check the name") from error
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # whichever client the hub library uses
-        raise ModelUnavailable(f"cannot fetch {repo_id} from the hub now: {one_line(error)}") from error
+        if (status := _refusal(error)) is not None:
+            raise ModelUnknown(
+                f"the hub answers {status} for {repo_id} at revision {revision or 'main'}; check the name, "
+                "and HF_TOKEN if it is private"
+            ) from error
+        raise ModelUnavailable(f"cannot fetch {repo_id} from the hub now: {one_line(silence or error)}") from error
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # a page, or JSON of something else
+        raise ModelUnavailable(f"cannot fetch {repo_id}: no hub answers there: {one_line(error)}") from error
     return Checkpoint(name=repo_id, folder=folder, revision=folder.name)
+
+
+def _silence(repo_id: str, revision: str | None) -> Exception | None:
+    """Return the error of a hub that cannot be reached; None if it answers, whatever it says, or is not to be asked.
+
+    `snapshot_download` would wait for ever for a hub that accepts connections and says nothing.
+    """
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().model_info(repo_id, revision=revision, timeout=SILENT_SECONDS)
+    except (errors.HfHubHTTPError, errors.HFValidationError, errors.OfflineModeIsEnabled):
+        return None
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
+        return error
+    except (ValueError, LookupError, AttributeError, TypeError):  # no hub, see `_download`
+        return None
+    return None
+
+
+def _refusal(error: BaseException | None) -> int | None:
+    """Return the HTTP status with which a hub refused a name, from an error or its causes; None: it did not.
+
+    The hub library reports refusals that it does not know, such as those of mirrors, like an unreachable hub.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    while error is not None:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in REFUSALS:
+            return int(error.response.status_code)
+        error = error.__cause__
+    return None
 
 
 def folder_revision(folder: Path) -> str:

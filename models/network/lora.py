@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from models.adapters.card import Adapter, AdapterCard, LoraSettings, write_adapter
+from models.adapters.card import Adapter, AdapterCard, write_adapter
+from models.adapters.settings import LoraSettings
 from models.errors import ModelInvalid, one_line
 
 

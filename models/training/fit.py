@@ -16,7 +16,8 @@ from pathlib import Path
 
 from safetensors.torch import save as save_tensors
 
-from models.adapters.card import AdapterCard, LoraSettings, read_adapter, write_adapter
+from models.adapters.card import AdapterCard, read_adapter, write_adapter
+from models.adapters.settings import LoraSettings
 from models.network.base import BaseModel
 from models.recipes import Recipe, check_base
 from models.scoring.head import write_head

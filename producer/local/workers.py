@@ -16,7 +16,7 @@ from typing import Self
 from scanfleet.child_process import describe_exit, environment, module_command, spawn
 from scanfleet.config.extras import install_hint
 from scanfleet.config.settings import Settings
-from scanfleet.errors import MissingExtra, WorkerDied
+from scanfleet.errors import MissingExtra, UnknownModel, WorkerDied
 
 COMMAND = module_command("worker", "score")
 STOP_GRACE_SECONDS = 10.0  # in addition to the workers' own drain_seconds
@@ -80,7 +80,8 @@ class LocalWorkers:
     def check(self, progress: int = 0) -> None:
         """Restart workers that were killed or ask for it. progress: images that all workers have finished so far.
 
-        Raises WorkerDied if one ended with any other exit code, or if `MAX_DEATHS` died while no image was finished.
+        Raises UnknownModel if the hub refused their model, WorkerDied if one ended with any other exit code, or if
+        `MAX_DEATHS` died while no image was finished.
         """
         if progress != self._progress:
             self._progress, self._n_deaths = progress, 0
@@ -92,6 +93,8 @@ class LocalWorkers:
             self._n_deaths += 1
             if not (code < 0 or code == EX_TEMPFAIL) or self._n_deaths > MAX_DEATHS:
                 detail = last_line(child.log).removeprefix("scanfleet: ")
+                if code == UnknownModel.exit_code:
+                    raise UnknownModel(f"{detail} (log: {child.log})")
                 raise WorkerDied(f"a worker ended ({cause}): {detail} (log: {child.log})")
             self._on_death(child.process.pid)
             self._say(f"a worker ended ({cause}), another one takes over (log: {child.log})")

@@ -24,7 +24,7 @@ from scanfleet.db.results.results import known_identities
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.checks import resolve_check
 from scanfleet.db.scans.crash_isolation import expire_worker
-from scanfleet.db.scans.workers import WorkerInfo, live_workers
+from scanfleet.db.scans.workers import WorkerInfo, last_end, live_workers
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BrokerUnavailable, RequestError
 from scanfleet.images.formats import SEVERAL_SUFFIXES
@@ -85,13 +85,28 @@ def missing_worker_hint(engine: sa.Engine, *, model: str, queue: str) -> str | N
     """Return what to do if no worker serves this model; None if one does."""
     with reading(engine) as connection:
         workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
+        ended = last_end(connection, queue)
     problem, queues = startup_problem(workers, queue), {worker.queue for worker in workers}
     if problem is not None:
         return f"no worker for model {model} can start yet: {problem}"
     if queue in queues:
         return None
+    if ended is not None:
+        return f"no live worker for model {model}: the last one ended: {ended}"
     others = f" (live: {', '.join(sorted(queues)[:5])})" if queues else ""
     return f"no live worker for model {model}{others}. Start one: `scanfleet worker score --model {model}`"
+
+
+def why_no_worker(connection: sa.Connection, queue: str, *, ended: bool) -> str | None:
+    """Return why no worker of a queue takes batches; None if one does, or if there is none and nobody knows why.
+
+    ended: whether the refusal that ended the last one counts.
+    """
+    workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
+    if ended and all(worker.queue != queue for worker in workers):
+        why = last_end(connection, queue)
+        return None if why is None else f"a worker; the last one ended: {why}"
+    return startup_problem(workers, queue)
 
 
 def startup_problem(workers: Sequence[WorkerInfo], queue: str) -> str | None:

@@ -10,12 +10,11 @@ from threading import Event
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.session import SILENT_SECONDS, startup_problem
+from producer.scans.session import why_no_worker
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.scans import Progress, ScanInfo
-from scanfleet.db.scans.workers import live_workers
 from scanfleet.reconcile import reconcile_once
 from scanfleet.retry import retry_database
 
@@ -35,37 +34,43 @@ class ScanSnapshot:
         return self.scan.state in ENDED
 
 
-def snapshot_of(engine: sa.Engine, scan_id: str) -> ScanSnapshot:
-    """Read a scan and its progress. Raises UnknownName, DatabaseUnavailable."""
+def snapshot_of(engine: sa.Engine, scan_id: str, *, own_workers: bool = False) -> ScanSnapshot:
+    """Read a scan and its progress, as `progress_of`. Raises UnknownName, DatabaseUnavailable."""
     with reading(engine) as connection:
         scan = scans.get_scan(connection, scan_id)
-        return ScanSnapshot(scan=scan, progress=progress_of(connection, scan))
+        return ScanSnapshot(scan=scan, progress=progress_of(connection, scan, own_workers=own_workers))
 
 
-def progress_of(connection: sa.Connection, scan: ScanInfo) -> Progress:
-    """Return the progress of a scan. Its wait reason may also be that no worker can start."""
+def progress_of(connection: sa.Connection, scan: ScanInfo, *, own_workers: bool = False) -> Progress:
+    """Return the progress of a scan. Its wait reason may also be that no worker can start.
+
+    own_workers: the caller starts the workers, so those that ended earlier are no reason.
+    """
     done = scans.progress(connection, scan.id)
     if done.waiting_for is None and done.n_pending and scan.state == "running":
-        workers = live_workers(connection, silent_seconds=SILENT_SECONDS)
-        return replace(done, waiting_for=startup_problem(workers, scan.queue))
+        return replace(done, waiting_for=why_no_worker(connection, scan.queue, ended=not own_workers))
     return done
 
 
-def watch(engine: sa.Engine, scan_id: str, *, every_seconds: float = POLL_SECONDS) -> Iterator[ScanSnapshot]:
+def watch(
+    engine: sa.Engine, scan_id: str, *, every_seconds: float = POLL_SECONDS, own_workers: bool = False
+) -> Iterator[ScanSnapshot]:
     """Yield snapshots until the scan has ended; the last one has its final state. Only reads."""
     pause = Event()
     while True:
-        now = retry_database(lambda: snapshot_of(engine, scan_id))
+        now = retry_database(lambda: snapshot_of(engine, scan_id, own_workers=own_workers))
         yield now
         if now.ended:
             return
         pause.wait(every_seconds)
 
 
-def watch_and_reconcile(engine: sa.Engine, app: Celery, settings: Settings, scan_id: str) -> Iterator[ScanSnapshot]:
+def watch_and_reconcile(
+    engine: sa.Engine, app: Celery, settings: Settings, scan_id: str, *, own_workers: bool = False
+) -> Iterator[ScanSnapshot]:
     """Like `watch`, with a round of reconciling every `reconcile_seconds`."""
     due_at = 0.0
-    for now in watch(engine, scan_id):
+    for now in watch(engine, scan_id, own_workers=own_workers):
         yield now
         if now.ended:
             return

@@ -10,7 +10,7 @@ from typing import Any
 from scanfleet.config.settings import Settings
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
-from scanfleet.storage import adapter_files
+from scanfleet.storage import adapter_digest
 from scanfleet.storage.open import open_store
 
 MAX_CARD_BYTES = 64 << 20
@@ -32,7 +32,7 @@ def require_weights(adapter: AdapterInfo, settings: Settings) -> str | None:
     if not all(os.access(path, os.R_OK) for path in (folder, *folder.iterdir())):
         return f"the folder {folder} is not readable"
     try:
-        found = adapter_files.digest_of(folder)
+        found = adapter_digest.digest_of(folder)
     except BadSource as error:
         raise BadSource(f"adapter {adapter.id} is damaged: {error}; workers would refuse it") from None
     _require(adapter, found, str(folder))
@@ -40,7 +40,7 @@ def require_weights(adapter: AdapterInfo, settings: Settings) -> str | None:
 
 
 def _check_bucket(adapter: AdapterInfo, settings: Settings) -> str | None:
-    uri = f"{adapter.uri.rstrip('/')}/{adapter_files.CARD}"
+    uri = f"{adapter.uri.rstrip('/')}/{adapter_digest.CARD}"
     try:
         data = open_store(uri, settings).fetch(uri, etag=None, max_bytes=MAX_CARD_BYTES).data
     except ImageError as error:  # raised by stores for any bad object

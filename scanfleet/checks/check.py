@@ -84,6 +84,23 @@ class Check(BaseModel):
             step["answers"] = dict(step["answers"])
         return body
 
+    def reads_otherwise(self, other: Check) -> str | None:
+        """Return the first field in which the model reads another question; None: an adapter of one answers both.
+
+        A label without a description, or with an empty one, is its own line of the menu.
+        """
+        ours, theirs = (
+            {
+                "prompts": check.prompt,
+                "labels": check.labels,
+                "flags": frozenset(check.flags),
+                "descriptions": {label: check.descriptions.get(label) or label for label in check.labels},
+                "steps": check.steps,
+            }
+            for check in (self, other)
+        )
+        return next((field for field in ours if ours[field] != theirs[field]), None)
+
     @property
     def hash(self) -> str:
         """SHA-256 over the canonical content: the same content gives the same hash on every machine."""

@@ -1,46 +1,31 @@
 """Copy the files of an adapter between a local folder and a place that all workers reach.
 
-Each adapter is stored under the SHA-256 of its weights, so its files never change. The card (adapter.json) is written
-last: a folder or prefix with a card is complete. `models.adapters.card` reads cards; here only the list of parts and
-the digest are read.
+Each adapter is stored under its digest (`scanfleet.storage.adapter_digest`), so its files never change. The card
+(adapter.json) is written last: a folder or prefix with a card is complete. `models.adapters.card` reads cards.
 """
 
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
-import re
 import secrets
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadSettings, BadSource, ImageError, SourceNotFound, StoreUnavailable
+from scanfleet.storage.adapter_digest import CARD, SETTINGS, digest_of, names
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import open_store
 from scanfleet.storage.safe_open import PART
 
-CARD = "adapter.json"
 MAX_FILES = 1000  # per adapter; a prefix with more holds something else
 MAX_FILE_BYTES = 5 << 30
 MAX_BYTES = 16 << 30  # per adapter
 STALE_SECONDS = 24 * 3600.0  # after this a folder that was being filled counts as abandoned
-_PARTS = {"lora": "adapter_model.safetensors", "head": "head.safetensors"}
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_READ_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Card:
-    parts: tuple[str, ...]
-    weights_sha256: str
 
 
 def shared_place(settings: Settings) -> str:
@@ -55,15 +40,10 @@ def shared_place(settings: Settings) -> str:
     return str(Path(place).expanduser().absolute())
 
 
-def is_digest(text: str) -> bool:
-    """Return True if a text is a SHA-256, and so may name a folder."""
-    return _DIGEST.fullmatch(text) is not None
-
-
 def push(folder: Path, destination: str, settings: Settings) -> str:
     """Copy an adapter to a folder or s3://bucket/prefix. Returns its uri there.
 
-    An adapter that is there already gets only the files that it lacks.
+    An adapter that is there already gets only the files that it lacks, and its own settings.
     Raises BadSource for a folder that holds no valid adapter, SourceNotFound, AccessDenied, StoreUnavailable.
     """
     digest = digest_of(folder)
@@ -74,10 +54,13 @@ def push(folder: Path, destination: str, settings: Settings) -> str:
     held = _held(there, f"{target}/")
     card = _fetch(here, f"{source}/{CARD}")
     known = _fetch(there, f"{target}/{CARD}") if CARD in held else None
-    if known is not None and known != card and _names(known, digest):
+    if known is not None and known != card and names(known, digest):
         return target  # the same weights with another card: the first one stays, so that no mixture arises
     for name in sorted(files.keys() - {CARD}):
-        if known != card or held.get(name) != files[name]:
+        whole = held.get(name) == files[name]
+        if whole and name == SETTINGS:  # small, and altered at the same size more often than the tensors
+            whole = _fetch(there, f"{target}/{name}") == _fetch(here, f"{source}/{name}")
+        if known != card or not whole:
             there.put(f"{target}/{name}", _fetch(here, f"{source}/{name}"))
     if known != card:
         there.put(f"{target}/{CARD}", card)
@@ -96,18 +79,18 @@ def pull(uri: str, folder: Path, settings: Settings, *, digest: str | None = Non
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise BadSource(f"{folder} exists already and holds no adapter: name another folder")
     store, source = _open(uri, settings)
-    names = _listed(store, f"{source}/").keys()
-    if CARD not in names:
+    found = _listed(store, f"{source}/").keys()
+    if CARD not in found:
         raise BadSource(f"{uri} holds no {CARD}: give the folder or prefix of one adapter, pushed to its end")
     filling = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PART}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
-        for name in sorted(names):
+        for name in sorted(found):
             target = filling / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(_fetch(store, f"{source}/{name}"))
-        _require(digest, digest_of(filling), uri)
+        _require(digest, _digest_of_copy(filling, uri), uri)
         _put_in_place(filling, folder)
     except OSError as error:
         raise StoreUnavailable(f"cannot write {folder}: {error.strerror}") from error
@@ -115,17 +98,12 @@ def pull(uri: str, folder: Path, settings: Settings, *, digest: str | None = Non
         shutil.rmtree(filling, ignore_errors=True)
 
 
-def digest_of(folder: Path) -> str:
-    """Return the SHA-256 of an adapter's weights, computed from its files as `models.adapters.card` does.
-
-    Raises BadSource when it is not the one that the card names, or when there is no valid card.
-    """
-    card = _parse(_read(folder / CARD), str(folder / CARD))
-    digests = {_PARTS[part]: _sha256(folder / _PARTS[part]) for part in card.parts}
-    found = digests[_PARTS["lora"]] if card.parts == ("lora",) else _sha256_of_all(digests)
-    if found != card.weights_sha256:
-        raise BadSource(f"{folder}: the weights have sha256 {found[:12]}…, its card names {card.weights_sha256[:12]}…")
-    return found
+def _digest_of_copy(filling: Path, uri: str) -> str:
+    """Return the digest of what was just fetched; errors name its source. Raises BadSource."""
+    try:
+        return digest_of(filling)
+    except BadSource as error:
+        raise BadSource(str(error).replace(str(filling), uri.rstrip("/"))) from None
 
 
 def _require(digest: str | None, found: str, where: str | Path) -> None:
@@ -169,50 +147,6 @@ def _fetch(store: ObjectStore, uri: str) -> bytes:
         return store.fetch(uri, etag=None, max_bytes=MAX_FILE_BYTES).data
     except ImageError as error:  # the store's error for a single object
         raise BadSource(f"{uri}: {error.reason}: {error.detail}") from None
-
-
-def _names(card: bytes, digest: str) -> bool:
-    """Return True if a card belongs to these weights."""
-    try:
-        return _parse(card, CARD).weights_sha256 == digest
-    except BadSource:
-        return False
-
-
-def _parse(data: bytes, where: str) -> _Card:
-    try:
-        raw: Any = json.loads(data)
-    except ValueError:
-        raise BadSource(f"{where} is not JSON: restore it") from None
-    fields = raw if isinstance(raw, dict) else {}
-    digest, parts = fields.get("weights_sha256"), fields.get("parts", ["lora"])  # the first cards named no parts
-    if not isinstance(digest, str) or not is_digest(digest):
-        raise BadSource(f"{where} names no SHA-256 of the weights: restore it")
-    if not isinstance(parts, list) or not parts or not all(part in _PARTS for part in parts):
-        raise BadSource(f"{where}: parts must be some of {', '.join(_PARTS)}")
-    return _Card(parts=tuple(parts), weights_sha256=digest)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadSource(f"{path} cannot be read ({error.strerror}): give the whole folder of an adapter") from None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_READ_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise BadSource(f"{path} cannot be read ({error.strerror}): give the whole folder of an adapter") from None
-    return digest.hexdigest()
-
-
-def _sha256_of_all(digests: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def _put_in_place(filling: Path, folder: Path) -> None:

@@ -20,7 +20,7 @@ from peft import set_peft_model_state_dict
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from models.adapters.card import LoraSettings
+from models.adapters.settings import LoraSettings
 from models.families import FAMILIES
 from models.inputs.processing import load_processor
 from models.network.lora import adapter_state, add_lora

@@ -13,7 +13,7 @@ import structlog
 
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans.workers import beat, set_ready, set_waiting, start_worker, stop_worker
-from scanfleet.errors import DatabaseUnavailable
+from scanfleet.errors import DatabaseUnavailable, RequestError
 from scanfleet.redaction import storable
 from worker.runtime.retry import retry_startup
 from worker.runtime.timer import Timer
@@ -65,7 +65,7 @@ class Row:
 
 @contextmanager
 def registered_worker(engine: sa.Engine, *, worker: str, queue: str, device: str) -> Iterator[Row]:
-    """Keep the worker's row up to date inside the context."""
+    """Keep the worker's row up to date inside the context. At its end the row has the refusal that ended it, if any."""
 
     def enter() -> None:
         with transaction(engine) as connection:
@@ -77,13 +77,17 @@ def registered_worker(engine: sa.Engine, *, worker: str, queue: str, device: str
     row = Row(engine, worker)
     timer = Timer("worker_row", row.update, seconds=BEAT_SECONDS)
     timer.start()
+    because = None
     try:
         yield row
+    except RequestError as error:
+        because = storable(str(error))
+        raise
     finally:
         timer.stop()
         try:
             row.update()
             with transaction(engine) as connection:
-                stop_worker(connection, worker)
+                stop_worker(connection, worker, because=because)
         except DatabaseUnavailable as error:
             log.warning("worker_row_left_open", error=str(error))

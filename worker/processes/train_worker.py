@@ -9,14 +9,14 @@ from contextlib import ExitStack, contextmanager
 import sqlalchemy as sa
 from celery import Celery
 
-from models.errors import ModelInvalid, ModelUnavailable
+from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
 from models.inputs.sources import locate
 from models.types import ModelIdentity
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.settings import Settings
 from scanfleet.db.scans.workers import beat
 from scanfleet.db.schema import ledger
-from scanfleet.errors import BadSettings, DeviceUnavailable
+from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
 from scanfleet.messages import TRAIN_QUEUE
 from scanfleet.queue.app import clear_taken
 from scanfleet.reconcile import reconcile_once
@@ -62,6 +62,8 @@ def find_base(settings: Settings) -> ModelIdentity:
         raise BadSettings(f"model: {settings.model} cannot be trained: name a hub id, a folder or pocket")
     try:
         found = locate(settings.model, revision=settings.model_revision)
+    except ModelUnknown as error:
+        raise UnknownModel(f"model: {error}") from error
     except ModelInvalid as error:
         raise BadSettings(f"model: {error}") from error
     except ModelUnavailable as error:

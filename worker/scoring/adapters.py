@@ -22,6 +22,7 @@ from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, is_decided, promote
 from scanfleet.errors import BadSource, RequestError
 from scanfleet.storage import adapter_files
+from scanfleet.storage.adapter_digest import digest_of, is_digest
 
 log = structlog.get_logger()
 
@@ -36,7 +37,7 @@ class AdapterFolders:
 
     def find(self, adapter: AdapterInfo) -> Path:
         """Return the folder with the files of an adapter. Raises ModelInvalid, StoreUnavailable."""
-        if not adapter_files.is_digest(adapter.weights_sha256):  # it becomes the name of a folder
+        if not is_digest(adapter.weights_sha256):  # it becomes the name of a folder
             raise ModelInvalid(f"{adapter.uri} is registered without a SHA-256 of its weights: register it again")
         folder = self._locate(adapter)
         found = read_card(folder).weights_sha256
@@ -66,7 +67,7 @@ class AdapterFolders:
 def _holds(folder: Path, digest: str) -> bool:
     """Return whether a copy is intact: it may be damaged, or the bucket held other files when it was fetched."""
     try:
-        return adapter_files.digest_of(folder) == digest
+        return digest_of(folder) == digest
     except BadSource:
         return False
 

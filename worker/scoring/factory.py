@@ -12,7 +12,7 @@ import structlog
 
 from models.adapters.calibration import Thresholds
 from models.adapters.canary import try_canary
-from models.adapters.card import AdapterCard, read_card
+from models.adapters.card import CARD, AdapterCard, read_card
 from models.errors import ModelInvalid, ModelUnavailable
 from models.scoring.sequential import in_steps
 from models.types import Question, Reading, Scorer, Step
@@ -114,6 +114,7 @@ class ScorerMaker:
         check, adapter, question = wanted.check, wanted.adapter, question_of(wanted.check)
         fitted, folder = wanted.fitted, None if adapter is None else self._folders.find(adapter)
         if adapter is not None and folder is not None and not knows(read_card(folder), question):
+            _require_unaltered(adapter, check, folder)
             # A check of the same name with another prompt or other labels: the adapter was not trained for them.
             log.warning("adapter_for_other_prompt", check=check.name, adapter=adapter.id)
             adapter = folder = None
@@ -225,9 +226,15 @@ def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
         raise ModelInvalid(f"{adapter.uri} changed while it was loaded: register and promote what is there now")
 
 
+def _require_unaltered(adapter: AdapterInfo, check: Check, folder: Path) -> None:
+    """Raise ModelInvalid if the card no longer asks the very check that the adapter was registered for."""
+    if adapter.check_hash == check.hash and not check.steps:
+        raise ModelInvalid(f"{folder / CARD} asks another question than when the adapter was registered: restore it")
+
+
 def matches(card: AdapterCard, question: Question) -> bool:
-    """Return whether an adapter was made for exactly this question. For steps none is: the base answers them."""
-    return card.question == question and not question.steps
+    """Return whether an adapter was made for exactly what the model reads. For steps none is: the base answers them."""
+    return card.question.as_read() == question.as_read() and not question.steps
 
 
 def knows(card: AdapterCard, question: Question) -> bool:

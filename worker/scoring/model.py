@@ -13,7 +13,7 @@ from PIL import Image
 
 from models import factory
 from models.crops.policy import CropPolicy
-from models.errors import ModelInvalid, ModelUnavailable
+from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
 from models.fake import FakeCropReader, FakeFinder, FakePrepared, FakeScorer
 from models.inputs.sources import locate
 from models.network.allocator import keep_freed_memory
@@ -28,7 +28,7 @@ from models.types import (
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.extras import install_hint
 from scanfleet.config.settings import Settings
-from scanfleet.errors import BadSettings, DeviceUnavailable
+from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
 from worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def load_model(settings: Settings) -> Model:
         )
     except ImportError as error:
         raise BadSettings(f"this worker cannot load models ({error}): {install_hint('worker')}") from None
+    except ModelUnknown as error:
+        raise UnknownModel(f"model: {error}") from error
     except ModelInvalid as error:
         raise BadSettings(f"model: {error}") from error
     except ModelUnavailable as error:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers.activations import GELUTanh
 
-from models.adapters.card import Adapter, LoraSettings
+from models.adapters.card import Adapter
+from models.adapters.settings import LoraSettings
 from models.network.base import BaseModel
 from models.network.cpu import SigmoidGelu
 from models.network.lora import adapter_state, add_lora, copy_weights, lora_of, remove_lora

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
-from models.adapters.card import LoraSettings
+from models.adapters.settings import LoraSettings
 from models.errors import ModelInvalid
 from models.families import Family
 from models.network.merging import adapted_layers

@@ -61,6 +61,8 @@ def list_checks(flags: Flags, form: str) -> None:
 def show(flags: Flags, name: str) -> None:
     """Print a check as TOML. Save it to a file to start your own.
 
+    A note says if the adapter that is in use for its name learnt other words, so that the base model answers alone.
+
     \b
     Example:
       scanfleet checks show overlay > mine.toml
@@ -71,6 +73,7 @@ def show(flags: Flags, name: str) -> None:
 
     with existing_ledger(flags.settings()) as engine:
         check = find_check(engine, name)
+        _note_unused_adapter(engine, check, flags)
     click.echo(f"# version {check.hash[:12]}")
     click.echo(tomlkit.dumps(check.as_file()), nl=False)
 
@@ -95,9 +98,23 @@ def add(flags: Flags, file: Path) -> None:
     if file.suffix != ".toml":
         raise BadCheck(f"{file}: a check is a .toml file (`scanfleet checks show overlay` prints an example)")
     check = load_check(str(file))
-    with flags.ledger() as engine, transaction(engine) as connection:
-        save_check(connection, check, added=True)
-    note(f"check {check.name} is now version {check.hash[:12]}")
+    with flags.ledger() as engine:
+        with transaction(engine) as connection:
+            save_check(connection, check, added=True)
+        note(f"check {check.name} is now version {check.hash[:12]}")
+        _note_unused_adapter(engine, check, flags)
+
+
+def _note_unused_adapter(engine: sa.Engine | None, check: Check, flags: Flags) -> None:
+    """Note that the adapter in use for the check's name, on the model of the settings, learnt other words."""
+    from producer.training.unused import unused_adapter
+    from scanfleet.db.engine import reading
+
+    if engine is not None:
+        with reading(engine) as connection:
+            unused = unused_adapter(connection, check, flags.settings().model)
+        if unused is not None:
+            note(unused)
 
 
 def _all(engine: sa.Engine | None) -> dict[str, Check]:

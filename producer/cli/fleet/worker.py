@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from scanfleet.db.training.trainings import TrainingInfo
     from scanfleet.stats.stage_times import StageTimes
 
+ENDED_SECONDS = 24 * 3600.0  # for how long a worker that ended itself is named
+
 
 @click.group(cls=ScanfleetGroup)
 def worker() -> None:
@@ -34,6 +36,8 @@ def worker() -> None:
 def list_workers(flags: Flags, form: str) -> None:
     """List workers seen recently, with the bottleneck of each.
 
+    Notes say what a worker waits for that cannot start yet, and why one that nobody replaced has ended itself.
+
     \b
     Example:
       scanfleet worker ls
@@ -41,11 +45,12 @@ def list_workers(flags: Flags, form: str) -> None:
     from producer.scans.session import SILENT_SECONDS
     from producer.training.refusals import refusal_text, refused_champions
     from scanfleet.db.engine import reading
-    from scanfleet.db.scans.workers import live_workers
+    from scanfleet.db.scans.workers import ended_workers, live_workers
     from scanfleet.db.training.trainings import under_way
     from scanfleet.stats.stage_times import StageTimes
 
     with flags.ledger() as engine, reading(engine) as connection:
+        ended = ended_workers(connection, silent_seconds=SILENT_SECONDS, within_seconds=ENDED_SECONDS)
         found = [
             (each, StageTimes(sums=each.seconds or {}))
             for each in live_workers(connection, silent_seconds=SILENT_SECONDS)
@@ -57,6 +62,8 @@ def list_workers(flags: Flags, form: str) -> None:
     for each, _ in found:
         if each.waiting_for:
             note(f"worker {each.id} cannot start yet: {each.waiting_for}")
+    for worker_id, reason in ended.items():
+        note(f"worker {worker_id} has ended, and none took its place: {reason}")
     if form == "json":
         click.echo(json.dumps([_record(each, times, at.get(each.id)) for each, times in found], indent=2))
         return

@@ -136,6 +136,18 @@ def report_refusals(engine: sa.Engine, scan: ScanInfo) -> None:
         note(refusals_text(refusals))
 
 
+def report_unused_adapter(engine: sa.Engine, scan: ScanInfo) -> None:
+    """Note that the adapter in use for the check's name does not answer this version of the check."""
+    from producer.training.unused import unused_adapter
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans.checks import get_check
+
+    with reading(engine) as connection:
+        unused = unused_adapter(connection, get_check(connection, scan.check_id), scan.model)
+    if unused is not None:
+        note(unused)
+
+
 def report_quarantine(scan_id: str, failures: Counts) -> None:
     """Note the quarantined images: they kill the process that handles them and are not retried automatically."""
     from producer.reports.failures import QUARANTINED, n_quarantined

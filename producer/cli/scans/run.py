@@ -36,14 +36,15 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
 
     Lists SRC, starts workers, waits, prints a summary and stops the workers. Sources and filters are those of
     `scanfleet scan`. Ctrl-C lets the workers finish or hand back their batches; a second Ctrl-C makes them hand back at
-    once. Run the same command again to resume. Failed images don't affect the exit code unless --strict is set.
+    once. Run the same command again to resume. Failed images don't affect the exit code unless --strict is set. A model
+    that the hub does not know ends the command (exit code 26); a hub that cannot be reached is waited for.
 
     \b
     Example:
       scanfleet run photos/ --check overlay --report flagged.html
       scanfleet run demo/manifest.csv --check overlay --truth truth
     """
-    from producer.cli.scans.outcome import echo_summary, report_refusals
+    from producer.cli.scans.outcome import echo_summary, report_refusals, report_unused_adapter
     from producer.cli.scans.scan import report_outcome
     from producer.local.workers import LocalWorkers, require_worker_extra
     from producer.reports.output import require_place
@@ -73,6 +74,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
         )
         _conclude(session, now, truth=truth, report=report)
         report_refusals(session.engine, now.scan)
+        report_unused_adapter(session.engine, now.scan)
         report_outcome(now.scan.id, now.progress, strict=strict)
 
 
@@ -87,7 +89,7 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
         if last.n_new:
             local.start()  # at the first page, so that a bad source starts no worker
         if time.monotonic() >= poll_at:
-            now = snapshot_of(session.engine, last.scan.id)
+            now = snapshot_of(session.engine, last.scan.id, own_workers=True)
             local.check(now.progress.n_done)
             display.scored(now)
             poll_at = time.monotonic() + POLL_SECONDS
@@ -96,7 +98,7 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
     report_listing(last, n_pending=n_pending)
     if n_pending:
         local.start()  # nothing is new, but an earlier run left work
-    for now in watch_and_reconcile(session.engine, session.app, session.settings, last.scan.id):
+    for now in watch_and_reconcile(session.engine, session.app, session.settings, last.scan.id, own_workers=True):
         display.scored(now)
         if not now.ended:
             local.check(now.progress.n_done)

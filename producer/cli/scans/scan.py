@@ -38,6 +38,7 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
       scanfleet scan s3://ads/2026/ --check overlay
       scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --dry-run
     """
+    from producer.cli.scans.outcome import report_unused_adapter
     from producer.scans.session import Request, open_session
     from scanfleet.config.diagnosis import local_broker_warning
     from scanfleet.config.model_names import require_model
@@ -55,6 +56,7 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
         with if_stopped("stopped; what is listed is kept: run the same command to resume"):
             last = _enqueue(session, request, display)
         _report_missing_worker(session, last)
+        report_unused_adapter(session.engine, last.scan)
         if wait:
             with if_stopped(f"stopped waiting; the scan continues: `scanfleet scans watch {last.scan.id}`"):
                 _wait(session, last, display, strict=strict)

@@ -90,6 +90,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
             alarms = alarms_of_scan(connection, summary.scan.check, summary.scan.id)
         if form == "table":
             outcome.report_missing_worker(engine, summary.scan, summary.progress)
+            outcome.report_unused_adapter(engine, summary.scan)
     if form == "json":
         answers = [{"decision": key[0], "label": key[1], "images": n} for key, n in summary.answers.items()]
         failures = [{"stage": key[0], "reason": key[1], "images": n} for key, n in summary.failures.items()]

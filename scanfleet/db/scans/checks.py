@@ -36,6 +36,16 @@ def get_check(connection: sa.Connection, check_id: int) -> Check:
     return Check.model_validate(body)
 
 
+def find_version(connection: sa.Connection, name: str, version: str) -> Check | None:
+    """Return a version of a check by its hash: a stored one, or the built-in one; None: it is not known here."""
+    stored = sa.select(CheckRow.body).where(CheckRow.name == name, CheckRow.hash == version)
+    body = connection.execute(stored).scalar_one_or_none()
+    if body is not None:
+        return Check.model_validate(body)
+    check = load_check(name) if name in builtin_names() else None
+    return check if check is not None and check.hash == version else None
+
+
 def list_checks(connection: sa.Connection) -> dict[str, Check]:
     """The newest version of each check by name: the built-in ones, and over them those that were added."""
     checks = {name: load_check(name) for name in builtin_names()}

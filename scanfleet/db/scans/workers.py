@@ -63,6 +63,21 @@ def stop_worker(connection: sa.Connection, worker: str, *, because: str | None =
     connection.execute(sa.update(Worker).where(Worker.id == worker).values(ended))
 
 
+def last_end(connection: sa.Connection, queue: str) -> str | None:
+    """Return why the newest worker of a queue ended itself; None: there is none, it runs, or it was stopped."""
+    query = sa.select(Worker.ended_because).where(Worker.queue == queue).order_by(Worker.started_at.desc()).limit(1)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def ended_workers(connection: sa.Connection, *, silent_seconds: float, within_seconds: float) -> dict[str, str]:
+    """Return the newest worker of each queue that ended itself in this time, with the reason, where none is live."""
+    live = {worker.queue for worker in live_workers(connection, silent_seconds=silent_seconds)}
+    since = now(connection) - timedelta(seconds=within_seconds)
+    query = sa.select(Worker.id, Worker.queue, Worker.ended_because).where(Worker.started_at >= since)
+    newest = {row.queue: row for row in connection.execute(query.order_by(Worker.started_at))}
+    return {row.id: row.ended_because for row in newest.values() if row.ended_because and row.queue not in live}
+
+
 def live_workers(connection: sa.Connection, *, silent_seconds: float) -> list[WorkerInfo]:
     """Return the workers that have not stopped, with a heartbeat within `silent_seconds`."""
     since = now(connection) - timedelta(seconds=silent_seconds)

@@ -1,6 +1,7 @@
 """A running worker with the pocket model, while an adapter is promoted, rolled back, and another one refused."""
 
 import itertools
+import json
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from scanfleet.db.tables import Batch, Image, ScorerRow, Verdict
 from scanfleet.db.training import champions, refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.storage.folder import FolderStore
+from tests.helpers.cli_process import scanfleet
 from tests.rigs.second_adapter import info_of, out_of_tune, second_adapter
 from tests.rigs.worker_fleet import Fleet, fleet
 from tests.rigs.worker_rig import add_scan, png
@@ -127,3 +129,17 @@ def test_a_running_worker_follows_promotion_and_rollback_and_refuses_what_its_ca
         assert order == [shipped, promoted, shipped]
         assert set().union(*answered[n_before:]) == {shipped}
         assert "adapter_refused" in worker.log
+
+
+def test_a_run_of_a_check_in_other_words_names_the_adapter_that_does_not_answer(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1, width=64, height=64))
+    shown = scanfleet("checks", "show", "baggage", data_dir=tmp_path).stdout
+    for old, new, told in (('gun = "gun"\n', "", False), ('"no threat"', '"nothing"', True)):
+        assert old in shown
+        (tmp_path / "mine.toml").write_text(shown.replace(old, new))
+        run = scanfleet("run", tmp_path / "1.png", "--check", tmp_path / "mine.toml", data_dir=tmp_path)
+        scan = run.stdout.split()[1].rstrip(":")
+        assert run.returncode == 0, run.stderr
+        assert ("it learnt other descriptions" in run.stderr) is told
+        exported = scanfleet("results", "export", "--scan", scan, "--format", "jsonl", data_dir=tmp_path).stdout
+        assert (json.loads(exported)["scorer"]["mode"] == "zero-shot") is told

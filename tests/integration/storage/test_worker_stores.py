@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from models.adapters.card import CARD, AdapterCard, LoraSettings, read_card, write_adapter
+from models.adapters.card import CARD, SETTINGS, AdapterCard, LoraSettings, read_card, write_adapter
 from models.errors import ModelInvalid
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
@@ -98,6 +100,23 @@ def test_an_adapter_in_a_bucket_is_fetched_once(tmp_path: Path, s3_bucket: Bucke
     assert AdapterFolders(settings).find(adapter) == found
 
 
+def test_altered_settings_are_fetched_again_and_refused_where_the_bucket_has_them_too(
+    tmp_path: Path, s3_bucket: Bucket
+) -> None:
+    settings = load_settings(data_dir=tmp_path / "data", s3_endpoint_url=s3_bucket.endpoint_url)
+    adapter = registered(s3_bucket.uri("adapters/one"), upload_adapter(s3_bucket, tmp_path / "made"))
+    path = AdapterFolders(settings).find(adapter) / SETTINGS
+    whole = path.read_bytes()
+    altered = whole.replace(b'"lora_alpha": 1.0', b'"lora_alpha": 2.0')
+    assert altered != whole
+    path.write_bytes(altered)
+    assert (AdapterFolders(settings).find(adapter) / SETTINGS).read_bytes() == whole
+    path.write_bytes(altered)
+    s3_bucket.put(f"adapters/one/{SETTINGS}", altered)
+    with pytest.raises(ModelInvalid, match=rf"^{adapter.uri}/{SETTINGS} was altered after the adapter was made"):
+        AdapterFolders(settings).find(adapter)
+
+
 def test_an_adapter_in_a_bucket_cannot_write_outside_its_folder(tmp_path: Path, s3_bucket: Bucket) -> None:
     settings = load_settings(data_dir=tmp_path / "data", s3_endpoint_url=s3_bucket.endpoint_url)
     card = upload_adapter(s3_bucket, tmp_path / "made")
@@ -113,7 +132,7 @@ def upload_adapter(bucket: Bucket, folder: Path) -> AdapterCard:
         name="one", question=question_of(load_check("overlay")), base_model="pocket", base_revision="sha256:1"
     )
     lora = LoraSettings(r=1, lora_alpha=1, target_modules=("q_proj",))
-    card = write_adapter(folder, card=made, lora=lora, weights=b"weights")
+    card = write_adapter(folder, card=made, lora=lora, weights=save({"x": np.zeros(2, np.float32)}))
     for path in folder.iterdir():
         bucket.put(f"adapters/one/{path.name}", path.read_bytes())
     bucket.put("adapters/one/canary/0.png", b"png")

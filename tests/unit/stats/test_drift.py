@@ -105,7 +105,7 @@ def levels(found: Slice) -> list[str]:
 @pytest.mark.parametrize("n", [200, 1000])
 def test_without_drift_there_is_hardly_ever_a_word(n: int) -> None:
     said = [levels(slice_of(normal(2 * seed, n), normal(2 * seed + 1, n))) for seed in range(100)]
-    assert sum("alarm" in words for words in said) == 0
+    assert sum("alarm" in words for words in said) <= 1  # .7 % by the range of margins
     assert sum(bool(words) for words in said) <= 5
 
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from models.adapters.card import CARD, WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
+from models.adapters.card import CARD, SETTINGS, WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
 from models.types import Question
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import AccessDenied, BadSettings, BadSource, SourceNotFound, StoreUnavailable
@@ -17,6 +19,7 @@ from scanfleet.storage.memory import MemoryStore
 
 QUESTION = Question(name="c", prompt="?", labels=("a", "b"), flags=frozenset({"a"}))
 LORA = LoraSettings(r=1, lora_alpha=1, target_modules=("q_proj",))
+TENSORS = save({"x": np.zeros(2, np.float32)})
 
 
 @pytest.fixture
@@ -121,6 +124,30 @@ def test_damage_at_the_place_is_mended_by_another_push(tmp_path: Path, settings:
     (Path(uri) / CARD).write_text("{")
     (Path(uri) / WEIGHTS).write_bytes(b"WEIGHTS")
     assert push(adapter, str(place), settings) == uri
+    assert contents(Path(uri)) == contents(adapter)
+
+
+def altered(folder: Path) -> None:
+    """Another scaling of the LoRA, in as many bytes."""
+    path = folder / SETTINGS
+    path.write_text(path.read_text().replace('"lora_alpha": 1.0', '"lora_alpha": 2.0'))
+
+
+def test_altered_settings_are_neither_pulled_nor_pushed(tmp_path: Path, settings: Settings) -> None:
+    adapter = made(tmp_path / "made", weights=TENSORS)
+    altered(adapter)
+    with pytest.raises(BadSource, match=r"adapter_config\.json was altered .*lora_alpha"):
+        push(adapter, str(tmp_path), settings)
+    with pytest.raises(BadSource, match=r"made/adapter_config\.json was altered .*lora_alpha"):
+        pull(str(adapter), tmp_path / "pulled", settings)
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_settings_that_were_altered_at_the_place_are_mended_by_another_push(tmp_path: Path, settings: Settings) -> None:
+    adapter = made(tmp_path / "made", weights=TENSORS)
+    uri = push(adapter, str(tmp_path), settings)
+    altered(Path(uri))
+    assert push(adapter, str(tmp_path), settings) == uri
     assert contents(Path(uri)) == contents(adapter)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from producer.local.workers import MAX_DEATHS, LocalWorkers, last_line
 from scanfleet.config.settings import Settings, load_settings
-from scanfleet.errors import WorkerDied
+from scanfleet.errors import UnknownModel, WorkerDied
 
 OBEDIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True)"
 IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
@@ -99,6 +99,15 @@ def test_a_worker_that_ended_is_quoted(settings: Settings) -> None:
         with pytest.raises(WorkerDied, match=r"exit code 3\): cannot load the model \(log: ") as caught:
             until(lambda: workers.check() is not None)
     assert caught.value.exit_code == 21
+
+
+def test_a_model_that_the_hub_refuses_ends_the_command_as_it_ended_the_worker(settings: Settings) -> None:
+    code = "import sys; sys.stderr.write('scanfleet: model: the hub has no x/y\\n'); sys.exit(26)"
+    with LocalWorkers(settings, n=1, command=python(code)) as workers:
+        workers.start()
+        with pytest.raises(UnknownModel, match=r"^model: the hub has no x/y \(log: ") as caught:
+            until(lambda: workers.check() is not None)
+    assert caught.value.exit_code == 26
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(75)"])

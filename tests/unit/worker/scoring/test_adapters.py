@@ -11,7 +11,7 @@ import torch
 
 from models import factory
 from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.card import CARD, AdapterCard, Canary, LoraSettings, read_card, write_adapter
+from models.adapters.card import CARD, SETTINGS, AdapterCard, Canary, LoraSettings, read_card, write_adapter
 from models.errors import ModelInvalid
 from models.families import FAMILIES
 from models.network.base import BaseModel, Precision, load_base
@@ -184,6 +184,56 @@ def test_files_that_are_not_those_registered_are_not_used(
         worker.forget_backoff()
         worker.drain()
         assert worker.progress(scan).n_verdicts == 2
+
+
+def test_settings_that_are_altered_after_registration_are_refused_by_name(
+    tmp_path: Path, folder: Path, adapters: tuple[Path, Path]
+) -> None:
+    copy = tmp_path / "adapter"
+    shutil.copytree(adapters[0], copy)
+    with rig(tmp_path / "w", model=LoadedModel(load(folder))) as worker:
+        put_in_use(worker, info(copy))
+        worker.scan(pictures(2), check=CHECK)
+        worker.drain()  # the adapter is in memory now
+        settings = json.loads((copy / SETTINGS).read_text())
+        (copy / SETTINGS).write_text(json.dumps(settings | {"lora_alpha": 2 * settings["lora_alpha"]}))
+        other = CHECK.model_copy(update={"target_recall": 0.8})  # makes a scorer of its own
+        scan = worker.scan(pictures(2, start=2), check=other)
+        worker.drain()
+        progress = worker.progress(scan)
+        assert (progress.n_verdicts, progress.n_failures) == (0, 0)
+        assert f"{copy / SETTINGS} was altered" in str(progress.waiting_for)
+        assert "lora_alpha is 16.0, not 8.0" in str(progress.waiting_for)
+
+
+def test_a_card_that_no_longer_asks_its_check_is_refused_rather_than_left_out(
+    tmp_path: Path, folder: Path, adapters: tuple[Path, Path]
+) -> None:
+    copy = tmp_path / "adapter"
+    shutil.copytree(adapters[0], copy)
+    card = json.loads((copy / CARD).read_text())
+    card["question"]["prompt"] = "Is there a cat?"
+    (copy / CARD).write_text(json.dumps(card))
+    with rig(tmp_path / "w", model=LoadedModel(load(folder))) as worker:
+        put_in_use(worker, info(copy))
+        scan = worker.scan(pictures(2), check=CHECK)
+        worker.drain()
+        assert worker.progress(scan).n_verdicts == 0
+        assert f"{copy / CARD} asks another question" in str(worker.progress(scan).waiting_for)
+
+
+@pytest.mark.parametrize("descriptions", [{"none": "none"}, {"none": "", "overlay": "overlay"}, {}])
+def test_a_menu_that_reads_the_same_keeps_the_adapter(
+    tmp_path: Path, folder: Path, descriptions: dict[str, str]
+) -> None:
+    written = CHECK.model_copy(update={"descriptions": {"overlay": "overlay", "natural": "natural"}})
+    adapter = make_adapter(tmp_path / "adapter", folder, seed=1, check=written)
+    with rig(tmp_path / "w", model=LoadedModel(load(folder))) as worker:
+        adapter_id = put_in_use(worker, info(adapter))
+        scan = worker.scan(pictures(2), check=CHECK.model_copy(update={"descriptions": descriptions}))
+        worker.drain()
+        assert adapter_of(worker, scan) == {adapter_id}
+        assert {row.score is None for row in worker.rows(Verdict)} == {False}  # with its calibrator
 
 
 def test_files_that_are_swapped_between_finding_and_loading_are_not_used(
