@@ -212,6 +212,24 @@ def test_the_same_scan_again_adds_nothing_and_what_is_new_reopens_it(
     assert scan_of(engine, first.scan.id).state == "done"
 
 
+def test_a_scan_that_is_listed_again_does_not_end_between_two_pages(
+    engine: sa.Engine, app: Celery, settings: Settings
+) -> None:
+    archive = Archive(BATCH_IMAGES)
+    first = run(engine, app, settings, archive)
+    work(engine)
+    assert scan_of(engine, first.scan.id).state == "done"
+    archive.store.objects |= {f"mem://a/new-{number:05}.jpg": b"x" for number in range(200)}
+    pages = start(engine, app, settings, archive)
+    grown = next(page for page in pages if page.n_new)
+    assert work(engine) == grown.n_new < 200  # workers are faster than the listing
+    assert scan_of(engine, first.scan.id).state == "running"
+    assert list(pages)[-1].n_new == 200
+    assert scan_of(engine, first.scan.id).n_listed == 200 + BATCH_IMAGES
+    work(engine)
+    assert scan_of(engine, first.scan.id).state == "done"
+
+
 def test_other_filters_or_fresh_make_another_scan(engine: sa.Engine, app: Celery, settings: Settings) -> None:
     archive = Archive(20)
     ids = {

@@ -1,14 +1,17 @@
 """Stores: listed objects can be read, paths that lead out are refused, and transient errors are not the image's."""
 
+import io
 import os
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
 
 from scanfleet.config.settings import load_settings
-from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
+from scanfleet.errors import AccessDenied, BadSource, ImageError, Retryable, SourceNotFound, StoreUnavailable
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.file_uri import path_to_uri, uri_to_path
 from scanfleet.storage.folder import FolderStore
@@ -206,6 +209,47 @@ def test_memory_is_a_peer() -> None:
     store.down = True
     with pytest.raises(StoreUnavailable):
         store.fetch("mem://b/1", etag=None, max_bytes=10)
+
+
+class Answering:
+    """A client of S3 with one answer to every read: bytes that are called `length` long, or an error."""
+
+    def __init__(self, body: bytes = b"", *, length: int = 0, error: str = "") -> None:
+        self._body, self._length, self._error = body, length, error
+
+    def get_object(self, **_: object) -> dict[str, object]:
+        if self._error:
+            raise ClientError({"Error": {"Code": self._error, "Message": "no"}}, "GetObject")
+        # As behind a proxy that sends chunks beside a length: nothing below counts what arrives.
+        return {"Body": StreamingBody(io.BytesIO(self._body), self._length), "ContentLength": self._length}
+
+
+@pytest.mark.parametrize("length", [3, 5])
+def test_a_body_of_another_length_than_was_announced_is_never_the_image(length: int) -> None:
+    with pytest.raises(StoreUnavailable):
+        S3Store(Answering(b"half", length=length)).fetch("s3://b/x.jpg", etag=None, max_bytes=100)
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "403", "ExpiredToken", "SlowDown", "InternalError"])
+def test_a_refused_read_is_not_an_error_of_the_image_by_itself(code: str) -> None:
+    """Credentials expire for a whole archive at once."""
+    with pytest.raises(Retryable):
+        S3Store(Answering(error=code)).fetch("s3://b/x.jpg", etag=None, max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("NoSuchKey", "gone"),
+        ("404", "gone"),
+        ("NoSuchVersion", "gone"),
+        ("412", "changed"),
+        ("PreconditionFailed", "changed"),
+        ("InvalidObjectState", "archived"),
+    ],
+)
+def test_what_only_one_object_can_answer_is_an_error_of_the_image(code: str, why: str) -> None:
+    assert reason(S3Store(Answering(error=code)), "s3://b/x.jpg") == why
 
 
 def test_unknown_schemes_are_refused() -> None:
