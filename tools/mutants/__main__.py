@@ -1,8 +1,8 @@
 """`make mutants`: changes one line at a time, in a copy of this tree, and says which changes no test notices.
 
 A mutant is killed if a test of its group (`tools.mutants.table`) fails or takes far too long. The tests run on SQLite
-first, and those on PostgreSQL if none failed. Runs in an environment of its own, with mutmut's operators; the tests
-run in the environment of the project.
+first; those of the ledger also on PostgreSQL, if none failed. This runs in an environment of its own, with mutmut's
+operators; the tests run in that of the project.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from tools.mutants.sample import Mutant, sample
 from tools.mutants.table import GROUPS
 
 ROOT = Path(__file__).parents[2]
 FIRST, THEN = "not postgresql", "postgresql"
+ON_BOTH = {"leases", "batches", "verdicts", "champions", "renewals"}  # what SQLite ignores may matter there
 PATIENCE, SPARE_SECONDS = 4, 60.0  # times what the tests take without a change, for other work on the machine
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 NO_TESTS = 5  # pytest's exit code
@@ -50,7 +52,7 @@ def failing(tree: Path, tests: tuple[str, ...], which: str, seconds: float | Non
     run = subprocess.Popen(
         [str(tree / ".venv/bin/python"), "-m", "pytest", *flags, *tests],
         cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -69,17 +71,17 @@ def failing(tree: Path, tests: tuple[str, ...], which: str, seconds: float | Non
     return found.group(1) if found else f"pytest ends with {run.returncode}: {said[-300:]}"
 
 
-def killer(tree: Path, mutant: Mutant, usual: dict[tuple[str, str], float]) -> str | None:
+def killer(tree: Path, mutant: Mutant, usual_seconds: float) -> str | None:
     """Try one mutant. The module is put back at the end."""
     module = tree / mutant.path
     original = module.read_bytes()
+    patience = PATIENCE * usual_seconds + SPARE_SECONDS
     try:
         _write(module, mutant.code.encode())
-        for which in (FIRST, THEN):
-            seconds = usual[mutant.group, which] * PATIENCE + SPARE_SECONDS
-            if found := failing(tree, GROUPS[mutant.group][1], which, seconds):
-                return found
-        return None
+        found = None
+        for which in (FIRST, THEN) if mutant.group in ON_BOTH else (FIRST,):
+            found = found or failing(tree, GROUPS[mutant.group][1], which, patience)
+        return found
     finally:
         _write(module, original)
 
@@ -100,9 +102,12 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--least", type=float, default=0.95, help="share of killed mutants below which this fails")
     parser.add_argument("--list", action="store_true", help="print the mutants without trying them")
+    parser.add_argument("--again", type=Path, help="try what survived in such a file of results, and nothing else")
     parser.add_argument("--json", type=Path, help="write all results to this file")
     options = parser.parse_args()
     mutants = sample(ROOT, n=options.n, seed=options.seed, only=options.only)
+    if options.again:
+        mutants = _survivors(json.loads(options.again.read_text()))
     if options.list:
         for mutant in mutants:
             _show("mutant", mutant)
@@ -119,11 +124,17 @@ def main() -> int:
     return 0 if killed >= options.least * len(results) else 1
 
 
+def _survivors(results: list[dict[str, Any]]) -> list[Mutant]:
+    left = {(result["path"], result["diff"]) for result in results if result["killed_by"] is None}
+    every = (mutant for path in {path for path, _ in left} for mutant in sample(ROOT, n=sys.maxsize, seed=0, only=path))
+    return list({(mutant.path, mutant.diff): mutant for mutant in every if (mutant.path, mutant.diff) in left}.values())
+
+
 def _try_all(mutants: list[Mutant], trees: SimpleQueue[Path], pool: ThreadPoolExecutor) -> list[dict[str, object]]:
-    def unchanged(key: tuple[str, str]) -> float:
+    def unchanged(group: str) -> float:
         tree, start = trees.get(), time.monotonic()
         try:
-            if found := failing(tree, GROUPS[key[0]][1], key[1], None):
+            if found := failing(tree, GROUPS[group][1], FIRST, None):
                 raise SystemExit(f"{found} fails without any change: mend it first")
             return time.monotonic() - start
         finally:
@@ -132,15 +143,15 @@ def _try_all(mutants: list[Mutant], trees: SimpleQueue[Path], pool: ThreadPoolEx
     def tried(mutant: Mutant) -> dict[str, object]:
         tree, start = trees.get(), time.monotonic()
         try:
-            found = killer(tree, mutant, usual)
+            found = killer(tree, mutant, usual[mutant.group])
         finally:
             trees.put(tree)
         _show(f"killed by {found}" if found else "SURVIVED", mutant)
         kept = {name: getattr(mutant, name) for name in ("group", "path", "line", "operator", "diff")}
         return kept | {"killed_by": found, "seconds": round(time.monotonic() - start, 1)}
 
-    keys = [(group, which) for group in sorted({mutant.group for mutant in mutants}) for which in (FIRST, THEN)]
-    usual = dict(zip(keys, pool.map(unchanged, keys), strict=True))
+    groups = sorted({mutant.group for mutant in mutants})
+    usual = dict(zip(groups, pool.map(unchanged, groups), strict=True))
     return list(pool.map(tried, mutants))
 
 
