@@ -1,7 +1,7 @@
 """`make mutants`: changes one line at a time, in a copy of this tree, and says which changes no test notices.
 
 A mutant is killed if a test of its group (`tools.mutants.table`) fails or takes far too long. The tests run on SQLite
-first; those of the ledger also on PostgreSQL, if none failed. This runs in an environment of its own, with mutmut's
+alone, unless you ask for both. This runs in an environment of its own, with mutmut's
 operators; the tests run in that of the project.
 """
 
@@ -12,13 +12,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -27,11 +27,11 @@ from tools.mutants.sample import Mutant, sample
 from tools.mutants.table import GROUPS
 
 ROOT = Path(__file__).parents[2]
-FIRST, THEN = "not postgresql", "postgresql"
-ON_BOTH = {"leases", "batches", "verdicts", "champions", "renewals"}  # what SQLite ignores may matter there
+SQLITE, POSTGRESQL = "not postgresql", "postgresql"
 PATIENCE, SPARE_SECONDS = 4, 60.0  # times what the tests take without a change, for other work on the machine
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 NO_TESTS = 5  # pytest's exit code
+REWRITTEN = "pytest.PytestAssertRewriteWarning"  # what was imported before pytest looked at it
 
 
 def copy(root: Path, tree: Path) -> Path:
@@ -46,44 +46,52 @@ def copy(root: Path, tree: Path) -> Path:
     return tree
 
 
-def failing(tree: Path, tests: tuple[str, ...], which: str, seconds: float | None) -> str | None:
-    """Return the first test that fails, or "timeout"; None when all pass or none is selected."""
-    flags = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "-k", which]
-    run = subprocess.Popen(
-        [str(tree / ".venv/bin/python"), "-m", "pytest", *flags, *tests],
-        cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        said = run.communicate(timeout=seconds)[0].decode(errors="replace")
-    except subprocess.TimeoutExpired:
-        return "timeout"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-    if run.returncode in (0, NO_TESTS):
-        return None
-    found = FAILED.search(said)
-    return found.group(1) if found else f"pytest ends with {run.returncode}: {said[-300:]}"
+class Tree:
+    """A copy in which one mutant at a time is tried. `tools.mutants.forks` runs its tests."""
 
+    def __init__(self, root: Path, folder: Path, *, postgresql: bool) -> None:
+        self._databases = (SQLITE, POSTGRESQL) if postgresql else (SQLITE,)
+        self.folder = copy(root, folder)
+        self._forks = subprocess.Popen(
+            [str(folder / ".venv/bin/python"), "-m", "tools.mutants.forks"],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
-def killer(tree: Path, mutant: Mutant, usual_seconds: float) -> str | None:
-    """Try one mutant. The module is put back at the end."""
-    module = tree / mutant.path
-    original = module.read_bytes()
-    patience = PATIENCE * usual_seconds + SPARE_SECONDS
-    try:
-        _write(module, mutant.code.encode())
-        found = None
-        for which in (FIRST, THEN) if mutant.group in ON_BOTH else (FIRST,):
-            found = found or failing(tree, GROUPS[mutant.group][1], which, patience)
-        return found
-    finally:
-        _write(module, original)
+    def failing(self, group: str, which: str, seconds: float | None) -> str | None:
+        """Return the first test of a group that fails, or "timeout"; None when all pass or none is selected."""
+        flags = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-W", f"ignore::{REWRITTEN}"]
+        flags += ["-m", "not slow and not gpu", "-k", which]
+        request = {"arguments": [*flags, *GROUPS[group][1]], "seconds": seconds}
+        assert self._forks.stdin is not None
+        assert self._forks.stdout is not None
+        print(json.dumps(request), file=self._forks.stdin, flush=True)
+        answer = json.loads(self._forks.stdout.readline())
+        if answer["code"] in (0, NO_TESTS):
+            return None
+        found = FAILED.search(answer["said"])
+        return "timeout" if answer["code"] is None else found.group(1) if found else str(answer)[-300:]
+
+    def killer(self, mutant: Mutant, usual_seconds: float) -> str | None:
+        """Try one mutant. The module is put back at the end."""
+        module = self.folder / mutant.path
+        original = module.read_bytes()
+        patience = PATIENCE * usual_seconds + SPARE_SECONDS
+        try:
+            _write(module, mutant.code.encode())
+            found = None
+            for which in self._databases:
+                found = found or self.failing(mutant.group, which, patience)
+            return found
+        finally:
+            _write(module, original)
+
+    def close(self) -> None:
+        self._forks.kill()
+        self._forks.communicate()
 
 
 def _write(module: Path, code: bytes) -> None:
@@ -99,6 +107,7 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=200, help="how many mutants")
     parser.add_argument("--seed", type=int, default=1, help="which ones")
     parser.add_argument("--only", default="", help="a part of the path of the modules to change")
+    parser.add_argument("--postgresql", action="store_true", help="try what survives on SQLite on PostgreSQL as well")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--least", type=float, default=0.95, help="share of killed mutants below which this fails")
     parser.add_argument("--list", action="store_true", help="print the mutants without trying them")
@@ -112,13 +121,18 @@ def main() -> int:
         for mutant in mutants:
             _show("mutant", mutant)
         return 0
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(options.processes) as pool:
-        trees: SimpleQueue[Path] = SimpleQueue()
-        for number in range(options.processes):
-            trees.put(copy(ROOT, Path(folder, str(number))))
-        results = _try_all(mutants, trees, pool)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        trees = [
+            Tree(ROOT, Path(folder, str(number)), postgresql=options.postgresql) for number in range(options.processes)
+        ]
+        try:
+            _try_all(mutants, trees, pool, results)
+        finally:  # of what was tried until Ctrl-C, too
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1))
+            for tree in trees:
+                tree.close()
     killed = sum(result["killed_by"] is not None for result in results)
     print(f"{killed} of {len(results)} killed ({killed / max(len(results), 1):.1%}), seed {options.seed}")
     return 0 if killed >= options.least * len(results) else 1
@@ -130,29 +144,37 @@ def _survivors(results: list[dict[str, Any]]) -> list[Mutant]:
     return list({(mutant.path, mutant.diff): mutant for mutant in every if (mutant.path, mutant.diff) in left}.values())
 
 
-def _try_all(mutants: list[Mutant], trees: SimpleQueue[Path], pool: ThreadPoolExecutor) -> list[dict[str, object]]:
-    def unchanged(group: str) -> float:
-        tree, start = trees.get(), time.monotonic()
+def _try_all(mutants: list[Mutant], trees: list[Tree], pool: ThreadPoolExecutor, results: list[dict[str, Any]]) -> None:
+    """Add to the results as they come."""
+    free: SimpleQueue[Tree] = SimpleQueue()
+    for tree in trees:
+        free.put(tree)
+
+    @contextmanager
+    def one() -> Iterator[Tree]:
+        tree = free.get()
         try:
-            if found := failing(tree, GROUPS[group][1], FIRST, None):
+            yield tree
+        finally:
+            free.put(tree)
+
+    def unchanged(group: str) -> float:
+        with one() as tree:
+            start = time.monotonic()
+            if found := tree.failing(group, SQLITE, None):
                 raise SystemExit(f"{found} fails without any change: mend it first")
             return time.monotonic() - start
-        finally:
-            trees.put(tree)
 
-    def tried(mutant: Mutant) -> dict[str, object]:
-        tree, start = trees.get(), time.monotonic()
-        try:
-            found = killer(tree, mutant, usual[mutant.group])
-        finally:
-            trees.put(tree)
+    def try_it(mutant: Mutant) -> None:
+        with one() as tree:
+            found = tree.killer(mutant, usual[mutant.group])
         _show(f"killed by {found}" if found else "SURVIVED", mutant)
         kept = {name: getattr(mutant, name) for name in ("group", "path", "line", "operator", "diff")}
-        return kept | {"killed_by": found, "seconds": round(time.monotonic() - start, 1)}
+        results.append(kept | {"killed_by": found})
 
     groups = sorted({mutant.group for mutant in mutants})
     usual = dict(zip(groups, pool.map(unchanged, groups), strict=True))
-    return list(pool.map(tried, mutants))
+    list(pool.map(try_it, mutants))
 
 
 def _show(word: str, mutant: Mutant) -> None:

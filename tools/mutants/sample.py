@@ -19,6 +19,7 @@ from tools.mutants.table import modules
 T = TypeVar("T")
 FALSE = {"None", "False", "0", "0.0", "()", "{}", "[]", '""'}
 LOGS = {"log", "logger", "warnings"}
+CHOICES = ("_SECONDS", "_BYTES", "_CHARS")
 KNOB = 10  # from here on the exact value of a constant is a choice: 30 or 31 seconds
 
 
@@ -108,7 +109,8 @@ class _Finder(cst.CSTVisitor):
         super().__init__()
         self.found: list[tuple[str, cst.CSTNode, Any]] = []
         self._code = module.code_for_node
-        self._depth = 0
+        self._depth = 0  # of functions
+        self._enough: set[cst.CSTNode] = set()  # numbers of rows of which the first is read
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if self._no_behaviour(node):
@@ -138,15 +140,19 @@ class _Finder(cst.CSTVisitor):
                 return self._code(call.func).partition(".")[0] in LOGS
             case cst.Assign():
                 name = self._code(node.targets[0].target)
-                return name in LOGS or name.startswith("__") or "Literal[" in self._code(node.value)
-            case cst.IfExp() if _is_sentence(self._code(node.orelse)):
+                value = self._code(node.value)
+                choice = not self._depth and name.endswith(CHOICES)
+                return name in LOGS or name.startswith("__") or choice or "Literal[" in value or _is_sentence(value)
+            case cst.Call(func=cst.Attribute(attr=cst.Name("limit")), args=[cst.Arg(value=cst.Integer())]):
+                self._enough.add(node.args[0].value)
+            case cst.IfExp() if _is_sentence(self._code(node.orelse)) or _is_sentence(self._code(node.body)):
                 return True
             case cst.If(body=cst.IndentedBlock(body=[cst.SimpleStatementLine(body=[cst.Expr() as only])]), orelse=None):
                 return self._no_behaviour(only)
             case cst.If() | cst.IfExp():
                 return "sys.platform" in self._code(node.test)
             case cst.Integer() | cst.Float():
-                return not self._depth and float(node.evaluated_value) >= KNOB
+                return node in self._enough or (not self._depth and float(node.evaluated_value) >= KNOB)
         return False
 
     def _alike(self, node: cst.CSTNode, changed: cst.CSTNode) -> bool:

@@ -226,3 +226,28 @@ def test_only_an_image_under_way_at_a_crash_has_its_bytes_recorded(
     blamed = lease.claim.images[0].id
     found = {each.id: each.content_sha256 for each in worker.rows(Image)}
     assert found == {each: f"sha of {each}" if each == blamed else None for each in found}
+
+
+def test_a_batch_that_ends_while_its_scan_is_looked_up_does_not_hide_the_others(worker: Rig, leases: Leases) -> None:
+    both = [hold(worker, leases), hold(worker, leases)]
+    said: list[Lease] = []
+    for lease in both:
+        lease.abort = lambda _, lease=lease: said.append(lease)
+        with transaction(worker.engine) as connection:
+            scans.pause(connection, lease.claim.scan_id)
+    looked_up: list[int] = []
+
+    def end(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "scan_state" in statement and not looked_up:
+            looked_up.append(1)
+            first.ended = True
+
+    for first in both:  # the order of the look-up is not known
+        looked_up.clear()
+        said.clear()
+        for lease in both:
+            lease.ended = lease.paused = False
+        sa.event.listen(worker.engine, "before_cursor_execute", end)
+        leases.check_scans()
+        sa.event.remove(worker.engine, "before_cursor_execute", end)
+        assert said == [lease for lease in both if lease is not first]
