@@ -146,6 +146,15 @@ def test_odd_names_are_listed_and_read(folder: Path) -> None:
         assert store.fetch(listed[name].uri, etag=listed[name].etag, max_bytes=100) == name.encode()
 
 
+def test_neighbours_of_a_nested_folder_are_listed_in_order(folder: Path) -> None:
+    names = ["b/1.jpg", "b/c/2.jpg", "b/c/d/3.jpg", "b/e/4.jpg", "f/5.jpg", "f/g/6.jpg", "sub dir/ü b.png"]
+    for name in names[:-1]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    listed = [info.uri.removeprefix(f"{folder}/") for info in FolderStore(folder).list(str(folder))]
+    assert listed == ["a.jpg", *names]
+
+
 def test_folders_nested_deeper_than_python_calls_are_listed(folder: Path) -> None:
     deep = folder
     here = os.open(folder, os.O_RDONLY)
