@@ -47,6 +47,8 @@ def test_an_adapter_comes_back_as_it_was_pushed(tmp_path: Path, settings: Settin
     digest = read_adapter(tmp_path / "pulled").card.weights_sha256
     assert (digest_of(adapter), uri) == (digest, str(place / digest))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "place", "pulled"]  # nothing half is left
+    pull(uri, tmp_path / "not" / "there" / "yet", settings)
+    assert contents(tmp_path / "not" / "there" / "yet") == contents(adapter)
 
 
 class Counting(FolderStore):

@@ -155,6 +155,15 @@ def test_neighbours_of_a_nested_folder_are_listed_in_order(folder: Path) -> None
     assert listed == ["a.jpg", *names]
 
 
+def test_links_in_a_folder_that_is_not_wanted_are_names_and_lead_nowhere(folder: Path) -> None:
+    (folder / "old" / "deep").mkdir(parents=True)
+    (folder / "old" / "deep" / "x.jpg").write_bytes(b"x")
+    (folder / "old" / "loop").symlink_to(folder)
+    listed = list(FolderStore(folder, skip=lambda path: path.endswith("/old")).list(str(folder)))
+    names = {info.uri.removeprefix(f"{folder}/"): info.size for info in listed}
+    assert names == {"a.jpg": 1, "sub dir/ü b.png": 10, "old/loop": None, "old/deep/x.jpg": None}
+
+
 def test_folders_nested_deeper_than_python_calls_are_listed(folder: Path) -> None:
     deep = folder
     here = os.open(folder, os.O_RDONLY)
