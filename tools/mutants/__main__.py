@@ -166,14 +166,15 @@ def _try_all(mutants: list[Mutant], trees: list[Tree], pool: ThreadPoolExecutor,
             return time.monotonic() - start
 
     def try_it(mutant: Mutant) -> None:
+        usual_seconds = usual[mutant.group].result()
         with one() as tree:
-            found = tree.killer(mutant, usual[mutant.group])
+            found = tree.killer(mutant, usual_seconds)
         _show(f"killed by {found}" if found else "SURVIVED", mutant)
         kept = {name: getattr(mutant, name) for name in ("group", "path", "line", "operator", "diff")}
         results.append(kept | {"killed_by": found})
 
     groups = sorted({mutant.group for mutant in mutants})
-    usual = dict(zip(groups, pool.map(unchanged, groups), strict=True))
+    usual = {group: pool.submit(unchanged, group) for group in groups}
     list(pool.map(try_it, mutants))
 
 
