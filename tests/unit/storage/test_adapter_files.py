@@ -11,7 +11,7 @@ from models.types import Question
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import AccessDenied, BadSettings, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.storage import adapter_files
-from scanfleet.storage.adapter_files import digest_of, pull, push, shared_place
+from scanfleet.storage.adapter_files import _put_in_place, digest_of, pull, push, shared_place
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.memory import MemoryStore
 
@@ -185,6 +185,17 @@ def test_a_place_that_is_away_is_waited_for(tmp_path: Path, settings: Settings) 
         push(adapter, str(tmp_path / "nowhere"), settings)
     with pytest.raises(SourceNotFound):
         pull(str(tmp_path / "nowhere"), tmp_path / "pulled", settings)
+
+
+def test_of_two_that_fetch_at_once_the_first_one_stays_and_nothing_else_is_taken_for_it(tmp_path: Path) -> None:
+    first, second, other = made(tmp_path / "first"), made(tmp_path / "second"), tmp_path / "other"
+    before = contents(first)
+    _put_in_place(second, first)
+    assert contents(first) == before
+    other.mkdir()
+    (other / "notes.txt").write_bytes(b"mine")
+    with pytest.raises(OSError, match="not empty"):
+        _put_in_place(second, other)
 
 
 def test_the_shared_place_is_a_setting(tmp_path: Path) -> None:
