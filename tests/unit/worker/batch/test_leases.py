@@ -94,6 +94,7 @@ def test_the_deadline_of_a_claim_is_counted_from_the_question(worker: Rig, lease
     before = time.monotonic()
     lease = hold(worker, leases)
     assert_counted_from_the_question(lease, clock, before)
+    assert (row(worker).lease_owner, lease.claim.worker) == ("w", "w")
     assert not lease.expired
     lease.deadline = time.monotonic()
     assert lease.expired
