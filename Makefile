@@ -103,7 +103,7 @@ $(MUTMUT):
 	$(PYTHON) -m venv .venv-mutants
 	.venv-mutants/bin/python -m pip install --quiet 'mutmut>=3.8,<3.9'
 
-mutants: $(STAMP) $(MUTMUT) services ## change 200 lines, one at a time: which does no test notice? Takes an hour
+mutants: $(STAMP) $(MUTMUT) services ## change 200 lines, one at a time: which does no test notice? Takes hours
 	PYTHONPATH=. .venv-mutants/bin/python -m tools.mutants $(MUTANTS_ARGS)
 
 check: $(STAMP) ## style, types, import rules, known vulnerabilities

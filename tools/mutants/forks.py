@@ -33,10 +33,11 @@ def serve() -> None:
                 target=_pytest, args=(request["arguments"], output.fileno())
             )
             run.start()
+            assert run.pid is not None
             run.join(request["seconds"])
             code = run.exitcode
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.ident or 0, signal.SIGKILL)
+                os.killpg(run.pid, signal.SIGKILL)
             run.join()
             output.seek(0)
             said = output.read().decode(errors="replace")

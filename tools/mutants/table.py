@@ -79,7 +79,10 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tests/unit/worker/scoring/test_champions.py",
         ),
     ),
-    "scorers of a worker": (("worker/scoring/champions.py",), ("tests/unit/worker/scoring/test_champions.py",)),
+    "scorers of a worker": (
+        ("worker/scoring/champions.py",),
+        ("tests/unit/worker/scoring/test_champions.py", f"{LEDGER}/test_restored.py"),
+    ),
     "renewals": (
         ("scanfleet/db/results/rescan*.py", "producer/scans/rescan*.py"),
         ("tests/unit/db/test_rescan.py", f"{LEDGER}/test_rescan.py"),
