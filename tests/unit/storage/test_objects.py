@@ -12,7 +12,7 @@ from botocore.response import StreamingBody
 
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import AccessDenied, BadSource, ImageError, Retryable, SourceNotFound, StoreUnavailable
-from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.base import CHUNK_BYTES, ObjectStore
 from scanfleet.storage.file_uri import path_to_uri, uri_to_path
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.memory import MemoryStore
@@ -247,6 +247,13 @@ class Answering:
 def test_a_body_of_another_length_than_was_announced_is_never_the_image(length: int) -> None:
     with pytest.raises(StoreUnavailable):
         S3Store(Answering(b"half", length=length)).fetch("s3://b/x.jpg", etag=None, max_bytes=100)
+
+
+def test_a_body_of_several_reads_is_put_together() -> None:
+    body = os.urandom(2 * CHUNK_BYTES + 1)
+    assert S3Store(Answering(body, length=len(body))).fetch("s3://b/x.jpg", etag=None, max_bytes=len(body)) == body
+    with pytest.raises(ImageError, match="too_large"):
+        S3Store(Answering(body, length=1)).fetch("s3://b/x.jpg", etag=None, max_bytes=len(body) - 1)
 
 
 def test_servers_write_the_same_version_in_several_ways() -> None:
