@@ -39,6 +39,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("head", [None, b"head"])
 def test_an_adapter_comes_back_as_it_was_pushed(tmp_path: Path, settings: Settings, head: bytes | None) -> None:
     adapter = made(tmp_path / "made", head=head)
+    (adapter / "notes" / "deep").mkdir(parents=True)
+    (adapter / "notes" / "deep" / "1.txt").write_bytes(b"why")
     place = tmp_path / "place"
     place.mkdir()
     uri = push(adapter, str(place), settings)
