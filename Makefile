@@ -11,15 +11,17 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 PROCESSES ?= 3
 BENCH_ARGS ?=
+MUTANTS_ARGS ?=
 
 DEMO_IMAGES ?= 300
 DEMO_SEED ?= 7
 
 .DEFAULT_GOAL := help
 UV := .venv-uv/bin/uv
+MUTMUT := .venv-mutants/bin/mutmut
 COMPILE := $(UV) pip compile --quiet --no-annotate --no-emit-index-url --custom-compile-command 'make lock'
 
-.PHONY: help venv lock services container-tools demo demo-refresh demo-crops test test-oldest test-newest test-slow check audit bench clean distclean
+.PHONY: help venv lock services container-tools demo demo-refresh demo-crops test test-oldest test-newest test-slow mutants check audit bench clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -95,6 +97,14 @@ container-tools:
 
 test-slow: $(STAMP) services container-tools ## tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+# The operators come from mutmut, in an environment of their own: the project needs nothing of it.
+$(MUTMUT):
+	$(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install --quiet 'mutmut>=3.8,<3.9'
+
+mutants: $(STAMP) $(MUTMUT) services ## change 200 lines, one at a time: which does no test notice? Takes hours
+	PYTHONPATH=. .venv-mutants/bin/python -m tools.mutants $(MUTANTS_ARGS)
 
 check: $(STAMP) ## style, types, import rules, known vulnerabilities
 	$(BIN)/ruff check .

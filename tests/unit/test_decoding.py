@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.decoding.pool import Decoders
+from scanfleet.decoding.pool import Decoders, _Seats
 from scanfleet.errors import DecodersUnavailable, DeviceUnavailable, ImageError
 from scanfleet.images import Enough
 from scanfleet.images.decoding import decode as decode_here
@@ -196,6 +196,28 @@ def test_the_last_try_is_alone(tmp_path: Path) -> None:
         assert dying.result(30).width == neighbour.result(30).width == 4
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_no_more_than_the_seats_are_taken_at_once(n: int) -> None:
+    seats, entered = _Seats(n), threading.Event()
+
+    def one_more() -> None:
+        with seats.taken(alone=False):
+            entered.set()
+
+    for _ in range(2):  # as many are free again afterwards
+        entered.clear()
+        with ExitStack() as taken:
+            for _ in range(n):
+                taken.enter_context(seats.taken(alone=False))
+            waiting = threading.Thread(target=one_more)
+            waiting.start()
+            assert not entered.wait(0.2)
+        assert entered.wait(30)
+        waiting.join(30)
+    seats.wait_empty(0)
+    assert seats._taken == 0
+
+
 def test_too_much_cpu_time(tmp_path: Path) -> None:
     with decoders(tmp_path, cpu_seconds=0.3) as pool:
         assert fault(pool, "burn") == ("too_slow", "over 0.3 s of CPU time")
@@ -354,7 +376,7 @@ import sys, threading, time
 from pathlib import Path
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.decoding.pool import Decoders
+from scanfleet.decoding.pool import Decoders, _Seats
 pool = Decoders(load_settings(data_dir={str(tmp_path)!r}), n_children=2, decode="tests.helpers.bad_decoders:decode")
 threading.Thread(target=pool.decode, args=[b"wait {tmp_path}"], daemon=True).start()
 while not list(Path({str(tmp_path)!r}).glob("began-*")):

@@ -162,6 +162,7 @@ def test_the_first_batch_is_committed_and_notified_before_the_listing_continues(
     archive = Archive(1000)
     pages = start(engine, app, settings, archive)
     opened = next(pages)
+    assert (opened.n_new, opened.ended, opened.broker_away) == (0, False, False)
     first = next(pages)
     assert first.n_new == archive.n_read == BATCH_IMAGES
     assert notifications(settings) == 1
@@ -210,6 +211,24 @@ def test_the_same_scan_again_adds_nothing_and_what_is_new_reopens_it(
     assert (grown.scan.id, grown.n_new) == (first.scan.id, 2)
     assert scan_of(engine, first.scan.id).state == "running"
     assert work(engine) == 2
+    assert scan_of(engine, first.scan.id).state == "done"
+
+
+def test_a_scan_that_is_listed_again_does_not_end_between_two_pages(
+    engine: sa.Engine, app: Celery, settings: Settings
+) -> None:
+    archive = Archive(BATCH_IMAGES)
+    first = run(engine, app, settings, archive)
+    work(engine)
+    assert scan_of(engine, first.scan.id).state == "done"
+    archive.store.objects |= {f"mem://a/new-{number:05}.jpg": b"x" for number in range(200)}
+    pages = start(engine, app, settings, archive)
+    grown = next(page for page in pages if page.n_new)
+    assert work(engine) == grown.n_new < 200  # workers are faster than the listing
+    assert scan_of(engine, first.scan.id).state == "running"
+    assert list(pages)[-1].n_new == 200
+    assert scan_of(engine, first.scan.id).n_listed == 200 + BATCH_IMAGES
+    work(engine)
     assert scan_of(engine, first.scan.id).state == "done"
 
 
@@ -303,6 +322,19 @@ def test_a_broker_that_is_away_costs_no_image(engine: sa.Engine, settings: Setti
         assert connection.execute(sa.select(sa.func.count(Batch.notified_at))).scalar_one() == 0
     with make_app(settings, (QUEUE,)) as app:
         assert reconcile_once(engine, app, settings).notified == 50
+
+
+def test_reconcilers_end_a_scan_whose_last_batch_was_settled(
+    engine: sa.Engine, app: Celery, settings: Settings
+) -> None:
+    scan_id = run(engine, app, settings, Archive(8)).scan.id
+    assert reconcile_once(engine, app, settings).finished == 0
+    work(engine)
+    with transaction(engine) as connection:  # as if whoever settled it had found another batch still open
+        connection.execute(sa.update(Scan).values(state="running", finished_at=None))
+    assert reconcile_once(engine, app, settings).finished == 1
+    assert scan_of(engine, scan_id).state == "done"
+    assert reconcile_once(engine, app, settings).finished == 0
 
 
 def test_two_producers_of_one_scan_double_nothing(engine: sa.Engine, settings: Settings) -> None:

@@ -164,6 +164,17 @@ def test_the_batch_that_was_notified_comes_first(engine: sa.Engine) -> None:
     assert other.batch_id != last
 
 
+def test_batches_that_were_never_tried_come_before_those_that_failed(engine: sa.Engine) -> None:
+    """A few that always fail and have low ids would come first forever."""
+    start_scan(engine, 12)
+    failed = must_claim(engine)
+    with transaction(engine) as connection:
+        batches.settle(connection, failed, values={}, waiting_for="the store")
+        connection.execute(sa.update(Batch).values(not_before=None))
+    order = [must_claim(engine).batch_id for _ in range(3)]
+    assert order == [failed.batch_id + 1, failed.batch_id + 2, failed.batch_id]
+
+
 def test_two_workers_never_hold_one_batch(engine: sa.Engine) -> None:
     start_scan(engine, 40, batch_images=1)
     taken: list[int] = []

@@ -406,6 +406,8 @@ def test_the_report_compares_with_what_stood_before_and_bounds_what_was_missed(h
     assert missed.at_most == math.ceil(40 * 0.1986)  # Wilson's upper end of 3 of 40
     flips = list(iter_flips(held.engine, rescan))
     assert {flip.uri for flip in flips} == flipping | {uri(number) for number in range(10, 20)}
+    for n in (0, 1, 2, 12, 13, 14):
+        assert list(iter_flips(held.engine, rescan, limit=n)) == flips[:n]
     assert {(flip.old.margin, flip.new.margin, flip.drawn) for flip in flips if flip.uri in flipping} == {
         (5.0, -5.0, "audit")
     }

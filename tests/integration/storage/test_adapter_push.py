@@ -48,6 +48,10 @@ def registered(uri: str, folder: Path) -> AdapterInfo:
     )
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def keys(bucket: Bucket) -> dict[str, str]:
     found = bucket.client.list_objects_v2(Bucket=bucket.name).get("Contents", ())
     return {entry["Key"]: entry["ETag"] for entry in found}
@@ -60,9 +64,9 @@ def test_what_one_machine_pushes_another_uses(tmp_path: Path, s3_bucket: Bucket,
     assert push(adapter, s3_bucket.uri("shared"), settings) == uri
     assert keys(s3_bucket) == before
     found = AdapterFolders(settings).find(registered(uri, adapter))
-    assert {path.name: path.read_bytes() for path in found.rglob("*") if path.is_file()} == {
-        path.name: path.read_bytes() for path in adapter.rglob("*") if path.is_file()
-    }
+    assert contents(found) == contents(adapter)
+    pull(f"{uri}/", tmp_path / "by hand", settings)
+    assert contents(tmp_path / "by hand") == contents(adapter)
 
 
 def test_a_copy_that_was_damaged_is_fetched_again(tmp_path: Path, s3_bucket: Bucket, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from models.types import Question
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import AccessDenied, BadSettings, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.storage import adapter_files
-from scanfleet.storage.adapter_files import digest_of, pull, push, shared_place
+from scanfleet.storage.adapter_files import _put_in_place, digest_of, pull, push, shared_place
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.memory import MemoryStore
 
@@ -42,6 +42,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("head", [None, b"head"])
 def test_an_adapter_comes_back_as_it_was_pushed(tmp_path: Path, settings: Settings, head: bytes | None) -> None:
     adapter = made(tmp_path / "made", head=head)
+    (adapter / "notes" / "deep").mkdir(parents=True)
+    (adapter / "notes" / "deep" / "1.txt").write_bytes(b"why")
     place = tmp_path / "place"
     place.mkdir()
     uri = push(adapter, str(place), settings)
@@ -50,6 +52,8 @@ def test_an_adapter_comes_back_as_it_was_pushed(tmp_path: Path, settings: Settin
     digest = read_adapter(tmp_path / "pulled").card.weights_sha256
     assert (digest_of(adapter), uri) == (digest, str(place / digest))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "place", "pulled"]  # nothing half is left
+    pull(uri, tmp_path / "not" / "there" / "yet", settings)
+    assert contents(tmp_path / "not" / "there" / "yet") == contents(adapter)
 
 
 class Counting(FolderStore):
@@ -210,6 +214,17 @@ def test_a_place_that_is_away_is_waited_for(tmp_path: Path, settings: Settings) 
         push(adapter, str(tmp_path / "nowhere"), settings)
     with pytest.raises(SourceNotFound):
         pull(str(tmp_path / "nowhere"), tmp_path / "pulled", settings)
+
+
+def test_of_two_that_fetch_at_once_the_first_one_stays_and_nothing_else_is_taken_for_it(tmp_path: Path) -> None:
+    first, second, other = made(tmp_path / "first"), made(tmp_path / "second"), tmp_path / "other"
+    before = contents(first)
+    _put_in_place(second, first)
+    assert contents(first) == before
+    other.mkdir()
+    (other / "notes.txt").write_bytes(b"mine")
+    with pytest.raises(OSError, match="not empty"):
+        _put_in_place(second, other)
 
 
 def test_the_shared_place_is_a_setting(tmp_path: Path) -> None:

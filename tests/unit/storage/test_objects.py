@@ -1,15 +1,18 @@
 """Stores: listed objects can be read, paths that lead out are refused, and transient errors are not the image's."""
 
+import io
 import os
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
 
 from scanfleet.config.settings import load_settings
-from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
-from scanfleet.storage.base import ObjectStore
+from scanfleet.errors import AccessDenied, BadSource, ImageError, Retryable, SourceNotFound, StoreUnavailable
+from scanfleet.storage.base import CHUNK_BYTES, ObjectStore
 from scanfleet.storage.file_uri import path_to_uri, uri_to_path
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.memory import MemoryStore
@@ -143,6 +146,24 @@ def test_odd_names_are_listed_and_read(folder: Path) -> None:
         assert store.fetch(listed[name].uri, etag=listed[name].etag, max_bytes=100).data == name.encode()
 
 
+def test_neighbours_of_a_nested_folder_are_listed_in_order(folder: Path) -> None:
+    names = ["b/1.jpg", "b/c/2.jpg", "b/c/d/3.jpg", "b/e/4.jpg", "f/5.jpg", "f/g/6.jpg", "sub dir/ü b.png"]
+    for name in names[:-1]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    listed = [info.uri.removeprefix(f"{folder}/") for info in FolderStore(folder).list(str(folder))]
+    assert listed == ["a.jpg", *names]
+
+
+def test_links_in_a_folder_that_is_not_wanted_are_names_and_lead_nowhere(folder: Path) -> None:
+    (folder / "old" / "deep").mkdir(parents=True)
+    (folder / "old" / "deep" / "x.jpg").write_bytes(b"x")
+    (folder / "old" / "loop").symlink_to(folder)
+    listed = list(FolderStore(folder, skip=lambda path: path.endswith("/old")).list(str(folder)))
+    names = {info.uri.removeprefix(f"{folder}/"): info.size for info in listed}
+    assert names == {"a.jpg": 1, "sub dir/ü b.png": 10, "old/loop": None, "old/deep/x.jpg": None}
+
+
 def test_folders_nested_deeper_than_python_calls_are_listed(folder: Path) -> None:
     deep = folder
     here = os.open(folder, os.O_RDONLY)
@@ -206,6 +227,64 @@ def test_memory_is_a_peer() -> None:
     store.down = True
     with pytest.raises(StoreUnavailable):
         store.fetch("mem://b/1", etag=None, max_bytes=10)
+
+
+class Answering:
+    """A client of S3 with one answer to every read: bytes that are called `length` long, or an error."""
+
+    def __init__(self, body: bytes = b"", *, length: int = 0, etag: str = '"1"', error: str = "") -> None:
+        self._body, self._length, self._etag, self._error = body, length, etag, error
+
+    def get_object(self, **_: object) -> dict[str, object]:
+        if self._error:
+            raise ClientError({"Error": {"Code": self._error, "Message": "no"}}, "GetObject")
+        # As behind a proxy that sends chunks beside a length: nothing below counts what arrives.
+        body = StreamingBody(io.BytesIO(self._body), self._length)
+        return {"Body": body, "ContentLength": self._length, "ETag": self._etag}
+
+
+@pytest.mark.parametrize("length", [3, 5])
+def test_a_body_of_another_length_than_was_announced_is_never_the_image(length: int) -> None:
+    with pytest.raises(StoreUnavailable):
+        S3Store(Answering(b"half", length=length)).fetch("s3://b/x.jpg", etag=None, max_bytes=100)
+
+
+def test_a_body_of_several_reads_is_put_together() -> None:
+    body = os.urandom(2 * CHUNK_BYTES + 1)
+    assert S3Store(Answering(body, length=len(body))).fetch("s3://b/x.jpg", etag=None, max_bytes=len(body)).data == body
+    with pytest.raises(ImageError, match="too_large"):
+        S3Store(Answering(body, length=1)).fetch("s3://b/x.jpg", etag=None, max_bytes=len(body) - 1)
+
+
+def test_servers_write_the_same_version_in_several_ways() -> None:
+    ways = ("a1", '"a1"', 'W/"a1"')
+    for answered in ways:
+        store = S3Store(Answering(b"half", length=4, etag=answered))
+        for listed in ways:
+            store.fetch("s3://b/x.jpg", etag=listed, max_bytes=100)
+        assert reason(store, "s3://b/x.jpg", etag='"a2"') == "changed"
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "403", "ExpiredToken", "SlowDown", "InternalError"])
+def test_a_refused_read_is_not_an_error_of_the_image_by_itself(code: str) -> None:
+    """Credentials expire for a whole archive at once."""
+    with pytest.raises(Retryable):
+        S3Store(Answering(error=code)).fetch("s3://b/x.jpg", etag=None, max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("NoSuchKey", "gone"),
+        ("404", "gone"),
+        ("NoSuchVersion", "gone"),
+        ("412", "changed"),
+        ("PreconditionFailed", "changed"),
+        ("InvalidObjectState", "archived"),
+    ],
+)
+def test_what_only_one_object_can_answer_is_an_error_of_the_image(code: str, why: str) -> None:
+    assert reason(S3Store(Answering(error=code)), "s3://b/x.jpg") == why
 
 
 def test_unknown_schemes_are_refused() -> None:
