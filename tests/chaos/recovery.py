@@ -41,6 +41,11 @@ class Recovery:
             if claimed:
                 self.claimed_seconds.append(time.monotonic() - self._free.pop(row.id)[1])
 
+    def forget(self) -> None:
+        """Call after the database was restored: its ids and tokens repeat."""
+        self._held.clear()
+        self._free.clear()
+
     def _read(self, *where: sa.ColumnElement[bool]) -> list[sa.Row[tuple[int, int, str]]]:
         try:
             with reading(self._engine) as connection:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.chaos.archive import Answer, make_archive
 from tests.chaos.audit import Found, faults_of
+from tests.chaos.fleet.proxy import SLOW_SECONDS, Proxies, Proxy
 from tests.chaos.options import KINDS, Options
-from tests.chaos.proxy import SLOW_SECONDS, Proxies, Proxy
 
 BODY = b"x" * 1000
 GOOD = Answer(label="none", decision="clear", margin=-1.0, sha256="a" * 64)
@@ -117,13 +117,13 @@ def test_a_server_that_is_down_is_a_reset(proxy: Proxy) -> None:
     ],
 )
 def test_every_wrong_answer_has_a_name(expected: Answer, answer: Answer | None, fault: str) -> None:
-    assert fault in faults_of(expected, Found(image_id=1, state="any", own_check=True, answer=answer))
+    assert fault in faults_of(expected, Found(image_id=1, state="any", own_scorer=True, answer=answer))
 
 
 def test_the_right_answer_by_the_wrong_scorer_is_wrong() -> None:
-    assert faults_of(GOOD, Found(image_id=1, state="verdict", own_check=False, answer=GOOD)) == ["wrong_scorer"]
-    assert faults_of(GOOD, Found(image_id=1, state="verdict", own_check=True, answer=GOOD)) == []
-    assert faults_of(CUT, Found(image_id=1, state="failed", own_check=False, answer=CUT)) == []
+    assert faults_of(GOOD, Found(image_id=1, state="verdict", own_scorer=False, answer=GOOD)) == ["wrong_scorer"]
+    assert faults_of(GOOD, Found(image_id=1, state="verdict", own_scorer=True, answer=GOOD)) == []
+    assert faults_of(CUT, Found(image_id=1, state="failed", own_scorer=False, answer=CUT)) == []
 
 
 def test_a_seed_makes_one_archive_and_one_order_of_faults() -> None:
