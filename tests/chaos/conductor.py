@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from celery import Celery
 
 from scanfleet.db.engine import reading
-from scanfleet.db.tables import Batch, Scan
+from scanfleet.db.tables import Scan
 from scanfleet.errors import DatabaseUnavailable
 from tests.chaos.archive import first_scans
 from tests.chaos.faults import FAULTS, Ground, NotNow
@@ -21,7 +21,7 @@ from tests.chaos.fleet.services import RunServices
 from tests.chaos.fleet.supervisor import Supervisor
 from tests.chaos.options import Options
 from tests.chaos.producers import Producers
-from tests.chaos.recovery import Recovery
+from tests.chaos.recovery import Recovery, n_settled
 from tests.chaos.stuck import what_is_stuck
 
 POLL_SECONDS = 0.1
@@ -105,21 +105,13 @@ class Conductor:
         time.sleep(POLL_SECONDS)
         self._end_due()
         self.recovery.look()
-        settled = self._count_settled()
-        if settled != self._n_settled:  # fewer, when the database was restored
+        settled = n_settled(self._services.engine)
+        if settled is not None and settled != self._n_settled:  # fewer, when the database was restored
             self._n_settled, self._moved_at = settled, time.monotonic()
 
     def _end_due(self) -> None:
         while self._endings and self._endings[0].at <= time.monotonic():
             heapq.heappop(self._endings).end()
-
-    def _count_settled(self) -> int:
-        total = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_verdicts + Batch.n_failures), 0))
-        try:
-            with reading(self._services.engine) as connection:
-                return int(connection.execute(total).scalar_one())
-        except DatabaseUnavailable:
-            return self._n_settled
 
     def _done(self) -> bool:
         if self.producers.listed() is None:

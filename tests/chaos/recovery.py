@@ -1,4 +1,4 @@
-"""Measures how long the batches of a killed worker wait until another worker has them."""
+"""Measures the progress, and how long the batches of a killed worker wait until another worker has them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import sqlalchemy as sa
 from scanfleet.db.engine import reading
 from scanfleet.db.tables import Batch
 from scanfleet.errors import DatabaseUnavailable
+
+
+def n_settled(engine: sa.Engine) -> int | None:
+    """Count the images that have a verdict or a failure; None while the database is away."""
+    total = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_verdicts + Batch.n_failures), 0))
+    try:
+        with reading(engine) as connection:
+            return int(connection.execute(total).scalar_one())
+    except DatabaseUnavailable:
+        return None
 
 
 class Recovery:

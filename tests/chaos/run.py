@@ -34,6 +34,7 @@ class Result:
     seconds: float
     setup_seconds: float
     recovery: Recovery
+    undone: list[int]  # settled images that each restore of the database took back
     restarts: int
     exits: Counter[int]  # exit codes of workers during the run; -9: killed
     last_exits: Counter[int]  # of the workers stopped at the end
@@ -72,6 +73,7 @@ def run(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Res
             seconds=conductor.seconds,
             setup_seconds=here.setup_seconds,
             recovery=conductor.recovery,
+            undone=conductor.ground.undone,
             restarts=fleet.n_restarts,
             exits=fleet.exits,
             last_exits=last_exits,

@@ -17,7 +17,7 @@ from tests.chaos.recovery import Recovery
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """changes: what happened to objects of the bucket, by key."""
+    """changes: what happened to objects of the bucket, by key. undone: settled images that each restore took back."""
 
     services: RunServices
     fleet: Supervisor
@@ -26,6 +26,7 @@ class Ground:
     recovery: Recovery
     rng: random.Random
     changes: dict[str, Change] = field(default_factory=dict)
+    undone: list[int] = field(default_factory=list)
 
     def need(self, *services: str) -> None:
         """Raises NotNow if one of them is down, or in the hands of another fault."""

@@ -7,10 +7,12 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from scanfleet.db.engine import transaction
+from scanfleet.db.scans import scans
 from scanfleet.db.tables import Batch, Scan
-from scanfleet.errors import DatabaseUnavailable
+from scanfleet.errors import DatabaseUnavailable, RequestError
 from tests.chaos.archive import late_scans
 from tests.chaos.faults.base import Begun, Fault, Ground, NotNow
+from tests.chaos.recovery import n_settled
 
 JUMP = timedelta(hours=1)
 LOST_SECONDS = (2.0, 6.0)
@@ -19,23 +21,40 @@ LOST_SECONDS = (2.0, 6.0)
 def database_restored(ground: Ground) -> Begun:
     """Copy the database, begin two scans of two further checks, and put the copy back seconds later.
 
-    Workers live on. Half of the copies are base backups of the running server, the others copies of the stopped one.
-    After a base backup, sequences leave out up to 32 values; after the other, lost ids come again at once.
+    Workers live on. In half of the cases somebody pauses the other scans first, so that the new ones are scored at
+    once. Half of the copies are base backups of the running server, the others are made while it is stopped: after a
+    base backup, sequences leave out up to 32 values; after the other, lost ids come again at once.
     """
     postgres = ground.services.postgres
     ground.take("database", "database files")
     copy = postgres.base_backup() if ground.rng.random() < 0.5 else postgres.cold_copy()
     ground.give_back("database")
+    if ground.rng.random() < 0.5:
+        _pause_all(ground)
     for scan in late_scans(len(ground.producers.scans)):
         ground.producers.begin(scan)
 
     def put_back() -> None:
+        before = n_settled(ground.services.engine)
         postgres.put_back(copy)
+        after = n_settled(ground.services.engine)
+        if before is not None and after is not None:
+            ground.undone.append(max(before - after, 0))
         ground.recovery.forget()
         ground.producers.restored()
         ground.give_back("database files")
 
     return Begun(seconds=ground.rng.uniform(*LOST_SECONDS), end=put_back)
+
+
+def _pause_all(ground: Ground) -> None:
+    try:
+        with transaction(ground.services.engine) as connection:
+            for scan in scans.list_scans(connection):
+                if scan.state == "running":
+                    scans.pause(connection, scan.id)
+    except (DatabaseUnavailable, RequestError):  # RequestError: it was done a moment ago
+        return
 
 
 def clock_jump(ground: Ground) -> Begun:
