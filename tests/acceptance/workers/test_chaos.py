@@ -64,11 +64,13 @@ def test_a_fleet_without_reconcilers_is_found_out() -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_failures_lose_nothing() -> None:
-    run = chaos("--faults", 200, "--seed", long_seed(), "--images", 20_000, timeout=2400)
+def test_three_hundred_failures_lose_nothing() -> None:
+    run = chaos("--faults", 300, "--seed", long_seed(), "--images", 20_000, timeout=3600)
     sys.stdout.write(run.words)
     assert_holds(run)
-    assert run.values["n_faults"] == 200, run.words
+    assert run.values["n_faults"] == 300, run.words
+    assert sum(run.values["undone_by_restores"]) > 0, run.words
+    assert {"deleted: gone", "overwritten: changed"} <= set(run.values["changed"]), run.words
 
 
 @pytest.mark.slow
@@ -87,6 +89,26 @@ def test_a_fleet_without_the_token_is_found_out() -> None:
     assert run.exit_code == 1, run.words
     assert run.values["doubled"] > 0, run.words
     assert_holds(chaos(*faults, "--seed", SEED, timeout=400))
+
+
+@pytest.mark.slow
+def test_a_fleet_that_trusts_ids_of_scorers_is_found_out() -> None:
+    """Scorers that a restored database has lost: others get their ids."""
+    faults = ("--faults", 3, "--kinds", "database_restored", "--poison", 0, "--images", 400)
+    run = chaos(*faults, "--seed", SEED, "--without", "scorer-identity", timeout=600)
+    assert run.exit_code == 1, run.words
+    assert run.values["wrong_scorer"] > 0, run.words
+    assert_holds(chaos(*faults, "--seed", SEED, timeout=600))
+
+
+@pytest.mark.slow
+def test_a_fleet_that_trusts_names_of_queues_is_found_out() -> None:
+    """Batches of two models lie under one name, and notifications of either reach the workers of both."""
+    faults = ("--faults", 3, "--kinds", "duplicates", "--poison", 0, "--images", 600)
+    run = chaos(*faults, "--seed", SEED, "--without", "model-check", timeout=600)
+    assert run.exit_code == 1, run.words
+    assert run.values["wrong_scorer"] > 0, run.words
+    assert_holds(chaos(*faults, "--seed", SEED, timeout=600))
 
 
 @pytest.mark.slow
