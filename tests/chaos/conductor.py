@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import random
 import time
@@ -16,7 +17,7 @@ from scanfleet.db.engine import reading
 from scanfleet.db.tables import Scan
 from scanfleet.errors import DatabaseUnavailable
 from tests.chaos.archive import first_scans
-from tests.chaos.faults import FAULTS, Ground, NotNow
+from tests.chaos.faults import FAULTS, Begun, Ground, NotNow
 from tests.chaos.fleet.services import RunServices
 from tests.chaos.fleet.supervisor import Supervisor
 from tests.chaos.options import Options
@@ -26,6 +27,8 @@ from tests.chaos.stuck import what_is_stuck
 
 POLL_SECONDS = 0.1
 CALM_SECONDS = (3.0, 8.0)  # without progress, the next fault comes after this time
+EFFECT_POLL_SECONDS = 0.5
+EFFECT_SECONDS = 20.0  # after its time, a fault is ended although it had no effect yet
 LAST_SHARE = 0.75  # of the images: by then all faults have begun
 
 
@@ -33,7 +36,8 @@ LAST_SHARE = 0.75  # of the images: by then all faults have begun
 class _Ending:
     at: float
     number: int
-    end: Callable[[], None] = field(compare=False)
+    begun: Begun = field(compare=False)
+    latest: float = field(compare=False)
 
 
 class Conductor:
@@ -96,7 +100,8 @@ class Conductor:
             plan.remove(kind)
             self.injected[kind] += 1
             self._moved_at = time.monotonic()  # the timeout begins anew: the fleet may need time to recover
-            ending = _Ending(at=time.monotonic() + begun.seconds, number=sum(self.injected.values()), end=begun.end)
+            at = time.monotonic() + begun.seconds
+            ending = _Ending(at=at, number=sum(self.injected.values()), begun=begun, latest=at + EFFECT_SECONDS)
             heapq.heappush(self._endings, ending)
             self._say(f"{self._n_settled:6} settled  {kind}" + f" for {begun.seconds:.1f} s" * (begun.seconds > 0))
             return
@@ -111,7 +116,11 @@ class Conductor:
 
     def _end_due(self) -> None:
         while self._endings and self._endings[0].at <= time.monotonic():
-            heapq.heappop(self._endings).end()
+            ending = self._endings[0]
+            if ending.begun.effect() or time.monotonic() > ending.latest:
+                heapq.heappop(self._endings).begun.end()
+            else:
+                heapq.heapreplace(self._endings, dataclasses.replace(ending, at=time.monotonic() + EFFECT_POLL_SECONDS))
 
     def _done(self) -> bool:
         if self.producers.listed() is None:

@@ -23,7 +23,7 @@ KINDS = {
     "database_cut": 2,
     "database_silent": 1,
     "database_full": 1,
-    "database_restored": 1,
+    "database_restored": 2,
     "pooler_kill": 1,
     "s3_errors": 2,
     "s3_slow": 2,

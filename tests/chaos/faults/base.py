@@ -44,9 +44,10 @@ class Ground:
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """A fault under way. `end` undoes it; call it after `seconds`."""
+    """A fault under way. `end` undoes it; call it after `seconds`, or later, once it has had its `effect`."""
 
     seconds: float = 0.0
+    effect: Callable[[], bool] = lambda: True
     end: Callable[[], None] = lambda: None
 
 

@@ -21,13 +21,16 @@ LOST_SECONDS = (2.0, 6.0)
 def database_restored(ground: Ground) -> Begun:
     """Copy the database, begin two scans of two further checks, and put the copy back seconds later.
 
-    Workers live on. In half of the cases somebody pauses the other scans first, so that the new ones are scored at
-    once. Half of the copies are base backups of the running server, the others are made while it is stopped: after a
-    base backup, sequences leave out up to 32 values; after the other, lost ids come again at once.
+    Workers live on, and something was scored in between. In half of the cases somebody pauses the other scans first,
+    so that the new ones are scored at once. Half of the copies are base backups of the running server, the others are
+    made while it is stopped: after a base backup, sequences leave out up to 32 values; after the other, lost ids come
+    again at once.
     """
     postgres = ground.services.postgres
     ground.take("database", "database files")
+    engine = ground.services.engine
     copy = postgres.base_backup() if ground.rng.random() < 0.5 else postgres.cold_copy()
+    copied = n_settled(engine) or 0
     ground.give_back("database")
     if ground.rng.random() < 0.5:
         _pause_all(ground)
@@ -35,16 +38,19 @@ def database_restored(ground: Ground) -> Begun:
         ground.producers.begin(scan)
 
     def put_back() -> None:
-        before = n_settled(ground.services.engine)
+        before = n_settled(engine)
         postgres.put_back(copy)
-        after = n_settled(ground.services.engine)
+        after = n_settled(engine)
         if before is not None and after is not None:
             ground.undone.append(max(before - after, 0))
         ground.recovery.forget()
         ground.producers.restored()
         ground.give_back("database files")
 
-    return Begun(seconds=ground.rng.uniform(*LOST_SECONDS), end=put_back)
+    def some_are_scored() -> bool:
+        return (n_settled(engine) or 0) > copied
+
+    return Begun(seconds=ground.rng.uniform(*LOST_SECONDS), effect=some_are_scored, end=put_back)
 
 
 def _pause_all(ground: Ground) -> None:
