@@ -10,8 +10,7 @@ import click
 
 from scanfleet.log import configure_logging
 from tests.chaos.options import CONTROLS, DEFAULT_KINDS, KINDS, OFF, Options
-from tests.chaos.report import as_json, as_table
-from tests.chaos.run import run
+from tests.chaos.possible import possible
 from tests.services import ServiceMissingError
 
 EX_UNAVAILABLE = 69  # sysexits.h: a server program is not installed here
@@ -63,8 +62,16 @@ def main(
         logs=logs,
     )
     configure_logging(level="error", json=False)
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
     try:
-        result = run(options, say=lambda line: click.echo(line, err=True))
+        options = possible(options, say)
+        from tests.chaos.report import as_json, as_table  # NumPy's threads begin here
+        from tests.chaos.run import run
+
+        result = run(options, say=say)
     except ServiceMissingError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EX_UNAVAILABLE)

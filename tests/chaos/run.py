@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,13 +13,10 @@ from tests.chaos.audit import Audit, audit
 from tests.chaos.conductor import Conductor
 from tests.chaos.expected import Listed, expected_rows
 from tests.chaos.faults.messages import QUEUES
-from tests.chaos.fleet.disk import own_mounts
 from tests.chaos.fleet.services import run_services
 from tests.chaos.fleet.supervisor import Supervisor
 from tests.chaos.options import Options
 from tests.chaos.recovery import Recovery
-from tests.services import ServiceMissingError
-from tests.services.pgbouncer import find_program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +41,7 @@ class Result:
 
 
 def run(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Result:
-    """Run. Raises the errors of the tests' services; a fleet that fails is a Result."""
-    options = _possible(options, say)
+    """Run what is `possible`. Raises the errors of the tests' services; a fleet that fails is a Result."""
     items = list(make_archive(images=options.images, seed=options.seed, poison=options.n_poison))
     disks = any(kind.endswith("_full") for kind in options.kinds)
     with run_services(options, items, disks=disks) as here, make_app(here.settings, QUEUES) as app:
@@ -79,19 +73,3 @@ def run(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Res
             last_exits=last_exits,
             stuck=conductor.stuck,
         )
-
-
-def _possible(options: Options, say: Callable[[str], None]) -> Options:
-    """Leave out what this machine lacks; where CI is set, nothing may be lacking. Raises ServiceMissingError."""
-    for needs, words in ((own_mounts, "_full"), (find_program, "pooler_")):
-        try:
-            needs()
-        except ServiceMissingError as error:
-            kinds = tuple(kind for kind in options.kinds if words not in kind)
-            if os.environ.get("CI") or not kinds:
-                raise
-            say(f"left out: {error}")
-            options = dataclasses.replace(options, kinds=kinds, pooled=0 if words == "pooler_" else options.pooled)
-    if options.n_pooled == 0:
-        options = dataclasses.replace(options, kinds=tuple(kind for kind in options.kinds if "pooler_" not in kind))
-    return options
