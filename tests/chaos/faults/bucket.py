@@ -47,9 +47,9 @@ def refused(ground: Ground) -> Begun:
 
 
 def _change(ground: Ground, kind: ChangeKind) -> Begun:
-    """Change a few objects that scans have listed, and which most likely nobody has read."""
+    """Change a few objects that scans have listed and most likely nobody has read; others if there are no such ones."""
     ground.need("s3", "bucket policy")
-    items, server = _unread(ground), ground.services.s3
+    items, server = _chosen(ground), ground.services.s3
     new = {item.key: None if kind != "overwritten" else _new_version(item, ground.rng) for item in items}
     began = time.monotonic()
     if kind == "deleted":
@@ -63,7 +63,7 @@ def _change(ground: Ground, kind: ChangeKind) -> Begun:
     return Begun()
 
 
-def _unread(ground: Ground) -> list[Item]:
+def _chosen(ground: Ground) -> list[Item]:
     query = sa.select(Image.uri).join(Batch, Batch.id == Image.batch_id).order_by(Image.id.desc()).limit(LOOK_AT)
     query = query.where(Image.state == "pending", Batch.state == "ready", Batch.attempts == 0)
     try:
@@ -71,7 +71,8 @@ def _unread(ground: Ground) -> list[Item]:
             pending = set(connection.execute(query).scalars())
     except DatabaseUnavailable:
         raise NotNow from None
-    items = [item for item in ground.services.items if item.uri in pending and _may_change(item, ground)]
+    free = [item for item in ground.services.items if _may_change(item, ground)]
+    items = [item for item in free if item.uri in pending] or free
     if not items:
         raise NotNow
     return ground.rng.sample(items, k=min(ground.rng.randint(1, MOST_AT_ONCE), len(items)))
