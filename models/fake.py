@@ -34,8 +34,13 @@ class FakePrepared:
     resized_size: tuple[int, int] = (1, 1)
 
 
+def fake_identity(name: str) -> ModelIdentity:
+    """Return the identity of a fake model of this name."""
+    return ModelIdentity(base_model=name, revision="1", precision="fp32", adapter_sha256=None)
+
+
 class FakeScorer:
-    """Implements `models.types.Scorer`. Margins spread over about -6 … 6.
+    """Implements `models.types.Scorer`. Margins spread over about -6 … 6, and fakes of other names give others.
 
     Attributes:
         calls: The size of every batch given to `score`, for tests of packing.
@@ -43,9 +48,7 @@ class FakeScorer:
 
     def __init__(self, *, question: Question, identity: ModelIdentity | None = None, mass: float = 0.99) -> None:
         self._question = question
-        self._identity = identity or ModelIdentity(
-            base_model="fake", revision="1", precision="fp32", adapter_sha256=None
-        )
+        self._identity = identity or fake_identity("fake")
         self._mass = mass
         self.calls: list[int] = []
 
@@ -64,7 +67,8 @@ class FakeScorer:
 
     def prepare(self, image: Image.Image) -> FakePrepared:
         """Hash the image and count its tokens within the question's pixel budget."""
-        digest = hashlib.sha256(self._question.name.encode())
+        other = self._identity.base_model.removeprefix("fake")
+        digest = hashlib.sha256(f"{self._question.name}{other}".encode())
         digest.update(f"{image.mode}{image.size}".encode())
         digest.update(image.tobytes())
         pixels = min(image.width * image.height, self._question.max_pixels)

@@ -112,13 +112,16 @@ class _Run:
         self._listing = listing
         self._notifier = notifier
         self._n_new = 0
+        self._cursor = scan.cursor
+        self._keeps_cursor = True
         with reading(engine) as connection:
             self.full = self._remaining(connection) == 0
 
     def write(self, page: list[NewImage]) -> None:
         """Write images, batches, cursor and due notifications in one transaction."""
         with transaction(self._engine) as connection:
-            _refuse_cancelled(_lock(connection, self._scan.id))
+            held = _lock(connection, self._scan.id)
+            _refuse_cancelled(held)
             remaining = self._remaining(connection)
             added = batches.add_images(
                 connection,
@@ -129,17 +132,27 @@ class _Run:
                 at_most=remaining,
             )
             n_new = _count_images(connection, added)
-            values: dict[str, Any] = {"cursor": self._listing.cursor_at(page[-1]), "roots": self._listing.roots}
+            values = self._move_cursor(held, self._listing.cursor_at(page[-1])) | {"roots": self._listing.roots}
             if added:
                 # While n_listed is NULL, no worker can end the scan before the next page.
                 values |= {"n_listed": None}
                 scans.reopen(connection, self._scan.id)
-            connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
+            if values:
+                connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
             due = self._notifier.due(connection)
         self._n_new += n_new
         self.full = remaining is not None and remaining <= n_new
         if due:
             self._notifier.notify(due)
+
+    def _move_cursor(self, held: ScanInfo, cursor: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the column to write; none, for good, once the ledger's cursor is not the one of the last page.
+
+        Then the database was restored and has lost pages before this one, or another command lists the same scan.
+        """
+        self._keeps_cursor = self._keeps_cursor and held.cursor in (self._cursor, cursor)  # cursor: a repeated commit
+        self._cursor = cursor
+        return {"cursor": cursor} if self._keeps_cursor else {}
 
     def _remaining(self, connection: sa.Connection) -> int | None:
         """Return how many images the scan may still take; None for no limit."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from scanfleet.config.settings import Settings
 
 BUILTIN_MODELS = ("pocket",)
-FAKE_MODEL = "fake"  # scores by hashing pixels, for tests of the fleet; no help text names it
+# They score by hashing pixels, for tests of the fleet; no help text names them. Batches of the last two shared a queue.
+FAKE_MODELS = ("fake", "fake-1", "fake.1")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
@@ -34,7 +35,7 @@ def require_model(name: str, *, elsewhere: bool) -> None:
     elsewhere: workers may run on other machines, where an absolute path may exist although it does not here.
     Whether a hub id exists is for the worker to find out. Raises BadSettings.
     """
-    if name in (*BUILTIN_MODELS, FAKE_MODEL) or _HUB_ID.fullmatch(name) or model_at_endpoint(name):
+    if name in (*BUILTIN_MODELS, *FAKE_MODELS) or _HUB_ID.fullmatch(name) or model_at_endpoint(name):
         return
     if name.startswith(PREFIX):
         raise BadSettings(f"model: {name!r}: after {PREFIX} comes what the server calls its model (endpoint:gpt-4o)")

@@ -9,9 +9,8 @@ from pathlib import Path
 import click
 
 from scanfleet.log import configure_logging
-from tests.chaos.options import CONTROLS, KINDS, Options
-from tests.chaos.report import as_json, as_table
-from tests.chaos.run import run
+from tests.chaos.options import CONTROLS, DEFAULT_KINDS, KINDS, OFF, Options
+from tests.chaos.possible import possible
 from tests.services import ServiceMissingError
 
 EX_UNAVAILABLE = 69  # sysexits.h: a server program is not installed here
@@ -22,8 +21,9 @@ EX_UNAVAILABLE = 69  # sysexits.h: a server program is not installed here
 @click.option("--seed", type=int, help="Of archive and faults; drawn, and printed, when not given.")
 @click.option("--images", default=20_000, show_default=True, help="Images in the bucket.")
 @click.option("--workers", default=4, show_default=True, help="Worker processes.")
+@click.option("--pooled", type=int, help="Workers behind pgbouncer; default: half of them, where it is installed.")
 @click.option("--poison", type=int, help="Images that kill their process; default: one in 2,500.")
-@click.option("--kinds", help=f"Only these kinds of faults, with commas: {', '.join(KINDS)}.")
+@click.option("--kinds", help=f"Only these, with commas: {', '.join(KINDS)}. Default: all but {', '.join(OFF)}.")
 @click.option("--without", type=click.Choice(CONTROLS), help="Negative control: take this protection out.")
 @click.option("--seconds-per-image", default=0.002, show_default=True, help="Of the fake scorer.")
 @click.option("--patience", default=150.0, show_default=True, help="Seconds without progress until giving up.")
@@ -34,6 +34,7 @@ def main(
     seed: int | None,
     images: int,
     workers: int,
+    pooled: int | None,
     poison: int | None,
     kinds: str | None,
     without: str | None,
@@ -43,7 +44,7 @@ def main(
     as_line: bool,
 ) -> None:
     """A real fleet under faults at random moments, then a count of every image. Exit code 0: everything holds."""
-    chosen = tuple(kinds.split(",")) if kinds else tuple(KINDS)
+    chosen = tuple(kinds.split(",")) if kinds else DEFAULT_KINDS
     unknown = set(chosen) - set(KINDS)
     if unknown:
         raise click.UsageError(f"unknown kinds of faults: {', '.join(sorted(unknown))}")
@@ -52,6 +53,7 @@ def main(
         seed=secrets.randbelow(10**6) if seed is None else seed,
         images=images,
         workers=workers,
+        pooled=pooled,
         poison=poison,
         kinds=chosen,
         without=without,
@@ -60,8 +62,16 @@ def main(
         logs=logs,
     )
     configure_logging(level="error", json=False)
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
     try:
-        result = run(options, say=lambda line: click.echo(line, err=True))
+        options = possible(options, say)
+        from tests.chaos.report import as_json, as_table  # NumPy's threads begin here
+        from tests.chaos.run import run
+
+        result = run(options, say=say)
     except ServiceMissingError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EX_UNAVAILABLE)

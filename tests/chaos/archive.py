@@ -1,4 +1,4 @@
-"""The images of a run, made from its seed alone, and the answer of a run without faults for each of them."""
+"""The images of a run, made from its seed alone, the scans of them, and the right answer to each image."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from models.fake import FakeScorer
-from scanfleet.checks.check import load_check
+from models.fake import FakeScorer, fake_identity
+from scanfleet.checks.check import Check, load_check
 from scanfleet.images import decode
 from worker.scoring.decisions import Policy
 from worker.scoring.factory import question_of
@@ -19,9 +19,8 @@ from worker.scoring.factory import question_of
 BUCKET = "archive"
 SIDE = 16  # pixels
 POISON_PIXEL = (255, 0, 127)  # at the upper left; ordinary images have a red of 0 there
-# Two checks over overlapping archives: a verdict by the wrong scorer is detected.
-PREFIXES = {"overlay": ("overlay/", "both/"), "baggage": ("baggage/", "both/")}
-SHARES = {"overlay/": 45, "baggage/": 45, "both/": 10}
+MODEL, TWIN = "fake-1", "fake.1"  # two models: batches of both are found under the queue name "score.fake-1"
+SHARES = {"overlay/": 44, "baggage/": 43, "both/": 10, "late/": 3}
 DAMAGED = {  # kind -> (stage, reason) of its failure
     "empty": ("decode", "empty"),
     "text": ("decode", "not_an_image"),
@@ -47,6 +46,20 @@ class Item:
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
+    @property
+    def etag(self) -> str:
+        """As a listing gives it."""
+        return f'"{hashlib.md5(self.data, usedforsecurity=False).hexdigest()}"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSpec:
+    """A scan that somebody starts: `scanfleet scan PREFIXES --check CHECK --model MODEL`."""
+
+    check: Check
+    model: str
+    prefixes: tuple[str, ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -68,6 +81,24 @@ class Answer:
         return (self.stage, self.reason) == DAMAGED["poison"]
 
 
+def first_scans(*, workers: int) -> list[ScanSpec]:
+    """Two checks of one model over overlapping archives, and one of them by the other model, if anybody serves it."""
+    scans = [
+        ScanSpec(check=load_check("overlay"), model=MODEL, prefixes=("overlay/", "both/")),
+        ScanSpec(check=load_check("baggage"), model=MODEL, prefixes=("baggage/", "both/")),
+        ScanSpec(check=load_check("overlay"), model=TWIN, prefixes=("both/",)),
+    ]
+    return scans if workers > 1 else scans[:2]
+
+
+def late_scans(number: int) -> list[ScanSpec]:
+    """Two scans of two further checks, begun between a base backup and its return."""
+    check = load_check("overlay")
+    names = (f"late-{number}-{part}" for part in "ab")
+    checks = [check.model_copy(update={"name": name, "prompt": f"{check.prompt} ({name})"}) for name in names]
+    return [ScanSpec(check=check, model=MODEL, prefixes=("late/",)) for check in checks]
+
+
 def make_archive(*, images: int, seed: int, poison: int) -> Iterator[Item]:
     """`images` objects, `poison` of them lethal. Any process makes the same ones."""
     rng = random.Random(f"archive {seed}")
@@ -80,13 +111,13 @@ def make_archive(*, images: int, seed: int, poison: int) -> Iterator[Item]:
             kind = "poison"
         elif not goods:
             kind = "good"
-        data = _make(kind, rng, goods)
+        data = make_bytes(kind, rng, goods)
         if kind == "good":
             goods.append(data)
         yield Item(key=f"{prefix}{number:06}.png", data=data, kind=kind)
 
 
-def _make(kind: str, rng: random.Random, goods: list[bytes]) -> bytes:
+def make_bytes(kind: str, rng: random.Random, goods: list[bytes]) -> bytes:
     if kind == "empty":
         return b""
     if kind == "text":
@@ -100,22 +131,20 @@ def _make(kind: str, rng: random.Random, goods: list[bytes]) -> bytes:
     return buffer.getvalue()[:200] if kind == "cut" else buffer.getvalue()
 
 
-def reference(items: list[Item], *, max_pixels: int) -> dict[tuple[str, str], Answer]:
-    """Return (check, uri) -> the answer, computed here with the scorer: no fleet, no queue, no ledger."""
-    answers = {}
-    for check, prefixes in PREFIXES.items():
-        question = question_of(load_check(check))
-        scorer, policy = FakeScorer(question=question), Policy(question=question)
-        for item in items:
-            if not item.key.startswith(prefixes):
-                continue
-            if item.kind in DAMAGED:
-                stage, reason = DAMAGED[item.kind]
-                answers[check, item.uri] = Answer(stage=stage, reason=reason)
-                continue
-            reading = scorer.score([scorer.prepare(decode(item.data, max_pixels=max_pixels).image)])[0]
-            decision = policy.decide(reading)
-            answers[check, item.uri] = Answer(
-                label=decision.label, decision=decision.decision, margin=reading.margin, sha256=item.sha256
-            )
-    return answers
+class Reference:
+    """The answers of a scan in peace, computed here with the scorer: no fleet, no queue, no ledger."""
+
+    def __init__(self, scan: ScanSpec, *, max_pixels: int) -> None:
+        question = question_of(scan.check)
+        self._scorer = FakeScorer(question=question, identity=fake_identity(scan.model))
+        self._policy = Policy(question=question)
+        self._max_pixels = max_pixels
+
+    def answer(self, item: Item) -> Answer:
+        if item.kind in DAMAGED:
+            stage, reason = DAMAGED[item.kind]
+            return Answer(stage=stage, reason=reason)
+        image = decode(item.data, max_pixels=self._max_pixels).image
+        reading = self._scorer.score([self._scorer.prepare(image)])[0]
+        decision = self._policy.decide(reading)
+        return Answer(label=decision.label, decision=decision.decision, margin=reading.margin, sha256=item.sha256)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading
 from scanfleet.db.tables import Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
-from tests.chaos.archive import Answer, make_archive, reference
-from tests.chaos.options import Options
+from tests.chaos.archive import Answer
+from tests.chaos.expected import Expected, Key
 
-Key = tuple[str, str]  # check, uri
 MUST_BE_ZERO = (
     "lost",
     "doubled",
@@ -29,7 +30,10 @@ MUST_BE_ZERO = (
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """images: as listed, of both scans together. digest: over the whole set of verdicts and failures, uri by uri."""
+    """images: of all scans together. digest: over the whole set of verdicts and failures, uri by uri.
+
+    changed: "deleted: gone", "deleted: read before" … -> versions of objects that ended like that.
+    """
 
     images: int
     verdicts: int
@@ -37,13 +41,14 @@ class Audit:
     quarantined: int
     lost: int  # in no final state, or not in the ledger at all
     doubled: int  # more than one answer, or counted otherwise than answered
-    wrong_scorer: int  # a verdict by the scorer of another check
+    wrong_scorer: int  # a verdict by the scorer of another check, or of another model
     wrong_margin: int  # a verdict with another label, decision or margin
     wrong_failure: int  # a damaged image, with another stage or reason
     transient_errors_as_verdicts: int  # a verdict on bytes that are not the image's, or on an image that has no answer
     transient_errors_as_failures: int  # a good image recorded as failed
     quarantined_wrongly: int
     poison_missed: int
+    changed: dict[str, int]
     digest: str
     reference_digest: str
 
@@ -51,7 +56,7 @@ class Audit:
     def holds(self) -> bool:
         return self.digest == self.reference_digest and not any(getattr(self, name) for name in MUST_BE_ZERO)
 
-    def as_dict(self) -> dict[str, int | str]:
+    def as_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -61,33 +66,46 @@ class Found:
 
     image_id: int
     state: str
-    own_check: bool  # the verdict's scorer belongs to the scan's check
+    own_scorer: bool  # the verdict's scorer belongs to the scan's check and model
     answer: Answer | None  # None: neither verdict nor failure
 
 
-def audit(engine: sa.Engine, options: Options, *, max_pixels: int) -> Audit:
-    items = list(make_archive(images=options.images, seed=options.seed, poison=options.n_poison))
-    expected = reference(items, max_pixels=max_pixels)
+def audit(engine: sa.Engine, expected: Mapping[Key, Expected]) -> Audit:
     with reading(engine) as connection:
         found = _read(connection)
         surplus = _surplus_answers(connection) + _miscounted(connection)
-    wrong = Counter(
-        fault
-        for key, answer in expected.items()
-        for fault in faults_of(answer, found[key][0] if key in found else None)
-    )
+    due = {key: row for key, row in expected.items() if row.required or key in found}
+    firsts = {key: rows[0] for key, rows in found.items()}
+    right = {key: _nearest(row, firsts.get(key)) for key, row in due.items()}
+    wrong = Counter(fault for key, answer in right.items() for fault in faults_of(answer, firsts.get(key)))
     answers = [row for rows in found.values() for row in rows if row.answer is not None]
-    repeated = sum(len(rows) - 1 for rows in found.values()) + len(found.keys() - expected.keys())
+    repeated = sum(len(rows) - 1 for rows in found.values()) + len(found.keys() - due.keys())
     return Audit(
-        images=len(expected),
+        images=len(due),
         verdicts=sum(row.state == "verdict" for row in answers),
         failures=sum(row.state == "failed" for row in answers),
         quarantined=sum(row.answer is not None and row.answer.is_quarantine for row in answers),
         doubled=repeated + surplus,
-        digest=_digest({key: rows[0].answer for key, rows in found.items()}),
-        reference_digest=_digest(dict(expected)),
+        changed=_fates(due, firsts),
+        digest=_digest({key: row.answer for key, row in firsts.items()}),
+        reference_digest=_digest(dict(right)),
         **{name: wrong[name] for name in MUST_BE_ZERO if name != "doubled"},
     )
+
+
+def _nearest(expected: Expected, found: Found | None) -> Answer:
+    """The right answer that the ledger has, or else the first one."""
+    return found.answer if found is not None and found.answer in expected.answers else expected.answers[0]
+
+
+def _fates(expected: Mapping[Key, Expected], found: Mapping[Key, Found]) -> dict[str, int]:
+    """Count how the changed versions ended."""
+    fates = Counter(
+        f"{row.change}: {found[key].answer.reason or 'read before'}"
+        for key, row in expected.items()
+        if row.change is not None and key in found and found[key].answer is not None
+    )
+    return dict(sorted(fates.items()))
 
 
 def faults_of(expected: Answer, found: Found | None) -> list[str]:
@@ -95,7 +113,7 @@ def faults_of(expected: Answer, found: Found | None) -> list[str]:
     if found is None or found.answer is None:
         return ["lost"]
     answer, faults = found.answer, []
-    if not answer.is_failure and not found.own_check:
+    if not answer.is_failure and not found.own_scorer:
         faults.append("wrong_scorer")
     if answer == expected:
         return faults
@@ -117,10 +135,13 @@ def _read(connection: sa.Connection) -> dict[Key, list[Found]]:
         sa.select(
             CheckRow.name,
             Scan.check_id,
+            Scan.model,
             Image.id,
             Image.uri,
+            Image.etag,
             Image.state,
             ScorerRow.check_id.label("scored_for"),
+            ScorerRow.base_model.label("scored_by"),
             *(Verdict.__table__.c[name] for name in ("label", "decision", "margin", "content_sha256")),
             *(Failure.__table__.c[name] for name in ("stage", "reason")),
         )
@@ -133,8 +154,9 @@ def _read(connection: sa.Connection) -> dict[Key, list[Found]]:
     )
     found: dict[Key, list[Found]] = defaultdict(list)
     for row in connection.execute(query):
-        found[row.name, row.uri].append(
-            Found(image_id=row.id, state=row.state, own_check=row.scored_for == row.check_id, answer=_answer(row))
+        own_scorer = (row.scored_for, row.scored_by) == (row.check_id, row.model)
+        found[row.name, row.model, row.uri, row.etag].append(
+            Found(image_id=row.id, state=row.state, own_scorer=own_scorer, answer=_answer(row))
         )
     return dict(found)
 

@@ -1,4 +1,4 @@
-"""Measures how long the batches of a killed worker wait until another worker has them."""
+"""Measures the progress, and how long the batches of a killed worker wait until another worker has them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import sqlalchemy as sa
 from scanfleet.db.engine import reading
 from scanfleet.db.tables import Batch
 from scanfleet.errors import DatabaseUnavailable
+
+
+def n_settled(engine: sa.Engine) -> int | None:
+    """Count the images that have a verdict or a failure; None while the database is away."""
+    total = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_verdicts + Batch.n_failures), 0))
+    try:
+        with reading(engine) as connection:
+            return int(connection.execute(total).scalar_one())
+    except DatabaseUnavailable:
+        return None
 
 
 class Recovery:
@@ -40,6 +50,11 @@ class Recovery:
                 self.free_seconds.append(time.monotonic() - self._free[row.id][1])
             if claimed:
                 self.claimed_seconds.append(time.monotonic() - self._free.pop(row.id)[1])
+
+    def forget(self) -> None:
+        """Call after the database was restored: its ids and tokens repeat."""
+        self._held.clear()
+        self._free.clear()
 
     def _read(self, *where: sa.ColumnElement[bool]) -> list[sa.Row[tuple[int, int, str]]]:
         try:

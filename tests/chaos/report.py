@@ -24,6 +24,7 @@ def as_dict(result: Result) -> dict[str, Any]:
             **_spread("free", recovery.free_seconds),
             **_spread("claimed", recovery.claimed_seconds),
         },
+        "undone_by_restores": result.undone,
         "restarts": result.restarts,
         "exits": {str(code): n for code, n in sorted(result.exits.items())},
         "last_exits": {str(code): n for code, n in sorted(result.last_exits.items())},

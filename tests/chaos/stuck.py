@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from scanfleet.db.engine import now, reading
 from scanfleet.db.tables import Base, Batch
 from scanfleet.errors import DatabaseUnavailable
-from tests.chaos.services import RunServices
-from tests.chaos.supervisor import Supervisor
+from tests.chaos.fleet.services import RunServices
+from tests.chaos.fleet.supervisor import Supervisor
 
 N_BATCHES = 8
 

@@ -17,7 +17,7 @@ class PgBouncer(Service):
     """A pooler of `server`. It keeps its default list of startup parameters, and refuses all others."""
 
     def __init__(self, server: PostgresServer) -> None:
-        self.program = _find_program()
+        self.program = find_program()
         super().__init__()
         self.server = server
 
@@ -69,7 +69,7 @@ class PgBouncer(Service):
         return f"postgresql://{SUPERUSER}:{self.server.password}@127.0.0.1:{self.port}/{database}"
 
 
-def _find_program() -> str:
+def find_program() -> str:
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         raise ServiceMissingError("pgbouncer is not installed (Debian: apt-get install pgbouncer)")

@@ -3,12 +3,12 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-BLOCK = bytes(4096)
+BLOCKS = (bytes(1 << 20), bytes(4096))
 
 
 class TinyDisk:
@@ -19,11 +19,10 @@ class TinyDisk:
     def fill(self) -> None:
         """Fill the disk to the last byte."""
         with self._ballast.open("ab", buffering=0) as file:
-            try:
-                while True:
-                    file.write(BLOCK)
-            except OSError:
-                return
+            for block in BLOCKS:
+                with suppress(OSError):
+                    while True:
+                        file.write(block)
 
     def free(self) -> None:
         self._ballast.unlink()

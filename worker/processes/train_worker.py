@@ -13,6 +13,7 @@ from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
 from models.inputs.sources import locate
 from models.types import ModelIdentity
 from scanfleet.config.endpoints import PREFIX
+from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.config.settings import Settings
 from scanfleet.db.scans.workers import beat
 from scanfleet.db.schema import ledger
@@ -31,7 +32,6 @@ from worker.runtime.shutdown import Stop
 from worker.runtime.timer import Timer
 from worker.runtime.watchdog import Watchdog, responds
 from worker.scoring.adapters import register_shipped
-from worker.scoring.model import FAKE
 from worker.training.trainer import Trainer
 from worker.training.triggers import check_triggers
 
@@ -58,7 +58,7 @@ def serve_training(settings: Settings) -> int:
 
 def find_base(settings: Settings) -> ModelIdentity:
     """Return the identity of the model to train, without loading it. Raises BadSettings, DeviceUnavailable."""
-    if settings.model == FAKE or settings.model.startswith(PREFIX):
+    if settings.model in FAKE_MODELS or settings.model.startswith(PREFIX):
         raise BadSettings(f"model: {settings.model} cannot be trained: name a hub id, a folder or pocket")
     try:
         found = locate(settings.model, revision=settings.model_revision)

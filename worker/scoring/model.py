@@ -14,7 +14,7 @@ from PIL import Image
 from models import factory
 from models.crops.policy import CropPolicy
 from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
-from models.fake import FakeCropReader, FakeFinder, FakePrepared, FakeScorer
+from models.fake import FakeCropReader, FakeFinder, FakePrepared, FakeScorer, fake_identity
 from models.inputs.sources import locate
 from models.network.allocator import keep_freed_memory
 from models.types import (
@@ -27,6 +27,7 @@ from models.types import (
 )
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.extras import install_hint
+from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
 from worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer
@@ -34,7 +35,6 @@ from worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedS
 if TYPE_CHECKING:
     from models.network.base import BaseModel, Precision
 
-FAKE = "fake"
 FAKE_SECONDS = "SCANFLEET_FAKE_SECONDS"  # per image: makes the fake slow enough to be killed while scoring
 FAKE_POISON = "SCANFLEET_FAKE_POISON"  # "red,green,blue": an image with this upper left pixel kills the process
 
@@ -80,8 +80,9 @@ class Model(Protocol):
 
 def load_model(settings: Settings) -> Model:
     """Load the model in the settings. Raises BadSettings (a person must act) or DeviceUnavailable (try again)."""
-    if settings.model == FAKE:
+    if settings.model in FAKE_MODELS:
         return FakeModel(
+            settings.model,
             seconds_per_image=float(os.environ.get(FAKE_SECONDS, "0")),
             poison=tuple(int(part) for part in os.environ.get(FAKE_POISON, "").split(",") if part),
         )
@@ -117,8 +118,8 @@ class FakeModel:
     streams = 1
     one_by_one = False
 
-    def __init__(self, *, seconds_per_image: float = 0.0, poison: tuple[int, ...] = ()) -> None:
-        self.identity = ModelIdentity(base_model=FAKE, revision="1", precision="fp32", adapter_sha256=None)
+    def __init__(self, name: str = "fake", *, seconds_per_image: float = 0.0, poison: tuple[int, ...] = ()) -> None:
+        self.identity = fake_identity(name)
         self._seconds_per_image = seconds_per_image
         self._poison = poison
 
@@ -128,7 +129,12 @@ class FakeModel:
     def _scorer(self, question: Question, adapter: Path | None) -> SlowFakeScorer:
         if adapter is not None:
             raise ModelInvalid("the fake model takes no adapter")
-        return SlowFakeScorer(question=question, seconds_per_image=self._seconds_per_image, poison=self._poison)
+        return SlowFakeScorer(
+            question=question,
+            identity=self.identity,
+            seconds_per_image=self._seconds_per_image,
+            poison=self._poison,
+        )
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         crop_reader = FakeCropReader(scorer=self._scorer(question, adapter), pointed=policy.pointed, fuse=policy.fuse)
@@ -144,8 +150,10 @@ class FakeModel:
 class SlowFakeScorer(FakeScorer):
     """A FakeScorer that is slow, and whose process some images kill, as happens with real models."""
 
-    def __init__(self, *, question: Question, seconds_per_image: float, poison: tuple[int, ...] = ()) -> None:
-        super().__init__(question=question)
+    def __init__(
+        self, *, question: Question, identity: ModelIdentity, seconds_per_image: float, poison: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__(question=question, identity=identity)
         self._seconds_per_image = seconds_per_image
         self._poison = poison
         self._lethal: set[bytes] = set()  # digests

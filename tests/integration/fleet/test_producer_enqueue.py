@@ -413,3 +413,24 @@ def test_a_cancelled_scan_is_not_retried(engine: sa.Engine, app: Celery, setting
         retry_failures(connection, scan_id)
     with reading(engine) as connection:
         assert connection.execute(sa.select(Scan.state)).scalar_one() == "cancelled"
+
+
+def test_a_listing_that_outlived_a_restored_database_leaves_nothing_out(
+    engine: sa.Engine, app: Celery, settings: Settings
+) -> None:
+    """The database loses the second page while the command lives, the command writes the third and is killed."""
+    archive = Archive(10 * BATCH_IMAGES)
+    listing = start(engine, app, settings, archive)
+    first = next(page for page in listing if page.n_new == BATCH_IMAGES)
+    backup = scan_of(engine, first.scan.id).cursor
+    next(listing)
+    with transaction(engine) as connection:
+        lost = sa.select(Batch.id).where(Batch.scan_id == first.scan.id).order_by(Batch.id).offset(1)
+        ids = connection.execute(lost).scalars().all()
+        connection.execute(sa.delete(Image).where(Image.batch_id.in_(ids)))
+        connection.execute(sa.delete(Batch).where(Batch.id.in_(ids)))
+        connection.execute(sa.update(Scan).where(Scan.id == first.scan.id).values(cursor=backup))
+    next(listing)
+    listing.close()
+    run(engine, app, settings, archive)
+    assert len(uris(engine, first.scan.id)) == 10 * BATCH_IMAGES

@@ -5,17 +5,19 @@ from pathlib import Path
 import pytest
 
 from models.inputs.sources import POCKET
-from scanfleet.config.model_names import BUILTIN_MODELS, FAKE_MODEL, require_address, require_model
+from scanfleet.config.model_names import BUILTIN_MODELS, FAKE_MODELS, require_address, require_model
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSettings
-from worker.scoring.model import FAKE
+from worker.scoring.model import load_model
 
 
-def test_the_names_are_those_that_the_worker_knows() -> None:
-    assert (BUILTIN_MODELS, FAKE_MODEL) == ((POCKET,), FAKE)
+def test_the_names_are_those_that_the_worker_knows(tmp_path: Path) -> None:
+    assert BUILTIN_MODELS == (POCKET,)
+    for name in FAKE_MODELS:
+        assert load_model(load_settings(data_dir=tmp_path, model=name)).identity.base_model == name
 
 
-@pytest.mark.parametrize("name", ["pocket", "fake", "Qwen/Qwen3-VL-4B-Instruct", "a/b.c_d-e"])
+@pytest.mark.parametrize("name", ["pocket", *FAKE_MODELS, "Qwen/Qwen3-VL-4B-Instruct", "a/b.c_d-e"])
 def test_what_a_worker_may_load_is_taken(name: str) -> None:
     require_model(name, elsewhere=False)
 

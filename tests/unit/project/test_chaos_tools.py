@@ -10,8 +10,10 @@ import pytest
 
 from tests.chaos.archive import Answer, make_archive
 from tests.chaos.audit import Found, faults_of
-from tests.chaos.options import KINDS, Options
-from tests.chaos.proxy import SLOW_SECONDS, Proxies, Proxy
+from tests.chaos.faults import FAULTS
+from tests.chaos.fleet.proxy import SLOW_SECONDS, Proxies, Proxy
+from tests.chaos.fleet.sabotage import PARTS
+from tests.chaos.options import CONTROLS, DEFAULT_KINDS, KINDS, Options
 
 BODY = b"x" * 1000
 GOOD = Answer(label="none", decision="clear", margin=-1.0, sha256="a" * 64)
@@ -117,13 +119,13 @@ def test_a_server_that_is_down_is_a_reset(proxy: Proxy) -> None:
     ],
 )
 def test_every_wrong_answer_has_a_name(expected: Answer, answer: Answer | None, fault: str) -> None:
-    assert fault in faults_of(expected, Found(image_id=1, state="any", own_check=True, answer=answer))
+    assert fault in faults_of(expected, Found(image_id=1, state="any", own_scorer=True, answer=answer))
 
 
 def test_the_right_answer_by_the_wrong_scorer_is_wrong() -> None:
-    assert faults_of(GOOD, Found(image_id=1, state="verdict", own_check=False, answer=GOOD)) == ["wrong_scorer"]
-    assert faults_of(GOOD, Found(image_id=1, state="verdict", own_check=True, answer=GOOD)) == []
-    assert faults_of(CUT, Found(image_id=1, state="failed", own_check=False, answer=CUT)) == []
+    assert faults_of(GOOD, Found(image_id=1, state="verdict", own_scorer=False, answer=GOOD)) == ["wrong_scorer"]
+    assert faults_of(GOOD, Found(image_id=1, state="verdict", own_scorer=True, answer=GOOD)) == []
+    assert faults_of(CUT, Found(image_id=1, state="failed", own_scorer=False, answer=CUT)) == []
 
 
 def test_a_seed_makes_one_archive_and_one_order_of_faults() -> None:
@@ -131,6 +133,11 @@ def test_a_seed_makes_one_archive_and_one_order_of_faults() -> None:
     assert made[0] == made[1]
     assert sum(item.kind == "poison" for item in made[0]) == 2
     assert made[0] != list(make_archive(images=200, seed=4, poison=2))
-    plan = Options(faults=len(KINDS), seed=3).plan()
-    assert sorted(plan) == sorted(KINDS)
-    assert plan == Options(faults=len(KINDS), seed=3).plan() != Options(faults=len(KINDS), seed=4).plan()
+    plan = Options(faults=len(DEFAULT_KINDS), seed=3).plan()
+    assert sorted(plan) == sorted(DEFAULT_KINDS)
+    assert plan == Options(faults=len(plan), seed=3).plan() != Options(faults=len(plan), seed=4).plan()
+
+
+def test_every_kind_and_every_control_is_there() -> None:
+    assert set(FAULTS) == set(KINDS)
+    assert set(PARTS) == set(CONTROLS)

@@ -11,8 +11,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+from tests.chaos.fleet.services import RunServices
 from tests.chaos.options import Options
-from tests.chaos.services import RunServices
 from tests.services.process import LAUNCHER
 
 RESTART_SECONDS = 0.3
@@ -128,6 +128,6 @@ class Supervisor:
 
 
 def _command(options: Options) -> list[str]:
-    module = ["worker"] if options.without is None else ["tests.chaos.sabotage", options.without]
+    module = ["worker"] if options.without is None else ["tests.chaos.fleet.sabotage", options.without]
     launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "--"]
     return [*launcher, sys.executable, "-m", *module, "score"]

@@ -1,4 +1,4 @@
-"""Negative controls: a worker with one part of its protection removed. `python -m tests.chaos.sabotage PART score`.
+"""Negative controls: a worker with a part of its protection removed. `python -m tests.chaos.fleet.sabotage PART score`.
 
 A chaos run that cannot tell such a fleet from a whole one proves nothing.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,7 +44,35 @@ def without_guard() -> None:
     ack_patch.install = lambda: None
 
 
-PARTS = {"reconciler": without_reconciler, "token": without_token, "guard": without_guard}
+def without_scorer_identity() -> None:
+    """A worker takes the row ids of check and scorer that it keeps in memory for those of the database."""
+    from scanfleet.db.results import verdicts
+    from worker.scoring.factory import Wanted
+
+    vars(verdicts)["require_scorer"] = lambda *_, **__: None
+    type.__setattr__(Wanted, "key", property(lambda wanted: wanted.spec.key))
+
+
+def without_model_check() -> None:
+    """Nobody compares the scan's model with the worker's: the name of a queue decides."""
+    from scanfleet.db import leases
+    from scanfleet.db.clock import backoff_over
+    from scanfleet.db.scans import batches
+    from scanfleet.db.tables import Batch, Scan
+
+    def claimable(_: str, at: datetime) -> sa.ColumnElement[bool]:
+        return sa.and_(leases.claimable(Batch, at), Scan.state == "running", backoff_over(Scan.not_before, at))
+
+    vars(batches)["_claimable"] = claimable
+
+
+PARTS = {
+    "reconciler": without_reconciler,
+    "token": without_token,
+    "guard": without_guard,
+    "scorer-identity": without_scorer_identity,
+    "model-check": without_model_check,
+}
 
 
 def main() -> None:

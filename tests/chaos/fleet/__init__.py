@@ -1,0 +1,1 @@
+"""The fleet of a run, its services, and the network between them."""
