@@ -13,7 +13,7 @@ from transformers.activations import GELUTanh
 from models.adapters.card import LoraSettings
 from models.network.base import BaseModel
 from models.network.cpu import SigmoidGelu
-from models.network.lora import adapter_state, add_lora, remove_lora
+from models.network.lora import adapter_state, add_lora, take_out
 from models.network.merging import adapted_layers
 from models.network.packed import differentiable_packed
 from models.recipes import Recipe
@@ -77,12 +77,10 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveL
     everywhere = recipe.trains != "language"
     with base._lock.exclusive(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
         base._switch(None)
-        with torch.random.fork_rng(devices=_cuda(base)):
-            torch.manual_seed(seed)
-            peft = add_lora(base._peft or network, settings, name=NAME)
         try:
-            peft.base_model.enable_adapter_layers()
-            peft.set_adapter(NAME)
+            with torch.random.fork_rng(devices=_cuda(base)):
+                torch.manual_seed(seed)
+                peft = add_lora(network, settings, name=NAME)
             matched = check_matches(recipe, settings, network, family, NAME)
             network.eval()
             yield ActiveLora(
@@ -94,10 +92,9 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveL
                 peft=peft,
             )
         finally:
-            base._peft = remove_lora(peft, name=NAME)
+            take_out(network)
             network.requires_grad_(False)
             network.eval()
-            base._switch(None)  # PEFT may have made another one active
 
 
 @contextmanager
