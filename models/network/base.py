@@ -171,6 +171,8 @@ def load_base(
     family = family_of(_model_type(checkpoint.folder), name=model)
     family.check_precision(precision)
     processor = load_processor(checkpoint.folder, family)
+    if processor.thinks_first():
+        raise ModelInvalid(f"{model} thinks aloud first: take its -Instruct checkpoint, which answers at once")
     network = load_network(checkpoint.folder, family, precision, device)
     return BaseModel(network=network, processor=processor, checkpoint=checkpoint, family=family, precision=precision)
 

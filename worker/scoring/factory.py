@@ -227,7 +227,7 @@ def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
 
 def matches(card: AdapterCard, question: Question) -> bool:
     """Return whether an adapter was made for exactly this question. For steps none is: the base answers them."""
-    return card.question == question and not question.steps
+    return card.question == card.asked(question) and not question.steps
 
 
 def knows(card: AdapterCard, question: Question) -> bool:

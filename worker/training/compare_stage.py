@@ -77,8 +77,15 @@ def _result(report: GateReport, champion: AdapterInfo | None) -> dict[str, Any]:
 
 def _held(champion: AdapterInfo, challenger_id: int, reason: str) -> GateReport:
     """A comparison that did not take place."""
-    names = {"champion": f"adapter {champion.id}", "challenger": f"adapter {challenger_id}"}
-    return GateReport(verdict="hold", reason=reason, **names, n_golden=0, results=(), power="")
+    return GateReport(
+        verdict="hold",
+        reason=reason,
+        champion=f"adapter {champion.id}",
+        challenger=f"adapter {challenger_id}",
+        n_golden=0,
+        results=(),
+        power="",
+    )
 
 
 def _load(context: Context, adapter_id: int | None, folder: Path) -> Contender:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.adapters.canary import try_canary
-from models.adapters.card import AdapterCard
+from models.adapters.card import AdapterCard, read_card
 from models.training.data.types import Progress
+from models.types import Question
 from scanfleet.db.engine import reading
 from scanfleet.db.training.adapters import get_adapter
 from scanfleet.errors import TrainingFailed
@@ -29,10 +30,11 @@ def fit(context: Context) -> dict[str, Any]:
     from models.training.fit import fit as train
 
     recipe, over = _recipe(context)
+    question = _stamped(context, over)
     learn, validation = with_validation(examples_of(context, "train"))
     trained = train(
         context.base,
-        context.question,
+        question,
         learn,
         validation,
         recipe,
@@ -44,7 +46,7 @@ def fit(context: Context) -> dict[str, Any]:
     checkpoint = context.base.checkpoint
     card = AdapterCard(
         name=f"{context.check.name}-{context.training.id}",
-        question=context.question,
+        question=question,
         base_model=checkpoint.name,
         base_revision=checkpoint.revision,
     )
@@ -57,6 +59,16 @@ def fit(context: Context) -> dict[str, Any]:
         "learnt_from": len(learn),
         "stopped_by": len(validation),
     }
+
+
+def _stamped(context: Context, over: Path | None) -> Question:
+    """The question with the lower bound of pixels that the adapter learns under, and keeps."""
+    question = context.question
+    if over is not None:
+        question = read_card(over).asked(question)
+    if question.min_pixels is None:
+        question = replace(question, min_pixels=context.base.processor.reader.min_pixels)
+    return question
 
 
 def _recipe(context: Context) -> tuple[Recipe, Path | None]:
