@@ -50,6 +50,8 @@ class QwenReader(ImageReader):
         least = min(self.min_pixels if min_pixels is None else min_pixels, max_pixels)
         try:
             height, width = smart_resize(image.height, image.width, unit, least, max_pixels)
+            if min_pixels is None and height * width > max_pixels:  # enlarging rounds up
+                height, width = smart_resize(height, width, unit, 1, max_pixels)
         except ValueError as error:
             raise ImageUnsuitable(f"image of {image.width} x {image.height} pixels: {error}") from error
         resized = image.convert("RGB").resize((width, height), Image.Resampling(self.image_processor.resample))

@@ -71,9 +71,9 @@ def test_left_open_it_is_the_checkpoints_own(base: BaseModel) -> None:
 
 def test_the_pixel_budget_counts_more(base: BaseModel) -> None:
     scorer = factory.scorer(base, replace(OPEN, max_pixels=150 * 150))
-    for side in (20, 100, 400):
-        width, height = scorer.prepare(tiny.picture(side, side, 2)).resized_size
-        assert width * height <= 150 * 150
+    for size in ((20, 20), (100, 100), (100, 60), (400, 300)):
+        width, height = scorer.prepare(tiny.picture(*size, 2)).resized_size
+        assert 100 * 100 < width * height <= 150 * 150
 
 
 def test_an_adapter_is_served_with_what_it_learnt_under(base: BaseModel, adapter: Path) -> None:
