@@ -73,10 +73,10 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int) -> Iterator[ActiveL
         ModelInvalid: The recipe does not fit the base.
     """
     network, family = base.network, base.family
-    settings = lora_settings(recipe, network, family)
     everywhere = recipe.trains != "language"
     with base._lock.exclusive(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
         base._switch(None)
+        settings = lora_settings(recipe, network, family)
         try:
             with torch.random.fork_rng(devices=_cuda(base)):
                 torch.manual_seed(seed)
