@@ -34,12 +34,15 @@ def scorer(
         ModelInvalid: The question has steps, or the adapter is damaged or was made for another base or question.
         ModelUnavailable: The adapter's folder cannot be read now.
     """
+    from models.adapters.card import read_card
     from models.scoring.head import HeadScorer, read_head
     from models.scoring.prefill import PrefillScorer
 
     if question.steps:
         raise ModelInvalid(f"question {question.name!r} has steps: use models.scoring.sequential")
     digest = None if adapter is None else base.load_adapter(adapter, question)
+    if adapter is not None:
+        question = read_card(adapter).asked(question)
     identity = ModelIdentity(
         base_model=base.checkpoint.name,
         revision=base.checkpoint.revision,

@@ -41,7 +41,8 @@ class Question:
             all others.
         descriptions: Label -> its wording in the menu.
         max_pixels: Pixel budget of one image after resizing.
-        min_pixels: Fewest pixels of one image after resizing.
+        min_pixels: Fewest pixels of one image after resizing; None: as the checkpoint's own image processor, or as the
+            adapter was trained with.
         steps: Two or more steps; an answer of the last one leads to a label. Empty: one prompt.
 
     Raises:
@@ -57,7 +58,7 @@ class Question:
     flags: frozenset[str]
     descriptions: Mapping[str, str] = field(default_factory=dict)
     max_pixels: int = 448 * 448
-    min_pixels: int = 64 * 64
+    min_pixels: int | None = None
     steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:

@@ -84,6 +84,10 @@ class AdapterCard(Frozen):
         learnt = replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
         return learnt.as_read() == question.as_read()
 
+    def asked(self, question: Question) -> Question:
+        """Return the question as the adapter is asked it: with the adapter's `min_pixels` if it leaves that open."""
+        return question if question.min_pixels is not None else replace(question, min_pixels=self.question.min_pixels)
+
     @field_serializer("question")
     def _question(self, question: Question) -> dict[str, Any]:
         steps = [{"prompt": step.prompt, "answers": step.answers} for step in question.steps]

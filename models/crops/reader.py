@@ -153,8 +153,7 @@ class PolicyCropReader:
         return self._mapper
 
     def _prepared(self, image: Image.Image, pixels: int) -> PreparedImage:
-        least = min(self._scorer.question.min_pixels, pixels)
-        return self._reader.prepare(image, max_pixels=pixels, min_pixels=least)
+        return self._reader.prepare(image, max_pixels=pixels, min_pixels=self._scorer.question.min_pixels)
 
     def _reweighted(self, image: Image.Image, region: Region) -> PreparedRow:
         whole = self._scorer.prepare(image)

@@ -58,8 +58,7 @@ def whole_image_rows(
         pixels = adapted_budget(image, budget=question.max_pixels, most=policy.crop_pixels).pixels
         if pixels < MIN_ADAPTED_GAIN * question.max_pixels:
             return ()
-    least = min(question.min_pixels, pixels)
-    rows = tuple(reader.prepare(view, max_pixels=pixels, min_pixels=least) for view in views)
+    rows = tuple(reader.prepare(view, max_pixels=pixels, min_pixels=question.min_pixels) for view in views)
     if len(rows) > 1:
         return rows
     first = reader.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)

@@ -11,6 +11,7 @@ from typing import Literal
 from PIL import Image
 
 JPEG_QUALITY = 95
+MIN_PIXELS = 64 * 64  # the server enlarges further, as its checkpoint asks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +45,16 @@ class ImageEncoding:
         """The encoding's part of a scorer's identity."""
         return f"{self.image_format}-{self.grid}px"
 
-    def encode(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> EncodedImage:
+    def encode(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> EncodedImage:
         """Resize and encode an image. Equal pixels give equal bytes.
 
         Args:
             image: in any mode and size.
             max_pixels: upper bound after resizing.
-            min_pixels: lower bound after resizing.
+            min_pixels: lower bound after resizing; None: MIN_PIXELS.
         """
-        size = fit(image.size, max_pixels=max_pixels, min_pixels=min_pixels, grid=self.grid)
+        least = min(MIN_PIXELS if min_pixels is None else min_pixels, max_pixels)
+        size = fit(image.size, max_pixels=max_pixels, min_pixels=least, grid=self.grid)
         rgb = image.convert("RGB")
         resized = rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BICUBIC)
         buffer = io.BytesIO()

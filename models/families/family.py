@@ -129,14 +129,19 @@ class ImageReader(ABC):
         # Four decoded pixels for each pixel that the model reads, so that resizing has enough to average.
         return Detail(pixels=4 * max_pixels, short_side=1)
 
+    @property
+    def min_pixels(self) -> int:
+        """The lower bound in the checkpoint's own image processor; 0 in families that have none."""
+        return 0
+
     @abstractmethod
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Resize one image and determine its tokens.
 
         Args:
             image: in any mode and size.
             max_pixels: upper bound of the pixels that the model reads.
-            min_pixels: lower bound.
+            min_pixels: lower bound; None: the checkpoint's own. The upper bound counts more.
 
         Raises:
             ImageUnsuitable: the model cannot read this image.

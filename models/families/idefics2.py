@@ -22,7 +22,7 @@ class Idefics2Reader(ImageReader):
 
     image_token = "<image>"  # noqa: S105 - a placeholder, not a secret
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Prepare four quarters and the whole image if the checkpoint splits and the budget holds five crops.
 
         Otherwise prepare the whole image alone. The budget counts the pixels of all crops together, as the vision tower

@@ -58,7 +58,7 @@ class InstructBlipReader(ImageReader):
         """Side of the square that the vision tower reads, in pixels."""
         return int(self.image_processor.size["height"])
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Resize to the square, ignoring the aspect ratio and the pixel budget."""
         resample = Image.Resampling(self.image_processor.resample)
         resized = image.convert("RGB").resize((self.side, self.side), resample)

@@ -29,7 +29,7 @@ class InternVLReader(TowerReader):
     def largest(self, max_pixels: int) -> int:
         return self._most_tiles(max_pixels) * self.side**2
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Stretch the image to the grid of tiles with the nearest aspect ratio."""
         rgb, side, most = image.convert("RGB"), self.side, self._most_tiles(max_pixels)
         fewest = min(int(self.image_processor.min_patches), most)

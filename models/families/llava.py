@@ -21,7 +21,7 @@ class LlavaReader(LlavaTowerReader):
     checkpoint's image processor the whole image is read, between bars of the mean colour.
     """
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Prepare one square.
 
         Raises:

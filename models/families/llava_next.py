@@ -25,7 +25,7 @@ class LlavaNextReader(LlavaTowerReader):
     tiles.
     """
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Prepare one tile with the whole image, then the tiles of a canvas that keeps the image's aspect ratio."""
         rgb, size = image.convert("RGB"), (image.height, image.width)
         best = select_best_resolution(size, self._allowed(max_pixels))

@@ -118,7 +118,7 @@ class PhiReader(ImageReader):
         found, _ = ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
         return SimpleNamespace(**{name: found.get(name) or usual for name, usual in SETTINGS.items()})
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Prepare as many crops as the budget holds beside the whole image, at least one.
 
         Raises:

@@ -36,15 +36,22 @@ class QwenReader(ImageReader):
     def merge_size(self) -> int:
         return int(self.image_processor.merge_size)
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    @property
+    def min_pixels(self) -> int:
+        return int(self.image_processor.size["shortest_edge"])
+
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Resize within the pixel budget: the aspect ratio is kept and sides are multiples of patch * merge.
 
         Raises:
             ImageUnsuitable: the aspect ratio is over 200.
         """
         unit = self.patch_size * self.merge_size
+        least = min(self.min_pixels if min_pixels is None else min_pixels, max_pixels)
         try:
-            height, width = smart_resize(image.height, image.width, unit, min_pixels, max_pixels)
+            height, width = smart_resize(image.height, image.width, unit, least, max_pixels)
+            if min_pixels is None and height * width > max_pixels:  # enlarging rounds up
+                height, width = smart_resize(height, width, unit, 1, max_pixels)
         except ValueError as error:
             raise ImageUnsuitable(f"image of {image.width} x {image.height} pixels: {error}") from error
         resized = image.convert("RGB").resize((width, height), Image.Resampling(self.image_processor.resample))

@@ -37,7 +37,7 @@ class TileReader(ImageReader):
         """Side of a tile, in pixels."""
         return int(self.image_processor.max_image_size["longest_edge"])
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Prepare as many tiles as the checkpoint makes and the budget holds; at least one tile with the whole image.
 
         The image is scaled up as well as down, as by the checkpoint's own processor.

@@ -8,6 +8,7 @@ with theirs. Nothing here knows networks.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ from transformers import AutoTokenizer, ProcessorMixin
 
 from models.errors import ModelInvalid, one_line, unreadable
 from models.families import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
-from models.inputs.prompts import Prompt, Turn, make_prompt
+from models.inputs.prompts import Prompt, Turn, make_prompt, render_turn
 from models.types import Question
+
+# A tag that opens a thought, at the end of a turn: <think>, <thinking>, <|think|>, ◁think▷, <seed:think>.
+OPENS_A_THOUGHT = re.compile(r"[<\[◁]\|?(\w+:)?(think|thought|reason)\w*\|?[>\]▷]\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,13 +66,22 @@ class VisionProcessor:
             self.tokenizer, question, image_token=self.reader.image_token, chat_template=self.chat_template
         )
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def thinks_first(self) -> bool:
+        """Return whether the chat template opens a thought, behind which no answer can be read in one prefill.
+
+        Raises:
+            ModelInvalid: The template writes no image, or runs for too long.
+        """
+        turn = render_turn(self.tokenizer, "?", image_token=self.reader.image_token, chat_template=self.chat_template)
+        return OPENS_A_THOUGHT.search(turn.text) is not None
+
+    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Resize one image on the host; thread-safe.
 
         Args:
             image: In RGB.
             max_pixels: Most pixels after resizing.
-            min_pixels: Fewest pixels after resizing.
+            min_pixels: Fewest pixels after resizing; None: the checkpoint's own.
 
         Raises:
             ImageUnsuitable: The model cannot take this image.

@@ -22,8 +22,8 @@ from models.inputs.processing import VisionProcessor, load_processor
 from models.inputs.sources import Checkpoint, locate
 from models.network.load import Precision, load_network
 from models.network.lock import SharedLock
-from models.network.lora import load_lora, remove_lora, use_lora
-from models.network.merging import Merger, reason_not_merged
+from models.network.lora import Place, load_lora, put_in, take_out
+from models.network.merging import Merger, bypass, reason_not_merged
 from models.types import Question
 
 __all__ = ["BaseModel", "Precision", "load_base"]
@@ -33,8 +33,9 @@ class BaseModel:
     """A loaded checkpoint with its adapters.
 
     Several scorers share one base, and several threads may run it. Forwards under one adapter run at the same time. A
-    switch to another adapter waits for them, so that no forward runs half switched. Where the weights allow it, the
-    active adapter is merged into them (`models.network.merging`).
+    switch to another adapter waits for them, so that no forward runs half switched. Only the active adapter has its
+    modules in the network, so none depends on which others are loaded. Where the weights allow it, it is merged into
+    them (`models.network.merging`).
     """
 
     merges = True  # False: keep every adapter beside the weights; set it before the first one is loaded
@@ -42,7 +43,7 @@ class BaseModel:
     def __init__(
         self, *, network: Any, processor: VisionProcessor, checkpoint: Checkpoint, family: Family, precision: Precision
     ) -> None:
-        self.network = network  # the transformers model; LoRA modules are injected into it in place
+        self.network = network  # the transformers model; the active adapter's modules are in it
         self.processor = processor
         self.checkpoint = checkpoint
         self.family = family
@@ -51,10 +52,9 @@ class BaseModel:
         self._lock = SharedLock()
         self._switching = threading.Lock()
         self.unmerged: dict[str, str] = {}  # loaded adapters that stay beside the weights -> reason
-        self._peft: Any = None  # the PeftModel around `network`, once there is an adapter
         self._active: str | None = None
         self._settled = True  # False: a switch failed, so the active adapter is unknown
-        self.loaded: set[str] = set()
+        self.loaded: dict[str, list[Place]] = {}  # adapter -> where its modules go
         self.heads: dict[str, bytes] = {}  # of loaded adapters that have one
         self._merger = Merger()
 
@@ -70,7 +70,7 @@ class BaseModel:
         Other threads may use the same adapter at the same time. Blocks must not be nested.
 
         Args:
-            adapter_sha256: the adapter's digest; None: the base alone, with every LoRA module bypassed.
+            adapter_sha256: the adapter's digest; None: the base alone, without any LoRA module.
 
         Raises:
             ModelInvalid: the adapter is not loaded.
@@ -93,10 +93,8 @@ class BaseModel:
         with self._lock.exclusive():
             if adapter_sha256 in self.loaded:
                 self._switch(None)
-                self._peft = remove_lora(self._peft, name=adapter_sha256)
-                self.loaded.remove(adapter_sha256)
+                del self.loaded[adapter_sha256]
                 self.unmerged.pop(adapter_sha256, None)
-                self._switch(None)  # PEFT may have activated another adapter
                 if not self.loaded:
                     self._merger.forget()
             self.heads.pop(adapter_sha256, None)
@@ -104,9 +102,10 @@ class BaseModel:
     def _switch(self, adapter_sha256: str | None) -> None:
         self._settled = False
         merged = adapter_sha256 is not None and adapter_sha256 not in self.unmerged
+        take_out(self.network)
+        if adapter_sha256 is not None:
+            put_in(self.loaded[adapter_sha256])
         self._merger.switch(self.network, adapter_sha256 if merged else None)
-        if self._peft is not None:
-            use_lora(self._peft, name=adapter_sha256, merged=merged)
         self._active, self._settled = adapter_sha256, True
 
     def load_adapter(self, folder: Path, question: Question) -> str:
@@ -128,16 +127,18 @@ class BaseModel:
             if adapter.lora is not None and digest not in self.loaded:
                 self._switch(None)  # fully trained modules start from the base's own weights
                 try:
-                    self._peft = load_lora(self._peft or self.network, adapter, name=digest)
-                    self.loaded.add(digest)
+                    load_lora(self.network, adapter, name=digest)
                     self._note_form(digest)
                 finally:
-                    self._switch(None)  # loading changes PEFT's active adapter, even if it fails
+                    places = take_out(self.network)
+                self.loaded[digest] = places
         return digest
 
     def _note_form(self, digest: str) -> None:
         reason = reason_not_merged(self.network, digest) if self.merges else "merging is off for this base"
-        if reason is not None:
+        if reason is None:
+            bypass(self.network)
+        else:
             self.unmerged[digest] = reason
 
 
@@ -170,6 +171,8 @@ def load_base(
     family = family_of(_model_type(checkpoint.folder), name=model)
     family.check_precision(precision)
     processor = load_processor(checkpoint.folder, family)
+    if processor.thinks_first():
+        raise ModelInvalid(f"{model} thinks aloud first: take its -Instruct checkpoint, which answers at once")
     network = load_network(checkpoint.folder, family, precision, device)
     return BaseModel(network=network, processor=processor, checkpoint=checkpoint, family=family, precision=precision)
 

@@ -1,18 +1,20 @@
-"""Add LoRA adapters to a model in memory, switch between them, remove and save them.
+"""Add a LoRA adapter to a network in memory, take its modules out and put them back, and save it.
 
-PEFT replaces the target modules in place; the transformers model keeps its class and its forward. An adapter is loaded
-completely or refused. PEFT alone would load an adapter whose keys were renamed between releases with every tensor
-missing and no error.
+PEFT replaces the target modules in place; the transformers model keeps its class and its forward. It finds modules by
+their paths, and a module trained whole by one adapter renames all that another one adapts below it. So each adapter is
+made on the plain network, and at most one has its modules there at a time. An adapter is loaded completely or refused.
+PEFT alone would load an adapter whose keys were renamed between releases with every tensor missing and no error.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
@@ -20,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from models.adapters.card import Adapter, AdapterCard, write_adapter
-from models.adapters.settings import LoraSettings
+from models.adapters.settings import SETTINGS, LoraSettings
 from models.errors import ModelInvalid, one_line
 
 
@@ -37,41 +39,49 @@ def lora_config(lora: LoraSettings) -> Any:
     )
 
 
-def add_lora(model: Any, lora: LoraSettings, *, name: str) -> Any:
-    """Add fresh LoRA modules to a model.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Place:
+    """A module of a network that an adapter replaces, and what it puts there."""
+
+    parent: Any
+    name: str  # of the attribute
+    plain: Any
+    adapted: Any
+
+
+def add_lora(network: Any, lora: LoraSettings, *, name: str) -> Any:
+    """Add fresh LoRA modules to a network.
 
     Args:
-        model: a transformers model, or the PeftModel around it.
+        network: a transformers model in which no adapter has its modules.
         lora: rank, scaling and target modules.
         name: of the new adapter.
 
     Returns:
-        The PeftModel.
+        The PeftModel, with the adapter active.
 
     Raises:
         ModelInvalid: the settings match no module, or include the output head, whose rows scoring reads directly.
     """
     try:
-        if isinstance(model, PeftModel):
-            model.add_adapter(name, lora_config(lora))
-        else:
-            model = _wrap(model, lora_config(lora), name)
+        model = _wrap(network, lora_config(lora), name)
     except ValueError as error:
+        take_out(network)
         raise ModelInvalid(f"the adapter does not fit this model: {one_line(error)}") from error
     if any("lm_head" in key for key in adapter_state(model, name)):
-        remove_lora(model, name=name)
+        take_out(network)
         raise ModelInvalid("the adapter changes lm_head, which scoring reads directly; train without it")
     return model
 
 
-def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
-    """Load a verified adapter into a model for inference.
+def load_lora(network: Any, adapter: Adapter, *, name: str) -> Any:
+    """Load a verified adapter into a network for inference.
 
     Every tensor of the file must match a parameter, every parameter a tensor, with equal shapes. Otherwise the adapter
     is removed again.
 
     Args:
-        model: a transformers model, or the PeftModel around it.
+        network: a transformers model in which no adapter has its modules.
         adapter: the adapter as read from its folder.
         name: for the adapter in the model.
 
@@ -81,11 +91,11 @@ def load_lora(model: Any, adapter: Adapter, *, name: str) -> Any:
     Raises:
         ModelInvalid: the adapter holds no LoRA, is damaged, or does not fit the model; the message names the key.
     """
-    model = add_lora(model, lora_of(adapter), name=name)
+    model = add_lora(network, lora_of(adapter), name=name)
     try:
         copy_weights(model, adapter, name=name)
     except ModelInvalid:
-        remove_lora(model, name=name)
+        take_out(network)
         raise
     model.requires_grad_(False)
     model.eval()
@@ -116,55 +126,40 @@ def copy_weights(model: Any, adapter: Adapter, *, name: str) -> None:
     found = {key: value.shape for key, value in tensors.items()}
     if expected != found:
         raise ModelInvalid(
-            f"{adapter.folder}: {_difference(expected, found)}; the adapter was trained on another model"
+            f"{adapter.folder}: {_difference(expected, found)}; its weights are not those that {SETTINGS} describes "
+            "for this model"
         )
     with torch.no_grad():
         for key, place in places.items():
             place.copy_(tensors[key])
 
 
-def use_lora(model: Any, *, name: str | None, merged: bool) -> None:
-    """Activate one adapter of a PeftModel.
-
-    Args:
-        model: the PeftModel.
-        name: of the adapter; None: the base alone, with every LoRA module bypassed.
-        merged: the deltas are already in the weights, so only fully trained modules take part.
-    """
-    if name is None:
-        model.base_model.disable_adapter_layers()
-        return
-    model.base_model.enable_adapter_layers()
-    model.set_adapter(name, inference_mode=True)
-    if merged:
-        for module in model.modules():
-            if isinstance(module, LoraLayer):
-                module.enable_adapters(False)
-
-
-def remove_lora(model: Any, *, name: str) -> Any:
-    """Remove one adapter from a PeftModel.
+def take_out(network: Any) -> list[Place]:
+    """Restore the plain modules of a network.
 
     Returns:
-        The PeftModel, or None when no adapter is left and the plain layers are restored.
+        Where the adapter's modules were, for `put_in`; without it they are gone.
     """
-    others = [other for other in model.peft_config if other != name]
-    if not others:
-        network = model.get_base_model()
-        originals = {path: part.original_module for path, part in _whole_modules(network)}
-        model.unload()
-        for path, module in originals.items():  # PEFT leaves the trained modules in their place
-            parent, _, leaf = path.rpartition(".")
-            setattr(network.get_submodule(parent), leaf, module)
-        return None
-    model.set_adapter(others[0], inference_mode=True)  # without it PEFT chooses one and warns
-    model.delete_adapter(name)
-    return model
+    places = [
+        Place(parent=parent, name=name, plain=_plain(child), adapted=child)
+        for parent in network.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, LoraLayer | ModulesToSaveWrapper)
+    ]
+    for place in places:
+        setattr(place.parent, place.name, place.plain)
+    vars(network).pop("peft_config", None)  # PEFT adds the next adapter to those that it finds here
+    return places
 
 
-def _whole_modules(network: Any) -> list[tuple[str, ModulesToSaveWrapper]]:
-    """Return fully trained modules by the path of the module that they replace."""
-    return [(path, part) for path, part in network.named_modules() if isinstance(part, ModulesToSaveWrapper)]
+def put_in(places: list[Place]) -> None:
+    """Put an adapter's modules back into its network, where no other adapter may have any."""
+    for place in places:
+        setattr(place.parent, place.name, place.adapted)
+
+
+def _plain(module: LoraLayer | ModulesToSaveWrapper) -> Any:
+    return module.original_module if isinstance(module, ModulesToSaveWrapper) else module.get_base_layer()
 
 
 def adapter_state(model: Any, name: str) -> dict[str, torch.Tensor]:

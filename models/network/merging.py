@@ -38,6 +38,13 @@ def reason_not_merged(network: Any, name: str) -> str | None:
     return None
 
 
+def bypass(network: Any) -> None:
+    """Let the LoRA layers of a network pass on what their plain layers say, into which they will be merged."""
+    for module in network.modules():
+        if isinstance(module, LoraLayer):
+            module.enable_adapters(False)
+
+
 class Merger:
     """Keeps the original weights of every layer that an adapter was merged into. Not thread-safe."""
 

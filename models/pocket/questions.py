@@ -10,6 +10,7 @@ OVERLAY = Question(
     labels=("overlay", "natural", "none"),
     flags=frozenset({"overlay"}),
     descriptions={"overlay": "text added on top", "natural": "text in the scene only", "none": "no text"},
+    min_pixels=64 * 64,
 )
 BAGGAGE = Question(
     name="baggage",
@@ -19,6 +20,7 @@ BAGGAGE = Question(
     descriptions={
         "knife": "knife", "gun": "gun", "scissors": "scissors", "bottle": "bottle", "none": "no threat",
     },
+    min_pixels=64 * 64,
 )  # fmt: skip
 RAZOR = Question(
     name="razor",
@@ -27,6 +29,7 @@ RAZOR = Question(
     flags=frozenset({"blade"}),
     descriptions={"blade": "razor blade", "none": "no razor blade"},
     max_pixels=320 * 320,
+    min_pixels=64 * 64,
 )
 SMALL = {"razor": RAZOR}  # about one small part; tools/pocket/small.py trains them
 QUESTIONS = {"overlay": OVERLAY, "baggage": BAGGAGE, **SMALL}

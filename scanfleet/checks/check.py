@@ -53,7 +53,7 @@ class Check(BaseModel):
     flags: tuple[str, ...] = ()  # empty: a plain classification
     descriptions: dict[str, str] = {}  # label -> text in the prompt; default: the label itself
     max_pixels: int = Field(default=448 * 448, ge=28 * 28, le=16_777_216)  # after resizing, per image
-    min_pixels: int = Field(default=64 * 64, ge=16 * 16)
+    min_pixels: int | None = Field(default=None, ge=16 * 16)  # None: as the checkpoint's own image processor
     boxes: bool = False  # find boxes in flagged images
     crop: CropField = "never"  # whether and how uncertain or shrunk images get a crop pass
     frames: FrameSettings = DEFAULT_FRAMES  # which pictures of a file that holds several are scored
@@ -78,6 +78,8 @@ class Check(BaseModel):
     def as_file(self) -> dict[str, Any]:
         """Return the content of a check file: answers of steps as tables, and no budget that is left open."""
         body = self.model_dump(mode="json")
+        if self.min_pixels is None:
+            del body["min_pixels"]
         if isinstance(body["crop"], dict):
             body["crop"] = {name: value for name, value in body["crop"].items() if value is not None}
         for step in body.get("steps", ()):

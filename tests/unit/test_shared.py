@@ -11,7 +11,7 @@ import pytest
 import scanfleet.config.validation
 import scanfleet.messages
 import scanfleet.redaction
-from scanfleet.checks.check import builtin_names, load_check, parse_check
+from scanfleet.checks.check import Check, builtin_names, load_check, parse_check
 from scanfleet.config.diagnosis import describe_database_error
 from scanfleet.config.settings import load_settings
 from scanfleet.config.variables import RENAMED
@@ -127,6 +127,16 @@ def test_built_in_checks_are_valid_and_have_distinct_hashes() -> None:
     names = [check.name for check in checks]
     assert names == ["baggage", "flowers", "overlay", "overlay-once", "overlay-steps", "razor"]
     assert len({check.hash for check in checks}) == len(checks)
+
+
+def test_a_least_size_that_is_stated_keeps_its_hash_and_an_open_one_is_another_check() -> None:
+    """The first two are hashes of the release before, in which 64 x 64 pixels was the default."""
+    stated, left_open = parse_check(GOOD + "min_pixels = 4096\n", where="a"), parse_check(GOOD, where="b")
+    assert stated.hash == "b774777fc332d7274403cd3cf4e2aee1609e74501ccc35604639fee5908d5148"
+    assert load_check("overlay").hash == "5b7a8b7ff1a0be1245b47b7b858edbbcc63eb3a33de0231b929d9ec5c2354691"
+    assert left_open.hash != stated.hash
+    assert (left_open.min_pixels, "min_pixels" in left_open.as_file()) == (None, False)
+    assert Check.model_validate(left_open.model_dump(mode="json")) == left_open
 
 
 def test_the_hash_is_of_the_content_and_not_of_the_layout() -> None:

@@ -26,7 +26,7 @@ from scanfleet.db.labels.labels import iter_current_labels
 from scanfleet.db.scans.checks import resolve_check
 from scanfleet.db.schema import ledger
 from scanfleet.db.training.adapters import AdapterInfo, get_adapter
-from scanfleet.errors import BadLabels, BadSettings, DeviceUnavailable
+from scanfleet.errors import BadLabels, BadSettings, BadSource, DeviceUnavailable
 from worker.evaluation.compare import compare
 from worker.evaluation.images import materialise
 from worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs, newest_label_of
@@ -109,6 +109,13 @@ class Comparison:
         )
 
     def _load(self, info: AdapterInfo) -> Contender:
+        """Raises BadSettings naming the adapter."""
+        try:
+            return self._loaded(info)
+        except (ModelInvalid, BadSource) as error:
+            raise BadSettings(f"adapter {info.id} cannot be compared: {error}") from error
+
+    def _loaded(self, info: AdapterInfo) -> Contender:
         folder = AdapterFolders(self._settings).find(info)
         card = read_card(folder)
         if (card.question.labels, card.question.flags) != (self._question.labels, self._question.flags):

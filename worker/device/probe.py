@@ -38,7 +38,11 @@ CEILING = 0.5  # share of the free memory that a forward may take
 PACK_OF = 4  # different pictures in a pack
 
 QUESTION = Question(
-    name="token-budget-probe", prompt="Is there text in this image?", labels=("yes", "no"), flags=frozenset({"yes"})
+    name="token-budget-probe",
+    prompt="Is there text in this image?",
+    labels=("yes", "no"),
+    flags=frozenset({"yes"}),
+    min_pixels=64 * 64,  # below the smaller of SIDES, so that they stay two sizes
 )
 
 Clock = Callable[[], float]

@@ -110,7 +110,7 @@ class Inputs:
         return Facts(
             canary_problem=problem,
             canary_asked=canary is not None,
-            same_question=adapter.card.question.as_read() == self.question.as_read(),
+            same_question=adapter.card.question.as_read() == adapter.card.asked(self.question).as_read(),
             same_base=adapter.card.base_revision == self.revision,
             train_keys=frozenset(learnt_from),
             train_clusters=frozenset(learnt_from.values()),

@@ -234,7 +234,7 @@ def _require_unaltered(adapter: AdapterInfo, check: Check, folder: Path) -> None
 
 def matches(card: AdapterCard, question: Question) -> bool:
     """Return whether an adapter was made for exactly what the model reads. For steps none is: the base answers them."""
-    return card.question.as_read() == question.as_read() and not question.steps
+    return card.question.as_read() == card.asked(question).as_read() and not question.steps
 
 
 def knows(card: AdapterCard, question: Question) -> bool:

@@ -12,10 +12,10 @@ from scanfleet.db.engine import reading
 from scanfleet.db.training import champions
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import BadSource
-from worker.evaluation.compare import BASE_ALONE, Candidate
+from worker.evaluation.compare import Candidate
 from worker.evaluation.compare import compare as compare_on
 from worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs
-from worker.scoring.factory import matches
+from worker.scoring.factory import knows
 from worker.training.context import Context
 from worker.training.snapshot import EXAMPLES, IMAGES, examples_of, labelled_of
 
@@ -26,7 +26,9 @@ def compare(context: Context) -> dict[str, Any]:
     with reading(context.engine) as connection:
         in_use = champions.champion(connection, training.check_name, training.base_model)
     if in_use is not None and in_use.id == published["adapter_id"]:
-        return _result(_the_same(in_use), in_use)
+        # The same labels, recipe and seed give the same weights.
+        reason = f"the training produced the same weights as adapter {in_use.id}, which is in use"
+        return _result(_held(in_use, published["adapter_id"], reason), in_use)
     inputs = Inputs(
         settings=context.settings,
         engine=context.engine,
@@ -36,7 +38,17 @@ def compare(context: Context) -> dict[str, Any]:
         base=lambda _: context.scorer(),
         revision=context.base.checkpoint.revision,
     )
-    champion, problem = _champion(context, inputs, in_use)
+    try:
+        champion, problem = _champion(context, inputs, in_use)
+    except (ModelInvalid, BadSource) as error:
+        if in_use is None:
+            raise
+        # Never compared with the base alone instead: that would be an easier test than the one it was spared.
+        problem = (
+            f"adapter {in_use.id}, which is in use, cannot be loaded here: {error}. Restore it, or put another one in "
+            f"use (scanfleet adapters rollback --check {context.check.name}); then compare the new one with that"
+        )
+        return _result(_held(in_use, published["adapter_id"], problem), in_use) | {"problem": problem}
     shadow, n_missing = inputs.shadow(seed=training.seed, watch=context.progress.count)
     challenger = _load(context, published["adapter_id"], Path(published["folder"]))
     learnt_from = {one.key: one.cluster for split in LEARNT_FROM for one in examples_of(context, split)}
@@ -63,11 +75,17 @@ def _result(report: GateReport, champion: AdapterInfo | None) -> dict[str, Any]:
     return figures | {"champion_id": champion_id, "problem": None, "shadow": None}
 
 
-def _the_same(champion: AdapterInfo) -> GateReport:
-    """The same labels, recipe and seed give the same weights."""
-    name = f"adapter {champion.id}"
-    reason = f"the training produced the same weights as {name}, which is in use"
-    return GateReport(verdict="hold", reason=reason, champion=name, challenger=name, n_golden=0, results=(), power="")
+def _held(champion: AdapterInfo, challenger_id: int, reason: str) -> GateReport:
+    """A comparison that did not take place."""
+    return GateReport(
+        verdict="hold",
+        reason=reason,
+        champion=f"adapter {champion.id}",
+        challenger=f"adapter {challenger_id}",
+        n_golden=0,
+        results=(),
+        power="",
+    )
 
 
 def _load(context: Context, adapter_id: int | None, folder: Path) -> Contender:
@@ -76,16 +94,18 @@ def _load(context: Context, adapter_id: int | None, folder: Path) -> Contender:
 
 
 def _champion(context: Context, inputs: Inputs, in_use: AdapterInfo | None) -> tuple[Candidate, str | None]:
-    """The model that a worker would use now, and the problem of the champion if it cannot be used."""
+    """The model that a worker would use now, and why that is not the champion.
+
+    Raises ModelInvalid or BadSource if the champion cannot be loaded.
+    """
     problem = None
     if in_use is not None:
-        try:
-            folder = context.folders.find(in_use)
-            card = read_card(folder)
-            if matches(card, context.question):
-                return Candidate.of_card(f"adapter {in_use.id}", context.scorer(folder), card), None
-            problem = f"adapter {in_use.id} was trained on another question than the check asks now"
-        except (ModelInvalid, BadSource) as error:
-            problem = f"adapter {in_use.id} cannot be loaded: {error}"
-        problem += f": compared with the {BASE_ALONE}"
+        folder = context.folders.find(in_use)
+        card = read_card(folder)
+        if knows(card, context.question):
+            return Candidate.of_card(f"adapter {in_use.id}", context.scorer(folder), card), None
+        problem = (
+            f"adapter {in_use.id} was trained on another question than the check asks now, so scans use the base "
+            "alone: compared with that"
+        )
     return inputs.base_alone(examples_of(context, "calibration"), examples_of(context, "threshold")), problem

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.adapters.canary import try_canary
-from models.adapters.card import AdapterCard
+from models.adapters.card import AdapterCard, read_card
 from models.training.data.types import Example, Progress, Trained
 from models.types import Question
 from scanfleet.db.engine import reading
@@ -36,10 +36,11 @@ def fit(context: Context) -> dict[str, Any]:
     Raises TrainingFailed, StopRequested.
     """
     recipes, start = _recipes(context)
+    question = _stamped(context, start)
     learn, validation = with_validation(examples_of(context, "train"))
     tried: dict[str, float] = {}
     for recipe in recipes:
-        trained = _train(context, recipe, learn, validation, start)
+        trained = _train(context, question, recipe, learn, validation, start)
         tried[recipe.name] = loss = _loss_of(trained)
         if share_of_chance(loss, context.question) <= NEAR_CHANCE:
             break
@@ -48,7 +49,7 @@ def fit(context: Context) -> dict[str, Any]:
     checkpoint = context.base.checkpoint
     card = AdapterCard(
         name=f"{context.check.name}-{context.training.id}",
-        question=context.question,
+        question=question,
         base_model=checkpoint.name,
         base_revision=checkpoint.revision,
     )
@@ -65,13 +66,18 @@ def fit(context: Context) -> dict[str, Any]:
 
 
 def _train(
-    context: Context, recipe: Recipe, learn: list[Example], validation: list[Example], start: Path | None
+    context: Context,
+    question: Question,
+    recipe: Recipe,
+    learn: list[Example],
+    validation: list[Example],
+    start: Path | None,
 ) -> Trained:
     from models.training.fit import fit as train
 
     return train(
         context.base,
-        context.question,
+        question,
         learn,
         validation,
         recipe,
@@ -80,6 +86,16 @@ def _train(
         on_progress=lambda progress: _report(context, progress),
         base_adapter=start,
     )
+
+
+def _stamped(context: Context, start: Path | None) -> Question:
+    """The question with the lower bound of pixels that the adapter learns under, and keeps."""
+    question = context.question
+    if start is not None:
+        question = read_card(start).asked(question)
+    if question.min_pixels is None:
+        question = replace(question, min_pixels=context.base.processor.reader.min_pixels)
+    return question
 
 
 def _recipes(context: Context) -> tuple[Sequence[Recipe], Path | None]:

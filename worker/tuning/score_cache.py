@@ -191,8 +191,7 @@ class ScoreCache:
         return self._crop_readers[first, policy]
 
     def _question_of(self, first: FirstPass) -> Question:
-        least = min(self._question.min_pixels, first.max_pixels)
-        return replace(variant(self._question, first.words), max_pixels=first.max_pixels, min_pixels=least)
+        return replace(variant(self._question, first.words), max_pixels=first.max_pixels)
 
     def _cost(self, first: FirstPass, image: int) -> tuple[int, float]:
         """(visual tokens, factor by which the sides are divided) of the first pass, from the size of the image."""

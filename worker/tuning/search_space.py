@@ -161,7 +161,9 @@ class Space:
         """A setting, or the reason why the suggestion is not a valid one."""
         words = _one(trial, "words", self.words)
         budget = _one(trial, "budget", self.budgets)
-        first = FirstPass(words=words, max_pixels=max(MIN_PIXELS, self.check.min_pixels, round(budget * self._pixels)))
+        first = FirstPass(
+            words=words, max_pixels=max(MIN_PIXELS, self.check.min_pixels or 0, round(budget * self._pixels))
+        )
         headroom = self.headroom(first)
         if headroom < 0:
             return f"the first pass alone at {budget:g} times the pixels is over the cost limit"

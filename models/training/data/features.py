@@ -137,7 +137,7 @@ class _CachedReader(ImageReader):
     def __init__(self, reader: ImageReader) -> None:
         self._reader = reader
 
-    def prepare(self, image: Any, *, max_pixels: int, min_pixels: int) -> PreparedImage:
+    def prepare(self, image: Any, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         return self._reader.prepare(image, max_pixels=max_pixels, min_pixels=min_pixels)
 
     def positions(

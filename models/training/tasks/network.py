@@ -14,7 +14,7 @@ from models.adapters.card import Adapter
 from models.adapters.settings import LoraSettings
 from models.network.base import BaseModel
 from models.network.cpu import SigmoidGelu
-from models.network.lora import adapter_state, add_lora, copy_weights, lora_of, remove_lora
+from models.network.lora import adapter_state, add_lora, copy_weights, lora_of, take_out
 from models.network.merging import adapted_layers
 from models.network.packed import differentiable_packed
 from models.recipes import Recipe
@@ -82,16 +82,14 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int, start: Adapter | No
         ModelInvalid: The recipe, or the adapter, does not fit the base.
     """
     network, family = base.network, base.family
-    settings = lora_settings(recipe, network, family) if start is None else lora_of(start)
     everywhere = recipe.trains != "language" or start is not None
     with base._lock.exclusive(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
         base._switch(None)
-        with torch.random.fork_rng(devices=_cuda(base)):
-            torch.manual_seed(seed)
-            peft = add_lora(base._peft or network, settings, name=NAME)
+        settings = lora_settings(recipe, network, family) if start is None else lora_of(start)
         try:
-            peft.base_model.enable_adapter_layers()
-            peft.set_adapter(NAME)
+            with torch.random.fork_rng(devices=_cuda(base)):
+                torch.manual_seed(seed)
+                peft = add_lora(network, settings, name=NAME)
             if start is not None:
                 copy_weights(peft, start, name=NAME)
                 matched = count_matches(settings, network, family, NAME)
@@ -107,10 +105,9 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int, start: Adapter | No
                 peft=peft,
             )
         finally:
-            base._peft = remove_lora(peft, name=NAME)
+            take_out(network)
             network.requires_grad_(False)
             network.eval()
-            base._switch(None)  # PEFT may have made another one active
 
 
 @contextmanager

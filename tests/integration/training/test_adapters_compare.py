@@ -104,6 +104,15 @@ class TestBeforeTheModelIsLoaded:
             Comparison(load_settings(data_dir=tmp_path), engine, tmp_path, adapter=overlay, against=None)
 
 
+def test_an_adapter_that_cannot_be_loaded_is_named(engine: sa.Engine, overlay: int, tmp_path: Path) -> None:
+    label_pictures(engine, tmp_path / "pictures")
+    with transaction(engine) as connection:
+        connection.execute(sa.update(Adapter).where(Adapter.id == overlay).values(uri=str(tmp_path / "gone")))
+    settings = load_settings(data_dir=tmp_path, device="cpu")
+    with pytest.raises(BadSettings, match=f"adapter {overlay} cannot be compared: .*gone"):
+        Comparison(settings, engine, tmp_path, adapter=overlay, against=None)
+
+
 def test_styles_come_from_the_manifest_of_a_scan_of_the_check(database_url: str) -> None:
     engine = connect(load_settings(database_url=database_url))
     Base.metadata.create_all(engine)

@@ -14,7 +14,8 @@ LINEAR = 14  # seven projections in each of two layers
 
 def reference_inputs(base: BaseModel, prompt_text: str, image: Image.Image, question: Question) -> dict[str, Any]:
     reader = base.processor.reader
-    size = {"shortest_edge": question.min_pixels, "longest_edge": question.max_pixels}
+    least = question.min_pixels or reader.image_processor.size["shortest_edge"]
+    size = {"shortest_edge": least, "longest_edge": question.max_pixels}
     pixels = reader.image_processor(images=image, size=size, return_tensors="pt")
     merged = (pixels["image_grid_thw"].prod(-1) // reader.image_processor.merge_size**2).tolist()
     text, *others = prompt_text.split(reader.image_token)

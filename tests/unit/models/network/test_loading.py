@@ -63,6 +63,22 @@ def test_a_pickled_checkpoint_is_never_opened(folder: Path) -> None:
     assert "cannot be loaded" in refusal(folder, precision="fp32")
 
 
+@pytest.mark.parametrize("opening", ["<think>\n", "<|thinking|>", "◁think▷", "<seed:think>"])
+def test_a_checkpoint_that_thinks_aloud_first_is_refused_by_name(folder: Path, opening: str) -> None:
+    template = (folder / "chat_template.jinja").read_text()
+    assert "assistant\n" in template
+    (folder / "chat_template.jinja").write_text(template.replace("assistant\n", f"assistant\n{opening}"))
+    assert f"{folder} thinks aloud first: take its -Instruct checkpoint" in refusal(folder)
+
+
+def test_a_checkpoint_whose_thought_is_closed_answers_at_once(folder: Path) -> None:
+    template = (folder / "chat_template.jinja").read_text()
+    closed = "assistant\n<think>\n\n</think>\n\n"
+    (folder / "chat_template.jinja").write_text(template.replace("assistant\n", closed))
+    base = load_base(str(folder), precision="fp32", device="cpu")
+    assert base.processor.prompt(QUESTION).turn.text.endswith("</think>\n\n")
+
+
 def test_missing_weights_are_refused_and_not_filled_with_noise(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["model.language_model.layers.1.mlp.up_proj.weight"]

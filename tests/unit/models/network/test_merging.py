@@ -215,9 +215,10 @@ def test_a_weight_that_two_layers_share_is_not_merged_into(base: BaseModel, adap
 def test_a_merge_that_breaks_off_leaves_the_base_as_it_was(base: BaseModel, adapters: tuple[Path, Path]) -> None:
     alone, one, two = factory.scorer(base, QUESTION), *(factory.scorer(base, QUESTION, adapter) for adapter in adapters)
     before, first, second = margins(alone), margins(one), margins(two)
+    use(base, name_of(one))
+    *_, (_, last) = adapted_layers(base.network, name_of(one))
     use(base, None)
     untouched = digest(base)
-    *_, (_, last) = adapted_layers(base.network, name_of(one))
     factor = last.lora_B[name_of(one)].weight
     sound = factor.data
     for active, expected in ((alone, before), (two, second)):

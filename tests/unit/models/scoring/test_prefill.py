@@ -29,6 +29,7 @@ QUESTION = Question(
     flags=frozenset({"overlay"}),
     descriptions={"none": "no text"},
     max_pixels=200 * 200,
+    min_pixels=64 * 64,
 )
 SIZES = ((100, 100), (300, 180), (64, 200), (90, 31))
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "nf4", "int8")
@@ -63,8 +64,11 @@ def prepared(scorer: PrefillScorer) -> list:
 def reference(base: BaseModel, question: Question, image: Image.Image) -> Reading:
     """One image, full logits, every step spelled out, in plain Python where it can be."""
     prompt = base.processor.prompt(question)
-    size = {"shortest_edge": question.min_pixels, "longest_edge": question.max_pixels}
-    pixels = base.processor.reader.image_processor(images=image, size=size, return_tensors="pt")
+    processor = base.processor.reader.image_processor
+    least = question.min_pixels or processor.size["shortest_edge"]
+    pixels = processor(
+        images=image, size={"shortest_edge": least, "longest_edge": question.max_pixels}, return_tensors="pt"
+    )
     visual = int(pixels["image_grid_thw"].prod()) // 4
     text = prompt.turn.text.replace("<|image_pad|>", "<|image_pad|>" * visual)
     ids = torch.tensor([base.processor.tokenizer.encode(text, add_special_tokens=False)])

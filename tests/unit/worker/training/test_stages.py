@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from models.errors import ModelInvalid, ModelUnavailable
+from models.pocket import adapter_folder
 from models.training.data.types import Example
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
@@ -37,7 +38,7 @@ from worker.scoring.factory import question_of
 from worker.training import snapshot
 from worker.training.child import outcome_of
 from worker.training.context import Context, run_stages
-from worker.training.fit import _training_figures
+from worker.training.fit import _stamped, _training_figures
 from worker.training.progress import ProgressReporter, ProgressTracker, StopRequested
 from worker.training.publish import finish
 from worker.training.workspace import WorkFolder, folder_of, sweep
@@ -393,6 +394,14 @@ def test_the_shadow_set_is_sampled_from_scored_images_without_a_label(tmp_path: 
     assert len({one.content_sha256 for one in sample}) == 6
     assert len(every) == 12
     assert {one.content_sha256 for one in every} - {one.content_sha256 for one in left} == {known.content_sha256}
+
+
+def test_an_adapter_keeps_the_least_size_that_it_learnt_under(context: Context) -> None:
+    assert _stamped(context, None) == QUESTION
+    context.question = replace(QUESTION, min_pixels=None)
+    context.base.processor.reader.image_processor.size["shortest_edge"] = 65_536
+    assert _stamped(context, None).min_pixels == 65_536
+    assert _stamped(context, adapter_folder("overlay")) == QUESTION
 
 
 def test_an_adapter_without_effect_is_reported_with_its_training_figures() -> None:
