@@ -1,8 +1,6 @@
-"""From margins to probabilities and decisions: Platt scaling and certified thresholds.
+"""From margins to probabilities and decisions: Platt scaling (Platt 1999), and thresholds on the margin.
 
-Fitting imports scikit-learn on demand. Sources: Platt 1999 (smoothed targets) for the calibrator; exact
-binomial tests of the Clopper-Pearson type, walked in a fixed sequence as in Learn-then-Test (Angelopoulos et al.
-2021), for the thresholds.
+Fitting imports scikit-learn on demand. Thresholds are certified in `models.adapters.certificates`.
 """
 
 from __future__ import annotations
@@ -12,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from scipy.special import bdtr, expit, logit
+from scipy.special import expit, logit
 
+from models.adapters.certificates import Certificate as Certificate
 from models.errors import ModelInvalid
 
 Decision = Literal["clear", "review", "flag"]
@@ -117,30 +116,6 @@ class Thresholds:
 UNCALIBRATED = Thresholds(review=0.0, flag=0.0)  # the model's own preference, for a base model without labels
 
 
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """The outcome of one threshold walk.
-
-    Attributes:
-        target: Recall or precision to certify, in (0, 1).
-        confidence: 1 - delta of the tests.
-        threshold: A margin in logits; None: these labels do not certify the target.
-        achieved: The proportion at the threshold, or at the most favourable one when the target is unmet.
-        trials, failures: What the test counted: positives and misses, or flagged images and wrong ones.
-    """
-
-    target: float
-    confidence: float
-    threshold: float | None
-    achieved: float
-    trials: int
-    failures: int
-
-    @property
-    def met(self) -> bool:
-        return self.threshold is not None
-
-
 def fit_platt(margins: Sequence[float], positive: Sequence[bool]) -> Calibrator:
     """Fit Platt scaling with Platt's smoothed targets (Platt 1999).
 
@@ -172,74 +147,6 @@ def fit_platt(margins: Sequence[float], positive: Sequence[bool]) -> Calibrator:
     a = slope / scale
     b = float(model.intercept_[0]) - a * centre
     return Calibrator(a=a, b=b, n=len(x), prevalence=n_pos / len(x))
-
-
-def certify_recall(
-    margins: Sequence[float], positive: Sequence[bool], *, target: float, delta: float = 0.05
-) -> Certificate:
-    """Find the highest threshold at which recall >= target holds with confidence 1 - delta.
-
-    The walk goes up over the positives' margins while P(Bin(n, 1 - target) <= misses) <= delta, and stops at the first
-    failure (Learn-then-Test). Certifying .95 takes 59 positives without a miss, 100 with one, 200 with four, 500 with
-    sixteen.
-
-    Args:
-        margins: `[images]`, in logits; an image is flagged from the threshold on.
-        positive: `[images]`.
-        target: Recall to certify, in (0, 1).
-        delta: Probability of certifying wrongly.
-    """
-    hits = sorted(m for m, p in zip(margins, positive, strict=True) if p)
-    best: tuple[float | None, int] = (None, 0)
-    for at, t in enumerate(hits):
-        if at and hits[at - 1] == t:
-            continue  # equal margins cannot be told apart: same threshold, same misses
-        if bdtr(at, len(hits), 1 - target) > delta:
-            break
-        best = (t, at)
-    threshold, misses = best
-    achieved = 1 - misses / len(hits) if hits else 0.0
-    return Certificate(
-        target=target, confidence=1 - delta, threshold=threshold, achieved=achieved, trials=len(hits), failures=misses
-    )
-
-
-def certify_precision(
-    margins: Sequence[float], positive: Sequence[bool], *, target: float, delta: float = 0.05, at_least: int = 30
-) -> Certificate:
-    """Find the lowest threshold at which precision >= target holds with confidence 1 - delta, at this set's prevalence.
-
-    The walk goes down from the smallest flagged set that can be certified at all, and stops at the first failure.
-
-    Args:
-        margins: `[images]`, in logits; an image is flagged from the threshold on.
-        positive: `[images]`.
-        target: Precision to certify, in (0, 1).
-        delta: Probability of certifying wrongly.
-        at_least: Fewest flagged images to begin with.
-    """
-    ranked = sorted(zip(margins, positive, strict=True), key=lambda pair: -pair[0])
-    start = max(at_least, math.ceil(math.log(delta) / math.log(target)))
-    best: tuple[float | None, int, int] = (None, 0, 0)
-    wrong, first = 0, True
-    for n, (t, is_positive) in enumerate(ranked, start=1):
-        wrong += not is_positive
-        if n < start or (n < len(ranked) and ranked[n][0] == t):
-            continue
-        if bdtr(wrong, n, 1 - target) > delta:
-            best = (None, n, wrong) if first else best
-            break
-        best, first = (t, n, wrong), False
-    threshold, trials, failures = best
-    achieved = 1 - failures / trials if trials else 0.0
-    return Certificate(
-        target=target,
-        confidence=1 - delta,
-        threshold=threshold,
-        achieved=achieved,
-        trials=trials,
-        failures=failures,
-    )
 
 
 def thresholds_from(recall: Certificate, precision: Certificate) -> Thresholds:

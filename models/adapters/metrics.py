@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from scipy.special import ndtri
 
 
-def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return the two-sided Wilson 1927 score interval of a proportion.
 
     Args:
         successes: At most `trials`.
-        trials: Number of images.
+        trials: Number of images, or a sum of their weights.
         confidence: In (0, 1).
 
     Returns:
@@ -22,10 +23,10 @@ def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[fl
     """
     if trials == 0:
         return 0.0, 1.0
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    share, z = successes / trials, float(ndtri((1 + confidence) / 2))
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < trials else 1.0
 
 
 def brier(probabilities: Sequence[float], positive: Sequence[bool]) -> float:

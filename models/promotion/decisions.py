@@ -6,12 +6,9 @@ thresholds; where one is missing, all images of that kind go to people.
 
 from __future__ import annotations
 
-import math
-
-from models.adapters.calibration import Certificate
+from models.adapters.certificates import LEAST_FLAGGED, Certificate
 from models.promotion.types import GateResult, Paired, Side
 
-LEAST_FLAGGED = 30  # images; with fewer, models.adapters.calibration certifies no precision
 ASIDE = " (not binding against the base alone)"
 
 
@@ -67,24 +64,21 @@ def _reason(paired: Paired, kind: str) -> str:
     found = side.precision if kind == "flag" else side.recall
     if found is None or found.met:
         return f"its card certifies no {name}"
-    on = _precision_seen(found, side.certified_on) if kind == "flag" else f"{found.trials} positives"
-    least = fewest(found) if kind == "review" else max(LEAST_FLAGGED, fewest(found))
+    on = _precision_seen(found, side.certified_on) if kind == "flag" else f"{found.trials:g} positives"
+    least = found.fewest if kind == "review" else max(LEAST_FLAGGED, found.fewest)
     kept = "positives without a miss" if kind == "review" else "flagged images without an error"
+    target = f"{name} {found.target:g}{_place(found)}"
     return (
-        f"{name} {found.target:g} could not be certified on {on}, which needs at least {least} {kept}; "
+        f"{target} could not be certified on {on}, which needs at least {least:g} {kept}; "
         f"label more in calibration/threshold, or lower target_{name}"
     )
 
 
 def _precision_seen(found: Certificate, labels: int | None) -> str:
     on = "the labels at hand" if labels is None else f"{labels} labels"
-    return f"{on} ({found.failures} of the {found.trials} highest margins wrong)" if found.trials else on
+    return f"{on} ({found.failures:g} of the {found.trials:g} highest margins wrong)" if found.trials else on
 
 
-def fewest(found: Certificate) -> int:
-    """Return the images without a failure that certify the target: the least n with target^n <= 1 - confidence.
-
-    >>> fewest(Certificate(target=0.95, confidence=0.95, threshold=None, achieved=1.0, trials=9, failures=0))
-    59
-    """
-    return math.ceil(math.log(1 - found.confidence) / math.log(found.target))
+def _place(found: Certificate) -> str:
+    """The share of positives that a precision refers to."""
+    return "" if found.prevalence is None else f" at {100 * found.prevalence:.3g} % positives"

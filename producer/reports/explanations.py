@@ -9,8 +9,10 @@ from typing import Any
 from producer.reports.caveats import caveats
 from scanfleet.checks.crop import NEVER
 from scanfleet.db.results.scorers import ScorerUse
+from scanfleet.stats.proportions import positives_text
 
 UNCERTIFIED = "never, no threshold could be certified"
+BY_LABEL = "review: the top label has less than half of the probability"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +32,18 @@ class Entry:
     warnings: tuple[str, ...] = ()
 
 
-def entry(scorer: ScorerUse, *, has_flags: bool, check: str = "NAME") -> Entry:
-    """Explain a scorer. has_flags: the check has flagging labels. check: its name, for commands to copy."""
+def entry(scorer: ScorerUse, *, has_flags: bool, check: str = "NAME", prevalence: float | None = None) -> Entry:
+    """Explain a scorer. has_flags: the check has flagging labels. check: its name, for commands to copy.
+
+    prevalence: share of positives in the archive, as the check has it.
+    """
     adapter = f"adapter {scorer.adapter[:12]}" if scorer.adapter else "no adapter"
     mode = f" ({scorer.mode})" if scorer.mode else ""
     return Entry(
         who=f"{scorer.base_model} ({scorer.precision}), {adapter}{mode}",
         n_images=scorer.n_images,
-        decision=_decision(scorer) if has_flags else "review: the top label has less than half of the probability",
-        score=_score(scorer),
+        decision=_decision(scorer, prevalence) if has_flags else BY_LABEL,
+        score=_score(scorer, prevalence),
         shift=None if scorer.shift is None else _shift(scorer.shift),
         looks=None if scorer.crop == NEVER else _crop_pass(json.loads(scorer.crop)),
         warnings=_caveats(scorer) + ((_warning(check),) if has_flags and _untried(scorer) else ()),
@@ -67,12 +72,15 @@ def _warning(check: str) -> str:
     return f"the crop pass of this check is not calibrated, so it clears no image: calibrate it with `{fit}`"
 
 
-def _decision(scorer: ScorerUse) -> str:
+def _decision(scorer: ScorerUse, prevalence: float | None) -> str:
     if scorer.thresholds is None:
         rule = "margin of 0 or more" if scorer.calibrator is None else "score of 0.5 or more"
         return f"flag: {rule}, no certified threshold"
     flag, review = scorer.thresholds.get("flag"), scorer.thresholds.get("review")
-    flagged = UNCERTIFIED if flag is None else f"margin of {flag:+.3f} or more"
+    share = prevalence or (scorer.calibrator or {}).get("prevalence")
+    place = "" if share is None else f" {positives_text(share)}"
+    certified = f", certified{place}" if place else ""
+    flagged = f"{UNCERTIFIED}{place}" if flag is None else f"margin of {flag:+.3f} or more{certified}"
     if _untried(scorer):
         return (
             f"flag: {flagged} after a crop; clear: none after a crop; else review; "
@@ -82,14 +90,14 @@ def _decision(scorer: ScorerUse) -> str:
     return f"flag: {flagged}; clear: {cleared}; else review"
 
 
-def _score(scorer: ScorerUse) -> str:
+def _score(scorer: ScorerUse, prevalence: float | None) -> str:
     held = scorer.calibrator
     if held is None:
         return "score: none, the margin is not calibrated"
     words = f"score: probability of a flag by {held.get('method', 'platt')} calibration"
     if "n" in held and "prevalence" in held:
         words += f" on {held['n']} images, {held['prevalence']:.0%} of which should be flagged"
-    return words
+    return words if prevalence is None else f"{words}; stated for an archive {positives_text(prevalence)}"
 
 
 def _shift(held: dict[str, Any]) -> str:

@@ -47,16 +47,19 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
     with reading(engine, long=True) as connection:
         scan = scans.get_scan(connection, scan_id)
         scorers = scorers_of_scan(connection, scan.id)
-        flags = get_check(connection, scan.check_id).flags
+        check = get_check(connection, scan.check_id)
         return Summary(
             scan=scan,
             progress=progress_of(connection, scan),
             answers=count_answers(connection, scan.id),
             failures=count_failures(connection, scan.id),
             scorers=scorers,
-            explanations=[entry(scorer, has_flags=bool(flags), check=scan.check) for scorer in scorers],
+            explanations=[
+                entry(scorer, has_flags=bool(check.flags), check=scan.check, prevalence=check.prevalence)
+                for scorer in scorers
+            ],
             times=times_of_scan(connection, scan.id),
-            flags=tuple(flags),
+            flags=check.flags,
             frames=count_frames(connection, scan.id),
             no_boxes=_why_no_boxes(engine, scan.id),
         )

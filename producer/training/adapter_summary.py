@@ -8,6 +8,7 @@ from typing import Any
 
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.db.training.champions import Change
+from scanfleet.stats.proportions import positives_text
 
 ACCURACIES = ("label_accuracy", "accuracy", "flag_accuracy")
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "open"}
@@ -88,9 +89,18 @@ def _threshold(adapter: AdapterInfo, name: str, side: str, target: str) -> str:
     certificate = adapter.metrics.get(f"{target}_certificate")
     asked = certificate.get("target") if isinstance(certificate, Mapping) else adapter.metrics.get(f"{target}_target")
     goal = target if asked is None else f"{target} of {_number(asked)}"
+    share = _certified_at(adapter, certificate) if name == "flag" else None
+    place = "" if share is None else f" {positives_text(share)}"
     if value is None:
-        return f"never: a {goal} could not be certified"
-    return f"margins {side} {_number(value)}: a {goal} is certified"
+        return f"never: a {goal} could not be certified{place}"
+    return f"margins {side} {_number(value)}: a {goal} is certified{place}"
+
+
+def _certified_at(adapter: AdapterInfo, certificate: object) -> float | None:
+    """Return the share of positives that a precision refers to; cards without it mean that of their labels."""
+    stored = certificate.get("prevalence") if isinstance(certificate, Mapping) else None
+    found = stored if stored is not None else (adapter.calibrator or {}).get("prevalence")
+    return found if isinstance(found, float) else None
 
 
 def _canary(canary: Mapping[str, Any] | None) -> str:

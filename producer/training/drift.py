@@ -80,9 +80,10 @@ def record(found: Drift) -> dict[str, Any]:
 
 
 def label_rows(found: Iterable[Labels]) -> list[tuple[str, ...]]:
-    """Return rows of (drawn, corrected, missed among cleared, recall), shares with their intervals."""
+    """Return rows of (drawn, corrected, missed among cleared, recall, positive), shares with their intervals."""
     return [
-        (each.drawn, *(_share_text(share) for share in (each.overridden, each.missed, each.recall))) for each in found
+        (each.drawn, *(_share_text(share) for share in (each.overridden, each.missed, each.recall, each.positive)))
+        for each in found
     ]
 
 
@@ -106,7 +107,12 @@ def _slice_record(found: Slice) -> dict[str, Any]:
 
 
 def _labels_record(found: Labels) -> dict[str, Any]:
-    shares = {"overridden": found.overridden, "missed": found.missed, "recall": found.recall}
+    shares = {
+        "overridden": found.overridden,
+        "missed": found.missed,
+        "recall": found.recall,
+        "positive": found.positive,
+    }
     return {"drawn": found.drawn} | {name: _share_record(share) for name, share in shares.items()}
 
 

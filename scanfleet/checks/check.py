@@ -59,13 +59,14 @@ class Check(BaseModel):
     frames: FrameSettings = DEFAULT_FRAMES  # which pictures of a file that holds several are scored
     target_recall: float = Field(default=0.95, gt=0, lt=1)
     target_precision: float = Field(default=0.95, gt=0, lt=1)
+    prevalence: float | None = Field(default=None, gt=0, lt=1)  # share of the archive that should be flagged
     steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt
 
     @model_serializer(mode="wrap")
     def _without_idle_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `steps` without any and default `frames`: the hash is the one from before they existed."""
+        """Leave out fields that are not set and younger than stored checks: the hash is the one from before them."""
         body: dict[str, Any] = dump(self)
-        idle = {"steps": not self.steps, "frames": self.frames == DEFAULT_FRAMES}
+        idle = {"steps": not self.steps, "frames": self.frames == DEFAULT_FRAMES, "prevalence": self.prevalence is None}
         return {name: value for name, value in body.items() if not idle.get(name)}
 
     @model_validator(mode="after")
@@ -125,6 +126,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     problems += [(field, "holds a zero character") for field, all_of_it in texts.items() if "\0" in "".join(all_of_it)]
     if flags and set(flags) == set(labels):
         problems.append(("flags", "at least one label must not flag"))
+    if values.get("prevalence") is not None and not flags:
+        problems.append(("prevalence", "is the share of images that should be flagged, and no label flags"))
     problems += step_errors([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
     if values.get("steps") and values.get("crop", NEVER) != NEVER:
         problems.append(("crop", "cannot go with steps, which are asked of the whole image: leave one of the two out"))

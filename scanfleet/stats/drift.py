@@ -96,12 +96,14 @@ class Labels:
 
     overridden: label differs from the answer. missed: of images shown as clear, those that should have been flagged.
     recall: of images that should have been flagged, those that were not shown as clear.
+    positive: images that should be flagged; in a random sample this estimates the check's `prevalence`.
     """
 
     drawn: Literal["all", "random"]
     overridden: Proportion
     missed: Proportion
     recall: Proportion
+    positive: Proportion
 
 
 @dataclass(frozen=True, kw_only=True)

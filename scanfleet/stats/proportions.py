@@ -42,3 +42,12 @@ def ratio_interval(k: int, n: int, k_before: int, n_before: int) -> tuple[float,
     now, before = (k + 0.5) / (n + 0.5), (k_before + 0.5) / (n_before + 0.5)
     spread = math.sqrt(max(1 / (k + 0.5) - 1 / (n + 0.5) + 1 / (k_before + 0.5) - 1 / (n_before + 0.5), 0.0))
     return now / before * math.exp(-Z95 * spread), now / before * math.exp(Z95 * spread)
+
+
+def positives_text(prevalence: float) -> str:
+    """Return the share of positives that a precision holds at, as text.
+
+    >>> positives_text(1 / 3), positives_text(0.02)
+    ('at 33.3 % positives', 'at 2 % positives')
+    """
+    return f"at {100 * prevalence:.3g} % positives"

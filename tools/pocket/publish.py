@@ -18,8 +18,9 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from bench.pocket import Measured, fresh, measure
 from models import factory
-from models.adapters.calibration import certify_precision, certify_recall, fit_platt, thresholds_from
+from models.adapters.calibration import fit_platt, thresholds_from
 from models.adapters.card import AdapterCard, Canary, write_adapter
+from models.adapters.certificates import certify_precision, certify_recall
 from models.inputs.sources import folder_revision
 from models.network.base import load_base
 from models.pocket.questions import QUESTIONS, SMALL

@@ -122,7 +122,8 @@ class Comparison:
             raise BadSettings(f"adapter {info.id} answers other labels than check {self._check.name} has now")
         # With its own prompt: the gate decides whether that is the prompt of the check.
         scorer = self._model.scorer(card.question, folder)
-        return Contender(name=f"adapter {info.id}", folder=folder, card=card, scorer=scorer)
+        prevalence = self._check.prevalence
+        return Contender(name=f"adapter {info.id}", folder=folder, card=card, scorer=scorer, prevalence=prevalence)
 
     def _examples(self, split: str) -> list[Example]:
         labels = [label for label in self._labels if label.split == split]

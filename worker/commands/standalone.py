@@ -20,7 +20,7 @@ from scanfleet.checks.check import Check, builtin_names
 from scanfleet.errors import BadSettings, DeviceUnavailable
 from worker.scoring.boxes import box_pass_of
 from worker.scoring.crop import Margins, crop_setup_of, margins_of
-from worker.scoring.decisions import Policy
+from worker.scoring.decisions import Policy, certified_at
 from worker.scoring.factory import Resolved, knows, matches, mode_of, question_of, scorer_of
 from worker.scoring.model import Model
 
@@ -102,5 +102,6 @@ def _margins(check: Check, question: Question, card: AdapterCard | None, *, prec
     if card is None:
         return margins_of(check, Policy(question=question), same_budget=True, fitted=None)
     held = Policy(question=question, calibrator=card.calibrator, thresholds=card.thresholds)
-    own = held.at_precision(precision)
+    share = certified_at(card.metrics, card.calibrator)
+    own = held.in_archive(check.prevalence, certified_at=share).at_precision(precision)
     return margins_of(check, own, same_budget=matches(card, question), fitted=None)

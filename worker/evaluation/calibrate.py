@@ -2,7 +2,9 @@
 
 Both splits are new to the training. The calibrator (Platt) is fitted on the first and its figures come from the second,
 so that it is not judged on the images it was fitted to. Thresholds are margins and need no calibrator, so both splits
-are used: a certificate needs many positives, and with few labels one split would certify nothing.
+are used: a certificate needs many positives, and with few labels one split would certify nothing. Look-alikes count
+once. `prevalence`, of the archive, moves the flag threshold and stands beside the certificate; calibrator and figures
+stay at the prevalence of the labels, and a worker moves the score (`worker.scoring.decisions`).
 """
 
 from __future__ import annotations
@@ -12,15 +14,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from models.adapters.calibration import (
-    Calibrator,
-    Certificate,
-    Thresholds,
-    certify_precision,
-    certify_recall,
-    fit_platt,
-)
+from models.adapters.calibration import Calibrator, Thresholds, fit_platt
 from models.adapters.calibration import thresholds_from as both_thresholds
+from models.adapters.certificates import Certificate, certify_precision, certify_recall
 from models.adapters.metrics import probability_figures, ranking_figures, wilson
 from models.errors import ModelInvalid
 from models.promotion.types import Misfit
@@ -33,12 +29,16 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One labelled image, scored. event: the outcome that is predicted: a flagging label, or a right answer."""
+    """One labelled image, scored. event: the outcome that is predicted: a flagging label, or a right answer.
+
+    cluster: name shared by look-alikes; None: no other image is like it.
+    """
 
     key: str
     margin: float
     event: bool
     right: bool  # whether the answer is the label
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +66,18 @@ def calibrated(
     target_recall: float,
     target_precision: float,
     *,
+    prevalence: float | None = None,
     watch: Watch | None = None,
 ) -> Calibrated:
     """Score both splits through the serving stack and calibrate. A fit that fails is a result, not an error.
+
+    prevalence: share of positives in the archive; None: that of the labels.
 
     Raises what the device raises.
     """
     read = read_images(scorer, [*calibration, *threshold], watch=watch)
     first, second = (_measured(part, read, question) for part in (calibration, threshold))
-    found = calibrated_from(first, second, question, target_recall, target_precision)
+    found = calibrated_from(first, second, question, target_recall, target_precision, prevalence=prevalence)
     metrics = found.metrics | {"left_out": len(read.left_out), "mean_mass": _mean_mass(read)}
     return replace(found, metrics=metrics, readings=dict(read.readings))
 
@@ -85,17 +88,22 @@ def calibrated_from(
     question: Question,
     target_recall: float,
     target_precision: float,
+    *,
+    prevalence: float | None = None,
 ) -> Calibrated:
-    """Calibrate from margins."""
+    """Calibrate from margins. prevalence: as in `calibrated`."""
     both = [*calibration, *threshold]
     calibrator, misfit = fit(calibration)
     if not all(math.isfinite(each.margin) for each in both):
         calibrator, misfit = None, "margins that are no numbers"
     thresholds = recall = precision = None
+    clusters = [each.cluster or each.key for each in both]
     if question.flags and misfit != "margins that are no numbers":
         margins, events = [each.margin for each in both], [each.event for each in both]
-        recall = certify_recall(margins, events, target=target_recall)
-        precision = certify_precision(margins, events, target=target_precision)
+        recall = certify_recall(margins, events, target=target_recall, clusters=clusters)
+        precision = certify_precision(
+            margins, events, target=target_precision, prevalence=prevalence, clusters=clusters
+        )
         thresholds = both_thresholds(recall, precision)
     metrics = {
         "split": "threshold",
@@ -105,6 +113,7 @@ def calibrated_from(
         "recall_certificate": _certificate(recall, what="positives"),
         "precision_certificate": _certificate(precision, what="flagged"),
         "certified_on": len(both),
+        "clusters": len(set(clusters)),
     }
     return Calibrated(
         calibrator=calibrator,
@@ -160,7 +169,7 @@ def proportion(successes: int, trials: int) -> dict[str, Any]:
 def _certificate(found: Certificate | None, *, what: str) -> dict[str, Any] | None:
     if found is None:
         return None
-    low, high = wilson(found.trials - found.failures, found.trials, confidence=CONFIDENCE)
+    low, high = map(found.in_archive, wilson(found.trials - found.failures, found.trials, confidence=CONFIDENCE))
     return asdict(found) | {"met": found.met, "of": what, "low": low, "high": high}
 
 
@@ -174,7 +183,7 @@ def _measured(examples: Sequence[Example], read: Read, question: Question) -> li
             continue
         right = answer_of(reading) == example.label
         event = flags[example.label] if question.flags else right
-        out.append(Measured(key=example.key, margin=reading.margin, event=event, right=right))
+        out.append(Measured(key=example.key, margin=reading.margin, event=event, right=right, cluster=example.cluster))
     return out
 
 

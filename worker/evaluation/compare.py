@@ -14,8 +14,9 @@ from typing import Any, Self, get_args
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from models.adapters.calibration import Calibrator, Certificate, Thresholds
+from models.adapters.calibration import Calibrator, Thresholds
 from models.adapters.card import AdapterCard
+from models.adapters.certificates import Certificate
 from models.promotion import Facts, GateReport, Limits, Paired, Shadow, Side, judge
 from models.promotion.types import Misfit
 from models.training.data.types import Example
@@ -25,6 +26,7 @@ from worker.device.probe import UNPROBED_TOKENS
 from worker.evaluation.calibrate import Calibrated, answer_of
 from worker.evaluation.latency import measure_latency
 from worker.evaluation.readings import Picture, Read, Watch, read_images
+from worker.scoring.decisions import Policy, certified_at
 
 BASE_ALONE = "base alone"
 MAX_LOGIT = 4.0  # larger logits (probability over .982) make no practical difference
@@ -45,8 +47,13 @@ class Candidate:
     certified_on: int | None = None
 
     @classmethod
-    def of_card(cls, name: str, scorer: Scorer, card: AdapterCard) -> Self:
-        """An adapter as it is served. Its metrics hold the reason if it has no calibrator."""
+    def of_card(cls, name: str, scorer: Scorer, card: AdapterCard, *, prevalence: float | None = None) -> Self:
+        """An adapter as it is served. Its metrics hold the reason if it has no calibrator.
+
+        prevalence: of the archive; a flag threshold that was certified at a larger one is not served.
+        """
+        held = Policy(question=card.question, calibrator=card.calibrator, thresholds=card.thresholds)
+        share = certified_at(card.metrics, card.calibrator)
         misfit: Misfit | None = None
         if card.calibrator is None:
             stored = card.metrics.get("misfit")
@@ -56,7 +63,7 @@ class Candidate:
             name=name,
             scorer=scorer,
             calibrator=card.calibrator,
-            thresholds=card.thresholds,
+            thresholds=held.in_archive(prevalence, certified_at=share).thresholds,
             misfit=misfit,
             recall=_certificate(card.metrics.get("recall_certificate")),
             precision=_certificate(card.metrics.get("precision_certificate")),
@@ -92,11 +99,15 @@ class Candidate:
 
 def _certificate(stored: Any) -> Certificate | None:
     """A certificate from the metrics of a card. None for a value that is not one, as a card from elsewhere may have."""
-    try:
-        found = TypeAdapter(Certificate).validate_python({one.name: stored[one.name] for one in fields(Certificate)})
-    except (TypeError, KeyError, ValidationError):
+    if not isinstance(stored, Mapping):
         return None
-    return found if 0 < found.target < 1 and 0 < found.confidence < 1 else None
+    known = {one.name: stored[one.name] for one in fields(Certificate) if one.name in stored}
+    try:
+        found = TypeAdapter(Certificate).validate_python(known)
+    except ValidationError:
+        return None
+    shares = found.target, found.confidence, found.target if found.on_labels is None else found.on_labels
+    return found if all(0 < share < 1 for share in shares) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,15 +48,16 @@ class Unlabelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """An adapter in a comparison."""
+    """An adapter in a comparison. prevalence: of the archive, as the check has it."""
 
     name: str
     folder: Path
     card: AdapterCard
     scorer: Scorer
+    prevalence: float | None = None
 
     def candidate(self) -> Candidate:
-        return Candidate.of_card(self.name, self.scorer, self.card)
+        return Candidate.of_card(self.name, self.scorer, self.card, prevalence=self.prevalence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,9 @@ class Inputs:
         """The base model without an adapter, calibrated on labels of the check."""
         targets = self.check.target_recall, self.check.target_precision
         scorer = self.base(self.question)
-        return Candidate.of_base(scorer, calibrated(scorer, calibration, threshold, self.question, *targets))
+        prevalence = self.check.prevalence
+        found = calibrated(scorer, calibration, threshold, self.question, *targets, prevalence=prevalence)
+        return Candidate.of_base(scorer, found)
 
     def golden(
         self, examples: Sequence[Example], labels: Sequence[ImageLabel], champion: AdapterInfo | None

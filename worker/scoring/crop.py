@@ -10,7 +10,7 @@ least UNTRIED), and never cleared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -63,7 +63,8 @@ def margins_of(check: Check, own: Policy, *, same_budget: bool, fitted: Fitted |
     crop = None if isinstance(check.crop, str) else check.crop
     policy, first, even = own, own.thresholds, own.calibrator
     if fitted is not None:
-        policy = read_policy(own.question, calibrator=fitted.calibrator, thresholds=fitted.thresholds)
+        held = read_policy(own.question, calibrator=fitted.calibrator, thresholds=fitted.thresholds)
+        policy = replace(held, prevalence=check.prevalence)  # certified at it: a calibration belongs to one version
         first = first if fitted.first_thresholds is None else Thresholds(**fitted.first_thresholds)
         even = even or policy.calibrator
     else:

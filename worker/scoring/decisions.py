@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from scanfleet.checks.frame_result import UNREAD, FrameResult
 CALIBRATED_PRECISIONS = ("fp32", "bf16")
 MASS_FLOOR = 0.9  # below it the labels are improbable answers: prompt or adapter is suspect
 TOP_LABEL_FLOOR = 0.5  # of a check without flags
+ROUNDING = 1e-6  # of a share of positives that was stored and read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +35,14 @@ class Policy:
     calibrator None: there is no score. thresholds None as well: the sign of the margin decides.
     Thresholds are margins (`models.adapters.calibration.Thresholds`), so a new calibrator changes no decision.
     once: the policy for images without a crop in a check with a crop pass; None: this one.
+    prevalence: share of positives in the archive, which scores are stated for; None: that of the calibration images.
     """
 
     question: Question
     calibrator: Calibrator | None = None
     thresholds: Thresholds | None = None
     once: Policy | None = None
+    prevalence: float | None = None
 
     def after(self, crop: CropResult | None) -> Policy:
         """Return the policy for an image with this crop result; None: the gate asked for no crop."""
@@ -65,8 +69,11 @@ class Policy:
             decision = "review"
         fits = complete and (frames is None or frames.calibrated)  # what the calibrator was fitted to
         best = max(range(len(reading.logits)), key=reading.logits.__getitem__)
-        score = self.calibrator.probability(reading.margin) if self.calibrator is not None and fits else None
+        score = self._probability(reading.margin) if fits else None
         return Decision(label=self.question.labels[best], score=score, decision=decision, reason=reason)
+
+    def _probability(self, margin: float) -> float | None:
+        return None if self.calibrator is None else self.calibrator.probability(margin, prevalence=self.prevalence)
 
     def _covers(self, frames: FrameResult) -> bool:
         """Return True if all pictures of a file were read, and those without a crop are clear without one."""
@@ -108,6 +115,19 @@ class Policy:
             once=replace(once, calibrator=None, thresholds=once._as_thresholds()),
         )
 
+    def in_archive(self, prevalence: float | None, *, certified_at: float | None) -> Policy:
+        """Return the policy for an archive with this share of positives; None: this one.
+
+        Scores are stated for it. The flag threshold is left out if its precision was certified at a larger share
+        (certified_at): in this archive it is lower. The review threshold stays: recall does not depend on the share.
+        """
+        if prevalence is None:
+            return self
+        thresholds = self._as_thresholds()
+        if thresholds is not None and (certified_at is None or prevalence < certified_at * (1 - ROUNDING)):
+            thresholds = replace(thresholds, flag=None)
+        return replace(self, thresholds=thresholds, prevalence=prevalence)
+
     def _as_thresholds(self) -> Thresholds | None:
         """Return the thresholds. A calibrator alone splits at the margin whose probability is one half."""
         if self.thresholds is not None or self.calibrator is None:
@@ -127,6 +147,18 @@ def _by_top_label(logits: tuple[float, ...]) -> str:
     top = max(logits)
     share = 1.0 / math.fsum(math.exp(logit - top) for logit in logits)
     return "review" if share < TOP_LABEL_FLOOR else "clear"
+
+
+def certified_at(metrics: Mapping[str, Any], calibrator: Calibrator | None) -> float | None:
+    """Return the share of positives that an adapter's precision was certified at; None: unknown.
+
+    metrics: of its card. Cards without that field were certified at the share of their labels, as the calibrator was.
+    """
+    certificate = metrics.get("precision_certificate")
+    stored = certificate.get("prevalence") if isinstance(certificate, Mapping) else None
+    if isinstance(stored, float):
+        return stored
+    return None if calibrator is None else calibrator.prevalence
 
 
 def read_policy(question: Question, *, calibrator: dict[str, Any] | None, thresholds: dict[str, Any] | None) -> Policy:

@@ -29,7 +29,7 @@ from worker.scoring.adapters import AdapterFolders
 from worker.scoring.boxes import BoxPass, box_pass_of
 from worker.scoring.crop import CropSetup, Margins, crop_setup_of, margins_of
 from worker.scoring.crop_selection import policy_of
-from worker.scoring.decisions import Policy, read_policy
+from worker.scoring.decisions import Policy, certified_at, read_policy
 from worker.scoring.model import Model
 
 log = structlog.get_logger()
@@ -180,7 +180,8 @@ class ScorerMaker:
         if adapter is None:
             return Policy(question=question)
         held = read_policy(question, calibrator=adapter.calibrator, thresholds=adapter.thresholds)
-        return held.at_precision(self._model.identity.precision)
+        share = certified_at(adapter.metrics, held.calibrator)
+        return held.in_archive(check.prevalence, certified_at=share).at_precision(self._model.identity.precision)
 
     def _fitted(self, check: Check, adapter: AdapterInfo | None) -> Fitted | None:
         identity = self._model.identity

@@ -90,7 +90,13 @@ def _held(champion: AdapterInfo, challenger_id: int, reason: str) -> GateReport:
 
 def _load(context: Context, adapter_id: int | None, folder: Path) -> Contender:
     card = read_card(folder)
-    return Contender(name=f"adapter {adapter_id}", folder=folder, card=card, scorer=context.scorer(folder))
+    return Contender(
+        name=f"adapter {adapter_id}",
+        folder=folder,
+        card=card,
+        scorer=context.scorer(folder),
+        prevalence=context.check.prevalence,
+    )
 
 
 def _champion(context: Context, inputs: Inputs, in_use: AdapterInfo | None) -> tuple[Candidate, str | None]:
@@ -103,7 +109,8 @@ def _champion(context: Context, inputs: Inputs, in_use: AdapterInfo | None) -> t
         folder = context.folders.find(in_use)
         card = read_card(folder)
         if knows(card, context.question):
-            return Candidate.of_card(f"adapter {in_use.id}", context.scorer(folder), card), None
+            scorer, prevalence = context.scorer(folder), context.check.prevalence
+            return Candidate.of_card(f"adapter {in_use.id}", scorer, card, prevalence=prevalence), None
         problem = (
             f"adapter {in_use.id} was trained on another question than the check asks now, so scans use the base "
             "alone: compared with that"

@@ -157,6 +157,7 @@ def calibrate(context: Context) -> dict[str, Any]:
         context.question,
         target_recall=context.check.target_recall,
         target_precision=context.check.target_precision,
+        prevalence=context.check.prevalence,
         watch=context.progress.count,
     )
     return {

@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from models.adapters.calibration import Thresholds, certify_precision, certify_recall, thresholds_from
+from models.adapters.calibration import Thresholds, thresholds_from
+from models.adapters.certificates import certify_precision, certify_recall
 from models.crops.fusion import fused
 from models.crops.policy import CropPolicy
 from models.training.data.types import Example
@@ -113,8 +114,11 @@ class Evaluator:
         if first not in self._thresholds:
             margins = self.first_margins(first, self._search)
             positive = self._positive[list(self._search)].tolist()
-            recall = certify_recall(margins, positive, target=self._check.target_recall)
-            precision = certify_precision(margins, positive, target=self._check.target_precision)
+            clusters, check = [self._clusters[image] for image in self._search], self._check
+            recall = certify_recall(margins, positive, target=check.target_recall, clusters=clusters)
+            precision = certify_precision(
+                margins, positive, target=check.target_precision, prevalence=check.prevalence, clusters=clusters
+            )
             self._thresholds[first] = thresholds_from(recall, precision)
         return self._thresholds[first]
 

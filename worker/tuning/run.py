@@ -10,6 +10,7 @@ from models.inputs.wording import PLAIN, names, variant
 from models.training.data.types import Example
 from models.types import ModelIdentity, Question
 from scanfleet.checks.check import Check
+from scanfleet.stats.proportions import positives_text
 from worker.evaluation.calibrate import Measured, calibrated_from
 from worker.tuning.evaluate import Evaluator, Scores
 from worker.tuning.objective import Objective
@@ -156,11 +157,13 @@ class Tuning:
                 margin=float(outcome.margins[at]),
                 event=bool(events[at]),
                 right=bool(outcome.right[at]),
+                cluster=self._examples[image].cluster,
             )
             for at, image in enumerate(images)
         }
         one, other = ([measured[image] for image in half] for half in halves(images, self._examples, seed=plan.seed))
-        found = calibrated_from(one, other, question, plan.check.target_recall, plan.check.target_precision)
+        targets, prevalence = (plan.check.target_recall, plan.check.target_precision), plan.check.prevalence
+        found = calibrated_from(one, other, question, *targets, prevalence=prevalence)
         gate = None if isinstance(setting.crop, str) else self._evaluator.first_thresholds(setting.first)
         return {
             "calibrator": None if found.calibrator is None else asdict(found.calibrator),
@@ -189,8 +192,10 @@ class Tuning:
         for target in ("recall", "precision"):
             certificate = metrics.get(f"{target}_certificate")
             if certificate is not None and not certificate["met"]:
+                share = certificate["prevalence"]
                 notes.append(
-                    f"{target} {certificate['target']:g} cannot be certified on the held-out images "
+                    f"{target} {certificate['target']:g}{'' if share is None else f' {positives_text(share)}'} "
+                    "cannot be certified on the held-out images "
                     f"({certificate['achieved']:.3f} of {certificate['trials']}): it has no threshold"
                 )
         return notes

@@ -78,7 +78,7 @@ def _echo(found: Drift) -> None:
         echo_table(HEADER, rows, below=("source", "reference"))
     if any(each.overridden.n for each in found.labels):
         click.echo()
-        header = ("drawn", "corrected", "missed among cleared", "recall")
+        header = ("drawn", "corrected", "missed among cleared", "recall", "positive")
         echo_table(header, label_rows(found.labels), below=header[2:])
     click.echo()
     for finding in found.findings:

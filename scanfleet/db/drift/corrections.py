@@ -38,6 +38,7 @@ def _labels(connection: sa.Connection, check: Check, drawn: Drawn, scan_id: str 
     decided = decision.in_(DECIDED)
     columns = {
         "answered": answer.is_not(None),
+        "positive": sa.and_(answer.is_not(None), should_flag),
         "overridden": said.c.label != answer,
         "cleared": cleared,
         "missed": sa.and_(cleared, should_flag),
@@ -57,6 +58,7 @@ def _labels(connection: sa.Connection, check: Check, drawn: Drawn, scan_id: str 
         overridden=Proportion(k=int(n.overridden), n=int(n.answered)),
         missed=Proportion(k=int(n.missed), n=int(n.cleared)),
         recall=Proportion(k=int(n.found), n=int(n.flags)),
+        positive=Proportion(k=int(n.positive), n=int(n.answered)),
     )
 
 

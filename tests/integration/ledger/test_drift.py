@@ -238,7 +238,9 @@ def test_people_correct_what_they_were_shown(each_rig: VerdictRig) -> None:
     assert (of_random.overridden.k, of_random.overridden.n) == (22, 50)
     assert (of_random.missed.k, of_random.missed.n) == (22, 50)
     assert (of_random.recall.k, of_random.recall.n) == (0, 22)
+    assert (of_random.positive.k, of_random.positive.n) == (22, 50)
     assert record(drift)["labels"][1]["overridden"]["value"] == 0.44
+    assert record(drift)["labels"][1]["positive"]["value"] == 0.44
     (words,) = alarming(each_rig)
     assert words.startswith("check overlay: people correct 44.0% (22 of 50; 95 % interval")
 

@@ -180,7 +180,7 @@ def test_the_commands_show_what_is_known(engine: sa.Engine, tmp_path: Path) -> N
         "label accuracy: 0.9 (0.8 to 0.95) of 40",
         "sigmoid(1.5 margin -0.25), fitted on 400 images",
         "margins at or below -1: a recall of 0.95 is certified",
-        "never: a precision of 0.9 could not be certified",
+        "never: a precision of 0.9 could not be certified at 50 % positives",
         "promote: better on 400 golden images",
         "G4  FAIL  calibration: Brier +0.020",
         "400 images show a gain of 2 points",

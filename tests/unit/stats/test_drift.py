@@ -138,7 +138,7 @@ def labels_of(drawn: str, *, overridden: tuple[int, int] = (0, 0), recall: tuple
         "overridden": Proportion(k=overridden[0], n=overridden[1]),
         "recall": Proportion(k=recall[0], n=recall[1]),
     }
-    return Labels(drawn=drawn, missed=Proportion(k=0, n=0), **shares)  # type: ignore[arg-type]
+    return Labels(drawn=drawn, missed=Proportion(k=0, n=0), positive=Proportion(k=0, n=0), **shares)  # type: ignore[arg-type]
 
 
 def test_corrections_alarm_where_a_random_sample_shows_them() -> None:

@@ -9,15 +9,8 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binom
 
-from models.adapters.calibration import (
-    Calibrator,
-    Certificate,
-    Thresholds,
-    certify_precision,
-    certify_recall,
-    fit_platt,
-    thresholds_from,
-)
+from models.adapters.calibration import Calibrator, Thresholds, fit_platt, thresholds_from
+from models.adapters.certificates import Certificate, certify_precision, certify_recall
 from models.adapters.metrics import brier, calibration_error, negative_log_likelihood, wilson
 from models.errors import ModelInvalid
 

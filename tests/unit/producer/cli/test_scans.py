@@ -1,6 +1,7 @@
 """`scanfleet scans`: what failed and how to fix it; pausing and ending a scan, and how long that takes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,14 @@ CALIBRATOR = {"a": 0.8, "b": 0.1, "n": 1420, "prevalence": 0.25, "method": "plat
         ({"calibrator": CALIBRATOR}, ("flag: score of 0.5 or more", "platt calibration on 1420 images, 25% of which")),
         (
             {"calibrator": CALIBRATOR, "thresholds": {"review": -3.7346, "flag": None}},
-            ("flag: never, no threshold could be certified; clear: margin under -3.735; else review",),
+            (
+                "flag: never, no threshold could be certified at 25 % positives; "
+                "clear: margin under -3.735; else review",
+            ),
+        ),
+        (
+            {"calibrator": CALIBRATOR, "thresholds": {"review": -3.7346, "flag": 1.25}},
+            ("flag: margin of +1.250 or more, certified at 25 % positives; clear: margin under -3.735",),
         ),
         ({"thresholds": {"review": None, "flag": 1.25}}, ("flag: margin of +1.250 or more; clear: never",)),
     ],
@@ -189,6 +197,17 @@ def test_a_check_without_flags_has_another_rule() -> None:
         "m (nf4), adapter aaaaaaaaaaaa",
         "review: the top label has less than half of the probability",
     )
+
+
+def test_the_share_of_positives_in_the_archive_stands_beside_decisions_and_scores() -> None:
+    thresholds = {"review": -1.0, "flag": None}
+    spec = {"id": 1, "base_model": "m", "base_revision": "r", "precision": "fp32", "adapter": "a" * 64}
+    use = ScorerUse(**spec, calibrator=CALIBRATOR, thresholds=thresholds, n_images=1)
+    told = entry(use, has_flags=True, prevalence=0.02)
+    assert "no threshold could be certified at 2 % positives" in told.decision
+    assert told.score.endswith("25% of which should be flagged; stated for an archive at 2 % positives")
+    kept = entry(replace(use, thresholds={"review": -1.0, "flag": 3.0}), has_flags=True, prevalence=0.02)
+    assert "margin of +3.000 or more, certified at 2 % positives" in kept.decision
 
 
 def test_an_empty_id_is_no_start_of_an_id(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import io
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,15 @@ def test_the_scorer_and_the_policy_are_those_of_a_fleet(tmp_path: Path, model: M
     assert alone.policy == fleets.policy
     assert (alone.scorer.identity.adapter_sha256 is not None) == (check_name == "overlay")
     assert (alone.policy.calibrator is not None) == (check_name == "overlay")
+
+
+def test_a_threshold_for_more_positives_than_the_check_has_flags_nothing(model: Model) -> None:
+    check = load_check("overlay")
+    plain = resolve_alone(model, check, None).policy
+    rare = resolve_alone(model, check.model_copy(update={"prevalence": 0.02}), None).policy
+    assert plain.thresholds is not None
+    assert plain.thresholds.flag is not None
+    assert rare == replace(plain, thresholds=replace(plain.thresholds, flag=None), prevalence=0.02)
 
 
 def test_a_given_adapter_goes_before_the_shipped_one(tmp_path: Path, model: Model) -> None:

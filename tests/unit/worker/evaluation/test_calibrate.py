@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,39 @@ class TestFigures:
         found = calibrated_from(measured(200, 1.0, 1), measured(200, 1.0, 2), plain, 0.95, 0.95)
         assert found.calibrator is not None
         assert (found.thresholds, found.recall, found.precision) == (None, None, None)
+
+
+class TestPromises:
+    def test_look_alikes_are_one_witness(self) -> None:
+        def grouped(n: int) -> list[Measured]:
+            return [replace(one, cluster=f"{n}-{at // 5}") for at, one in enumerate(measured(100, 3.0, n))]
+
+        found = calibrated_from(grouped(1), grouped(2), QUESTION, 0.95, 0.95)
+        assert found.recall is not None
+        assert not found.recall.met
+        assert found.metrics["clusters"] == 40
+        assert found.recall.trials <= 40
+
+    def test_prevalence_moves_the_flag_threshold_and_nothing_else(self) -> None:
+        splits = measured(300, 2.0, 1), measured(300, 2.0, 2)
+        plain = calibrated_from(*splits, QUESTION, 0.9, 0.9)
+        less = calibrated_from(*splits, QUESTION, 0.9, 0.9, prevalence=0.2)
+        rare = calibrated_from(*splits, QUESTION, 0.9, 0.9, prevalence=0.001)
+        assert plain.calibrator == less.calibrator == rare.calibrator
+        assert plain.recall == less.recall == rare.recall
+        assert plain.thresholds is not None
+        assert less.thresholds is not None
+        assert rare.thresholds is not None
+        assert plain.thresholds.flag is not None
+        assert less.thresholds.flag is not None
+        assert plain.thresholds.flag < less.thresholds.flag
+        assert rare.thresholds.flag is None
+        labels = sum(one.event for split in splits for one in split) / 600
+        told = [each.metrics["precision_certificate"]["prevalence"] for each in (plain, less, rare)]
+        assert told == pytest.approx([labels, 0.2, 0.001])
+        certificate = less.metrics["precision_certificate"]
+        assert certificate["low"] < certificate["achieved"] < certificate["high"]
+        json.dumps(rare.metrics, allow_nan=False)
 
 
 class TestMisfits:

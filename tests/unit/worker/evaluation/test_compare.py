@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.adapters.calibration import Calibrator
+from models.adapters.calibration import Calibrator, Thresholds
 from models.adapters.card import AdapterCard
 from models.promotion import Facts, GateReport
 from models.training.data.types import Example
@@ -154,13 +154,32 @@ class TestCandidates:
         assert all(datum in note for datum in ("precision 0.9", "30 flagged", "recall 0.95", "59 positives"))
 
     @pytest.mark.parametrize(
-        "stored", [None, "yes", {"target": 0.9}, {**UNMET, "target": "high"}, {**UNMET, "target": 1}]
+        "stored",
+        [None, "yes", {"target": 0.9}, {**UNMET, "target": "high"}, {**UNMET, "target": 1}, {**UNMET, "on_labels": 0}],
     )
     def test_a_card_from_elsewhere_may_hold_anything(self, stored: object) -> None:
         card = AdapterCard(
             name="x", question=QUESTION, base_model="base", base_revision="r", metrics={"recall_certificate": stored}
         )
         assert Candidate.of_card("adapter 2", RedScorer(good), card).recall is None
+
+    def test_certificates_of_cards_without_a_prevalence_are_read(self) -> None:
+        held = {"recall_certificate": UNMET, "precision_certificate": {**UNMET, "prevalence": 0.02, "on_labels": 0.99}}
+        card = AdapterCard(name="x", question=QUESTION, base_model="base", base_revision="r", metrics=held)
+        after = Candidate.of_card("adapter 2", RedScorer(good), card)
+        assert after.recall is not None
+        assert after.recall.prevalence is None
+        assert after.precision is not None
+        assert (after.precision.prevalence, after.precision.on_labels) == (0.02, 0.99)
+
+    def test_a_flag_threshold_for_more_positives_than_the_archive_has_does_not_count(self) -> None:
+        held = Thresholds(review=-1.0, flag=1.0)
+        card = AdapterCard(
+            name="x", question=QUESTION, base_model="base", base_revision="r", calibrator=CALIBRATOR, thresholds=held
+        )
+        for prevalence, flag in ((None, 1.0), (0.5, 1.0), (0.6, 1.0), (0.02, None)):
+            found = Candidate.of_card("adapter 2", RedScorer(good), card, prevalence=prevalence)
+            assert found.thresholds == Thresholds(review=-1.0, flag=flag)
 
 
 class TestReport:

@@ -118,6 +118,26 @@ def test_the_champion_scores_with_its_calibrator(tmp_path: Path, folder: Path, a
             assert row.decision in (Thresholds(review=-1.0, flag=2.0).decide(row.margin), "review")
 
 
+def test_the_prevalence_of_a_check_moves_its_scores_and_makes_another_scorer(
+    tmp_path: Path, folder: Path, adapters: tuple[Path, Path]
+) -> None:
+    """The adapter was certified at 50 %: at 2 % its flag threshold promises nothing."""
+    rare = CHECK.model_copy(update={"prevalence": 0.02})
+    with rig(tmp_path, model=LoadedModel(load(folder))) as worker:
+        adapter_id = put_in_use(worker, info(adapters[0]))
+        for check in (CHECK, rare):
+            scan = worker.scan(pictures(4), check=check)
+            worker.drain()
+            assert adapter_of(worker, scan) == {adapter_id}
+        plain, moved = worker.rows(ScorerRow)
+        assert plain.key != moved.key
+        assert (plain.thresholds, moved.thresholds) == ({"review": -1.0, "flag": 2.0}, {"review": -1.0, "flag": None})
+        platt = Calibrator(a=1.5, b=-0.25, n=400, prevalence=0.5)
+        for row in worker.rows(Verdict):
+            prevalence = 0.02 if row.scorer_id == moved.id else None
+            assert row.score == pytest.approx(platt.probability(row.margin, prevalence=prevalence))
+
+
 def test_a_calibrator_of_full_precision_does_not_read_a_quantised_scorer(
     tmp_path: Path, folder: Path, adapters: tuple[Path, Path]
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from models.adapters.calibration import Calibrator, Thresholds
 from models.types import Question, Reading
 from scanfleet.checks.frame_result import FrameResult
-from worker.scoring.decisions import Policy, read_policy
+from worker.scoring.decisions import Policy, certified_at, read_policy
 
 OVERLAY = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
 FLOWERS = Question(name="f", prompt="Which?", labels=("a", "b", "c"), flags=frozenset())
@@ -111,6 +111,27 @@ def test_the_columns_of_an_adapter_become_a_policy() -> None:
     calibrator = {"a": 2.0, "b": -1.0, "n": 100, "prevalence": 0.5, "method": "platt"}
     policy = read_policy(OVERLAY, calibrator=calibrator, thresholds={"review": -1.0, "flag": None})
     assert policy == Policy(question=OVERLAY, calibrator=PLATT, thresholds=Thresholds(review=-1.0, flag=None))
+
+
+def test_a_score_is_stated_for_the_archive_and_a_threshold_for_more_positives_does_not_flag() -> None:
+    plain = CERTIFIED.decide(reading(2.0))
+    assert plain.score is not None
+    rare = CERTIFIED.in_archive(0.02, certified_at=0.5).decide(reading(2.0))
+    assert rare.score == PLATT.probability(2.0, prevalence=0.02)
+    assert rare.score < plain.score
+    assert (plain.decision, rare.decision) == ("flag", "review")
+    assert CERTIFIED.in_archive(0.02, certified_at=0.5).decide(reading(-2.0)).decision == "clear"
+    for certified in (0.02, 0.01):
+        assert CERTIFIED.in_archive(0.02, certified_at=certified).decide(reading(2.0)).decision == "flag"
+    assert CERTIFIED.in_archive(None, certified_at=0.5) == CERTIFIED
+    quantised = CERTIFIED.in_archive(0.02, certified_at=0.5).at_precision("nf4")
+    assert (quantised.thresholds, quantised.calibrator) == (Thresholds(review=-1.5, flag=None), None)
+
+
+def test_a_card_says_what_its_precision_was_certified_at_or_its_labels_do() -> None:
+    assert certified_at({"precision_certificate": {"prevalence": 0.02}}, PLATT) == 0.02
+    assert certified_at({"precision_certificate": {"target": 0.9}}, PLATT) == PLATT.prevalence
+    assert certified_at({"precision_certificate": None}, None) is None
 
 
 def test_a_malformed_calibrator_is_refused() -> None:
