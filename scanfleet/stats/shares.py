@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from statistics import NormalDist
 
-import numpy as np
-from scipy.special import betaln
-
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
@@ -51,9 +48,13 @@ def outside_by_chance(k: int, n: int, *, n_before: int) -> float:
     The share outside the range of n_before values is distributed as Beta(2, n_before - 1), whatever their distribution
     (Wilks 1942). So the number of new values there is beta-binomial.
     """
-    fewer = np.arange(k)
-    logs = -np.log(n + 1) - betaln(n - fewer + 1, fewer + 1) + betaln(fewer + 2, n - fewer + n_before - 1)
-    return max(0.0, 1.0 - float(np.exp(logs - betaln(2, n_before - 1)).sum()))
+    whole = math.log(n + 1) + _log_beta(2, n_before - 1)
+    logs = (_log_beta(j + 2, n - j + n_before - 1) - _log_beta(n - j + 1, j + 1) - whole for j in range(k))
+    return max(0.0, 1.0 - math.fsum(map(math.exp, logs)))
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def _ranges(before: Sequence[int], now: Sequence[int]) -> Iterator[Moved]:
