@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from scanfleet.log import configure_logging
-from tests.chaos.options import CONTROLS, DEFAULT_KINDS, KINDS, OFF, Options
+from tests.chaos.options import CONTROLS, KINDS, Options
 from tests.chaos.possible import possible
 from tests.services import ServiceMissingError
 
@@ -23,7 +23,7 @@ EX_UNAVAILABLE = 69  # sysexits.h: a server program is not installed here
 @click.option("--workers", default=4, show_default=True, help="Worker processes.")
 @click.option("--pooled", type=int, help="Workers behind pgbouncer; default: half of them, where it is installed.")
 @click.option("--poison", type=int, help="Images that kill their process; default: one in 2,500.")
-@click.option("--kinds", help=f"Only these, with commas: {', '.join(KINDS)}. Default: all but {', '.join(OFF)}.")
+@click.option("--kinds", help=f"Only these, with commas: {', '.join(KINDS)}. Default: all.")
 @click.option("--without", type=click.Choice(CONTROLS), help="Negative control: take this protection out.")
 @click.option("--seconds-per-image", default=0.002, show_default=True, help="Of the fake scorer.")
 @click.option("--patience", default=150.0, show_default=True, help="Seconds without progress until giving up.")
@@ -44,7 +44,7 @@ def main(
     as_line: bool,
 ) -> None:
     """A real fleet under faults at random moments, then a count of every image. Exit code 0: everything holds."""
-    chosen = tuple(kinds.split(",")) if kinds else DEFAULT_KINDS
+    chosen = tuple(kinds.split(",")) if kinds else tuple(KINDS)
     unknown = set(chosen) - set(KINDS)
     if unknown:
         raise click.UsageError(f"unknown kinds of faults: {', '.join(sorted(unknown))}")

@@ -38,8 +38,6 @@ KINDS = {
     "duplicates": 2,
     "clock_jump": 1,
 }
-OFF: tuple[str, ...] = ()
-DEFAULT_KINDS = tuple(kind for kind in KINDS if kind not in OFF)
 CONTROLS = ("reconciler", "token", "guard", "scorer-identity", "model-check")
 IMAGES_PER_POISON = 2500
 
@@ -54,7 +52,7 @@ class Options:
     workers: int = 4
     pooled: int | None = None  # workers that reach the database by way of pgbouncer; None: half of them
     poison: int | None = None  # images that kill the process that scores them; None: one in IMAGES_PER_POISON
-    kinds: tuple[str, ...] = DEFAULT_KINDS
+    kinds: tuple[str, ...] = tuple(KINDS)
     without: str | None = None  # a negative control: this part of the protection is removed
     seconds_per_image: float = 0.002  # of the fake scorer
     patience_seconds: float = 150.0  # longest silence of the whole fleet before the run is given up

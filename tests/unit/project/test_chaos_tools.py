@@ -13,7 +13,7 @@ from tests.chaos.audit import Found, faults_of
 from tests.chaos.faults import FAULTS
 from tests.chaos.fleet.proxy import SLOW_SECONDS, Proxies, Proxy
 from tests.chaos.fleet.sabotage import PARTS
-from tests.chaos.options import CONTROLS, DEFAULT_KINDS, KINDS, Options
+from tests.chaos.options import CONTROLS, KINDS, Options
 
 BODY = b"x" * 1000
 GOOD = Answer(label="none", decision="clear", margin=-1.0, sha256="a" * 64)
@@ -133,8 +133,8 @@ def test_a_seed_makes_one_archive_and_one_order_of_faults() -> None:
     assert made[0] == made[1]
     assert sum(item.kind == "poison" for item in made[0]) == 2
     assert made[0] != list(make_archive(images=200, seed=4, poison=2))
-    plan = Options(faults=len(DEFAULT_KINDS), seed=3).plan()
-    assert sorted(plan) == sorted(DEFAULT_KINDS)
+    plan = Options(faults=len(KINDS), seed=3).plan()
+    assert sorted(plan) == sorted(KINDS)
     assert plan == Options(faults=len(plan), seed=3).plan() != Options(faults=len(plan), seed=4).plan()
 
 
