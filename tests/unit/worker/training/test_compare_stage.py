@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from models import pocket
-from models.adapters.card import WEIGHTS, AdapterCard, read_card
+from models.adapters.card import WEIGHTS, AdapterCard, read_adapter, read_card, write_adapter
 from models.network.lora import save_lora
 from models.recipes import load_recipe
 from models.training.tasks.network import NAME, activated
@@ -133,8 +133,9 @@ def test_where_scans_use_the_base_alone_the_comparison_does(context: Context) ->
     """A new prompt: the old champion answers no scan of it, and must not keep its successor away."""
     asking_otherwise(context, prompt="Was text added to this picture?")
     folder = Path(context.results["publish"]["folder"])
-    text = (folder / "adapter.json").read_text()
-    (folder / "adapter.json").write_text(text.replace(CHECK.prompt, context.check.prompt))
+    held = read_adapter(folder)
+    card = held.card.model_copy(update={"question": context.question})
+    write_adapter(folder, card=card, lora=held.lora, weights=held.weights)
     found = compare(context)
     assert found["gate"]["champion"] == "base alone"
     assert "adapter 1 was trained on another question" in found["lines"][1]

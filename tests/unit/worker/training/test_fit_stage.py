@@ -42,7 +42,7 @@ def losses(monkeypatch: pytest.MonkeyPatch, **by_recipe: float) -> list[str]:
     """Have each recipe end with this share of the loss of guessing; returns the recipes as they are tried."""
     tried: list[str] = []
 
-    def train(_: Any, recipe: Any, *__: Any) -> Trained:
+    def train(_: Any, __: Any, recipe: Any, *___: Any) -> Trained:
         tried.append(recipe.name)
         return finished(CHANCE * by_recipe[recipe.name.replace("-", "_")])
 
