@@ -18,13 +18,14 @@ SHORTEST = 6  # characters; a shorter password would hide common words, and the 
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "PGPASSWORD")
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
-_QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+")
+# Every address is consumed, with or without a query: a search that fails at each letter of a long name takes minutes.
+_QUERY = re.compile(r"\b(\w+://[^\s?'\"]+)(?:\?[^\s'\"]+)?")
 _SIGNATURE = re.compile(
     r"\b(X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig)=[^&\s'\"]+", re.IGNORECASE
 )
-_PRESIGNED = re.compile(
-    r"\w+://[^?\s]*\?(?:.*&)?(?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig)=",
-    re.IGNORECASE,
+_ADDRESS = re.compile(r"\b\w+://[^?\s]*(\??)")
+_PERMISSION = re.compile(
+    r"[?&](?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig)=", re.IGNORECASE
 )
 _hidden: set[str] = set()
 
@@ -57,7 +58,8 @@ def hide_variables(environment: Mapping[str, str]) -> None:
 
 def is_presigned(uri: str) -> bool:
     """Return True if an address carries its own permission: anyone who reads it may use it."""
-    return _PRESIGNED.search(uri) is not None
+    query = next((found.start(1) for found in _ADDRESS.finditer(uri) if found[1]), len(uri))
+    return _PERMISSION.search(uri, query) is not None
 
 
 def without_signatures(value: Any) -> Any:

@@ -67,13 +67,13 @@ def _require_unaltered(folder: Path, card: _Card) -> None:
     settings = _object(_read(folder / SETTINGS)) if "lora" in card.parts else {}
     seal = next(filter(None, (_seal_of(folder / _PARTS[part]) for part in card.parts)), None)
     if seal is None:
-        recipe = card.body.get("recipe") or {}
+        recipe = _mapping(card.body.get("recipe"))
         if "lora" not in card.parts or "alpha" not in recipe or recipe.get("trains") == "head":
             return
         seal = {SETTINGS: {"lora_alpha": recipe["alpha"], "use_rslora": False}}
     found = {
         SETTINGS: settings,
-        "question": card.body.get("question") or {},
+        "question": _mapping(card.body.get("question")),
         "calibration": {name: card.body.get(name) for name in _CALIBRATION},
     }
     for part, sealed in seal.items():
@@ -104,6 +104,10 @@ def _object(data: bytes) -> dict[str, Any]:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return {}
+    return _mapping(found)
+
+
+def _mapping(found: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
@@ -117,13 +121,13 @@ def _same_setting(found: Any, sealed: Any) -> bool:
 def _parse(data: bytes, where: str) -> _Card:
     try:
         raw: Any = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadSource(f"{where} is not JSON: restore it") from None
     fields = raw if isinstance(raw, dict) else {}
     digest, parts = fields.get("weights_sha256"), fields.get("parts", ["lora"])  # the first cards named no parts
     if not isinstance(digest, str) or not is_digest(digest):
         raise BadSource(f"{where} names no SHA-256 of the weights: restore it")
-    if not isinstance(parts, list) or not parts or not all(part in _PARTS for part in parts):
+    if not isinstance(parts, list) or not parts or not all(str(part) in _PARTS for part in parts):
         raise BadSource(f"{where}: parts must be some of {', '.join(_PARTS)}")
     return _Card(parts=tuple(parts), weights_sha256=digest, body=fields)
 

@@ -98,6 +98,9 @@ class FolderStore:
         try:
             return self._read(uri_to_path(uri), etag=etag, max_bytes=max_bytes)
         except Refused as error:
+            if os.path.realpath(self.root) != str(self.root):  # moved, and linked: no affair of this file
+                elsewhere = f"a link leads elsewhere from the folder {self.root}"
+                raise StoreUnavailable(f"{elsewhere}: put the folder back, or restart the worker") from None
             raise fetch_error("refused", str(error)) from None
         except FileNotFoundError:
             if not self.root.is_dir():
@@ -113,7 +116,8 @@ class FolderStore:
     def confirm_missing(self, uri: str, *, etag: str | None, root_id: str | None) -> None:
         found = root_id_of(self.root)
         if found is None or (root_id is not None and found != root_id):
-            raise StoreUnavailable(f"the folder {self.root} is not the one that was listed: check that it is mounted")
+            another = f"the folder {self.root} is not the one that was listed"
+            raise StoreUnavailable(f"{another}: check that it is mounted; if it was replaced, start the scan again")
         with suppress(PermissionError):
             if root_id is None and not any(self.root.iterdir()):
                 raise StoreUnavailable(f"the folder {self.root} is empty: check that it is mounted")

@@ -51,6 +51,8 @@ class S3Store:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **more)
         try:
             for page in pages:
+                if "IsTruncated" not in page:  # a page of a proxy reads as an empty, last page of the listing
+                    raise StoreUnavailable(f"s3://{bucket}: an answer that is no listing: is this an S3 server?")
                 for entry in page.get("Contents", ()):
                     if not entry["Key"].endswith("/"):  # a "folder" created by a console
                         uri = f"s3://{bucket}/{entry['Key']}"
@@ -89,7 +91,7 @@ class S3Store:
             found = next(self.list(f"s3://{bucket}/{key}"), None)
             if found is not None and found.uri == uri and (etag is None or _bare(found.etag or "") == _bare(etag)):
                 raise StoreUnavailable(f"{uri} is listed, and not there when it is fetched")
-            if found is None and etag is not None and next(self.list(f"s3://{bucket}/"), None) is None:
+            if found is None and next(self.list(f"s3://{bucket}/"), None) is None:
                 raise StoreUnavailable(f"s3://{bucket} is empty: if its objects were deleted, cancel the scan")
         except AccessDenied:
             return

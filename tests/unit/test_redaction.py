@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadManifest, BadSource
 from scanfleet.log import configure_logging
 from scanfleet.redaction import hide, is_presigned, redact, without_signatures
+from tests.helpers.patience import patient
 
 SIGNED = "https://b.s3.amazonaws.com/k.jpg?X-Amz-Date=1&X-Amz-Signature=f00dfeed&X-Amz-Expires=9"
 
@@ -39,6 +41,14 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_patterns(text: str, left: str) -> None:
     assert redact(text) == left
+
+
+@pytest.mark.parametrize("text", ["s3://one/" + "k" * 300_000, "a://" * 80_000, "a://b?" * 50_000, "&sig=" * 60_000])
+def test_a_long_text_takes_no_longer_than_its_letters(text: str) -> None:
+    begun = time.process_time()
+    for each in (redact, is_presigned, without_signatures):
+        each(text)
+    assert time.process_time() - begun < patient(5)  # minutes where each letter begins a search of its own
 
 
 def test_the_passwords_of_the_settings_are_known_in_every_spelling(tmp_path: Path) -> None:

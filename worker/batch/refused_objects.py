@@ -59,11 +59,15 @@ class RefusedObjects:
             else:
                 log.warning("missing_objects_doubted", batch=lease.claim.batch_id, why=str(doubt))
                 results.doubt_missing(doubt)
-        if results.refused and lease.claim.attempts >= FIRST_JUDGED:
-            alone = self._ask(on_abort, partial(self._alone, lease.claim.scan_id, results.refused))
-            if alone:
-                run(results.take_refused(alone))
-                results.accept_refusals({image.id for image in alone})
+        alone = (
+            self._ask(on_abort, partial(self._alone, lease.claim.scan_id, results.refused)) if results.refused else []
+        )
+        if not alone:
+            return
+        results.note_store_answers()  # else a few batches of refused objects alone would put the scan on hold
+        if lease.claim.attempts >= FIRST_JUDGED:
+            run(results.take_refused(alone))
+            results.accept_refusals({image.id for image in alone})
 
     def _ask(self, on_abort: OnAbort, question: Callable[[], T]) -> T:
         """Ask in a stage thread: a store may take long, and an abort must not wait for it. Raises Aborted."""
@@ -98,7 +102,7 @@ class RefusedObjects:
         """
         try:
             with reading(self._engine) as connection:
-                answered = batches.answered_lately(connection, scan_id)
+                answered = batches.delivered_lately(connection, scan_id)
         except DatabaseUnavailable:
             return []
         delivering = {}

@@ -42,6 +42,7 @@ class BatchResults:
         self._n_waiting = 0
         self._n_store_away = 0  # of n_waiting
         self._n_fetched = 0  # images that the store delivered, or rejected
+        self._store_answers = False
         self._n_scored = 0
         self._n_low_mass = 0
 
@@ -95,6 +96,10 @@ class BatchResults:
         for image, failure in self._missing.values():
             self._refused[image.id] = (image, ObjectRefused(str(error), failure))
         self._missing = {}
+
+    def note_store_answers(self) -> None:
+        """The store delivers other images of the scan: it is available, whatever it refuses of this batch."""
+        self._store_answers = True
 
     def take_refused(self, images: Iterable[ClaimedImage]) -> list[ClaimedImage]:
         """Forget that these images were refused: they are tried once more."""
@@ -182,6 +187,7 @@ class BatchResults:
             # The model prefers other words than the labels: the prompt or the adapter is broken, or does not fit.
             log.warning("label_mass_low", scorer=self._scorer_id, images=self._n_low_mass, floor=MASS_FLOOR)
         doubtful = [str(error) for _, error in (*self._refused.values(), *self._missing.values())]
+        n_fetched = self._n_fetched + self._store_answers
         waiting_for = self._waiting_for or (storable(doubtful[0]) if doubtful else None)
         return Outcome(
             scorer_id=self._scorer_id,
@@ -190,7 +196,7 @@ class BatchResults:
             failures=self._failures,
             versions=self._versions,
             waiting_for=waiting_for,
-            store_away=self._n_store_away + len(doubtful) > 0 and not self._n_fetched,
-            n_fetched=self._n_fetched,
+            store_away=self._n_store_away + len(doubtful) > 0 and not n_fetched,
+            n_fetched=n_fetched,
             seconds=watch.sums(),
         )

@@ -17,7 +17,7 @@ from scanfleet.db.bulk import insert_rows
 from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
-from scanfleet.db.tables import Batch, Image, Scan
+from scanfleet.db.tables import Batch, Failure, Image, Scan
 from scanfleet.errors import LeaseLost
 from scanfleet.messages import old_score_queue, score_queue
 
@@ -156,11 +156,13 @@ _CLAIMED = (
 )  # fmt: skip
 
 
-def answered_lately(connection: sa.Connection, scan_id: str, *, limit: int = 200) -> list[ClaimedImage]:
-    """Return images of a scan that have a verdict, those added last first."""
-    query = sa.select(*_CLAIMED).where(Image.scan_id == scan_id, Image.state == "verdict")
-    found = connection.execute(query.order_by(Image.id.desc()).limit(limit))
-    return [ClaimedImage(**image._mapping) for image in found]
+def delivered_lately(connection: sa.Connection, scan_id: str, *, limit: int = 200) -> list[ClaimedImage]:
+    """Return images of a scan whose bytes were read: those with a verdict, then failures; those added last first."""
+    judged = sa.select(*_CLAIMED).where(Image.scan_id == scan_id, Image.state == "verdict")
+    failed = sa.select(*_CLAIMED).join(Failure, Failure.image_id == Image.id)
+    failed = failed.where(Failure.scan_id == scan_id, sa.or_(Failure.stage != "fetch", Failure.reason == "too_large"))
+    queries = [query.order_by(Image.id.desc()).limit(limit) for query in (judged, failed)]
+    return [ClaimedImage(**image._mapping) for query in queries for image in connection.execute(query)]
 
 
 def pin(connection: sa.Connection, versions: Mapping[int, str]) -> None:

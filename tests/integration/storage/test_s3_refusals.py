@@ -119,8 +119,10 @@ def test_a_page_of_a_proxy_is_no_object(s3_bucket: Bucket, settings: Settings) -
         with pytest.raises(StoreUnavailable, match="without ETag"):
             store.fetch(uri, etag=etag, max_bytes=1000)
     answer(store, 200, LOGIN, of="ListObjectsV2", Content_Type="text/html")
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="no listing"):
         store.confirm_missing(uri, etag=listed.etag, root_id=None)
+    with pytest.raises(StoreUnavailable, match="no listing"):
+        list(store.list(s3_bucket.uri()))
 
 
 def test_the_listing_is_asked_about_a_missing_object(s3_bucket: Bucket, settings: Settings) -> None:
@@ -132,9 +134,9 @@ def test_the_listing_is_asked_about_a_missing_object(s3_bucket: Bucket, settings
     s3_bucket.put("a.png", b"second")
     store.confirm_missing(uri, etag=listed.etag, root_id=None)  # changed indeed
     s3_bucket.client.delete_object(Bucket=s3_bucket.name, Key="a.png")
-    with pytest.raises(StoreUnavailable, match="is empty"):
-        store.confirm_missing(uri, etag=listed.etag, root_id=None)
-    store.confirm_missing(uri, etag=None, root_id=None)  # never listed: a wrong line of a manifest
+    for etag in (listed.etag, None):
+        with pytest.raises(StoreUnavailable, match="is empty"):
+            store.confirm_missing(uri, etag=etag, root_id=None)
     s3_bucket.put("a.png.txt", b"another")
     store.confirm_missing(uri, etag=listed.etag, root_id=None)
     answer(store, 403, error("AccessDenied"), of="ListObjectsV2")

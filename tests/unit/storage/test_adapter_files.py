@@ -35,6 +35,11 @@ def made(folder: Path, *, weights: bytes = b"weights", name: str = "one", head: 
     return folder
 
 
+def _alter_card(folder: Path, **fields: Any) -> None:
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps(card | fields))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -172,6 +177,8 @@ def test_what_was_pushed_to_where_it_lies_stays(tmp_path: Path, settings: Settin
         (lambda folder: (folder / CARD).write_text("[]"), "no SHA-256"),
         (lambda folder: (folder / CARD).write_text(json.dumps({"weights_sha256": "../x"})), "no SHA-256"),
         (lambda folder: (folder / CARD).write_text("{"), "not JSON"),
+        (lambda folder: (folder / CARD).write_text("[" * 100_000), "not JSON"),
+        (lambda folder: _alter_card(folder, parts=[["lora"]]), "parts must be"),
     ],
 )
 def test_an_invalid_adapter_is_neither_pulled_nor_pushed(

@@ -95,8 +95,9 @@ def test_a_link_put_in_place_between_check_and_opening_is_refused(
 
     def swap(path: bytes) -> bytes:
         answer = real(path)
-        (folder / swapped).rename(tmp_path / "moved")
-        (folder / swapped).symlink_to(secrets / "a.jpg" if swapped == "a.jpg" else secrets)
+        if not (tmp_path / "moved").exists():
+            (folder / swapped).rename(tmp_path / "moved")
+            (folder / swapped).symlink_to(secrets / "a.jpg" if swapped == "a.jpg" else secrets)
         return answer
 
     store = FolderStore(folder)
@@ -198,6 +199,19 @@ def test_an_unmounted_folder_is_a_transient_error(folder: Path) -> None:
     store = FolderStore(folder)
     folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(StoreUnavailable, match="mounted"):
+        store.fetch(str(folder / "a.jpg"), etag=None, max_bytes=10)
+
+
+@pytest.mark.parametrize("moved", ["disk", "disk/archive"])
+def test_a_folder_that_was_moved_and_linked_is_a_transient_error(tmp_path: Path, moved: str) -> None:
+    folder = tmp_path / "disk" / "archive"
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(b"a")
+    store = FolderStore(folder)
+    place = tmp_path / moved
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreUnavailable, match="restart the worker"):
         store.fetch(str(folder / "a.jpg"), etag=None, max_bytes=10)
 
 

@@ -103,6 +103,14 @@ def test_an_altered_file_is_refused_by_name(tmp_path: Path, name: str, change: C
     refused(folder, name)
 
 
+@pytest.mark.parametrize("recipe", ["alpha", ["alpha"]])
+def test_a_card_of_another_shape_is_refused_in_one_line(tmp_path: Path, recipe: Any) -> None:
+    folder = made(tmp_path)
+    edit(folder / CARD, lambda body: body.update(question=["c"], recipe=recipe))
+    with pytest.raises(BadSource, match="was altered"):
+        digest_of(folder)
+
+
 def test_what_decides_nothing_may_change(tmp_path: Path) -> None:
     folder = made(tmp_path)
     before = digest_of(folder)

@@ -11,7 +11,7 @@ from producer.sources.filters import Filters
 from producer.sources.listing import Listing
 from producer.sources.open import open_source
 from scanfleet.checks.check import load_check
-from scanfleet.db.tables import Image
+from scanfleet.db.tables import Image, Scan
 from scanfleet.errors import StoreUnavailable
 from scanfleet.messages import score_queue
 from scanfleet.queue.app import make_app
@@ -61,6 +61,31 @@ def test_a_store_that_refuses_everything_is_waited_for(tmp_path: Path) -> None:
         store.refuses = lambda _: False
         again(worker, 4)
         assert worker.progress(scan_id).n_verdicts == 30
+
+
+def test_many_refused_objects_do_not_put_a_store_on_hold_that_delivers_others(tmp_path: Path) -> None:
+    store = Forbidding()
+    store.refuses = lambda uri: not uri.endswith("/0.png")
+    with rig(tmp_path, store=store) as worker:
+        scan_id = scan(worker, store, pictures(12), batch_images=1)
+        for _ in range(12):  # without a pause that `forget_backoff` would end
+            worker.pipeline.run(None)
+        (row,) = worker.rows(Scan)
+        assert (row.trouble, row.not_before) == (0, None)
+        again(worker)
+        assert (worker.progress(scan_id).n_verdicts, worker.progress(scan_id).n_failures) == (1, 11)
+
+
+def test_objects_that_are_no_pictures_show_as_well_that_the_store_delivers(tmp_path: Path) -> None:
+    store = Forbidding()
+    store.refuses = lambda uri: uri.endswith("/1.png")
+    contents = dict.fromkeys(pictures(4), b"no picture")
+    with rig(tmp_path, store=store) as worker:
+        scan_id = scan(worker, store, contents, batch_images=4)
+        worker.drain()
+        again(worker)
+        assert worker.failures()["mem://a/1.png"] == ("fetch", "denied")
+        assert worker.progress(scan_id).n_pending == 0
 
 
 def test_a_refusal_that_ends_meanwhile_is_no_failure(tmp_path: Path) -> None:
