@@ -122,7 +122,11 @@ class _Stores:
             frame = self._frame_of(sha256) if decoded.n_frames > 1 else None
             if frame is not None:
                 decoded = self._decoders.decode(data, enough=ENOUGH, frame=frame)
-        except (ImageError, ObjectRefused) as error:
+        except ImageError as error:
+            return error
+        except ObjectRefused as error:
+            if error.failure.reason == "gone":  # its folder: perhaps not mounted here
+                raise
             return error
         seen = SeenImage(
             content_sha256=sha256,

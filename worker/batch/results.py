@@ -85,6 +85,11 @@ class BatchResults:
         """The images that wait because the store refuses their objects."""
         return [image for image, _ in self._refused.values()]
 
+    @property
+    def refusals(self) -> list[tuple[ClaimedImage, ImageError]]:
+        """The same images, with the failures that they may become."""
+        return [(image, error.failure) for image, error in self._refused.values()]
+
     def confirm_missing(self) -> None:
         """Missing images are failures."""
         for image, error in self._missing.values():

@@ -114,6 +114,7 @@ def _score(chunk: Chunk, resolved: Resolved, context: WorkerContext) -> Scored:
     )
     run.run()
     results.confirm_missing()  # nothing is kept, so that asking the store again is up to the person
-    alone = results.refused if results.n_fetched else [image for image in results.refused if image.root is not None]
-    results.accept_refusals({image.id for image in alone})
+    # A missing folder is a store that is away: perhaps it is not mounted.
+    refused = [image for image, failure in results.refusals if failure.reason != "gone"]
+    results.accept_refusals({image.id for image in refused if results.n_fetched or image.root is not None})
     return chunk, results.outcome(watch)

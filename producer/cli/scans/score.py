@@ -171,7 +171,7 @@ def _report_scorer(ready: dict[str, Any]) -> None:
     adapter = f"adapter {scorer['adapter'][:12]}" if scorer["adapter"] else "no adapter"
     score = "" if ready["calibrated"] else ": margins are not calibrated, there is no score"
     note(f"{scorer['base_model']} ({scorer['precision']}), {adapter}{score}")
-    for words in caveats(base_model=scorer["base_model"], adapter=scorer["adapter"], calibrated=ready["calibrated"]):
+    for words in caveats(base_model=scorer["base_model"], adapter=scorer["adapter"], calibrated=True):  # else: said
         note(words)
 
 

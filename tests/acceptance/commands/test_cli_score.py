@@ -82,7 +82,9 @@ def test_stderr_is_ours_alone(data: Path, tmp_path: Path) -> None:
     draw(tmp_path / "a.png", 1)
     answer = process("score", "a.png", data_dir=data, cwd=tmp_path, model="pocket", precision="nf4")
     assert answer.returncode == 0, answer.stderr
-    assert [line[: line.index(",")] for line in answer.stderr.splitlines()] == ["scanfleet: pocket (nf4)"]
+    scorer, caveat = answer.stderr.splitlines()
+    assert scorer.startswith("scanfleet: pocket (nf4), ")
+    assert caveat.startswith("scanfleet: the built-in model pocket has seen generated pictures only")
 
 
 def test_what_is_wrong_with_some_is_reported_and_the_others_are_scored(data: Path, tmp_path: Path) -> None:
