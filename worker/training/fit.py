@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FIT, ADAPTER = "fit", "adapter"
 # In a training's overrides, beside the recipe's fields: the adapter under a head, and the one to train further, by id.
 OVER, FROM = "over", "from"
-ANOTHER_RECIPE = "try --recipe full-lora (pocket: pocket-full), or label more"
+FULL = ("full-lora", "pocket-full")  # recipes that train everything
 NEAR_CHANCE = 0.9  # above this share of the loss of guessing, the next recipe is tried
 AT_CHANCE = 0.98  # above this share nothing is learnt that the gate could judge
 
@@ -39,11 +39,13 @@ def fit(context: Context) -> dict[str, Any]:
     question = _stamped(context, start)
     learn, validation = with_validation(examples_of(context, "train"))
     tried: dict[str, float] = {}
+    found: dict[str, Trained] = {}
     for recipe in recipes:
-        trained = _train(context, question, recipe, learn, validation, start)
-        tried[recipe.name] = loss = _loss_of(trained)
+        found[recipe.name] = _train(context, question, recipe, learn, validation, start)
+        tried[recipe.name] = loss = _loss_of(found[recipe.name])
         if share_of_chance(loss, context.question) <= NEAR_CHANCE:
             break
+    trained = found[min(tried, key=lambda name: tried[name])]
     if len(recipes) > 1 and share_of_chance(min(tried.values()), context.question) > AT_CHANCE:
         raise TrainingFailed(_not_learnt(tried, context.question, len(learn)))
     checkpoint = context.base.checkpoint
@@ -191,4 +193,7 @@ def _training_figures(fitted: Mapping[str, Any], question: Question) -> str:
     figures = (
         f"{fitted['learnt_from']} training images, loss {losses[-1]:.2f} in the last epoch, {chance:.2f} by guessing"
     )
-    return f" ({figures}); the same labels and recipe would give it again: {ANOTHER_RECIPE}"
+    more = (
+        "label more" if set(FULL) & set(fitted.get("tried", ())) else f"try --recipe {' or '.join(FULL)}, or label more"
+    )
+    return f" ({figures}); the same labels and recipe would give it again: {more}"

@@ -20,7 +20,7 @@ CHANCE = math.log(3)
 
 def finished(loss: float) -> Trained:
     last = Progress(step=1, steps=1, epoch=1, epochs=1, loss=loss, validation=loss, seconds=1.0, seconds_left=0.0)
-    written = SimpleNamespace(weights_sha256="0", recipe={})
+    written = SimpleNamespace(weights_sha256=f"{loss:.3f}", recipe={})
     return Trained(write=lambda *_: written, history=[last], figures={"validation": loss})  # type: ignore[arg-type, return-value]
 
 
@@ -59,6 +59,13 @@ def test_a_recipe_that_learns_is_the_last_one(context: Any, monkeypatch: pytest.
 def test_a_loss_near_chance_goes_on_to_the_next_recipe(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = losses(monkeypatch, pocket_lora=0.975, pocket_full=0.4)
     assert list(fit(context)["tried"]) == tried == ["pocket-lora", "pocket-full"]
+
+
+def test_the_better_of_two_is_kept(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses(monkeypatch, pocket_lora=0.92, pocket_full=0.97)
+    kept = fit(context)
+    assert list(kept["tried"]) == ["pocket-lora", "pocket-full"]
+    assert kept["weights_sha256"] == f"{0.92 * CHANCE:.3f}"
 
 
 def test_labels_that_nothing_learns_are_named_as_such(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:

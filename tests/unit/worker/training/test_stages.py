@@ -408,4 +408,6 @@ def test_an_adapter_without_effect_is_reported_with_its_training_figures() -> No
     words = _training_figures({"learnt_from": 244, "history": [{"loss": 0.75}, {"loss": 0.7}]}, QUESTION)
     assert "244 training images, loss 0.70 in the last epoch, 1.10 by guessing" in words
     assert "full-lora" in words
+    tried = {"learnt_from": 244, "history": [{"loss": 0.7}], "tried": {"pocket-lora": 1.0, "pocket-full": 0.9}}
+    assert "--recipe" not in _training_figures(tried, QUESTION)
     assert _training_figures({"learnt_from": 244, "history": [{"loss": None}]}, QUESTION) == ""  # it diverged
