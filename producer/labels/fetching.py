@@ -17,10 +17,9 @@ from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError, ObjectRefused
 from scanfleet.images import Enough
 from scanfleet.perceptual_hash import SIDE, phash
-from scanfleet.storage.base import ObjectStore, is_delivered
+from scanfleet.storage.base import ObjectStore, Witness, any_delivered
 from scanfleet.storage.open import open_store
 
-N_WITNESSES = 3  # images that are fetched again to see whether the store delivers any
 WINDOW = 4  # images under way, for each thread
 ENOUGH = Enough(pixels=(8 * SIDE) ** 2, short_side=4 * SIDE)  # for its look
 
@@ -76,7 +75,7 @@ def fetch_images(
 
 def _settle(refused: Sequence[NewImage], found: Fetched, stores: _Stores) -> None:
     """List as unread what the store refuses once more while it delivers others. Raises ObjectRefused."""
-    delivers = any(map(stores.is_delivered, list(found.seen.values())[:N_WITNESSES])) if refused else False
+    delivers = bool(refused) and any_delivered(map(stores.witness, found.seen.values()))
     for image in refused:
         outcome = stores.look_at(image)
         if isinstance(outcome, ObjectRefused) and not delivers:
@@ -100,10 +99,8 @@ class _Stores:
         self._decoders = decoders
         self._open: dict[str | None, ObjectStore] = {}
 
-    def is_delivered(self, seen: SeenImage) -> bool:
-        """Return True if the store delivers this image now."""
-        image = NewImage(uri=seen.uri, root=seen.root, etag=seen.etag)
-        return is_delivered(self._store(image), image.uri, etag=image.etag)
+    def witness(self, seen: SeenImage) -> Witness:
+        return self._store(NewImage(uri=seen.uri, root=seen.root)), seen.uri, seen.etag
 
     def look_at(self, image: NewImage) -> tuple[SeenImage, int] | ImageError | ObjectRefused:
         """Return an image and its EXIF orientation. Raises Retryable."""

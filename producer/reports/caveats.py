@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-POCKET = "pocket"  # models.inputs.sources.POCKET, of the worker half
+from scanfleet.config.model_names import BUILTIN_MODELS
+
 NOTABLE = 0.1  # share of the images
 
 
@@ -15,8 +16,10 @@ def caveats(
     improbable answers.
     """
     found = []
-    if base_model == POCKET:
-        found.append(f"the built-in model {POCKET} has seen generated pictures only: do not judge real images by it")
+    if base_model in BUILTIN_MODELS:
+        found.append(
+            f"the built-in model {base_model} has seen generated pictures only: do not judge real images by it"
+        )
     if adapter is None and not calibrated:
         found.append("no adapter answered (zero-shot): scores are not calibrated, and no threshold is certified")
     if n_low_mass > NOTABLE * n_images:

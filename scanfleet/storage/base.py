@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from scanfleet.errors import ImageError, ObjectRefused, StoreUnavailable
 
 CHUNK_BYTES = 1 << 20  # per read
+N_WITNESSES = 3  # objects that are tried, to see whether a store delivers any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +62,18 @@ class ObjectStore(Protocol):
         ...
 
 
-def is_delivered(store: ObjectStore, uri: str, *, etag: str | None) -> bool:
-    """Return True if a store delivers this object now. Its body is not read."""
+Witness = tuple[ObjectStore, str, str | None]  # with uri and etag
+
+
+def any_delivered(witnesses: Iterable[Witness]) -> bool:
+    """Return True if any of the first few objects is delivered now. Their bodies are not read.
+
+    They were read before, so they tell whether the store refuses one object or all.
+    """
+    return any(_is_delivered(*each) for each in islice(witnesses, N_WITNESSES))
+
+
+def _is_delivered(store: ObjectStore, uri: str, etag: str | None) -> bool:
     try:
         store.fetch(uri, etag=etag, max_bytes=0)
     except ImageError as error:

@@ -19,7 +19,7 @@ from scanfleet.db.engine import reading
 from scanfleet.db.scans import batches
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DatabaseUnavailable, StoreUnavailable
-from scanfleet.storage.base import is_delivered
+from scanfleet.storage.base import any_delivered
 from scanfleet.storage.s3_uri import is_s3, split_s3
 from worker.batch.attempt import Aborted
 from worker.batch.context import RETRY_SECONDS, WorkerContext
@@ -29,7 +29,6 @@ from worker.batch.results import BatchResults
 T = TypeVar("T")
 OnAbort = Callable[[Callable[[str], None]], None]  # registers what to call when the batch is to be given up
 N_ASKED = 8  # missing objects of a batch that the store is asked about in another way
-N_WITNESSES = 3  # objects of a bucket or folder that are tried
 FIRST_JUDGED = 2  # attempt: a store that is being set up may refuse for some seconds
 
 log = structlog.get_logger()
@@ -114,9 +113,7 @@ class RefusedObjects:
 
     def _any_delivered(self, images: Sequence[ClaimedImage]) -> bool:
         stores = self._context.stores
-        return any(
-            is_delivered(stores(image.uri, image.root), image.uri, etag=image.pin) for image in images[:N_WITNESSES]
-        )
+        return any_delivered((stores(image.uri, image.root), image.uri, image.pin) for image in images)
 
 
 def _counts(image: ClaimedImage, is_near: bool, is_delivered: bool) -> bool:

@@ -21,13 +21,12 @@ from scanfleet.config.settings import Settings
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import BadSource, ImageError, ObjectRefused
 from scanfleet.images.decoding import decode
-from scanfleet.storage.base import is_delivered
+from scanfleet.storage.base import any_delivered
 from scanfleet.storage.open import OpenStores, StoreFinder
 
 if TYPE_CHECKING:
     from PIL import Image
 
-N_WITNESSES = 3  # images that are fetched again to see whether the store delivers any
 
 Watch = Callable[[int, int], None]  # (images done, images in all); raises to stop
 
@@ -169,10 +168,6 @@ class _Fetch:
         self._keep(target, data)
         return None
 
-    def is_delivered(self, each: Located) -> bool:
-        """Return True if the store delivers this image now."""
-        return is_delivered(self.stores(each.uri, each.root), each.uri, etag=None)
-
     @staticmethod
     def _keep(target: Path, data: bytes) -> None:
         part = target.with_name(f"{target.name}.part")
@@ -201,7 +196,7 @@ def _settled(
     """Leave out what the store refuses once more while it delivers others. Raises Retryable."""
     refused = [each for each in results if isinstance(each, ObjectRefused)]
     present = [image for image, each in zip(images, results, strict=True) if each is None]
-    if refused and not any(map(fetch.is_delivered, present[:N_WITNESSES])):
+    if refused and not any_delivered((fetch.stores(each.uri, each.root), each.uri, None) for each in present):
         raise refused[0]
     again = (
         fetch(image) if isinstance(each, ObjectRefused) else each for image, each in zip(images, results, strict=True)

@@ -12,10 +12,10 @@ from models.adapters.canary import TOLERANCE
 from models.types import Question, Reading
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import UNREAD, FrameResult
+from scanfleet.stats.drift import MASS_FLOOR
 
 # Quantising moves margins, so a calibrator fitted at full precision does not hold for a quantised scorer.
 CALIBRATED_PRECISIONS = ("fp32", "bf16")
-MASS_FLOOR = 0.9  # below it the labels are improbable answers: prompt or adapter is suspect
 TOP_LABEL_FLOOR = 0.5  # of a check without flags
 ROUNDING = 1e-6  # of a share of positives that was stored and read
 
