@@ -63,6 +63,10 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "tests/unit/storage/test_objects.py",
             "tests/integration/storage/test_objects_s3.py",
+            "tests/unit/storage/test_adapter_files.py",
+            "tests/unit/models/adapters/test_seal.py",
+            "tests/integration/storage/test_s3_refusals.py",
+            f"{BATCH}/test_refused_objects.py",
             "tests/integration/storage/test_slow_stores.py",
         ),
     ),

@@ -7,10 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from scanfleet.config.settings import load_settings
-from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.engine import connect, now, reading, transaction
 from scanfleet.db.scans import batches, crash_isolation, retries, scans
 from scanfleet.db.scans.batches import Claim, LeaseState
-from scanfleet.db.tables import Batch, Failure, Image, Scan
+from scanfleet.db.tables import Batch, Failure, Image, Scan, Worker
 from scanfleet.errors import LeaseLost
 from tests.helpers.migrated import upgrade
 from tests.ledger_machine.invariants import violations
@@ -68,6 +68,20 @@ def test_three_hundred_late_writers_of_three_hundred_are_refused(engine: sa.Engi
             ledger.write(held)
     assert read(engine) == done
     assert (refused, ledger.row(Batch, batch).n_verdicts) == (N_LATE, 2)
+
+
+def test_the_batches_of_a_process_that_ended_are_free_before_their_leases_end(engine: sa.Engine) -> None:
+    ledger = Small(engine, n_images=4, batch_images=2)
+    ended, other = ledger.must_claim(worker="h-1-a"), ledger.must_claim(worker="h-2-b")
+    with transaction(engine) as connection:
+        common = {"host": "h", "queue": "q", "device": "cpu", "started_at": now(connection), "beat_at": now(connection)}
+        for number, name in ((1, "h-1-a"), (2, "h-2-b")):
+            connection.execute(sa.insert(Worker).values(id=name, pid=number, **common))
+    with transaction(engine) as connection:
+        assert crash_isolation.expire_leases(connection).n == 0
+        assert crash_isolation.expire_worker(connection, host="h", pid=1).n == 1
+    assert ledger.row(Batch, ended.batch_id).state == "ready"
+    assert ledger.row(Batch, other.batch_id).state == "leased"
 
 
 def _in(engine: sa.Engine, call: Callable[[sa.Connection], None]) -> None:

@@ -20,7 +20,7 @@ from scanfleet.db.results.rescan_changes import iter_flips
 from scanfleet.db.results.results import ResultFilter, count_answers, iter_results
 from scanfleet.db.scans import batches, retries, scans
 from scanfleet.db.scans.batches import Claim, NewImage
-from scanfleet.db.tables import Batch, Image, Verdict
+from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.db.training import champions
 from scanfleet.errors import LeaseLost, RequestError
 from tests.ledger_machine.races import run_together, shuffled
@@ -103,6 +103,23 @@ def test_only_what_can_change_is_taken_and_its_answer_is_renewed(held: Archive) 
         "current": len(taken),
         "seed": 0,
     }
+
+
+def test_a_rescan_reads_the_version_that_was_read_and_knows_the_folders(held: Archive) -> None:
+    held.promote("one")
+    root = held.scan(4, spread)
+    with transaction(held.engine) as connection:
+        of_root = Image.scan_id == root
+        connection.execute(sa.update(Image).where(of_root).values(etag=None, seen_etag=sa.cast(Image.id, sa.Text)))
+        connection.execute(sa.update(Scan).where(Scan.id == root).values(roots={"/archive": "2a"}))
+    held.promote("two")
+    rescan = held.rescan(root, everything=True)
+    before = held.images(root)
+    assert {name: image.etag for name, image in held.images(rescan).items()} == {
+        name: str(image.id) for name, image in before.items()
+    }
+    with reading(held.engine) as connection:
+        assert connection.execute(sa.select(Scan.roots).where(Scan.id == rescan)).scalar_one() == {"/archive": "2a"}
 
 
 def test_where_the_second_look_is_at_stake_the_answer_can_change(

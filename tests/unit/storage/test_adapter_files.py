@@ -193,6 +193,13 @@ def test_an_invalid_adapter_is_neither_pulled_nor_pushed(
         push(adapter, str(tmp_path), settings)
 
 
+def test_names_that_lead_out_of_an_adapter_are_refused() -> None:
+    for name in ("/etc/passwd", "a/../../b", "a//b", "a\0b"):
+        store = MemoryStore({f"mem://adapter/{name}": b"x"})
+        with pytest.raises(BadSource, match="leads out"):
+            adapter_files._listed(store, "mem://adapter/")
+
+
 def test_pull_does_not_write_over_anything(tmp_path: Path, settings: Settings) -> None:
     adapter = made(tmp_path / "made")
     (tmp_path / "mine").mkdir()

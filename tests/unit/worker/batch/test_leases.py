@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, crash_isolation, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Image
+from scanfleet.errors import ImageError
 from tests.rigs.ledger_rig import flagged, scorer_spec
 from tests.rigs.worker_rig import Rig, add_scan, rig
 from worker.batch.commit import BatchWriter
@@ -164,10 +165,11 @@ def test_what_was_written_is_counted_once_by_the_worker(worker: Rig, leases: Lea
     totals = Totals(Occupancy(), n_threads=1)
     writer = BatchWriter(worker.engine, worker.stop, totals)
     lease = hold(worker, leases)
-    assert writer.hand_back(lease, outcome(worker, lease, n_known=1), reason="test")
+    failed = {lease.claim.images[1].id: ImageError(stage="fetch", reason="gone", detail="")}
+    assert writer.hand_back(lease, replace(outcome(worker, lease, n_known=1), failures=failed), reason="test")
     assert not writer.write(lease, outcome(worker, lease, n_known=2))
     n_images, sums = totals.read()
-    assert (n_images, sums["write"]) == (1, 0.0)
+    assert (n_images, sums["write"]) == (2, 0.0)
 
 
 def test_a_lost_lease_ends_the_batch_and_only_that(worker: Rig, leases: Leases) -> None:
