@@ -17,6 +17,7 @@ MODULES = {
     "crops": "bench.crops",
     "frames": "bench.frames",
     "gate": "bench.gate",
+    "questions": "bench.questions",
     "certificates": "bench.certificates",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,7 @@ def scorer(
     if question.steps:
         raise ModelInvalid(f"question {question.name!r} has steps: use models.scoring.sequential")
     digest = None if adapter is None else base.load_adapter(adapter, question)
-    if adapter is not None:
-        question = read_card(adapter).asked(question)
+    question = _ordered(base, question) if adapter is None else read_card(adapter).asked(question)
     identity = ModelIdentity(
         base_model=base.checkpoint.name,
         revision=base.checkpoint.revision,
@@ -57,6 +57,10 @@ def scorer(
     if policy is not None:
         made.record_layers = policy.recorded
     return made
+
+
+def _ordered(base: BaseModel, question: Question) -> Question:
+    return question if question.order else replace(question, order=base.order)
 
 
 def crop_reader(
@@ -96,7 +100,9 @@ def finder(base: BaseModel, question: Question, adapter: Path | None = None) -> 
         ModelInvalid: The model's family was not taught boxes, or the adapter does not fit.
         ModelUnavailable: The adapter's folder cannot be read now.
     """
+    from models.adapters.card import read_card
     from models.scoring.boxes import GeneratingFinder
 
     digest = None if adapter is None else base.load_adapter(adapter, question)
+    question = _ordered(base, question) if adapter is None else read_card(adapter).asked(question)
     return GeneratingFinder(base=base, question=question, adapter_sha256=digest)

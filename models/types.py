@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 NEXT = "next"  # in place of a label: the answer leads to the next step
+Order = Literal["image-first", "instruction-first"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class Question:
         min_pixels: Fewest pixels of one image after resizing; None: as the checkpoint's own image processor, or as the
             adapter was trained with.
         steps: Two or more steps; an answer of the last one leads to a label. Empty: one prompt.
+        order: What the model reads first. None: as the adapter was trained or, without one, as the base was.
 
     Raises:
         ValueError: The labels, flags and steps contradict each other.
@@ -60,6 +62,7 @@ class Question:
     max_pixels: int = 448 * 448
     min_pixels: int | None = None
     steps: tuple[Step, ...] = ()
+    order: Order | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
@@ -72,6 +75,11 @@ class Question:
         ends = {to for step in self.steps for _, to in step.answers} - {NEXT}
         if self.steps and ends != set(self.labels):
             raise ValueError(f"question {self.name!r}: its steps must lead to all of its labels and nothing else")
+
+    @property
+    def image_first(self) -> bool:
+        """Whether the image stands before the instruction; where nothing is said, it does not."""
+        return self.order == "image-first"
 
     def as_read(self) -> Question:
         """Return the question without its name, and with every line of its menu: equal ones read alike to the model.

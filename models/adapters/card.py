@@ -79,14 +79,21 @@ class AdapterCard(Frozen):
     recipe: Mapping[str, Any] = Field(default_factory=dict)
     canary: Canary | None = None
 
+    @property
+    def learnt(self) -> Question:
+        """The question with its order. Cards without one are from before there was a choice: instruction first."""
+        return replace(self.question, order=self.question.order or "instruction-first")
+
     def answers(self, question: Question) -> bool:
         """Return whether the model reads what the adapter learnt: this prompt, menu and labels, at any pixel budget."""
-        learnt = replace(self.question, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
-        return learnt.as_read() == question.as_read()
+        learnt = replace(self.learnt, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+        return learnt.as_read() == replace(question, order=question.order or learnt.order).as_read()
 
     def asked(self, question: Question) -> Question:
-        """Return the question as the adapter is asked it: with the adapter's `min_pixels` if it leaves that open."""
-        return question if question.min_pixels is not None else replace(question, min_pixels=self.question.min_pixels)
+        """Return the question as the adapter is asked it: with its `min_pixels` and order where they are left open."""
+        learnt = self.learnt
+        least = learnt.min_pixels if question.min_pixels is None else question.min_pixels
+        return replace(question, min_pixels=least, order=question.order or learnt.order)
 
     @field_serializer("question")
     def _question(self, question: Question) -> dict[str, Any]:
@@ -100,6 +107,7 @@ class AdapterCard(Frozen):
             "max_pixels": question.max_pixels,
             "min_pixels": question.min_pixels,
             **({"steps": steps} if steps else {}),
+            **({"order": question.order} if question.order else {}),
         }
 
 

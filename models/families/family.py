@@ -94,6 +94,7 @@ class ImageReader(ABC):
 
     image_token: str  # the placeholder in the chat template
     several = False  # whether the model reads several images in one turn
+    blind_to_questions = True  # False: what the vision parts return depends on the question
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         self.folder = folder
@@ -225,6 +226,7 @@ class Family:
         model_type: as in the checkpoint's config.json.
         reader: the class that reads its images.
         vision: name prefixes of the vision tower and its projector; never quantised, frozen by default.
+        tower: the modules among them that see pixels alone; empty: all.
         language_linear: regex (full match) of the language model's linear layers. A list of suffixes would not do:
             vision towers have layers of the same names.
         boxes: the unit of generated coordinates, thousandths of the image or pixels of the resized image; None: the
@@ -237,6 +239,7 @@ class Family:
     model_type: str
     reader: type[ImageReader]
     vision: tuple[str, ...]
+    tower: tuple[str, ...] = ()
     language_linear: str
     boxes: Literal["thousandths", "resized_pixels"] | None = None
     complete: Callable[[Any, Path], None] | None = None

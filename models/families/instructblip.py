@@ -38,6 +38,7 @@ class InstructBlipReader(ImageReader):
     """
 
     image_token = "<image>"  # noqa: S105 - a placeholder, not a secret
+    blind_to_questions = False  # the Q-Former reads the instruction
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         super().__init__(folder, tokenizer)

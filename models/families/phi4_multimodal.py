@@ -243,6 +243,7 @@ FAMILY = Family(
     model_type="phi4_multimodal",
     reader=PhiReader,
     vision=("model.embed_tokens_extend",),
+    tower=("model.embed_tokens_extend.image_embed.img_processor",),  # the rest embeds the text, too
     language_linear=r"model\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\.(gate_up|down)_proj)",
     complete=complete,
 )

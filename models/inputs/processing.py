@@ -72,8 +72,17 @@ class VisionProcessor:
         Raises:
             ModelInvalid: The template writes no image, or runs for too long.
         """
-        turn = render_turn(self.tokenizer, "?", image_token=self.reader.image_token, chat_template=self.chat_template)
-        return OPENS_A_THOUGHT.search(turn.text) is not None
+        return OPENS_A_THOUGHT.search(self.turn("?", image_first=True).text) is not None
+
+    def turn(self, text: str, *, image_first: bool) -> Turn:
+        """Render one user turn of text and an image. Raises ModelInvalid as `models.inputs.prompts.render_turn`."""
+        return render_turn(
+            self.tokenizer,
+            text,
+            image_first=image_first,
+            image_token=self.reader.image_token,
+            chat_template=self.chat_template,
+        )
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Resize one image on the host; thread-safe.

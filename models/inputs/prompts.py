@@ -1,9 +1,12 @@
 """From a question to the tokens around the image, and the tokens that answer it.
 
 One prefill scores an image: the label tokens are read at the position right after the generation prompt. Labels
-therefore get letter codes, each of them one token at exactly that position. The instruction stands *before* the image,
-so that its keys and values are the same for every image of a check. The score itself is the published form of
+therefore get letter codes, each of them one token at exactly that position. The score itself is the published form of
 Qwen3-VL-Reranker: the last hidden state times the label rows of the head.
+
+Image first, the keys and values of an image are the same for every question; instruction first, those of the
+instruction are the same for every image. Qwen's maintainers say that most of their training data has the image first
+(QwenLM/Qwen3-VL#1053), and LLaVA and InstructBLIP know nothing else.
 
 Knows tokenizers and chat templates, but no tensors.
 """
@@ -113,15 +116,16 @@ def make_prompt(
         ModelInvalid: The tokenizer has too few single-token codes or no usable chat template.
     """
     # The codes depend on the generation prompt alone, not on the menu: probe without one.
-    probe = render_turn(tokenizer, question.prompt, image_token=image_token, chat_template=chat_template)
+    render = partial(
+        render_turn, tokenizer, image_first=question.image_first, image_token=image_token, chat_template=chat_template
+    )
+    probe = render(question.prompt)
     spellings = _choose_codes(tokenizer, probe, len(question.labels), image_token=image_token)
     codes = tuple(
         LabelCode(label=label, code=code, token_ids=ids)
         for label, (code, ids) in zip(question.labels, spellings, strict=True)
     )
-    text = instruction(question, codes)
-    turn = render_turn(tokenizer, text, image_token=image_token, chat_template=chat_template)
-    return Prompt(turn=turn, codes=codes)
+    return Prompt(turn=render(instruction(question, codes)), codes=codes)
 
 
 def instruction(question: Question, codes: Sequence[LabelCode]) -> str:
@@ -130,23 +134,27 @@ def instruction(question: Question, codes: Sequence[LabelCode]) -> str:
     return "\n".join([question.prompt, *menu, "Answer with the letter."])
 
 
-def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_template: str | None = None) -> Turn:
-    """Render one user turn (text, then an image) with the generation prompt, and split it at the image.
+def render_turn(
+    tokenizer: Tokenizer, text: str, *, image_first: bool, image_token: str, chat_template: str | None = None
+) -> Turn:
+    """Render one user turn of text and an image with the generation prompt, and split it at the image.
 
-    The template decides where the image goes: most leave it behind the text, some put it first. The placeholder is a
-    special token, so the text on either side tokenises independently of it. Rendering two images gives the tokens
-    between them.
+    Some templates put the image first whatever the order. The placeholder is a special token, so the text on either
+    side tokenises independently of it. Rendering two images gives the tokens between them.
 
     Args:
         tokenizer: The checkpoint's tokenizer.
         text: Text of the turn.
+        image_first: Whether the image stands before the text.
         image_token: Text of the image placeholder.
         chat_template: Template to use; None: the tokenizer's own.
 
     Raises:
         ModelInvalid: The tokenizer does not know the placeholder, or the template does not write it exactly once.
     """
-    rendered = _rendered(tokenizer, text, n_images=1, chat_template=chat_template)
+    images, words = ({"type": "image"},), ({"type": "text", "text": text},)
+    content = [*images, *words] if image_first else [*words, *images]
+    rendered = _rendered(tokenizer, content, chat_template)
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     if image_id is None or image_id == tokenizer.unk_token_id:
         raise ModelInvalid(f"the tokenizer has no {image_token} token; use the checkpoint's own tokenizer")
@@ -159,7 +167,7 @@ def render_turn(tokenizer: Tokenizer, text: str, *, image_token: str, chat_templ
     at = ids.index(image_id)
     turn = Turn(text=rendered, before=tuple(ids[:at]), after=tuple(ids[at + 1 :]))
     try:
-        pair = _rendered(tokenizer, text, n_images=2, chat_template=chat_template)
+        pair = _rendered(tokenizer, [*images, *content] if image_first else [*content, *images], chat_template)
     except TemplateError:  # templates raise it for input that they were not written for
         return turn
     return replace(turn, between=_between(turn, _encode(tokenizer, pair, image_token), image_id))
@@ -190,8 +198,7 @@ def _bounded(seconds: float) -> Iterator[None]:
         sys.settrace(before)
 
 
-def _rendered(tokenizer: Tokenizer, text: str, *, n_images: int, chat_template: str | None) -> str:
-    content = [{"type": "text", "text": text}, *({"type": "image"} for _ in range(n_images))]
+def _rendered(tokenizer: Tokenizer, content: list[dict[str, str]], chat_template: str | None) -> str:
     with _bounded(TEMPLATE_SECONDS):
         rendered: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],

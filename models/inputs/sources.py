@@ -61,6 +61,13 @@ def locate(model: str, *, revision: str | None = None) -> Checkpoint:
     return _download(model, revision)
 
 
+def is_pocket(checkpoint: Checkpoint) -> bool:
+    """Return whether these are the files of the built-in model, under whatever name."""
+    from models import pocket
+
+    return checkpoint.revision == folder_revision(pocket.folder())
+
+
 def _local(name: str, folder: Path, revision: str | None) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise ModelInvalid(f"{folder} holds no model, because config.json is missing")

@@ -19,12 +19,12 @@ from models.adapters.card import read_adapter
 from models.errors import ModelInvalid, one_line, unreadable
 from models.families import Family, family_of
 from models.inputs.processing import VisionProcessor, load_processor
-from models.inputs.sources import Checkpoint, locate
+from models.inputs.sources import Checkpoint, is_pocket, locate
 from models.network.load import Precision, load_network
 from models.network.lock import SharedLock
-from models.network.lora import Place, load_lora, put_in, take_out
+from models.network.lora import Place, changes, load_lora, put_in, take_out
 from models.network.merging import Merger, bypass, reason_not_merged
-from models.types import Question
+from models.types import Order, Question
 
 __all__ = ["BaseModel", "Precision", "load_base"]
 
@@ -56,12 +56,21 @@ class BaseModel:
         self._settled = True  # False: a switch failed, so the active adapter is unknown
         self.loaded: dict[str, list[Place]] = {}  # adapter -> where its modules go
         self.heads: dict[str, bytes] = {}  # of loaded adapters that have one
+        self.with_own_tower: set[str] = set()  # loaded adapters that change the vision tower or its projector
         self._merger = Merger()
 
     @property
     def n_features(self) -> int:
         """The width of the last hidden state."""
         return int(self.network.get_output_embeddings().weight.shape[-1])
+
+    @property
+    def order(self) -> Order:
+        """What the base learnt to read first.
+
+        Vendors train with the image first (QwenLM/Qwen3-VL#1053); the built-in model learnt the other order.
+        """
+        return "instruction-first" if is_pocket(self.checkpoint) else "image-first"
 
     @contextmanager
     def using(self, adapter_sha256: str | None) -> Iterator[Any]:
@@ -98,6 +107,7 @@ class BaseModel:
                 if not self.loaded:
                     self._merger.forget()
             self.heads.pop(adapter_sha256, None)
+            self.with_own_tower.discard(adapter_sha256)
 
     def _switch(self, adapter_sha256: str | None) -> None:
         self._settled = False
@@ -129,6 +139,8 @@ class BaseModel:
                 try:
                     load_lora(self.network, adapter, name=digest)
                     self._note_form(digest)
+                    if changes(self.network, self.family.vision):
+                        self.with_own_tower.add(digest)
                 finally:
                     places = take_out(self.network)
                 self.loaded[digest] = places

@@ -16,6 +16,7 @@ from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 from models.families import Family
 from models.network.attention import use_hooked_attention
 from models.network.cpu import fast_gelu
+from models.network.tower import keep_outputs
 
 Precision = Literal["fp32", "bf16", "nf4", "int8"]
 
@@ -75,6 +76,7 @@ def load_network(folder: Path, family: Family, precision: Precision, device: str
     if family.optimise is not None:
         family.optimise(network)
     use_hooked_attention(network, family)
+    keep_outputs(network, family)
     if network.device.type == "cpu":
         fast_gelu(network)
     return network.eval()

@@ -152,6 +152,12 @@ def take_out(network: Any) -> list[Place]:
     return places
 
 
+def changes(network: Any, parts: tuple[str, ...]) -> bool:
+    """Return whether the adapter in a network changes anything below modules of these names, or these themselves."""
+    adapted = (name for name, module in network.named_modules() if isinstance(module, LoraLayer | ModulesToSaveWrapper))
+    return any(f"{name}.".startswith(f"{part}.") for name in adapted for part in parts)
+
+
 def put_in(places: list[Place]) -> None:
     """Put an adapter's modules back into its network, where no other adapter may have any."""
     for place in places:

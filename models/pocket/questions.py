@@ -1,4 +1,7 @@
-"""The three checks' questions, repeated because models/ must not import scanfleet/. A unit test compares both."""
+"""The three checks' questions, repeated because models/ must not import scanfleet/. A unit test compares both.
+
+The built-in model and the shipped adapters learnt them with the instruction before the image.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ OVERLAY = Question(
     flags=frozenset({"overlay"}),
     descriptions={"overlay": "text added on top", "natural": "text in the scene only", "none": "no text"},
     min_pixels=64 * 64,
+    order="instruction-first",
 )
 BAGGAGE = Question(
     name="baggage",
@@ -21,6 +25,7 @@ BAGGAGE = Question(
         "knife": "knife", "gun": "gun", "scissors": "scissors", "bottle": "bottle", "none": "no threat",
     },
     min_pixels=64 * 64,
+    order="instruction-first",
 )  # fmt: skip
 RAZOR = Question(
     name="razor",
@@ -30,6 +35,7 @@ RAZOR = Question(
     descriptions={"blade": "razor blade", "none": "no razor blade"},
     max_pixels=320 * 320,
     min_pixels=64 * 64,
+    order="instruction-first",
 )
 SMALL = {"razor": RAZOR}  # about one small part; tools/pocket/small.py trains them
 QUESTIONS = {"overlay": OVERLAY, "baggage": BAGGAGE, **SMALL}

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.families import PreparedImage
-from models.inputs.prompts import Turn, render_turn
+from models.inputs.prompts import Turn
 from models.network.attention import attention_modules
 from models.relevance.grad_att import attention_gradient
 from models.relevance.grid import extend_to_image
@@ -63,7 +63,7 @@ class Mapper:
         self._reader = base.processor.reader
         self._method, self._reference, self._layers = method, reference, layers
         self._task = PromptRunner(base=base, scorer=scorer, turn=scorer.prompt.turn)
-        self._generic = PromptRunner(base=base, scorer=scorer, turn=_generic_turn(base))
+        self._generic = PromptRunner(base=base, scorer=scorer, turn=_generic_turn(base, scorer))
         self._blanks = Blanks()
         self._reader.cells(scorer.prepare(Image.new("RGB", (64, 64))))
         if method == "pure-grad":
@@ -210,9 +210,6 @@ def _mean_colour(pixels: torch.Tensor, mean: Sequence[float]) -> torch.Tensor:
     return (colour if pixels.shape[-1] == 3 else colour[:, None, None]).expand(pixels.shape).contiguous()
 
 
-def _generic_turn(base: BaseModel) -> Turn:
+def _generic_turn(base: BaseModel, scorer: PrefillScorer) -> Turn:
     """Render a turn with a generic instruction, which also ends where the answer would begin."""
-    processor = base.processor
-    return render_turn(
-        processor.tokenizer, GENERIC, image_token=processor.reader.image_token, chat_template=processor.chat_template
-    )
+    return base.processor.turn(GENERIC, image_first=scorer.question.image_first)

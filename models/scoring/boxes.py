@@ -19,7 +19,6 @@ import torch
 from models.errors import ModelInvalid
 from models.families import PreparedImage
 from models.inputs.processing import Rows
-from models.inputs.prompts import render_turn
 from models.network.prefix import Prefix
 from models.scoring.box_format import Canvas, parse_boxes
 from models.types import FoundBoxes, Question
@@ -102,13 +101,7 @@ class GeneratingFinder:
         self._labels = [label for label in question.labels if label in question.flags]
         self._adapter_sha256 = adapter_sha256
         self._most = max_new_tokens
-        processor = base.processor
-        self._turn = render_turn(
-            processor.tokenizer,
-            boxes_instruction(question),
-            image_token=processor.reader.image_token,
-            chat_template=processor.chat_template,
-        )
+        self._turn = base.processor.turn(boxes_instruction(question), image_first=question.image_first)
         self._stops = _stops(base)
         self._prefix: Prefix | None = None
 

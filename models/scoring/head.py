@@ -74,29 +74,17 @@ class HeadScorer(PrefillScorer):
         """weight `[labels, hidden]` and bias `[labels]` of the head, both fp32."""
         return self._classes.weight, self._classes.bias
 
-    @torch.inference_mode()
-    def score(self, prepared: Sequence[Row]) -> list[Reading]:
-        """Run one forward over all given rows.
-
-        Returns:
-            One reading per row, in their order; none for no rows.
-
-        Raises:
-            ModelInvalid: The adapter was released from memory.
-        """
-        if not prepared:
-            return []
-        hidden, attention = self.forward(prepared)
-        logits = self._classes.logits(hidden).tolist()
+    def readings(self, hidden: torch.Tensor, prepared: Sequence[Row]) -> list[Reading]:
+        """Return the readings of rows whose hidden states at the answer position are `hidden`, `[batch, hidden]`."""
+        question = self.question
         return [
             Reading(
-                margin=margin_of(row, self.question.labels, self.question.flags),
+                margin=margin_of(row, question.labels, question.flags),
                 logits=tuple(row),
                 mass=1.0,
                 visual_tokens=image.visual_tokens,
-                attention=seen,
             )
-            for row, image, seen in zip(logits, prepared, attention, strict=True)
+            for row, image in zip(self._classes.logits(hidden).tolist(), prepared, strict=True)
         ]
 
 

@@ -13,6 +13,7 @@ vocabulary is read once per image, in slices, for the label mass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,12 +99,18 @@ class PrefillScorer:
         if not prepared:
             return []
         hidden, attention = self.forward(prepared)
-        logits, margins, mass = self._head(hidden)
         return [
-            Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens, attention=seen)
-            for margin, row, share, image, seen in zip(
-                margins.tolist(), logits.tolist(), mass.tolist(), prepared, attention, strict=True
-            )
+            reading if seen is None else replace(reading, attention=seen)
+            for reading, seen in zip(self.readings(hidden, prepared), attention, strict=True)
+        ]
+
+    def readings(self, hidden: torch.Tensor, prepared: Sequence[Row]) -> list[Reading]:
+        """Return the readings of rows whose hidden states at the answer position are `hidden`, `[batch, hidden]`."""
+        logits, margins, mass = self._head(hidden)
+        read = zip(margins.tolist(), logits.tolist(), mass.tolist(), prepared, strict=True)
+        return [
+            Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens)
+            for margin, row, share, image in read
         ]
 
     @property
@@ -137,7 +144,7 @@ class PrefillScorer:
         """
         base = self._base
         with base.using(self._identity.adapter_sha256) as network:
-            prefix = self._read_instruction()
+            prefix = self.read_instruction()
             rows = base.processor.rows(self.prompt.turn, prepared, device=base.device, dtype=network.dtype)
             width = rows.inputs["input_ids"].shape[1]
             bias = emphasis_bias(rows.emphasis, rows.after, dtype=network.dtype)
@@ -146,8 +153,11 @@ class PrefillScorer:
                 hidden = base.processor.reader.hidden(network, inputs)
         return hidden[torch.arange(len(prepared), device=base.device), rows.last], attention
 
-    def _read_instruction(self) -> Prefix:
-        """Return the keys and values of the tokens before the image, the same for every image under this adapter."""
+    def read_instruction(self) -> Prefix:
+        """Return the keys and values of the tokens before the image, the same for every image under this adapter.
+
+        The adapter is active.
+        """
         if self._prefix is None:
             before = self.prompt.turn.before
             self._prefix = Prefix.of(self._base.network.base_model, before)

@@ -26,7 +26,6 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from models.families import FAMILIES
 from models.inputs.processing import VisionProcessor, load_processor
-from models.inputs.prompts import render_turn
 from models.network.lora import adapter_state
 from models.pocket.questions import RAZOR
 from tools.pocket.adapt import NAME, prepare
@@ -242,9 +241,7 @@ class Fit:
 
 def _generic(processor: VisionProcessor) -> tuple[int, ...]:
     """The text before an image that asks for a general description: the reference of `models.relevance`."""
-    image_token = processor.reader.image_token
-    template = processor.chat_template
-    return render_turn(processor.tokenizer, GENERIC, image_token=image_token, chat_template=template).before
+    return processor.turn(GENERIC, image_first=False).before
 
 
 def _told(notes: list[dict[str, float]]) -> str:

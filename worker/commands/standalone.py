@@ -92,7 +92,7 @@ def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
 def _require_canary(model: Model, chosen: _Chosen) -> None:
     if chosen.card.canary is None:
         return
-    made, alone = (model.scorer(chosen.card.question, adapter) for adapter in (chosen.folder, None))
+    made, alone = (model.scorer(chosen.card.learnt, adapter) for adapter in (chosen.folder, None))
     problem = try_canary(chosen.card.canary, chosen.folder, adapter=made, base=alone).problem()
     if problem is not None:
         raise ModelInvalid(f"adapter {chosen.folder.name}: {problem}")

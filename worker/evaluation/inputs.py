@@ -108,12 +108,12 @@ class Inputs:
         """learnt_from: key -> cluster of the images that its training used."""
         canary, problem = adapter.card.canary, None
         if canary is not None:
-            base = self.base(adapter.card.question)
+            base = self.base(adapter.card.learnt)
             problem = try_canary(canary, adapter.folder, adapter=adapter.scorer, base=base).problem()
         return Facts(
             canary_problem=problem,
             canary_asked=canary is not None,
-            same_question=adapter.card.question.as_read() == adapter.card.asked(self.question).as_read(),
+            same_question=adapter.card.learnt.as_read() == adapter.card.asked(self.question).as_read(),
             same_base=adapter.card.base_revision == self.revision,
             train_keys=frozenset(learnt_from),
             train_clusters=frozenset(learnt_from.values()),

@@ -167,7 +167,7 @@ class ScorerMaker:
         card = read_card(folder)
         if card.canary is None:
             return None
-        made, alone = (self._model.scorer(card.question, adapter) for adapter in (folder, None))
+        made, alone = (self._model.scorer(card.learnt, adapter) for adapter in (folder, None))
         found = try_canary(card.canary, folder, adapter=made, base=alone)
         problem = found.problem()
         if problem is not None:
@@ -235,7 +235,7 @@ def _require_unaltered(adapter: AdapterInfo, check: Check, folder: Path) -> None
 
 def matches(card: AdapterCard, question: Question) -> bool:
     """Return whether an adapter was made for exactly what the model reads. For steps none is: the base answers them."""
-    return card.question.as_read() == card.asked(question).as_read() and not question.steps
+    return card.learnt.as_read() == card.asked(question).as_read() and not question.steps
 
 
 def knows(card: AdapterCard, question: Question) -> bool:

@@ -91,13 +91,13 @@ def _train(
 
 
 def _stamped(context: Context, start: Path | None) -> Question:
-    """The question with the lower bound of pixels that the adapter learns under, and keeps."""
+    """The question with the lower bound of pixels and the order that the adapter learns under, and keeps."""
     question = context.question
     if start is not None:
         question = read_card(start).asked(question)
     if question.min_pixels is None:
         question = replace(question, min_pixels=context.base.processor.reader.min_pixels)
-    return question
+    return replace(question, order=question.order or context.base.order)
 
 
 def _recipes(context: Context) -> tuple[Sequence[Recipe], Path | None]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
-from models.inputs.prompts import Turn, render_turn
+from models.inputs.prompts import Turn
 from models.network.base import BaseModel, load_base
 from models.scoring.boxes import boxes_instruction
 from models.types import Question
@@ -65,12 +65,7 @@ def _lessons(base: BaseModel) -> tuple[dict[str, Any], torch.Tensor]:
     """Two rows a picture, right-padded, and the tokens to be learnt."""
     processor = base.processor
     score = processor.prompt(QUESTION)
-    where = render_turn(
-        processor.tokenizer,
-        boxes_instruction(QUESTION),
-        image_token=processor.reader.image_token,
-        chat_template=processor.chat_template,
-    )
+    where = processor.turn(boxes_instruction(QUESTION), image_first=QUESTION.image_first)
     rows, pixels = [], []
     for name, (_, _, label, text) in TAUGHT.items():
         for turn, answer in ((score.turn, [score.answer_ids[label]]), (where, processor.tokenizer.encode(text))):

@@ -18,6 +18,7 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -61,6 +62,7 @@ def widen(network: Any, *, seed: int = 0) -> None:
 @torch.inference_mode()
 def reference(tiny: Tiny, base: BaseModel, question: Question, image: Image.Image) -> Reading:
     """The whole prompt in one plain forward, no cache, every logit; the rest in plain Python."""
+    question = replace(question, order=question.order or base.order)
     prompt = base.processor.prompt(question)
     inputs = tiny.reference_inputs(base, prompt.turn.text, image, question)
     cast_ = {name: _in_dtype(value, base.network.dtype) for name, value in inputs.items()}

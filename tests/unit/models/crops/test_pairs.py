@@ -30,6 +30,7 @@ QUESTION = Question(
     labels=("overlay", "natural", "none"),
     flags=frozenset({"overlay"}),
     max_pixels=200 * 200,
+    order="instruction-first",
 )
 AMPLE = replace(QUESTION, max_pixels=10**6)  # where the reference counts the tiles of both images together
 CPU = torch.device("cpu")
@@ -159,13 +160,17 @@ def test_a_family_that_takes_one_image_says_what_to_do(load: Load, name: str) ->
 )
 def test_a_template_that_words_two_images_otherwise_has_nothing_between_them(template: str) -> None:
     """Instruction and answer position of a pair must be those of the first pass."""
-    turn = render_turn(tiny_models.tokenizer(), "Is it?", image_token="<|image_pad|>", chat_template=template)
+    turn = render_turn(
+        tiny_models.tokenizer(), "Is it?", image_first=False, image_token="<|image_pad|>", chat_template=template
+    )
     assert turn.between is None
 
 
 def test_what_stands_between_two_images_is_read_from_the_template() -> None:
     made = tiny_models.tokenizer()
-    turn = render_turn(made, "Is it?", image_token="<|image_pad|>", chat_template=tiny_models.TEMPLATE)
+    turn = render_turn(
+        made, "Is it?", image_first=False, image_token="<|image_pad|>", chat_template=tiny_models.TEMPLATE
+    )
     assert turn.between == tuple(made.convert_tokens_to_ids(["<|vision_end|>", "<|vision_start|>"]))
 
 

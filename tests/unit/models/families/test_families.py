@@ -23,7 +23,7 @@ from models.families import FAMILIES
 from models.network.base import BaseModel, Precision, load_base
 from models.network.lora import add_lora, save_lora
 from models.scoring.prefill import PrefillScorer
-from models.types import Question
+from models.types import Order, Question
 from tests.unit.models import tiny_models
 from tests.unit.models.checkpoints import TINY, reference
 
@@ -69,15 +69,17 @@ def test_every_family_has_its_tiny_checkpoint() -> None:
     assert TINY.keys() == FAMILIES.keys()
 
 
+@pytest.mark.parametrize("order", get_args(Order))
 @pytest.mark.parametrize(("family", "precision"), CASES)
-def test_readings_equal_the_reference(load: Load, family: str, precision: Precision) -> None:
+def test_readings_equal_the_reference(load: Load, family: str, precision: Precision, order: Order) -> None:
     base = load(family, precision)
-    scorer = factory.scorer(base, QUESTION)
+    question = replace(QUESTION, order=order)
+    scorer = factory.scorer(base, question)
     tolerance = TOLERANCE[precision]
     for image in pictures():
         item = scorer.prepare(image)
         (found,) = scorer.score([item])
-        expected = reference(TINY[family], base, QUESTION, image)
+        expected = reference(TINY[family], base, question, image)
         assert found.margin == pytest.approx(expected.margin, abs=tolerance)
         assert found.logits == pytest.approx(expected.logits, abs=tolerance)
         assert found.mass == pytest.approx(expected.mass, rel=tolerance)

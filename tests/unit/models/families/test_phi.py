@@ -23,7 +23,14 @@ from tests.unit.models.checkpoints.phi4_multimodal import SIDE
 from tests.unit.models.tiny_models import picture
 
 PHI = TINY["phi4_multimodal"]
-QUESTION = Question(name="q", prompt="Is it red?", labels=("yes", "no"), flags=frozenset({"yes"}), max_pixels=40_000)
+QUESTION = Question(
+    name="q",
+    prompt="Is it red?",
+    labels=("yes", "no"),
+    flags=frozenset({"yes"}),
+    max_pixels=40_000,
+    order="instruction-first",
+)
 # PEFT reads a name that transformers 5.23 renamed.
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 FITTING = picture(2 * SIDE, SIDE, 1)  # fills its canvas: no patch is empty

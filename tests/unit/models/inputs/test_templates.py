@@ -37,11 +37,11 @@ def test_a_template_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(prompts, "TEMPLATE_SECONDS", 0.3)
     traced, start = sys.gettrace(), time.monotonic()
     with pytest.raises(ModelInvalid, match="template"):
-        render_turn(Templated(ENDLESS), "x", image_token="<image>")  # type: ignore[arg-type]
+        render_turn(Templated(ENDLESS), "x", image_first=False, image_token="<image>")  # type: ignore[arg-type]
     assert time.monotonic() - start < patient(10)
     assert sys.gettrace() is traced
 
 
 def test_another_is_rendered() -> None:
-    turn = render_turn(Templated("a<image>b"), "x", image_token="<image>")  # type: ignore[arg-type]
+    turn = render_turn(Templated("a<image>b"), "x", image_first=False, image_token="<image>")  # type: ignore[arg-type]
     assert (turn.before, turn.after) == ((2,), (2,))

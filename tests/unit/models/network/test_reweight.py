@@ -25,7 +25,14 @@ from models.types import Question
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.checkpoints import TINY
 
-QUESTION = Question(name="q", prompt="Is there text?", labels=("a", "b"), flags=frozenset({"a"}), max_pixels=200 * 200)
+QUESTION = Question(
+    name="q",
+    prompt="Is there text?",
+    labels=("a", "b"),
+    flags=frozenset({"a"}),
+    max_pixels=200 * 200,
+    order="instruction-first",
+)
 CORNER = Region(x0=0, y0=0, x1=150, y1=90)
 EVERY = tuple(range(2))  # layers of a tiny model
 IMAGE_FIRST = (

@@ -59,7 +59,7 @@ def test_the_questions_are_the_built_in_checks(check: str) -> None:
 def test_an_adapter_belongs_to_the_shipped_base_and_sits_where_the_recipe_says(check: str) -> None:
     adapter = read_adapter(pocket.adapter_folder(check))
     assert adapter.card.base_revision == folder_revision(pocket.folder())
-    assert adapter.card.question == QUESTIONS[check]
+    assert adapter.card.learnt == QUESTIONS[check]
     assert adapter.card.calibrator is not None
     names = [key for key in load(adapter.weights) if "lora_A" in key]
     part = load_recipe()["adapter"]

@@ -30,7 +30,12 @@ from tests.unit.models.eager_attention import attend, eager, visual
 from tests.unit.models.tiny_models import picture
 
 QUESTION = Question(
-    name="q", prompt="Is there text?", labels=("a", "b", "c"), flags=frozenset({"a"}), max_pixels=120 * 120
+    name="q",
+    prompt="Is there text?",
+    labels=("a", "b", "c"),
+    flags=frozenset({"a"}),
+    max_pixels=120 * 120,
+    order="instruction-first",
 )
 Load = Callable[..., BaseModel]
 

@@ -28,8 +28,16 @@ QUESTION = Question(
     labels=("overlay", "natural", "none"),
     flags=frozenset({"overlay"}),
     max_pixels=100 * 100,
+    order="instruction-first",
 )
-YES_NO = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}), max_pixels=100 * 100)
+YES_NO = Question(
+    name="q",
+    prompt="Is it?",
+    labels=("yes", "no"),
+    flags=frozenset({"yes"}),
+    max_pixels=100 * 100,
+    order="instruction-first",
+)
 LORA = LoraSettings(r=4, lora_alpha=8, target_modules=FAMILIES["qwen3_vl"].language_linear)
 N_FEATURES = 64
 

@@ -30,6 +30,7 @@ QUESTION = Question(
     descriptions={"none": "no text"},
     max_pixels=200 * 200,
     min_pixels=64 * 64,
+    order="instruction-first",
 )
 SIZES = ((100, 100), (300, 180), (64, 200), (90, 31))
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "nf4", "int8")
@@ -154,7 +155,7 @@ def test_a_hundred_and_two_classes_without_a_flag(bases: dict) -> None:
     base = bases["qwen2_5_vl", "fp32"]
     scorer = factory.scorer(base, question)
     (found,) = scorer.score([scorer.prepare(pictures()[0])])
-    expected = reference(base, question, pictures()[0])
+    expected = reference(base, scorer.question, pictures()[0])
     assert len(found.logits) == 102
     assert found.logits == pytest.approx(expected.logits, abs=1e-4)
     assert found.margin == pytest.approx(expected.margin, abs=1e-4)

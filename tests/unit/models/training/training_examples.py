@@ -14,6 +14,7 @@ QUESTION = Question(
     labels=("overlay", "natural", "none"),
     flags=frozenset({"overlay"}),
     max_pixels=100 * 100,
+    order="instruction-first",
 )
 
 

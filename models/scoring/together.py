@@ -1,0 +1,173 @@
+"""Several questions about the same images, each image read once.
+
+    image first         the keys and values of an image are computed once; each question is a row of its own tokens
+                        behind them, so k questions cost one pass over the images and k short rows
+    instruction first   the image's tokens see the instruction, so only the vision tower is shared
+
+The numbers are those of each question alone, but for rounding: the same tokens at the same positions see the same
+tokens. Questions under one adapter share a pass. An adapter that changes the tower has a tower of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from models.families import PreparedRow, Row, images_of
+from models.network.prefix import Prefix
+from models.network.tower import shared_tower
+from models.scoring.prefill import PrefillScorer
+from models.types import Reading
+
+if TYPE_CHECKING:
+    from models.network.base import BaseModel
+
+AT_ONCE = 32_768  # tokens of questions and the images before them in one forward
+
+
+class Together:
+    """Scores images against several questions of one base model and one pixel budget.
+
+    Args:
+        base: The loaded base model of all scorers.
+        scorers: One per question.
+
+    Raises:
+        ValueError: The questions differ in their pixel budgets, so that they need other images.
+    """
+
+    def __init__(self, *, base: BaseModel, scorers: Sequence[PrefillScorer]) -> None:
+        budgets = {(scorer.question.max_pixels, scorer.question.min_pixels) for scorer in scorers}
+        if len(budgets) > 1:
+            raise ValueError(f"the questions read images of {len(budgets)} sizes: ask those of one size together")
+        self._base = base
+        self._scorers = scorers
+        self._passes = _passes(base, scorers)
+
+    def score(self, prepared: Sequence[Row]) -> list[list[Reading]]:
+        """Read the images once and answer every question.
+
+        Args:
+            prepared: Images from `prepare` of any of the scorers.
+
+        Returns:
+            For each question, one reading per image in their order.
+
+        Raises:
+            ModelInvalid: An adapter was released from memory.
+        """
+        found: dict[int, list[Reading]] = {}
+        for tower in dict.fromkeys(each.tower for each in self._passes):
+            passes = [each for each in self._passes if each.tower == tower]
+            with shared_tower() if len(passes) > 1 else nullcontext(lambda: None) as begin_forward:
+                for each in passes:
+                    begin_forward()
+                    found |= self._run(each, prepared)
+        return [found[number] for number in range(len(self._scorers))]
+
+    def _run(self, one: _Pass, prepared: Sequence[Row]) -> dict[int, list[Reading]]:
+        if len(one.numbers) == 1 or any(isinstance(row, PreparedRow) for row in prepared):
+            return {number: self._scorers[number].score(prepared) for number in one.numbers}
+        scorers = [self._scorers[number] for number in one.numbers]
+        hidden = _behind_images(self._base, scorers, prepared)
+        return {
+            number: scorer.readings(found, prepared)
+            for number, scorer, found in zip(one.numbers, scorers, hidden, strict=True)
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """Questions that one pass over the images answers.
+
+    Attributes:
+        tower: What decides the tower's outputs; passes with the same can share them.
+        numbers: Places of the questions.
+    """
+
+    tower: Hashable
+    numbers: tuple[int, ...]
+
+
+def _passes(base: BaseModel, scorers: Sequence[PrefillScorer]) -> list[_Pass]:
+    alike: dict[Hashable, list[int]] = {}
+    for number, scorer in enumerate(scorers):
+        alike.setdefault(_pass_of(base, scorer, number), []).append(number)
+    return [_Pass(tower=_tower_of(base, scorers[several[0]]), numbers=tuple(several)) for several in alike.values()]
+
+
+def _pass_of(base: BaseModel, scorer: PrefillScorer, number: int) -> Hashable:
+    """Return the same for questions that share the keys and values of their images."""
+    shareable = base.processor.reader.blind_to_questions and scorer.question.image_first
+    if not shareable or scorer.record_layers is not None:
+        return number
+    return scorer.identity.adapter_sha256, scorer.prompt.turn.before
+
+
+def _tower_of(base: BaseModel, scorer: PrefillScorer) -> Hashable:
+    adapter = scorer.identity.adapter_sha256
+    if not base.processor.reader.blind_to_questions:
+        return scorer.prompt.sha256, adapter
+    return adapter if adapter in base.with_own_tower else None
+
+
+@torch.inference_mode()
+def _behind_images(base: BaseModel, scorers: Sequence[PrefillScorer], images: Sequence[Row]) -> list[torch.Tensor]:
+    """Return the hidden states at the answer positions, `[batch, hidden]` for each question."""
+    with base.using(scorers[0].identity.adapter_sha256) as network:
+        reader, instruction = base.processor.reader, scorers[0].read_instruction()
+        turn = replace(scorers[0].prompt.turn, after=())
+        rows = base.processor.rows(turn, images, device=base.device, dtype=network.dtype)
+        n_layers = int(reader.config.get_text_config(decoder=True).num_hidden_layers)
+        shown = instruction.with_images(lambda inputs: reader.hidden(network, inputs), rows.inputs, n_layers)
+        asked = [scorer.prompt.turn.after for scorer in scorers]
+        at_once = max(1, AT_ONCE // (len(images) * (shown.length + max(map(len, asked)))))
+        found: list[torch.Tensor] = []
+        for start in range(0, len(asked), at_once):
+            part = asked[start : start + at_once]
+            hidden = _ask(base, network, part, images, rows.after, shown)
+            found += [hidden[:, number, len(ids) - 1] for number, ids in enumerate(part)]
+    return found
+
+
+def _ask(
+    base: BaseModel,
+    network: Any,
+    asked: Sequence[Sequence[int]],
+    images: Sequence[Row],
+    n_tokens: torch.Tensor,
+    shown: Prefix,
+) -> torch.Tensor:
+    """Run a row for each image and question behind the images.
+
+    Args:
+        base: The loaded base model.
+        network: Its network, with the adapter.
+        asked: Token ids of each question, shorter ones padded on the right.
+        images: The images.
+        n_tokens: `[batch]`, the tokens of each image.
+        shown: The keys and values of the images, padded on the right.
+
+    Returns:
+        The last hidden states, `[batch, questions, tokens, hidden]`.
+    """
+    device, n, width = base.device, len(images), max(map(len, asked))
+    ids = torch.tensor([[*question, *[0] * (width - len(question))] for question in asked], device=device)
+    most = int(n_tokens.max())
+    places = base.processor.reader.positions(
+        before=shown.length - most, rows=[images_of(row) for row in images], between=0, width=most + width
+    ).to(device)
+    own = n_tokens[:, None] + torch.arange(width, device=device)  # [batch, tokens]: where the questions stand
+    places = places.gather(-1, own.expand(*places.shape[:-1], -1)).repeat_interleave(len(asked), -2)
+    seen = torch.ones(width, shown.length + width, dtype=torch.bool, device=device).tril(shown.length)[None, None]
+    if int(n_tokens.min()) < most:
+        column = torch.arange(shown.length + width, device=device)
+        padding = (column >= shown.length - most + n_tokens[:, None]) & (column < shown.length)
+        seen = (seen & ~padding[:, None, None]).repeat_interleave(len(asked), 0)
+    inputs = {"input_ids": ids.repeat(n, 1), "position_ids": places, "attention_mask": seen, "use_cache": False}
+    hidden = network.base_model(**inputs, **shown.repeated(len(asked)).cached()).last_hidden_state
+    return hidden.view(n, len(asked), width, -1)
