@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from models.network.base import BaseModel
     from models.scoring.boxes import GeneratingFinder
     from models.scoring.prefill import PrefillScorer
+    from models.scoring.together import Together
 
 
 def scorer(
@@ -57,6 +59,21 @@ def scorer(
     if policy is not None:
         made.record_layers = policy.recorded
     return made
+
+
+def together(base: BaseModel, scorers: Sequence[PrefillScorer]) -> Together:
+    """Return how to answer several questions in one pass over the images.
+
+    Args:
+        base: The loaded base model.
+        scorers: From `scorer`, on this base, with equal pixel budgets.
+
+    Raises:
+        ValueError: The questions read images of different sizes.
+    """
+    from models.scoring.together import Together
+
+    return Together(base=base, scorers=scorers)
 
 
 def _ordered(base: BaseModel, question: Question) -> Question:

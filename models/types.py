@@ -187,6 +187,14 @@ class Scorer(Protocol):
         ...
 
 
+class SeveralScorer(Protocol):
+    """Scores images against several questions in one pass; belongs to the device thread."""
+
+    def score(self, prepared: Sequence[Prepared]) -> list[list[Reading]]:
+        """Read the images once; for each question, one reading per image, equal to those of its own scorer."""
+        ...
+
+
 class Finder(Protocol):
     """Locates the flagging labels of a question in an image; belongs to the device thread."""
 

@@ -51,28 +51,31 @@ class ChatServer:
         self._key = key
         self._limit = "max_tokens"  # newer hosted models require another name and report it
 
-    def ask(self, text: str, image_url: str) -> Listing:
+    def ask(self, text: str, image_url: str, *, image_first: bool = True) -> Listing:
         """Ask one question.
 
         Args:
             text: the instruction.
             image_url: a data URL.
+            image_first: whether the image stands before the instruction.
 
         Raises:
             EndpointBusy: the server gave no usable answer this time.
             EndpointMisused: a setting is wrong.
             AnswerRefused: the server refused this request.
         """
-        answer = self._channel.post(PATH, self._request(text, image_url))
+        instruction = {"type": "text", "text": text}
+        image = {"type": "image_url", "image_url": {"url": image_url}}
+        content = [image, instruction] if image_first else [instruction, image]
+        answer = self._channel.post(PATH, self._request(content))
         if answer.status == 400 and self._wants_other_limit(answer):
             self._limit = "max_completion_tokens"
-            answer = self._channel.post(PATH, self._request(text, image_url))
+            answer = self._channel.post(PATH, self._request(content))
         if answer.status == 200:
             return read_listing(answer.body)
         raise self._error(answer)
 
-    def _request(self, text: str, image_url: str) -> bytes:
-        content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": image_url}}]
+    def _request(self, content: list[dict[str, Any]]) -> bytes:
         fields: dict[str, Any] = {
             "model": self._options.model,
             "messages": [{"role": "user", "content": content}],

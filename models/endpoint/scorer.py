@@ -1,6 +1,7 @@
 """The scorer whose forward runs in an OpenAI-compatible server: vLLM, SGLang, a hosted model.
 
-    request    instruction and letter menu, then the image; one token; the logprobs of the likeliest tokens
+    request    the image, then instruction and letter menu (or the other way round); one token; the logprobs of the
+               likeliest tokens
     label      logsumexp over the listed spellings of its letter
     margin     logsumexp(flagging labels) - logsumexp(the others): as from `models.scoring.prefill`, because the log
                partition by which logprobs differ from logits is the same for all labels
@@ -11,6 +12,7 @@ The letters are A, B, C … without a check of the server's tokenizer: every tok
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from string import ascii_lowercase, ascii_uppercase, digits
 
 from PIL import Image
@@ -48,7 +50,7 @@ class EndpointScorer:
         self, *, server: ChatServer, question: Question, identity: ModelIdentity, encoding: ImageEncoding
     ) -> None:
         self._server = server
-        self._question = question
+        self._question = question if question.order else replace(question, order="image-first")
         self._identity = identity
         self._encoding = encoding
         self._codes = letters(question)
@@ -85,7 +87,7 @@ class EndpointScorer:
         return [self._read(image) for image in prepared]
 
     def _read(self, image: EncodedImage) -> Reading:
-        listing = self._server.ask(self._text, image.data_url)
+        listing = self._server.ask(self._text, image.data_url, image_first=self._question.image_first)
         now, then = _model(listing), self._identity.revision.split(" ")[0]
         if now != then:
             raise EndpointChanged(f"the server now answers as model {now}; it was {then} when this worker started")

@@ -8,6 +8,8 @@ the step, and once to each side of the margin that has such labels. These are up
 A side that holds half of the probability or more moves by less than 0.002 logits; one that lies wholly behind the step
 is bounded by log FLOOR = -6.9.
 
+Where the image comes first, a further step is a few tokens behind it: all are read in one pass, and nothing is bounded.
+
 The decision is made for each image alone, so neighbours make no difference. The same labels in one prefill are a plain
 question with as many labels. Needs no torch: the steps may be scorers of any kind.
 """
@@ -21,7 +23,17 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from models.scoring.margin import logsumexp, margin_of
-from models.types import NEXT, Detail, ModelIdentity, Prepared, Question, Reading, Scorer, Step
+from models.types import (
+    NEXT,
+    Detail,
+    ModelIdentity,
+    Prepared,
+    Question,
+    Reading,
+    Scorer,
+    SeveralScorer,
+    Step,
+)
 
 FLOOR = 1e-3  # a step that an image reaches with less than this probability is not read
 
@@ -36,19 +48,27 @@ def step_questions(question: Question) -> tuple[Question, ...]:
             flags=frozenset(),
             max_pixels=question.max_pixels,
             min_pixels=question.min_pixels,
+            order=question.order,
         )
         for number, step in enumerate(question.steps, start=1)
     )
 
 
-def in_steps(question: Question, scorer_of: Callable[[Question], Scorer]) -> SequentialScorer:
+def in_steps(
+    question: Question,
+    scorer_of: Callable[[Question], Scorer],
+    together: Callable[[Sequence[Scorer]], SeveralScorer | None] = lambda _: None,
+) -> SequentialScorer:
     """Make a scorer for a question with steps.
 
     Args:
         question: A question with steps.
         scorer_of: Makes the scorer of one step; all must have the same base and pixel budget.
+        together: Returns how to read all steps in one pass; None: one by one.
     """
-    return SequentialScorer(question=question, scorers=[scorer_of(step) for step in step_questions(question)])
+    scorers = [scorer_of(step) for step in step_questions(question)]
+    image_first = all(scorer.question.image_first for scorer in scorers)
+    return SequentialScorer(question=question, scorers=scorers, together=together(scorers) if image_first else None)
 
 
 class SequentialScorer:
@@ -57,11 +77,13 @@ class SequentialScorer:
     Args:
         question: A question with steps.
         scorers: `[steps]`, in their order.
+        together: Reads all steps in one pass; None: one by one, and only for the images that reach a step.
     """
 
-    def __init__(self, *, question: Question, scorers: Sequence[Scorer]) -> None:
+    def __init__(self, *, question: Question, scorers: Sequence[Scorer], together: SeveralScorer | None = None) -> None:
         self._question = question
         self._scorers = scorers
+        self._together = together
         self._behind = [_labels(question.steps[number:]) for number in range(len(question.steps) + 1)]
 
     @property
@@ -86,12 +108,17 @@ class SequentialScorer:
         return self._scorers[0].prepare(image)
 
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
-        """Run one forward per step over the images that reach it.
+        """Read the steps: in one pass, or in one forward per step over the images that reach it.
 
         Returns:
             One reading per image, in their order.
         """
         paths = [_Path(image=image) for image in prepared]
+        if self._together is not None:
+            for step, readings in zip(self._question.steps, self._together.score(prepared), strict=True):
+                for path, reading in zip(paths, readings, strict=True):
+                    path.take(step, reading)
+            return [path.reading(self._question, behind=()) for path in paths]
         active = paths
         for step, scorer in zip(self._question.steps, self._scorers, strict=True):
             if not active:

@@ -21,7 +21,7 @@ from models.endpoint.http import HttpChannel
 from models.endpoint.image import EncodedImage, ImageEncoding
 from models.endpoint.scorer import EndpointScorer, identify
 from models.errors import ModelInvalid
-from models.types import CropReader, Detail, Finder, ModelIdentity, Question, Reading, Scorer
+from models.types import CropReader, Detail, Finder, ModelIdentity, Question, Reading, Scorer, SeveralScorer
 from scanfleet.config.endpoints import model_at_endpoint
 from scanfleet.config.model_names import require_address
 from scanfleet.config.settings import Settings
@@ -110,6 +110,9 @@ class EndpointModel:
             encoding=encoding_of(self._settings),
         )
         return cast("Scorer", RetryingScorer(scorer, self._limited))
+
+    def together(self, scorers: Sequence[Scorer]) -> SeveralScorer | None:
+        return None
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         raise ModelInvalid(f'an endpoint has no crop pass: set crop = "never" in check {question.name}')

@@ -24,6 +24,11 @@ class MappedScorer:
         self._scorer = scorer
 
     @property
+    def mapped(self) -> Any:
+        """The scorer itself."""
+        return self._scorer
+
+    @property
     def question(self) -> Question:
         return cast("Question", self._scorer.question)
 
@@ -42,6 +47,17 @@ class MappedScorer:
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
         with _mapped(len(prepared)):
             return cast("list[Reading]", self._scorer.score(prepared))
+
+
+class MappedSeveral:
+    """A scorer of several questions with mapped errors."""
+
+    def __init__(self, together: Any) -> None:
+        self._together = together
+
+    def score(self, prepared: Sequence[Prepared]) -> list[list[Reading]]:
+        with _mapped(len(prepared)):
+            return cast("list[list[Reading]]", self._together.score(prepared))
 
 
 class MappedFinder:

@@ -254,7 +254,7 @@ def scorer_of(model: Model, check: Check, adapter: Path | None) -> Scorer:
     """Return one scorer, also for a check with several steps. Raises ModelInvalid, ModelUnavailable."""
     question = question_of(check)
     if question.steps:
-        return in_steps(question, lambda step: model.scorer(step, None))
+        return in_steps(question, lambda step: model.scorer(step, None), model.together)
     if isinstance(check.crop, str):
         return model.scorer(question, adapter)
     return model.scorer(question, adapter, policy=policy_of(check, check.crop))

@@ -24,13 +24,14 @@ from models.types import (
     Question,
     Reading,
     Scorer,
+    SeveralScorer,
 )
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.extras import install_hint
 from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
-from worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer
+from worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer, MappedSeveral
 
 if TYPE_CHECKING:
     from models.network.base import BaseModel, Precision
@@ -63,6 +64,10 @@ class Model(Protocol):
 
         policy: of the crop pass that follows; its readings then contain what the crop pass needs.
         """
+        ...
+
+    def together(self, scorers: Sequence[Scorer]) -> SeveralScorer | None:
+        """Return how to answer the questions of these scorers in one pass; None: the model answers one at a time."""
         ...
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
@@ -136,6 +141,9 @@ class FakeModel:
             poison=self._poison,
         )
 
+    def together(self, scorers: Sequence[Scorer]) -> SeveralScorer | None:
+        return None
+
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         crop_reader = FakeCropReader(scorer=self._scorer(question, adapter), pointed=policy.pointed, fuse=policy.fuse)
         return cast("CropReader", crop_reader)
@@ -191,6 +199,10 @@ class LoadedModel:
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
         return MappedScorer(factory.scorer(self._base, question, adapter, policy=policy))
+
+    def together(self, scorers: Sequence[Scorer]) -> SeveralScorer | None:
+        plain = [cast("MappedScorer", scorer).mapped for scorer in scorers]
+        return MappedSeveral(factory.together(self._base, plain))
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         return MappedCropReader(factory.crop_reader(self._base, question, policy, adapter))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import permutations
+from typing import Any, get_args
 
 import pytest
 from PIL import Image
@@ -15,7 +17,7 @@ from models.fake import FakePrepared, FakeScorer
 from models.network.base import BaseModel, load_base
 from models.scoring.margin import margin_of
 from models.scoring.sequential import FLOOR, SequentialScorer, in_steps, step_questions
-from models.types import NEXT, Question, Reading, Step
+from models.types import NEXT, Order, Question, Reading, Step
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(
@@ -68,9 +70,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     return load_base(str(folder), precision="fp32", device="cpu")
 
 
-def test_it_equals_two_plain_scorers_multiplied(base: BaseModel) -> None:
-    first, second = (factory.scorer(base, question) for question in step_questions(QUESTION))
-    scorer = in_steps(QUESTION, partial(factory.scorer, base))
+@pytest.mark.parametrize("together", [partial(factory.together), None])
+@pytest.mark.parametrize("order", get_args(Order))
+def test_it_equals_two_plain_scorers_multiplied(base: BaseModel, order: Order, together: Any) -> None:
+    asked = replace(QUESTION, order=order)
+    first, second = (factory.scorer(base, question) for question in step_questions(asked))
+    passes = [partial(together, base)] if together else []
+    scorer = in_steps(asked, partial(factory.scorer, base), *passes)
+    assert (scorer._together is not None) == bool(together and order == "image-first")
     images = [tiny.picture(60 + 20 * n, 90, n) for n in range(4)]
     for found, picture in zip(scorer.score([scorer.prepare(one) for one in images]), images, strict=True):
         (text,), (added,) = (plain.score([plain.prepare(picture)]) for plain in (first, second))
