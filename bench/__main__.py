@@ -16,6 +16,7 @@ MODULES = {
     "learning-curve": "bench.training.learning_curve",
     "crops": "bench.crops",
     "frames": "bench.frames",
+    "menu-order": "bench.menu_order",
     "gate": "bench.gate",
     "certificates": "bench.certificates",
 }

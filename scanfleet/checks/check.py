@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from scanfleet.checks.crop import NEVER, CropField, CropSettings, crop_field, table_line
 from scanfleet.checks.frames import DEFAULT_FRAMES, FrameSettings
+from scanfleet.checks.menu import menu_problems
 from scanfleet.checks.steps import MAX_STEPS, CheckStep, step_errors, step_field, step_line
 from scanfleet.config.validation import explain, printable
 from scanfleet.errors import BadCheck, UnknownName
@@ -141,18 +142,26 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def parse_check(text: str, *, where: str) -> Check:
-    """Read a check from TOML. Raises BadCheck naming the file, and line, field and problem of all that is wrong."""
+    """Read a check from TOML. Raises BadCheck naming the file, and line, field and problem of all that is wrong.
+
+    A file is held to more than a stored check: one whose menu confuses the model stays readable for its results.
+    """
     try:
         body = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of tomllib, or of int for a number of thousands of digits
         raise BadCheck(f"{where}: not TOML: {printable(str(error))}") from None
     try:
-        return Check.model_validate(body)
+        check = Check.model_validate(body)
     except ValidationError as error:
-        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _problems(error, body))
+        problems = _problems(error, body)
+    else:
+        problems = menu_problems(check.labels, check.descriptions, check.steps)
+    if problems:
+        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in problems)
         first, *others = dict.fromkeys(found)
         more = "".join(f"; line {line}: {words}" for line, words in others)
-        raise BadCheck(f"{where}:{first[0]}: {printable(first[1] + more)}") from None
+        raise BadCheck(f"{where}:{first[0]}: {printable(first[1] + more)}")
+    return check
 
 
 def _problems(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:

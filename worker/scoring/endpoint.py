@@ -77,6 +77,7 @@ class EndpointModel:
     """Implements `worker.scoring.model.Model`. It refuses adapters: a server serves each under a model name."""
 
     one_by_one = True
+    rotates = False  # each order would be one more request
 
     def __init__(
         self,
@@ -110,6 +111,9 @@ class EndpointModel:
             encoding=encoding_of(self._settings),
         )
         return cast("Scorer", RetryingScorer(scorer, self._limited))
+
+    def plain(self, question: Question) -> Scorer:
+        return self.scorer(question, None)
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         raise ModelInvalid(f'an endpoint has no crop pass: set crop = "never" in check {question.name}')

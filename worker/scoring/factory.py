@@ -21,8 +21,8 @@ from scanfleet.checks.crop import crop_text
 from scanfleet.checks.frames import DEFAULT_FRAMES, FrameSettings
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for
-from scanfleet.db.results.scorers import ScorerRef, ScorerSpec, Shift, record_shift, scorer_id
+from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for, hash_for
+from scanfleet.db.results.scorers import ROTATED, ScorerRef, ScorerSpec, Shift, record_shift, scorer_id
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import DeviceUnavailable
 from worker.scoring.adapters import AdapterFolders
@@ -128,7 +128,10 @@ class ScorerMaker:
         same_budget = card is None or matches(card, question)
         margins = margins_of(check, self._own(check, adapter), same_budget=same_budget, fitted=fitted)
         crop_setup = self._crop_setup(check, question, folder, scorer, margins)
-        spec = replace(self._spec(wanted.check_id, check, adapter, margins, fitted), mode=mode_of(question, card))
+        spec = replace(
+            self._spec(wanted.check_id, check, adapter, margins, fitted),
+            mode=mode_of(question, card, rotated=self._model.rotates),
+        )
         with transaction(self._engine) as connection:
             row = scorer_id(connection, spec)
             if shift is not None:
@@ -167,7 +170,7 @@ class ScorerMaker:
         card = read_card(folder)
         if card.canary is None:
             return None
-        made, alone = (self._model.scorer(card.question, adapter) for adapter in (folder, None))
+        made, alone = self._model.scorer(card.question, folder), self._model.plain(card.question)
         found = try_canary(card.canary, folder, adapter=made, base=alone)
         problem = found.problem()
         if problem is not None:
@@ -186,7 +189,7 @@ class ScorerMaker:
     def _fitted(self, check: Check, adapter: AdapterInfo | None) -> Fitted | None:
         identity = self._model.identity
         configuration = Configuration(
-            check_hash=check.hash,
+            check_hash=hash_for(check.hash, rotated=self._model.rotates and adapter is None),
             base_model=identity.base_model,
             base_revision=identity.revision,
             precision=identity.precision,
@@ -243,10 +246,10 @@ def knows(card: AdapterCard, question: Question) -> bool:
     return card.answers(question) and not question.steps
 
 
-def mode_of(question: Question, card: AdapterCard | None) -> str:
-    """Return how a scorer answers: zero-shot, zero-shot steps, lora, head or lora+head."""
+def mode_of(question: Question, card: AdapterCard | None, *, rotated: bool) -> str:
+    """Return how a scorer answers: zero-shot or zero-shot steps, with ROTATED if so; lora, head or lora+head."""
     if card is None:
-        return "zero-shot steps" if question.steps else "zero-shot"
+        return ("zero-shot steps" if question.steps else "zero-shot") + (ROTATED if rotated else "")
     return "+".join(card.parts)
 
 

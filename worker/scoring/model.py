@@ -58,10 +58,22 @@ class Model(Protocol):
         """True if each image is a forward of its own."""
         ...
 
+    @property
+    def rotates(self) -> bool:
+        """True if the base alone reads its menu in several orders (`models.scoring.rotated`)."""
+        ...
+
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
         """Return a scorer of the base alone, or of the adapter in a folder. Raises ModelInvalid, ModelUnavailable.
 
         policy: of the crop pass that follows; its readings then contain what the crop pass needs.
+        """
+        ...
+
+    def plain(self, question: Question) -> Scorer:
+        """Return the base alone, asked in the question's own order: what adapters are trained from and compared with.
+
+        Raises ModelInvalid, ModelUnavailable.
         """
         ...
 
@@ -117,6 +129,7 @@ class FakeModel:
     device = "none"
     streams = 1
     one_by_one = False
+    rotates = False
 
     def __init__(self, name: str = "fake", *, seconds_per_image: float = 0.0, poison: tuple[int, ...] = ()) -> None:
         self.identity = fake_identity(name)
@@ -125,6 +138,9 @@ class FakeModel:
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
         return cast("Scorer", self._scorer(question, adapter))
+
+    def plain(self, question: Question) -> Scorer:
+        return self.scorer(question, None)
 
     def _scorer(self, question: Question, adapter: Path | None) -> SlowFakeScorer:
         if adapter is not None:
@@ -175,6 +191,7 @@ class LoadedModel:
     """A `models.network.base.BaseModel` with errors that the fleet handles."""
 
     one_by_one = False
+    rotates = True
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
@@ -190,7 +207,10 @@ class LoadedModel:
         )
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
-        return MappedScorer(factory.scorer(self._base, question, adapter, policy=policy))
+        return MappedScorer(factory.scorer(self._base, question, adapter, policy=policy, rotated=self.rotates))
+
+    def plain(self, question: Question) -> Scorer:
+        return MappedScorer(factory.scorer(self._base, question))
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
         return MappedCropReader(factory.crop_reader(self._base, question, policy, adapter))

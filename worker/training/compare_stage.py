@@ -36,6 +36,7 @@ def compare(context: Context) -> dict[str, Any]:
         question=context.question,
         folder=context.work.path / IMAGES,
         base=lambda _: context.scorer(),
+        plain=lambda _: context.plain(),
         revision=context.base.checkpoint.revision,
     )
     try:

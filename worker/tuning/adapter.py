@@ -49,7 +49,7 @@ def _registered(settings: Settings, model: Model, check: Check, info: AdapterInf
             f"adapter {info.id} was trained on another question than the check asks now: the base answers alone, as in "
             "scans"
         ]
-    scorer, base = model.scorer(card.question, folder), model.scorer(card.question, None)
+    scorer, base = model.scorer(card.question, folder), model.plain(card.question)
     problem = None if card.canary is None else try_canary(card.canary, folder, adapter=scorer, base=base).problem()
     if problem is not None:
         raise ModelInvalid(f"adapter {folder.name}: {problem}")

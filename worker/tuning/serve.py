@@ -158,6 +158,7 @@ def _tune(
         plan,
         question=question,
         identity=model.scorer(question, folder).identity,
+        rotated=model.rotates and folder is None,
         fixed=fixed,
         examples=images.examples,
         scores=scores,

@@ -8,12 +8,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.db.engine import now
+from scanfleet.db.results.scorers import ROTATED
 from scanfleet.db.tables import Calibration
 
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """The configuration that a calibrator belongs to. weights_sha256: of the adapter; None: the base alone."""
+    """The configuration that a calibrator belongs to.
+
+    check_hash: as `hash_for` makes it. weights_sha256: of the adapter; None: the base alone.
+    """
 
     check_hash: str
     base_model: str
@@ -29,6 +33,11 @@ class Fitted:
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
     first_thresholds: dict[str, Any] | None
+
+
+def hash_for(check_hash: str, *, rotated: bool) -> str:
+    """Return the check's hash, marked if the base alone reads its menu in several orders: other margins."""
+    return check_hash + (ROTATED if rotated else "")
 
 
 def add_calibration(

@@ -11,11 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.checks.check import Check
+from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Adapter, CheckRow, Image, Scan, ScorerRow, Verdict
 from scanfleet.errors import LedgerReplaced
 from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.drift import MASS_FLOOR
+
+ROTATED = ", menu rotated"  # behind the mode of a base alone that reads its menu in several orders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,12 @@ class ScorerSpec:
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
     decoding: int = DECODING_VERSION  # answers for other pixels of the same bytes are not reused
-    mode: str | None = None  # as text; it follows from check and adapter, so it is not in the key
+    mode: str | None = None  # as text; in the key only where it says ROTATED: the rest follows from check and adapter
 
     @property
     def key(self) -> str:
-        body = {name: value for name, value in asdict(self).items() if name != "mode"}
+        rotated = (self.mode or "").endswith(ROTATED)
+        body = {name: value for name, value in asdict(self).items() if name != "mode" or rotated}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -78,7 +82,7 @@ class ScorerUse:
     calibrator: dict[str, Any] | None  # None: no calibrated score
     thresholds: dict[str, Any] | None  # margins; None: the sign of the margin decides
     n_images: int
-    mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
+    mode: str | None = None  # zero-shot or zero-shot steps, both perhaps with ROTATED; lora, head, lora+head
     shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no canary
     crop: str = "never"  # as `scanfleet.checks.crop.crop_text` has it
     n_low_mass: int = 0  # of n_images: the labels together are improbable answers
@@ -118,6 +122,16 @@ def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:
     row = asdict(spec) | {"key": spec.key, "created_at": now(connection)}
     connection.execute(dialect.insert(ScorerRow).values(row).on_conflict_do_nothing(index_elements=["key"]))
     return connection.execute(sa.select(ScorerRow.id).where(ScorerRow.key == spec.key)).scalar_one()
+
+
+def outdated() -> sa.ColumnElement[bool]:
+    """Return the condition for rows of a base alone that answered in its menu's own order, which no worker does now.
+
+    Models on a server and the fake ones still do.
+    """
+    elsewhere = sa.or_(ScorerRow.base_model.like("endpoint:%"), ScorerRow.base_model.in_(FAKE_MODELS))
+    in_order = sa.func.coalesce(ScorerRow.mode, "").in_(("zero-shot", "zero-shot steps"))
+    return sa.and_(ScorerRow.adapter_id.is_(None), in_order, ~elsewhere)
 
 
 def require_scorer(connection: sa.Connection, scorer: ScorerRef, *, scan_id: str) -> None:

@@ -158,8 +158,14 @@ def records(worker: Rig, scan: str) -> dict[str, dict[str, Any]]:
     return {Path(result.uri).stem: json.loads(json.dumps(as_record(result))) for result in found}
 
 
+class InOrder(LoadedModel):
+    """It was taught its answers in the menu's own order."""
+
+    rotates = False
+
+
 def test_flagged_images_are_exported_with_their_boxes(tmp_path: Path, base: BaseModel) -> None:
-    with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
+    with rig(tmp_path, model=InOrder(base), token_budget=512) as worker:
         contents = {f"mem://a/{name}.png": png(name) for name in taught.TAUGHT}
         contents["mem://a/large.jpg"] = large_jpeg("one")
         scan = worker.scan(contents, check=CHECK)
