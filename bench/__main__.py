@@ -19,6 +19,8 @@ MODULES = {
     "menu-order": "bench.menu_order",
     "gate": "bench.gate",
     "certificates": "bench.certificates",
+    "calibration": "bench.calibration",
+    "photographs": "bench.training.photographs",
 }
 
 

@@ -31,6 +31,7 @@ from models.types import Question
 ARMS = ("own_order", "blank", "rotated")
 ORDERS = 12  # of a menu
 PICTURES = 300  # of a check, of 128 px
+PACK = 32  # of one forward
 SEED, OWN_SEED = 9_300_000, 9_400_000  # no part of the model was fitted to these pictures
 OWN = "Is there text in this image?"  # the question that the base answers best
 
@@ -101,8 +102,9 @@ def _measure(
     def read(order: Order) -> tuple[Logits, Logits]:
         scorer = factory.scorer(base, replace(question, labels=order))
         back = [order.index(label) for label in question.labels]
-        made = [scorer.score([scorer.prepare(image)])[0].logits for image in (*pictures, *blank)]
-        logits = np.array(made)[:, back]
+        rows = [scorer.prepare(image) for image in (*pictures, *blank)]
+        packs = [scorer.score(rows[at : at + PACK]) for at in range(0, len(rows), PACK)]
+        logits = np.array([reading.logits for pack in packs for reading in pack])[:, back]
         return logits[:-1], logits[-1:]
 
     def rotated(order: Order) -> Logits:
