@@ -16,9 +16,12 @@ MODULES = {
     "learning-curve": "bench.training.learning_curve",
     "crops": "bench.crops",
     "frames": "bench.frames",
+    "menu-order": "bench.menu_order",
     "gate": "bench.gate",
     "questions": "bench.questions",
     "certificates": "bench.certificates",
+    "calibration": "bench.calibration",
+    "photographs": "bench.training.photographs",
 }
 
 

@@ -162,7 +162,7 @@ def report(base: BaseModel, adapters: Path, *, only: str | None = None, quick: f
         seed = part["seeds"][check]
         out[check] = {
             "adapter": measure(factory.scorer(base, question, adapters / check), fresh(check, seed, pools)).summary(),
-            "base": measure(factory.scorer(base, question), fresh(check, seed, bare)).summary(),
+            "base": measure(factory.scorer(base, question, rotated=True), fresh(check, seed, bare)).summary(),
         }
     if only in (None, OWN_QUESTIONS):
         out[OWN_QUESTIONS] = own_questions(base, part["seeds"]["looking"], int(600 * quick))

@@ -34,6 +34,8 @@ class Report:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_words, value))}]"
     if isinstance(value, dict):
         return ", ".join(
             f"{name}: ({_words(v)})" if isinstance(v, dict) else f"{name} {_words(v)}" for name, v in value.items()

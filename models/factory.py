@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def scorer(
-    base: BaseModel, question: Question, adapter: Path | None = None, *, policy: CropPolicy | None = None
+    base: BaseModel,
+    question: Question,
+    adapter: Path | None = None,
+    *,
+    policy: CropPolicy | None = None,
+    rotated: bool = False,
 ) -> PrefillScorer:
     """Make a scorer for one question.
 
@@ -29,6 +34,8 @@ def scorer(
         question: A question without steps.
         adapter: Folder of the adapter to score with; None: the base alone.
         policy: Crop policy of the pass that follows. The scorer then records the attention that the policy needs.
+        rotated: Read the menu in several orders where the base answers alone, as workers serve it. False: in the
+            question's own order, which adapters are compared with and trained from.
 
     Returns:
         A scorer whose identity names base, precision and adapter.
@@ -40,6 +47,7 @@ def scorer(
     from models.adapters.card import read_card
     from models.scoring.head import HeadScorer, read_head
     from models.scoring.prefill import PrefillScorer
+    from models.scoring.rotated import RotatedScorer
 
     if question.steps:
         raise ModelInvalid(f"question {question.name!r} has steps: use models.scoring.sequential")
@@ -55,7 +63,8 @@ def scorer(
         head = read_head(base.heads[digest], question=question, features=base.n_features, where=str(adapter))
         made: PrefillScorer = HeadScorer(base=base, question=question, identity=identity, head=head)
     else:
-        made = PrefillScorer(base=base, question=question, identity=identity)
+        kind = RotatedScorer if rotated and digest is None else PrefillScorer
+        made = kind(base=base, question=question, identity=identity)
     if policy is not None:
         made.record_layers = policy.recorded
     return made

@@ -104,7 +104,7 @@ def _run_story() -> None:
         announce("The first adapter is still in use. A person rolls back to the base model alone")
         scanfleet("adapters", "rollback", "--check", CHECK, "--why", "demonstration")
         after = scan(archive("later", N_LATER, seed=35))
-        expect(modes(after) == {"zero-shot"}, "the worker did not follow the rollback")
+        expect(modes(after) == {"zero-shot, menu rotated"}, "the worker did not follow the rollback")
         scanfleet("adapters", "ls", "--check", CHECK)
         expect(scorer.poll() is None, "the scoring worker ended during the demo")
 

@@ -55,7 +55,7 @@ def run() -> Report:
     torch.set_num_threads(1)  # with so small a model a second thread costs more than it gains
     base = load_base("pocket", precision="fp32")
     unseen = list(fresh(CHECK, UNSEEN_SEED, [(SIDE, SIDE, N_UNSEEN)]))
-    zero = _point(measure(factory.scorer(base, QUESTIONS[CHECK]), unseen), labels=0, seconds=0.0)
+    zero = _point(measure(factory.scorer(base, QUESTIONS[CHECK], rotated=True), unseen), labels=0, seconds=0.0)
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:

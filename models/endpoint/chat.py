@@ -64,8 +64,8 @@ class ChatServer:
             EndpointMisused: a setting is wrong.
             AnswerRefused: the server refused this request.
         """
-        instruction = {"type": "text", "text": text}
-        image = {"type": "image_url", "image_url": {"url": image_url}}
+        instruction: dict[str, Any] = {"type": "text", "text": text}
+        image: dict[str, Any] = {"type": "image_url", "image_url": {"url": image_url}}
         content = [image, instruction] if image_first else [instruction, image]
         answer = self._channel.post(PATH, self._request(content))
         if answer.status == 400 and self._wants_other_limit(answer):

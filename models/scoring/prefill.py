@@ -86,6 +86,15 @@ class PrefillScorer:
         question = self._question
         return self._base.processor.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
 
+    @property
+    def parts(self) -> Sequence[PrefillScorer]:
+        """The scorers, one per prompt, whose readings `combined` turns into those of this question."""
+        return [self]
+
+    def combined(self, readings: Sequence[Sequence[Reading]]) -> list[Reading]:
+        """Return the readings of the rows, given those of each part."""
+        return list(readings[0])
+
     @torch.inference_mode()
     def score(self, prepared: Sequence[Row]) -> list[Reading]:
         """Run one forward over all given rows.

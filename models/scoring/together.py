@@ -45,8 +45,9 @@ class Together:
         if len(budgets) > 1:
             raise ValueError(f"the questions read images of {len(budgets)} sizes: ask those of one size together")
         self._base = base
-        self._scorers = scorers
-        self._passes = _passes(base, scorers)
+        self._asked = scorers
+        self._scorers = [part for scorer in scorers for part in scorer.parts]
+        self._passes = _passes(base, self._scorers)
 
     def score(self, prepared: Sequence[Row]) -> list[list[Reading]]:
         """Read the images once and answer every question.
@@ -67,7 +68,8 @@ class Together:
                 for each in passes:
                     begin_forward()
                     found |= self._run(each, prepared)
-        return [found[number] for number in range(len(self._scorers))]
+        parts = iter(found[number] for number in range(len(self._scorers)))
+        return [scorer.combined([next(parts) for _ in scorer.parts]) for scorer in self._asked]
 
     def _run(self, one: _Pass, prepared: Sequence[Row]) -> dict[int, list[Reading]]:
         if len(one.numbers) == 1 or any(isinstance(row, PreparedRow) for row in prepared):

@@ -8,7 +8,7 @@ from typing import Any
 
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.db.training.champions import Change
-from scanfleet.stats.proportions import positives_text
+from scanfleet.stats.proportions import calibration_text, positives_text
 
 ACCURACIES = ("label_accuracy", "accuracy", "flag_accuracy")
 MARKS = {"pass": "pass", "fail": "FAIL", "undecided": "open"}
@@ -78,7 +78,8 @@ def _score(calibrator: Mapping[str, Any] | None) -> str:
     if calibrator is None:
         return "none: not calibrated"
     a, b, n = (calibrator.get(name) for name in ("a", "b", "n"))
-    return f"sigmoid({_number(a)} margin {_number(b, signed=True)}), fitted on {n} images"
+    fitted_on = calibration_text(n) if isinstance(n, int) else f"{n} images"
+    return f"sigmoid({_number(a)} margin {_number(b, signed=True)}), fitted on {fitted_on}"
 
 
 def _threshold(adapter: AdapterInfo, name: str, side: str, target: str) -> str:

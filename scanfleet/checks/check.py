@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from scanfleet.checks.crop import NEVER, CropField, CropSettings, crop_field, table_line
 from scanfleet.checks.frames import DEFAULT_FRAMES, FrameSettings
+from scanfleet.checks.menu import menu_problems
 from scanfleet.checks.steps import MAX_STEPS, CheckStep, step_errors, step_field, step_line
 from scanfleet.config.validation import explain, printable
 from scanfleet.errors import BadCheck, UnknownName
@@ -60,13 +61,16 @@ class Check(BaseModel):
     target_recall: float = Field(default=0.95, gt=0, lt=1)
     target_precision: float = Field(default=0.95, gt=0, lt=1)
     prevalence: float | None = Field(default=None, gt=0, lt=1)  # share of the archive that should be flagged
+    # What the model reads first. None: as the adapter was trained, or as the base was.
+    order: Literal["image-first", "instruction-first"] | None = None
     steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt
 
     @model_serializer(mode="wrap")
     def _without_idle_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out fields that are not set and younger than stored checks: the hash is the one from before them."""
         body: dict[str, Any] = dump(self)
-        idle = {"steps": not self.steps, "frames": self.frames == DEFAULT_FRAMES, "prevalence": self.prevalence is None}
+        idle = {"steps": not self.steps, "frames": self.frames == DEFAULT_FRAMES}
+        idle |= {name: body[name] is None for name in ("prevalence", "order")}
         return {name: value for name, value in body.items() if not idle.get(name)}
 
     @model_validator(mode="after")
@@ -90,8 +94,10 @@ class Check(BaseModel):
     def reads_otherwise(self, other: Check) -> str | None:
         """Return the first field in which the model reads another question; None: an adapter of one answers both.
 
-        A label without a description, or with an empty one, is its own line of the menu.
+        A label without a description, or with an empty one, is its own line of the menu. An order that either leaves
+        open is that of the adapter.
         """
+        both_ordered = self.order is not None and other.order is not None
         ours, theirs = (
             {
                 "prompts": check.prompt,
@@ -99,6 +105,7 @@ class Check(BaseModel):
                 "flags": frozenset(check.flags),
                 "descriptions": {label: check.descriptions.get(label) or label for label in check.labels},
                 "steps": check.steps,
+                "order": check.order if both_ordered else None,
             }
             for check in (self, other)
         )
@@ -141,18 +148,26 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def parse_check(text: str, *, where: str) -> Check:
-    """Read a check from TOML. Raises BadCheck naming the file, and line, field and problem of all that is wrong."""
+    """Read a check from TOML. Raises BadCheck naming the file, and line, field and problem of all that is wrong.
+
+    A file is held to more than a stored check: one whose menu confuses the model stays readable for its results.
+    """
     try:
         body = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of tomllib, or of int for a number of thousands of digits
         raise BadCheck(f"{where}: not TOML: {printable(str(error))}") from None
     try:
-        return Check.model_validate(body)
+        check = Check.model_validate(body)
     except ValidationError as error:
-        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in _problems(error, body))
+        problems = _problems(error, body)
+    else:
+        problems = menu_problems(check.labels, check.descriptions, check.steps)
+    if problems:
+        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in problems)
         first, *others = dict.fromkeys(found)
         more = "".join(f"; line {line}: {words}" for line, words in others)
-        raise BadCheck(f"{where}:{first[0]}: {printable(first[1] + more)}") from None
+        raise BadCheck(f"{where}:{first[0]}: {printable(first[1] + more)}")
+    return check
 
 
 def _problems(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:

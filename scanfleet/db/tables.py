@@ -144,7 +144,7 @@ class Failure(Base):
 
 
 class ScorerRow(Base):
-    """One immutable scoring configuration; `key` is the hash over the other columns but `mode` and `shift`."""
+    """One immutable scoring configuration; `key` is the hash over the columns that can change a margin."""
 
     __tablename__ = "scorers"
 
@@ -160,7 +160,7 @@ class ScorerRow(Base):
     calibrator: Mapped[dict[str, Any] | None]  # None: the score is not a calibrated probability
     thresholds: Mapped[dict[str, Any] | None]
     decoding: Mapped[int | None]  # version of decoding (scanfleet.images.version); None: the first
-    mode: Mapped[str | None]  # zero-shot, zero-shot steps, lora, head, lora+head: follows from check and adapter
+    mode: Mapped[str | None]  # as in `scanfleet.db.results.scorers.ScorerUse`
     created_at: Mapped[datetime]
     # Widest move of the canary's margins on any machine: max, mean (logits), n (images), against (precision).
     shift: Mapped[dict[str, Any] | None]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 Z95 = 1.959963984540054  # the normal distribution holds 95 % within this many standard deviations
+CALIBRATION_IMAGES = 300  # for a calibration error of .03: python -m bench calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,16 @@ def ratio_interval(k: int, n: int, k_before: int, n_before: int) -> tuple[float,
     now, before = (k + 0.5) / (n + 0.5), (k_before + 0.5) / (n_before + 0.5)
     spread = math.sqrt(max(1 / (k + 0.5) - 1 / (n + 0.5) + 1 / (k_before + 0.5) - 1 / (n_before + 0.5), 0.0))
     return now / before * math.exp(-Z95 * spread), now / before * math.exp(Z95 * spread)
+
+
+def calibration_text(n: int) -> str:
+    """Return the number of images that a calibrator was fitted on, and how many a good one takes if these are fewer.
+
+    >>> calibration_text(100)
+    '100 images; about 300 are needed for a calibration error of .03'
+    """
+    needed = f"; about {CALIBRATION_IMAGES} are needed for a calibration error of .03"
+    return f"{n} images" + (needed if n < CALIBRATION_IMAGES else "")
 
 
 def positives_text(prevalence: float) -> str:

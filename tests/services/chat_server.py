@@ -40,7 +40,12 @@ class Asked:
 
     @property
     def text(self) -> str:
-        return str(self.fields["messages"][0]["content"][0]["text"])
+        return str(next(part["text"] for part in self.content if part["type"] == "text"))
+
+    @property
+    def content(self) -> list[dict[str, Any]]:
+        """The parts of the user turn, in their order."""
+        return list(self.fields["messages"][0]["content"])
 
     @property
     def image(self) -> Image.Image:
@@ -163,7 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _asked(self) -> Asked:
         fields = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        url = fields["messages"][0]["content"][1]["image_url"]["url"]
+        content = fields["messages"][0]["content"]
+        url = next(part["image_url"]["url"] for part in content if part["type"] == "image_url")
         head, _, data = url.partition(";base64,")
         return Asked(
             path=self.path,

@@ -90,6 +90,7 @@ class Comparison:
             question=self._question,
             folder=self._folder,
             base=lambda question: self._model.scorer(question, None),
+            plain=self._model.plain,
             revision=self._model.identity.revision,
         )
         golden = inputs.golden(self._examples("golden"), self._labels, self._rival_info)

@@ -21,7 +21,7 @@ from scanfleet.errors import BadSettings, DeviceUnavailable
 from worker.scoring.boxes import box_pass_of
 from worker.scoring.crop import Margins, crop_setup_of, margins_of
 from worker.scoring.decisions import Policy, certified_at
-from worker.scoring.factory import Resolved, knows, matches, mode_of, question_of, scorer_of
+from worker.scoring.factory import Resolved, asked_alone, knows, matches, mode_of, question_of, scorer_of
 from worker.scoring.model import Model
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
         raise BadSettings(f"check {check.name}: {error}") from error
     except ModelUnavailable as error:
         raise DeviceUnavailable(f"check {check.name}: {error}") from error
-    mode = mode_of(question, chosen.card if chosen else None)
+    mode = mode_of(question, chosen.card if chosen else None, asked=asked_alone(model, question))
     return Resolved(
         scorer_id=NO_ROW,
         scorer=scorer,
@@ -92,7 +92,7 @@ def _shipped(model: Model, check: Check, question: Question) -> _Chosen | None:
 def _require_canary(model: Model, chosen: _Chosen) -> None:
     if chosen.card.canary is None:
         return
-    made, alone = (model.scorer(chosen.card.learnt, adapter) for adapter in (chosen.folder, None))
+    made, alone = model.scorer(chosen.card.learnt, chosen.folder), model.plain(chosen.card.learnt)
     problem = try_canary(chosen.card.canary, chosen.folder, adapter=made, base=alone).problem()
     if problem is not None:
         raise ModelInvalid(f"adapter {chosen.folder.name}: {problem}")

@@ -75,7 +75,7 @@ def budget_for(settings: Settings, model: Model) -> int:
     if not can_probe(model):
         return UNPROBED_TOKENS
     try:
-        found = probe(model.scorer(QUESTION, None), streams=model.streams, memory=memory_of(model.device))
+        found = probe(model.plain(QUESTION), streams=model.streams, memory=memory_of(model.device))
     except Retryable:
         raise
     except Exception as error:  # noqa: BLE001 - the first image reports the error better than a probe

@@ -1,14 +1,16 @@
 """From a scorer's margins on labelled images to a calibrator, thresholds and unbiased figures.
 
-Both splits are new to the training. The calibrator (Platt) is fitted on the first and its figures come from the second,
-so that it is not judged on the images it was fitted to. Thresholds are margins and need no calibrator, so both splits
-are used: a certificate needs many positives, and with few labels one split would certify nothing. Look-alikes count
-once. `prevalence`, of the archive, moves the flag threshold and stands beside the certificate; calibrator and figures
-stay at the prevalence of the labels, and a worker moves the score (`worker.scoring.decisions`).
+Both splits are new to the training, and each serves every purpose. The calibrator (Platt) is fitted on both; its
+figures are cross-fitted, each image by a calibrator of the other folds, so that none is judged on what it was fitted
+to. Thresholds are margins and need no calibrator: a certificate needs many positives, and with few labels one split
+would certify nothing. Look-alikes lie in one fold and count once. `prevalence`, of the archive, moves the flag
+threshold and stands beside the certificate; calibrator and figures stay at the prevalence of the labels, and a worker
+moves the score (`worker.scoring.decisions`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +27,7 @@ from models.types import Question, Reading, Scorer
 from worker.evaluation.readings import Read, Watch, read_images
 
 CONFIDENCE = 0.95
+FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ def calibrated_from(
 ) -> Calibrated:
     """Calibrate from margins. prevalence: as in `calibrated`."""
     both = [*calibration, *threshold]
-    calibrator, misfit = fit(calibration)
+    calibrator, misfit = fit(both)
     if not all(math.isfinite(each.margin) for each in both):
         calibrator, misfit = None, "margins that are no numbers"
     thresholds = recall = precision = None
@@ -106,10 +109,10 @@ def calibrated_from(
         )
         thresholds = both_thresholds(recall, precision)
     metrics = {
-        "split": "threshold",
-        "calibration_images": len(calibration),
+        "split": "calibration and threshold, cross-fitted",
+        "calibration_images": len(both),
         "misfit": misfit,
-        **figures(threshold, calibrator, question),
+        **figures(both, cross_fitted(both), question),
         "recall_certificate": _certificate(recall, what="positives"),
         "precision_certificate": _certificate(precision, what="flagged"),
         "certified_on": len(both),
@@ -140,19 +143,42 @@ def fit(measured: Sequence[Measured]) -> tuple[Calibrator | None, Misfit | None]
         return None, "higher margins do not mean positive"
 
 
-def figures(measured: Sequence[Measured], calibrator: Calibrator | None, question: Question) -> dict[str, Any]:
-    """Quality of a scorer on these images, each proportion with its Wilson interval. Flags are at even odds."""
+def cross_fitted(measured: Sequence[Measured]) -> list[Calibrator | None]:
+    """For each image the calibrator fitted to the other folds; whole clusters lie in one. None where that fails."""
+    names = [each.cluster or each.key for each in measured]
+    folds = {name: at % FOLDS for at, name in enumerate(sorted(set(names), key=_position))}
+    fitted = {
+        fold: fit([each for each, name in zip(measured, names, strict=True) if folds[name] != fold])[0]
+        for fold in set(folds.values())
+    }
+    return [fitted[folds[name]] for name in names]
+
+
+def _position(cluster: str) -> str:
+    """An order that has nothing to do with names or labels."""
+    return hashlib.sha256(cluster.encode()).hexdigest()
+
+
+def figures(
+    measured: Sequence[Measured], calibrators: Sequence[Calibrator | None], question: Question
+) -> dict[str, Any]:
+    """Quality of a scorer on these images, each proportion with its Wilson interval. Flags are at even odds.
+
+    calibrators: one for each image, which was not fitted to it. The quality of probabilities is left out unless all
+    images have one.
+    """
     n, right = len(measured), sum(each.right for each in measured)
     events = [each.event for each in measured]
     out: dict[str, Any] = {"n": n, "label_accuracy": proportion(right, n), "prevalence": proportion(sum(events), n)}
     if not n or not all(math.isfinite(each.margin) for each in measured):
         return out
     out |= ranking_figures([each.margin for each in measured], events)
-    if calibrator is not None:
-        out |= probability_figures([calibrator.probability(each.margin) for each in measured], events)
+    pairs = [(each.margin, own) for each, own in zip(measured, calibrators, strict=True)]
+    probabilities = [own.probability(margin) for margin, own in pairs if own is not None]
+    if len(probabilities) == n:
+        out |= probability_figures(probabilities, events)
     if question.flags:
-        even = 0.0 if calibrator is None else -calibrator.b / calibrator.a
-        flagged = [each.margin >= even for each in measured]
+        flagged = [margin >= (0.0 if own is None else -own.b / own.a) for margin, own in pairs]
         hits = sum(event and flag for event, flag in zip(events, flagged, strict=True))
         out["recall"] = proportion(hits, sum(events))
         out["precision"] = proportion(hits, sum(flagged))

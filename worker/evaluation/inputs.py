@@ -62,8 +62,8 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Collects what a comparison needs. folder: where image files lie. base: the base model alone, asked a question.
-    revision: of the base model."""
+    """Collects what a comparison needs. folder: where image files lie. base: the base model alone, as it is served.
+    plain: the same asked in a question's own order, as adapters are trained. revision: of the base model."""
 
     settings: Settings
     engine: sa.Engine
@@ -71,6 +71,7 @@ class Inputs:
     question: Question
     folder: Path
     base: Callable[[Question], Scorer]
+    plain: Callable[[Question], Scorer]
     revision: str
 
     def base_alone(self, calibration: Sequence[Example], threshold: Sequence[Example]) -> Candidate:
@@ -108,7 +109,7 @@ class Inputs:
         """learnt_from: key -> cluster of the images that its training used."""
         canary, problem = adapter.card.canary, None
         if canary is not None:
-            base = self.base(adapter.card.learnt)
+            base = self.plain(adapter.card.learnt)
             problem = try_canary(canary, adapter.folder, adapter=adapter.scorer, base=base).problem()
         return Facts(
             canary_problem=problem,

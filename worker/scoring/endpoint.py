@@ -21,7 +21,7 @@ from models.endpoint.http import HttpChannel
 from models.endpoint.image import EncodedImage, ImageEncoding
 from models.endpoint.scorer import EndpointScorer, identify
 from models.errors import ModelInvalid
-from models.types import CropReader, Detail, Finder, ModelIdentity, Question, Reading, Scorer, SeveralScorer
+from models.types import CropReader, Detail, Finder, ModelIdentity, Order, Question, Reading, Scorer, SeveralScorer
 from scanfleet.config.endpoints import model_at_endpoint
 from scanfleet.config.model_names import require_address
 from scanfleet.config.settings import Settings
@@ -77,6 +77,8 @@ class EndpointModel:
     """Implements `worker.scoring.model.Model`. It refuses adapters: a server serves each under a model name."""
 
     one_by_one = True
+    order: Order = "image-first"
+    rotates = False  # each order would be one more request
 
     def __init__(
         self,
@@ -110,6 +112,9 @@ class EndpointModel:
             encoding=encoding_of(self._settings),
         )
         return cast("Scorer", RetryingScorer(scorer, self._limited))
+
+    def plain(self, question: Question) -> Scorer:
+        return self.scorer(question, None)
 
     def together(self, scorers: Sequence[Scorer]) -> SeveralScorer | None:
         return None

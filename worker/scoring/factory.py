@@ -21,8 +21,8 @@ from scanfleet.checks.crop import crop_text
 from scanfleet.checks.frames import DEFAULT_FRAMES, FrameSettings
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for
-from scanfleet.db.results.scorers import ScorerRef, ScorerSpec, Shift, record_shift, scorer_id
+from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for, hash_for
+from scanfleet.db.results.scorers import IMAGE_FIRST, ROTATED, ScorerRef, ScorerSpec, Shift, record_shift, scorer_id
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import DeviceUnavailable
 from worker.scoring.adapters import AdapterFolders
@@ -128,7 +128,10 @@ class ScorerMaker:
         same_budget = card is None or matches(card, question)
         margins = margins_of(check, self._own(check, adapter), same_budget=same_budget, fitted=fitted)
         crop_setup = self._crop_setup(check, question, folder, scorer, margins)
-        spec = replace(self._spec(wanted.check_id, check, adapter, margins, fitted), mode=mode_of(question, card))
+        spec = replace(
+            self._spec(wanted.check_id, check, adapter, margins, fitted),
+            mode=mode_of(question, card, asked=asked_alone(self._model, question)),
+        )
         with transaction(self._engine) as connection:
             row = scorer_id(connection, spec)
             if shift is not None:
@@ -167,7 +170,7 @@ class ScorerMaker:
         card = read_card(folder)
         if card.canary is None:
             return None
-        made, alone = (self._model.scorer(card.learnt, adapter) for adapter in (folder, None))
+        made, alone = self._model.scorer(card.learnt, folder), self._model.plain(card.learnt)
         found = try_canary(card.canary, folder, adapter=made, base=alone)
         problem = found.problem()
         if problem is not None:
@@ -186,7 +189,7 @@ class ScorerMaker:
     def _fitted(self, check: Check, adapter: AdapterInfo | None) -> Fitted | None:
         identity = self._model.identity
         configuration = Configuration(
-            check_hash=check.hash,
+            check_hash=hash_for(check.hash, asked="" if adapter else asked_alone(self._model, question_of(check))),
             base_model=identity.base_model,
             base_revision=identity.revision,
             precision=identity.precision,
@@ -243,10 +246,16 @@ def knows(card: AdapterCard, question: Question) -> bool:
     return card.answers(question) and not question.steps
 
 
-def mode_of(question: Question, card: AdapterCard | None) -> str:
-    """Return how a scorer answers: zero-shot, zero-shot steps, lora, head or lora+head."""
+def asked_alone(model: Model, question: Question) -> str:
+    """Return how the base alone is asked, as it stands behind the mode."""
+    order = question.order or model.order
+    return (IMAGE_FIRST if order == "image-first" else "") + (ROTATED if model.rotates else "")
+
+
+def mode_of(question: Question, card: AdapterCard | None, *, asked: str) -> str:
+    """Return how a scorer answers: zero-shot or zero-shot steps, and how the base is asked; lora, head or lora+head."""
     if card is None:
-        return "zero-shot steps" if question.steps else "zero-shot"
+        return ("zero-shot steps" if question.steps else "zero-shot") + asked
     return "+".join(card.parts)
 
 
@@ -271,4 +280,5 @@ def question_of(check: Check) -> Question:
         max_pixels=check.max_pixels,
         min_pixels=check.min_pixels,
         steps=tuple(Step(prompt=step.prompt, answers=step.answers) for step in check.steps),
+        order=check.order,
     )

@@ -21,6 +21,7 @@ from models.types import (
     CropReader,
     Finder,
     ModelIdentity,
+    Order,
     Question,
     Reading,
     Scorer,
@@ -59,6 +60,16 @@ class Model(Protocol):
         """True if each image is a forward of its own."""
         ...
 
+    @property
+    def order(self) -> Order:
+        """What the base alone reads first where a check leaves it open."""
+        ...
+
+    @property
+    def rotates(self) -> bool:
+        """True if the base alone reads its menu in several orders (`models.scoring.rotated`)."""
+        ...
+
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
         """Return a scorer of the base alone, or of the adapter in a folder. Raises ModelInvalid, ModelUnavailable.
 
@@ -68,6 +79,13 @@ class Model(Protocol):
 
     def together(self, scorers: Sequence[Scorer]) -> SeveralScorer | None:
         """Return how to answer the questions of these scorers in one pass; None: the model answers one at a time."""
+        ...
+
+    def plain(self, question: Question) -> Scorer:
+        """Return the base alone, asked in the question's own order: what adapters are trained from and compared with.
+
+        Raises ModelInvalid, ModelUnavailable.
+        """
         ...
 
     def crop_reader(self, question: Question, policy: CropPolicy, adapter: Path | None) -> CropReader:
@@ -122,6 +140,8 @@ class FakeModel:
     device = "none"
     streams = 1
     one_by_one = False
+    order: Order = "instruction-first"
+    rotates = False
 
     def __init__(self, name: str = "fake", *, seconds_per_image: float = 0.0, poison: tuple[int, ...] = ()) -> None:
         self.identity = fake_identity(name)
@@ -130,6 +150,9 @@ class FakeModel:
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
         return cast("Scorer", self._scorer(question, adapter))
+
+    def plain(self, question: Question) -> Scorer:
+        return self.scorer(question, None)
 
     def _scorer(self, question: Question, adapter: Path | None) -> SlowFakeScorer:
         if adapter is not None:
@@ -183,9 +206,11 @@ class LoadedModel:
     """A `models.network.base.BaseModel` with errors that the fleet handles."""
 
     one_by_one = False
+    rotates = True
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
+        self.order = base.order
         self.device = str(base.device)
         self.streams = _streams(base)
         if base.device.type == "cpu":
@@ -198,7 +223,10 @@ class LoadedModel:
         )
 
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
-        return MappedScorer(factory.scorer(self._base, question, adapter, policy=policy))
+        return MappedScorer(factory.scorer(self._base, question, adapter, policy=policy, rotated=self.rotates))
+
+    def plain(self, question: Question) -> Scorer:
+        return MappedScorer(factory.scorer(self._base, question))
 
     def together(self, scorers: Sequence[Scorer]) -> SeveralScorer | None:
         plain = [cast("MappedScorer", scorer).mapped for scorer in scorers]

@@ -12,6 +12,7 @@ from scanfleet.db.engine import reading
 from scanfleet.db.training import champions
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import BadSource
+from scanfleet.stats.proportions import calibration_text
 from worker.evaluation.compare import Candidate
 from worker.evaluation.compare import compare as compare_on
 from worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs
@@ -36,6 +37,7 @@ def compare(context: Context) -> dict[str, Any]:
         question=context.question,
         folder=context.work.path / IMAGES,
         base=lambda _: context.scorer(),
+        plain=lambda _: context.plain(),
         revision=context.base.checkpoint.revision,
     )
     try:
@@ -66,6 +68,9 @@ def compare(context: Context) -> dict[str, Any]:
     result = _result(report, in_use) | {"problem": problem, "shadow": counts}
     if problem is not None:
         result["lines"].insert(1, problem)
+    calibrator = challenger.card.calibrator
+    if calibrator is not None:
+        result["lines"].append(f"the challenger's score is fitted on {calibration_text(calibrator.n)}")
     return result
 
 

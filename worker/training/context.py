@@ -64,7 +64,13 @@ class Context:
         """The scorer that a worker would serve with this adapter, or with the base alone. Raises ModelInvalid."""
         from worker.scoring.error_mapping import MappedScorer
 
-        return cast("Scorer", MappedScorer(factory.scorer(self.base, self.question, adapter)))
+        return cast("Scorer", MappedScorer(factory.scorer(self.base, self.question, adapter, rotated=True)))
+
+    def plain(self) -> Scorer:
+        """The base alone, asked in the question's own order, which an adapter is trained from."""
+        from worker.scoring.error_mapping import MappedScorer
+
+        return cast("Scorer", MappedScorer(factory.scorer(self.base, self.question)))
 
 
 Stage = Callable[[Context], dict[str, Any]]

@@ -177,7 +177,7 @@ def canary(context: Context) -> dict[str, Any]:
     examples = examples_of(context, "calibration") + examples_of(context, "threshold")
     scorer = context.scorer(context.work.path / ADAPTER)
     made = write_canary(context.work.path, examples, scorer)
-    base = context.scorer()
+    base = context.plain()
     problem = try_canary(made, context.work.path, adapter=scorer, base=base).problem()
     if problem is not None:
         raise TrainingFailed(f"{problem}{_training_figures(context.results.get(FIT, {}), context.question)}")

@@ -18,8 +18,9 @@ from worker.training.context import Context
 EXAMPLES, IMAGES = "examples.json", "images"
 USED_SPLITS = SPLITS[:-1]
 # Images of each side of the question, flagging labels and others. With fewer in train nothing is learnt, and with fewer
-# in the other splits nothing can be measured; real trainings take hundreds.
-MIN_IMAGES = {"train": 8, "calibration": 2, "threshold": 2, "golden": 2}
+# in the other splits nothing can be measured; real trainings take hundreds. Calibration and threshold serve the same
+# purposes together (`worker.evaluation.calibrate`): with few clusters one of them may be empty.
+MIN_IMAGES = {("train",): 8, ("calibration", "threshold"): 4, ("golden",): 2}
 VALIDATION_SHARE = 0.15  # of the clusters of the train split
 
 
@@ -82,11 +83,13 @@ def require_enough(
     """pairs: (split, label). Raises TrainingFailed with the numbers that are missing."""
     counts = Counter(pairs)
     missing = []
-    for split, minimum in MIN_IMAGES.items():
+    for splits, minimum in MIN_IMAGES.items():
         for side in _sides(question):
-            n = sum(counts[split, label] for label in side)
+            n = sum(counts[split, label] for split in splits for label in side)
             if n < minimum:
-                missing.append(f"{split} has {n} of {' or '.join(side)} and needs {minimum}")
+                verb = "have" if len(splits) > 1 else "has"
+                need = "need" if len(splits) > 1 else "needs"
+                missing.append(f"{' and '.join(splits)} {verb} {n} of {' or '.join(side)} and {need} {minimum}")
     if missing:
         missing_images = "" if not left_out else f" ({sum(left_out.values())} left out: {_listed(left_out)})"
         raise TrainingFailed(f"too few labelled images of check {question.name}{missing_images}: {'; '.join(missing)}")

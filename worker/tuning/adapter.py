@@ -49,7 +49,7 @@ def _registered(settings: Settings, model: Model, check: Check, info: AdapterInf
             f"adapter {info.id} was trained on another question than the check asks now: the base answers alone, as in "
             "scans"
         ]
-    scorer, base = model.scorer(card.learnt, folder), model.scorer(card.learnt, None)
+    scorer, base = model.scorer(card.learnt, folder), model.plain(card.learnt)
     problem = None if card.canary is None else try_canary(card.canary, folder, adapter=scorer, base=base).problem()
     if problem is not None:
         raise ModelInvalid(f"adapter {folder.name}: {problem}")

@@ -10,6 +10,7 @@ from models.inputs.wording import PLAIN, names, variant
 from models.training.data.types import Example
 from models.types import ModelIdentity, Question
 from scanfleet.checks.check import Check
+from scanfleet.db.results.calibrations import hash_for
 from scanfleet.stats.proportions import positives_text
 from worker.evaluation.calibrate import Measured, calibrated_from
 from worker.tuning.evaluate import Evaluator, Scores
@@ -52,12 +53,14 @@ class Tuning:
         *,
         question: Question,
         identity: ModelIdentity,
+        asked: str = "",
         fixed: FixedParts,
         examples: Sequence[Example],
         scores: Scores,
     ) -> None:
         """Raises BadLabels for too few images."""
         self._plan, self._question, self._identity, self._fixed = plan, question, identity, fixed
+        self._asked = asked
         self._examples, self._scores = examples, scores
         self.parts: Splits = splits_of(examples, question, seed=plan.seed)
         self._objective = Objective(at_fpr=plan.at_fpr if question.flags else None)
@@ -133,7 +136,7 @@ class Tuning:
             "check": check.as_file(),
             "hash": check.hash,
             "configuration": {
-                "check_hash": check.hash,
+                "check_hash": hash_for(check.hash, asked=self._asked),
                 "base_model": identity.base_model,
                 "base_revision": identity.revision,
                 "precision": identity.precision,

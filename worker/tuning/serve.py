@@ -27,7 +27,7 @@ from scanfleet.errors import BadLabels, BadSettings, DeviceUnavailable, Scanflee
 from worker.device.probe import UNPROBED_TOKENS
 from worker.evaluation.images import Labelled, example_of, fetch_images
 from worker.runtime.child_protocol import Reports, serve_request
-from worker.scoring.factory import question_of
+from worker.scoring.factory import asked_alone, question_of
 from worker.scoring.model import load_model
 from worker.tuning.adapter import adapter_folder, fixed_parts
 from worker.tuning.report import write_report
@@ -158,6 +158,7 @@ def _tune(
         plan,
         question=question,
         identity=model.scorer(question, folder).identity,
+        asked=asked_alone(model, question) if folder is None else "",
         fixed=fixed,
         examples=images.examples,
         scores=scores,

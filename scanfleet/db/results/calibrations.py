@@ -13,7 +13,10 @@ from scanfleet.db.tables import Calibration
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """The configuration that a calibrator belongs to. weights_sha256: of the adapter; None: the base alone."""
+    """The configuration that a calibrator belongs to.
+
+    check_hash: as `hash_for` makes it. weights_sha256: of the adapter; None: the base alone.
+    """
 
     check_hash: str
     base_model: str
@@ -29,6 +32,11 @@ class Fitted:
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
     first_thresholds: dict[str, Any] | None
+
+
+def hash_for(check_hash: str, *, asked: str) -> str:
+    """Return the check's hash, marked by how a base alone is asked (behind its mode): other margins."""
+    return check_hash + asked
 
 
 def add_calibration(

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
+from scanfleet.db.results.scorers import outdated
 from scanfleet.db.tables import Adapter, Batch, Failure, Image, ScorerRow, Verdict
 from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.stage_times import NAMES, StageTimes
@@ -40,7 +41,7 @@ class ScorerInfo:
     revision: str
     precision: str
     adapter: str | None  # SHA-256 of its weights; None: the base model alone
-    mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
+    mode: str | None = None  # as in `ScorerUse`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +191,7 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
     scorers = (
         sa.select(ScorerRow.id)
         .join(CheckRow, CheckRow.id == ScorerRow.check_id)
-        .where(CheckRow.hash == check_hash, ScorerRow.decoding == DECODING_VERSION)
+        .where(CheckRow.hash == check_hash, ScorerRow.decoding == DECODING_VERSION, ~outdated())
     )
     query = (
         sa.select(Verdict.identity)

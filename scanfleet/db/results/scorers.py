@@ -9,13 +9,19 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
 
 from scanfleet.checks.check import Check
+from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Adapter, CheckRow, Image, Scan, ScorerRow, Verdict
 from scanfleet.errors import LedgerReplaced
 from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.drift import MASS_FLOOR
+
+# Behind the mode of a base alone: how it is asked since it is not asked as in the first releases.
+IMAGE_FIRST = ", image first"
+ROTATED = ", menu rotated"  # in several orders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +38,12 @@ class ScorerSpec:
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
     decoding: int = DECODING_VERSION  # answers for other pixels of the same bytes are not reused
-    mode: str | None = None  # as text; it follows from check and adapter, so it is not in the key
+    mode: str | None = None  # as text; in the key only where it says how a base is asked: the rest follows
 
     @property
     def key(self) -> str:
-        body = {name: value for name, value in asdict(self).items() if name != "mode"}
+        asked = "," in (self.mode or "")
+        body = {name: value for name, value in asdict(self).items() if name != "mode" or asked}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -78,7 +85,9 @@ class ScorerUse:
     calibrator: dict[str, Any] | None  # None: no calibrated score
     thresholds: dict[str, Any] | None  # margins; None: the sign of the margin decides
     n_images: int
-    mode: str | None = None  # zero-shot, zero-shot steps, lora, head, lora+head
+    mode: str | None = (
+        None  # zero-shot or zero-shot steps, with IMAGE_FIRST and ROTATED where they hold; lora, head, lora+head
+    )
     shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no canary
     crop: str = "never"  # as `scanfleet.checks.crop.crop_text` has it
     n_low_mass: int = 0  # of n_images: the labels together are improbable answers
@@ -118,6 +127,20 @@ def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:
     row = asdict(spec) | {"key": spec.key, "created_at": now(connection)}
     connection.execute(dialect.insert(ScorerRow).values(row).on_conflict_do_nothing(index_elements=["key"]))
     return connection.execute(sa.select(ScorerRow.id).where(ScorerRow.key == spec.key)).scalar_one()
+
+
+def outdated() -> sa.ColumnElement[bool]:
+    """Return the condition for rows of a base alone that was asked as no worker asks now.
+
+    The fake models are asked as ever, and so are those on a server if the check wants the instruction first.
+    """
+    of_check = aliased(CheckRow)
+    wanted = sa.exists().where(
+        of_check.id == ScorerRow.check_id, of_check.body["order"].as_string() == "instruction-first"
+    )
+    as_ever = sa.or_(ScorerRow.base_model.in_(FAKE_MODELS), sa.and_(ScorerRow.base_model.like("endpoint:%"), wanted))
+    mode = sa.func.coalesce(ScorerRow.mode, "")
+    return sa.and_(ScorerRow.adapter_id.is_(None), mode.in_(("zero-shot", "zero-shot steps")), ~as_ever)
 
 
 def require_scorer(connection: sa.Connection, scorer: ScorerRef, *, scan_id: str) -> None:

@@ -142,4 +142,4 @@ def test_a_run_of_a_check_in_other_words_names_the_adapter_that_does_not_answer(
         assert run.returncode == 0, run.stderr
         assert ("it learnt other descriptions" in run.stderr) is told
         exported = scanfleet("results", "export", "--scan", scan, "--format", "jsonl", data_dir=tmp_path).stdout
-        assert (json.loads(exported)["scorer"]["mode"] == "zero-shot") is told
+        assert (json.loads(exported)["scorer"]["mode"] == "zero-shot, menu rotated") is told

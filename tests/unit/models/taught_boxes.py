@@ -23,6 +23,7 @@ QUESTION = Question(
     flags=frozenset({"gun"}),
     max_pixels=64 * 96,
     min_pixels=32 * 32,
+    order="instruction-first",
 )
 # Per picture: size and colour, the label to answer, what to write when asked where (in thousandths).
 TAUGHT: dict[str, tuple[tuple[int, int], tuple[int, int, int], str, str]] = {

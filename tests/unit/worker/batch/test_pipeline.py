@@ -46,6 +46,8 @@ class HookedModel:
     device = "none"
     streams = 1
     one_by_one = False
+    order = "instruction-first"
+    rotates = False
     identity = ModelIdentity(base_model="fake", revision="1", precision="fp32", adapter_sha256=None)
 
     def __init__(

@@ -144,7 +144,7 @@ class ProbedModel:
         default_factory=lambda: ModelIdentity(base_model="m", revision="1", precision="fp32", adapter_sha256=None)
     )
 
-    def scorer(self, question: Question, adapter: Path | None) -> Scorer:
+    def plain(self, question: Question) -> Scorer:
         if self.scorer_error is not None:
             raise self.scorer_error
         return cast("Scorer", MachineScorer(self.machine))

@@ -18,7 +18,7 @@ from models.training.data.types import Example
 from models.types import Question
 from tests.unit.worker.evaluation.stub_scorers import QUESTION, RedScorer, example
 from worker.evaluation import readings
-from worker.evaluation.calibrate import Measured, calibrated, calibrated_from, fit
+from worker.evaluation.calibrate import FOLDS, Measured, calibrated, calibrated_from, cross_fitted, fit
 from worker.evaluation.canary import choose, write_canary
 from worker.evaluation.readings import read_images
 
@@ -38,20 +38,42 @@ def flipped(images: list[Measured]) -> list[Measured]:
 
 
 class TestFigures:
-    def test_they_come_from_images_that_the_fit_did_not_use(self) -> None:
+    def test_all_images_fit_the_calibrator_and_each_is_judged_by_one_that_did_not_use_it(self) -> None:
         first, second = measured(200, 1.5, 1), measured(150, 1.5, 2)
         found = calibrated_from(first, second, QUESTION, 0.95, 0.95)
-        assert found.calibrator is not None
-        assert found.calibrator.n == 200
-        margins, events = [one.margin for one in second], [one.event for one in second]
-        assert found.metrics["n"] == 150
+        both = first + second
+        assert found.calibrator == fit(both)[0]
+        margins, events = [one.margin for one in both], [one.event for one in both]
+        assert found.metrics["n"] == found.metrics["calibration_images"] == 350
         assert found.metrics["auroc"] == pytest.approx(roc_auc_score(events, margins))
         assert found.metrics["average_precision"] == pytest.approx(average_precision_score(events, margins))
-        squares = [(found.calibrator.probability(m) - e) ** 2 for m, e in zip(margins, events, strict=True)]
+        own = cross_fitted(both)
+        squares = [(one.probability(m) - e) ** 2 for one, m, e in zip(own, margins, events, strict=True) if one]
+        assert len(squares) == 350
         assert found.metrics["brier"] == pytest.approx(np.mean(squares))
         assert found.metrics["prevalence"]["value"] == pytest.approx(np.mean(events))
         assert found.metrics["recall"]["low"] < found.metrics["recall"]["value"] < found.metrics["recall"]["high"]
         json.dumps(found.metrics, allow_nan=False)
+
+    def test_no_image_and_none_like_it_is_in_the_fit_that_judges_it(self) -> None:
+        images = [replace(one, cluster=f"c{at // 7}") for at, one in enumerate(measured(140, 1.0, 3))]
+        before = cross_fitted(images)
+        for cluster in ("c0", "c11"):
+            wrong = [replace(one, event=not one.event) if one.cluster == cluster else one for one in images]
+            changed = [one.cluster for one, a, b in zip(images, before, cross_fitted(wrong), strict=True) if a != b]
+            assert changed
+            assert cluster not in changed
+        folds = {one.a for one in before if one is not None}
+        assert len(folds) == FOLDS
+
+    def test_folds_without_a_fit_leave_the_quality_of_probabilities_out(self) -> None:
+        few = [one for one in measured(60, 1.5, 1) if one.event][:1] + [
+            one for one in measured(60, 1.5, 1) if not one.event
+        ]
+        found = calibrated_from(few, [], QUESTION, 0.95, 0.95)
+        assert found.calibrator is not None
+        assert "brier" not in found.metrics
+        assert found.metrics["label_accuracy"]["n"] == len(few)
 
     def test_certificates_use_both_splits(self) -> None:
         first, second = measured(120, 3.0, 1), measured(120, 3.0, 2)

@@ -31,7 +31,7 @@ from worker.scoring.model import FakeModel, LoadedModel
 
 CHECK = Check(
     name="guns", prompt="Gun?", labels=("gun", "none"), flags=("gun",), boxes=True, max_pixels=64 * 96,
-    min_pixels=32 * 32,
+    min_pixels=32 * 32, order="instruction-first",
 )  # fmt: skip
 
 
@@ -158,8 +158,15 @@ def records(worker: Rig, scan: str) -> dict[str, dict[str, Any]]:
     return {Path(result.uri).stem: json.loads(json.dumps(as_record(result))) for result in found}
 
 
+class InOrder(LoadedModel):
+    """It was taught its answers in the menu's own order."""
+
+    order = "instruction-first"
+    rotates = False
+
+
 def test_flagged_images_are_exported_with_their_boxes(tmp_path: Path, base: BaseModel) -> None:
-    with rig(tmp_path, model=LoadedModel(base), token_budget=512) as worker:
+    with rig(tmp_path, model=InOrder(base), token_budget=512) as worker:
         contents = {f"mem://a/{name}.png": png(name) for name in taught.TAUGHT}
         contents["mem://a/large.jpg"] = large_jpeg("one")
         scan = worker.scan(contents, check=CHECK)

@@ -20,6 +20,7 @@ from models.types import ModelIdentity
 from scanfleet.checks.check import load_check
 from scanfleet.db.engine import transaction
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
+from scanfleet.db.results.scorers import ROTATED
 from scanfleet.db.tables import ScorerRow, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote
@@ -53,9 +54,9 @@ def test_the_same_images_in_steps_and_at_once_are_two_scorers_without_an_adapter
             assert worker.progress(scan).n_verdicts == 5
         once, stepwise = (results(worker, scan) for scan in scans)
         modes = {row.id: row.mode for row in worker.rows(ScorerRow)}
-    assert sorted(modes.values()) == ["zero-shot", "zero-shot steps"]
-    assert {result.scorer.mode for result in stepwise if result.scorer} == {"zero-shot steps"}
-    scorer = in_steps(question_of(STEPS), partial(factory.scorer, pocket))
+    assert sorted(modes.values()) == ["zero-shot steps, menu rotated", "zero-shot, menu rotated"]
+    assert {result.scorer.mode for result in stepwise if result.scorer} == {"zero-shot steps, menu rotated"}
+    scorer = in_steps(question_of(STEPS), partial(factory.scorer, pocket, rotated=True))
     for result in stepwise:
         with Image.open(io.BytesIO(contents[result.uri])) as image:
             (alone,) = scorer.score([scorer.prepare(image.convert("RGB"))])
@@ -67,7 +68,7 @@ def test_the_same_images_in_steps_and_at_once_are_two_scorers_without_an_adapter
 def test_a_plain_command_asks_in_steps_as_well(pocket: BaseModel) -> None:
     alone = resolve_alone(LoadedModel(pocket), STEPS, None)
     assert isinstance(alone.scorer, SequentialScorer)
-    assert alone.mode == "zero-shot steps"
+    assert alone.mode == "zero-shot steps, menu rotated"
 
 
 def features(pocket: BaseModel, images: list[Image.Image]) -> torch.Tensor:
@@ -182,9 +183,11 @@ def test_how_a_scorer_answers_in_words() -> None:
         question = question_of(ONCE)
         return AdapterCard(name="a", question=question, base_model="m", base_revision="1", parts=parts)  # type: ignore[arg-type]
 
-    assert mode_of(question_of(ONCE), None) == "zero-shot"
-    assert mode_of(question_of(STEPS), None) == "zero-shot steps"
-    assert [mode_of(question_of(ONCE), card(*parts)) for parts in (("lora",), ("head",), ("lora", "head"))] == [
+    assert mode_of(question_of(ONCE), None, asked="") == "zero-shot"
+    assert mode_of(question_of(STEPS), None, asked=ROTATED) == "zero-shot steps, menu rotated"
+    assert [
+        mode_of(question_of(ONCE), card(*parts), asked=ROTATED) for parts in (("lora",), ("head",), ("lora", "head"))
+    ] == [
         "lora",
         "head",
         "lora+head",
