@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 Z95 = 1.959963984540054  # the normal distribution holds 95 % within this many standard deviations
-CALIBRATION_IMAGES = 300  # for a calibration error of .03: python -m bench calibration
+CALIBRATION_IMAGES = 300  # for a mean calibration error of .03 or less on simulated margins: docs/benchmarks.md
 
 
 @dataclass(frozen=True, kw_only=True)
