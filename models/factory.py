@@ -35,14 +35,19 @@ def scorer(
         ModelUnavailable: The adapter's folder cannot be read now.
     """
     from models.adapters.card import read_card
+    from models.adapters.likeness import read_likeness
     from models.scoring.head import HeadScorer, read_head
     from models.scoring.prefill import PrefillScorer
 
     if question.steps:
         raise ModelInvalid(f"question {question.name!r} has steps: use models.scoring.sequential")
     digest = None if adapter is None else base.load_adapter(adapter, question)
+    likeness = None
     if adapter is not None:
-        question = read_card(adapter).asked(question)
+        card = read_card(adapter)
+        question = card.asked(question)
+        if question.as_read() == card.question.as_read():  # at another pixel budget the tower gives other features
+            likeness = read_likeness(adapter, card, features=base.n_features)
     identity = ModelIdentity(
         base_model=base.checkpoint.name,
         revision=base.checkpoint.revision,
@@ -54,6 +59,7 @@ def scorer(
         made: PrefillScorer = HeadScorer(base=base, question=question, identity=identity, head=head)
     else:
         made = PrefillScorer(base=base, question=question, identity=identity)
+    made.likeness = likeness
     if policy is not None:
         made.record_layers = policy.recorded
     return made

@@ -24,6 +24,7 @@ from models.network.load import Precision, load_network
 from models.network.lock import SharedLock
 from models.network.lora import Place, load_lora, put_in, take_out
 from models.network.merging import Merger, bypass, reason_not_merged
+from models.network.pooling import watch_inputs
 from models.types import Question
 
 __all__ = ["BaseModel", "Precision", "load_base"]
@@ -57,6 +58,7 @@ class BaseModel:
         self.loaded: dict[str, list[Place]] = {}  # adapter -> where its modules go
         self.heads: dict[str, bytes] = {}  # of loaded adapters that have one
         self._merger = Merger()
+        self.pools = watch_inputs(network, family)  # whether the mean of an image's tokens can be had
 
     @property
     def n_features(self) -> int:

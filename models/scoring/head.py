@@ -86,18 +86,21 @@ class HeadScorer(PrefillScorer):
         """
         if not prepared:
             return []
-        hidden, attention = self.forward(prepared)
-        logits = self._classes.logits(hidden).tolist()
-        return [
-            Reading(
-                margin=margin_of(row, self.question.labels, self.question.flags),
-                logits=tuple(row),
-                mass=1.0,
-                visual_tokens=image.visual_tokens,
-                attention=seen,
-            )
-            for row, image, seen in zip(logits, prepared, attention, strict=True)
-        ]
+        found = self.forward(prepared)
+        logits = self._classes.logits(found.hidden).tolist()
+        return self.with_likeness(
+            found,
+            (
+                Reading(
+                    margin=margin_of(row, self.question.labels, self.question.flags),
+                    logits=tuple(row),
+                    mass=1.0,
+                    visual_tokens=image.visual_tokens,
+                    attention=seen,
+                )
+                for row, image, seen in zip(logits, prepared, found.attention, strict=True)
+            ),
+        )
 
 
 def initial_head(base: BaseModel, question: Question) -> Head:
