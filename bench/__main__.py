@@ -20,6 +20,7 @@ MODULES = {
     "gate": "bench.gate",
     "questions": "bench.questions",
     "certificates": "bench.certificates",
+    "drift": "bench.drift",
     "calibration": "bench.calibration",
     "photographs": "bench.training.photographs",
 }

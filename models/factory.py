@@ -45,6 +45,7 @@ def scorer(
         ModelUnavailable: The adapter's folder cannot be read now.
     """
     from models.adapters.card import read_card
+    from models.adapters.likeness import read_likeness
     from models.scoring.head import HeadScorer, read_head
     from models.scoring.prefill import PrefillScorer
     from models.scoring.rotated import RotatedScorer
@@ -52,7 +53,14 @@ def scorer(
     if question.steps:
         raise ModelInvalid(f"question {question.name!r} has steps: use models.scoring.sequential")
     digest = None if adapter is None else base.load_adapter(adapter, question)
-    question = _ordered(base, question) if adapter is None else read_card(adapter).asked(question)
+    likeness = None
+    if adapter is None:
+        question = _ordered(base, question)
+    else:
+        card = read_card(adapter)
+        question = card.asked(question)
+        if question.as_read() == card.learnt.as_read():  # at another pixel budget the tower gives other features
+            likeness = read_likeness(adapter, card, features=base.n_features)
     identity = ModelIdentity(
         base_model=base.checkpoint.name,
         revision=base.checkpoint.revision,
@@ -65,6 +73,7 @@ def scorer(
     else:
         kind = RotatedScorer if rotated and digest is None else PrefillScorer
         made = kind(base=base, question=question, identity=identity)
+    made.likeness = likeness
     if policy is not None:
         made.record_layers = policy.recorded
     return made

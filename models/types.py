@@ -114,6 +114,10 @@ class Reading:
             suspect.
         visual_tokens: Number of image tokens that the language model read.
         attention: `[visual tokens]` float32, paid by the answer position. None unless the scorer records it.
+        features: `[features]` float32, the mean of the visual tokens. None unless the scorer keeps it.
+        unlike: Share of the adapter's calibration images that the image is more unlike to them than, in [0, 1). None:
+            unknown, as for the base alone.
+        is_unlike: Whether that is more than all but a hundredth of such images have.
     """
 
     margin: float
@@ -121,6 +125,9 @@ class Reading:
     mass: float
     visual_tokens: int
     attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    features: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    unlike: float | None = None
+    is_unlike: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ def fused(first: Reading, second: Sequence[Reading], *, how: Fuse, question: Que
         question: its labels, and which of them flag.
 
     Returns:
-        The answer. mass: the smallest of the readings whose logits are in it. visual_tokens: of all readings.
+        The answer. mass: the smallest of the readings whose logits are in it. visual_tokens: of all readings. unlike:
+            of the first one, which shows the whole image as the calibration's did.
     """
     if not second:
         return first
@@ -40,7 +41,7 @@ def fused(first: Reading, second: Sequence[Reading], *, how: Fuse, question: Que
     else:
         answer = _mean((first, best), question)
     tokens = first.visual_tokens + sum(reading.visual_tokens for reading in second)
-    return replace(answer, visual_tokens=tokens, attention=None)
+    return replace(answer, visual_tokens=tokens, attention=None, unlike=first.unlike, is_unlike=first.is_unlike)
 
 
 def _largest(readings: Sequence[Reading]) -> Reading:

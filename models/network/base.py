@@ -24,6 +24,7 @@ from models.network.load import Precision, load_network
 from models.network.lock import SharedLock
 from models.network.lora import Place, changes, load_lora, put_in, take_out
 from models.network.merging import Merger, bypass, reason_not_merged
+from models.network.pooling import watch_inputs
 from models.types import Order, Question
 
 __all__ = ["BaseModel", "Precision", "load_base"]
@@ -58,6 +59,7 @@ class BaseModel:
         self.heads: dict[str, bytes] = {}  # of loaded adapters that have one
         self.with_own_tower: set[str] = set()  # loaded adapters that change the vision tower or its projector
         self._merger = Merger()
+        self.pools = watch_inputs(network, family)  # whether the mean of an image's tokens can be had
 
     @property
     def n_features(self) -> int:

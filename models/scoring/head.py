@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from models.errors import ModelInvalid, one_line
 from models.families import Row
 from models.scoring.margin import margin_of
-from models.scoring.prefill import PrefillScorer
+from models.scoring.prefill import Forward, PrefillScorer
 from models.types import ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class HeadScorer(PrefillScorer):
         """weight `[labels, hidden]` and bias `[labels]` of the head, both fp32."""
         return self._classes.weight, self._classes.bias
 
-    def readings(self, hidden: torch.Tensor, prepared: Sequence[Row]) -> list[Reading]:
-        """Return the readings of rows whose hidden states at the answer position are `hidden`, `[batch, hidden]`."""
+    def _plain_readings(self, found: Forward, prepared: Sequence[Row]) -> list[Reading]:
         question = self.question
         return [
             Reading(
@@ -83,8 +82,11 @@ class HeadScorer(PrefillScorer):
                 logits=tuple(row),
                 mass=1.0,
                 visual_tokens=image.visual_tokens,
+                attention=seen,
             )
-            for row, image in zip(self._classes.logits(hidden).tolist(), prepared, strict=True)
+            for row, image, seen in zip(
+                self._classes.logits(found.hidden).tolist(), prepared, found.attention, strict=True
+            )
         ]
 
 

@@ -13,7 +13,7 @@ vocabulary is read once per image, in slices, for the label mass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,14 +24,31 @@ from PIL import Image
 from models.errors import ModelInvalid
 from models.families import PreparedImage, Row
 from models.network.attention import emphasis_bias
+from models.network.pooling import pooling
 from models.network.prefix import Prefix
 from models.network.recording import recording
 from models.types import Detail, ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:
+    from models.adapters.likeness import Likeness
     from models.network.base import BaseModel
 
 _VOCABULARY_SLICE = 16_384  # rows of the output embedding converted to fp32 at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forward:
+    """What one forward gives for each of its rows.
+
+    Attributes:
+        hidden: `[batch, hidden]` at the answer position, in the network's dtype.
+        attention: `[visual tokens]` float32 each; None where `record_layers` is None.
+        features: `[features]` float32 each, the mean of the visual tokens; None where nobody needs it.
+    """
+
+    hidden: torch.Tensor
+    attention: list[NDArray[np.float32] | None]
+    features: list[NDArray[np.float32] | None]
 
 
 class PrefillScorer:
@@ -46,6 +63,8 @@ class PrefillScorer:
         prompt: The question as the tokenizer renders it.
         record_layers: Language-model layers, 0-based, whose attention `score` records. (): the middle third. None: no
             attention is recorded.
+        likeness: Of the adapter's calibration images; None: readings do not say how unlike an image is.
+        keep_features: Whether readings keep the mean of the visual tokens.
 
     Raises:
         ModelInvalid: The labels cannot be coded in single tokens, or the output head is quantised.
@@ -57,6 +76,8 @@ class PrefillScorer:
         self._identity = identity
         self.prompt = base.processor.prompt(question)
         self.record_layers: tuple[int, ...] | None = None
+        self.likeness: Likeness | None = None
+        self.keep_features = False
         self._prefix: Prefix | None = None
         self._head = LabelHead(
             weight=base.network.get_output_embeddings().weight,
@@ -107,19 +128,31 @@ class PrefillScorer:
         """
         if not prepared:
             return []
-        hidden, attention = self.forward(prepared)
-        return [
-            reading if seen is None else replace(reading, attention=seen)
-            for reading, seen in zip(self.readings(hidden, prepared), attention, strict=True)
-        ]
+        return self.readings(self.forward(prepared), prepared)
 
-    def readings(self, hidden: torch.Tensor, prepared: Sequence[Row]) -> list[Reading]:
-        """Return the readings of rows whose hidden states at the answer position are `hidden`, `[batch, hidden]`."""
-        logits, margins, mass = self._head(hidden)
-        read = zip(margins.tolist(), logits.tolist(), mass.tolist(), prepared, strict=True)
+    def readings(self, found: Forward, prepared: Sequence[Row]) -> list[Reading]:
+        """Return the readings of rows, with their features and with how unlike the calibration images they are.
+
+        Args:
+            found: Of a forward over the rows.
+            prepared: The rows.
+        """
+        kept = self._plain_readings(found, prepared)
+        if self.keep_features:
+            kept = [replace(each, features=seen) for each, seen in zip(kept, found.features, strict=True)]
+        seen = [each for each in found.features if each is not None]
+        if self.likeness is None or len(seen) < len(kept):
+            return kept
+        limit, shares = self.likeness.limit, self.likeness.unlike(np.stack(seen))
+        return [replace(each, unlike=share, is_unlike=share > limit) for each, share in zip(kept, shares, strict=True)]
+
+    def _plain_readings(self, found: Forward, prepared: Sequence[Row]) -> list[Reading]:
+        logits, margins, mass = self._head(found.hidden)
         return [
-            Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens)
-            for margin, row, share, image in read
+            Reading(margin=margin, logits=tuple(row), mass=share, visual_tokens=image.visual_tokens, attention=seen)
+            for margin, row, share, image, seen in zip(
+                margins.tolist(), logits.tolist(), mass.tolist(), prepared, found.attention, strict=True
+            )
         ]
 
     @property
@@ -136,17 +169,13 @@ class PrefillScorer:
         Returns:
             `[batch, hidden]` in the network's dtype, on its device.
         """
-        return self.forward(prepared)[0]
+        return self.forward(prepared).hidden
 
-    def forward(self, prepared: Sequence[Row]) -> tuple[torch.Tensor, list[NDArray[np.float32] | None]]:
+    def forward(self, prepared: Sequence[Row]) -> Forward:
         """Run one forward and read the answer position.
 
         Args:
             prepared: Prepared rows, at least one.
-
-        Returns:
-            The hidden state `[batch, hidden]` in the network's dtype and, for each row, its attention `[visual tokens]`
-            float32; None where `record_layers` is None.
 
         Raises:
             ModelInvalid: The adapter was released from memory.
@@ -158,9 +187,14 @@ class PrefillScorer:
             width = rows.inputs["input_ids"].shape[1]
             bias = emphasis_bias(rows.emphasis, rows.after, dtype=network.dtype)
             inputs = rows.inputs | prefix.inputs(width, base.device, bias)
-            with recording(base.network, base.family, base.processor.reader, self.record_layers, rows) as attention:
+            wanted = base.pools and (self.keep_features or self.likeness is not None)
+            with (
+                recording(base.network, base.family, base.processor.reader, self.record_layers, rows) as attention,
+                pooling(base.processor.reader, rows, wanted=wanted) as features,
+            ):
                 hidden = base.processor.reader.hidden(network, inputs)
-        return hidden[torch.arange(len(prepared), device=base.device), rows.last], attention
+        last = hidden[torch.arange(len(prepared), device=base.device), rows.last]
+        return Forward(hidden=last, attention=attention, features=features)
 
     def read_instruction(self) -> Prefix:
         """Return the keys and values of the tokens before the image, the same for every image under this adapter.

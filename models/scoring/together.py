@@ -15,12 +15,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.families import PreparedRow, Row, images_of
+from models.network.pooling import pooling
 from models.network.prefix import Prefix
 from models.network.tower import shared_tower
-from models.scoring.prefill import PrefillScorer
+from models.scoring.prefill import Forward, PrefillScorer
 from models.types import Reading
 
 if TYPE_CHECKING:
@@ -75,10 +78,10 @@ class Together:
         if len(one.numbers) == 1 or any(isinstance(row, PreparedRow) for row in prepared):
             return {number: self._scorers[number].score(prepared) for number in one.numbers}
         scorers = [self._scorers[number] for number in one.numbers]
-        hidden = _behind_images(self._base, scorers, prepared)
+        found = _behind_images(self._base, scorers, prepared)
         return {
-            number: scorer.readings(found, prepared)
-            for number, scorer, found in zip(one.numbers, scorers, hidden, strict=True)
+            number: scorer.readings(each, prepared)
+            for number, scorer, each in zip(one.numbers, scorers, found, strict=True)
         }
 
 
@@ -118,21 +121,27 @@ def _tower_of(base: BaseModel, scorer: PrefillScorer) -> Hashable:
 
 
 @torch.inference_mode()
-def _behind_images(base: BaseModel, scorers: Sequence[PrefillScorer], images: Sequence[Row]) -> list[torch.Tensor]:
-    """Return the hidden states at the answer positions, `[batch, hidden]` for each question."""
+def _behind_images(base: BaseModel, scorers: Sequence[PrefillScorer], images: Sequence[Row]) -> list[Forward]:
+    """Return what the forwards give for each question."""
     with base.using(scorers[0].identity.adapter_sha256) as network:
         reader, instruction = base.processor.reader, scorers[0].read_instruction()
         turn = replace(scorers[0].prompt.turn, after=())
         rows = base.processor.rows(turn, images, device=base.device, dtype=network.dtype)
         n_layers = int(reader.config.get_text_config(decoder=True).num_hidden_layers)
-        shown = instruction.with_images(lambda inputs: reader.hidden(network, inputs), rows.inputs, n_layers)
+        wanted = base.pools and any(scorer.keep_features or scorer.likeness is not None for scorer in scorers)
+        with pooling(reader, rows, wanted=wanted) as features:
+            shown = instruction.with_images(lambda inputs: reader.hidden(network, inputs), rows.inputs, n_layers)
         asked = [scorer.prompt.turn.after for scorer in scorers]
         at_once = max(1, AT_ONCE // (len(images) * (shown.length + max(map(len, asked)))))
-        found: list[torch.Tensor] = []
+        found: list[Forward] = []
+        unseen: list[NDArray[np.float32] | None] = [None] * len(images)  # no attention is recorded
         for start in range(0, len(asked), at_once):
             part = asked[start : start + at_once]
             hidden = _ask(base, network, part, images, rows.after, shown)
-            found += [hidden[:, number, len(ids) - 1] for number, ids in enumerate(part)]
+            found += [
+                Forward(hidden=hidden[:, number, len(ids) - 1], attention=unseen, features=features)
+                for number, ids in enumerate(part)
+            ]
     return found
 
 

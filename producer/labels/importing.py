@@ -15,6 +15,7 @@ from scanfleet.db.labels.labels import NewLabel, add_labels, labels_by_person, w
 from scanfleet.db.labels.queries import PINNED
 from scanfleet.db.labels.shown_verdicts import shown_for
 from scanfleet.db.labels.splits import Place, add_images, golden_by_hash, place_images
+from scanfleet.db.scans.checks import save_check
 from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import BadLabels, ImageError
 
@@ -84,6 +85,7 @@ def write(engine: sa.Engine, prepared: PreparedLabels) -> list[int]:
     """
     with transaction(engine, long=True) as connection:
         name = prepared.check.name
+        save_check(connection, prepared.check)  # of a check given as a file, this is all that a training finds
         places = add_images(connection, name, prepared.images, wanted=prepared.split)
         require_split(prepared, sum(place.refused for place in places.values()))
         shown = shown_for(connection, name, list(places))

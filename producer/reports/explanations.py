@@ -57,6 +57,9 @@ def _caveats(scorer: ScorerUse) -> tuple[str, ...]:
         calibrated=scorer.calibrator is not None,
         n_images=scorer.n_images,
         n_low_mass=scorer.n_low_mass,
+        n_far=scorer.n_far,
+        n_compared=scorer.n_compared,
+        n_doubted=scorer.n_doubted,
     )
 
 

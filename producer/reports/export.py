@@ -37,6 +37,8 @@ def as_record(result: Result) -> dict[str, Any]:
         "crop": result.crop and result.crop.record(),
         "frames": result.frames and result.frames.record(),
         "notes": result.notes,
+        "unlike": result.unlike,
+        "doubted": result.doubted,
         "scorer": scorer
         and {
             "id": scorer.id,
@@ -165,7 +167,8 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
         raise MissingExtra(f"Parquet needs pyarrow: {install_hint('parquet')}") from None
     types = {
         **dict.fromkeys(
-            ("score", "margin", "mass", "crop_first", "crop_second", "crop_sharpness", "frame_seconds"), pa.float64()
+            ("score", "margin", "mass", "unlike", "crop_first", "crop_second", "crop_sharpness", "frame_seconds"),
+            pa.float64(),
         ),
         **dict.fromkeys(("size", "width", "height", "scorer_id", "crop_tokens"), pa.int64()),
         **dict.fromkeys(("n_frames", "n_scored", "frame"), pa.int64()),

@@ -17,7 +17,7 @@ from scanfleet.errors import RequestError
 from scanfleet.stats.drift import Finding, Labels, Slice, judge, judge_labels
 from scanfleet.stats.proportions import Proportion
 
-HEADER = ("scan", "source", "n", "psi", "flagged", "ratio", "review", "mass", "low_mass", "reference")
+HEADER = ("scan", "source", "n", "psi", "flagged", "ratio", "review", "far", "mass", "low_mass", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def drift_of(
         only = None if scan is None else scan.id
         found = list(slices(connection, name, scan_id=only, by=by))
         labels = labels_of(connection, check, scan_id=only)
-        findings = [finding for each in found for finding in judge(each)]
+        findings = [finding for each in found for finding in judge(each, of_mass=not each.zero_shot)]
         for each in labels:
             findings += judge_labels(name, each, target_recall=check.target_recall)
         yield Drift(check=name, slices=found, labels=labels, findings=findings)
@@ -64,7 +64,8 @@ def _checks(connection: sa.Connection, check_name: str | None) -> list[str]:
 def row(found: Slice) -> tuple[str | int | float | None, ...]:
     now = found.tally
     held_to = "is the reference" if found.before is None and found.reference else found.reference
-    shares = (_percent(found.flag_rate), found.flag_ratio, _percent(Proportion(k=now.n_review, n=now.n)))
+    far = _percent(Proportion(k=now.n_far, n=now.n_compared))
+    shares = (_percent(found.flag_rate), found.flag_ratio, _percent(Proportion(k=now.n_review, n=now.n)), far)
     mass = (now.mean_mass, _percent(Proportion(k=now.n_low_mass, n=now.n)))
     psi = "too few" if found.reference is None else found.psi
     return (found.scan, found.source or "(all)", now.n, psi, *shares, *mass, held_to)
@@ -101,6 +102,7 @@ def _slice_record(found: Slice) -> dict[str, Any]:
         "flag_rate": found.flag_rate.value,
         "flag_ratio": found.flag_ratio,
         "review_rate": now.n_review / now.n,
+        "far_share": found.far_share,
         "mean_mass": now.mean_mass,
         "low_mass_share": now.n_low_mass / now.n,
     }

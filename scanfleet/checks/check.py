@@ -30,6 +30,7 @@ from scanfleet.config.validation import explain, printable
 from scanfleet.errors import BadCheck, UnknownName
 
 MAX_LABELS = 512
+Unlike = Literal["review", "say"]  # a person decides about it; it is decided as others, and said
 _NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
 _RULES = {  # (field, kind of problem) -> message, where the general one does not fit
     ("name", "string_pattern_mismatch"): _NAME_RULE,
@@ -61,6 +62,7 @@ class Check(BaseModel):
     target_recall: float = Field(default=0.95, gt=0, lt=1)
     target_precision: float = Field(default=0.95, gt=0, lt=1)
     prevalence: float | None = Field(default=None, gt=0, lt=1)  # share of the archive that should be flagged
+    unlike: Unlike = "review"  # what happens to an image unlike those that the adapter was calibrated on
     # What the model reads first. None: as the adapter was trained, or as the base was.
     order: Literal["image-first", "instruction-first"] | None = None
     steps: tuple[CheckStep, ...] = Field(default=(), max_length=MAX_STEPS)  # asked in turn, instead of the prompt
@@ -71,6 +73,7 @@ class Check(BaseModel):
         body: dict[str, Any] = dump(self)
         idle = {"steps": not self.steps, "frames": self.frames == DEFAULT_FRAMES}
         idle |= {name: body[name] is None for name in ("prevalence", "order")}
+        idle["unlike"] = self.unlike == "review"
         return {name: value for name, value in body.items() if not idle.get(name)}
 
     @model_validator(mode="after")

@@ -94,6 +94,8 @@ class Batch(Leased, Base):
     ]  # sums by name (scanfleet.stats.stage_times), of the attempt that closed the batch
     suspect: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # a lease expired: run it alone
     crashes: Mapped[int] = mapped_column(default=0, server_default="0")  # leases that expired since the last result
+    n_unlike: Mapped[int | None]  # verdicts whose `unlike` is far (scanfleet.stats.unlike)
+    n_compared: Mapped[int | None]  # verdicts with an `unlike`
     in_hand: Mapped[int | None]  # the image that a suspect batch works on: it is blamed if this lease expires too
 
 
@@ -159,6 +161,7 @@ class ScorerRow(Base):
     crop: Mapped[str]
     calibrator: Mapped[dict[str, Any] | None]  # None: the score is not a calibrated probability
     thresholds: Mapped[dict[str, Any] | None]
+    likeness: Mapped[str | None]  # digest of the summary of the calibration images; None: the adapter has none
     decoding: Mapped[int | None]  # version of decoding (scanfleet.images.version); None: the first
     mode: Mapped[str | None]  # as in `scanfleet.db.results.scorers.ScorerUse`
     created_at: Mapped[datetime]
@@ -195,6 +198,8 @@ class Verdict(Base):
     crop: Mapped[dict[str, Any] | None]  # the crop pass (scanfleet.checks.crop_result); None: the check has none
     frames: Mapped[dict[str, Any] | None]  # scanfleet.checks.frame_result; None: the file holds one picture
     notes: Mapped[list[Any] | None]  # what decoding chose where viewers differ
+    unlike: Mapped[float | None]  # scanfleet.stats.unlike; None: no adapter, or one that does not know
+    doubted: Mapped[str | None]  # the decision by the margin alone, where a review stands for an unlike image
     reused_from: Mapped[int | None]  # the verdict that this one copies
     created_at: Mapped[datetime]
 

@@ -6,12 +6,16 @@ Margins are compared within one scorer only: two scorers' logits have no common 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 from scanfleet.stats.proportions import Proportion, ratio_interval
 from scanfleet.stats.psi import psi_mean, psi_noise, psi_of_counts
 from scanfleet.stats.shares import least_z, most_moved, outside_by_chance
+from scanfleet.stats.unlike import FAR_BY_CHANCE, LOST_SHARE, far_by_chance
 
 Level = Literal["alarm", "watch", "note"]
 
@@ -21,6 +25,10 @@ PSI_ALARM, PSI_WATCH = 0.2, 0.1  # above the value expected by chance
 LEVEL = 0.01  # error of the test of a range of margins
 SHARE_ALARM, SHARE_WATCH = 0.05, 0.03  # of the verdicts, that moved into a range of margins or out of it
 OUTSIDE_LEVEL, OUTSIDE_ALARM = 0.001, 0.01  # margins that no verdict of the reference had
+MIN_CALIBRATED = 60  # margins of the calibration, and of a first scan that is held to them
+STEPS = 50  # shares of positives that are tried
+MIN_FAR_IMAGES = 100  # compared with the calibration images, before their share of far ones is judged
+FAR_LEVEL = 0.001  # error of the test of that share
 RATIO_ALARM, RATIO_WATCH = 2.0, 1.25  # of flag rates, either way
 MIN_MASS_IMAGES = 50
 MASS_FLOOR = 0.9  # below it the model rarely answers with a label: prompt or adapter is suspect
@@ -39,10 +47,41 @@ class Tally:
     n_low_mass: int  # under MASS_FLOOR
     mean_mass: float
     n_outside: int = 0  # below or above all margins of the reference
+    n_far: int = 0  # as unlike the calibration images as a tenth of these are (scanfleet.stats.unlike)
+    n_compared: int = 0  # with those
 
     @property
     def n(self) -> int:
         return sum(self.bins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationMargins:
+    """Histograms of the margins that an adapter was calibrated on: of images that should flag, and of others.
+
+    edges: between their bins. span: from the least margin to the largest.
+    """
+
+    edges: tuple[float, ...]
+    span: tuple[float, float]
+    positive: tuple[int, ...]
+    negative: tuple[int, ...]
+
+    @property
+    def n(self) -> int:
+        return sum(self.positive) + sum(self.negative)
+
+    def least_psi(self, bins: Sequence[int]) -> float:
+        """Return the PSI against the mixture of both kinds that fits best: an archive has its own share of each."""
+        parts = [part for part in (self.positive, self.negative) if sum(part)]
+        shares = [[n / sum(part) for n in part] for part in parts]
+        mixtures = (
+            [self.n * sum(w * share[at] for w, share in zip(weights, shares, strict=True)) for at in range(len(bins))]
+            for weights in (
+                [(step / STEPS, 1 - step / STEPS) for step in range(STEPS + 1)] if len(parts) > 1 else [(1.0,)]
+            )
+        )
+        return min(psi_of_counts([round(n) for n in mixture], bins) for mixture in mixtures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +100,13 @@ class Slice:
     before: Tally | None
     reference: str | None
     zero_shot: bool = False  # by the base alone
+    calibration: CalibrationMargins | None = None  # of a first scan, whose bins are between its edges; None: unknown
+    n_calibration: int = 0  # images that the adapter's `unlike` compares with; 0: it has none
+
+    @property
+    def far_share(self) -> float | None:
+        """The share of images that are far from the calibration images; None: they were not compared."""
+        return self.tally.n_far / self.tally.n_compared if self.tally.n_compared else None
 
     @property
     def comparable(self) -> bool:
@@ -117,6 +163,8 @@ def judge(found: Slice, *, of_mass: bool = True) -> list[Finding]:
     name = f"scan {found.scan}" + (f", {found.source}" if found.source is not None else "")
     findings = [
         *(_of_mass(found.tally) if of_mass else ()),
+        *_of_images(found),
+        *_of_calibration(found),
         *_of_margins(found),
         *_of_flags(found),
     ]
@@ -151,6 +199,52 @@ def share_text(share: Proportion) -> str:
     """
     low, high = share.interval
     return f"{share.value or 0:.1%} ({share.k} of {share.n}; 95 % interval {low:.1%} to {high:.1%})"
+
+
+def _of_images(found: Slice) -> list[Finding]:
+    """Findings about what the images look like: held to the calibration's, so also in a first scan, and to the
+    reference's."""
+    k, n, share = found.tally.n_far, found.tally.n_compared, found.far_share
+    if share is None or n < MIN_FAR_IMAGES or not found.n_calibration:
+        return []
+    more = share - FAR_BY_CHANCE
+    if more >= SHARE_ALARM and far_by_chance(k, n, n_calibration=found.n_calibration) < FAR_LEVEL:
+        words = f"unlike what the adapter was calibrated on: {share:.1%} of the images lie as far from those images as "
+        words += f"{FAR_BY_CHANCE:.0%} of them do from each other"
+        if share >= LOST_SHARE:
+            words += "; no certificate holds here"
+        return [Finding(level="alarm", words=words)]
+    return _of_more_far(found)
+
+
+def _of_calibration(found: Slice) -> list[Finding]:
+    """Findings about the margins of a first scan. Labels are often of hard images, so these do not alarm."""
+    held, n = found.calibration, found.tally.n
+    if held is None or min(n, held.n) < MIN_CALIBRATED:
+        return []
+    outside = found.tally.n_outside
+    if outside / n >= OUTSIDE_ALARM and outside_by_chance(outside, n, n_before=held.n) < OUTSIDE_LEVEL:
+        return [Finding(level="watch", words=f"{outside / n:.1%} of the margins lie outside all of the calibration's")]
+    psi, bins = held.least_psi(found.tally.bins), len(found.tally.bins)
+    if psi - psi_mean(held.n, n, bins=bins) < PSI_ALARM or psi <= psi_noise(held.n, n, bins=bins):
+        return []
+    words = f"margins are like no mixture of those that the adapter was calibrated on: PSI {psi:.2f}"
+    return [Finding(level="watch", words=words)]
+
+
+def _of_more_far(found: Slice) -> list[Finding]:
+    """The finding about a part of images of a new kind, beside those of the reference."""
+    now, before = found.tally, found.before
+    if before is None or before.n_compared < MIN_FAR_IMAGES:
+        return []
+    pooled = (now.n_far + before.n_far) / (now.n_compared + before.n_compared)
+    spread = math.sqrt(pooled * (1 - pooled) * (1 / now.n_compared + 1 / before.n_compared))
+    share, was = now.n_far / now.n_compared, before.n_far / before.n_compared
+    if share - was < SHARE_WATCH or share - was < NormalDist().inv_cdf(1 - FAR_LEVEL) * spread:
+        return []
+    words = f"{share:.1%} of the images are far from those of the calibration, {was:.1%} in {found.reference}"
+    level: Level = "alarm" if share - was >= SHARE_ALARM else "watch"
+    return [Finding(level=level, words=f"images of a new kind: {words}")]
 
 
 def _of_margins(found: Slice) -> list[Finding]:

@@ -19,8 +19,9 @@ from transformers import Qwen3VLForConditionalGeneration
 from bench.pocket import Measured, fresh, measure
 from models import factory
 from models.adapters.calibration import fit_platt, thresholds_from
-from models.adapters.card import AdapterCard, Canary, write_adapter
+from models.adapters.card import CARD, AdapterCard, Canary, read_card, write_adapter
 from models.adapters.certificates import certify_precision, certify_recall
+from models.adapters.likeness import MAX_IMAGES, METRIC, fitted
 from models.inputs.sources import folder_revision
 from models.network.base import load_base
 from models.pocket.questions import QUESTIONS, SMALL
@@ -64,6 +65,23 @@ def publish_adapter(recipe: dict[str, Any], work: Path, target: Path, check: str
         update={**_reading_of(recipe, check, measured), "canary": _canary(recipe, place, check, scorer)}
     )
     write_adapter(place, card=card, lora=lora, weights=weights)
+    publish_likeness(recipe, target, check)
+
+
+def publish_likeness(recipe: dict[str, Any], target: Path, check: str) -> None:
+    """Write what an adapter's calibration images look like beside its card. It changes no digest."""
+    place = target / "adapters" / check
+    scorer = factory.scorer(load_base(str(target)), QUESTIONS[check], place)
+    scorer.keep_features = True
+    images = list(_calibration_images(recipe, check))
+    readings = measure(scorer, images[:: -(-len(images) // MAX_IMAGES)]).readings
+    features = [each.features for each in readings if each.features is not None]
+    found = fitted(features, [str(number) for number in range(len(features))])
+    if found is None:
+        raise RuntimeError(f"{check}: too few calibration images")
+    card = read_card(place)
+    card = card.model_copy(update={"metrics": {**card.metrics, METRIC: found.write(place)}})
+    (place / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _recipe_of(recipe: dict[str, Any], check: str) -> dict[str, Any]:

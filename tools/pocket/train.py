@@ -16,7 +16,7 @@ from models.pocket.recipe import load_recipe
 from tools.pocket.adapt import adapter_pool, train_adapters
 from tools.pocket.base import stage_pool, train_base
 from tools.pocket.parallel import run
-from tools.pocket.publish import publish, publish_adapter
+from tools.pocket.publish import publish, publish_adapter, publish_likeness
 from tools.pocket.small import train_small
 
 
@@ -38,7 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for image pools and checkpoints (several GB)")
     parser.add_argument("--recipe", type=Path, help="another recipe file than the shipped one")
-    parser.add_argument("--only", choices=("base", "adapters", *QUESTIONS, "publish"), help="run one part alone")
+    parser.add_argument(
+        "--only", choices=("base", "adapters", *QUESTIONS, "publish", "likeness"), help="run one part alone"
+    )
     parser.add_argument("--out", type=Path, default=folder(), help="where the finished weights go")
     arguments = parser.parse_args()
     recipe, work = load_recipe(arguments.recipe), arguments.work
@@ -55,6 +57,9 @@ def main() -> None:
         publish_adapter(recipe, work, arguments.out, arguments.only)
     if arguments.only in (None, "publish"):
         publish(recipe, work, arguments.out)
+    if arguments.only == "likeness":
+        for check in QUESTIONS:
+            publish_likeness(recipe, arguments.out, check)
 
 
 if __name__ == "__main__":

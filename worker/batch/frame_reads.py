@@ -58,7 +58,14 @@ class FrameReads:
         row, reading = self.rows[chosen], readings[chosen]
         if len(readings) > 1:
             tokens = sum(each.visual_tokens for each in readings)
-            reading = replace(reading, mass=min(each.mass for each in readings), visual_tokens=tokens)
+            unlike = max((each.unlike for each in readings if each.unlike is not None), default=None)
+            reading = replace(
+                reading,
+                mass=min(each.mass for each in readings),
+                visual_tokens=tokens,
+                unlike=unlike,
+                is_unlike=any(each.is_unlike for each in readings),
+            )
         if self._keep_prepared:
             self._duplicates.prepared = row.prepared
         return ImageResult(

@@ -166,6 +166,8 @@ class BatchResults:
             crop=crop,
             frames=None if frames is None else replace(frames, reason=decision.reason),
             notes=tuple(map(storable, notes)),
+            unlike=reading.unlike,
+            doubted=decision.doubted,
         )
         self._verdicts.append(verdict)
 

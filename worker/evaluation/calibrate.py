@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from models.adapters.calibration import Calibrator, Thresholds, fit_platt
 from models.adapters.calibration import thresholds_from as both_thresholds
 from models.adapters.certificates import Certificate, certify_precision, certify_recall
@@ -28,6 +30,7 @@ from worker.evaluation.readings import Read, Watch, read_images
 
 CONFIDENCE = 0.95
 FOLDS = 5
+MARGINS = "margins"  # in a card's metrics: histograms of the calibration margins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,7 @@ def calibrated_from(
         "precision_certificate": _certificate(precision, what="flagged"),
         "certified_on": len(both),
         "clusters": len(set(clusters)),
+        MARGINS: _margins(both) if all(math.isfinite(each.margin) for each in both) else None,
     }
     return Calibrated(
         calibrator=calibrator,
@@ -216,6 +220,20 @@ def _measured(examples: Sequence[Example], read: Read, question: Question) -> li
 def answer_of(reading: Reading) -> int:
     """Index of the most likely label."""
     return max(range(len(reading.logits)), key=reading.logits.__getitem__)
+
+
+def _margins(measured: Sequence[Measured]) -> dict[str, Any] | None:
+    """Histograms of the margins, over deciles of all: of the images that should flag, and of the others."""
+    if not measured:
+        return None
+    margins = np.array([each.margin for each in measured])
+    event = np.array([each.event for each in measured], dtype=bool)
+    edges = np.unique(np.quantile(margins, np.linspace(0.1, 0.9, 9)))
+    of = {
+        name: np.bincount(np.searchsorted(edges, part, side="right"), minlength=len(edges) + 1).tolist()
+        for name, part in (("positive", margins[event]), ("negative", margins[~event]))
+    }
+    return {"edges": edges.tolist(), "span": [float(margins.min()), float(margins.max())], **of}
 
 
 def _mean_mass(read: Read) -> float | None:

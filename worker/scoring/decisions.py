@@ -26,6 +26,7 @@ class Decision:
     score: float | None  # calibrated probability; None without a calibrator
     decision: str  # clear, review, flag
     reason: str | None = None  # UNREAD: it would be clear if the file had no other pictures
+    doubted: str | None = None  # the decision that an image unlike the calibration's would have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Policy:
     calibrator None: there is no score. thresholds None as well: the sign of the margin decides.
     Thresholds are margins (`models.adapters.calibration.Thresholds`), so a new calibrator changes no decision.
     once: the policy for images without a crop in a check with a crop pass; None: this one.
+    say_unlike: an image unlike those of the calibration is decided as others are; False: a person decides.
     prevalence: share of positives in the archive, which scores are stated for; None: that of the calibration images.
     """
 
@@ -43,6 +45,7 @@ class Policy:
     thresholds: Thresholds | None = None
     once: Policy | None = None
     prevalence: float | None = None
+    say_unlike: bool = False
 
     def after(self, crop: CropResult | None) -> Policy:
         """Return the policy for an image with this crop result; None: the gate asked for no crop."""
@@ -67,10 +70,17 @@ class Policy:
         reason = UNREAD if decision == "clear" and frames is not None and not self._covers(frames) else None
         if reason is not None:
             decision = "review"
+        doubted = decision if reading.is_unlike and not self.say_unlike and decision != "review" else None
         fits = complete and (frames is None or frames.calibrated)  # what the calibrator was fitted to
         best = max(range(len(reading.logits)), key=reading.logits.__getitem__)
         score = self._probability(reading.margin) if fits else None
-        return Decision(label=self.question.labels[best], score=score, decision=decision, reason=reason)
+        return Decision(
+            label=self.question.labels[best],
+            score=score,
+            decision="review" if doubted else decision,
+            reason=reason,
+            doubted=doubted,
+        )
 
     def _probability(self, margin: float) -> float | None:
         return None if self.calibrator is None else self.calibrator.probability(margin, prevalence=self.prevalence)
@@ -80,6 +90,11 @@ class Policy:
         first = self.once or self
         others = frames.next_margin if self.question.flags else None
         return frames.complete and (others is None or first._by_margin(others) == "clear")
+
+    def saying(self, unlike: bool) -> Policy:
+        """Return the policy that decides about unlike images too, and says no more than that they are (True)."""
+        once = None if self.once is None else self.once.saying(unlike)
+        return replace(self, say_unlike=unlike, once=once)
 
     def at_precision(self, precision: str) -> Policy:
         """Return the policy for a precision in which calibrator and thresholds may not have been fitted.

@@ -13,6 +13,7 @@ import structlog
 from models.adapters.calibration import Thresholds
 from models.adapters.canary import try_canary
 from models.adapters.card import CARD, AdapterCard, read_card
+from models.adapters.likeness import digest_in
 from models.errors import ModelInvalid, ModelUnavailable
 from models.scoring.sequential import in_steps
 from models.types import Question, Reading, Scorer, Step
@@ -128,10 +129,10 @@ class ScorerMaker:
         same_budget = card is None or matches(card, question)
         margins = margins_of(check, self._own(check, adapter), same_budget=same_budget, fitted=fitted)
         crop_setup = self._crop_setup(check, question, folder, scorer, margins)
-        spec = replace(
-            self._spec(wanted.check_id, check, adapter, margins, fitted),
-            mode=mode_of(question, card, asked=asked_alone(self._model, question)),
-        )
+        likeness = digest_in(card.metrics) if card is not None and same_budget else None
+        spec = self._spec(wanted.check_id, check, adapter, margins, fitted)
+        mode = mode_of(question, card, asked=asked_alone(self._model, question))
+        spec = replace(spec, mode=mode, likeness=likeness)
         with transaction(self._engine) as connection:
             row = scorer_id(connection, spec)
             if shift is not None:
@@ -146,7 +147,7 @@ class ScorerMaker:
                 adapter_sha256=None if adapter is None else adapter.weights_sha256,
             ),
             scorer=scorer,
-            policy=margins.policy,
+            policy=margins.policy.saying(check.unlike == "say"),
             mode=spec.mode or "",
             boxes=boxes,
             crop_setup=crop_setup,

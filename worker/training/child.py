@@ -35,7 +35,7 @@ from worker.training.compare_stage import compare
 from worker.training.context import Context, Stage
 from worker.training.fit import calibrate, canary, fit
 from worker.training.progress import ProgressReporter, StopRequested
-from worker.training.publish import finish, publish
+from worker.training.publish import finish, publish, report_of_failure
 from worker.training.snapshot import images, snapshot
 from worker.training.workspace import REPORT, WorkFolder, folder_of
 
@@ -64,17 +64,19 @@ def main(arguments: list[str], *, stages: Stages = STAGES) -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     reports = Reports.on_stdout()
+    results: dict[str, dict[str, Any]] = {}  # of the finished stages
     try:
         settings = load_settings()
         configure_logging(level=settings.log_level, json=settings.log_json)
         with ledger(settings, newer=True) as engine:
             training = _leased_training(engine, training_id, token)
-            reports.send("done", words=_run(settings, engine, training, reports, stop, stages))
+            reports.send("done", words=_run(settings, engine, training, reports, stop, stages, results))
     except Exception as error:
         kind, detail = outcome_of(error)
         if kind == "crashed":
             log.exception("training_crashed")
-        reports.send(kind, words=storable(detail)[:MAX_MESSAGE])
+        more = {"report": report_of_failure(results)} if kind == "failed" else {}
+        reports.send(kind, words=storable(detail)[:MAX_MESSAGE], **more)
         return 1 if kind == "crashed" else 0
     return 0
 
@@ -110,8 +112,9 @@ def _run(
     reports: Reports,
     stop: threading.Event,
     stages: Stages,
+    results: dict[str, dict[str, Any]],
 ) -> str:
-    """Returns the gate's verdict."""
+    """Returns the gate's verdict. results: filled in as stages finish."""
     with reading(engine) as connection:
         check = get_check(connection, training.check_id)
     if check.steps:
@@ -127,6 +130,7 @@ def _run(
             question=question_of(check),
             work=work,
             progress=ProgressReporter(reports.send, stop=stop.is_set),
+            results=results,
         )
         verdict = finish(context, stages)
         _write_report(work, training)

@@ -60,11 +60,16 @@ class Context:
         except ModelUnavailable as error:
             raise DeviceUnavailable(f"model: {error}") from error
 
-    def scorer(self, adapter: Path | None = None) -> Scorer:
-        """The scorer that a worker would serve with this adapter, or with the base alone. Raises ModelInvalid."""
+    def scorer(self, adapter: Path | None = None, *, keep_features: bool = False) -> Scorer:
+        """The scorer that a worker would serve with this adapter, or with the base alone. Raises ModelInvalid.
+
+        keep_features: its readings keep the mean of each image's visual tokens.
+        """
         from worker.scoring.error_mapping import MappedScorer
 
-        return cast("Scorer", MappedScorer(factory.scorer(self.base, self.question, adapter, rotated=True)))
+        made = factory.scorer(self.base, self.question, adapter, rotated=True)
+        made.keep_features = keep_features
+        return cast("Scorer", MappedScorer(made))
 
     def plain(self) -> Scorer:
         """The base alone, asked in the question's own order, which an adapter is trained from."""

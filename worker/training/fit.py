@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.adapters.canary import try_canary
+from models.adapters.canary import LEAST_EFFECT, try_canary
 from models.adapters.card import AdapterCard, read_card
 from models.training.data.types import Example, Progress, Trained
-from models.types import Question
+from models.types import Question, Reading
 from scanfleet.db.engine import reading
 from scanfleet.db.training.adapters import get_adapter
 from scanfleet.errors import TrainingFailed
@@ -46,6 +46,8 @@ def fit(context: Context) -> dict[str, Any]:
         if share_of_chance(loss, context.question) <= NEAR_CHANCE:
             break
     trained = found[min(tried, key=lambda name: tried[name])]
+    losses = {"tried": tried, "chance": math.log(len(context.question.labels)), "learnt_from": len(learn)}
+    context.results[FIT] = losses  # of a training that fails here, too
     if len(recipes) > 1 and share_of_chance(min(tried.values()), context.question) > AT_CHANCE:
         raise TrainingFailed(_not_learnt(tried, context.question, len(learn)))
     checkpoint = context.base.checkpoint
@@ -61,9 +63,8 @@ def fit(context: Context) -> dict[str, Any]:
         "recipe": dict(card.recipe),
         "figures": dict(trained.figures),
         "history": [asdict(epoch) for epoch in trained.history],
-        "learnt_from": len(learn),
         "stopped_by": len(validation),
-        "tried": tried,
+        **losses,
     }
 
 
@@ -149,13 +150,14 @@ def _report(context: Context, progress: Progress) -> None:
 
 
 def calibrate(context: Context) -> dict[str, Any]:
-    """Fit calibrator and thresholds, each on a split of its own."""
+    """Fit calibrator and thresholds, each on a split of its own, and summarise what these images look like."""
     from worker.evaluation.calibrate import calibrated
 
+    calibration, threshold = (examples_of(context, split) for split in ("calibration", "threshold"))
     found = calibrated(
-        context.scorer(context.work.path / ADAPTER),
-        examples_of(context, "calibration"),
-        examples_of(context, "threshold"),
+        context.scorer(context.work.path / ADAPTER, keep_features=True),
+        calibration,
+        threshold,
         context.question,
         target_recall=context.check.target_recall,
         target_precision=context.check.target_precision,
@@ -165,8 +167,21 @@ def calibrate(context: Context) -> dict[str, Any]:
     return {
         "calibrator": None if found.calibrator is None else asdict(found.calibrator),
         "thresholds": None if found.thresholds is None else asdict(found.thresholds),
-        "metrics": dict(found.metrics),
+        "metrics": found.metrics | _likeness(context.work.path, [*calibration, *threshold], found.readings),
     }
+
+
+def _likeness(folder: Path, examples: Sequence[Example], readings: Mapping[str, Reading]) -> dict[str, Any]:
+    """Write the summary of these images' features, and return what the card's metrics say about it."""
+    from models.adapters.likeness import METRIC, fitted
+
+    kept = [
+        (seen.features, each.cluster or each.key)
+        for each in examples
+        if (seen := readings.get(each.key)) is not None and seen.features is not None
+    ]
+    found = fitted([features for features, _ in kept], [name for _, name in kept])
+    return {} if found is None else {METRIC: found.write(folder)}
 
 
 def canary(context: Context) -> dict[str, Any]:
@@ -178,8 +193,10 @@ def canary(context: Context) -> dict[str, Any]:
     scorer = context.scorer(context.work.path / ADAPTER)
     made = write_canary(context.work.path, examples, scorer)
     base = context.plain()
-    problem = try_canary(made, context.work.path, adapter=scorer, base=base).problem()
+    found = try_canary(made, context.work.path, adapter=scorer, base=base)
+    problem = found.problem()
     if problem is not None:
+        context.results["canary"] = {"mean_effect": found.mean_effect, "least_effect": LEAST_EFFECT}
         raise TrainingFailed(f"{problem}{_training_figures(context.results.get(FIT, {}), context.question)}")
     return {"canary": made.model_dump(mode="json")}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import sqlalchemy as sa
 
 from models.adapters.calibration import Calibrator, Thresholds
 from models.adapters.card import Canary, read_adapter, read_card, write_adapter
+from models.adapters.likeness import FILE as LIKENESS
+from models.adapters.likeness import METRIC
 from scanfleet.db.engine import transaction
 from scanfleet.db.tables import Adapter
 from scanfleet.db.training import champions, trainings
@@ -68,6 +71,8 @@ def _assemble(context: Context) -> Path:
     if whole.exists():
         shutil.rmtree(whole)
     shutil.copytree(context.work.path / CANARIES, whole / CANARIES)
+    if METRIC in card.metrics:
+        shutil.copyfile(context.work.path / LIKENESS, whole / LIKENESS)
     write_adapter(whole, card=card, lora=made.lora, weights=made.weights, head=made.head)
     return whole
 
@@ -164,3 +169,17 @@ def report_of(context: Context) -> dict[str, Any]:
         "shadow": results["compare"]["shadow"],
         "seconds": {name: result["seconds"] for name, result in results.items()},
     }
+
+
+def report_of_failure(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the stages that a failed training finished, for `train show`."""
+    images, fitted = results.get("images", {}), results.get("fit", {})
+    report: dict[str, Any] = {name: images[name] for name in ("labels", "left_out") if name in images}
+    if fitted:
+        report["fit"] = {name: value for name, value in fitted.items() if name != "seconds"}
+    if "canary" in results:
+        report["canary"] = results["canary"]
+    metrics = results.get("calibrate", {}).get("metrics")
+    if metrics is not None:
+        report["calibration"] = {"metrics": metrics}
+    return report | {"seconds": {name: result["seconds"] for name, result in results.items() if "seconds" in result}}

@@ -28,7 +28,8 @@ def drift(flags: Flags, check_name: str | None, scan_id: str | None, by: str | N
     """Report drift in scores, labels and human corrections.
 
     Each scan is compared with the first one by the same scorer that has at least 200 verdicts. psi: how far its margins
-    moved, an alarm from 0.2 beyond chance; ratio: of the flag rates; low_mass: share of verdicts in which the model
+    moved, an alarm from 0.2 beyond chance; ratio: of the flag rates; far: share of images unlike those that the adapter
+    was calibrated on, judged in a first scan, too (a tenth is expected); low_mass: share of verdicts in which the model
     gives the labels little probability. Corrections count since the adapter in use last changed; only those of random
     samples represent the archive.
 

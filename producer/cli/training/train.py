@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -202,6 +203,30 @@ def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: 
                 note(f"report with every figure and plot: {page}")
 
 
+def _losses(fit: Mapping[str, Any]) -> str | None:
+    """Return `1.07 by recipe lora, 1.10 by guessing, from 240 training images`; None if nothing was trained."""
+    tried = fit.get("tried") or {}
+    if not tried or not fit.get("chance"):
+        return None
+    losses = ", ".join(
+        f"{'diverged' if loss is None else f'{loss:.2f}'} by recipe {name}" for name, loss in tried.items()
+    )
+    return f"{losses}, {fit['chance']:.2f} by guessing, from {fit['learnt_from']} training images"
+
+
+def _moved(canary: Mapping[str, Any]) -> str | None:
+    if canary.get("mean_effect") is None or canary.get("least_effect") is None:
+        return None
+    return f"the base's margins by {canary['mean_effect']:.3f} logits on average, {canary['least_effect']:g} are needed"
+
+
+def _again(found: TrainingInfo) -> str:
+    return (
+        "by itself after a fifth more labels (20 at least), which help most; at once, also with another recipe or "
+        f"model: `scanfleet train start --check {found.check_name}`"
+    )
+
+
 def _show(found: TrainingInfo, *, page: str | None) -> None:
     from producer.training.trainings import progress_text
 
@@ -219,6 +244,9 @@ def _show(found: TrainingInfo, *, page: str | None) -> None:
         "adapter": found.adapter_id,
         "page": page,
         "labels": ", ".join(f"{sum(each.values())} {split}" for split, each in labels.items()) or None,
+        "loss": _losses(report.get("fit") or {}) if found.state == "failed" else None,
+        "moved": _moved(report.get("canary") or {}) if found.state == "failed" else None,
+        "again": _again(found) if found.state == "failed" else None,
         "left out": ", ".join(f"{n} {reason}" for reason, n in (report.get("left_out") or {}).items()) or None,
         "seconds": ", ".join(f"{stage} {spent:.1f}" for stage, spent in (report.get("seconds") or {}).items()) or None,
     }

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from scanfleet.db.drift.uri_parts import By, part_of
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.stats.drift import MASS_FLOOR, Tally
+from scanfleet.stats.unlike import FAR
 
 BIN_WIDTH = 1 / 64  # logits; edges between bins lie on this grid
 MAX_BINS_AWAY = 4096  # of the grid, either side: margins farther away count as the last bin
@@ -68,6 +69,8 @@ def tallies_of(
             _n(Verdict.mass < MASS_FLOOR).label("n_low_mass"),
             sa.func.avg(Verdict.mass).label("mean_mass"),
             _n(outside).label("n_outside"),
+            _n(Verdict.unlike >= FAR).label("n_far"),
+            sa.func.count(Verdict.unlike).label("n_compared"),
             *bins,
         ),
         scan_id,
@@ -84,6 +87,8 @@ def tallies_of(
             n_low_mass=int(row.n_low_mass),
             mean_mass=float(row.mean_mass),
             n_outside=int(row.n_outside),
+            n_far=int(row.n_far),
+            n_compared=int(row.n_compared),
         )
         for row in connection.execute(query)
         if row.n

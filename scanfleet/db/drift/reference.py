@@ -15,8 +15,9 @@ from scanfleet.db.drift.corrections import labels_of, newest_check
 from scanfleet.db.drift.counts import BIN_WIDTH, margin_histogram, spread_batches, tallies_of
 from scanfleet.db.drift.uri_parts import By
 from scanfleet.db.tables import Adapter, Batch, Champion, CheckRow, Scan, ScorerRow
-from scanfleet.stats.drift import MIN_IMAGES, Slice, Tally, judge, judge_labels
+from scanfleet.stats.drift import MIN_IMAGES, CalibrationMargins, Slice, Tally, judge, judge_labels
 from scanfleet.stats.psi import edges_of_histogram, span_of_histogram
+from scanfleet.stats.unlike import UNKNOWN_IMAGES
 
 REFERENCE_BATCHES = 256
 RECENT_BATCHES = 128  # of a scan, for checks that run every half minute
@@ -85,7 +86,8 @@ def alarms(connection: sa.Connection, check_name: str) -> list[str]:
 def alarms_of_scan(connection: sa.Connection, check_name: str, scan_id: str) -> list[str]:
     """Return the alarms of one scan about its current answers, as text. Reads a part of it, whatever its size."""
     found = slices(connection, check_name, scan_id=scan_id, max_batches=RECENT_BATCHES, standing=True)
-    return [finding.words for each in found for finding in judge(each) if finding.level == "alarm"]
+    judged = [finding for each in found for finding in judge(each, of_mass=not each.zero_shot)]
+    return [finding.words for finding in judged if finding.level == "alarm"]
 
 
 def checks_with_scans(connection: sa.Connection) -> list[str]:
@@ -114,6 +116,8 @@ class _Scorer:
     id: int
     text: str
     zero_shot: bool
+    n_calibration: int  # images that `unlike` compares with; 0: it compares with none
+    calibration: CalibrationMargins | None
 
 
 def _scorers_of(
@@ -121,7 +125,8 @@ def _scorers_of(
 ) -> list[_Scorer]:
     used = sa.select(Batch.scorer_id).where(Batch.scan_id == scan_id, Batch.scorer_id.is_not(None)).distinct()
     query = (
-        sa.select(ScorerRow.id, ScorerRow.base_model, ScorerRow.precision, Adapter.weights_sha256)
+        sa.select(ScorerRow.id, ScorerRow.base_model, ScorerRow.precision, ScorerRow.likeness)
+        .add_columns(Adapter.weights_sha256, Adapter.metrics)
         .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
         .where(ScorerRow.id.in_(used))
         .order_by(ScorerRow.id)
@@ -136,7 +141,19 @@ def _scorers_of(
     found = []
     for row in connection.execute(query):
         adapter = "" if row.weights_sha256 is None else f", {row.weights_sha256[:12]}"
-        found.append(_Scorer(id=row.id, text=f"{row.base_model} ({row.precision}){adapter}", zero_shot=not adapter))
+        text = f"{row.base_model} ({row.precision}){adapter}"
+        metrics = row.metrics or {}
+        n_calibration = 0 if row.likeness is None else (metrics.get("likeness") or {}).get("n", UNKNOWN_IMAGES)
+        held = metrics.get("margins")
+        found.append(
+            _Scorer(
+                id=row.id,
+                text=text,
+                zero_shot=not adapter,
+                n_calibration=n_calibration,
+                calibration=None if not held else CalibrationMargins(**{name: tuple(held[name]) for name in held}),
+            )
+        )
     return found
 
 
@@ -150,20 +167,23 @@ def _slices(
     by: By | None,
     batches: Sequence[int] | None,
 ) -> Iterator[Slice]:
-    edges = (0.0,) if reference is None else reference.edges
-    span = None if reference is None else reference.span
+    is_reference = reference is not None and reference.scan == scan_id
+    first = scorer.calibration if is_reference or reference is None else None
+    held = first or reference
+    edges, span = ((0.0,), None) if held is None else (held.edges, held.span)
     tallies = tallies_of(connection, scan_id, sources, scorer.id, edges, by=by, batches=batches, span=span)
     for source, tally in tallies.items():
         before, compared_with = None, None
         if reference is not None:
             name, before = reference.of(source)
             compared_with = f"scan {reference.scan}" + (f", {name}" if name is not None else "")
-        is_reference = reference is not None and reference.scan == scan_id
         yield Slice(
             scan=scan_id,
             scorer_id=scorer.id,
             scorer=scorer.text,
             zero_shot=scorer.zero_shot,
+            calibration=first,
+            n_calibration=scorer.n_calibration,
             source=source,
             tally=tally,
             before=None if is_reference else before,

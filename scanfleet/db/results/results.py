@@ -77,6 +77,8 @@ class Result:
     crop: CropResult | None = None  # None: no crop pass was due
     frames: FrameResult | None = None  # None: the file holds one picture
     notes: list[Any] | None = None  # what decoding chose where viewers differ
+    unlike: float | None = None  # share of the calibration images that are less unlike; None: not compared
+    doubted: str | None = None  # the decision by the margin alone, where a review stands for an unlike image
     reused: bool = False
     scored_at: datetime | None = None
     scorer: ScorerInfo | None = None
@@ -204,8 +206,8 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
 
 _IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "content_sha256", "meta", "state")
 _VERDICT = (
-    "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "frames", "notes", "reused_from",
-    "created_at",
+    "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "frames", "notes", "unlike",
+    "doubted", "reused_from", "created_at",
 )  # fmt: skip
 _SCORER = ("key", "base_model", "base_revision", "precision", "mode")
 _FAILURE = ("stage", "reason", "detail")
@@ -258,6 +260,8 @@ def _result(row: sa.Row[Any]) -> Result:
         crop=CropResult.read(row.crop),
         frames=frames,
         notes=row.notes,
+        unlike=row.unlike,
+        doubted=row.doubted,
         reused=row.reused_from is not None,
         scored_at=row.created_at,
         scorer=None if row.scorer_id is None else _scorer(row),

@@ -18,6 +18,7 @@ from scanfleet.db.tables import Adapter, CheckRow, Image, Scan, ScorerRow, Verdi
 from scanfleet.errors import LedgerReplaced
 from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.drift import MASS_FLOOR
+from scanfleet.stats.unlike import FAR
 
 # Behind the mode of a base alone: how it is asked since it is not asked as in the first releases.
 IMAGE_FIRST = ", image first"
@@ -38,12 +39,15 @@ class ScorerSpec:
     calibrator: dict[str, Any] | None
     thresholds: dict[str, Any] | None
     decoding: int = DECODING_VERSION  # answers for other pixels of the same bytes are not reused
+    likeness: str | None = None  # digest of what the adapter's calibration images look like
     mode: str | None = None  # as text; in the key only where it says how a base is asked: the rest follows
 
     @property
     def key(self) -> str:
         asked = "," in (self.mode or "")
         body = {name: value for name, value in asdict(self).items() if name != "mode" or asked}
+        if self.likeness is None:
+            del body["likeness"]  # the key that scorers had before there was one
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -91,6 +95,9 @@ class ScorerUse:
     shift: dict[str, Any] | None = None  # a Shift, the widest of all workers; None: no canary
     crop: str = "never"  # as `scanfleet.checks.crop.crop_text` has it
     n_low_mass: int = 0  # of n_images: the labels together are improbable answers
+    n_far: int = 0  # of n_compared: far from the adapter's calibration images (scanfleet.stats.unlike)
+    n_compared: int = 0  # of n_images: with those
+    n_doubted: int = 0  # of n_images: a person decides because they are unlike those
 
 
 def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
@@ -100,6 +107,9 @@ def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
             Verdict.scorer_id,
             sa.func.count().label("n_images"),
             sa.func.sum(sa.case((Verdict.mass < MASS_FLOOR, 1), else_=0)).label("n_low_mass"),
+            sa.func.sum(sa.case((Verdict.unlike >= FAR, 1), else_=0)).label("n_far"),
+            sa.func.count(Verdict.unlike).label("n_compared"),
+            sa.func.count(Verdict.doubted).label("n_doubted"),
         )
         .join(Image, Image.verdict_id == Verdict.id)
         .where(Image.scan_id == scan_id)
@@ -112,7 +122,7 @@ def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
             *(ScorerRow.__table__.c[name] for name in names),
             Adapter.weights_sha256.label("adapter"),
             counts.c.n_images,
-            counts.c.n_low_mass,
+            *(counts.c[name] for name in ("n_low_mass", "n_far", "n_compared", "n_doubted")),
         )
         .join(counts, counts.c.scorer_id == ScorerRow.id)
         .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import now
+from scanfleet.db.results.doubts import doubt_if_lost
 from scanfleet.db.results.rescan_writes import renew
 from scanfleet.db.results.scorers import ScorerRef, require_scorer
 from scanfleet.db.scans import batches, failures
@@ -21,6 +22,7 @@ from scanfleet.db.scans.scans import finish_if_complete
 from scanfleet.db.scans.source_breaker import count_source_error, release_scan
 from scanfleet.db.tables import Batch, Image, Verdict
 from scanfleet.errors import ImageError
+from scanfleet.stats.unlike import FAR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Answer:
     crop: CropResult | None = None  # None: no crop pass was due
     frames: FrameResult | None = None  # None: the file holds one picture
     notes: tuple[str, ...] = ()  # what decoding chose where viewers differ
+    unlike: float | None = None  # share of the calibration images that are less unlike; None: not compared
+    doubted: str | None = None  # the decision by the margin alone, where a review stands for an unlike image
     reused_from: int | None = None  # the verdict that gave the answer first
 
 
@@ -72,14 +76,26 @@ class Outcome:
 
 
 # Fields of an answer that are columns of its verdict, as they are.
-_COLUMNS = ("content_sha256", "label", "decision", "score", "margin", "mass", "logits", "boxes", "reused_from")
+_COLUMNS = (
+    "content_sha256",
+    "label",
+    "decision",
+    "score",
+    "margin",
+    "mass",
+    "logits",
+    "boxes",
+    "unlike",
+    "doubted",
+    "reused_from",
+)
 
 
 def answers_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Answer]:
     """Return earlier answers for the same listed versions (uri and etag), whose bytes need no fetching.
 
     Answers that lack a crop pass which was due (`CropResult.complete`) are left out: the scan had no tokens left for
-    it, and this one may have some.
+    it, and this one may have some. So are doubted ones: they depend on the other images of that scan.
     """
     return _answers(connection, scorer_id, Verdict.identity, identities)
 
@@ -101,7 +117,11 @@ def _answers(
         .where(Verdict.scorer_id == scorer_id, column.in_(list(values)))
     )
     answers = ((getattr(row, column.key), _answer(row)) for row in connection.execute(query))
-    return {key: answer for key, answer in answers if answer.crop is None or answer.crop.complete}
+    return {
+        key: answer
+        for key, answer in answers
+        if (answer.crop is None or answer.crop.complete) and answer.doubted is None
+    }
 
 
 def _answer(row: sa.Row[Any]) -> Answer:
@@ -125,6 +145,9 @@ def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
     """
     batches.settle(connection, held, values=_batch_values(outcome), waiting_for=outcome.waiting_for)
     _write_images(connection, held, outcome)
+    far, compared = _n_unlike(outcome)
+    if outcome.scorer is not None and outcome.scorer.check.unlike == "review":
+        doubt_if_lost(connection, held.scan_id, outcome.scorer_id, n_far=far, n_compared=compared)
     if outcome.waiting_for is None:
         batches.reopen_if_pending(connection, held)
         finish_if_complete(connection, held.scan_id)
@@ -165,7 +188,9 @@ def _batch_values(outcome: Outcome) -> dict[str, Any]:
     def count(decision: str) -> int:
         return sum(verdict.decision == decision for verdict in outcome.verdicts)
 
-    progress = {"crashes": 0} if outcome.verdicts or outcome.failures else {}
+    far, compared = _n_unlike(outcome)
+    counted = {"n_unlike": _more(Batch.n_unlike, far), "n_compared": _more(Batch.n_compared, compared)}
+    progress = (counted if compared else {}) | ({"crashes": 0} if outcome.verdicts or outcome.failures else {})
     return progress | {
         "n_verdicts": Batch.n_verdicts + len(outcome.verdicts),
         "n_failures": Batch.n_failures + len(outcome.failures),
@@ -175,6 +200,16 @@ def _batch_values(outcome: Outcome) -> dict[str, Any]:
         "scorer_id": outcome.scorer_id,
         "seconds": dict(outcome.seconds),
     }
+
+
+def _n_unlike(outcome: Outcome) -> tuple[int, int]:
+    """Return how many verdicts are far from the calibration images, and how many were compared with them."""
+    compared = [verdict.unlike for verdict in outcome.verdicts if verdict.unlike is not None]
+    return sum(unlike >= FAR for unlike in compared), len(compared)
+
+
+def _more(column: orm.InstrumentedAttribute[int | None], by: int) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(column, 0) + by
 
 
 def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:

@@ -197,13 +197,14 @@ def test_little_label_mass_alarms_in_the_first_scan_already(rig: VerdictRig) -> 
     assert "100.0% of the verdicts have a label mass under 0.9 (mean 0.50)" in words
 
 
-def test_little_label_mass_of_the_base_alone_is_reported_and_no_reason_to_train(rig: VerdictRig) -> None:
+def test_little_label_mass_of_the_base_alone_is_no_drift(rig: VerdictRig) -> None:
     rig.scan("first")
     rig.verdicts("first", rig.scorer(), margins(1), mass=0.5)
     assert alarming(rig) == []
     with reading(rig.engine) as connection:
-        (words,) = alarms_of_scan(connection, rig.check.name, "first")
-    assert "label mass under 0.9" in words
+        assert alarms_of_scan(connection, rig.check.name, "first") == []
+        (drift,) = drift_of(connection, check_name=rig.check.name, scan_id=None, by=None)
+    assert drift.findings == []
 
 
 def test_a_look_at_part_of_a_scan_sees_what_the_whole_shows(rig: VerdictRig) -> None:
@@ -279,3 +280,29 @@ def test_queries_of_a_look_are_bounded(each_rig: VerdictRig) -> None:
     sa.event.listen(each_rig.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
     assert alarming(each_rig) == []
     assert sum("FROM verdicts" in each for each in statements) <= 5  # reference: two; two scans: one each
+
+
+def test_a_first_scan_is_held_to_the_margins_of_the_calibration(rig: VerdictRig) -> None:
+    """Whatever its share of positives, as long as both kinds have the margins that they had."""
+    edges = [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
+    held = {"edges": edges, "span": [-9.0, 9.0], "positive": [1, 2, 5, 12, 30, 25, 15, 10]}
+    held["negative"] = list(reversed(held["positive"]))
+    info = {"check_hash": "h", "base_model": "fake", "base_revision": "1", "uri": "/x", "metrics": {"margins": held}}
+    with transaction(rig.engine) as connection:
+        adapter = register_adapter(connection, AdapterInfo(check_name="overlay", weights_sha256="a" * 64, **info))
+    places = [-3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5]
+    rare = [place for place, n in zip(places, held["negative"], strict=True) for _ in range(4 * n)]
+    for number, (given, words) in enumerate(
+        (
+            (rare, None),
+            ([*rare, *[12.0] * 50], "outside all of the calibration's"),
+            ([0.5, -0.5] * 200, "like no mixture"),
+        )
+    ):
+        scan = rig.scan(f"scan{number}")
+        rig.verdicts(scan, rig.scorer(str(number), adapter_id=adapter), given)
+        (slice_,) = [each for each in found(rig).values() if each.scan == scan]
+        watched = [each.words for each in judge(slice_) if each.level == "watch"]
+        assert (words is None) == (not watched)
+        assert words is None or words in watched[0]
+    assert alarming(rig) == []

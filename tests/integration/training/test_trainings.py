@@ -258,7 +258,7 @@ def test_reconcilers_notify_of_trainings_and_free_expired_ones(engine: sa.Engine
     assert get(engine, training_id).state == "ready"
 
 
-def add_images(engine: sa.Engine, *, start: int, n: int) -> None:
+def add_images(engine: sa.Engine, *, start: int, n: int, check: str = "overlay") -> None:
     """Labelled ones."""
     place = {"uri": "mem://a", "width": 1, "height": 1, "phash": "0", "cluster": "c", "split": "train"}
     keys = [f"{number:064x}" for number in range(start, start + n)]
@@ -266,7 +266,7 @@ def add_images(engine: sa.Engine, *, start: int, n: int) -> None:
         at = now(connection)
         connection.execute(sa.insert(LabelledImage), [{"content_sha256": key, "added_at": at, **place} for key in keys])
         labels = [NewLabel(content_sha256=key, label="none", who="ann", origin="import") for key in keys]
-        add_labels(connection, "overlay", labels)
+        add_labels(connection, check, labels)
 
 
 def why(engine: sa.Engine, settings: Settings) -> str | None:
@@ -300,7 +300,7 @@ def test_a_schedule_needs_a_new_label_and_a_last_training_long_ago(engine: sa.En
         newest = newest_label(connection, "overlay")
     request(engine, newest_label=newest)
     with transaction(engine) as connection:
-        trainings.settle(connection, must_claim_in(connection), error="too few")
+        trainings.settle(connection, must_claim_in(connection), verdict="hold")
     assert why(engine, settings) is None
     with transaction(engine) as connection:
         yesterday = now(connection) - timedelta(hours=25)
@@ -308,6 +308,30 @@ def test_a_schedule_needs_a_new_label_and_a_last_training_long_ago(engine: sa.En
     assert why(engine, settings) is None  # nothing new since
     add_images(engine, start=1, n=1)
     assert why(engine, settings) == "schedule: every 24 h, and 1 new label"
+
+
+def test_a_failed_training_is_not_repeated_for_a_few_more_labels(engine: sa.Engine, settings: Settings) -> None:
+    settings = settings.model_copy(update={"train_after_labels": 1, "train_every_hours": 1e-9})
+    add_images(engine, start=0, n=150)
+    (first,) = triggers.check_triggers(engine, settings)
+    with transaction(engine) as connection:
+        trainings.settle(connection, must_claim_in(connection), error="cannot be learnt")
+    add_images(engine, start=150, n=29)
+    assert why(engine, settings) is None  # a fifth of 150 is 30
+    add_images(engine, start=179, n=1)
+    assert why(engine, settings) == "30 new labels (train_after_labels is 1)"
+    assert get(engine, first).state == "failed"
+
+
+def test_labels_of_a_check_given_as_a_file_start_trainings_too(engine: sa.Engine, settings: Settings) -> None:
+    settings = settings.model_copy(update={"train_after_labels": 5})
+    own = load_check("overlay").model_copy(update={"name": "own", "prompt": "Is there text?"})
+    add_images(engine, start=0, n=5, check="own")
+    assert triggers.check_triggers(engine, settings) == []  # nobody knows what the check asks
+    with transaction(engine) as connection:
+        save_check(connection, own)  # as a scan and an import of labels do
+    (training_id,) = triggers.check_triggers(engine, settings)
+    assert get(engine, training_id).check_name == "own"
 
 
 def test_a_drift_alarm_starts_a_training_with_any_new_label(

@@ -224,3 +224,15 @@ def test_a_setting_without_name_or_value_is_refused(setting: str) -> None:
 def test_a_worker_refuses_a_model_that_cannot_be_trained(tmp_path: Path, model: str) -> None:
     with pytest.raises(BadSettings, match="model: "):
         find_base(load_settings(data_dir=tmp_path, model=model))
+
+
+def test_a_failed_training_shows_its_figures_and_what_helps(engine: sa.Engine, tmp_path: Path) -> None:
+    request(engine)
+    fit = {"tried": {"pocket-lora": 1.07, "pocket-full": None}, "chance": 1.0986, "learnt_from": 240}
+    report = {"fit": fit, "canary": {"mean_effect": 0.242, "least_effect": 0.5}}
+    settle(engine, claim(engine), error="cannot be learnt", report=report)
+    shown = " ".join(train(tmp_path, "train", "show", "1").stdout.split())
+    assert "loss 1.07 by recipe pocket-lora, diverged by recipe pocket-full, 1.10 by guessing, from 240" in shown
+    assert "moved the base's margins by 0.242 logits on average, 0.5 are needed" in shown
+    assert "again by itself after a fifth more labels (20 at least)" in shown
+    assert "`scanfleet train start --check overlay`" in shown

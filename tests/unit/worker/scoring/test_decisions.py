@@ -154,3 +154,19 @@ def test_quantised_and_without_thresholds_the_middle_goes_to_a_person() -> None:
     assert [held.decide(reading(m)).decision for m in (0.24, 0.26, 0.74, 0.76)] == ["clear", "review", "review", "flag"]
     plain = Policy(question=OVERLAY)
     assert plain.at_precision("nf4") == plain
+
+
+@pytest.mark.parametrize(("margin", "alone"), [(5.0, "flag"), (-5.0, "clear")])
+def test_an_image_unlike_the_calibration_is_left_to_a_person(margin: float, alone: str) -> None:
+    policy = Policy(question=OVERLAY, thresholds=Thresholds(review=-1.0, flag=1.0))
+    unlike = replace(reading(margin), unlike=0.995, is_unlike=True)
+    found = policy.decide(unlike)
+    assert (found.decision, found.doubted) == ("review", alone)
+    said = replace(policy, once=policy).saying(True)
+    assert (said.decide(unlike).decision, said.after(None).decide(unlike).decision) == (alone, alone)
+    assert policy.decide(replace(unlike, is_unlike=False)).doubted is None
+
+
+def test_a_review_is_not_doubted() -> None:
+    policy = Policy(question=OVERLAY, thresholds=Thresholds(review=-1.0, flag=1.0))
+    assert policy.decide(replace(reading(0.0), unlike=0.995, is_unlike=True)).doubted is None

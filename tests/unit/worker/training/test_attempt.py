@@ -96,6 +96,7 @@ def test_a_bug_is_a_crash_and_what_a_person_must_change_ends_a_training_at_once(
     assert (found.progress or {})["crashes"] == 1
     found = ground.attempt("fails")
     assert (found.state, found.error) == ("failed", "too few labelled images")
+    assert "images" in (found.report or {})["seconds"]  # the figures of what came before
 
 
 def test_a_stopping_worker_hands_back_at_once(ground: Ground) -> None:

@@ -5,14 +5,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from models.adapters.likeness import FILE, METRIC
 from models.training.data.types import Progress, Trained
+from models.types import Reading
 from scanfleet.checks.check import load_check
 from scanfleet.errors import TrainingFailed
 from worker.scoring.factory import question_of
 from worker.training import fit as stage
 from worker.training.fit import fit
+from worker.training.publish import report_of_failure
 
 QUESTION = question_of(load_check("overlay"))
 CHANCE = math.log(3)
@@ -35,6 +39,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         check=SimpleNamespace(name="overlay"),
         training=SimpleNamespace(id=1, recipe="auto", overrides={}, seed=0),
         work=SimpleNamespace(path=tmp_path),
+        results={},
     )
 
 
@@ -73,9 +78,25 @@ def test_labels_that_nothing_learns_are_named_as_such(context: Any, monkeypatch:
     with pytest.raises(TrainingFailed) as caught:
         fit(context)
     assert "1.10 by recipe pocket-lora, 1.09 by recipe pocket-full, and 1.10 by guessing" in str(caught.value)
+    figures = report_of_failure(context.results)["fit"]
+    assert figures["tried"] == {"pocket-lora": pytest.approx(CHANCE), "pocket-full": pytest.approx(0.99 * CHANCE)}
+    assert figures["chance"] == pytest.approx(CHANCE)
 
 
 def test_a_recipe_that_was_asked_for_is_the_only_one(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     context.training.recipe = "pocket-lora"
     assert losses(monkeypatch, pocket_lora=1.0) == []
     assert list(fit(context)["tried"]) == ["pocket-lora"]
+
+
+def test_a_training_keeps_what_its_calibration_images_look_like(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    examples: list[Any] = [SimpleNamespace(key=str(number), cluster=str(number // 2)) for number in range(80)]
+    readings = {
+        each.key: Reading(margin=0.0, logits=(0.0,), mass=1.0, visual_tokens=1, features=rng.normal(size=8))
+        for each in examples
+    }
+    told = stage._likeness(tmp_path, examples, readings)[METRIC]
+    assert (told["n"], (tmp_path / FILE).is_file()) == (40, True)  # of two look-alikes one
+    assert stage._likeness(tmp_path, examples[:20], readings) == {}
+    assert stage._likeness(tmp_path, examples, {}) == {}  # a family whose tokens cannot be seen
