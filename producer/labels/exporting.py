@@ -16,7 +16,9 @@ from scanfleet.db.labels.history import as_record as line_record
 from scanfleet.db.labels.labels import CurrentLabel
 
 FORMATS = ("csv", "jsonl", "coco")
-COLUMNS = ("uri", "label", "boxes", "who", "group", "note", "drawn", "split", "cluster", "content_sha256", "at")
+COLUMNS = (
+    "uri", "label", "boxes", "who", "group", "note", "drawn", "attributes", "split", "cluster", "content_sha256", "at",
+)  # fmt: skip
 LINE_COLUMNS = tuple(field.name for field in fields(LabelLine))
 
 SIDES = ("x0", "y0", "x1", "y1")
@@ -34,7 +36,9 @@ def write_labels(
         return _write_coco(current, labels, file)
     if form == "jsonl":
         return _write_jsonl(map(as_record, current()), file)
-    rows = (as_record(one) | {"boxes": boxes_text(one.boxes)} for one in current())
+    rows = (
+        as_record(one) | {"boxes": boxes_text(one.boxes), "attributes": _json_text(one.attributes)} for one in current()
+    )
     return write_csv(file, COLUMNS, rows, spreadsheet=spreadsheet)
 
 
@@ -45,10 +49,10 @@ def as_record(one: CurrentLabel) -> dict[str, Any]:
 
 
 def boxes_text(boxes: Sequence[Any] | None) -> str:
-    """Return `label x0 y0 x1 y1; ...`, or JSON if a label has a semicolon or bracket, or if there is no box."""
+    """Return `label x0 y0 x1 y1; ...`, or JSON if words cannot say it: no box, attributes, marks in a label."""
     if boxes is None:
         return ""
-    if not boxes or any(";" in box["label"] or box["label"].startswith("[") for box in boxes):
+    if not boxes or any(";" in box["label"] or box["label"].startswith("[") or box.get("attributes") for box in boxes):
         return json.dumps(boxes, ensure_ascii=False)
     return "; ".join(" ".join([box["label"], *(f"{box[side]:.10g}" for side in SIDES)]) for box in boxes)
 
@@ -67,8 +71,16 @@ def write_lines(lines: Iterable[LabelLine], file: IO[bytes], *, form: str) -> No
 
 
 def _line_row(line: LabelLine) -> dict[str, Any]:
-    shown = "" if line.shown is None else json.dumps(line.shown)
-    return line_record(line) | {"boxes": boxes_text(line.boxes), "shown": shown}
+    texts = {
+        "boxes": boxes_text(line.boxes),
+        "shown": _json_text(line.shown),
+        "attributes": _json_text(line.attributes),
+    }
+    return line_record(line) | texts
+
+
+def _json_text(value: dict[str, Any] | None) -> str:
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _write_jsonl(records: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
@@ -109,7 +121,8 @@ def _coco_boxes(current: Iterable[CurrentLabel], categories: dict[str, int]) -> 
         for box in one.boxes or ():
             number += 1
             width, height = round(box["x1"] - box["x0"], 2), round(box["y1"] - box["y0"], 2)
-            yield {
+            more = {"attributes": box["attributes"]} if box.get("attributes") else {}
+            yield more | {
                 "id": number,
                 "image_id": one.label_id,
                 "category_id": categories.setdefault(box["label"], len(categories) + 1),

@@ -42,6 +42,7 @@ class LabelLine:
     drawn: str | None
     note: str | None
     shown: dict[str, Any] | None
+    attributes: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +148,7 @@ def undo_labels(connection: sa.Connection, wanted: LabelFilter, *, who: str) -> 
 _SAME_IMAGE = LabelledImage.content_sha256 == Label.content_sha256
 _PLAIN = (
     "id", "at", "check_name", "label", "boxes", "who", "content_sha256", "origin", "settles", "drawn", "note", "shown",
+    "attributes",
 )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def imported(
     prepared = prepare(labels, fetched, BAGGAGE, problems, origin="import")
     found: Labels = {}
     for one in prepared.labels:
-        boxes = None if one.boxes is None else [tuple(box.values()) for box in one.boxes]
+        boxes = None if one.boxes is None else [tuple(box.values())[:5] for box in one.boxes]
         found[Path(one.uri).name] = (one.label, boxes)
     return found, list(prepared.left_out)
 
