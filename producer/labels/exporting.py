@@ -1,4 +1,4 @@
-"""Writes labels: the current ones, which `labels import` reads again (CSV, JSONL, COCO), and every one as a line.
+"""Writes labels: the current ones, which `labels import` reads again, and every one as a line.
 
 Both run in constant memory.
 """
@@ -6,16 +6,23 @@ Both run in constant memory.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import IO, Any
 
+from producer.labels.writing.folders import write_voc, write_yolo
+from producer.labels.writing.places import below
+from producer.labels.writing.said import Sayable
+from producer.labels.writing.tasks import write_labelstudio
 from producer.reports.output import write_csv
 from scanfleet.db.labels.history import LabelLine
 from scanfleet.db.labels.history import as_record as line_record
 from scanfleet.db.labels.labels import CurrentLabel
 
-FORMATS = ("csv", "jsonl", "coco")
+FORMATS = ("csv", "jsonl", "coco", "yolo", "voc", "labelstudio")
+FOLDERS = ("yolo", "voc")
 COLUMNS = (
     "uri", "label", "boxes", "who", "group", "note", "drawn", "attributes", "split", "cluster", "content_sha256", "at",
 )  # fmt: skip
@@ -26,26 +33,52 @@ CurrentLabels = Callable[[], Iterable[CurrentLabel]]  # yields the same each tim
 
 
 def write_labels(
-    current: CurrentLabels, labels: Sequence[str], file: IO[bytes], *, form: str, spreadsheet: bool = False
-) -> int:
-    """Write labels and return their number. labels: those of the check, which become COCO's categories.
+    current: CurrentLabels,
+    sayable: Sayable,
+    file: IO[bytes],
+    *,
+    form: str,
+    root: str | None = None,
+    spreadsheet: bool = False,
+) -> tuple[int, Counter[str]]:
+    """Write labels to one file. Returns their number, and how many are left out, by reason.
 
+    The labels of the check become COCO's categories. root: names of images are written from there on; None: whole.
     spreadsheet: of CSV, as in `write_csv`.
     """
+    if form == "labelstudio":
+        return write_labelstudio(current(), file, root or "/")
+
+    def named() -> Iterator[CurrentLabel]:
+        for one in current():
+            name = None if root is None else below(one.uri, root)
+            yield one if name is None else replace(one, uri=name)
+
     if form == "coco":
-        return _write_coco(current, labels, file)
+        return _write_coco(named, sayable.check.labels, file), Counter()
     if form == "jsonl":
-        return _write_jsonl(map(as_record, current()), file)
+        return _write_jsonl(map(as_record, named()), file), Counter()
     rows = (
-        as_record(one) | {"boxes": boxes_text(one.boxes), "attributes": _json_text(one.attributes)} for one in current()
+        as_record(one) | {"boxes": boxes_text(one.boxes), "attributes": _json_text(one.attributes)} for one in named()
     )
-    return write_csv(file, COLUMNS, rows, spreadsheet=spreadsheet)
+    return write_csv(file, COLUMNS, rows, spreadsheet=spreadsheet), Counter()
+
+
+def write_folder(
+    current: CurrentLabels, sayable: Sayable, place: Path, *, form: str, root: str
+) -> tuple[int, Counter[str]]:
+    """Write labels to a folder, as `write_labels` does to a file. Raises RequestError."""
+    return (write_yolo if form == "yolo" else write_voc)(current(), place, sayable, root)
 
 
 def as_record(one: CurrentLabel) -> dict[str, Any]:
     """Return a label as plain values, under the names that the import reads."""
     record = {name: getattr(one, name) for name in COLUMNS if name != "at"}
     return record | {"at": one.at.isoformat()}
+
+
+def _row(one: CurrentLabel) -> dict[str, Any]:
+    return as_record(one) | {"boxes": boxes_text(one.boxes), "attributes": _json_text(one.attributes)}
 
 
 def boxes_text(boxes: Sequence[Any] | None) -> str:

@@ -84,6 +84,7 @@ def _entries(where: str, task: object, options: Options, control: str | None, pr
     data = task["data"]
     uri = image_of(data, options)
     group = text_of(data.get(options.group or "group"), "group")
+    drawn = text_of(data.get("drawn"), "drawn")
     found: dict[str | None, Entry] = {}
     twice: set[str | None] = set()
     for annotation in annotations:
@@ -93,7 +94,9 @@ def _entries(where: str, task: object, options: Options, control: str | None, pr
             continue
         who = _annotator(annotation.get("completed_by"))
         fields = read_results(where, annotation["result"], control, problems)
-        entry = Entry(where=where, uri=uri, who=who, group=group, **fields)
+        if annotation.get("completed_by") is None:  # as our own export writes it
+            who, fields["note"] = text_of(data.get("who"), "who"), text_of(data.get("note"), "note")
+        entry = Entry(where=where, uri=uri, who=who, group=group, drawn=drawn, **fields)
         if found.setdefault(who, entry) != entry:
             twice.add(who)
     for who in twice:
