@@ -18,6 +18,7 @@ MODULES = {
     "frames": "bench.frames",
     "gate": "bench.gate",
     "certificates": "bench.certificates",
+    "labels": "bench.labels",
 }
 
 

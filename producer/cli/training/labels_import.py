@@ -137,8 +137,10 @@ def _prepare(
     )
     problems = Problems(str(file), strict=more["strict"])
     entries = read_labels(file, form=form, options=options, problems=problems)
+    n_blank = sum(entry.blank for entry in entries)
     filled = [entry for entry in entries if not entry.blank]
     given = map_labels(filled, mapping, who=who or user(), root=root, problems=problems)
+    del entries, filled  # a large file has millions of boxes
     with _progress(len({one.image.uri for one in given})) as done:
         frame_of = frame_finder(engine, mapping.check.name)
         images = [one.image for one in given]
@@ -147,7 +149,7 @@ def _prepare(
         uri, error = next(iter(fetched.unread.items()))
         raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {error}")
     prepared = prepare(given, fetched, mapping.check, problems, origin="import", split=more["split"])
-    return replace(prepared, n_blank=len(entries) - len(filled), where_possible=more["where_possible"])
+    return replace(prepared, n_blank=n_blank, where_possible=more["where_possible"])
 
 
 @contextmanager

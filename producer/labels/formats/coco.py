@@ -181,7 +181,10 @@ def _entry(image: _Image, options: Options, problems: Problems, *, looked: bool)
         raise MalformedLineError(image.wrong)
     if len(whole) > 1:
         raise MalformedLineError(f"annotations without a box name several categories: {', '.join(sorted(whole)[:5])}")
-    named = text_of(fields.get(options.label), "label", default=next(iter(whole), None))
+    seen = {box.label for box in image.regions.boxes} | {*image.regions.bare, *image.regions.dropped}
+    if whole and seen and not whole <= seen:
+        raise MalformedLineError(f"an annotation without a box says {next(iter(whole))}, and others {min(seen)}")
+    named = text_of(fields.get(options.label), "label", default=None if seen else next(iter(whole), None))
     if named is None and not image.annotated and not looked:
         raise MalformedLineError(f"{fields['file_name']} has no annotations, and others have no image: is it theirs?")
     found = image.regions.fields()

@@ -64,6 +64,8 @@ def _root(path: Path) -> Element:
 
 def _entry(where: str, image: Element, problems: Problems) -> Entry:
     uri = name_of(image.get("name"), "name")
+    if any((words or "").strip() for words in (image.text, *(shape.tail for shape in image))):
+        raise MalformedLineError("there is text between its shapes")
     regions = Regions(problems)
     tags: set[str] = set()
     given: Attributes = {}

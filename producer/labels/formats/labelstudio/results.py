@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 from typing import Any
 
 from producer.labels.formats.entries import Problems, Regions, Size, attributes_of, required, size_of
@@ -50,7 +51,7 @@ def read_results(where: str, results: list[Any], control: str | None, problems: 
     size, regions = _size(results), Regions(problems)
     said = _said(results, control)
     for key, labels, value in _regions(results):
-        attributes = attributes_of(said.pop(key, None), where, problems)
+        attributes = attributes_of(said.get(key), where, problems)
         for label in labels:
             regions.add(where, label, partial(box_around, value, label, size), attributes)
     found = regions.fields()
@@ -95,23 +96,27 @@ def _relates(result: Result) -> bool:
 
 
 def _regions(results: list[Result]) -> list[tuple[object, list[str], dict[str, Any]]]:
-    """Return id, labels and shape of each region, whose parts share an id.
+    """Return id, labels and shape of each region. Its parts, one a control, share the id.
 
     Raises MalformedLineError for one without a label.
     """
-    shapes: dict[object, dict[str, Any]] = {}
+    shapes: dict[tuple[object, int], dict[str, Any]] = {}
     for number, one in enumerate(results):
         value = _value(one)
         if "choices" not in value:
             key: object = number if one.get("id") is None else str(one["id"])
-            shapes[key] = shapes.get(key, {}) | value
+            kinds = {name for name in value if name.endswith("labels")}
+            place = next(n for n in count() if not kinds & shapes.get((key, n), {}).keys())  # ids may repeat
+            shapes[key, place] = shapes.get((key, place), {}) | value
+            if str(one.get("type")).endswith("labels") and not _is_region(value):
+                raise MalformedLineError("a region without a label")
     found: list[tuple[object, list[str], dict[str, Any]]] = []
-    for key, value in shapes.items():
-        kinds = [name for name in value if name.endswith("labels")]
-        labels = [word for name in kinds for word in _words(value[name], name)]
+    for (key, _), value in shapes.items():
+        given = [name for name in value if name.endswith("labels")]
+        labels = [word for name in given for word in _words(value[name], name)]
         if labels:
             found.append((key, list(dict.fromkeys(labels)), value))
-        elif kinds or GEOMETRY & value.keys():
+        elif given or GEOMETRY & value.keys():
             raise MalformedLineError("a region without a label")
     return found
 

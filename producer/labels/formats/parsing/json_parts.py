@@ -109,6 +109,9 @@ class _Text:
 
     def next(self) -> str:
         """Return the next character that is no space; empty at the end."""
+        mark = self._text[self._at : self._at + 1]
+        if mark > " ":
+            return mark
         while True:
             self._at = SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text) or self._ended:

@@ -171,6 +171,39 @@ def test_answers_about_a_region_are_its_attributes(tmp_path: Path) -> None:
     assert (one.label, one.attributes) == (None, {"hall": "B", "stars": "4"})
 
 
+def test_regions_with_one_id_and_one_control_are_two(tmp_path: Path) -> None:
+    value = {"x": 10, "y": 10, "width": 20, "height": 20, "rotation": 0}
+    results = [
+        {"id": "r", "from_name": "label", "type": "rectanglelabels", "value": value | {"rectanglelabels": [label]}}
+        for label in ("gun", "knife")
+    ]
+    path = put(tmp_path / "l.json", [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}])
+    assert imported(path)[0]["a.png"][0] == "knife"
+    results[0]["value"] = {}  # something is there, and nothing says what
+    put(
+        path,
+        [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}, row("b.png", label=[rectangle("gun")])],
+    )
+    assert imported(path)[0].keys() == {"b.png"}
+
+
+@pytest.mark.parametrize(("whole", "label"), [(7, "gun"), (8, None)])
+def test_an_annotation_without_a_box_must_agree_with_the_others(tmp_path: Path, whole: int, label: str | None) -> None:
+    body = {
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 7, "bbox": [10, 10, 20, 20]},
+            {"image_id": 1, "category_id": whole},
+            {"image_id": 2, "category_id": 8},
+        ],
+        "categories": [{"id": 7, "name": "gun"}, {"id": 8, "name": "knife"}],
+    }
+    labels, left_out = imported(put(tmp_path / "c.json", body))
+    assert labels.get("a.png", (None,))[0] == label
+    assert labels["b.png"] == ("knife", None)
+    assert len(left_out) == (label is None)
+
+
 # tables, packed files, names
 
 
