@@ -52,13 +52,14 @@ class _Image:
 
 @dataclass
 class _File:
-    """What is found in a file. lists: its fields that are lists. strange: ids of images that it does not list."""
+    """What is found in a file. lists: its fields that are lists. strange: ids of images that
+    it does not list; None: an annotation has none."""
 
     images: dict[int, _Image] = field(default_factory=dict)
     by_name: dict[str, _Image] = field(default_factory=dict)
     categories: dict[int, str] = field(default_factory=dict)
     lists: set[str] = field(default_factory=set)
-    strange: set[int] = field(default_factory=set)
+    strange: set[int | None] = field(default_factory=set)
 
 
 def read_coco(path: Path, options: Options, problems: Problems) -> list[Entry]:
@@ -135,7 +136,8 @@ def _add_annotations(path: Path, found: _File, problems: Problems) -> None:
         try:
             key = _id(value, "image_id")
         except MalformedLineError as error:  # it may belong to any image, also to one that seems to have none
-            problems.add(where, str(error))
+            problems.leave_out(where, str(error))
+            found.strange.add(None)
             continue
         image = found.images.get(key)
         if image is None:
@@ -206,9 +208,9 @@ def _entry(image: _Image, options: Options, problems: Problems, *, looked: bool)
 
 def _box(annotation: dict[str, Any], label: str) -> RawBox | None:
     """Parse `bbox`: left, top, width, height in pixels from the corner of the image; else the bounds of polygons."""
-    value = annotation.get("bbox")
-    if value is None or value == []:
-        polygons = annotation["segmentation"]
+    value, polygons = annotation.get("bbox"), annotation.get("segmentation")
+    flat = isinstance(value, list) and len(value) == 4 and 0 in value[2:]
+    if value is None or value == [] or (flat and isinstance(polygons, list) and polygons):
         if not isinstance(polygons, list):  # run lengths
             return None
         if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in polygons):

@@ -168,6 +168,10 @@ def box_of(sides: tuple[float, float, float, float], label: str, *, unit: Unit =
     x0, y0, x1, y1 = sides
     if x1 <= x0 or y1 <= y0:
         raise MalformedLineError(f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: give left, top, right, bottom")
+    if unit == "pixels" and x1 <= 1 and y1 <= 1:
+        raise MalformedLineError(
+            f"the box {x0:g} {y0:g} {x1:g} {y1:g} is in shares of the image, or one pixel: give pixels"
+        )
     return RawBox(x0=x0, y0=y0, x1=x1, y1=y1, label=label, unit=unit)
 
 

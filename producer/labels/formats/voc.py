@@ -30,6 +30,7 @@ from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
 
 MARKERS = {"object", "bndbox", "robndbox", "polygon"}  # of something that is not nothing
+OTHERS = {"source", "size", "owner", "attributes"}  # elements with parts that are no objects
 STATED = ("pose", "truncated", "difficult", "occluded")  # of an object, by VOC itself
 UNSTATED = {"", "0", "unspecified"}
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -66,8 +67,8 @@ def _entry(top: Path, file: Path, where: str, images: Path | None, problems: Pro
             raise MalformedLineError(f"object {number}: {error}") from None
         place = f"{where}: object {number}"
         regions.add(place, label, partial(_box, thing, label), _attributes(thing, place, problems))
-    if root.find("object") is None and any(str(inner.tag).lower() in MARKERS for inner in root.iter()):
-        raise MalformedLineError("it has objects, but not directly below <annotation>")
+    if root.find("object") is None:
+        _require_nothing(root)
     found = regions.fields()
     if regions.bare and not regions.boxes:
         found["boxes"] = None
@@ -75,6 +76,16 @@ def _entry(top: Path, file: Path, where: str, images: Path | None, problems: Pro
     given = _attributes(root, where, problems)
     uri = _image_of(top, file, name, images)
     return Entry(where=where, uri=uri, label=None, size=size, attributes=given, **found)
+
+
+def _require_nothing(root: Element) -> None:
+    """Raises MalformedLineError if a file without objects may show something all the same."""
+    if any(str(inner.tag).lower() in MARKERS for inner in root.iter()):
+        raise MalformedLineError("it has objects, but not directly below <annotation>")
+    if strange := [one.tag for one in root if len(one) and one.tag not in OTHERS]:
+        raise MalformedLineError(f"it has no <object>, and nobody knows what <{strange[0][:40]}> holds")
+    if (root.findtext("segmented") or "0").strip() not in ("0", ""):
+        raise MalformedLineError("it has no <object>, but is said to be segmented")
 
 
 def _attributes(thing: Element, where: str, problems: Problems) -> Attributes | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.labels.formats.entries import Entry, Options, Problems, text_of
-from producer.labels.formats.labelstudio.addresses import image_of
+from producer.labels.formats.labelstudio.addresses import image_field, image_of
 from producer.labels.formats.labelstudio.json_min import as_task, is_json_min
 from producer.labels.formats.labelstudio.results import Result, choices_of, read_results
 from producer.labels.formats.parsing.files import rereadable
@@ -68,7 +68,7 @@ def _control(path: Path, wanted: str | None) -> str | None:
 def _results_of(task: object) -> list[list[Result]]:
     annotations = task.get("annotations") if isinstance(task, dict) else None
     some = annotations if isinstance(annotations, list) else []
-    lists = [one.get("result") for one in some if isinstance(one, dict) and not one.get("was_cancelled")]
+    lists = [one.get("result") for one in some if isinstance(one, dict) and not _skipped(one)]
     return [[one for one in some if isinstance(one, dict)] for some in lists if isinstance(some, list)]
 
 
@@ -90,8 +90,9 @@ def _entries(where: str, task: object, options: Options, control: str | None, pr
     for annotation in annotations:
         if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
             raise MalformedLineError("an annotation without a list `result`")
-        if annotation.get("was_cancelled"):
+        if _skipped(annotation):
             continue
+        _require_subject(annotation["result"], data, image_field(data, options))
         who = _annotator(annotation.get("completed_by"))
         fields = read_results(where, annotation["result"], control, problems)
         if annotation.get("completed_by") is None:  # as our own export writes it
@@ -102,6 +103,20 @@ def _entries(where: str, task: object, options: Options, control: str | None, pr
     for who in twice:
         problems.leave_out(where, f"{who} has annotated it in several ways")
     return [entry for who, entry in found.items() if who not in twice]
+
+
+def _skipped(annotation: dict[str, Any]) -> bool:
+    """Return True if the annotator gave no answer. `skipped` is what older exports call it."""
+    return bool(annotation.get("was_cancelled") or annotation.get("skipped"))
+
+
+def _require_subject(results: list[Any], data: dict[str, Any], field: str) -> None:
+    """Raises MalformedLineError if results are about another picture of the task than this field's, or several."""
+    named = {str(one["to_name"]) for one in results if isinstance(one, dict) and one.get("to_name") is not None}
+    if len(named) > 1:
+        raise MalformedLineError(f"its results are about several things: {', '.join(sorted(named)[:5])}")
+    if any(name in data and name != field for name in named):
+        raise MalformedLineError(f"its results are about {min(named)!r}, not {field!r}: --uri-column names the field")
 
 
 def _annotator(value: object) -> str | None:

@@ -12,6 +12,7 @@ from producer.labels.formats.detect import read_labels
 from producer.labels.formats.entries import Entry, Options, Problems
 from producer.labels.label_names import parse_map
 from scanfleet.errors import BadLabels
+from scanfleet.storage.s3_uri import s3_of_address
 from tests.unit.producer.labels.label_files import CVAT, classified, detection, rectangle, row
 from tests.unit.producer.labels.test_left_out import imported, put
 
@@ -155,6 +156,20 @@ def test_tasks_on_s3_name_their_object_without_the_signature(tmp_path: Path, add
     assert [one.uri for one in entries] == ["s3://bucket/a b/c.png"]
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.com/bucket/a.png",
+        "https://bucket.s3.amazonaws.com.example.com/a.png",
+        "https://s3.amazonaws.com/bucket",
+        "https://minio:9000@example.com/bucket/a.png",
+        "s3://bucket/a.png",
+    ],
+)
+def test_other_addresses_are_no_objects_of_s3(address: str) -> None:
+    assert s3_of_address(address, endpoint="http://minio:9000") is None
+
+
 def test_answers_about_a_region_are_its_attributes(tmp_path: Path) -> None:
     frame = {"original_width": 200, "original_height": 100}
     sides = {"x": 10, "y": 10, "width": 20, "height": 20, "rotation": 0}
@@ -290,3 +305,63 @@ def test_a_field_that_is_given_twice_is_no_label(tmp_path: Path, name: str, body
         labels, left_out = {}, [str(error)]
     assert "a.png" not in labels
     assert left_out
+
+
+# nothing unclear is "nothing found"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<segmented>1</segmented>",
+        "<objects><item><name>gun</name></item></objects>",
+        "<Object><name>gun</name></Object>",
+    ],
+)
+def test_a_voc_file_without_objects_that_shows_something_has_no_label(tmp_path: Path, inside: str) -> None:
+    put(tmp_path / "a.xml", f"<annotation><filename>a.png</filename>{inside}</annotation>")
+    nothing = "<source><database>x</database></source><segmented>0</segmented>"
+    put(tmp_path / "b.xml", f"<annotation><filename>b.png</filename>{nothing}</annotation>")
+    labels, left_out = imported(tmp_path)
+    assert {name: label for name, (label, _) in labels.items()} == {"b.png": "none"}
+    assert left_out[0].startswith("a.xml: it has")
+
+
+def annotated(*results: dict[str, Any], data: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"data": data or {"image": "a.png"}, "annotations": [{"completed_by": 1, "result": list(results)} | more]}
+
+
+def test_a_skipped_task_of_an_older_export_says_nothing(tmp_path: Path) -> None:
+    body = [annotated(skipped=True), annotated(data={"image": "b.png"})]
+    assert imported(put(tmp_path / "l.json", body))[0].keys() == {"b.png"}
+
+
+def test_results_about_another_picture_of_the_task_are_no_label_of_this_one(tmp_path: Path) -> None:
+    def result(name: str) -> dict[str, Any]:
+        return {"type": "choices", "from_name": "v", "to_name": name, "value": {"choices": ["gun"]}}
+
+    two = {"image": "a.png", "second": "c.png"}
+    body = [annotated(result("second"), data=two), annotated(result("img"), data={"image": "b.png"})]
+    path = put(tmp_path / "l.json", body)
+    labels, left_out = imported(path)
+    assert labels == {"b.png": ("gun", None)}
+    assert "about 'second', not 'image'" in left_out[0]
+    assert imported(path, uri="second")[0]["c.png"] == ("gun", None)
+    both = put(tmp_path / "m.json", [annotated(result("img"), result("x")), annotated(data={"image": "b.png"})])
+    assert imported(both)[0].keys() == {"b.png"}
+
+
+def test_a_box_in_shares_is_no_box_in_pixels(tmp_path: Path) -> None:
+    labels, left_out = imported(put(tmp_path / "t.csv", "uri,label,boxes\na.png,gun,gun .1 .1 .5 .5\n"))
+    assert labels == {"a.png": ("gun", None)}
+    assert "give pixels" in left_out[0]
+
+
+def test_a_flat_box_with_a_polygon_is_around_the_polygon(tmp_path: Path) -> None:
+    annotation = {"image_id": 1, "category_id": 7, "bbox": [0, 0, 0, 0], "segmentation": [[10, 10, 20, 10, 20, 30]]}
+    body = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [annotation],
+        "categories": [{"id": 7, "name": "gun"}],
+    }
+    assert imported(put(tmp_path / "c.json", body))[0] == {"a.png": ("gun", [(10, 10, 20, 30, "gun")])}
