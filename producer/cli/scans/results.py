@@ -144,7 +144,7 @@ def export(
     \b
     Example:
       scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
-      scanfleet results export --scan k7m2 --decision review --format labelstudio -o review.json
+      scanfleet results export --decision review --format labelstudio -o todo.json
     """
     from producer.cli.scans.outcome import report_warnings
     from producer.reports.export import write_results

@@ -67,12 +67,15 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool, yes: bool, **more: Any) -> None:
-    """Import labels: CSV, JSONL, COCO, YOLO, Pascal VOC, CVAT, Label Studio, Ground Truth (Rekognition).
+    """Import labels that other tools wrote.
+
+    FILE is CSV, TSV, JSONL, COCO, CVAT, Label Studio (JSON, JSON-MIN) or Ground Truth (Rekognition); FOLDER holds YOLO
+    or Pascal VOC. Files may be packed by gzip.
 
     The whole file is checked, all images are read, and tables of what would be added, changed and left out are printed
     before anything is written. Then a terminal asks, and either everything is written or nothing. Importing the same
     file again adds nothing. Images and boxes that cannot be used are left out and listed; with --strict they refuse
-    the file. Files may be packed by gzip.
+    the file.
 
     --split golden makes these images the golden set of the check: from then on, no other image enters it. Images that
     lie in another split stay there; an import with such images is refused without --where-possible.

@@ -23,7 +23,7 @@ from producer.cli.tables import count
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sample.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write. Default: stdout.")
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl", "labelstudio"]), default="csv")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl", "labelstudio"]), default="csv", show_default=True)
 @spreadsheet_option
 @click.pass_obj
 def suggest(
