@@ -23,6 +23,7 @@ MODULES = {
     "drift": "bench.drift",
     "calibration": "bench.calibration",
     "photographs": "bench.training.photographs",
+    "labels": "bench.labels",
 }
 
 

@@ -1,4 +1,4 @@
-"""Writes labels: the current ones, which `labels import` reads again (CSV, JSONL, COCO), and every one as a line.
+"""Writes labels: the current ones, which `labels import` reads again, and every one as a line.
 
 Both run in constant memory.
 """
@@ -6,17 +6,26 @@ Both run in constant memory.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import IO, Any
 
+from producer.labels.writing.folders import write_voc, write_yolo
+from producer.labels.writing.places import below
+from producer.labels.writing.said import Sayable
+from producer.labels.writing.tasks import write_labelstudio
 from producer.reports.output import write_csv
 from scanfleet.db.labels.history import LabelLine
 from scanfleet.db.labels.history import as_record as line_record
 from scanfleet.db.labels.labels import CurrentLabel
 
-FORMATS = ("csv", "jsonl", "coco")
-COLUMNS = ("uri", "label", "boxes", "who", "group", "note", "drawn", "split", "cluster", "content_sha256", "at")
+FORMATS = ("csv", "jsonl", "coco", "yolo", "voc", "labelstudio")
+FOLDERS = ("yolo", "voc")
+COLUMNS = (
+    "uri", "label", "boxes", "who", "group", "note", "drawn", "attributes", "split", "cluster", "content_sha256", "at",
+)  # fmt: skip
 LINE_COLUMNS = tuple(field.name for field in fields(LabelLine))
 
 SIDES = ("x0", "y0", "x1", "y1")
@@ -24,18 +33,42 @@ CurrentLabels = Callable[[], Iterable[CurrentLabel]]  # yields the same each tim
 
 
 def write_labels(
-    current: CurrentLabels, labels: Sequence[str], file: IO[bytes], *, form: str, spreadsheet: bool = False
-) -> int:
-    """Write labels and return their number. labels: those of the check, which become COCO's categories.
+    current: CurrentLabels,
+    sayable: Sayable,
+    file: IO[bytes],
+    *,
+    form: str,
+    root: str | None = None,
+    spreadsheet: bool = False,
+) -> tuple[int, Counter[str]]:
+    """Write labels to one file. Returns their number, and how many are left out, by reason.
 
+    The labels of the check become COCO's categories. root: names of images are written from there on; None: whole.
     spreadsheet: of CSV, as in `write_csv`.
     """
+    if form == "labelstudio":
+        return write_labelstudio(current(), file, root or "/")
+
+    def named() -> Iterator[CurrentLabel]:
+        for one in current():
+            name = None if root is None else below(one.uri, root)
+            yield one if name is None else replace(one, uri=name)
+
     if form == "coco":
-        return _write_coco(current, labels, file)
+        return _write_coco(named, sayable.check.labels, file), Counter()
     if form == "jsonl":
-        return _write_jsonl(map(as_record, current()), file)
-    rows = (as_record(one) | {"boxes": boxes_text(one.boxes)} for one in current())
-    return write_csv(file, COLUMNS, rows, spreadsheet=spreadsheet)
+        return _write_jsonl(map(as_record, named()), file), Counter()
+    rows = (
+        as_record(one) | {"boxes": boxes_text(one.boxes), "attributes": _json_text(one.attributes)} for one in named()
+    )
+    return write_csv(file, COLUMNS, rows, spreadsheet=spreadsheet), Counter()
+
+
+def write_folder(
+    current: CurrentLabels, sayable: Sayable, place: Path, *, form: str, root: str
+) -> tuple[int, Counter[str]]:
+    """Write labels to a folder, as `write_labels` does to a file. Raises RequestError."""
+    return (write_yolo if form == "yolo" else write_voc)(current(), place, sayable, root)
 
 
 def as_record(one: CurrentLabel) -> dict[str, Any]:
@@ -44,11 +77,15 @@ def as_record(one: CurrentLabel) -> dict[str, Any]:
     return record | {"at": one.at.isoformat()}
 
 
+def _row(one: CurrentLabel) -> dict[str, Any]:
+    return as_record(one) | {"boxes": boxes_text(one.boxes), "attributes": _json_text(one.attributes)}
+
+
 def boxes_text(boxes: Sequence[Any] | None) -> str:
-    """Return `label x0 y0 x1 y1; ...`, or JSON if a label has a semicolon or bracket, or if there is no box."""
+    """Return `label x0 y0 x1 y1; ...`, or JSON if words cannot say it: no box, attributes, marks in a label."""
     if boxes is None:
         return ""
-    if not boxes or any(";" in box["label"] or box["label"].startswith("[") for box in boxes):
+    if not boxes or any(";" in box["label"] or box["label"].startswith("[") or box.get("attributes") for box in boxes):
         return json.dumps(boxes, ensure_ascii=False)
     return "; ".join(" ".join([box["label"], *(f"{box[side]:.10g}" for side in SIDES)]) for box in boxes)
 
@@ -67,8 +104,16 @@ def write_lines(lines: Iterable[LabelLine], file: IO[bytes], *, form: str) -> No
 
 
 def _line_row(line: LabelLine) -> dict[str, Any]:
-    shown = "" if line.shown is None else json.dumps(line.shown)
-    return line_record(line) | {"boxes": boxes_text(line.boxes), "shown": shown}
+    texts = {
+        "boxes": boxes_text(line.boxes),
+        "shown": _json_text(line.shown),
+        "attributes": _json_text(line.attributes),
+    }
+    return line_record(line) | texts
+
+
+def _json_text(value: dict[str, Any] | None) -> str:
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _write_jsonl(records: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
@@ -109,7 +154,8 @@ def _coco_boxes(current: Iterable[CurrentLabel], categories: dict[str, int]) -> 
         for box in one.boxes or ():
             number += 1
             width, height = round(box["x1"] - box["x0"], 2), round(box["y1"] - box["y0"], 2)
-            yield {
+            more = {"attributes": box["attributes"]} if box.get("attributes") else {}
+            yield more | {
                 "id": number,
                 "image_id": one.label_id,
                 "category_id": categories.setdefault(box["label"], len(categories) + 1),

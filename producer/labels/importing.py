@@ -19,6 +19,8 @@ from scanfleet.db.scans.checks import save_check
 from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import BadLabels, ImageError
 
+CHANGES = ("added", "changed", "unchanged")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -39,7 +41,9 @@ class Summary:
     n_mixed: int
     n_several: int  # whose file holds several pictures, of which no verdict names one
     n_blank: int  # rows without a label
-    left_out: Sequence[str]  # images and boxes of the file, with the reason
+    changes: dict[str, dict[str, int]]  # label -> CHANGES -> labels
+    left_out: Sequence[str]  # the first images and boxes of the file, with the reason
+    reasons: Mapping[str, int]  # reason -> images and boxes that were left out
     unread: Mapping[str, ImageError]
 
 
@@ -66,14 +70,16 @@ def summarise(engine: sa.Engine, prepared: PreparedLabels) -> Summary:
         n_known=sum(place.known for place in places.values()),
         n_same_bytes=prepared.n_named - len(places),
         n_near=sum(place.near for place in places.values()),
-        n_conflicts=_count_conflicts(spoken, new),
+        n_conflicts=_count_conflicts({image: dict(by_person) for image, by_person in spoken.items()}, new),
         n_refused=sum(place.refused for place in places.values()),
         n_unused=sum(place.split == "none" for place in places.values()),
         n_shut_out=len(shut_out - places.keys()),
         n_mixed=prepared.n_mixed,
         n_several=len({image.content_sha256 for image in prepared.images if image.several}),
         n_blank=prepared.n_blank,
+        changes=_changes(prepared, new, spoken),
         left_out=prepared.left_out,
+        reasons=prepared.reasons,
         unread=prepared.unread,
     )
 
@@ -116,10 +122,24 @@ def _count_repeats(labels: Sequence[NewLabel]) -> int:
     last: dict[tuple[str, str], tuple[Any, ...]] = {}
     n = 0
     for label in labels:
-        key, says = (label.content_sha256, label.who), (label.label, label.boxes or None)
+        key, says = (label.content_sha256, label.who), (label.label, label.boxes or None, label.attributes)
         n += last.get(key) == says
         last[key] = says
     return n
+
+
+def _changes(
+    prepared: PreparedLabels, new: Sequence[NewLabel], spoken: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, int]]:
+    """Count by label what is added, what replaces a label by the same person, and what the ledger has already."""
+    found = {label: dict.fromkeys(CHANGES, 0) for label in prepared.check.labels}
+    newest = {(one.content_sha256, one.who): one for one in prepared.labels}
+    fresh = {(one.content_sha256, one.who): one for one in new}
+    for (image, who), one in newest.items():
+        before = spoken.get(image, {}).get(who)
+        kind = "unchanged" if (image, who) not in fresh else "added" if before is None else "changed"
+        found[one.label][kind] += 1
+    return {label: counts for label, counts in found.items() if any(counts.values())}
 
 
 def _count_conflicts(spoken: dict[str, dict[str, str]], new: Sequence[NewLabel]) -> int:

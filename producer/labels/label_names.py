@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from producer.labels.formats.entries import Entry, Problems, RawBox, Size
+from producer.labels.formats.entries import Attributes, Entry, Problems, RawBox, Reason, Size
 from producer.labels.image_refs import Root, image_at
+from producer.labels.map_file import SUFFIXES, read_map
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadLabels
 
 SHOWN_LABELS = 12
+SEVERAL = 3  # unknown labels that are listed one by one
+MOST_LABELS = 100  # unknown labels in one message
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageLabel:
     """A person's label of an image, as a label of the check. The image was not read yet.
 
@@ -37,6 +41,7 @@ class ImageLabel:
     regions: frozenset[str] = frozenset()
     size: Size | None = None
     spare: NewImage | None = None
+    attributes: Attributes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +62,25 @@ class LabelMapping:
 
 
 def parse_map(pairs: Iterable[str]) -> dict[str, str]:
-    """Parse `THEIRS=OURS` pairs. Raises BadLabels."""
+    """Parse `THEIRS=OURS` pairs, and files of them. Raises BadLabels, SourceNotFound, AccessDenied."""
     found: dict[str, str] = {}
     for pair in pairs:
-        theirs, equals, ours = pair.rpartition("=")
-        if not equals or not theirs or not ours:
-            raise BadLabels(f"--map {pair}: write THEIRS=OURS")
-        if found.setdefault(theirs, ours) != ours:
-            raise BadLabels(f"--map: {theirs} is mapped to both {found[theirs]} and {ours}")
+        path = Path(pair)
+        for theirs, ours in read_map(path) if path.suffix.lower() in SUFFIXES and _is_file(pair) else [_pair(pair)]:
+            if found.setdefault(theirs, ours) != ours:
+                raise BadLabels(f"--map: {theirs} is mapped to both {found[theirs]} and {ours}")
     return found
+
+
+def _is_file(pair: str) -> bool:
+    return "=" not in pair or Path(pair).is_file()
+
+
+def _pair(pair: str) -> tuple[str, str]:
+    theirs, equals, ours = pair.rpartition("=")
+    if not equals or not theirs or not ours:
+        raise BadLabels(f"--map {pair}: write THEIRS=OURS, or name a file ({', '.join(SUFFIXES)})")
+    return theirs, ours
 
 
 def map_labels(
@@ -92,19 +107,32 @@ def map_labels(
             problems.add(entry.where, str(error))
             continue
         if reason := doubt_of(one, {mapping.of(label) for label in entry.dropped}, mapping.check):
-            problems.leave_out(entry.where, f"{entry.uri}: {reason}")
+            problems.leave_out(entry.where, f"{entry.uri}: {reason}", Reason.DOUBT)
             doubted.add((one.image.uri, one.who))
         found.append(one)
-    for label, places in unknown.items():
-        n = f"in {len(places)} entries, first " if len(places) > 1 else ""
-        problems.add(
-            f"{n}{places[0]}",
-            f"{label!r} is not a label of check {mapping.check.name} ({_few(check_labels)}): --map '{label}=OURS'",
-        )
+    _add_unknown(unknown, mapping.check, problems)
     found = _without_contradictions(found, doubted, problems)
     problems.raise_any()
     problems.require_some(found)
     return found
+
+
+def _add_unknown(unknown: Mapping[str, Sequence[str]], check: Check, problems: Problems) -> None:
+    """Add the labels that the check does not know, each with its number and first place."""
+    if len(unknown) > SEVERAL:
+        names = ", ".join(f"{label} ({len(places)})" for label, places in list(unknown.items())[:MOST_LABELS])
+        problems.add(
+            f"{len(unknown)} labels",
+            f"not labels of check {check.name} ({_few(check.labels)}), with their number of entries: {names}: map each "
+            "with --map FILE or --map 'THEIRS=OURS'",
+        )
+        return
+    for label, places in unknown.items():
+        n = f"in {len(places)} entries, first " if len(places) > 1 else ""
+        problems.add(
+            f"{n}{places[0]}",
+            f"{label!r} is not a label of check {check.name} ({_few(check.labels)}): --map '{label}=OURS'",
+        )
 
 
 def _labels(entry: Entry) -> set[str]:
@@ -134,6 +162,7 @@ def _image_label(entry: Entry, mapping: LabelMapping, *, who: str, root: Root) -
         given=entry.label is not None,
         regions=regions,
         size=entry.size,
+        attributes=entry.attributes,
     )
 
 
@@ -158,7 +187,8 @@ def most_telling(kinds: AbstractSet[str], check: Check) -> str:
 
 
 def _mapped(box: RawBox, mapping: LabelMapping) -> RawBox:
-    return RawBox(x0=box.x0, y0=box.y0, x1=box.x1, y1=box.y1, label=mapping.of(box.label), unit=box.unit)
+    label = mapping.of(box.label)
+    return box if label == box.label else replace(box, label=label)
 
 
 def label_of(kinds: AbstractSet[str], mapping: LabelMapping) -> str:
@@ -188,7 +218,9 @@ def _without_contradictions(
         before = first.setdefault(key, one)
         if before.label != one.label:
             problems.leave_out(
-                one.where, f"{one.who} labels an image {one.label} here and {before.label} at {before.where}"
+                one.where,
+                f"{one.who} labels an image {one.label} here and {before.label} at {before.where}",
+                Reason.CONTRADICTION,
             )
             refused.add(key)
     return [one for one in given if (one.image.uri, one.who) not in refused]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from producer.labels.fetching import Fetched
-from producer.labels.formats.entries import Problems
+from producer.labels.formats.entries import Problems, Reason
 from producer.labels.label_names import ImageLabel, doubt_of
 from producer.labels.upright_boxes import in_pixels, turn_of
 from producer.sources.manifest import MalformedLineError
@@ -25,7 +25,8 @@ class PreparedLabels:
 
     split: the one that was asked for; None: as it comes. unread: errors of images that could not be read; their labels
     are skipped. n_named: images by name; several names may have the same bytes. n_mixed: images with boxes of several
-    labels. left_out: images and boxes of the file that were left out, with the reason.
+    labels. left_out: the first images and boxes of the file that were left out, with the reason; reasons: the number of
+    all of them.
     """
 
     check: Check
@@ -36,6 +37,7 @@ class PreparedLabels:
     n_mixed: int
     n_blank: int = 0  # rows without a label
     left_out: Sequence[str] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)
     split: str | None = None
     where_possible: bool = False  # images may be in another split
 
@@ -74,6 +76,7 @@ def prepare(
         n_named=len(fetched.seen),
         n_mixed=sum(one.mixed for one in given),
         left_out=problems.left_out,
+        reasons=problems.reasons,
         split=split,
     )
 
@@ -90,6 +93,7 @@ def _agreeing(given: Sequence[ImageLabel], fetched: Fetched, problems: Problems)
             problems.leave_out(
                 one.where,
                 f"{one.who}: {one.label}, but {before.label} for the same bytes at {before.where} ({before.image.uri})",
+                Reason.CONTRADICTION,
             )
     return [one for one, sha in read if (sha, one.who) not in refused]
 
@@ -102,28 +106,40 @@ def _boxes(
     try:
         turn = turn_of(one.size, upright, orientation, seen.uri)
     except MalformedLineError as error:
-        problems.leave_out(one.where, str(error))
+        problems.leave_out(one.where, str(error), Reason.SIZE)
         return LEFT_OUT
     for box in one.boxes or ():
         try:
             found.append(in_pixels(box, upright, size=one.size, turn=turn))
             kept.append(box)
         except MalformedLineError as error:
-            problems.leave_out(one.where, str(error))
+            problems.leave_out(one.where, str(error), Reason.BOX)
             dropped.add(box.label)
     if reason := doubt_of(replace(one, boxes=tuple(kept)), dropped, check):
-        problems.leave_out(one.where, f"{seen.uri}: {reason}")
+        problems.leave_out(one.where, f"{seen.uri}: {reason}", Reason.DOUBT)
         return LEFT_OUT
     return None if one.boxes is None or (dropped and not found) else found
 
 
 def _merged(labels: Sequence[NewLabel]) -> list[NewLabel]:
-    """Give each label the boxes of all labels by the same person for the same bytes: some files list a box a row."""
-    boxes: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Give each label the boxes and attributes of all labels by the same person for the same bytes.
+
+    Some files list a box a row.
+    """
+    boxes: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    attributes: dict[tuple[str, str], dict[str, str]] = {}
     for label in labels:
-        some = boxes.setdefault((label.content_sha256, label.who), [])
-        some += [box for box in label.boxes or () if box not in some]
-    return [replace(one, boxes=boxes[one.content_sha256, one.who] or one.boxes) for one in labels]
+        key = label.content_sha256, label.who
+        some = boxes.setdefault(key, {})
+        for box in label.boxes or ():
+            some.setdefault(repr(box), box)
+        attributes[key] = (label.attributes or {}) | attributes.get(key, {})
+    merged = {key: list(some.values()) for key, some in boxes.items()}
+    return [
+        replace(one, boxes=merged[key] or one.boxes, attributes=attributes[key] or None)
+        for one in labels
+        for key in [(one.content_sha256, one.who)]
+    ]
 
 
 def _label(
@@ -139,4 +155,5 @@ def _label(
         settles=settles,
         drawn=one.drawn,
         note=one.note,
+        attributes=one.attributes,
     )

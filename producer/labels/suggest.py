@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
+from producer.reports.labelstudio import results_of, task_of, write_tasks
 from producer.reports.output import write_csv
 from scanfleet.db.labels import suggest as store
 from scanfleet.db.labels.suggest import Candidate, Pool
@@ -184,8 +185,19 @@ def _pivot(seed: int, part: str) -> str:
     return hashlib.sha256(f"{part} {seed}".encode()).hexdigest()
 
 
+def _task(one: Suggestion) -> dict[str, Any]:
+    """Return a task of Label Studio, with the answer as a prediction."""
+    image = one.image
+    data = {name: value for name, value in one.record().items() if name not in ("uri", "label", "answer")}
+    results = results_of(image.label, None, (image.width or 0, image.height or 0))
+    return task_of(image.uri, results, version=None, score=image.score, data=data)
+
+
 def write_suggestions(images: Iterable[Suggestion], file: IO[bytes], *, form: str, spreadsheet: bool = False) -> None:
-    """Write the rows. form: csv or jsonl. spreadsheet: as in `write_csv`."""
+    """Write the rows. form: csv, jsonl or labelstudio. spreadsheet: as in `write_csv`."""
+    if form == "labelstudio":
+        write_tasks(map(_task, images), file)
+        return
     if form == "jsonl":
         for each in images:
             file.write(f"{json.dumps(each.record(), ensure_ascii=False, allow_nan=False)}\n".encode())

@@ -59,4 +59,5 @@ def in_pixels(box: RawBox, upright: Size, *, size: Size | None = None, turn: int
     y0, y1 = (round(min(max(y, 0), 1) * upright[1], 2) for y in sorted(ys))
     if x1 <= x0 or y1 <= y0:
         raise MalformedLineError("a box has no area within the image")
-    return {"x0": float(x0), "y0": float(y0), "x1": float(x1), "y1": float(y1), "label": box.label}
+    found: dict[str, Any] = {"x0": float(x0), "y0": float(y0), "x1": float(x1), "y1": float(y1), "label": box.label}
+    return found | {"attributes": box.attributes} if box.attributes else found

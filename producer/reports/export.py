@@ -1,4 +1,4 @@
-"""Writes results as JSON, JSONL, CSV or Parquet: one line per image, in constant memory."""
+"""Writes results as JSON, JSONL, CSV, Parquet or tasks of Label Studio: one per image, in constant memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import IO, Any
 
+from producer.reports.labelstudio import task_of_result, write_tasks
 from producer.reports.output import write_csv
 from scanfleet.checks.crop_result import FIELDS as CROP_FIELDS
 from scanfleet.config.extras import install_hint
 from scanfleet.db.results.results import Result
 from scanfleet.errors import MissingExtra
 
-FORMATS = ("jsonl", "json", "csv", "parquet")
+FORMATS = ("jsonl", "json", "csv", "parquet", "labelstudio")
 META_ROWS = 500  # results that decide which manifest columns a table has
 MAX_META_COLUMNS = 200
 PARQUET_ROWS = 5000  # results in one row group
@@ -186,7 +187,13 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
     return n
 
 
+def _write_tasks(results: Iterable[Result], file: IO[bytes]) -> int:
+    """Write the images with an answer, for people to review."""
+    return write_tasks(filter(None, map(task_of_result, results)), file)
+
+
 _WRITERS: dict[str, Callable[[Iterable[Result], IO[bytes]], int]] = {
+    "labelstudio": _write_tasks,
     "jsonl": _write_jsonl,
     "json": _write_json,
     "parquet": _write_parquet,

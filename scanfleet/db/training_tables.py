@@ -51,7 +51,7 @@ class Label(Base):
     content_sha256: Mapped[str]
     uri: Mapped[str | None]
     label: Mapped[str]
-    boxes: Mapped[list[Any] | None]  # [{x0, y0, x1, y1, label}], pixels of the upright image
+    boxes: Mapped[list[Any] | None]  # [{x0, y0, x1, y1, label}], pixels of the upright image; perhaps with attributes
     who: Mapped[str]
     shown: Mapped[dict[str, Any] | None]  # the verdict that the person saw: label, decision, score, margin, scorer
     origin: Mapped[str]  # person, import, review; golden: imported to be in the golden set of this check
@@ -60,6 +60,7 @@ class Label(Base):
     settles: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # ends a conflict between people
     drawn: Mapped[str | None]  # why a person was asked about this image: threshold, disagreement, diversity, random
     note: Mapped[str | None]
+    attributes: Mapped[dict[str, Any] | None]  # name -> text: size, material ...; those of a region are in its box
 
 
 class Training(Leased, Base):

@@ -19,11 +19,13 @@ from models.types import Question, Scorer
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
+from scanfleet.db.labels.labels import current_label_of
 from scanfleet.db.labels.unlabelled import recent_unlabelled
 from scanfleet.db.tables import CheckRow, ScorerRow, Verdict
 from scanfleet.db.tables import Image as ImageRow
 from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import AdapterInfo
+from worker.evaluation.attribute_slices import attribute_slices
 from worker.evaluation.calibrate import calibrated
 from worker.evaluation.compare import Candidate, GoldenSet
 from worker.evaluation.images import ImageLabel, OpenChecked, fetch_images
@@ -90,8 +92,11 @@ class Inputs:
         recent = None if since is None else {one.content_sha256 for one in labels if one.label_id > since}
         sources = {one.content_sha256: source_of(one.uri, one.root) for one in labels}
         with reading(self.engine) as connection:
-            by_style = styles(connection, self.check.name, sorted(example.key for example in examples))
-        return GoldenSet(examples=examples, recent=recent, slices={"source": sources, STYLE: by_style})
+            keys = sorted(example.key for example in examples)
+            by_style = styles(connection, self.check.name, keys)
+            by_attribute = attribute_slices(current_label_of(connection, self.check.name, keys).values())
+        slices = {"source": sources, STYLE: by_style} | by_attribute
+        return GoldenSet(examples=examples, recent=recent, slices=slices)
 
     def shadow(self, *, seed: int, watch: Watch | None = None) -> tuple[list[Unlabelled], int]:
         """Recently scored images without a label, and how many of the sample are missing. Raises Retryable."""

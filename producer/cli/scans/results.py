@@ -124,10 +124,10 @@ def show(flags: Flags, uri: str, scan: str | None) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["jsonl", "json", "csv", "parquet"]),
+    type=click.Choice(["jsonl", "json", "csv", "parquet", "labelstudio"]),
     default="jsonl",
     show_default=True,
-    help="JSONL and JSON are nested, CSV and Parquet flat.",
+    help="JSONL and JSON are nested, CSV and Parquet flat; Label Studio: tasks with the answers as predictions.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
 @spreadsheet_option
@@ -144,6 +144,7 @@ def export(
     \b
     Example:
       scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
+      scanfleet results export --decision review --format labelstudio -o todo.json
     """
     from producer.cli.scans.outcome import report_warnings
     from producer.reports.export import write_results

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note, require_csv, spreadsheet_option
+from producer.cli.options import Flags, ScanfleetGroup, note
 from producer.cli.tables import count, echo_table
+from producer.cli.training.labels_export import export_labels
 from producer.cli.training.labels_import import confirm, import_labels, user
 
 if TYPE_CHECKING:
-    from scanfleet.checks.check import Check
     from scanfleet.db.labels.history import LabelLine
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -204,39 +203,7 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
         note(f"only the first {limit} images are shown: --limit shows more")
 
 
-@labels.command()
-@click.option("--check", "check_name", required=True, metavar="NAME", help="A check's name.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl", "coco"]), default="csv", show_default=True)
-@spreadsheet_option
-@click.pass_obj
-def export(flags: Flags, /, *, check_name: str, output: Path | None, form: str, spreadsheet: bool) -> None:
-    """Write the current labels, one per image. `labels import` reads them.
-
-    Boxes and splits are written, too. `labels import` reads all three formats.
-
-    \b
-    Example:
-      scanfleet labels export --check overlay -o overlay.csv
-    """
-    from producer.labels.exporting import write_labels
-    from producer.reports.output import target
-    from producer.scans.session import find_check
-    from scanfleet.db.engine import reading
-    from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels, newest_label
-
-    require_csv(form, spreadsheet=spreadsheet)
-    with flags.ledger() as engine:
-        check: Check = find_check(engine, check_name)
-        with reading(engine) as connection:
-            up_to = newest_label(connection, check.name)
-
-        def current() -> Iterator[CurrentLabel]:
-            return iter_current_labels(engine, check.name, up_to=up_to)
-
-        with target(output, form=form) as file:
-            n = write_labels(current, check.labels, file, form=form, spreadsheet=spreadsheet)
-    note(count(n, "label") + (f" in {output}" if output else ""))
+labels.add_command(export_labels)
 
 
 def _row(line: LabelLine) -> tuple[str | int | None, ...]:

@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from producer.cli.options import Flags, note
-from producer.cli.tables import count, echo_table
+from producer.cli.tables import count
+from producer.cli.training.labels_summary import echo_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import sqlalchemy as sa
 
-    from producer.labels.importing import Summary
     from producer.labels.preparing import PreparedLabels
     from scanfleet.config.settings import Settings
-
-SHOWN_UNREAD = 5
-SHOWN_LEFT_OUT = 10
 
 
 @click.command("import")
@@ -34,17 +31,32 @@ SHOWN_LEFT_OUT = 10
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["auto", "csv", "jsonl", "coco", "yolo", "voc", "labelstudio"]),
+    type=click.Choice(["auto", "csv", "jsonl", "coco", "yolo", "voc", "cvat", "labelstudio", "groundtruth"]),
     default="auto",
     show_default=True,
 )
-@click.option("--map", "pairs", multiple=True, metavar="THEIRS=OURS", help="Rename a label of the file to the check's.")
+@click.option(
+    "--map",
+    "pairs",
+    multiple=True,
+    metavar="THEIRS=OURS|FILE",
+    help="Rename a label of the file to the check's; or a TOML, JSON or CSV file of such pairs.",
+)
 @click.option("--empty", metavar="LABEL", help="Label for images in which nothing was found.")
 @click.option("--who", metavar="NAME", help="Who labelled, unless the file tells. Default: your user name.")
 @click.option("--root", metavar="DIR|s3://...", help="Base of relative names. Default: the folder of FILE.")
 @click.option("--uri-column", default="uri", show_default=True, metavar="COL", help="Column with the image's name.")
-@click.option("--label-column", metavar="COL", help="Column with the label. Default: label.")
+@click.option(
+    "--label-column", metavar="COL", help="Column with the label, or label attribute of Ground Truth. Default: label."
+)
 @click.option("--group-column", metavar="COL", help="Column that tells which images belong together. Default: group.")
+@click.option(
+    "--attribute-column",
+    "attributes",
+    multiple=True,
+    metavar="COL",
+    help="Column to keep as an attribute of the image.",
+)
 @click.option("--label-control", metavar="NAME", help="Label Studio: the control whose choice is the label.")
 @click.option("--strict", is_flag=True, help="Refuse the file if any image or box would be left out.")
 @click.option(
@@ -55,11 +67,15 @@ SHOWN_LEFT_OUT = 10
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool, yes: bool, **more: Any) -> None:
-    """Import labels: CSV, JSONL, COCO, YOLO, Pascal VOC, Label Studio.
+    """Import labels that other tools wrote.
 
-    The whole file is checked, all images are read and a summary is printed before anything is written. Then either
-    everything is written or nothing. Importing the same file again adds nothing. Images and boxes that cannot be used
-    are left out and listed; with --strict they refuse the file.
+    FILE is CSV, TSV, JSONL, COCO, CVAT, Label Studio (JSON, JSON-MIN) or Ground Truth (Rekognition); FOLDER holds YOLO
+    or Pascal VOC. Files may be packed by gzip.
+
+    The whole file is checked, all images are read, and tables of what would be added, changed and left out are printed
+    before anything is written. Then a terminal asks, and either everything is written or nothing. Importing the same
+    file again adds nothing. Images and boxes that cannot be used are left out and listed; with --strict they refuse
+    the file.
 
     --split golden makes these images the golden set of the check: from then on, no other image enters it. Images that
     lie in another split stay there; an import with such images is refused without --where-possible.
@@ -118,12 +134,16 @@ def _prepare(
         label_named=more["label_column"] is not None,
         group=more["group_column"],
         control=more["label_control"],
+        attributes=more["attributes"],
+        endpoint=settings.s3_endpoint_url,
         images=root.path,
     )
     problems = Problems(str(file), strict=more["strict"])
     entries = read_labels(file, form=form, options=options, problems=problems)
+    n_blank = sum(entry.blank for entry in entries)
     filled = [entry for entry in entries if not entry.blank]
     given = map_labels(filled, mapping, who=who or user(), root=root, problems=problems)
+    del entries, filled  # a large file has millions of boxes
     with _progress(len({one.image.uri for one in given})) as done:
         frame_of = frame_finder(engine, mapping.check.name)
         images = [one.image for one in given]
@@ -132,7 +152,7 @@ def _prepare(
         uri, error = next(iter(fetched.unread.items()))
         raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {error}")
     prepared = prepare(given, fetched, mapping.check, problems, origin="import", split=more["split"])
-    return replace(prepared, n_blank=len(entries) - len(filled), where_possible=more["where_possible"])
+    return replace(prepared, n_blank=n_blank, where_possible=more["where_possible"])
 
 
 @contextmanager
@@ -143,41 +163,6 @@ def _progress(n_images: int) -> Iterator[Callable[[int], None]]:
         return
     with click.progressbar(length=n_images, label="reading images", file=sys.stderr) as bar:
         yield bar.update
-
-
-def echo_summary(summary: Summary, split: str | None) -> None:
-    """Print the table on stdout, and below it what to know before the import."""
-    from scanfleet.db.training_tables import SPLITS
-
-    rows: list[tuple[str | int, ...]] = [
-        (label, *(splits[name] for name in SPLITS), sum(splits.values()), summary.boxes.get(label, 0))
-        for label, splits in summary.table.items()
-    ]
-    echo_table(("label", *SPLITS, "images", "boxes"), rows)
-    click.echo()
-    for n, words in (
-        (summary.n_labels, "labels to add"),
-        (summary.n_present, "labels that the ledger already has"),
-        (summary.n_repeated, "labels repeated in the file"),
-        (summary.n_known, "images that were labelled before: they keep their split"),
-        (summary.n_same_bytes, "names with the same bytes as another one"),
-        (summary.n_near, "images that resemble another one: they share its split"),
-        (summary.n_conflicts, "images in conflict, since people differ: used for nothing until settled"),
-        (summary.n_refused, f"images outside split {split}: their cluster is already in another split and stays there"),
-        (summary.n_unused, "images resemble images of two splits, or an unpinned golden image: used for nothing"),
-        (summary.n_shut_out, "images of this check were golden by hash: used for nothing from now on"),
-        (summary.n_mixed, "images with boxes of several labels: a flagging label is used for the image"),
-        (summary.n_several, "files with several pictures, and no verdict that names one: left out of trainings"),
-        (summary.n_blank, "rows without a label: skipped"),
-        (len(summary.left_out), "images and boxes that are not used: left out"),
-        (len(summary.unread), "images that could not be read: their labels are skipped"),
-    ):
-        if n or words == "labels to add":
-            click.echo(f"{n:>8}  {words}")
-    for words in summary.left_out[:SHOWN_LEFT_OUT]:
-        note(f"left out: {words}")
-    for uri, error in list(summary.unread.items())[:SHOWN_UNREAD]:
-        note(f"{uri}: {error}")
 
 
 def confirm(question: str, *, yes: bool, needed: bool = False) -> bool:

@@ -23,7 +23,7 @@ from producer.cli.tables import count
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sample.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write. Default: stdout.")
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl", "labelstudio"]), default="csv", show_default=True)
 @spreadsheet_option
 @click.pass_obj
 def suggest(
@@ -42,6 +42,7 @@ def suggest(
     Writes a file with an empty column `label` for you to fill in. threshold: near a decision threshold; disagreement:
     two scorers differ; diversity: unlike the others; random: a uniform sample of all unlabelled images, the only part
     that tells how often answers are wrong. What one part lacks goes to the next. Keep column `drawn` for the import.
+    --format labelstudio writes tasks with the answers as predictions.
 
     \b
     Example:

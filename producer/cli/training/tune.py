@@ -91,7 +91,7 @@ def _interval(found: dict[str, float | None], form: str) -> str:
 
 
 LEDGER = "ledger"
-FORMATS = ("auto", "csv", "jsonl", "coco", "yolo", "voc", "labelstudio")
+FORMATS = ("auto", "csv", "jsonl", "coco", "yolo", "voc", "cvat", "labelstudio", "groundtruth")
 
 
 @click.command()

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from producer.labels.formats.coco import read_coco
+from producer.labels.formats.cvat import ROOT as CVAT_ROOT
+from producer.labels.formats.cvat import read_cvat
 from producer.labels.formats.entries import Entry, Options, Problems, Reader
-from producer.labels.formats.files import files_in, is_empty, json_file
-from producer.labels.formats.labelstudio import is_labelstudio, read_labelstudio
+from producer.labels.formats.groundtruth import SOURCE, read_groundtruth
+from producer.labels.formats.labelstudio.tasks import is_labelstudio, read_labelstudio
+from producer.labels.formats.parsing.files import files_in, is_empty, opened, suffix_of
+from producer.labels.formats.parsing.json_parts import loads, parts_of
+from producer.labels.formats.parsing.xml_tree import starts_with
 from producer.labels.formats.tabular import read_csv, read_jsonl
 from producer.labels.formats.voc import read_voc
 from producer.labels.formats.yolo import is_yolo, read_yolo
-from producer.sources.manifest import MalformedLineError
+from producer.sources.manifest import Lines, MalformedLineError
 from scanfleet.errors import BadLabels, SourceNotFound
 
 READERS: dict[str, Reader] = {
@@ -20,9 +25,12 @@ READERS: dict[str, Reader] = {
     "coco": read_coco,
     "yolo": read_yolo,
     "voc": read_voc,
+    "cvat": read_cvat,
     "labelstudio": read_labelstudio,
+    "groundtruth": read_groundtruth,
 }
-SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".xml": "voc"}
+TABLES = {".csv": "csv", ".tsv": "csv", ".tab": "csv"}
+LINES = (".jsonl", ".ndjson", ".manifest")
 FOLDERS = ("yolo", "voc")
 
 
@@ -57,16 +65,47 @@ def _detect(path: Path) -> str:
         if files_in(path, ".xml"):
             return "voc"
         raise BadLabels(f"{path}: neither YOLO (no classes.txt or data.yaml) nor Pascal VOC (no .xml file)")
-    if path.suffix.lower() in SUFFIXES:
-        return SUFFIXES[path.suffix.lower()]
-    if path.suffix.lower() != ".json":
+    suffix = suffix_of(path)
+    if suffix in TABLES:
+        return TABLES[suffix]
+    if suffix in LINES:
+        return "groundtruth" if suffix == ".manifest" or _names_source(path) else "jsonl"
+    if suffix == ".xml":
+        return "cvat" if starts_with(path, CVAT_ROOT) else "voc"
+    if suffix != ".json":
         raise BadLabels(f"{path}: its name does not tell the format: give --format ({', '.join(READERS)})")
     try:
-        body = json_file(path)
+        return _detect_json(path)
     except MalformedLineError as error:
+        if _names_source(path):
+            return "groundtruth"
         raise BadLabels(f"{path}: {error}") from None
-    if isinstance(body, dict) and "images" in body:
-        return "coco"
-    if is_labelstudio(body):
-        return "labelstudio"
-    raise BadLabels(f"{path}: neither COCO (an object with `images`) nor Label Studio (a list of tasks)")
+
+
+def _detect_json(path: Path) -> str:
+    """Raises MalformedLineError."""
+    names: set[str] = set()
+    for key, _, value in parts_of(path):
+        if key is None:
+            if is_labelstudio(value):
+                return "labelstudio"
+            break
+        if key == "images":
+            return "coco"
+        names.add(key)
+    if SOURCE in names:
+        return "groundtruth"
+    raise MalformedLineError("neither COCO (an object with `images`) nor Label Studio (a list of tasks)")
+
+
+def _names_source(path: Path) -> bool:
+    """Return True if the first line is an object of Ground Truth."""
+    if not path.is_file():
+        return False
+    try:
+        with opened(path) as file:
+            first = next((line for line in Lines(file) if line.strip()), "")
+        row = loads(first)
+    except MalformedLineError:
+        return False
+    return isinstance(row, dict) and SOURCE in row

@@ -1,27 +1,29 @@
-"""The entries that readers make of a file, and the problems they collect."""
+"""The entries that readers make of a file."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from producer.labels.formats.problems import MAX_PROBLEMS as MAX_PROBLEMS
+from producer.labels.formats.problems import Problems as Problems
+from producer.labels.formats.problems import Reason as Reason
 from producer.sources.manifest import MalformedLineError
-from scanfleet.config.validation import printable
-from scanfleet.errors import BadLabels
 
-SHOWN_PROBLEMS = 5
-MAX_PROBLEMS = 1000  # a file with more has another format
 MAX_FILE_BYTES = 512 << 20  # of a file that is read into memory
 MAX_TEXT = 2000  # characters of a label, a name, a note
+MAX_ATTRIBUTES = 100  # of an image or a box
 
+Attributes = dict[str, str]
 Unit = Literal["pixels", "share"]
 Size = tuple[float, float]  # width, height
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RawBox:
     """A box as written in a file. unit "share": of width and height, 0 to 1."""
 
@@ -31,9 +33,10 @@ class RawBox:
     y1: float
     label: str
     unit: Unit = "pixels"
+    attributes: Attributes | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One image in a file of labels.
 
@@ -53,6 +56,7 @@ class Entry:
     group: str | None = None
     note: str | None = None
     drawn: str | None = None
+    attributes: Attributes | None = None
     blank: bool = False
 
 
@@ -61,7 +65,8 @@ class Options:
     """Names of a file's columns, and the place of its images.
 
     images: the folder that relative names start at; None: a bucket. label_named: a person named the label column.
-    control: the control of a Label Studio project that holds the label; None: the only one.
+    control: the control of a Label Studio project that holds the label; None: the only one. attributes: columns of a
+    table that are kept as attributes of the image. endpoint: of the S3 server, to tell its addresses.
     """
 
     uri: str = "uri"
@@ -69,50 +74,9 @@ class Options:
     label_named: bool = False
     group: str | None = None
     control: str | None = None
+    attributes: tuple[str, ...] = ()
+    endpoint: str | None = None
     images: Path | None = None
-
-
-@dataclass
-class Problems:
-    """Collects the problems of a file, to report them all at once. ending: the consequence, for the message.
-
-    A problem that concerns one image or box leaves that out, unless `strict`; any other refuses the file.
-    """
-
-    name: str
-    found: list[str] = field(default_factory=list)
-    ending: str = "nothing was written"
-    strict: bool = True
-    left_out: list[str] = field(default_factory=list)
-
-    def add(self, where: str, words: str) -> None:
-        """Raises BadLabels after MAX_PROBLEMS."""
-        self.found.append(f"{where}: {printable(words)}")
-        if len(self.found) >= MAX_PROBLEMS:
-            self.raise_any()
-
-    def leave_out(self, where: str, words: str) -> None:
-        """Note an image or a box that is left out. Raises BadLabels if strict, after MAX_PROBLEMS."""
-        if self.strict:
-            self.add(where, words)
-        else:
-            self.left_out.append(f"{where}: {printable(words)}")
-
-    def raise_any(self) -> None:
-        """Raises BadLabels if anything was found."""
-        if self.found:
-            raise BadLabels(f"{self.name}: {_first(self.found)}; {self.ending}")
-
-    def require_some(self, left: Iterable[object]) -> None:
-        """Raises BadLabels if everything was left out."""
-        if self.left_out and not any(True for _ in left):
-            raise BadLabels(f"{self.name}: no label is left: {_first(self.left_out)}; {self.ending}")
-
-
-def _first(found: list[str]) -> str:
-    more = f"; and {len(found) - SHOWN_PROBLEMS} more" if len(found) > SHOWN_PROBLEMS else ""
-    some = f"{len(found)} problems: " if len(found) > 1 else ""
-    return f"{some}{'; '.join(found[:SHOWN_PROBLEMS])}{more}"
 
 
 @dataclass
@@ -124,18 +88,20 @@ class Regions:
     bare: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
-    def add(self, where: str, label: str, box: Callable[[], RawBox | None]) -> None:
+    def add(
+        self, where: str, label: str, box: Callable[[], RawBox | None], attributes: Attributes | None = None
+    ) -> None:
         """Keep what `box` returns. It returns None if the region has no box, and raises MalformedLineError."""
         try:
             found = box()
         except MalformedLineError as error:
-            self.problems.leave_out(where, str(error))
+            self.problems.leave_out(where, str(error), Reason.BOX)
             self.dropped.append(label)
             return
         if found is None:
             self.bare.append(label)
         else:
-            self.boxes.append(found)
+            self.boxes.append(replace(found, attributes=attributes) if attributes else found)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of an entry."""
@@ -202,6 +168,10 @@ def box_of(sides: tuple[float, float, float, float], label: str, *, unit: Unit =
     x0, y0, x1, y1 = sides
     if x1 <= x0 or y1 <= y0:
         raise MalformedLineError(f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: give left, top, right, bottom")
+    if unit == "pixels" and x1 <= 1 and y1 <= 1:
+        raise MalformedLineError(
+            f"the box {x0:g} {y0:g} {x1:g} {y1:g} is in shares of the image, or one pixel: give pixels"
+        )
     return RawBox(x0=x0, y0=y0, x1=x1, y1=y1, label=label, unit=unit)
 
 
@@ -218,3 +188,30 @@ def size_of(width: object, height: object) -> Size | None:
     except MalformedLineError:
         return None
     return size if min(size) > 0 else None
+
+
+def attributes_of(value: object, where: str, problems: Problems) -> Attributes | None:
+    """Return names and texts of an object. A value that is no text, number or list of them is left out and told."""
+    if value is None or value == "" or value == []:
+        return None
+    if not isinstance(value, dict) or len(value) > MAX_ATTRIBUTES:
+        problems.leave_out(where, f"attributes are not an object of at most {MAX_ATTRIBUTES}", Reason.ATTRIBUTE)
+        return None
+    found: Attributes = {}
+    for name, one in value.items():
+        try:
+            text = ", ".join(_word(word, str(name)) for word in (one if isinstance(one, list) else [one]))
+            text = text_of(text, f"attribute {name}") or ""
+            if text:
+                found[required(name, "name of an attribute")] = text
+        except MalformedLineError as error:
+            problems.leave_out(where, str(error), Reason.ATTRIBUTE)
+    return found or None
+
+
+def _word(value: object, name: str) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return json.dumps(value)
+    raise MalformedLineError(f"attribute {name} is neither text nor a number")

@@ -1,49 +1,39 @@
 """Pascal VOC: one XML file per image (host.robots.ox.ac.uk/pascal/VOC). Without objects, nothing was found in it.
 
-A document type is refused before it is read: entities that expand without end, or fetch files, need one.
+Attributes are `<attributes><attribute><name>…</name><value>…`, as CVAT writes them, and what VOC says itself of an
+object: pose, truncated, difficult, occluded.
 """
 
 from __future__ import annotations
 
-import codecs
-import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
-from xml.etree import ElementTree
 
 from producer.labels.formats.entries import (
+    Attributes,
     Entry,
     Options,
     Problems,
     RawBox,
     Regions,
+    attributes_of,
     box_of,
     name_of,
     number_of,
     required,
     size_of,
 )
-from producer.labels.formats.files import bytes_file, files_in
+from producer.labels.formats.parsing.files import files_in
+from producer.labels.formats.parsing.xml_tree import Element, only, root_of_xml
 from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
 
 MARKERS = {"object", "bndbox", "robndbox", "polygon"}  # of something that is not nothing
+OTHERS = {"source", "size", "owner", "attributes"}  # elements with parts that are no objects
+STATED = ("pose", "truncated", "difficult", "occluded")  # of an object, by VOC itself
+UNSTATED = {"", "0", "unspecified"}
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (b"<\0", "utf-16-le"),
-    (b"\0<", "utf-16-be"),
-)
-DECLARED = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]*)["']""")
-
-
-class _Builder(ElementTree.TreeBuilder):
-    def doctype(self, name: str, pubid: str, system: str) -> NoReturn:
-        raise MalformedLineError("it has a document type (<!DOCTYPE …>), which VOC files do not need")
 
 
 def read_voc(path: Path, options: Options, problems: Problems) -> list[Entry]:
@@ -65,57 +55,52 @@ def read_voc(path: Path, options: Options, problems: Problems) -> list[Entry]:
 
 
 def _entry(top: Path, file: Path, where: str, images: Path | None, problems: Problems) -> Entry:
-    root = _parse(file)
+    root = root_of_xml(file)
     if root.tag != "annotation":
         raise MalformedLineError(f"not a VOC file: it starts with <{root.tag[:40]}>")
-    name = name_of(root.findtext("filename"), "filename")
+    name = name_of(only(root, "filename"), "filename")
     regions = Regions(problems)
     for number, thing in enumerate(root.iterfind("object"), start=1):
         try:
-            label = required(thing.findtext("name"), "name")
+            label = required(only(thing, "name"), "name")
         except MalformedLineError as error:
             raise MalformedLineError(f"object {number}: {error}") from None
-        regions.add(f"{where}: object {number}", label, partial(_box, thing, label))
-    if root.find("object") is None and any(str(inner.tag).lower() in MARKERS for inner in root.iter()):
-        raise MalformedLineError("it has objects, but not directly below <annotation>")
+        place = f"{where}: object {number}"
+        regions.add(place, label, partial(_box, thing, label), _attributes(thing, place, problems))
+    if root.find("object") is None:
+        _require_nothing(root)
     found = regions.fields()
     if regions.bare and not regions.boxes:
         found["boxes"] = None
-    size = size_of(root.findtext("size/width"), root.findtext("size/height"))
-    return Entry(where=where, uri=_image_of(top, file, name, images), label=None, size=size, **found)
+    size = size_of(only(root, "size/width"), only(root, "size/height"))
+    given = _attributes(root, where, problems)
+    uri = _image_of(top, file, name, images)
+    return Entry(where=where, uri=uri, label=None, size=size, attributes=given, **found)
 
 
-def _parse(file: Path) -> ElementTree.Element:
-    parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314
-    try:
-        parser.feed(_text(bytes_file(file)))
-        root: ElementTree.Element = parser.close()
-    except (ElementTree.ParseError, ValueError, RecursionError) as error:
-        raise MalformedLineError(f"not XML: {error}") from None
-    return root
+def _require_nothing(root: Element) -> None:
+    """Raises MalformedLineError if a file without objects may show something all the same."""
+    if any(str(inner.tag).lower() in MARKERS for inner in root.iter()):
+        raise MalformedLineError("it has objects, but not directly below <annotation>")
+    if strange := [one.tag for one in root if len(one) and one.tag not in OTHERS]:
+        raise MalformedLineError(f"it has no <object>, and nobody knows what <{strange[0][:40]}> holds")
+    if (root.findtext("segmented") or "0").strip() not in ("0", ""):
+        raise MalformedLineError("it has no <object>, but is said to be segmented")
 
 
-def _text(data: bytes) -> str:
-    """Decode as the byte order mark or the declaration says, else as UTF-8. Raises MalformedLineError."""
-    declared = DECLARED.match(data)
-    encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
-    if encoding is None:
-        encoding = declared[1].decode("ascii") if declared else "utf-8"
-        if encoding.lower().startswith(("utf-16", "utf-32", "ucs")):  # the declaration itself is in single bytes
-            encoding = "utf-8"
-    try:
-        return data.decode(encoding)
-    except LookupError:
-        raise MalformedLineError(f"the encoding {encoding[:40]} is not known") from None
-    except UnicodeError as error:
-        raise MalformedLineError(f"not {encoding}: {error}") from None
+def _attributes(thing: Element, where: str, problems: Problems) -> Attributes | None:
+    stated = {name: (thing.findtext(name) or "").strip() for name in STATED}
+    given = {name: value for name, value in stated.items() if value.lower() not in UNSTATED}
+    for one in thing.iterfind("attributes/attribute"):
+        given[(one.findtext("name") or "").strip()] = one.findtext("value") or ""
+    return attributes_of(given, where, problems) if given else None
 
 
-def _box(thing: ElementTree.Element, label: str) -> RawBox | None:
+def _box(thing: Element, label: str) -> RawBox | None:
     """Parse a box. VOC counts pixels from 1, and a box includes its last row and column."""
     if thing.find("bndbox") is None:
         return None
-    sides = [number_of(thing.findtext(f"bndbox/{side}"), side) for side in SIDES]
+    sides = [number_of(only(thing, f"bndbox/{side}"), side) for side in SIDES]
     return box_of((max(sides[0] - 1, 0), max(sides[1] - 1, 0), sides[2], sides[3]), label)
 
 
@@ -131,6 +116,8 @@ def _image_of(top: Path, file: Path, name: str, images: Path | None) -> str:
     if "Annotations" in parts:
         at = parts.index("Annotations")
         folders.insert(0, Path(*parts[:at], "JPEGImages", *parts[at + 1 :]))
+        if images is not None:
+            folders.insert(1, Path(*parts[:at], *parts[at + 1 :]))
     if images is None or not any((images / folder / name).is_file() for folder in folders):
         name = name.strip()
     if images is not None and Path(name).stem != file.stem:

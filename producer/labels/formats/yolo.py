@@ -1,8 +1,9 @@
 """YOLO: one text file per image, one line per box: `class cx cy width height`, as shares of the image's size.
 
-A line may also be a polygon, `class x1 y1 x2 y2 x3 y3 ...`. An empty file is an image in which nothing was found. The
-classes are in classes.txt or obj.names, one name per line, or in data.yaml or dataset.yaml, as `names`.
-`labels/…/a.txt` belongs to `images/…/a.jpg`, else to the image beside it.
+A line may also be a polygon, `class x1 y1 x2 y2 x3 y3 ...`, or a turned box (OBB), by its four corners. An empty file
+is an image in which nothing was found. The classes are in classes.txt or obj.names, one name per line, or in data.yaml
+or dataset.yaml, as `names`. `labels/…/a.txt` belongs to `images/…/a.jpg`, else to `…/a.jpg`, else to the image beside
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from producer.labels.formats.entries import (
     box_of,
     number_of,
 )
-from producer.labels.formats.files import files_in, lines_of
+from producer.labels.formats.parsing.files import files_in, lines_of
 from producer.labels.formats.yolo_classes import NAME_FILES, YAML_FILES, Classes, read_classes
 from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
@@ -98,10 +99,12 @@ def _box(words: list[str], label: str, classes: Classes) -> RawBox:
     if len(words) not in (4, 5) and not polygon and not (classes.key_points and len(words) > 5):
         raise MalformedLineError("not `class cx cy width height`")  # the sixth is a confidence
     numbers = [number_of(word, "a side") for word in (words if polygon else words[:4])]
-    if min(numbers) < -ROUNDING or max(numbers) > 1 + ROUNDING:
+    beyond = 1.0 if polygon else ROUNDING  # a turned box sticks out of the image
+    if min(numbers) < -beyond or max(numbers) > 1 + beyond:
         raise MalformedLineError(f"{' '.join(words[:4])} are not shares of the image's size, 0 to 1")
     if polygon:
-        return bounds(zip(numbers[::2], numbers[1::2], strict=True), label, unit="share")
+        inside = [min(max(number, 0.0), 1.0) for number in numbers]
+        return bounds(zip(inside[::2], inside[1::2], strict=True), label, unit="share")
     cx, cy, width, height = numbers
     return box_of((cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2), label, unit="share")
 
@@ -141,7 +144,7 @@ def _stems(labels: Path) -> list[Path]:
     places = [Path(*parts)]
     if "labels" in parts:
         at = len(parts) - 1 - parts[::-1].index("labels")
-        places.insert(0, Path(*parts[:at], "images", *parts[at + 1 :]))
+        places[:0] = [Path(*parts[:at], "images", *parts[at + 1 :]), Path(*parts[:at], *parts[at + 1 :])]
     else:
         places.append(Path("images", *parts))
     return places

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer.labels.formats.entries import required
-from producer.labels.formats.files import lines_of, text_file
+from producer.labels.formats.parsing.files import lines_of, text_file
 from producer.sources.manifest import MalformedLineError
 
 NAME_FILES = ("classes.txt", "obj.names")

@@ -42,6 +42,7 @@ class LabelLine:
     drawn: str | None
     note: str | None
     shown: dict[str, Any] | None
+    attributes: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,13 @@ def iter_conflicts(engine: sa.Engine, check_name: str) -> Iterator[Conflict]:
         after = keys[-1]
 
 
+def count_conflicts(connection: sa.Connection, check_name: str) -> int:
+    """Count the images on which people differ."""
+    counts = counting(check_name)
+    images = sa.select(sa.func.count(counts.c.content_sha256.distinct())).where(counts.c.disputed)
+    return connection.execute(images).scalar_one()
+
+
 def count_labels(connection: sa.Connection, wanted: LabelFilter) -> int:
     """Count the labels of a filter that are not undone yet."""
     query = sa.select(sa.func.count()).select_from(Label).join(LabelledImage, _SAME_IMAGE)
@@ -147,6 +155,7 @@ def undo_labels(connection: sa.Connection, wanted: LabelFilter, *, who: str) -> 
 _SAME_IMAGE = LabelledImage.content_sha256 == Label.content_sha256
 _PLAIN = (
     "id", "at", "check_name", "label", "boxes", "who", "content_sha256", "origin", "settles", "drawn", "note", "shown",
+    "attributes",
 )  # fmt: skip
 
 

@@ -27,9 +27,9 @@ TEACHING = ("train", "calibration", "threshold")  # splits that an adapter is ma
 class CurrentLabel:
     """The current label of an image, and the location of the image.
 
-    boxes: [{x0, y0, x1, y1, label}], pixels of the upright image; None: not given. drawn: why a person was asked about
-    the image. shown: its verdict then. cluster: images of one group or with near hashes. split: for this check;
-    "none": not to be used.
+    boxes: [{x0, y0, x1, y1, label}], pixels of the upright image, perhaps with `attributes`; None: not given.
+    drawn: why a person was asked about the image. shown: its verdict then. cluster: images of one group or with near
+    hashes. split: for this check; "none": not to be used. attributes: of the image, name -> text.
     """
 
     label_id: int
@@ -50,6 +50,7 @@ class CurrentLabel:
     group: str | None  # as a person gave it
     cluster: str
     split: str
+    attributes: dict[str, str] | None = None
 
     @property
     def frame(self) -> int | None:
@@ -71,6 +72,7 @@ class NewLabel:
     shown: dict[str, Any] | None = None
     drawn: str | None = None
     note: str | None = None
+    attributes: dict[str, str] | None = None
 
 
 def current_labels(
@@ -199,12 +201,14 @@ def _covers(earlier: Any, label: NewLabel) -> bool:
     """Return True if an earlier label, or its row, contains all of a new one. No boxes and none given are equal."""
     if earlier is None or (earlier.label, earlier.boxes or None) != (label.label, label.boxes or None):
         return False
+    if label.attributes and earlier.attributes != label.attributes:
+        return False
     return (earlier.settles or not label.settles) and (earlier.origin == PINNED or label.origin != PINNED)
 
 
 def _newest_by_person(connection: sa.Connection, check_name: str, images: set[str]) -> dict[tuple[str, str], Any]:
     """Return (image, who) -> that person's newest label, without undone ones."""
-    columns = (Label.content_sha256, Label.who, Label.label, Label.boxes, Label.settles, Label.origin)
+    columns = (Label.content_sha256, Label.who, Label.label, Label.boxes, Label.settles, Label.origin, Label.attributes)
     query = (
         sa.select(*columns)
         .where(Label.check_name == check_name, Label.content_sha256.in_(images), Label.undoes.is_(None), ~undone(Label))
@@ -229,7 +233,7 @@ def _select_current(
     connection: sa.Connection, check_name: str, *conditions: sa.ColumnElement[bool], up_to: int | None
 ) -> list[CurrentLabel]:
     counts = counting(check_name, *conditions, up_to=up_to)
-    given = ("check_name", "content_sha256", "label", "boxes", "who", "at", "drawn", "shown", "note")
+    given = ("check_name", "content_sha256", "label", "boxes", "who", "at", "drawn", "shown", "note", "attributes")
     found = ("root", "etag", "width", "height", "cluster")
     query = (
         sa.select(counts.c.id.label("label_id"), *(counts.c[name] for name in given))

@@ -316,6 +316,46 @@ def test_a_box_outside_its_image_is_left_out_and_listed(ledger: Ledger, folder: 
     assert found == {"0.png": ("overlay", [1.0]), "2.png": ("none", [])}
 
 
+def test_tables_tell_what_is_added_changed_and_left_out(ledger: Ledger, folder: Path) -> None:
+    ledger.add(table(folder / "m.csv", "0.png,overlay", "1.png,none"))
+    rows = (
+        "0.png,none,",
+        "1.png,none,",
+        "2.png,overlay,overlay 0 0 90 990; overlay 1 2 3 4",
+        "3.png,none,overlay 1 2 3 4",
+    )
+    file = table(folder / "n.csv", *rows, "gone.png,none,", header="uri,label,boxes")
+    done = ledger.add(file, "--dry-run")
+    words = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    at = words.index("label added changed unchanged")
+    assert words[at + 1 : at + 3] == ["overlay 1 0 0", "none 0 1 1"]
+    at = words.index("left out because images or boxes")
+    assert sorted(words[at + 1 :]) == [
+        "a box without area, outside its image or not in numbers 1",
+        "its label is in doubt 1",
+        "the image cannot be read: gone 1",
+    ]
+    assert ledger.count() == 2
+
+
+def test_attributes_are_kept_listed_exported_and_read_again(ledger: Ledger, folder: Path, tmp_path: Path) -> None:
+    boxes = [{"x0": 1, "y0": 2, "x1": 30, "y1": 40, "label": "overlay", "attributes": {"text": "SALE"}}]
+    line = {"uri": "0.png", "label": "overlay", "boxes": boxes, "attributes": {"size": "small"}}
+    (folder / "m.jsonl").write_text(json.dumps(line))
+    ledger.add(folder / "m.jsonl")
+    assert "nothing was written" in ledger.add(folder / "m.jsonl").stderr
+    assert json.loads(ledger.run("ls", "--format", "jsonl").stdout)["attributes"] == {"size": "small"}
+    for form in ("csv", "jsonl", "coco"):
+        file = tmp_path / f"out.{'json' if form == 'coco' else form}"
+        ledger.run("export", "--check", "overlay", "--format", form, "-o", file)
+        again = Ledger(tmp_path / f"data-{form}")
+        again.add(file)
+        ((one,), (two,)) = again.standing(), ledger.standing()
+        assert (one.label, one.boxes, one.attributes) == (two.label, two.boxes, two.attributes)
+        assert (one.boxes, one.attributes) == (boxes, {"size": "small"})
+        again.engine.dispose()
+
+
 def test_boxes_about_the_stored_picture_are_turned_as_exif_says(ledger: Ledger, folder: Path) -> None:
     tags = Image.Exif()
     tags[0x112] = 6  # a quarter clockwise: 96 x 64 stored, 64 x 96 upright

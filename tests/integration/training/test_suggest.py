@@ -191,6 +191,11 @@ def test_a_file_holds_what_a_person_and_the_import_need(rig: VerdictRig) -> None
     file = io.BytesIO()
     write_suggestions(found.images, file, form="jsonl")
     assert json.loads(file.getvalue())["inclusion_probability"] == 1.0
+    file = io.BytesIO()
+    write_suggestions(found.images, file, form="labelstudio")
+    (task,) = json.loads(file.getvalue())
+    assert (task["data"]["image"], task["data"]["drawn"]) == ("/data/local-files/?d=pictures/00000.jpg", "random")
+    assert [one["value"] for one in task["predictions"][0]["result"]] == [{"choices": ["overlay"]}]
 
 
 def test_a_ledger_without_answers_has_nothing_to_suggest(rig: VerdictRig) -> None:

@@ -46,7 +46,7 @@ def imported(
     prepared = prepare(labels, fetched, BAGGAGE, problems, origin="import")
     found: Labels = {}
     for one in prepared.labels:
-        boxes = None if one.boxes is None else [tuple(box.values()) for box in one.boxes]
+        boxes = None if one.boxes is None else [tuple(box.values())[:5] for box in one.boxes]
         found[Path(one.uri).name] = (one.label, boxes)
     return found, list(prepared.left_out)
 
@@ -220,8 +220,9 @@ def test_an_image_whose_label_is_in_doubt_does_not_become_none(tmp_path: Path, b
     assert left_out
 
 
-def test_annotations_of_images_that_are_not_listed_may_be_those_of_another(tmp_path: Path) -> None:
-    body = coco(ONE, ONE | {"image_id": 5}, names=("a.png", "b.png"))
+@pytest.mark.parametrize("image_id", [5, None, "1", 1.5])
+def test_annotations_of_images_that_are_not_listed_may_be_those_of_another(tmp_path: Path, image_id: Any) -> None:
+    body = coco(ONE, ONE | {"image_id": image_id}, names=("a.png", "b.png"))
     found, left_out = imported(put(tmp_path / "c.json", body))
     assert found == {"a.png": ("gun", [box(10, 10, 30, 30)])}
     assert [line.split(":")[0] for line in left_out] == ["annotations[1]", "images[1]"]

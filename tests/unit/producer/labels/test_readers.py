@@ -19,6 +19,7 @@ from producer.labels.label_names import ImageLabel, LabelMapping, map_labels, pa
 from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import load_check
 from scanfleet.errors import BadLabels, BadSource, SourceNotFound
+from tests.unit.producer.labels.label_files import CVAT, detection
 
 BAGGAGE, OVERLAY = load_check("baggage"), load_check("overlay")
 
@@ -72,12 +73,11 @@ def test_csv_as_the_generator_writes_it(tmp_path: Path) -> None:
     [
         ("", "m.csv is empty: there is no label in it"),
         ("\ufeff \r\n\n", "m.csv is empty"),
-        ("uri;label\na.jpg;none\n", "line 1: no column 'uri' .* separated by semicolons: save it with commas"),
-        ("uri\tlabel\na.jpg\tnone\n", "separated by tabs"),
+        ("name;label\na.jpg;none\n", "line 1: no column 'uri' .columns: name;label"),
         ("name,label;x\na.jpg,none\n", "no column 'uri' .*name, label;x.*--uri-column; nothing"),
     ],
 )
-def test_tables_that_are_empty_or_separated_otherwise_are_called_so(tmp_path: Path, body: str, words: str) -> None:
+def test_tables_that_are_empty_or_without_columns_are_called_so(tmp_path: Path, body: str, words: str) -> None:
     with pytest.raises(BadLabels, match=words):
         read(write(tmp_path / "m.csv", body))
 
@@ -230,7 +230,7 @@ def test_yolo_needs_its_classes_and_its_images(tmp_path: Path) -> None:
         read(write(tmp_path / "none" / "a.txt", "").parent, "yolo")
     folder = yolo(tmp_path / "y", {"a": ""})
     (folder / "images/a.jpg").unlink()
-    with pytest.raises(BadLabels, match=r"no image found for it \(looked for images/a and labels/a"):
+    with pytest.raises(BadLabels, match=r"no image found for it \(looked for images/a and a and labels/a"):
         read(folder)
     with pytest.raises(BadLabels, match="--root must be a folder"):
         read(folder, images=None)
@@ -419,6 +419,8 @@ GOOD: dict[str, tuple[str, Callable[[], str]]] = {
     "coco": ("c.json", lambda: json.dumps(coco())),
     "voc": ("a.xml", lambda: VOC),
     "labelstudio": ("l.json", lambda: json.dumps([task({"choices": ["gun"]}), task()])),
+    "cvat": ("c.xml", lambda: CVAT),
+    "groundtruth": ("g.manifest", lambda: json.dumps(detection()) + "\n"),
     "yolo": ("labels/a.txt", lambda: "0 .5 .5 .1 .1\n1 .2 .2 .1 .1\n"),
 }
 
