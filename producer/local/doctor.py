@@ -205,7 +205,7 @@ def check_source(settings: Settings, source: str | None, *, seconds: float) -> F
     start = time.perf_counter()
     named = NamedImages([source], settings)
     images = list(islice(named, FETCHED_IMAGES))
-    if named.errors:
+    if named.errors and not images:
         return failure("store", named.errors[0])
     listed = time.perf_counter() - start
     try:

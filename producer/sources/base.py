@@ -21,6 +21,17 @@ class Candidate:
     path: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A part of a source that names no image. It is reported, and the others are taken."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
+
 class Source(Protocol):
     """One source of images.
 
@@ -28,6 +39,7 @@ class Source(Protocol):
     sifts_by_suffix: it lists all files, so those that are not images have to be skipped.
     resumable: `candidates(after=uri)` continues after that uri without listing the images before it.
     root: the folder that its files must not leave; None where it is a bucket.
+    top: what the paths of its candidates are relative to; "" where they are matched as written.
     """
 
     name: str
@@ -37,7 +49,10 @@ class Source(Protocol):
     @property
     def root(self) -> str | None: ...
 
-    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
+    @property
+    def top(self) -> str: ...
+
+    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate | LeftOut]:
         """Raises SourceNotFound, AccessDenied, BadManifest, StoreUnavailable, also in the middle of the stream."""
         ...
 

@@ -22,6 +22,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.root = os.path.realpath(folder)
         self.name = path_to_uri(os.fsencode(self.root))
+        self.top = f"{self.name.rstrip('/')}/"
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
         top = self.root.rstrip("/") + "/"
@@ -37,6 +38,7 @@ class FileSource:
 
     sifts_by_suffix = False
     resumable = False
+    top = ""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
@@ -58,11 +60,11 @@ class BucketSource:
 
     def __init__(self, uri: str, store: ObjectStore) -> None:
         self.name = uri if "/" in uri.removeprefix("s3://") else f"{uri}/"
+        # Globs start after the last "/" of the prefix: s3://b/2026/ad lists 2026/ads/x.jpg as ads/x.jpg.
+        self.top = self.name[: self.name.rfind("/") + 1]
         self._store = store
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
-        # Globs start after the last "/" of the prefix: s3://b/2026/ad lists 2026/ads/x.jpg as ads/x.jpg.
-        start = self.name[: self.name.rfind("/") + 1]
         for found in self._store.list(self.name, after=after):
             image = NewImage(uri=found.uri, etag=found.etag, size=found.size)
-            yield Candidate(image=image, path=found.uri.removeprefix(start))
+            yield Candidate(image=image, path=found.uri.removeprefix(self.top))

@@ -13,8 +13,6 @@ from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.redaction import is_presigned
 
-MANIFEST_SUFFIXES = (".txt", ".csv", ".jsonl")
-
 
 def open_source(text: str, settings: Settings) -> Source:
     """Open a folder, a manifest, a single image or s3://bucket/prefix.
@@ -37,7 +35,7 @@ def open_source(text: str, settings: Settings) -> Source:
 
 
 def _open_local(path: Path) -> Source:
-    from producer.sources.manifest import ManifestSource
+    from producer.sources.manifest_source import KINDS, ManifestSource, manifest_kind
 
     try:
         status = os.stat(path)
@@ -47,10 +45,9 @@ def _open_local(path: Path) -> Source:
         raise SourceNotFound(f"no such folder or file: {path}") from None
     if stat.S_ISDIR(status.st_mode):
         return FolderSource(path)
-    suffix = path.suffix.lower()
-    if suffix in MANIFEST_SUFFIXES:
+    if manifest_kind(path) is not None:
         return ManifestSource(path)
-    if suffix in SUFFIXES:
+    if path.suffix.lower() in SUFFIXES:
         return FileSource(path)
-    known = ", ".join(MANIFEST_SUFFIXES)
+    known = ", ".join(KINDS)
     raise BadSource(f"{path} is neither a folder nor an image nor a manifest ({known})")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from producer.sources.manifest import ManifestSource
+from producer.sources.base import Candidate
+from producer.sources.manifest_source import ManifestSource
 from producer.sources.open import open_source
 from scanfleet import redaction
 from scanfleet.config.settings import load_settings
@@ -83,6 +84,7 @@ def test_a_presigned_address_reaches_neither_ledger_nor_message(tmp_path: Path) 
     row = {"uri": "s3://b/k.jpg", "page": {"links": [SIGNED, "https://shop/p?id=1"]}, "n": 3}
     (tmp_path / "m.jsonl").write_text(json.dumps(row))
     (found,) = ManifestSource(tmp_path / "m.jsonl").candidates(after=None, skip=lambda _: False)
+    assert isinstance(found, Candidate)
     assert found.image.meta == {"page": {"links": ["https://b.s3.amazonaws.com/k.jpg", "https://shop/p?id=1"]}, "n": 3}
 
 
