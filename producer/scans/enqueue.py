@@ -245,4 +245,5 @@ def _nothing_in(listing: Listing) -> str:
     hint = f" ({skipped} other files skipped; use --include to add them)" if skipped else ""
     if skipped and (filters.include or filters.exclude):
         hint = f" ({skipped} files skipped; --include and --exclude select none of them)"
+    hint = f" ({listing.counts.left_out[0]})" if listing.counts.left_out else hint
     return f"no images found in {', '.join(listing.names)}{hint}"

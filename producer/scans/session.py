@@ -48,6 +48,7 @@ class Request:
     sample: str | None
     seed: int
     fresh: bool
+    members: bool = False
 
     def listing(self, settings: Settings) -> Listing:
         """Open the sources. Raises RequestError (a filter), SourceNotFound, BadSource."""
@@ -57,8 +58,10 @@ class Request:
             limit=self.limit,
             sample=None if self.sample is None else parse_sample(self.sample),
             seed=self.seed,
+            members=self.members,
         )
-        return Listing([open_source(source, settings) for source in self.sources], filters)
+        sources = [open_source(source, settings, members=self.members) for source in self.sources]
+        return Listing(sources, filters)
 
 
 @dataclass(frozen=True, kw_only=True)

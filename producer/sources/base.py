@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scanfleet.db.scans.batches import NewImage
-from scanfleet.storage.file_uri import file_etag, path_to_uri
+from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
+from scanfleet.storage.shards.member_uri import member_uri, split_member, version_of
 
 Skip = Callable[[str], bool]  # takes a folder's path below the source; True: nothing in it is wanted
 
@@ -57,10 +58,30 @@ class Source(Protocol):
         ...
 
 
-def local_image(path: bytes, *, root: str, meta: dict[str, object] | None = None) -> NewImage:
-    """Return a file with its current version; a missing file is listed, too, so that the failure is recorded."""
+def local_image(
+    path: bytes, *, root: str, meta: dict[str, object] | None = None, member: str | None = None
+) -> NewImage:
+    """Return a file with its current version; a missing one is listed, too, so that the failure is recorded.
+
+    member: of the archive at `path`; None: the path may name one itself.
+    """
+    version = _version(path)
+    uri = path_to_uri(path)
+    if member is None and version is None:
+        shard, member = split_member(uri) or (uri, None)
+        path = uri_to_path(shard)
+        version = version if member is None else _version(path)
+    if member is not None:
+        pinned = None if version is None else version_of(version[0])
+        return NewImage(uri=member_uri(path_to_uri(path), member), root=root, etag=pinned, meta=meta)
+    etag, size = version or (None, None)
+    return NewImage(uri=uri, root=root, etag=etag, size=size, meta=meta)
+
+
+def _version(path: bytes) -> tuple[str, int] | None:
+    """Return etag and size of a file."""
     try:
         status = os.stat(path)
     except OSError:
-        return NewImage(uri=path_to_uri(path), root=root, meta=meta)
-    return NewImage(uri=path_to_uri(path), root=root, etag=file_etag(status), size=status.st_size, meta=meta)
+        return None
+    return file_etag(status), status.st_size

@@ -28,6 +28,7 @@ from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.redaction import without_signatures
 from scanfleet.storage.file_uri import path_to_uri, uri_to_path
+from scanfleet.storage.shards.member_uri import split_member
 
 PARQUET = ".parquet"
 KINDS = (*READERS, PARQUET)
@@ -114,7 +115,7 @@ class ManifestSource:
         exists = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
         if not exists and "*" in text:
             raise BrokenFileError("manifests do not expand globs: name the folder instead and choose with --include")
-        if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or exists:
+        if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or exists or split_member(text):
             return
         short = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
         raise BrokenFileError(f"{short!r} is neither a uri nor the name of an image: write one image per line")
@@ -125,13 +126,20 @@ class ManifestSource:
         remote = remote_image(text, meta)
         if remote is not None:
             return remote
-        path = uri_to_path(text)
+        shard, name = split_member(text) or (text, None)  # the name is no path: ".." in it is a part of it
+        path = uri_to_path(shard)
         if b"\0" in path:
             raise MalformedLineError("contains a NUL byte")
+        root = self.root
         if path.startswith(b"/"):
             path = os.path.normpath(path)
-            return local_image(path, root=os.fsdecode(os.path.dirname(path)), meta=meta)
-        return local_image(self._below(path), root=self.root, meta=meta)
+            root = os.fsdecode(os.path.dirname(path))
+        else:
+            path = self._below(path)
+        plain = b"#".join((path, (name or "").encode()))
+        if name is not None and "/" not in name and os.path.exists(plain):  # a file of that very name
+            path, name = plain, None
+        return local_image(path, root=root, meta=meta, member=name)
 
     def _below(self, path: bytes) -> bytes:
         joined = os.path.normpath(os.path.join(self._folder, path))

@@ -6,16 +6,23 @@ import os
 import stat
 from pathlib import Path
 
-from producer.sources.base import Source
-from producer.sources.listed import BucketSource, FileSource, FolderSource
+from producer.sources.base import Source, local_image
+from producer.sources.listed import BucketSource, FileSource, FolderSource, OneImageSource
+from producer.sources.members import PACKED, MembersSource, ShardSource
 from scanfleet.config.settings import Settings
+from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.redaction import is_presigned
+from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.open import OpenStores
+from scanfleet.storage.shards.member_uri import COMPRESSED, is_shard, split_member
 
 
-def open_source(text: str, settings: Settings) -> Source:
-    """Open a folder, a manifest, a single image or s3://bucket/prefix.
+def open_source(text: str, settings: Settings, *, members: bool = False) -> Source:
+    """Open a folder, a manifest, an archive or a member of it, a single image or s3://bucket/prefix.
+
+    members: archives in a folder or bucket count as folders of their members.
 
     Raises SourceNotFound, AccessDenied, BadSource. A bucket is not contacted before it is listed.
     """
@@ -23,15 +30,32 @@ def open_source(text: str, settings: Settings) -> Source:
         raise BadSource("a presigned URL is a secret and expires: give s3://bucket/prefix")
     if not text:  # from an unset shell variable; it must not mean the working folder
         raise BadSource("the source is empty: name a folder, s3://bucket/prefix, an image or a manifest")
-    if text.startswith("s3://"):
-        from scanfleet.storage.s3 import S3Store
-        from scanfleet.storage.s3_uri import split_s3
+    stores = OpenStores(settings)
+    source = _open_remote(text, settings) if "://" in text else _open_local(Path(text).expanduser())
+    is_folder = isinstance(source, FolderSource)
+    if source.name.lower().endswith(COMPRESSED) and not is_folder:
+        raise BadSource(f"{source.name}: {PACKED}")
 
-        split_s3(text)
-        return BucketSource(text, S3Store.connect(settings))
-    if "://" in text:
+    def store_of(image: NewImage) -> ObjectStore:
+        return stores(image.uri, image.root)
+
+    if not source.sifts_by_suffix:
+        return source
+    if is_shard(source.name) and not is_folder:
+        return ShardSource(source, store_of)
+    return MembersSource(source, store_of) if members else source
+
+
+def _open_remote(text: str, settings: Settings) -> Source:
+    if not text.startswith("s3://"):
         raise BadSource(f"{text.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
-    return _open_local(Path(text).expanduser())
+    from scanfleet.storage.s3 import S3Store
+    from scanfleet.storage.s3_uri import split_s3
+
+    split_s3(text)
+    if split_member(text) is not None:
+        return OneImageSource(NewImage(uri=text))
+    return BucketSource(text, S3Store.connect(settings))
 
 
 def _open_local(path: Path) -> Source:
@@ -42,6 +66,9 @@ def _open_local(path: Path) -> Source:
     except PermissionError:
         raise AccessDenied(f"no permission to reach {path}") from None
     except (OSError, ValueError):  # ValueError: a name that no file system accepts
+        image = local_image(os.fsencode(path.absolute()), root=os.fspath(path.absolute().parent))
+        if image.etag is not None:  # a member of an archive
+            return OneImageSource(image)
         raise SourceNotFound(f"no such folder or file: {path}") from None
     if stat.S_ISDIR(status.st_mode):
         return FolderSource(path)
@@ -49,5 +76,7 @@ def _open_local(path: Path) -> Source:
         return ManifestSource(path)
     if path.suffix.lower() in SUFFIXES:
         return FileSource(path)
+    if is_shard(path.name) or path.name.lower().endswith(COMPRESSED):
+        return FileSource(path, sifts_by_suffix=True)
     known = ", ".join(KINDS)
     raise BadSource(f"{path} is neither a folder nor an image nor a manifest ({known})")

@@ -10,10 +10,18 @@ from scanfleet.config.settings import Settings
 from scanfleet.errors import BadSource
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.folder import FolderStore
+from scanfleet.storage.shards.store import ShardStore
 
 
 def open_store(uri: str, settings: Settings, *, root: str | None = None) -> ObjectStore:
-    """Return the store of a uri. root: the folder that local files must not leave."""
+    """Return the store of a uri, which reads members of archives, too.
+
+    root: the folder that local files must not leave.
+    """
+    return ShardStore(_plain_store(uri, settings, root))
+
+
+def _plain_store(uri: str, settings: Settings, root: str | None) -> ObjectStore:
     if uri.startswith("s3://"):
         from scanfleet.storage.s3 import S3Store
 
