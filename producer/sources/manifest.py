@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
-from typing import IO, Any, Never
+from typing import IO, Any, Never, TypeVar
 
 MAX_LINE_BYTES = 1 << 20
 MAX_LEVELS = 50  # of nesting in a column
@@ -18,6 +19,7 @@ SEPARATORS = (",", ";", "\t")
 URI, SOURCE_REF = "uri", "source-ref"  # source-ref: in manifests of Rekognition and SageMaker Ground Truth
 
 Row = tuple[str, dict[str, Any] | None]  # uri, other columns
+RowT = TypeVar("RowT")
 
 
 class MalformedLineError(Exception):
@@ -67,7 +69,7 @@ def _table(lines: Lines) -> Callable[[Lines], Iterator[Row]]:
     """Read the header of a CSV or TSV file, and return the reader of its rows. Raises BrokenFileError."""
     first = next((line for line in lines if line.strip()), "")
     mark = _separator(first)
-    header = next(_fields(lines, mark, first), [])
+    header = next(fields_of(lines, mark, first), [])
     if URI not in header:
         raise BrokenFileError(f"no column `uri` in the header (found: {', '.join(header)[:200] or 'nothing'})")
     if len(set(header)) != len(header):
@@ -76,7 +78,7 @@ def _table(lines: Lines) -> Callable[[Lines], Iterator[Row]]:
     others = [name for name in header if name != URI]
 
     def rows(lines: Lines) -> Iterator[Row]:
-        for fields in _fields(lines, mark):
+        for fields in fields_of(lines, mark):
             if len(fields) != len(header):
                 raise MalformedLineError(f"{len(fields)} fields where the header has {len(header)}")
             uri = fields.pop(at)
@@ -96,7 +98,8 @@ def _separator(header: str) -> str:
     return max(SEPARATORS, key=header.count)
 
 
-def _fields(lines: Lines, mark: str, *first: str) -> Iterator[list[str]]:
+def fields_of(lines: Lines, mark: str, *first: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file, blank ones left out. Raises MalformedLineError, BrokenFileError."""
     begin = lines.number  # of the row
     try:
         for fields in csv.reader(chain(first, lines), strict=True, delimiter=mark):
@@ -139,14 +142,18 @@ def read_rows(lines: Lines, kind: str) -> Iterator[Row | MalformedLineError]:
 
     Raises MalformedLineError for a header, BrokenFileError.
     """
-    rows = READERS[kind](lines)
+    yield from resumed(partial(READERS[kind](lines), lines))
+
+
+def resumed(rows: Callable[[], Iterator[RowT]]) -> Iterator[RowT | MalformedLineError]:
+    """Yield rows, and odd ones as errors: a new iterator reads on behind them. Raises BrokenFileError."""
     while True:
         try:
-            yield from rows(lines)
+            yield from rows()
         except BrokenFileError:
             raise
         except MalformedLineError as error:
-            yield error  # and read on behind it
+            yield error
         else:
             return
 

@@ -15,6 +15,7 @@ from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.redaction import is_presigned
 from scanfleet.storage.base import ObjectStore
+from scanfleet.storage.file_uri import path_to_uri
 from scanfleet.storage.open import OpenStores
 from scanfleet.storage.shards.member_uri import COMPRESSED, is_shard, split_member
 
@@ -55,7 +56,13 @@ def _open_remote(text: str, settings: Settings) -> Source:
     split_s3(text)
     if split_member(text) is not None:
         return OneImageSource(NewImage(uri=text))
-    return BucketSource(text, S3Store.connect(settings))
+    store = S3Store.connect(settings)
+    if text.endswith("/manifest.json"):
+        from producer.sources.inventory import InventorySource
+        from producer.sources.inventory_files import BucketFiles
+
+        return InventorySource(text, BucketFiles(text, store))
+    return BucketSource(text, store)
 
 
 def _open_local(path: Path) -> Source:
@@ -74,6 +81,12 @@ def _open_local(path: Path) -> Source:
         return FolderSource(path)
     if manifest_kind(path) is not None:
         return ManifestSource(path)
+    if path.suffix.lower() == ".json":
+        from producer.sources.inventory import InventorySource
+        from producer.sources.inventory_files import FolderFiles
+
+        path = path.absolute()
+        return InventorySource(path_to_uri(os.fsencode(path)), FolderFiles(path))
     if path.suffix.lower() in SUFFIXES:
         return FileSource(path)
     if is_shard(path.name) or path.name.lower().endswith(COMPRESSED):

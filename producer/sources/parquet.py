@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from typing import IO, Any
 
@@ -25,34 +25,44 @@ class ParquetRows:
 
     def __iter__(self) -> Iterator[Row | MalformedLineError]:
         """Raises BrokenFileError, MissingExtra."""
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError:
-            raise MissingExtra(f"Parquet needs pyarrow: {install_hint('parquet')}") from None
-        try:
-            table = pq.ParquetFile(self._file)
-            names = _columns(pa, table.schema_arrow)
+        for names, rows in batches_of(self._file, _columns):
             name = next((each for each in (URI, SOURCE_REF) if each in names), None)
             if name is None:
                 raise BrokenFileError(f"no column `uri` (found: {', '.join(names)[:200] or 'nothing'})")
-            for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                for row in batch.to_pylist():
-                    self.number += 1
-                    yield _row(row, name)
-        except (pa.ArrowException, OSError) as error:
-            raise BrokenFileError(f"not Parquet: {str(error).splitlines()[0]}") from None
+            for row in rows:
+                self.number += 1
+                yield _row(row, name)
 
 
-def _columns(pa: Any, schema: Any) -> list[str]:
-    """Return the columns that JSON can hold: bytes are no text."""
-    return [field.name for field in schema if not _holds_bytes(pa, field.type)]
+def batches_of(file: IO[bytes], choose: Callable[[Any], list[str]]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Yield the chosen columns of an Arrow schema, and some rows of them; at first no row.
+
+    Raises BrokenFileError, MissingExtra.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtra(f"Parquet needs pyarrow: {install_hint('parquet')}") from None
+    try:
+        table = pq.ParquetFile(file)
+        names = choose(table.schema_arrow)
+        yield names, []
+        for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=names):
+            yield names, batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise BrokenFileError(f"not Parquet: {str(error).splitlines()[0]}") from None
 
 
-def _holds_bytes(pa: Any, kind: Any) -> bool:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return True
-    return any(_holds_bytes(pa, kind.field(number).type) for number in range(kind.num_fields))
+def _columns(schema: Any) -> list[str]:
+    return [field.name for field in schema if not holds_bytes(field.type)]
+
+
+def holds_bytes(kind: Any) -> bool:
+    """Return True for a type of Arrow that JSON cannot hold."""
+    if kind.num_fields:
+        return any(holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return "binary" in str(kind)
 
 
 def _row(row: dict[str, Any], name: str) -> Row | MalformedLineError:

@@ -167,6 +167,7 @@ def test_parquet_has_a_column_uri_and_values_of_json(tmp_path: Path) -> None:
         "day": [date(2026, 1, 2)] * 3,
         "tags": [["x", "y"], [], None],
         "image": [b"\x89PNG"] * 3,
+        "struct": [{"bytes": b"x", "path": "a"}] * 3,
     }
     pq.write_table(pa.table(rows), tmp_path / "m.parquet", row_group_size=2)
     items = list(ManifestSource(tmp_path / "m.parquet").candidates(after=None, skip=lambda _: False))
