@@ -6,7 +6,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -52,14 +52,15 @@ def manifest_kind(path: Path) -> str | None:
 
 
 class ManifestSource:
-    """Relative paths start at the manifest's folder and must stay below it."""
+    """Relative paths start at the manifest's folder and must stay below it. hosts: of https:// entries."""
 
     sifts_by_suffix = False
     resumable = False
     top = ""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, hosts: Collection[str] = ()) -> None:
         self._path = path.absolute()
+        self._hosts = hosts
         self._folder = os.fsencode(os.path.realpath(self._path.parent))
         self.root = os.fsdecode(self._folder)
         self.name = path_to_uri(os.fsencode(self._path))
@@ -123,7 +124,7 @@ class ManifestSource:
     def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
         check_storable(text, meta)
         meta = without_signatures(meta)
-        remote = remote_image(text, meta)
+        remote = remote_image(text, self._hosts, meta)
         if remote is not None:
             return remote
         shard, name = split_member(text) or (text, None)  # the name is no path: ".." in it is a part of it

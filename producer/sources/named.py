@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from producer.sources.base import Candidate, LeftOut, Skip, Source, local_image
 from producer.sources.entries import remote_image
@@ -13,6 +13,7 @@ from producer.sources.manifest import Lines, MalformedLineError, Row, read_rows
 from producer.sources.open import open_source
 from scanfleet.config.settings import Settings
 from scanfleet.config.validation import printable
+from scanfleet.config.web_hosts import hosts_of
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadManifest, BadSource, EmptySource, ScanfleetError
 from scanfleet.images import SUFFIXES
@@ -41,7 +42,9 @@ class NamedImages:
 
     def _images(self, name: str) -> Iterator[NewImage]:
         """Yield the images of one source. Raises what the source raises, and EmptySource."""
-        source: Source = StdinSource() if name == STDIN else open_source(name, self._settings)
+        source: Source = (
+            StdinSource(hosts_of(self._settings.https_hosts)) if name == STDIN else open_source(name, self._settings)
+        )
         filters, found = Filters(), False
         for item in source.candidates(after=None, skip=filters.skips_folder):
             if isinstance(item, LeftOut):
@@ -63,6 +66,9 @@ class StdinSource:
     sifts_by_suffix = False
     resumable = False
 
+    def __init__(self, hosts: Collection[str] = ()) -> None:
+        self._hosts = hosts
+
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate | LeftOut]:
         if sys.stdin is None:
             raise BadSource("stdin is closed: pipe a list into it, or remove `-`")
@@ -71,19 +77,19 @@ class StdinSource:
             lines = Lines(file)
             for row in read_rows(lines, ".txt"):
                 try:
-                    yield _candidate(row)
+                    yield _candidate(row, self._hosts)
                 except MalformedLineError as error:
                     yield LeftOut(where=f"{self.name}, line {lines.number}", why=printable(str(error)))
 
 
-def _candidate(row: Row | MalformedLineError) -> Candidate:
+def _candidate(row: Row | MalformedLineError, hosts: Collection[str]) -> Candidate:
     if isinstance(row, MalformedLineError):
         raise row
-    return Candidate(image=_image(row[0]), path=row[0])
+    return Candidate(image=_image(row[0], hosts), path=row[0])
 
 
-def _image(text: str) -> NewImage:
-    remote = remote_image(text)
+def _image(text: str, hosts: Collection[str]) -> NewImage:
+    remote = remote_image(text, hosts)
     if remote is not None:
         return remote
     path = os.path.abspath(uri_to_path(text))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from producer.sources.base import Source, local_image
 from producer.sources.listed import BucketSource, FileSource, FolderSource, OneImageSource
 from producer.sources.members import PACKED, MembersSource, ShardSource
 from scanfleet.config.settings import Settings
+from scanfleet.config.web_hosts import hosts_of, web_address
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
 from scanfleet.images import SUFFIXES
@@ -32,7 +34,11 @@ def open_source(text: str, settings: Settings, *, members: bool = False) -> Sour
     if not text:  # from an unset shell variable; it must not mean the working folder
         raise BadSource("the source is empty: name a folder, s3://bucket/prefix, an image or a manifest")
     stores = OpenStores(settings)
-    source = _open_remote(text, settings) if "://" in text else _open_local(Path(text).expanduser())
+    source = (
+        _open_remote(text, settings)
+        if "://" in text
+        else _open_local(Path(text).expanduser(), hosts_of(settings.https_hosts))
+    )
     is_folder = isinstance(source, FolderSource)
     if source.name.lower().endswith(COMPRESSED) and not is_folder:
         raise BadSource(f"{source.name}: {PACKED}")
@@ -48,6 +54,8 @@ def open_source(text: str, settings: Settings, *, members: bool = False) -> Sour
 
 
 def _open_remote(text: str, settings: Settings) -> Source:
+    if text.startswith("https://"):
+        return OneImageSource(_web_image(text, settings))
     if not text.startswith("s3://"):
         raise BadSource(f"{text.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
     from scanfleet.storage.s3 import S3Store
@@ -65,7 +73,15 @@ def _open_remote(text: str, settings: Settings) -> Source:
     return BucketSource(text, store)
 
 
-def _open_local(path: Path) -> Source:
+def _web_image(text: str, settings: Settings) -> NewImage:
+    try:
+        web_address(text, hosts_of(settings.https_hosts))
+    except ValueError as error:
+        raise BadSource(f"{text}: {error}") from None
+    return NewImage(uri=text)
+
+
+def _open_local(path: Path, hosts: Collection[str]) -> Source:
     from producer.sources.manifest_source import KINDS, ManifestSource, manifest_kind
 
     try:
@@ -80,7 +96,7 @@ def _open_local(path: Path) -> Source:
     if stat.S_ISDIR(status.st_mode):
         return FolderSource(path)
     if manifest_kind(path) is not None:
-        return ManifestSource(path)
+        return ManifestSource(path, hosts)
     if path.suffix.lower() == ".json":
         from producer.sources.inventory import InventorySource
         from producer.sources.inventory_files import FolderFiles

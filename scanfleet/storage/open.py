@@ -26,6 +26,10 @@ def _plain_store(uri: str, settings: Settings, root: str | None) -> ObjectStore:
         from scanfleet.storage.s3 import S3Store
 
         return S3Store.connect(settings)
+    if uri.startswith("https://"):
+        from scanfleet.storage.web.https import HttpsStore
+
+        return HttpsStore(settings)
     if "://" in uri and not uri.startswith("file://"):
         raise BadSource(f"{uri.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
     if root is None:
@@ -40,7 +44,7 @@ class StoreFinder(Protocol):
 
 
 class OpenStores:
-    """One client for S3, one folder store for each root."""
+    """One client for S3, one for the web, one folder store for each root."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -48,7 +52,7 @@ class OpenStores:
         self._open: dict[str, ObjectStore] = {}
 
     def __call__(self, uri: str, root: str | None) -> ObjectStore:
-        key = "s3" if uri.startswith("s3://") else f"folder {root}"
+        key = f"folder {root}" if root is not None else uri.partition("://")[0]
         with self._lock:
             store = self._open.get(key)
             if store is None:

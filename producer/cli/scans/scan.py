@@ -31,9 +31,9 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
 
     SRC is a folder, s3://bucket/prefix, an image, a .tar or .zip file, the manifest.json of an S3 Inventory, or a
     manifest: .txt (one uri per line), .csv, .tsv, .jsonl or .parquet (column or field `uri`; the others are kept with
-    the image), also as .gz. A uri may be shard.tar#member. A glob is matched against the path below SRC, and its * also
-    matches /. Entries that name no image are left out and listed. Failed images don't affect the exit code unless
-    --strict is set.
+    the image), also as .gz. A uri may be shard.tar#member, or an https:// address of the setting https_hosts. A glob is
+    matched against the path below SRC, and its * also matches /. Entries that name no image are left out and listed.
+    Failed images don't affect the exit code unless --strict is set.
 
     \b
     Example:
