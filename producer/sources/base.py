@@ -1,13 +1,16 @@
-"""The protocol of image sources, and their candidates."""
+"""The protocol of image sources, their candidates, and the images that untrusted names refer to."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from producer.sources.manifest import MalformedLineError
+from scanfleet.config.web_hosts import web_address
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.redaction import is_presigned
 from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
 from scanfleet.storage.shards.member_uri import member_uri, split_member, version_of
 
@@ -56,6 +59,27 @@ class Source(Protocol):
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate | LeftOut]:
         """Raises SourceNotFound, AccessDenied, BadManifest, StoreUnavailable, also in the middle of the stream."""
         ...
+
+
+def remote_image(text: str, hosts: Collection[str], meta: dict[str, Any] | None = None) -> NewImage | None:
+    """Return the image of an address; None: it is a path. hosts: of https:// addresses. Raises MalformedLineError."""
+    if is_presigned(text):
+        raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
+    if text.startswith("s3://"):
+        if not all(text.removeprefix("s3://").partition("/")):
+            raise MalformedLineError(f"{text!r} names no object: write s3://bucket/key")
+        return NewImage(uri=text, meta=meta)
+    if text.startswith("https://"):
+        try:
+            web_address(text, hosts)
+        except ValueError as error:
+            raise MalformedLineError(str(error)) from None
+        return NewImage(uri=text, meta=meta)
+    if "://" in text and not text.startswith("file:///"):
+        raise MalformedLineError(
+            f"{text.split('://')[0]}:// is not supported: write a path, s3://bucket/key or https://"
+        )
+    return None
 
 
 def local_image(

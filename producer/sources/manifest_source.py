@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from producer.sources.base import Candidate, LeftOut, Skip, local_image
-from producer.sources.entries import remote_image
+from producer.sources.base import Candidate, LeftOut, Skip, local_image, remote_image
 from producer.sources.manifest import (
     READERS,
     BrokenFileError,

@@ -6,8 +6,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 
-from producer.sources.base import Candidate, LeftOut, Skip, Source, local_image
-from producer.sources.entries import remote_image
+from producer.sources.base import Candidate, LeftOut, Skip, Source, local_image, remote_image
 from producer.sources.filters import Filters
 from producer.sources.manifest import Lines, MalformedLineError, Row, read_rows
 from producer.sources.open import open_source

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from producer.sources.base import Source, local_image
+from producer.sources.huggingface import DatasetSource, is_dataset
 from producer.sources.listed import BucketSource, FileSource, FolderSource, OneImageSource
 from producer.sources.members import PACKED, MembersSource, ShardSource
 from scanfleet.config.settings import Settings
@@ -94,7 +95,7 @@ def _open_local(path: Path, hosts: Collection[str]) -> Source:
             return OneImageSource(image)
         raise SourceNotFound(f"no such folder or file: {path}") from None
     if stat.S_ISDIR(status.st_mode):
-        return FolderSource(path)
+        return DatasetSource(path) if is_dataset(path) else FolderSource(path)
     if manifest_kind(path) is not None:
         return ManifestSource(path, hosts)
     if path.suffix.lower() == ".json":
