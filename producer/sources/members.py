@@ -38,11 +38,10 @@ class ShardSource:
 
 
 class MembersSource:
-    """A folder or bucket in which each archive counts as a folder of its members."""
-
-    sifts_by_suffix = True
+    """A source in which each archive counts as a folder of its members. Of a manifest's archives images alone count."""
 
     def __init__(self, source: Source, open_store: Opener) -> None:
+        self.sifts_by_suffix = source.sifts_by_suffix
         self.name = source.name
         self.root = source.root
         self.top = source.top
@@ -60,7 +59,9 @@ class MembersSource:
             if isinstance(item, Candidate) and item.path.lower().endswith(COMPRESSED):
                 yield LeftOut(where=item.image.uri, why=PACKED)
             elif isinstance(item, Candidate) and is_shard(item.path) and not skip(item.path):
-                yield from members_of(item.image, self._open, below=f"{item.path}/")
+                for member in members_of(item.image, self._open, below=f"{item.path}/"):
+                    if isinstance(member, LeftOut) or self.sifts_by_suffix or member.path.lower().endswith(SUFFIXES):
+                        yield member
             else:
                 yield item
 

@@ -26,7 +26,7 @@ from scanfleet.storage.shards.member_uri import COMPRESSED, is_shard, split_memb
 def open_source(text: str, settings: Settings, *, members: bool = False) -> Source:
     """Open a folder, a manifest, an archive or a member of it, a single image or s3://bucket/prefix.
 
-    members: archives in a folder or bucket count as folders of their members.
+    members: archives that it holds or names count as folders of their members.
 
     Raises SourceNotFound, AccessDenied, BadSource. A bucket is not contacted before it is listed.
     """
@@ -47,9 +47,7 @@ def open_source(text: str, settings: Settings, *, members: bool = False) -> Sour
     def store_of(image: NewImage) -> ObjectStore:
         return stores(image.uri, image.root)
 
-    if not source.sifts_by_suffix:
-        return source
-    if is_shard(source.name) and not is_folder:
+    if source.sifts_by_suffix and is_shard(source.name) and not is_folder:
         return ShardSource(source, store_of)
     return MembersSource(source, store_of) if members else source
 

@@ -134,6 +134,20 @@ def test_a_manifest_may_name_members_and_pins_their_archive(tmp_path: Path, sett
         open_store(images[0].uri, settings, root=images[0].root).fetch(images[0].uri, etag=images[0].etag, max_bytes=9)
 
 
+def test_archives_that_a_manifest_names_are_opened_where_members_are_asked_for(
+    tmp_path: Path, settings: Settings
+) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_of(FILES))
+    (tmp_path / "m.csv").write_text("uri,truth\nx.tar,none\nnone.zip,none\nc.jpg,overlay\n")
+    assert len(listed(str(tmp_path / "m.csv"), settings)[0]) == 3
+    listing = Listing([open_source(str(tmp_path / "m.csv"), settings, members=True)], Filters(members=True))
+    images = list(listing.images())
+    names = ["x.tar#a.jpg", "x.tar#sub/b.png", "x.tar#thumbs/t.jpg", "c.jpg"]
+    assert [image.uri for image in images] == [f"{tmp_path}/{name}" for name in names]
+    assert [image.meta for image in images] == [{"truth": "none"}] * 3 + [{"truth": "overlay"}]
+    assert [str(each).split(": ")[:2] for each in listing.counts.left_out] == [[f"{tmp_path}/none.zip", "gone"]]
+
+
 def test_named_archives_are_read_too(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "x.zip").write_bytes(zip_of(FILES))
     named = NamedImages([str(tmp_path / "x.zip"), f"{tmp_path}/x.zip#a.json"], settings)
