@@ -27,7 +27,8 @@ INDICES = ("_indices_files", "_indices_data_files")  # of old versions
 
 
 def is_dataset(folder: Path) -> bool:
-    return (folder / SPLITS).is_file() or all((folder / name).is_file() for name in (STATE, INFO))
+    there = {name for name in (SPLITS, STATE, INFO) if os.path.isfile(folder / name)}  # false where it is forbidden
+    return SPLITS in there or {STATE, INFO} <= there
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,9 +59,9 @@ class MembersSource:
             if isinstance(item, Candidate) and item.path.lower().endswith(COMPRESSED):
                 yield LeftOut(where=item.image.uri, why=PACKED)
             elif isinstance(item, Candidate) and is_shard(item.path) and not skip(item.path):
-                for member in members_of(item.image, self._open, below=f"{item.path}/"):
-                    if isinstance(member, LeftOut) or self.sifts_by_suffix or member.path.lower().endswith(SUFFIXES):
-                        yield member
+                for each in members_of(item.image, self._open, below=f"{item.path}/"):
+                    if isinstance(each, LeftOut) or self.sifts_by_suffix or each.path.lower().endswith(SUFFIXES):
+                        yield each
             else:
                 yield item
 
