@@ -88,7 +88,7 @@ def _tar_members(file: RangedFile) -> Iterator[Member | Unread]:
             tar.members = []  # type: ignore[attr-defined] # else it keeps them all
             if tar.offset <= end:
                 raise tarfile.ReadError("a member that ends before it begins")
-            end = tar.offset
+            end, file.spent = tar.offset, 0
             yield from _tar_member(found)
         yield from _end_of_tar(file, tar.offset)
 
@@ -105,6 +105,7 @@ def _tar_member(found: tarfile.TarInfo) -> Iterator[Member | Unread]:
 
 def _end_of_tar(file: RangedFile, offset: int) -> Iterator[Unread]:
     """tarfile ends silently at a header that it cannot read."""
+    file.spent = 0
     file.seek(offset)
     block = file.read(BLOCK)
     if block.strip(b"\0"):

@@ -16,7 +16,7 @@ class TooMuchAtOnceError(Exception):
 
 
 class RangedFile(io.RawIOBase):
-    """Read-only. most_bytes: of one read, whatever an archive says of itself.
+    """Read-only. most_bytes: that are read until `spent` is set back, whatever an archive says of itself.
 
     size: of the object. etag: of its version; later blocks are of the same one, or `changed` is raised.
     """
@@ -31,6 +31,7 @@ class RangedFile(io.RawIOBase):
         self.etag = first.etag
         self.size = first.size
         self._data, self._start, self._at = first.data, 0, 0
+        self.spent = 0
 
     def readable(self) -> bool:
         return True
@@ -49,8 +50,9 @@ class RangedFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, self.size - self._at)
         n = left if size is None or size < 0 else min(size, left)
-        if n > self._most:
-            raise TooMuchAtOnceError(f"a header of {n} bytes")
+        self.spent += n
+        if self.spent > self._most:
+            raise TooMuchAtOnceError(f"a header of {self.spent} bytes or more")
         begin = self._at - self._start
         if n and not 0 <= begin <= len(self._data) - n:
             length = min(max(n, self._block), left)

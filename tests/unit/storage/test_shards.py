@@ -281,6 +281,24 @@ def test_a_header_that_asks_for_much_memory_is_refused() -> None:
     assert "damaged" in unread.why
 
 
+def test_a_map_of_holes_takes_no_more_memory_than_a_header() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        data = b"5000000\n" + b"1\n" * 2_000_000
+        info = tarfile.TarInfo("a.jpg")
+        info.size = len(data)
+        info.pax_headers = {f"GNU.sparse.{name}": "1" for name in ("major", "minor", "realsize")} | {
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "a.jpg",
+        }
+        tar.addfile(info, io.BytesIO(data))
+    inner = Watched({"s3://b/x.tar": out.getvalue()})
+    versions, (unread,) = listed(inner, "s3://b/x.tar")
+    assert versions == {}
+    assert "damaged: a header of" in unread.why
+    assert inner.n_bytes < 3 << 20
+
+
 def test_a_chain_of_headers_does_not_end_the_process() -> None:
     longname = tarfile.TarInfo("././@LongLink")
     longname.type, longname.size = tarfile.GNUTYPE_LONGNAME, 1
