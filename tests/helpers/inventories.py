@@ -25,7 +25,7 @@ def csv_part(rows: Sequence[Row]) -> bytes:
     for bucket, key, version, latest, marker, size, etag in rows:
         texts = (str(latest).lower(), str(marker).lower(), "" if size is None else size, etag or "")
         table.writerow((bucket, quote_plus(key, safe="/"), version, *texts))
-    return gzip.compress(out.getvalue().encode())
+    return gzip.compress(out.getvalue().encode(), mtime=0)
 
 
 def parquet_part(rows: Sequence[Row]) -> bytes:
