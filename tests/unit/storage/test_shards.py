@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -227,7 +228,11 @@ def test_a_bomb_is_inflated_no_further_than_the_limit() -> None:
     data = zip_of([("bomb.png", bytes(200_000_000))])
     shards = ShardStore(inner := Watched({"s3://b/x.zip": data}))
     versions, _ = listed(inner, "s3://b/x.zip")
+    tracemalloc.start()
     assert refusal(shards, "s3://b/x.zip#bomb.png", versions["s3://b/x.zip#bomb.png"], 1_000_000) == "too_large"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
     large = tar_of([("large.png", bytes(2_000_000))])
     inner.objects["s3://b/x.tar"] = large
     inner.n_bytes = 0

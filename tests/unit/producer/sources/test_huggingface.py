@@ -1,6 +1,7 @@
 """Datasets on disk: each embedded image is found by its place in the Arrow file."""
 
 import json
+import struct
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,6 +90,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, how: str) -> None:
     assert len(list(listing.images())) == (3 if how == "cut" else 0)
     (said,) = map(str, listing.counts.left_out)
     assert said.startswith(f"{path}: the rest is not read")
+
+
+def test_places_outside_the_data_are_not_believed(tmp_path: Path) -> None:
+    path = save(tmp_path / "d", [{"bytes": bytes([number]) * 333, "path": None} for number in range(3)])
+    ends = struct.pack("<4i", 0, 333, 666, 999)
+    whole = path.read_bytes()
+    assert whole.count(ends) == 1
+    path.write_bytes(whole.replace(ends, struct.pack("<4i", 0, 333, 666, 99_999)))
+    listing = listing_of(tmp_path / "d")
+    assert list(listing.images()) == []
+    assert "the rest is not read" in str(listing.counts.left_out[0])
 
 
 def test_names_do_not_lead_out_of_the_dataset(tmp_path: Path) -> None:
