@@ -58,6 +58,8 @@ def hide_variables(environment: Mapping[str, str]) -> None:
 
 def is_presigned(uri: str) -> bool:
     """Return True if an address carries its own permission: anyone who reads it may use it."""
+    if "?" not in uri:  # most are not, and each line of a manifest is asked
+        return False
     query = next((found.start(1) for found in _ADDRESS.finditer(uri) if found[1]), len(uri))
     return _PERMISSION.search(uri, query) is not None
 

@@ -133,6 +133,7 @@ def filter_options(command: FunctionT) -> FunctionT:
                 "--include", multiple=True, metavar="GLOB", help="Take only these files, whatever their suffix."
             ),
             click.option("--exclude", multiple=True, metavar="GLOB", help="Skip these files or folders."),
+            click.option("--members", is_flag=True, help="Take the images in the .tar and .zip files of SRC, too."),
             click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take at most N images."),
             click.option("--sample", metavar="N|0.05", help="Take a random sample: a number of images or a fraction."),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample."),

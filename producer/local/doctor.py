@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,8 +28,7 @@ from scanfleet.queue.app import broker_folder, make_app
 from scanfleet.redaction import redact
 from scanfleet.stats.stage_times import StageTimes
 from scanfleet.storage.adapter_files import shared_place
-from scanfleet.storage.base import ObjectStore
-from scanfleet.storage.open import open_store
+from scanfleet.storage.open import OpenStores, open_store
 
 LOW_DISK_BYTES = 1_000_000_000
 SLOW_SECONDS = 0.1  # of a query or a connection; each batch costs several
@@ -205,7 +204,7 @@ def check_source(settings: Settings, source: str | None, *, seconds: float) -> F
     start = time.perf_counter()
     named = NamedImages([source], settings)
     images = list(islice(named, FETCHED_IMAGES))
-    if named.errors:
+    if named.errors and not images:
         return failure("store", named.errors[0])
     listed = time.perf_counter() - start
     try:
@@ -229,11 +228,13 @@ def check_source(settings: Settings, source: str | None, *, seconds: float) -> F
 
 def _fetch_all(settings: Settings, images: list[NewImage], *, seconds: float) -> tuple[int, int, float]:
     """Return images, bytes and seconds. Raises StoreUnavailable, ImageError."""
-    store = _store_of(settings, images[0])
+    stores = OpenStores(settings)
     deadline = time.perf_counter() + seconds
 
     def fetch(image: NewImage) -> int:
-        return len(store(image).fetch(image.uri, etag=image.etag, max_bytes=settings.max_image_bytes).data)
+        return len(
+            stores(image.uri, image.root).fetch(image.uri, etag=image.etag, max_bytes=settings.max_image_bytes).data
+        )
 
     first = fetch(images[0])  # opens the connection; without seconds, shows that there is one
     start = time.perf_counter()
@@ -243,14 +244,6 @@ def _fetch_all(settings: Settings, images: list[NewImage], *, seconds: float) ->
         sizes = list(pool.map(lambda image: None if time.perf_counter() > deadline else fetch(image), images))
     in_time = [size for size in sizes if size is not None]
     return len(in_time), sum(in_time), time.perf_counter() - start
-
-
-def _store_of(settings: Settings, first: NewImage) -> Callable[[NewImage], ObjectStore]:
-    """Return one client for a whole bucket; files of a manifest may lie below several roots."""
-    if first.uri.startswith("s3://"):
-        client = open_store(first.uri, settings)
-        return lambda _: client
-    return lambda image: open_store(image.uri, settings, root=image.root)
 
 
 def _ms(seconds: float) -> str:

@@ -29,8 +29,7 @@ from scanfleet.db.results.results import Result, ResultFilter, top_results
 from scanfleet.db.scans.checks import get_check
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import DecodersUnavailable, ImageError, StoreUnavailable
-from scanfleet.storage.base import ObjectStore
-from scanfleet.storage.open import open_store
+from scanfleet.storage.open import OpenStores
 
 MAX_IMAGES = 200
 THUMBNAIL_PIXELS = 256  # the longer edge
@@ -101,23 +100,16 @@ class _Images:
     def __init__(self, settings: Settings, decoders: Decoders) -> None:
         self._settings = settings
         self._decoders = decoders
-        self._bucket: ObjectStore | None = None
+        self._stores = OpenStores(settings)
 
     def picture(self, result: Result) -> Image.Image:
         """Raises ImageError (also fetch: changed), StoreUnavailable, DecodersUnavailable."""
         most = self._settings.max_image_bytes
-        data = self._store(result).fetch(result.uri, etag=result.etag, max_bytes=most).data
+        data = self._stores(result.uri, result.root).fetch(result.uri, etag=result.etag, max_bytes=most).data
         if hashlib.sha256(data).hexdigest() != result.content_sha256:
             raise ImageError(stage="fetch", reason="changed", detail="the file is not the one that was judged")
         frame = 0 if result.frames is None else result.frames.frame
         return self._decoders.decode(data, frame=frame).image
-
-    def _store(self, result: Result) -> ObjectStore:
-        if not result.uri.startswith("s3://"):
-            return open_store(result.uri, self._settings, root=result.root)
-        if self._bucket is None:
-            self._bucket = open_store(result.uri, self._settings)
-        return self._bucket
 
 
 def _card(result: Result, *, images: _Images, truth_column: str | None) -> Card:

@@ -8,7 +8,7 @@ from scanfleet.errors import UnknownName
 
 STAGES = ("fetch", "decode", "prepare", "score", "process")
 REASONS = (
-    *("gone", "changed", "denied", "archived", "too_large", "refused"),
+    *("gone", "changed", "denied", "archived", "too_large", "refused", "no_member", "no_host", "private_address"),
     *("empty", "not_an_image", "unsupported", "truncated", "corrupt", "too_many_pixels", "too_slow", "too_much_memory"),
     *("kills_the_decoder", "unsuitable", "kills_the_worker"),
     "too_much_text",  # of earlier versions

@@ -44,6 +44,8 @@ class Enqueued:
     broker_away: bool
     ended: bool
     idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
+    n_left_out: int = 0  # entries of manifests and archives that name no image
+    left_out: tuple[str, ...] = ()  # the first of them, each with the reason
 
 
 class Notifier:
@@ -181,6 +183,8 @@ class _Run:
             broker_away=self._notifier.broker_away,
             ended=ended,
             idle_excludes=tuple(sorted(counts.idle or ())),
+            n_left_out=counts.n_left_out,
+            left_out=tuple(map(str, counts.left_out)),
         )
 
 
@@ -241,4 +245,5 @@ def _nothing_in(listing: Listing) -> str:
     hint = f" ({skipped} other files skipped; use --include to add them)" if skipped else ""
     if skipped and (filters.include or filters.exclude):
         hint = f" ({skipped} files skipped; --include and --exclude select none of them)"
+    hint = f" ({listing.counts.left_out[0]})" if listing.counts.left_out else hint
     return f"no images found in {', '.join(listing.names)}{hint}"

@@ -48,6 +48,7 @@ class Request:
     sample: str | None
     seed: int
     fresh: bool
+    members: bool = False
 
     def listing(self, settings: Settings) -> Listing:
         """Open the sources. Raises RequestError (a filter), SourceNotFound, BadSource."""
@@ -57,8 +58,10 @@ class Request:
             limit=self.limit,
             sample=None if self.sample is None else parse_sample(self.sample),
             seed=self.seed,
+            members=self.members,
         )
-        return Listing([open_source(source, settings) for source in self.sources], filters)
+        sources = [open_source(source, settings, members=self.members) for source in self.sources]
+        return Listing(sources, filters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +182,8 @@ class Preview:
     n_several: int = 0  # images that may hold several pictures, by their names
     n_skipped: int = 0
     idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
+    n_left_out: int = 0  # entries of manifests and archives that name no image
+    left_out: tuple[str, ...] = ()  # the first of them, each with the reason
 
 
 def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: str) -> Preview:
@@ -192,6 +197,8 @@ def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: 
         found.n_several += sum(image.uri.lower().endswith(SEVERAL_SUFFIXES) for image in page)
         found.n_scored += 0 if engine is None else _scored(engine, page, check=check, model=model)
     found.n_skipped = listing.counts.n_skipped
+    found.n_left_out = listing.counts.n_left_out
+    found.left_out = tuple(map(str, listing.counts.left_out))
     found.idle_excludes = tuple(sorted(listing.counts.idle or ()))
     return found
 

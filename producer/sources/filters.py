@@ -27,6 +27,7 @@ class Filters:
     against the name alone. Files of an excluded folder are only counted. `include` replaces the rule that only files
     with an image suffix count.
     limit: the most images in the scan.
+    members: whether archives count as folders of their members.
     sample: below 1 a fraction, from 1 on a number of images; the same `seed` chooses the same images.
     """
 
@@ -35,11 +36,13 @@ class Filters:
     limit: int | None = None
     sample: float | None = None
     seed: int = 0
+    members: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values that distinguish one scan from another, without filters that are not set."""
         values = {"include": list(self.include), "exclude": list(self.exclude)}
         chosen = {"limit": self.limit, "sample": self.sample, "seed": self.seed if self.sample is not None else None}
+        chosen["members"] = self.members
         return {name: value for name, value in (values | chosen).items() if value}
 
     def takes(self, path: str, *, sift_by_suffix: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Sources that are listed: a folder, one file, a bucket."""
+"""Sources that are listed: a folder, one file or object, a bucket."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.root = os.path.realpath(folder)
         self.name = path_to_uri(os.fsencode(self.root))
+        self.top = f"{self.name.rstrip('/')}/"
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
         top = self.root.rstrip("/") + "/"
@@ -33,12 +34,13 @@ class FolderSource:
 
 
 class FileSource:
-    """A single image, taken whatever its suffix."""
+    """A single image, taken whatever its suffix; or an archive, of whose members images are taken."""
 
-    sifts_by_suffix = False
     resumable = False
+    top = ""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, sifts_by_suffix: bool = False) -> None:
+        self.sifts_by_suffix = sifts_by_suffix
         self._path = path.absolute()
         self.root = os.fspath(self._path.parent)
         self.name = path_to_uri(os.fsencode(self._path))
@@ -46,6 +48,22 @@ class FileSource:
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
         image = local_image(os.fsencode(self._path), root=self.root)
         yield Candidate(image=image, path=self._path.name)
+
+
+class OneImageSource:
+    """A single image by its address, which is not listed: the version that is read first counts."""
+
+    sifts_by_suffix = False
+    resumable = False
+    top = ""
+
+    def __init__(self, image: NewImage) -> None:
+        self._image = image
+        self.name = image.uri
+        self.root = image.root
+
+    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
+        yield Candidate(image=self._image, path=self.name)
 
 
 class BucketSource:
@@ -58,11 +76,11 @@ class BucketSource:
 
     def __init__(self, uri: str, store: ObjectStore) -> None:
         self.name = uri if "/" in uri.removeprefix("s3://") else f"{uri}/"
+        # Globs start after the last "/" of the prefix: s3://b/2026/ad lists 2026/ads/x.jpg as ads/x.jpg.
+        self.top = self.name[: self.name.rfind("/") + 1]
         self._store = store
 
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
-        # Globs start after the last "/" of the prefix: s3://b/2026/ad lists 2026/ads/x.jpg as ads/x.jpg.
-        start = self.name[: self.name.rfind("/") + 1]
         for found in self._store.list(self.name, after=after):
             image = NewImage(uri=found.uri, etag=found.etag, size=found.size)
-            yield Candidate(image=image, path=found.uri.removeprefix(start))
+            yield Candidate(image=image, path=found.uri.removeprefix(self.top))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from producer.sources.base import Candidate, Source
+from producer.sources.base import Candidate, LeftOut, Source
 from producer.sources.filters import Filters, excludes, take_sample
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.storage.folder import root_id_of
+
+MOST_SHOWN = 10  # of the entries that are left out
 
 
 @dataclass(kw_only=True)
@@ -18,6 +20,8 @@ class Counts:
 
     n_taken: int = 0
     n_skipped: int = 0  # files that the filters left out
+    n_left_out: int = 0  # entries of manifests and archives that name no image
+    left_out: list[LeftOut] = field(default_factory=list)  # the first of them
     idle: set[str] | None = None  # globs of `exclude` that matched nothing; None until the whole listing is read
 
 
@@ -57,19 +61,18 @@ class Listing:
     def _candidates(self, cursor: dict[str, Any], idle: set[str]) -> Iterator[Candidate]:
         """Yield what the filters take; drop from `idle` the globs of `exclude` that match."""
         for source in self.sources:
-            filters = self.filters.below(_top(source))
+            filters = self.filters.below(source.top)
             globs = dict(zip(self.filters.exclude, filters.exclude, strict=True))
             for item in source.candidates(after=cursor.get("after"), skip=filters.skips_folder):
-                if filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
+                if isinstance(item, LeftOut):
+                    self._leave_out(item)
+                elif filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
                     yield item
                 else:
                     idle -= {glob for glob in idle if excludes(globs[glob], item.path)}
                     self.counts.n_skipped += 1
 
-
-def _top(source: Source) -> str:
-    """Return what the paths of a source are relative to; "" for a manifest, whose entries are matched as written."""
-    if not source.sifts_by_suffix:
-        return ""
-    is_bucket = source.name.startswith("s3://")
-    return source.name[: source.name.rfind("/") + 1] if is_bucket else f"{source.name.rstrip('/')}/"
+    def _leave_out(self, item: LeftOut) -> None:
+        self.counts.n_left_out += 1
+        if len(self.counts.left_out) < MOST_SHOWN:
+            self.counts.left_out.append(item)

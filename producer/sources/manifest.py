@@ -1,102 +1,39 @@
-"""Manifests name images one by one: text (one uri per line), CSV or JSONL (a column or field `uri`).
+"""Rows of manifests, which name images one by one: text (one uri per line), CSV or JSONL (a column or field `uri`).
 
-Other columns are kept with the image. Manifests are read line by line, in constant memory.
+Other columns are kept with the image. Manifests are read line by line, in constant memory. `read_rows` reads on behind
+an odd line.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any, Never
-
-from producer.sources.base import Candidate, Skip, local_image
-from scanfleet.config.validation import printable
-from scanfleet.db.scans.batches import NewImage
-from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
-from scanfleet.images import SUFFIXES
-from scanfleet.redaction import is_presigned, without_signatures
-from scanfleet.storage.file_uri import path_to_uri, uri_to_path
+from functools import partial
+from itertools import chain
+from typing import IO, Any, Never, TypeVar
 
 MAX_LINE_BYTES = 1 << 20
 MAX_LEVELS = 50  # of nesting in a column
-SHOWN_CHARACTERS = 60  # of a line that is not an entry
+SEPARATORS = (",", ";", "\t")
+URI, SOURCE_REF = "uri", "source-ref"  # source-ref: in manifests of Rekognition and SageMaker Ground Truth
 
 Row = tuple[str, dict[str, Any] | None]  # uri, other columns
+RowT = TypeVar("RowT")
 
 
 class MalformedLineError(Exception):
     """The line just read is malformed; the message says how."""
 
 
-class ManifestSource:
-    """The images of a manifest. Relative paths start at the manifest's folder and must stay below it."""
-
-    sifts_by_suffix = False
-    resumable = False
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
-        self._folder = os.fsencode(os.path.realpath(self._path.parent))
-        self.root = os.fsdecode(self._folder)
-        self.name = path_to_uri(os.fsencode(self._path))
-
-    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
-        with _opened(self._path) as file:
-            lines = Lines(file)
-            kind = self._path.suffix.lower()
-            try:
-                for number, (text, meta) in enumerate(ROWS[kind](lines)):
-                    if number == 0 and kind == ".txt":
-                        self._require_entry(text)
-                    yield Candidate(image=self._image(text, meta), path=text)
-            except MalformedLineError as error:
-                raise BadManifest(f"{self._path}, line {lines.number}: {printable(str(error))}") from None
-
-    def _require_entry(self, text: str) -> None:
-        """Refuse prose: the first entry of a .txt file must look like an image.
-
-        That is a uri, an absolute path, the name of an image, or an existing file below the manifest's folder.
-        """
-        exists = os.path.exists(os.path.join(self._folder, uri_to_path(text)))
-        if not exists and "*" in text:
-            raise MalformedLineError("manifests do not expand globs: name the folder instead and choose with --include")
-        if "://" in text or text.startswith("/") or text.lower().endswith(SUFFIXES) or exists:
-            return
-        short = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-        raise MalformedLineError(f"{short!r} is neither a uri nor the name of an image: write one image per line")
-
-    def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
-        _check_storable(text, meta)
-        meta = without_signatures(meta)
-        if is_presigned(text):
-            raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
-        if text.startswith("s3://"):
-            if not all(text.removeprefix("s3://").partition("/")):
-                raise MalformedLineError(f"{text!r} names no object: write s3://bucket/key")
-            return NewImage(uri=text, meta=meta)
-        if "://" in text and not text.startswith("file:///"):
-            raise MalformedLineError(f"{text.split('://')[0]}:// is not supported: write a path or s3://bucket/key")
-        path = uri_to_path(text)
-        if b"\0" in path:
-            raise MalformedLineError("contains a NUL byte")
-        if path.startswith(b"/"):
-            path = os.path.normpath(path)
-            return local_image(path, root=os.fsdecode(os.path.dirname(path)), meta=meta)
-        return local_image(self._below(path), root=self.root, meta=meta)
-
-    def _below(self, path: bytes) -> bytes:
-        joined = os.path.normpath(os.path.join(self._folder, path))
-        if not joined.startswith(self._folder.rstrip(b"/") + b"/"):
-            raise MalformedLineError(f"{os.fsdecode(path)} is not below the manifest's folder: write the absolute path")
-        return joined
+class BrokenFileError(MalformedLineError):
+    """The same, and what follows cannot be told apart any more."""
 
 
 class Lines:
-    """The decoded lines of a file, and the number of the last one read."""
+    """The decoded lines of a file, and the number of the last one read. A new iteration reads on where one ended."""
+
+    unit = "line"
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -109,6 +46,8 @@ class Lines:
 
     def _decode(self, raw: bytes) -> str:
         if len(raw) > MAX_LINE_BYTES:
+            while raw and not raw.endswith(b"\n"):  # its end is no line of its own
+                raw = self._file.readline(MAX_LINE_BYTES)
             raise MalformedLineError(f"longer than {MAX_LINE_BYTES} bytes: is this a text file?")
         if b"\0" in raw:
             raise MalformedLineError("contains a NUL byte: this is not a text file")
@@ -126,27 +65,51 @@ def _text_rows(lines: Lines) -> Iterator[Row]:
             yield uri, None
 
 
-def _csv_rows(lines: Lines) -> Iterator[Row]:
-    rows = _csv_fields(lines)
-    header = next(rows, [])
-    if "uri" not in header:
-        raise MalformedLineError(f"no column `uri` in the header (found: {', '.join(header)[:200] or 'nothing'})")
+def _table(lines: Lines) -> Callable[[Lines], Iterator[Row]]:
+    """Read the header of a CSV or TSV file, and return the reader of its rows. Raises BrokenFileError."""
+    first = next((line for line in lines if line.strip()), "")
+    mark = _separator(first)
+    header = next(fields_of(lines, mark, first), [])
+    if URI not in header:
+        raise BrokenFileError(f"no column `uri` in the header (found: {', '.join(header)[:200] or 'nothing'})")
     if len(set(header)) != len(header):
-        raise MalformedLineError("the header names a column twice")
-    for fields in rows:
-        if len(fields) != len(header):
-            raise MalformedLineError(f"{len(fields)} fields where the header has {len(header)}")
-        columns = dict(zip(header, fields, strict=True))
-        yield columns.pop("uri"), columns or None
+        raise BrokenFileError("the header names a column twice")
+    at = header.index(URI)
+    others = [name for name in header if name != URI]
+
+    def rows(lines: Lines) -> Iterator[Row]:
+        for fields in fields_of(lines, mark):
+            if len(fields) != len(header):
+                raise MalformedLineError(f"{len(fields)} fields where the header has {len(header)}")
+            uri = fields.pop(at)
+            yield uri, dict(zip(others, fields, strict=True)) or None
+
+    return rows
 
 
-def _csv_fields(lines: Lines) -> Iterator[list[str]]:
+def _separator(header: str) -> str:
+    """Return what separates the column `uri` from the others: spreadsheets write semicolons, too."""
+    for mark in SEPARATORS:
+        try:
+            if URI in next(csv.reader([header], delimiter=mark), []):
+                return mark
+        except csv.Error:
+            continue
+    return max(SEPARATORS, key=header.count)
+
+
+def fields_of(lines: Lines, mark: str, *first: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file, blank ones left out. Raises MalformedLineError, BrokenFileError."""
+    begin = lines.number  # of the row
     try:
-        for fields in csv.reader(lines, strict=True):
+        for fields in csv.reader(chain(first, lines), strict=True, delimiter=mark):
+            begin = lines.number
             if fields:  # a blank line
                 yield fields
-    except csv.Error as error:
-        raise MalformedLineError(f"not CSV: {error}") from None
+    except (csv.Error, MalformedLineError) as error:
+        words = f"not CSV: {error}" if isinstance(error, csv.Error) else str(error)
+        # After an open quote nobody knows where the next row begins.
+        raise (MalformedLineError if lines.number - begin <= 1 else BrokenFileError)(words) from None
 
 
 def _jsonl_rows(lines: Lines) -> Iterator[Row]:
@@ -157,19 +120,45 @@ def _jsonl_rows(lines: Lines) -> Iterator[Row]:
             row = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise MalformedLineError(f"not JSON: {error}") from None
-        if not isinstance(row, dict) or not isinstance(row.get("uri"), str):
-            raise MalformedLineError("not an object with a text field `uri`")
-        yield row.pop("uri"), row or None
+        name = URI if isinstance(row, dict) and URI in row else SOURCE_REF
+        if not isinstance(row, dict) or not isinstance(row.get(name), str):
+            raise MalformedLineError("not an object with a text field `uri` (or `source-ref`)")
+        yield row.pop(name), row or None
 
 
 def _no_constant(name: str) -> Never:
     raise ValueError(f"{name} is not a JSON value")
 
 
-ROWS: dict[str, Callable[[Lines], Iterator[Row]]] = {".txt": _text_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
+READERS: dict[str, Callable[[Lines], Callable[[Lines], Iterator[Row]]]] = {
+    **dict.fromkeys((".txt",), lambda _: _text_rows),
+    **dict.fromkeys((".csv", ".tsv"), _table),
+    **dict.fromkeys((".jsonl", ".ndjson", ".manifest"), lambda _: _jsonl_rows),
+}
 
 
-def _check_storable(uri: str, meta: dict[str, Any] | None) -> None:
+def read_rows(lines: Lines, kind: str) -> Iterator[Row | MalformedLineError]:
+    """Yield the rows of a manifest, and odd lines as errors. kind: of READERS.
+
+    Raises MalformedLineError for a header, BrokenFileError.
+    """
+    yield from resumed(partial(READERS[kind](lines), lines))
+
+
+def resumed(rows: Callable[[], Iterator[RowT]]) -> Iterator[RowT | MalformedLineError]:
+    """Yield rows, and odd ones as errors: a new iterator reads on behind them. Raises BrokenFileError."""
+    while True:
+        try:
+            yield from rows()
+        except BrokenFileError:
+            raise
+        except MalformedLineError as error:
+            yield error
+        else:
+            return
+
+
+def check_storable(uri: str, meta: dict[str, Any] | None) -> None:
     """Refuse values that no database can store, so that the error names the line."""
     if not uri.strip():
         raise MalformedLineError("the uri is empty")
@@ -188,15 +177,3 @@ def _check_storable(uri: str, meta: dict[str, Any] | None) -> None:
 def _deeper(value: object, levels: int) -> bool:
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(levels == 0 or _deeper(inner, levels - 1) for inner in inside)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        file = path.open("rb")
-    except PermissionError:
-        raise AccessDenied(f"no permission to read the manifest {path}") from None
-    except OSError as error:
-        raise SourceNotFound(f"cannot read the manifest {path}: {error.strerror}") from None
-    with file:
-        yield file

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Never
+from collections.abc import Collection, Iterator, Sequence
 
-from producer.sources.base import Candidate, Skip, Source, local_image
+from producer.sources.base import Candidate, LeftOut, Skip, Source, local_image, remote_image
 from producer.sources.filters import Filters
-from producer.sources.manifest import ROWS, Lines, MalformedLineError
+from producer.sources.manifest import Lines, MalformedLineError, Row, read_rows
 from producer.sources.open import open_source
 from scanfleet.config.settings import Settings
 from scanfleet.config.validation import printable
+from scanfleet.config.web_hosts import hosts_of
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadManifest, BadSource, EmptySource, ScanfleetError
 from scanfleet.images import SUFFIXES
-from scanfleet.redaction import is_presigned
 from scanfleet.storage.file_uri import uri_to_path
 
 STDIN = "-"
@@ -42,10 +41,14 @@ class NamedImages:
 
     def _images(self, name: str) -> Iterator[NewImage]:
         """Yield the images of one source. Raises what the source raises, and EmptySource."""
-        source: Source = StdinSource() if name == STDIN else open_source(name, self._settings)
+        source: Source = (
+            StdinSource(hosts_of(self._settings.https_hosts)) if name == STDIN else open_source(name, self._settings)
+        )
         filters, found = Filters(), False
         for item in source.candidates(after=None, skip=filters.skips_folder):
-            if filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
+            if isinstance(item, LeftOut):
+                self.errors.append(BadManifest(str(item)))
+            elif filters.takes(item.path, sift_by_suffix=source.sifts_by_suffix):
                 found = True
                 yield item.image
         if not found:
@@ -58,36 +61,38 @@ class StdinSource:
 
     name = "the list on stdin"
     root = None
+    top = ""
     sifts_by_suffix = False
     resumable = False
 
-    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate]:
+    def __init__(self, hosts: Collection[str] = ()) -> None:
+        self._hosts = hosts
+
+    def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate | LeftOut]:
         if sys.stdin is None:
             raise BadSource("stdin is closed: pipe a list into it, or remove `-`")
         # A separate handle: at exit the interpreter must not wait for a thread that reads sys.stdin.
         with os.fdopen(os.dup(sys.stdin.fileno()), "rb") as file:
             lines = Lines(file)
-            try:
-                for text, _ in ROWS[".txt"](lines):
-                    yield Candidate(image=_image(text), path=text)
-            except MalformedLineError as error:
-                raise BadManifest(f"{self.name}, line {lines.number}: {printable(str(error))}") from None
+            for row in read_rows(lines, ".txt"):
+                try:
+                    yield _candidate(row, self._hosts)
+                except MalformedLineError as error:
+                    yield LeftOut(where=f"{self.name}, line {lines.number}", why=printable(str(error)))
 
 
-def _image(text: str) -> NewImage:
-    if is_presigned(text):
-        raise MalformedLineError("a presigned URL is a secret and expires: write s3://bucket/key")
-    if text.startswith("s3://") and all(text.removeprefix("s3://").partition("/")):
-        return NewImage(uri=text)
-    if "://" in text and not text.startswith("file:///"):
-        _refuse(text)
+def _candidate(row: Row | MalformedLineError, hosts: Collection[str]) -> Candidate:
+    if isinstance(row, MalformedLineError):
+        raise row
+    return Candidate(image=_image(row[0], hosts), path=row[0])
+
+
+def _image(text: str, hosts: Collection[str]) -> NewImage:
+    remote = remote_image(text, hosts)
+    if remote is not None:
+        return remote
     path = os.path.abspath(uri_to_path(text))
     root = os.path.dirname(path)
     while not os.path.isdir(root):  # a missing folder is a wrong name here, not an unavailable store
         root = os.path.dirname(root)
     return local_image(path, root=os.fsdecode(root))
-
-
-def _refuse(text: str) -> Never:
-    scheme = text.split("://")[0]
-    raise MalformedLineError(f"{scheme}://… cannot be read: write a path or s3://bucket/key")

@@ -17,7 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from scanfleet.config import endpoints, urls
+from scanfleet.config import endpoints, urls, web_hosts
 from scanfleet.config.validation import explain
 from scanfleet.config.variables import PREFIX, apply_renames, find_typos
 from scanfleet.errors import BadSettings
@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     database_ca_file: Path | None = None  # encrypts, and checks the server's certificate (sslmode=verify-full)
     s3_endpoint_url: str | None = None  # any S3-compatible server; default: AWS
     s3_requester_pays: bool = False  # agree to pay for reading buckets whose owner does not
+    https_hosts: str = ""  # hosts that https:// images may be read from, separated by commas; *.host: all below it
+    https_private_hosts: str = ""  # of them, those that may have private addresses
 
     # what scores
     model: str = "pocket"  # a built-in name, a hub id or a folder
@@ -137,6 +139,12 @@ class Settings(BaseSettings):
         if scheme not in allowed:
             raise ValueError(f"scheme {scheme!r} is not one of {', '.join(allowed)}")
         urls.check_url(value.get_secret_value(), scheme=scheme)
+        return value
+
+    @field_validator("https_hosts", "https_private_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        web_hosts.hosts_of(value)
         return value
 
     @field_validator("endpoint_url")

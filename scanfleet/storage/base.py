@@ -22,11 +22,22 @@ class ObjectInfo:
     size: int | None = None  # bytes
 
 
+class Span(NamedTuple):
+    """A part of an object, in bytes."""
+
+    offset: int
+    length: int
+
+
 class FetchedObject(NamedTuple):
-    """The bytes of an object. etag: of the version that was read; None where the store has none."""
+    """The bytes of an object, or of a part of it.
+
+    etag: of the version that was read; None where the store has none. size: of the whole object, where a part was read.
+    """
 
     data: bytes
     etag: str | None
+    size: int | None = None
 
 
 class ObjectStore(Protocol):
@@ -37,11 +48,11 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
-        """Return one object, of the version `etag` if that is given.
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int, span: Span | None = None) -> FetchedObject:
+        """Return one object, of the version `etag` if that is given; with a span only what there is of that part.
 
-        Raises ImageError (stage fetch: gone, changed, too_large, bad_name, archived, refused) for an error of the
-        object, StoreUnavailable for a transient one, and ObjectRefused where it may be either.
+        Raises ImageError (stage fetch: gone, changed, too_large, bad_name, archived, corrupt, refused) for an error of
+        the object, StoreUnavailable for a transient one, and ObjectRefused where it may be either.
         """
         ...
 

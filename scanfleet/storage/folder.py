@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
-from scanfleet.storage.base import CHUNK_BYTES, FetchedObject, ObjectInfo, fetch_error, refused
+from scanfleet.storage.base import CHUNK_BYTES, FetchedObject, ObjectInfo, Span, fetch_error, refused
 from scanfleet.storage.deadline import Deadline
 from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
 from scanfleet.storage.safe_open import Refused, is_beneath, names_beneath, open_beneath, write_beneath
@@ -94,9 +94,9 @@ class FolderStore:
     def _leads_astray(self, entry: os.DirEntry[bytes]) -> bool:
         return entry.is_symlink() and not (os.path.exists(entry.path) and is_beneath(self.root, entry.path))
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int, span: Span | None = None) -> FetchedObject:
         try:
-            return self._read(uri_to_path(uri), etag=etag, max_bytes=max_bytes)
+            return self._read(uri_to_path(uri), etag=etag, max_bytes=max_bytes, span=span)
         except Refused as error:
             if os.path.realpath(self.root) != str(self.root):  # moved, and linked: no affair of this file
                 elsewhere = f"a link leads elsewhere from the folder {self.root}"
@@ -134,15 +134,19 @@ class FolderStore:
                 raise StoreUnavailable(f"the folder {self.root} does not exist: check that it is mounted") from None
             raise StoreUnavailable(f"cannot write {uri}: {error.strerror}") from error
 
-    def _read(self, path: bytes, *, etag: str | None, max_bytes: int) -> FetchedObject:
+    def _read(self, path: bytes, *, etag: str | None, max_bytes: int, span: Span | None) -> FetchedObject:
         with os.fdopen(open_beneath(self.root, path), "rb") as file:
             status = os.fstat(file.fileno())
             if etag is not None and etag != file_etag(status):
                 raise fetch_error("changed", "the file changed after it was listed")
-            if status.st_size > max_bytes:
-                raise fetch_error("too_large", f"{status.st_size} bytes is over the limit of {max_bytes}")
             # No more than its size: files of /proc have 0, and a file that grew was listed as another version.
-            return FetchedObject(self._read_in_time(file, max_bytes=status.st_size), file_etag(status))
+            length = status.st_size
+            if span is not None:
+                file.seek(span.offset)
+                length = max(0, min(span.length, status.st_size - span.offset))
+            if length > max_bytes:
+                raise fetch_error("too_large", f"{length} bytes is over the limit of {max_bytes}")
+            return FetchedObject(self._read_in_time(file, max_bytes=length), file_etag(status), status.st_size)
 
     def _read_in_time(self, file: IO[bytes], *, max_bytes: int) -> bytes:
         deadline, data = Deadline(self._deadline_seconds, store=f"the folder {self.root}"), bytearray()

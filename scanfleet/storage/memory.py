@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from scanfleet.errors import StoreUnavailable
-from scanfleet.storage.base import FetchedObject, ObjectInfo, fetch_error
+from scanfleet.storage.base import FetchedObject, ObjectInfo, Span, fetch_error
 
 
 @dataclass
@@ -22,16 +22,18 @@ class MemoryStore:
             if uri.startswith(location) and (after is None or uri > after):
                 yield ObjectInfo(uri=uri, etag=f"{hash(self.objects[uri]):x}", size=len(self.objects[uri]))
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int, span: Span | None = None) -> FetchedObject:
         self._check_up()
         data = self.objects.get(uri)
         if data is None:
             raise fetch_error("gone", "the object no longer exists")
         if etag is not None and etag != f"{hash(data):x}":
             raise fetch_error("changed", "the object changed after it was listed")
+        etag, size = f"{hash(data):x}", len(data)
+        data = data if span is None else data[span.offset : span.offset + span.length]
         if len(data) > max_bytes:
             raise fetch_error("too_large", f"{len(data)} bytes is over the limit of {max_bytes}")
-        return FetchedObject(data, f"{hash(data):x}")
+        return FetchedObject(data, etag, size)
 
     def confirm_missing(self, uri: str, *, etag: str | None, root_id: str | None) -> None:
         self._check_up()

@@ -10,14 +10,26 @@ from scanfleet.config.settings import Settings
 from scanfleet.errors import BadSource
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.folder import FolderStore
+from scanfleet.storage.shards.store import ShardStore
 
 
 def open_store(uri: str, settings: Settings, *, root: str | None = None) -> ObjectStore:
-    """Return the store of a uri. root: the folder that local files must not leave."""
+    """Return the store of a uri, which reads members of archives, too.
+
+    root: the folder that local files must not leave.
+    """
+    return ShardStore(_plain_store(uri, settings, root))
+
+
+def _plain_store(uri: str, settings: Settings, root: str | None) -> ObjectStore:
     if uri.startswith("s3://"):
         from scanfleet.storage.s3 import S3Store
 
         return S3Store.connect(settings)
+    if uri.startswith("https://"):
+        from scanfleet.storage.web.https import HttpsStore
+
+        return HttpsStore(settings)
     if "://" in uri and not uri.startswith("file://"):
         raise BadSource(f"{uri.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
     if root is None:
@@ -32,7 +44,7 @@ class StoreFinder(Protocol):
 
 
 class OpenStores:
-    """One client for S3, one folder store for each root."""
+    """One client for S3, one for the web, one folder store for each root."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -40,7 +52,7 @@ class OpenStores:
         self._open: dict[str, ObjectStore] = {}
 
     def __call__(self, uri: str, root: str | None) -> ObjectStore:
-        key = "s3" if uri.startswith("s3://") else f"folder {root}"
+        key = f"folder {root}" if root is not None else uri.partition("://")[0]
         with self._lock:
             store = self._open.get(key)
             if store is None:

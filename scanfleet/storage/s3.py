@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import boto3
@@ -11,11 +12,12 @@ from botocore.config import Config
 
 from scanfleet.config.settings import Settings
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
-from scanfleet.storage.base import CHUNK_BYTES, FetchedObject, ObjectInfo, fetch_error
-from scanfleet.storage.deadline import Deadline
+from scanfleet.storage.base import FetchedObject, ObjectInfo, Span, fetch_error
+from scanfleet.storage.deadline import Deadline, read_capped
 from scanfleet.storage.s3_errors import TRANSIENT, first_line, raise_for_bucket, raise_for_object
 from scanfleet.storage.s3_uri import split_s3
 
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 MAX_PUT_BYTES = 5 << 30  # the limit of one request
 
 
@@ -64,9 +66,11 @@ class S3Store:
         except TRANSIENT as error:
             raise StoreUnavailable(f"s3://{bucket}: {first_line(error)}") from error
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int) -> FetchedObject:
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int, span: Span | None = None) -> FetchedObject:
         bucket, key = split_s3(uri)
         more = self._payer | ({"IfMatch": etag} if etag else {})
+        if span is not None:
+            more["Range"] = f"bytes={span.offset}-{span.offset + span.length - 1}"
         deadline = Deadline(self._deadline_seconds, store=f"s3://{bucket}")
         try:
             answer = self._client.get_object(Bucket=bucket, Key=key, **more)
@@ -76,7 +80,9 @@ class S3Store:
                     raise StoreUnavailable(f"s3://{bucket}: an answer without ETag or length: is this an S3 server?")
                 if etag and _bare(found) != _bare(etag):  # some servers ignore If-Match
                     raise fetch_error("changed", "the object changed after it was listed")
-                return FetchedObject(_read_capped(response, deadline, length=length, max_bytes=max_bytes), found)
+                size = length if span is None else _size_behind(answer, span, bucket)
+                data = read_capped(response, deadline, length=length, max_bytes=max_bytes)
+                return FetchedObject(data, found, size)
         except botocore.exceptions.ClientError as error:
             raise_for_object(error, uri)
         except botocore.exceptions.ParamValidationError as error:  # no request was sent
@@ -117,15 +123,9 @@ def _bare(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def _read_capped(response: Any, deadline: Deadline, *, length: int, max_bytes: int) -> bytes:
-    if length > max_bytes:
-        raise fetch_error("too_large", f"{length} bytes is over the limit of {max_bytes}")
-    data = bytearray()
-    while chunk := response.read1(CHUNK_BYTES):
-        data += chunk
-        deadline.check(len(data))
-        if len(data) > max_bytes:
-            raise fetch_error("too_large", f"more than {max_bytes} bytes")
-    if len(data) != length:
-        raise StoreUnavailable(f"the store sent {len(data)} of {length} bytes")
-    return bytes(data)
+def _size_behind(answer: Mapping[str, Any], span: Span, bucket: str) -> int:
+    """Return the size of the object whose part was answered. Raises StoreUnavailable for another part, or all of it."""
+    found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+    if found is None or int(found[1]) != span.offset:
+        raise StoreUnavailable(f"s3://{bucket}: an answer that is not the range asked for: is this an S3 server?")
+    return int(found[2])

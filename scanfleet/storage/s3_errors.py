@@ -19,6 +19,7 @@ TRANSIENT = (
 )
 _GONE = {"NoSuchKey", "404", "NoSuchVersion"}
 _CHANGED = {"PreconditionFailed", "412"}
+_NO_RANGE = {"InvalidRange", "416"}
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
 # They say nothing of the object: credentials expire for a whole archive at once.
@@ -42,6 +43,8 @@ def raise_for_object(error: botocore.exceptions.ClientError, uri: str) -> Never:
         raise fetch_error("gone", "the object no longer exists") from None
     if code in _CHANGED:
         raise fetch_error("changed", "the object changed after it was listed") from None
+    if code in _NO_RANGE:
+        raise fetch_error("corrupt", "the object ends before the part that was asked for") from None
     if code == "InvalidObjectState":
         raise fetch_error("archived", "the object is in cold storage: restore it first") from None
     if code == "KeyTooLongError":

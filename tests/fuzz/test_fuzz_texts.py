@@ -14,7 +14,9 @@ import tomlkit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from producer.sources.manifest import ROWS, ManifestSource
+from producer.sources.base import Candidate
+from producer.sources.manifest import READERS
+from producer.sources.manifest_source import ManifestSource
 from scanfleet.checks.check import Check, load_check, parse_check
 from scanfleet.checks.crop import MODES, CropSettings
 from scanfleet.errors import BadCheck, BadManifest
@@ -94,7 +96,8 @@ def read_manifest(content: bytes, suffix: str) -> None:
         path = Path(folder) / f"m{suffix}"
         path.write_bytes(content)
         try:
-            images = [found.image for found in ManifestSource(path).candidates(after=None, skip=lambda _: False)]
+            found = list(ManifestSource(path).candidates(after=None, skip=lambda _: False))
+            images = [item.image for item in found if isinstance(item, Candidate)]
         except BadManifest as error:
             images, said = [], str(error)
         else:
@@ -106,7 +109,7 @@ def read_manifest(content: bytes, suffix: str) -> None:
         assert image.uri
 
 
-@pytest.mark.parametrize("suffix", sorted(ROWS))
+@pytest.mark.parametrize("suffix", sorted(READERS))
 @many
 @given(content=anything)
 @example(content=b"\xff\xfeu\0r\0i\0")

@@ -38,9 +38,9 @@ class FirstPass:
             with self._batch.watch.measure("fetch"):
                 store = self._batch.worker.stores(image.uri, image.root)
                 most = self._batch.worker.settings.max_image_bytes
-                data, etag = store.fetch(image.uri, etag=image.pin, max_bytes=most)
-                sha256 = hashlib.sha256(data).hexdigest()
-            self._batch.send(Fetched(image=image, data=data, etag=etag, sha256=sha256))
+                found = store.fetch(image.uri, etag=image.pin, max_bytes=most)
+                sha256 = hashlib.sha256(found.data).hexdigest()
+            self._batch.send(Fetched(image=image, data=found.data, etag=found.etag, sha256=sha256))
         except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
             self._batch.send(NotFetched(image=image, error=error))
         finally:

@@ -97,7 +97,7 @@ class RefusedObjects:
         """Return the images whose bucket or folder delivers others now.
 
         Of a bucket that never delivered anything, another bucket will do: the credentials are the same. So will another
-        folder, of a file that was not there when it was listed.
+        host, and another folder, of a file that was not there when it was listed.
         """
         try:
             with reading(self._engine) as connection:
@@ -107,7 +107,7 @@ class RefusedObjects:
         delivering = {}
         for place in {_place(image) for image in refused}:
             near = [image for image in answered if _place(image) == place]
-            others = [image for image in answered if is_s3(image.uri) == is_s3(place)]
+            others = [image for image in answered if _kind(_place(image)) == _kind(place)]
             delivering[place] = bool(near), self._any_delivered(near or others)
         return [image for image in refused if _counts(image, *delivering[_place(image)])]
 
@@ -117,9 +117,15 @@ class RefusedObjects:
 
 
 def _counts(image: ClaimedImage, is_near: bool, is_delivered: bool) -> bool:
-    return is_delivered and (is_near or is_s3(image.uri) or image.etag is None)
+    return is_delivered and (is_near or image.root is None or image.etag is None)
 
 
 def _place(image: ClaimedImage) -> str:
-    """Return the bucket of an object, or the folder that a file must not leave."""
-    return f"s3://{split_s3(image.uri)[0]}" if is_s3(image.uri) else image.root or ""
+    """Return the bucket of an object, the host of an address, or the folder that a file must not leave."""
+    if image.root is not None:
+        return image.root
+    return f"s3://{split_s3(image.uri)[0]}" if is_s3(image.uri) else "/".join(image.uri.split("/")[:3])
+
+
+def _kind(place: str) -> str:
+    return place.partition("://")[0] if "://" in place else "folder"

@@ -67,7 +67,7 @@ def _stores(settings: Settings) -> StoreFinder:
     buckets = OpenStores(settings)
 
     def find(uri: str, root: str | None) -> ObjectStore:
-        return buckets(uri, root) if uri.startswith("s3://") else open_store(uri, settings, root=root)
+        return buckets(uri, root) if root is None else open_store(uri, settings, root=root)
 
     return find
 

@@ -66,7 +66,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
         begin = time.monotonic()
         free = partial(free_batches, session.engine)
         with LocalWorkers(settings, n=workers, say=note, on_death=free) as local, open_display() as display:
-            now = _score(session, request, local, display)
+            now, n_left_out = _score(session, request, local, display)
         clear_taken(settings)
         echo_summary(
             summarise(session.engine, now.scan.id),
@@ -75,11 +75,14 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
         _conclude(session, now, truth=truth, report=report)
         report_refusals(session.engine, now.scan)
         report_unused_adapter(session.engine, now.scan)
-        report_outcome(now.scan.id, now.progress, strict=strict)
+        report_outcome(now.scan.id, now.progress, strict=strict, n_left_out=n_left_out)
 
 
-def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> ScanSnapshot:
-    """List and score at the same time until the scan has ended. Raises WorkerDied."""
+def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> tuple[ScanSnapshot, int]:
+    """List and score at the same time until the scan has ended; return also the number of entries left out.
+
+    Raises WorkerDied.
+    """
     from producer.cli.scans.scan import report_listing
     from producer.scans.wait import snapshot_of, watch_and_reconcile
 
@@ -104,7 +107,7 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
             local.check(now.progress.n_done)
             if now.progress.waiting_for:
                 local.say_why_waiting(now.progress.waiting_for)
-    return now
+    return now, last.n_left_out
 
 
 def _conclude(session: Session, now: ScanSnapshot, *, truth: str | None, report: Path | None) -> None:

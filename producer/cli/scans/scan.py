@@ -29,9 +29,11 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
 
     Safe to interrupt: run it again to resume. Run it later to add only new images.
 
-    SRC is a folder, s3://bucket/prefix, an image, or a manifest: .txt (one uri per line), .csv or .jsonl (column or
-    field `uri`; the others are kept with the image). A glob is matched against the path below SRC, and its * also
-    matches /. Failed images don't affect the exit code unless --strict is set.
+    SRC is a folder, s3://bucket/prefix, an image, a .tar or .zip file, the manifest.json of an S3 Inventory, or a
+    manifest: .txt (one uri per line), .csv, .tsv, .jsonl or .parquet (column or field `uri`; the others are kept with
+    the image), also as .gz. A uri may be shard.tar#member, or an https:// address of the setting https_hosts. A glob is
+    matched against the path below SRC, and its * also matches /. Entries that name no image are left out and listed.
+    Failed images don't affect the exit code unless --strict is set.
 
     \b
     Example:
@@ -80,6 +82,7 @@ def report_listing(last: Enqueued, *, n_pending: int) -> None:
     """Note the outcome of a listing. n_pending: images of the scan that are not scored yet."""
     if last.n_skipped:
         note(f"skipped: {count(last.n_skipped, 'file')} without an image suffix or by a filter (--include adds them)")
+    _note_left_out(last.n_left_out, last.left_out)
     _note_idle(last.idle_excludes)
     if not last.n_new:
         held = f"nothing new: scan {last.scan.id} already holds these images"
@@ -92,6 +95,15 @@ def report_listing(last: Enqueued, *, n_pending: int) -> None:
         note("the broker is unavailable; the scan is safe in the database and starts when the broker is back")
     if last.scan.state == "paused":
         note(f"the scan is paused: `scanfleet scans resume {last.scan.id}`")
+
+
+def _note_left_out(n: int, shown: tuple[str, ...]) -> None:
+    if n:
+        note(f"left out: {n} {'entry' if n == 1 else 'entries'} that {'names' if n == 1 else 'name'} no image")
+    for words in shown:
+        note(f"  {words}")
+    if n > len(shown):
+        note(f"  and {n - len(shown)} more")
 
 
 def _note_idle(globs: tuple[str, ...]) -> None:
@@ -118,16 +130,18 @@ def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -
         if now.ended:
             report_answers(session.engine, now.scan.id)
             report_refusals(session.engine, now.scan)
-            report_outcome(now.scan.id, now.progress, strict=strict)
+            report_outcome(now.scan.id, now.progress, strict=strict, n_left_out=last.n_left_out)
 
 
-def report_outcome(scan_id: str, done: Progress, *, strict: bool) -> None:
-    """Note cancelled and failed images. Raises ScanIncomplete if any failed and `strict` is set."""
+def report_outcome(scan_id: str, done: Progress, *, strict: bool, n_left_out: int = 0) -> None:
+    """Note cancelled and failed images. Raises ScanIncomplete if any failed or was left out and `strict` is set."""
     from scanfleet.errors import ScanIncomplete
 
     if done.n_cancelled:
         note(f"scan {scan_id} was cancelled; not scored: {count(done.n_cancelled, 'image')}")
     if not done.n_failures:
+        if strict and n_left_out:
+            raise ScanIncomplete(f"left out: {n_left_out} of the entries listed (--strict)")
         return
     words = f"could not be scored: {count(done.n_failures, 'image')} (`scanfleet scans errors {scan_id}`)"
     if strict:
@@ -149,4 +163,5 @@ def _show_preview(request: Request, settings: Settings) -> None:
     if found.n_several and check.frames.max > 1:
         files = count(found.n_several, "file")
         note(f"{files} may hold several pictures, by name: each that does costs up to {check.frames.max} times as much")
+    _note_left_out(found.n_left_out, found.left_out)
     _note_idle(found.idle_excludes)

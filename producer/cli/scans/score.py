@@ -57,10 +57,10 @@ def score(
 ) -> None:
     """Score a few images now, without a queue.
 
-    IMG is a file, a folder, s3://bucket/prefix, a manifest, or `-` for a list on stdin. Images are scored and decided
-    as in a scan, but nothing is kept. Without --adapter, the built-in model uses the adapter that ships with it, and
-    any other model answers without one; adapters in a ledger are not used. If an image cannot be scored, the error goes
-    to stderr, the others are scored, and the exit code is 20.
+    IMG is what `scan` takes as SRC, or `-` for a list on stdin. Images are scored and decided as in a scan, but nothing
+    is kept. Without --adapter, the built-in model uses the adapter that ships with it, and any other model answers
+    without one; adapters in a ledger are not used. If an image cannot be scored, the error goes to stderr, the others
+    are scored, and the exit code is 20.
 
     \b
     Example:

@@ -92,8 +92,8 @@ def test_what_is_wrong_with_some_is_reported_and_the_others_are_scored(data: Pat
     draw(tmp_path / "b.png", 2)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 and then nothing")
     (tmp_path / "empty").mkdir()
-    names = ("a.png", "gone.png", "broken.jpg", "empty", "s.zip", "b.png")
-    (tmp_path / "s.zip").write_bytes(b"PK")
+    names = ("a.png", "gone.png", "broken.jpg", "empty", "s.docx", "b.png")
+    (tmp_path / "s.docx").write_bytes(b"PK")
     answer = scanfleet("score", *names, data_dir=data, cwd=tmp_path, model="fake")
     assert answer.returncode == 20
     header, *rows = answer.stdout.splitlines()
@@ -104,7 +104,7 @@ def test_what_is_wrong_with_some_is_reported_and_the_others_are_scored(data: Pat
     for words in (
         "scanfleet: no such folder or file: gone.png",
         f"scanfleet: no images found in {tmp_path / 'empty'} (files with .jpg",
-        "scanfleet: s.zip is neither a folder nor an image nor a manifest",
+        "scanfleet: s.docx is neither a folder nor an image nor a manifest",
         "scanfleet: broken.jpg: decode: not_an_image: ",
         "scanfleet: 1 of 3 images could not be scored",
         "scanfleet: fake (fp32), no adapter: margins are not calibrated, there is no score",

@@ -11,6 +11,7 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import ImageError, ObjectRefused, StoreUnavailable
 from scanfleet.storage.open import OpenStores
 from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.shards.store import ShardStore
 from tests.rigs.worker_rig import Rig, png, rig
 from tests.services import Bucket
 
@@ -157,9 +158,10 @@ def again(worker: Rig, times: int = 3) -> None:
 def store_of(worker: Rig) -> S3Store:
     stores = worker.pipeline._context.stores
     assert isinstance(stores, OpenStores)
-    store = stores("s3://b/x", None)
-    assert isinstance(store, S3Store)
-    return store
+    shards = stores("s3://b/x", None)
+    assert isinstance(shards, ShardStore)
+    assert isinstance(shards.inner, S3Store)
+    return shards.inner
 
 
 def test_a_gateway_that_finds_nothing_any_more_is_waited_for(tmp_path: Path, s3_bucket: Bucket) -> None:

@@ -153,7 +153,7 @@ def test_a_single_image_is_a_source(tmp_path: Path, settings: Settings) -> None:
     ("name", "error", "words"),
     [
         ("missing", SourceNotFound, "no such folder or file"),
-        ("list.tsv", BadSource, "neither a folder nor an image nor a manifest"),
+        ("list.docx", BadSource, "neither a folder nor an image nor a manifest"),
         ("ftp://host/x", BadSource, "ftp:// is not supported"),
         ("s3://", BadSource, "names no bucket"),
     ],
@@ -161,7 +161,7 @@ def test_a_single_image_is_a_source(tmp_path: Path, settings: Settings) -> None:
 def test_what_is_no_source_is_refused(
     tmp_path: Path, settings: Settings, name: str, error: type[Exception], words: str
 ) -> None:
-    put(tmp_path, "list.tsv")
+    put(tmp_path, "list.docx")
     with pytest.raises(error, match=words):
         open_source(name if "://" in name else str(tmp_path / name), settings)
 

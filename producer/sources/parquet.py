@@ -1,0 +1,88 @@
+"""Rows of a Parquet file: the column `uri` (or `source-ref`), and the others as values of JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time
+from typing import IO, Any
+
+from producer.sources.manifest import SOURCE_REF, URI, BrokenFileError, MalformedLineError, Row
+from scanfleet.config.extras import install_hint
+from scanfleet.errors import MissingExtra
+
+BATCH_ROWS = 4096
+
+
+class ParquetRows:
+    """Iterable once; `number` is that of the row just read. Memory is that of a row group's pages."""
+
+    unit = "row"
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.number = 0
+        self._file = file
+
+    def __iter__(self) -> Iterator[Row | MalformedLineError]:
+        """Raises BrokenFileError, MissingExtra."""
+        for names, rows in batches_of(self._file, _columns):
+            name = next((each for each in (URI, SOURCE_REF) if each in names), None)
+            if name is None:
+                raise BrokenFileError(f"no column `uri` (found: {', '.join(names)[:200] or 'nothing'})")
+            for row in rows:
+                self.number += 1
+                yield _row(row, name)
+
+
+def batches_of(file: IO[bytes], choose: Callable[[Any], list[str]]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Yield the chosen columns of an Arrow schema, and some rows of them; at first no row.
+
+    Raises BrokenFileError, MissingExtra.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtra(f"Parquet needs pyarrow: {install_hint('parquet')}") from None
+    try:
+        table = pq.ParquetFile(file)
+        names = choose(table.schema_arrow)
+        yield names, []
+        for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=names):
+            yield names, batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise BrokenFileError(f"not Parquet: {str(error).splitlines()[0]}") from None
+
+
+def _columns(schema: Any) -> list[str]:
+    return [field.name for field in schema if not holds_bytes(field.type)]
+
+
+def holds_bytes(kind: Any) -> bool:
+    """Return True for a type of Arrow that JSON cannot hold."""
+    if kind.num_fields:
+        return any(holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return "binary" in str(kind)
+
+
+def _row(row: dict[str, Any], name: str) -> Row | MalformedLineError:
+    uri = row.pop(name)
+    if not isinstance(uri, str):
+        return MalformedLineError(f"the column `{name}` holds no text")
+    return uri, {key: plain(value) for key, value in row.items()} or None
+
+
+def plain(value: Any) -> Any:
+    """Return a value of Arrow as one of JSON: times and decimals as text, NaN (a missing number) as null."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {str(key): plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [plain(inner) for inner in value]
+        case date() | datetime() | time():
+            return value.isoformat()
+    return str(value)
