@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from models.inputs.wording import PLAIN, names, variant
 from models.training.data.types import Example
-from models.types import ModelIdentity, Question
+from models.types import ModelIdentity, Order, Question
 from scanfleet.checks.check import Check
 from scanfleet.db.results.calibrations import hash_for
 from scanfleet.stats.proportions import positives_text
@@ -53,13 +53,15 @@ class Tuning:
         *,
         question: Question,
         identity: ModelIdentity,
-        asked: str = "",
+        order: Order | None = None,
+        asked: Callable[[Question], str] = lambda _: "",
         fixed: FixedParts,
         examples: Sequence[Example],
         scores: Scores,
     ) -> None:
         """Raises BadLabels for too few images."""
         self._plan, self._question, self._identity, self._fixed = plan, question, identity, fixed
+        self._order = order
         self._asked = asked
         self._examples, self._scores = examples, scores
         self.parts: Splits = splits_of(examples, question, seed=plan.seed)
@@ -125,18 +127,27 @@ class Tuning:
             check=self._plan.check,
             words=(PLAIN,) if self._fixed.words else names(),
             budgets=first_budgets(limit=limit, fixed=self._fixed.budget),
+            other_order=self._other_order(),
             headroom=headroom,
         )
 
+    def _other_order(self) -> Order | None:
+        own = self._question.order or self._order
+        if self._fixed.words or own is None:
+            return None
+        return "image-first" if own == "instruction-first" else "instruction-first"
+
     def _tuned(self, setting: CheckSetting) -> dict[str, Any]:
         plan = self._plan
-        check = as_check(plan.check, setting, variant(self._question, setting.first.words), name=plan.name)
+        question = variant(self._question, setting.first.words)
+        check = as_check(plan.check, setting, question, name=plan.name)
+        asked = self._asked(replace(question, order=check.order))
         identity = self._identity
         return {
             "check": check.as_file(),
             "hash": check.hash,
             "configuration": {
-                "check_hash": hash_for(check.hash, asked=self._asked),
+                "check_hash": hash_for(check.hash, asked=asked),
                 "base_model": identity.base_model,
                 "base_revision": identity.revision,
                 "precision": identity.precision,

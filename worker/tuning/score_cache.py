@@ -191,7 +191,8 @@ class ScoreCache:
         return self._crop_readers[first, policy]
 
     def _question_of(self, first: FirstPass) -> Question:
-        return replace(variant(self._question, first.words), max_pixels=first.max_pixels)
+        question = variant(self._question, first.words)
+        return replace(question, max_pixels=first.max_pixels, order=first.order or question.order)
 
     def _cost(self, first: FirstPass, image: int) -> tuple[int, float]:
         """(visual tokens, factor by which the sides are divided) of the first pass, from the size of the image."""

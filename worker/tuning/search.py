@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worker.tuning.search_space import FIRST_TRIALS, CheckSetting, Space
+from worker.tuning.search_space import FIRST_TRIALS, OWN, CheckSetting, Space
 
 PROPOSALS_PER_TRIAL = 20  # at most; beyond that the space is nearly exhausted
 Score = Callable[[CheckSetting], tuple[float, float]]  # -> objective, cost ratio
@@ -64,7 +64,10 @@ def search(
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(8, trials // 4))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     for first in FIRST_TRIALS:
-        study.enqueue_trial(dict(first))
+        if space.other_order is not None:
+            study.enqueue_trial(dict(first))
+        elif first["order"] == OWN:
+            study.enqueue_trial({name: choice for name, choice in first.items() if name != "order"})
     results: dict[CheckSetting, ScoredSetting | str] = {}
     rejected: dict[str, int] = {}
     proposals, computed, start, stopped = 0, 0, time.monotonic(), False

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from models.crops.policy import POINTED
 from models.inputs.wording import PLAIN
-from models.types import Question
+from models.types import Order, Question
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import NEVER, CropSettings
 from scanfleet.errors import BadCheck
@@ -19,10 +19,11 @@ from scanfleet.errors import BadCheck
 
 @dataclass(frozen=True, kw_only=True)
 class FirstPass:
-    """words: name of the prompt variant. max_pixels: pixel budget of the first pass."""
+    """words: name of the prompt variant. max_pixels: pixel budget of the first pass. order: None: as now."""
 
     words: str
     max_pixels: int
+    order: Order | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class CheckSetting:
         first = f"first pass {_side(self.first.max_pixels)}"
         if self.first.words != PLAIN:
             first = f"words {self.first.words}, {first}"
+        if self.first.order is not None:
+            first = f"{self.first.order}, {first}"
         if isinstance(self.crop, str):
             return first
         return f"{first}; {_crop_in_words(self.crop, self.first.max_pixels)}; when {_when(self.crop)}"
@@ -44,7 +47,8 @@ class CheckSetting:
     def record(self) -> dict[str, Any]:
         """As plain JSON."""
         crop = self.crop if isinstance(self.crop, str) else self.crop.model_dump(mode="json")
-        return {"words": self.first.words, "max_pixels": self.first.max_pixels, "crop": crop}
+        order = {} if self.first.order is None else {"order": self.first.order}
+        return {"words": self.first.words, "max_pixels": self.first.max_pixels, "crop": crop, **order}
 
 
 def current_setting(check: Check) -> CheckSetting:
@@ -58,6 +62,7 @@ def as_check(check: Check, setting: CheckSetting, question: Question, *, name: s
         "prompt": question.prompt,
         "descriptions": dict(question.descriptions),
         "max_pixels": setting.first.max_pixels,
+        "order": setting.first.order or check.order,
         "crop": setting.crop if isinstance(setting.crop, str) else _explicit(setting.crop, setting.first.max_pixels),
     }
     try:
@@ -120,9 +125,11 @@ MIN_PIXELS = 28 * 28  # as in `scanfleet.checks.check`
 
 # Tried first: each kind of crop pass in its cheapest form, with the whole cost that is left.
 _POINTED = {"method": "rel-att", "reference": "blank", "tiled": False, "share": 1.0, "fuse": "mean"}
-_BEGIN = {"words": PLAIN, "budget": 1.0}
+OWN, OTHER = "own", "other"  # order
+_BEGIN = {"words": PLAIN, "budget": 1.0, "order": OWN}
 FIRST_TRIALS: tuple[Mapping[str, Any], ...] = (
     {**_BEGIN, "when": "never"},
+    {**_BEGIN, "order": OTHER, "when": "never"},
     {**_BEGIN, "when": "always", "look": "crop", "second": 0.5, **_POINTED},
     {**_BEGIN, "when": "always", "look": "crop", "second": 1.0, **_POINTED},
     {**_BEGIN, "when": "uncertain", "band": 0.5, "look": "pair", "second": 0.5, "context": 0.25, **_POINTED},
@@ -148,6 +155,7 @@ class FixedParts:
 class Space:
     """words, budgets: choices for the first pass; one of each if an adapter was trained on it.
 
+    other_order: The order that the check does not have now; None: an adapter was trained on its own.
     headroom: cost that the limit leaves for crop passes after a first pass, as a share of its tokens. Negative: the
     first pass alone exceeds the limit.
     """
@@ -155,14 +163,18 @@ class Space:
     check: Check
     words: tuple[str, ...]
     budgets: tuple[float, ...]
+    other_order: Order | None = None
     headroom: Callable[[FirstPass], float]
 
     def suggest(self, trial: Trial) -> CheckSetting | str:
         """A setting, or the reason why the suggestion is not a valid one."""
         words = _one(trial, "words", self.words)
         budget = _one(trial, "budget", self.budgets)
+        turned = self.other_order is not None and _one(trial, "order", (OWN, OTHER)) == OTHER
         first = FirstPass(
-            words=words, max_pixels=max(MIN_PIXELS, self.check.min_pixels or 0, round(budget * self._pixels))
+            words=words,
+            max_pixels=max(MIN_PIXELS, self.check.min_pixels or 0, round(budget * self._pixels)),
+            order=self.other_order if turned else None,
         )
         headroom = self.headroom(first)
         if headroom < 0:

@@ -7,13 +7,13 @@ Every setting is compared with the current check on the same samples of the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.promotion.bootstrap import Bounded
 from worker.tuning.evaluate import Evaluator
 from worker.tuning.objective import Estimate, Objective, Outcome, Truth, measure
 from worker.tuning.search import ScoredSetting
-from worker.tuning.search_space import CheckSetting, FirstPass
+from worker.tuning.search_space import CheckSetting
 
 LEVEL = 0.05  # of all intervals of a report jointly
 MAX_ON_FRONT = 6
@@ -96,7 +96,7 @@ def _rarer_groups(truth: Truth, objective: Objective) -> int:
 def larger_budget(current: CheckSetting, *, ratio: float) -> CheckSetting:
     """`ratio` times the tokens of the first pass, spent on more pixels of the whole image, without a crop pass."""
     first = current.first
-    return CheckSetting(first=FirstPass(words=first.words, max_pixels=round(first.max_pixels * ratio)))
+    return CheckSetting(first=replace(first, max_pixels=round(first.max_pixels * ratio)))
 
 
 def _row(setting: CheckSetting, outcome: Outcome, baseline: Outcome, estimate: Estimate) -> Row:

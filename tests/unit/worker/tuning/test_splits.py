@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -205,3 +206,19 @@ def test_crop_settings_that_a_check_refuses_are_rejected_unread(answers: dict[st
     crop = as_check(CHECK, found, QUESTION, name=CHECK.name).crop
     assert not isinstance(crop, str)
     assert crop.look == answers["look"]
+
+
+def test_the_other_order_is_tried_where_no_adapter_learnt_its_own() -> None:
+    told = {"words": "plain", "budget": 1.0, "when": "never"}
+    free = Space(
+        check=CHECK, words=("plain", "other"), budgets=(1.0, 1.5), other_order="image-first", headroom=lambda _: 1.0
+    )
+    for order, found in (("own", None), ("other", "image-first")):
+        setting = free.suggest(Scripted({"order": order, **told}))
+        assert isinstance(setting, CheckSetting)
+        assert setting.first.order == found
+        assert as_check(CHECK, setting, QUESTION, name="tuned").order == found
+    fixed = replace(free, other_order=None)
+    setting = fixed.suggest(Scripted(told))  # is not asked
+    assert isinstance(setting, CheckSetting)
+    assert setting.first.order is None
