@@ -58,6 +58,7 @@ class Archive:
 
     sifts_by_suffix = True
     root = None
+    top = "mem://a/"
 
     def __init__(self, n: int, *, resumable: bool = True) -> None:
         self.store = MemoryStore({f"mem://a/{number:05}.jpg": b"x" for number in range(n)})
