@@ -20,6 +20,7 @@ T = TypeVar("T")
 FALSE = {"None", "False", "0", "0.0", "()", "{}", "[]", '""'}
 LOGS = {"log", "logger", "warnings"}
 CHOICES = ("_SECONDS", "_BYTES", "_CHARS")
+WAITS = ("timeout", "_seconds")  # given as numbers: 5 or 6 seconds
 KNOB = 10  # from here on the exact value of a constant is a choice: 30 or 31 seconds
 
 
@@ -110,7 +111,7 @@ class _Finder(cst.CSTVisitor):
         self.found: list[tuple[str, cst.CSTNode, Any]] = []
         self._code = module.code_for_node
         self._depth = 0  # of functions
-        self._enough: set[cst.CSTNode] = set()  # numbers of rows of which the first is read
+        self._enough: set[cst.CSTNode] = set()  # numbers of rows of which the first is read, and of random bytes
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if self._no_behaviour(node):
@@ -134,6 +135,8 @@ class _Finder(cst.CSTVisitor):
                 return True
             case cst.SimpleString() | cst.FormattedString() | cst.ConcatenatedString():
                 return _is_sentence(self._code(node))
+            case cst.Arg(keyword=cst.Name(name), value=cst.Integer() | cst.Float()) if name.endswith(WAITS):
+                return self._code(node.value) not in FALSE
             case cst.Arg():
                 return _is_sentence(self._code(node.value))
             case cst.Expr(value=cst.Call() as call):
@@ -144,6 +147,8 @@ class _Finder(cst.CSTVisitor):
                 choice = not self._depth and name.endswith(CHOICES)
                 return name in LOGS or name.startswith("__") or choice or "Literal[" in value or _is_sentence(value)
             case cst.Call(func=cst.Attribute(attr=cst.Name("limit")), args=[cst.Arg(value=cst.Integer())]):
+                self._enough.add(node.args[0].value)
+            case cst.Call(func=cst.Attribute(value=cst.Name("secrets")), args=[cst.Arg(value=cst.Integer())]):
                 self._enough.add(node.args[0].value)
             case cst.IfExp() if _is_sentence(self._code(node.orelse)) or _is_sentence(self._code(node.body)):
                 return True
@@ -160,6 +165,8 @@ class _Finder(cst.CSTVisitor):
         match node:
             case cst.Assign() | cst.AnnAssign() | cst.Return():
                 return node.value is not None and self._code(node.value) in FALSE
+            case cst.Lambda():
+                return self._code(node.body) in FALSE
             case cst.Call() if isinstance(changed, cst.Call):
                 gone = [self._code(arg.value) for arg in node.args if not any(arg is kept for kept in changed.args)]
                 return any(_is_sentence(code) or code in FALSE for code in gone)
