@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
 from scanfleet.db.results import verdicts
-from scanfleet.db.scans import batches, retries, scans
+from scanfleet.db.scans import batches, crash_isolation, retries, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
@@ -125,6 +125,22 @@ def test_a_retry_that_meets_a_cancellation_half_way_is_refused(engine: sa.Engine
     other.dispose()
     assert violations(read(engine)) == []
     assert {batch.state for batch in ledger.rows(Batch)} == {"done", "cancelled"}
+
+
+def test_a_batch_whose_key_alone_is_held_is_claimed_and_expires_and_nobody_waits(engine: sa.Engine) -> None:
+    """Another worker is claiming the first batch; rows that name the second one are being written."""
+    ledger = Small(engine, n_images=2, batch_images=1)
+    impatient = sa.create_engine(engine.url, connect_args={"options": "-c lock_timeout=2s"})
+    named = sa.select(Batch.id).where(Batch.id == ledger.batch_ids[1]).with_for_update(read=True, key_share=True)
+    with transaction(engine) as claiming, transaction(engine) as naming:
+        first = batches.claim(claiming, model="fake", worker="a", lease_seconds=60)
+        naming.execute(named)
+        with transaction(impatient) as connection:
+            second = batches.claim(connection, model="fake", worker="b", lease_seconds=-1)
+        with transaction(impatient) as connection:
+            assert crash_isolation.expire_leases(connection).n == 1
+    impatient.dispose()
+    assert [held and held.batch_id for held in (first, second)] == ledger.batch_ids
 
 
 def test_a_worker_and_a_retry_do_not_wait_for_each_other_for_the_scan(engine: sa.Engine) -> None:
