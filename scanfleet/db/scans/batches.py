@@ -203,9 +203,9 @@ def has_ready(connection: sa.Connection, model: str) -> bool:
 class LeaseState(enum.Enum):
     """The state of the lease of a batch that a worker holds."""
 
-    HELD = "held"
-    PAUSED = "paused"
-    LOST = "lost"
+    HELD = enum.auto()
+    PAUSED = enum.auto()
+    LOST = enum.auto()
 
 
 def lease_states(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:

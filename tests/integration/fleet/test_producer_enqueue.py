@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from celery import Celery
+from structlog.testing import capture_logs
 
 from producer.scans.enqueue import Enqueued, enqueue
 from producer.sources.base import Candidate, Skip
@@ -255,7 +256,9 @@ def test_a_limit_holds_over_restarts(engine: sa.Engine, app: Celery, settings: S
     archive.store.objects["mem://a/00000-earlier.jpg"] = b"x"  # listed before what is held already
     last = run(engine, app, settings, archive, limit=30)
     assert len(uris(engine, last.scan.id)) == scan_of(engine, last.scan.id).n_listed == 30
+    archive.n_read = 0
     assert run(engine, app, settings, archive, limit=30).n_new == 0
+    assert archive.n_read == 1  # the scan is full
 
 
 def test_an_image_named_twice_is_scanned_once(engine: sa.Engine, app: Celery, settings: Settings) -> None:
@@ -311,14 +314,21 @@ def test_paused_the_listing_continues_and_nobody_is_notified(
 
 def test_notifications_stay_below_their_limit(engine: sa.Engine, app: Celery, settings: Settings) -> None:
     capped = settings.model_copy(update={"max_outstanding_notifications": 5})
-    run(engine, app, capped, Archive(200))
+    pages = start(engine, app, capped, Archive(200))
+    for _ in range(5):
+        next(pages)
+    assert notifications(settings) == 5
+    work(engine)  # there is room again, and the ledger is not asked before the next round of reconcilers
+    list(pages)
     assert notifications(settings) == 5
 
 
 def test_a_broker_that_is_away_costs_no_image(engine: sa.Engine, settings: Settings) -> None:
     away = settings.model_copy(update={"broker_url": load_settings(broker_url="redis://127.0.0.1:1/0").broker_url})
     with make_app(away, (QUEUE,)) as app:
-        last = run(engine, app, away, Archive(200))
+        with capture_logs() as logs:
+            last = run(engine, app, away, Archive(200))
+        assert [entry["event"] for entry in logs] == ["broker_away"]  # not for each page
         assert reconcile_once(engine, app, away).notified == 0
     assert last.broker_away
     with reading(engine) as connection:

@@ -174,6 +174,7 @@ def test_what_was_written_is_counted_once_by_the_worker(worker: Rig, leases: Lea
         assert (n_images, sums["write"]) == (2, 0.0)
         whole = hold(worker, leases)
         assert writer.write(whole, outcome(worker, whole, n_known=2))
+    assert 0 < totals.read()[1]["write"] < 60
     written = [(entry["event"], entry["batch"]) for entry in logs if "verdicts" in entry]
     assert written == [("part_written", lease.claim.batch_id), ("batch_written", whole.claim.batch_id)]
 

@@ -25,6 +25,7 @@ from scanfleet.db.training import champions as store
 from scanfleet.db.training import refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.retry import backoff_seconds
 from tests.rigs.second_adapter import info_of, out_of_tune, second_adapter, sing_again
 from worker.scoring import champions
 from worker.scoring.adapters import register_shipped
@@ -204,6 +205,10 @@ def test_a_refused_champion_leaves_the_old_one_in_use_until_it_is_mended(
     assert worker.resolve(place.overlay) is first
     assert not place.model.reached.is_set()  # it is not tried again for each batch
     place.model.held = ""
+    (failure,) = worker._failures.values()
+    assert (
+        champions.REFUSED_AGAIN_SECONDS / 2 < failure.not_before - time.monotonic() <= champions.REFUSED_AGAIN_SECONDS
+    )
     assert place.refusals() == [(new, "w")]
     monkeypatch.setattr(champions, "REFUSED_AGAIN_SECONDS", 0.0)
     for _ in range(3):
@@ -323,6 +328,14 @@ def test_a_transient_error_is_no_refusal_and_is_tried_again(place: Place, second
     place.model.held = ""
     worker.check()  # during its pause
     assert worker.resolve(place.overlay) is first
+    place.model.held = second.weights_sha256
+    for attempts in (1, 2, 3):
+        ((key, failure),) = worker._failures.items()
+        assert (failure.attempts, failure.refused) == (attempts, False)
+        assert 0 < failure.not_before - time.monotonic() <= backoff_seconds(attempts)
+        worker._failures[key] = replace(failure, not_before=0.0)  # as after its pause
+        worker.check()
+    place.model.held = ""
     worker._failures.clear()
     worker.check()
     assert place.adapter_of(worker.resolve(place.overlay)) == new
