@@ -14,7 +14,7 @@ from celery import Celery
 
 from producer.scans.enqueue import Enqueued, Notifier
 from producer.scans.rescan_plan import Plan, pool_of, refuse_cancelled
-from producer.sources.filters import GROWTH_LIMIT, PAGE_LIMIT
+from producer.sources.filters import page_sizes
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results import rescans
@@ -34,11 +34,10 @@ def enqueue_rescan(engine: sa.Engine, app: Celery, settings: Settings, plan: Pla
     scan = plan.known or retry_database(lambda: _open(engine, plan))
     walk = _Walk(engine, settings, scan, plan.root, Notifier(engine, app, settings))
     yield walk.snapshot()
-    size = settings.batch_images
+    sizes = page_sizes(settings.batch_images)
     while not walk.ended:
-        walk.step(size)
+        walk.step(next(sizes))
         yield walk.snapshot()
-        size = max(settings.batch_images, min(2 * size, GROWTH_LIMIT * settings.batch_images, PAGE_LIMIT))
 
 
 def _open(engine: sa.Engine, plan: Plan) -> ScanInfo:

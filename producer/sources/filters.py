@@ -142,15 +142,24 @@ def _smallest(candidates: Iterable[Candidate], size: int, seed: int) -> Iterator
         yield item
 
 
-def pages(images: Iterable[NewImage], *, batch_images: int) -> Iterator[list[NewImage]]:
-    """Yield pages to write in one transaction each: first one batch, so that work starts at once, then larger ones."""
+def page_sizes(batch_images: int) -> Iterator[int]:
+    """Yield sizes without end: first one batch, so that work starts at once, then larger ones."""
     longest = max(batch_images, min(GROWTH_LIMIT * batch_images, PAGE_LIMIT))
-    page: list[NewImage] = []
     size = batch_images
+    while True:
+        yield size
+        size = min(2 * size, longest)
+
+
+def pages(images: Iterable[NewImage], *, batch_images: int) -> Iterator[list[NewImage]]:
+    """Yield pages to write in one transaction each."""
+    sizes = page_sizes(batch_images)
+    page: list[NewImage] = []
+    size = next(sizes)
     for image in images:
         page.append(image)
         if len(page) == size:
             yield page
-            page, size = [], min(2 * size, longest)
+            page, size = [], next(sizes)
     if page:
         yield page

@@ -1,8 +1,10 @@
 """Decoder children: an error in one affects one image, and none outlives its limits or its worker."""
 
 import io
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from structlog.testing import capture_logs
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
 from scanfleet.decoding.pool import Decoders, _Seats
+from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess, _cpu_seconds
 from scanfleet.errors import DecodersUnavailable, DeviceUnavailable, ImageError
 from scanfleet.images import Enough
 from scanfleet.images.decoding import decode as decode_here
@@ -263,6 +266,18 @@ def test_what_an_earlier_image_left_behind_is_not_the_next_one_s_fault(tmp_path:
             pool.decode(b"leak 30")
 
 
+def test_a_fresh_child_follows_one_that_ran_out_of_memory(tmp_path: Path) -> None:
+    """The other idle ones may have as little left, and stay."""
+    with ThreadPoolExecutor(2) as threads, decoders(tmp_path, memory=64 * MEGABYTE, n_children=2) as pool:
+        at_once = [threads.submit(pool.decode, f"wait {tmp_path}".encode()) for _ in range(2)]
+        until(lambda: len(list(tmp_path.glob("began-*"))) == 2)
+        (tmp_path / "go").touch()
+        assert [each.result(30).width for each in at_once] == [4, 4]
+        before = set(pool.pids)
+        assert fault(pool, "allocate")[0] == "too_much_memory"
+        assert len(before & set(pool.pids)) == 1
+
+
 def test_a_child_that_hangs_is_ended(tmp_path: Path) -> None:
     with decoders(tmp_path, still_seconds=1.0) as pool:
         assert fault(pool, "hang") == ("kills_the_decoder", "3 processes ended: still, still, still")
@@ -315,10 +330,12 @@ def test_no_process_to_be_had_is_no_image_s_fault(tmp_path: Path, monkeypatch: p
 
 def test_what_a_child_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):  # where the decoders' libraries are
+        monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("SCANFLEET_DATABASE_URL", "postgresql://u:hush@h/d")
     with decoders(tmp_path, cpu_seconds=7, memory=500 * MEGABYTE) as pool:
         _, told = fault(pool, "whoami")
-        assert "PYTHONPATH" in told
+        assert all(name in told for name in ("'PYTHONPATH'", "'LD_LIBRARY_PATH'", "'DYLD_LIBRARY_PATH'"))
         assert "AWS_" not in told
         assert "SCANFLEET" not in told
         assert told.startswith("cores (0, 0), 7.0 s, 5")  # hundred and so many megabytes: what it began with is added
@@ -475,6 +492,38 @@ def test_frames_that_were_not_asked_for_are_nonsense(tmp_path: Path, answer: str
         with pytest.raises(ImageError) as caught:
             pool.decode_frames(answer.encode(), frames=FrameSettings(max=4))
         assert "nonsense" in caught.value.detail
+
+
+class Forger(ChildSettings):
+    """A child that an image has taken over: it answers with frames that nobody asked for."""
+
+    def command(self) -> list[str]:
+        header = {"width": 1, "height": 1, "sent_width": 1, "sent_height": 1, "format": "PNG", "notes": [], "length": 3}
+        said = [{"ready": True}, header | {"more": 1}, header]
+        packed = [struct.pack(">Q", len(text)) + text for text in (json.dumps(each).encode() for each in said)]
+        forged = packed[0] + packed[1] + b"abc" + packed[2] + b"abc"
+        return [sys.executable, "-c", f"import os, sys; os.write(1, {forged!r}); sys.stdin.read()"]
+
+
+def test_one_frame_was_asked_for_and_a_second_is_nonsense() -> None:
+    forger = Forger(max_pixels=100, cpu_seconds=5, memory_bytes=MEGABYTE, stretch=True, decode="")
+    child = DecoderProcess(forger)
+    child.wait_ready()
+    with pytest.raises(ChildDied, match="nonsense"):
+        child.decode(b"picture", None)
+    assert not child.alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_cpu_time_of_a_process_of_any_name() -> None:
+    name = b"odd) 1 2 3 4"
+    before = Path("/proc/self/comm").read_bytes()
+    try:
+        Path("/proc/self/comm").write_bytes(name)
+        assert Path(f"/proc/{os.getpid()}/comm").read_bytes().strip() == name
+        assert abs(_cpu_seconds(os.getpid()) - time.process_time()) < 1.0
+    finally:
+        Path("/proc/self/comm").write_bytes(before)
 
 
 def test_the_library_of_an_extra_is_no_memory_of_the_image(tmp_path: Path) -> None:

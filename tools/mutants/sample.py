@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ T = TypeVar("T")
 FALSE = {"None", "False", "0", "0.0", "()", "{}", "[]", '""'}
 LOGS = {"log", "logger", "warnings"}
 CHOICES = ("_SECONDS", "_BYTES", "_CHARS")
+WAITS = ("timeout", "_seconds")  # given as numbers: 5 or 6 seconds
+CLOCK = re.compile(r"monotonic\(\)|\bnow\b")
 KNOB = 10  # from here on the exact value of a constant is a choice: 30 or 31 seconds
 
 
@@ -110,7 +113,8 @@ class _Finder(cst.CSTVisitor):
         self.found: list[tuple[str, cst.CSTNode, Any]] = []
         self._code = module.code_for_node
         self._depth = 0  # of functions
-        self._enough: set[cst.CSTNode] = set()  # numbers of rows of which the first is read
+        # Numbers of rows of which the first is read, and of random bytes; the very moment of a deadline.
+        self._enough: set[cst.CSTNode] = set()
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if self._no_behaviour(node):
@@ -134,6 +138,8 @@ class _Finder(cst.CSTVisitor):
                 return True
             case cst.SimpleString() | cst.FormattedString() | cst.ConcatenatedString():
                 return _is_sentence(self._code(node))
+            case cst.Arg(keyword=cst.Name(name), value=cst.Integer() | cst.Float()) if name.endswith(WAITS):
+                return self._code(node.value) not in FALSE
             case cst.Arg():
                 return _is_sentence(self._code(node.value))
             case cst.Expr(value=cst.Call() as call):
@@ -145,12 +151,22 @@ class _Finder(cst.CSTVisitor):
                 return name in LOGS or name.startswith("__") or choice or "Literal[" in value or _is_sentence(value)
             case cst.Call(func=cst.Attribute(attr=cst.Name("limit")), args=[cst.Arg(value=cst.Integer())]):
                 self._enough.add(node.args[0].value)
+            case cst.Arg(keyword=cst.Name("limit"), value=cst.Integer()):
+                self._enough.add(node.value)
+            case cst.Comparison() if CLOCK.search(self._code(node)):
+                self._enough.update(target.operator for target in node.comparisons)
+            case cst.Param(default=cst.Integer() as value) if float(value.evaluated_value) >= KNOB:
+                self._enough.add(value)
+            case cst.Call(func=cst.Attribute(value=cst.Name("secrets")), args=[cst.Arg(value=cst.Integer())]):
+                self._enough.add(node.args[0].value)
             case cst.IfExp() if _is_sentence(self._code(node.orelse)) or _is_sentence(self._code(node.body)):
                 return True
             case cst.If(body=cst.IndentedBlock(body=[cst.SimpleStatementLine(body=[cst.Expr() as only])]), orelse=None):
                 return self._no_behaviour(only)
             case cst.If() | cst.IfExp():
                 return "sys.platform" in self._code(node.test)
+            case cst.LessThan() | cst.LessThanEqual() | cst.GreaterThan() | cst.GreaterThanEqual():
+                return node in self._enough
             case cst.Integer() | cst.Float():
                 return node in self._enough or (not self._depth and float(node.evaluated_value) >= KNOB)
         return False
@@ -160,6 +176,8 @@ class _Finder(cst.CSTVisitor):
         match node:
             case cst.Assign() | cst.AnnAssign() | cst.Return():
                 return node.value is not None and self._code(node.value) in FALSE
+            case cst.Lambda():
+                return self._code(node.body) in FALSE
             case cst.Call() if isinstance(changed, cst.Call):
                 gone = [self._code(arg.value) for arg in node.args if not any(arg is kept for kept in changed.args)]
                 return any(_is_sentence(code) or code in FALSE for code in gone)

@@ -15,6 +15,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             f"{LEDGER}/test_clock.py",
             f"{LEDGER}/test_restored.py",
             f"{LEDGER}/test_ledger_suspects.py",
+            f"{LEDGER}/test_ledger_races.py",
         ),
     ),
     "batches": (
@@ -26,6 +27,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             f"{LEDGER}/test_restored.py",
             f"{LEDGER}/test_ledger_suspects.py",
             f"{BATCH}/test_isolation.py",
+            f"{BATCH}/test_refused_objects.py",
         ),
     ),
     "verdicts": (

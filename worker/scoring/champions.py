@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import sqlalchemy as sa
 import structlog
@@ -38,7 +38,6 @@ log = structlog.get_logger()
 PATIENCE_SECONDS = 60.0  # for how long batches use the previous champion while the new one is made ready
 REFUSED_AGAIN_SECONDS = 60.0  # between two tries of a refused adapter
 UNWATCHED_SECONDS = 30.0  # after the last check, the timer is taken for stopped
-BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class ScorerCache:
     worker: the worker's name in the database, under which refusals are recorded.
     """
 
-    def __init__(self, engine: sa.Engine, model: Model, settings: Settings, *, worker: str = "") -> None:
+    def __init__(self, engine: sa.Engine, model: Model, settings: Settings, *, worker: str) -> None:
         self._engine = engine
         self._model = model
         self._worker = worker
@@ -128,7 +127,7 @@ class ScorerCache:
         with reading(self._engine) as connection:
             check = get_check(connection, check_id)
             adapter = champions.champion(connection, check.name, base_model)
-            replaced = champions.replaced_since(connection, check.name, base_model, begun_at or BEFORE_ALL)
+            replaced = champions.replaced_since(connection, check.name, base_model, begun_at)
         return self._maker.wanted(check_id, check, adapter), replaced
 
     def _serve(self, wanted: Wanted, resolved: Resolved) -> Resolved:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -69,9 +69,9 @@ class Claim:
     images: tuple[ClaimedImage, ...]
     lease_seconds: float
     scan_created_at: datetime
-    roots: Mapping[str, str] = field(default_factory=dict)  # the ids of listed folders
-    suspect: bool = False  # an earlier lease expired: run it alone, image by image
-    seconds: dict[str, Any] | None = None  # sums by name, of the previous attempt
+    roots: Mapping[str, str]  # the ids of listed folders
+    suspect: bool  # an earlier lease expired: run it alone, image by image
+    seconds: dict[str, Any] | None  # sums by name, of the previous attempt
 
 
 def add_images(
@@ -203,9 +203,9 @@ def has_ready(connection: sa.Connection, model: str) -> bool:
 class LeaseState(enum.Enum):
     """The state of the lease of a batch that a worker holds."""
 
-    HELD = "held"
-    PAUSED = "paused"
-    LOST = "lost"
+    HELD = enum.auto()
+    PAUSED = enum.auto()
+    LOST = enum.auto()
 
 
 def lease_states(connection: sa.Connection, claims: Sequence[Claim]) -> dict[int, LeaseState]:

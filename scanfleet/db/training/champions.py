@@ -56,17 +56,22 @@ def in_use(connection: sa.Connection, base_model: str | None = None) -> dict[tup
     return {(row.check_name, row.base_model): row.adapter_id for row in connection.execute(query)}
 
 
-def replaced_since(connection: sa.Connection, check_name: str, base_model: str, moment: datetime) -> set[str | None]:
+def replaced_since(
+    connection: sa.Connection, check_name: str, base_model: str, moment: datetime | None
+) -> set[str | None]:
     """Return the digests of the adapters that were in use at this moment and later, and no longer are; None: the base.
 
-    A change is dated before it is committed, so whoever saw it by then finds nothing here.
+    moment: None is before all changes. A change is dated before it is committed, so whoever saw it by then finds
+    nothing here.
     """
     query = (
         sa.select(Adapter.weights_sha256)
         .select_from(Promotion)
         .outerjoin(Adapter, Adapter.id == Promotion.previous_id)
-        .where(Promotion.check_name == check_name, Promotion.base_model == base_model, Promotion.at > moment)
+        .where(Promotion.check_name == check_name, Promotion.base_model == base_model)
     )
+    if moment is not None:
+        query = query.where(Promotion.at > moment)
     return set(connection.execute(query).scalars())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from celery import Celery
+from structlog.testing import capture_logs
 
 from producer.scans.enqueue import Enqueued, enqueue
 from producer.sources.base import Candidate, Skip
@@ -58,6 +59,7 @@ class Archive:
 
     sifts_by_suffix = True
     root = None
+    top = "mem://a/"
 
     def __init__(self, n: int, *, resumable: bool = True) -> None:
         self.store = MemoryStore({f"mem://a/{number:05}.jpg": b"x" for number in range(n)})
@@ -159,7 +161,7 @@ def notifications(settings: Settings) -> int:
 def test_the_first_batch_is_committed_and_notified_before_the_listing_continues(
     engine: sa.Engine, app: Celery, settings: Settings
 ) -> None:
-    archive = Archive(1000)
+    archive = Archive(200)
     pages = start(engine, app, settings, archive)
     opened = next(pages)
     assert (opened.n_new, opened.ended, opened.broker_away) == (0, False, False)
@@ -167,31 +169,33 @@ def test_the_first_batch_is_committed_and_notified_before_the_listing_continues(
     assert first.n_new == archive.n_read == BATCH_IMAGES
     assert notifications(settings) == 1
     assert scan_of(engine, opened.scan.id).n_listed is None
+    assert scan_of(engine, opened.scan.id).cursor == {"after": "mem://a/00003.jpg"}
     assert work(engine) == BATCH_IMAGES  # scored while the listing stands still
     assert scan_of(engine, opened.scan.id).state == "running"
     last = list(pages)[-1]
-    assert (last.n_new, last.ended) == (1000, True)
-    assert work(engine) == 1000 - BATCH_IMAGES
+    assert (last.n_new, last.ended) == (200, True)
+    assert work(engine) == 200 - BATCH_IMAGES
     assert scan_of(engine, opened.scan.id).state == "done"
 
 
 @pytest.mark.parametrize("resumable", [True, False])
 def test_broken_off_and_started_again_each_image_is_there_once(
-    engine: sa.Engine, app: Celery, settings: Settings, resumable: bool
+    engine: sa.Engine, app: Celery, settings: Settings, monkeypatch: pytest.MonkeyPatch, resumable: bool
 ) -> None:
+    monkeypatch.setattr("producer.scans.enqueue.SIFT_IMAGES", 16)  # else the second run reads all before it writes
     archive = Archive(500, resumable=resumable)
-    archive.break_after = 300
-    with pytest.raises(KeyboardInterrupt):
-        run(engine, app, settings, archive)
-    held = len(archive.store.objects), archive.n_read
+    for break_after in (100, 300):
+        archive.break_after, archive.n_read = break_after, 0
+        with pytest.raises(KeyboardInterrupt):
+            run(engine, app, settings, archive)
+        assert archive.n_read == break_after
     archive.break_after, archive.n_read = None, 0
     last = run(engine, app, settings, archive)
-    assert held == (500, 300)
     assert 0 < last.n_new < 500
     assert uris(engine, last.scan.id) == sorted(archive.store.objects)
     assert scan_of(engine, last.scan.id).n_listed == 500
     if resumable:
-        assert archive.n_read < 350  # it went on at the cursor; one image shows that the source can be read
+        assert archive.n_read < 300  # it went on at the second cursor; one image shows that the source can be read
     else:
         assert archive.n_read == 501
 
@@ -252,7 +256,9 @@ def test_a_limit_holds_over_restarts(engine: sa.Engine, app: Celery, settings: S
     archive.store.objects["mem://a/00000-earlier.jpg"] = b"x"  # listed before what is held already
     last = run(engine, app, settings, archive, limit=30)
     assert len(uris(engine, last.scan.id)) == scan_of(engine, last.scan.id).n_listed == 30
+    archive.n_read = 0
     assert run(engine, app, settings, archive, limit=30).n_new == 0
+    assert archive.n_read == 1  # the scan is full
 
 
 def test_an_image_named_twice_is_scanned_once(engine: sa.Engine, app: Celery, settings: Settings) -> None:
@@ -308,14 +314,22 @@ def test_paused_the_listing_continues_and_nobody_is_notified(
 
 def test_notifications_stay_below_their_limit(engine: sa.Engine, app: Celery, settings: Settings) -> None:
     capped = settings.model_copy(update={"max_outstanding_notifications": 5})
-    run(engine, app, capped, Archive(200))
+    pages = start(engine, app, capped, Archive(200))
+    for _ in range(5):
+        next(pages)
+    assert notifications(settings) == 5
+    work(engine)  # there is room again, and the ledger is not asked before the next round of reconcilers
+    list(pages)
     assert notifications(settings) == 5
 
 
 def test_a_broker_that_is_away_costs_no_image(engine: sa.Engine, settings: Settings) -> None:
     away = settings.model_copy(update={"broker_url": load_settings(broker_url="redis://127.0.0.1:1/0").broker_url})
     with make_app(away, (QUEUE,)) as app:
-        last = run(engine, app, away, Archive(200))
+        with capture_logs() as logs:
+            last = run(engine, app, away, Archive(200))
+        assert [entry["event"] for entry in logs] == ["broker_away"]  # not for each page
+        assert reconcile_once(engine, app, away).notified == 0
     assert last.broker_away
     with reading(engine) as connection:
         assert scans.progress(connection, last.scan.id).n_images == 200
@@ -328,13 +342,26 @@ def test_reconcilers_end_a_scan_whose_last_batch_was_settled(
     engine: sa.Engine, app: Celery, settings: Settings
 ) -> None:
     scan_id = run(engine, app, settings, Archive(8)).scan.id
-    assert reconcile_once(engine, app, settings).finished == 0
+    with transaction(engine) as connection:
+        assert batches.claim(connection, model="fake", worker="gone", lease_seconds=-1) is not None
+    found = reconcile_once(engine, app, settings)
+    assert (found.expired, found.finished) == (1, 0)
     work(engine)
     with transaction(engine) as connection:  # as if whoever settled it had found another batch still open
         connection.execute(sa.update(Scan).values(state="running", finished_at=None))
     assert reconcile_once(engine, app, settings).finished == 1
     assert scan_of(engine, scan_id).state == "done"
     assert reconcile_once(engine, app, settings).finished == 0
+
+
+def test_a_listing_waits_for_no_worker_that_writes_verdicts(engine: sa.Engine, app: Celery, settings: Settings) -> None:
+    """A verdict names its scan, and so holds the scan's key until its transaction ends."""
+    pages = start(engine, app, settings, Archive(2 * BATCH_IMAGES))
+    scan_id = next(pages).scan.id
+    with reading(engine) as connection:
+        key = sa.select(Scan.id).where(Scan.id == scan_id)
+        connection.execute(key.with_for_update(read=True, key_share=True))
+        assert next(pages).n_new == BATCH_IMAGES
 
 
 def test_two_producers_of_one_scan_double_nothing(engine: sa.Engine, settings: Settings) -> None:

@@ -195,6 +195,7 @@ def test_a_preview_knows_what_was_scored(engine: sa.Engine) -> None:
         sifts_by_suffix = False
         resumable = False
         root = None
+        top = ""
 
         def candidates(self, *, after: str | None, skip: object) -> Iterator[Candidate]:
             for image in [*listed(12), NewImage(uri="s3://B/0.jpg", etag="other")]:

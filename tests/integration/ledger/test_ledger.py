@@ -266,6 +266,7 @@ def test_images_with_transient_errors_stay_pending_and_come_again(engine: sa.Eng
     with reading(engine) as connection:
         summary = scans.progress(connection, scan.id)
         assert (summary.n_verdicts, summary.n_pending, summary.waiting_for) == (1, 3, "bucket away")
+        assert connection.execute(sa.select(Scan.trouble)).scalar_one() == 0  # an image was fetched
     with transaction(engine) as connection:
         connection.execute(sa.update(Batch).values(not_before=None))
     again = must_claim(engine)
@@ -276,12 +277,27 @@ def test_images_with_transient_errors_stay_pending_and_come_again(engine: sa.Eng
         assert (summary.n_verdicts, summary.waiting_for) == (4, None)
 
 
+def test_a_later_attempt_reads_the_version_that_the_first_one_read(engine: sa.Engine) -> None:
+    start_scan(engine, 2)
+    scorer = None
+    for version in ("first", "second"):
+        held = must_claim(engine)
+        scorer = scorer or a_scorer(engine, held.check_id)
+        read = {held.images[0].id: version}
+        part = Outcome(scorer_id=scorer, verdicts=[], failures={}, versions=read, waiting_for="the device")
+        with transaction(engine) as connection:
+            verdicts.write(connection, held, part)
+            connection.execute(sa.update(Batch).values(not_before=None))
+    assert [(image.etag, image.pin) for image in must_claim(engine).images] == [(None, "first"), (None, None)]
+
+
 def test_a_batch_given_back_is_ready_at_once(engine: sa.Engine) -> None:
-    start_scan(engine, 4)
+    start_scan(engine, 8)
     held = must_claim(engine)
     with transaction(engine) as connection:
         batches.give_back(connection, held, values={})
-    assert must_claim(engine).attempts == 1
+    again = must_claim(engine)
+    assert (again.batch_id, again.attempts) == (held.batch_id, 1)
 
 
 def test_a_paused_scan_gives_no_batch(engine: sa.Engine) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
 from scanfleet.db.results import verdicts
-from scanfleet.db.scans import batches, retries, scans
+from scanfleet.db.scans import batches, crash_isolation, retries, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
@@ -125,6 +125,30 @@ def test_a_retry_that_meets_a_cancellation_half_way_is_refused(engine: sa.Engine
     other.dispose()
     assert violations(read(engine)) == []
     assert {batch.state for batch in ledger.rows(Batch)} == {"done", "cancelled"}
+
+
+def test_a_batch_whose_key_alone_is_held_is_claimed_and_expires_and_nobody_waits(engine: sa.Engine) -> None:
+    """Another worker has the first batch in hand and its scan too; rows that name the second one are being written."""
+    ledger = Small(engine, n_images=2, batch_images=1)
+    impatient = sa.create_engine(engine.url, connect_args={"options": "-c lock_timeout=2s"})
+    first, second = (sa.select(Batch.id).where(Batch.id == batch_id) for batch_id in ledger.batch_ids)
+    with transaction(engine) as connection:
+        connection.execute(first.with_for_update(key_share=True))
+        connection.execute(sa.select(Scan.id).with_for_update(key_share=True))
+        connection.execute(second.with_for_update(read=True, key_share=True))
+        with transaction(impatient) as other:
+            held = batches.claim(other, model="fake", worker="a", lease_seconds=-1)
+    assert held is not None
+    assert held.batch_id == ledger.batch_ids[1]
+    with transaction(engine) as connection:
+        assert batches.claim(connection, model="fake", worker="b", lease_seconds=-1) is not None
+    with transaction(engine) as connection:
+        connection.execute(first.with_for_update(key_share=True))
+        connection.execute(second.with_for_update(read=True, key_share=True))
+        with transaction(impatient) as other:
+            assert crash_isolation.expire_leases(other).n == 1
+    impatient.dispose()
+    assert [batch.state for batch in ledger.rows(Batch)] == ["leased", "ready"]
 
 
 def test_a_worker_and_a_retry_do_not_wait_for_each_other_for_the_scan(engine: sa.Engine) -> None:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, now, reading, transaction
+from scanfleet.db.results import verdicts
 from scanfleet.db.scans import batches, crash_isolation, retries, scans
 from scanfleet.db.scans.batches import Claim, LeaseState
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Worker
@@ -16,6 +17,7 @@ from tests.helpers.migrated import upgrade
 from tests.ledger_machine.invariants import violations
 from tests.ledger_machine.ledger import read
 from tests.ledger_machine.small import Small
+from tests.ledger_machine.workers import Answer, outcome
 
 N_LATE = 300
 
@@ -226,6 +228,21 @@ def test_lease_states_name_the_state_of_each_claim(engine: sa.Engine) -> None:
     assert standing()[3] is LeaseState.LOST
     with reading(engine) as connection:
         assert batches.lease_states(connection, []) == {}
+
+
+def test_a_suspect_whose_written_parts_were_lost_is_ready_again(engine: sa.Engine) -> None:
+    """A database that was restored lost the first part; the worker writes the second as the end of the batch."""
+    ledger = Small(engine, n_images=2, batch_images=2)
+    ledger.must_claim()
+    ledger.die()
+    held = ledger.must_claim()
+    last = outcome(ledger.scorer, held.images[1:], [Answer.CLEAR], store=True)
+    with transaction(engine) as connection:
+        verdicts.write(connection, held, last)
+    batch = ledger.rows(Batch)[0]
+    assert (batch.state, batch.finished_at, batch.lease_owner) == ("ready", None, None)
+    assert ledger.row(Scan, ledger.scan_id).state == "running"
+    assert [image.id for image in ledger.must_claim().images] == [held.images[0].id]
 
 
 def test_taking_an_image_in_hand_begins_the_lease_anew(engine: sa.Engine) -> None:

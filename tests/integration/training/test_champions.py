@@ -1,5 +1,6 @@
 """The pointer to the champion on a real PostgreSQL, moved by several at one moment."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from scanfleet.db.engine import connect, transaction
 from scanfleet.db.training import champions, refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from tests.helpers.migrated import upgraded
+from tests.helpers.patience import patient
 
 N = 8
+WAITERS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 
 
 @pytest.fixture
@@ -53,6 +56,27 @@ def test_the_history_names_what_was_in_use_before_however_many_decide_at_once(en
         back = champions.roll_back(connection, "overlay", "pocket", why="test", who=None)
         assert back.adapter_id == steps[-1].previous_id
         assert len(champions.predecessors(connection, "overlay", "pocket")) == N - 1
+    engine.dispose()
+
+
+def test_two_rollbacks_at_once_go_back_two_steps(engine: sa.Engine) -> None:
+    ids = [entered(engine, number) for number in range(3)]
+    for adapter_id in ids:
+        with transaction(engine) as connection:
+            champions.promote(connection, adapter_id, kind="forced", why="test")
+
+    def back() -> int | None:
+        with transaction(engine) as connection:
+            return champions.roll_back(connection, "overlay", "pocket", why="test", who=None).adapter_id
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(engine) as connection:
+            champions.roll_back(connection, "overlay", "pocket", why="test", who=None)
+            second = pool.submit(back)
+            deadline = time.monotonic() + patient(30)
+            while not connection.exec_driver_sql(WAITERS).scalar_one():
+                assert time.monotonic() < deadline
+        assert second.result(patient(30)) == ids[0]
     engine.dispose()
 
 

@@ -249,6 +249,9 @@ def test_notifications_are_repeated_only_while_a_worker_may_receive_them(engine:
 def test_reconcilers_notify_of_trainings_and_free_expired_ones(engine: sa.Engine, settings: Settings) -> None:
     training_id = request(engine)
     must_claim(engine, lease_seconds=-1)
+    away = settings.model_copy(update={"broker_url": load_settings(broker_url="redis://127.0.0.1:1/0").broker_url})
+    with make_app(away) as app:
+        reconcile_once(engine, app, away)
     with make_app(settings) as app:
         reconcile_once(engine, app, settings)
         with app.connection_for_read() as connection, closing(connection.SimpleQueue(TRAIN_QUEUE)) as queue:

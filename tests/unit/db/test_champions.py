@@ -148,8 +148,9 @@ def test_the_registry_lists_and_moves(engine: sa.Engine, tmp_path: Path) -> None
         assert [each.uri for each in list_adapters(connection, "overlay")] == ["s3://b/x"]
         assert get_adapter(connection, one).created_at is not None
         held = register_adapter(connection, replace(made(tmp_path / "3", weights=b"3"), gate_verdict="hold"))
-        with pytest.raises(GateNotPassed, match="says hold"):
-            champions.promote(connection, held, kind="person", why="w")
+        for kind in ("person", "gate"):
+            with pytest.raises(GateNotPassed, match="says hold"):
+                champions.promote(connection, held, kind=kind, why="w")
 
 
 def run(tmp_path: Path, *arguments: str | Path, code: int = 0) -> Result:

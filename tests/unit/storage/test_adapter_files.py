@@ -1,6 +1,7 @@
 """Adapter files on their way: whole or not there at all, and never other bytes than those that were trained."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_an_adapter_comes_back_as_it_was_pushed(tmp_path: Path, settings: Settin
     assert contents(tmp_path / "pulled") == contents(adapter)
     digest = read_adapter(tmp_path / "pulled").card.weights_sha256
     assert (digest_of(adapter), uri) == (digest, str(place / digest))
+    assert push(adapter, os.path.relpath(place), settings) == uri  # workers start in other folders
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "place", "pulled"]  # nothing half is left
     pull(uri, tmp_path / "not" / "there" / "yet", settings)
     assert contents(tmp_path / "not" / "there" / "yet") == contents(adapter)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.scorers import scorer_id
@@ -166,10 +167,16 @@ def test_what_was_written_is_counted_once_by_the_worker(worker: Rig, leases: Lea
     writer = BatchWriter(worker.engine, worker.stop, totals)
     lease = hold(worker, leases)
     failed = {lease.claim.images[1].id: ImageError(stage="fetch", reason="gone", detail="")}
-    assert writer.hand_back(lease, replace(outcome(worker, lease, n_known=1), failures=failed), reason="test")
-    assert not writer.write(lease, outcome(worker, lease, n_known=2))
-    n_images, sums = totals.read()
-    assert (n_images, sums["write"]) == (2, 0.0)
+    with capture_logs() as logs:
+        assert writer.hand_back(lease, replace(outcome(worker, lease, n_known=1), failures=failed), reason="test")
+        assert not writer.write(lease, outcome(worker, lease, n_known=2))
+        n_images, sums = totals.read()
+        assert (n_images, sums["write"]) == (2, 0.0)
+        whole = hold(worker, leases)
+        assert writer.write(whole, outcome(worker, whole, n_known=2))
+    assert 0 < totals.read()[1]["write"] < 60
+    written = [(entry["event"], entry["batch"]) for entry in logs if "verdicts" in entry]
+    assert written == [("part_written", lease.claim.batch_id), ("batch_written", whole.claim.batch_id)]
 
 
 def test_a_lost_lease_ends_the_batch_and_only_that(worker: Rig, leases: Leases) -> None:

@@ -43,7 +43,7 @@ def by_database(settings: Settings, model: Model, check_name: str) -> Resolved:
             scan, _ = open_scan(
                 connection, check=load_check(check_name), model="pocket", sources=["x"], filters={}, fresh=True
             )
-        return ScorerCache(engine, model, settings).resolve(scan.check_id)
+        return ScorerCache(engine, model, settings, worker="w").resolve(scan.check_id)
 
 
 @pytest.mark.parametrize("check_name", ["overlay", "flowers"])  # one with a shipped adapter, one without

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from models.adapters.card import read_card
 from models.errors import ModelUnavailable
@@ -24,6 +25,7 @@ from scanfleet.db.training import champions as store
 from scanfleet.db.training import refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.retry import backoff_seconds
 from tests.rigs.second_adapter import info_of, out_of_tune, second_adapter, sing_again
 from worker.scoring import champions
 from worker.scoring.adapters import register_shipped
@@ -167,6 +169,17 @@ def test_another_check_of_the_same_worker_notices_nothing(place: Place, second: 
     assert worker.resolve(place.baggage) is other
 
 
+def test_a_worker_whose_timer_never_ran_takes_the_new_champion_itself(place: Place, second: AdapterInfo) -> None:
+    shipped, worker = place.shipped(), place.worker()
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert place.adapter_of(worker.resolve(place.overlay)) == shipped
+        new = place.promote(second)
+        for _ in range(2):
+            assert place.adapter_of(worker.resolve(place.overlay)) == new
+    assert [entry["adapter"] for entry in logs if entry["event"] == "champion_in_use"] == [shipped, new]
+
+
 @pytest.mark.parametrize("name", ["PATIENCE_SECONDS", "UNWATCHED_SECONDS"])
 def test_a_batch_that_waited_long_enough_or_has_no_watch_takes_the_new_champion_itself(
     place: Place, second: AdapterInfo, monkeypatch: pytest.MonkeyPatch, name: str
@@ -188,7 +201,14 @@ def test_a_refused_champion_leaves_the_old_one_in_use_until_it_is_mended(
     bad = copy_of(second, tmp_path / "bad", base, tune=False)
     new = place.promote(bad)
     worker.check()
+    place.model.held = bad.weights_sha256
     assert worker.resolve(place.overlay) is first
+    assert not place.model.reached.is_set()  # it is not tried again for each batch
+    place.model.held = ""
+    (failure,) = worker._failures.values()
+    assert (
+        champions.REFUSED_AGAIN_SECONDS / 2 < failure.not_before - time.monotonic() <= champions.REFUSED_AGAIN_SECONDS
+    )
     assert place.refusals() == [(new, "w")]
     monkeypatch.setattr(champions, "REFUSED_AGAIN_SECONDS", 0.0)
     for _ in range(3):
@@ -308,6 +328,14 @@ def test_a_transient_error_is_no_refusal_and_is_tried_again(place: Place, second
     place.model.held = ""
     worker.check()  # during its pause
     assert worker.resolve(place.overlay) is first
+    place.model.held = second.weights_sha256
+    for attempts in (1, 2, 3):
+        ((key, failure),) = worker._failures.items()
+        assert (failure.attempts, failure.refused) == (attempts, False)
+        assert 0 < failure.not_before - time.monotonic() <= backoff_seconds(attempts)
+        worker._failures[key] = replace(failure, not_before=0.0)  # as after its pause
+        worker.check()
+    place.model.held = ""
     worker._failures.clear()
     worker.check()
     assert place.adapter_of(worker.resolve(place.overlay)) == new
