@@ -5,19 +5,22 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from scanfleet.config.settings import load_settings
-from scanfleet.db.engine import connect, transaction
+from scanfleet.db import leases
+from scanfleet.db.engine import connect, now, transaction
 from scanfleet.db.results import verdicts
 from scanfleet.db.scans import batches, crash_isolation, retries, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
 from tests.helpers.migrated import upgrade
+from tests.helpers.patience import patient, until_waited_for
 from tests.ledger_machine.invariants import forgotten, violations
 from tests.ledger_machine.ledger import QUEUE, read
 from tests.ledger_machine.races import Race, Scene, run_together, shuffled
@@ -149,6 +152,27 @@ def test_a_batch_whose_key_alone_is_held_is_claimed_and_expires_and_nobody_waits
             assert crash_isolation.expire_leases(other).n == 1
     impatient.dispose()
     assert [batch.state for batch in ledger.rows(Batch)] == ["leased", "ready"]
+
+
+def test_notifications_are_marked_in_the_order_of_ids(engine: sa.Engine) -> None:
+    """As all writers lock: else one that has the first batch and asks for the second one meets a deadlock."""
+    ledger = Small(engine, n_images=2, batch_images=1)
+    first, second = (sa.select(Batch.id).where(Batch.id == batch_id) for batch_id in ledger.batch_ids)
+    with transaction(engine) as connection:  # from now on PostgreSQL comes to the first one last
+        connection.execute(sa.update(Batch).where(Batch.id == ledger.batch_ids[0]).values(waiting_for="x"))
+
+    def mark() -> None:
+        with transaction(engine) as connection:
+            leases.mark_notified(connection, ledger.batch_ids, table=Batch, at=now(connection))
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(engine) as connection:
+            connection.execute(first.with_for_update(key_share=True))
+            marking = pool.submit(mark)
+            until_waited_for(connection)
+            connection.execute(second.with_for_update(key_share=True))
+        marking.result(patient(30))
+    assert all(batch.notified_at is not None for batch in ledger.rows(Batch))
 
 
 def test_a_worker_and_a_retry_do_not_wait_for_each_other_for_the_scan(engine: sa.Engine) -> None:

@@ -1,6 +1,5 @@
 """The pointer to the champion on a real PostgreSQL, moved by several at one moment."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from scanfleet.db.engine import connect, transaction
 from scanfleet.db.training import champions, refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from tests.helpers.migrated import upgraded
-from tests.helpers.patience import patient
+from tests.helpers.patience import patient, until_waited_for
 
 N = 8
-WAITERS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 
 
 @pytest.fixture
@@ -73,9 +71,7 @@ def test_two_rollbacks_at_once_go_back_two_steps(engine: sa.Engine) -> None:
         with transaction(engine) as connection:
             champions.roll_back(connection, "overlay", "pocket", why="test", who=None)
             second = pool.submit(back)
-            deadline = time.monotonic() + patient(30)
-            while not connection.exec_driver_sql(WAITERS).scalar_one():
-                assert time.monotonic() < deadline
+            until_waited_for(connection)
         assert second.result(patient(30)) == ids[0]
     engine.dispose()
 
