@@ -91,7 +91,6 @@ def test_a_worker_alone_goes_on_when_the_row_of_its_scorer_is_gone(worker: Rig) 
 def test_a_check_with_the_id_of_a_lost_one_is_asked_its_own_question(worker: Rig, tmp_path: Path) -> None:
     images = archive(worker)
     finish(worker, worker.scan_listed(images))
-    worker.scoring.scorers.check()  # from now on batches may use the previous champion for a while
     lose(worker.engine)
     other = worker.scan_listed(images, check=OTHER)
     finish(worker, other)

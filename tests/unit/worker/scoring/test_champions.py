@@ -329,12 +329,14 @@ def test_a_transient_error_is_no_refusal_and_is_tried_again(place: Place, second
     worker.check()  # during its pause
     assert worker.resolve(place.overlay) is first
     place.model.held = second.weights_sha256
-    for attempts in (1, 2, 3):
+    for attempts in (2, 3, 4):
         ((key, failure),) = worker._failures.items()
-        assert (failure.attempts, failure.refused) == (attempts, False)
-        assert 0 < failure.not_before - time.monotonic() <= backoff_seconds(attempts)
         worker._failures[key] = replace(failure, not_before=0.0)  # as after its pause
+        began = time.monotonic()
         worker.check()
+        failure, ended = worker._failures[key], time.monotonic()
+        assert (failure.attempts, failure.refused) == (attempts, False)
+        assert began < failure.not_before <= ended + backoff_seconds(attempts)
     place.model.held = ""
     worker._failures.clear()
     worker.check()
