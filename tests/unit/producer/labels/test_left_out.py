@@ -397,7 +397,13 @@ def test_a_file_of_labels_belongs_to_one_image(tmp_path: Path, images: tuple[str
         imported(yolo(tmp_path, "1 .5 .5 .2 .2\n", images=images))
 
 
-@pytest.mark.parametrize("row", ["7 .5 .5 .2 .2", "gun .5 .5 .2 .2", "1 .5 .5 0 .2", "1 50 50 20 20", "1 .5"])
+TRACK = "1 .5 .5 .2 .2 .9 1"  # a box, its confidence, and the number of its track
+POSE = "1 .5 .5 .2 .2 .45 .45 2 .55 .55 2"  # a box and two key points, without a kpt_shape
+
+
+@pytest.mark.parametrize(
+    "row", ["7 .5 .5 .2 .2", "gun .5 .5 .2 .2", "1 .5 .5 0 .2", "1 50 50 20 20", "1 .5", TRACK, POSE]
+)
 def test_a_row_that_cannot_be_used_is_not_nothing(tmp_path: Path, row: str) -> None:
     with pytest.raises(BadLabels, match=r"no label is left: .*labels/a\.txt"):
         imported(yolo(tmp_path, row))

@@ -43,7 +43,9 @@ def test_cvat_boxes_polygons_and_images_without_any(tmp_path: Path) -> None:
     ("shape", "box"),
     [
         ('<box label="gun" xtl="80" ytl="40" xbr="120" ybr="60" rotation="90"/>', (90, 30, 110, 70)),
+        ('<box label="gun" xtl="0" ytl="0" xbr="40" ybr="40" rotation="45"/>', (0, 0, 48.28, 48.28)),
         ('<ellipse label="gun" cx="100" cy="50" rx="20" ry="10"/>', (80, 40, 120, 60)),
+        ('<ellipse label="gun" cx="100" cy="50" rx="20" ry="10" rotation="90"/>', (90, 30, 110, 70)),
         ('<mask label="gun" rle="1" left="10" top="20" width="30" height="40"/>', (10, 20, 40, 60)),
         ('<points label="gun" points="1,2"/>', None),
         ('<polyline label="gun" points="1,2;3,4"/>', None),
@@ -64,6 +66,54 @@ def test_an_image_whose_shapes_are_unclear_has_no_label(tmp_path: Path, shape: s
     labels, left_out = imported(put(tmp_path / "c.xml", text))
     assert labels.keys() == {"b.png"}
     assert "image 1" in left_out[0]
+
+
+def test_images_of_one_name_in_several_tasks_are_left_out(tmp_path: Path) -> None:
+    shape = '<box label="gun" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+    images = [f'<image name="a.png" task_id="{task}" subset="train">{shape}</image>' for task in (1, 2)]
+    other = '<image name="b.png" task_id="2" subset="train"></image>'
+    labels, left_out = imported(put(tmp_path / "c.xml", f"<annotations>{''.join(images)}{other}</annotations>"))
+    assert labels == {"b.png": ("none", [])}
+    assert left_out == [f"image {number}: 2 tasks or subsets have an image a.png" for number in (1, 2)]
+
+
+TURNED = ("gun", [(90.0, 30.0, 110.0, 70.0, "gun")])  # 80 40 120 60, by 90 degrees
+VOC = """<annotation><filename>a.png</filename><size><width>200</width><height>100</height></size><object>
+<name>gun</name><bndbox><xmin>81</xmin><ymin>41</ymin><xmax>120</xmax><ymax>60</ymax></bndbox><attributes><attribute>
+<name>rotation</name><value>90.0</value></attribute></attributes></object></annotation>"""
+
+
+def test_a_box_that_cvat_turned_before_it_wrote_coco_or_voc(tmp_path: Path) -> None:
+    given = {"occluded": False, "rotation": 90.0}
+    body: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 200, "height": 100}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [80, 40, 40, 20], "attributes": given}],
+        "categories": [{"id": 1, "name": "gun"}],
+    }
+    for path in (put(tmp_path / "c.json", body), put(tmp_path / "a.xml", VOC)):
+        assert imported(path)[0] == {"a.png": TURNED}
+        assert "rotation" not in ((read(path)[0][0].boxes or ())[0].attributes or {})
+    given["rotation"] = "90"  # type: ignore[assignment] # an attribute that some person gave
+    (box,) = read(put(tmp_path / "c.json", body))[0][0].boxes or ()
+    assert (box.x0, box.attributes) == (80, {"occluded": "false", "rotation": "90"})
+
+
+def test_a_folder_of_two_formats_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "classes.txt", "gun\n")
+    put(tmp_path / "labels/a.txt", "")
+    put(tmp_path / "images/a.png", "x")
+    put(tmp_path / "other.xml", "<x/>")
+    assert imported(tmp_path)[0] == {"a.png": ("none", [])}
+    put(tmp_path / "a.xml", VOC)
+    with pytest.raises(BadLabels, match="holds both YOLO and Pascal VOC: choose"):
+        imported(tmp_path)
+
+
+@pytest.mark.parametrize("side", ["1_0", "1\u0660", "\u0660.\u0665"])
+def test_a_number_is_written_in_ascii_digits(tmp_path: Path, side: str) -> None:
+    labels, left_out = imported(put(tmp_path / "t.csv", f"uri,label,boxes\na.png,gun,gun {side} 10 90 90\n"))
+    assert labels == {"a.png": ("gun", None)}
+    assert len(left_out) == 1
 
 
 def test_cvat_for_video_and_a_document_type_are_refused(tmp_path: Path) -> None:
@@ -329,6 +379,15 @@ def test_a_voc_file_without_objects_that_shows_something_has_no_label(tmp_path: 
 
 def annotated(*results: dict[str, Any], data: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     return {"data": data or {"image": "a.png"}, "annotations": [{"completed_by": 1, "result": list(results)} | more]}
+
+
+def test_tasks_that_nobody_answered_are_counted(tmp_path: Path) -> None:
+    region = {"from_name": "label", "value": rectangle("gun")}
+    drafted = {"data": {"image": "b.png"}, "annotations": [], "drafts": [{"result": [region]}]}
+    skipped = {"data": {"image": "c.png"}, "annotations": [{"was_cancelled": True, "result": [region]}]}
+    answered = {"data": {"image": "a.png"}, "annotations": [{"result": [region]}]}
+    entries, _ = read(put(tmp_path / "l.json", [answered, drafted, skipped]))
+    assert [(entry.uri, entry.blank) for entry in entries] == [("a.png", False), ("b.png", True), ("c.png", True)]
 
 
 def test_a_skipped_task_of_an_older_export_says_nothing(tmp_path: Path) -> None:
