@@ -106,6 +106,8 @@ def fields_of(lines: Lines, mark: str, *first: str) -> Iterator[list[str]]:
             begin = lines.number
             if fields:  # a blank line
                 yield fields
+    except BrokenFileError:
+        raise
     except (csv.Error, MalformedLineError) as error:
         words = f"not CSV: {error}" if isinstance(error, csv.Error) else str(error)
         # After an open quote nobody knows where the next row begins.

@@ -1,9 +1,12 @@
 """Labels that are written for another tool and read again are the same labels, with boxes within a pixel."""
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 import pytest
 
@@ -91,6 +94,17 @@ def test_every_format_comes_back(ledger: Ledger, folder: Path, tmp_path: Path, f
             ]
             assert both[0] == both[1]
     again.engine.dispose()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "coco"])
+def test_a_name_that_is_no_text_is_written_whole(ledger: Ledger, folder: Path, tmp_path: Path, form: str) -> None:
+    name = os.fsencode(folder) + b"/\xff.png"
+    shutil.copy(folder / "3.png", name)
+    (folder / "more.csv").write_text(f"uri,label\nfile://{quote_from_bytes(name)},none\n")
+    ledger.run("import", folder / "more.csv", "--check", "baggage")
+    file = tmp_path / f"o.{'json' if form == 'coco' else form}"
+    ledger.run("export", "--check", "baggage", "--format", form, "-o", file, "--root", folder)
+    assert b"%FF.png" in file.read_bytes()
 
 
 def test_what_boxes_cannot_say_is_counted_and_nothing_overwrites(ledger: Ledger, folder: Path, tmp_path: Path) -> None:

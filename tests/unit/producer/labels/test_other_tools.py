@@ -302,6 +302,41 @@ def test_packed_files_say_what_they_say_unpacked(tmp_path: Path, name: str, body
         read(packed)
 
 
+@pytest.mark.parametrize(
+    ("odd", "why", "end"),
+    [
+        (b"\xe9.png,gun,", "not UTF-8", b"\n"),
+        (b"b.png,gun,\0", "a NUL byte", b"\r\n"),
+        (b'"b.png"x,gun,', "not CSV", b"\r\n"),
+        (b'"b.png"x,gun,', "not CSV", b"\r"),
+        (b"b.png,gun," + b"x" * 200_000, "field limit", b"\r"),
+    ],
+)
+def test_an_odd_line_shuts_out_no_other(tmp_path: Path, odd: bytes, why: str, end: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(end.join([b"uri,label,note", b"a.png,gun,", odd, b"c.png,none,", b""]))
+    labels, left_out = imported(tmp_path / "t.csv")
+    assert labels == {"a.png": ("gun", None), "c.png": ("none", None)}
+    assert [one.startswith("line 3: ") and why in one for one in left_out] == [True]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.manifest"])
+def test_an_odd_line_of_objects_shuts_out_no_other(tmp_path: Path, name: str) -> None:
+    rows = [detection(uri=uri) if name == "t.manifest" else {"uri": uri, "label": "gun"} for uri in ("a.png", "b.png")]
+    first, last = (json.dumps(row).encode() for row in rows)
+    (tmp_path / name).write_bytes(b"\n".join([b"\xff", first, b"{\0}", b"x" * (1 << 20), last]))
+    labels, left_out = imported(tmp_path / name)
+    assert {image: label for image, (label, _) in labels.items()} == {"a.png": "gun", "b.png": "gun"}
+    assert [one.partition(":")[0] for one in left_out] == ["line 1", "line 3", "line 4"]
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t.manifest.gz"])
+def test_a_packed_file_that_is_cut_is_refused(tmp_path: Path, name: str) -> None:
+    body = "uri,label\n" + "a.png,gun\n" * 5000 if "csv" in name else lines(*[detection() | {"label": "gun"}] * 5000)
+    (tmp_path / name).write_bytes(gzip.compress(body.replace("source-ref", "uri").encode())[:-12])
+    with pytest.raises(BadLabels, match="not a whole gzip file"):
+        imported(tmp_path / name)
+
+
 def test_columns_kept_as_attributes(tmp_path: Path) -> None:
     table = 'uri,label,size,hall,attributes\na.png,gun,small,,"{""text"": ""ab"", ""n"": 3}"\n'
     one = read(put(tmp_path / "t.csv", table), attributes=("size", "hall"))[0][0]
