@@ -72,6 +72,8 @@ def _entry(top: Path, file: Path, where: str, images: Path | None, problems: Pro
         place = f"{where}: object {number}"
         given = _attributes(thing, place, problems)
         regions.add(place, label, partial(_box, thing, label, taken_rotation(given), size), given)
+    if sum(1 for _ in root.iter("object")) > sum(1 for _ in root.iterfind("object")):
+        raise MalformedLineError("it has objects, but not directly below <annotation>")
     if root.find("object") is None:
         _require_nothing(root)
     found = regions.fields()
@@ -123,6 +125,9 @@ def _image_of(top: Path, file: Path, name: str, images: Path | None) -> str:
         folders.insert(0, Path(*parts[:at], "JPEGImages", *parts[at + 1 :]))
         if images is not None:
             folders.insert(1, Path(*parts[:at], *parts[at + 1 :]))
+        parts = parts[at + 1 :]
+    if images is not None and parts and Path(name).parts[:-1] == parts:  # it begins with its folders
+        name = name if any((images / folder / name).is_file() for folder in folders) else Path(name).name
     if images is None or not any((images / folder / name).is_file() for folder in folders):
         name = name.strip()
     if images is not None and Path(name).stem != file.stem:

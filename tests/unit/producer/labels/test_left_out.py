@@ -289,6 +289,24 @@ def test_objects_in_another_place_of_voc_are_not_nothing(tmp_path: Path) -> None
         imported(tmp_path)
 
 
+def test_objects_of_voc_in_two_places_leave_the_image_out(tmp_path: Path) -> None:
+    inside = "<objects><object><name>gun</name></object></objects></object>"
+    put(tmp_path / "a.xml", voc("a.png", label="knife").replace("</object>", inside))
+    with pytest.raises(BadLabels, match="not directly below"):
+        imported(tmp_path)
+
+
+@pytest.mark.parametrize("images", ["JPEGImages", ""])
+def test_names_of_voc_may_begin_with_their_folders(tmp_path: Path, images: str) -> None:
+    put(tmp_path / images / "train/a.png", "")
+    put(tmp_path / images / "b.png", "")
+    put(tmp_path / "Annotations/train/a.xml", voc("train/a.png"))
+    put(tmp_path / "Annotations/train/b.xml", voc("b.png"))  # of another folder
+    entries = read_labels(tmp_path, form="auto", options=Options(images=tmp_path))
+    assert entries[0].uri == str(Path(images) / "train/a.png")
+    assert entries[1].uri != str(Path(images) / "b.png")
+
+
 def test_renamed_voc_files_do_not_label_another_image(tmp_path: Path) -> None:
     for name in ("a", "b"):
         put(tmp_path / f"{name}.png", "")

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,29 @@ def test_regions_with_one_id_and_one_control_are_two(tmp_path: Path) -> None:
         [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}, row("b.png", label=[rectangle("gun")])],
     )
     assert imported(path)[0].keys() == {"b.png"}
+
+
+def test_regions_of_other_shapes_with_one_id_keep_their_boxes(tmp_path: Path) -> None:
+    point = {"x": 1, "y": 1, "width": 1, "keypointlabels": ["knife"]}
+    parts = [{"rectanglelabels": ["gun"]}, point, {"labels": ["scissors"]}]
+    values = [{key: rectangle("gun")[key] for key in ("x", "y", "width", "height")} | parts[0], *parts[1:]]
+    results = [{"id": "r", "from_name": str(number), "value": value} for number, value in enumerate(values)]
+    path = put(tmp_path / "l.json", [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}])
+    label, boxes = imported(path)[0]["a.png"]
+    assert label == "knife"
+    assert boxes == [(20, 10, 60, 30, "gun"), (20, 10, 60, 30, "scissors")]
+
+
+def test_many_regions_of_one_id_take_no_longer_than_others(tmp_path: Path) -> None:
+    def seconds(*ids: str) -> float:
+        results = [{"id": one, "value": rectangle("gun")} for one in ids]
+        path = put(tmp_path / "l.json", [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}])
+        before = time.process_time()
+        assert len(read(path)[0][0].boxes or ()) == len(ids)
+        return time.process_time() - before
+
+    ids = [str(number) for number in range(3000)]
+    assert seconds(*["1"] * len(ids)) < 5 * seconds(*ids)
 
 
 @pytest.mark.parametrize(("whole", "label"), [(7, "gun"), (8, None)])
