@@ -100,7 +100,7 @@ def _regions(results: list[Result]) -> list[tuple[object, list[str], dict[str, A
 
     Raises MalformedLineError for one without a label.
     """
-    parts = [
+    parts: list[tuple[object, Result, dict[str, Any]]] = [
         (number if one.get("id") is None else str(one["id"]), one, value)
         for number, one in enumerate(results)
         if "choices" not in (value := _value(one))
