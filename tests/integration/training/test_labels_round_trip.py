@@ -36,7 +36,7 @@ LABELS: dict[str, dict[str, Any]] = {
     },
     "é b/2.png": {"label": "none", "boxes": []},
     "3.png": {"label": "none"},
-    "4.png": {"label": "gun", "group": "bag 1", "note": "n", "drawn": "random"},
+    "4.png": {"label": "gun", "group": "bag 1", "note": "n\rm", "drawn": "random"},
 }
 WITHOUT_BOXES = {"4.png"}  # a label that no box says
 
