@@ -353,6 +353,14 @@ def test_an_odd_line_of_objects_shuts_out_no_other(tmp_path: Path, name: str) ->
     assert [one.partition(":")[0] for one in left_out] == ["line 1", "line 3", "line 4"]
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.manifest"])
+def test_a_file_in_utf_16_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("uri,label\na.png,gun\n" * 9, "utf-16")
+    with pytest.raises(BadLabels, match="it is UTF-16: save the file as UTF-8; nothing") as found:
+        imported(tmp_path / name)
+    assert "problems" not in str(found.value)
+
+
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t.manifest.gz"])
 def test_a_packed_file_that_is_cut_is_refused(tmp_path: Path, name: str) -> None:
     body = "uri,label\n" + "a.png,gun\n" * 5000 if "csv" in name else lines(*[detection() | {"label": "gun"}] * 5000)

@@ -96,6 +96,7 @@ def test_an_absolute_path_is_its_own_folder_s(tmp_path: Path) -> None:
         ("m.txt", "s3://bucket\n", 1, "names no object"),
         ("m.txt", b"\x89PNG\r\n\x1a\n\x00\x00", 1, "not UTF-8"),
         ("m.txt", b"a\x00b\n", 1, "NUL byte"),
+        ("m.csv", "uri\na.jpg\n".encode("utf-16"), 1, "it is UTF-16: save the file as UTF-8"),
         ("m.txt", b"x" * (MAX_LINE_BYTES + 10), 1, "longer than"),
         ("m.txt", "# notes\n\nDear all, see the pictures.\na.jpg\n", 3, "'Dear all, see the pictures.' is neither"),
         ("m.txt", "ice and/or snow " * 50 + "\n", 1, "...' is neither"),
