@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from producer.labels.writing.folders import write_voc, write_yolo
-from producer.labels.writing.places import below
+from producer.labels.writing.places import below, is_text
 from producer.labels.writing.said import Sayable
 from producer.labels.writing.tasks import write_labelstudio
 from producer.reports.output import write_csv
@@ -52,7 +52,7 @@ def write_labels(
     def named() -> Iterator[CurrentLabel]:
         for one in current():
             name = None if root is None else below(one.uri, root)
-            yield one if name is None else replace(one, uri=name)
+            yield replace(one, uri=name) if name is not None and is_text(name) else one
 
     if form == "coco":
         return _write_coco(named, sayable.check.labels, file), Counter()

@@ -25,7 +25,7 @@ class ImageLabel:
     """A person's label of an image, as a label of the check. The image was not read yet.
 
     given: the label was given for the whole image; else it follows from the boxes and `regions`, the labels of regions
-    without a box. size: of the image when it was labelled. spare: the image if spaces around the name are not its own.
+    without a box. size: of the image when it was labelled. spare: the image if there is none of that name.
     """
 
     where: str
@@ -151,7 +151,7 @@ def _image_label(entry: Entry, mapping: LabelMapping, *, who: str, root: Root) -
     return ImageLabel(
         where=entry.where,
         image=image_at(entry.uri, root),
-        spare=image_at(entry.uri.strip(), root) if entry.uri.strip() != entry.uri else None,
+        spare=_spare(entry.uri, root),
         label=label,
         boxes=boxes,
         who=entry.who or who,
@@ -164,6 +164,17 @@ def _image_label(entry: Entry, mapping: LabelMapping, *, who: str, root: Root) -
         size=entry.size,
         attributes=entry.attributes,
     )
+
+
+def _spare(uri: str, root: Root) -> NewImage | None:
+    """Return the image to take if there is none of this name: without spaces around it, by the folders of Windows."""
+    name = uri.strip()
+    if "\\" in name and "/" not in name:
+        name = name.replace("\\", "/")
+    try:
+        return image_at(name, root) if name != uri else None
+    except MalformedLineError:  # it leads out of the root
+        return None
 
 
 def doubt_of(one: ImageLabel, dropped: AbstractSet[str], check: Check) -> str | None:

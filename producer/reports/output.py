@@ -21,6 +21,7 @@ from scanfleet.errors import RequestError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins with one
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+QUOTED_ENDS = "\r\n"  # csv quotes fields that hold one of these
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def write_csv(
     n = 0
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(_Rows(text), lineterminator=QUOTED_ENDS)
         if spreadsheet:
             text.write("\ufeff")
         cell = _inert if spreadsheet else _as_is
@@ -68,6 +69,16 @@ def write_csv(
     finally:
         text.detach()
     return n
+
+
+class _Rows:
+    """Ends rows by a line feed alone."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+
+    def write(self, row: str) -> None:
+        self._text.write(f"{row.removesuffix(QUOTED_ENDS)}\n")
 
 
 def _as_is(value: Any) -> Any:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from producer.sources.base import Candidate, LeftOut, Skip, local_image
-from producer.sources.parquet import holds_bytes, plain
+from producer.sources.manifest import MalformedLineError, check_storable
+from producer.sources.parquet import holds_bytes, plain, rows_of
 from scanfleet.config.extras import install_hint
 from scanfleet.config.validation import printable
 from scanfleet.db.scans.batches import NewImage
@@ -55,7 +56,8 @@ class DatasetSource:
         top = Path(self.root)
         splits = [top]
         if (top / SPLITS).is_file():
-            splits = [top / _plain_name(name, top) for name in _json(top / SPLITS).get("splits", [])]
+            named = _json(top / SPLITS).get("splits")
+            splits = [top / _plain_name(name, top) for name in (named if isinstance(named, list) else [named])]
         for split in splits:
             state = _json(split / STATE)
             if any(state.get(name) for name in INDICES):
@@ -81,18 +83,26 @@ class DatasetSource:
             etag = file_etag(os.fstat(file.fileno()))
             whole = mapped.read_buffer()
             reader = pa.ipc.open_stream(pa.BufferReader(whole))
+            if len(set(reader.schema.names)) != len(reader.schema.names):
+                raise ValueError("two columns have the same name")
             columns = _columns_of(reader.schema, info)
             if not columns.images:
                 raise ValueError("no column of images")
             first = 0
             for batch in reader:
                 batch.validate(full=True)
-                others = batch.select(list(columns.others)).to_pylist()
+                others = rows_of(batch.select(list(columns.others)))
                 for name in columns.images:
                     cells = _cells(batch.column(name), whole)
                     for row, (cell, meta) in enumerate(zip(cells, others, strict=True)):
                         where = member_uri(shard, f"{name}/{first + row}")
-                        yield self._item(cell, where, etag, _meta(meta, columns))
+                        try:
+                            if isinstance(meta, MalformedLineError):
+                                raise meta
+                            check_storable(where, kept := _meta(meta, columns))
+                            yield self._item(cell, where, etag, kept)
+                        except MalformedLineError as error:
+                            yield LeftOut(where=where, why=printable(str(error)))
                 first += batch.num_rows
 
     def _item(self, cell: Place | str | None, uri: str, etag: str, meta: dict[str, Any] | None) -> Candidate | LeftOut:
@@ -102,8 +112,8 @@ class DatasetSource:
             return Candidate(image=image, path=path)
         if cell is None:
             return LeftOut(where=uri, why="an empty cell")
-        if not os.path.isabs(cell) or "\0" in cell:
-            return LeftOut(where=uri, why=f"no bytes, and the path {printable(cell)[:200]!r} is not absolute")
+        if not isinstance(cell, str) or not os.path.isabs(cell) or "\0" in cell:
+            return LeftOut(where=uri, why=f"no bytes, and the path {printable(str(cell))[:200]!r} is not absolute")
         folder = os.path.dirname(os.path.normpath(cell))
         return Candidate(image=local_image(os.fsencode(os.path.normpath(cell)), root=folder, meta=meta), path=cell)
 
@@ -111,6 +121,8 @@ class DatasetSource:
 def _cells(column: Any, whole: Any) -> Iterator[Place | str | None]:
     """Yield where the bytes of each image lie in the file, else its path. Raises ValueError."""
     binary, paths = column.field("bytes"), column.field("path")
+    if "view" in str(binary.type):
+        raise ValueError("its bytes are views, whose place is not read: save it with an earlier type")
     _, offsets, data = binary.buffers()
     width = 8 if "large" in str(binary.type) else 4
     # Uncompressed data are not copied: the buffer is a part of the file.

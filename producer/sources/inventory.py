@@ -112,6 +112,8 @@ def _parse(data: bytes) -> Inventory:
     parts = [part for part in found["files"] if isinstance(part, dict) and isinstance(part.get("key"), str)]
     if len(parts) != len(found["files"]):
         raise ValueError("a part of `files` has no key")
+    if any(not isinstance(part.get("MD5checksum", ""), str) for part in parts):
+        raise ValueError("an MD5checksum is no text")
     return Inventory(
         bucket=str(found.get("sourceBucket", "")),
         destination=str(found.get("destinationBucket", "")).removeprefix(ARN),
@@ -149,6 +151,8 @@ def _image(entry: Entry) -> NewImage | None:
     bucket, key, size = entry.get("bucket"), entry.get("key"), entry.get("size")
     if not bucket or not key:
         raise MalformedLineError("no bucket or no key")
+    if not isinstance(bucket, str) or not isinstance(key, str):
+        raise MalformedLineError("bucket or key is no text")
     is_old = str(entry.get("is_latest") if entry.get("is_latest") is not None else "true").lower() == "false"
     if is_old or str(entry.get("is_delete_marker")).lower() == "true" or key.endswith("/"):
         return None

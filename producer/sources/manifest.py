@@ -6,6 +6,7 @@ an odd line.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Callable, Iterator
@@ -49,6 +50,8 @@ class Lines:
             while raw and not raw.endswith(b"\n"):  # its end is no line of its own
                 raw = self._file.readline(MAX_LINE_BYTES)
             raise MalformedLineError(f"longer than {MAX_LINE_BYTES} bytes: is this a text file?")
+        if self.number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise BrokenFileError("it is UTF-16: save the file as UTF-8")
         if b"\0" in raw:
             raise MalformedLineError("contains a NUL byte: this is not a text file")
         try:
@@ -106,6 +109,8 @@ def fields_of(lines: Lines, mark: str, *first: str) -> Iterator[list[str]]:
             begin = lines.number
             if fields:  # a blank line
                 yield fields
+    except BrokenFileError:
+        raise
     except (csv.Error, MalformedLineError) as error:
         words = f"not CSV: {error}" if isinstance(error, csv.Error) else str(error)
         # After an open quote nobody knows where the next row begins.

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from producer.sources.base import Candidate, LeftOut, Skip, Source, local_image, remote_image
 from producer.sources.filters import Filters
-from producer.sources.manifest import Lines, MalformedLineError, Row, read_rows
+from producer.sources.manifest import BrokenFileError, Lines, MalformedLineError, Row, read_rows
 from producer.sources.open import open_source
 from scanfleet.config.settings import Settings
 from scanfleet.config.validation import printable
@@ -74,11 +74,14 @@ class StdinSource:
         # A separate handle: at exit the interpreter must not wait for a thread that reads sys.stdin.
         with os.fdopen(os.dup(sys.stdin.fileno()), "rb") as file:
             lines = Lines(file)
-            for row in read_rows(lines, ".txt"):
-                try:
-                    yield _candidate(row, self._hosts)
-                except MalformedLineError as error:
-                    yield LeftOut(where=f"{self.name}, line {lines.number}", why=printable(str(error)))
+            try:
+                for row in read_rows(lines, ".txt"):
+                    try:
+                        yield _candidate(row, self._hosts)
+                    except MalformedLineError as error:
+                        yield LeftOut(where=f"{self.name}, line {lines.number}", why=printable(str(error)))
+            except BrokenFileError as error:
+                raise BadManifest(f"{self.name}: {error}") from None
 
 
 def _candidate(row: Row | MalformedLineError, hosts: Collection[str]) -> Candidate:

@@ -29,13 +29,17 @@ class ParquetRows:
             name = next((each for each in (URI, SOURCE_REF) if each in names), None)
             if name is None:
                 raise BrokenFileError(f"no column `uri` (found: {', '.join(names)[:200] or 'nothing'})")
+            if len(set(names)) != len(names):
+                raise BrokenFileError("two columns have the same name")
             for row in rows:
                 self.number += 1
-                yield _row(row, name)
+                yield row if isinstance(row, MalformedLineError) else _row(row, name)
 
 
-def batches_of(file: IO[bytes], choose: Callable[[Any], list[str]]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-    """Yield the chosen columns of an Arrow schema, and some rows of them; at first no row.
+def batches_of(
+    file: IO[bytes], choose: Callable[[Any], list[str]]
+) -> Iterator[tuple[list[str], list[dict[str, Any] | MalformedLineError]]]:
+    """Yield the chosen columns of an Arrow schema, and some rows of them, odd ones as errors; at first no row.
 
     Raises BrokenFileError, MissingExtra.
     """
@@ -49,9 +53,33 @@ def batches_of(file: IO[bytes], choose: Callable[[Any], list[str]]) -> Iterator[
         names = choose(table.schema_arrow)
         yield names, []
         for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=names):
-            yield names, batch.to_pylist()
+            yield names, rows_of(batch)
     except (pa.ArrowException, OSError) as error:
         raise BrokenFileError(f"not Parquet: {str(error).splitlines()[0]}") from None
+
+
+def rows_of(batch: Any) -> list[dict[str, Any] | MalformedLineError]:
+    """Return the rows of a batch of Arrow. Times beyond those of Python become text; what is no value is an odd row."""
+    try:
+        return list(batch.to_pylist())
+    except (ValueError, OverflowError):
+        return [_values(batch, number) for number in range(batch.num_rows)]
+
+
+def _values(batch: Any, number: int) -> dict[str, Any] | MalformedLineError:
+    try:
+        return {name: _value(column[number]) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    except (ValueError, OverflowError, NotImplementedError) as error:
+        return MalformedLineError(f"a value cannot be read: {str(error).splitlines()[0][:200]}")
+
+
+def _value(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, OverflowError):  # nanoseconds, or a year beyond 9999
+        return str(cell.cast("string"))
 
 
 def _columns(schema: Any) -> list[str]:

@@ -40,7 +40,7 @@ def echo_summary(summary: Summary, split: str | None) -> None:
         (summary.n_shut_out, "images of this check were golden by hash: used for nothing from now on"),
         (summary.n_mixed, "images with boxes of several labels: a flagging label is used for the image"),
         (summary.n_several, "files with several pictures, and no verdict that names one: left out of trainings"),
-        (summary.n_blank, "rows without a label: skipped"),
+        (summary.n_blank, "rows without a label, or tasks without an answer: skipped"),
         (sum(summary.reasons.values()), "images and boxes that are not used: left out"),
         (len(summary.unread), "images that could not be read: their labels are skipped"),
     ):

@@ -22,6 +22,7 @@ from producer.labels.formats.entries import (
     Problems,
     RawBox,
     Regions,
+    Size,
     attributes_of,
     bounds,
     box_of,
@@ -33,6 +34,7 @@ from producer.labels.formats.entries import (
 )
 from producer.labels.formats.parsing.files import rereadable
 from producer.labels.formats.parsing.json_parts import LISTED, parts_of
+from producer.labels.formats.turning import ROTATION, taken_rotation, turned
 from producer.sources.manifest import MalformedLineError
 
 KEPT = ("width", "height", "who", "note", "drawn", "attributes")  # fields of an image, beside name, label and group
@@ -169,8 +171,11 @@ def _add_annotation(
     if value.get("bbox") in (None, []) and not value.get("segmentation"):
         image.whole.add(label)
     else:
-        given = attributes_of(value.get("attributes"), where, problems)
-        image.regions.add(where, label, partial(_box, value, label), given)
+        given = attributes_of(said := value.get("attributes"), where, problems)
+        is_number = isinstance(said, dict) and not isinstance(said.get(ROTATION), str)  # our own export writes texts
+        degrees = taken_rotation(given) if is_number and not value.get("segmentation") else 0.0
+        size = size_of(image.fields.get("width"), image.fields.get("height"))
+        image.regions.add(where, label, partial(_box, value, label, degrees, size), given)
 
 
 def _entry(image: _Image, options: Options, problems: Problems, *, looked: bool) -> Entry:
@@ -206,8 +211,11 @@ def _entry(image: _Image, options: Options, problems: Problems, *, looked: bool)
     )
 
 
-def _box(annotation: dict[str, Any], label: str) -> RawBox | None:
-    """Parse `bbox`: left, top, width, height in pixels from the corner of the image; else the bounds of polygons."""
+def _box(annotation: dict[str, Any], label: str, degrees: float, size: Size | None) -> RawBox | None:
+    """Parse `bbox`: left, top, width, height in pixels from the corner of the image; else the bounds of polygons.
+
+    degrees: how far the box is turned.
+    """
     value, polygons = annotation.get("bbox"), annotation.get("segmentation")
     flat = isinstance(value, list) and len(value) == 4 and 0 in value[2:]
     if value is None or value == [] or (flat and isinstance(polygons, list) and polygons):
@@ -222,7 +230,7 @@ def _box(annotation: dict[str, Any], label: str) -> RawBox | None:
     if not isinstance(value, list) or len(value) != 4:
         raise MalformedLineError("bbox is not a list of four numbers")
     x, y, width, height = (number_of(side, "bbox") for side in value)
-    return box_of((x, y, x + width, y + height), label)
+    return turned(box_of((x, y, x + width, y + height), label), degrees, size)
 
 
 def _id(value: object, name: str) -> int:

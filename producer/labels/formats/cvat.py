@@ -7,7 +7,7 @@ one in which nothing was found. Tracks (CVAT for video) are refused, since they 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from producer.labels.formats.entries import (
     Problems,
     RawBox,
     Regions,
+    Size,
     attributes_of,
     bounds,
     box_of,
@@ -27,6 +28,7 @@ from producer.labels.formats.entries import (
     size_of,
 )
 from producer.labels.formats.parsing.xml_tree import Element, root_of_xml
+from producer.labels.formats.turning import ROTATION, turned
 from producer.sources.manifest import MalformedLineError
 
 ROOT = "annotations"  # the outermost element
@@ -42,14 +44,24 @@ def read_cvat(path: Path, _options: Options, problems: Problems) -> list[Entry]:
     except MalformedLineError as error:
         problems.add("the file", str(error))
         return []
+    origins: dict[str | None, set[tuple[str | None, str | None]]] = {}
+    for image in root.iterfind("image"):
+        origins.setdefault(image.get("name"), set()).add((image.get("task_id"), image.get("subset")))
     found = []
     for number, image in enumerate(root.iterfind("image"), start=1):
         where = f"image {number}"
         try:
+            _require_one_origin(image, origins[image.get("name")])
             found.append(_entry(where, image, problems))
         except MalformedLineError as error:
             problems.leave_out(where, str(error))
     return found
+
+
+def _require_one_origin(image: Element, origins: Collection[object]) -> None:
+    """Raises MalformedLineError if tasks of a project have different images of this name."""
+    if len(origins) > 1:
+        raise MalformedLineError(f"{len(origins)} tasks or subsets have an image {str(image.get('name'))[:200]}")
 
 
 def _root(path: Path) -> Element:
@@ -66,6 +78,7 @@ def _entry(where: str, image: Element, problems: Problems) -> Entry:
     uri = name_of(image.get("name"), "name")
     if any((words or "").strip() for words in (image.text, *(shape.tail for shape in image))):
         raise MalformedLineError("there is text between its shapes")
+    size = size_of(image.get("width"), image.get("height"))
     regions = Regions(problems)
     tags: set[str] = set()
     given: Attributes = {}
@@ -77,13 +90,12 @@ def _entry(where: str, image: Element, problems: Problems) -> Entry:
             tags.add(label)
             given |= attributes or {}
         else:
-            regions.add(place, label, partial(_box, shape, label), attributes)
+            regions.add(place, label, partial(_box, shape, label, size), attributes)
     if len(tags) > 1:
         raise MalformedLineError(f"tagged with several labels: {', '.join(sorted(tags)[:5])}")
     found = regions.fields()
     if not regions.boxes and (tags or regions.bare):
         found["boxes"] = None
-    size = size_of(image.get("width"), image.get("height"))
     return Entry(where=where, uri=uri, label=next(iter(tags), None), size=size, attributes=given or None, **found)
 
 
@@ -94,18 +106,18 @@ def _attributes(shape: Element, where: str, problems: Problems) -> Attributes | 
     return attributes_of(given, where, problems) if given else None
 
 
-def _box(shape: Element, label: str) -> RawBox | None:
+def _box(shape: Element, label: str, size: Size | None) -> RawBox | None:
     """Return the box around a shape in pixels. Raises MalformedLineError, also for a shape that is not known."""
     if shape.tag in WITHOUT_BOX:
         return None
     if shape.tag == "box":
         x0, y0, x1, y1 = (number_of(shape.get(side), side) for side in BOX)
-        return _turned(box_of((x0, y0, x1, y1), label), _angle(shape))
+        return turned(box_of((x0, y0, x1, y1), label), _turn(shape), size)
     if shape.tag == "mask":
         left, top, width, height = (number_of(shape.get(side), side) for side in MASK)
         return box_of((left, top, left + width, top + height), label)
     if shape.tag == "ellipse":
-        return _ellipse(shape, label)
+        return _ellipse(shape, label, size)
     if shape.tag == "polygon":
         pairs = [pair.split(",") for pair in (shape.get("points") or "").split(";")]
         if any(len(pair) != 2 for pair in pairs):
@@ -120,26 +132,13 @@ def _box(shape: Element, label: str) -> RawBox | None:
     raise MalformedLineError(f"a shape <{shape.tag[:40]}> is not known")
 
 
-def _angle(shape: Element) -> float:
-    return math.radians(number_of(shape.get("rotation") or 0, "rotation") % 360)
+def _turn(shape: Element) -> float:
+    return number_of(shape.get(ROTATION) or 0, ROTATION)
 
 
-def _turned(box: RawBox, angle: float) -> RawBox:
-    """Return the straight box around one that is turned around its middle."""
-    if angle == 0:
-        return box
-    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-    across, down = (box.x1 - box.x0) / 2, (box.y1 - box.y0) / 2
-    half_width = abs(across * math.cos(angle)) + abs(down * math.sin(angle))
-    half_height = abs(across * math.sin(angle)) + abs(down * math.cos(angle))
-    return box_of((x - half_width, y - half_height, x + half_width, y + half_height), box.label)
-
-
-def _ellipse(shape: Element, label: str) -> RawBox:
+def _ellipse(shape: Element, label: str, size: Size | None) -> RawBox:
     x, y, across, down = (number_of(shape.get(side), side) for side in ELLIPSE)
     if across <= 0 or down <= 0:
         raise MalformedLineError(f"an ellipse with the radii {across:g} {down:g} has no area")
-    angle = _angle(shape)
-    half_width = math.hypot(across * math.cos(angle), down * math.sin(angle))
-    half_height = math.hypot(across * math.sin(angle), down * math.cos(angle))
-    return box_of((x - half_width, y - half_height, x + half_width, y + half_height), label)
+    box = box_of((x - across, y - down, x + across, y + down), label)
+    return turned(box, _turn(shape), size, ellipse=True)

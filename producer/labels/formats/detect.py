@@ -14,6 +14,7 @@ from producer.labels.formats.parsing.files import files_in, is_empty, opened, su
 from producer.labels.formats.parsing.json_parts import loads, parts_of
 from producer.labels.formats.parsing.xml_tree import starts_with
 from producer.labels.formats.tabular import read_csv, read_jsonl
+from producer.labels.formats.voc import ROOT as VOC_ROOT
 from producer.labels.formats.voc import read_voc
 from producer.labels.formats.yolo import is_yolo, read_yolo
 from producer.sources.manifest import Lines, MalformedLineError
@@ -60,9 +61,12 @@ def read_labels(path: Path, *, form: str, options: Options, problems: Problems |
 def _detect(path: Path) -> str:
     """Detect the format by suffix and content. Raises BadLabels if neither tells."""
     if path.is_dir():
+        found = files_in(path, ".xml")
+        if is_yolo(path) and any(starts_with(file, VOC_ROOT) for file in found):
+            raise BadLabels(f"{path} holds both YOLO and Pascal VOC: choose with --format yolo or --format voc")
         if is_yolo(path):
             return "yolo"
-        if files_in(path, ".xml"):
+        if found:
             return "voc"
         raise BadLabels(f"{path}: neither YOLO (no classes.txt or data.yaml) nor Pascal VOC (no .xml file)")
     suffix = suffix_of(path)

@@ -154,6 +154,8 @@ def number_of(value: object, what: str) -> float:
     """Return a finite number, also from text. Raises MalformedLineError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise MalformedLineError(f"{what} is not a number")
+    if isinstance(value, str) and ("_" in value or not value.isascii()):  # Python reads 1_0 as 10
+        raise MalformedLineError(f"{what} is not a number: {value[:40]!r}")
     try:
         number = float(value)
     except (ValueError, OverflowError):
@@ -166,6 +168,8 @@ def number_of(value: object, what: str) -> float:
 def box_of(sides: tuple[float, float, float, float], label: str, *, unit: Unit = "pixels") -> RawBox:
     """Return a box. Raises MalformedLineError if it has no area."""
     x0, y0, x1, y1 = sides
+    if not all(map(math.isfinite, sides)):
+        raise MalformedLineError(f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no end")
     if x1 <= x0 or y1 <= y0:
         raise MalformedLineError(f"the box {x0:g} {y0:g} {x1:g} {y1:g} has no area: give left, top, right, bottom")
     if unit == "pixels" and x1 <= 1 and y1 <= 1:

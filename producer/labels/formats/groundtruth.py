@@ -28,7 +28,7 @@ from producer.labels.formats.entries import (
 )
 from producer.labels.formats.parsing.files import opened
 from producer.labels.formats.parsing.json_parts import loads
-from producer.sources.manifest import Lines, MalformedLineError
+from producer.sources.manifest import Lines, MalformedLineError, resumed
 
 SOURCE = "source-ref"
 METADATA = "-metadata"
@@ -41,19 +41,19 @@ Row = dict[str, Any]
 
 def read_groundtruth(path: Path, options: Options, problems: Problems) -> list[Entry]:
     rows: list[tuple[str, Row]] = []
-    number = 0
     try:
         with opened(path) as file:
-            for number, line in enumerate(Lines(file), start=1):
-                if not line.strip():
-                    continue
+            lines = Lines(file)
+            for line in resumed(partial(iter, lines)):
+                where = f"line {lines.number}"
                 try:
-                    rows.append((f"line {number}", _row(line)))
+                    if row := _row(line):
+                        rows.append((where, row))
                 except MalformedLineError as error:
-                    problems.leave_out(f"line {number}", str(error))
+                    problems.leave_out(where, str(error))
         names = _wanted([row for _, row in rows], options)
     except MalformedLineError as error:
-        problems.add(f"line {number}", str(error))
+        problems.add("the file", str(error))
         return []
     found = []
     for where, row in rows:
@@ -70,7 +70,12 @@ class _MachineError(MalformedLineError):
     """The label is not a person's."""
 
 
-def _row(line: str) -> Row:
+def _row(line: str | MalformedLineError) -> Row | None:
+    """Return the object of a line, None for a blank one. Raises MalformedLineError."""
+    if isinstance(line, MalformedLineError):
+        raise line
+    if not line.strip():
+        return None
     row = loads(line)
     if not isinstance(row, dict) or SOURCE not in row:
         raise MalformedLineError(f"not an object with `{SOURCE}`")

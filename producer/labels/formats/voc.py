@@ -17,6 +17,7 @@ from producer.labels.formats.entries import (
     Problems,
     RawBox,
     Regions,
+    Size,
     attributes_of,
     box_of,
     name_of,
@@ -26,9 +27,11 @@ from producer.labels.formats.entries import (
 )
 from producer.labels.formats.parsing.files import files_in
 from producer.labels.formats.parsing.xml_tree import Element, only, root_of_xml
+from producer.labels.formats.turning import taken_rotation, turned
 from producer.sources.manifest import MalformedLineError
 from scanfleet.images import SUFFIXES
 
+ROOT = "annotation"  # the outermost element
 MARKERS = {"object", "bndbox", "robndbox", "polygon"}  # of something that is not nothing
 OTHERS = {"source", "size", "owner", "attributes"}  # elements with parts that are no objects
 STATED = ("pose", "truncated", "difficult", "occluded")  # of an object, by VOC itself
@@ -56,26 +59,29 @@ def read_voc(path: Path, options: Options, problems: Problems) -> list[Entry]:
 
 def _entry(top: Path, file: Path, where: str, images: Path | None, problems: Problems) -> Entry:
     root = root_of_xml(file)
-    if root.tag != "annotation":
+    if root.tag != ROOT:
         raise MalformedLineError(f"not a VOC file: it starts with <{root.tag[:40]}>")
     name = name_of(only(root, "filename"), "filename")
     regions = Regions(problems)
+    size = size_of(only(root, "size/width"), only(root, "size/height"))
     for number, thing in enumerate(root.iterfind("object"), start=1):
         try:
             label = required(only(thing, "name"), "name")
         except MalformedLineError as error:
             raise MalformedLineError(f"object {number}: {error}") from None
         place = f"{where}: object {number}"
-        regions.add(place, label, partial(_box, thing, label), _attributes(thing, place, problems))
+        given = _attributes(thing, place, problems)
+        regions.add(place, label, partial(_box, thing, label, taken_rotation(given), size), given)
+    if sum(1 for _ in root.iter("object")) > sum(1 for _ in root.iterfind("object")):
+        raise MalformedLineError("it has objects, but not directly below <annotation>")
     if root.find("object") is None:
         _require_nothing(root)
     found = regions.fields()
     if regions.bare and not regions.boxes:
         found["boxes"] = None
-    size = size_of(only(root, "size/width"), only(root, "size/height"))
-    given = _attributes(root, where, problems)
     uri = _image_of(top, file, name, images)
-    return Entry(where=where, uri=uri, label=None, size=size, attributes=given, **found)
+    more = _attributes(root, where, problems)
+    return Entry(where=where, uri=uri, label=None, size=size, attributes=more, **found)
 
 
 def _require_nothing(root: Element) -> None:
@@ -96,12 +102,13 @@ def _attributes(thing: Element, where: str, problems: Problems) -> Attributes | 
     return attributes_of(given, where, problems) if given else None
 
 
-def _box(thing: Element, label: str) -> RawBox | None:
+def _box(thing: Element, label: str, degrees: float, size: Size | None) -> RawBox | None:
     """Parse a box. VOC counts pixels from 1, and a box includes its last row and column."""
     if thing.find("bndbox") is None:
         return None
     sides = [number_of(only(thing, f"bndbox/{side}"), side) for side in SIDES]
-    return box_of((max(sides[0] - 1, 0), max(sides[1] - 1, 0), sides[2], sides[3]), label)
+    box = box_of((max(sides[0] - 1, 0), max(sides[1] - 1, 0), sides[2], sides[3]), label)
+    return turned(box, degrees, size)
 
 
 def _image_of(top: Path, file: Path, name: str, images: Path | None) -> str:
@@ -118,6 +125,9 @@ def _image_of(top: Path, file: Path, name: str, images: Path | None) -> str:
         folders.insert(0, Path(*parts[:at], "JPEGImages", *parts[at + 1 :]))
         if images is not None:
             folders.insert(1, Path(*parts[:at], *parts[at + 1 :]))
+        parts = parts[at + 1 :]
+    if images is not None and parts and Path(name).parts[:-1] == parts:  # it begins with its folders
+        name = name if any((images / folder / name).is_file() for folder in folders) else Path(name).name
     if images is None or not any((images / folder / name).is_file() for folder in folders):
         name = name.strip()
     if images is not None and Path(name).stem != file.stem:

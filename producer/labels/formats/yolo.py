@@ -30,6 +30,7 @@ from scanfleet.images import SUFFIXES
 from scanfleet.storage.file_uri import path_to_uri
 
 NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "notes.txt")  # unless an image has this name
+OBB = 8  # numbers of a turned box
 ROUNDING = 0.01  # a larger share is one of something else
 
 
@@ -99,7 +100,9 @@ def _box(words: list[str], label: str, classes: Classes) -> RawBox:
     if len(words) not in (4, 5) and not polygon and not (classes.key_points and len(words) > 5):
         raise MalformedLineError("not `class cx cy width height`")  # the sixth is a confidence
     numbers = [number_of(word, "a side") for word in (words if polygon else words[:4])]
-    beyond = 1.0 if polygon else ROUNDING  # a turned box sticks out of the image
+    if len(words) == 6 and words[5].isdigit() and words[5] != "0":
+        raise MalformedLineError("a triangle, or a box with its confidence and a track's number")
+    beyond = 1.0 if len(words) == OBB else ROUNDING  # a turned box sticks out of the image
     if min(numbers) < -beyond or max(numbers) > 1 + beyond:
         raise MalformedLineError(f"{' '.join(words[:4])} are not shares of the image's size, 0 to 1")
     if polygon:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
+from producer.labels.formats.turning import ROTATION
 from producer.labels.writing.places import below
 from producer.labels.writing.said import Sayable
 from scanfleet.db.labels.labels import CurrentLabel
@@ -101,7 +102,8 @@ def _voc(one: CurrentLabel, name: str) -> ElementTree.Element:
             ("ymax", math.ceil(box["y1"])),
         ):
             _add(sides, side, str(place))
-        _add_attributes(thing, box.get("attributes"))
+        # Other tools, and our import, would turn the box.
+        _add_attributes(thing, {name: text for name, text in (box.get("attributes") or {}).items() if name != ROTATION})
     return root
 
 

@@ -25,6 +25,11 @@ def common_root(uris: Iterable[str]) -> str:
     return root or "/"
 
 
+def is_text(name: str) -> bool:
+    """Return False for a name of a file that is not UTF-8, which only a whole uri can say."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def below(uri: str, root: str) -> str | None:
     """Return the name of an image below a root; None if it lies elsewhere, or its name is no path."""
     if is_s3(uri) != is_s3(root):

@@ -372,6 +372,19 @@ def test_boxes_about_the_stored_picture_are_turned_as_exif_says(ledger: Ledger, 
     assert [box[side] for side in ("x0", "y0", "x1", "y1")] == [30, 10, 60, 30]
 
 
+def test_folders_of_windows_are_found_if_there_is_no_such_name(ledger: Ledger, folder: Path) -> None:
+    (folder / "x").mkdir()
+    for name, number in (("x/a.png", 0), ("x\\b.png", 1), ("x/b.png", 2)):
+        (folder / f"{number}.png").rename(folder / name)
+    rows = ("x\\a.png,overlay", "x\\b.png,natural", "..\\c.png,none")
+    result = ledger.add(table(folder / "t.csv", *rows))
+    assert {one.uri.removeprefix(f"{folder}/"): one.label for one in ledger.standing()} == {
+        "x/a.png": "overlay",
+        "x\\b.png": "natural",
+    }
+    assert "..\\c.png: fetch: gone" in result.stderr
+
+
 def test_spaces_at_the_ends_of_a_name_are_its_own_if_there_is_such_an_image(ledger: Ledger, folder: Path) -> None:
     (folder / "0.png").rename(folder / " 0.png ")
     ledger.add(table(folder / "m.csv", '" 0.png ",overlay', '"1.png ",none', "2.png,none"))

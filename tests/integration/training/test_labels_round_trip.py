@@ -1,9 +1,12 @@
 """Labels that are written for another tool and read again are the same labels, with boxes within a pixel."""
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 import pytest
 
@@ -13,6 +16,7 @@ from producer.labels.writing.places import below, common_root
 from scanfleet.errors import BadSource, RequestError
 from tests.integration.training.test_labels_import import Ledger
 
+TURN = {"rotation": "30"}  # which importers of VOC apply to the box
 LOADED = {"material": "steel", "text": "a <b> & c; d"}
 
 
@@ -21,7 +25,10 @@ def box(label: str, *sides: float, **more: Any) -> dict[str, Any]:
 
 
 LABELS: dict[str, dict[str, Any]] = {
-    "a/0.png": {"label": "gun", "boxes": [box("gun", 10.25, 5.5, 40.75, 33), box("bottle", 0, 0, 96, 64)]},
+    "a/0.png": {
+        "label": "gun",
+        "boxes": [box("gun", 10.25, 5.5, 40.75, 33, attributes=TURN), box("bottle", 0, 0, 96, 64)],
+    },
     "a/1.png": {
         "label": "knife",
         "boxes": [box("knife", 3, 4, 5, 6, attributes=LOADED)],
@@ -29,7 +36,7 @@ LABELS: dict[str, dict[str, Any]] = {
     },
     "é b/2.png": {"label": "none", "boxes": []},
     "3.png": {"label": "none"},
-    "4.png": {"label": "gun", "group": "bag 1", "note": "n", "drawn": "random"},
+    "4.png": {"label": "gun", "group": "bag 1", "note": "n\rm", "drawn": "random"},
 }
 WITHOUT_BOXES = {"4.png"}  # a label that no box says
 
@@ -80,9 +87,24 @@ def test_every_format_comes_back(ledger: Ledger, folder: Path, tmp_path: Path, f
             assert kept[0] == kept[1]
         if form != "yolo":
             assert one.attributes == before[name].attributes
-            both = [[each.get("attributes") for each in two.boxes or ()] for two in (one, before[name])]
+            lost = TURN if form == "voc" else {}
+            both = [
+                [(each.get("attributes") or {}).items() - lost.items() for each in two.boxes or ()]
+                for two in (one, before[name])
+            ]
             assert both[0] == both[1]
     again.engine.dispose()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "coco"])
+def test_a_name_that_is_no_text_is_written_whole(ledger: Ledger, folder: Path, tmp_path: Path, form: str) -> None:
+    name = os.fsencode(folder) + b"/\xff.png"
+    shutil.copy(folder / "3.png", name)
+    (folder / "more.csv").write_text(f"uri,label\nfile://{quote_from_bytes(name)},none\n")
+    ledger.run("import", folder / "more.csv", "--check", "baggage")
+    file = tmp_path / f"o.{'json' if form == 'coco' else form}"
+    ledger.run("export", "--check", "baggage", "--format", form, "-o", file, "--root", folder)
+    assert b"%FF.png" in file.read_bytes()
 
 
 def test_what_boxes_cannot_say_is_counted_and_nothing_overwrites(ledger: Ledger, folder: Path, tmp_path: Path) -> None:

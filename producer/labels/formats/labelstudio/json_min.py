@@ -6,13 +6,12 @@ tell themselves by their shape. Without either, nothing was found only if no fie
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from producer.labels.formats.entries import Options
 from producer.labels.formats.labelstudio.addresses import image_field
 from producer.labels.formats.labelstudio.results import Result
-from producer.labels.formats.labelstudio.shapes import GEOMETRY
+from producer.labels.formats.labelstudio.shapes import GEOMETRY, shape_of
 from producer.sources.manifest import MalformedLineError
 
 OF_ANNOTATION = {"annotation_id", "annotator", "created_at", "updated_at", "lead_time"}
@@ -58,7 +57,7 @@ def _regions(name: str, value: object) -> list[Result]:
     found: list[Result] = []
     seen: dict[str, int] = {}
     for one in value:
-        shape = json.dumps({key: one[key] for key in sorted(GEOMETRY & one.keys())})
+        shape = shape_of(one)
         seen[shape] = seen.get(shape, 0) + 1
         size = {key: one[key] for key in ("original_width", "original_height") if key in one}
         found.append({"from_name": name, "id": f"{shape} {seen[shape]}", "value": one} | size)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
-from itertools import count
 from typing import Any
 
 from producer.labels.formats.entries import Problems, Regions, Size, attributes_of, required, size_of
-from producer.labels.formats.labelstudio.shapes import GEOMETRY, box_around
+from producer.labels.formats.labelstudio.shapes import GEOMETRY, box_around, shape_of
 from producer.sources.manifest import MalformedLineError
 
 ANSWERS = ("choices", "text", "number", "rating", "datetime", "taxonomy")  # that are no region
@@ -96,22 +96,31 @@ def _relates(result: Result) -> bool:
 
 
 def _regions(results: list[Result]) -> list[tuple[object, list[str], dict[str, Any]]]:
-    """Return id, labels and shape of each region. Its parts, one a control, share the id.
+    """Return id, labels and shape of each region. Its parts, one a control, share the id and the shape.
 
     Raises MalformedLineError for one without a label.
     """
-    shapes: dict[tuple[object, int], dict[str, Any]] = {}
-    for number, one in enumerate(results):
-        value = _value(one)
-        if "choices" not in value:
-            key: object = number if one.get("id") is None else str(one["id"])
-            kinds = {name for name in value if name.endswith("labels")}
-            place = next(n for n in count() if not kinds & shapes.get((key, n), {}).keys())  # ids may repeat
-            shapes[key, place] = shapes.get((key, place), {}) | value
-            if str(one.get("type")).endswith("labels") and not _is_region(value):
-                raise MalformedLineError("a region without a label")
+    parts: list[tuple[object, Result, dict[str, Any]]] = [
+        (number if one.get("id") is None else str(one["id"]), one, value)
+        for number, one in enumerate(results)
+        if "choices" not in (value := _value(one))
+    ]
+    first: dict[object, str] = {}  # shape of an id, for parts that have none
+    for key, _, value in parts:
+        if GEOMETRY & value.keys():
+            first.setdefault(key, shape_of(value))
+    shapes: dict[tuple[object, str, int], dict[str, Any]] = {}
+    seen: Counter[tuple[object, str, str]] = Counter()
+    for key, one, value in parts:
+        shape = shape_of(value) if GEOMETRY & value.keys() else first.get(key, "")
+        kinds = {name for name in value if name.endswith("labels")}
+        place = max((seen[key, shape, name] for name in kinds), default=0)  # ids may repeat
+        seen.update((key, shape, name) for name in kinds)
+        shapes[key, shape, place] = shapes.get((key, shape, place), {}) | value
+        if str(one.get("type")).endswith("labels") and not _is_region(value):
+            raise MalformedLineError("a region without a label")
     found: list[tuple[object, list[str], dict[str, Any]]] = []
-    for (key, _), value in shapes.items():
+    for (key, _, _), value in shapes.items():
         given = [name for name in value if name.endswith("labels")]
         labels = [word for name in given for word in _words(value[name], name)]
         if labels:

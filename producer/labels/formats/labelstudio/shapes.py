@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -9,6 +10,11 @@ from producer.labels.formats.entries import RawBox, Size, bounds, box_of, number
 from producer.sources.manifest import MalformedLineError
 
 GEOMETRY = {"x", "y", "points", "vertices", "rle", "radiusX", "width", "height"}
+
+
+def shape_of(value: dict[str, Any]) -> str:
+    """Return the shape of a region as text, to tell it from others."""
+    return json.dumps({key: value[key] for key in sorted(GEOMETRY & value.keys())})
 
 
 def box_around(value: dict[str, Any], label: str, size: Size | None) -> RawBox | None:

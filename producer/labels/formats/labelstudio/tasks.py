@@ -73,7 +73,7 @@ def _results_of(task: object) -> list[list[Result]]:
 
 
 def _entries(where: str, task: object, options: Options, control: str | None, problems: Problems) -> list[Entry]:
-    """Return one entry per annotation. Raises MalformedLineError."""
+    """Return one entry per annotation, a blank one if nobody answered. Raises MalformedLineError."""
     if isinstance(task, dict) and is_json_min(task):
         task = as_task(task, options)
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
@@ -102,6 +102,8 @@ def _entries(where: str, task: object, options: Options, control: str | None, pr
             twice.add(who)
     for who in twice:
         problems.leave_out(where, f"{who} has annotated it in several ways")
+    if not found:
+        return [Entry(where=where, uri=uri, label=None, blank=True)]
     return [entry for who, entry in found.items() if who not in twice]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from producer.labels.formats.entries import MAX_FILE_BYTES
-from producer.sources.manifest import MalformedLineError
+from producer.sources.manifest import BrokenFileError, MalformedLineError
 from scanfleet.errors import AccessDenied, SourceNotFound
 
 BLANK_BYTES = 1024  # a larger file is never called empty
@@ -24,7 +24,7 @@ GZIP = b"\x1f\x8b"  # its first bytes
 
 
 class _Unpacked(io.RawIOBase):
-    """The content of a packed file. Reading raises MalformedLineError where it is damaged or endless."""
+    """The content of a packed file. Reading raises BrokenFileError where it is damaged or endless."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = gzip.GzipFile(fileobj=file)
@@ -38,10 +38,10 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._file.read(len(view))
         except (OSError, EOFError, zlib.error) as error:
-            raise MalformedLineError(f"not a whole gzip file: {error}") from None
+            raise BrokenFileError(f"not a whole gzip file: {error}") from None
         self._n_bytes += len(data)
         if self._n_bytes > MAX_UNPACKED:
-            raise MalformedLineError(f"it unpacks to more than {MAX_UNPACKED >> 30} GB")
+            raise BrokenFileError(f"it unpacks to more than {MAX_UNPACKED >> 30} GB")
         view[: len(data)] = data
         return len(data)
 

@@ -6,13 +6,14 @@ Columns are separated by commas, semicolons or tabs, whichever gives the header 
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from functools import partial
 from typing import IO, Any
 
 from producer.labels.formats.entries import Options, Problems
 from producer.labels.formats.parsing.json_parts import loads
-from producer.sources.manifest import Lines, MalformedLineError
+from producer.sources.manifest import Lines, MalformedLineError, fields_of, resumed
 
 SEPARATORS = (",", ";", "\t")
 DECLARED = "sep="  # some programs begin a table with its separator
@@ -23,60 +24,69 @@ RESULTS = ({"decision", "margin", "scorer"}, {"decision", "margin", "scorer_id"}
 Row = tuple[str, dict[str, Any]]  # its place, its columns
 
 
-def _lines(file: IO[bytes]) -> Iterator[str]:
-    """Yield lines, whichever of the three line ends they have. Raises MalformedLineError."""
-    for line in Lines(file):
+class AnyLines(Lines):
+    """Lines, whichever of the three line ends they have."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self._found = Lines(file)
+        self._parts: deque[str] = deque()
+
+    def __iter__(self) -> Iterator[str]:
+        while self._parts or self._fill():
+            self.number += 1
+            yield self._parts.popleft()
+
+    def _fill(self) -> bool:
+        before = self._found.number
+        try:
+            line = next(iter(self._found), None)
+        except MalformedLineError:
+            self.number += self._found.number - before
+            raise
+        if line is None:
+            return False
         body = line.rstrip("\r\n")
-        ends = line[len(body) :]
         *first, last = body.split("\r")
-        yield from (f"{part}\r" for part in first)
-        yield last + ends
+        self._parts += [*(f"{part}\r" for part in first), last + line[len(body) :]]
+        return True
 
 
 def csv_rows(file: IO[bytes], options: Options, problems: Problems) -> Iterator[Row]:
-    lines, before, mark = _lines(file), [], None
+    lines = AnyLines(file)
     try:
-        for line in lines:
-            before.append(line)
-            if line.strip().lower().startswith(DECLARED) and len(line.strip("\r\n")) == len(DECLARED) + 1:
-                mark = line.strip("\r\n")[-1]
-                before[-1] = "\n"
-            elif line.strip(" \t\r\n"):
-                break
+        mark, header = _head(lines, options)
+        for fields in resumed(partial(fields_of, lines, mark)):
+            where = f"line {lines.number}"
+            if isinstance(fields, MalformedLineError):
+                problems.leave_out(where, str(fields))
+            elif any(field.strip() for field in fields):  # spreadsheets leave rows of commas
+                yield where, _row(fields, header)
     except MalformedLineError as error:
-        problems.add(f"line {len(before) + 1}", str(error))
-        return
-    if before:
-        mark = mark or _separator(before[-1], options)
-        yield from _separated(chain(before, lines), mark, options, problems)
+        problems.add(f"line {lines.number or 1}", str(error))
 
 
-def _separated(lines: Iterator[str], mark: str, options: Options, problems: Problems) -> Iterator[Row]:
-    reader = csv.reader(lines, strict=True, delimiter=mark)
-    header: list[str] | None = None
-    try:
-        for fields in reader:
-            if not any(field.strip() for field in fields):  # spreadsheets leave rows of commas
-                continue
-            where = f"line {reader.line_num}"
-            if header is None:
-                header = fields
-                try:
-                    _require_columns(header, options)
-                except MalformedLineError as error:
-                    problems.add(where, str(error))
-                    return
-                continue
-            surplus = [field for field in fields[len(header) :] if field.strip()]
-            if len(fields) < len(header) or surplus:
-                wrong = f"{len(fields)} fields where the header has {len(header)}"
-                yield where, dict(zip(header, fields, strict=False)) | {WRONG: wrong}
-                continue
-            yield where, dict(zip(header, fields, strict=False))
-    except csv.Error as error:
-        problems.add(f"line {reader.line_num}", f"not CSV: {error}")
-    except MalformedLineError as error:
-        problems.add(f"line {reader.line_num + 1}", str(error))
+def _row(fields: list[str], header: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = dict(zip(header, fields, strict=False))
+    surplus = [field for field in fields[len(header) :] if field.strip()]
+    if len(fields) < len(header) or surplus:
+        row[WRONG] = f"{len(fields)} fields where the header has {len(header)}"
+    return row
+
+
+def _head(lines: AnyLines, options: Options) -> tuple[str, list[str]]:
+    """Read the header, and return what separates columns, and their names. Raises MalformedLineError."""
+    mark = None
+    for line in lines:
+        bare = line.strip("\r\n")
+        if bare.lower().startswith(DECLARED) and len(bare) == len(DECLARED) + 1:
+            mark = bare[-1]
+        elif line.strip(" \t\r\n,;"):
+            mark = mark or _separator(line, options)
+            header = next(fields_of(lines, mark, line), [])
+            _require_columns(header, options)
+            return mark, header
+    return mark or ",", []
 
 
 def _separator(header: str, options: Options) -> str:
@@ -92,29 +102,35 @@ def _separator(header: str, options: Options) -> str:
 
 
 def jsonl_rows(file: IO[bytes], options: Options, problems: Problems) -> Iterator[Row]:
-    number, first = 0, True
+    lines, first = AnyLines(file), True
     try:
-        for number, line in enumerate(_lines(file), start=1):
-            if not line.strip():
-                continue
+        for line in resumed(partial(iter, lines)):
+            where = f"line {lines.number}"
             try:
-                row = loads(line)
+                row = _object(line)
             except MalformedLineError as error:
-                problems.leave_out(f"line {number}", str(error))
+                problems.leave_out(where, str(error))
                 continue
-            if not isinstance(row, dict):
-                problems.leave_out(f"line {number}", "not an object with a text field `uri`")
+            if row is None:
                 continue
             if first:
+                _require_columns(row, options)
                 first = False
-                try:
-                    _require_columns(row, options)
-                except MalformedLineError as error:
-                    problems.add(f"line {number}", str(error))
-                    return
-            yield f"line {number}", row
+            yield where, row
     except MalformedLineError as error:
-        problems.add(f"line {number + 1}", str(error))
+        problems.add(f"line {lines.number or 1}", str(error))
+
+
+def _object(line: str | MalformedLineError) -> dict[str, Any] | None:
+    """Return the object of a line, None for a blank one. Raises MalformedLineError."""
+    if isinstance(line, MalformedLineError):
+        raise line
+    if not line.strip():
+        return None
+    row = loads(line)
+    if not isinstance(row, dict):
+        raise MalformedLineError("not an object with a text field `uri`")
+    return row
 
 
 def _require_columns(columns: Iterable[str], options: Options) -> None:

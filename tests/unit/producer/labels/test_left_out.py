@@ -289,6 +289,24 @@ def test_objects_in_another_place_of_voc_are_not_nothing(tmp_path: Path) -> None
         imported(tmp_path)
 
 
+def test_objects_of_voc_in_two_places_leave_the_image_out(tmp_path: Path) -> None:
+    inside = "<objects><object><name>gun</name></object></objects></object>"
+    put(tmp_path / "a.xml", voc("a.png", label="knife").replace("</object>", inside))
+    with pytest.raises(BadLabels, match="not directly below"):
+        imported(tmp_path)
+
+
+@pytest.mark.parametrize("images", ["JPEGImages", ""])
+def test_names_of_voc_may_begin_with_their_folders(tmp_path: Path, images: str) -> None:
+    put(tmp_path / images / "train/a.png", "")
+    put(tmp_path / images / "b.png", "")
+    put(tmp_path / "Annotations/train/a.xml", voc("train/a.png"))
+    put(tmp_path / "Annotations/train/b.xml", voc("b.png"))  # of another folder
+    entries = read_labels(tmp_path, form="auto", options=Options(images=tmp_path))
+    assert entries[0].uri == str(Path(images) / "train/a.png")
+    assert entries[1].uri != str(Path(images) / "b.png")
+
+
 def test_renamed_voc_files_do_not_label_another_image(tmp_path: Path) -> None:
     for name in ("a", "b"):
         put(tmp_path / f"{name}.png", "")
@@ -397,7 +415,13 @@ def test_a_file_of_labels_belongs_to_one_image(tmp_path: Path, images: tuple[str
         imported(yolo(tmp_path, "1 .5 .5 .2 .2\n", images=images))
 
 
-@pytest.mark.parametrize("row", ["7 .5 .5 .2 .2", "gun .5 .5 .2 .2", "1 .5 .5 0 .2", "1 50 50 20 20", "1 .5"])
+TRACK = "1 .5 .5 .2 .2 .9 1"  # a box, its confidence, and the number of its track
+POSE = "1 .5 .5 .2 .2 .45 .45 2 .55 .55 2"  # a box and two key points, without a kpt_shape
+
+
+@pytest.mark.parametrize(
+    "row", ["7 .5 .5 .2 .2", "gun .5 .5 .2 .2", "1 .5 .5 0 .2", "1 50 50 20 20", "1 .5", TRACK, POSE]
+)
 def test_a_row_that_cannot_be_used_is_not_nothing(tmp_path: Path, row: str) -> None:
     with pytest.raises(BadLabels, match=r"no label is left: .*labels/a\.txt"):
         imported(yolo(tmp_path, row))

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def test_cvat_boxes_polygons_and_images_without_any(tmp_path: Path) -> None:
     ("shape", "box"),
     [
         ('<box label="gun" xtl="80" ytl="40" xbr="120" ybr="60" rotation="90"/>', (90, 30, 110, 70)),
+        ('<box label="gun" xtl="0" ytl="0" xbr="40" ybr="40" rotation="45"/>', (0, 0, 48.28, 48.28)),
         ('<ellipse label="gun" cx="100" cy="50" rx="20" ry="10"/>', (80, 40, 120, 60)),
+        ('<ellipse label="gun" cx="100" cy="50" rx="20" ry="10" rotation="90"/>', (90, 30, 110, 70)),
         ('<mask label="gun" rle="1" left="10" top="20" width="30" height="40"/>', (10, 20, 40, 60)),
         ('<points label="gun" points="1,2"/>', None),
         ('<polyline label="gun" points="1,2;3,4"/>', None),
@@ -64,6 +67,54 @@ def test_an_image_whose_shapes_are_unclear_has_no_label(tmp_path: Path, shape: s
     labels, left_out = imported(put(tmp_path / "c.xml", text))
     assert labels.keys() == {"b.png"}
     assert "image 1" in left_out[0]
+
+
+def test_images_of_one_name_in_several_tasks_are_left_out(tmp_path: Path) -> None:
+    shape = '<box label="gun" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+    images = [f'<image name="a.png" task_id="{task}" subset="train">{shape}</image>' for task in (1, 2)]
+    other = '<image name="b.png" task_id="2" subset="train"></image>'
+    labels, left_out = imported(put(tmp_path / "c.xml", f"<annotations>{''.join(images)}{other}</annotations>"))
+    assert labels == {"b.png": ("none", [])}
+    assert left_out == [f"image {number}: 2 tasks or subsets have an image a.png" for number in (1, 2)]
+
+
+TURNED = ("gun", [(90.0, 30.0, 110.0, 70.0, "gun")])  # 80 40 120 60, by 90 degrees
+VOC = """<annotation><filename>a.png</filename><size><width>200</width><height>100</height></size><object>
+<name>gun</name><bndbox><xmin>81</xmin><ymin>41</ymin><xmax>120</xmax><ymax>60</ymax></bndbox><attributes><attribute>
+<name>rotation</name><value>90.0</value></attribute></attributes></object></annotation>"""
+
+
+def test_a_box_that_cvat_turned_before_it_wrote_coco_or_voc(tmp_path: Path) -> None:
+    given = {"occluded": False, "rotation": 90.0}
+    body: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 200, "height": 100}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [80, 40, 40, 20], "attributes": given}],
+        "categories": [{"id": 1, "name": "gun"}],
+    }
+    for path in (put(tmp_path / "c.json", body), put(tmp_path / "a.xml", VOC)):
+        assert imported(path)[0] == {"a.png": TURNED}
+        assert "rotation" not in ((read(path)[0][0].boxes or ())[0].attributes or {})
+    given["rotation"] = "90"  # type: ignore[assignment] # an attribute that some person gave
+    (box,) = read(put(tmp_path / "c.json", body))[0][0].boxes or ()
+    assert (box.x0, box.attributes) == (80, {"occluded": "false", "rotation": "90"})
+
+
+def test_a_folder_of_two_formats_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "classes.txt", "gun\n")
+    put(tmp_path / "labels/a.txt", "")
+    put(tmp_path / "images/a.png", "x")
+    put(tmp_path / "other.xml", "<x/>")
+    assert imported(tmp_path)[0] == {"a.png": ("none", [])}
+    put(tmp_path / "a.xml", VOC)
+    with pytest.raises(BadLabels, match="holds both YOLO and Pascal VOC: choose"):
+        imported(tmp_path)
+
+
+@pytest.mark.parametrize("side", ["1_0", "1\u0660", "\u0660.\u0665"])
+def test_a_number_is_written_in_ascii_digits(tmp_path: Path, side: str) -> None:
+    labels, left_out = imported(put(tmp_path / "t.csv", f"uri,label,boxes\na.png,gun,gun {side} 10 90 90\n"))
+    assert labels == {"a.png": ("gun", None)}
+    assert len(left_out) == 1
 
 
 def test_cvat_for_video_and_a_document_type_are_refused(tmp_path: Path) -> None:
@@ -202,6 +253,29 @@ def test_regions_with_one_id_and_one_control_are_two(tmp_path: Path) -> None:
     assert imported(path)[0].keys() == {"b.png"}
 
 
+def test_regions_of_other_shapes_with_one_id_keep_their_boxes(tmp_path: Path) -> None:
+    point = {"x": 1, "y": 1, "width": 1, "keypointlabels": ["knife"]}
+    parts = [{"rectanglelabels": ["gun"]}, point, {"labels": ["scissors"]}]
+    values = [{key: rectangle("gun")[key] for key in ("x", "y", "width", "height")} | parts[0], *parts[1:]]
+    results = [{"id": "r", "from_name": str(number), "value": value} for number, value in enumerate(values)]
+    path = put(tmp_path / "l.json", [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}])
+    label, boxes = imported(path)[0]["a.png"]
+    assert label == "knife"
+    assert boxes == [(20, 10, 60, 30, "gun"), (20, 10, 60, 30, "scissors")]
+
+
+def test_many_regions_of_one_id_take_no_longer_than_others(tmp_path: Path) -> None:
+    def seconds(*ids: str) -> float:
+        results = [{"id": one, "value": rectangle("gun")} for one in ids]
+        path = put(tmp_path / "l.json", [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}])
+        before = time.process_time()
+        assert len(read(path)[0][0].boxes or ()) == len(ids)
+        return time.process_time() - before
+
+    ids = [str(number) for number in range(3000)]
+    assert seconds(*["1"] * len(ids)) < 5 * seconds(*ids)
+
+
 @pytest.mark.parametrize(("whole", "label"), [(7, "gun"), (8, None)])
 def test_an_annotation_without_a_box_must_agree_with_the_others(tmp_path: Path, whole: int, label: str | None) -> None:
     body = {
@@ -250,6 +324,49 @@ def test_packed_files_say_what_they_say_unpacked(tmp_path: Path, name: str, body
     packed.write_bytes(gzip.compress(body.encode())[:-9])
     with pytest.raises(BadLabels, match="not a whole gzip file"):
         read(packed)
+
+
+@pytest.mark.parametrize(
+    ("odd", "why", "end"),
+    [
+        (b"\xe9.png,gun,", "not UTF-8", b"\n"),
+        (b"b.png,gun,\0", "a NUL byte", b"\r\n"),
+        (b'"b.png"x,gun,', "not CSV", b"\r\n"),
+        (b'"b.png"x,gun,', "not CSV", b"\r"),
+        (b"b.png,gun," + b"x" * 200_000, "field limit", b"\r"),
+    ],
+)
+def test_an_odd_line_shuts_out_no_other(tmp_path: Path, odd: bytes, why: str, end: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(end.join([b"uri,label,note", b"a.png,gun,", odd, b"c.png,none,", b""]))
+    labels, left_out = imported(tmp_path / "t.csv")
+    assert labels == {"a.png": ("gun", None), "c.png": ("none", None)}
+    assert [one.startswith("line 3: ") and why in one for one in left_out] == [True]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.manifest"])
+def test_an_odd_line_of_objects_shuts_out_no_other(tmp_path: Path, name: str) -> None:
+    rows = [detection(uri=uri) if name == "t.manifest" else {"uri": uri, "label": "gun"} for uri in ("a.png", "b.png")]
+    first, last = (json.dumps(row).encode() for row in rows)
+    (tmp_path / name).write_bytes(b"\n".join([b"\xff", first, b"{\0}", b"x" * (1 << 20), last]))
+    labels, left_out = imported(tmp_path / name)
+    assert {image: label for image, (label, _) in labels.items()} == {"a.png": "gun", "b.png": "gun"}
+    assert [one.partition(":")[0] for one in left_out] == ["line 1", "line 3", "line 4"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.manifest"])
+def test_a_file_in_utf_16_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("uri,label\na.png,gun\n" * 9, "utf-16")
+    with pytest.raises(BadLabels, match="it is UTF-16: save the file as UTF-8; nothing") as found:
+        imported(tmp_path / name)
+    assert "problems" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t.manifest.gz"])
+def test_a_packed_file_that_is_cut_is_refused(tmp_path: Path, name: str) -> None:
+    body = "uri,label\n" + "a.png,gun\n" * 5000 if "csv" in name else lines(*[detection() | {"label": "gun"}] * 5000)
+    (tmp_path / name).write_bytes(gzip.compress(body.replace("source-ref", "uri").encode())[:-12])
+    with pytest.raises(BadLabels, match="not a whole gzip file"):
+        imported(tmp_path / name)
 
 
 def test_columns_kept_as_attributes(tmp_path: Path) -> None:
@@ -329,6 +446,15 @@ def test_a_voc_file_without_objects_that_shows_something_has_no_label(tmp_path: 
 
 def annotated(*results: dict[str, Any], data: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     return {"data": data or {"image": "a.png"}, "annotations": [{"completed_by": 1, "result": list(results)} | more]}
+
+
+def test_tasks_that_nobody_answered_are_counted(tmp_path: Path) -> None:
+    region = {"from_name": "label", "value": rectangle("gun")}
+    drafted = {"data": {"image": "b.png"}, "annotations": [], "drafts": [{"result": [region]}]}
+    skipped = {"data": {"image": "c.png"}, "annotations": [{"was_cancelled": True, "result": [region]}]}
+    answered = {"data": {"image": "a.png"}, "annotations": [{"result": [region]}]}
+    entries, _ = read(put(tmp_path / "l.json", [answered, drafted, skipped]))
+    assert [(entry.uri, entry.blank) for entry in entries] == [("a.png", False), ("b.png", True), ("c.png", True)]
 
 
 def test_a_skipped_task_of_an_older_export_says_nothing(tmp_path: Path) -> None:

@@ -305,7 +305,9 @@ def test_label_studio_choices_rectangles_and_annotators(tmp_path: Path) -> None:
         task(image="/data/upload/3/8f-c%20d.jpg"),
         task({"choices": ["gun"]}, was_cancelled=True),
     ]
-    one, two, three = mapped(read(write(tmp_path / "l.json", body)), tmp_path)
+    *answered, skipped = read(write(tmp_path / "l.json", body))
+    assert skipped.blank
+    one, two, three = mapped(answered, tmp_path)
     assert (one.label, one.boxes, one.who, Path(one.image.uri)) == ("gun", None, "annotator 3", tmp_path / "x/a.jpg")
     assert (two.label, two.who, two.image.uri) == ("knife", "ann@example.org", "s3://b/k.jpg")
     assert [sides(box) for box in two.boxes or ()] == [pytest.approx((0.1, 0.2, 0.4, 0.6))]

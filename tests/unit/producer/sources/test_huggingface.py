@@ -13,7 +13,7 @@ from producer.sources.open import open_source
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSource, ImageError, SourceNotFound
 from scanfleet.storage.open import open_store
-from tests.helpers.datasets import save
+from tests.helpers.datasets import IMAGE, save
 
 
 def listing_of(folder: Path) -> Listing:
@@ -75,6 +75,58 @@ def test_large_offsets_and_slices_are_places_too(tmp_path: Path) -> None:
     assert read == [b"C", b"D", b"E", b"A"]
 
 
+def test_columns_that_cannot_be_kept_shut_out_their_row_alone(tmp_path: Path) -> None:
+    path = save(tmp_path / "d", [])
+    columns = {
+        "image": pa.array([{"bytes": b"t", "path": None}] * 3, IMAGE),
+        "note": ["a\0b", "fine", "fine"],
+        "at": pa.array([0, 1_234_567_891, 0], pa.timestamp("ns")),
+    }
+    write(path, pa.table(columns))
+    listing = listing_of(tmp_path / "d")
+    assert [image.uri.rpartition("/")[2] for image in listing.images()] == ["1", "2"]
+    assert "image/0: contains a NUL character" in str(listing.counts.left_out[0])
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (
+            pa.table(
+                {
+                    "image": pa.array(
+                        [{"bytes": None, "path": 5}], pa.struct([("bytes", pa.binary()), ("path", pa.int64())])
+                    )
+                }
+            ),
+            "the path '5' is not absolute",
+        ),
+        (pa.table([[{"bytes": b"t", "path": "a"}]] * 2, names=["image", "image"]), "two columns have the same name"),
+        (
+            pa.table(
+                {
+                    "image": pa.array(
+                        [{"bytes": b"t", "path": "a"}],
+                        pa.struct([("bytes", pa.binary_view()), ("path", pa.string())]),
+                    )
+                }
+            ),
+            "views",
+        ),
+    ],
+)
+def test_columns_of_other_types_are_left_out(tmp_path: Path, table: pa.Table, words: str) -> None:
+    write(save(tmp_path / "d", []), table)
+    listing = listing_of(tmp_path / "d")
+    assert list(listing.images()) == []
+    assert words in str(listing.counts.left_out[0])
+
+
+def write(path: Path, table: pa.Table) -> None:
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table)
+
+
 @pytest.mark.parametrize("how", ["compressed", "cut", "no images", "no arrow"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, how: str) -> None:
     cells = [{"bytes": bytes(5000), "path": None}] * 9
@@ -116,6 +168,9 @@ def test_names_do_not_lead_out_of_the_dataset(tmp_path: Path) -> None:
         list(listing_of(tmp_path / "d").images())
     state.write_text("{")
     with pytest.raises(BadSource, match="not JSON"):
+        list(listing_of(tmp_path / "d").images())
+    (tmp_path / "d/dataset_dict.json").write_text(json.dumps({"splits": 5}))
+    with pytest.raises(BadSource, match="as save_to_disk writes it"):
         list(listing_of(tmp_path / "d").images())
     (tmp_path / "d/dataset_dict.json").write_text(json.dumps({"splits": ["none"]}))
     with pytest.raises(SourceNotFound, match="none/state"):

@@ -95,6 +95,13 @@ def test_an_odd_row_is_left_out(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_of_parquet_that_are_no_text_are_left_out(tmp_path: Path) -> None:
+    rows = [("src", key, "v", True, False, 1, "e") for key in (5, 6)]
+    found, listing = listed(put(tmp_path, inventory("Parquet", [parquet_part(rows), parquet_part(ROWS[:1])])))  # type: ignore[arg-type]
+    assert len(found) == 1
+    assert "bucket or key is no text" in str(listing.counts.left_out[0])
+
+
 def test_an_inventory_without_optional_columns_is_listed(tmp_path: Path) -> None:
     files = inventory("CSV", [b'"src","a.jpg"\n"src","b.jpg"\n'])
     text = (
@@ -119,6 +126,7 @@ def test_an_inventory_without_optional_columns_is_listed(tmp_path: Path) -> None
         (b'{"fileFormat": "TSV", "files": []}', "not known"),
         (b'{"fileFormat": "CSV", "fileSchema": "Key", "files": []}', "lacks Bucket and Key"),
         (b'{"fileFormat": "Parquet", "files": [{}]}', "has no key"),
+        (b'{"fileFormat": "Parquet", "files": [{"key": "k", "MD5checksum": 5}]}', "MD5checksum is no text"),
     ],
 )
 def test_what_is_no_inventory_is_refused(tmp_path: Path, content: bytes, words: str) -> None:

@@ -96,6 +96,7 @@ def test_an_absolute_path_is_its_own_folder_s(tmp_path: Path) -> None:
         ("m.txt", "s3://bucket\n", 1, "names no object"),
         ("m.txt", b"\x89PNG\r\n\x1a\n\x00\x00", 1, "not UTF-8"),
         ("m.txt", b"a\x00b\n", 1, "NUL byte"),
+        ("m.csv", "uri\na.jpg\n".encode("utf-16"), 1, "it is UTF-16: save the file as UTF-8"),
         ("m.txt", b"x" * (MAX_LINE_BYTES + 10), 1, "longer than"),
         ("m.txt", "# notes\n\nDear all, see the pictures.\na.jpg\n", 3, "'Dear all, see the pictures.' is neither"),
         ("m.txt", "ice and/or snow " * 50 + "\n", 1, "...' is neither"),
@@ -195,6 +196,31 @@ def test_parquet_has_a_column_uri_and_values_of_json(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     with pytest.raises(BadManifest, match=words):
         read(write(tmp_path, name, content))
+
+
+def test_values_that_python_cannot_hold_shut_out_no_row(tmp_path: Path) -> None:
+    torn = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"\xff\xfea")]
+    )
+    rows = {
+        "uri": ["a.jpg", "b.jpg"],
+        "at": pa.array([None, 1_234_567_891], pa.timestamp("ns")),
+        "far": pa.array([0, 2**62], pa.timestamp("us")),
+        "note": torn,
+    }
+    pq.write_table(pa.table(rows), tmp_path / "m.parquet")
+    odd, sound = ManifestSource(tmp_path / "m.parquet").candidates(after=None, skip=lambda _: False)
+    assert "row 1: a value cannot be read: 'utf-8'" in str(odd)
+    assert isinstance(sound, Candidate)
+    assert sound.image.meta is not None
+    assert sound.image.meta["at"] == "1970-01-01 00:00:01.234567891"
+    assert str(2**62) in sound.image.meta["far"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([["a.jpg"], ["b.jpg"]], names=["uri", "uri"]), tmp_path / "m.parquet")
+    with pytest.raises(BadManifest, match="two columns have the same name"):
+        read(tmp_path / "m.parquet")
 
 
 def test_a_table_without_the_column_is_refused(tmp_path: Path) -> None:

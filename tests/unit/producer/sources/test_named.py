@@ -22,6 +22,15 @@ def test_bad_names_are_kept_and_the_others_continue(tmp_path: Path, monkeypatch:
     assert [type(fault) for fault in named.errors] == [SourceNotFound, BadSource, EmptySource]
 
 
+def test_a_list_in_utf_16_on_stdin_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n", "utf-16")
+    with (tmp_path / "list.txt").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        named = NamedImages(["-"], load_settings(data_dir=tmp_path))
+        assert list(named) == []
+    assert ["UTF-16" in str(fault) for fault in named.errors] == [True]
+
+
 def test_the_stream_is_lazy(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"1")
     named = NamedImages([str(tmp_path / "a.jpg"), "gone"], load_settings(data_dir=tmp_path))
