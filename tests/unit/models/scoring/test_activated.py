@@ -11,6 +11,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -23,6 +24,7 @@ from models.errors import ModelInvalid
 from models.families import FAMILIES, PreparedRow
 from models.network.base import BaseModel, load_base
 from models.network.lora import add_lora, save_lora, take_out
+from models.relevance.pixel_gradient import pixel_gradient
 from models.relevance.prompt_runner import PromptRunner
 from models.scoring.head import Head, write_head
 from models.scoring.prefill import PrefillScorer
@@ -261,22 +263,34 @@ def test_every_family_that_reads_images_first_takes_it(load: Load, tmp_path: Pat
         base.release(str(scorers[0].identity.adapter_sha256))
 
 
-def test_pairs_and_attention_read_the_adapter(load: Load, tmp_path: Path) -> None:
+def test_pairs_and_maps_read_the_adapter(load: Load, tmp_path: Path) -> None:
     base, other = load("qwen3_vl"), load("qwen3_vl", n=1)
     made = adapter(tmp_path, other, KIND)
     scorer, plain = factory.scorer(base, KIND, made), factory.scorer(base, KIND)
     images = [scorer.prepare(picture) for picture in pictures()[:2]]
-    maps = [
-        PromptRunner(base=base, scorer=each, turn=each.prompt.turn).attention(images, (0, 1))
-        for each in (scorer, plain)
-    ]
+    runners = [PromptRunner(base=base, scorer=each, turn=each.prompt.turn) for each in (scorer, plain)]
+    maps = [runner.attention(images, (0, 1)) for runner in runners]
     scorer.record_layers = (0, 1)
     for reading, ours, theirs in zip(scorer.score(images), *maps, strict=True):
         assert reading.attention == pytest.approx(ours, abs=1e-6)
         assert ours != pytest.approx(theirs, abs=1e-6)
+    ours, theirs = (pixel_gradient(runner, images[0]) for runner in runners)
+    assert np.isfinite(ours).all()
+    assert ours != pytest.approx(theirs, rel=0.01)
     scorer = factory.scorer(base, KIND, made)
     scorer.prompt = replace(scorer.prompt, turn=replace(scorer.prompt.turn, before=()))
     pair = [PreparedRow(images=tuple(images))]
     rows = base.processor.rows(scorer.prompt.turn, pair, device=base.device, dtype=torch.float32)
     with pefts_own(other, made) as model:
         assert scorer.score(pair)[0].margin == pytest.approx(margin_of(model, rows.inputs, other, KIND), abs=PEFTS)
+
+
+def test_a_text_that_does_not_invoke_it_is_the_bases_to_answer(load: Load, tmp_path: Path) -> None:
+    base, other = load("qwen3_vl"), load("qwen3_vl", n=1)
+    made = adapter(tmp_path / "a", other, KIND)
+    usual = adapter(tmp_path / "usual", other, KIND, alora_invocation_tokens=None)
+    images = [factory.scorer(base, KIND).prepare(picture) for picture in pictures()]
+    found = [
+        [answer.ids for answer in factory.finder(base, KIND, folder).generate(images)] for folder in (None, made, usual)
+    ]
+    assert found[1] == found[0] != found[2]
