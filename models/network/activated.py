@@ -26,6 +26,7 @@ from models.network.lora import Place
 if TYPE_CHECKING:
     from models.inputs.processing import Rows
 
+EVERY = slice(None)
 Pair = tuple[torch.Tensor, torch.Tensor]  # A as [adapters, in, rank] and s·B as [adapters, rank, out]
 
 
@@ -115,6 +116,7 @@ def _padded(pair: Pair, rank: int) -> Pair:
 class _Acting:
     stack: Stack
     tokens: torch.Tensor | slice  # of all [rows * tokens] of the forward: equal shares for the adapters, in their order
+    part: slice  # of the adapters
 
 
 class _Active(threading.local):
@@ -127,14 +129,15 @@ _active = _Active()
 
 
 @contextmanager
-def acting(stack: Stack | None, tokens: torch.Tensor | slice) -> Iterator[None]:
+def acting(stack: Stack | None, tokens: torch.Tensor | slice, part: slice = EVERY) -> Iterator[None]:
     """Let adapters act in the forward of this thread that runs inside the block.
 
     Args:
         stack: The adapters; None: none.
         tokens: Places among `[rows * tokens]`, an equal share for each adapter, in their order.
+        part: The adapters that act.
     """
-    _active.acting = None if stack is None else _Acting(stack=stack, tokens=tokens)
+    _active.acting = None if stack is None else _Acting(stack=stack, tokens=tokens, part=part)
     try:
         yield
     finally:
@@ -164,7 +167,7 @@ def _add(layer: Any, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
     pair = None if active is None else active.stack.of(layer)
     if active is None or pair is None:
         return
-    a, b = pair
+    a, b = (each[active.part] for each in pair)
     x = args[0].flatten(0, -2)[active.tokens].reshape(len(a), -1, args[0].shape[-1])
     delta = x.to(a.dtype) @ a @ b  # [adapters, tokens, out]
     out.view(-1, out.shape[-1])[active.tokens] += delta.flatten(0, 1).to(out.dtype)

@@ -53,7 +53,6 @@ class Together:
         self._asked = scorers
         self._scorers = [part for scorer in scorers for part in scorer.parts]
         self._passes = _passes(base, self._scorers)
-        self._stacks: dict[tuple[str, ...], Stack] = {}
 
     def score(self, prepared: Sequence[Row]) -> list[list[Reading]]:
         """Read the images once and answer every question.
@@ -81,14 +80,16 @@ class Together:
         if len(one.numbers) == 1 or any(isinstance(row, PreparedRow) for row in prepared):
             return {number: self._scorers[number].score(prepared) for number in one.numbers}
         scorers = [self._scorers[number] for number in one.numbers]
-        found = self._behind_images(scorers, prepared)
+        found = self._behind_images(scorers, one.stack, prepared)
         return {
             number: scorer.readings(each, prepared)
             for number, scorer, each in zip(one.numbers, scorers, found, strict=True)
         }
 
     @torch.inference_mode()
-    def _behind_images(self, scorers: Sequence[PrefillScorer], images: Sequence[Row]) -> list[Forward]:
+    def _behind_images(
+        self, scorers: Sequence[PrefillScorer], stack: Stack | None, images: Sequence[Row]
+    ) -> list[Forward]:
         """Return what the forwards give for each question."""
         base = self._base
         with base.using(scorers[0].identity.adapter_sha256) as network:
@@ -112,20 +113,13 @@ class Together:
             for start in range(0, len(scorers), at_once):
                 part = scorers[start : start + at_once]
                 asked = [scorer.prompt.turn.after for scorer in part]
-                with self._acting(part, tokens=len(images) * max(map(len, asked))):
+                with _acting(stack, slice(start, start + at_once), tokens=len(images) * max(map(len, asked))):
                     hidden = ask(network, asked, rows.after, places, shown)
                 found += [
                     Forward(hidden=hidden[number, :, len(ids) - 1], attention=unseen, features=features)
                     for number, ids in enumerate(asked)
                 ]
         return found
-
-    def _acting(self, scorers: Sequence[PrefillScorer], *, tokens: int) -> AbstractContextManager[None]:
-        """Let the adapters of questions, those first that have one, act on `tokens` each."""
-        named = tuple(name for scorer in scorers if (name := scorer.identity.adapter_sha256) in self._base.activated)
-        if named and named not in self._stacks:
-            self._stacks[named] = Stack(adapters=[self._base.activated[name] for name in named])
-        return acting(self._stacks.get(named), slice(0, len(named) * tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,19 +129,33 @@ class _Pass:
     Attributes:
         tower: What decides the tower's outputs; passes with the same can share them.
         numbers: Places of the questions, those with an activated LoRA first.
+        stack: Their activated LoRAs; None: there are none.
     """
 
     tower: Hashable
     numbers: tuple[int, ...]
+    stack: Stack | None
 
 
 def _passes(base: BaseModel, scorers: Sequence[PrefillScorer]) -> list[_Pass]:
     alike: dict[Hashable, list[int]] = {}
     for number, scorer in enumerate(scorers):
         alike.setdefault(_pass_of(base, scorer, number), []).append(number)
-    for several in alike.values():
-        several.sort(key=lambda number: scorers[number].identity.adapter_sha256 not in base.activated)
-    return [_Pass(tower=_tower_of(base, scorers[several[0]]), numbers=tuple(several)) for several in alike.values()]
+    return [_as_pass(base, scorers, several) for several in alike.values()]
+
+
+def _as_pass(base: BaseModel, scorers: Sequence[PrefillScorer], several: Sequence[int]) -> _Pass:
+    adapters = {number: base.activated.get(scorers[number].identity.adapter_sha256 or "") for number in several}
+    numbers = tuple(sorted(several, key=lambda number: adapters[number] is None))
+    stacked = [adapter for number in numbers if (adapter := adapters[number]) is not None]
+    tower = _tower_of(base, scorers[numbers[0]])
+    return _Pass(tower=tower, numbers=numbers, stack=Stack(adapters=stacked) if stacked else None)
+
+
+def _acting(stack: Stack | None, asked: slice, *, tokens: int) -> AbstractContextManager[None]:
+    """Let the adapters of some of a pass's questions act on `tokens` each."""
+    n = 0 if stack is None else len(stack.adapters[asked])
+    return acting(stack, slice(0, n * tokens), asked) if n else nullcontext()
 
 
 def _pass_of(base: BaseModel, scorer: PrefillScorer, number: int) -> Hashable:

@@ -210,9 +210,9 @@ def test_a_released_adapter_is_asked_no_more(load: Load, tmp_path: Path) -> None
     base, scorers = load("qwen3_vl"), several(load, tmp_path)
     together = Together(base=base, scorers=scorers)
     images = [scorers[0].prepare(picture) for picture in pictures()]
-    base.release(str(scorers[1].identity.adapter_sha256))
+    base.release(str(scorers[2].identity.adapter_sha256))
     with pytest.raises(ModelInvalid, match="is not loaded"):
-        scorers[1].score(images)
+        scorers[2].score(images)
     with pytest.raises(ModelInvalid, match="is not loaded"):
         together.score(images)
 
