@@ -405,11 +405,11 @@ def test_the_shadow_set_is_sampled_from_scored_images_without_a_label(tmp_path: 
 
 
 def test_an_adapter_keeps_the_least_size_that_it_learnt_under(context: Context) -> None:
-    assert _stamped(context, None) == QUESTION
+    assert _stamped(context, (), None) == QUESTION
     context.question = replace(QUESTION, min_pixels=None)
     context.base.processor.reader.image_processor.size["shortest_edge"] = 65_536
-    assert _stamped(context, None).min_pixels == 65_536
-    assert _stamped(context, adapter_folder("overlay")) == QUESTION
+    assert _stamped(context, (), None).min_pixels == 65_536
+    assert _stamped(context, (), adapter_folder("overlay")) == QUESTION
 
 
 def test_an_adapter_without_effect_is_reported_with_its_training_figures() -> None:
