@@ -14,6 +14,7 @@ MODULES = {
     "precision": "bench.precision",
     "refresh": "bench.training.refresh",
     "learning-curve": "bench.training.learning_curve",
+    "alora": "bench.training.activated",
     "crops": "bench.crops",
     "frames": "bench.frames",
     "menu-order": "bench.menu_order",

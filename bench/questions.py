@@ -2,21 +2,26 @@
 
 One question in the order that the built-in model has, instruction first, is 1. At 448 px all questions share the
 image's keys and values (image first); at 224 and 128 px a question is longer than an image, so they share the tower
-under instructions that are computed once.
+under instructions that are computed once. Five with adapters of their own are activated LoRAs with random factors.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from bench.report import Report, median_seconds_side_by_side
 from models import factory
+from models.adapters.card import AdapterCard
+from models.adapters.settings import LoraSettings
 from models.families import PreparedImage
 from models.network.base import BaseModel, load_base
+from models.network.lora import add_lora, save_lora, take_out
 from models.pocket.questions import OVERLAY
 from models.pocket.scenes import CHECKS
 from models.scoring.prefill import PrefillScorer
@@ -51,6 +56,7 @@ def run() -> Report:
     figures = {
         "cost_5": big.together["5 image-first"],
         "cost_20": big.together["20 image-first"],
+        "cost_5_alora": big.together["5 alora"],
         "cost_5_224": middle.together["5 instruction-first"],
         "cost_5_128": small.together["5 instruction-first"],
         "single_vs_before": max(each.single for each in found.values()),
@@ -74,7 +80,8 @@ def measure(base: BaseModel, side: int, n_batches: int, n: int) -> Costs:
         "image first": over(batches, image_first[0].score),
         "alone": over(batches, lambda batch: [scorer.score(batch) for scorer in instruction_first[:5]]),
     }
-    together = {}
+    alora = activated(base, image_first[:5])
+    together = {"5 alora": Together(base=base, scorers=alora)}
     for name, asked in (("image-first", image_first), ("instruction-first", instruction_first)):
         for k in (5, 20):
             together[f"{k} {name}"] = Together(base=base, scorers=asked[:k])
@@ -89,6 +96,7 @@ def measure(base: BaseModel, side: int, n_batches: int, n: int) -> Costs:
         difference=max(
             difference(together["20 image-first"], image_first, batches[0]),
             difference(together["20 instruction-first"], instruction_first, batches[0]),
+            difference(together["5 alora"], alora, batches[0]),
         ),
     )
 
@@ -101,6 +109,30 @@ def scorers(base: BaseModel, order: Order) -> list[PrefillScorer]:
         for thing in THINGS
     )
     return [factory.scorer(base, question) for question in asked]
+
+
+def activated(base: BaseModel, asked: Sequence[PrefillScorer]) -> list[PrefillScorer]:
+    """Return scorers of the same questions, each with an activated LoRA of its own on all language layers."""
+    found = []
+    for number, scorer in enumerate(asked):
+        lora = LoraSettings(
+            r=16,
+            lora_alpha=32,
+            target_modules=base.family.language_linear,
+            alora_invocation_tokens=scorer.prompt.turn.after,
+        )
+        model = add_lora(base.network, lora, name="drawn")
+        torch.manual_seed(SEED + number)
+        for path, tensor in model.named_parameters():
+            if "lora_" in path:
+                torch.nn.init.normal_(tensor, std=0.02)
+        revision = base.checkpoint.revision
+        card = AdapterCard(name="drawn", question=scorer.question, base_model="pocket", base_revision=revision)
+        with tempfile.TemporaryDirectory() as folder:
+            save_lora(Path(folder), model, card=card, lora=lora, name="drawn")
+            take_out(base.network)
+            found.append(factory.scorer(base, scorer.question, Path(folder)))
+    return found
 
 
 def over(

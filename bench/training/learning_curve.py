@@ -24,9 +24,10 @@ from models.adapters.card import AdapterCard
 from models.adapters.metrics import wilson
 from models.network.base import BaseModel, load_base
 from models.pocket.questions import QUESTIONS
-from models.recipes import recipes_for
+from models.recipes import Recipe, recipes_for
 from models.training.data.types import Example
 from models.training.fit import fit
+from models.types import Question
 
 CHECK = "overlay"
 SIZES = (50, 100, 200, 400, 800)  # labels
@@ -45,7 +46,7 @@ class Point:
     """The accuracy of one fit on the unseen pictures; accuracy: of three labels; area: AUROC of flag or not."""
 
     labels: int
-    n_right: int
+    right: tuple[bool, ...]  # for each picture
     accuracy: float
     area: float
     seconds: float
@@ -55,13 +56,16 @@ def run() -> Report:
     torch.set_num_threads(1)  # with so small a model a second thread costs more than it gains
     base = load_base("pocket", precision="fp32")
     unseen = list(fresh(CHECK, UNSEEN_SEED, [(SIDE, SIDE, N_UNSEEN)]))
-    zero = _point(measure(factory.scorer(base, QUESTIONS[CHECK], rotated=True), unseen), labels=0, seconds=0.0)
+    question, recipe = QUESTIONS[CHECK], recipes_for(base)[0]
+    zero = point_of(measure(factory.scorer(base, QUESTIONS[CHECK], rotated=True), unseen), labels=0, seconds=0.0)
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:
-            examples = _examples(Path(folder) / f"images-{seed}", seed)
+            examples = examples_of(CHECK, SIDE, Path(folder) / f"images-{seed}", seed)
             for n in SIZES:
-                points.append(_fitted(base, examples[:n], unseen, seed, Path(folder) / f"{seed}-{n}"))
+                points.append(
+                    fitted(base, question, recipe, examples[:n], unseen, seed=seed, work=Path(folder) / f"{seed}-{n}")
+                )
     _plot(zero, points)
     figures: dict[str, Any] = {"zero_shot": _figures([zero])}
     figures |= {f"{n}_labels": _figures([point for point in points if point.labels == n]) for n in SIZES}
@@ -77,7 +81,7 @@ def _note() -> str:
 
 def _figures(points: Sequence[Point]) -> dict[str, float]:
     shares = [point.accuracy for point in points]
-    low, high = wilson(sum(point.n_right for point in points), N_UNSEEN * len(points))
+    low, high = wilson(sum(sum(point.right) for point in points), N_UNSEEN * len(points))
     return {
         "accuracy": mean(shares),
         "lowest": min(shares),
@@ -89,10 +93,11 @@ def _figures(points: Sequence[Point]) -> dict[str, float]:
     }
 
 
-def _examples(folder: Path, seed: int) -> list[Example]:
+def examples_of(check: str, side: int, folder: Path, seed: int) -> list[Example]:
+    """Draw and write the labelled pictures of a seed."""
     folder.mkdir(parents=True)
     found = []
-    drawn = fresh(CHECK, TRAIN_SEED + 100 * seed, [(SIDE, SIDE, max(SIZES))])
+    drawn = fresh(check, TRAIN_SEED + 100 * seed, [(side, side, max(SIZES))])
     for number, (image, label, _) in enumerate(drawn):
         path = folder / f"{number:04}.png"
         image.save(path)
@@ -100,26 +105,34 @@ def _examples(folder: Path, seed: int) -> list[Example]:
     return found
 
 
-def _fitted(base: BaseModel, examples: Sequence[Example], unseen: Labelled, seed: int, work: Path) -> Point:
-    question = QUESTIONS[CHECK]
+def fitted(
+    base: BaseModel,
+    question: Question,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    unseen: Labelled,
+    *,
+    seed: int,
+    work: Path,
+) -> Point:
+    """Train on the examples and score the unseen pictures with the adapter."""
     held = [example for at, example in enumerate(examples) if at % HELD_OUT == 0]
     learnt = [example for at, example in enumerate(examples) if at % HELD_OUT]
-    trained = fit(
-        base, question, learnt, held, recipes_for(base)[0], seed=seed, work=work / "fit", on_progress=lambda _: None
-    )
+    trained = fit(base, question, learnt, held, recipe, seed=seed, work=work / "fit", on_progress=lambda _: None)
     card = AdapterCard(
         name="learning-curve", question=question, base_model="pocket", base_revision=base.checkpoint.revision
     )
     digest = trained.write(work / "adapter", card).weights_sha256
     measured = measure(factory.scorer(base, question, work / "adapter"), unseen)
     base.release(digest)
-    return _point(measured, labels=len(examples), seconds=float(trained.figures["seconds"]))
+    return point_of(measured, labels=len(examples), seconds=float(trained.figures["seconds"]))
 
 
-def _point(measured: Measured, *, labels: int, seconds: float) -> Point:
-    right = [truth == answer for truth, answer in zip(measured.truth, measured.answers(), strict=True)]
+def point_of(measured: Measured, *, labels: int, seconds: float) -> Point:
+    """Return the accuracy of one run over the unseen pictures."""
+    right = tuple(truth == answer for truth, answer in zip(measured.truth, measured.answers(), strict=True))
     area = float(roc_auc_score(measured.flagged_truth, measured.margins))
-    return Point(labels=labels, n_right=sum(right), accuracy=mean(right), area=area, seconds=seconds)
+    return Point(labels=labels, right=right, accuracy=mean(right), area=area, seconds=seconds)
 
 
 def _plot(zero: Point, points: Sequence[Point]) -> None:
@@ -130,7 +143,7 @@ def _plot(zero: Point, points: Sequence[Point]) -> None:
 
     figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=120)
     middle = [mean(point.accuracy for point in points if point.labels == n) for n in SIZES]
-    intervals = [wilson(sum(p.n_right for p in points if p.labels == n), N_UNSEEN * len(SEEDS)) for n in SIZES]
+    intervals = [wilson(sum(sum(p.right) for p in points if p.labels == n), N_UNSEEN * len(SEEDS)) for n in SIZES]
     axes.fill_between(SIZES, *zip(*intervals, strict=True), alpha=0.2, label="Wilson 95 %, all seeds")
     axes.plot(SIZES, middle, marker="o", label="mean of three seeds")
     axes.scatter([p.labels for p in points], [p.accuracy for p in points], s=12, color="black", label="one seed")

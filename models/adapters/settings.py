@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import ModelInvalid, unreadable
 
@@ -30,16 +30,26 @@ class LoraSettings(Frozen):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_rslora: bool = False
     modules_to_save: tuple[str, ...] | None = None  # modules trained whole, such as the merger
+    # An activated LoRA (aLoRA) acts from the last occurrence of these tokens on, and nowhere before.
+    alora_invocation_tokens: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.alora_invocation_tokens and self.modules_to_save:
+            raise ValueError("modules_to_save would act before alora_invocation_tokens, too: set one of them")
+        return self
 
     def deciding(self) -> dict[str, Any]:
         """Return the fields that change a margin, as plain JSON that is the same for the same LoRA."""
-        targets = self.target_modules
+        targets, invocation = self.target_modules, self.alora_invocation_tokens
         return {
             "r": self.r,
             "lora_alpha": self.lora_alpha,
             "target_modules": targets if isinstance(targets, str) else sorted(targets),
             "use_rslora": self.use_rslora,
             "modules_to_save": sorted(self.modules_to_save or ()),
+            # Left out where there are none, so that the digest of a plain LoRA stays what it was.
+            **({"alora_invocation_tokens": list(invocation)} if invocation else {}),
         }
 
 
@@ -63,7 +73,7 @@ def read_settings(path: Path) -> LoraSettings:
     ignored = set(raw) - set(LoraSettings.model_fields) - _DESCRIPTIVE
     active = sorted(name for name in ignored if raw[name] not in _NEUTRAL)
     if active:
-        raise ModelInvalid(f"{path}: {', '.join(active)} is set, which is not supported; train plain LoRA")
+        raise ModelInvalid(f"{path}: {', '.join(active)} is set, which is not supported; train LoRA or aLoRA")
     known = {name: value for name, value in raw.items() if name in LoraSettings.model_fields}
     try:
         return LoraSettings.model_validate_json(json.dumps(known))

@@ -15,12 +15,15 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from models.adapters.card import read_adapter
+from models.adapters.card import Adapter, read_adapter
+from models.adapters.settings import SETTINGS
 from models.errors import ModelInvalid, one_line, unreadable
 from models.families import Family, family_of
 from models.inputs.processing import VisionProcessor, load_processor
+from models.inputs.prompts import Turn
 from models.inputs.sources import Checkpoint, is_pocket, locate
-from models.network.load import Precision, load_network
+from models.network.activated import ActivatedLora, Stack, activated_lora, invokes, watch
+from models.network.load import Precision, device_named, load_network
 from models.network.lock import SharedLock
 from models.network.lora import Place, changes, load_lora, put_in, take_out
 from models.network.merging import Merger, bypass, reason_not_merged
@@ -36,7 +39,8 @@ class BaseModel:
     Several scorers share one base, and several threads may run it. Forwards under one adapter run at the same time. A
     switch to another adapter waits for them, so that no forward runs half switched. Only the active adapter has its
     modules in the network, so none depends on which others are loaded. Where the weights allow it, it is merged into
-    them (`models.network.merging`).
+    them (`models.network.merging`). Activated LoRAs need no switch: they act in forwards of the base alone
+    (`models.network.activated`).
     """
 
     merges = True  # False: keep every adapter beside the weights; set it before the first one is loaded
@@ -57,6 +61,7 @@ class BaseModel:
         self._settled = True  # False: a switch failed, so the active adapter is unknown
         self.loaded: dict[str, list[Place]] = {}  # adapter -> where its modules go
         self.heads: dict[str, bytes] = {}  # of loaded adapters that have one
+        self.activated: dict[str, ActivatedLora] = {}  # loaded adapters that act behind the image alone
         self.with_own_tower: set[str] = set()  # loaded adapters that change the vision tower or its projector
         self._merger = Merger()
         self.pools = watch_inputs(network, family)  # whether the mean of an image's tokens can be had
@@ -81,23 +86,37 @@ class BaseModel:
         Other threads may use the same adapter at the same time. Blocks must not be nested.
 
         Args:
-            adapter_sha256: the adapter's digest; None: the base alone, without any LoRA module.
+            adapter_sha256: the adapter's digest; None: the base alone, without any LoRA module. The same under an
+                activated LoRA, and under a head without one.
 
         Raises:
             ModelInvalid: the adapter is not loaded.
         """
-        if adapter_sha256 in self.heads and adapter_sha256 not in self.loaded:
-            adapter_sha256 = None  # a head over the frozen base, without LoRA in the network
+        if adapter_sha256 not in self.loaded and self.holds(adapter_sha256):
+            adapter_sha256 = None
         with self._lock.shared(adapter_sha256):
             with self._switching:  # the first thread switches
                 self._activate(adapter_sha256)
             yield self.network
 
     def _activate(self, adapter_sha256: str | None) -> None:
-        if adapter_sha256 is not None and adapter_sha256 not in self.loaded:
-            raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; create its scorer again")
+        self.require(adapter_sha256)
         if adapter_sha256 != self._active or not self._settled:
             self._switch(adapter_sha256)
+
+    def holds(self, adapter_sha256: str | None) -> bool:
+        """Return whether an adapter is loaded."""
+        return any(adapter_sha256 in held for held in (self.loaded, self.heads, self.activated))
+
+    def require(self, adapter_sha256: str | None) -> None:
+        """Raise ModelInvalid unless an adapter is loaded, or None for the base alone."""
+        if adapter_sha256 is not None and not self.holds(adapter_sha256):
+            raise ModelInvalid(f"adapter {adapter_sha256[:12]}… is not loaded; create its scorer again")
+
+    def acting(self, adapter_sha256: str | None, turn: Turn) -> Stack | None:
+        """Return the adapter for forwards over a prompt; None unless it is an activated LoRA that this invokes."""
+        found = self.activated.get(adapter_sha256 or "")
+        return Stack(adapters=[found]) if found is not None and invokes(found.invocation, turn) else None
 
     def release(self, adapter_sha256: str) -> None:
         """Remove an adapter from memory, for adapters that were replaced. Its scorers stop working."""
@@ -109,6 +128,7 @@ class BaseModel:
                 if not self.loaded:
                     self._merger.forget()
             self.heads.pop(adapter_sha256, None)
+            self.activated.pop(adapter_sha256, None)
             self.with_own_tower.discard(adapter_sha256)
 
     def _switch(self, adapter_sha256: str | None) -> None:
@@ -136,7 +156,10 @@ class BaseModel:
         with self._lock.exclusive():
             if adapter.head is not None:
                 self.heads[digest] = adapter.head
-            if adapter.lora is not None and digest not in self.loaded:
+            invocation = None if adapter.lora is None else adapter.lora.alora_invocation_tokens
+            if invocation is not None:
+                self._load_activated(adapter, digest, invocation, card.asked(question))
+            elif adapter.lora is not None and digest not in self.loaded:
                 self._switch(None)  # fully trained modules start from the base's own weights
                 try:
                     load_lora(self.network, adapter, name=digest)
@@ -147,6 +170,26 @@ class BaseModel:
                     places = take_out(self.network)
                 self.loaded[digest] = places
         return digest
+
+    def _load_activated(self, adapter: Adapter, digest: str, invocation: tuple[int, ...], question: Question) -> None:
+        where = str(adapter.folder)
+        if not invokes(invocation, self.processor.prompt(question).turn):
+            raise ModelInvalid(
+                f"{where}/{SETTINGS}: its alora_invocation_tokens are not those with which question "
+                f"{question.name!r} begins behind the image; train it again for this check"
+            )
+        if digest in self.activated:
+            return
+        self._switch(None)
+        try:
+            load_lora(self.network, adapter, name=digest)
+            if changes(self.network, self.family.vision):
+                raise ModelInvalid(f"{where}: an activated LoRA acts behind the image, but this one adapts the tower")
+        finally:
+            places = take_out(self.network)
+        self.activated[digest] = activated_lora(places, name=digest, invocation=invocation, where=where)
+        for place in places:
+            watch(place.plain)
 
     def _note_form(self, digest: str) -> None:
         reason = reason_not_merged(self.network, digest) if self.merges else "merging is off for this base"
@@ -175,7 +218,7 @@ def load_base(
         ModelInvalid: the model is unknown or broken, or its family or the precision is not supported.
         ModelUnavailable: the hub cannot be reached, or the device is out of memory.
     """
-    device = _device(device)
+    device = device_named(device)
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") else "fp32"
     if precision not in get_args(Precision):
@@ -200,11 +243,3 @@ def _model_type(folder: Path) -> str | None:
         raise ModelInvalid(f"{folder / 'config.json'} is not JSON: {one_line(error)}") from error
     model_type: str | None = config.get("model_type")
     return model_type
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelInvalid("no CUDA device is visible; use --device cpu or auto")
-    return name

@@ -115,3 +115,12 @@ def _quantisation(precision: Precision, family: Family) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=skip,
     )
+
+
+def device_named(name: str) -> str:
+    """Return the torch device that a name, or "auto", stands for. Raises ModelInvalid if there is none."""
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelInvalid("no CUDA device is visible; use --device cpu or auto")
+    return name

@@ -27,7 +27,10 @@ from models.errors import ModelInvalid, one_line
 
 
 def lora_config(lora: LoraSettings) -> Any:
-    """Build PEFT's configuration from the allowed fields and nothing else."""
+    """Build PEFT's configuration from the allowed fields and nothing else.
+
+    The modules of an activated LoRA are made as those of a plain one: where it acts is decided outside of PEFT.
+    """
     targets = lora.target_modules
     return LoraConfig(
         r=lora.r,

@@ -140,8 +140,8 @@ class Prefix:
         return Prefix(kept, length=self.length + width, keyword=self.keyword)
 
     def repeated(self, times: int) -> Prefix:
-        """Return the prefix with each of its rows `times` times in a row."""
-        layers = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self._layers]
+        """Return the prefix with all of its rows, `times` times over."""
+        layers = [(k.repeat(times, 1, 1, 1), v.repeat(times, 1, 1, 1)) for k, v in self._layers]
         return Prefix(layers, length=self.length, keyword=self.keyword)
 
     def growing(self, rows: int) -> DynamicCache:

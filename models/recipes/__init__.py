@@ -38,6 +38,7 @@ class Recipe(pydantic.BaseModel):
             projector from the vision tower whole. "vision-blocks" trains only the last `vision_blocks` of the tower,
             whole. "everything" is LoRA on every linear layer of language model, projector and tower. "head" is a linear
             layer over the last hidden state.
+        activated: The LoRA acts on the tokens behind the image alone (aLoRA).
         precision: Precision that the base must be loaded in.
         dropout: Of the LoRA, or before the head.
         warm_up: Share of the steps before the cosine.
@@ -61,6 +62,7 @@ class Recipe(pydantic.BaseModel):
     name: Annotated[str, Field(min_length=1)]
     about: str
     trains: Trains
+    activated: bool = False
     precision: Literal["any", "nf4"] = "any"
     r: Annotated[int, Field(ge=1, le=1024)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32.0
@@ -88,6 +90,8 @@ class Recipe(pydantic.BaseModel):
     def _agrees(self) -> Self:
         if (self.trains == "vision-blocks") != (self.vision_blocks > 0):
             raise ValueError('vision_blocks belongs to trains = "vision-blocks", and must be 1 or more there')
+        if self.activated and self.trains != "language":
+            raise ValueError('activated belongs to trains = "language": what stands behind the image is the language')
         if self.trains == "head" and self.mixing != "none":
             raise ValueError("a head is trained on cached hidden states, which cannot be mixed: leave mixing at none")
         if self.mixing != "none" and self.batch < 2:

@@ -1,7 +1,7 @@
 """`python -m models.recipes`: check a recipe's fields, for programs that do not import it. Loads no torch.
 
 Reads {"recipe": ..., "base_model": ..., "overrides": {...}} from stdin. Answers {"trains": [...]}, what the possible
-recipes train, or {"fault": "one line"}.
+recipes train, with "order", the only one that they can train for, if there is one; or {"fault": "one line"}.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         found = possible_recipes(request["recipe"], request["base_model"], overrides=request["overrides"])
     except ModelInvalid as error:
         return {"fault": str(error)}
-    return {"trains": sorted({recipe.trains for recipe in found})}
+    order = {"order": "image-first"} if all(recipe.activated for recipe in found) else {}
+    return {"trains": sorted({recipe.trains for recipe in found}), **order}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from models.families import PreparedImage
 from models.inputs.prompts import Turn
+from models.network.activated import acting_behind
 from models.network.prefix import Prefix
 from models.network.recording import recording
 
@@ -60,6 +61,7 @@ class PromptRunner:
         self._adapter_sha256 = scorer.identity.adapter_sha256
         self._turn = turn
         self._prefix: Prefix | None = None
+        self._acting = base.acting(scorer.identity.adapter_sha256, turn)
 
     @contextmanager
     def prepared(self, images: Sequence[PreparedImage]) -> Iterator[PreparedForward]:
@@ -72,7 +74,8 @@ class PromptRunner:
                 with torch.inference_mode(False), torch.no_grad():  # also for forwards that keep gradients
                     self._prefix = Prefix.of(network.base_model, self._turn.before)
             rows = self.base.processor.rows(self._turn, images, device=self.base.device, dtype=network.dtype)
-            yield PreparedForward(network=network, rows=rows, prefix=self._prefix)
+            with acting_behind(self._acting, rows):
+                yield PreparedForward(network=network, rows=rows, prefix=self._prefix)
 
     @torch.inference_mode()
     def attention(self, images: Sequence[PreparedImage], layers: Sequence[int]) -> list[NDArray[np.float32]]:

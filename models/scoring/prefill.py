@@ -23,6 +23,7 @@ from PIL import Image
 
 from models.errors import ModelInvalid
 from models.families import PreparedImage, Row
+from models.network.activated import acting_behind
 from models.network.attention import emphasis_bias
 from models.network.pooling import pooling
 from models.network.prefix import Prefix
@@ -79,6 +80,7 @@ class PrefillScorer:
         self.likeness: Likeness | None = None
         self.keep_features = False
         self._prefix: Prefix | None = None
+        self._acting = base.acting(identity.adapter_sha256, self.prompt.turn)
         self._head = LabelHead(
             weight=base.network.get_output_embeddings().weight,
             token_ids=[code.token_ids for code in self.prompt.codes],
@@ -189,6 +191,7 @@ class PrefillScorer:
             inputs = rows.inputs | prefix.inputs(width, base.device, bias)
             wanted = base.pools and (self.keep_features or self.likeness is not None)
             with (
+                acting_behind(self._acting, rows),
                 recording(base.network, base.family, base.processor.reader, self.record_layers, rows) as attention,
                 pooling(base.processor.reader, rows, wanted=wanted) as features,
             ):

@@ -5,24 +5,26 @@
     instruction first   the image's tokens see the instruction, so only the vision tower is shared
 
 The numbers are those of each question alone, but for rounding: the same tokens at the same positions see the same
-tokens. Questions under one adapter share a pass. An adapter that changes the tower has a tower of its own.
+tokens. Questions under one adapter share a pass. Activated LoRAs share that of the base alone, each acting on its own
+rows (`models.network.activated`). An adapter that changes the tower has a tower of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.families import PreparedRow, Row, images_of
+from models.network.activated import Stack, acting
 from models.network.pooling import pooling
-from models.network.prefix import Prefix
 from models.network.tower import shared_tower
+from models.scoring.behind import ask, show
 from models.scoring.prefill import Forward, PrefillScorer
 from models.types import Reading
 
@@ -78,11 +80,46 @@ class Together:
         if len(one.numbers) == 1 or any(isinstance(row, PreparedRow) for row in prepared):
             return {number: self._scorers[number].score(prepared) for number in one.numbers}
         scorers = [self._scorers[number] for number in one.numbers]
-        found = _behind_images(self._base, scorers, prepared)
+        found = self._behind_images(scorers, one.stack, prepared)
         return {
             number: scorer.readings(each, prepared)
             for number, scorer, each in zip(one.numbers, scorers, found, strict=True)
         }
+
+    @torch.inference_mode()
+    def _behind_images(
+        self, scorers: Sequence[PrefillScorer], stack: Stack | None, images: Sequence[Row]
+    ) -> list[Forward]:
+        """Return what the forwards give for each question."""
+        base = self._base
+        with base.using(scorers[0].identity.adapter_sha256) as network:
+            for scorer in scorers:
+                base.require(scorer.identity.adapter_sha256)
+            reader, instruction = base.processor.reader, scorers[0].read_instruction()
+            turn = replace(scorers[0].prompt.turn, after=())
+            rows = base.processor.rows(turn, images, device=base.device, dtype=network.dtype)
+            wanted = base.pools and any(scorer.keep_features or scorer.likeness is not None for scorer in scorers)
+            with pooling(reader, rows, wanted=wanted) as features:
+                shown = show(base, network, instruction, rows.inputs)
+            width = max(len(scorer.prompt.turn.after) for scorer in scorers)
+            shown_images = [images_of(row) for row in images]
+            longest = int(rows.after.max())
+            places = reader.positions(
+                before=shown.length - longest, rows=shown_images, between=0, width=longest + width
+            ).to(base.device)
+            at_once = max(1, AT_ONCE // (len(images) * (shown.length + width)))
+            unseen: list[NDArray[np.float32] | None] = [None] * len(images)  # no attention is recorded
+            found: list[Forward] = []
+            for start in range(0, len(scorers), at_once):
+                part = scorers[start : start + at_once]
+                asked = [scorer.prompt.turn.after for scorer in part]
+                with _acting(stack, slice(start, start + at_once), tokens=len(images) * max(map(len, asked))):
+                    hidden = ask(network, asked, rows.after, places, shown)
+                found += [
+                    Forward(hidden=hidden[number, :, len(ids) - 1], attention=unseen, features=features)
+                    for number, ids in enumerate(asked)
+                ]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +128,34 @@ class _Pass:
 
     Attributes:
         tower: What decides the tower's outputs; passes with the same can share them.
-        numbers: Places of the questions.
+        numbers: Places of the questions, those with an activated LoRA first.
+        stack: Their activated LoRAs; None: there are none.
     """
 
     tower: Hashable
     numbers: tuple[int, ...]
+    stack: Stack | None
 
 
 def _passes(base: BaseModel, scorers: Sequence[PrefillScorer]) -> list[_Pass]:
     alike: dict[Hashable, list[int]] = {}
     for number, scorer in enumerate(scorers):
         alike.setdefault(_pass_of(base, scorer, number), []).append(number)
-    return [_Pass(tower=_tower_of(base, scorers[several[0]]), numbers=tuple(several)) for several in alike.values()]
+    return [_as_pass(base, scorers, several) for several in alike.values()]
+
+
+def _as_pass(base: BaseModel, scorers: Sequence[PrefillScorer], several: Sequence[int]) -> _Pass:
+    adapters = {number: base.activated.get(scorers[number].identity.adapter_sha256 or "") for number in several}
+    numbers = tuple(sorted(several, key=lambda number: adapters[number] is None))
+    stacked = [adapter for number in numbers if (adapter := adapters[number]) is not None]
+    tower = _tower_of(base, scorers[numbers[0]])
+    return _Pass(tower=tower, numbers=numbers, stack=Stack(adapters=stacked) if stacked else None)
+
+
+def _acting(stack: Stack | None, asked: slice, *, tokens: int) -> AbstractContextManager[None]:
+    """Let the adapters of some of a pass's questions act on `tokens` each."""
+    n = 0 if stack is None else len(stack.adapters[asked])
+    return acting(stack, slice(0, n * tokens), asked) if n else nullcontext()
 
 
 def _pass_of(base: BaseModel, scorer: PrefillScorer, number: int) -> Hashable:
@@ -110,7 +163,8 @@ def _pass_of(base: BaseModel, scorer: PrefillScorer, number: int) -> Hashable:
     shareable = base.processor.reader.blind_to_questions and scorer.question.image_first
     if not shareable or scorer.record_layers is not None:
         return number
-    return scorer.identity.adapter_sha256, scorer.prompt.turn.before
+    adapter = scorer.identity.adapter_sha256
+    return adapter if adapter in base.loaded else None, scorer.prompt.turn.before
 
 
 def _tower_of(base: BaseModel, scorer: PrefillScorer) -> Hashable:
@@ -118,67 +172,3 @@ def _tower_of(base: BaseModel, scorer: PrefillScorer) -> Hashable:
     if not base.processor.reader.blind_to_questions:
         return scorer.prompt.sha256, adapter
     return adapter if adapter in base.with_own_tower else None
-
-
-@torch.inference_mode()
-def _behind_images(base: BaseModel, scorers: Sequence[PrefillScorer], images: Sequence[Row]) -> list[Forward]:
-    """Return what the forwards give for each question."""
-    with base.using(scorers[0].identity.adapter_sha256) as network:
-        reader, instruction = base.processor.reader, scorers[0].read_instruction()
-        turn = replace(scorers[0].prompt.turn, after=())
-        rows = base.processor.rows(turn, images, device=base.device, dtype=network.dtype)
-        n_layers = int(reader.config.get_text_config(decoder=True).num_hidden_layers)
-        wanted = base.pools and any(scorer.keep_features or scorer.likeness is not None for scorer in scorers)
-        with pooling(reader, rows, wanted=wanted) as features:
-            shown = instruction.with_images(lambda inputs: reader.hidden(network, inputs), rows.inputs, n_layers)
-        asked = [scorer.prompt.turn.after for scorer in scorers]
-        at_once = max(1, AT_ONCE // (len(images) * (shown.length + max(map(len, asked)))))
-        found: list[Forward] = []
-        unseen: list[NDArray[np.float32] | None] = [None] * len(images)  # no attention is recorded
-        for start in range(0, len(asked), at_once):
-            part = asked[start : start + at_once]
-            hidden = _ask(base, network, part, images, rows.after, shown)
-            found += [
-                Forward(hidden=hidden[:, number, len(ids) - 1], attention=unseen, features=features)
-                for number, ids in enumerate(part)
-            ]
-    return found
-
-
-def _ask(
-    base: BaseModel,
-    network: Any,
-    asked: Sequence[Sequence[int]],
-    images: Sequence[Row],
-    n_tokens: torch.Tensor,
-    shown: Prefix,
-) -> torch.Tensor:
-    """Run a row for each image and question behind the images.
-
-    Args:
-        base: The loaded base model.
-        network: Its network, with the adapter.
-        asked: Token ids of each question, shorter ones padded on the right.
-        images: The images.
-        n_tokens: `[batch]`, the tokens of each image.
-        shown: The keys and values of the images, padded on the right.
-
-    Returns:
-        The last hidden states, `[batch, questions, tokens, hidden]`.
-    """
-    device, n, width = base.device, len(images), max(map(len, asked))
-    ids = torch.tensor([[*question, *[0] * (width - len(question))] for question in asked], device=device)
-    most = int(n_tokens.max())
-    places = base.processor.reader.positions(
-        before=shown.length - most, rows=[images_of(row) for row in images], between=0, width=most + width
-    ).to(device)
-    own = n_tokens[:, None] + torch.arange(width, device=device)  # [batch, tokens]: where the questions stand
-    places = places.gather(-1, own.expand(*places.shape[:-1], -1)).repeat_interleave(len(asked), -2)
-    seen = torch.ones(width, shown.length + width, dtype=torch.bool, device=device).tril(shown.length)[None, None]
-    if int(n_tokens.min()) < most:
-        column = torch.arange(shown.length + width, device=device)
-        padding = (column >= shown.length - most + n_tokens[:, None]) & (column < shown.length)
-        seen = (seen & ~padding[:, None, None]).repeat_interleave(len(asked), 0)
-    inputs = {"input_ids": ids.repeat(n, 1), "position_ids": places, "attention_mask": seen, "use_cache": False}
-    hidden = network.base_model(**inputs, **shown.repeated(len(asked)).cached()).last_hidden_state
-    return hidden.view(n, len(asked), width, -1)

@@ -94,7 +94,8 @@ class _Run:
         request, base = self.request, self.base
         source, description = self._source()
         start = None if request.base_adapter is None else read_adapter(request.base_adapter)
-        with activated(base, request.recipe, seed=request.seed, start=start) as network:
+        invocation = base.processor.prompt(request.question).turn.after if request.recipe.activated else ()
+        with activated(base, request.recipe, seed=request.seed, start=start, invocation=invocation) as network:
             data = self._collect(source)
             state, figures = self._train(TokenTask(network, request.question, data, source, request.recipe), data)
             matched = network.matched

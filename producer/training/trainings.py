@@ -58,11 +58,16 @@ def start(
     if settings.model.startswith(PREFIX):
         raise RequestError(f"{settings.model} is an endpoint, which cannot be trained: name a model with --model")
     recipe = recipe or settings.train_recipe
-    require_recipe(recipe, settings.model, overrides)
+    order = require_recipe(recipe, settings.model, overrides)
     with transaction(engine) as connection:
         check = resolve_check(connection, check_name)
         if check.steps:
             raise RequestError(f"check {check.name} has steps and cannot be trained: use a check with one prompt")
+        if order and FROM not in overrides and (check.order or order) != order:
+            raise RequestError(
+                f'recipe {recipe} trains {order}, and check {check.name} has order = "{check.order}": remove it, or '
+                "choose another recipe"
+            )
         overrides = _resolved(connection, check.name, settings.model, overrides)
         newest = newest_label(connection, check.name)
         if not newest:
@@ -87,11 +92,13 @@ def start(
     return training_id
 
 
-def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> None:
+def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> str | None:
     """Refuse now what a training worker would refuse later. Raises RequestError.
 
     Recipes belong to the worker half, so a subprocess of it checks them. Where that half is not installed, the check
     is left to its workers.
+
+    Returns the only order of a check that the recipe can train for; None: any.
     """
     fields = {name: value for name, value in overrides.items() if name not in (OVER, FROM)}
     asked = json.dumps({"recipe": recipe, "base_model": base_model, "overrides": fields})
@@ -103,13 +110,15 @@ def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> N
         answer = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError) as error:
         log.warning("recipe_not_checked", error=str(error))
-        return
+        return None
     if "fault" in answer:
         raise RequestError(answer["fault"])
     if OVER in overrides and answer["trains"] != ["head"]:
         raise RequestError(f"recipe {recipe} trains no head, which --over needs: add --recipe head")
     if FROM in overrides and answer["trains"] == ["head"]:
         raise RequestError(f"recipe {recipe} trains a head alone: name the adapter under it with --over")
+    order: str | None = answer.get("order")
+    return order
 
 
 def _resolved(connection: sa.Connection, check_name: str, base_model: str, overrides: dict[str, Any]) -> dict[str, Any]:

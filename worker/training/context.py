@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from models import factory
 from models.errors import ModelInvalid, ModelUnavailable
-from models.types import Question, Scorer
+from models.types import Order, Question, Scorer
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.training.trainings import TrainingInfo
@@ -71,11 +71,15 @@ class Context:
         made.keep_features = keep_features
         return cast("Scorer", MappedScorer(made))
 
-    def plain(self) -> Scorer:
-        """The base alone, asked in the question's own order, which an adapter is trained from."""
+    def plain(self, order: Order | None = None) -> Scorer:
+        """The base alone, its menu as the question has it, which an adapter is trained from.
+
+        order: what it reads first where the question does not say it; None: as the base learnt.
+        """
         from worker.scoring.error_mapping import MappedScorer
 
-        return cast("Scorer", MappedScorer(factory.scorer(self.base, self.question)))
+        question = replace(self.question, order=self.question.order or order)
+        return cast("Scorer", MappedScorer(factory.scorer(self.base, question)))
 
 
 Stage = Callable[[Context], dict[str, Any]]

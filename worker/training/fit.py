@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from models.adapters.canary import LEAST_EFFECT, try_canary
 from models.adapters.card import AdapterCard, read_card
 from models.training.data.types import Example, Progress, Trained
-from models.types import Question, Reading
+from models.types import Order, Question, Reading
 from scanfleet.db.engine import reading
 from scanfleet.db.training.adapters import get_adapter
 from scanfleet.errors import TrainingFailed
@@ -36,7 +36,7 @@ def fit(context: Context) -> dict[str, Any]:
     Raises TrainingFailed, StopRequested.
     """
     recipes, start = _recipes(context)
-    question = _stamped(context, start)
+    question = _stamped(context, recipes, start)
     learn, validation = with_validation(examples_of(context, "train"))
     tried: dict[str, float] = {}
     found: dict[str, Trained] = {}
@@ -91,14 +91,18 @@ def _train(
     )
 
 
-def _stamped(context: Context, start: Path | None) -> Question:
-    """The question with the lower bound of pixels and the order that the adapter learns under, and keeps."""
+def _stamped(context: Context, recipes: Sequence[Recipe], start: Path | None) -> Question:
+    """The question with the lower bound of pixels and the order that the adapter learns under, and keeps.
+
+    What acts behind the image alone reads the image first, whatever the base learnt.
+    """
     question = context.question
     if start is not None:
         question = read_card(start).asked(question)
     if question.min_pixels is None:
         question = replace(question, min_pixels=context.base.processor.reader.min_pixels)
-    return replace(question, order=question.order or context.base.order)
+    order: Order = "image-first" if any(recipe.activated for recipe in recipes) else context.base.order
+    return replace(question, order=question.order or order)
 
 
 def _recipes(context: Context) -> tuple[Sequence[Recipe], Path | None]:
@@ -192,7 +196,7 @@ def canary(context: Context) -> dict[str, Any]:
     examples = examples_of(context, "calibration") + examples_of(context, "threshold")
     scorer = context.scorer(context.work.path / ADAPTER)
     made = write_canary(context.work.path, examples, scorer)
-    base = context.plain()
+    base = context.plain(scorer.question.order)
     found = try_canary(made, context.work.path, adapter=scorer, base=base)
     problem = found.problem()
     if problem is not None:

@@ -46,6 +46,11 @@ class TrainingRequest:
         name = self.question.name
         if self.question.steps:
             raise ModelInvalid(f"question {name!r} has steps, which cannot be trained: write it as one prompt")
+        if self.recipe.activated and self.base_adapter is None and not self.question.image_first:
+            raise ModelInvalid(
+                f"recipe {self.recipe.name} trains what stands behind the image, and question {name!r} is asked "
+                "instruction first: remove order from the check, or choose recipe lora"
+            )
         wrong = [e.key for e in (*self.train, *self.validation) if not 0 <= e.label < len(self.question.labels)]
         if wrong:
             raise ModelInvalid(f"{len(wrong)} examples have a label outside question {name!r}, the first is {wrong[0]}")

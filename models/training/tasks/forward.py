@@ -1,7 +1,8 @@
 """The serving forward under gradients: same instruction, tokens and positions, read at the same place.
 
 The instruction's keys and values are computed once per optimiser step and shared by all its images. Their gradient is
-summed over the step's forwards and goes through the instruction once, at the end.
+summed over the step's forwards and goes through the instruction once, at the end. Modules that act behind the image
+alone leave it, and the image, to the base.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from models.inputs.processing import Rows
 from models.network.base import BaseModel
 from models.network.prefix import Prefix
+from models.scoring.behind import ask, show
+from models.training.tasks.network import ActiveLora
 
 _VOCABULARY_SLICE = 16_384  # rows of the output embedding converted to fp32 at a time
 
@@ -64,6 +67,25 @@ def last_hidden(base: BaseModel, rows: Rows, prefix: Prefix) -> torch.Tensor:
     inputs = rows.inputs | prefix.inputs(rows.inputs["input_ids"].shape[1], base.device)
     hidden = base.processor.reader.hidden(base.network, inputs)
     return hidden[torch.arange(len(rows.last), device=base.device), rows.last]
+
+
+def last_hidden_behind(lora: ActiveLora, rows: Rows, prefix: Prefix, question: Sequence[int]) -> torch.Tensor:
+    """Return the same of a LoRA that acts behind the image alone: the images by the base, without gradients.
+
+    Args:
+        lora: The trained modules.
+        rows: The inputs of one forward.
+        prefix: Keys and values of the instruction, by the base.
+        question: Token ids behind the image.
+
+    Returns:
+        `[batch, hidden]` in the network's dtype.
+    """
+    longest, ids, places = int(rows.after.max()), rows.inputs["input_ids"], rows.inputs["position_ids"]
+    images = rows.inputs | {"input_ids": ids[:, :longest], "position_ids": places[..., :longest]}
+    with lora.silent():
+        shown = show(lora.base, lora.base.network, prefix, images)
+    return ask(lora.base.network, [question], rows.after, places, shown)[0, :, -1]
 
 
 def answer_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

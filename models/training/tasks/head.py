@@ -35,7 +35,7 @@ def frozen_scorer(base: BaseModel, question: Question, base_adapter: Path | None
         ModelInvalid: The adapter is damaged or was made for another base or question.
     """
     digest = None if base_adapter is None else read_card(base_adapter).weights_sha256
-    loaded = digest in base.loaded or digest in base.heads
+    loaded = base.holds(digest)
     scorer = factory.scorer(base, question, base_adapter)
     try:
         yield scorer

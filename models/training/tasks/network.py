@@ -12,6 +12,7 @@ from transformers.activations import GELUTanh
 
 from models.adapters.card import Adapter
 from models.adapters.settings import LoraSettings
+from models.errors import ModelInvalid
 from models.network.base import BaseModel
 from models.network.cpu import SigmoidGelu
 from models.network.lora import adapter_state, add_lora, copy_weights, lora_of, take_out
@@ -56,6 +57,17 @@ class ActiveLora:
         return adapter_state(self.peft, NAME)
 
     @property
+    def acts_behind(self) -> bool:
+        """Whether the modules act on the tokens behind the image alone."""
+        return self.lora.alora_invocation_tokens is not None
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let the base alone answer inside the block, without gradients."""
+        with torch.no_grad(), self.peft.disable_adapter():
+            yield
+
+    @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """The tensors that require a gradient."""
         return [parameter for parameter in self.base.network.parameters() if parameter.requires_grad]
@@ -67,7 +79,9 @@ class ActiveLora:
 
 
 @contextmanager
-def activated(base: BaseModel, recipe: Recipe, *, seed: int, start: Adapter | None = None) -> Iterator[ActiveLora]:
+def activated(
+    base: BaseModel, recipe: Recipe, *, seed: int, start: Adapter | None = None, invocation: tuple[int, ...] = ()
+) -> Iterator[ActiveLora]:
     """Add fresh modules of a recipe to a base, for this thread alone; its scorers wait.
 
     The base is restored at the end.
@@ -77,6 +91,7 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int, start: Adapter | No
         recipe: What is trained.
         seed: Of the fresh modules.
         start: An adapter to continue from: its modules are trained, whatever the recipe trains.
+        invocation: The token ids from which on fresh modules act; (): on all.
 
     Raises:
         ModelInvalid: The recipe, or the adapter, does not fit the base.
@@ -85,7 +100,12 @@ def activated(base: BaseModel, recipe: Recipe, *, seed: int, start: Adapter | No
     everywhere = recipe.trains != "language" or start is not None
     with base._lock.exclusive(), _differentiable(base, everywhere=everywhere), differentiable_packed(network):
         base._switch(None)
-        settings = lora_settings(recipe, network, family) if start is None else lora_of(start)
+        settings = lora_settings(recipe, network, family, invocation) if start is None else lora_of(start)
+        if settings.alora_invocation_tokens and not base.processor.reader.blind_to_questions:
+            raise ModelInvalid(
+                f"{family.model_type} models read the question with the image, so no adapter can act behind it "
+                "alone: choose recipe lora"
+            )
         try:
             with torch.random.fork_rng(devices=_cuda(base)):
                 torch.manual_seed(seed)

@@ -41,13 +41,14 @@ class Matched:
     whole: tuple[str, ...]
 
 
-def lora_settings(recipe: Recipe, network: Any, family: Family) -> LoraSettings:
+def lora_settings(recipe: Recipe, network: Any, family: Family, invocation: tuple[int, ...] = ()) -> LoraSettings:
     """Return the LoRA settings of a recipe for a network.
 
     Args:
         recipe: What is trained.
         network: The transformers model.
         family: Its family.
+        invocation: The token ids from which on the LoRA acts; (): on all.
 
     Raises:
         ModelInvalid: The network lacks the modules that the recipe trains.
@@ -66,6 +67,7 @@ def lora_settings(recipe: Recipe, network: Any, family: Family) -> LoraSettings:
         lora_dropout=recipe.dropout,
         target_modules=targets,
         modules_to_save=whole,
+        alora_invocation_tokens=invocation or None,
     )
 
 

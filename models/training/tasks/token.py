@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import torch
 
@@ -14,7 +14,7 @@ from models.training.data.features import Source
 from models.training.data.mixing import Mix
 from models.training.data.sampler import SampleId, Step
 from models.training.data.samples import Samples
-from models.training.tasks.forward import Instruction, answer_loss, last_hidden, recomputed
+from models.training.tasks.forward import Instruction, answer_loss, last_hidden, last_hidden_behind, recomputed
 from models.training.tasks.network import ActiveLora
 from models.types import Question
 
@@ -52,7 +52,7 @@ class TokenTask:
     def learn(self, step: Step) -> float:
         """Run one optimiser step's forwards and leave the gradient; returns the mean loss in nats."""
         self._lora.dropout(True)
-        instruction = Instruction(self._lora.base, self._turn.before)
+        instruction = self._instruction()
         total = 0.0
         for sample_ids in step:
             mix = self._mix(sample_ids)
@@ -73,7 +73,7 @@ class TokenTask:
         if not sizes:
             return None
         self._lora.dropout(False)
-        instruction = Instruction(self._lora.base, self._turn.before)
+        instruction = self._instruction()
         alike = sorted(sizes, key=lambda sample_id: sizes[sample_id])
         by_label: dict[int, list[float]] = defaultdict(list)
         for start in range(0, len(alike), VALIDATION_BATCH):
@@ -82,6 +82,10 @@ class TokenTask:
             for (i, _), loss in zip(sample_ids, losses, strict=True):
                 by_label[self._data.validation.examples[i].label].append(loss)
         return sum(sum(part) / len(part) for part in by_label.values()) / len(by_label)
+
+    def _instruction(self) -> Instruction:
+        with self._lora.silent() if self._lora.acts_behind else nullcontext():
+            return Instruction(self._lora.base, self._turn.before)
 
     def _mix(self, sample_ids: Sequence[SampleId]) -> Mix | None:
         kind = self._recipe.mixing
@@ -93,7 +97,10 @@ class TokenTask:
         self, samples: Samples, sample_ids: Sequence[SampleId], instruction: Instruction, mix: Mix | None = None
     ) -> torch.Tensor:
         rows = self._source.rows(samples, sample_ids, self._turn, mix)
-        hidden = last_hidden(self._lora.base, rows, instruction.prefix)
+        if self._lora.acts_behind:
+            hidden = last_hidden_behind(self._lora, rows, instruction.prefix, self._turn.after)
+        else:
+            hidden = last_hidden(self._lora.base, rows, instruction.prefix)
         labels = [samples.examples[i].label for i, _ in sample_ids]
         losses = answer_loss(hidden, self._weight, self._targets(labels))
         if mix is None:

@@ -30,6 +30,8 @@ def base(precision: str = "fp32", name: str = "some/model") -> Any:
         ("pocket-lora", {"trains": "language", "lr": 2e-3}),
         ("pocket-head", {"trains": "head", "lr": 1e-2}),
         ("full-lora", {"trains": "everything", "r": 16, "vision_cache": False}),
+        ("alora", {"trains": "language", "activated": True, "r": 16, "alpha": 32, "lr": 1e-4}),
+        ("pocket-alora", {"trains": "language", "activated": True, "lr": 2e-3}),
         ("pocket-full", {"trains": "everything", "lr": 2e-3}),
     ],
 )

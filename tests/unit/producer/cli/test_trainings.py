@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,21 @@ def test_what_a_worker_would_refuse_is_refused_at_once_also_while_another_traini
         told = str(refused.exception)
         assert (told.startswith(expected), refused.exception.exit_code, refused.stdout) == (True, 2, ""), told
         assert "\n" not in told
+
+
+def test_a_recipe_that_needs_the_image_first_is_refused_for_another_order(engine: sa.Engine, tmp_path: Path) -> None:
+    label_pictures(engine, tmp_path / "pictures", n=1)
+    text = (resources.files("scanfleet") / "builtin" / "overlay.toml").read_text(encoding="utf-8")
+    for order in ("instruction-first", "image-first"):
+        (tmp_path / f"{order}.toml").write_text(f'order = "{order}"\n{text}', encoding="utf-8")
+    asked = ("train", "start", "--recipe", "alora", "--check")
+    refused = train(tmp_path, *asked, str(tmp_path / "instruction-first.toml"))
+    assert isinstance(refused.exception, RequestError)
+    expected = (
+        'recipe alora trains image-first, and check overlay has order = "instruction-first": remove it, or choose'
+    )
+    assert str(refused.exception).startswith(expected)
+    assert train(tmp_path, *asked, str(tmp_path / "image-first.toml")).exit_code == 0
 
 
 def test_an_adapter_to_train_over_must_be_there(engine: sa.Engine, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from models.adapters.likeness import FILE, METRIC
 from models.training.data.types import Progress, Trained
-from models.types import Reading
+from models.types import Question, Reading
 from scanfleet.checks.check import load_check
 from scanfleet.errors import TrainingFailed
 from worker.scoring.factory import question_of
@@ -34,7 +34,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(stage, "examples_of", lambda *_: [])
     monkeypatch.setattr(stage, "with_validation", lambda _: ([], []))
     return SimpleNamespace(
-        base=SimpleNamespace(precision="fp32", checkpoint=checkpoint),
+        base=SimpleNamespace(precision="fp32", checkpoint=checkpoint, order="instruction-first"),
         question=QUESTION,
         check=SimpleNamespace(name="overlay"),
         training=SimpleNamespace(id=1, recipe="auto", overrides={}, seed=0),
@@ -47,7 +47,8 @@ def losses(monkeypatch: pytest.MonkeyPatch, **by_recipe: float) -> list[str]:
     """Have each recipe end with this share of the loss of guessing; returns the recipes as they are tried."""
     tried: list[str] = []
 
-    def train(_: Any, __: Any, recipe: Any, *___: Any) -> Trained:
+    def train(_: Any, question: Question, recipe: Any, *___: Any) -> Trained:
+        assert question.order == ("image-first" if recipe.activated else "instruction-first")
         tried.append(recipe.name)
         return finished(CHANCE * by_recipe[recipe.name.replace("-", "_")])
 
@@ -87,6 +88,12 @@ def test_a_recipe_that_was_asked_for_is_the_only_one(context: Any, monkeypatch: 
     context.training.recipe = "pocket-lora"
     assert losses(monkeypatch, pocket_lora=1.0) == []
     assert list(fit(context)["tried"]) == ["pocket-lora"]
+
+
+def test_what_acts_behind_the_image_is_asked_after_it(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    context.training.recipe = "alora"
+    losses(monkeypatch, alora=0.5)
+    assert list(fit(context)["tried"]) == ["alora"]
 
 
 def test_a_training_keeps_what_its_calibration_images_look_like(tmp_path: Path) -> None:

@@ -406,13 +406,13 @@ def test_the_shadow_set_is_sampled_from_scored_images_without_a_label(tmp_path: 
 
 def test_an_adapter_keeps_the_least_size_and_the_order_that_it_learnt_under(context: Context) -> None:
     learnt = replace(QUESTION, order="instruction-first")  # as the built-in model did
-    assert _stamped(context, None) == learnt
+    assert _stamped(context, (), None) == learnt
     context.question = replace(QUESTION, order="image-first")
-    assert _stamped(context, None) == context.question
+    assert _stamped(context, (), None) == context.question
     context.question = replace(QUESTION, min_pixels=None)
     context.base.processor.reader.image_processor.size["shortest_edge"] = 65_536
-    assert _stamped(context, None).min_pixels == 65_536
-    assert _stamped(context, adapter_folder("overlay")) == learnt
+    assert _stamped(context, (), None).min_pixels == 65_536
+    assert _stamped(context, (), adapter_folder("overlay")) == learnt
 
 
 def test_an_adapter_without_effect_is_reported_with_its_training_figures() -> None:
