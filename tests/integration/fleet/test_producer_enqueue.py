@@ -57,6 +57,7 @@ class Archive:
     """A bucket in memory whose listing can be watched and broken off."""
 
     sifts_by_suffix = True
+    top = ""
     root = None
 
     def __init__(self, n: int, *, resumable: bool = True) -> None:
@@ -78,7 +79,7 @@ def start(
     engine: sa.Engine, app: Celery, settings: Settings, archive: Archive, *, fresh: bool = False, **filters: Any
 ) -> Iterator[Enqueued]:
     listing = Listing([archive], Filters(**filters))
-    return enqueue(engine, app, settings, listing=listing, check=load_check("overlay"), fresh=fresh)
+    return enqueue(engine, app, settings, listing=listing, checks=[load_check("overlay")], fresh=fresh)
 
 
 def run(engine: sa.Engine, app: Celery, settings: Settings, archive: Archive, **how: Any) -> Enqueued:
@@ -258,7 +259,7 @@ def test_a_limit_holds_over_restarts(engine: sa.Engine, app: Celery, settings: S
 def test_an_image_named_twice_is_scanned_once(engine: sa.Engine, app: Celery, settings: Settings) -> None:
     archive = Archive(10)
     listing = Listing([archive, archive], Filters())
-    last = list(enqueue(engine, app, settings, listing=listing, check=load_check("overlay")))[-1]
+    last = list(enqueue(engine, app, settings, listing=listing, checks=[load_check("overlay")]))[-1]
     assert len(uris(engine, last.scan.id)) == 10
 
 
