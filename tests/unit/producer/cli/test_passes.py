@@ -100,4 +100,10 @@ def test_run_answers_all_of_them(folder: Path) -> None:
     found = scanfleet(*arguments, data_dir=folder, model="fake")
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("4 images: 4 scored") == 2
+    shown = scanfleet("results", "show", folder / "pictures" / "0.png", "--format", "table", data_dir=folder)
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert lines[0] == ["check", "state", "label", "decision", "score", "margin", "scan"]
+    assert sorted(line[:2] for line in lines[1:]) == [["knife", "verdict"], ["logo", "verdict"]]
+    ids = {line.split()[1].rstrip(":") for line in found.stdout.splitlines() if line.startswith("scan ")}
+    assert {line[-1] for line in lines[1:]} == ids
     assert [f"check {name}, model fake, done" in found.stdout for name in ("logo", "knife")] == [True, True]
