@@ -79,7 +79,7 @@ class Pipeline:
         readings = PassReadings()
         self._claim_and_run(notified, readings)
         for batch_id in readings.take_batches():
-            if self._stop.wait_draining(0.0):
+            if self._stop.wait_draining(0.0) or (self.seconds_paused and not readings.any):
                 return
             self._claim_and_run(batch_id, readings, only=True)
 

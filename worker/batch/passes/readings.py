@@ -44,9 +44,14 @@ class PassReadings:
         return self._batches is None or not set(batches).isdisjoint(self._batches)
 
     def take_batches(self) -> Iterator[int]:
-        """Yield the batches to go on to, while there are readings."""
-        while self._batches and self._readings:
+        """Yield the batches to go on to."""
+        while self._batches:
             yield self._batches.popleft()
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a reading for any of them."""
+        return bool(self._readings)
 
     def add(self, image: ClaimedImage, file: FileRead, readings: Iterable[tuple[Resolved, Reading]]) -> None:
         self._files[image.identity] = file

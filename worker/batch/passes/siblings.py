@@ -46,24 +46,18 @@ class Passes:
     ) -> Resolved:
         """Return the scorer with the questions of the siblings that wait for these images, if there are any.
 
-        `readings` gets their batches. Raises DatabaseUnavailable.
+        `readings` gets the siblings' batches, also of those that read the images by themselves: their notifications may
+        have come while this batch kept them from being claimed. Raises DatabaseUnavailable.
         """
         if claim.pass_id is None or claim.suspect or not images or not _shares(resolved):
             return resolved
-        waiting = self._waiting(claim, images)
-        along = {
-            sibling: other
-            for sibling in waiting
-            if readings.awaits(sibling.batches)
-            and (other := self._scorer_of(sibling, resolved)) is not None
-            and self._must_read(other, images, readings)
-        }
-        asked = list(dict.fromkeys(along.values()))
+        waiting = [sibling for sibling in self._waiting(claim, images) if readings.awaits(sibling.batches)]
+        found = {sibling: other for sibling in waiting if (other := self._scorer_of(sibling)) is not None}
+        readings.follow(batch for sibling in found for batch in sibling.batches)
+        alike = [other for other in dict.fromkeys(found.values()) if _shares(other) and _size(other) == _size(resolved)]
+        asked = [other for other in alike if other is not resolved and self._must_read(other, images, readings)]
         scorer = self._together(resolved, asked) if asked else None
-        if scorer is None:
-            return resolved
-        readings.follow(batch for sibling in along for batch in sibling.batches)
-        return replace(resolved, scorer=cast("Scorer", scorer))
+        return resolved if scorer is None else replace(resolved, scorer=cast("Scorer", scorer))
 
     def _waiting(self, claim: Claim, images: Sequence[ClaimedImage]) -> list[Sibling]:
         assert claim.pass_id is not None
@@ -82,19 +76,18 @@ class Passes:
             for image in images
         )
 
-    def _scorer_of(self, sibling: Sibling, first: Resolved) -> Resolved | None:
-        """Return the scorer of a sibling; None if it has to read the images by itself."""
+    def _scorer_of(self, sibling: Sibling) -> Resolved | None:
+        """Return the scorer of a sibling; None if it cannot be made now."""
         with self._lock:
             if time.monotonic() < self._put_off.get(sibling.check_id, 0.0):
                 return None
         try:
-            found = self._scorers.resolve(sibling.check_id, begun_at=sibling.created_at)
+            return self._scorers.resolve(sibling.check_id, begun_at=sibling.created_at)
         except Exception as error:  # noqa: BLE001 - it is that scan's error, and must not hold up this one
             log.warning("sibling_left_out", scan=sibling.scan_id, error=f"{type(error).__name__}: {error}")
             with self._lock:
                 self._put_off[sibling.check_id] = time.monotonic() + AGAIN_SECONDS
             return None
-        return found if _shares(found) and _size(found) == _size(first) and found is not first else None
 
     def _together(self, first: Resolved, others: Sequence[Resolved]) -> PassScorer | None:
         """Return the same scorer for the same questions, so that the images of several batches share forwards."""

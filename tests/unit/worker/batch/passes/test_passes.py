@@ -215,6 +215,8 @@ def test_checks_that_read_another_size_have_a_pass_of_their_own(tmp_path: Path) 
     boxes = question_named("boxes", boxes=True)
     with fleet(tmp_path) as (worker, model, _):
         found = scan_all(worker, (LOGO, small, boxes, TEXT))
+        worker.pipeline.run(None)  # nobody is notified again of what was left to this worker
+        assert [worker.progress(scan).n_verdicts for scan in found] == [8] * 4
         worker.drain()
         assert {asked for asked, _ in model.forwards} == {("logo", "text"), ("small",), ("boxes",)}
         assert [worker.progress(scan).n_verdicts for scan in found] == [16] * 4
