@@ -81,7 +81,7 @@ class Fleet:
         """List, write and notify while the worker starts on it, and return the scan's id."""
         request = Request(
             sources=(self.bucket.uri(prefix + "/"),),
-            check_name=CHECK,
+            check_names=(CHECK,),
             model=None,
             include=(),
             exclude=(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,11 +118,17 @@ def filter_options(command: FunctionT) -> FunctionT:
         (
             click.option(
                 "--check",
-                "check_name",
-                required=True,
+                "check_names",
+                multiple=True,
                 metavar="NAME",
-                help="A check's name or .toml file.",
+                help="A check's name or .toml file. Several make one scan each.",
                 shell_complete=complete_check,
+            ),
+            click.option(
+                "--pack",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="A TOML file with a list of them, `checks`.",
             ),
             click.option(
                 "--model",
@@ -142,6 +148,12 @@ def filter_options(command: FunctionT) -> FunctionT:
     ):
         command = option(command)
     return command
+
+
+def require_checks(chosen: Mapping[str, Any]) -> None:
+    """Raise UsageError if neither a check nor a pack was chosen."""
+    if not chosen["check_names"] and chosen["pack"] is None:
+        raise click.UsageError("Missing option '--check' (or '--pack').")
 
 
 def failure_options(command: FunctionT) -> FunctionT:

@@ -1,4 +1,4 @@
-"""Turns a listing into rows and notifications. The rows of a page are committed before workers are notified.
+"""Turns a listing into rows and notifications, of one scan for each check. The rows of a page are committed first.
 
 An enqueue that was killed at any point can be run again: an image is identified by its uri and version, so listing it
 twice adds nothing.
@@ -6,8 +6,9 @@ twice adds nothing.
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,16 +17,17 @@ from typing import Any
 import sqlalchemy as sa
 from celery import Celery
 
+from producer.scans.target import Target
 from producer.sources.filters import pages
 from producer.sources.listing import Listing
 from scanfleet.checks.check import Check
+from scanfleet.checks.passes import plan_passes
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans import batches, notifications, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.scans import ScanInfo
-from scanfleet.db.tables import Batch, Scan
-from scanfleet.errors import EmptySource, RequestError
+from scanfleet.errors import EmptySource
 from scanfleet.reconcile import notify_all
 from scanfleet.retry import retry_database
 
@@ -37,15 +39,20 @@ BROKER_AWAY_SECONDS = 30.0  # after a failed notification, the listing continues
 class Enqueued:
     """The state of the listing after a page."""
 
-    scan: ScanInfo
+    scans: tuple[ScanInfo, ...]  # one for each check
     n_listed: int  # images listed by this run
-    n_new: int  # images written by this run
+    n_new: int  # images written by this run, into the scan that took the most
     n_skipped: int  # files that are not images, or that a filter excluded
     broker_away: bool
     ended: bool
     idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
     n_left_out: int = 0  # entries of manifests and archives that name no image
     left_out: tuple[str, ...] = ()  # the first of them, each with the reason
+
+    @property
+    def scan(self) -> ScanInfo:
+        """The first one."""
+        return self.scans[0]
 
 
 class Notifier:
@@ -77,9 +84,15 @@ class Notifier:
 
 
 def enqueue(
-    engine: sa.Engine, app: Celery, settings: Settings, *, listing: Listing, check: Check, fresh: bool = False
+    engine: sa.Engine,
+    app: Celery,
+    settings: Settings,
+    *,
+    listing: Listing,
+    checks: Sequence[Check],
+    fresh: bool = False,
 ) -> Iterator[Enqueued]:
-    """Write the images of a listing as a scan, page by page; yield after each commit.
+    """Write the images of a listing as one scan per check, page by page; yield after each commit.
 
     The first page is one batch, which can be scored while the listing continues. A finished scan opens again if its
     sources hold something new. Raises EmptySource, RequestError (a cancelled scan) and what sources and store raise.
@@ -88,11 +101,16 @@ def enqueue(
     first = next(images, None)  # a bad source raises here, before anything is written
     if first is None:
         raise EmptySource(_nothing_in(listing))
-    scan, new = retry_database(lambda: _open(engine, settings, listing, check, fresh=fresh))
-    _refuse_cancelled(scan)
-    again = _without_held(engine, scan.id, listing.images(_resume_at(scan)))
-    images = chain([first], images) if new else again
-    run = _Run(engine, settings, scan, listing, Notifier(engine, app, settings))
+    opened = retry_database(lambda: _open(engine, settings, listing, checks, fresh=fresh))
+    targets = [Target(engine, settings, scan, listing) for scan, _ in opened]
+    for target in targets:
+        target.refuse_cancelled()
+    if all(new for _, new in opened):
+        images = chain([first], images)
+    else:
+        scan_ids = [target.scan.id for target in targets]
+        images = _without_held(engine, scan_ids, listing.images(_resume_at(targets)))
+    run = _Run(engine, targets, listing, Notifier(engine, app, settings))
     yield run.snapshot()
     portions = pages(images, batch_images=settings.batch_images)
     while not run.full and (page := next(portions, None)) is not None:
@@ -103,72 +121,47 @@ def enqueue(
 
 
 class _Run:
-    """Writes one listing into the ledger."""
+    """Writes one listing into the ledger, each page into all scans at once: they get the same batches."""
 
-    def __init__(
-        self, engine: sa.Engine, settings: Settings, scan: ScanInfo, listing: Listing, notifier: Notifier
-    ) -> None:
+    def __init__(self, engine: sa.Engine, targets: Sequence[Target], listing: Listing, notifier: Notifier) -> None:
         self._engine = engine
-        self._settings = settings
-        self._scan = scan
+        self._targets = targets
         self._listing = listing
         self._notifier = notifier
-        self._n_new = 0
-        self._cursor = scan.cursor
-        self._keeps_cursor = True
-        with reading(engine) as connection:
-            self.full = self._remaining(connection) == 0
+
+    @property
+    def full(self) -> bool:
+        """True if no scan takes a further image."""
+        return all(target.full for target in self._targets)
 
     def write(self, page: list[NewImage]) -> None:
         """Write images, batches, cursor and due notifications in one transaction."""
         with transaction(self._engine) as connection:
-            held = _lock(connection, self._scan.id)
-            _refuse_cancelled(held)
-            remaining = self._remaining(connection)
-            added = batches.add_images(
-                connection,
-                scan_id=self._scan.id,
-                queue=self._scan.queue,
-                images=page,
-                batch_images=self._settings.batch_images,
-                at_most=remaining,
-            )
-            n_new = _count_images(connection, added)
-            values = self._move_cursor(held, self._listing.cursor_at(page[-1])) | {"roots": self._listing.roots}
-            if added:
-                # While n_listed is NULL, no worker can end the scan before the next page.
-                values |= {"n_listed": None}
-                scans.reopen(connection, self._scan.id)
-            if values:
-                connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
+            open_ones = self._lock(connection)
+            added = [target.write(connection, page) for target in open_ones]
             due = self._notifier.due(connection)
-        self._n_new += n_new
-        self.full = remaining is not None and remaining <= n_new
+        for target, n_new in zip(open_ones, added, strict=True):
+            target.count(n_new)
         if due:
             self._notifier.notify(due)
 
-    def _move_cursor(self, held: ScanInfo, cursor: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the column to write; none, for good, once the ledger's cursor is not the one of the last page.
+    def _lock(self, connection: sa.Connection) -> list[Target]:
+        """Lock the scans until the commit, in the order of their ids, and return those that were not cancelled.
 
-        Then the database was restored and has lost pages before this one, or another command lists the same scan.
+        Raises RequestError if all were.
         """
-        self._keeps_cursor = self._keeps_cursor and held.cursor in (self._cursor, cursor)  # cursor: a repeated commit
-        self._cursor = cursor
-        return {"cursor": cursor} if self._keeps_cursor else {}
-
-    def _remaining(self, connection: sa.Connection) -> int | None:
-        """Return how many images the scan may still take; None for no limit."""
-        limit = self._listing.filters.limit
-        return None if limit is None else max(limit - scans.progress(connection, self._scan.id).n_images, 0)
+        for target in sorted(self._targets, key=lambda target: target.scan.id):
+            target.lock(connection)
+        open_ones = [target for target in self._targets if target.held.state != "cancelled"]
+        if not open_ones:
+            self._targets[0].refuse_cancelled()
+        return open_ones
 
     def end(self) -> None:
-        """Mark the listing as complete; only now can the scan become done."""
+        """Mark the listing as complete; only now can the scans become done."""
         with transaction(self._engine) as connection:
-            _refuse_cancelled(_lock(connection, self._scan.id))
-            n_listed = scans.progress(connection, self._scan.id).n_images
-            values = {"n_listed": n_listed, "cursor": None}
-            connection.execute(sa.update(Scan).where(Scan.id == self._scan.id).values(values))
-            scans.finish_if_complete(connection, self._scan.id)
+            for target in self._lock(connection):
+                target.end(connection)
             due = self._notifier.due(connection)
         if due:
             self._notifier.notify(due)
@@ -176,9 +169,9 @@ class _Run:
     def snapshot(self, *, ended: bool = False) -> Enqueued:
         counts = self._listing.counts
         return Enqueued(
-            scan=self._scan,
+            scans=tuple(target.scan for target in self._targets),
             n_listed=counts.n_taken,
-            n_new=self._n_new,
+            n_new=max(target.n_new for target in self._targets),
             n_skipped=counts.n_skipped,
             broker_away=self._notifier.broker_away,
             ended=ended,
@@ -189,18 +182,19 @@ class _Run:
 
 
 def _open(
-    engine: sa.Engine, settings: Settings, listing: Listing, check: Check, *, fresh: bool
-) -> tuple[ScanInfo, bool]:
-    def attempt() -> tuple[ScanInfo, bool]:
+    engine: sa.Engine, settings: Settings, listing: Listing, checks: Sequence[Check], *, fresh: bool
+) -> list[tuple[ScanInfo, bool]]:
+    about: dict[str, Any] = {"model": settings.model, "sources": listing.names, "filters": listing.filters.as_dict()}
+    salt = secrets.token_hex(8) if fresh else ""
+    planned = plan_passes(checks, model=settings.model)
+    pass_ids = {check.hash: each.id(about, salt) for each in planned for check in each.checks}
+
+    def attempt() -> list[tuple[ScanInfo, bool]]:
         with transaction(engine) as connection:
-            return scans.open_scan(
-                connection,
-                check=check,
-                model=settings.model,
-                sources=listing.names,
-                filters=listing.filters.as_dict(),
-                fresh=fresh,
-            )
+            return [
+                scans.open_scan(connection, check=check, pass_id=pass_ids[check.hash], fresh=fresh, **about)
+                for check in checks
+            ]
 
     try:
         return attempt()
@@ -208,36 +202,23 @@ def _open(
         return attempt()
 
 
-def _resume_at(scan: ScanInfo) -> dict[str, Any] | None:
-    """Return the cursor of an interrupted listing; None for a complete one, which is listed again for new images."""
-    return scan.cursor if scan.n_listed is None else None
+def _resume_at(targets: Sequence[Target]) -> dict[str, Any] | None:
+    """Return where an interrupted listing of all these scans goes on; None: all is listed again, for new images."""
+    cursors = [target.scan.cursor if target.scan.n_listed is None else None for target in targets]
+    return cursors[0] if all(cursor == cursors[0] for cursor in cursors) else None
 
 
-def _lock(connection: sa.Connection, scan_id: str) -> ScanInfo:
-    """Return the scan and lock its state until the commit."""
-    connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update(key_share=True))
-    return scans.get_scan(connection, scan_id)
-
-
-def _refuse_cancelled(scan: ScanInfo) -> None:
-    if scan.state == "cancelled":
-        raise RequestError(f"scan {scan.id} of this source was cancelled: start a new one with --fresh")
-
-
-def _without_held(engine: sa.Engine, scan_id: str, images: Iterable[NewImage]) -> Iterator[NewImage]:
-    """Drop the images that the scan already holds, in read transactions that block no worker."""
+def _without_held(engine: sa.Engine, scan_ids: Sequence[str], images: Iterable[NewImage]) -> Iterator[NewImage]:
+    """Drop the images that all scans already hold, in read transactions that block no worker."""
     for page in pages(images, batch_images=SIFT_IMAGES):
 
         def sift(page: list[NewImage] = page) -> list[NewImage]:
             with reading(engine) as connection:
-                return batches.not_yet_held(connection, scan_id, page)
+                wanted = [batches.not_yet_held(connection, scan_id, page) for scan_id in scan_ids]
+            identities = {image.identity for each in wanted for image in each}
+            return [image for image in page if image.identity in identities]
 
         yield from retry_database(sift)
-
-
-def _count_images(connection: sa.Connection, batch_ids: list[int]) -> int:
-    total = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_images), 0)).where(Batch.id.in_(batch_ids))
-    return int(connection.execute(total).scalar_one())
 
 
 def _nothing_in(listing: Listing) -> str:

@@ -142,7 +142,7 @@ class _Walk:
 
     def snapshot(self) -> Enqueued:
         return Enqueued(
-            scan=self._scan,
+            scans=(self._scan,),
             n_listed=self._n_seen,
             n_new=self._n_new,
             n_skipped=0,

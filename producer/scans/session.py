@@ -7,7 +7,9 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import sqlalchemy as sa
 from celery import Celery
@@ -17,6 +19,7 @@ from producer.sources.filters import Filters, pages, parse_sample
 from producer.sources.listing import Listing
 from producer.sources.open import open_source
 from scanfleet.checks.check import Check, load_check
+from scanfleet.checks.pack import load_pack
 from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
@@ -40,7 +43,7 @@ class Request:
     """The options of `scan` and `run`, as typed."""
 
     sources: tuple[str, ...]
-    check_name: str
+    check_names: tuple[str, ...]
     model: str | None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -49,6 +52,7 @@ class Request:
     seed: int
     fresh: bool
     members: bool = False
+    pack: Path | None = None
 
     def listing(self, settings: Settings) -> Listing:
         """Open the sources. Raises RequestError (a filter), SourceNotFound, BadSource."""
@@ -79,7 +83,7 @@ class Session:
             self.app,
             self.settings,
             listing=request.listing(self.settings),
-            check=find_check(self.engine, request.check_name),
+            checks=find_checks(self.engine, request),
             fresh=request.fresh,
         )
 
@@ -159,6 +163,14 @@ def find_check(engine: sa.Engine | None, name: str) -> Check:
         return resolve_check(connection, name)
 
 
+def find_checks(engine: sa.Engine | None, request: Request) -> list[Check]:
+    """Return each check of a request once, then those of its pack. Raises as `find_check`."""
+    resolve = partial(find_check, engine)
+    entries = [] if request.pack is None else load_pack(request.pack)
+    found = [resolve(name) for name in request.check_names] + [entry.find(resolve) for entry in entries]
+    return list({check.hash: check for check in found}.values())
+
+
 @contextmanager
 def existing_ledger(settings: Settings) -> Iterator[sa.Engine | None]:
     """Open the database; yield None if the embedded one does not exist yet, since reading must not create it."""
@@ -178,7 +190,7 @@ class Preview:
     n_images: int = 0
     n_bytes: int = 0
     n_unsized: int = 0  # images of unknown size
-    n_scored: int = 0  # images whose version already has a verdict by this check and model
+    n_scored: list[int]  # for each check, images whose version already has a verdict by it and the model
     n_several: int = 0  # images that may hold several pictures, by their names
     n_skipped: int = 0
     idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
@@ -186,16 +198,18 @@ class Preview:
     left_out: tuple[str, ...] = ()  # the first of them, each with the reason
 
 
-def preview(engine: sa.Engine | None, listing: Listing, *, check: Check, model: str) -> Preview:
+def preview(engine: sa.Engine | None, listing: Listing, *, checks: Sequence[Check], model: str) -> Preview:
     """Count what a scan would take. engine None: there is no database yet, so nothing is scored."""
-    found = Preview()
+    found = Preview(n_scored=[0] * len(checks))
     images = islice(listing.images(), listing.filters.limit)
     for page in pages(images, batch_images=PAGE_IMAGES):
         found.n_images += len(page)
         found.n_bytes += sum(image.size or 0 for image in page)
         found.n_unsized += sum(image.size is None for image in page)
         found.n_several += sum(image.uri.lower().endswith(SEVERAL_SUFFIXES) for image in page)
-        found.n_scored += 0 if engine is None else _scored(engine, page, check=check, model=model)
+        if engine is not None:
+            scored = [_scored(engine, page, check=check, model=model) for check in checks]
+            found.n_scored = [before + more for before, more in zip(found.n_scored, scored, strict=True)]
     found.n_skipped = listing.counts.n_skipped
     found.n_left_out = listing.counts.n_left_out
     found.left_out = tuple(map(str, listing.counts.left_out))

@@ -48,7 +48,7 @@ class CheckRow(Base):
 
 class Scan(Base):
     __tablename__ = "scans"
-    __table_args__ = (one_of("state", SCAN_STATES),)
+    __table_args__ = (one_of("state", SCAN_STATES), sa.Index(None, "pass_id"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)  # check, model, sources and filters: the same scan twice is one
@@ -68,6 +68,7 @@ class Scan(Base):
     not_before: Mapped[datetime | None]  # until then no claims and no notifications: the store is unavailable
     waiting_for: Mapped[str | None]  # the store's error
     rescan_of: Mapped[str | None]  # the scan whose answers this one renews
+    pass_id: Mapped[str | None]  # scans of other checks with the same one read the same images once
     roots: Mapped[dict[str, Any] | None]  # folder -> inode when it was listed; an empty mount point has another one
 
 

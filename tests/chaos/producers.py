@@ -110,7 +110,7 @@ class Producers:
             sources = [open_source(f"s3://{BUCKET}/{prefix}", self._settings) for prefix in scan.prefixes]
             listing = Listing(sources, Filters())
             settings = self._settings.model_copy(update={"model": scan.model})
-            for _ in enqueue(self._engine, self._app, settings, listing=listing, check=scan.check):
+            for _ in enqueue(self._engine, self._app, settings, listing=listing, checks=[scan.check]):
                 if command.abandoned.is_set():
                     command.abandoned.clear()
                     return False

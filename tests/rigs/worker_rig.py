@@ -69,6 +69,7 @@ def add_scan(
     batch_images: int = 8,
     check: Check | None = None,
     model: str = "fake",
+    pass_id: str | None = None,
 ) -> str:
     """A listed scan over these images; returns its id."""
     with transaction(engine) as connection:
@@ -79,6 +80,7 @@ def add_scan(
             sources=["mem://a"],
             filters={},
             fresh=True,
+            pass_id=pass_id,
         )
         queue = score_queue(model)
         batches.add_images(connection, scan_id=scan.id, queue=queue, images=images, batch_images=batch_images)

@@ -37,6 +37,7 @@ from worker.scoring.boxes import StoredBoxes, stored
 from worker.scoring.factory import Resolved
 
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
+OnRead = Callable[[ClaimedImage, ImageResult], None]
 
 
 class Aborted(Exception):
@@ -57,8 +58,10 @@ class BatchRun:
         watch: Stopwatch,
         scan_id: str,
         on_fetched: OnFetched = lambda _, __: None,
+        on_read: OnRead = lambda _, __: None,
     ) -> None:
         self._on_fetched = on_fetched
+        self._on_read = on_read
         self._results = results
         # A later attempt starts elsewhere, so that an image which keeps waiting does not delay those behind it.
         start = (attempt - 1) * context.settings.fetch_threads % len(images) if images else 0
@@ -232,6 +235,7 @@ class BatchRun:
             if isinstance(answer.result, Exception):
                 self._results.add_error(image, answer.result)
             else:
+                self._on_read(image, answer)
                 self._results.add_reading(
                     image,
                     answer.result,

@@ -7,8 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+import sqlalchemy as sa
+
 from scanfleet.config.settings import Settings
+from scanfleet.db.engine import reading
+from scanfleet.db.results import verdicts
 from scanfleet.db.results.verdicts import Answer
+from scanfleet.db.scans import crash_isolation
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
 from scanfleet.storage.open import StoreFinder
@@ -68,3 +73,17 @@ class BatchContext:
     def expect_fetch(self) -> Callable[[], None]:
         """Announce a fetch to the hang detector. Call the returned function when it has ended."""
         return self.activity.expect(seconds=self.worker.settings.fetch_deadline_seconds + RETRY_SECONDS)
+
+
+def look_up_content(engine: sa.Engine) -> AnswersByContent:
+    """Return the lookup of bytes in the ledger: earlier answers, and bytes that killed workers."""
+
+    def look_up(query: ScanBytes) -> Mapping[str, Answer | ImageError]:
+        if not query.hashes:
+            return {}
+        with reading(engine) as connection:
+            answers = verdicts.answers_by_content(connection, query.scorer_id, query.hashes)
+            lethal = crash_isolation.lethal_content(connection, query.scan_id, query.hashes)
+        return {**lethal, **answers}
+
+    return look_up

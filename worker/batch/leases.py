@@ -45,12 +45,20 @@ class Leases:
         self._lock = threading.Lock()
         self._held: set[Lease] = set()
 
-    def claim(self, *, model: str, notified: int | None) -> Lease | None:
-        """Lease the notified batch, or another of the model; None when there is none. Raises DatabaseUnavailable."""
+    def claim(self, *, model: str, notified: int | None, only: bool = False) -> Lease | None:
+        """Lease the notified batch, or another of the model; None when there is none. Raises DatabaseUnavailable.
+
+        only: no other one.
+        """
         asked_at = time.monotonic()  # before the database's clock, so that our deadline is never later than its own
         with transaction(self._engine) as connection:
             claim = batches.claim(
-                connection, model=model, worker=self._worker, lease_seconds=self._lease_seconds, notified=notified
+                connection,
+                model=model,
+                worker=self._worker,
+                lease_seconds=self._lease_seconds,
+                notified=notified,
+                only=only,
             )
         if claim is None:
             return None

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import sqlalchemy as sa
 import structlog
 
-from scanfleet.db.engine import reading, transaction
-from scanfleet.db.results import verdicts
-from scanfleet.db.results.verdicts import Answer
-from scanfleet.db.scans import crash_isolation, notifications
+from scanfleet.db.engine import transaction
+from scanfleet.db.scans import notifications
 from scanfleet.db.scans.batches import Claim, ClaimedImage
-from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, ImageError, LedgerReplaced, Retryable
+from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, LedgerReplaced, Retryable
 from scanfleet.redaction import storable
 from worker.batch.attempt import Aborted, BatchRun
 from worker.batch.commit import BatchWriter
-from worker.batch.context import AnswersByContent, ScanBytes, WorkerContext
+from worker.batch.context import WorkerContext
 from worker.batch.isolation import IsolationLock, run_suspect
 from worker.batch.leases import Lease, Leases
+from worker.batch.passes import known
+from worker.batch.passes.readings import PassReadings
+from worker.batch.passes.siblings import Passes
 from worker.batch.refused_objects import RefusedObjects
 from worker.batch.results import BatchResults
 from worker.batch.timing import LEFT_OVER, Stopwatch, Totals
@@ -41,7 +42,15 @@ class Pipeline:
     """Runs batches. `run` may be called from several threads; each call runs one batch."""
 
     def __init__(
-        self, *, engine: sa.Engine, model: str, scorers: ScorerCache, context: WorkerContext, leases: Leases, stop: Stop
+        self,
+        *,
+        engine: sa.Engine,
+        model: str,
+        scorers: ScorerCache,
+        passes: Passes,
+        context: WorkerContext,
+        leases: Leases,
+        stop: Stop,
     ) -> None:
         self.totals = Totals(context.device.occupancy, n_threads=context.settings.fetch_threads)
         self._lock = threading.Lock()
@@ -51,6 +60,7 @@ class Pipeline:
         self._engine = engine
         self._model = model
         self._scorers = scorers
+        self._passes = passes
         self._context = context
         self._stop = stop
         self._isolation = IsolationLock()
@@ -59,15 +69,25 @@ class Pipeline:
         self._writer = BatchWriter(engine, stop, self.totals)
 
     def run(self, notified: int | None) -> None:
-        """Run the notified batch, or another one. Errors of a batch are written or logged, never raised."""
+        """Run the notified batch, or another one, and then those of its pass that hold the same images.
+
+        Errors of a batch are written or logged, never raised.
+        """
         if self._stop.draining or self._stop.wait_draining(self.seconds_paused):
             self._return_notification(notified)
             return
+        readings = PassReadings()
+        self._claim_and_run(notified, readings)
+        for batch_id in readings.take_batches():
+            if self._stop.wait_draining(0.0) or (self.seconds_paused and not readings.any):
+                return
+            self._claim_and_run(batch_id, readings, only=True)
+
+    def _claim_and_run(self, notified: int | None, readings: PassReadings, *, only: bool = False) -> None:
         deadline = time.monotonic() + self._context.settings.lease_seconds
+        claim = partial(self.leases.claim, model=self._model, notified=notified, only=only)
         try:
-            lease = retry_until(
-                lambda: self.leases.claim(model=self._model, notified=notified), until=lambda: deadline, stop=self._stop
-            )
+            lease = retry_until(claim, until=lambda: deadline, stop=self._stop)
         except DatabaseUnavailable as error:
             # The batch is still ready, and the reconcilers notify a worker of it again.
             log.warning("claim_failed", batch=notified, error=str(error))
@@ -78,7 +98,7 @@ class Pipeline:
             self._n_taken += 1
             self._n_active += 1
         try:
-            self._attempt(lease)
+            self._attempt(lease, readings)
         except Exception as error:
             # A bug. The batch waits for a version without it, and its images are not counted as failures.
             log.exception("batch_crashed", batch=lease.claim.batch_id)
@@ -104,12 +124,12 @@ class Pipeline:
         """Seconds until batches are claimed again after an error of the model or the device."""
         return self._breaker.seconds_left
 
-    def _attempt(self, lease: Lease) -> None:
+    def _attempt(self, lease: Lease, readings: PassReadings) -> None:
         self._on_abort(lease, lambda _: self._isolation.wake())
         enter = self._isolation.alone if lease.claim.suspect else self._isolation.together
         try:
             with enter(given_up=lambda: lease.unwanted or self._stop.handing_back):
-                self._score(lease)
+                self._score(lease, readings)
         except Aborted as aborted:
             if not lease.ended:
                 self._writer.hand_back(lease, None, reason=str(aborted))
@@ -125,32 +145,35 @@ class Pipeline:
         if lease.unwanted:
             abort("the lease is lost")
 
-    def _score(self, lease: Lease) -> None:
+    def _score(self, lease: Lease, readings: PassReadings) -> None:
         """Raises Aborted only before the first result, and Retryable only before the first write."""
         resolved = self._resolve(lease)
         with self._context.device.occupancy.batch() as span:
             allowance = _allowance(resolved, lease.claim)
             watch = Stopwatch(span=span, n_threads=self._context.settings.fetch_threads, allowance=allowance)
             try:
-                self._score_with(resolved, lease, watch)
+                self._score_with(resolved, lease, watch, readings)
             except (LedgerReplaced, sa.exc.IntegrityError):  # rows that it names are gone, or others have their ids
                 self._scorers.forget(resolved)
                 raise
 
-    def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch) -> None:
+    def _score_with(self, resolved: Resolved, lease: Lease, watch: Stopwatch, readings: PassReadings) -> None:
         claim, results = lease.claim, BatchResults(resolved)
-        unseen = self._add_earlier(resolved, claim.images, results)
+        unseen = known.add_earlier(self._engine, resolved, claim.images, results)
+        unseen = known.add_read(self._context.answers_by_content, claim, unseen, results, readings)
+        joined = self._join(resolved, claim, unseen, readings)
 
         def run(images: Iterable[ClaimedImage], into: BatchResults) -> None:
             batch = BatchRun(
                 images=tuple(images),
                 attempt=claim.attempts,
-                resolved=resolved,
+                resolved=joined,
                 context=self._context,
                 results=into,
                 watch=watch,
                 scan_id=claim.scan_id,
                 on_fetched=lambda image, sha256: self._writer.record_content(lease, image, sha256),
+                on_read=lambda image, answer: known.keep(readings, joined, image, answer, into),
             )
             self._on_abort(lease, batch.abort)
             batch.run()
@@ -173,6 +196,15 @@ class Pipeline:
             return
         self._writer.write(lease, results.outcome(watch))
 
+    def _join(
+        self, resolved: Resolved, claim: Claim, unseen: Sequence[ClaimedImage], readings: PassReadings
+    ) -> Resolved:
+        ended = self._context.tracker.whole.expect(seconds=SCORER_SECONDS)
+        try:
+            return self._passes.join(resolved, claim, unseen, readings)
+        finally:
+            ended()
+
     def _resolve(self, lease: Lease) -> Resolved:
         ended = self._context.tracker.whole.expect(seconds=SCORER_SECONDS)
         try:
@@ -186,18 +218,6 @@ class Pipeline:
             self._breaker.reset()
         elif results.device_error is not None:
             self._breaker.trip(results.device_error)
-
-    def _add_earlier(
-        self, resolved: Resolved, images: Collection[ClaimedImage], results: BatchResults
-    ) -> list[ClaimedImage]:
-        """Reuse this scorer's answers for the same listed versions, and return the other images."""
-        identities = [image.identity for image in images if image.etag is not None]
-        with reading(self._engine) as connection:
-            answers = verdicts.answers_by_identity(connection, resolved.scorer_id, identities)
-        for image in images:
-            if image.identity in answers:
-                results.add_earlier(image, answers[image.identity])
-        return [image for image in images if image.identity not in answers]
 
     def _return_notification(self, notified: int | None) -> None:
         """The worker stops: have the reconcilers notify another worker of the batch at once."""
@@ -216,17 +236,3 @@ def _allowance(resolved: Resolved, claim: Claim) -> Allowance | None:
         return None
     left_over = (claim.seconds or {}).get(LEFT_OVER, 0.0)
     return Allowance(resolved.crop_setup.settings.max_extra, left_over=left_over)
-
-
-def look_up_content(engine: sa.Engine) -> AnswersByContent:
-    """Return the lookup of bytes in the ledger: earlier answers, and bytes that killed workers."""
-
-    def look_up(query: ScanBytes) -> Mapping[str, Answer | ImageError]:
-        if not query.hashes:
-            return {}
-        with reading(engine) as connection:
-            answers = verdicts.answers_by_content(connection, query.scorer_id, query.hashes)
-            lethal = crash_isolation.lethal_content(connection, query.scan_id, query.hashes)
-        return {**lethal, **answers}
-
-    return look_up

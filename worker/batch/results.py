@@ -47,6 +47,10 @@ class BatchResults:
         self._n_scored = 0
         self._n_low_mass = 0
 
+    @property
+    def resolved(self) -> Resolved:
+        return self._resolved
+
     def empty_copy(self) -> BatchResults:
         """Return empty results for other images of the same batch."""
         return BatchResults(self._resolved)
@@ -75,6 +79,10 @@ class BatchResults:
         self._n_fetched += 1
         if image.pin is None and etag is not None:
             self._versions[image.id] = etag
+
+    def version_of(self, image: ClaimedImage) -> str | None:
+        """Return the etag of the version that was read; None: the store has none."""
+        return image.pin or self._versions.get(image.id)
 
     @property
     def missing(self) -> list[ClaimedImage]:

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from scanfleet.config.settings import Settings
 from scanfleet.decoding.pool import Decoders
 from scanfleet.storage.open import StoreFinder
-from worker.batch.context import WorkerContext
+from worker.batch.context import WorkerContext, look_up_content
 from worker.batch.leases import Leases
-from worker.batch.pipeline import Pipeline, look_up_content
+from worker.batch.passes.siblings import Passes
+from worker.batch.pipeline import Pipeline
 from worker.device.executor import Device
 from worker.device.probe import budget_for
 from worker.processes.registration import new_name
@@ -71,7 +72,15 @@ def running(
         tracker=tracker,
     )
     scorers = ScorerCache(engine, model, settings, worker=name)
-    pipeline = Pipeline(engine=engine, model=settings.model, scorers=scorers, context=context, leases=leases, stop=stop)
+    pipeline = Pipeline(
+        engine=engine,
+        model=settings.model,
+        scorers=scorers,
+        passes=Passes(engine, model, scorers, name=settings.model),
+        context=context,
+        leases=leases,
+        stop=stop,
+    )
     heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
     notice = Timer("notice", leases.check_scans, seconds=settings.reconcile_seconds)
     device.start()

@@ -94,25 +94,43 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
 @results.command()
 @click.argument("uri")
 @click.option("--scan", metavar="SCAN", help="Only this scan.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "table"]),
+    default="json",
+    show_default=True,
+    help="Table: the answers of all checks side by side.",
+)
 @click.pass_obj
-def show(flags: Flags, uri: str, scan: str | None) -> None:
+def show(flags: Flags, uri: str, scan: str | None, form: str) -> None:
     """Show everything known about one image, as JSON.
 
-    Prints one object for each scan that holds the image.
+    Prints one object, or one line of a table, for each scan that holds the image.
 
     \b
     Example:
       scanfleet results show s3://ads/2026/banner.png
+      scanfleet results show s3://ads/2026/banner.png --format table
     """
     from producer.reports.export import as_record
     from producer.reports.output import escaped
+    from scanfleet.db.engine import reading
     from scanfleet.db.results.results import iter_results
+    from scanfleet.db.scans.scans import get_scan
     from scanfleet.errors import UnknownName
 
     with flags.ledger() as engine:
         found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": _as_listed(uri)})))
+        with reading(engine) as connection:
+            checks = {result.scan: get_scan(connection, result.scan).check for result in found}
     if not found:
         raise UnknownName(f"no scan holds {uri}: find names with `scanfleet results ls --prefix TEXT`")
+    if form == "table":
+        header = ("check", "state", "label", "decision", "score", "margin", "scan")
+        rows = [(checks[result.scan], *_row(result)[1:-1], result.scan) for result in found]
+        echo_table(header, rows, below=("scan",))
+        return
     for result in found:
         text = json.dumps(as_record(result), indent=2, ensure_ascii=False)
         click.echo(escaped(text) if sys.stdout.isatty() else text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note
+from producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note, require_checks
 from producer.cli.progress import Display, open_display
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     Example:
       scanfleet run photos/ --check overlay --report flagged.html
       scanfleet run demo/manifest.csv --check overlay --truth truth
+      scanfleet run photos/ --check overlay --check logo.toml
     """
     from producer.cli.scans.outcome import echo_summary, report_refusals, report_unused_adapter
-    from producer.cli.scans.scan import report_outcome
+    from producer.cli.scans.scan import report_outcomes
     from producer.local.workers import LocalWorkers, require_worker_extra
     from producer.reports.output import require_place
     from producer.reports.summary import summarise
@@ -54,10 +55,13 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     from scanfleet.queue.app import clear_taken
 
     require_worker_extra()
+    require_checks(chosen)
     request = Request(**chosen)
     settings = flags.settings(model=request.model)
     require_model(settings.model, elsewhere=False)
     require_address(settings)
+    if report is not None and (request.pack is not None or len(request.check_names) > 1):
+        raise click.UsageError("--report needs a single check: `scanfleet scans report` writes that of each scan")
     if report is not None:
         require_place(report)
     if truth is not None:
@@ -66,24 +70,25 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
         begin = time.monotonic()
         free = partial(free_batches, session.engine)
         with LocalWorkers(settings, n=workers, say=note, on_death=free) as local, open_display() as display:
-            now, n_left_out = _score(session, request, local, display)
+            ended, n_left_out = _score(session, request, local, display)
         clear_taken(settings)
-        echo_summary(
-            summarise(session.engine, now.scan.id),
-            seconds=time.monotonic() - begin if local.logs else None,
-        )
-        _conclude(session, now, truth=truth, report=report)
-        report_refusals(session.engine, now.scan)
-        report_unused_adapter(session.engine, now.scan)
-        report_outcome(now.scan.id, now.progress, strict=strict, n_left_out=n_left_out)
+        seconds = time.monotonic() - begin if local.logs else None
+        for now in ended:
+            if now is not ended[0]:
+                click.echo()
+            echo_summary(summarise(session.engine, now.scan.id), seconds=seconds)
+            _conclude(session, now, truth=truth, report=report)
+            report_refusals(session.engine, now.scan)
+            report_unused_adapter(session.engine, now.scan)
+        report_outcomes(ended, strict=strict, n_left_out=n_left_out)
 
 
-def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> tuple[ScanSnapshot, int]:
-    """List and score at the same time until the scan has ended; return also the number of entries left out.
+def _score(session: Session, request: Request, local: LocalWorkers, display: Display) -> tuple[list[ScanSnapshot], int]:
+    """List and score at the same time until the scans have ended; return also the number of entries left out.
 
     Raises WorkerDied.
     """
-    from producer.cli.scans.scan import report_listing
+    from producer.cli.scans.scan import count_pending, report_listing
     from producer.scans.wait import snapshot_of, watch_and_reconcile
 
     last, poll_at = None, 0.0
@@ -97,17 +102,20 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
             display.scored(now)
             poll_at = time.monotonic() + POLL_SECONDS
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
-    n_pending = snapshot_of(session.engine, last.scan.id).progress.n_pending
+    n_pending = count_pending(session, last)
     report_listing(last, n_pending=n_pending)
     if n_pending:
         local.start()  # nothing is new, but an earlier run left work
-    for now in watch_and_reconcile(session.engine, session.app, session.settings, last.scan.id, own_workers=True):
-        display.scored(now)
-        if not now.ended:
-            local.check(now.progress.n_done)
-            if now.progress.waiting_for:
-                local.say_why_waiting(now.progress.waiting_for)
-    return now, last.n_left_out
+    ended = []
+    for each in last.scans:
+        for now in watch_and_reconcile(session.engine, session.app, session.settings, each.id, own_workers=True):
+            display.scored(now)
+            if not now.ended:
+                local.check(now.progress.n_done)
+                if now.progress.waiting_for:
+                    local.say_why_waiting(now.progress.waiting_for)
+        ended.append(now)
+    return ended, last.n_left_out
 
 
 def _conclude(session: Session, now: ScanSnapshot, *, truth: str | None, report: Path | None) -> None:

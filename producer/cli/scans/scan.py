@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note
+from producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note, require_checks
 from producer.cli.progress import Display, open_display
 from producer.cli.tables import count, size_text
 
 if TYPE_CHECKING:
     from producer.scans.enqueue import Enqueued
     from producer.scans.session import Request, Session
+    from producer.scans.wait import ScanSnapshot
+    from scanfleet.checks.check import Check
     from scanfleet.config.settings import Settings
-    from scanfleet.db.scans.scans import Progress
+    from scanfleet.db.scans.scans import Progress, ScanInfo
 
 
 @click.command(short_help="Add the images in SRC to the queue and notify the workers.")
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: Any) -> None:
     """Add the images in SRC to the queue and notify the workers. Prints the scan's id.
+
+    With several checks it prints a line for each scan, with its id and its check.
 
     Safe to interrupt: run it again to resume. Run it later to add only new images.
 
@@ -39,12 +44,14 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
     Example:
       scanfleet scan s3://ads/2026/ --check overlay
       scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --dry-run
+      scanfleet scan photos/ --pack ads.toml --wait
     """
     from producer.cli.scans.outcome import report_unused_adapter
     from producer.scans.session import Request, open_session
     from scanfleet.config.diagnosis import local_broker_warning
     from scanfleet.config.model_names import require_model
 
+    require_checks(chosen)
     request = Request(**chosen)
     settings = flags.settings(model=request.model)
     require_model(settings.model, elsewhere=settings.database_url is not None)
@@ -58,43 +65,57 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
         with if_stopped("stopped; what is listed is kept: run the same command to resume"):
             last = _enqueue(session, request, display)
         _report_missing_worker(session, last)
-        report_unused_adapter(session.engine, last.scan)
+        for each in last.scans:
+            report_unused_adapter(session.engine, each)
         if wait:
-            with if_stopped(f"stopped waiting; the scan continues: `scanfleet scans watch {last.scan.id}`"):
-                _wait(session, last, display, strict=strict)
+            _wait(session, last, display, strict=strict)
 
 
 def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
-    from producer.scans.wait import snapshot_of
-
     last = None
     for page in session.enqueue(request):
         if last is None:
-            click.echo(page.scan.id)  # at once, so that a script can follow the scan while it is listed
+            echo_scans(page.scans)  # at once, so that a script can follow the scan while it is listed
         display.listed(page)
         last = page
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
-    report_listing(last, n_pending=snapshot_of(session.engine, last.scan.id).progress.n_pending)
+    report_listing(last, n_pending=count_pending(session, last))
     return last
 
 
+def echo_scans(scans: Sequence[ScanInfo]) -> None:
+    """Print the id of a scan; of several, a line for each with its check."""
+    for each in scans:
+        click.echo(each.id if len(scans) == 1 else f"{each.id}  {each.check}")
+
+
+def count_pending(session: Session, last: Enqueued) -> int:
+    """Return how many images of all these scans are not scored yet."""
+    from producer.scans.wait import snapshot_of
+
+    return sum(snapshot_of(session.engine, each.id).progress.n_pending for each in last.scans)
+
+
 def report_listing(last: Enqueued, *, n_pending: int) -> None:
-    """Note the outcome of a listing. n_pending: images of the scan that are not scored yet."""
+    """Note the outcome of a listing. n_pending: images of its scans that are not scored yet."""
     if last.n_skipped:
         note(f"skipped: {count(last.n_skipped, 'file')} without an image suffix or by a filter (--include adds them)")
     _note_left_out(last.n_left_out, last.left_out)
     _note_idle(last.idle_excludes)
     if not last.n_new:
-        held = f"nothing new: scan {last.scan.id} already holds these images"
+        ids = ", ".join(each.id for each in last.scans)
+        one = len(last.scans) == 1
+        held = f"nothing new: {'scan' if one else 'scans'} {ids} already {'holds' if one else 'hold'} these images"
         if n_pending:
-            resumes = "" if last.scan.state == "paused" else " and resumes"
+            resumes = "" if any(each.state == "paused" for each in last.scans) else f" and resume{'s' if one else ''}"
             note(f"{held}{resumes} ({n_pending} pending; --fresh starts a new one)")
         else:
             note(f"{held} (--fresh starts a new one)")
     if last.broker_away:
         note("the broker is unavailable; the scan is safe in the database and starts when the broker is back")
-    if last.scan.state == "paused":
-        note(f"the scan is paused: `scanfleet scans resume {last.scan.id}`")
+    for each in last.scans:
+        if each.state == "paused":
+            note(f"the scan is paused: `scanfleet scans resume {each.id}`")
 
 
 def _note_left_out(n: int, shown: tuple[str, ...]) -> None:
@@ -113,24 +134,43 @@ def _note_idle(globs: tuple[str, ...]) -> None:
 
 def _report_missing_worker(session: Session, last: Enqueued) -> None:
     from producer.scans.session import missing_worker_hint
-    from producer.scans.wait import snapshot_of
 
-    if snapshot_of(session.engine, last.scan.id).progress.n_pending:
+    if count_pending(session, last):
         missing = missing_worker_hint(session.engine, model=last.scan.model, queue=last.scan.queue)
         if missing is not None:
             note(missing)
 
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
+    """Wait for one scan after the other: those of a pass advance together."""
     from producer.cli.scans.outcome import report_answers, report_refusals
     from producer.scans.wait import watch_and_reconcile
 
-    for now in watch_and_reconcile(session.engine, session.app, session.settings, last.scan.id):
-        display.scored(now)
-        if now.ended:
-            report_answers(session.engine, now.scan.id)
-            report_refusals(session.engine, now.scan)
-            report_outcome(now.scan.id, now.progress, strict=strict, n_left_out=last.n_left_out)
+    ended = []
+    for each in last.scans:
+        with if_stopped(f"stopped waiting; the scan continues: `scanfleet scans watch {each.id}`"):
+            for now in watch_and_reconcile(session.engine, session.app, session.settings, each.id):
+                display.scored(now)
+        if len(last.scans) > 1:
+            note(f"scan {each.id}: check {each.check}")
+        report_answers(session.engine, each.id)
+        report_refusals(session.engine, now.scan)
+        ended.append(now)
+    report_outcomes(ended, strict=strict, n_left_out=last.n_left_out)
+
+
+def report_outcomes(ended: Sequence[ScanSnapshot], *, strict: bool, n_left_out: int) -> None:
+    """Note the outcome of each scan. Raises ScanIncomplete, after the last one, as `report_outcome` does."""
+    from scanfleet.errors import ScanIncomplete
+
+    incomplete = []
+    for now in ended:
+        try:
+            report_outcome(now.scan.id, now.progress, strict=strict, n_left_out=n_left_out)
+        except ScanIncomplete as error:
+            incomplete.append(str(error))
+    if incomplete:
+        raise ScanIncomplete("; ".join(dict.fromkeys(incomplete)))
 
 
 def report_outcome(scan_id: str, done: Progress, *, strict: bool, n_left_out: int = 0) -> None:
@@ -150,18 +190,36 @@ def report_outcome(scan_id: str, done: Progress, *, strict: bool, n_left_out: in
 
 
 def _show_preview(request: Request, settings: Settings) -> None:
-    from producer.scans.session import existing_ledger, find_check, preview
+    from producer.scans.session import existing_ledger, find_checks, preview
 
     with existing_ledger(settings) as engine:
-        check = find_check(engine, request.check_name)
-        found = preview(engine, request.listing(settings), check=check, model=settings.model)
+        checks = find_checks(engine, request)
+        found = preview(engine, request.listing(settings), checks=checks, model=settings.model)
     unsized = f" ({found.n_unsized} of unknown size)" if found.n_unsized else ""
     click.echo(f"images          {found.n_images}")
     click.echo(f"bytes           {found.n_bytes} ({size_text(found.n_bytes)}){unsized}")
-    click.echo(f"already scored  {found.n_scored}")
+    several = len(checks) > 1
+    for check, n_scored in zip(checks, found.n_scored, strict=True):
+        click.echo(f"already scored  {n_scored}" + (f" by {check.name}" if several else ""))
     click.echo(f"skipped         {found.n_skipped}")
-    if found.n_several and check.frames.max > 1:
+    if several:
+        _echo_passes(checks, settings.model)
+    most = max(check.frames.max for check in checks)
+    if found.n_several and most > 1:
         files = count(found.n_several, "file")
-        note(f"{files} may hold several pictures, by name: each that does costs up to {check.frames.max} times as much")
+        note(f"{files} may hold several pictures, by name: each that does costs up to {most} times as much")
     _note_left_out(found.n_left_out, found.left_out)
     _note_idle(found.idle_excludes)
+
+
+def _echo_passes(checks: Sequence[Check], model: str) -> None:
+    """Print how often the images are read, and by which checks."""
+    from scanfleet.checks.passes import plan_passes
+
+    planned = plan_passes(checks, model=model)
+    click.echo(f"passes          {len(planned)}")
+    for each in planned:
+        first = each.checks[0]
+        at_most = f"at most {first.max_pixels} pixels" + (f", at least {first.min_pixels}" if first.min_pixels else "")
+        why = f"by itself: {each.alone}" if each.alone else f"{at_most}, {count(first.frames.max, 'frame')}"
+        click.echo(f"  {', '.join(check.name for check in each.checks)}  ({why})")

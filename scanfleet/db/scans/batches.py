@@ -16,6 +16,7 @@ from scanfleet.db import leases
 from scanfleet.db.bulk import insert_rows
 from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
+from scanfleet.db.scans.passes import read_elsewhere
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Failure, Image, Scan
 from scanfleet.errors import LeaseLost
@@ -72,6 +73,7 @@ class Claim:
     roots: Mapping[str, str]  # the ids of listed folders
     suspect: bool  # an earlier lease expired: run it alone, image by image
     seconds: dict[str, Any] | None  # sums by name, of the previous attempt
+    pass_id: str | None  # of its scan
 
 
 def add_images(
@@ -110,16 +112,23 @@ def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewIm
 
 
 def claim(
-    connection: sa.Connection, *, model: str, worker: str, lease_seconds: float, notified: int | None = None
+    connection: sa.Connection,
+    *,
+    model: str,
+    worker: str,
+    lease_seconds: float,
+    notified: int | None = None,
+    only: bool = False,
 ) -> Claim | None:
-    """Lease the notified batch, or any other ready one of the model; None when there is none.
+    """Lease the notified batch, or, unless `only` that one is wanted, any other ready one; None when there is none.
 
+    A batch whose images another worker reads for a scan of the same pass is left to it.
     Of a scan whose store is unavailable, lease only a notified batch, as a probe, and one at a time.
     """
     at = now(connection)
     others = [sa.and_(_claimable(model, at), Batch.queue == queue, ~on_hold()) for queue in _queues(model)]
     # New batches before those that failed before: a few that always fail and have low ids would come first forever.
-    preferences = [*(sa.and_(other, Batch.attempts == 0) for other in others), *others]
+    preferences = [] if only else [*(sa.and_(other, Batch.attempts == 0) for other in others), *others]
     if notified is not None:
         this = sa.and_(_claimable(model, at), Batch.queue.in_(_queues(model)), Batch.id == notified)
         preferences.insert(0, sa.and_(this, sa.or_(~on_hold(), ~_probed())))
@@ -143,7 +152,7 @@ def _queues(model: str) -> list[str]:
 def _claimable(model: str, at: datetime) -> sa.ColumnElement[bool]:
     """Whether a batch is ready and of this very model: queues of old releases hold batches of several."""
     scan_ready = (Scan.state == "running", backoff_over(Scan.not_before, at), Scan.model == model)
-    return sa.and_(leases.claimable(Batch, at), *scan_ready)
+    return sa.and_(leases.claimable(Batch, at), *scan_ready, ~read_elsewhere())
 
 
 def _probed() -> sa.ColumnElement[bool]:
@@ -176,7 +185,8 @@ def pin(connection: sa.Connection, versions: Mapping[int, str]) -> None:
 def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_seconds: float) -> Claim:
     pending = sa.select(*_CLAIMED).where(Image.batch_id == row.id, Image.state == "pending")
     found = connection.execute(pending.order_by(Image.crashes, Image.id))
-    scan = connection.execute(sa.select(Scan.check_id, Scan.created_at, Scan.roots).where(Scan.id == row.scan_id)).one()
+    columns = (Scan.check_id, Scan.created_at, Scan.roots, Scan.pass_id)
+    scan = connection.execute(sa.select(*columns).where(Scan.id == row.scan_id)).one()
     return Claim(
         batch_id=row.id,
         scan_id=row.scan_id,
@@ -190,6 +200,7 @@ def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_sec
         roots=scan.roots or {},
         seconds=row.seconds,
         suspect=row.suspect,
+        pass_id=scan.pass_id,
     )
 
 

@@ -72,11 +72,18 @@ def open_scan(
     sources: Sequence[str],
     filters: dict[str, Any],
     fresh: bool = False,
+    pass_id: str | None = None,
 ) -> tuple[ScanInfo, bool]:
-    """Return the scan of this check, model, sources and filters, and whether it is new. fresh: start another one."""
+    """Return the scan of this check, model, sources and filters, and whether it is new. fresh: start another one.
+
+    pass_id: of the pass that it joins, if it is in none.
+    """
     identity = _identity(check, model, sources, filters, salt=secrets.token_hex(8) if fresh else "")
     existing = connection.execute(sa.select(Scan.id).where(Scan.identity == identity)).scalar_one_or_none()
     if existing is not None:
+        if pass_id is not None:
+            joins = sa.update(Scan).where(Scan.id == existing, Scan.pass_id.is_(None))
+            connection.execute(joins.values(pass_id=pass_id))
         return get_scan(connection, existing), False
     added = add_scan(
         connection,
@@ -86,6 +93,7 @@ def open_scan(
         queue=score_queue(model),
         sources=list(sources),
         filters=filters,
+        pass_id=pass_id,
     )
     return added, True
 

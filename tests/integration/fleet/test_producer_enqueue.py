@@ -80,7 +80,7 @@ def start(
     engine: sa.Engine, app: Celery, settings: Settings, archive: Archive, *, fresh: bool = False, **filters: Any
 ) -> Iterator[Enqueued]:
     listing = Listing([archive], Filters(**filters))
-    return enqueue(engine, app, settings, listing=listing, check=load_check("overlay"), fresh=fresh)
+    return enqueue(engine, app, settings, listing=listing, checks=[load_check("overlay")], fresh=fresh)
 
 
 def run(engine: sa.Engine, app: Celery, settings: Settings, archive: Archive, **how: Any) -> Enqueued:
@@ -264,7 +264,7 @@ def test_a_limit_holds_over_restarts(engine: sa.Engine, app: Celery, settings: S
 def test_an_image_named_twice_is_scanned_once(engine: sa.Engine, app: Celery, settings: Settings) -> None:
     archive = Archive(10)
     listing = Listing([archive, archive], Filters())
-    last = list(enqueue(engine, app, settings, listing=listing, check=load_check("overlay")))[-1]
+    last = list(enqueue(engine, app, settings, listing=listing, checks=[load_check("overlay")]))[-1]
     assert len(uris(engine, last.scan.id)) == 10
 
 

@@ -203,10 +203,10 @@ def test_a_preview_knows_what_was_scored(engine: sa.Engine) -> None:
 
     scored_scan(engine)
     check = load_check("overlay")
-    seen = preview(engine, Listing([Listed()], Filters()), check=check, model="fake")
-    assert (seen.n_images, seen.n_bytes, seen.n_unsized, seen.n_scored) == (13, 120, 1, 9)
-    other = preview(engine, Listing([Listed()], Filters()), check=check, model="another")
-    assert other.n_scored == 0
+    seen = preview(engine, Listing([Listed()], Filters()), checks=[check], model="fake")
+    assert (seen.n_images, seen.n_bytes, seen.n_unsized, seen.n_scored[0]) == (13, 120, 1, 9)
+    other = preview(engine, Listing([Listed()], Filters()), checks=[check], model="another")
+    assert other.n_scored[0] == 0
 
 
 def test_a_report_shows_what_it_cannot_fetch(engine: sa.Engine, settings: Settings, tmp_path: Path) -> None:

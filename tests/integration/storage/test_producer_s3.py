@@ -42,7 +42,7 @@ def run(
     """List to the end, or stop dead after some pages."""
     listing = Listing([open_source(source, settings) for source in sources], Filters(**filters))  # type: ignore[arg-type]
     with make_app(settings, (score_queue("fake"),)) as app:
-        pages = enqueue(engine, app, settings, listing=listing, check=load_check("overlay"))
+        pages = enqueue(engine, app, settings, listing=listing, checks=[load_check("overlay")])
         return list(pages if n_pages is None else islice(pages, n_pages))[-1]
 
 

@@ -45,7 +45,7 @@ def progress(**more: Any) -> Progress:
 
 
 def page(n: int, *, ended: bool = False) -> Enqueued:
-    return Enqueued(scan=scan(), n_listed=n, n_new=n, n_skipped=0, broker_away=False, ended=ended)
+    return Enqueued(scans=(scan(),), n_listed=n, n_new=n, n_skipped=0, broker_away=False, ended=ended)
 
 
 def test_columns_are_aligned_numbers_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +134,7 @@ def test_a_summary_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_scan_with_nothing_new_says_whether_it_goes_on(
     capsys: pytest.CaptureFixture[str], n_pending: int, state: str, words: str
 ) -> None:
-    listed = Enqueued(scan=scan(state), n_listed=10, n_new=0, n_skipped=0, broker_away=False, ended=True)
+    listed = Enqueued(scans=(scan(state),), n_listed=10, n_new=0, n_skipped=0, broker_away=False, ended=True)
     report_listing(listed, n_pending=n_pending)
     assert capsys.readouterr().err.startswith(f"scanfleet: nothing new: scan abc {words}")
 
@@ -182,5 +182,5 @@ def test_without_flags_no_precision_is_claimed(capsys: pytest.CaptureFixture[str
 
 def test_a_listing_that_ends_at_a_limit_says_what_it_took() -> None:
     limited = replace(scan(), filters={"limit": 5})
-    assert listing_text(replace(page(5), scan=limited, n_listed=64)) == "5 new (--limit 5)"
+    assert listing_text(replace(page(5), scans=(limited,), n_listed=64)) == "5 new (--limit 5)"
     assert listing_text(page(7)) == "7 listed, 7 new"

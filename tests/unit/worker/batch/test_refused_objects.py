@@ -247,5 +247,5 @@ def enqueued(worker: Rig, source: Path) -> str:
     """Enqueue a source as `scanfleet scan` does."""
     listing = Listing([open_source(str(source), worker.settings)], Filters())
     with make_app(worker.settings, (score_queue("fake"),)) as app:
-        pages = enqueue(worker.engine, app, worker.settings, listing=listing, check=load_check("overlay"))
+        pages = enqueue(worker.engine, app, worker.settings, listing=listing, checks=[load_check("overlay")])
         return list(pages)[-1].scan.id
