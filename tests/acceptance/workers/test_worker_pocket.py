@@ -39,7 +39,9 @@ def test_the_shipped_model_and_adapter_score_as_a_service(tmp_path: Path) -> Non
         here.until_done(scan)
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
-        query = sa.select(Image.uri, Verdict.margin, Verdict.score, Verdict.decision, Verdict.mass, ScorerRow)
+        query = sa.select(
+            Image.uri, Verdict.margin, Verdict.score, Verdict.decision, Verdict.mass, Verdict.unlike, ScorerRow
+        )
         query = query.join(Verdict, Verdict.id == Image.verdict_id)
         query = query.join(ScorerRow, ScorerRow.id == Verdict.scorer_id)
         with reading(here.engine) as connection:
@@ -57,6 +59,7 @@ def test_the_shipped_model_and_adapter_score_as_a_service(tmp_path: Path) -> Non
         assert row.margin == pytest.approx(alone.margin, abs=1e-3)
         assert row.mass > 0.9
         assert row.score == pytest.approx(card.calibrator.probability(row.margin))
-        assert row.decision == card.thresholds.decide(row.margin)
+        assert row.unlike == pytest.approx(alone.unlike, abs=0.01)
+        assert row.decision == ("review" if alone.is_unlike else card.thresholds.decide(row.margin))
         assert (row.base_model, row.base_revision) == ("pocket", scorer.identity.revision)
         assert row.adapter_id is not None
