@@ -47,8 +47,8 @@ def test_golden_images_that_share_an_attribute_are_a_slice(engine: sa.Engine, tm
     examples = [Example(key=one.content_sha256, path=tmp_path, label=0, cluster=one.cluster) for one in labels]
     nothing = cast("Any", None)
     inputs = Inputs(
-        settings=nothing, engine=engine, check=load_check("overlay"), question=nothing, folder=tmp_path, base=nothing, plain=nothing,
-        revision="",
+        settings=nothing, engine=engine, check=load_check("overlay"), question=nothing, folder=tmp_path, base=nothing,
+        plain=nothing, revision="",
     )  # fmt: skip
     slices = inputs.golden(examples, labels, None).slices
     keys = [one.content_sha256 for one in labels]
