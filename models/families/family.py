@@ -94,6 +94,7 @@ class ImageReader(ABC):
 
     image_token: str  # the placeholder in the chat template
     several = False  # whether the model reads several images in one turn
+    spaced = False  # whether the family's processor puts a space before a word right behind an image
     blind_to_questions = True  # False: what the vision parts return depends on the question
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:

@@ -21,6 +21,7 @@ class Idefics2Reader(ImageReader):
     """Keeps [crops, 3, height, width] pixels, one size for all crops, and their own (height, width) in `extra`."""
 
     image_token = "<image>"  # noqa: S105 - a placeholder, not a secret
+    spaced = True
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Prepare four quarters and the whole image if the checkpoint splits and the budget holds five crops.

@@ -62,9 +62,7 @@ class VisionProcessor:
         Raises:
             ModelInvalid: The labels cannot be coded in single tokens.
         """
-        return make_prompt(
-            self.tokenizer, question, image_token=self.reader.image_token, chat_template=self.chat_template
-        )
+        return make_prompt(self.tokenizer, question, **self._rendering)
 
     def thinks_first(self) -> bool:
         """Return whether the chat template opens a thought, behind which no answer can be read in one prefill.
@@ -80,9 +78,14 @@ class VisionProcessor:
             self.tokenizer,
             text,
             image_first=image_first,
-            image_token=self.reader.image_token,
-            chat_template=self.chat_template,
+            **self._rendering,
         )
+
+    @property
+    def _rendering(self) -> dict[str, Any]:
+        """How turns of this checkpoint are rendered, for `models.inputs.prompts`."""
+        reader = self.reader
+        return {"image_token": reader.image_token, "chat_template": self.chat_template, "spaced": reader.spaced}
 
     def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Resize one image on the host; thread-safe.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -102,7 +103,12 @@ class Prompt:
 
 
 def make_prompt(
-    tokenizer: Tokenizer, question: Question, *, image_token: str, chat_template: str | None = None
+    tokenizer: Tokenizer,
+    question: Question,
+    *,
+    image_token: str,
+    chat_template: str | None = None,
+    spaced: bool = False,
 ) -> Prompt:
     """Render a question and choose its letter codes.
 
@@ -111,13 +117,19 @@ def make_prompt(
         question: The question to ask.
         image_token: Text of the image placeholder.
         chat_template: Template to use; None: the tokenizer's own.
+        spaced: Whether a word right behind an image gets a space before it.
 
     Raises:
         ModelInvalid: The tokenizer has too few single-token codes or no usable chat template.
     """
     # The codes depend on the generation prompt alone, not on the menu: probe without one.
     render = partial(
-        render_turn, tokenizer, image_first=question.image_first, image_token=image_token, chat_template=chat_template
+        render_turn,
+        tokenizer,
+        image_first=question.image_first,
+        image_token=image_token,
+        chat_template=chat_template,
+        spaced=spaced,
     )
     probe = render(question.prompt)
     spellings = _choose_codes(tokenizer, probe, len(question.labels), image_token=image_token)
@@ -135,7 +147,13 @@ def instruction(question: Question, codes: Sequence[LabelCode]) -> str:
 
 
 def render_turn(
-    tokenizer: Tokenizer, text: str, *, image_first: bool, image_token: str, chat_template: str | None = None
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    image_first: bool,
+    image_token: str,
+    chat_template: str | None = None,
+    spaced: bool = False,
 ) -> Turn:
     """Render one user turn of text and an image with the generation prompt, and split it at the image.
 
@@ -148,13 +166,15 @@ def render_turn(
         image_first: Whether the image stands before the text.
         image_token: Text of the image placeholder.
         chat_template: Template to use; None: the tokenizer's own.
+        spaced: Whether a word right behind an image gets a space before it.
 
     Raises:
         ModelInvalid: The tokenizer does not know the placeholder, or the template does not write it exactly once.
     """
     images, words = ({"type": "image"},), ({"type": "text", "text": text},)
     content = [*images, *words] if image_first else [*words, *images]
-    rendered = _rendered(tokenizer, content, chat_template)
+    text_of = partial(_rendered, tokenizer, chat_template=chat_template, spaced_after=image_token if spaced else None)
+    rendered = text_of(content)
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     if image_id is None or image_id == tokenizer.unk_token_id:
         raise ModelInvalid(f"the tokenizer has no {image_token} token; use the checkpoint's own tokenizer")
@@ -167,7 +187,7 @@ def render_turn(
     at = ids.index(image_id)
     turn = Turn(text=rendered, before=tuple(ids[:at]), after=tuple(ids[at + 1 :]))
     try:
-        pair = _rendered(tokenizer, [*images, *content] if image_first else [*content, *images], chat_template)
+        pair = text_of([*images, *content] if image_first else [*content, *images])
     except TemplateError:  # templates raise it for input that they were not written for
         return turn
     return replace(turn, between=_between(turn, _encode(tokenizer, pair, image_token), image_id))
@@ -198,7 +218,9 @@ def _bounded(seconds: float) -> Iterator[None]:
         sys.settrace(before)
 
 
-def _rendered(tokenizer: Tokenizer, content: list[dict[str, str]], chat_template: str | None) -> str:
+def _rendered(
+    tokenizer: Tokenizer, content: list[dict[str, str]], *, chat_template: str | None, spaced_after: str | None
+) -> str:
     with _bounded(TEMPLATE_SECONDS):
         rendered: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
@@ -206,7 +228,7 @@ def _rendered(tokenizer: Tokenizer, content: list[dict[str, str]], chat_template
             add_generation_prompt=True,
             chat_template=chat_template,
         )
-    return rendered
+    return re.sub(rf"{re.escape(spaced_after)}(?=[^\s<])", f"{spaced_after} ", rendered) if spaced_after else rendered
 
 
 def _between(turn: Turn, pair: Sequence[int], image_id: int) -> tuple[int, ...] | None:
