@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -60,6 +61,7 @@ def siblings(
     ]
 
 
+@cache  # making it takes longer than the query
 def read_elsewhere() -> sa.ColumnElement[bool]:
     """Whether a batch's images are being read for another scan of its pass. For a query of Batch and Scan.
 
