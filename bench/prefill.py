@@ -16,8 +16,8 @@ from bench.report import REPEATS, Report, median_seconds_side_by_side, seconds
 from bench.stages import Bench, Run, bench
 from models import factory, pocket
 from models.adapters.card import read_card
-from models.network.allocator import keep_freed_memory
 from models.network.base import load_base
+from models.network.cpu.allocator import keep_freed_memory
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from worker.commands.standalone import resolve_alone

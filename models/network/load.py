@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
 from models.families import Family
 from models.network.attention import use_hooked_attention
-from models.network.cpu import fast_gelu
+from models.network.cpu.gelu import fast_gelu
 from models.network.tower import keep_outputs
 
 Precision = Literal["fp32", "bf16", "nf4", "int8"]

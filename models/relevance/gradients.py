@@ -27,7 +27,7 @@ def differentiable(base: BaseModel) -> Iterator[None]:
         if base.precision != "nf4":
             yield
             return
-        from models.network.packed import differentiable_packed
+        from models.network.cpu.packed import differentiable_packed
 
         with differentiable_packed(base.network):
             yield

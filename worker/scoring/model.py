@@ -16,7 +16,7 @@ from models.crops.policy import CropPolicy
 from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
 from models.fake import FakeCropReader, FakeFinder, FakePrepared, FakeScorer, fake_identity
 from models.inputs.sources import locate
-from models.network.allocator import keep_freed_memory
+from models.network.cpu.allocator import keep_freed_memory
 from models.types import (
     CropReader,
     Finder,

@@ -14,10 +14,10 @@ from models.adapters.card import Adapter
 from models.adapters.settings import LoraSettings
 from models.errors import ModelInvalid
 from models.network.base import BaseModel
-from models.network.cpu import SigmoidGelu
+from models.network.cpu.gelu import SigmoidGelu
+from models.network.cpu.packed import differentiable_packed
 from models.network.lora import adapter_state, add_lora, copy_weights, lora_of, take_out
 from models.network.merging import adapted_layers
-from models.network.packed import differentiable_packed
 from models.recipes import Recipe
 from models.training.tasks.targets import (
     Matched,

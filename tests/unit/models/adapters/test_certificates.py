@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.special import logit
 
-from bench.certificates import Case, run
+from bench.judging.certificates import Case, run
 from models.adapters.certificates import certify_precision, certify_recall, shifted
 
 

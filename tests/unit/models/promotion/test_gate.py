@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.gate import Cell, one_pair
+from bench.judging.gate import Cell, one_pair
 from models.adapters.calibration import Calibrator, Certificate, Thresholds, fit_platt
 from models.promotion import Facts, GateReport, GateResult, Limits, Paired, Shadow, Side, judge
 from models.promotion.bootstrap import Bounded

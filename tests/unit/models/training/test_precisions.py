@@ -11,7 +11,7 @@ import torch
 from models import factory
 from models.adapters.card import AdapterCard
 from models.network.base import Precision, load_base
-from models.network.packed import differentiable_packed
+from models.network.cpu.packed import differentiable_packed
 from models.network.quantisation import pack_4bit_layers
 from models.recipes import load_recipe
 from models.training.data.features import PixelSource
