@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.report import Report
-from scanfleet.stats.drift import Slice, Tally, judge
+from scanfleet.stats.counts import Slice, Tally
+from scanfleet.stats.drift import judge
 from scanfleet.stats.unlike import FAR
 
 PAIRS = int(os.environ.get("BENCH_PAIRS", "200"))  # of scans, in each cell

@@ -14,7 +14,8 @@ from scanfleet.db.drift.uri_parts import By
 from scanfleet.db.scans.checks import resolve_check
 from scanfleet.db.scans.scans import get_scan
 from scanfleet.errors import RequestError
-from scanfleet.stats.drift import Finding, Labels, Slice, judge, judge_labels
+from scanfleet.stats.counts import Labels, Slice
+from scanfleet.stats.drift import Finding, judge, judge_labels
 from scanfleet.stats.proportions import Proportion
 
 HEADER = ("scan", "source", "n", "psi", "flagged", "ratio", "review", "far", "mass", "low_mass", "reference")

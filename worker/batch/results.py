@@ -15,7 +15,7 @@ from scanfleet.db.results.verdicts import Answer, NewVerdict, Outcome
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DeviceUnavailable, ImageError, ObjectRefused, Retryable, StoreUnavailable
 from scanfleet.redaction import storable
-from scanfleet.stats.drift import MASS_FLOOR
+from scanfleet.stats.counts import MASS_FLOOR
 from worker.batch.timing import Stopwatch
 from worker.scoring.boxes import NOT_ASKED, StoredBoxes
 from worker.scoring.decisions import Policy

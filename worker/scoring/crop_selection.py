@@ -12,7 +12,7 @@ from models.crops.policy import CropPolicy
 from models.types import Reading
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
-from scanfleet.stats.drift import MASS_FLOOR
+from scanfleet.stats.counts import MASS_FLOOR
 
 UNCERTAIN, SHRUNK, ALWAYS = "uncertain", "shrunk", "always"
 

@@ -12,7 +12,7 @@ from models.adapters.canary import TOLERANCE
 from models.types import Question, Reading
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import UNREAD, FrameResult
-from scanfleet.stats.drift import MASS_FLOOR
+from scanfleet.stats.counts import MASS_FLOOR
 
 # Quantising moves margins, so a calibrator fitted at full precision does not hold for a quantised scorer.
 CALIBRATED_PRECISIONS = ("fp32", "bf16")

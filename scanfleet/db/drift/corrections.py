@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from scanfleet.checks.check import Check
 from scanfleet.db.labels.queries import counting
 from scanfleet.db.tables import CheckRow, Label, Promotion, Verdict
-from scanfleet.stats.drift import Labels
+from scanfleet.stats.counts import Labels
 from scanfleet.stats.proportions import Proportion
 
 Drawn = Literal["all", "random"]

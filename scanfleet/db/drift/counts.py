@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from scanfleet.db.drift.uri_parts import By, part_of
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
-from scanfleet.stats.drift import MASS_FLOOR, Tally
+from scanfleet.stats.counts import MASS_FLOOR, Tally
 from scanfleet.stats.unlike import FAR
 
 BIN_WIDTH = 1 / 64  # logits; edges between bins lie on this grid

@@ -15,7 +15,8 @@ from scanfleet.db.drift.corrections import labels_of, newest_check
 from scanfleet.db.drift.counts import BIN_WIDTH, margin_histogram, spread_batches, tallies_of
 from scanfleet.db.drift.uri_parts import By
 from scanfleet.db.tables import Adapter, Batch, Champion, CheckRow, Scan, ScorerRow
-from scanfleet.stats.drift import MIN_IMAGES, CalibrationMargins, Slice, Tally, judge, judge_labels
+from scanfleet.stats.counts import MIN_IMAGES, CalibrationMargins, Slice, Tally
+from scanfleet.stats.drift import judge, judge_labels
 from scanfleet.stats.psi import edges_of_histogram, span_of_histogram
 from scanfleet.stats.unlike import UNKNOWN_IMAGES
 

@@ -17,7 +17,7 @@ from scanfleet.db.engine import now
 from scanfleet.db.tables import Adapter, CheckRow, Image, Scan, ScorerRow, Verdict
 from scanfleet.errors import LedgerReplaced
 from scanfleet.images.version import DECODING_VERSION
-from scanfleet.stats.drift import MASS_FLOOR
+from scanfleet.stats.counts import MASS_FLOOR
 from scanfleet.stats.unlike import FAR
 
 # Behind the mode of a base alone: how it is asked since it is not asked as in the first releases.

@@ -16,7 +16,8 @@ from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote, roll_back
 from scanfleet.errors import UnknownName
-from scanfleet.stats.drift import Slice, judge
+from scanfleet.stats.counts import Slice
+from scanfleet.stats.drift import judge
 from tests.rigs.rescan_rig import archive, uri
 from tests.rigs.verdict_rig import VerdictRig
 

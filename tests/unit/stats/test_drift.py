@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from scanfleet.stats.drift import Labels, Slice, Tally, judge, judge_labels
+from scanfleet.stats.counts import Labels, Slice, Tally
+from scanfleet.stats.drift import judge, judge_labels
 from scanfleet.stats.proportions import Proportion, ratio_interval, wilson
 from scanfleet.stats.psi import (
     counts_between,

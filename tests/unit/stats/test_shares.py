@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from scanfleet.stats.drift import Slice, Tally, judge
+from scanfleet.stats.counts import Slice, Tally
+from scanfleet.stats.drift import judge
 from scanfleet.stats.psi import counts_between, quantile_edges
 from scanfleet.stats.shares import least_z, most_moved, outside_by_chance
 
