@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from producer.sources.manifest_source import opened
 from scanfleet.errors import AccessDenied, BadManifest, ImageError, ObjectRefused, SourceNotFound
 from scanfleet.storage.base import ObjectStore, Span
 
@@ -34,12 +35,13 @@ class FolderFiles:
         self._path = path
 
     def manifest(self) -> bytes:
-        with _opened(self._path) as file:
+        with opened(self._path, words=str(self._path)) as file:
             return file.read(MOST_MANIFEST_BYTES)
 
     @contextmanager
     def part(self, key: str, *, destination: str, md5: str | None) -> Iterator[IO[bytes]]:
-        with _opened(self._find(key)) as file:
+        part = self._find(key)
+        with opened(part, words=str(part)) as file:
             digest = hashlib.md5(usedforsecurity=False)
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
@@ -102,18 +104,6 @@ def _of_request(uri: str) -> Iterator[None]:
         raise SourceNotFound(f"{uri}: {error.reason}: {error.detail}") from None
     except ObjectRefused as error:
         raise AccessDenied(str(error)) from None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        file = path.open("rb")
-    except PermissionError:
-        raise AccessDenied(f"no permission to read {path}") from None
-    except OSError as error:
-        raise SourceNotFound(f"cannot read {path}: {error.strerror}") from None
-    with file:
-        yield file
 
 
 def _require(key: str, md5: str | None, found: str) -> None:

@@ -68,7 +68,7 @@ class ManifestSource:
     def candidates(self, *, after: str | None, skip: Skip) -> Iterator[Candidate | LeftOut]:
         held: list[LeftOut] = []  # before the first sound entry, which shows that this is a manifest
         sound = False
-        with _opened(self._path) as file:
+        with _unpacked(self._path) as file:
             place, rows = _rows(file, self._kind)
             try:
                 for row in rows:
@@ -159,12 +159,19 @@ def _rows(file: IO[bytes], kind: str) -> tuple[Place, Iterator[Row | MalformedLi
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path, *, words: str) -> Iterator[IO[bytes]]:
+    """Open a file of a source, which messages call `words`. Raises AccessDenied, SourceNotFound."""
     try:
         file = path.open("rb")
     except PermissionError:
-        raise AccessDenied(f"no permission to read the manifest {path}") from None
+        raise AccessDenied(f"no permission to read {words}") from None
     except OSError as error:
-        raise SourceNotFound(f"cannot read the manifest {path}: {error.strerror}") from None
+        raise SourceNotFound(f"cannot read {words}: {error.strerror}") from None
     with file:
+        yield file
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    with opened(path, words=f"the manifest {path}") as file:
         yield io.BufferedReader(gzip.GzipFile(fileobj=file)) if path.suffix.lower() == ".gz" else file
