@@ -24,7 +24,10 @@ def as_record(result: Result) -> dict[str, Any]:
     """Return a result as nested plain values; every line has every key."""
     scorer, failure = result.scorer, result.failure
     return {
+        "image_id": result.image_id,
         "scan": result.scan,
+        "check": result.check,
+        "model": result.model,
         "uri": result.uri,
         "state": result.state,
         "label": result.label,
@@ -48,6 +51,7 @@ def as_record(result: Result) -> dict[str, Any]:
             "revision": scorer.revision,
             "precision": scorer.precision,
             "adapter": scorer.adapter,
+            "adapter_id": scorer.adapter_id,
             "mode": scorer.mode,
         },
         "reused": result.reused,
@@ -61,7 +65,7 @@ def as_record(result: Result) -> dict[str, Any]:
     }
 
 
-_SCORER = ("id", "key", "base_model", "revision", "precision", "adapter", "mode")
+_SCORER = ("id", "key", "base_model", "revision", "precision", "adapter", "adapter_id", "mode")
 _BOXES = ("boxes", "box_problems")
 _FAILURE = ("stage", "reason", "detail")
 _FRAMES = {"n_frames": "n_frames", "n_scored": "n_scored", "frame": "frame", "frame_seconds": "seconds"}  # by column
@@ -110,6 +114,8 @@ def _begin(results: Iterable[Result]) -> tuple[list[str], Iterator[Result]]:
 _NO_RESULT = Result(
     image_id=0,
     scan="",
+    check="",
+    model="",
     uri="",
     root=None,
     etag=None,
@@ -171,8 +177,8 @@ def _write_parquet(results: Iterable[Result], file: IO[bytes]) -> int:
             ("score", "margin", "mass", "unlike", "crop_first", "crop_second", "crop_sharpness", "frame_seconds"),
             pa.float64(),
         ),
-        **dict.fromkeys(("size", "width", "height", "scorer_id", "crop_tokens"), pa.int64()),
-        **dict.fromkeys(("n_frames", "n_scored", "frame"), pa.int64()),
+        **dict.fromkeys(("image_id", "size", "width", "height", "scorer_id"), pa.int64()),
+        **dict.fromkeys(("scorer_adapter_id", "crop_tokens", "n_frames", "n_scored", "frame"), pa.int64()),
         **dict.fromkeys(("calibrated", "reused"), pa.bool_()),
     }
     names, found = _begin(results)

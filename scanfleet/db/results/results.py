@@ -16,7 +16,7 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
 from scanfleet.db.results.scorers import outdated
-from scanfleet.db.tables import Adapter, Batch, Failure, Image, ScorerRow, Verdict
+from scanfleet.db.tables import Adapter, Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.stage_times import NAMES, StageTimes
 
@@ -41,6 +41,7 @@ class ScorerInfo:
     revision: str
     precision: str
     adapter: str | None  # SHA-256 of its weights; None: the base model alone
+    adapter_id: int | None  # as in `scanfleet adapters ls`
     mode: str | None = None  # as in `ScorerUse`
 
 
@@ -57,6 +58,8 @@ class Result:
 
     image_id: int
     scan: str
+    check: str  # its name
+    model: str  # as given to the scan
     uri: str
     root: str | None
     etag: str | None
@@ -188,8 +191,6 @@ def count_answers(connection: sa.Connection, scan_id: str) -> dict[tuple[str, st
 
 def known_identities(connection: sa.Connection, *, check_hash: str, model: str, identities: Sequence[str]) -> set[str]:
     """Return the listed versions (uri and etag) for which this check has a verdict of this model that is reused."""
-    from scanfleet.db.tables import CheckRow, Scan
-
     scorers = (
         sa.select(ScorerRow.id)
         .join(CheckRow, CheckRow.id == ScorerRow.check_id)
@@ -214,19 +215,24 @@ _FAILURE = ("stage", "reason", "detail")
 
 
 def _select(wanted: ResultFilter) -> sa.Select[Any]:
-    columns = [
+    columns: list[sa.ColumnElement[Any]] = [
         Image.id.label("image_id"),
+        CheckRow.name.label("check"),
+        Scan.__table__.c.model,
         *(Image.__table__.c[name] for name in _IMAGE),
         *(Verdict.__table__.c[name] for name in _VERDICT),
         ScorerRow.id.label("scorer_id"),
         *(ScorerRow.__table__.c[name] for name in _SCORER),
         ScorerRow.calibrator.is_not(None).label("calibrated"),
-        Adapter.weights_sha256,
+        Adapter.__table__.c.weights_sha256,
+        Adapter.id.label("adapter_id"),
         *(Failure.__table__.c[name] for name in _FAILURE),
     ]
     return (
         sa.select(*columns)
         .select_from(Image)
+        .join(Scan, Scan.id == Image.scan_id)
+        .join(CheckRow, CheckRow.id == Scan.check_id)
         .outerjoin(Verdict, Verdict.id == Image.verdict_id)
         .outerjoin(ScorerRow, ScorerRow.id == Verdict.scorer_id)
         .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
@@ -240,6 +246,8 @@ def _result(row: sa.Row[Any]) -> Result:
     return Result(
         image_id=row.image_id,
         scan=row.scan_id,
+        check=row.check,
+        model=row.model,
         uri=row.uri,
         root=row.root,
         etag=row.etag,
@@ -277,5 +285,6 @@ def _scorer(row: sa.Row[Any]) -> ScorerInfo:
         revision=row.base_revision,
         precision=row.precision,
         adapter=row.weights_sha256,
+        adapter_id=row.adapter_id,
         mode=row.mode,
     )

@@ -45,10 +45,24 @@ def test_a_box_at_the_edge_or_thinner_than_a_pixel_does_not_break_the_sheet(odd:
 
 def test_the_list_has_a_column_of_boxes_where_they_were_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     given: dict[str, Any] = dict.fromkeys(("root", "etag", "size", "width", "height", "content_sha256", "meta"))
-    plain = Result(image_id=1, scan="s", uri="/a.jpg", state="pending", **given)
+    plain = Result(image_id=1, scan="s", check="overlay", model="m", uri="/a.jpg", state="pending", **given)
     echo_results([plain])
     assert "boxes" not in capsys.readouterr().out
-    echo_results([plain, Result(image_id=2, scan="s", uri="/b.jpg", state="verdict", boxes=[box(0, 0, 1, 1)], **given)])
+    echo_results(
+        [
+            plain,
+            Result(
+                image_id=2,
+                scan="s",
+                check="overlay",
+                model="m",
+                uri="/b.jpg",
+                state="verdict",
+                boxes=[box(0, 0, 1, 1)],
+                **given,
+            ),
+        ]
+    )
     header, _, second = capsys.readouterr().out.splitlines()
     assert header.split()[-2:] == ["boxes", "uri"]
     assert re.search(r"1 gun +/b\.jpg$", second)

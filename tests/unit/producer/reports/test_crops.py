@@ -37,7 +37,7 @@ CROP = CropResult(
 
 def result(crop: CropResult | None) -> Result:
     given: dict[str, Any] = dict.fromkeys(("root", "etag", "size", "width", "height", "content_sha256", "meta"))
-    return Result(image_id=1, scan="s", uri="/a.jpg", state="verdict", crop=crop, **given)
+    return Result(image_id=1, scan="s", check="overlay", model="m", uri="/a.jpg", state="verdict", crop=crop, **given)
 
 
 def exported(crop: CropResult | None, form: str) -> str:

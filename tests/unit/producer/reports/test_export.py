@@ -14,13 +14,17 @@ import pytest
 from producer.reports.export import COLUMNS, MAX_META_COLUMNS, META_ROWS, as_record, write_results
 from scanfleet.db.results.results import FailureInfo, Result, ScorerInfo
 
-SCORER = ScorerInfo(id=3, key="k", base_model="pocket", revision="r1", precision="fp32", adapter="abc", mode="lora")
+SCORER = ScorerInfo(
+    id=3, key="k", base_model="pocket", revision="r1", precision="fp32", adapter="abc", adapter_id=2, mode="lora"
+)
 
 
 def make(image_id: int, **more: Any) -> Result:
     given: dict[str, Any] = {
         "image_id": image_id,
         "scan": "s1",
+        "check": "overlay",
+        "model": "m",
         "uri": f"/a/ü {image_id},\n.jpg",
         "root": "/a",
         "etag": None,
@@ -78,6 +82,7 @@ def test_a_record_names_scorer_and_failure() -> None:
         "revision": "r1",
         "precision": "fp32",
         "adapter": "abc",
+        "adapter_id": 2,
         "mode": "lora",
     }
     assert (verdict["score"], verdict["margin"], verdict["reused"]) == (0.1 + 0.2, -1.25, True)

@@ -36,7 +36,9 @@ NAMES = ("n_frames", "n_scored", "frame", "frame_seconds", "notes")
 
 def result(frames: FrameResult | None, **more: Any) -> Result:
     given: dict[str, Any] = dict.fromkeys(("root", "etag", "size", "width", "height", "content_sha256", "meta"))
-    return Result(image_id=1, scan="s", uri="/a.gif", state="verdict", frames=frames, **(given | more))
+    return Result(
+        image_id=1, scan="s", check="overlay", model="m", uri="/a.gif", state="verdict", frames=frames, **(given | more)
+    )
 
 
 def exported(form: str, *results: Result) -> bytes:

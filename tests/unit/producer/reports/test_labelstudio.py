@@ -16,7 +16,8 @@ from scanfleet.db.results.results import Result
 from scanfleet.errors import BadLabels
 
 ANSWER = Result(
-    image_id=1, scan="s1", uri="/x y/a.png", root=None, etag=None, size=None, width=200, height=100, content_sha256="c",
+    image_id=1, scan="s1", check="overlay", model="m",
+    uri="/x y/a.png", root=None, etag=None, size=None, width=200, height=100, content_sha256="c",
     meta=None, state="verdict", label="gun", decision="review", score=0.75,
     boxes=[{"x0": 20, "y0": 10, "x1": 60, "y1": 30, "label": "gun"}],
 )  # fmt: skip
