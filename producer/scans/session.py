@@ -14,10 +14,6 @@ from pathlib import Path
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.enqueue import Enqueued, enqueue
-from producer.sources.filters import Filters, pages, parse_sample
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.pack import load_pack
 from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
@@ -32,6 +28,10 @@ from scanfleet.db.schema import ledger
 from scanfleet.errors import BrokerUnavailable, RequestError
 from scanfleet.images.formats import SEVERAL_SUFFIXES
 from scanfleet.messages import score_queue
+from scanfleet.producer.scans.enqueue import Enqueued, enqueue
+from scanfleet.producer.sources.filters import Filters, pages, parse_sample
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from scanfleet.queue.app import make_app
 from scanfleet.retry import retry_database
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note
-from producer.cli.tables import echo_table
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
+from scanfleet.producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -45,7 +45,7 @@ def list_checks(flags: Flags, form: str) -> None:
     Example:
       scanfleet checks ls
     """
-    from producer.scans.session import existing_ledger
+    from scanfleet.producer.scans.session import existing_ledger
 
     with existing_ledger(flags.settings()) as engine:
         found = [check for _, check in sorted(_all(engine).items())]
@@ -69,7 +69,7 @@ def show(flags: Flags, name: str) -> None:
     """
     import tomlkit
 
-    from producer.scans.session import existing_ledger, find_check
+    from scanfleet.producer.scans.session import existing_ledger, find_check
 
     with existing_ledger(flags.settings()) as engine:
         check = find_check(engine, name)
@@ -107,8 +107,8 @@ def add(flags: Flags, file: Path) -> None:
 
 def _note_unused_adapter(engine: sa.Engine | None, check: Check, flags: Flags) -> None:
     """Note that the adapter in use for the check's name, on the model of the settings, learnt other words."""
-    from producer.training.unused import unused_adapter
     from scanfleet.db.engine import reading
+    from scanfleet.producer.training.unused import unused_adapter
 
     if engine is not None:
         with reading(engine) as connection:

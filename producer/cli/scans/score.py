@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import SOURCE, Flags, complete_check, note
-from producer.cli.tables import StreamedTable, count
+from scanfleet.producer.cli.options import SOURCE, Flags, complete_check, note
+from scanfleet.producer.cli.tables import StreamedTable, count
 
 if TYPE_CHECKING:
-    from producer.sources.named import NamedImages
     from scanfleet.checks.check import Check
     from scanfleet.db.scans.batches import NewImage
+    from scanfleet.producer.sources.named import NamedImages
 
 HEADER = ("file", "decision", "label", "score", "margin", "mass")
 
@@ -67,10 +67,10 @@ def score(
       scanfleet score photo.jpg scans/ --check overlay
       find . -name '*.jpg' | scanfleet score - --check overlay --json | jq .margin
     """
-    from producer.local.child import Child
-    from producer.local.workers import require_worker_extra
-    from producer.sources.named import NamedImages
     from scanfleet.config.model_names import require_address, require_model
+    from scanfleet.producer.local.child import Child
+    from scanfleet.producer.local.workers import require_worker_extra
+    from scanfleet.producer.sources.named import NamedImages
 
     settings = flags.settings(model=model)
     require_model(settings.model, elsewhere=False)
@@ -86,7 +86,7 @@ def score(
     require_worker_extra()
     asked = {"check": check.model_dump(mode="json"), "adapter": None if adapter is None else os.path.abspath(adapter)}
     output = _Output(named, form="jsonl" if as_json and form == "table" else form)
-    with Child(settings, "worker.commands.score") as child:
+    with Child(settings, "scanfleet.worker.commands.score") as child:
         child.feed(chain([asked], _entries(chain([first], stream))))
         for message in child.messages():
             output.take(message)
@@ -99,8 +99,8 @@ def _entries(images: Iterator[NewImage]) -> Iterator[dict[str, Any]]:
 
 def find_check(flags: Flags, name: str) -> Check:
     """Load a check. A file or a built-in check needs no ledger; an added check is stored in one."""
-    from producer.scans import session
     from scanfleet.checks.check import builtin_names, load_check
+    from scanfleet.producer.scans import session
 
     if name.endswith(".toml") or name in builtin_names():
         return load_check(name)
@@ -165,7 +165,7 @@ class _Output:
 
 
 def _report_scorer(ready: dict[str, Any]) -> None:
-    from producer.reports.caveats import caveats
+    from scanfleet.producer.reports.caveats import caveats
 
     scorer = ready["scorer"]
     adapter = f"adapter {scorer['adapter'][:12]}" if scorer["adapter"] else "no adapter"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, echo_line, note, printable
-from producer.cli.tables import Cell, echo_table
-from producer.cli.training.adapter_files import pull, push
-from producer.cli.training.adapters_compare import compare
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, echo_line, note, printable
+from scanfleet.producer.cli.tables import Cell, echo_table
+from scanfleet.producer.cli.training.adapter_files import pull, push
+from scanfleet.producer.cli.training.adapters_compare import compare
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -46,11 +46,11 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
     Example:
       scanfleet adapters ls --check overlay
     """
-    from producer.training.adapter_summary import headline, record
-    from producer.training.refusals import refusal_text, refused_champions
     from scanfleet.db.engine import reading
     from scanfleet.db.training import adapters as registry
     from scanfleet.db.training.champions import in_use
+    from scanfleet.producer.training.adapter_summary import headline, record
+    from scanfleet.producer.training.refusals import refusal_text, refused_champions
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = registry.list_adapters(connection, check_name)
@@ -93,11 +93,11 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
     Example:
       scanfleet adapters show 7
     """
-    from producer.training.adapter_summary import change_line, facts, gate_lines, record
     from scanfleet.db.engine import reading
     from scanfleet.db.training.adapters import get_adapter
     from scanfleet.db.training.champions import champion, history
     from scanfleet.db.training.refusals import open_refusals
+    from scanfleet.producer.training.adapter_summary import change_line, facts, gate_lines, record
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = get_adapter(connection, adapter_id)
@@ -137,11 +137,11 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
       scanfleet adapters promote 7
       scanfleet adapters promote 7 --force --why "the golden set has old labels"
     """
-    from producer.training.adapter_files import require_weights
     from scanfleet.db.engine import reading, transaction
     from scanfleet.db.schema import ledger
     from scanfleet.db.training import champions
     from scanfleet.db.training.adapters import get_adapter
+    from scanfleet.producer.training.adapter_files import require_weights
 
     if force and not (why or "").strip():
         raise click.UsageError("--force needs --why: give the reason for overruling the gate")

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, note
-from producer.cli.tables import count
-from producer.cli.training.labels_summary import echo_summary
+from scanfleet.producer.cli.options import Flags, note
+from scanfleet.producer.cli.tables import count
+from scanfleet.producer.cli.training.labels_summary import echo_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import sqlalchemy as sa
 
-    from producer.labels.preparing import PreparedLabels
     from scanfleet.config.settings import Settings
+    from scanfleet.producer.labels.preparing import PreparedLabels
 
 
 @click.command("import")
@@ -85,7 +85,7 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
       scanfleet labels import truth.csv --check overlay --label-column truth
       scanfleet labels import coco.json --check baggage --map Pistol=gun
     """
-    from producer.labels.importing import require_split, summarise, write
+    from scanfleet.producer.labels.importing import require_split, summarise, write
     from scanfleet.retry import retry_database
 
     if more["where_possible"] and more["split"] is None:
@@ -116,15 +116,15 @@ def _prepare(
     engine: sa.Engine, settings: Settings, file: Path, check_name: str, *, form: str, who: str | None, **more: Any
 ) -> PreparedLabels:
     """Read the file and its images, up to the summary. Raises BadLabels, Retryable."""
-    from producer.labels.fetching import fetch_images
-    from producer.labels.formats.detect import read_labels
-    from producer.labels.formats.entries import Options, Problems
-    from producer.labels.image_refs import root_of
-    from producer.labels.label_names import LabelMapping, map_labels, parse_map, spares_of
-    from producer.labels.preparing import prepare
-    from producer.labels.shown_frames import frame_finder
-    from producer.scans.session import find_check
     from scanfleet.errors import BadLabels
+    from scanfleet.producer.labels.fetching import fetch_images
+    from scanfleet.producer.labels.formats.detect import read_labels
+    from scanfleet.producer.labels.formats.entries import Options, Problems
+    from scanfleet.producer.labels.image_refs import root_of
+    from scanfleet.producer.labels.label_names import LabelMapping, map_labels, parse_map, spares_of
+    from scanfleet.producer.labels.preparing import prepare
+    from scanfleet.producer.labels.shown_frames import frame_finder
+    from scanfleet.producer.scans.session import find_check
 
     mapping = LabelMapping(check=find_check(engine, check_name), mapping=parse_map(more["pairs"]), empty=more["empty"])
     root = root_of(more["root"], labels=file)

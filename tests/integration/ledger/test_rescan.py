@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from producer.scans.enqueue import Enqueued
-from producer.scans.rescan_changes import find_report
 from scanfleet.checks.crop import CropSettings
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import reading, transaction
@@ -25,6 +23,8 @@ from scanfleet.db.scans.batches import Claim, NewImage
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.db.training import champions
 from scanfleet.errors import LeaseLost, RequestError
+from scanfleet.producer.scans.enqueue import Enqueued
+from scanfleet.producer.scans.rescan_changes import find_report
 from tests.ledger_machine.races import run_together, shuffled
 from tests.rigs.rescan_rig import Archive, archive, empty, uri
 
