@@ -45,10 +45,10 @@ def list_checks(flags: Flags, form: str) -> None:
     Example:
       scanfleet checks ls
     """
-    from scanfleet.producer.scans.session import existing_ledger
+    from scanfleet.producer.scans.session import existing_ledger, known_checks
 
     with existing_ledger(flags.settings()) as engine:
-        found = [check for _, check in sorted(_all(engine).items())]
+        found = known_checks(engine)
     if form == "table":
         echo_table(COLUMNS, [_row(check) for check in found], below=COLUMNS[2:])
     else:
@@ -115,17 +115,6 @@ def _note_unused_adapter(engine: sa.Engine | None, check: Check, flags: Flags) -
             unused = unused_adapter(connection, check, flags.settings().model)
         if unused is not None:
             note(unused)
-
-
-def _all(engine: sa.Engine | None) -> dict[str, Check]:
-    from scanfleet.checks.check import builtin_names, load_check
-    from scanfleet.db.engine import reading
-    from scanfleet.db.scans.checks import list_checks as stored
-
-    if engine is None:
-        return {name: load_check(name) for name in builtin_names()}
-    with reading(engine) as connection:
-        return stored(connection)
 
 
 def _row(check: Check) -> tuple[str, ...]:

@@ -51,12 +51,12 @@ def doctor(
       scanfleet doctor --model Qwen/Qwen3-VL-4B-Instruct --source s3://ads/
     """
     from scanfleet.config.model_names import require_model
-    from scanfleet.producer.cli.scans.score import find_check
+    from scanfleet.producer.local.scoring import find_check
     from scanfleet.producer.local.settings_origin import origins, relevant
 
     settings = flags.settings(model=model)
     require_model(settings.model, elsewhere=False)
-    check = find_check(flags, check_name)
+    check = find_check(settings, check_name)
     given = {**asdict(flags), "model": model}
     found = origins(settings, flags=given, folder=Path.cwd())
     as_json = as_json or form == "json"
