@@ -431,6 +431,8 @@ def test_the_report_compares_with_what_stood_before_and_bounds_what_was_missed(h
     assert {(flip.old.margin, flip.new.margin, flip.drawn) for flip in flips if flip.uri in flipping} == {
         (5.0, -5.0, "audit")
     }
+    assert [(each.side, each.n_images) for each in report.scorers] == [("old", 60), ("new", 60)]
+    assert len({each.adapter_id for each in report.scorers}) == 2
     assert report.n_off_target == 0
     with reading(held.engine) as connection:
         stood = connection.execute(sa.select(Image.replaced).where(Image.scan_id == root)).scalars().all()
