@@ -315,7 +315,7 @@ def test_paused_the_listing_continues_and_nobody_is_notified(
 
 
 def test_notifications_stay_below_their_limit(engine: sa.Engine, app: Celery, settings: Settings) -> None:
-    capped = settings.model_copy(update={"max_outstanding_notifications": 5})
+    capped = settings.model_copy(update={"max_outstanding_notifications": 5, "reconcile_seconds": 600.0})
     pages = start(engine, app, capped, Archive(200))
     for _ in range(5):
         next(pages)
