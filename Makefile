@@ -53,14 +53,14 @@ services:
 
 demo: $(STAMP) ## make an archive with known truth, scan it, print the result, write demo/report.html
 	rm -rf demo
-	$(BIN)/python -m models.pocket.generate --check overlay --n $(DEMO_IMAGES) --seed $(DEMO_SEED) --out demo/archive
+	$(BIN)/python -m scanfleet.models.pocket.generate --check overlay --n $(DEMO_IMAGES) --seed $(DEMO_SEED) --out demo/archive
 	SCANFLEET_DATA_DIR=demo/data $(BIN)/scanfleet run demo/archive/manifest.csv --check overlay --truth truth \
 	  --report demo/report.html
 
 demo-refresh: $(STAMP) ## labels arrive, an adapter is trained, judged, put in use; a poisoned one is refused
 	$(BIN)/python -P tools/demo_refresh.py
 
-SMALL := $(BIN)/python -m models.pocket.generate --check razor --sizes 768,1024,1536 --share 0.02,0.05
+SMALL := $(BIN)/python -m scanfleet.models.pocket.generate --check razor --sizes 768,1024,1536 --share 0.02,0.05
 demo-crops: export SCANFLEET_DATA_DIR = demo-crops/data
 demo-crops: $(STAMP) ## small objects: tune a crop pass on labels, and use it
 	rm -rf demo-crops

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.pocket.scenes import CHECKS
-from models.pocket.scenes.scene import dice, stored
+from scanfleet.models.pocket.scenes import CHECKS
+from scanfleet.models.pocket.scenes.scene import dice, stored
 
 
 def draw(n: int, *, side: int, check: str = "overlay", seed: int = 11) -> list[bytes]:

@@ -12,17 +12,17 @@ from pathlib import Path
 from PIL import Image
 
 from bench.report import Report
-from models.pocket.scenes import overlay
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
 from scanfleet.db.results.verdicts import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
-from worker.batch.context import WorkerContext
-from worker.commands.standalone import resolve_alone
-from worker.commands.stream import score_stream, stages
-from worker.device.probe import UNPROBED_TOKENS
-from worker.scoring.model import Model, load_model
+from scanfleet.models.pocket.scenes import overlay
+from scanfleet.worker.batch.context import WorkerContext
+from scanfleet.worker.commands.standalone import resolve_alone
+from scanfleet.worker.commands.stream import score_stream, stages
+from scanfleet.worker.device.probe import UNPROBED_TOKENS
+from scanfleet.worker.scoring.model import Model, load_model
 
 SEED = 9_100_000  # no part of the model was fitted to these pictures
 N_FILES, N_FRAMES, SIDE = 40, 8, 128

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Report, seconds
-from producer.labels.fetching import Fetched
-from producer.labels.formats.detect import read_labels
-from producer.labels.formats.entries import Options, Problems
-from producer.labels.image_refs import Root
-from producer.labels.importing import write
-from producer.labels.label_names import LabelMapping, map_labels
-from producer.labels.preparing import prepare
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect
 from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.db.schema import upgrade
+from scanfleet.producer.labels.fetching import Fetched
+from scanfleet.producer.labels.formats.detect import read_labels
+from scanfleet.producer.labels.formats.entries import Options, Problems
+from scanfleet.producer.labels.image_refs import Root
+from scanfleet.producer.labels.importing import write
+from scanfleet.producer.labels.label_names import LabelMapping, map_labels
+from scanfleet.producer.labels.preparing import prepare
 
 ANNOTATIONS = int(os.environ.get("BENCH_ANNOTATIONS", "1000000"))
 PER_IMAGE = 100

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from models.adapters.card import read_adapter
-from models.network.base import BaseModel
-from models.network.lora import load_lora
-from models.scoring.prefill import PrefillScorer
+from scanfleet.models.adapters.card import read_adapter
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.network.lora import load_lora
+from scanfleet.models.scoring.prefill import PrefillScorer
 
 IMAGE = "<|image_pad|>"
 

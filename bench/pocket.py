@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from models import factory
-from models.adapters.metrics import wilson
-from models.network.base import BaseModel, Precision, load_base
-from models.pocket import folder
-from models.pocket.questions import QUESTIONS
-from models.pocket.recipe import load_recipe
-from models.pocket.scenes import CHECKS, pretraining
-from models.pocket.scenes.scene import dice, through_file
-from models.scoring.prefill import PrefillScorer
-from models.types import Question, Reading
+from scanfleet.models import factory
+from scanfleet.models.adapters.metrics import wilson
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.pocket import folder
+from scanfleet.models.pocket.questions import QUESTIONS
+from scanfleet.models.pocket.recipe import load_recipe
+from scanfleet.models.pocket.scenes import CHECKS, pretraining
+from scanfleet.models.pocket.scenes.scene import dice, through_file
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Question, Reading
 
 OWN_QUESTIONS = "looking"  # the part about the base's training questions
 SIZES_EVERY_TIME = 16  # images scored together at 128 px

@@ -19,11 +19,11 @@ from sklearn.metrics import roc_auc_score
 
 from bench.pocket import Measured, fresh, measure
 from bench.report import Report, median_seconds_side_by_side
-from models import factory, pocket
-from models.adapters.card import AdapterCard, read_card
-from models.network.base import BaseModel, Precision, load_base
-from models.pocket.questions import QUESTIONS
-from models.scoring.prefill import PrefillScorer
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.card import AdapterCard, read_card
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.pocket.questions import QUESTIONS
+from scanfleet.models.scoring.prefill import PrefillScorer
 
 SEED = 7_000_000  # the pocket model was not trained, calibrated or evaluated on these images
 POOLS = ((128, 128, 200), (224, 224, 50))  # width, height, images; of each check

@@ -14,14 +14,14 @@ from bench.archive import draw
 from bench.loops import GenerateLoop
 from bench.report import REPEATS, Report, median_seconds_side_by_side, seconds
 from bench.stages import Bench, Run, bench
-from models import factory, pocket
-from models.adapters.card import read_card
-from models.network.base import load_base
-from models.network.cpu.allocator import keep_freed_memory
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
-from worker.commands.standalone import resolve_alone
-from worker.scoring.model import LoadedModel
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.network.base import load_base
+from scanfleet.models.network.cpu.allocator import keep_freed_memory
+from scanfleet.worker.commands.standalone import resolve_alone
+from scanfleet.worker.scoring.model import LoadedModel
 
 CHECK = "overlay"
 NEW_TOKENS = 4  # of a short answer, such as "B) natural"

@@ -15,12 +15,12 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.decoding.pool import Decoders
 from scanfleet.stats.stage_times import THREAD_STAGES
 from scanfleet.storage.base import FetchedObject
-from worker.batch.context import WorkerContext
-from worker.commands.stream import score_stream
-from worker.device.executor import Device
-from worker.device.probe import budget_for
-from worker.scoring.factory import Resolved
-from worker.scoring.model import Model
+from scanfleet.worker.batch.context import WorkerContext
+from scanfleet.worker.commands.stream import score_stream
+from scanfleet.worker.device.executor import Device
+from scanfleet.worker.device.probe import budget_for
+from scanfleet.worker.scoring.factory import Resolved
+from scanfleet.worker.scoring.model import Model
 
 STAGES = (*THREAD_STAGES, "wait", "device")
 

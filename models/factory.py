@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.errors import ModelInvalid
-from models.types import ModelIdentity, Question
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.types import ModelIdentity, Question
 
 if TYPE_CHECKING:
-    from models.crops.policy import CropPolicy
-    from models.crops.reader import PolicyCropReader
-    from models.network.base import BaseModel
-    from models.scoring.boxes import GeneratingFinder
-    from models.scoring.prefill import PrefillScorer
-    from models.scoring.together import Together
+    from scanfleet.models.crops.policy import CropPolicy
+    from scanfleet.models.crops.reader import PolicyCropReader
+    from scanfleet.models.network.base import BaseModel
+    from scanfleet.models.scoring.boxes import GeneratingFinder
+    from scanfleet.models.scoring.prefill import PrefillScorer
+    from scanfleet.models.scoring.together import Together
 
 
 def scorer(
@@ -44,14 +44,14 @@ def scorer(
         ModelInvalid: The question has steps, or the adapter is damaged or was made for another base or question.
         ModelUnavailable: The adapter's folder cannot be read now.
     """
-    from models.adapters.card import read_card
-    from models.adapters.likeness import read_likeness
-    from models.scoring.head import HeadScorer, read_head
-    from models.scoring.prefill import PrefillScorer
-    from models.scoring.rotated import RotatedScorer
+    from scanfleet.models.adapters.card import read_card
+    from scanfleet.models.adapters.likeness import read_likeness
+    from scanfleet.models.scoring.head import HeadScorer, read_head
+    from scanfleet.models.scoring.prefill import PrefillScorer
+    from scanfleet.models.scoring.rotated import RotatedScorer
 
     if question.steps:
-        raise ModelInvalid(f"question {question.name!r} has steps: use models.scoring.sequential")
+        raise ModelInvalid(f"question {question.name!r} has steps: use scanfleet.models.scoring.sequential")
     digest = None if adapter is None else base.load_adapter(adapter, question)
     likeness = None
     if adapter is None:
@@ -89,7 +89,7 @@ def together(base: BaseModel, scorers: Sequence[PrefillScorer]) -> Together:
     Raises:
         ValueError: The questions read images of different sizes.
     """
-    from models.scoring.together import Together
+    from scanfleet.models.scoring.together import Together
 
     return Together(base=base, scorers=scorers)
 
@@ -113,7 +113,7 @@ def crop_reader(
         ModelInvalid: As for `scorer`, and for a crop mode that the model cannot take.
         ModelUnavailable: The adapter's folder cannot be read now.
     """
-    from models.crops.reader import PolicyCropReader
+    from scanfleet.models.crops.reader import PolicyCropReader
 
     if question.steps:
         raise ModelInvalid(
@@ -135,8 +135,8 @@ def finder(base: BaseModel, question: Question, adapter: Path | None = None) -> 
         ModelInvalid: The model's family was not taught boxes, or the adapter does not fit.
         ModelUnavailable: The adapter's folder cannot be read now.
     """
-    from models.adapters.card import read_card
-    from models.scoring.boxes import GeneratingFinder
+    from scanfleet.models.adapters.card import read_card
+    from scanfleet.models.scoring.boxes import GeneratingFinder
 
     digest = None if adapter is None else base.load_adapter(adapter, question)
     question = _ordered(base, question) if adapter is None else read_card(adapter).asked(question)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from models.crops.fusion import fused
-from models.crops.policy import Fuse
-from models.scoring.margin import margin_of
-from models.types import Box, Detail, FoundBoxes, ModelIdentity, Pointed, Question, Reading
+from scanfleet.models.crops.fusion import fused
+from scanfleet.models.crops.policy import Fuse
+from scanfleet.models.scoring.margin import margin_of
+from scanfleet.models.types import Box, Detail, FoundBoxes, ModelIdentity, Pointed, Question, Reading
 
 
 @dataclass(frozen=True, kw_only=True)

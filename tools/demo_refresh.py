@@ -121,7 +121,7 @@ def expect(held: bool, text: str) -> None:
 def archive(name: str, n: int, *, seed: int) -> Path:
     """Pictures with known truth; the manifest's path."""
     out = PLACE / name
-    generate = [sys.executable, "-m", "models.pocket.generate", "--check", "overlay", "--sizes", "128"]
+    generate = [sys.executable, "-m", "scanfleet.models.pocket.generate", "--check", "overlay", "--sizes", "128"]
     call([*generate, "--n", str(n), "--seed", str(seed), "--out", str(out)], quiet=True)
     return out / "manifest.csv"
 

@@ -1,4 +1,4 @@
-"""`python -m worker score`, `python -m worker train`: workers that run until they are stopped.
+"""`python -m scanfleet.worker score`, `python -m scanfleet.worker train`: workers that run until they are stopped.
 
 `scanfleet worker score` and `scanfleet worker train` start them.
 """
@@ -45,7 +45,7 @@ def score(**flags: Any) -> None:
     Exit codes: 0 after an orderly stop; 75 if the worker must be restarted (the device broke or a call hangs); 26 if
     the hub does not know the model or refuses it; others for errors that you must fix.
     """
-    from worker.processes.score_worker import serve
+    from scanfleet.worker.processes.score_worker import serve
 
     _serve(serve, flags)
 
@@ -74,7 +74,7 @@ def train(**flags: Any) -> None:
 
     Exit codes: 0 after an orderly stop; 75 if the worker must be restarted; others for errors that you must fix.
     """
-    from worker.processes.train_worker import serve_training
+    from scanfleet.worker.processes.train_worker import serve_training
 
     _serve(serve_training, flags)
 

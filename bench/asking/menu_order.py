@@ -21,12 +21,12 @@ from sklearn.metrics import roc_auc_score
 
 from bench.pocket import fresh, kind_of
 from bench.report import Report
-from models import factory
-from models.network.base import BaseModel, load_base
-from models.pocket.questions import QUESTIONS
-from models.pocket.scenes import pretraining
-from models.scoring.rotated import rotations
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.questions import QUESTIONS
+from scanfleet.models.pocket.scenes import pretraining
+from scanfleet.models.scoring.rotated import rotations
+from scanfleet.models.types import Question
 
 ARMS = ("own_order", "blank", "rotated")
 ORDERS = 12  # of a menu

@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 
 from bench.report import Report, median_seconds_side_by_side
-from models import factory
-from models.adapters.card import AdapterCard
-from models.adapters.settings import LoraSettings
-from models.families import PreparedImage
-from models.network.base import BaseModel, load_base
-from models.network.lora import add_lora, save_lora, take_out
-from models.pocket.questions import OVERLAY
-from models.pocket.scenes import CHECKS
-from models.scoring.prefill import PrefillScorer
-from models.scoring.together import Together
-from models.types import Order
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard
+from scanfleet.models.adapters.settings import LoraSettings
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.network.lora import add_lora, save_lora, take_out
+from scanfleet.models.pocket.questions import OVERLAY
+from scanfleet.models.pocket.scenes import CHECKS
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.scoring.together import Together
+from scanfleet.models.types import Order
 
 BATCHES = {448: (4, 4), 224: (4, 16), 128: (4, 32)}  # side in pixels -> batches, images of a batch
 SEED = 8_100_000

@@ -20,8 +20,8 @@ from bench.crops.figures import RESAMPLES, accuracy, auroc, change, holds, recal
 from bench.crops.measure import CHECK, Measurements, Readers, batches, load_readers, measure, scored
 from bench.crops.page import write_page, write_strips
 from bench.report import Report
-from models.crops.box_fusion import How
-from models.scoring.prefill import PrefillScorer
+from scanfleet.models.crops.box_fusion import How
+from scanfleet.models.scoring.prefill import PrefillScorer
 
 N_PLANTED, N_LARGE = 300, 200
 HOWS: tuple[How, ...] = ("nms", "wbf")

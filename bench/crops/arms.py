@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from models.crops.policy import CropPolicy
+from scanfleet.models.crops.policy import CropPolicy
 
 FIRST = 320 * 320  # pixels: the razor check's budget, 100 visual tokens
 CROP = 192 * 192  # 36 visual tokens

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from models.crops.box_fusion import How, merge_boxes
-from models.relevance.regions import Region
-from models.types import Box, FoundBoxes
+from scanfleet.models.crops.box_fusion import How, merge_boxes
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.types import Box, FoundBoxes
 
 FALSE_POSITIVES = 0.05  # share of the images without a target that may be flagged
 RESAMPLES = 2000

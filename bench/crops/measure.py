@@ -11,21 +11,21 @@ import numpy as np
 from bench.crops.arms import CROP, PAIR, Arm
 from bench.crops.figures import Margins, Truth, holds
 from bench.crops.page import Shown
-from models import factory, pocket
-from models.adapters.calibration import Thresholds
-from models.adapters.card import read_card
-from models.crops.batch import TwoPassReading, packed, run_crop_pass
-from models.crops.cutting import cut
-from models.crops.reader import PolicyCropReader
-from models.inputs.wording import PLAIN, names, variant
-from models.network.base import BaseModel, load_base
-from models.pocket.scenes.planted import Planted, large, planted
-from models.relevance.maps import Mapper
-from models.relevance.regions import Region
-from models.scoring.prefill import PrefillScorer
-from models.types import Box, CropReader, Reading, Scorer
 from scanfleet.checks.crop import CropSettings
-from worker.scoring.crop_selection import band_of, crop_reason
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.calibration import Thresholds
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.crops.batch import TwoPassReading, packed, run_crop_pass
+from scanfleet.models.crops.cutting import cut
+from scanfleet.models.crops.reader import PolicyCropReader
+from scanfleet.models.inputs.wording import PLAIN, names, variant
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.scenes.planted import Planted, large, planted
+from scanfleet.models.relevance.maps import Mapper
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Box, CropReader, Reading, Scorer
+from scanfleet.worker.scoring.crop_selection import band_of, crop_reason
 
 CHECK = "razor"
 SEED = 7_500_000  # no part of the model or its settings was fitted to these pictures

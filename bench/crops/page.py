@@ -13,8 +13,8 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw
 
-from models.relevance.regions import Map, Region
-from models.types import Box
+from scanfleet.models.relevance.regions import Map, Region
+from scanfleet.models.types import Box
 
 SIDE = 280  # pixels of a panel
 GAP = 6

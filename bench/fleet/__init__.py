@@ -25,12 +25,12 @@ from bench.archive import draw
 from bench.fleet.meter import Sample, cpu_used, rss_watched
 from bench.fleet.rig import CHECK, Fleet, Scanned, fleet
 from bench.report import REPEATS, Report, seconds
-from models.types import Scorer
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
-from worker.commands.standalone import resolve_alone
-from worker.device.probe import budget_for
-from worker.scoring.model import load_model
+from scanfleet.models.types import Scorer
+from scanfleet.worker.commands.standalone import resolve_alone
+from scanfleet.worker.device.probe import budget_for
+from scanfleet.worker.scoring.model import load_model
 
 IMAGES = {448: 512, 128: 2048}  # side in pixels -> images a turn; the first is the headline
 DRAWN = 128  # different pictures of each side; each becomes as many files as needed

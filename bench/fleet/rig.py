@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 
 import sqlalchemy as sa
 
-from producer.scans.session import Request, open_session
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading
 from scanfleet.db.results.results import times_of_scan
 from scanfleet.db.scans import scans
 from scanfleet.db.schema import upgrade
+from scanfleet.producer.scans.session import Request, open_session
 from scanfleet.stats.stage_times import StageTimes
 from tests.services.postgres import PostgresServer
 from tests.services.process import LAUNCHER
@@ -137,7 +137,7 @@ def fleet(*, token_budget: int) -> Iterator[Fleet]:
 @contextmanager
 def _worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as stream:
-        command = [sys.executable, "-m", "worker", "score"]
+        command = [sys.executable, "-m", "scanfleet.worker", "score"]
         ending_with_us = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "--", *command]
         process = subprocess.Popen(ending_with_us, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
     try:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit, ndtri
 
 from bench.report import Report
-from models.adapters.calibration import fit_platt
-from models.adapters.metrics import calibration_error
-from models.errors import ModelInvalid
+from scanfleet.models.adapters.calibration import fit_platt
+from scanfleet.models.adapters.metrics import calibration_error
+from scanfleet.models.errors import ModelInvalid
 
 SEED = 20_261_201
 IMAGES = (30, 60, 100, 150, 300, 500, 1000)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from bench.report import Report
-from models.adapters.certificates import Certificate, certify_precision, certify_recall
+from scanfleet.models.adapters.certificates import Certificate, certify_precision, certify_recall
 
 SEED = 20_261_130
 SIMULATIONS = 1000

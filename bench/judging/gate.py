@@ -18,11 +18,11 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from bench.report import Report
-from models.adapters.calibration import fit_platt
-from models.promotion import GateReport, Paired, Shadow, Side, judge
-from models.types import Question
+from scanfleet.models.adapters.calibration import fit_platt
+from scanfleet.models.promotion import GateReport, Paired, Shadow, Side, judge
+from scanfleet.models.types import Question
 from scanfleet.stats.psi import psi
-from worker.evaluation.compare import clipped_logits
+from scanfleet.worker.evaluation.compare import clipped_logits
 
 QUESTION = Question(name="q", prompt="Is it?", labels=("overlay", "natural", "none"), flags=frozenset({"overlay"}))
 PAIRS = int(os.environ.get("BENCH_PAIRS", "200"))  # of each cell

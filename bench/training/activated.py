@@ -19,11 +19,11 @@ import torch
 from bench.pocket import fresh
 from bench.report import Report
 from bench.training.learning_curve import SEEDS, UNSEEN_SEED, Point, examples_of, fitted
-from models.adapters.metrics import wilson
-from models.network.base import load_base
-from models.pocket.questions import QUESTIONS
-from models.recipes import load_recipe
-from models.types import Order
+from scanfleet.models.adapters.metrics import wilson
+from scanfleet.models.network.base import load_base
+from scanfleet.models.pocket.questions import QUESTIONS
+from scanfleet.models.recipes import load_recipe
+from scanfleet.models.types import Order
 
 CASES = (("overlay", 128), ("baggage", 128))  # check, side in pixels
 SIZES = (300,)  # labels

@@ -19,15 +19,15 @@ from sklearn.metrics import roc_auc_score
 
 from bench.pocket import Measured, fresh, measure
 from bench.report import Report
-from models import factory
-from models.adapters.card import AdapterCard
-from models.adapters.metrics import wilson
-from models.network.base import BaseModel, load_base
-from models.pocket.questions import QUESTIONS
-from models.recipes import Recipe, recipes_for
-from models.training.data.types import Example
-from models.training.fit import fit
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard
+from scanfleet.models.adapters.metrics import wilson
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.questions import QUESTIONS
+from scanfleet.models.recipes import Recipe, recipes_for
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.training.fit import fit
+from scanfleet.models.types import Question
 
 CHECK = "overlay"
 SIZES = (50, 100, 200, 400, 800)  # labels

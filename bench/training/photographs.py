@@ -23,9 +23,9 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from bench.report import Report
-from models.adapters.metrics import wilson
-from models.pocket.scenes import overlay
-from models.pocket.scenes.scene import dice
+from scanfleet.models.adapters.metrics import wilson
+from scanfleet.models.pocket.scenes import overlay
+from scanfleet.models.pocket.scenes.scene import dice
 
 FOLDER = "BENCH_PHOTOGRAPHS"
 KINDS = ("overlay", "natural", "overlay", "none")

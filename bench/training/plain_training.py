@@ -18,10 +18,10 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from transformers import AutoModelForImageTextToText, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from models.adapters.settings import LoraSettings
-from models.network.base import BaseModel
-from models.network.lora import add_lora
-from models.types import Question
+from scanfleet.models.adapters.settings import LoraSettings
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.network.lora import add_lora
+from scanfleet.models.types import Question
 
 IMAGE = "<|image_pad|>"
 NOT_LEARNT = -100  # what transformers' loss leaves out

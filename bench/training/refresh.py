@@ -19,15 +19,15 @@ from typing import Any
 from bench.pocket import fresh
 from bench.report import Report
 from bench.training import plain_training
-from models.network.base import BaseModel, load_base
-from models.pocket.questions import QUESTIONS
-from models.recipes import Recipe, load_recipe
-from models.training.data.sampler import Plan
-from models.training.data.types import Example, Progress
-from models.training.fit import fit
-from models.training.optimiser import rate
-from models.training.tasks.network import activated
-from models.types import Question
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.questions import QUESTIONS
+from scanfleet.models.recipes import Recipe, load_recipe
+from scanfleet.models.training.data.sampler import Plan
+from scanfleet.models.training.data.types import Example, Progress
+from scanfleet.models.training.fit import fit
+from scanfleet.models.training.optimiser import rate
+from scanfleet.models.training.tasks.network import activated
+from scanfleet.models.types import Question
 
 CHECK = "overlay"
 SEED = 7_100_000  # the pocket model was trained on none of these images

@@ -4,6 +4,8 @@ Rules: a migration runs on SQLite and PostgreSQL; workers of the previous versio
 as nullable and drop them one release later; a column with a default is filled in the same migration.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -15,11 +17,11 @@ def _number() -> sa.types.TypeEngine[int]:
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def _time() -> sa.types.TypeEngine:
+def _time() -> sa.types.TypeEngine[Any]:
     return sa.DateTime(timezone=True)
 
 
-def _json() -> sa.types.TypeEngine:
+def _json() -> sa.types.TypeEngine[Any]:
     return sa.JSON(none_as_null=True)
 
 

@@ -8,7 +8,7 @@ JSON anew; backups of them aside it takes the disk space of those tables once mo
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.views import views_0014
+from scanfleet.migrations.views import views_0014
 
 revision = "0014"
 down_revision = "0013"
@@ -32,7 +32,9 @@ LOCKED = "batches, images, verdicts, failures, scans"
 AS_JSONB = r"""regexp_replace({0}::text, '(?<!\\)((?:\\\\)*)\\u0000', '\1', 'g')::jsonb"""
 
 ANSWERED = "UPDATE images SET changed_at = v.created_at FROM verdicts v WHERE v.id = images.verdict_id"
-FAILED = "UPDATE images SET changed_at = f.at FROM failures f WHERE f.image_id = images.id AND images.changed_at IS NULL"
+FAILED = (
+    "UPDATE images SET changed_at = f.at FROM failures f WHERE f.image_id = images.id AND images.changed_at IS NULL"
+)
 
 POSTGRESQL_TRIGGER = (
     """CREATE FUNCTION scanfleet_image_changed() RETURNS trigger LANGUAGE plpgsql AS $$

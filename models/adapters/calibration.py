@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 
 from scipy.special import expit, logit
 
-from models.adapters.certificates import Certificate as Certificate
-from models.errors import ModelInvalid
+from scanfleet.models.adapters.certificates import Certificate as Certificate
+from scanfleet.models.errors import ModelInvalid
 
 Decision = Literal["clear", "review", "flag"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.adapters.card import Canary
-from models.errors import ModelInvalid, unreadable
-from models.types import Scorer
+from scanfleet.models.adapters.card import Canary
+from scanfleet.models.errors import ModelInvalid, unreadable
+from scanfleet.models.types import Scorer
 
 # Shift of one margin in logits, by the less exact of the two precisions. Twice the largest shift of 500 images of the
 # pocket model against fp32 (python -m bench precision): bf16 0.11, int8 0.11, nf4 0.19.

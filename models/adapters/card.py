@@ -23,9 +23,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_serializer, model_validator
 
-from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.seal import difference, seal_of, with_seal
-from models.adapters.settings import (
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.adapters.seal import difference, seal_of, with_seal
+from scanfleet.models.adapters.settings import (
     SETTINGS,
     Frozen,
     LoraSettings,
@@ -35,8 +35,8 @@ from models.adapters.settings import (
     read_settings,
     settings_text,
 )
-from models.errors import ModelInvalid
-from models.types import Question
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.types import Question
 
 CARD = "adapter.json"
 WEIGHTS, HEAD = "adapter_model.safetensors", "head.safetensors"

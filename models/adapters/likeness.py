@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from models.adapters.settings import read_file
-from models.errors import ModelInvalid, one_line
+from scanfleet.models.adapters.settings import read_file
+from scanfleet.models.errors import ModelInvalid, one_line
 
 if TYPE_CHECKING:
-    from models.adapters.card import AdapterCard
+    from scanfleet.models.adapters.card import AdapterCard
 
 FILE, METRIC = "likeness.safetensors", "likeness"
 MIN_IMAGES = 30  # fewer say nothing about a tail

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.errors import ModelInvalid, unreadable
+from scanfleet.models.errors import ModelInvalid, unreadable
 
 SETTINGS = "adapter_config.json"
 

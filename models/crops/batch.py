@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from models.crops.cutting import region_of
-from models.relevance.regions import Region
-from models.types import CropReader, Pointed, Prepared, Reading, Scorer
+from scanfleet.models.crops.cutting import region_of
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.types import CropReader, Pointed, Prepared, Reading, Scorer
 
 BATCH_TOKENS = 8192  # visual tokens of one forward, padding included
 

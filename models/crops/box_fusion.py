@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.relevance.regions import Region
-from models.types import Box, FoundBoxes
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.types import Box, FoundBoxes
 
 How = Literal["nms", "wbf"]
 OVERLAP = 0.55  # intersection over union of boxes that mean one object, from the paper

@@ -6,8 +6,8 @@ import math
 
 from PIL import Image
 
-from models.relevance.regions import Region
-from models.types import Pointed
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.types import Pointed
 
 SLIMMEST = 4  # long side of a crop over its short one, unless the image leaves no choice
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.families import PreparedImage, PreparedRow
-from models.families.cells import Cells
-from models.relevance.regions import Region
+from scanfleet.models.families import PreparedImage, PreparedRow
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.relevance.regions import Region
 
 COVERED = 0.5  # share of a token's cell that must lie in the region
 ROUNDING = 1e-6  # tolerance between equal shares

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from models.crops.policy import Fuse
-from models.scoring.margin import logsumexp, margin_of
-from models.types import Question, Reading
+from scanfleet.models.crops.policy import Fuse
+from scanfleet.models.scoring.margin import logsumexp, margin_of
+from scanfleet.models.types import Question, Reading
 
 
 def fused(first: Reading, second: Sequence[Reading], *, how: Fuse, question: Question) -> Reading:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from models.relevance.regions import Method, Reference
+from scanfleet.models.relevance.regions import Method, Reference
 
 Look = Literal["pair", "crop", "larger", "tiles", "adapted", "reweight"]
 Fuse = Literal["mean", "max", "second"]

@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.crops.cutting import cut, region_of
-from models.crops.emphasis import emphasised
-from models.crops.fusion import fused
-from models.crops.policy import CropPolicy
-from models.crops.whole_image import whole_image_rows
-from models.errors import ModelInvalid
-from models.families import PreparedImage, PreparedRow, Row
-from models.relevance.maps import Mapper
-from models.relevance.regions import Region, Relevance
-from models.relevance.select import choose
-from models.relevance.tiles import join, tiles_of
-from models.types import Detail, Pointed, Reading
+from scanfleet.models.crops.cutting import cut, region_of
+from scanfleet.models.crops.emphasis import emphasised
+from scanfleet.models.crops.fusion import fused
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.crops.whole_image import whole_image_rows
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import PreparedImage, PreparedRow, Row
+from scanfleet.models.relevance.maps import Mapper
+from scanfleet.models.relevance.regions import Region, Relevance
+from scanfleet.models.relevance.select import choose
+from scanfleet.models.relevance.tiles import join, tiles_of
+from scanfleet.models.types import Detail, Pointed, Reading
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel
-    from models.scoring.prefill import PrefillScorer
+    from scanfleet.models.network.base import BaseModel
+    from scanfleet.models.scoring.prefill import PrefillScorer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from models.crops.policy import CropPolicy, Look
-from models.families import ImageReader, PreparedImage
-from models.relevance.regions import Region
-from models.types import Question
+from scanfleet.models.crops.policy import CropPolicy, Look
+from scanfleet.models.families import ImageReader, PreparedImage
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.types import Question
 
 WHOLE_IMAGE_LOOKS: tuple[Look, ...] = ("larger", "tiles", "adapted")
 

@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointMisused
-from models.endpoint.http import HttpAnswer, HttpChannel
-from models.endpoint.logprobs import Listing, read_error, read_listing
+from scanfleet.models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointMisused
+from scanfleet.models.endpoint.http import HttpAnswer, HttpChannel
+from scanfleet.models.endpoint.logprobs import Listing, read_error, read_listing
 
 PATH = "/chat/completions"
 OVERLOADED = (408, 409, 425, 429)  # besides 5xx: the same request may succeed later

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable
 
 LONGEST = 200  # characters of a server's text in an error message
 _NOT_PRINTED = re.compile(r"[^\x20-\x7e\xa0-\uffff]+")

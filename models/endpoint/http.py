@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx2
 
-from models.endpoint.errors import EndpointBusy, EndpointMisused, in_one_line
+from scanfleet.models.endpoint.errors import EndpointBusy, EndpointMisused, in_one_line
 
 _CLOSED = "the connection to the server was closed by this worker"
 MAX_BODY_BYTES = 1 << 20  # an answer of one token takes a few kilobytes

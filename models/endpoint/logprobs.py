@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointMisused, in_one_line
-from models.scoring.margin import logsumexp
+from scanfleet.models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointMisused, in_one_line
+from scanfleet.models.scoring.margin import logsumexp
 
 ROUNDING = 1e-3  # tolerance of a logprob over 0
 OVER_ONE = 0.02  # tolerance of a sum of probabilities over 1, for servers that compute in 16 bits

@@ -17,14 +17,14 @@ from string import ascii_lowercase, ascii_uppercase, digits
 
 from PIL import Image
 
-from models.endpoint.chat import ChatServer
-from models.endpoint.errors import EndpointChanged
-from models.endpoint.image import EncodedImage, ImageEncoding
-from models.endpoint.logprobs import Listing, read_labels
-from models.errors import ModelInvalid
-from models.inputs.prompts import LabelCode, instruction
-from models.scoring.margin import margin_of
-from models.types import Detail, ModelIdentity, Question, Reading
+from scanfleet.models.endpoint.chat import ChatServer
+from scanfleet.models.endpoint.errors import EndpointChanged
+from scanfleet.models.endpoint.image import EncodedImage, ImageEncoding
+from scanfleet.models.endpoint.logprobs import Listing, read_labels
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.inputs.prompts import LabelCode, instruction
+from scanfleet.models.scoring.margin import margin_of
+from scanfleet.models.types import Detail, ModelIdentity, Question, Reading
 
 LETTERS = ascii_uppercase + ascii_lowercase + digits
 REMOTE = "remote"  # the precision of weights on a server

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from models.errors import ModelInvalid
-from models.families.family import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families.family import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
 
 __all__ = ["FAMILIES", "Family", "ImageReader", "PreparedImage", "PreparedRow", "Row", "family_of", "images_of"]
 

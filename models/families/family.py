@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
-from models.errors import ModelInvalid
-from models.families.cells import Cells
-from models.types import Detail
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.types import Detail
 
 LONGEST_PROMPT = 4096  # tokens; every prompt is shorter, and an attention window must not be
 

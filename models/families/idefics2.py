@@ -13,8 +13,8 @@ from PIL import Image
 from transformers.image_utils import SizeDict
 from transformers.models.idefics2.image_processing_pil_idefics2 import get_resize_output_image_size
 
-from models.families.family import Family, ImageReader, PreparedImage, normalise
-from models.types import Detail
+from scanfleet.models.families.family import Family, ImageReader, PreparedImage, normalise
+from scanfleet.models.types import Detail
 
 
 class Idefics2Reader(ImageReader):

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from models.errors import ModelInvalid
-from models.families.family import Family, ImageReader, PreparedImage, normalise
-from models.types import Detail
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families.family import Family, ImageReader, PreparedImage, normalise
+from scanfleet.models.types import Detail
 
 # The paper's template for a question with options (appendix on instruction templates). The text begins after the image,
 # with a space, because a Llama tokenizer adds its own one only where nothing stands before the first word.

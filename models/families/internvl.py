@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from models.families.cells import Cells
-from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
-from models.families.tower import VISION, TowerReader, cells_of_tiles, tiles
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
+from scanfleet.models.families.tower import VISION, TowerReader, cells_of_tiles, tiles
 
 
 class InternVLReader(TowerReader):

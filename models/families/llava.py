@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from models.errors import ImageUnsuitable
-from models.families.cells import Cells
-from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
-from models.families.tower import VISION, LlavaTowerReader, tiles
+from scanfleet.models.errors import ImageUnsuitable
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
+from scanfleet.models.families.tower import VISION, LlavaTowerReader, tiles
 
 MAX_ASPECT = 200  # the limit of Qwen-VL; the square would show next to nothing of a longer strip
 PADDED_SIDES = 16  # longest side that is padded without being reduced first, in sides of the tower's square

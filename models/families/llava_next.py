@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 
-from models.families.cells import Cells
-from models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
-from models.families.tower import VISION, LlavaTowerReader, tiles
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.families.family import LANGUAGE_LINEAR, Family, PreparedImage
+from scanfleet.models.families.tower import VISION, LlavaTowerReader, tiles
 
 Pinpoint = tuple[int, int]  # height and width of a canvas that may be cut into tiles, in pixels
 

@@ -20,10 +20,10 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from PIL import Image
 from transformers.image_processing_base import ImageProcessingMixin
 
-from models.errors import ImageUnsuitable, ModelInvalid
-from models.families.family import Family, ImageReader, PreparedImage, normalise
-from models.families.vision_lora import add_vision_lora
-from models.types import Detail
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid
+from scanfleet.models.families.family import Family, ImageReader, PreparedImage, normalise
+from scanfleet.models.families.vision_lora import add_vision_lora
+from scanfleet.models.types import Detail
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from models.errors import ImageUnsuitable
-from models.families.cells import Cells
-from models.families.family import LANGUAGE_LINEAR, Family, ImageReader, PreparedImage, normalise
-from models.families.segments import use_segments
+from scanfleet.models.errors import ImageUnsuitable
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.families.family import LANGUAGE_LINEAR, Family, ImageReader, PreparedImage, normalise
+from scanfleet.models.families.segments import use_segments
 
 VISION = ("model.visual",)
 

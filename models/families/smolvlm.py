@@ -16,11 +16,11 @@ from PIL import Image
 from transformers.models.smolvlm.image_processing_pil_smolvlm import get_resize_output_image_size
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from models.families.cells import Cells
-from models.families.family import Family, ImageReader, PreparedImage, normalise
-from models.families.idefics2 import without_zeros
-from models.families.tower import cells_of_tiles
-from models.types import Detail
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.families.family import Family, ImageReader, PreparedImage, normalise
+from scanfleet.models.families.idefics2 import without_zeros
+from scanfleet.models.families.tower import cells_of_tiles
+from scanfleet.models.types import Detail
 
 VISION = ("model.vision_model", "model.connector")
 LANGUAGE_LINEAR = r"model\.text_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"

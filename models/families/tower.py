@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from models.errors import ModelInvalid
-from models.families.cells import Cells
-from models.families.family import ImageReader, PreparedImage, normalise
-from models.types import Detail
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.families.family import ImageReader, PreparedImage, normalise
+from scanfleet.models.types import Detail
 
 VISION = ("model.vision_tower", "model.multi_modal_projector")
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.errors import ModelInvalid, one_line, unreadable
+from scanfleet.models.errors import ModelInvalid, one_line, unreadable
 
 FOLDER = "vision-lora"
 _PREFIX = "base_model.model."  # PEFT's prefix of a module's name

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, ProcessorMixin
 
-from models.errors import ModelInvalid, one_line, unreadable
-from models.families import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
-from models.inputs.prompts import Prompt, Turn, make_prompt, render_turn
-from models.types import Question
+from scanfleet.models.errors import ModelInvalid, one_line, unreadable
+from scanfleet.models.families import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
+from scanfleet.models.inputs.prompts import Prompt, Turn, make_prompt, render_turn
+from scanfleet.models.types import Question
 
 # A tag that opens a thought, at the end of a turn: <think>, <thinking>, <|think|>, ◁think▷, <seed:think>.
 OPENS_A_THOUGHT = re.compile(r"[<\[◁]\|?(\w+:)?(think|thought|reason)\w*\|?[>\]▷]\s*$", re.IGNORECASE)

@@ -28,8 +28,8 @@ from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
-from models.errors import ModelInvalid
-from models.types import Question
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.types import Question
 
 
 class Tokenizer(Protocol):

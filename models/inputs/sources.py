@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown, one_line, unreadable
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown, one_line, unreadable
 
 POCKET = "pocket"
 SILENT_SECONDS = 10.0  # without a byte from the hub it counts as unreachable
@@ -50,7 +50,7 @@ def locate(model: str, *, revision: str | None = None) -> Checkpoint:
         ModelUnavailable: The hub or the disk cannot be reached now.
     """
     if model == POCKET:
-        from models import pocket
+        from scanfleet.models import pocket
 
         return _local(POCKET, pocket.folder(), revision)
     folder = Path(model).expanduser()
@@ -63,7 +63,7 @@ def locate(model: str, *, revision: str | None = None) -> Checkpoint:
 
 def is_pocket(checkpoint: Checkpoint) -> bool:
     """Return whether these are the files of the built-in model, under whatever name."""
-    from models import pocket
+    from scanfleet.models import pocket
 
     return checkpoint.revision == folder_revision(pocket.folder())
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from models.types import Question
+from scanfleet.models.types import Question
 
 PLAIN = "plain"
 MOST_NAMED = 8  # flagging labels that a wording repeats

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from peft.tuners.lora import LoraLayer
 
-from models.errors import ModelInvalid
-from models.inputs.prompts import Turn
-from models.network.lora import Place
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.inputs.prompts import Turn
+from scanfleet.models.network.lora import Place
 
 if TYPE_CHECKING:
-    from models.inputs.processing import Rows
+    from scanfleet.models.inputs.processing import Rows
 
 EVERY = slice(None)
 Pair = tuple[torch.Tensor, torch.Tensor]  # A as [adapters, in, rank] and s·B as [adapters, rank, out]

@@ -28,8 +28,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from models.errors import ModelInvalid
-from models.families.family import Family
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families.family import Family
 
 NAME = "scanfleet_last_row"
 

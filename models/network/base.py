@@ -15,20 +15,20 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from models.adapters.card import Adapter, read_adapter
-from models.adapters.settings import SETTINGS
-from models.errors import ModelInvalid, one_line, unreadable
-from models.families import Family, family_of
-from models.inputs.processing import VisionProcessor, load_processor
-from models.inputs.prompts import Turn
-from models.inputs.sources import Checkpoint, is_pocket, locate
-from models.network.activated import ActivatedLora, Stack, activated_lora, invokes, watch
-from models.network.load import Precision, device_named, load_network
-from models.network.lock import SharedLock
-from models.network.lora import Place, changes, load_lora, put_in, take_out
-from models.network.merging import Merger, bypass, reason_not_merged
-from models.network.pooling import watch_inputs
-from models.types import Order, Question
+from scanfleet.models.adapters.card import Adapter, read_adapter
+from scanfleet.models.adapters.settings import SETTINGS
+from scanfleet.models.errors import ModelInvalid, one_line, unreadable
+from scanfleet.models.families import Family, family_of
+from scanfleet.models.inputs.processing import VisionProcessor, load_processor
+from scanfleet.models.inputs.prompts import Turn
+from scanfleet.models.inputs.sources import Checkpoint, is_pocket, locate
+from scanfleet.models.network.activated import ActivatedLora, Stack, activated_lora, invokes, watch
+from scanfleet.models.network.load import Precision, device_named, load_network
+from scanfleet.models.network.lock import SharedLock
+from scanfleet.models.network.lora import Place, changes, load_lora, put_in, take_out
+from scanfleet.models.network.merging import Merger, bypass, reason_not_merged
+from scanfleet.models.network.pooling import watch_inputs
+from scanfleet.models.types import Order, Question
 
 __all__ = ["BaseModel", "Precision", "load_base"]
 

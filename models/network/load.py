@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForMultimodalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
-from models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
-from models.families import Family
-from models.network.attention import use_hooked_attention
-from models.network.cpu.gelu import fast_gelu
-from models.network.tower import keep_outputs
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable, one_line, unreadable
+from scanfleet.models.families import Family
+from scanfleet.models.network.attention import use_hooked_attention
+from scanfleet.models.network.cpu.gelu import fast_gelu
+from scanfleet.models.network.tower import keep_outputs
 
 Precision = Literal["fp32", "bf16", "nf4", "int8"]
 
@@ -63,11 +63,11 @@ def load_network(folder: Path, family: Family, precision: Precision, device: str
     if wrong:  # transformers would only warn and fill these with random numbers
         raise ModelInvalid(f"{folder}: {len(wrong)} weights are missing or have the wrong shape, first {wrong[0]}")
     if precision == "int8":
-        from models.network.quantisation import use_weight_only_int8
+        from scanfleet.models.network.quantisation import use_weight_only_int8
 
         use_weight_only_int8(network)
     if precision == "nf4":
-        from models.network.quantisation import pack_4bit_layers
+        from scanfleet.models.network.quantisation import pack_4bit_layers
 
         pack_4bit_layers(network)
     network.requires_grad_(False)

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from models.adapters.card import Adapter, AdapterCard, write_adapter
-from models.adapters.settings import SETTINGS, LoraSettings
-from models.errors import ModelInvalid, one_line
+from scanfleet.models.adapters.card import Adapter, AdapterCard, write_adapter
+from scanfleet.models.adapters.settings import SETTINGS, LoraSettings
+from scanfleet.models.errors import ModelInvalid, one_line
 
 
 def lora_config(lora: LoraSettings) -> Any:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.families.family import Family, ImageReader
+from scanfleet.models.families.family import Family, ImageReader
 
 if TYPE_CHECKING:
-    from models.inputs.processing import Rows
+    from scanfleet.models.inputs.processing import Rows
 
 Pooled = NDArray[np.float32]
 

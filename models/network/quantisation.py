@@ -19,7 +19,7 @@ import torch
 from bitsandbytes.functional import int8_vectorwise_dequant
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-from models.errors import ModelInvalid
+from scanfleet.models.errors import ModelInvalid
 
 
 class WeightOnlyInt8(Linear8bitLt):

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from models.errors import ModelInvalid
-from models.families.family import Family, ImageReader
-from models.network.attention import AttentionHook, attention_modules, hooked
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families.family import Family, ImageReader
+from scanfleet.models.network.attention import AttentionHook, attention_modules, hooked
 
 if TYPE_CHECKING:
-    from models.inputs.processing import Rows
+    from scanfleet.models.inputs.processing import Rows
 
 
 class LastTokenRecorder(AttentionHook):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from models.families.family import Family
+from scanfleet.models.families.family import Family
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,4 +1,6 @@
-"""Write an archive with known truth: `python -m models.pocket.generate --check overlay --n 400 --seed 7 --out DIR`.
+"""Write an archive with known truth.
+
+    python -m scanfleet.models.pocket.generate --check overlay --n 400 --seed 7 --out DIR
 
 Half of the files are JPEG, half PNG, in folders of a hundred. manifest.csv has one row per file: uri (relative to the
 manifest), truth, style, text (overlay), boxes ("label x0 y0 x1 y1; ..." in pixels), width, height.
@@ -11,8 +13,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.pocket.scenes import CHECKS, razor
-from models.pocket.scenes.scene import Scene, dice, stored
+from scanfleet.models.pocket.scenes import CHECKS, razor
+from scanfleet.models.pocket.scenes.scene import Scene, dice, stored
 
 COLUMNS = ("uri", "truth", "style", "text", "boxes", "width", "height")
 

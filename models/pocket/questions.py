@@ -5,7 +5,7 @@ The built-in model and the shipped adapters learnt them with the instruction bef
 
 from __future__ import annotations
 
-from models.types import Question
+from scanfleet.models.types import Question
 
 OVERLAY = Question(
     name="overlay",

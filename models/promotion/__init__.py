@@ -4,8 +4,8 @@ Pure statistics on margins: it loads no model and reads no file. `judge` returns
 and every figure; docs/gate.md explains the conditions.
 """
 
-from models.promotion.judge import judge
-from models.promotion.report import GateReport
-from models.promotion.types import Facts, GateResult, Limits, Paired, Shadow, Side
+from scanfleet.models.promotion.judge import judge
+from scanfleet.models.promotion.report import GateReport
+from scanfleet.models.promotion.types import Facts, GateResult, Limits, Paired, Shadow, Side
 
 __all__ = ["Facts", "GateReport", "GateResult", "Limits", "Paired", "Shadow", "Side", "judge"]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.promotion.types import Bools, Floats, Ints
+from scanfleet.models.promotion.types import Bools, Floats, Ints
 
 Weights = NDArray[np.floating[Any]]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.promotion.bootstrap import Bounded
-from models.promotion.evidence import Evidence
-from models.promotion.significance import at_least, mcnemar
-from models.promotion.types import MODEL_MISFITS, Bools, GateResult, Limits, Outcome, Paired
+from scanfleet.models.promotion.bootstrap import Bounded
+from scanfleet.models.promotion.evidence import Evidence
+from scanfleet.models.promotion.significance import at_least, mcnemar
+from scanfleet.models.promotion.types import MODEL_MISFITS, Bools, GateResult, Limits, Outcome, Paired
 
 LISTED = 1000  # negative flips that a report names
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from models.promotion.evidence import BINS
-from models.promotion.types import Paired, Side
+from scanfleet.models.promotion.evidence import BINS
+from scanfleet.models.promotion.types import Paired, Side
 
 COLUMNS = 40  # of a histogram
 

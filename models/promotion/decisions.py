@@ -6,8 +6,8 @@ thresholds; where one is missing, all images of that kind go to people.
 
 from __future__ import annotations
 
-from models.adapters.certificates import LEAST_FLAGGED, Certificate
-from models.promotion.types import GateResult, Paired, Side
+from scanfleet.models.adapters.certificates import LEAST_FLAGGED, Certificate
+from scanfleet.models.promotion.types import GateResult, Paired, Side
 
 ASIDE = " (not binding against the base alone)"
 

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.promotion.bootstrap import Bounded, Ranking, Weights, average_precision, bounded, recall_at, weights
-from models.promotion.types import Bools, Floats, Limits, Paired, Side
+from scanfleet.models.promotion.bootstrap import (
+    Bounded,
+    Ranking,
+    Weights,
+    average_precision,
+    bounded,
+    recall_at,
+    weights,
+)
+from scanfleet.models.promotion.types import Bools, Floats, Limits, Paired, Side
 
 BINS = 15  # of equal mass, for the calibration error
 

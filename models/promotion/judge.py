@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from models.adapters import metrics
-from models.promotion.conditions import g0_facts, g1_no_worse, g2_better, g4_calibrated, g5_flips
-from models.promotion.curves import curves
-from models.promotion.decisions import g6_decisions, notes_on
-from models.promotion.evidence import collect_evidence
-from models.promotion.report import GateReport
-from models.promotion.significance import images_needed, visible_gain
-from models.promotion.slices import g3_slices
-from models.promotion.types import GateResult, Limits, Paired, Shadow, Side, Verdict
-from models.promotion.unlabelled import g6_shadow
+from scanfleet.models.adapters import metrics
+from scanfleet.models.promotion.conditions import g0_facts, g1_no_worse, g2_better, g4_calibrated, g5_flips
+from scanfleet.models.promotion.curves import curves
+from scanfleet.models.promotion.decisions import g6_decisions, notes_on
+from scanfleet.models.promotion.evidence import collect_evidence
+from scanfleet.models.promotion.report import GateReport
+from scanfleet.models.promotion.significance import images_needed, visible_gain
+from scanfleet.models.promotion.slices import g3_slices
+from scanfleet.models.promotion.types import GateResult, Limits, Paired, Shadow, Side, Verdict
+from scanfleet.models.promotion.unlabelled import g6_shadow
 
 RESAMPLES = 2000
 MOVED = 0.9  # share of the golden images

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from models.promotion.types import GateResult, Outcome, Verdict
+from scanfleet.models.promotion.types import GateResult, Outcome, Verdict
 
 MARKS: Mapping[Outcome, str] = {"pass": "pass", "fail": "FAIL", "undecided": "open", "skipped": "-"}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from models.adapters.metrics import wilson
-from models.promotion.conditions import discordant
-from models.promotion.significance import holm, loss_p_value
-from models.promotion.types import Bools, GateResult, Limits, Paired
+from scanfleet.models.adapters.metrics import wilson
+from scanfleet.models.promotion.conditions import discordant
+from scanfleet.models.promotion.significance import holm, loss_p_value
+from scanfleet.models.promotion.types import Bools, GateResult, Limits, Paired
 
 LABEL = "label"  # dimension of the true label
 

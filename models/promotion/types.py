@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from models.adapters.calibration import UNCALIBRATED, Calibrator, Certificate, Thresholds
-from models.types import Question
+from scanfleet.models.adapters.calibration import UNCALIBRATED, Calibrator, Certificate, Thresholds
+from scanfleet.models.types import Question
 
 Outcome = Literal["pass", "fail", "undecided", "skipped"]
 Verdict = Literal["promote", "hold", "reject"]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.special import bdtr
 
-from models.promotion.types import GateResult, Limits, Outcome, Shadow
+from scanfleet.models.promotion.types import GateResult, Limits, Outcome, Shadow
 
 SMOOTH = 0.5  # flags added to both counts, so that the ratio exists without any
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import pydantic
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from models.errors import ModelInvalid
-from models.inputs.sources import POCKET
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.inputs.sources import POCKET
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel
+    from scanfleet.models.network.base import BaseModel
 
 AUTO = "auto"
 Trains = Literal["language", "language+projector", "vision-blocks", "everything", "head"]

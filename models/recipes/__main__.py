@@ -1,4 +1,4 @@
-"""`python -m models.recipes`: check a recipe's fields, for programs that do not import it. Loads no torch.
+"""`python -m scanfleet.models.recipes`: check a recipe's fields, for programs that do not import it. Loads no torch.
 
 Reads {"recipe": ..., "base_model": ..., "overrides": {...}} from stdin. Answers {"trains": [...]}, what the possible
 recipes train, with "order", the only one that they can train for, if there is one; or {"fault": "one line"}.
@@ -10,8 +10,8 @@ import json
 import sys
 from typing import Any
 
-from models.errors import ModelInvalid
-from models.recipes import possible_recipes
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.recipes import possible_recipes
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

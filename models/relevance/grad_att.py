@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from models.families import PreparedImage
-from models.network.attention import AttentionHook, attention_modules, hooked
-from models.network.recording import last_rows
-from models.relevance.gradients import answer_direction, differentiable
-from models.relevance.prompt_runner import PreparedForward, PromptRunner
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.network.attention import AttentionHook, attention_modules, hooked
+from scanfleet.models.network.recording import last_rows
+from scanfleet.models.relevance.gradients import answer_direction, differentiable
+from scanfleet.models.relevance.prompt_runner import PreparedForward, PromptRunner
 
 
 class Explicit(AttentionHook):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel
+    from scanfleet.models.network.base import BaseModel
 
 _VOCABULARY_SLICE = 16_384  # head rows turned to fp32 at a time
 _one_at_a_time = threading.Lock()
@@ -27,7 +27,7 @@ def differentiable(base: BaseModel) -> Iterator[None]:
         if base.precision != "nf4":
             yield
             return
-        from models.network.cpu.packed import differentiable_packed
+        from scanfleet.models.network.cpu.packed import differentiable_packed
 
         with differentiable_packed(base.network):
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.relevance.regions import Map
+from scanfleet.models.relevance.regions import Map
 
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1
 

@@ -22,18 +22,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.families import PreparedImage
-from models.inputs.prompts import Turn
-from models.network.attention import attention_modules
-from models.relevance.grad_att import attention_gradient
-from models.relevance.grid import extend_to_image
-from models.relevance.pixel_gradient import check_family, edges, pixel_gradient
-from models.relevance.prompt_runner import PromptRunner
-from models.relevance.regions import Method, Reference, Relevance
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.inputs.prompts import Turn
+from scanfleet.models.network.attention import attention_modules
+from scanfleet.models.relevance.grad_att import attention_gradient
+from scanfleet.models.relevance.grid import extend_to_image
+from scanfleet.models.relevance.pixel_gradient import check_family, edges, pixel_gradient
+from scanfleet.models.relevance.prompt_runner import PromptRunner
+from scanfleet.models.relevance.regions import Method, Reference, Relevance
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel
-    from models.scoring.prefill import PrefillScorer
+    from scanfleet.models.network.base import BaseModel
+    from scanfleet.models.scoring.prefill import PrefillScorer
 
 GENERIC = "Write a general description of the image."
 FLOOR = 1e-6  # added to the divisor

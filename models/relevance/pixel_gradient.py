@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
-from models.errors import ModelInvalid
-from models.families import Family, PreparedImage
-from models.relevance.gradients import answer_direction, differentiable
-from models.relevance.prompt_runner import PromptRunner
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import Family, PreparedImage
+from scanfleet.models.relevance.gradients import answer_direction, differentiable
+from scanfleet.models.relevance.prompt_runner import PromptRunner
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava")  # each visual token stands for one cell of the picture
 

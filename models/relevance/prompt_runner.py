@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.families import PreparedImage
-from models.inputs.prompts import Turn
-from models.network.activated import acting_behind
-from models.network.prefix import Prefix
-from models.network.recording import recording
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.inputs.prompts import Turn
+from scanfleet.models.network.activated import acting_behind
+from scanfleet.models.network.prefix import Prefix
+from scanfleet.models.network.recording import recording
 
 if TYPE_CHECKING:
-    from models.inputs.processing import Rows
-    from models.network.base import BaseModel
-    from models.scoring.prefill import PrefillScorer
+    from scanfleet.models.inputs.processing import Rows
+    from scanfleet.models.network.base import BaseModel
+    from scanfleet.models.scoring.prefill import PrefillScorer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

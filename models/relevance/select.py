@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.relevance.regions import Choice, Region, Relevance
+from scanfleet.models.relevance.regions import Choice, Region, Relevance
 
 SIDES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)  # of the image's short side
 LEAST_CELLS = 2  # along a window's side

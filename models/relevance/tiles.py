@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.relevance.grid import resample
-from models.relevance.regions import Region, Relevance
+from scanfleet.models.relevance.grid import resample
+from scanfleet.models.relevance.regions import Region, Relevance
 
 TILE = 1024  # pixels along a tile's side, about
 UNCUT = 1.5  # tiles; a shorter side is not cut

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from models.network.base import BaseModel
-from models.network.prefix import Prefix
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.network.prefix import Prefix
 
 
 def show(base: BaseModel, network: Any, instruction: Prefix, inputs: dict[str, Any]) -> Prefix:

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from models.families import Family
-from models.types import Box
+from scanfleet.models.families import Family
+from scanfleet.models.types import Box
 
 MAX_TEXT = 20_000  # characters that are read
 MAX_BOXES = 100

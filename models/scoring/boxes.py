@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from models.errors import ModelInvalid
-from models.families import PreparedImage
-from models.inputs.processing import Rows
-from models.network.prefix import Prefix
-from models.scoring.box_format import Canvas, parse_boxes
-from models.types import FoundBoxes, Question
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.inputs.processing import Rows
+from scanfleet.models.network.prefix import Prefix
+from scanfleet.models.scoring.box_format import Canvas, parse_boxes
+from scanfleet.models.types import FoundBoxes, Question
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel
+    from scanfleet.models.network.base import BaseModel
 
 MAX_NEW_TOKENS = 512  # of an answer; about 15 boxes
 BEGIN_WITHIN = 64  # tokens; an answer that has not begun a list by then never will

@@ -19,14 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from models.errors import ModelInvalid, one_line
-from models.families import Row
-from models.scoring.margin import margin_of
-from models.scoring.prefill import Forward, PrefillScorer
-from models.types import ModelIdentity, Question, Reading
+from scanfleet.models.errors import ModelInvalid, one_line
+from scanfleet.models.families import Row
+from scanfleet.models.scoring.margin import margin_of
+from scanfleet.models.scoring.prefill import Forward, PrefillScorer
+from scanfleet.models.types import ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel
+    from scanfleet.models.network.base import BaseModel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +134,7 @@ def read_head(data: bytes, *, question: Question, features: int, where: str) -> 
     if found != expected:
         raise ModelInvalid(f"{where}: the head holds {_shapes(found)}, this base and question need {_shapes(expected)}")
     if any(value.dtype != torch.float32 for value in tensors.values()):
-        raise ModelInvalid(f"{where}: the head is not in fp32; save it with models.scoring.head.write_head")
+        raise ModelInvalid(f"{where}: the head is not in fp32; save it with scanfleet.models.scoring.head.write_head")
     if not all(value.isfinite().all() for value in tensors.values()):
         raise ModelInvalid(f"{where}: the head's weights are not all finite; train with a lower lr")
     return Head(weight=tensors["weight"], bias=tensors["bias"])

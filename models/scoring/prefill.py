@@ -21,18 +21,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import ModelInvalid
-from models.families import PreparedImage, Row
-from models.network.activated import acting_behind
-from models.network.attention import emphasis_bias
-from models.network.pooling import pooling
-from models.network.prefix import Prefix
-from models.network.recording import recording
-from models.types import Detail, ModelIdentity, Question, Reading
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import PreparedImage, Row
+from scanfleet.models.network.activated import acting_behind
+from scanfleet.models.network.attention import emphasis_bias
+from scanfleet.models.network.pooling import pooling
+from scanfleet.models.network.prefix import Prefix
+from scanfleet.models.network.recording import recording
+from scanfleet.models.types import Detail, ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:
-    from models.adapters.likeness import Likeness
-    from models.network.base import BaseModel
+    from scanfleet.models.adapters.likeness import Likeness
+    from scanfleet.models.network.base import BaseModel
 
 _VOCABULARY_SLICE = 16_384  # rows of the output embedding converted to fp32 at a time
 

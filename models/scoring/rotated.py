@@ -18,14 +18,14 @@ from dataclasses import replace
 from string import ascii_letters
 from typing import TYPE_CHECKING
 
-from models.families import Row
-from models.scoring.margin import logsumexp, margin_of
-from models.scoring.prefill import PrefillScorer
-from models.scoring.together import Together
-from models.types import ModelIdentity, Question, Reading
+from scanfleet.models.families import Row
+from scanfleet.models.scoring.margin import logsumexp, margin_of
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.scoring.together import Together
+from scanfleet.models.types import ModelIdentity, Question, Reading
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel
+    from scanfleet.models.network.base import BaseModel
 
 MOST_ORDERS = 5  # prefills an image; with more labels the turns are as far apart as they can be
 

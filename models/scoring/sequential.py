@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from models.scoring.margin import logsumexp, margin_of
-from models.types import (
+from scanfleet.models.scoring.margin import logsumexp, margin_of
+from scanfleet.models.types import (
     NEXT,
     Detail,
     ModelIdentity,

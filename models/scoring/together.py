@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.families import PreparedRow, Row, images_of
-from models.network.activated import Stack, acting
-from models.network.pooling import pooling
-from models.network.tower import shared_tower
-from models.scoring.behind import ask, show
-from models.scoring.prefill import Forward, PrefillScorer
-from models.types import Reading
+from scanfleet.models.families import PreparedRow, Row, images_of
+from scanfleet.models.network.activated import Stack, acting
+from scanfleet.models.network.pooling import pooling
+from scanfleet.models.network.tower import shared_tower
+from scanfleet.models.scoring.behind import ask, show
+from scanfleet.models.scoring.prefill import Forward, PrefillScorer
+from scanfleet.models.types import Reading
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel
+    from scanfleet.models.network.base import BaseModel
 
 AT_ONCE = 32_768  # tokens of questions and the images before them in one forward
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from models.files import write_whole
+from scanfleet.models.files import write_whole
 
 _DIGEST = hashlib.sha256().digest_size  # bytes
 

@@ -16,20 +16,20 @@ from pathlib import Path
 
 from safetensors.torch import save as save_tensors
 
-from models.adapters.card import AdapterCard, read_adapter, write_adapter
-from models.adapters.settings import LoraSettings
-from models.network.base import BaseModel
-from models.recipes import Recipe, check_base
-from models.scoring.head import write_head
-from models.training.data.dataset import Data, collect_data
-from models.training.data.features import NOT_CACHED, CachedSource, Fillable, PixelSource, Source
-from models.training.data.request import TrainingRequest
-from models.training.data.types import Example, Progress, ProgressCallback, Trained
-from models.training.loop import FitState, Loop, Task
-from models.training.tasks.head import HeadTask, frozen_scorer, hidden_cache, trained_head
-from models.training.tasks.network import activated
-from models.training.tasks.token import TokenTask
-from models.types import Question
+from scanfleet.models.adapters.card import AdapterCard, read_adapter, write_adapter
+from scanfleet.models.adapters.settings import LoraSettings
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.recipes import Recipe, check_base
+from scanfleet.models.scoring.head import write_head
+from scanfleet.models.training.data.dataset import Data, collect_data
+from scanfleet.models.training.data.features import NOT_CACHED, CachedSource, Fillable, PixelSource, Source
+from scanfleet.models.training.data.request import TrainingRequest
+from scanfleet.models.training.data.types import Example, Progress, ProgressCallback, Trained
+from scanfleet.models.training.loop import FitState, Loop, Task
+from scanfleet.models.training.tasks.head import HeadTask, frozen_scorer, hidden_cache, trained_head
+from scanfleet.models.training.tasks.network import activated
+from scanfleet.models.training.tasks.token import TokenTask
+from scanfleet.models.types import Question
 
 Figures = dict[str, float | int | str]
 

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import torch
 
-from models.errors import ModelInvalid
-from models.recipes import Recipe
-from models.training.checkpoint import load_state, save_state
-from models.training.data.sampler import Plan, SampleId, Step
-from models.training.data.types import Progress, ProgressCallback
-from models.training.optimiser import Optimiser
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.recipes import Recipe
+from scanfleet.models.training.checkpoint import load_state, save_state
+from scanfleet.models.training.data.sampler import Plan, SampleId, Step
+from scanfleet.models.training.data.types import Progress, ProgressCallback
+from scanfleet.models.training.optimiser import Optimiser
 
 SAVE_SECONDS = 30.0  # between checkpoints within an epoch
 

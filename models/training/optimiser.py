@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from models.errors import ModelInvalid
-from models.recipes import Recipe
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.recipes import Recipe
 
 
 def rate(step: int, steps: int, *, lr: float, warm_up: float) -> float:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 import click
 from click.shell_completion import shell_complete
 
-from producer.cli.options import note
+from scanfleet.producer.cli.options import note
 
 VARIABLE = "_SCANFLEET_COMPLETE"
 TURN_ON = {

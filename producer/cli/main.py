@@ -12,25 +12,25 @@ from typing import NoReturn
 
 import click
 
-from producer.cli.completion import complete, completion
-from producer.cli.fleet.checks import checks
-from producer.cli.fleet.db import db
-from producer.cli.fleet.doctor import doctor
-from producer.cli.fleet.worker import worker
-from producer.cli.options import Flags, ScanfleetGroup, note
-from producer.cli.scans.agreement import agreement
-from producer.cli.scans.rescan import rescan
-from producer.cli.scans.results import results
-from producer.cli.scans.run import run
-from producer.cli.scans.scan import scan
-from producer.cli.scans.scans import scans
-from producer.cli.scans.score import score
-from producer.cli.training.adapters import adapters
-from producer.cli.training.drift import drift
-from producer.cli.training.labels import labels
-from producer.cli.training.suggest import suggest
-from producer.cli.training.train import train
-from producer.cli.training.tune import tune
+from scanfleet.producer.cli.completion import complete, completion
+from scanfleet.producer.cli.fleet.checks import checks
+from scanfleet.producer.cli.fleet.db import db
+from scanfleet.producer.cli.fleet.doctor import doctor
+from scanfleet.producer.cli.fleet.worker import worker
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
+from scanfleet.producer.cli.scans.agreement import agreement
+from scanfleet.producer.cli.scans.rescan import rescan
+from scanfleet.producer.cli.scans.results import results
+from scanfleet.producer.cli.scans.run import run
+from scanfleet.producer.cli.scans.scan import scan
+from scanfleet.producer.cli.scans.scans import scans
+from scanfleet.producer.cli.scans.score import score
+from scanfleet.producer.cli.training.adapters import adapters
+from scanfleet.producer.cli.training.drift import drift
+from scanfleet.producer.cli.training.labels import labels
+from scanfleet.producer.cli.training.suggest import suggest
+from scanfleet.producer.cli.training.train import train
+from scanfleet.producer.cli.training.tune import tune
 
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        from producer.reports.output import DISK_ERRORS
+        from scanfleet.producer.reports.output import DISK_ERRORS
 
         if error.errno not in DISK_ERRORS:
             raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from producer.reports.failures import REASONS, STAGES
+from scanfleet.producer.reports.failures import REASONS, STAGES
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from producer.cli.tables import count
+from scanfleet.producer.cli.tables import count
 
 if TYPE_CHECKING:
-    from producer.scans.enqueue import Enqueued
-    from producer.scans.wait import ScanSnapshot
+    from scanfleet.producer.scans.enqueue import Enqueued
+    from scanfleet.producer.scans.wait import ScanSnapshot
 
 LINE_SECONDS = 5.0
 AGAIN_SECONDS = 60.0  # repeat an unchanged line after this, to show that the program is alive

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from producer.cli.options import columns, folded, printable
+from scanfleet.producer.cli.options import columns, folded, printable
 
 Cell = str | int | float | None
 

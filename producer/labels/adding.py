@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from producer.labels.fetching import fetch_images
-from producer.labels.formats.entries import Problems, RawBox, required, text_of
-from producer.labels.formats.tabular import boxes_of
-from producer.labels.image_refs import named_image
-from producer.labels.importing import summarise, write
-from producer.labels.label_names import ImageLabel
-from producer.labels.preparing import prepare
-from producer.labels.shown_frames import frame_finder
-from producer.scans.session import find_check
-from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadLabels, SourceNotFound
+from scanfleet.producer.labels.fetching import fetch_images
+from scanfleet.producer.labels.formats.entries import Problems, RawBox, required, text_of
+from scanfleet.producer.labels.formats.tabular import boxes_of
+from scanfleet.producer.labels.image_refs import named_image
+from scanfleet.producer.labels.importing import summarise, write
+from scanfleet.producer.labels.label_names import ImageLabel
+from scanfleet.producer.labels.preparing import prepare
+from scanfleet.producer.labels.shown_frames import frame_finder
+from scanfleet.producer.scans.session import find_check
+from scanfleet.producer.sources.manifest import MalformedLineError
 from scanfleet.retry import retry_database
 
 

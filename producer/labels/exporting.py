@@ -12,14 +12,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO, Any
 
-from producer.labels.writing.folders import write_voc, write_yolo
-from producer.labels.writing.places import below, is_text
-from producer.labels.writing.said import Sayable
-from producer.labels.writing.tasks import write_labelstudio
-from producer.reports.output import write_csv
 from scanfleet.db.labels.history import LabelLine
 from scanfleet.db.labels.history import as_record as line_record
 from scanfleet.db.labels.labels import CurrentLabel
+from scanfleet.producer.labels.writing.folders import write_voc, write_yolo
+from scanfleet.producer.labels.writing.places import below, is_text
+from scanfleet.producer.labels.writing.said import Sayable
+from scanfleet.producer.labels.writing.tasks import write_labelstudio
+from scanfleet.producer.reports.output import write_csv
 
 FORMATS = ("csv", "jsonl", "coco", "yolo", "voc", "labelstudio")
 FOLDERS = ("yolo", "voc")

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.sources.base import local_image
-from producer.sources.manifest import MalformedLineError
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadSource, SourceNotFound
+from scanfleet.producer.sources.base import local_image
+from scanfleet.producer.sources.manifest import MalformedLineError
 from scanfleet.redaction import is_presigned
 from scanfleet.storage.file_uri import uri_to_path
 

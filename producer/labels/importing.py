@@ -9,7 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from producer.labels.preparing import PreparedLabels
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.labels import NewLabel, add_labels, labels_by_person, without_repeats
 from scanfleet.db.labels.queries import PINNED
@@ -18,6 +17,7 @@ from scanfleet.db.labels.splits import Place, add_images, golden_by_hash, place_
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import BadLabels, ImageError
+from scanfleet.producer.labels.preparing import PreparedLabels
 
 CHANGES = ("added", "changed", "unchanged")
 

@@ -7,13 +7,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from producer.labels.formats.entries import Attributes, Entry, Problems, RawBox, Reason, Size
-from producer.labels.image_refs import Root, image_at
-from producer.labels.map_file import SUFFIXES, read_map
-from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadLabels
+from scanfleet.producer.labels.formats.entries import Attributes, Entry, Problems, RawBox, Reason, Size
+from scanfleet.producer.labels.image_refs import Root, image_at
+from scanfleet.producer.labels.map_file import SUFFIXES, read_map
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 SHOWN_LABELS = 12
 SEVERAL = 3  # unknown labels that are listed one by one

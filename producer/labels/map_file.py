@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from producer.labels.formats.parsing.files import lines_of, text_file
-from producer.labels.formats.parsing.json_parts import loads
-from producer.sources.manifest import MalformedLineError
 from scanfleet.errors import BadLabels
+from scanfleet.producer.labels.formats.parsing.files import lines_of, text_file
+from scanfleet.producer.labels.formats.parsing.json_parts import loads
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".toml", ".json", *SEPARATORS)

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from producer.labels.fetching import Fetched
-from producer.labels.formats.entries import Problems, Reason
-from producer.labels.label_names import ImageLabel, doubt_of
-from producer.labels.upright_boxes import in_pixels, turn_of
-from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import Check
 from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.db.labels.labels import NewLabel
 from scanfleet.errors import ImageError
+from scanfleet.producer.labels.fetching import Fetched
+from scanfleet.producer.labels.formats.entries import Problems, Reason
+from scanfleet.producer.labels.label_names import ImageLabel, doubt_of
+from scanfleet.producer.labels.upright_boxes import in_pixels, turn_of
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 LEFT_OUT: Final = "left out"
 

@@ -16,11 +16,11 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from producer.reports.labelstudio import results_of, task_of, write_tasks
-from producer.reports.output import write_csv
 from scanfleet.db.labels import suggest as store
 from scanfleet.db.labels.suggest import Candidate, Pool
 from scanfleet.errors import RequestError
+from scanfleet.producer.reports.labelstudio import results_of, task_of, write_tasks
+from scanfleet.producer.reports.output import write_csv
 
 PARTS = ("threshold", "disagreement", "diversity", "random")  # images that one lacks go to the next
 DEFAULT_MIX = {"threshold": 0.4, "disagreement": 0.2, "diversity": 0.1, "random": 0.3}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from producer.labels.formats.entries import RawBox, Size
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.entries import RawBox, Size
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 SLACK = 1.0  # pixels that a box may lie outside the image, since other tools round differently
 

@@ -14,9 +14,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from producer.scans.session import SILENT_SECONDS
-from producer.sources.named import NamedImages
-from producer.training.refusals import refusal_text, refused_champions
 from scanfleet.config.diagnosis import check_broker, local_broker_warning
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import OTHERS, reading
@@ -24,6 +21,9 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.workers import WorkerInfo, live_workers
 from scanfleet.db.schema import check_schema, connect_at_start
 from scanfleet.errors import Retryable, ScanfleetError, SchemaOutdated, SchemaTooNew
+from scanfleet.producer.scans.session import SILENT_SECONDS
+from scanfleet.producer.sources.named import NamedImages
+from scanfleet.producer.training.refusals import refusal_text, refused_champions
 from scanfleet.queue.app import broker_folder, make_app
 from scanfleet.redaction import redact
 from scanfleet.stats.stage_times import StageTimes

@@ -18,7 +18,7 @@ from scanfleet.config.extras import install_hint
 from scanfleet.config.settings import Settings
 from scanfleet.errors import MissingExtra, UnknownModel, WorkerDied
 
-COMMAND = module_command("worker", "score")
+COMMAND = module_command("scanfleet.worker", "score")
 STOP_GRACE_SECONDS = 10.0  # in addition to the workers' own drain_seconds
 EX_TEMPFAIL = 75  # of a worker that must be restarted
 MAX_DEATHS = 8  # in a row without a finished image; an image that kills its worker is found after four

@@ -19,9 +19,6 @@ import jinja2
 import sqlalchemy as sa
 from PIL import Image
 
-from producer.reports.drawing import boxes_in_words, crop_in_words, draw_boxes, draw_crop
-from producer.reports.output import require_place, target
-from producer.reports.summary import summarise
 from scanfleet.checks.frame_result import frame_in_words
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
@@ -29,6 +26,9 @@ from scanfleet.db.results.results import Result, ResultFilter, top_results
 from scanfleet.db.scans.checks import get_check
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import DecodersUnavailable, ImageError, StoreUnavailable
+from scanfleet.producer.reports.drawing import boxes_in_words, crop_in_words, draw_boxes, draw_crop
+from scanfleet.producer.reports.output import require_place, target
+from scanfleet.producer.reports.summary import summarise
 from scanfleet.storage.open import OpenStores
 
 MAX_IMAGES = 200
@@ -145,6 +145,9 @@ def _thumbnail(image: Image.Image, result: Result) -> str:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("producer"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("scanfleet.producer"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     return environment.get_template("report.html.j2")

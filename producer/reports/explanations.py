@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from producer.reports.caveats import caveats
 from scanfleet.checks.crop import NEVER
 from scanfleet.db.results.scorers import ScorerUse
+from scanfleet.producer.reports.caveats import caveats
 from scanfleet.stats.proportions import positives_text
 
 UNCERTIFIED = "never, no threshold could be certified"

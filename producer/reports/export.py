@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import IO, Any
 
-from producer.reports.labelstudio import task_of_result, write_tasks
-from producer.reports.output import write_csv
 from scanfleet.checks.crop_result import FIELDS as CROP_FIELDS
 from scanfleet.config.extras import install_hint
 from scanfleet.db.results.results import Result
 from scanfleet.errors import MissingExtra
+from scanfleet.producer.reports.labelstudio import task_of_result, write_tasks
+from scanfleet.producer.reports.output import write_csv
 
 FORMATS = ("jsonl", "json", "csv", "parquet", "labelstudio")
 META_ROWS = 500  # results that decide which manifest columns a table has

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from producer.reports.agreement import Agreement
-from producer.reports.explanations import Entry, entry
-from producer.scans.wait import progress_of
 from scanfleet.db.engine import reading
 from scanfleet.db.results.frames import FrameCounts, count_frames
 from scanfleet.db.results.results import ResultFilter, count_answers, count_failures, iter_results, times_of_scan
@@ -16,6 +13,9 @@ from scanfleet.db.results.scorers import ScorerUse, scorers_of_scan
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.scans.scans import Progress, ScanInfo
+from scanfleet.producer.reports.agreement import Agreement
+from scanfleet.producer.reports.explanations import Entry, entry
+from scanfleet.producer.scans.wait import progress_of
 from scanfleet.stats.stage_times import StageTimes
 
 

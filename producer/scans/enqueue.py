@@ -17,9 +17,6 @@ from typing import Any
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.target import Target
-from producer.sources.filters import pages
-from producer.sources.listing import Listing
 from scanfleet.checks.check import Check
 from scanfleet.checks.passes import plan_passes
 from scanfleet.config.settings import Settings
@@ -28,6 +25,9 @@ from scanfleet.db.scans import batches, notifications, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.errors import EmptySource
+from scanfleet.producer.scans.target import Target
+from scanfleet.producer.sources.filters import pages
+from scanfleet.producer.sources.listing import Listing
 from scanfleet.reconcile import notify_all
 from scanfleet.retry import retry_database
 

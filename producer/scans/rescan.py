@@ -12,9 +12,6 @@ from typing import Any
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.enqueue import Enqueued, Notifier
-from producer.scans.rescan_plan import Plan, pool_of, refuse_cancelled
-from producer.sources.filters import page_sizes
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results import rescans
@@ -22,6 +19,9 @@ from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
+from scanfleet.producer.scans.enqueue import Enqueued, Notifier
+from scanfleet.producer.scans.rescan_plan import Plan, pool_of, refuse_cancelled
+from scanfleet.producer.sources.filters import page_sizes
 from scanfleet.retry import retry_database
 
 BEHIND_ALL = "g"  # sorts after every identity, which is hexadecimal

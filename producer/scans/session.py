@@ -14,24 +14,24 @@ from pathlib import Path
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.enqueue import Enqueued, enqueue
-from producer.sources.filters import Filters, pages, parse_sample
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
-from scanfleet.checks.check import Check, load_check
+from scanfleet.checks.check import Check, builtin_names, load_check
 from scanfleet.checks.pack import load_pack
 from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.results import known_identities
 from scanfleet.db.scans.batches import NewImage
-from scanfleet.db.scans.checks import resolve_check
+from scanfleet.db.scans.checks import list_checks, resolve_check
 from scanfleet.db.scans.crash_isolation import expire_worker
 from scanfleet.db.scans.workers import WorkerInfo, last_end, live_workers
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BrokerUnavailable, RequestError
 from scanfleet.images.formats import SEVERAL_SUFFIXES
 from scanfleet.messages import score_queue
+from scanfleet.producer.scans.enqueue import Enqueued, enqueue
+from scanfleet.producer.sources.filters import Filters, pages, parse_sample
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from scanfleet.queue.app import make_app
 from scanfleet.retry import retry_database
 
@@ -161,6 +161,14 @@ def find_check(engine: sa.Engine | None, name: str) -> Check:
         return load_check(name)
     with reading(engine) as connection:
         return resolve_check(connection, name)
+
+
+def known_checks(engine: sa.Engine | None) -> list[Check]:
+    """Return the newest version of each check, by name; without a database, the built-in ones."""
+    if engine is None:
+        return [load_check(name) for name in sorted(builtin_names())]
+    with reading(engine) as connection:
+        return [check for _, check in sorted(list_checks(connection).items())]
 
 
 def find_checks(engine: sa.Engine | None, request: Request) -> list[Check]:

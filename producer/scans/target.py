@@ -6,7 +6,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from producer.sources.listing import Listing
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
 from scanfleet.db.scans import batches, scans
@@ -14,6 +13,7 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
+from scanfleet.producer.sources.listing import Listing
 
 
 class Target:

@@ -10,11 +10,11 @@ from threading import Event
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.session import why_no_worker
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.scans import Progress, ScanInfo
+from scanfleet.producer.scans.session import why_no_worker
 from scanfleet.reconcile import reconcile_once
 from scanfleet.retry import retry_database
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from producer.sources.manifest import MalformedLineError
 from scanfleet.config.web_hosts import web_address
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.producer.sources.manifest import MalformedLineError
 from scanfleet.redaction import is_presigned
 from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path
 from scanfleet.storage.shards.member_uri import member_uri, split_member, version_of

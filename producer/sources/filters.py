@@ -10,10 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
-from producer.sources.base import Candidate
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import RequestError
 from scanfleet.images import SUFFIXES
+from scanfleet.producer.sources.base import Candidate
 
 GROWTH_LIMIT = 16  # batches in one page
 PAGE_LIMIT = 8192  # images in one page: each is a bound parameter, and SQLite takes 32,766

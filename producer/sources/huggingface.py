@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from producer.sources.base import Candidate, LeftOut, Skip, local_image
-from producer.sources.manifest import MalformedLineError, check_storable
-from producer.sources.parquet import holds_bytes, plain, rows_of
 from scanfleet.config.extras import install_hint
 from scanfleet.config.validation import printable
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import AccessDenied, BadSource, MissingExtra, SourceNotFound
+from scanfleet.producer.sources.base import Candidate, LeftOut, Skip, local_image
+from scanfleet.producer.sources.manifest import MalformedLineError, check_storable
+from scanfleet.producer.sources.parquet import holds_bytes, plain, rows_of
 from scanfleet.storage.file_uri import file_etag, path_to_uri
 from scanfleet.storage.shards.member_uri import Place, member_uri, version_of
 

@@ -14,13 +14,13 @@ from functools import cached_property
 from typing import IO, Any
 from urllib.parse import unquote_plus
 
-from producer.sources.base import Candidate, LeftOut, Skip
-from producer.sources.inventory_files import Files
-from producer.sources.manifest import Lines, MalformedLineError, check_storable, fields_of, resumed
-from producer.sources.parquet import batches_of
 from scanfleet.config.validation import printable
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadManifest
+from scanfleet.producer.sources.base import Candidate, LeftOut, Skip
+from scanfleet.producer.sources.inventory_files import Files
+from scanfleet.producer.sources.manifest import Lines, MalformedLineError, check_storable, fields_of, resumed
+from scanfleet.producer.sources.parquet import batches_of
 
 ARN = "arn:aws:s3:::"
 # By the names that CSV parts have, those of Parquet parts.

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from producer.sources.manifest_source import opened
 from scanfleet.errors import AccessDenied, BadManifest, ImageError, ObjectRefused, SourceNotFound
+from scanfleet.producer.sources.manifest_source import opened
 from scanfleet.storage.base import ObjectStore, Span
 
 MOST_MANIFEST_BYTES = 64 << 20

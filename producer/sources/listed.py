@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from producer.sources.base import Candidate, Skip, local_image
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.producer.sources.base import Candidate, Skip, local_image
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.file_uri import path_to_uri
 from scanfleet.storage.folder import FolderStore

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from producer.sources.base import Candidate, LeftOut, Source
-from producer.sources.filters import Filters, excludes, take_sample
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.producer.sources.base import Candidate, LeftOut, Source
+from scanfleet.producer.sources.filters import Filters, excludes, take_sample
 from scanfleet.storage.folder import root_id_of
 
 MOST_SHOWN = 10  # of the entries that are left out

@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from producer.sources.base import Candidate, LeftOut, Skip, local_image, remote_image
-from producer.sources.manifest import (
+from scanfleet.config.validation import printable
+from scanfleet.db.scans.batches import NewImage
+from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
+from scanfleet.images import SUFFIXES
+from scanfleet.producer.sources.base import Candidate, LeftOut, Skip, local_image, remote_image
+from scanfleet.producer.sources.manifest import (
     READERS,
     BrokenFileError,
     Lines,
@@ -21,10 +25,6 @@ from producer.sources.manifest import (
     check_storable,
     read_rows,
 )
-from scanfleet.config.validation import printable
-from scanfleet.db.scans.batches import NewImage
-from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
-from scanfleet.images import SUFFIXES
 from scanfleet.redaction import without_signatures
 from scanfleet.storage.file_uri import path_to_uri, uri_to_path
 from scanfleet.storage.shards.member_uri import split_member
@@ -150,7 +150,7 @@ class ManifestSource:
 
 def _rows(file: IO[bytes], kind: str) -> tuple[Place, Iterator[Row | MalformedLineError]]:
     if kind == PARQUET:
-        from producer.sources.parquet import ParquetRows
+        from scanfleet.producer.sources.parquet import ParquetRows
 
         table = ParquetRows(file)
         return table, iter(table)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from producer.sources.base import Candidate, LeftOut, Skip, Source
 from scanfleet.config.validation import printable
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import ImageError, ObjectRefused
 from scanfleet.images import SUFFIXES
+from scanfleet.producer.sources.base import Candidate, LeftOut, Skip, Source
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.shards.index import Unread, open_shard
 from scanfleet.storage.shards.member_uri import COMPRESSED, is_shard, member_uri, split_member, version_of

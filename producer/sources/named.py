@@ -6,16 +6,16 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 
-from producer.sources.base import Candidate, LeftOut, Skip, Source, local_image, remote_image
-from producer.sources.filters import Filters
-from producer.sources.manifest import BrokenFileError, Lines, MalformedLineError, Row, read_rows
-from producer.sources.open import open_source
 from scanfleet.config.settings import Settings
 from scanfleet.config.validation import printable
 from scanfleet.config.web_hosts import hosts_of
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadManifest, BadSource, EmptySource, ScanfleetError
 from scanfleet.images import SUFFIXES
+from scanfleet.producer.sources.base import Candidate, LeftOut, Skip, Source, local_image, remote_image
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.manifest import BrokenFileError, Lines, MalformedLineError, Row, read_rows
+from scanfleet.producer.sources.open import open_source
 from scanfleet.storage.file_uri import uri_to_path
 
 STDIN = "-"

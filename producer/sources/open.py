@@ -7,15 +7,15 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from producer.sources.base import Source, local_image
-from producer.sources.huggingface import DatasetSource, is_dataset
-from producer.sources.listed import BucketSource, FileSource, FolderSource, OneImageSource
-from producer.sources.members import PACKED, MembersSource, ShardSource
 from scanfleet.config.settings import Settings
 from scanfleet.config.web_hosts import hosts_of, web_address
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
 from scanfleet.images import SUFFIXES
+from scanfleet.producer.sources.base import Source, local_image
+from scanfleet.producer.sources.huggingface import DatasetSource, is_dataset
+from scanfleet.producer.sources.listed import BucketSource, FileSource, FolderSource, OneImageSource
+from scanfleet.producer.sources.members import PACKED, MembersSource, ShardSource
 from scanfleet.redaction import is_presigned
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.file_uri import path_to_uri
@@ -65,8 +65,8 @@ def _open_remote(text: str, settings: Settings) -> Source:
         return OneImageSource(NewImage(uri=text))
     store = S3Store.connect(settings)
     if text.endswith("/manifest.json"):
-        from producer.sources.inventory import InventorySource
-        from producer.sources.inventory_files import BucketFiles
+        from scanfleet.producer.sources.inventory import InventorySource
+        from scanfleet.producer.sources.inventory_files import BucketFiles
 
         return InventorySource(text, BucketFiles(text, store))
     return BucketSource(text, store)
@@ -81,7 +81,7 @@ def _web_image(text: str, settings: Settings) -> NewImage:
 
 
 def _open_local(path: Path, hosts: Collection[str]) -> Source:
-    from producer.sources.manifest_source import KINDS, ManifestSource, manifest_kind
+    from scanfleet.producer.sources.manifest_source import KINDS, ManifestSource, manifest_kind
 
     try:
         status = os.stat(path)
@@ -97,8 +97,8 @@ def _open_local(path: Path, hosts: Collection[str]) -> Source:
     if manifest_kind(path) is not None:
         return ManifestSource(path, hosts)
     if path.suffix.lower() == ".json":
-        from producer.sources.inventory import InventorySource
-        from producer.sources.inventory_files import FolderFiles
+        from scanfleet.producer.sources.inventory import InventorySource
+        from scanfleet.producer.sources.inventory_files import FolderFiles
 
         path = path.absolute()
         return InventorySource(path_to_uri(os.fsencode(path)), FolderFiles(path))

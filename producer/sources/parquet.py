@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from typing import IO, Any
 
-from producer.sources.manifest import SOURCE_REF, URI, BrokenFileError, MalformedLineError, Row
 from scanfleet.config.extras import install_hint
 from scanfleet.errors import MissingExtra
+from scanfleet.producer.sources.manifest import SOURCE_REF, URI, BrokenFileError, MalformedLineError, Row
 
 BATCH_ROWS = 4096
 
@@ -78,8 +78,8 @@ def _value(cell: Any) -> Any:
         return cell.as_py()
     except UnicodeDecodeError:
         raise
-    except (ValueError, OverflowError):  # nanoseconds, or a year beyond 9999
-        return str(cell.cast("string"))
+    except (ValueError, OverflowError):  # nanoseconds, or a year beyond 9999: as isoformat, which pandas' times have
+        return str(cell.cast("string")).replace(" ", "T", 1).replace("Z", "+00:00")
 
 
 def _columns(schema: Any) -> list[str]:

@@ -6,10 +6,10 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from producer.scans.session import SILENT_SECONDS
 from scanfleet.db.scans.workers import live_workers
 from scanfleet.db.training.champions import champion, in_use
 from scanfleet.db.training.refusals import RefusalInfo, open_refusals
+from scanfleet.producer.scans.session import SILENT_SECONDS
 
 
 def refused_champions(connection: sa.Connection) -> list[RefusalInfo]:

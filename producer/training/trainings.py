@@ -102,7 +102,7 @@ def require_recipe(recipe: str, base_model: str, overrides: dict[str, Any]) -> s
     """
     fields = {name: value for name, value in overrides.items() if name not in (OVER, FROM)}
     asked = json.dumps({"recipe": recipe, "base_model": base_model, "overrides": fields})
-    command = (sys.executable, "-P", "-m", "models.recipes")
+    command = (sys.executable, "-P", "-m", "scanfleet.models.recipes")
     try:
         done = subprocess.run(  # noqa: S603
             command, input=asked, capture_output=True, text=True, timeout=RECIPE_SECONDS, check=True

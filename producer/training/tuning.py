@@ -14,11 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from producer.labels.fetching import Fetched, fetch_images
-from producer.labels.formats.detect import read_labels
-from producer.labels.formats.entries import Options, Problems
-from producer.labels.image_refs import root_of
-from producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map, spares_of
 from scanfleet.checks.check import Check
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.settings import Settings
@@ -29,6 +24,11 @@ from scanfleet.db.results.calibrations import Configuration, Fitted, add_calibra
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.training.champions import champion, is_decided
 from scanfleet.errors import BadCheck, BadLabels, BadSettings, RequestError
+from scanfleet.producer.labels.fetching import Fetched, fetch_images
+from scanfleet.producer.labels.formats.detect import read_labels
+from scanfleet.producer.labels.formats.entries import Options, Problems
+from scanfleet.producer.labels.image_refs import root_of
+from scanfleet.producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map, spares_of
 
 USED = ("train", "calibration", "threshold")  # splits of the ledger; golden images only judge adapters
 UNTAUGHT = ("calibration", "threshold")  # splits that no adapter learns from

@@ -64,7 +64,7 @@ def check_schema(engine: sa.Engine, *, newer: bool = False) -> str:
 
 def newest_revision() -> str:
     """Return the newest revision of this version: file names of migrations begin with consecutive revisions."""
-    names = [entry.name for entry in (resources.files("migrations") / "versions").iterdir()]
+    names = [entry.name for entry in (resources.files("scanfleet.migrations") / "versions").iterdir()]
     return max(name.partition("_")[0] for name in names if name.endswith(".py") and name[0].isdigit())
 
 
@@ -126,7 +126,7 @@ def _config(connection: sa.Connection | None) -> Config:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", "migrations:")
+    config.set_main_option("script_location", "scanfleet.migrations:")
     config.attributes["connection"] = connection
     return config
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from models.fake import FakeScorer, fake_identity
 from scanfleet.checks.check import Check, load_check
 from scanfleet.images import decode
-from worker.scoring.decisions import Policy
-from worker.scoring.factory import question_of
+from scanfleet.models.fake import FakeScorer, fake_identity
+from scanfleet.worker.scoring.decisions import Policy
+from scanfleet.worker.scoring.factory import question_of
 
 BUCKET = "archive"
 SIDE = 16  # pixels

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from celery import Celery
 
-from producer.scans.enqueue import enqueue
-from producer.sources.filters import Filters
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.db.engine import connect
 from scanfleet.errors import AccessDenied, Retryable, UnknownName
+from scanfleet.producer.scans.enqueue import enqueue
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from tests.chaos.archive import BUCKET, ScanSpec
 from tests.chaos.expected import Listed
 from tests.chaos.fleet.services import RunServices

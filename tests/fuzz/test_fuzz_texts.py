@@ -14,12 +14,12 @@ import tomlkit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from producer.sources.base import Candidate
-from producer.sources.manifest import READERS
-from producer.sources.manifest_source import ManifestSource
 from scanfleet.checks.check import Check, load_check, parse_check
 from scanfleet.checks.crop import MODES, CropSettings
 from scanfleet.errors import BadCheck, BadManifest
+from scanfleet.producer.sources.base import Candidate
+from scanfleet.producer.sources.manifest import READERS
+from scanfleet.producer.sources.manifest_source import ManifestSource
 
 N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
 many = settings(max_examples=N_EXAMPLES, suppress_health_check=list(HealthCheck))

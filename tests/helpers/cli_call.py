@@ -15,7 +15,7 @@ from unittest import mock
 
 import structlog
 
-from producer.cli.main import main
+from scanfleet.producer.cli.main import main
 from tests.helpers.cli_process import environment
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMAND = (sys.executable, "-P", "-c", "import sys; from producer.cli.main import main; sys.exit(main())")
+COMMAND = (sys.executable, "-P", "-c", "import sys; from scanfleet.producer.cli.main import main; sys.exit(main())")
 
 
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:

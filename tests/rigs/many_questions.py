@@ -11,11 +11,11 @@ from typing import Any, cast
 
 from PIL import Image
 
-from models.errors import ModelInvalid
-from models.fake import FakePrepared, FakeScorer
-from models.types import Question, Reading, Scorer, SeveralScorer
 from scanfleet.checks.check import Check
-from worker.scoring.model import FakeModel
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.fake import FakePrepared, FakeScorer
+from scanfleet.models.types import Question, Reading, Scorer, SeveralScorer
+from scanfleet.worker.scoring.model import FakeModel
 
 
 def question_named(name: str, **more: Any) -> Check:

@@ -6,7 +6,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from models.pocket.scenes import CHECKS
+from scanfleet.models.pocket.scenes import CHECKS
 
 SIZES = ((1500, 1125), (2001, 1499), (3000, 2250), (4000, 3000), (1501, 2003), (2560, 1440))
 SHARES = (0.06, 0.12, 0.25, 0.5)  # of the short side, along the target's longer one

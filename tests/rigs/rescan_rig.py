@@ -11,9 +11,6 @@ from typing import Any
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.enqueue import Enqueued
-from producer.scans.rescan import enqueue_rescan
-from producer.scans.rescan_plan import Plan, Request, plan_rescan
 from scanfleet.checks.check import load_check
 from scanfleet.checks.crop import crop_text
 from scanfleet.checks.crop_result import CropResult
@@ -29,6 +26,9 @@ from scanfleet.db.training import champions
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
+from scanfleet.producer.scans.enqueue import Enqueued
+from scanfleet.producer.scans.rescan import enqueue_rescan
+from scanfleet.producer.scans.rescan_plan import Plan, Request, plan_rescan
 from scanfleet.queue.app import make_app
 from tests.helpers.migrated import upgrade
 from tests.ledger_machine.ledger import quick, wipe

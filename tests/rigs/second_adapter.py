@@ -7,11 +7,11 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import load, save
 
-from models import factory, pocket
-from models.adapters.card import CARD, AdapterCard, read_adapter, read_card, write_adapter
-from models.network.base import BaseModel
 from scanfleet.checks.check import load_check
 from scanfleet.db.training.adapters import AdapterInfo
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.card import CARD, AdapterCard, read_adapter, read_card, write_adapter
+from scanfleet.models.network.base import BaseModel
 
 
 def second_adapter(base: BaseModel, into: Path, *, check: str = "overlay", strength: float = 1.1) -> Path:

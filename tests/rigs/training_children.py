@@ -12,9 +12,9 @@ from typing import Any
 
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import StoreUnavailable, TrainingFailed
-from worker.training import child
-from worker.training.context import Context
-from worker.training.publish import register
+from scanfleet.worker.training import child
+from scanfleet.worker.training.context import Context
+from scanfleet.worker.training.publish import register
 
 
 def next_word() -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from models.pocket.scenes import CHECKS
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, now, reading, transaction
@@ -22,6 +21,7 @@ from scanfleet.db.scans.checks import save_check
 from scanfleet.db.tables import Adapter, LabelledImage
 from scanfleet.db.training import trainings
 from scanfleet.db.training.trainings import TrainingInfo
+from scanfleet.models.pocket.scenes import CHECKS
 from tests.helpers.migrated import upgrade
 from tests.helpers.patience import patient
 
@@ -90,7 +90,7 @@ class Ground:
 
     def start(self) -> subprocess.Popen[bytes]:
         with (self.folder / "worker.log").open("ab") as log:
-            command = [sys.executable, "-m", "worker", "train"]
+            command = [sys.executable, "-m", "scanfleet.worker", "train"]
             worker = subprocess.Popen(
                 command, env=self._environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -111,7 +111,7 @@ class Ground:
         """The computing process, on Linux."""
         for task in Path(f"/proc/{worker.pid}/task").glob("*/children"):
             for child in task.read_text().split():
-                if b"worker.training.child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"scanfleet.worker.training.child" in Path(f"/proc/{child}/cmdline").read_bytes():
                     return int(child)
         return None
 

@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from models.fake import FakeScorer
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading
@@ -22,12 +21,13 @@ from scanfleet.db.scans import scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.scans import Progress
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
+from scanfleet.models.fake import FakeScorer
 from scanfleet.queue.app import make_app
 from scanfleet.storage.folder import FolderStore
+from scanfleet.worker.scoring.factory import question_of
 from tests.helpers.migrated import upgrade
 from tests.helpers.patience import patient
 from tests.rigs.worker_rig import add_scan, png
-from worker.scoring.factory import question_of
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 120.0
@@ -38,7 +38,7 @@ class WorkerProcess:
         self.log_path = log
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "score"],
+                [sys.executable, "-m", "scanfleet.worker", "score"],
                 env=environment,
                 cwd=log.parent,
                 stdin=subprocess.DEVNULL,

@@ -23,11 +23,11 @@ from scanfleet.messages import score_queue
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.memory import MemoryStore
 from scanfleet.storage.open import OpenStores
+from scanfleet.worker.batch.pipeline import Pipeline
+from scanfleet.worker.processes.components import Scoring, running
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.scoring.model import FakeModel, Model
 from tests.helpers.migrated import upgraded
-from worker.batch.pipeline import Pipeline
-from worker.processes.components import Scoring, running
-from worker.runtime.shutdown import Stop
-from worker.scoring.model import FakeModel, Model
 
 QUEUE = score_queue("fake")
 

@@ -6,7 +6,7 @@ import random
 import pytest
 from PIL import Image
 
-from models.pocket.scenes import baggage, overlay
+from scanfleet.models.pocket.scenes import baggage, overlay
 from scanfleet.perceptual_hash import BITS, FEW, NEAR_BITS, HashIndex, distance, phash
 
 SCENES = {"overlay": overlay, "baggage": baggage}

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from producer.sources.base import Candidate, LeftOut
-from producer.sources.manifest_source import ManifestSource
-from producer.sources.open import open_source
 from scanfleet import redaction
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadManifest, BadSource
 from scanfleet.log import configure_logging
+from scanfleet.producer.sources.base import Candidate, LeftOut
+from scanfleet.producer.sources.manifest_source import ManifestSource
+from scanfleet.producer.sources.open import open_source
 from scanfleet.redaction import hide, is_presigned, redact, without_signatures
 from tests.helpers.patience import patient
 

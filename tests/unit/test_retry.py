@@ -7,8 +7,8 @@ import pytest
 
 from scanfleet.errors import DatabaseUnavailable, StoreUnavailable
 from scanfleet.retry import retry, retry_database
-from worker.runtime.retry import retry_startup, retry_until
-from worker.runtime.shutdown import Stop
+from scanfleet.worker.runtime.retry import retry_startup, retry_until
+from scanfleet.worker.runtime.shutdown import Stop
 
 
 def service(*outcomes: Exception | str) -> Callable[[], str]:
@@ -70,7 +70,7 @@ def test_a_worker_that_hands_back_makes_no_further_try() -> None:
 
 
 def test_a_start_reports_every_transient_error_and_continues(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.runtime.retry.jittered", lambda _: 0.0)
+    monkeypatch.setattr("scanfleet.worker.runtime.retry.jittered", lambda _: 0.0)
     reported: list[str] = []
     call = service(StoreUnavailable("bucket"), DatabaseUnavailable("database"), "up")
     assert retry_startup(call, what="model", on_error=reported.append) == "up"

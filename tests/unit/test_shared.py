@@ -18,7 +18,7 @@ from scanfleet.config.variables import RENAMED
 from scanfleet.errors import BadCheck, BadSettings, BrokerUnavailable, ScanfleetError, SchemaTooNew, UnknownName
 from scanfleet.messages import ScoreBatch
 from scanfleet.queue.app import clear_taken, make_app, notify
-from worker.scoring.model import FAKE_POISON, FAKE_SECONDS
+from scanfleet.worker.scoring.model import FAKE_POISON, FAKE_SECONDS
 
 GOOD = 'name = "x"\nprompt = "what is it?"\nlabels = ["a", "b"]\nflags = ["a"]\n'
 

@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models import factory
-from models.adapters.metrics import wilson
-from models.families import PreparedImage, PreparedRow, Row
-from models.network.base import BaseModel, load_base
-from models.pocket import adapter_folder
-from models.pocket.questions import RAZOR
-from models.pocket.scenes.planted import Planted, large, planted
-from models.relevance.prompt_runner import PromptRunner
-from models.scoring.prefill import PrefillScorer
+from scanfleet.models import factory
+from scanfleet.models.adapters.metrics import wilson
+from scanfleet.models.families import PreparedImage, PreparedRow, Row
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket import adapter_folder
+from scanfleet.models.pocket.questions import RAZOR
+from scanfleet.models.pocket.scenes.planted import Planted, large, planted
+from scanfleet.models.relevance.prompt_runner import PromptRunner
+from scanfleet.models.scoring.prefill import PrefillScorer
 
 SEED = 1903
 CROP, CONTEXT = 192, 160  # px: sides of a crop, and of the small view beside it

@@ -20,11 +20,11 @@ from peft import set_peft_model_state_dict
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from models.adapters.settings import LoraSettings
-from models.families import FAMILIES
-from models.inputs.processing import load_processor
-from models.network.lora import adapter_state, add_lora
-from models.pocket.questions import QUESTIONS
+from scanfleet.models.adapters.settings import LoraSettings
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.inputs.processing import load_processor
+from scanfleet.models.network.lora import adapter_state, add_lora
+from scanfleet.models.pocket.questions import QUESTIONS
 from tools.pocket.base import Heads
 from tools.pocket.data import Pool, make_pool
 from tools.pocket.forward import encode_images, read_image

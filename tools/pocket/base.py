@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from models.pocket.scenes.pretraining import PLANES, TEXT_PLANES, TrainingQuestion
+from scanfleet.models.pocket.scenes.pretraining import PLANES, TEXT_PLANES, TrainingQuestion
 from tools.pocket.architecture import new_model
 from tools.pocket.data import Pool, make_pool
 from tools.pocket.forward import VisionFeatures, encode_images, read_image

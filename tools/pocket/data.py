@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.pocket.scenes import CHECKS, pretraining
-from models.pocket.scenes.pretraining import PLANES, TrainingQuestion
-from models.pocket.scenes.scene import Mask, dice, through_file
-from models.types import Box
+from scanfleet.models.pocket.scenes import CHECKS, pretraining
+from scanfleet.models.pocket.scenes.pretraining import PLANES, TrainingQuestion
+from scanfleet.models.pocket.scenes.scene import Mask, dice, through_file
+from scanfleet.models.types import Box
 
 CELL = 32  # pixels: one merged token
 FULL_SHARE = 0.08  # from this covered share on a cell has the attribute fully

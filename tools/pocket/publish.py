@@ -17,16 +17,16 @@ from safetensors.torch import save as save_tensors
 from transformers import Qwen3VLForConditionalGeneration
 
 from bench.pocket import Measured, fresh, measure
-from models import factory
-from models.adapters.calibration import fit_platt, thresholds_from
-from models.adapters.card import CARD, AdapterCard, Canary, read_card, write_adapter
-from models.adapters.certificates import certify_precision, certify_recall
-from models.adapters.likeness import MAX_IMAGES, METRIC, fitted
-from models.inputs.sources import folder_revision
-from models.network.base import load_base
-from models.pocket.questions import QUESTIONS, SMALL
-from models.pocket.scenes import CHECKS
-from models.pocket.scenes.planted import large, planted
+from scanfleet.models import factory
+from scanfleet.models.adapters.calibration import fit_platt, thresholds_from
+from scanfleet.models.adapters.card import CARD, AdapterCard, Canary, read_card, write_adapter
+from scanfleet.models.adapters.certificates import certify_precision, certify_recall
+from scanfleet.models.adapters.likeness import MAX_IMAGES, METRIC, fitted
+from scanfleet.models.inputs.sources import folder_revision
+from scanfleet.models.network.base import load_base
+from scanfleet.models.pocket.questions import QUESTIONS, SMALL
+from scanfleet.models.pocket.scenes import CHECKS
+from scanfleet.models.pocket.scenes.planted import large, planted
 from tools.pocket.adapt import settings
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")

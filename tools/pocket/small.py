@@ -24,10 +24,10 @@ from peft import set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 
-from models.families import FAMILIES
-from models.inputs.processing import VisionProcessor, load_processor
-from models.network.lora import adapter_state
-from models.pocket.questions import RAZOR
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.inputs.processing import VisionProcessor, load_processor
+from scanfleet.models.network.lora import adapter_state
+from scanfleet.models.pocket.questions import RAZOR
 from tools.pocket.adapt import NAME, prepare
 from tools.pocket.forward import Answer, VisionFeatures, encode_images, read_images
 from tools.pocket.small_rows import LARGE, TINY, Picture, Range, Rows, Shape, bags, draw_rows

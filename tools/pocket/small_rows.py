@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.pocket.scenes.canvas import BICUBIC
-from models.pocket.scenes.razor import EMPTY, LABELS, SPREAD, Plate, bag, lay_plate, plate
-from models.pocket.scenes.scene import Field, dice, normal
-from models.pocket.scenes.xray import Pose
-from models.types import Box
+from scanfleet.models.pocket.scenes.canvas import BICUBIC
+from scanfleet.models.pocket.scenes.razor import EMPTY, LABELS, SPREAD, Plate, bag, lay_plate, plate
+from scanfleet.models.pocket.scenes.scene import Field, dice, normal
+from scanfleet.models.pocket.scenes.xray import Pose
+from scanfleet.models.types import Box
 from tools.pocket.data import CELL
 
 BOX_SHARE = 0.25  # of a cell: so much of a large part in a cell makes it the part's

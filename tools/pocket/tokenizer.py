@@ -15,11 +15,11 @@ from string import ascii_uppercase
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from models.pocket.questions import QUESTIONS
-from models.pocket.scenes.belongings import EVERYDAY
-from models.pocket.scenes.fonts import WORDS, word
-from models.pocket.scenes.pretraining import COLOURS, CORNERS, STUFF
-from models.pocket.scenes.shapes import OUTLINES, SHAPES
+from scanfleet.models.pocket.questions import QUESTIONS
+from scanfleet.models.pocket.scenes.belongings import EVERYDAY
+from scanfleet.models.pocket.scenes.fonts import WORDS, word
+from scanfleet.models.pocket.scenes.pretraining import COLOURS, CORNERS, STUFF
+from scanfleet.models.pocket.scenes.shapes import OUTLINES, SHAPES
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",

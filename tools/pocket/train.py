@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from models.pocket import folder
-from models.pocket.questions import QUESTIONS, SMALL
-from models.pocket.recipe import load_recipe
+from scanfleet.models.pocket import folder
+from scanfleet.models.pocket.questions import QUESTIONS, SMALL
+from scanfleet.models.pocket.recipe import load_recipe
 from tools.pocket.adapt import adapter_pool, train_adapters
 from tools.pocket.base import stage_pool, train_base
 from tools.pocket.parallel import run

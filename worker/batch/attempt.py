@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
-from models.types import Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError
-from worker.batch.context import BatchContext, ScanBytes, WorkerContext
-from worker.batch.crop_pass import CropPass
-from worker.batch.events import (
+from scanfleet.models.types import Reading
+from scanfleet.worker.batch.context import BatchContext, ScanBytes, WorkerContext
+from scanfleet.worker.batch.crop_pass import CropPass
+from scanfleet.worker.batch.events import (
     Abort,
     CropRead,
     CropStepDone,
@@ -30,11 +30,11 @@ from worker.batch.events import (
     Located,
     NotFetched,
 )
-from worker.batch.first_pass import FirstPass
-from worker.batch.results import BatchResults
-from worker.batch.timing import Stopwatch
-from worker.scoring.boxes import StoredBoxes, stored
-from worker.scoring.factory import Resolved
+from scanfleet.worker.batch.first_pass import FirstPass
+from scanfleet.worker.batch.results import BatchResults
+from scanfleet.worker.batch.timing import Stopwatch
+from scanfleet.worker.scoring.boxes import StoredBoxes, stored
+from scanfleet.worker.scoring.factory import Resolved
 
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
 OnRead = Callable[[ClaimedImage, ImageResult], None]

@@ -15,10 +15,10 @@ from scanfleet.db.scans import batches, crash_isolation
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DatabaseUnavailable, LeaseLost
 from scanfleet.stats.stage_times import SECONDS
-from worker.batch.leases import Lease
-from worker.batch.timing import Totals
-from worker.runtime.retry import retry_until
-from worker.runtime.shutdown import Stop
+from scanfleet.worker.batch.leases import Lease
+from scanfleet.worker.batch.timing import Totals
+from scanfleet.worker.runtime.retry import retry_until
+from scanfleet.worker.runtime.shutdown import Stop
 
 log = structlog.get_logger()
 

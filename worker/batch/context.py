@@ -17,12 +17,12 @@ from scanfleet.db.scans import crash_isolation
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
 from scanfleet.storage.open import StoreFinder
-from worker.batch.events import Event
-from worker.batch.timing import Stopwatch
-from worker.device.executor import Device
-from worker.runtime.activity import ActivityTracker, BatchActivity
-from worker.runtime.file_buffer import FilesInHand
-from worker.scoring.factory import Resolved
+from scanfleet.worker.batch.events import Event
+from scanfleet.worker.batch.timing import Stopwatch
+from scanfleet.worker.device.executor import Device
+from scanfleet.worker.runtime.activity import ActivityTracker, BatchActivity
+from scanfleet.worker.runtime.file_buffer import FilesInHand
+from scanfleet.worker.scoring.factory import Resolved
 
 RETRY_SECONDS = 30.0  # after the deadline of a fetch, for the store's client to give up
 WHOLE_PICTURES = 4  # decoded with all their pixels for crop passes at once

@@ -19,16 +19,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
-from models.crops.cutting import region_of
-from models.types import Pointed, Prepared, Reading
 from scanfleet.checks.crop_result import CAP, CropResult
 from scanfleet.errors import Retryable
+from scanfleet.models.crops.cutting import region_of
+from scanfleet.models.types import Pointed, Prepared, Reading
 from scanfleet.stats.stage_times import SKIPPED
-from worker.batch.context import BatchContext
-from worker.batch.crop_stages import CropStages
-from worker.batch.events import CropRead, CropStepDone, DueCrop, ImageResult
-from worker.scoring.crop import CropSetup
-from worker.scoring.crop_selection import Allowance, Resized, crop_reason, order, shrink_of
+from scanfleet.worker.batch.context import BatchContext
+from scanfleet.worker.batch.crop_stages import CropStages
+from scanfleet.worker.batch.events import CropRead, CropStepDone, DueCrop, ImageResult
+from scanfleet.worker.scoring.crop import CropSetup
+from scanfleet.worker.scoring.crop_selection import Allowance, Resized, crop_reason, order, shrink_of
 
 ROUND_IMAGES = 8
 ASSUMED_COST = 4  # times the tokens of the first pass, until the first crop of the batch is measured

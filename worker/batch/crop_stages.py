@@ -12,13 +12,13 @@ from typing import Any
 
 from PIL import Image
 
-from models.types import CropReader, Reading
 from scanfleet.errors import ImageError, Retryable
 from scanfleet.images import Enough
-from worker.batch.context import BatchContext
-from worker.batch.events import CropRead, CropStepDone, DueCrop, Duplicates, Event
-from worker.device.queue import WorkResult
-from worker.runtime.file_buffer import KeptFiles
+from scanfleet.models.types import CropReader, Reading
+from scanfleet.worker.batch.context import BatchContext
+from scanfleet.worker.batch.events import CropRead, CropStepDone, DueCrop, Duplicates, Event
+from scanfleet.worker.device.queue import WorkResult
+from scanfleet.worker.runtime.file_buffer import KeptFiles
 
 
 class CropStages:

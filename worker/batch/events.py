@@ -6,11 +6,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.types import FoundBoxes, Pointed, Prepared, Reading
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.scans.batches import ClaimedImage
-from worker.scoring.boxes import NOT_ASKED, StoredBoxes
+from scanfleet.models.types import FoundBoxes, Pointed, Prepared, Reading
+from scanfleet.worker.scoring.boxes import NOT_ASKED, StoredBoxes
 
 
 @dataclass(kw_only=True, eq=False)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 
-from models.types import Finder, FoundBoxes, Prepared, Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.images import Decoded, Enough
-from worker.batch.context import BatchContext
-from worker.batch.events import Duplicates, Fetched, ImageResult, Located, NotFetched
-from worker.batch.frame_reads import FrameReads, FrameRow
-from worker.device.queue import WorkResult
-from worker.runtime.file_buffer import KeptFiles
+from scanfleet.models.types import Finder, FoundBoxes, Prepared, Reading
+from scanfleet.worker.batch.context import BatchContext
+from scanfleet.worker.batch.events import Duplicates, Fetched, ImageResult, Located, NotFetched
+from scanfleet.worker.batch.frame_reads import FrameReads, FrameRow
+from scanfleet.worker.device.queue import WorkResult
+from scanfleet.worker.runtime.file_buffer import KeptFiles
 
 
 class FirstPass:

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from models.types import Prepared, Reading
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.errors import Retryable
 from scanfleet.images import Frame
-from worker.batch.events import Duplicates, ImageResult
+from scanfleet.models.types import Prepared, Reading
+from scanfleet.worker.batch.events import Duplicates, ImageResult
 
 
 @dataclass(frozen=True, kw_only=True)

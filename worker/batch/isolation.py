@@ -13,11 +13,11 @@ from dataclasses import replace
 import structlog
 
 from scanfleet.db.scans.batches import ClaimedImage
-from worker.batch.attempt import Aborted
-from worker.batch.commit import BatchWriter
-from worker.batch.leases import Lease
-from worker.batch.results import BatchResults
-from worker.batch.timing import Stopwatch
+from scanfleet.worker.batch.attempt import Aborted
+from scanfleet.worker.batch.commit import BatchWriter
+from scanfleet.worker.batch.leases import Lease
+from scanfleet.worker.batch.results import BatchResults
+from scanfleet.worker.batch.timing import Stopwatch
 
 
 class IsolationLock:

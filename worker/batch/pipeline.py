@@ -15,23 +15,23 @@ from scanfleet.db.scans import notifications
 from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, LedgerReplaced, Retryable
 from scanfleet.redaction import storable
-from worker.batch.attempt import Aborted, BatchRun
-from worker.batch.commit import BatchWriter
-from worker.batch.context import WorkerContext
-from worker.batch.isolation import IsolationLock, run_suspect
-from worker.batch.leases import Lease, Leases
-from worker.batch.passes import known
-from worker.batch.passes.readings import PassReadings
-from worker.batch.passes.siblings import Passes
-from worker.batch.refused_objects import RefusedObjects
-from worker.batch.results import BatchResults
-from worker.batch.timing import LEFT_OVER, Stopwatch, Totals
-from worker.runtime.circuit_breaker import Breaker
-from worker.runtime.retry import retry_until
-from worker.runtime.shutdown import Stop
-from worker.scoring.champions import ScorerCache
-from worker.scoring.crop_selection import Allowance
-from worker.scoring.factory import Resolved
+from scanfleet.worker.batch.attempt import Aborted, BatchRun
+from scanfleet.worker.batch.commit import BatchWriter
+from scanfleet.worker.batch.context import WorkerContext
+from scanfleet.worker.batch.isolation import IsolationLock, run_suspect
+from scanfleet.worker.batch.leases import Lease, Leases
+from scanfleet.worker.batch.passes import known
+from scanfleet.worker.batch.passes.readings import PassReadings
+from scanfleet.worker.batch.passes.siblings import Passes
+from scanfleet.worker.batch.refused_objects import RefusedObjects
+from scanfleet.worker.batch.results import BatchResults
+from scanfleet.worker.batch.timing import LEFT_OVER, Stopwatch, Totals
+from scanfleet.worker.runtime.circuit_breaker import Breaker
+from scanfleet.worker.runtime.retry import retry_until
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.scoring.champions import ScorerCache
+from scanfleet.worker.scoring.crop_selection import Allowance
+from scanfleet.worker.scoring.factory import Resolved
 
 log = structlog.get_logger()
 

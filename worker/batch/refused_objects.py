@@ -21,10 +21,10 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DatabaseUnavailable, StoreUnavailable
 from scanfleet.storage.base import any_delivered
 from scanfleet.storage.s3_uri import is_s3, split_s3
-from worker.batch.attempt import Aborted
-from worker.batch.context import RETRY_SECONDS, WorkerContext
-from worker.batch.leases import Lease
-from worker.batch.results import BatchResults
+from scanfleet.worker.batch.attempt import Aborted
+from scanfleet.worker.batch.context import RETRY_SECONDS, WorkerContext
+from scanfleet.worker.batch.leases import Lease
+from scanfleet.worker.batch.results import BatchResults
 
 T = TypeVar("T")
 OnAbort = Callable[[Callable[[str], None]], None]  # registers what to call when the batch is to be given up

@@ -8,18 +8,18 @@ from dataclasses import replace
 
 import structlog
 
-from models.types import Reading
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.results.verdicts import Answer, NewVerdict, Outcome
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DeviceUnavailable, ImageError, ObjectRefused, Retryable, StoreUnavailable
+from scanfleet.models.types import Reading
 from scanfleet.redaction import storable
 from scanfleet.stats.counts import MASS_FLOOR
-from worker.batch.timing import Stopwatch
-from worker.scoring.boxes import NOT_ASKED, StoredBoxes
-from worker.scoring.decisions import Policy
-from worker.scoring.factory import Resolved
+from scanfleet.worker.batch.timing import Stopwatch
+from scanfleet.worker.scoring.boxes import NOT_ASKED, StoredBoxes
+from scanfleet.worker.scoring.decisions import Policy
+from scanfleet.worker.scoring.factory import Resolved
 
 log = structlog.get_logger()
 

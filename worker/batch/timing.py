@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from scanfleet.stats.stage_times import COUNTS, THREAD_STAGES
-from worker.device.queue import WorkResult
-from worker.runtime.utilisation import Occupancy, Span
-from worker.scoring.crop_selection import Allowance
+from scanfleet.worker.device.queue import WorkResult
+from scanfleet.worker.runtime.utilisation import Occupancy, Span
+from scanfleet.worker.scoring.crop_selection import Allowance
 
 MEASURED = (*THREAD_STAGES, "wait", "device", "boxes", "pointing", *COUNTS)
 LEFT_OVER = "left_over"  # visual tokens that crops of the batch may still take

@@ -1,4 +1,6 @@
-"""`python -m worker.commands.compare`: the computing half of `scanfleet adapters compare`. Reads and writes JSON lines.
+"""`python -m scanfleet.worker.commands.compare`: the computing half of `scanfleet adapters compare`.
+
+It reads and writes JSON lines.
 
 Input, one line: {"adapter": ID, "against": ID, or null for the base alone}. Output: {"kind": "progress", "done",
 "total"} during the comparison, {"kind": "report", "record", "lines", "notes"} at the end, and {"kind": "fault",
@@ -14,11 +16,6 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from models.adapters.card import read_card
-from models.errors import ModelInvalid, ModelUnavailable
-from models.promotion import GateReport
-from models.training.data.types import Example
-from models.types import Question
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
@@ -27,14 +24,19 @@ from scanfleet.db.scans.checks import resolve_check
 from scanfleet.db.schema import ledger
 from scanfleet.db.training.adapters import AdapterInfo, get_adapter
 from scanfleet.errors import BadLabels, BadSettings, BadSource, DeviceUnavailable
-from worker.evaluation.compare import compare
-from worker.evaluation.images import materialise
-from worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs, newest_label_of
-from worker.evaluation.readings import Watch
-from worker.runtime.child_protocol import Reports, serve_request
-from worker.scoring.adapters import AdapterFolders
-from worker.scoring.factory import question_of
-from worker.scoring.model import Model, load_model
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable
+from scanfleet.models.promotion import GateReport
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question
+from scanfleet.worker.evaluation.compare import compare
+from scanfleet.worker.evaluation.images import materialise
+from scanfleet.worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs, newest_label_of
+from scanfleet.worker.evaluation.readings import Watch
+from scanfleet.worker.runtime.child_protocol import Reports, serve_request
+from scanfleet.worker.scoring.adapters import AdapterFolders
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.model import Model, load_model
 
 PROGRESS_SECONDS = 0.5
 

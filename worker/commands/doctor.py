@@ -1,4 +1,6 @@
-"""`python -m worker.commands.doctor`: the child process of `scanfleet doctor`. It reads and writes JSON lines.
+"""`python -m scanfleet.worker.commands.doctor`: the child process of `scanfleet doctor`.
+
+It reads and writes JSON lines.
 
 In: {"check": {...}, "seconds": how long to measure each stage}. Out, as soon as they are known:
 {"kind": "finding", "name", "status", "text", "remedy", "figures"} for each examination,
@@ -16,13 +18,13 @@ from typing import IO, Any
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.decoding.pool import default_children
-from worker.commands.stage_rates import HEIGHT, WIDTH, StageRates
-from worker.commands.standalone import resolve_alone
-from worker.device.memory import memory_of
-from worker.device.probe import budget_for, can_probe
-from worker.runtime.child_protocol import Reports, serve_request
-from worker.scoring.factory import Resolved
-from worker.scoring.model import Model, load_model
+from scanfleet.worker.commands.stage_rates import HEIGHT, WIDTH, StageRates
+from scanfleet.worker.commands.standalone import resolve_alone
+from scanfleet.worker.device.memory import memory_of
+from scanfleet.worker.device.probe import budget_for, can_probe
+from scanfleet.worker.runtime.child_protocol import Reports, serve_request
+from scanfleet.worker.scoring.factory import Resolved
+from scanfleet.worker.scoring.model import Model, load_model
 
 MB = 1_000_000
 

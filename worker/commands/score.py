@@ -1,4 +1,4 @@
-"""`python -m worker.commands.score`: the child process of `scanfleet score`. It reads and writes JSON lines.
+"""`python -m scanfleet.worker.commands.score`: the child process of `scanfleet score`. It reads and writes JSON lines.
 
 In, first line: {"check": {...}, "adapter": FOLDER or null}. Each further line is an image: {"uri", "root", "etag"}.
 Out: {"kind": "ready", "scorer", "calibrated"}, a {"kind": "result", ...} for each image in its order, and
@@ -13,18 +13,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from models.types import ModelIdentity
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.results.verdicts import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError, Retryable
-from worker.commands.standalone import resolve_alone
-from worker.commands.stream import Scored, score_stream, stages
-from worker.device.probe import UNPROBED_TOKENS, budget_for
-from worker.runtime.child_protocol import Reports, serve_request
-from worker.scoring.factory import Resolved
-from worker.scoring.model import Model, load_model
+from scanfleet.models.types import ModelIdentity
+from scanfleet.worker.commands.standalone import resolve_alone
+from scanfleet.worker.commands.stream import Scored, score_stream, stages
+from scanfleet.worker.device.probe import UNPROBED_TOKENS, budget_for
+from scanfleet.worker.runtime.child_protocol import Reports, serve_request
+from scanfleet.worker.scoring.factory import Resolved
+from scanfleet.worker.scoring.model import Model, load_model
 
 WORTH_A_PROBE = 64  # images; scoring fewer takes less time than a probe saves
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from models.types import Scorer
 from scanfleet.config.settings import Settings
 from scanfleet.decoding.pool import Decoders
 from scanfleet.images import Decoded, Enough
-from worker.device.synthetic import jpeg
+from scanfleet.models.types import Scorer
+from scanfleet.worker.device.synthetic import jpeg
 
 WIDTH, HEIGHT = 1280, 960  # pixels of a typical picture in an archive
 PICTURES = 4  # different ones

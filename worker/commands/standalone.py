@@ -10,19 +10,19 @@ from pathlib import Path
 
 import structlog
 
-from models import pocket
-from models.adapters.canary import try_canary
-from models.adapters.card import CARD, AdapterCard, read_card
-from models.errors import ModelInvalid, ModelUnavailable
-from models.inputs.sources import POCKET
-from models.types import Question
 from scanfleet.checks.check import Check, builtin_names
 from scanfleet.errors import BadSettings, DeviceUnavailable
-from worker.scoring.boxes import box_pass_of
-from worker.scoring.crop import Margins, crop_setup_of, margins_of
-from worker.scoring.decisions import Policy, certified_at
-from worker.scoring.factory import Resolved, asked_alone, knows, matches, mode_of, question_of, scorer_of
-from worker.scoring.model import Model
+from scanfleet.models import pocket
+from scanfleet.models.adapters.canary import try_canary
+from scanfleet.models.adapters.card import CARD, AdapterCard, read_card
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable
+from scanfleet.models.inputs.sources import POCKET
+from scanfleet.models.types import Question
+from scanfleet.worker.scoring.boxes import box_pass_of
+from scanfleet.worker.scoring.crop import Margins, crop_setup_of, margins_of
+from scanfleet.worker.scoring.decisions import Policy, certified_at
+from scanfleet.worker.scoring.factory import Resolved, asked_alone, knows, matches, mode_of, question_of, scorer_of
+from scanfleet.worker.scoring.model import Model
 
 log = structlog.get_logger()
 

@@ -19,14 +19,14 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.decoding.pool import Decoders
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.open import OpenStores, StoreFinder, open_store
-from worker.batch.attempt import BatchRun
-from worker.batch.context import WorkerContext
-from worker.batch.results import BatchResults
-from worker.batch.timing import Stopwatch
-from worker.device.executor import Device
-from worker.scoring.crop_selection import Allowance
-from worker.scoring.factory import Resolved
-from worker.scoring.model import Model
+from scanfleet.worker.batch.attempt import BatchRun
+from scanfleet.worker.batch.context import WorkerContext
+from scanfleet.worker.batch.results import BatchResults
+from scanfleet.worker.batch.timing import Stopwatch
+from scanfleet.worker.device.executor import Device
+from scanfleet.worker.scoring.crop_selection import Allowance
+from scanfleet.worker.scoring.factory import Resolved
+from scanfleet.worker.scoring.model import Model
 
 CHUNK_IMAGES = 16  # few, because a chunk is reported when its last image is scored
 MOST_CHUNKS = 64

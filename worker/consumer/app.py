@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from scanfleet.config.settings import Settings
 from scanfleet.messages import REFRESH_ADAPTER, SCORE_BATCH, RefreshAdapter, ScoreBatch, score_queue
 from scanfleet.queue.app import make_app
-from worker.batch.pipeline import Pipeline
-from worker.training.trainer import Trainer
+from scanfleet.worker.batch.pipeline import Pipeline
+from scanfleet.worker.training.trainer import Trainer
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ def _app(settings: Settings, *queues: str) -> Celery:
     app = make_app(settings, queues=queues)
     app.conf.update(
         worker_redirect_stdouts=False,  # stdout and stderr stay ours
-        worker_consumer="worker.consumer.message_filter:FilteringConsumer",
+        worker_consumer="scanfleet.worker.consumer.message_filter:FilteringConsumer",
     )
     return app
 

@@ -10,8 +10,8 @@ import structlog
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
-from worker.consumer import ack_patch
-from worker.runtime.shutdown import Stop
+from scanfleet.worker.consumer import ack_patch
+from scanfleet.worker.runtime.shutdown import Stop
 
 log = structlog.get_logger()
 

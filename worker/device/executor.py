@@ -14,12 +14,12 @@ from typing import Any, get_args
 
 import structlog
 
-from models.types import CropReader, Finder, Prepared, Scorer
 from scanfleet.errors import DeviceUnavailable, Retryable
-from worker.device.queue import DeviceQueue, Kind, OnResult, Result, WorkItem, WorkResult
-from worker.device.token_budget import TokenBudget
-from worker.errors import DeviceBroken, OutOfDeviceMemory
-from worker.runtime.utilisation import Occupancy
+from scanfleet.models.types import CropReader, Finder, Prepared, Scorer
+from scanfleet.worker.device.queue import DeviceQueue, Kind, OnResult, Result, WorkItem, WorkResult
+from scanfleet.worker.device.token_budget import TokenBudget
+from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
+from scanfleet.worker.runtime.utilisation import Occupancy
 
 log = structlog.get_logger()
 

@@ -16,13 +16,13 @@ from functools import partial
 
 import structlog
 
-from models.types import Prepared, Question, Scorer
 from scanfleet.config.settings import Settings
 from scanfleet.errors import Retryable
-from worker.device.memory import DeviceMemory, UnknownMemory, memory_of
-from worker.device.synthetic import picture
-from worker.errors import OutOfDeviceMemory
-from worker.scoring.model import Model
+from scanfleet.models.types import Prepared, Question, Scorer
+from scanfleet.worker.device.memory import DeviceMemory, UnknownMemory, memory_of
+from scanfleet.worker.device.synthetic import picture
+from scanfleet.worker.errors import OutOfDeviceMemory
+from scanfleet.worker.scoring.model import Model
 
 log = structlog.get_logger()
 

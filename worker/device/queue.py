@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models.types import CropReader, Finder, FoundBoxes, Pointed, Prepared, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
-from worker.device.packing import pack
+from scanfleet.models.types import CropReader, Finder, FoundBoxes, Pointed, Prepared, Reading, Scorer
+from scanfleet.worker.device.packing import pack
 
 STAY_SECONDS = 2.0  # for which images wait while the last scorer has others: a change of adapter takes time
 FORWARDS_BEFORE_FINDING = 8  # of scorers that may precede a waiting finder

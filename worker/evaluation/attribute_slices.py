@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from models.promotion import Limits
 from scanfleet.db.labels.labels import CurrentLabel
+from scanfleet.models.promotion import Limits
 
 DIMENSION = "attribute "  # before the name, which may be that of another dimension
 

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from models.adapters.calibration import Calibrator, Thresholds, fit_platt
-from models.adapters.calibration import thresholds_from as both_thresholds
-from models.adapters.certificates import Certificate, certify_precision, certify_recall
-from models.adapters.metrics import probability_figures, ranking_figures, wilson
-from models.errors import ModelInvalid
-from models.promotion.types import Misfit
-from models.training.data.types import Example
-from models.types import Question, Reading, Scorer
-from worker.evaluation.readings import Read, Watch, read_images
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds, fit_platt
+from scanfleet.models.adapters.calibration import thresholds_from as both_thresholds
+from scanfleet.models.adapters.certificates import Certificate, certify_precision, certify_recall
+from scanfleet.models.adapters.metrics import probability_figures, ranking_figures, wilson
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.promotion.types import Misfit
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question, Reading, Scorer
+from scanfleet.worker.evaluation.readings import Read, Watch, read_images
 
 CONFIDENCE = 0.95
 FOLDS = 5

@@ -10,10 +10,10 @@ from typing import Literal, cast
 
 from PIL import Image
 
-from models.adapters.card import Canary
-from models.errors import ModelInvalid
-from models.training.data.types import Example
-from models.types import Question, Scorer
+from scanfleet.models.adapters.card import Canary
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question, Scorer
 
 COUNT = 16
 FOLDER = "canary"

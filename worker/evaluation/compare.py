@@ -14,19 +14,19 @@ from typing import Any, Self, get_args
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.card import AdapterCard
-from models.adapters.certificates import Certificate
-from models.promotion import Facts, GateReport, Limits, Paired, Shadow, Side, judge
-from models.promotion.types import Misfit
-from models.training.data.types import Example
-from models.types import Question, Reading, Scorer
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.adapters.card import AdapterCard
+from scanfleet.models.adapters.certificates import Certificate
+from scanfleet.models.promotion import Facts, GateReport, Limits, Paired, Shadow, Side, judge
+from scanfleet.models.promotion.types import Misfit
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question, Reading, Scorer
 from scanfleet.stats.psi import psi
-from worker.device.probe import UNPROBED_TOKENS
-from worker.evaluation.calibrate import Calibrated, answer_of
-from worker.evaluation.latency import measure_latency
-from worker.evaluation.readings import Picture, Read, Watch, read_images
-from worker.scoring.decisions import Policy, certified_at
+from scanfleet.worker.device.probe import UNPROBED_TOKENS
+from scanfleet.worker.evaluation.calibrate import Calibrated, answer_of
+from scanfleet.worker.evaluation.latency import measure_latency
+from scanfleet.worker.evaluation.readings import Picture, Read, Watch, read_images
+from scanfleet.worker.scoring.decisions import Policy, certified_at
 
 BASE_ALONE = "base alone"
 MAX_LOGIT = 4.0  # larger logits (probability over .982) make no practical difference

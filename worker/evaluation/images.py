@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from models.training.data.types import Example
-from models.types import Box, Question
 from scanfleet.config.settings import Settings
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import BadSource, ImageError, ObjectRefused
 from scanfleet.images.decoding import decode
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Box, Question
 from scanfleet.storage.base import any_delivered
 from scanfleet.storage.open import OpenStores, StoreFinder
 

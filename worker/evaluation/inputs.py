@@ -11,11 +11,6 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from models.adapters.canary import try_canary
-from models.adapters.card import AdapterCard
-from models.promotion import Facts
-from models.training.data.types import Example
-from models.types import Question, Scorer
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
@@ -25,11 +20,16 @@ from scanfleet.db.tables import CheckRow, ScorerRow, Verdict
 from scanfleet.db.tables import Image as ImageRow
 from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import AdapterInfo
-from worker.evaluation.attribute_slices import attribute_slices
-from worker.evaluation.calibrate import calibrated
-from worker.evaluation.compare import Candidate, GoldenSet
-from worker.evaluation.images import ImageLabel, OpenChecked, fetch_images
-from worker.evaluation.readings import Watch
+from scanfleet.models.adapters.canary import try_canary
+from scanfleet.models.adapters.card import AdapterCard
+from scanfleet.models.promotion import Facts
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question, Scorer
+from scanfleet.worker.evaluation.attribute_slices import attribute_slices
+from scanfleet.worker.evaluation.calibrate import calibrated
+from scanfleet.worker.evaluation.compare import Candidate, GoldenSet
+from scanfleet.worker.evaluation.images import ImageLabel, OpenChecked, fetch_images
+from scanfleet.worker.evaluation.readings import Watch
 
 if TYPE_CHECKING:
     from PIL import Image

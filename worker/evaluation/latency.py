@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from models.errors import ImageUnsuitable
-from models.types import Prepared, Scorer
 from scanfleet.errors import ImageError
-from worker.device.probe import UNPROBED_TOKENS
-from worker.evaluation.readings import Picture, packs, prepare
+from scanfleet.models.errors import ImageUnsuitable
+from scanfleet.models.types import Prepared, Scorer
+from scanfleet.worker.device.probe import UNPROBED_TOKENS
+from scanfleet.worker.evaluation.readings import Picture, packs, prepare
 
 IMAGES = 32  # scored by each model in each round
 ROUNDS = 9

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from models.promotion import GateReport
+from scanfleet.models.promotion import GateReport
 
 PNG, HTML = "report.png", "report.html"
 CHAMPION, CHALLENGER, POSITIVE, NEGATIVE = "#8a8f98", "#1f6feb", "#d1495b", "#4f7cac"
@@ -87,7 +87,10 @@ def _end(axes: Any, *, empty: str) -> None:
 
 def _page(gate: GateReport, picture: bytes, title: str) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("worker"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("scanfleet.worker"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     flips: list[Mapping[str, Any]] = next(
         (result.figures["flips"] for result in gate.results if "flips" in result.figures), []

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from PIL import Image
 
-from models.errors import ImageUnsuitable
-from models.types import Prepared, Reading, Scorer
 from scanfleet.errors import ImageError
-from worker.device.packing import pack
-from worker.device.probe import UNPROBED_TOKENS
+from scanfleet.models.errors import ImageUnsuitable
+from scanfleet.models.types import Prepared, Reading, Scorer
+from scanfleet.worker.device.packing import pack
+from scanfleet.worker.device.probe import UNPROBED_TOKENS
 
 WINDOW = 64  # images that are in memory at once
 Watch = Callable[[int, int], None]  # (images done, images in all); raises to stop

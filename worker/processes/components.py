@@ -12,18 +12,18 @@ import sqlalchemy as sa
 from scanfleet.config.settings import Settings
 from scanfleet.decoding.pool import Decoders
 from scanfleet.storage.open import StoreFinder
-from worker.batch.context import WorkerContext, look_up_content
-from worker.batch.leases import Leases
-from worker.batch.passes.siblings import Passes
-from worker.batch.pipeline import Pipeline
-from worker.device.executor import Device
-from worker.device.probe import budget_for
-from worker.processes.registration import new_name
-from worker.runtime.activity import ActivityTracker
-from worker.runtime.shutdown import Stop
-from worker.runtime.timer import Timer
-from worker.scoring.champions import ScorerCache
-from worker.scoring.model import Model
+from scanfleet.worker.batch.context import WorkerContext, look_up_content
+from scanfleet.worker.batch.leases import Leases
+from scanfleet.worker.batch.passes.siblings import Passes
+from scanfleet.worker.batch.pipeline import Pipeline
+from scanfleet.worker.device.executor import Device
+from scanfleet.worker.device.probe import budget_for
+from scanfleet.worker.processes.registration import new_name
+from scanfleet.worker.runtime.activity import ActivityTracker
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.runtime.timer import Timer
+from scanfleet.worker.scoring.champions import ScorerCache
+from scanfleet.worker.scoring.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)

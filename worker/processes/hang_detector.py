@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from scanfleet.config.settings import Settings
-from worker.device.executor import Device
-from worker.runtime.activity import ActivityTracker, BatchActivity
+from scanfleet.worker.device.executor import Device
+from scanfleet.worker.runtime.activity import ActivityTracker, BatchActivity
 
 log = structlog.get_logger()
 

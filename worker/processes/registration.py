@@ -15,8 +15,8 @@ from scanfleet.db.engine import transaction
 from scanfleet.db.scans.workers import beat, set_ready, set_waiting, start_worker, stop_worker
 from scanfleet.errors import DatabaseUnavailable, RequestError
 from scanfleet.redaction import storable
-from worker.runtime.retry import retry_startup
-from worker.runtime.timer import Timer
+from scanfleet.worker.runtime.retry import retry_startup
+from scanfleet.worker.runtime.timer import Timer
 
 log = structlog.get_logger()
 

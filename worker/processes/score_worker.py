@@ -15,16 +15,16 @@ from scanfleet.errors import BrokerUnavailable
 from scanfleet.messages import score_queue
 from scanfleet.queue.app import make_app
 from scanfleet.storage.open import OpenStores
-from worker.consumer.app import make_scoring_app
-from worker.consumer.run import consume
-from worker.processes.components import running
-from worker.processes.registration import new_name, registered_worker
-from worker.processes.timers import heartbeat_of, timers
-from worker.runtime.exit import EX_TEMPFAIL, exit_overdue
-from worker.runtime.retry import retry_startup
-from worker.runtime.shutdown import Stop
-from worker.scoring.adapters import register_shipped
-from worker.scoring.model import load_model
+from scanfleet.worker.consumer.app import make_scoring_app
+from scanfleet.worker.consumer.run import consume
+from scanfleet.worker.processes.components import running
+from scanfleet.worker.processes.registration import new_name, registered_worker
+from scanfleet.worker.processes.timers import heartbeat_of, timers
+from scanfleet.worker.runtime.exit import EX_TEMPFAIL, exit_overdue
+from scanfleet.worker.runtime.retry import retry_startup
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.scoring.adapters import register_shipped
+from scanfleet.worker.scoring.model import load_model
 
 log = structlog.get_logger()
 

@@ -19,12 +19,12 @@ from scanfleet.db.scans.workers import beat, stop_worker
 from scanfleet.queue.app import clear_taken
 from scanfleet.reconcile import reconcile_once
 from scanfleet.stats.stage_times import ADVICE, StageTimes
-from worker.batch.timing import Totals
-from worker.processes.components import Scoring
-from worker.processes.hang_detector import HangWatch, Limits
-from worker.runtime.exit import EX_TEMPFAIL, exit_hung
-from worker.runtime.timer import Timer
-from worker.runtime.watchdog import Watchdog, responds, work_in
+from scanfleet.worker.batch.timing import Totals
+from scanfleet.worker.processes.components import Scoring
+from scanfleet.worker.processes.hang_detector import HangWatch, Limits
+from scanfleet.worker.runtime.exit import EX_TEMPFAIL, exit_hung
+from scanfleet.worker.runtime.timer import Timer
+from scanfleet.worker.runtime.watchdog import Watchdog, responds, work_in
 
 log = structlog.get_logger()
 

@@ -9,9 +9,6 @@ from contextlib import ExitStack, contextmanager
 import sqlalchemy as sa
 from celery import Celery
 
-from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
-from models.inputs.sources import locate
-from models.types import ModelIdentity
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.config.settings import Settings
@@ -19,21 +16,24 @@ from scanfleet.db.scans.workers import beat
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
 from scanfleet.messages import TRAIN_QUEUE
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
+from scanfleet.models.inputs.sources import locate
+from scanfleet.models.types import ModelIdentity
 from scanfleet.queue.app import clear_taken
 from scanfleet.reconcile import reconcile_once
-from worker.consumer.app import make_training_app
-from worker.consumer.run import consume
-from worker.processes.registration import new_name, registered_worker
-from worker.processes.score_worker import check_access
-from worker.processes.timers import CLEAR_SECONDS, STALLED_SECONDS, WATCH_SECONDS
-from worker.runtime.exit import EX_TEMPFAIL, exit_overdue
-from worker.runtime.retry import retry_startup
-from worker.runtime.shutdown import Stop
-from worker.runtime.timer import Timer
-from worker.runtime.watchdog import Watchdog, responds
-from worker.scoring.adapters import register_shipped
-from worker.training.trainer import Trainer
-from worker.training.triggers import check_triggers
+from scanfleet.worker.consumer.app import make_training_app
+from scanfleet.worker.consumer.run import consume
+from scanfleet.worker.processes.registration import new_name, registered_worker
+from scanfleet.worker.processes.score_worker import check_access
+from scanfleet.worker.processes.timers import CLEAR_SECONDS, STALLED_SECONDS, WATCH_SECONDS
+from scanfleet.worker.runtime.exit import EX_TEMPFAIL, exit_overdue
+from scanfleet.worker.runtime.retry import retry_startup
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.runtime.timer import Timer
+from scanfleet.worker.runtime.watchdog import Watchdog, responds
+from scanfleet.worker.scoring.adapters import register_shipped
+from scanfleet.worker.training.trainer import Trainer
+from scanfleet.worker.training.triggers import check_triggers
 
 SWEEP_SECONDS = 600.0  # between two removals of unused work folders
 

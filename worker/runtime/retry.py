@@ -10,7 +10,7 @@ import structlog
 
 from scanfleet.errors import DatabaseUnavailable, Retryable
 from scanfleet.retry import backoff_seconds, jittered, report_database_away, retry
-from worker.runtime.shutdown import Stop
+from scanfleet.worker.runtime.shutdown import Stop
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import structlog
 
-from worker.scoring.model import Model
+from scanfleet.worker.scoring.model import Model
 
 log = structlog.get_logger()
 

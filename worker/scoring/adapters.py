@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 import structlog
 
-from models import pocket
-from models.adapters.card import CARD, AdapterCard, read_card
-from models.errors import ModelInvalid
-from models.inputs.sources import POCKET
-from models.types import ModelIdentity
 from scanfleet.checks.check import Check, builtin_names, load_check
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import transaction
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, is_decided, promote
 from scanfleet.errors import BadSource, RequestError
+from scanfleet.models import pocket
+from scanfleet.models.adapters.card import CARD, AdapterCard, read_card
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.inputs.sources import POCKET
+from scanfleet.models.types import ModelIdentity
 from scanfleet.storage import adapter_files
 from scanfleet.storage.adapter_digest import digest_of, is_digest
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from models.inputs.sources import POCKET
-from models.types import Box, Finder, FoundBoxes, Question
 from scanfleet.checks.check import Check
-from worker.scoring.model import Model
+from scanfleet.models.inputs.sources import POCKET
+from scanfleet.models.types import Box, Finder, FoundBoxes, Question
+from scanfleet.worker.scoring.model import Model
 
 UNTAUGHT = "the pocket model cannot write boxes: none were requested"
 

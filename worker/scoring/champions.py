@@ -21,17 +21,17 @@ from datetime import datetime
 import sqlalchemy as sa
 import structlog
 
-from models.errors import ModelInvalid
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.training import champions, refusals
 from scanfleet.db.training.adapters import get_adapter
 from scanfleet.errors import DatabaseUnavailable, DeviceUnavailable, Retryable, UnknownName
+from scanfleet.models.errors import ModelInvalid
 from scanfleet.retry import backoff_seconds, jittered
-from worker.scoring.adapter_cache import AdapterCache
-from worker.scoring.factory import Resolved, ScorerMaker, Wanted
-from worker.scoring.model import Model
+from scanfleet.worker.scoring.adapter_cache import AdapterCache
+from scanfleet.worker.scoring.factory import Resolved, ScorerMaker, Wanted
+from scanfleet.worker.scoring.model import Model
 
 log = structlog.get_logger()
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.adapters.calibration import Calibrator, Thresholds
-from models.errors import ModelInvalid
-from models.types import CropReader, Pointed, Question, Scorer
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
 from scanfleet.db.results.calibrations import Fitted
-from worker.scoring.crop_selection import Band, band_of, policy_of
-from worker.scoring.decisions import Policy, read_policy
-from worker.scoring.model import Model
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.types import CropReader, Pointed, Question, Scorer
+from scanfleet.worker.scoring.crop_selection import Band, band_of, policy_of
+from scanfleet.worker.scoring.decisions import Policy, read_policy
+from scanfleet.worker.scoring.model import Model
 
 UNTRIED = 0.5  # logits; the most that the margins of an adapter may move in 4 bit (models.adapters.canary)
 TRIAL_SIDE = 256  # pixels of the plain picture that a crop reader is tested with

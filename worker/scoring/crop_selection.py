@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from models.adapters.calibration import Calibrator, Thresholds
-from models.crops.policy import CropPolicy
-from models.types import Reading
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.types import Reading
 from scanfleet.stats.counts import MASS_FLOOR
 
 UNCERTAIN, SHRUNK, ALWAYS = "uncertain", "shrunk", "always"

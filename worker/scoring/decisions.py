@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.adapters.calibration import UNCALIBRATED, Calibrator, Thresholds
-from models.adapters.canary import TOLERANCE
-from models.types import Question, Reading
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import UNREAD, FrameResult
+from scanfleet.models.adapters.calibration import UNCALIBRATED, Calibrator, Thresholds
+from scanfleet.models.adapters.canary import TOLERANCE
+from scanfleet.models.types import Question, Reading
 from scanfleet.stats.counts import MASS_FLOOR
 
 # Quantising moves margins, so a calibrator fitted at full precision does not hold for a quantised scorer.

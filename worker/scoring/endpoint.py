@@ -14,21 +14,31 @@ from typing import cast
 import structlog
 from PIL import Image
 
-from models.crops.policy import CropPolicy
-from models.endpoint.chat import ChatServer, RequestOptions
-from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
-from models.endpoint.http import HttpChannel
-from models.endpoint.image import EncodedImage, ImageEncoding
-from models.endpoint.scorer import EndpointScorer, identify
-from models.errors import ModelInvalid
-from models.types import CropReader, Detail, Finder, ModelIdentity, Order, Question, Reading, Scorer, SeveralScorer
 from scanfleet.config.endpoints import model_at_endpoint
 from scanfleet.config.model_names import require_address
 from scanfleet.config.settings import Settings
 from scanfleet.config.urls import unencrypted
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, ScanfleetError
-from worker.errors import DeviceBroken
-from worker.scoring.rate_limit import REAL_TIME, Clock, RateLimit, RateLimitedServer
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.endpoint.chat import ChatServer, RequestOptions
+from scanfleet.models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
+from scanfleet.models.endpoint.http import HttpChannel
+from scanfleet.models.endpoint.image import EncodedImage, ImageEncoding
+from scanfleet.models.endpoint.scorer import EndpointScorer, identify
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.types import (
+    CropReader,
+    Detail,
+    Finder,
+    ModelIdentity,
+    Order,
+    Question,
+    Reading,
+    Scorer,
+    SeveralScorer,
+)
+from scanfleet.worker.errors import DeviceBroken
+from scanfleet.worker.scoring.rate_limit import REAL_TIME, Clock, RateLimit, RateLimitedServer
 
 log = structlog.get_logger()
 

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 from PIL import Image
 
-from models.errors import ImageUnsuitable, ModelUnavailable
-from models.types import Detail, FoundBoxes, ModelIdentity, Pointed, Prepared, Question, Reading
 from scanfleet.errors import DeviceUnavailable, ImageError
-from worker.errors import DeviceBroken, OutOfDeviceMemory
+from scanfleet.models.errors import ImageUnsuitable, ModelUnavailable
+from scanfleet.models.types import Detail, FoundBoxes, ModelIdentity, Pointed, Prepared, Question, Reading
+from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
 
 
 class MappedScorer:

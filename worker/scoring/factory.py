@@ -10,13 +10,6 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from models.adapters.calibration import Thresholds
-from models.adapters.canary import try_canary
-from models.adapters.card import CARD, AdapterCard, read_card
-from models.adapters.likeness import digest_in
-from models.errors import ModelInvalid, ModelUnavailable
-from models.scoring.sequential import in_steps
-from models.types import Question, Reading, Scorer, Step
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import crop_text
 from scanfleet.checks.frames import DEFAULT_FRAMES, FrameSettings
@@ -26,12 +19,19 @@ from scanfleet.db.results.calibrations import Configuration, Fitted, calibration
 from scanfleet.db.results.scorers import IMAGE_FIRST, ROTATED, ScorerRef, ScorerSpec, Shift, record_shift, scorer_id
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import DeviceUnavailable
-from worker.scoring.adapters import AdapterFolders
-from worker.scoring.boxes import BoxPass, box_pass_of
-from worker.scoring.crop import CropSetup, Margins, crop_setup_of, margins_of
-from worker.scoring.crop_selection import policy_of
-from worker.scoring.decisions import Policy, certified_at, read_policy
-from worker.scoring.model import Model
+from scanfleet.models.adapters.calibration import Thresholds
+from scanfleet.models.adapters.canary import try_canary
+from scanfleet.models.adapters.card import CARD, AdapterCard, read_card
+from scanfleet.models.adapters.likeness import digest_in
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable
+from scanfleet.models.scoring.sequential import in_steps
+from scanfleet.models.types import Question, Reading, Scorer, Step
+from scanfleet.worker.scoring.adapters import AdapterFolders
+from scanfleet.worker.scoring.boxes import BoxPass, box_pass_of
+from scanfleet.worker.scoring.crop import CropSetup, Margins, crop_setup_of, margins_of
+from scanfleet.worker.scoring.crop_selection import policy_of
+from scanfleet.worker.scoring.decisions import Policy, certified_at, read_policy
+from scanfleet.worker.scoring.model import Model
 
 log = structlog.get_logger()
 

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from PIL import Image
 
-from models import factory
-from models.crops.policy import CropPolicy
-from models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
-from models.fake import FakeCropReader, FakeFinder, FakePrepared, FakeScorer, fake_identity
-from models.inputs.sources import locate
-from models.network.cpu.allocator import keep_freed_memory
-from models.types import (
+from scanfleet.config.endpoints import PREFIX
+from scanfleet.config.extras import install_hint
+from scanfleet.config.model_names import FAKE_MODELS
+from scanfleet.config.settings import Settings
+from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
+from scanfleet.models import factory
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
+from scanfleet.models.fake import FakeCropReader, FakeFinder, FakePrepared, FakeScorer, fake_identity
+from scanfleet.models.inputs.sources import locate
+from scanfleet.models.network.cpu.allocator import keep_freed_memory
+from scanfleet.models.types import (
     CropReader,
     Finder,
     ModelIdentity,
@@ -27,15 +32,10 @@ from models.types import (
     Scorer,
     SeveralScorer,
 )
-from scanfleet.config.endpoints import PREFIX
-from scanfleet.config.extras import install_hint
-from scanfleet.config.model_names import FAKE_MODELS
-from scanfleet.config.settings import Settings
-from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
-from worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer, MappedSeveral
+from scanfleet.worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer, MappedSeveral
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel, Precision
+    from scanfleet.models.network.base import BaseModel, Precision
 
 FAKE_SECONDS = "SCANFLEET_FAKE_SECONDS"  # per image: makes the fake slow enough to be killed while scoring
 FAKE_POISON = "SCANFLEET_FAKE_POISON"  # "red,green,blue": an image with this upper left pixel kills the process
@@ -111,11 +111,11 @@ def load_model(settings: Settings) -> Model:
         )
     try:
         if settings.model.startswith(PREFIX):
-            from worker.scoring.endpoint import load_endpoint
+            from scanfleet.worker.scoring.endpoint import load_endpoint
 
             return load_endpoint(settings)
         locate(settings.model, revision=settings.model_revision)  # a wrong name is reported before torch is imported
-        from models.network.base import load_base
+        from scanfleet.models.network.base import load_base
 
         base = load_base(
             settings.model,

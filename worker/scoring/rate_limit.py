@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import structlog
 
-from models.endpoint.errors import EndpointBusy, EndpointMisused
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.models.endpoint.errors import EndpointBusy, EndpointMisused
 from scanfleet.retry import MAX_BACKOFF_SECONDS, backoff_seconds, jittered
 
 log = structlog.get_logger()

@@ -25,14 +25,14 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.training import trainings
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import DatabaseUnavailable, LeaseLost
-from worker.runtime.retry import retry_until
-from worker.runtime.shutdown import Stop
-from worker.runtime.timer import Timer
-from worker.training.progress import ProgressTracker
+from scanfleet.worker.runtime.retry import retry_until
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.runtime.timer import Timer
+from scanfleet.worker.training.progress import ProgressTracker
 
 log = structlog.get_logger()
 
-CHILD = "worker.training.child"
+CHILD = "scanfleet.worker.training.child"
 BEAT_SECONDS = 5.0  # at most, between two heartbeats: people watch the progress
 TICK_SECONDS = 0.2  # between two checks for a stop
 STALL_SECONDS = 3600.0  # a child without a message for this long is hung: large models take minutes for a step

@@ -1,4 +1,6 @@
-"""The process that computes one training: `python -m worker.training.child ID TOKEN PARENT`, started by the worker.
+"""The process that computes one training: `python -m scanfleet.worker.training.child ID TOKEN PARENT`.
+
+The worker starts it.
 
 It reports in JSON lines, on its original stdout: first its progress, then its outcome. The outcome is done (already in
 the ledger), failed (a person must change something), waits (a transient error), stopped (on request) or lost (another
@@ -17,8 +19,6 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from models.errors import ModelInvalid, ModelUnavailable
-from models.inputs.sources import locate
 from scanfleet.child_process import end_with_parent
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import reading
@@ -28,16 +28,18 @@ from scanfleet.db.training import trainings
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import LeaseLost, Retryable, ScanfleetError, TrainingFailed
 from scanfleet.log import configure_logging
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable
+from scanfleet.models.inputs.sources import locate
 from scanfleet.redaction import storable
-from worker.runtime.child_protocol import Reports
-from worker.scoring.factory import question_of
-from worker.training.compare_stage import compare
-from worker.training.context import Context, Stage
-from worker.training.fit import calibrate, canary, fit
-from worker.training.progress import ProgressReporter, StopRequested
-from worker.training.publish import finish, publish, report_of_failure
-from worker.training.snapshot import images, snapshot
-from worker.training.workspace import REPORT, WorkFolder, folder_of
+from scanfleet.worker.runtime.child_protocol import Reports
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.training.compare_stage import compare
+from scanfleet.worker.training.context import Context, Stage
+from scanfleet.worker.training.fit import calibrate, canary, fit
+from scanfleet.worker.training.progress import ProgressReporter, StopRequested
+from scanfleet.worker.training.publish import finish, publish, report_of_failure
+from scanfleet.worker.training.snapshot import images, snapshot
+from scanfleet.worker.training.workspace import REPORT, WorkFolder, folder_of
 
 # `promote` follows them: its only result is in the ledger.
 STAGES: tuple[tuple[str, Stage], ...] = (
@@ -140,7 +142,7 @@ def _run(
 
 def _write_report(work: WorkFolder, training: TrainingInfo) -> None:
     """Write the report for people. The outcome is in the ledger already: an error here does not change it."""
-    from worker.evaluation.plots import write_report
+    from scanfleet.worker.evaluation.plots import write_report
 
     title = f"training {training.id}: {training.check_name} on {training.base_model}"
     try:

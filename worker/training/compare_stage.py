@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models.adapters.card import read_card
-from models.errors import ModelInvalid
-from models.promotion import GateReport
 from scanfleet.db.engine import reading
 from scanfleet.db.training import champions
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import BadSource
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.promotion import GateReport
 from scanfleet.stats.proportions import calibration_text
-from worker.evaluation.compare import Candidate
-from worker.evaluation.compare import compare as compare_on
-from worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs
-from worker.scoring.factory import knows
-from worker.training.context import Context
-from worker.training.snapshot import EXAMPLES, IMAGES, examples_of, labelled_of
+from scanfleet.worker.evaluation.compare import Candidate
+from scanfleet.worker.evaluation.compare import compare as compare_on
+from scanfleet.worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs
+from scanfleet.worker.scoring.factory import knows
+from scanfleet.worker.training.context import Context
+from scanfleet.worker.training.snapshot import EXAMPLES, IMAGES, examples_of, labelled_of
 
 
 def compare(context: Context) -> dict[str, Any]:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 
-from models import factory
-from models.errors import ModelInvalid, ModelUnavailable
-from models.types import Order, Question, Scorer
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import DeviceUnavailable, TrainingFailed
-from worker.scoring.adapters import AdapterFolders
-from worker.training.progress import ProgressReporter, to_json
-from worker.training.workspace import WorkFolder
+from scanfleet.models import factory
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable
+from scanfleet.models.types import Order, Question, Scorer
+from scanfleet.worker.scoring.adapters import AdapterFolders
+from scanfleet.worker.training.progress import ProgressReporter, to_json
+from scanfleet.worker.training.workspace import WorkFolder
 
 if TYPE_CHECKING:
-    from models.network.base import BaseModel, Precision
+    from scanfleet.models.network.base import BaseModel, Precision
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Context:
     @cached_property
     def base(self) -> BaseModel:
         """The base model, loaded on first use. Raises TrainingFailed, DeviceUnavailable."""
-        from models.network.base import load_base
+        from scanfleet.models.network.base import load_base
 
         try:
             return load_base(
@@ -65,7 +65,7 @@ class Context:
 
         keep_features: its readings keep the mean of each image's visual tokens.
         """
-        from worker.scoring.error_mapping import MappedScorer
+        from scanfleet.worker.scoring.error_mapping import MappedScorer
 
         made = factory.scorer(self.base, self.question, adapter, rotated=True)
         made.keep_features = keep_features
@@ -76,7 +76,7 @@ class Context:
 
         order: what it reads first where the question does not say it; None: as the base learnt.
         """
-        from worker.scoring.error_mapping import MappedScorer
+        from scanfleet.worker.scoring.error_mapping import MappedScorer
 
         question = replace(self.question, order=self.question.order or order)
         return cast("Scorer", MappedScorer(factory.scorer(self.base, question)))

@@ -8,19 +8,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.adapters.canary import LEAST_EFFECT, try_canary
-from models.adapters.card import AdapterCard, read_card
-from models.training.data.types import Example, Progress, Trained
-from models.types import Order, Question, Reading
 from scanfleet.db.engine import reading
 from scanfleet.db.training.adapters import get_adapter
 from scanfleet.errors import TrainingFailed
-from worker.evaluation.canary import write_canary
-from worker.training.context import Context
-from worker.training.snapshot import examples_of, with_validation
+from scanfleet.models.adapters.canary import LEAST_EFFECT, try_canary
+from scanfleet.models.adapters.card import AdapterCard, read_card
+from scanfleet.models.training.data.types import Example, Progress, Trained
+from scanfleet.models.types import Order, Question, Reading
+from scanfleet.worker.evaluation.canary import write_canary
+from scanfleet.worker.training.context import Context
+from scanfleet.worker.training.snapshot import examples_of, with_validation
 
 if TYPE_CHECKING:
-    from models.recipes import Recipe
+    from scanfleet.models.recipes import Recipe
 
 FIT, ADAPTER = "fit", "adapter"
 # In a training's overrides, beside the recipe's fields: the adapter under a head, and the one to train further, by id.
@@ -76,7 +76,7 @@ def _train(
     validation: list[Example],
     start: Path | None,
 ) -> Trained:
-    from models.training.fit import fit as train
+    from scanfleet.models.training.fit import fit as train
 
     return train(
         context.base,
@@ -107,7 +107,7 @@ def _stamped(context: Context, recipes: Sequence[Recipe], start: Path | None) ->
 
 def _recipes(context: Context) -> tuple[Sequence[Recipe], Path | None]:
     """The recipes to try in turn, and the folder of the adapter that they start from, if there is one."""
-    from models.recipes import recipes_for
+    from scanfleet.models.recipes import recipes_for
 
     overrides = dict(context.training.overrides)
     over, further = overrides.pop(OVER, None), overrides.pop(FROM, None)
@@ -155,7 +155,7 @@ def _report(context: Context, progress: Progress) -> None:
 
 def calibrate(context: Context) -> dict[str, Any]:
     """Fit calibrator and thresholds, each on a split of its own, and summarise what these images look like."""
-    from worker.evaluation.calibrate import calibrated
+    from scanfleet.worker.evaluation.calibrate import calibrated
 
     calibration, threshold = (examples_of(context, split) for split in ("calibration", "threshold"))
     found = calibrated(
@@ -177,7 +177,7 @@ def calibrate(context: Context) -> dict[str, Any]:
 
 def _likeness(folder: Path, examples: Sequence[Example], readings: Mapping[str, Reading]) -> dict[str, Any]:
     """Write the summary of these images' features, and return what the card's metrics say about it."""
-    from models.adapters.likeness import METRIC, fitted
+    from scanfleet.models.adapters.likeness import METRIC, fitted
 
     kept = [
         (seen.features, each.cluster or each.key)

@@ -14,21 +14,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.card import Canary, read_adapter, read_card, write_adapter
-from models.adapters.likeness import FILE as LIKENESS
-from models.adapters.likeness import METRIC
 from scanfleet.db.engine import transaction
 from scanfleet.db.tables import Adapter
 from scanfleet.db.training import champions, trainings
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import AccessDenied, BadSource, DeviceUnavailable, SourceNotFound, StoreUnavailable
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.adapters.card import Canary, read_adapter, read_card, write_adapter
+from scanfleet.models.adapters.likeness import FILE as LIKENESS
+from scanfleet.models.adapters.likeness import METRIC
 from scanfleet.storage import adapter_files
-from worker.evaluation.canary import FOLDER as CANARIES
-from worker.scoring.adapters import info_of
-from worker.training.context import Context, Stage, run_stages
-from worker.training.fit import ADAPTER
-from worker.training.workspace import REPORT
+from scanfleet.worker.evaluation.canary import FOLDER as CANARIES
+from scanfleet.worker.scoring.adapters import info_of
+from scanfleet.worker.training.context import Context, Stage, run_stages
+from scanfleet.worker.training.fit import ADAPTER
+from scanfleet.worker.training.workspace import REPORT
 
 WHOLE = "whole"
 

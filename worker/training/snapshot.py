@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from models.training.data.types import Example
-from models.types import Question
 from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels
 from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import TrainingFailed
-from worker.evaluation.images import Labelled, example_of, materialise
-from worker.training.context import Context
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question
+from scanfleet.worker.evaluation.images import Labelled, example_of, materialise
+from scanfleet.worker.training.context import Context
 
 EXAMPLES, IMAGES = "examples.json", "images"
 USED_SPLITS = SPLITS[:-1]

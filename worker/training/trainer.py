@@ -12,10 +12,10 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.training import trainings, upkeep
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.errors import DatabaseUnavailable
-from worker.runtime.retry import retry_until
-from worker.runtime.shutdown import Stop
-from worker.training.attempt import CHILD, Attempt
-from worker.training.workspace import FOLDER, needs_cleaning, sweep
+from scanfleet.worker.runtime.retry import retry_until
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.training.attempt import CHILD, Attempt
+from scanfleet.worker.training.workspace import FOLDER, needs_cleaning, sweep
 
 log = structlog.get_logger()
 

@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models import pocket
-from models.adapters.canary import try_canary
-from models.adapters.card import read_card
-from models.errors import ModelInvalid
-from models.types import Question
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.training.adapters import AdapterInfo
-from worker.commands.standalone import resolve_alone
-from worker.scoring.adapters import AdapterFolders
-from worker.scoring.factory import matches, question_of
-from worker.scoring.model import Model
-from worker.tuning.search_space import FixedParts
+from scanfleet.models import pocket
+from scanfleet.models.adapters.canary import try_canary
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.types import Question
+from scanfleet.worker.commands.standalone import resolve_alone
+from scanfleet.worker.scoring.adapters import AdapterFolders
+from scanfleet.worker.scoring.factory import matches, question_of
+from scanfleet.worker.scoring.model import Model
+from scanfleet.worker.tuning.search_space import FixedParts
 
 SHIPPED = "shipped"
 

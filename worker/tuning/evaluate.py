@@ -12,17 +12,17 @@ from typing import Protocol
 
 import numpy as np
 
-from models.adapters.calibration import Thresholds, thresholds_from
-from models.adapters.certificates import certify_precision, certify_recall
-from models.crops.fusion import fused
-from models.crops.policy import CropPolicy
-from models.training.data.types import Example
-from models.types import Question, Reading
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import CropSettings
-from worker.scoring.crop_selection import Allowance, band_of, crop_reason, order, policy_of
-from worker.tuning.objective import Outcome, Truth
-from worker.tuning.search_space import CheckSetting, FirstPass
+from scanfleet.models.adapters.calibration import Thresholds, thresholds_from
+from scanfleet.models.adapters.certificates import certify_precision, certify_recall
+from scanfleet.models.crops.fusion import fused
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question, Reading
+from scanfleet.worker.scoring.crop_selection import Allowance, band_of, crop_reason, order, policy_of
+from scanfleet.worker.tuning.objective import Outcome, Truth
+from scanfleet.worker.tuning.search_space import CheckSetting, FirstPass
 
 AHEAD = 64  # crop passes that are computed before it is known whether the cap allows all of them
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.promotion.bootstrap import Bounded, Ranking, Weights, bounded, recall_at, weights
-from models.promotion.types import Bools, Floats
+from scanfleet.models.promotion.bootstrap import Bounded, Ranking, Weights, bounded, recall_at, weights
+from scanfleet.models.promotion.types import Bools, Floats
 
 RESAMPLES = 2000
 

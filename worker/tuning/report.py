@@ -19,13 +19,13 @@ from typing import Any
 import jinja2
 import tomlkit
 
-from models.training.data.types import Example
-from models.types import Question
 from scanfleet.errors import RequestError
-from worker.tuning.objective import Objective
-from worker.tuning.search import ScoredSetting, SearchResult
-from worker.tuning.select import Row, Selection
-from worker.tuning.splits import Splits, counts
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question
+from scanfleet.worker.tuning.objective import Objective
+from scanfleet.worker.tuning.search import ScoredSetting, SearchResult
+from scanfleet.worker.tuning.select import Row, Selection
+from scanfleet.worker.tuning.splits import Splits, counts
 
 CURRENT, LARGER, FRONT, TRIED, CHOSEN = "#8a8f98", "#b26a00", "#1f6feb", "#c9ccd1", "#2e6b3a"
 
@@ -174,7 +174,10 @@ def _write_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _page(record: Mapping[str, Any], picture: bytes) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("worker"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("scanfleet.worker"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     rows = [("current check", record["standing"]), ("larger budget at equal cost", record["larger"])]
     rows += [("chosen" if at == record["chosen"] else "candidate", row) for at, row in enumerate(record["front"])]

@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from models.inputs.wording import PLAIN, names, variant
-from models.training.data.types import Example
-from models.types import ModelIdentity, Order, Question
 from scanfleet.checks.check import Check
 from scanfleet.db.results.calibrations import hash_for
+from scanfleet.models.inputs.wording import PLAIN, names, variant
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import ModelIdentity, Order, Question
 from scanfleet.stats.proportions import positives_text
-from worker.evaluation.calibrate import Measured, calibrated_from
-from worker.tuning.evaluate import Evaluator, Scores
-from worker.tuning.objective import Objective
-from worker.tuning.report import images_record, record_of
-from worker.tuning.search import ScoredSetting, Watch, front, search
-from worker.tuning.search_space import (
+from scanfleet.worker.evaluation.calibrate import Measured, calibrated_from
+from scanfleet.worker.tuning.evaluate import Evaluator, Scores
+from scanfleet.worker.tuning.objective import Objective
+from scanfleet.worker.tuning.report import images_record, record_of
+from scanfleet.worker.tuning.search import ScoredSetting, Watch, front, search
+from scanfleet.worker.tuning.search_space import (
     CheckSetting,
     FirstPass,
     FixedParts,
@@ -26,8 +26,8 @@ from worker.tuning.search_space import (
     current_setting,
     first_budgets,
 )
-from worker.tuning.select import MAX_ON_FRONT, Selection, select_setting
-from worker.tuning.splits import Splits, halves, splits_of
+from scanfleet.worker.tuning.select import MAX_ON_FRONT, Selection, select_setting
+from scanfleet.worker.tuning.splits import Splits, halves, splits_of
 
 FEW_IMAGES = 50  # of the held-out part, of each side: with fewer only a large change can be measured
 

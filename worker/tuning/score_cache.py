@@ -15,18 +15,18 @@ from typing import TypeVar, cast
 
 from PIL import Image
 
-from models.crops.policy import CropPolicy
-from models.errors import ImageUnsuitable, ModelInvalid
-from models.inputs.wording import variant
-from models.training.data.types import Example
-from models.types import CropReader, Pointed, Prepared, Question, Reading, Scorer
 from scanfleet.errors import BadLabels, ImageError
-from worker.evaluation.readings import packs
-from worker.scoring.crop_selection import Resized, shrink_of
-from worker.scoring.model import Model
-from worker.tuning.evaluate import CropResult
-from worker.tuning.search import UnsupportedSetting
-from worker.tuning.search_space import FirstPass
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid
+from scanfleet.models.inputs.wording import variant
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import CropReader, Pointed, Prepared, Question, Reading, Scorer
+from scanfleet.worker.evaluation.readings import packs
+from scanfleet.worker.scoring.crop_selection import Resized, shrink_of
+from scanfleet.worker.scoring.model import Model
+from scanfleet.worker.tuning.evaluate import CropResult
+from scanfleet.worker.tuning.search import UnsupportedSetting
+from scanfleet.worker.tuning.search_space import FirstPass
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worker.tuning.search_space import FIRST_TRIALS, OWN, CheckSetting, Space
+from scanfleet.worker.tuning.search_space import FIRST_TRIALS, OWN, CheckSetting, Space
 
 PROPOSALS_PER_TRIAL = 20  # at most; beyond that the space is nearly exhausted
 Score = Callable[[CheckSetting], tuple[float, float]]  # -> objective, cost ratio

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from models.crops.policy import POINTED
-from models.inputs.wording import PLAIN
-from models.types import Order, Question
 from scanfleet.checks.check import Check
 from scanfleet.checks.crop import NEVER, CropSettings
 from scanfleet.errors import BadCheck
+from scanfleet.models.crops.policy import POINTED
+from scanfleet.models.inputs.wording import PLAIN
+from scanfleet.models.types import Order, Question
 
 
 @dataclass(frozen=True, kw_only=True)

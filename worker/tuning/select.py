@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from models.promotion.bootstrap import Bounded
-from worker.tuning.evaluate import Evaluator
-from worker.tuning.objective import Estimate, Objective, Outcome, Truth, measure
-from worker.tuning.search import ScoredSetting
-from worker.tuning.search_space import CheckSetting
+from scanfleet.models.promotion.bootstrap import Bounded
+from scanfleet.worker.tuning.evaluate import Evaluator
+from scanfleet.worker.tuning.objective import Estimate, Objective, Outcome, Truth, measure
+from scanfleet.worker.tuning.search import ScoredSetting
+from scanfleet.worker.tuning.search_space import CheckSetting
 
 LEVEL = 0.05  # of all intervals of a report jointly
 MAX_ON_FRONT = 6

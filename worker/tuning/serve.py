@@ -1,4 +1,4 @@
-"""`python -m worker.tuning.serve`: the computing half of `scanfleet tune`. Reads and writes JSON lines.
+"""`python -m scanfleet.worker.tuning.serve`: the computing half of `scanfleet tune`. Reads and writes JSON lines.
 
 Input, first line: the fields of `TuneRequest`. Each further line is a labelled image: {"content_sha256", "uri", "root",
 "label", "cluster", "width", "height"}. Output: {"kind": "progress", "done", "total", "seconds_left", "what"} during the
@@ -18,22 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from models.errors import ModelInvalid, ModelUnavailable
-from models.training.data.types import Example
-from models.types import Question
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.errors import BadLabels, BadSettings, DeviceUnavailable, ScanfleetError
-from worker.device.probe import UNPROBED_TOKENS
-from worker.evaluation.images import Labelled, example_of, fetch_images
-from worker.runtime.child_protocol import Reports, serve_request
-from worker.scoring.factory import asked_alone, question_of
-from worker.scoring.model import load_model
-from worker.tuning.adapter import adapter_folder, fixed_parts
-from worker.tuning.report import write_report
-from worker.tuning.run import Plan, Tuning
-from worker.tuning.score_cache import ScoreCache
-from worker.tuning.search import SearchStopped
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question
+from scanfleet.worker.device.probe import UNPROBED_TOKENS
+from scanfleet.worker.evaluation.images import Labelled, example_of, fetch_images
+from scanfleet.worker.runtime.child_protocol import Reports, serve_request
+from scanfleet.worker.scoring.factory import asked_alone, question_of
+from scanfleet.worker.scoring.model import load_model
+from scanfleet.worker.tuning.adapter import adapter_folder, fixed_parts
+from scanfleet.worker.tuning.report import write_report
+from scanfleet.worker.tuning.run import Plan, Tuning
+from scanfleet.worker.tuning.score_cache import ScoreCache
+from scanfleet.worker.tuning.search import SearchStopped
 
 PROGRESS_SECONDS = 0.5
 MAX_THREADS = 8  # for preparing images; the device takes them one window at a time

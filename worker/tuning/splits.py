@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.training.data.types import Example
-from models.types import Question
 from scanfleet.errors import BadLabels
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question
 
 SEARCH_SHARE = 0.5
 MIN_GROUPS = 3  # groups of each side in each part; fewer cannot be resampled

@@ -5,6 +5,6 @@ They use numpy and Pillow, not torch. One image is a pure function of (seed, fam
 
 from __future__ import annotations
 
-from models.pocket.scenes import baggage, overlay, razor
+from scanfleet.models.pocket.scenes import baggage, overlay, razor
 
 CHECKS = {"overlay": overlay, "baggage": baggage, "razor": razor}

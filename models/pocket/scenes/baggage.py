@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import random
 
-from models.pocket.scenes.belongings import EVERYDAY, LENGTHS
-from models.pocket.scenes.scene import Scene, dice
-from models.pocket.scenes.threats import THREATS
-from models.pocket.scenes.xray import MATERIALS, Depths, Part, Pose, develop, fog, ring, rounded
-from models.types import Box
+from scanfleet.models.pocket.scenes.belongings import EVERYDAY, LENGTHS
+from scanfleet.models.pocket.scenes.scene import Scene, dice
+from scanfleet.models.pocket.scenes.threats import THREATS
+from scanfleet.models.pocket.scenes.xray import MATERIALS, Depths, Part, Pose, develop, fog, ring, rounded
+from scanfleet.models.types import Box
 
 LABELS = ("knife", "gun", "scissors", "bottle", "none")
 SMALLEST, LARGEST = 0.34, 0.62  # a threat's length as a share of the shorter side

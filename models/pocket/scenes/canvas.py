@@ -9,7 +9,7 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from models.pocket.scenes.scene import Field, normal
+from scanfleet.models.pocket.scenes.scene import Field, normal
 
 Colour = tuple[int, int, int]
 BILINEAR = Image.Resampling.BILINEAR

@@ -8,8 +8,8 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from models.pocket.scenes.canvas import BICUBIC, Colour, colour, luma
-from models.pocket.scenes.fonts import any_font
+from scanfleet.models.pocket.scenes.canvas import BICUBIC, Colour, colour, luma
+from scanfleet.models.pocket.scenes.fonts import any_font
 
 Point = tuple[float, float]
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from models.pocket.scenes import canvas, lettering
-from models.pocket.scenes.fonts import phrase, word
-from models.pocket.scenes.scene import Scene, dice, mask_box
-from models.types import Box
+from scanfleet.models.pocket.scenes import canvas, lettering
+from scanfleet.models.pocket.scenes.fonts import phrase, word
+from scanfleet.models.pocket.scenes.scene import Scene, dice, mask_box
+from scanfleet.models.types import Box
 
 LABELS = ("overlay", "natural", "none")
 OVERLAY_STYLES = ("caption", "price", "watermark", "banner", "tiled", "headline", "corner")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from models.pocket.scenes import razor
-from models.pocket.scenes.scene import dice
-from models.types import Box
+from scanfleet.models.pocket.scenes import razor
+from scanfleet.models.pocket.scenes.scene import dice
+from scanfleet.models.types import Box
 
 PROPORTIONS = ((1, 1), (1, 1), (4, 3), (3, 4), (3, 2), (2, 3))  # width : height
 TINY = (0.01, 0.05)  # the part's length as a share of the shorter side

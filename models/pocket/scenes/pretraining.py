@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from models.pocket.scenes import baggage, canvas, lettering, overlay
-from models.pocket.scenes.belongings import EVERYDAY, LENGTHS
-from models.pocket.scenes.fonts import LETTERS, WORDS, any_font
-from models.pocket.scenes.scene import Mask, dice
-from models.pocket.scenes.shapes import OUTLINES, SHAPES, draw_shape, outline_parts
-from models.pocket.scenes.xray import MATERIALS, Depths, develop, fog
+from scanfleet.models.pocket.scenes import baggage, canvas, lettering, overlay
+from scanfleet.models.pocket.scenes.belongings import EVERYDAY, LENGTHS
+from scanfleet.models.pocket.scenes.fonts import LETTERS, WORDS, any_font
+from scanfleet.models.pocket.scenes.scene import Mask, dice
+from scanfleet.models.pocket.scenes.shapes import OUTLINES, SHAPES, draw_shape, outline_parts
+from scanfleet.models.pocket.scenes.xray import MATERIALS, Depths, develop, fog
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 COLOURS = {

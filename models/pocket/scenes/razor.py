@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from models.pocket.scenes.baggage import lay_bag, random_pose
-from models.pocket.scenes.belongings import EVERYDAY, LENGTHS
-from models.pocket.scenes.scene import Field, Scene, dice
-from models.pocket.scenes.xray import Depths, Part, Pose, detect, expose, oval, rect, rounded
-from models.types import Box
+from scanfleet.models.pocket.scenes.baggage import lay_bag, random_pose
+from scanfleet.models.pocket.scenes.belongings import EVERYDAY, LENGTHS
+from scanfleet.models.pocket.scenes.scene import Field, Scene, dice
+from scanfleet.models.pocket.scenes.xray import Depths, Part, Pose, detect, expose, oval, rect, rounded
+from scanfleet.models.types import Box
 
 LABELS = ("blade", "none")
 SMALLEST, LARGEST = 0.15, 0.5  # default range of the part's length as a share of the shorter side

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.types import Box
+from scanfleet.models.types import Box
 
 Mask = NDArray[np.uint8]  # [height, width], 0..255
 Field = NDArray[np.float32]

@@ -7,7 +7,7 @@ import random
 
 from PIL import Image, ImageDraw
 
-from models.pocket.scenes.xray import MATERIALS, Part, Point, oval, rect, ring
+from scanfleet.models.pocket.scenes.xray import MATERIALS, Part, Point, oval, rect, ring
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 OUTLINES = ("wedge", "elbow", "crossing", "loops", "flask", "bar", "disc")

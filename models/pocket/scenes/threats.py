@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
-from models.pocket.scenes.xray import Part, Point, oval, rect, ring, rounded
+from scanfleet.models.pocket.scenes.xray import Part, Point, oval, rect, ring, rounded
 
 
 def knife(rng: random.Random) -> list[Part]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from models.pocket.scenes.canvas import BILINEAR
-from models.pocket.scenes.scene import Field, Mask, normal
-from models.types import Box
+from scanfleet.models.pocket.scenes.canvas import BILINEAR
+from scanfleet.models.pocket.scenes.scene import Field, Mask, normal
+from scanfleet.models.types import Box
 
 Point = tuple[float, float]
 # Absorption per unit thickness in (red, green, blue).

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.errors import ModelInvalid
-from models.network.base import BaseModel
-from models.training.data.feature_cache import OnRead
-from models.training.data.features import Fillable
-from models.training.data.request import TrainingRequest
-from models.training.data.sampler import Plan, SampleId
-from models.training.data.samples import Samples, n_crops, open_image
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.training.data.feature_cache import OnRead
+from scanfleet.models.training.data.features import Fillable
+from scanfleet.models.training.data.request import TrainingRequest
+from scanfleet.models.training.data.sampler import Plan, SampleId
+from scanfleet.models.training.data.samples import Samples, n_crops, open_image
 
 
 @dataclass(frozen=True, kw_only=True)

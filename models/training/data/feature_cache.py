@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 
-from models.errors import ImageUnsuitable
-from models.families import PreparedImage
-from models.files import write_whole
-from models.training.data.sampler import SampleId
-from models.training.data.samples import Samples
+from scanfleet.models.errors import ImageUnsuitable
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.files import write_whole
+from scanfleet.models.training.data.sampler import SampleId
+from scanfleet.models.training.data.samples import Samples
 
 CHUNK = 16  # images that are computed together and share a file
 MEMORY = 256 * 2**20  # bytes of values in memory

@@ -13,15 +13,15 @@ from typing import Any, Protocol
 
 import torch
 
-from models.errors import ImageUnsuitable
-from models.families import ImageReader, PreparedImage
-from models.inputs.processing import Rows, VisionProcessor
-from models.inputs.prompts import Turn
-from models.network.base import BaseModel
-from models.training.data.feature_cache import Bounded, FeatureCache, Features, OnRead
-from models.training.data.mixing import Mix
-from models.training.data.sampler import SampleId
-from models.training.data.samples import Samples
+from scanfleet.models.errors import ImageUnsuitable
+from scanfleet.models.families import ImageReader, PreparedImage
+from scanfleet.models.inputs.processing import Rows, VisionProcessor
+from scanfleet.models.inputs.prompts import Turn
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.training.data.feature_cache import Bounded, FeatureCache, Features, OnRead
+from scanfleet.models.training.data.mixing import Mix
+from scanfleet.models.training.data.sampler import SampleId
+from scanfleet.models.training.data.samples import Samples
 
 LISTED, STACKED = "listed", "stacked"  # forms in which a family gives the tower's output
 NOT_CACHED = {

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from models.adapters.card import read_card
-from models.errors import ModelInvalid
-from models.network.base import BaseModel
-from models.recipes import Recipe
-from models.training.data.types import Example
-from models.types import Question
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.recipes import Recipe
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question
 
 
 @dataclass(frozen=True, kw_only=True)

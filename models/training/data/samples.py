@@ -13,10 +13,10 @@ import hashlib
 import numpy as np
 from PIL import Image
 
-from models.families import PreparedImage
-from models.inputs.processing import VisionProcessor
-from models.training.data.types import Example
-from models.types import Box, Question
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.inputs.processing import VisionProcessor
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Box, Question
 
 CROPS = 2  # for each example with a small object
 CONTEXT = (1.5, 3.0)  # side of a crop, in multiples of the object's longest side

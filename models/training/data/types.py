@@ -9,8 +9,8 @@ from typing import Protocol
 
 from PIL import Image
 
-from models.adapters.card import AdapterCard
-from models.types import Box
+from scanfleet.models.adapters.card import AdapterCard
+from scanfleet.models.types import Box
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch.utils.checkpoint import checkpoint
 
-from models.inputs.processing import Rows
-from models.network.base import BaseModel
-from models.network.prefix import Prefix
-from models.scoring.behind import ask, show
-from models.training.tasks.network import ActiveLora
+from scanfleet.models.inputs.processing import Rows
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.network.prefix import Prefix
+from scanfleet.models.scoring.behind import ask, show
+from scanfleet.models.training.tasks.network import ActiveLora
 
 _VOCABULARY_SLICE = 16_384  # rows of the output embedding converted to fp32 at a time
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
-from models import factory
-from models.adapters.card import read_card
-from models.families import PreparedImage
-from models.network.base import BaseModel
-from models.recipes import Recipe
-from models.scoring.head import Head, initial_head
-from models.scoring.prefill import PrefillScorer
-from models.training.data.dataset import Data
-from models.training.data.feature_cache import FeatureCache, Features
-from models.training.data.sampler import SampleId, Step
-from models.training.data.samples import Samples
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.recipes import Recipe
+from scanfleet.models.scoring.head import Head, initial_head
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.training.data.dataset import Data
+from scanfleet.models.training.data.feature_cache import FeatureCache, Features
+from scanfleet.models.training.data.sampler import SampleId, Step
+from scanfleet.models.training.data.samples import Samples
+from scanfleet.models.types import Question
 
 HIDDEN = "hidden"
 

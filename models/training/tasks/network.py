@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from transformers.activations import GELUTanh
 
-from models.adapters.card import Adapter
-from models.adapters.settings import LoraSettings
-from models.errors import ModelInvalid
-from models.network.base import BaseModel
-from models.network.cpu.gelu import SigmoidGelu
-from models.network.cpu.packed import differentiable_packed
-from models.network.lora import adapter_state, add_lora, copy_weights, lora_of, take_out
-from models.network.merging import adapted_layers
-from models.recipes import Recipe
-from models.training.tasks.targets import (
+from scanfleet.models.adapters.card import Adapter
+from scanfleet.models.adapters.settings import LoraSettings
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.network.cpu.gelu import SigmoidGelu
+from scanfleet.models.network.cpu.packed import differentiable_packed
+from scanfleet.models.network.lora import adapter_state, add_lora, copy_weights, lora_of, take_out
+from scanfleet.models.network.merging import adapted_layers
+from scanfleet.models.recipes import Recipe
+from scanfleet.models.training.tasks.targets import (
     Matched,
     check_matches,
     count_matches,

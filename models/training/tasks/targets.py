@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
-from models.adapters.settings import LoraSettings
-from models.errors import ModelInvalid
-from models.families import Family
-from models.network.merging import adapted_layers
-from models.recipes import Recipe
+from scanfleet.models.adapters.settings import LoraSettings
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import Family
+from scanfleet.models.network.merging import adapted_layers
+from scanfleet.models.recipes import Recipe
 
 # The projector from the vision tower to the language model, by its names in the families.
 PROJECTOR = re.compile(

@@ -8,15 +8,21 @@ from contextlib import ExitStack, nullcontext
 
 import torch
 
-from models.recipes import Recipe
-from models.training.data.dataset import Data
-from models.training.data.features import Source
-from models.training.data.mixing import Mix
-from models.training.data.sampler import SampleId, Step
-from models.training.data.samples import Samples
-from models.training.tasks.forward import Instruction, answer_loss, last_hidden, last_hidden_behind, recomputed
-from models.training.tasks.network import ActiveLora
-from models.types import Question
+from scanfleet.models.recipes import Recipe
+from scanfleet.models.training.data.dataset import Data
+from scanfleet.models.training.data.features import Source
+from scanfleet.models.training.data.mixing import Mix
+from scanfleet.models.training.data.sampler import SampleId, Step
+from scanfleet.models.training.data.samples import Samples
+from scanfleet.models.training.tasks.forward import (
+    Instruction,
+    answer_loss,
+    last_hidden,
+    last_hidden_behind,
+    recomputed,
+)
+from scanfleet.models.training.tasks.network import ActiveLora
+from scanfleet.models.types import Question
 
 VALIDATION_BATCH = 16  # images per forward without gradients
 

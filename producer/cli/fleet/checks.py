@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note
-from producer.cli.tables import echo_table
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
+from scanfleet.producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -45,10 +45,10 @@ def list_checks(flags: Flags, form: str) -> None:
     Example:
       scanfleet checks ls
     """
-    from producer.scans.session import existing_ledger
+    from scanfleet.producer.scans.session import existing_ledger, known_checks
 
     with existing_ledger(flags.settings()) as engine:
-        found = [check for _, check in sorted(_all(engine).items())]
+        found = known_checks(engine)
     if form == "table":
         echo_table(COLUMNS, [_row(check) for check in found], below=COLUMNS[2:])
     else:
@@ -69,7 +69,7 @@ def show(flags: Flags, name: str) -> None:
     """
     import tomlkit
 
-    from producer.scans.session import existing_ledger, find_check
+    from scanfleet.producer.scans.session import existing_ledger, find_check
 
     with existing_ledger(flags.settings()) as engine:
         check = find_check(engine, name)
@@ -107,25 +107,14 @@ def add(flags: Flags, file: Path) -> None:
 
 def _note_unused_adapter(engine: sa.Engine | None, check: Check, flags: Flags) -> None:
     """Note that the adapter in use for the check's name, on the model of the settings, learnt other words."""
-    from producer.training.unused import unused_adapter
     from scanfleet.db.engine import reading
+    from scanfleet.producer.training.unused import unused_adapter
 
     if engine is not None:
         with reading(engine) as connection:
             unused = unused_adapter(connection, check, flags.settings().model)
         if unused is not None:
             note(unused)
-
-
-def _all(engine: sa.Engine | None) -> dict[str, Check]:
-    from scanfleet.checks.check import builtin_names, load_check
-    from scanfleet.db.engine import reading
-    from scanfleet.db.scans.checks import list_checks as stored
-
-    if engine is None:
-        return {name: load_check(name) for name in builtin_names()}
-    with reading(engine) as connection:
-        return stored(connection)
 
 
 def _row(check: Check) -> tuple[str, ...]:

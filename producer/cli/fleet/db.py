@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup
 
 
 @click.group(cls=ScanfleetGroup)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, echo_line, printable
-from producer.cli.tables import echo_table
+from scanfleet.producer.cli.options import Flags, echo_line, printable
+from scanfleet.producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
-    from producer.local.doctor import Finding
     from scanfleet.checks.check import Check
     from scanfleet.config.settings import Settings
+    from scanfleet.producer.local.doctor import Finding
 
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "-"}
 
@@ -50,13 +50,13 @@ def doctor(
       scanfleet doctor
       scanfleet doctor --model Qwen/Qwen3-VL-4B-Instruct --source s3://ads/
     """
-    from producer.cli.scans.score import find_check
-    from producer.local.settings_origin import origins, relevant
     from scanfleet.config.model_names import require_model
+    from scanfleet.producer.local.scoring import find_check
+    from scanfleet.producer.local.settings_origin import origins, relevant
 
     settings = flags.settings(model=model)
     require_model(settings.model, elsewhere=False)
-    check = find_check(flags, check_name)
+    check = find_check(settings, check_name)
     given = {**asdict(flags), "model": model}
     found = origins(settings, flags=given, folder=Path.cwd())
     as_json = as_json or form == "json"
@@ -70,7 +70,7 @@ def doctor(
 
 
 def _check_reachable(settings: Settings, source: str | None, seconds: float) -> Iterator[Finding]:
-    from producer.local.doctor import check_services, check_source
+    from scanfleet.producer.local.doctor import check_services, check_source
 
     yield from check_services(settings)
     yield check_source(settings, source, seconds=seconds)
@@ -78,9 +78,9 @@ def _check_reachable(settings: Settings, source: str | None, seconds: float) -> 
 
 def _check_scoring(settings: Settings, check: Check, seconds: float) -> Iterator[dict[str, Any]]:
     """Yield the findings of the worker half, or a warning that it is not installed."""
-    from producer.local.child import Child, ChildFailed
-    from producer.local.workers import require_worker_extra
     from scanfleet.errors import MissingExtra, WorkerDied
+    from scanfleet.producer.local.child import Child, ChildFailed
+    from scanfleet.producer.local.workers import require_worker_extra
 
     try:
         require_worker_extra()
@@ -89,7 +89,7 @@ def _check_scoring(settings: Settings, check: Check, seconds: float) -> Iterator
         yield {"kind": "finding", "name": "scoring", "status": "warn", "text": text, "remedy": str(error)}
         return
     try:
-        with Child(settings, "worker.commands.doctor") as child:
+        with Child(settings, "scanfleet.worker.commands.doctor") as child:
             child.feed([{"check": check.model_dump(mode="json"), "seconds": seconds}])
             yield from child.messages()
     except (ChildFailed, WorkerDied) as error:
@@ -125,7 +125,7 @@ class _Report:
 
     def message(self, message: dict[str, Any]) -> None:
         """Take one message of the worker half."""
-        from producer.local.doctor import Finding
+        from scanfleet.producer.local.doctor import Finding
 
         kind = message.pop("kind")
         if kind == "finding":
@@ -148,7 +148,7 @@ class _Report:
             raise click.exceptions.Exit(codes[0] or 1)
 
     def _forecast(self) -> dict[str, Any] | None:
-        from producer.local.forecast import advice, forecast
+        from scanfleet.producer.local.forecast import advice, forecast
 
         if "device" not in self._rates:
             return None

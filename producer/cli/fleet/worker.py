@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note
-from producer.cli.tables import Cell, echo_table
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
+from scanfleet.producer.cli.tables import Cell, echo_table
 
 if TYPE_CHECKING:
     from scanfleet.db.scans.workers import WorkerInfo
@@ -42,11 +42,11 @@ def list_workers(flags: Flags, form: str) -> None:
     Example:
       scanfleet worker ls
     """
-    from producer.scans.session import SILENT_SECONDS
-    from producer.training.refusals import refusal_text, refused_champions
     from scanfleet.db.engine import reading
     from scanfleet.db.scans.workers import ended_workers, live_workers
     from scanfleet.db.training.trainings import under_way
+    from scanfleet.producer.scans.session import SILENT_SECONDS
+    from scanfleet.producer.training.refusals import refusal_text, refused_champions
     from scanfleet.stats.stage_times import StageTimes
 
     with flags.ledger() as engine, reading(engine) as connection:
@@ -101,7 +101,7 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
       scanfleet worker score --model Qwen/Qwen3-VL-4B-Instruct --precision nf4
       SCANFLEET_BROKER_URL=redis://queue/0 scanfleet worker score
     """
-    from producer.local.workers import COMMAND
+    from scanfleet.producer.local.workers import COMMAND
 
     _become(COMMAND, arguments, flags)
 
@@ -134,14 +134,14 @@ def train(flags: Flags, arguments: tuple[str, ...]) -> None:
     Example:
       scanfleet worker train --model Qwen/Qwen3-VL-4B-Instruct
     """
-    from producer.local.workers import COMMAND
+    from scanfleet.producer.local.workers import COMMAND
 
     _become((*COMMAND[:-1], "train"), arguments, flags)
 
 
 def _become(command: tuple[str, ...], arguments: tuple[str, ...], flags: Flags) -> None:
-    from producer.local.workers import require_worker_extra
     from scanfleet.child_process import environment
+    from scanfleet.producer.local.workers import require_worker_extra
 
     require_worker_extra()
     # The worker replaces this process, so that signals, exit code and process id are its own.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags
+from scanfleet.producer.cli.options import Flags
 
 if TYPE_CHECKING:
-    from producer.reports.agreement import Agreement
+    from scanfleet.producer.reports.agreement import Agreement
     from scanfleet.stats.proportions import Proportion
 
 
@@ -28,11 +28,11 @@ def agreement(flags: Flags, scan_id: str, truth: str, form: str) -> None:
     Example:
       scanfleet scans agreement k7m2 --truth truth
     """
-    from producer.cli.scans.outcome import echo_agreement
-    from producer.reports.summary import measure_agreement
     from scanfleet.db.engine import reading
     from scanfleet.db.scans.scans import get_scan
     from scanfleet.errors import RequestError
+    from scanfleet.producer.cli.scans.outcome import echo_agreement
+    from scanfleet.producer.reports.summary import measure_agreement
 
     with flags.ledger() as engine:
         with reading(engine) as connection:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import echo_line, note, printable
-from producer.cli.tables import count, echo_table
+from scanfleet.producer.cli.options import echo_line, note, printable
+from scanfleet.producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from producer.reports.agreement import Agreement
-    from producer.reports.failures import Counts
-    from producer.reports.summary import Summary
     from scanfleet.db.results.frames import FrameCounts
     from scanfleet.db.scans.scans import Progress, ScanInfo
+    from scanfleet.producer.reports.agreement import Agreement
+    from scanfleet.producer.reports.failures import Counts
+    from scanfleet.producer.reports.summary import Summary
     from scanfleet.stats.proportions import Proportion
 
 SHORTEST_SPAN = 1.0  # seconds; a rate over less time is noise
@@ -74,7 +74,7 @@ def echo_renewal(scan: ScanInfo, rescans: list[ScanInfo]) -> None:
 
 def report_answers(engine: sa.Engine, scan_id: str) -> None:
     """Print counts, warnings and the next commands on stderr: stdout of `scan` is the id alone."""
-    from producer.reports.summary import summarise
+    from scanfleet.producer.reports.summary import summarise
 
     summary = summarise(engine, scan_id)
     if summary.answers:
@@ -86,7 +86,7 @@ def report_answers(engine: sa.Engine, scan_id: str) -> None:
 
 def report_warnings(engine: sa.Engine, scan_id: str) -> None:
     """Note what keeps the answers of a scan from being relied on."""
-    from producer.reports.summary import summarise
+    from scanfleet.producer.reports.summary import summarise
 
     for warning in summarise(engine, scan_id).warnings:
         note(warning)
@@ -117,7 +117,7 @@ def echo_explanations(summary: Summary) -> None:
 
 
 def report_missing_worker(engine: sa.Engine, scan: ScanInfo, done: Progress) -> None:
-    from producer.scans.session import missing_worker_hint
+    from scanfleet.producer.scans.session import missing_worker_hint
 
     if scan.state == "running" and done.n_pending:
         missing = missing_worker_hint(engine, model=scan.model, queue=scan.queue)
@@ -127,8 +127,8 @@ def report_missing_worker(engine: sa.Engine, scan: ScanInfo, done: Progress) -> 
 
 def report_refusals(engine: sa.Engine, scan: ScanInfo) -> None:
     """Note that workers refuse the champion, so that others answered."""
-    from producer.training.refusals import refusals_text, refused_since
     from scanfleet.db.engine import reading
+    from scanfleet.producer.training.refusals import refusals_text, refused_since
 
     with reading(engine) as connection:
         refusals = refused_since(connection, scan.check, scan.model, scan.created_at)
@@ -138,9 +138,9 @@ def report_refusals(engine: sa.Engine, scan: ScanInfo) -> None:
 
 def report_unused_adapter(engine: sa.Engine, scan: ScanInfo) -> None:
     """Note that the adapter in use for the check's name does not answer this version of the check."""
-    from producer.training.unused import unused_adapter
     from scanfleet.db.engine import reading
     from scanfleet.db.scans.checks import get_check
+    from scanfleet.producer.training.unused import unused_adapter
 
     with reading(engine) as connection:
         unused = unused_adapter(connection, get_check(connection, scan.check_id), scan.model)
@@ -150,7 +150,7 @@ def report_unused_adapter(engine: sa.Engine, scan: ScanInfo) -> None:
 
 def report_quarantine(scan_id: str, failures: Counts) -> None:
     """Note the quarantined images: they kill the process that handles them and are not retried automatically."""
-    from producer.reports.failures import QUARANTINED, n_quarantined
+    from scanfleet.producer.reports.failures import QUARANTINED, n_quarantined
 
     n = n_quarantined(failures)
     if not n:

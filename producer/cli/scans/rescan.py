@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, if_stopped, note
-from producer.cli.progress import Display, open_display
-from producer.cli.tables import count
+from scanfleet.producer.cli.options import Flags, if_stopped, note
+from scanfleet.producer.cli.progress import Display, open_display
+from scanfleet.producer.cli.tables import count
 
 if TYPE_CHECKING:
-    from producer.scans.enqueue import Enqueued
-    from producer.scans.rescan_plan import Plan, Request
-    from producer.scans.session import Session
     from scanfleet.db.results.rescans import Aim
+    from scanfleet.producer.scans.enqueue import Enqueued
+    from scanfleet.producer.scans.rescan_plan import Plan, Request
+    from scanfleet.producer.scans.session import Session
 
 
 @click.command(short_help="Re-score images that a new adapter may answer differently.")
@@ -60,10 +60,10 @@ def rescan(
       scanfleet rescan k7m2 --wait
       scanfleet rescan k7m2 --report --format csv -o flips.csv
     """
-    from producer.scans.rescan_plan import Request
+    from scanfleet.producer.scans.rescan_plan import Request
 
     if report:
-        from producer.cli.scans.rescan_changes import echo_or_write
+        from scanfleet.producer.cli.scans.rescan_changes import echo_or_write
 
         echo_or_write(flags, scan_id, form=form, output=output)
         return
@@ -92,7 +92,7 @@ def _audit(text: str | None) -> float | None:
 
 
 def _plan(flags: Flags, scan_id: str, request: Request, *, quiet: bool) -> Plan:
-    from producer.scans.rescan_plan import plan_rescan
+    from scanfleet.producer.scans.rescan_plan import plan_rescan
 
     with flags.ledger() as engine:
         plan = plan_rescan(engine, scan_id, request)
@@ -156,7 +156,7 @@ def _show(plan: Plan) -> None:
 
 
 def _run(flags: Flags, plan: Plan, *, wait: bool, strict: bool) -> None:
-    from producer.scans.session import open_session
+    from scanfleet.producer.scans.session import open_session
 
     with open_session(flags.settings(model=plan.root.model)) as session, open_display() as display:
         with if_stopped("stopped; what is enqueued is kept: run the same command to resume"):
@@ -167,9 +167,9 @@ def _run(flags: Flags, plan: Plan, *, wait: bool, strict: bool) -> None:
 
 
 def _enqueue(session: Session, plan: Plan, display: Display) -> Enqueued:
-    from producer.scans.rescan import enqueue_rescan
-    from producer.scans.session import missing_worker_hint
-    from producer.scans.wait import snapshot_of
+    from scanfleet.producer.scans.rescan import enqueue_rescan
+    from scanfleet.producer.scans.session import missing_worker_hint
+    from scanfleet.producer.scans.wait import snapshot_of
 
     last = None
     for page in enqueue_rescan(session.engine, session.app, session.settings, plan):
@@ -193,10 +193,10 @@ def _enqueue(session: Session, plan: Plan, display: Display) -> Enqueued:
 
 
 def _wait(session: Session, scan_id: str, display: Display, *, strict: bool) -> None:
-    from producer.cli.scans.outcome import report_refusals
-    from producer.cli.scans.scan import report_outcome
-    from producer.scans.rescan_changes import find_report
-    from producer.scans.wait import watch_and_reconcile
+    from scanfleet.producer.cli.scans.outcome import report_refusals
+    from scanfleet.producer.cli.scans.scan import report_outcome
+    from scanfleet.producer.scans.rescan_changes import find_report
+    from scanfleet.producer.scans.wait import watch_and_reconcile
 
     for now in watch_and_reconcile(session.engine, session.app, session.settings, scan_id):
         display.scored(now)

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, echo_line, note
-from producer.cli.tables import Cell, count, echo_table
+from scanfleet.producer.cli.options import Flags, echo_line, note
+from scanfleet.producer.cli.tables import Cell, count, echo_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from producer.scans.rescan_changes import Missed, Report
     from scanfleet.db.results.rescan_changes import Answer, Compared, Flip
+    from scanfleet.producer.scans.rescan_changes import Missed, Report
 
 SHOWN_FLIPS = 20  # in the table; the other formats hold all
 
 
 def echo_or_write(flags: Flags, scan_id: str, *, form: str, output: Path | None) -> None:
     """Print the report of a rescan or write it to a file. Raises UnknownName, RequestError."""
-    from producer.reports.output import target
-    from producer.scans.rescan_changes import WRITERS, find_report
     from scanfleet.db.results.rescan_changes import iter_flips
+    from scanfleet.producer.reports.output import target
+    from scanfleet.producer.scans.rescan_changes import WRITERS, find_report
 
     if form == "table" and output is not None:
         raise click.UsageError("-o does not write tables: add --format json or csv")
@@ -40,7 +40,7 @@ def echo_or_write(flags: Flags, scan_id: str, *, form: str, output: Path | None)
 
 
 def _echo(engine: sa.Engine, report: Report) -> None:
-    from producer.scans.rescan_changes import KINDS
+    from scanfleet.producer.scans.rescan_changes import KINDS
 
     rescan = report.rescan
     echo_line(f"rescan {rescan.id} of scan {rescan.rescan_of}: check {rescan.check}, {rescan.state}")

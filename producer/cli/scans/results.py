@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note, require_csv, spreadsheet_option
-from producer.cli.tables import Cell, count, echo_table
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note, require_csv, spreadsheet_option
+from scanfleet.producer.cli.tables import Cell, count, echo_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -70,9 +70,9 @@ def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> No
     Example:
       scanfleet results ls --scan k7m2 --decision flag
     """
-    from producer.reports.export import write_results
-    from producer.reports.output import target
     from scanfleet.db.results.results import iter_results
+    from scanfleet.producer.reports.export import write_results
+    from scanfleet.producer.reports.output import target
 
     with flags.ledger() as engine:
         chosen = _filter(engine, wanted)
@@ -113,12 +113,12 @@ def show(flags: Flags, uri: str, scan: str | None, form: str) -> None:
       scanfleet results show s3://ads/2026/banner.png
       scanfleet results show s3://ads/2026/banner.png --format table
     """
-    from producer.reports.export import as_record
-    from producer.reports.output import escaped
     from scanfleet.db.engine import reading
     from scanfleet.db.results.results import iter_results
     from scanfleet.db.scans.scans import get_scan
     from scanfleet.errors import UnknownName
+    from scanfleet.producer.reports.export import as_record
+    from scanfleet.producer.reports.output import escaped
 
     with flags.ledger() as engine:
         found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": _as_listed(uri)})))
@@ -164,10 +164,10 @@ def export(
       scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
       scanfleet results export --decision review --format labelstudio -o todo.json
     """
-    from producer.cli.scans.outcome import report_warnings
-    from producer.reports.export import write_results
-    from producer.reports.output import target
     from scanfleet.db.results.results import iter_results
+    from scanfleet.producer.cli.scans.outcome import report_warnings
+    from scanfleet.producer.reports.export import write_results
+    from scanfleet.producer.reports.output import target
 
     require_csv(form, spreadsheet=spreadsheet)
     with flags.ledger() as engine:
@@ -204,7 +204,7 @@ def echo_results(shown: Sequence[Result]) -> None:
     header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
     rows = [_row(result) for result in shown]
     if any(result.boxes is not None for result in shown):
-        from producer.reports.drawing import boxes_in_words
+        from scanfleet.producer.reports.drawing import boxes_in_words
 
         header = (*header[:-1], "boxes", header[-1])
         rows = [(*row[:-1], boxes_in_words(result.boxes), row[-1]) for row, result in zip(rows, shown, strict=True)]

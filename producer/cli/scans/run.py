@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note, require_checks
-from producer.cli.progress import Display, open_display
+from scanfleet.producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note, require_checks
+from scanfleet.producer.cli.progress import Display, open_display
 
 if TYPE_CHECKING:
-    from producer.local.workers import LocalWorkers
-    from producer.scans.session import Request, Session
-    from producer.scans.wait import ScanSnapshot
+    from scanfleet.producer.local.workers import LocalWorkers
+    from scanfleet.producer.scans.session import Request, Session
+    from scanfleet.producer.scans.wait import ScanSnapshot
 
 STOPPED = "stopped; what is scored is kept: run the same command to resume"
 POLL_SECONDS = 0.5  # between two reads of the progress while the listing continues
@@ -45,13 +45,13 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
       scanfleet run demo/manifest.csv --check overlay --truth truth
       scanfleet run photos/ --check overlay --check logo.toml
     """
-    from producer.cli.scans.outcome import echo_summary, report_refusals, report_unused_adapter
-    from producer.cli.scans.scan import report_outcomes
-    from producer.local.workers import LocalWorkers, require_worker_extra
-    from producer.reports.output import require_place
-    from producer.reports.summary import summarise
-    from producer.scans.session import Request, free_batches, open_session, require_column
     from scanfleet.config.model_names import require_address, require_model
+    from scanfleet.producer.cli.scans.outcome import echo_summary, report_refusals, report_unused_adapter
+    from scanfleet.producer.cli.scans.scan import report_outcomes
+    from scanfleet.producer.local.workers import LocalWorkers, require_worker_extra
+    from scanfleet.producer.reports.output import require_place
+    from scanfleet.producer.reports.summary import summarise
+    from scanfleet.producer.scans.session import Request, free_batches, open_session, require_column
     from scanfleet.queue.app import clear_taken
 
     require_worker_extra()
@@ -88,8 +88,8 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
 
     Raises WorkerDied.
     """
-    from producer.cli.scans.scan import count_pending, report_listing
-    from producer.scans.wait import snapshot_of, watch_and_reconcile
+    from scanfleet.producer.cli.scans.scan import count_pending, report_listing
+    from scanfleet.producer.scans.wait import snapshot_of, watch_and_reconcile
 
     last, poll_at = None, 0.0
     for last in session.enqueue(request):
@@ -119,9 +119,9 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
 
 
 def _conclude(session: Session, now: ScanSnapshot, *, truth: str | None, report: Path | None) -> None:
-    from producer.cli.scans.outcome import echo_agreement
-    from producer.reports.contact_sheet import write_report
-    from producer.reports.summary import measure_agreement
+    from scanfleet.producer.cli.scans.outcome import echo_agreement
+    from scanfleet.producer.reports.contact_sheet import write_report
+    from scanfleet.producer.reports.summary import measure_agreement
 
     if truth is not None:
         echo_agreement(measure_agreement(session.engine, now.scan, truth), column=truth)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note, require_checks
-from producer.cli.progress import Display, open_display
-from producer.cli.tables import count, size_text
+from scanfleet.producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note, require_checks
+from scanfleet.producer.cli.progress import Display, open_display
+from scanfleet.producer.cli.tables import count, size_text
 
 if TYPE_CHECKING:
-    from producer.scans.enqueue import Enqueued
-    from producer.scans.session import Request, Session
-    from producer.scans.wait import ScanSnapshot
     from scanfleet.checks.check import Check
     from scanfleet.config.settings import Settings
     from scanfleet.db.scans.scans import Progress, ScanInfo
+    from scanfleet.producer.scans.enqueue import Enqueued
+    from scanfleet.producer.scans.session import Request, Session
+    from scanfleet.producer.scans.wait import ScanSnapshot
 
 
 @click.command(short_help="Add the images in SRC to the queue and notify the workers.")
@@ -46,10 +46,10 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
       scanfleet scan photos/ --check overlay --exclude 'thumbs/*' --dry-run
       scanfleet scan photos/ --pack ads.toml --wait
     """
-    from producer.cli.scans.outcome import report_unused_adapter
-    from producer.scans.session import Request, open_session
     from scanfleet.config.diagnosis import local_broker_warning
     from scanfleet.config.model_names import require_model
+    from scanfleet.producer.cli.scans.outcome import report_unused_adapter
+    from scanfleet.producer.scans.session import Request, open_session
 
     require_checks(chosen)
     request = Request(**chosen)
@@ -91,7 +91,7 @@ def echo_scans(scans: Sequence[ScanInfo]) -> None:
 
 def count_pending(session: Session, last: Enqueued) -> int:
     """Return how many images of all these scans are not scored yet."""
-    from producer.scans.wait import snapshot_of
+    from scanfleet.producer.scans.wait import snapshot_of
 
     return sum(snapshot_of(session.engine, each.id).progress.n_pending for each in last.scans)
 
@@ -133,7 +133,7 @@ def _note_idle(globs: tuple[str, ...]) -> None:
 
 
 def _report_missing_worker(session: Session, last: Enqueued) -> None:
-    from producer.scans.session import missing_worker_hint
+    from scanfleet.producer.scans.session import missing_worker_hint
 
     if count_pending(session, last):
         missing = missing_worker_hint(session.engine, model=last.scan.model, queue=last.scan.queue)
@@ -143,8 +143,8 @@ def _report_missing_worker(session: Session, last: Enqueued) -> None:
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
     """Wait for one scan after the other: those of a pass advance together."""
-    from producer.cli.scans.outcome import report_answers, report_refusals
-    from producer.scans.wait import watch_and_reconcile
+    from scanfleet.producer.cli.scans.outcome import report_answers, report_refusals
+    from scanfleet.producer.scans.wait import watch_and_reconcile
 
     ended = []
     for each in last.scans:
@@ -190,7 +190,7 @@ def report_outcome(scan_id: str, done: Progress, *, strict: bool, n_left_out: in
 
 
 def _show_preview(request: Request, settings: Settings) -> None:
-    from producer.scans.session import existing_ledger, find_checks, preview
+    from scanfleet.producer.scans.session import existing_ledger, find_checks, preview
 
     with existing_ledger(settings) as engine:
         checks = find_checks(engine, request)

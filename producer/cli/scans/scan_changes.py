@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from producer.cli.options import Flags, failure_options, note
-from producer.cli.tables import count
+from scanfleet.producer.cli.options import Flags, failure_options, note
+from scanfleet.producer.cli.tables import count
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from producer.reports.failures import Counts
     from scanfleet.db.scans.scans import ScanInfo
+    from scanfleet.producer.reports.failures import Counts
 
 T = TypeVar("T")
 
@@ -109,9 +109,9 @@ def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> 
     Example:
       scanfleet scans retry k7m2 --reason denied
     """
-    from producer.reports.failures import counts_text, n_chosen
     from scanfleet.db.results.results import count_failures
     from scanfleet.db.scans.retries import retry_failures
+    from scanfleet.producer.reports.failures import counts_text, n_chosen
 
     def action(connection: sa.Connection, found_id: str) -> tuple[Counts, int]:
         counts = count_failures(connection, found_id)
@@ -129,7 +129,7 @@ def retry(flags: Flags, scan_id: str, stage: str | None, reason: str | None) -> 
 
 
 def _next_step(flags: Flags, scan: ScanInfo) -> str:
-    from producer.scans.session import missing_worker_hint
+    from scanfleet.producer.scans.session import missing_worker_hint
 
     with flags.ledger() as engine:
         return missing_worker_hint(engine, model=scan.model, queue=scan.queue) or "a worker will continue it"

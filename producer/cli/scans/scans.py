@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, echo_line, failure_options, note, printable
-from producer.cli.scans.scan_changes import cancel, pause, resume, retry
-from producer.cli.tables import count, echo_table
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, echo_line, failure_options, note, printable
+from scanfleet.producer.cli.scans.scan_changes import cancel, pause, resume, retry
+from scanfleet.producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
     from scanfleet.db.scans.scans import Progress, ScanInfo
@@ -44,10 +44,10 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
     Example:
       scanfleet scans ls --limit 5
     """
-    from producer.scans.session import SILENT_SECONDS
     from scanfleet.db.engine import reading
     from scanfleet.db.scans import scans as store
     from scanfleet.db.scans.workers import live_workers
+    from scanfleet.producer.scans.session import SILENT_SECONDS
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = [(scan, store.progress(connection, scan.id)) for scan in store.list_scans(connection, limit=limit)]
@@ -75,13 +75,13 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     Example:
       scanfleet scans show k7m2 --format json
     """
-    from producer.cli.scans import outcome
-    from producer.cli.scans.times import echo_times
-    from producer.reports.failures import n_quarantined
-    from producer.reports.summary import summarise
     from scanfleet.db.drift.reference import alarms_of_scan
     from scanfleet.db.engine import reading
     from scanfleet.db.scans import scans as store
+    from scanfleet.producer.cli.scans import outcome
+    from scanfleet.producer.cli.scans.times import echo_times
+    from scanfleet.producer.reports.failures import n_quarantined
+    from scanfleet.producer.reports.summary import summarise
 
     with flags.ledger() as engine:
         summary = summarise(engine, scan_id)
@@ -135,11 +135,11 @@ def watch(flags: Flags, scan_id: str, strict: bool) -> None:
     Example:
       scanfleet scans watch k7m2
     """
-    from producer.cli.progress import open_display
-    from producer.cli.scans.outcome import report_answers, report_missing_worker
-    from producer.cli.scans.scan import report_outcome
-    from producer.scans.wait import snapshot_of
-    from producer.scans.wait import watch as follow
+    from scanfleet.producer.cli.progress import open_display
+    from scanfleet.producer.cli.scans.outcome import report_answers, report_missing_worker
+    from scanfleet.producer.cli.scans.scan import report_outcome
+    from scanfleet.producer.scans.wait import snapshot_of
+    from scanfleet.producer.scans.wait import watch as follow
 
     with flags.ledger() as engine:
         first = snapshot_of(engine, scan_id)
@@ -164,11 +164,11 @@ def errors(flags: Flags, scan_id: str, stage: str | None, reason: str | None, li
     Example:
       scanfleet scans errors k7m2 --stage decode
     """
-    from producer.cli.scans.outcome import report_quarantine
-    from producer.reports.failures import n_chosen
     from scanfleet.db.engine import reading
     from scanfleet.db.results import results
     from scanfleet.db.scans import scans as store
+    from scanfleet.producer.cli.scans.outcome import report_quarantine
+    from scanfleet.producer.reports.failures import n_chosen
 
     with flags.ledger() as engine, reading(engine) as connection:
         scan = store.get_scan(connection, scan_id)
@@ -207,7 +207,7 @@ def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: i
     Example:
       scanfleet scans report k7m2 -o flagged.html
     """
-    from producer.reports.contact_sheet import write_report
+    from scanfleet.producer.reports.contact_sheet import write_report
 
     with flags.ledger() as engine:
         write_report(engine, flags.settings(), scan_id, output, truth_column=truth, max_images=limit)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import SOURCE, Flags, complete_check, note
-from producer.cli.tables import StreamedTable, count
+from scanfleet.producer.cli.options import SOURCE, Flags, complete_check, note
+from scanfleet.producer.cli.tables import StreamedTable, count
 
 if TYPE_CHECKING:
-    from producer.sources.named import NamedImages
-    from scanfleet.checks.check import Check
-    from scanfleet.db.scans.batches import NewImage
+    from scanfleet.producer.sources.named import NamedImages
 
 HEADER = ("file", "decision", "label", "score", "margin", "mass")
 
@@ -67,45 +63,21 @@ def score(
       scanfleet score photo.jpg scans/ --check overlay
       find . -name '*.jpg' | scanfleet score - --check overlay --json | jq .margin
     """
-    from producer.local.child import Child
-    from producer.local.workers import require_worker_extra
-    from producer.sources.named import NamedImages
-    from scanfleet.config.model_names import require_address, require_model
+    from scanfleet.errors import ScanfleetError
+    from scanfleet.producer.local.scoring import find_check, score_named
+    from scanfleet.producer.sources.named import NamedImages
 
     settings = flags.settings(model=model)
-    require_model(settings.model, elsewhere=False)
-    require_address(settings)
-    check = find_check(flags, check_name)
+    check = find_check(settings, check_name)
     named = NamedImages(images, settings)
-    stream = iter(named)
-    first = next(stream, None)  # before a model is loaded in vain
-    if first is None:
-        for error in named.errors[:-1]:
-            note(str(error))
-        raise named.errors[-1]
-    require_worker_extra()
-    asked = {"check": check.model_dump(mode="json"), "adapter": None if adapter is None else os.path.abspath(adapter)}
     output = _Output(named, form="jsonl" if as_json and form == "table" else form)
-    with Child(settings, "worker.commands.score") as child:
-        child.feed(chain([asked], _entries(chain([first], stream))))
-        for message in child.messages():
+    try:
+        for message in score_named(named, settings, check=check, adapter=adapter):
             output.take(message)
+    except ScanfleetError as error:
+        output.report_errors(but=error)
+        raise
     output.end()
-
-
-def _entries(images: Iterator[NewImage]) -> Iterator[dict[str, Any]]:
-    return ({"uri": image.uri, "root": image.root, "etag": image.etag} for image in images)
-
-
-def find_check(flags: Flags, name: str) -> Check:
-    """Load a check. A file or a built-in check needs no ledger; an added check is stored in one."""
-    from producer.scans import session
-    from scanfleet.checks.check import builtin_names, load_check
-
-    if name.endswith(".toml") or name in builtin_names():
-        return load_check(name)
-    with session.existing_ledger(flags.settings()) as engine:
-        return session.find_check(engine, name)
 
 
 class _Output:
@@ -121,7 +93,7 @@ class _Output:
 
     def take(self, message: dict[str, Any]) -> None:
         """Take one message of the child."""
-        self._report_errors()
+        self.report_errors()
         kind = message.pop("kind")
         if kind == "ready" and self._form == "table":
             _report_scorer(message)
@@ -135,7 +107,7 @@ class _Output:
         if self._form == "json":
             click.echo("\n]" if self._n_scored + self._n_failed else "[]")
         self._table.end()
-        self._report_errors()
+        self.report_errors()
         if any(isinstance(error, Retryable) for error in self._named.errors):
             raise Retryable("not every image could be listed: try again")
         if self._n_failed:
@@ -144,10 +116,12 @@ class _Output:
         if self._named.errors:
             raise ScanIncomplete(f"{count(len(self._named.errors), 'source')} could not be read")
 
-    def _report_errors(self) -> None:
+    def report_errors(self, *, but: Exception | None = None) -> None:
+        """Note the new errors of sources. but: the one that ends the command."""
         for error in self._named.errors[self._n_reported :]:
             self._n_reported += 1
-            note(" ".join(str(error).split()))
+            if error is not but:
+                note(" ".join(str(error).split()))
 
     def _result(self, record: dict[str, Any]) -> None:
         failure = record["failure"]
@@ -165,7 +139,7 @@ class _Output:
 
 
 def _report_scorer(ready: dict[str, Any]) -> None:
-    from producer.reports.caveats import caveats
+    from scanfleet.producer.reports.caveats import caveats
 
     scorer = ready["scorer"]
     adapter = f"adapter {scorer['adapter'][:12]}" if scorer["adapter"] else "no adapter"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import echo_line
+from scanfleet.producer.cli.options import echo_line
 from scanfleet.stats.stage_times import ADVICE, THREAD_STAGES
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags
+from scanfleet.producer.cli.options import Flags
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -5,19 +5,13 @@ from __future__ import annotations
 import getpass
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, echo_line, note, printable
-from producer.cli.tables import Cell, echo_table
-from producer.cli.training.adapter_files import pull, push
-from producer.cli.training.adapters_compare import compare
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-
-    from scanfleet.config.settings import Settings
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, echo_line, note, printable
+from scanfleet.producer.cli.tables import Cell, echo_table
+from scanfleet.producer.cli.training.adapter_files import pull, push
+from scanfleet.producer.cli.training.adapters_compare import compare
 
 FORMAT = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 WHY = click.option("--why", metavar="TEXT", help="The reason, for the record.")
@@ -46,11 +40,11 @@ def list_adapters(flags: Flags, /, *, check_name: str | None, form: str) -> None
     Example:
       scanfleet adapters ls --check overlay
     """
-    from producer.training.adapter_summary import headline, record
-    from producer.training.refusals import refusal_text, refused_champions
     from scanfleet.db.engine import reading
     from scanfleet.db.training import adapters as registry
     from scanfleet.db.training.champions import in_use
+    from scanfleet.producer.training.adapter_summary import headline, record
+    from scanfleet.producer.training.refusals import refusal_text, refused_champions
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = registry.list_adapters(connection, check_name)
@@ -93,11 +87,11 @@ def show(flags: Flags, /, *, adapter_id: int, form: str) -> None:
     Example:
       scanfleet adapters show 7
     """
-    from producer.training.adapter_summary import change_line, facts, gate_lines, record
     from scanfleet.db.engine import reading
     from scanfleet.db.training.adapters import get_adapter
     from scanfleet.db.training.champions import champion, history
     from scanfleet.db.training.refusals import open_refusals
+    from scanfleet.producer.training.adapter_summary import change_line, facts, gate_lines, record
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = get_adapter(connection, adapter_id)
@@ -137,30 +131,22 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
       scanfleet adapters promote 7
       scanfleet adapters promote 7 --force --why "the golden set has old labels"
     """
-    from producer.training.adapter_files import require_weights
-    from scanfleet.db.engine import reading, transaction
     from scanfleet.db.schema import ledger
-    from scanfleet.db.training import champions
-    from scanfleet.db.training.adapters import get_adapter
+    from scanfleet.producer.training.promotion import promote as put_in_use
 
     if force and not (why or "").strip():
         raise click.UsageError("--force needs --why: give the reason for overruling the gate")
     settings = flags.settings()
     with ledger(settings) as engine:
-        with reading(engine) as connection:
-            adapter = get_adapter(connection, adapter_id)
-        unseen = require_weights(adapter, settings)  # takes seconds, so it runs outside the transaction
-        if unseen is not None:
-            note(f"could not check the files of adapter {adapter_id}: {unseen}")
-        with transaction(engine) as connection:
-            used = champions.champion(connection, adapter.check_name, adapter.base_model)
-            if used is not None and used.id == adapter_id:
-                note(f"adapter {adapter_id} is already in use")
-                return
-            kind: champions.Kind = "forced" if force and adapter.gate_verdict != "promote" else "person"
-            champions.promote(connection, adapter_id, kind=kind, why=why or "by hand", who=_user(who))
-    before = "the base model alone" if used is None else f"adapter {used.id}"
-    note(f"check {adapter.check_name} on {adapter.base_model}: adapter {adapter_id} is in use and replaces {before}")
+        done = put_in_use(engine, settings, adapter_id, force=force, why=why, who=_user(who))
+    if done.unseen is not None:
+        note(f"could not check the files of adapter {adapter_id}: {done.unseen}")
+    if not done.changed:
+        note(f"adapter {adapter_id} is already in use")
+        return
+    before = "the base model alone" if done.previous_id is None else f"adapter {done.previous_id}"
+    check, base = done.adapter.check_name, done.adapter.base_model
+    note(f"check {check} on {base}: adapter {adapter_id} is in use and replaces {before}")
 
 
 @adapters.command()
@@ -178,14 +164,12 @@ def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | 
     Example:
       scanfleet adapters rollback --check overlay --why "flags every advert"
     """
-    from scanfleet.db.engine import transaction
     from scanfleet.db.schema import ledger
-    from scanfleet.db.training import champions
+    from scanfleet.producer.training.promotion import roll_back
 
     settings = flags.settings()
-    with ledger(settings) as engine, transaction(engine) as connection:
-        base = model or _base_of(connection, check_name, settings)
-        change = champions.roll_back(connection, check_name, base, why=why or "by hand", who=_user(who))
+    with ledger(settings) as engine:
+        base, change = roll_back(engine, settings, check_name, model=model, why=why, who=_user(who))
     before, now = (
         "the base model alone" if i is None else f"adapter {i}" for i in (change.previous_id, change.adapter_id)
     )
@@ -193,21 +177,6 @@ def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | 
         f"check {check_name} on {base}: {before} is out of use; {now} answers from now on. "
         "Old answers stay: `scanfleet rescan SCAN` re-scores them"
     )
-
-
-def _base_of(connection: sa.Connection, check_name: str, settings: Settings) -> str:
-    """Return the base model to roll back on. Raises UnknownName."""
-    from scanfleet.db.training.champions import in_use
-    from scanfleet.errors import UnknownName
-
-    bases = sorted(base for check, base in in_use(connection) if check == check_name)
-    if len(bases) == 1:
-        return bases[0]
-    if settings.model in bases:
-        return settings.model
-    if not bases:
-        raise UnknownName(f"check {check_name} has nothing to roll back to: no adapter was ever in use for it")
-    raise UnknownName(f"check {check_name} has champions on {', '.join(bases)}: name one with --model")
 
 
 def _user(who: str | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, note, printable
+from scanfleet.producer.cli.options import Flags, note, printable
 
 if TYPE_CHECKING:
     from scanfleet.config.settings import Settings
@@ -34,12 +34,12 @@ def compare(flags: Flags, /, *, adapter_id: int, against: str | None, form: str)
       scanfleet adapters compare 7 5
       scanfleet adapters compare 7 base --format json
     """
-    from producer.local.child import Child
-    from producer.local.workers import require_worker_extra
+    from scanfleet.producer.local.child import Child
+    from scanfleet.producer.local.workers import require_worker_extra
 
     rival, settings = _who(flags, adapter_id, against)
     require_worker_extra()
-    with Child(settings, "worker.commands.compare") as child:
+    with Child(settings, "scanfleet.worker.commands.compare") as child:
         child.feed([{"adapter": adapter_id, "against": rival}])
         for message in child.messages():
             if message["kind"] == "progress":

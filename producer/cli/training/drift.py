@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, echo_line, note
-from producer.cli.tables import count, echo_table
+from scanfleet.producer.cli.options import Flags, echo_line, note
+from scanfleet.producer.cli.tables import count, echo_table
 
 if TYPE_CHECKING:
-    from producer.training.drift import Drift
     from scanfleet.db.drift.uri_parts import By
+    from scanfleet.producer.training.drift import Drift
 
 
 @click.command()
@@ -38,9 +38,9 @@ def drift(flags: Flags, check_name: str | None, scan_id: str | None, by: str | N
       scanfleet drift --check overlay --by source
       scanfleet drift --check overlay --alarm || mail -s drift me@example.org
     """
-    from producer.training.drift import drift_of, record
     from scanfleet.db.engine import reading
     from scanfleet.errors import DriftAlarm
+    from scanfleet.producer.training.drift import drift_of, record
 
     way = _way(by)
     with flags.ledger() as engine, reading(engine, long=True) as connection:
@@ -70,7 +70,7 @@ def _way(by: str | None) -> By | None:
 
 
 def _echo(found: Drift) -> None:
-    from producer.training.drift import HEADER, label_rows, row
+    from scanfleet.producer.training.drift import HEADER, label_rows, row
 
     click.echo(f"check {found.check}")
     for scorer in dict.fromkeys((each.scorer_id, each.scorer) for each in found.slices):

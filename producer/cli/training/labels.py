@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, note
-from producer.cli.tables import count, echo_table
-from producer.cli.training.labels_export import export_labels
-from producer.cli.training.labels_import import confirm, import_labels, user
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
+from scanfleet.producer.cli.tables import count, echo_table
+from scanfleet.producer.cli.training.labels_export import export_labels
+from scanfleet.producer.cli.training.labels_import import confirm, import_labels, user
 
 if TYPE_CHECKING:
     from scanfleet.db.labels.history import LabelLine
@@ -84,7 +84,7 @@ def add(flags: Flags, /, uri: str, label: str, *, check_name: str, **more: Any) 
     Example:
       scanfleet labels add photo.jpg overlay --check overlay --box "10 20 110 60"
     """
-    from producer.labels.adding import add_one
+    from scanfleet.producer.labels.adding import add_one
 
     settings = flags.settings()
     with flags.ledger() as engine:
@@ -111,9 +111,9 @@ def list_labels(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> Non
     Example:
       scanfleet labels ls --check overlay --who ann --since 2026-05-01
     """
-    from producer.labels.exporting import write_lines
-    from producer.reports.output import target
     from scanfleet.db.labels.history import LabelFilter, iter_labels
+    from scanfleet.producer.labels.exporting import write_lines
+    from scanfleet.producer.reports.output import target
 
     with flags.ledger() as engine:
         found = iter_labels(engine, LabelFilter(**wanted), limit=limit)
@@ -182,9 +182,9 @@ def conflicts(flags: Flags, /, *, check_name: str, limit: int, form: str) -> Non
     """
     from itertools import islice
 
-    from producer.labels.exporting import write_lines
-    from producer.reports.output import target
     from scanfleet.db.labels.history import iter_conflicts
+    from scanfleet.producer.labels.exporting import write_lines
+    from scanfleet.producer.reports.output import target
 
     with flags.ledger() as engine:
         found = islice(iter_conflicts(engine, check_name), limit)

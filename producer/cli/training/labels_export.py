@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Flags, note, require_csv, spreadsheet_option
-from producer.cli.tables import count
+from scanfleet.producer.cli.options import Flags, note, require_csv, spreadsheet_option
+from scanfleet.producer.cli.tables import count
 
 if TYPE_CHECKING:
     from scanfleet.checks.check import Check
@@ -58,15 +58,15 @@ def export_labels(
       scanfleet labels export --check overlay -o overlay.csv
       scanfleet labels export --check baggage --format yolo -o yolo/
     """
-    from producer.labels.exporting import FOLDERS, write_folder, write_labels
-    from producer.labels.image_refs import root_of
-    from producer.labels.writing.places import common_root
-    from producer.labels.writing.said import Sayable
-    from producer.reports.output import target
-    from producer.scans.session import find_check
     from scanfleet.db.engine import reading
     from scanfleet.db.labels.history import count_conflicts
     from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels, newest_label
+    from scanfleet.producer.labels.exporting import FOLDERS, write_folder, write_labels
+    from scanfleet.producer.labels.image_refs import root_of
+    from scanfleet.producer.labels.writing.places import common_root
+    from scanfleet.producer.labels.writing.said import Sayable
+    from scanfleet.producer.reports.output import target
+    from scanfleet.producer.scans.session import find_check
 
     require_csv(form, spreadsheet=spreadsheet)
     if form in FOLDERS and output is None:

@@ -6,23 +6,17 @@ import getpass
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, note
-from producer.cli.tables import count
-from producer.cli.training.labels_summary import echo_summary
+from scanfleet.producer.cli.options import Flags, note
+from scanfleet.producer.cli.tables import count
+from scanfleet.producer.cli.training.labels_summary import echo_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import sqlalchemy as sa
-
-    from producer.labels.preparing import PreparedLabels
-    from scanfleet.config.settings import Settings
 
 
 @click.command("import")
@@ -85,14 +79,16 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
       scanfleet labels import truth.csv --check overlay --label-column truth
       scanfleet labels import coco.json --check baggage --map Pistol=gun
     """
-    from producer.labels.importing import require_split, summarise, write
+    from scanfleet.producer.labels.file_import import prepare_file
+    from scanfleet.producer.labels.importing import require_split, summarise, write
     from scanfleet.retry import retry_database
 
     if more["where_possible"] and more["split"] is None:
         raise click.UsageError("--where-possible needs --split")
     settings = flags.settings()
     with flags.ledger() as engine:
-        prepared = _prepare(engine, settings, file, check_name, **more)
+        more["who"] = more["who"] or user()
+        prepared = prepare_file(engine, settings, file, check_name, progress=_progress, **more)
         summary = retry_database(lambda: summarise(engine, prepared))
         echo_summary(summary, prepared.split)
         require_split(prepared, summary.n_refused)
@@ -110,49 +106,6 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
             return
         n = len(retry_database(lambda: write(engine, prepared)))
     note(f"{count(n, 'label')} added to check {prepared.check.name}")
-
-
-def _prepare(
-    engine: sa.Engine, settings: Settings, file: Path, check_name: str, *, form: str, who: str | None, **more: Any
-) -> PreparedLabels:
-    """Read the file and its images, up to the summary. Raises BadLabels, Retryable."""
-    from producer.labels.fetching import fetch_images
-    from producer.labels.formats.detect import read_labels
-    from producer.labels.formats.entries import Options, Problems
-    from producer.labels.image_refs import root_of
-    from producer.labels.label_names import LabelMapping, map_labels, parse_map, spares_of
-    from producer.labels.preparing import prepare
-    from producer.labels.shown_frames import frame_finder
-    from producer.scans.session import find_check
-    from scanfleet.errors import BadLabels
-
-    mapping = LabelMapping(check=find_check(engine, check_name), mapping=parse_map(more["pairs"]), empty=more["empty"])
-    root = root_of(more["root"], labels=file)
-    options = Options(
-        uri=more["uri_column"],
-        label=more["label_column"] or "label",
-        label_named=more["label_column"] is not None,
-        group=more["group_column"],
-        control=more["label_control"],
-        attributes=more["attributes"],
-        endpoint=settings.s3_endpoint_url,
-        images=root.path,
-    )
-    problems = Problems(str(file), strict=more["strict"])
-    entries = read_labels(file, form=form, options=options, problems=problems)
-    n_blank = sum(entry.blank for entry in entries)
-    filled = [entry for entry in entries if not entry.blank]
-    given = map_labels(filled, mapping, who=who or user(), root=root, problems=problems)
-    del entries, filled  # a large file has millions of boxes
-    with _progress(len({one.image.uri for one in given})) as done:
-        frame_of = frame_finder(engine, mapping.check.name)
-        images = [one.image for one in given]
-        fetched = fetch_images(images, settings, frame_of=frame_of, done=done, spares=spares_of(given))
-    if not fetched.seen:
-        uri, error = next(iter(fetched.unread.items()))
-        raise BadLabels(f"{file}: none of the {count(len(fetched.unread), 'image')} could be read: {uri}: {error}")
-    prepared = prepare(given, fetched, mapping.check, problems, origin="import", split=more["split"])
-    return replace(prepared, n_blank=n_blank, where_possible=more["where_possible"])
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import note
-from producer.cli.tables import echo_table
+from scanfleet.producer.cli.options import note
+from scanfleet.producer.cli.tables import echo_table
 
 if TYPE_CHECKING:
-    from producer.labels.importing import Summary
+    from scanfleet.producer.labels.importing import Summary
 
 SHOWN_UNREAD = 5
 SHOWN_LEFT_OUT = 10
@@ -55,7 +55,7 @@ def echo_summary(summary: Summary, split: str | None) -> None:
 
 def _echo_changes(summary: Summary) -> None:
     """Print what is added, changed and left as it is, by label, and what is left out, by reason."""
-    from producer.labels.importing import CHANGES
+    from scanfleet.producer.labels.importing import CHANGES
 
     click.echo()
     rows: list[tuple[str | int, ...]] = [

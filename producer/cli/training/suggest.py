@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from producer.cli.options import Flags, note, require_csv, spreadsheet_option
-from producer.cli.tables import count
+from scanfleet.producer.cli.options import Flags, note, require_csv, spreadsheet_option
+from scanfleet.producer.cli.tables import count
 
 
 @click.command()
@@ -49,14 +49,14 @@ def suggest(
       scanfleet labels suggest --check overlay -n 100 -o next.csv
       scanfleet labels import next.csv --check overlay
     """
-    from producer.labels.suggest import read_mix, write_suggestions
-    from producer.labels.suggest import suggest as choose
-    from producer.reports.output import require_place, target
     from scanfleet.db.drift.reference import checks_with_scans
     from scanfleet.db.engine import reading
     from scanfleet.db.scans.checks import resolve_check
     from scanfleet.db.scans.scans import get_scan
     from scanfleet.errors import RequestError
+    from scanfleet.producer.labels.suggest import read_mix, write_suggestions
+    from scanfleet.producer.labels.suggest import suggest as choose
+    from scanfleet.producer.reports.output import require_place, target
 
     require_csv(form, spreadsheet=spreadsheet)
     shares = read_mix(mix)

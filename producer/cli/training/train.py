@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, ScanfleetGroup, echo_line, if_stopped, note, printable
-from producer.cli.tables import Cell, echo_table
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, echo_line, if_stopped, note, printable
+from scanfleet.producer.cli.tables import Cell, echo_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -71,8 +71,8 @@ def start(
       scanfleet train start --check overlay --wait
       scanfleet train start --check overlay --recipe lora --set lr=1e-4 --seed 3
     """
-    from producer.training import trainings
     from scanfleet.db.schema import ledger
+    from scanfleet.producer.training import trainings
     from scanfleet.queue.app import make_app
 
     settings = flags.settings(model=model)
@@ -100,9 +100,9 @@ def list_trainings(flags: Flags, /, *, check_name: str | None, limit: int, form:
     Example:
       scanfleet train ls --check overlay
     """
-    from producer.training.trainings import progress_text, record
     from scanfleet.db.engine import reading
     from scanfleet.db.training.trainings import list_trainings as listed
+    from scanfleet.producer.training.trainings import progress_text, record
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = listed(connection, check_name=check_name, limit=limit)
@@ -133,9 +133,9 @@ def show(flags: Flags, /, *, training_id: int, form: str) -> None:
     Example:
       scanfleet train show 3 --format json
     """
-    from producer.training.trainings import record, report_page
     from scanfleet.db.engine import reading
     from scanfleet.db.training.trainings import get
+    from scanfleet.producer.training.trainings import record, report_page
 
     with flags.ledger() as engine, reading(engine) as connection:
         found = get(connection, training_id)
@@ -184,7 +184,7 @@ def _shortened(words: str) -> str:
 
 def _follow(engine: sa.Engine, settings: Settings, training_id: int, *, strict: bool) -> None:
     """Print progress and outcome. Raises TrainingFailed, and GateNotPassed if `strict` is set."""
-    from producer.training.trainings import outcome, progress_text, report_page, require_promoted, watch
+    from scanfleet.producer.training.trainings import outcome, progress_text, report_page, require_promoted, watch
 
     shown, stage, at = "", None, 0.0
     for now in watch(engine, training_id):
@@ -228,7 +228,7 @@ def _again(found: TrainingInfo) -> str:
 
 
 def _show(found: TrainingInfo, *, page: str | None) -> None:
-    from producer.training.trainings import progress_text
+    from scanfleet.producer.training.trainings import progress_text
 
     report = found.report or {}
     labels = report.get("labels") or {}

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.cli.options import Flags, echo_line, note, printable
-from producer.cli.progress import LINE_SECONDS
-from producer.cli.tables import count, echo_table
-from producer.cli.training.labels_import import user
+from scanfleet.producer.cli.options import Flags, echo_line, note, printable
+from scanfleet.producer.cli.progress import LINE_SECONDS
+from scanfleet.producer.cli.tables import count, echo_table
+from scanfleet.producer.cli.training.labels_import import user
 
 if TYPE_CHECKING:
-    from producer.local.child import Child
-    from producer.training.tuning import Answering, LabelFile
     from scanfleet.checks.check import Check
     from scanfleet.config.settings import Settings
+    from scanfleet.producer.local.child import Child
+    from scanfleet.producer.training.tuning import Answering, LabelFile
 
 
 class Progress:
@@ -162,9 +162,9 @@ def tune(
       scanfleet tune --check razor --labels truth.csv --out tuned
       scanfleet tune --check razor --labels ledger --max-cost 1.3 --apply
     """
-    from producer.local.child import Child
-    from producer.local.workers import require_worker_extra
-    from producer.training.tuning import require_new
+    from scanfleet.producer.local.child import Child
+    from scanfleet.producer.local.workers import require_worker_extra
+    from scanfleet.producer.training.tuning import require_new
 
     if out is not None:
         require_new(out)
@@ -174,7 +174,7 @@ def tune(
     rows = _images(settings, check, file, answer, skip_unreadable=skip_unreadable)
     asked |= {"max_cost": max_cost, "trials": trials, "seed": seed, "at_fpr": at_fpr}
     asked |= {"skip_unreadable": skip_unreadable, "out": None if out is None else os.path.abspath(out)}
-    with Child(settings, "worker.tuning.serve") as child:
+    with Child(settings, "scanfleet.worker.tuning.serve") as child:
         child.feed([asked, *rows])
         record, stopped = _follow(child)
     show_report(record, as_json=as_json)
@@ -191,9 +191,9 @@ def _request(
     flags: Flags, check_name: str, model: str | None, adapter: Path | None, new_name: str | None
 ) -> tuple[Settings, Check, dict[str, Any], Answering]:
     """Check the request before any image is read. Raises BadSettings, BadCheck."""
-    from producer.scans.session import existing_ledger, find_check
-    from producer.training.tuning import answering, require_tunable, under_name
     from scanfleet.config.model_names import require_model
+    from scanfleet.producer.scans.session import existing_ledger, find_check
+    from scanfleet.producer.training.tuning import answering, require_tunable, under_name
 
     settings = flags.settings(model=model)
     require_model(settings.model, elsewhere=False)
@@ -207,7 +207,7 @@ def _request(
 
 
 def _label_file(path: Path, **more: Any) -> LabelFile:
-    from producer.training.tuning import LabelFile
+    from scanfleet.producer.training.tuning import LabelFile
 
     return LabelFile(path=path, **more)
 
@@ -216,8 +216,8 @@ def _images(
     settings: Settings, check: Check, file: LabelFile | None, answer: Answering, *, skip_unreadable: bool
 ) -> list[dict[str, Any]]:
     """Raises BadLabels."""
-    from producer.scans.session import existing_ledger
-    from producer.training.tuning import from_file, from_ledger
+    from scanfleet.producer.scans.session import existing_ledger
+    from scanfleet.producer.training.tuning import from_file, from_ledger
 
     if file is None:
         with existing_ledger(settings) as engine:
@@ -271,7 +271,7 @@ class _Interrupt:
 
 
 def _apply(flags: Flags, record: dict[str, Any]) -> None:
-    from producer.training.tuning import apply
+    from scanfleet.producer.training.tuning import apply
 
     tuned = record["tuned"]
     if tuned is None:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from producer.labels.formats.entries import (
+from scanfleet.producer.labels.formats.entries import (
     Entry,
     Options,
     Problems,
@@ -32,10 +32,10 @@ from producer.labels.formats.entries import (
     size_of,
     text_of,
 )
-from producer.labels.formats.parsing.files import rereadable
-from producer.labels.formats.parsing.json_parts import LISTED, parts_of
-from producer.labels.formats.turning import ROTATION, taken_rotation, turned
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.parsing.files import rereadable
+from scanfleet.producer.labels.formats.parsing.json_parts import LISTED, parts_of
+from scanfleet.producer.labels.formats.turning import ROTATION, taken_rotation, turned
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 KEPT = ("width", "height", "who", "note", "drawn", "attributes")  # fields of an image, beside name, label and group
 

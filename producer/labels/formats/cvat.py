@@ -11,7 +11,7 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from producer.labels.formats.entries import (
+from scanfleet.producer.labels.formats.entries import (
     Attributes,
     Entry,
     Options,
@@ -27,9 +27,9 @@ from producer.labels.formats.entries import (
     required,
     size_of,
 )
-from producer.labels.formats.parsing.xml_tree import Element, root_of_xml
-from producer.labels.formats.turning import ROTATION, turned
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.parsing.xml_tree import Element, root_of_xml
+from scanfleet.producer.labels.formats.turning import ROTATION, turned
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 ROOT = "annotations"  # the outermost element
 BOX = ("xtl", "ytl", "xbr", "ybr")

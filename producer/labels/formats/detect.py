@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from producer.labels.formats.coco import read_coco
-from producer.labels.formats.cvat import ROOT as CVAT_ROOT
-from producer.labels.formats.cvat import read_cvat
-from producer.labels.formats.entries import Entry, Options, Problems, Reader
-from producer.labels.formats.groundtruth import SOURCE, read_groundtruth
-from producer.labels.formats.labelstudio.tasks import is_labelstudio, read_labelstudio
-from producer.labels.formats.parsing.files import files_in, is_empty, opened, suffix_of
-from producer.labels.formats.parsing.json_parts import loads, parts_of
-from producer.labels.formats.parsing.xml_tree import starts_with
-from producer.labels.formats.tabular import read_csv, read_jsonl
-from producer.labels.formats.voc import ROOT as VOC_ROOT
-from producer.labels.formats.voc import read_voc
-from producer.labels.formats.yolo import is_yolo, read_yolo
-from producer.sources.manifest import Lines, MalformedLineError
 from scanfleet.errors import BadLabels, SourceNotFound
+from scanfleet.producer.labels.formats.coco import read_coco
+from scanfleet.producer.labels.formats.cvat import ROOT as CVAT_ROOT
+from scanfleet.producer.labels.formats.cvat import read_cvat
+from scanfleet.producer.labels.formats.entries import Entry, Options, Problems, Reader
+from scanfleet.producer.labels.formats.groundtruth import SOURCE, read_groundtruth
+from scanfleet.producer.labels.formats.labelstudio.tasks import is_labelstudio, read_labelstudio
+from scanfleet.producer.labels.formats.parsing.files import files_in, is_empty, opened, suffix_of
+from scanfleet.producer.labels.formats.parsing.json_parts import loads, parts_of
+from scanfleet.producer.labels.formats.parsing.xml_tree import starts_with
+from scanfleet.producer.labels.formats.tabular import read_csv, read_jsonl
+from scanfleet.producer.labels.formats.voc import ROOT as VOC_ROOT
+from scanfleet.producer.labels.formats.voc import read_voc
+from scanfleet.producer.labels.formats.yolo import is_yolo, read_yolo
+from scanfleet.producer.sources.manifest import Lines, MalformedLineError
 
 READERS: dict[str, Reader] = {
     "csv": read_csv,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from producer.labels.formats.problems import MAX_PROBLEMS as MAX_PROBLEMS
-from producer.labels.formats.problems import Problems as Problems
-from producer.labels.formats.problems import Reason as Reason
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.problems import MAX_PROBLEMS as MAX_PROBLEMS
+from scanfleet.producer.labels.formats.problems import Problems as Problems
+from scanfleet.producer.labels.formats.problems import Reason as Reason
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 MAX_FILE_BYTES = 512 << 20  # of a file that is read into memory
 MAX_TEXT = 2000  # characters of a label, a name, a note

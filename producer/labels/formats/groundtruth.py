@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from producer.labels.formats.entries import (
+from scanfleet.producer.labels.formats.entries import (
     Entry,
     Options,
     Problems,
@@ -26,9 +26,9 @@ from producer.labels.formats.entries import (
     size_of,
     text_of,
 )
-from producer.labels.formats.parsing.files import opened
-from producer.labels.formats.parsing.json_parts import loads
-from producer.sources.manifest import Lines, MalformedLineError, resumed
+from scanfleet.producer.labels.formats.parsing.files import opened
+from scanfleet.producer.labels.formats.parsing.json_parts import loads
+from scanfleet.producer.sources.manifest import Lines, MalformedLineError, resumed
 
 SOURCE = "source-ref"
 METADATA = "-metadata"

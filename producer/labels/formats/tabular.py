@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from producer.labels.formats.entries import (
+from scanfleet.producer.labels.formats.entries import (
     Attributes,
     Entry,
     Options,
@@ -28,10 +28,10 @@ from producer.labels.formats.entries import (
     size_of,
     text_of,
 )
-from producer.labels.formats.parsing.files import opened
-from producer.labels.formats.parsing.json_parts import loads
-from producer.labels.formats.parsing.rows import WRONG, Row, csv_rows, jsonl_rows
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.parsing.files import opened
+from scanfleet.producer.labels.formats.parsing.json_parts import loads
+from scanfleet.producer.labels.formats.parsing.rows import WRONG, Row, csv_rows, jsonl_rows
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 SIDES = ("x0", "y0", "x1", "y1")
 Listed = tuple[str, list[Any], Any]  # label, sides and attributes of a box

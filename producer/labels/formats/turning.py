@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from producer.labels.formats.entries import Attributes, RawBox, Size, box_of, number_of
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.entries import Attributes, RawBox, Size, box_of, number_of
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 ROTATION = "rotation"
 

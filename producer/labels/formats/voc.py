@@ -10,7 +10,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from producer.labels.formats.entries import (
+from scanfleet.images import SUFFIXES
+from scanfleet.producer.labels.formats.entries import (
     Attributes,
     Entry,
     Options,
@@ -25,11 +26,10 @@ from producer.labels.formats.entries import (
     required,
     size_of,
 )
-from producer.labels.formats.parsing.files import files_in
-from producer.labels.formats.parsing.xml_tree import Element, only, root_of_xml
-from producer.labels.formats.turning import taken_rotation, turned
-from producer.sources.manifest import MalformedLineError
-from scanfleet.images import SUFFIXES
+from scanfleet.producer.labels.formats.parsing.files import files_in
+from scanfleet.producer.labels.formats.parsing.xml_tree import Element, only, root_of_xml
+from scanfleet.producer.labels.formats.turning import taken_rotation, turned
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 ROOT = "annotation"  # the outermost element
 MARKERS = {"object", "bndbox", "robndbox", "polygon"}  # of something that is not nothing

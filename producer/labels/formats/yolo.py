@@ -13,7 +13,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from producer.labels.formats.entries import (
+from scanfleet.images import SUFFIXES
+from scanfleet.producer.labels.formats.entries import (
     Entry,
     Options,
     Problems,
@@ -23,10 +24,9 @@ from producer.labels.formats.entries import (
     box_of,
     number_of,
 )
-from producer.labels.formats.parsing.files import files_in, lines_of
-from producer.labels.formats.yolo_classes import NAME_FILES, YAML_FILES, Classes, read_classes
-from producer.sources.manifest import MalformedLineError
-from scanfleet.images import SUFFIXES
+from scanfleet.producer.labels.formats.parsing.files import files_in, lines_of
+from scanfleet.producer.labels.formats.yolo_classes import NAME_FILES, YAML_FILES, Classes, read_classes
+from scanfleet.producer.sources.manifest import MalformedLineError
 from scanfleet.storage.file_uri import path_to_uri
 
 NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "notes.txt")  # unless an image has this name

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.labels.formats.entries import required
-from producer.labels.formats.parsing.files import lines_of, text_file
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.entries import required
+from scanfleet.producer.labels.formats.parsing.files import lines_of, text_file
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 NAME_FILES = ("classes.txt", "obj.names")
 YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")

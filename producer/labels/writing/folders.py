@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from producer.labels.formats.turning import ROTATION
-from producer.labels.writing.places import below
-from producer.labels.writing.said import Sayable
 from scanfleet.db.labels.labels import CurrentLabel
 from scanfleet.errors import RequestError
+from scanfleet.producer.labels.formats.turning import ROTATION
+from scanfleet.producer.labels.writing.places import below
+from scanfleet.producer.labels.writing.said import Sayable
 
 UNSAID = "the format has no word for it: its label does not follow from its boxes"
 ELSEWHERE = "not below --root"

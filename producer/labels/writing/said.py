@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from producer.labels.label_names import most_telling
 from scanfleet.checks.check import Check
 from scanfleet.db.labels.labels import CurrentLabel
+from scanfleet.producer.labels.label_names import most_telling
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from producer.labels.writing.folders import ELSEWHERE
-from producer.reports.labelstudio import IMAGE, address_of, results_of, write_tasks
 from scanfleet.db.labels.labels import CurrentLabel
+from scanfleet.producer.labels.writing.folders import ELSEWHERE
+from scanfleet.producer.reports.labelstudio import IMAGE, address_of, results_of, write_tasks
 
 COLUMNS = ("who", "group", "note", "drawn")  # of the task
 

@@ -73,7 +73,7 @@ def test_a_wrong_question_is_one_line(tmp_path: Path) -> None:
 
 def test_without_torch_the_rest_is_checked(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; from producer.cli.main import main;"
+        "import sys; sys.modules['torch'] = None; from scanfleet.producer.cli.main import main;"
         "sys.argv = ['scanfleet', 'doctor']; code = main();"
         "print([name for name in ('transformers', 'numpy', 'worker') if name in sys.modules]); sys.exit(code)"
     )

@@ -244,7 +244,7 @@ def test_an_image_that_kills_the_model_is_not_passed_over(data: Path, tmp_path: 
 def test_without_torch_the_extra_is_named(data: Path, tmp_path: Path) -> None:
     draw(tmp_path / "a.png", 1)
     code = (
-        "import sys; sys.modules['torch'] = None; from producer.cli.main import main;"
+        "import sys; sys.modules['torch'] = None; from scanfleet.producer.cli.main import main;"
         "sys.argv = ['scanfleet', 'score', 'a.png']; sys.exit(main())"
     )
     command = [sys.executable, "-P", "-c", code]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import scanfleet as scanfleet_package
-from models.pocket.scenes.planted import planted
 from scanfleet.checks.check import load_check
+from scanfleet.models.pocket.scenes.planted import planted
 from tests.helpers.cli_call import scanfleet
 
 N = 6

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from models.network.base import load_base
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Image, ScorerRow, Verdict
 from scanfleet.db.training import champions, refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.models.network.base import load_base
 from scanfleet.storage.folder import FolderStore
 from tests.helpers.cli_process import scanfleet
 from tests.rigs.second_adapter import info_of, out_of_tune, second_adapter

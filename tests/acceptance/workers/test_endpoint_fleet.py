@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import factory, pocket
-from models.network.base import load_base
-from models.types import Scorer
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.models import factory, pocket
+from scanfleet.models.network.base import load_base
+from scanfleet.models.types import Scorer
+from scanfleet.worker.scoring.endpoint import EndpointModel, load_endpoint
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.rate_limit import Clock
 from tests.helpers.cli_call import scanfleet
-from worker.scoring.endpoint import EndpointModel, load_endpoint
-from worker.scoring.factory import question_of
-from worker.scoring.rate_limit import Clock
 
 FAULTS = "503,,,,,reset,,,,,garbage,,,,,429:0.2,,,,,truncated,,,,,nan,,,,"
 KEY = "sk-s3cret-k3y-of-an-endpoint"

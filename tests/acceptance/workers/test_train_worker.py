@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from models.adapters.card import read_adapter
 from scanfleet.db.training.trainings import TrainingInfo
+from scanfleet.models.adapters.card import read_adapter
+from scanfleet.worker.training.child import STAGES
+from scanfleet.worker.training.workspace import folder_of
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.training_rig import Ground, ground, label_pictures, request
-from worker.training.child import STAGES
-from worker.training.workspace import folder_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child that dies with its parent needs Linux")
 

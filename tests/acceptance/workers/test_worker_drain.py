@@ -8,12 +8,12 @@ import pytest
 
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch
+from scanfleet.worker.runtime.shutdown import HAND_BACK_SECONDS
 from tests.rigs.worker_fleet import Fleet, WorkerProcess, fleet
 from tests.rigs.worker_rig import add_scan
 from tests.services import PostgresServer, RedisServer
 from tests.services.s3 import CREDENTIALS
 from tests.services.slow_server import DrippingServer
-from worker.runtime.shutdown import HAND_BACK_SECONDS
 
 DRAIN_SECONDS = HAND_BACK_SECONDS + 1
 SLACK_SECONDS = 2.0  # two cores, shared with whatever else is tested

@@ -9,23 +9,23 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from models import factory, pocket
-from models.adapters.card import read_card
-from models.network.base import load_base
 from scanfleet.checks.check import load_check
 from scanfleet.db.engine import reading
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Image, ScorerRow, Verdict
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.network.base import load_base
 from scanfleet.storage.folder import FolderStore
+from scanfleet.worker.scoring.factory import question_of
 from tests.rigs.worker_fleet import fleet
 from tests.rigs.worker_rig import add_scan
-from worker.scoring.factory import question_of
 
 N_IMAGES = 12
 
 
 def make_archive(folder: Path) -> None:
-    command = [sys.executable, "-m", "models.pocket.generate", "--check", "overlay", "--n", str(N_IMAGES)]
+    command = [sys.executable, "-m", "scanfleet.models.pocket.generate", "--check", "overlay", "--n", str(N_IMAGES)]
     subprocess.run([*command, "--seed", "11", "--out", str(folder)], check=True, timeout=300)
 
 

@@ -13,9 +13,9 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.crash_isolation import MAX_CRASHES
 from scanfleet.db.tables import Failure, Image, Scan
 from scanfleet.storage.folder import FolderStore
+from scanfleet.worker.scoring.model import FAKE_POISON
 from tests.rigs.worker_fleet import Fleet, fleet
 from tests.rigs.worker_rig import add_scan, png
-from worker.scoring.model import FAKE_POISON
 
 LETHAL = (250, 1, 2)
 

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 def without_reconciler() -> None:
     """Expired leases and lost messages are never recovered."""
-    import worker.processes.timers
     from scanfleet.reconcile import Reconciled
+    from scanfleet.worker.processes import timers
 
     nothing = Reconciled(expired=0, notified=0, finished=0)
-    vars(worker.processes.timers)["reconcile_once"] = lambda *_: nothing
+    vars(timers)["reconcile_once"] = lambda *_: nothing
 
 
 def without_token() -> None:
@@ -39,7 +39,7 @@ def without_token() -> None:
 
 def without_guard() -> None:
     """kombu ignores failed acknowledgements, as it does without the patch."""
-    from worker.consumer import ack_patch
+    from scanfleet.worker.consumer import ack_patch
 
     ack_patch.install = lambda: None
 
@@ -47,7 +47,7 @@ def without_guard() -> None:
 def without_scorer_identity() -> None:
     """A worker takes the row ids of check and scorer that it keeps in memory for those of the database."""
     from scanfleet.db.results import verdicts
-    from worker.scoring.factory import Wanted
+    from scanfleet.worker.scoring.factory import Wanted
 
     vars(verdicts)["require_scorer"] = lambda *_, **__: None
     type.__setattr__(Wanted, "key", property(lambda wanted: wanted.spec.key))
@@ -76,7 +76,7 @@ PARTS = {
 
 
 def main() -> None:
-    from worker.__main__ import main as work
+    from scanfleet.worker.__main__ import main as work
 
     PARTS[sys.argv.pop(1)]()
     work()

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from producer.local.doctor import check_services, check_source
 from scanfleet.config.settings import load_settings
+from scanfleet.producer.local.doctor import check_services, check_source
 from tests.services import Bucket
 
 

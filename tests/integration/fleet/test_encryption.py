@@ -10,12 +10,12 @@ import sqlalchemy as sa
 import trustme
 from structlog.testing import capture_logs
 
-from producer.scans.session import open_session
 from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading
 from scanfleet.db.schema import connect_at_start
 from scanfleet.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
+from scanfleet.producer.scans.session import open_session
 from scanfleet.queue.app import make_app, notify
 from tests.conftest import serve
 from tests.helpers.cli_process import scanfleet

@@ -6,15 +6,15 @@ import pytest
 import sqlalchemy as sa
 from celery import Celery
 
-from producer.scans.enqueue import Enqueued, enqueue
-from producer.sources.filters import Filters
-from producer.sources.listing import Listing
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans import scans
 from scanfleet.db.tables import Batch, Image, Scan
 from scanfleet.errors import RequestError
+from scanfleet.producer.scans.enqueue import Enqueued, enqueue
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listing import Listing
 from tests.integration.fleet.test_producer_enqueue import Archive, app, engine, scan_of, settings, uris, work
 from tests.rigs.many_questions import question_named
 

@@ -10,11 +10,6 @@ import sqlalchemy as sa
 from celery import Celery
 from structlog.testing import capture_logs
 
-from producer.scans.enqueue import Enqueued, enqueue
-from producer.sources.base import Candidate, Skip
-from producer.sources.filters import Filters
-from producer.sources.listed import BucketSource
-from producer.sources.listing import Listing
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading, transaction
@@ -26,6 +21,11 @@ from scanfleet.db.scans.retries import retry_failures
 from scanfleet.db.tables import Batch, Failure, Image, Scan
 from scanfleet.errors import EmptySource, ImageError, LeaseLost, RequestError
 from scanfleet.messages import score_queue
+from scanfleet.producer.scans.enqueue import Enqueued, enqueue
+from scanfleet.producer.sources.base import Candidate, Skip
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listed import BucketSource
+from scanfleet.producer.sources.listing import Listing
 from scanfleet.queue.app import broker_folder, make_app
 from scanfleet.reconcile import reconcile_once
 from scanfleet.storage.memory import MemoryStore
@@ -182,7 +182,9 @@ def test_the_first_batch_is_committed_and_notified_before_the_listing_continues(
 def test_broken_off_and_started_again_each_image_is_there_once(
     engine: sa.Engine, app: Celery, settings: Settings, monkeypatch: pytest.MonkeyPatch, resumable: bool
 ) -> None:
-    monkeypatch.setattr("producer.scans.enqueue.SIFT_IMAGES", 16)  # else the second run reads all before it writes
+    monkeypatch.setattr(
+        "scanfleet.producer.scans.enqueue.SIFT_IMAGES", 16
+    )  # else the second run reads all before it writes
     archive = Archive(500, resumable=resumable)
     for break_after in (100, 300):
         archive.break_after, archive.n_read = break_after, 0
@@ -313,7 +315,7 @@ def test_paused_the_listing_continues_and_nobody_is_notified(
 
 
 def test_notifications_stay_below_their_limit(engine: sa.Engine, app: Celery, settings: Settings) -> None:
-    capped = settings.model_copy(update={"max_outstanding_notifications": 5})
+    capped = settings.model_copy(update={"max_outstanding_notifications": 5, "reconcile_seconds": 600.0})
     pages = start(engine, app, capped, Archive(200))
     for _ in range(5):
         next(pages)

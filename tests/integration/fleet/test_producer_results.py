@@ -7,12 +7,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from producer.reports.contact_sheet import write_report
-from producer.reports.summary import measure_agreement, summarise
-from producer.scans.session import preview
-from producer.sources.base import Candidate
-from producer.sources.filters import Filters
-from producer.sources.listing import Listing
 from scanfleet.checks.check import load_check
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.config.settings import Settings, load_settings
@@ -28,6 +22,12 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Scan, ScorerRow
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
+from scanfleet.producer.reports.contact_sheet import write_report
+from scanfleet.producer.reports.summary import measure_agreement, summarise
+from scanfleet.producer.scans.session import preview
+from scanfleet.producer.sources.base import Candidate
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listing import Listing
 from tests.helpers.migrated import upgrade
 
 QUEUE = score_queue("fake")

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from producer.reports.summary import summarise
 from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.base import Base
@@ -21,6 +20,7 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.tables import Scan
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
+from scanfleet.producer.reports.summary import summarise
 from tests.rigs.ledger_rig import QUEUE, flagged, scorer_spec
 
 N, BATCH = 240, 40

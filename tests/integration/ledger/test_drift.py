@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from producer.training.drift import drift_of, record
 from scanfleet.config.settings import load_settings
 from scanfleet.db.base import Base
 from scanfleet.db.drift.reference import alarms, alarms_of_scan, slices
@@ -16,6 +15,7 @@ from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote, roll_back
 from scanfleet.errors import UnknownName
+from scanfleet.producer.training.drift import drift_of, record
 from scanfleet.stats.counts import Slice
 from scanfleet.stats.drift import judge
 from tests.rigs.rescan_rig import archive, uri

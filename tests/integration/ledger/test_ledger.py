@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -275,6 +276,29 @@ def test_images_with_transient_errors_stay_pending_and_come_again(engine: sa.Eng
     with reading(engine) as connection:
         summary = scans.progress(connection, scan.id)
         assert (summary.n_verdicts, summary.waiting_for) == (4, None)
+
+
+def test_an_answer_given_again_renews_every_column(engine: sa.Engine) -> None:
+    start_scan(engine, 1)
+    held = must_claim(engine)
+    (image,) = held.images
+    scorer = a_scorer(engine, held.check_id)
+    later = replace(
+        verdict_for(image, margin=-2.0), content_sha256="other", label="none", decision="clear", score=0.1, mass=0.5,
+        logits=(0.0, 2.0, 0.0), boxes=({"x0": 1},), box_problems=("cut",), notes=("n",), unlike=0.2, doubted="flag",
+    )  # fmt: skip
+    rows = []
+    for answer in (verdict_for(image), later):
+        with transaction(engine) as connection:
+            verdicts._write_verdicts(connection, held, Outcome(scorer_id=scorer, verdicts=[answer], failures={}))
+        with reading(engine) as connection:
+            rows.append(connection.execute(sa.select(Verdict.__table__)).one())
+    names = ("content_sha256", "label", "decision", "score", "margin", "mass", "unlike", "doubted")
+    assert [getattr(rows[1], name) for name in names] == [getattr(later, name) for name in names]
+    assert (rows[1].logits, rows[1].boxes) == ([0.0, 2.0, 0.0], [{"x0": 1}])
+    assert (rows[1].box_problems, rows[1].notes) == (["cut"], ["n"])
+    assert rows[1].id == rows[0].id
+    assert rows[1].created_at > rows[0].created_at
 
 
 def test_a_later_attempt_reads_the_version_that_the_first_one_read(engine: sa.Engine) -> None:

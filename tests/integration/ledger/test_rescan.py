@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from producer.scans.enqueue import Enqueued
-from producer.scans.rescan_changes import find_report
 from scanfleet.checks.crop import CropSettings
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import reading, transaction
@@ -25,6 +23,8 @@ from scanfleet.db.scans.batches import Claim, NewImage
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.db.training import champions
 from scanfleet.errors import LeaseLost, RequestError
+from scanfleet.producer.scans.enqueue import Enqueued
+from scanfleet.producer.scans.rescan_changes import find_report
 from tests.ledger_machine.races import run_together, shuffled
 from tests.rigs.rescan_rig import Archive, archive, empty, uri
 
@@ -431,6 +431,8 @@ def test_the_report_compares_with_what_stood_before_and_bounds_what_was_missed(h
     assert {(flip.old.margin, flip.new.margin, flip.drawn) for flip in flips if flip.uri in flipping} == {
         (5.0, -5.0, "audit")
     }
+    assert [(each.side, each.n_images) for each in report.scorers] == [("old", 60), ("new", 60)]
+    assert len({each.adapter_id for each in report.scorers}) == 2
     assert report.n_off_target == 0
     with reading(held.engine) as connection:
         stood = connection.execute(sa.select(Image.replaced).where(Image.scan_id == root)).scalars().all()

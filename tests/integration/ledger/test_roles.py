@@ -9,8 +9,6 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from models.types import ModelIdentity
-from producer.cli.main import cli
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading, transaction
@@ -23,12 +21,14 @@ from scanfleet.db.training import refusals, trainings
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote
 from scanfleet.errors import AccessDenied
+from scanfleet.models.types import ModelIdentity
+from scanfleet.producer.cli.main import cli
 from scanfleet.queue.app import make_app
 from scanfleet.reconcile import reconcile_once
+from scanfleet.worker.scoring.adapters import register_shipped
 from tests.helpers.migrated import upgraded
 from tests.rigs.worker_rig import Rig, add_scan, png, rig
 from tests.services import PostgresServer
-from worker.scoring.adapters import register_shipped
 
 KNOWN = {"checks", "scans", "batches", "images", "failures", "scorers", "verdicts", "labels", "adapters"}
 KNOWN |= {"champions", "workers", "labelled_images", "trainings", "promotions", "refusals", "calibrations"}

@@ -4,10 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from models.adapters.card import WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
-from models.errors import ModelInvalid
-from models.network.base import load_base
-from models.types import Question
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import reading, transaction
@@ -17,13 +13,17 @@ from scanfleet.db.training import champions as pointer
 from scanfleet.db.training import refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import SourceNotFound, StoreUnavailable
+from scanfleet.models.adapters.card import WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import load_base
+from scanfleet.models.types import Question
 from scanfleet.storage.adapter_files import pull, push
+from scanfleet.worker.scoring import champions
+from scanfleet.worker.scoring.adapters import AdapterFolders, register_shipped
+from scanfleet.worker.scoring.champions import ScorerCache
+from scanfleet.worker.scoring.model import LoadedModel
 from tests.rigs.second_adapter import info_of, second_adapter
 from tests.services import Bucket, S3Server
-from worker.scoring import champions
-from worker.scoring.adapters import AdapterFolders, register_shipped
-from worker.scoring.champions import ScorerCache
-from worker.scoring.model import LoadedModel
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from producer.sources import inventory_files
-from producer.sources.filters import Filters
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
+from scanfleet.producer.sources import inventory_files
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from scanfleet.storage.s3 import S3Store
 from tests.helpers.inventories import FOLDER, Row, csv_part, inventory, parquet_part
 from tests.rigs.worker_rig import png, rig

@@ -8,11 +8,6 @@ import pytest
 import sqlalchemy as sa
 from botocore.stub import Stubber
 
-from producer.scans.enqueue import Enqueued, enqueue
-from producer.sources.filters import Filters
-from producer.sources.listed import BucketSource
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db import schema
@@ -20,6 +15,11 @@ from scanfleet.db.engine import reading
 from scanfleet.db.tables import Image, Scan
 from scanfleet.errors import AccessDenied, EmptySource, SourceNotFound, StoreUnavailable
 from scanfleet.messages import score_queue
+from scanfleet.producer.scans.enqueue import Enqueued, enqueue
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listed import BucketSource
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from scanfleet.queue.app import make_app
 from scanfleet.storage.s3 import S3Store
 from tests.services import Bucket, S3Server

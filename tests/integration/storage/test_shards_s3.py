@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from producer.sources.filters import Filters
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.config.settings import load_settings
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Image
 from scanfleet.errors import ImageError, StoreUnavailable
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from scanfleet.storage.base import Span
 from scanfleet.storage.s3 import S3Store
 from scanfleet.storage.shards.store import ShardStore

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from models.adapters.card import CARD, SETTINGS, AdapterCard, LoraSettings, read_card, write_adapter
-from models.errors import ModelInvalid
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Scan, Verdict
 from scanfleet.db.training.adapters import AdapterInfo
+from scanfleet.models.adapters.card import CARD, SETTINGS, AdapterCard, LoraSettings, read_card, write_adapter
+from scanfleet.models.errors import ModelInvalid
 from scanfleet.storage.s3 import S3Store
+from scanfleet.worker.scoring.adapters import AdapterFolders
+from scanfleet.worker.scoring.factory import question_of
 from tests.rigs.worker_rig import Rig, png, rig
 from tests.services import Bucket, S3Server
-from worker.scoring.adapters import AdapterFolders
-from worker.scoring.factory import question_of
 
 
 @pytest.fixture

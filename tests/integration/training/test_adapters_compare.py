@@ -10,21 +10,21 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from models.inputs.sources import locate
-from models.promotion import GateReport
-from models.types import ModelIdentity
-from producer.cli.main import cli
 from scanfleet.config.settings import load_settings
 from scanfleet.db.base import Base
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.schema import ledger
 from scanfleet.db.tables import Adapter, Champion, Image, LabelledImage
 from scanfleet.errors import BadLabels, BadSettings, UnknownName
+from scanfleet.models.inputs.sources import locate
+from scanfleet.models.promotion import GateReport
+from scanfleet.models.types import ModelIdentity
+from scanfleet.producer.cli.main import cli
+from scanfleet.worker.commands.compare import Comparison
+from scanfleet.worker.evaluation.inputs import styles
+from scanfleet.worker.scoring.adapters import register_shipped
 from tests.rigs.training_rig import label_pictures
 from tests.rigs.verdict_rig import VerdictRig
-from worker.commands.compare import Comparison
-from worker.evaluation.inputs import styles
-from worker.scoring.adapters import register_shipped
 
 
 @pytest.fixture

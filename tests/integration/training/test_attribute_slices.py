@@ -7,15 +7,15 @@ from typing import Any, cast
 import pytest
 import sqlalchemy as sa
 
-from models.training.data.types import Example
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.labels import CurrentLabel, NewLabel, add_labels, current_labels
 from scanfleet.db.schema import ledger
+from scanfleet.models.training.data.types import Example
+from scanfleet.worker.evaluation.attribute_slices import attribute_slices
+from scanfleet.worker.evaluation.inputs import Inputs
 from tests.rigs.training_rig import label_pictures
-from worker.evaluation.attribute_slices import attribute_slices
-from worker.evaluation.inputs import Inputs
 
 
 @pytest.fixture

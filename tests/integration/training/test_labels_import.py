@@ -15,14 +15,14 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from models.pocket.scenes import overlay
-from producer.cli.main import cli
-from producer.cli.training import labels_import
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.labels.labels import CurrentLabel, current_labels
 from scanfleet.db.tables import Label, LabelledImage, Verdict
 from scanfleet.errors import BadLabels, SourceNotFound, StoreUnavailable, UnknownName
+from scanfleet.models.pocket.scenes import overlay
+from scanfleet.producer.cli.main import cli
+from scanfleet.producer.cli.training import labels_import
 from tests.helpers.migrated import upgrade
 from tests.rigs.ledger_rig import ledger_with_scan
 from tests.services import Bucket
@@ -546,7 +546,7 @@ def test_images_of_a_bucket(ledger: Ledger, folder: Path, s3_bucket: Bucket, mon
 def test_labels_are_imported_without_torch_and_numpy(folder: Path, tmp_path: Path) -> None:
     file = table(folder / "m.csv", *ALL)
     code = (
-        "import sys; from producer.cli.main import main; code = main(); "
+        "import sys; from scanfleet.producer.cli.main import main; code = main(); "
         "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules], code)"
     )
     arguments = ["--data-dir", str(tmp_path / "d"), "labels", "import", str(file), "--check", "overlay"]

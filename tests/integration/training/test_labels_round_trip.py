@@ -10,10 +10,10 @@ from urllib.parse import quote_from_bytes
 
 import pytest
 
-from models.pocket.scenes import overlay
-from producer.labels.exporting import FOLDERS, FORMATS
-from producer.labels.writing.places import below, common_root
 from scanfleet.errors import BadSource, RequestError
+from scanfleet.models.pocket.scenes import overlay
+from scanfleet.producer.labels.exporting import FOLDERS, FORMATS
+from scanfleet.producer.labels.writing.places import below, common_root
 from tests.integration.training.test_labels_import import Ledger
 
 TURN = {"rotation": "30"}  # which importers of VOC apply to the box

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from models.network.base import load_base
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.tables import ScorerRow, Verdict
 from scanfleet.db.training import champions
 from scanfleet.db.training.adapters import register_adapter
+from scanfleet.models.network.base import load_base
+from scanfleet.worker.scoring.adapters import register_shipped
+from scanfleet.worker.scoring.model import LoadedModel
 from tests.rigs.second_adapter import info_of, second_adapter
 from tests.rigs.worker_rig import Rig, png, rig
-from worker.scoring.adapters import register_shipped
-from worker.scoring.model import LoadedModel
 
 
 class Place:

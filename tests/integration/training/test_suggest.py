@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from producer.labels.suggest import DEFAULT_MIX, PARTS, Suggestions, suggest, write_suggestions
 from scanfleet.config.settings import load_settings
 from scanfleet.db.base import Base
 from scanfleet.db.engine import connect, reading
 from scanfleet.db.labels.suggest import at_random, pool_of
+from scanfleet.producer.labels.suggest import DEFAULT_MIX, PARTS, Suggestions, suggest, write_suggestions
 from tests.rigs.verdict_rig import VerdictRig
 
 CALIBRATOR = {"a": 2.0, "b": -1.0}

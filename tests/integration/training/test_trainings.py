@@ -24,8 +24,8 @@ from scanfleet.errors import LeaseLost, UnknownName
 from scanfleet.messages import TRAIN_QUEUE
 from scanfleet.queue.app import make_app
 from scanfleet.reconcile import reconcile_once
+from scanfleet.worker.training import triggers
 from tests.helpers.migrated import upgrade
-from worker.training import triggers
 
 
 @pytest.fixture

@@ -10,9 +10,6 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 from PIL import Image
 
-from models.pocket.scenes import overlay
-from producer.cli.main import cli
-from producer.training import tuning
 from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, now, reading, transaction
@@ -23,6 +20,9 @@ from scanfleet.db.tables import LabelledImage
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote
 from scanfleet.errors import BadCheck, BadLabels, BadSettings, RequestError, UnknownName
+from scanfleet.models.pocket.scenes import overlay
+from scanfleet.producer.cli.main import cli
+from scanfleet.producer.training import tuning
 from tests.helpers.migrated import upgrade
 
 CHECK = load_check("overlay")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import tomlkit
 
-from models import types
 from scanfleet.checks import steps
 from scanfleet.checks.check import Check, load_check, parse_check
 from scanfleet.errors import BadCheck
-from worker.scoring.factory import question_of
+from scanfleet.models import types
+from scanfleet.worker.scoring.factory import question_of
 
 GOOD = """name = "q"
 prompt = "what?"

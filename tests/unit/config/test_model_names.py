@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from models.inputs.sources import POCKET
 from scanfleet.config.model_names import BUILTIN_MODELS, FAKE_MODELS, require_address, require_model
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSettings
-from worker.scoring.model import load_model
+from scanfleet.models.inputs.sources import POCKET
+from scanfleet.worker.scoring.model import load_model
 
 
 def test_the_names_are_those_that_the_worker_knows(tmp_path: Path) -> None:

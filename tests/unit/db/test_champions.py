@@ -9,8 +9,6 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from models.adapters.card import WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
-from producer.cli.main import cli
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import transaction
@@ -19,7 +17,9 @@ from scanfleet.db.schema import ledger
 from scanfleet.db.training import champions, refusals
 from scanfleet.db.training.adapters import AdapterInfo, get_adapter, list_adapters, move_adapter, register_adapter
 from scanfleet.errors import GateNotPassed, ScanfleetError, UnknownName
-from worker.scoring.factory import question_of
+from scanfleet.models.adapters.card import WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
+from scanfleet.producer.cli.main import cli
+from scanfleet.worker.scoring.factory import question_of
 
 GATE = {
     "verdict": "promote",
@@ -202,7 +202,7 @@ def test_the_other_places_that_list_workers_show_refusals_too(engine: sa.Engine,
         refusals.record_refusal(connection, three_, worker="box-1", why="the canary's margins moved")
     answer = CliRunner().invoke(cli, ["--data-dir", str(tmp_path / "data"), "worker", "ls"])
     assert "worker box-1 refuses it" in answer.stderr
-    from producer.local.doctor import check_services
+    from scanfleet.producer.local.doctor import check_services
 
     found = {each.name: each for each in check_services(load_settings(data_dir=tmp_path / "data"))}
     assert found["adapters"].status == "warn"

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from producer.scans.session import why_no_worker
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans.workers import ended_workers, set_waiting, start_worker
 from scanfleet.db.schema import ledger
 from scanfleet.db.tables import Worker
 from scanfleet.errors import BadSettings, UnknownModel
-from worker.processes.registration import registered_worker
+from scanfleet.producer.scans.session import why_no_worker
+from scanfleet.worker.processes.registration import registered_worker
 
 QUEUE = "score.x"
 

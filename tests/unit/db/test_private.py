@@ -4,9 +4,9 @@ import os
 import stat
 from pathlib import Path
 
-from producer.local.doctor import check_services
 from scanfleet.config.settings import load_settings
 from scanfleet.db.schema import ledger
+from scanfleet.producer.local.doctor import check_services
 
 
 def mode(path: Path) -> int:

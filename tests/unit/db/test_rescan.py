@@ -13,14 +13,14 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from producer.cli.main import cli
-from producer.scans.rescan_plan import Request
 from scanfleet.db.engine import transaction
 from scanfleet.db.results.rescans import edges
 from scanfleet.db.scans import retries
 from scanfleet.db.tables import Scan
 from scanfleet.db.training import champions
 from scanfleet.errors import RequestError, UnknownName
+from scanfleet.producer.cli.main import cli
+from scanfleet.producer.scans.rescan_plan import Request
 from scanfleet.queue.app import make_app
 from tests.rigs.rescan_rig import QUEUE, Archive, archive, uri
 from tests.rigs.worker_rig import png, rig

@@ -8,11 +8,11 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from producer.cli.main import cli
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
 from scanfleet.db.results.scorers import record_shift
 from scanfleet.db.tables import ScorerRow
+from scanfleet.producer.cli.main import cli
 from tests.helpers.migrated import upgrade
 from tests.rigs.ledger_rig import ledger_with_scan
 from tests.rigs.shifts import shift, tell_at_once

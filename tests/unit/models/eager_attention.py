@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from models.families import PreparedImage
-from models.inputs.prompts import Turn
-from models.network.attention import attention_modules
-from models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.inputs.prompts import Turn
+from scanfleet.models.network.attention import attention_modules
+from scanfleet.models.network.base import BaseModel, Precision, load_base
 
 
 def eager(folder: Path, precision: Precision = "fp32") -> BaseModel:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from models.inputs.processing import VisionProcessor
-from models.inputs.prompts import Turn
+from scanfleet.models.inputs.processing import VisionProcessor
+from scanfleet.models.inputs.prompts import Turn
 
 
 def left_padded(

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
-from models.inputs.prompts import Turn
-from models.network.base import BaseModel, load_base
-from models.scoring.boxes import boxes_instruction
-from models.types import Question
+from scanfleet.models.inputs.prompts import Turn
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.scoring.boxes import boxes_instruction
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from models.errors import ModelInvalid
-from models.recipes import load_recipe, possible_recipes, recipe_names, recipes_for
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.recipes import load_recipe, possible_recipes, recipe_names, recipes_for
 
 
 def base(precision: str = "fp32", name: str = "some/model") -> Any:
@@ -114,7 +114,7 @@ def test_auto_over_a_base_that_is_not_loaded_refuses_what_none_of_its_recipes_ta
 
 def test_a_process_says_whether_a_recipe_takes_some_fields_and_loads_no_torch() -> None:
     asked = {"recipe": "head", "base_model": "pocket", "overrides": {"lr": 0.001}}
-    command = [sys.executable, "-P", "-X", "importtime", "-m", "models.recipes"]
+    command = [sys.executable, "-P", "-X", "importtime", "-m", "scanfleet.models.recipes"]
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"trains": ["head"]}
     assert "pydantic" in done.stderr

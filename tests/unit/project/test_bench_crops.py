@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bench.crops.figures import accuracy, change, holds, recall_at, voted
-from models.relevance.regions import Region
-from models.types import Box
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.types import Box
 
 TRUTH = np.array([True] * 20 + [False] * 20)
 

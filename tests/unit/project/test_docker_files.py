@@ -24,7 +24,7 @@ SETTING_NAMES = {f"SCANFLEET_{name.upper()}" for name in Settings.model_fields}
 
 def _parse(words: list[str]) -> click.Context:
     """Let the command line parse the words without running anything; raises click.UsageError."""
-    from producer.cli.main import cli
+    from scanfleet.producer.cli.main import cli
 
     command: click.Command = cli
     context = click.Context(cli, info_name="scanfleet")

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from models.adapters.card import CARD, SETTINGS, WEIGHTS, AdapterCard, LoraSettings, read_adapter, write_adapter
-from models.types import Question
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import AccessDenied, BadSettings, BadSource, SourceNotFound, StoreUnavailable
+from scanfleet.models.adapters.card import (
+    CARD,
+    SETTINGS,
+    WEIGHTS,
+    AdapterCard,
+    LoraSettings,
+    read_adapter,
+    write_adapter,
+)
+from scanfleet.models.types import Question
 from scanfleet.storage import adapter_files
 from scanfleet.storage.adapter_files import _put_in_place, digest_of, pull, push, shared_place
 from scanfleet.storage.folder import FolderStore

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import urllib3.util.connection
 
-from producer.sources.base import Candidate
-from producer.sources.manifest_source import ManifestSource
-from producer.sources.named import NamedImages
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.config.web_hosts import hosts_of, web_address
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadSettings, BadSource, ImageError, ObjectRefused, StoreUnavailable
+from scanfleet.producer.sources.base import Candidate
+from scanfleet.producer.sources.manifest_source import ManifestSource
+from scanfleet.producer.sources.named import NamedImages
 from scanfleet.storage.base import any_delivered
 from scanfleet.storage.open import open_store
 from scanfleet.storage.web.connections import addresses_of, is_public

@@ -1,4 +1,4 @@
-"""`python -m worker score` as far as it goes without a broker."""
+"""`python -m scanfleet.worker score` as far as it goes without a broker."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def run(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProces
 
 def test_the_fleet_part_of_a_worker_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, worker.__main__, worker.processes.score_worker; "
+        "import sys, scanfleet.worker.__main__, scanfleet.worker.processes.score_worker; "
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     assert run("-c", code, cwd=tmp_path).stdout.strip() == "[]"
@@ -40,7 +40,16 @@ def test_the_fleet_part_of_a_worker_needs_no_torch(tmp_path: Path) -> None:
 def test_what_a_person_must_change_is_one_line_and_an_exit_code(
     tmp_path: Path, flags: list[str], code: int, words: str
 ) -> None:
-    ended = run("-m", "worker", "score", "--log-level", "error", *flags, cwd=tmp_path, SCANFLEET_DATA_DIR=str(tmp_path))
+    ended = run(
+        "-m",
+        "scanfleet.worker",
+        "score",
+        "--log-level",
+        "error",
+        *flags,
+        cwd=tmp_path,
+        SCANFLEET_DATA_DIR=str(tmp_path),
+    )
     assert ended.returncode == code, ended.stderr
     assert ended.stderr.startswith(words)
     assert len(ended.stderr.splitlines()) == 1
@@ -48,6 +57,6 @@ def test_what_a_person_must_change_is_one_line_and_an_exit_code(
 
 def test_a_server_database_without_our_tables_is_not_touched(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'other.db'}"
-    ended = run("-m", "worker", "score", "--model", "fake", cwd=tmp_path, SCANFLEET_DATABASE_URL=url)
+    ended = run("-m", "scanfleet.worker", "score", "--model", "fake", cwd=tmp_path, SCANFLEET_DATABASE_URL=url)
     assert ended.returncode == 18
     assert "run `scanfleet db upgrade`" in ended.stderr

@@ -10,12 +10,12 @@ from scanfleet.db.engine import reading
 from scanfleet.db.results.verdicts import answers_by_identity
 from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.errors import ImageError
-from worker.batch.context import AnswersByContent, ScanBytes
-from worker.batch.events import ImageResult
-from worker.batch.passes.readings import FileRead, PassReadings
-from worker.batch.passes.scorer import PassReading, PassScorer
-from worker.batch.results import BatchResults
-from worker.scoring.factory import Resolved
+from scanfleet.worker.batch.context import AnswersByContent, ScanBytes
+from scanfleet.worker.batch.events import ImageResult
+from scanfleet.worker.batch.passes.readings import FileRead, PassReadings
+from scanfleet.worker.batch.passes.scorer import PassReading, PassScorer
+from scanfleet.worker.batch.results import BatchResults
+from scanfleet.worker.scoring.factory import Resolved
 
 
 def add_earlier(

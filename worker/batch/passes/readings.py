@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from models.types import Reading
 from scanfleet.db.scans.batches import ClaimedImage
-from worker.scoring.factory import Resolved
+from scanfleet.models.types import Reading
+from scanfleet.worker.scoring.factory import Resolved
 
 
 @dataclass(frozen=True, kw_only=True)

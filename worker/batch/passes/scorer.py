@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import structlog
 from PIL import Image
 
-from models.types import Detail, ModelIdentity, Prepared, Question, Reading, Scorer, SeveralScorer
-from worker.errors import DeviceBroken, OutOfDeviceMemory
-from worker.scoring.factory import Resolved
+from scanfleet.models.types import Detail, ModelIdentity, Prepared, Question, Reading, Scorer, SeveralScorer
+from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
+from scanfleet.worker.scoring.factory import Resolved
 
 log = structlog.get_logger()
 

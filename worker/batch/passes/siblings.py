@@ -12,16 +12,16 @@ from weakref import WeakValueDictionary
 import sqlalchemy as sa
 import structlog
 
-from models.types import Scorer
 from scanfleet.db.engine import reading
 from scanfleet.db.results.verdicts import answers_by_identity
 from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.db.scans.passes import Sibling, siblings
-from worker.batch.passes.readings import PassReadings
-from worker.batch.passes.scorer import PassScorer
-from worker.scoring.champions import ScorerCache
-from worker.scoring.factory import Resolved
-from worker.scoring.model import Model
+from scanfleet.models.types import Scorer
+from scanfleet.worker.batch.passes.readings import PassReadings
+from scanfleet.worker.batch.passes.scorer import PassScorer
+from scanfleet.worker.scoring.champions import ScorerCache
+from scanfleet.worker.scoring.factory import Resolved
+from scanfleet.worker.scoring.model import Model
 
 log = structlog.get_logger()
 

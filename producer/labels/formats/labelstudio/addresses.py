@@ -8,8 +8,8 @@ import re
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from producer.labels.formats.entries import Options, name_of
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.entries import Options, name_of
+from scanfleet.producer.sources.manifest import MalformedLineError
 from scanfleet.storage.s3_uri import s3_of_address
 
 IMAGE_FIELDS = ("image", "img", "url", "uri")

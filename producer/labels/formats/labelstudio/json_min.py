@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from producer.labels.formats.entries import Options
-from producer.labels.formats.labelstudio.addresses import image_field
-from producer.labels.formats.labelstudio.results import Result
-from producer.labels.formats.labelstudio.shapes import GEOMETRY, shape_of
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.entries import Options
+from scanfleet.producer.labels.formats.labelstudio.addresses import image_field
+from scanfleet.producer.labels.formats.labelstudio.results import Result
+from scanfleet.producer.labels.formats.labelstudio.shapes import GEOMETRY, shape_of
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 OF_ANNOTATION = {"annotation_id", "annotator", "created_at", "updated_at", "lead_time"}
 OWN = OF_ANNOTATION | {"id", "agreement", "history"}

@@ -6,9 +6,9 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from producer.labels.formats.entries import Problems, Regions, Size, attributes_of, required, size_of
-from producer.labels.formats.labelstudio.shapes import GEOMETRY, box_around, shape_of
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.entries import Problems, Regions, Size, attributes_of, required, size_of
+from scanfleet.producer.labels.formats.labelstudio.shapes import GEOMETRY, box_around, shape_of
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 ANSWERS = ("choices", "text", "number", "rating", "datetime", "taxonomy")  # that are no region
 Result = dict[str, Any]

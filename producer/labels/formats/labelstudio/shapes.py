@@ -6,8 +6,8 @@ import json
 import math
 from typing import Any
 
-from producer.labels.formats.entries import RawBox, Size, bounds, box_of, number_of
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.entries import RawBox, Size, bounds, box_of, number_of
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 GEOMETRY = {"x", "y", "points", "vertices", "rle", "radiusX", "width", "height"}
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from producer.labels.formats.entries import Entry, Options, Problems, text_of
-from producer.labels.formats.labelstudio.addresses import image_field, image_of
-from producer.labels.formats.labelstudio.json_min import as_task, is_json_min
-from producer.labels.formats.labelstudio.results import Result, choices_of, read_results
-from producer.labels.formats.parsing.files import rereadable
-from producer.labels.formats.parsing.json_parts import parts_of
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.entries import Entry, Options, Problems, text_of
+from scanfleet.producer.labels.formats.labelstudio.addresses import image_field, image_of
+from scanfleet.producer.labels.formats.labelstudio.json_min import as_task, is_json_min
+from scanfleet.producer.labels.formats.labelstudio.results import Result, choices_of, read_results
+from scanfleet.producer.labels.formats.parsing.files import rereadable
+from scanfleet.producer.labels.formats.parsing.json_parts import parts_of
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 
 def is_labelstudio(first: object) -> bool:

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from producer.labels.formats.entries import MAX_FILE_BYTES
-from producer.sources.manifest import BrokenFileError, MalformedLineError
 from scanfleet.errors import AccessDenied, SourceNotFound
+from scanfleet.producer.labels.formats.entries import MAX_FILE_BYTES
+from scanfleet.producer.sources.manifest import BrokenFileError, MalformedLineError
 
 BLANK_BYTES = 1024  # a larger file is never called empty
 MAX_UNPACKED = 4 << 30  # bytes: a packed file that holds more is no list of labels

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from producer.labels.formats.parsing.files import opened
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.parsing.files import opened
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 CHUNK = 1 << 20  # bytes
 MAX_PART = 64 << 20  # characters of one part: an annotation, a task

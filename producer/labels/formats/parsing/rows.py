@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import IO, Any
 
-from producer.labels.formats.entries import Options, Problems
-from producer.labels.formats.parsing.json_parts import loads
-from producer.sources.manifest import Lines, MalformedLineError, fields_of, resumed
+from scanfleet.producer.labels.formats.entries import Options, Problems
+from scanfleet.producer.labels.formats.parsing.json_parts import loads
+from scanfleet.producer.sources.manifest import Lines, MalformedLineError, fields_of, resumed
 
 SEPARATORS = (",", ";", "\t")
 DECLARED = "sep="  # some programs begin a table with its separator

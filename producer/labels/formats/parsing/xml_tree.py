@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
-from producer.labels.formats.parsing.files import bytes_file, opened
-from producer.sources.manifest import MalformedLineError
+from scanfleet.producer.labels.formats.parsing.files import bytes_file, opened
+from scanfleet.producer.sources.manifest import MalformedLineError
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -13,10 +13,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from models import factory
-from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.canary import CanaryResult, try_canary
-from models.adapters.card import (
+from scanfleet.models import factory
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.adapters.canary import CanaryResult, try_canary
+from scanfleet.models.adapters.card import (
     CARD,
     SETTINGS,
     WEIGHTS,
@@ -27,12 +27,12 @@ from models.adapters.card import (
     read_card,
     write_adapter,
 )
-from models.errors import ModelInvalid
-from models.families import FAMILIES
-from models.network.base import BaseModel, load_base
-from models.network.lora import adapter_state, add_lora, save_lora, take_out
-from models.scoring.prefill import PrefillScorer
-from models.types import Question
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.network.lora import adapter_state, add_lora, save_lora, take_out
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(

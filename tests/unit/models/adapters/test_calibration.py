@@ -9,10 +9,10 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binom
 
-from models.adapters.calibration import Calibrator, Thresholds, fit_platt, thresholds_from
-from models.adapters.certificates import Certificate, certify_precision, certify_recall
-from models.adapters.metrics import brier, calibration_error, negative_log_likelihood, wilson
-from models.errors import ModelInvalid
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds, fit_platt, thresholds_from
+from scanfleet.models.adapters.certificates import Certificate, certify_precision, certify_recall
+from scanfleet.models.adapters.metrics import brier, calibration_error, negative_log_likelihood, wilson
+from scanfleet.models.errors import ModelInvalid
 
 
 def drawn(n: int, *, a: float, b: float, seed: int) -> tuple[list[float], list[bool]]:

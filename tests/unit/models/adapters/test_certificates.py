@@ -6,7 +6,7 @@ import pytest
 from scipy.special import logit
 
 from bench.judging.certificates import Case, run
-from models.adapters.certificates import certify_precision, certify_recall, shifted
+from scanfleet.models.adapters.certificates import certify_precision, certify_recall, shifted
 
 
 def groups(n: int, size: int) -> list[str]:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.adapters.card import AdapterCard
-from models.adapters.likeness import FILE, METRIC, MIN_IMAGES, Likeness, fitted, read_likeness
-from models.errors import ModelInvalid
-from models.pocket.questions import OVERLAY
+from scanfleet.models.adapters.card import AdapterCard
+from scanfleet.models.adapters.likeness import FILE, METRIC, MIN_IMAGES, Likeness, fitted, read_likeness
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.pocket.questions import OVERLAY
 
 N_FEATURES = 96
 

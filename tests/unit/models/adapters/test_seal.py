@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from models import factory, pocket
-from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.card import CARD, HEAD, SETTINGS, WEIGHTS, AdapterCard, read_adapter, write_adapter
-from models.adapters.seal import seal_of, with_seal
-from models.adapters.settings import LoraSettings
-from models.errors import ModelInvalid
-from models.network.base import load_base
-from models.types import Question
 from scanfleet.errors import BadSource
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.adapters.card import CARD, HEAD, SETTINGS, WEIGHTS, AdapterCard, read_adapter, write_adapter
+from scanfleet.models.adapters.seal import seal_of, with_seal
+from scanfleet.models.adapters.settings import LoraSettings
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import load_base
+from scanfleet.models.types import Question
 from scanfleet.storage.adapter_digest import digest_of
 
 QUESTION = Question(name="c", prompt="Which?", labels=("a", "b"), flags=frozenset({"a"}))

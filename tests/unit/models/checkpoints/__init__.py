@@ -25,9 +25,9 @@ from typing import Any, Protocol, cast
 import torch
 from PIL import Image
 
-from models.inputs.prompts import Prompt
-from models.network.base import BaseModel
-from models.types import Question, Reading
+from scanfleet.models.inputs.prompts import Prompt
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question, Reading
 
 
 class Tiny(Protocol):

@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration, Idefics2Processor
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
-from models.network.base import BaseModel
-from models.types import Question
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import widen
 from tests.unit.models.tiny_models import tokenizer
 

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from models.network.base import BaseModel
-from models.types import Question
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import widen
 from tests.unit.models.tiny_models import tokenizer
 

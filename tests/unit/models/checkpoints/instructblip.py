@@ -17,8 +17,8 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from models.network.base import BaseModel
-from models.types import Question
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import widen
 
 LINEAR = 14  # seven projections in each of two layers

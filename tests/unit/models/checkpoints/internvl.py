@@ -16,8 +16,8 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
-from models.network.base import BaseModel
-from models.types import Question
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models
 from tests.unit.models.checkpoints import widen
 

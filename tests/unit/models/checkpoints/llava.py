@@ -11,8 +11,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from models.network.base import BaseModel
-from models.types import Question
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import widen
 from tests.unit.models.checkpoints.llama_tokens import tokenizer
 from tests.unit.models.checkpoints.llava_common import LINEAR, SIDE, siglip_vision, text, vision

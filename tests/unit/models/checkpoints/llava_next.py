@@ -15,8 +15,8 @@ from transformers import (
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from models.network.base import BaseModel
-from models.types import Question
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import llava, widen
 from tests.unit.models.checkpoints.llama_tokens import tokenizer
 from tests.unit.models.checkpoints.llava_common import LINEAR, SIDE, text, vision

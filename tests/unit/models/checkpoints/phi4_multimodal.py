@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
-from models.network.base import BaseModel
-from models.types import Question
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import widen
 from tests.unit.models.tiny_models import tokenizer
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from models.network.base import BaseModel
-from models.types import Question
+from scanfleet.models.network.base import BaseModel
+from scanfleet.models.types import Question
 
 LINEAR = 14  # seven projections in each of two layers
 

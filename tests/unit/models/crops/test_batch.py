@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from models import factory
-from models.crops.batch import TwoPassReading, run_crop_pass
-from models.crops.policy import CropPolicy, Look
-from models.crops.reader import PolicyCropReader, Views
-from models.crops.whole_image import WHOLE_IMAGE_LOOKS, whole_image_rows
-from models.network.base import BaseModel, load_base
-from models.pocket.scenes.planted import planted
-from models.relevance.regions import Method
-from models.types import Pointed, Question
+from scanfleet.models import factory
+from scanfleet.models.crops.batch import TwoPassReading, run_crop_pass
+from scanfleet.models.crops.policy import CropPolicy, Look
+from scanfleet.models.crops.reader import PolicyCropReader, Views
+from scanfleet.models.crops.whole_image import WHOLE_IMAGE_LOOKS, whole_image_rows
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.scenes.planted import planted
+from scanfleet.models.relevance.regions import Method
+from scanfleet.models.types import Pointed, Question
 
 BUDGET = 192 * 192  # small, so that the tests are quick
 QUESTION = Question(

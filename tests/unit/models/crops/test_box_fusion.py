@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from models.crops.box_fusion import How, in_image, merge_boxes
-from models.relevance.regions import Region
-from models.types import Box, FoundBoxes
+from scanfleet.models.crops.box_fusion import How, in_image, merge_boxes
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.types import Box, FoundBoxes
 
 SIZE = (400, 300)
 HOWS: tuple[How, ...] = ("nms", "wbf")

@@ -11,12 +11,12 @@ from typing import cast
 import pytest
 from PIL import Image
 
-from models.crops.batch import TwoPassReading, packed, run_crop_pass
-from models.crops.fusion import fused
-from models.crops.policy import Fuse
-from models.fake import FakeCropReader, FakePrepared, FakeScorer
-from models.scoring.margin import margin_of
-from models.types import CropReader, Question, Reading, Scorer
+from scanfleet.models.crops.batch import TwoPassReading, packed, run_crop_pass
+from scanfleet.models.crops.fusion import fused
+from scanfleet.models.crops.policy import Fuse
+from scanfleet.models.fake import FakeCropReader, FakePrepared, FakeScorer
+from scanfleet.models.scoring.margin import margin_of
+from scanfleet.models.types import CropReader, Question, Reading, Scorer
 
 TWO = Question(name="two", prompt="?", labels=("a", "b"), flags=frozenset({"a"}))
 THREE = Question(name="three", prompt="?", labels=("a", "b", "c"), flags=frozenset({"a", "b"}))
@@ -140,5 +140,5 @@ def test_batches_hold_every_item_once_within_the_budget_and_one_too_large_alone(
 
 
 def test_a_crop_pass_over_the_fakes_needs_no_torch() -> None:
-    code = "import sys, models.fake, models.crops.batch; sys.exit('torch' in sys.modules)"
+    code = "import sys, scanfleet.models.fake, scanfleet.models.crops.batch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

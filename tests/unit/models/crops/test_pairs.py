@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from models import factory
-from models.crops.policy import CropPolicy
-from models.errors import ModelInvalid
-from models.families import FAMILIES, PreparedRow, Row
-from models.inputs.prompts import render_turn
-from models.network.base import BaseModel, load_base
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import FAMILIES, PreparedRow, Row
+from scanfleet.models.inputs.prompts import render_turn
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models
 from tests.unit.models.checkpoints import TINY, read_last
 

@@ -15,18 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
-from models import factory
-from models.adapters.card import AdapterCard, LoraSettings, read_card, write_adapter
-from models.crops.batch import run_crop_pass
-from models.crops.cutting import SLIMMEST, cut, region_of
-from models.crops.policy import CropPolicy
-from models.errors import ImageUnsuitable, ModelInvalid
-from models.families import PreparedImage, PreparedRow
-from models.network.base import BaseModel, Precision, load_base
-from models.network.lora import add_lora, save_lora
-from models.relevance.regions import Region
-from models.scoring.head import Head, write_head
-from models.types import CropReader, Pointed, Question, Reading, Step
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, LoraSettings, read_card, write_adapter
+from scanfleet.models.crops.batch import run_crop_pass
+from scanfleet.models.crops.cutting import SLIMMEST, cut, region_of
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid
+from scanfleet.models.families import PreparedImage, PreparedRow
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.network.lora import add_lora, save_lora
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.scoring.head import Head, write_head
+from scanfleet.models.types import CropReader, Pointed, Question, Reading, Step
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(

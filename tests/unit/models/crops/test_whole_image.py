@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from models.crops.policy import CropPolicy
-from models.crops.whole_image import (
+from scanfleet.checks.crop import ADAPTED_LEAST
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.crops.whole_image import (
     ENOUGH_LOST_EDGES,
     ENOUGH_SHARPNESS,
     MAX_TILE_ASPECT,
@@ -25,10 +26,9 @@ from models.crops.whole_image import (
     tiling,
     whole_image_rows,
 )
-from models.families import FAMILIES, ImageReader
-from models.relevance.regions import Region
-from models.types import Question
-from scanfleet.checks.crop import ADAPTED_LEAST
+from scanfleet.models.families import FAMILIES, ImageReader
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models as tiny
 
 BUDGET = 320 * 320

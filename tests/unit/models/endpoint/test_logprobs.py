@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from models.endpoint.chat import retry_delay_seconds
-from models.endpoint.errors import LONGEST, AnswerRefused, EndpointBusy, EndpointMisused
-from models.endpoint.image import ImageEncoding, fit
-from models.endpoint.logprobs import Listing, read_error, read_labels, read_listing
-from models.endpoint.scorer import letters
-from models.errors import ModelInvalid
-from models.types import Question
+from scanfleet.models.endpoint.chat import retry_delay_seconds
+from scanfleet.models.endpoint.errors import LONGEST, AnswerRefused, EndpointBusy, EndpointMisused
+from scanfleet.models.endpoint.image import ImageEncoding, fit
+from scanfleet.models.endpoint.logprobs import Listing, read_error, read_labels, read_listing
+from scanfleet.models.endpoint.scorer import letters
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.types import Question
 from tests.services.chat_server import WRONG_ANSWERS, completion
 from tests.unit.models.tiny_models import picture
 

@@ -13,12 +13,12 @@ import pytest
 import trustme
 from PIL import Image
 
-from models.endpoint.chat import ChatServer, RequestOptions
-from models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
-from models.endpoint.http import HttpChannel
-from models.endpoint.image import ImageEncoding
-from models.endpoint.scorer import EndpointScorer, identify
-from models.types import ModelIdentity, Question
+from scanfleet.models.endpoint.chat import ChatServer, RequestOptions
+from scanfleet.models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointChanged, EndpointMisused
+from scanfleet.models.endpoint.http import HttpChannel
+from scanfleet.models.endpoint.image import ImageEncoding
+from scanfleet.models.endpoint.scorer import EndpointScorer, identify
+from scanfleet.models.types import ModelIdentity, Question
 from tests.services import chat_server
 
 QUESTION = Question(name="q", prompt="Which colour?", labels=("red", "green", "blue"), flags=frozenset({"red"}))

@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from models import factory
-from models.adapters.card import AdapterCard, LoraSettings
-from models.errors import ImageUnsuitable, ModelInvalid
-from models.families import FAMILIES
-from models.network.base import BaseModel, Precision, load_base
-from models.network.lora import add_lora, save_lora
-from models.scoring.prefill import PrefillScorer
-from models.types import Order, Question
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, LoraSettings
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.network.lora import add_lora, save_lora
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Order, Question
 from tests.unit.models import tiny_models
 from tests.unit.models.checkpoints import TINY, reference
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import factory
-from models.adapters.card import AdapterCard, read_adapter
-from models.families import FAMILIES
-from models.network.base import load_base
-from models.recipes import load_recipe
-from models.training.fit import fit
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, read_adapter
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import load_base
+from scanfleet.models.recipes import load_recipe
+from scanfleet.models.training.fit import fit
 from tests.unit.models.checkpoints import TINY
 from tests.unit.models.training.training_examples import QUESTION, ignore_progress, pictures
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from models import factory
-from models.errors import ModelInvalid
-from models.network.base import load_base
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import load_base
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import TINY
 from tests.unit.models.tiny_models import picture
 

@@ -12,12 +12,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Phi4MultimodalForCausalLM
 
-from models import factory
-from models.errors import ModelInvalid
-from models.families.phi4_multimodal import lay_out
-from models.inputs.sources import folder_revision
-from models.network.base import BaseModel, Precision, load_base
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families.phi4_multimodal import lay_out
+from scanfleet.models.inputs.sources import folder_revision
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import TINY, reference
 from tests.unit.models.checkpoints.phi4_multimodal import SIDE
 from tests.unit.models.tiny_models import picture

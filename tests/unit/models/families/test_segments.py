@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
-from models.families.segments import attend_in_segments
+from scanfleet.models.families.segments import attend_in_segments
 
 
 @pytest.mark.parametrize("lengths", [[5], [4, 4, 4], [3, 7, 3, 1, 7], [0, 6, 2]])

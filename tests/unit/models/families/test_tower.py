@@ -18,13 +18,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from models import factory
-from models.errors import ImageUnsuitable, ModelInvalid
-from models.families import FAMILIES, ImageReader
-from models.families.llava_next import LlavaNextReader
-from models.network.base import BaseModel, load_base
-from models.scoring.box_format import Canvas, format_boxes, parse_boxes
-from models.types import Box, Question
+from scanfleet.models import factory
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid
+from scanfleet.models.families import FAMILIES, ImageReader
+from scanfleet.models.families.llava_next import LlavaNextReader
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.scoring.box_format import Canvas, format_boxes, parse_boxes
+from scanfleet.models.types import Box, Question
 from tests.unit.models.checkpoints import TINY, internvl, llava, llava_next, reference
 from tests.unit.models.tiny_models import picture
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from models import factory
-from models.adapters.card import AdapterCard, LoraSettings
-from models.families import FAMILIES
-from models.network.base import BaseModel, load_base
-from models.network.lora import add_lora, save_lora, take_out
-from models.scoring.prefill import PrefillScorer
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, LoraSettings
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.network.lora import add_lora, save_lora, take_out
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Question
+from scanfleet.worker.scoring.factory import knows, matches
 from tests.unit.models import tiny_models as tiny
-from worker.scoring.factory import knows, matches
 
 OPEN = Question(name="overlay", prompt="Is there text?", labels=("yes", "no"), flags=frozenset({"yes"}))
 OLD = replace(OPEN, min_pixels=64 * 64)  # the default of former releases

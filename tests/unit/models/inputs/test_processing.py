@@ -13,11 +13,11 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-from models.errors import ImageUnsuitable, ModelInvalid
-from models.families import FAMILIES
-from models.inputs.processing import VisionProcessor, load_processor
-from models.inputs.prompts import make_prompt
-from models.types import Question
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.inputs.processing import VisionProcessor, load_processor
+from scanfleet.models.inputs.prompts import make_prompt
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models as tiny
 
 CPU = torch.device("cpu")

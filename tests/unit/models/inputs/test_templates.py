@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from models.errors import ModelInvalid
-from models.inputs import prompts
-from models.inputs.prompts import render_turn
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.inputs import prompts
+from scanfleet.models.inputs.prompts import render_turn
 from tests.helpers.patience import patient
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}{% endfor %}<image>"

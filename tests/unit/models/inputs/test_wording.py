@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from models.inputs.wording import names, variant
-from models.types import Question, Step
+from scanfleet.models.inputs.wording import names, variant
+from scanfleet.models.types import Question, Step
 
 BAG = Question(
     name="bag",

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from models import factory
-from models.errors import ModelInvalid
-from models.families import FAMILIES as KNOWN
-from models.families import PreparedImage
-from models.network.attention import NAME, attention_modules
-from models.network.base import BaseModel, Precision, load_base
-from models.network.recording import recording
-from models.scoring.prefill import PrefillScorer
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import FAMILIES as KNOWN
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.network.attention import NAME, attention_modules
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.network.recording import recording
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import TINY
 from tests.unit.models.eager_attention import attend, eager, visual
 from tests.unit.models.tiny_models import picture

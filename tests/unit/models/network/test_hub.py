@@ -13,8 +13,8 @@ from tests.services.ports import free_port
 
 LOCATE = """
 import sys
-from models.errors import ModelError
-from models.inputs import sources
+from scanfleet.models.errors import ModelError
+from scanfleet.models.inputs import sources
 sources.SILENT_SECONDS = 0.5
 try:
     sources.locate("owner/typo")

@@ -16,12 +16,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from models import factory
-from models.errors import ModelInvalid, ModelUnavailable, unreadable
-from models.fake import FakeScorer
-from models.inputs.sources import folder_revision, locate
-from models.network.base import load_base
-from models.types import Question, Scorer
+from scanfleet.models import factory
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable, unreadable
+from scanfleet.models.fake import FakeScorer
+from scanfleet.models.inputs.sources import folder_revision, locate
+from scanfleet.models.network.base import load_base
+from scanfleet.models.types import Question, Scorer
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(name="q", prompt="?", labels=("a", "b", "c"), flags=frozenset({"a"}))
@@ -207,8 +207,8 @@ def test_a_fake_without_flags_has_the_best_label_against_the_rest() -> None:
 
 def test_the_light_half_of_the_library_imports_no_torch() -> None:
     names = (
-        "models, models.types, models.fake, models.errors, "
-        "models.adapters.card, models.adapters.calibration, models.inputs.prompts"
+        "models, scanfleet.models.types, scanfleet.models.fake, scanfleet.models.errors, "
+        "scanfleet.models.adapters.card, scanfleet.models.adapters.calibration, scanfleet.models.inputs.prompts"
     )
     check = f"import sys, {names}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

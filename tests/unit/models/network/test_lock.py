@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from models.network.lock import SharedLock
+from scanfleet.models.network.lock import SharedLock
 
 SECONDS = 10.0  # for what must happen; nothing is waited for as long when it does
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from models import factory
-from models.adapters.card import AdapterCard, LoraSettings
-from models.families import FAMILIES
-from models.network.base import BaseModel, Precision, load_base
-from models.network.lora import add_lora, save_lora
-from models.network.merging import adapted_layers
-from models.scoring.prefill import PrefillScorer
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, LoraSettings
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.network.lora import add_lora, save_lora
+from scanfleet.models.network.merging import adapted_layers
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(

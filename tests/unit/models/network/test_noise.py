@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-import models  # noqa: F401 - sets the filters
+import scanfleet.models  # noqa: F401 - sets the filters
 
 
 @pytest.mark.parametrize(

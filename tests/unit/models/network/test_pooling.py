@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import factory, pocket
-from models.network.base import BaseModel, load_base
-from models.pocket.questions import OVERLAY
-from models.pocket.scenes import CHECKS
-from models.scoring.prefill import PrefillScorer
+from scanfleet.models import factory, pocket
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.questions import OVERLAY
+from scanfleet.models.pocket.scenes import CHECKS
+from scanfleet.models.scoring.prefill import PrefillScorer
 
 
 @pytest.fixture(scope="module")

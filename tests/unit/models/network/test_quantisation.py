@@ -4,8 +4,8 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 
-from models.errors import ModelInvalid
-from models.network.quantisation import pack_4bit_layers
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.quantisation import pack_4bit_layers
 
 
 def layer(n_in: int, n_out: int, weight: torch.Tensor) -> Linear4bit:

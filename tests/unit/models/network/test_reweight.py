@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from models import factory
-from models.crops.emphasis import emphasised
-from models.families import PreparedImage, PreparedRow
-from models.families.cells import Cells
-from models.network.attention import AttentionHook, attention_modules, emphasis_bias, hooked
-from models.network.base import BaseModel, load_base
-from models.network.recording import last_rows
-from models.relevance.regions import Region
-from models.scoring.prefill import PrefillScorer
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.crops.emphasis import emphasised
+from scanfleet.models.families import PreparedImage, PreparedRow
+from scanfleet.models.families.cells import Cells
+from scanfleet.models.network.attention import AttentionHook, attention_modules, emphasis_bias, hooked
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.network.recording import last_rows
+from scanfleet.models.relevance.regions import Region
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.checkpoints import TINY
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save as save_tensors
 
-from models import factory, pocket
-from models.adapters.card import AdapterCard, LoraSettings, write_adapter
-from models.network.base import BaseModel, load_base
-from models.pocket.questions import QUESTIONS
-from models.recipes import load_recipe, recipe_names
-from models.scoring.head import Head, write_head
-from models.scoring.prefill import PrefillScorer
-from models.training.tasks.network import activated
-from models.types import Question
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.card import AdapterCard, LoraSettings, write_adapter
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.questions import QUESTIONS
+from scanfleet.models.recipes import load_recipe, recipe_names
+from scanfleet.models.scoring.head import Head, write_head
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.training.tasks.network import activated
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models as tiny
 
 

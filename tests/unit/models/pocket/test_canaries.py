@@ -4,11 +4,11 @@ from typing import get_args
 
 import pytest
 
-from models import factory, pocket
-from models.adapters.canary import TOLERANCE, try_canary
-from models.adapters.card import read_card
-from models.network.base import Precision, load_base
-from models.pocket.questions import QUESTIONS
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.canary import TOLERANCE, try_canary
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.network.base import Precision, load_base
+from scanfleet.models.pocket.questions import QUESTIONS
 
 
 @pytest.mark.parametrize("precision", get_args(Precision))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.families import FAMILIES
-from models.inputs.processing import VisionProcessor, load_processor
-from models.pocket.questions import BAGGAGE, OVERLAY
-from models.pocket.recipe import load_recipe
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.inputs.processing import VisionProcessor, load_processor
+from scanfleet.models.pocket.questions import BAGGAGE, OVERLAY
+from scanfleet.models.pocket.recipe import load_recipe
 from tests.unit.models.reference_qwen import left_padded
 from tools.pocket import forward
 from tools.pocket.adapt import prepare

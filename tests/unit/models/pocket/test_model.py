@@ -14,17 +14,17 @@ from safetensors.torch import load
 
 import scanfleet
 from bench.pocket import fresh, measure
-from models import factory, pocket
-from models.adapters.card import read_adapter, read_card
-from models.inputs.sources import folder_revision
-from models.network.base import BaseModel, load_base
-from models.pocket.questions import QUESTIONS, RAZOR
-from models.pocket.recipe import load_recipe
-from models.pocket.scenes import razor
-from models.pocket.scenes.canvas import BICUBIC
-from models.pocket.scenes.planted import Planted
-from models.relevance.prompt_runner import PromptRunner
-from models.types import Question
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.card import read_adapter, read_card
+from scanfleet.models.inputs.sources import folder_revision
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.questions import QUESTIONS, RAZOR
+from scanfleet.models.pocket.recipe import load_recipe
+from scanfleet.models.pocket.scenes import razor
+from scanfleet.models.pocket.scenes.canvas import BICUBIC
+from scanfleet.models.pocket.scenes.planted import Planted
+from scanfleet.models.relevance.prompt_runner import PromptRunner
+from scanfleet.models.types import Question
 from tools.pocket.acuity import auroc, crop_box, densest_holds
 
 SEED = 5000  # never used in training, calibration or the figures of docs/pocket.md

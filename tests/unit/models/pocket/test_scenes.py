@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from models.pocket import generate
-from models.pocket.generate import Order, write_archive
-from models.pocket.scenes import baggage, overlay, pretraining, razor
-from models.pocket.scenes.planted import large, planted
-from models.pocket.scenes.scene import dice
-from models.pocket.scenes.threats import THREATS
-from models.pocket.scenes.xray import Pose
+from scanfleet.models.pocket import generate
+from scanfleet.models.pocket.generate import Order, write_archive
+from scanfleet.models.pocket.scenes import baggage, overlay, pretraining, razor
+from scanfleet.models.pocket.scenes.planted import large, planted
+from scanfleet.models.pocket.scenes.scene import dice
+from scanfleet.models.pocket.scenes.threats import THREATS
+from scanfleet.models.pocket.scenes.xray import Pose
 
 
 @pytest.mark.parametrize("family", [overlay, baggage, razor])

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from models import factory, pocket
-from models.adapters.card import read_card
-from models.network.base import load_base
-from models.types import Scorer
 from scanfleet.images import Enough, decode
+from scanfleet.models import factory, pocket
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.network.base import load_base
+from scanfleet.models.types import Scorer
 from tests.rigs.planted import planted
 
 # The largest shift that was seen: .09 (overlay, 60 images), .04 (baggage, 30). See docs/benchmarks.md.

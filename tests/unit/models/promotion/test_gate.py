@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from bench.judging.gate import Cell, one_pair
-from models.adapters.calibration import Calibrator, Certificate, Thresholds, fit_platt
-from models.promotion import Facts, GateReport, GateResult, Limits, Paired, Shadow, Side, judge
-from models.promotion.bootstrap import Bounded
-from models.promotion.conditions import g4_calibrated
-from models.promotion.evidence import collect_evidence
-from models.types import Question
+from scanfleet.models.adapters.calibration import Calibrator, Certificate, Thresholds, fit_platt
+from scanfleet.models.promotion import Facts, GateReport, GateResult, Limits, Paired, Shadow, Side, judge
+from scanfleet.models.promotion.bootstrap import Bounded
+from scanfleet.models.promotion.conditions import g4_calibrated
+from scanfleet.models.promotion.evidence import collect_evidence
+from scanfleet.models.types import Question
 
 FLAGGING = Question(name="q", prompt="Is it?", labels=("overlay", "natural", "none"), flags=frozenset({"overlay"}))
 PLAIN = Question(name="kind", prompt="Which?", labels=("a", "b", "c"), flags=frozenset())

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
-from models.promotion.bootstrap import Ranking, average_precision, bounded, recall_at, weights
-from models.promotion.significance import at_least, holm, images_needed, loss_p_value, mcnemar, visible_gain
-from models.promotion.unlabelled import median_bound
+from scanfleet.models.promotion.bootstrap import Ranking, average_precision, bounded, recall_at, weights
+from scanfleet.models.promotion.significance import at_least, holm, images_needed, loss_p_value, mcnemar, visible_gain
+from scanfleet.models.promotion.unlabelled import median_bound
 
 
 class TestExactTests:

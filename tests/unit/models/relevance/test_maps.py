@@ -12,19 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from models import factory
-from models.errors import ModelInvalid
-from models.families import PreparedImage
-from models.network.base import BaseModel, load_base
-from models.relevance.grad_att import attention_gradient
-from models.relevance.gradients import answer_direction
-from models.relevance.grid import extend_to_image
-from models.relevance.maps import FLOOR, Blanks, Mapper
-from models.relevance.pixel_gradient import edges, pixel_gradient
-from models.relevance.prompt_runner import PromptRunner
-from models.relevance.regions import Method, Reference
-from models.scoring.prefill import PrefillScorer
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import PreparedImage
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.relevance.grad_att import attention_gradient
+from scanfleet.models.relevance.gradients import answer_direction
+from scanfleet.models.relevance.grid import extend_to_image
+from scanfleet.models.relevance.maps import FLOOR, Blanks, Mapper
+from scanfleet.models.relevance.pixel_gradient import edges, pixel_gradient
+from scanfleet.models.relevance.prompt_runner import PromptRunner
+from scanfleet.models.relevance.regions import Method, Reference
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.types import Question
 from tests.unit.models.checkpoints import TINY
 from tests.unit.models.eager_attention import attend, eager, visual
 from tests.unit.models.tiny_models import picture
@@ -231,7 +231,7 @@ def test_attention_of_another_grid_is_not_used(load: Load) -> None:
 def test_blanks_are_forgotten_when_there_are_many_and_shared_between_threads(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.relevance.maps.KEPT_BLANKS", 2)
+    monkeypatch.setattr("scanfleet.models.relevance.maps.KEPT_BLANKS", 2)
     scorer = factory.scorer(load("qwen3_vl"), QUESTION)
     small, middle, large = (scorer.prepare(picture(32 * n, 32, 1)) for n in (2, 3, 4))
     blanks, read = Blanks(), list[int]()

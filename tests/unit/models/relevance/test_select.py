@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.relevance.regions import Choice, Region, Relevance
-from models.relevance.select import choose, smoothed
+from scanfleet.models.relevance.regions import Choice, Region, Relevance
+from scanfleet.models.relevance.select import choose, smoothed
 
 Noise = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 NOISES: dict[str, Noise] = {

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.relevance.regions import Region, Relevance
-from models.relevance.select import choose
-from models.relevance.tiles import MOST, OVERLAP, join, tiles_of
+from scanfleet.models.relevance.regions import Region, Relevance
+from scanfleet.models.relevance.select import choose
+from scanfleet.models.relevance.tiles import MOST, OVERLAP, join, tiles_of
 
 
 @pytest.mark.parametrize(

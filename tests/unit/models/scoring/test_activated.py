@@ -18,18 +18,18 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load as load_tensors
 
-from models import factory
-from models.adapters.card import AdapterCard, LoraSettings, read_adapter, write_adapter
-from models.errors import ModelInvalid
-from models.families import FAMILIES, PreparedRow
-from models.network.base import BaseModel, load_base
-from models.network.lora import add_lora, save_lora, take_out
-from models.relevance.pixel_gradient import pixel_gradient
-from models.relevance.prompt_runner import PromptRunner
-from models.scoring.head import Head, write_head
-from models.scoring.prefill import PrefillScorer
-from models.scoring.together import Together
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, LoraSettings, read_adapter, write_adapter
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import FAMILIES, PreparedRow
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.network.lora import add_lora, save_lora, take_out
+from scanfleet.models.relevance.pixel_gradient import pixel_gradient
+from scanfleet.models.relevance.prompt_runner import PromptRunner
+from scanfleet.models.scoring.head import Head, write_head
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.scoring.together import Together
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models
 from tests.unit.models.checkpoints import TINY, read_last
 
@@ -190,7 +190,7 @@ def test_several_adapters_share_a_pass_and_answer_as_each_alone(
     for handle in handles:
         handle.remove()
     assert calls == {"tower": 1, "language": 2}  # the images, and all questions behind them
-    monkeypatch.setattr("models.scoring.together.AT_ONCE", 1)
+    monkeypatch.setattr("scanfleet.models.scoring.together.AT_ONCE", 1)
     compare(scorers, base, within=FP32)
 
 

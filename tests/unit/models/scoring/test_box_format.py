@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.families import FAMILIES
-from models.scoring.box_format import MAX_BOXES, MAX_TEXT, Canvas, ParsedBoxes, format_boxes, parse_boxes
-from models.types import Box
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.scoring.box_format import MAX_BOXES, MAX_TEXT, Canvas, ParsedBoxes, format_boxes, parse_boxes
+from scanfleet.models.types import Box
 
 LABELS = ("knife", "gun")
 CANVAS = Canvas(original=(1000, 500), resized=(448, 224))

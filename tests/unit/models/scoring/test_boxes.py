@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from models import factory
-from models.families import FAMILIES
-from models.network.base import BaseModel, load_base
-from models.scoring.boxes import GeneratingFinder
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.scoring.boxes import GeneratingFinder
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models
 from tests.unit.models.checkpoints import TINY
 

@@ -10,16 +10,25 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from models import factory
-from models.adapters.card import CARD, HEAD, SETTINGS, WEIGHTS, AdapterCard, LoraSettings, read_adapter, read_card
-from models.adapters.card import write_adapter as write
-from models.errors import ModelInvalid
-from models.families import FAMILIES
-from models.network.base import BaseModel, load_base
-from models.network.lora import add_lora, save_lora
-from models.scoring.head import Head, initial_head, read_head, write_head
-from models.scoring.prefill import LabelHead, PrefillScorer
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import (
+    CARD,
+    HEAD,
+    SETTINGS,
+    WEIGHTS,
+    AdapterCard,
+    LoraSettings,
+    read_adapter,
+    read_card,
+)
+from scanfleet.models.adapters.card import write_adapter as write
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.network.lora import add_lora, save_lora
+from scanfleet.models.scoring.head import Head, initial_head, read_head, write_head
+from scanfleet.models.scoring.prefill import LabelHead, PrefillScorer
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from models import factory
-from models.errors import ModelInvalid
-from models.families import segments
-from models.network import attention
-from models.network.base import BaseModel, Precision, load_base
-from models.network.prefix import cache_keyword
-from models.scoring.prefill import LabelHead, PrefillScorer
-from models.types import Question, Reading, Scorer
+from scanfleet.models import factory
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import segments
+from scanfleet.models.network import attention
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.network.prefix import cache_keyword
+from scanfleet.models.scoring.prefill import LabelHead, PrefillScorer
+from scanfleet.models.types import Question, Reading, Scorer
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.reference_qwen import left_padded
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import factory, pocket
-from models.families import FAMILIES
-from models.network.base import BaseModel, load_base
-from models.pocket.questions import OVERLAY
-from models.scoring.prefill import PrefillScorer
-from models.scoring.rotated import MOST_ORDERS, RotatedScorer, rotations
-from models.types import Question, Reading
+from scanfleet.models import factory, pocket
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.questions import OVERLAY
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.scoring.rotated import MOST_ORDERS, RotatedScorer, rotations
+from scanfleet.models.types import Question, Reading
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.checkpoints import TINY
 

@@ -12,12 +12,12 @@ from typing import Any, get_args
 import pytest
 from PIL import Image
 
-from models import factory
-from models.fake import FakePrepared, FakeScorer
-from models.network.base import BaseModel, load_base
-from models.scoring.margin import margin_of
-from models.scoring.sequential import FLOOR, SequentialScorer, in_steps, step_questions
-from models.types import NEXT, Order, Question, Reading, Step
+from scanfleet.models import factory
+from scanfleet.models.fake import FakePrepared, FakeScorer
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.scoring.margin import margin_of
+from scanfleet.models.scoring.sequential import FLOOR, SequentialScorer, in_steps, step_questions
+from scanfleet.models.types import NEXT, Order, Question, Reading, Step
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from models import factory
-from models.adapters.card import AdapterCard, LoraSettings, write_adapter
-from models.families import FAMILIES
-from models.network.base import BaseModel, load_base
-from models.network.lora import add_lora, save_lora, take_out
-from models.scoring.head import Head, write_head
-from models.scoring.prefill import PrefillScorer
-from models.scoring.together import Together
-from models.types import Question
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, LoraSettings, write_adapter
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.network.lora import add_lora, save_lora, take_out
+from scanfleet.models.scoring.head import Head, write_head
+from scanfleet.models.scoring.prefill import PrefillScorer
+from scanfleet.models.scoring.together import Together
+from scanfleet.models.types import Question
 from tests.unit.models import tiny_models
 from tests.unit.models.checkpoints import TINY
 
@@ -87,7 +87,7 @@ def test_neither_order_nor_neighbours_nor_parts_count(load: Load, monkeypatch: p
     scorers = [factory.scorer(base, each) for each in QUESTIONS]
     for order in list(permutations(range(len(scorers))))[::29]:
         compare([scorers[i] for i in order], base, within=FP32)
-    monkeypatch.setattr("models.scoring.together.AT_ONCE", 1)
+    monkeypatch.setattr("scanfleet.models.scoring.together.AT_ONCE", 1)
     compare(scorers, base, within=FP32)
 
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from models import factory
-from models.adapters.card import AdapterCard, read_adapter
-from models.errors import ModelInvalid
-from models.network.base import BaseModel, load_base
-from models.network.lora import take_out
-from models.recipes import Recipe, load_recipe
-from models.training.data.dataset import collect_data
-from models.training.data.features import CachedSource, PixelSource, Source
-from models.training.data.request import TrainingRequest
-from models.training.data.types import Example
-from models.training.fit import fit
-from models.training.tasks.network import activated
-from models.training.tasks.token import TokenTask
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, read_adapter
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.network.lora import take_out
+from scanfleet.models.recipes import Recipe, load_recipe
+from scanfleet.models.training.data.dataset import collect_data
+from scanfleet.models.training.data.features import CachedSource, PixelSource, Source
+from scanfleet.models.training.data.request import TrainingRequest
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.training.fit import fit
+from scanfleet.models.training.tasks.network import activated
+from scanfleet.models.training.tasks.token import TokenTask
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.checkpoints import TINY
 from tests.unit.models.training import training_examples

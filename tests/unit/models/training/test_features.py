@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from models.network.base import BaseModel, load_base
-from models.recipes import load_recipe
-from models.training.checkpoint import load_state, save_state
-from models.training.data.dataset import collect_data
-from models.training.data.features import CachedSource, PixelSource, Source
-from models.training.data.request import TrainingRequest
-from models.training.data.samples import Samples
-from models.training.fit import fit
-from models.training.tasks.forward import Instruction, answer_loss, last_hidden
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.recipes import load_recipe
+from scanfleet.models.training.checkpoint import load_state, save_state
+from scanfleet.models.training.data.dataset import collect_data
+from scanfleet.models.training.data.features import CachedSource, PixelSource, Source
+from scanfleet.models.training.data.request import TrainingRequest
+from scanfleet.models.training.data.samples import Samples
+from scanfleet.models.training.fit import fit
+from scanfleet.models.training.tasks.forward import Instruction, answer_loss, last_hidden
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.training.training_examples import QUESTION, ignore_progress, pictures
 

@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from models import factory
-from models.adapters.card import AdapterCard, read_adapter
-from models.errors import ModelInvalid
-from models.network.base import BaseModel, load_base
-from models.recipes import Recipe, load_recipe
-from models.training.data.dataset import collect_data
-from models.training.data.features import PixelSource
-from models.training.data.request import TrainingRequest
-from models.training.data.types import Example, Progress, Trained
-from models.training.fit import fit
-from models.training.tasks.network import activated
-from models.training.tasks.token import TokenTask
-from models.types import Question, Step
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, read_adapter
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.recipes import Recipe, load_recipe
+from scanfleet.models.training.data.dataset import collect_data
+from scanfleet.models.training.data.features import PixelSource
+from scanfleet.models.training.data.request import TrainingRequest
+from scanfleet.models.training.data.types import Example, Progress, Trained
+from scanfleet.models.training.fit import fit
+from scanfleet.models.training.tasks.network import activated
+from scanfleet.models.training.tasks.token import TokenTask
+from scanfleet.models.types import Question, Step
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.training.training_examples import QUESTION, ignore_progress, pictures
 

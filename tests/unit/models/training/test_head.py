@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import factory
-from models.adapters.card import AdapterCard, read_adapter
-from models.errors import ModelInvalid
-from models.network.base import BaseModel, load_base
-from models.recipes import Recipe, load_recipe
-from models.scoring.head import HeadScorer
-from models.training.data.types import Example, Progress, Trained
-from models.training.fit import fit
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, read_adapter
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.recipes import Recipe, load_recipe
+from scanfleet.models.scoring.head import HeadScorer
+from scanfleet.models.training.data.types import Example, Progress, Trained
+from scanfleet.models.training.fit import fit
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.training.training_examples import QUESTION, ignore_progress, pictures
 

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import factory
-from models.adapters.card import AdapterCard
-from models.network.base import Precision, load_base
-from models.network.cpu.packed import differentiable_packed
-from models.network.quantisation import pack_4bit_layers
-from models.recipes import load_recipe
-from models.training.data.features import PixelSource
-from models.training.data.mixing import Mix
-from models.training.data.samples import Samples
-from models.training.fit import fit
-from models.training.optimiser import Optimiser
-from models.training.tasks.forward import answer_loss
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard
+from scanfleet.models.network.base import Precision, load_base
+from scanfleet.models.network.cpu.packed import differentiable_packed
+from scanfleet.models.network.quantisation import pack_4bit_layers
+from scanfleet.models.recipes import load_recipe
+from scanfleet.models.training.data.features import PixelSource
+from scanfleet.models.training.data.mixing import Mix
+from scanfleet.models.training.data.samples import Samples
+from scanfleet.models.training.fit import fit
+from scanfleet.models.training.optimiser import Optimiser
+from scanfleet.models.training.tasks.forward import answer_loss
 from tests.unit.models import tiny_models as tiny
 from tests.unit.models.training.training_examples import QUESTION, ignore_progress, pictures
 

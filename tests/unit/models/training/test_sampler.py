@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from models.training.data.sampler import Plan, SampleId
-from models.training.optimiser import rate
+from scanfleet.models.training.data.sampler import Plan, SampleId
+from scanfleet.models.training.optimiser import rate
 
 RARE = [0] * 90 + [1] * 8 + [2] * 2
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.training.data.mixing import Mix
-from models.training.data.samples import CROPS, enlarged, n_crops
-from models.training.data.types import Example
-from models.types import Box
+from scanfleet.models.training.data.mixing import Mix
+from scanfleet.models.training.data.samples import CROPS, enlarged, n_crops
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Box
 
 
 def example(*boxes: tuple[float, float, float, float], key: str = "k") -> Example:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.training.data.types import Example, Progress
-from models.types import Box, Question
+from scanfleet.models.training.data.types import Example, Progress
+from scanfleet.models.types import Box, Question
 from tests.unit.models import tiny_models as tiny
 
 QUESTION = Question(

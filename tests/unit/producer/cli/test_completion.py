@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from producer.cli.completion import TURN_ON, VARIABLE
+from scanfleet.producer.cli.completion import TURN_ON, VARIABLE
 from tests.helpers.cli_call import scanfleet
 from tests.helpers.cli_process import COMMAND, environment
 

@@ -10,12 +10,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from producer.cli.main import cli
-from producer.cli.options import printable
+from scanfleet.producer.cli.main import cli
+from scanfleet.producer.cli.options import printable
+from scanfleet.worker import __main__ as worker_options
 from tests.helpers import cli_process
 from tests.helpers.cli_call import scanfleet
 from tests.helpers.cli_process import COMMAND, environment
-from worker import __main__ as worker_options
 
 
 def commands(
@@ -79,16 +79,16 @@ def test_every_help_page_prints() -> None:
 
 
 def test_the_command_line_starts_without_torch() -> None:
-    code = "import sys, producer.cli.main; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    code = "import sys, scanfleet.producer.cli.main; print({'torch', 'transformers', 'numpy'} & sys.modules.keys())"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
+    assert answer.stdout.strip() == "set()"
 
 
 def test_a_whole_scan_is_listed_without_torch(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     lines = (
         "import sys",
-        "from producer.cli.main import main",
+        "from scanfleet.producer.cli.main import main",
         "sys.argv = ['scanfleet', 'scan', 'a.jpg', '--check', 'overlay']",
         "code = main()",
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules], code)",
@@ -200,7 +200,7 @@ def test_names_from_outside_do_nothing_to_a_terminal() -> None:
 @pytest.mark.parametrize("arguments", [("run", ".", "--check", "overlay"), ("worker", "train")])
 def test_without_torch_the_extra_is_named(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; from producer.cli.main import main;"
+        "import sys; sys.modules['torch'] = None; from scanfleet.producer.cli.main import main;"
         f"sys.argv = ['scanfleet', *{arguments!r}]; sys.exit(main())"
     )
     answer = subprocess.run(

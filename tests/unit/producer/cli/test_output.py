@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from producer.cli.progress import LineDisplay, listing_text, scoring_text
-from producer.cli.scans.outcome import echo_agreement, echo_summary
-from producer.cli.scans.run import _conclude
-from producer.cli.scans.scan import report_listing
-from producer.cli.tables import count, echo_table, size_text
-from producer.reports.agreement import Agreement
-from producer.reports.summary import Summary
-from producer.scans.enqueue import Enqueued
-from producer.scans.wait import ScanSnapshot
 from scanfleet.db.results.frames import FrameCounts
 from scanfleet.db.scans.scans import Progress, ScanInfo
+from scanfleet.producer.cli.progress import LineDisplay, listing_text, scoring_text
+from scanfleet.producer.cli.scans.outcome import echo_agreement, echo_summary
+from scanfleet.producer.cli.scans.run import _conclude
+from scanfleet.producer.cli.scans.scan import report_listing
+from scanfleet.producer.cli.tables import count, echo_table, size_text
+from scanfleet.producer.reports.agreement import Agreement
+from scanfleet.producer.reports.summary import Summary
+from scanfleet.producer.scans.enqueue import Enqueued
+from scanfleet.producer.scans.wait import ScanSnapshot
 from scanfleet.stats.stage_times import StageTimes
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from producer.reports.explanations import entry
-from producer.reports.failures import n_chosen
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading
 from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.scans.scans import progress
 from scanfleet.errors import UnknownName
+from scanfleet.producer.reports.explanations import entry
+from scanfleet.producer.reports.failures import n_chosen
 from tests.helpers.cli_call import scanfleet
 from tests.helpers.cli_process import start
 from tests.rigs.ledger_rig import ledger_with_scan

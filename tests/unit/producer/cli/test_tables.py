@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from producer.cli.tables import fit, floor, shortened
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.tables import Image, Scan
 from scanfleet.db.training import trainings
+from scanfleet.producer.cli.tables import fit, floor, shortened
 from tests.helpers.cli_call import on_terminal, scanfleet
 from tests.rigs.ledger_rig import ledger_with_scan
 

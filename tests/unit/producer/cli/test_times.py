@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.cli.scans.times import echo_times
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans.workers import beat, start_worker, stop_worker
+from scanfleet.producer.cli.scans.times import echo_times
 from scanfleet.stats.stage_times import StageTimes
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.ledger_rig import ledger_with_scan

@@ -11,8 +11,6 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from producer.cli.main import cli
-from producer.training import trainings as words
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans import workers
@@ -21,8 +19,10 @@ from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.trainings import AlreadyUnderWay, TrainingInfo
 from scanfleet.errors import BadSettings, GateNotPassed, RequestError, TrainingFailed, UnknownName
+from scanfleet.producer.cli.main import cli
+from scanfleet.producer.training import trainings as words
+from scanfleet.worker.processes.train_worker import find_base
 from tests.rigs.training_rig import label_pictures, request
-from worker.processes.train_worker import find_base
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
-from producer.labels import fetching
-from producer.labels.fetching import fetch_images
 from scanfleet.config.settings import load_settings
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import DecodersUnavailable, StoreUnavailable
+from scanfleet.producer.labels import fetching
+from scanfleet.producer.labels.fetching import fetch_images
 from scanfleet.storage.base import FetchedObject, refused
 from scanfleet.storage.folder import FolderStore
 from tests.helpers.odd_files import encoded
@@ -50,7 +50,7 @@ def test_this_process_decodes_nothing(tmp_path: Path) -> None:
     images = named(tmp_path, **{"a.png": encoded(Image.new("RGB", (9, 7)), "PNG")})
     program = f"""
 import sys
-from producer.labels.fetching import fetch_images
+from scanfleet.producer.labels.fetching import fetch_images
 from scanfleet.config.settings import load_settings
 from scanfleet.db.scans.batches import NewImage
 image = NewImage(uri={images[0].uri!r}, root={images[0].root!r})

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.training.data.types import Example
-from producer.labels.fetching import fetch_images
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading
 from scanfleet.db.labels.labels import CurrentLabel, current_labels
 from scanfleet.db.labels.unlabelled import recent_unlabelled
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.models.training.data.types import Example
 from scanfleet.perceptual_hash import phash
+from scanfleet.producer.labels.fetching import fetch_images
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.open import OpenStores
+from scanfleet.worker.evaluation.images import materialise
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.training.snapshot import labelled_of, record_of
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.worker_rig import png, rig
 from tests.unit.worker.batch.test_frames import animation, frames, seed_where
-from worker.evaluation.images import materialise
-from worker.scoring.factory import question_of
-from worker.training.snapshot import labelled_of, record_of
 
 CHOSEN = 2
 SHOWN = ("label", "decision", "score", "margin", "scorer")

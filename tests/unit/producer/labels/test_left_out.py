@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.labels.fetching import Fetched
-from producer.labels.formats.detect import read_labels
-from producer.labels.formats.entries import Options, Problems
-from producer.labels.image_refs import Root
-from producer.labels.label_names import LabelMapping, map_labels
-from producer.labels.preparing import prepare
 from scanfleet.checks.check import load_check
 from scanfleet.db.labels.clusters import SeenImage
 from scanfleet.errors import BadLabels
+from scanfleet.producer.labels.fetching import Fetched
+from scanfleet.producer.labels.formats.detect import read_labels
+from scanfleet.producer.labels.formats.entries import Options, Problems
+from scanfleet.producer.labels.image_refs import Root
+from scanfleet.producer.labels.label_names import LabelMapping, map_labels
+from scanfleet.producer.labels.preparing import prepare
 
 BAGGAGE = load_check("baggage")
 Box = tuple[Any, ...]

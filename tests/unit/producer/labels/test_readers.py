@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from producer.labels.formats.detect import READERS, read_labels
-from producer.labels.formats.entries import MAX_PROBLEMS, Entry, Options, Problems, RawBox
-from producer.labels.image_refs import Root, image_at, root_of
-from producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map
-from producer.sources.manifest import MalformedLineError
 from scanfleet.checks.check import load_check
 from scanfleet.errors import BadLabels, BadSource, SourceNotFound
+from scanfleet.producer.labels.formats.detect import READERS, read_labels
+from scanfleet.producer.labels.formats.entries import MAX_PROBLEMS, Entry, Options, Problems, RawBox
+from scanfleet.producer.labels.image_refs import Root, image_at, root_of
+from scanfleet.producer.labels.label_names import ImageLabel, LabelMapping, map_labels, parse_map
+from scanfleet.producer.sources.manifest import MalformedLineError
 from tests.unit.producer.labels.label_files import CVAT, detection
 
 BAGGAGE, OVERLAY = load_check("baggage"), load_check("overlay")

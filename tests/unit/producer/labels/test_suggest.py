@@ -8,11 +8,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from producer.cli.main import cli
-from producer.labels.suggest import DEFAULT_MIX, apportion, farthest, read_mix, scaled
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect
 from scanfleet.errors import DriftAlarm, RequestError, UnknownName
+from scanfleet.producer.cli.main import cli
+from scanfleet.producer.labels.suggest import DEFAULT_MIX, apportion, farthest, read_mix, scaled
 from tests.helpers.migrated import upgrade
 from tests.rigs.verdict_rig import VerdictRig
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from producer.local.doctor import Finding, check_services, check_source
-from producer.local.forecast import advice, forecast
-from producer.local.settings_origin import origins, relevant
 from scanfleet.config.diagnosis import local_broker_warning
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans import workers
 from scanfleet.db.schema import ledger
+from scanfleet.producer.local.doctor import Finding, check_services, check_source
+from scanfleet.producer.local.forecast import advice, forecast
+from scanfleet.producer.local.settings_origin import origins, relevant
 
 
 def test_a_device_of_its_own_overlaps_with_the_host() -> None:

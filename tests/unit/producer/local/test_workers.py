@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.local.workers import MAX_DEATHS, LocalWorkers, last_line
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import UnknownModel, WorkerDied
+from scanfleet.producer.local.workers import MAX_DEATHS, LocalWorkers, last_line
 
 OBEDIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True)"
 IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from producer.reports.agreement import Agreement
+from scanfleet.producer.reports.agreement import Agreement
 from scanfleet.stats.proportions import wilson
 
 LABELS = ("overlay", "natural", "none")

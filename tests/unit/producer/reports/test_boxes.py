@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from producer.cli.scans.results import echo_results
-from producer.reports.contact_sheet import write_report
-from producer.reports.drawing import boxes_in_words, draw_boxes
 from scanfleet.checks.check import Check
 from scanfleet.db.results.results import Result
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Verdict
+from scanfleet.producer.cli.scans.results import echo_results
+from scanfleet.producer.reports.contact_sheet import write_report
+from scanfleet.producer.reports.drawing import boxes_in_words, draw_boxes
 from scanfleet.storage.folder import FolderStore
 from tests.rigs.worker_rig import png, rig
 

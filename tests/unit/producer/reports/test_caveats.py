@@ -2,9 +2,9 @@
 
 import pytest
 
-from producer.reports.caveats import caveats
-from producer.reports.explanations import entry
 from scanfleet.db.results.scorers import ScorerUse
+from scanfleet.producer.reports.caveats import caveats
+from scanfleet.producer.reports.explanations import entry
 
 CALIBRATED = {"a": 1.0, "b": 0.0, "n": 300, "prevalence": 0.3}
 

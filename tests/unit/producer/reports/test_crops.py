@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from producer.cli.scans.results import echo_results
-from producer.cli.scans.times import echo_times
-from producer.reports.contact_sheet import write_report
-from producer.reports.drawing import CROP_COLOURS, crop_in_words, draw_crop
-from producer.reports.explanations import entry
-from producer.reports.export import write_results
 from scanfleet.checks.check import load_check
 from scanfleet.checks.crop import CropSettings, crop_text
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.producer.cli.scans.results import echo_results
+from scanfleet.producer.cli.scans.times import echo_times
+from scanfleet.producer.reports.contact_sheet import write_report
+from scanfleet.producer.reports.drawing import CROP_COLOURS, crop_in_words, draw_crop
+from scanfleet.producer.reports.explanations import entry
+from scanfleet.producer.reports.export import write_results
 from scanfleet.stats.stage_times import StageTimes
 from scanfleet.storage.folder import FolderStore
 from tests.rigs.worker_rig import png, rig

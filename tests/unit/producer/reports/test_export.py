@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.reports.export import COLUMNS, MAX_META_COLUMNS, META_ROWS, as_record, write_results
 from scanfleet.db.results.results import FailureInfo, Result, ScorerInfo
+from scanfleet.producer.reports.export import COLUMNS, MAX_META_COLUMNS, META_ROWS, as_record, write_results
 
 SCORER = ScorerInfo(
     id=3, key="k", base_model="pocket", revision="r1", precision="fp32", adapter="abc", adapter_id=2, mode="lora"

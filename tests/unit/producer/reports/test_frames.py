@@ -14,10 +14,6 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from producer.cli.scans.results import echo_results
-from producer.cli.scans.times import echo_times
-from producer.reports.contact_sheet import _card, _Images
-from producer.reports.export import COLUMNS, write_results
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading, transaction
@@ -25,6 +21,10 @@ from scanfleet.db.results.frames import FrameCounts, count_frames
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.tables import ScorerRow
 from scanfleet.decoding.pool import Decoders
+from scanfleet.producer.cli.scans.results import echo_results
+from scanfleet.producer.cli.scans.times import echo_times
+from scanfleet.producer.reports.contact_sheet import _card, _Images
+from scanfleet.producer.reports.export import COLUMNS, write_results
 from scanfleet.stats.stage_times import StageTimes
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.worker_rig import png, rig

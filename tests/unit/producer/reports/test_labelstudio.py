@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from producer.labels.formats.detect import read_labels
-from producer.labels.formats.entries import Options
-from producer.reports.export import write_results
-from producer.reports.labelstudio import address_of
 from scanfleet.db.results.results import Result
 from scanfleet.errors import BadLabels
+from scanfleet.producer.labels.formats.detect import read_labels
+from scanfleet.producer.labels.formats.entries import Options
+from scanfleet.producer.reports.export import write_results
+from scanfleet.producer.reports.labelstudio import address_of
 
 ANSWER = Result(
     image_id=1, scan="s1", check="overlay", model="m",

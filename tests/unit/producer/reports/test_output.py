@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from producer.reports.export import FORMATS, write_results
-from producer.reports.output import require_place, target
 from scanfleet.db.results.results import Result
 from scanfleet.errors import RequestError
+from scanfleet.producer.reports.export import FORMATS, write_results
+from scanfleet.producer.reports.output import require_place, target
 from tests.helpers.cli_call import scanfleet
 from tests.helpers.cli_process import COMMAND, environment
 from tests.rigs.ledger_rig import ledger_with_scan

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from producer.reports.contact_sheet import Card, _card, _Images
 from scanfleet.config.settings import load_settings
 from scanfleet.db.results.results import Result
 from scanfleet.decoding.pool import Decoders
+from scanfleet.producer.reports.contact_sheet import Card, _card, _Images
 from tests.helpers.odd_files import encoded
 
 JUDGED = encoded(Image.new("RGB", (40, 30), "red"), "PNG")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from producer.sources.filters import Filters
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSource, ImageError, SourceNotFound
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from scanfleet.storage.open import open_store
 from tests.helpers.datasets import IMAGE, save
 

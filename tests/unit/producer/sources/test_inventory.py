@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from producer.sources.filters import Filters
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadManifest, SourceNotFound
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from tests.helpers.inventories import FOLDER, Row, csv_part, inventory, parquet_part
 
 ROWS: list[Row] = [

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.sources.base import Candidate, LeftOut
-from producer.sources.manifest import MAX_LINE_BYTES
-from producer.sources.manifest_source import ManifestSource
 from scanfleet.errors import BadManifest, SourceNotFound
+from scanfleet.producer.sources.base import Candidate, LeftOut
+from scanfleet.producer.sources.manifest import MAX_LINE_BYTES
+from scanfleet.producer.sources.manifest_source import ManifestSource
 
 
 def read(path: Path) -> list[Candidate]:
@@ -213,7 +213,7 @@ def test_values_that_python_cannot_hold_shut_out_no_row(tmp_path: Path) -> None:
     assert "row 1: a value cannot be read: 'utf-8'" in str(odd)
     assert isinstance(sound, Candidate)
     assert sound.image.meta is not None
-    assert sound.image.meta["at"] == "1970-01-01 00:00:01.234567891"
+    assert sound.image.meta["at"] == "1970-01-01T00:00:01.234567891"
     assert str(2**62) in sound.image.meta["far"]
 
 

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from producer.sources.base import Candidate, LeftOut
-from producer.sources.filters import Filters
-from producer.sources.listed import BucketSource
-from producer.sources.listing import Listing
-from producer.sources.manifest_source import ManifestSource
-from producer.sources.members import MembersSource, members_of
-from producer.sources.named import NamedImages
-from producer.sources.open import open_source
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.errors import BadSource, ScanfleetError, SourceNotFound
+from scanfleet.producer.sources.base import Candidate, LeftOut
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listed import BucketSource
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.manifest_source import ManifestSource
+from scanfleet.producer.sources.members import MembersSource, members_of
+from scanfleet.producer.sources.named import NamedImages
+from scanfleet.producer.sources.open import open_source
 from scanfleet.storage.memory import MemoryStore
 from scanfleet.storage.open import open_store
 from tests.helpers.shards import tar_of, zip_of

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from producer.cli.tables import SAMPLE_ROWS, StreamedTable
-from producer.local.child import Child, ChildFailed
-from producer.sources.named import NamedImages
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSource, EmptySource, SourceNotFound, WorkerDied
+from scanfleet.producer.cli.tables import SAMPLE_ROWS, StreamedTable
+from scanfleet.producer.local.child import Child, ChildFailed
+from scanfleet.producer.sources.named import NamedImages
 
 
 def test_bad_names_are_kept_and_the_others_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

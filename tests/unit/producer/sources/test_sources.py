@@ -8,15 +8,15 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from producer.reports.output import target
-from producer.sources.filters import Filters
-from producer.sources.listed import BucketSource
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.config.model_names import require_model
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect
 from scanfleet.errors import AccessDenied, BadSettings, BadSource, RequestError, SourceNotFound
+from scanfleet.producer.reports.output import target
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listed import BucketSource
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from scanfleet.storage.memory import MemoryStore
 
 NOBODY = 65534

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from models.adapters.card import CARD, WEIGHTS
-from producer.cli.scans.outcome import report_refusals
-from producer.training import adapter_files
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import now, reading, transaction
 from scanfleet.db.scans import workers
 from scanfleet.db.schema import ledger
 from scanfleet.db.training import champions, refusals
 from scanfleet.errors import BadSource, ImageError, StoreUnavailable
+from scanfleet.models.adapters.card import CARD, WEIGHTS
+from scanfleet.producer.cli.scans.outcome import report_refusals
+from scanfleet.producer.training import adapter_files
 from scanfleet.storage.memory import MemoryStore
 from tests.unit.db.test_champions import enter, made, run, three
 

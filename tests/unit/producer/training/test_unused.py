@@ -10,8 +10,6 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from producer.cli.main import cli
-from producer.training.unused import unused_adapter
 from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading, transaction
@@ -19,6 +17,8 @@ from scanfleet.db.scans.checks import save_check
 from scanfleet.db.schema import ledger
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote
+from scanfleet.producer.cli.main import cli
+from scanfleet.producer.training.unused import unused_adapter
 from tests.rigs.worker_rig import png
 
 BAGGAGE = load_check("baggage")

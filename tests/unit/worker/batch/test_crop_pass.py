@@ -12,21 +12,21 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from models.crops.policy import CropPolicy
-from models.fake import FakeCropReader, FakeScorer
-from models.types import CropReader, Pointed, Prepared, Question, Reading, Scorer
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.tables import Batch, Image, Verdict
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.fake import FakeCropReader, FakeScorer
+from scanfleet.models.types import CropReader, Pointed, Prepared, Question, Reading, Scorer
 from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
+from scanfleet.worker.errors import OutOfDeviceMemory
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.model import FakeModel
 from tests.rigs.worker_rig import Rig, png, rig
-from worker.errors import OutOfDeviceMemory
-from worker.scoring.factory import question_of
-from worker.scoring.model import FakeModel
 
 N = 12
 
@@ -444,8 +444,8 @@ def test_an_answer_with_a_crop_is_reused_with_both_readings(tmp_path: Path) -> N
 
 
 def test_alone_there_is_no_cap(tmp_path: Path) -> None:
-    from worker.commands.standalone import resolve_alone
-    from worker.commands.stream import score_stream, stages
+    from scanfleet.worker.commands.standalone import resolve_alone
+    from scanfleet.worker.commands.stream import score_stream, stages
 
     folder = tmp_path / "in"
     folder.mkdir()

@@ -12,12 +12,6 @@ import sqlalchemy as sa
 import torch
 from PIL import Image as PillowImage
 
-from models import factory, pocket
-from models.crops.batch import TwoPassReading, run_crop_pass
-from models.errors import ModelInvalid
-from models.network.base import BaseModel, load_base
-from models.pocket.scenes.planted import planted
-from models.types import Question
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings
 from scanfleet.checks.crop_result import CropResult
@@ -27,11 +21,17 @@ from scanfleet.db.results.calibrations import Configuration, Fitted
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.tables import ScorerRow
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.models import factory, pocket
+from scanfleet.models.crops.batch import TwoPassReading, run_crop_pass
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.scenes.planted import planted
+from scanfleet.models.types import Question
+from scanfleet.worker.scoring.adapters import register_shipped
+from scanfleet.worker.scoring.crop_selection import policy_of
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.model import LoadedModel
 from tests.rigs.worker_rig import Rig, rig
-from worker.scoring.adapters import register_shipped
-from worker.scoring.crop_selection import policy_of
-from worker.scoring.factory import question_of
-from worker.scoring.model import LoadedModel
 
 N = 6
 TOLERANCE = 1e-3

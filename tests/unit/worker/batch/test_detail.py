@@ -5,12 +5,12 @@ from typing import cast
 
 from PIL import Image as PillowImage
 
-from models.fake import FakePrepared, FakeScorer
-from models.types import Detail, Question, Scorer
 from scanfleet.db.tables import Image
+from scanfleet.models.fake import FakePrepared, FakeScorer
+from scanfleet.models.types import Detail, Question, Scorer
+from scanfleet.worker.scoring.model import FakeModel
 from tests.helpers.odd_files import encoded
 from tests.rigs.worker_rig import rig
-from worker.scoring.model import FakeModel
 
 DETAIL = Detail(pixels=200 * 150, short_side=1)
 

@@ -17,8 +17,8 @@ from scanfleet.images import Decoded, Enough
 from scanfleet.images.decoding import decode
 from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
+from scanfleet.worker.runtime.file_buffer import FilesInHand, KeptFiles
 from tests.rigs.worker_rig import Outage, Rig, png, rig
-from worker.runtime.file_buffer import FilesInHand, KeptFiles
 
 FETCH_THREADS = 8
 FILE_BYTES = len(png(0))

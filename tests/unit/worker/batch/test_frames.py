@@ -15,8 +15,6 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from models.fake import FakeScorer
-from models.types import Reading
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
@@ -26,12 +24,14 @@ from scanfleet.db.results.scorers import ScorerSpec
 from scanfleet.db.tables import Batch, Image, ScorerRow, Verdict
 from scanfleet.errors import DeviceUnavailable, ImageError
 from scanfleet.images import Frame
+from scanfleet.models.fake import FakeScorer
+from scanfleet.models.types import Reading
+from scanfleet.worker.batch.events import Duplicates
+from scanfleet.worker.batch.frame_reads import FrameReads, FrameRow
+from scanfleet.worker.scoring.factory import question_of
 from tests.rigs.worker_rig import Rig, png, rig
 from tests.unit.worker.batch.test_crop_pass import Hooked, crop_check
 from tests.unit.worker.batch.test_pipeline import HookedModel
-from worker.batch.events import Duplicates
-from worker.batch.frame_reads import FrameReads, FrameRow
-from worker.scoring.factory import question_of
 
 SIDE = 84
 

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from worker.batch.attempt import Aborted
-from worker.batch.isolation import IsolationLock
-from worker.runtime.circuit_breaker import Breaker
+from scanfleet.worker.batch.attempt import Aborted
+from scanfleet.worker.batch.isolation import IsolationLock
+from scanfleet.worker.runtime.circuit_breaker import Breaker
 
 
 def never() -> bool:

@@ -18,12 +18,12 @@ from scanfleet.db.scans import batches, crash_isolation, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Image
 from scanfleet.errors import ImageError
+from scanfleet.worker.batch.commit import BatchWriter
+from scanfleet.worker.batch.leases import Lease, Leases
+from scanfleet.worker.batch.timing import Totals
+from scanfleet.worker.runtime.utilisation import Occupancy
 from tests.rigs.ledger_rig import flagged, scorer_spec
 from tests.rigs.worker_rig import Rig, add_scan, rig
-from worker.batch.commit import BatchWriter
-from worker.batch.leases import Lease, Leases
-from worker.batch.timing import Totals
-from worker.runtime.utilisation import Occupancy
 
 LEASE_SECONDS = 100.0
 

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
-from models.fake import FakePrepared, FakeScorer
-from models.types import Question, Reading, Scorer
+from scanfleet.models.fake import FakePrepared, FakeScorer
+from scanfleet.models.types import Question, Reading, Scorer
 from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
+from scanfleet.worker.scoring.model import FakeModel
 from tests.rigs.worker_rig import png, rig
-from worker.scoring.model import FakeModel
 
 FETCH_THREADS = 4
 N_IMAGES = 40

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from models.fake import FakePrepared, FakeScorer
-from models.types import Question, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.models.fake import FakePrepared, FakeScorer
+from scanfleet.models.types import Question, Reading, Scorer
+from scanfleet.worker.errors import OutOfDeviceMemory
+from scanfleet.worker.scoring.model import FakeModel
 from tests.rigs.worker_rig import plain, png, rig
-from worker.errors import OutOfDeviceMemory
-from worker.scoring.model import FakeModel
 
 LARGE_TOKENS = 100
 

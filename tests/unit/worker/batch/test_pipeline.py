@@ -10,15 +10,15 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image as PillowImage
 
-from models.errors import ModelInvalid
-from models.fake import FakePrepared, FakeScorer
-from models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.checks.check import load_check
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans import crash_isolation, notifications, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.fake import FakePrepared, FakeScorer
+from scanfleet.models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.stats.stage_times import NAMES
 from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from producer.scans.enqueue import enqueue
-from producer.sources.filters import Filters
-from producer.sources.listing import Listing
-from producer.sources.open import open_source
 from scanfleet.checks.check import load_check
 from scanfleet.db.tables import Image, Scan
 from scanfleet.errors import StoreUnavailable
 from scanfleet.messages import score_queue
+from scanfleet.producer.scans.enqueue import enqueue
+from scanfleet.producer.sources.filters import Filters
+from scanfleet.producer.sources.listing import Listing
+from scanfleet.producer.sources.open import open_source
 from scanfleet.queue.app import make_app
 from tests.helpers.patience import patient
 from tests.rigs.forbidding_store import Forbidding

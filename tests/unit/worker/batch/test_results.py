@@ -3,14 +3,14 @@
 import pytest
 from structlog.testing import capture_logs
 
-from models.types import Question, Reading
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError
+from scanfleet.models.types import Question, Reading
 from scanfleet.redaction import storable
-from worker.batch.results import BatchResults
-from worker.batch.timing import Stopwatch
-from worker.scoring.decisions import Policy
-from worker.scoring.factory import Resolved
+from scanfleet.worker.batch.results import BatchResults
+from scanfleet.worker.batch.timing import Stopwatch
+from scanfleet.worker.scoring.decisions import Policy
+from scanfleet.worker.scoring.factory import Resolved
 
 QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
 IMAGE = ClaimedImage(id=1, uri="mem://a", root=None, etag="1", identity="i")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from models import pocket
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import transaction
@@ -18,15 +17,16 @@ from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.scans.scans import open_scan
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BadSettings
+from scanfleet.models import pocket
+from scanfleet.worker.commands.score import _verdict_record, read_images
+from scanfleet.worker.commands.standalone import resolve_alone
+from scanfleet.worker.commands.stream import CHUNK_IMAGES, Scored, chunks_in_flight, score_stream, stages
+from scanfleet.worker.scoring.adapters import register_shipped
+from scanfleet.worker.scoring.champions import ScorerCache
+from scanfleet.worker.scoring.factory import Resolved
+from scanfleet.worker.scoring.model import FakeModel, Model, load_model
 from tests.rigs.worker_rig import png
 from tests.unit.worker.batch.test_frames import animation, frames
-from worker.commands.score import _verdict_record, read_images
-from worker.commands.standalone import resolve_alone
-from worker.commands.stream import CHUNK_IMAGES, Scored, chunks_in_flight, score_stream, stages
-from worker.scoring.adapters import register_shipped
-from worker.scoring.champions import ScorerCache
-from worker.scoring.factory import Resolved
-from worker.scoring.model import FakeModel, Model, load_model
 
 TOLERANCE = 1e-3  # of a margin, in any pack of images
 

@@ -8,9 +8,9 @@ import pytest
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import ImageError
-from worker.commands.stage_rates import StageRates, per_second
-from worker.scoring.factory import question_of
-from worker.scoring.model import FakeModel
+from scanfleet.worker.commands.stage_rates import StageRates, per_second
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.model import FakeModel
 
 
 class Time:

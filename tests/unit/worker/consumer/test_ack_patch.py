@@ -7,7 +7,7 @@ import pytest
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 from kombu.message import Message
 
-from worker.consumer import ack_patch
+from scanfleet.worker.consumer import ack_patch
 
 LOG = logging.getLogger("test")
 

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from scanfleet.config.settings import load_settings
 from scanfleet.messages import SCORE_BATCH, score_queue
-from worker.consumer.app import make_scoring_app
-from worker.consumer.message_filter import problem_of
+from scanfleet.worker.consumer.app import make_scoring_app
+from scanfleet.worker.consumer.message_filter import problem_of
 
 
 class Recorder:

@@ -10,13 +10,13 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from models.fake import FakePrepared, FakeScorer
-from models.types import Question, Reading, Scorer
 from scanfleet.errors import DeviceUnavailable
-from worker.device.executor import Device
-from worker.device.queue import WorkResult
-from worker.device.token_budget import RAISE_AFTER, TokenBudget
-from worker.errors import DeviceBroken, OutOfDeviceMemory
+from scanfleet.models.fake import FakePrepared, FakeScorer
+from scanfleet.models.types import Question, Reading, Scorer
+from scanfleet.worker.device.executor import Device
+from scanfleet.worker.device.queue import WorkResult
+from scanfleet.worker.device.token_budget import RAISE_AFTER, TokenBudget
+from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
 
 QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
 

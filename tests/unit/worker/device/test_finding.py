@@ -9,12 +9,12 @@ from typing import cast
 
 from PIL import Image
 
-from models.fake import FakeFinder, FakePrepared
-from models.types import Finder, FoundBoxes, Reading
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.models.fake import FakeFinder, FakePrepared
+from scanfleet.models.types import Finder, FoundBoxes, Reading
+from scanfleet.worker.device.queue import FORWARDS_BEFORE_FINDING, WorkResult
+from scanfleet.worker.errors import OutOfDeviceMemory
 from tests.unit.worker.device.test_executor import QUESTION, Bench, ScriptedScorer, bench, held_back
-from worker.device.queue import FORWARDS_BEFORE_FINDING, WorkResult
-from worker.errors import OutOfDeviceMemory
 
 
 class Recorded(ScriptedScorer):

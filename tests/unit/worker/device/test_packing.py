@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.device.packing import pack
+from scanfleet.worker.device.packing import pack
 
 TOKENS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 

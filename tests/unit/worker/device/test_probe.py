@@ -11,16 +11,16 @@ import psutil
 import pytest
 import structlog
 
-from models.fake import FakePrepared, FakeScorer
-from models.types import ModelIdentity, Question, Reading, Scorer
 from scanfleet.config.settings import load_settings
 from scanfleet.errors import BadSettings, DeviceUnavailable
+from scanfleet.models.fake import FakePrepared, FakeScorer
+from scanfleet.models.types import ModelIdentity, Question, Reading, Scorer
+from scanfleet.worker.device.memory import KIB, HostMemory, memory_of
+from scanfleet.worker.device.probe import QUESTION, UNPROBED_TOKENS, Probe, Step, budget_for, choose, probe
+from scanfleet.worker.device.synthetic import jpeg, picture
+from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
+from scanfleet.worker.scoring.model import FakeModel, Model
 from tests.rigs.worker_rig import png
-from worker.device.memory import KIB, HostMemory, memory_of
-from worker.device.probe import QUESTION, UNPROBED_TOKENS, Probe, Step, budget_for, choose, probe
-from worker.device.synthetic import jpeg, picture
-from worker.errors import DeviceBroken, OutOfDeviceMemory
-from worker.scoring.model import FakeModel, Model
 
 SMALL, LARGE = 20, 256  # visual tokens of the fake's 128 and 448 px images
 
@@ -240,7 +240,7 @@ def test_a_container_has_no_more_memory_than_its_limit_leaves(
 ) -> None:
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text("2000\n")
-    monkeypatch.setattr("worker.device.memory._CGROUP", tmp_path)
+    monkeypatch.setattr("scanfleet.worker.device.memory._CGROUP", tmp_path)
     found = HostMemory().free()
     assert found is not None
     assert found == free if limit != "max" else 3000 < found <= free

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from PIL import Image
 
-from models.fake import FakeScorer
-from models.types import Question
-from worker.device.queue import STAY_SECONDS, DeviceQueue, WorkItem
+from scanfleet.models.fake import FakeScorer
+from scanfleet.models.types import Question
+from scanfleet.worker.device.queue import STAY_SECONDS, DeviceQueue, WorkItem
 
 QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
 

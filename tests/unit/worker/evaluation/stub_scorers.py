@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.errors import ImageUnsuitable
-from models.training.data.types import Example
-from models.types import Detail, ModelIdentity, Question, Reading
+from scanfleet.models.errors import ImageUnsuitable
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Detail, ModelIdentity, Question, Reading
 
 QUESTION = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}), max_pixels=64)
 

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.adapters.canary import try_canary
-from models.errors import ModelInvalid
-from models.training.data.types import Example
-from models.types import Question
+from scanfleet.models.adapters.canary import try_canary
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question
+from scanfleet.worker.evaluation import readings
+from scanfleet.worker.evaluation.calibrate import FOLDS, Measured, calibrated, calibrated_from, cross_fitted, fit
+from scanfleet.worker.evaluation.canary import choose, write_canary
+from scanfleet.worker.evaluation.readings import read_images
 from tests.unit.worker.evaluation.stub_scorers import QUESTION, RedScorer, example
-from worker.evaluation import readings
-from worker.evaluation.calibrate import FOLDS, Measured, calibrated, calibrated_from, cross_fitted, fit
-from worker.evaluation.canary import choose, write_canary
-from worker.evaluation.readings import read_images
 
 
 def measured(n: int, skill: float, seed: int) -> list[Measured]:

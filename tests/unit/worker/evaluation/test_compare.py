@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.card import AdapterCard
-from models.promotion import Facts, GateReport
-from models.training.data.types import Example
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.adapters.card import AdapterCard
+from scanfleet.models.promotion import Facts, GateReport
+from scanfleet.models.training.data.types import Example
+from scanfleet.worker.evaluation.calibrate import calibrated_from
+from scanfleet.worker.evaluation.compare import Candidate, GoldenSet, compare, size_class
+from scanfleet.worker.evaluation.latency import measure_latency
+from scanfleet.worker.evaluation.plots import HTML, PNG, write_report
 from tests.unit.worker.evaluation.stub_scorers import QUESTION, RedScorer, example
-from worker.evaluation.calibrate import calibrated_from
-from worker.evaluation.compare import Candidate, GoldenSet, compare, size_class
-from worker.evaluation.latency import measure_latency
-from worker.evaluation.plots import HTML, PNG, write_report
 
 UNMET = {"target": 0.9, "confidence": 0.95, "threshold": None, "achieved": 1.0, "trials": 3, "failures": 0}
 CALIBRATOR = Calibrator(a=1.0, b=0.0, n=100, prevalence=0.5)

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from scanfleet.config.settings import load_settings
 from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
+from scanfleet.worker.batch import context
+from scanfleet.worker.processes.hang_detector import HangWatch, Limits
+from scanfleet.worker.runtime.activity import ActivityTracker, BatchActivity
 from tests.rigs.worker_rig import png, rig
-from worker.batch import context
-from worker.processes.hang_detector import HangWatch, Limits
-from worker.runtime.activity import ActivityTracker, BatchActivity
 
 LIMITS = Limits(forward=300.0, batch=120.0, worker=200.0)
 

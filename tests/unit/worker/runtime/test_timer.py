@@ -8,11 +8,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from scanfleet.errors import DatabaseUnavailable
-from worker.runtime import shutdown
-from worker.runtime import timer as timers
-from worker.runtime.shutdown import Stop
-from worker.runtime.timer import Timer
-from worker.runtime.watchdog import Watchdog
+from scanfleet.worker.runtime import shutdown
+from scanfleet.worker.runtime import timer as timers
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.runtime.timer import Timer
+from scanfleet.worker.runtime.watchdog import Watchdog
 
 
 def test_a_timer_outlives_transient_errors_and_bugs() -> None:

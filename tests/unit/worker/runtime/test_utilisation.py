@@ -4,10 +4,10 @@ from contextlib import ExitStack, suppress
 
 from structlog.testing import capture_logs
 
-from worker.batch.timing import Stopwatch, Totals
-from worker.device.queue import WorkResult
-from worker.processes.timers import StageLog
-from worker.runtime.utilisation import Occupancy, Span
+from scanfleet.worker.batch.timing import Stopwatch, Totals
+from scanfleet.worker.device.queue import WorkResult
+from scanfleet.worker.processes.timers import StageLog
+from scanfleet.worker.runtime.utilisation import Occupancy, Span
 
 
 class Clock:

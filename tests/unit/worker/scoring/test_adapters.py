@@ -9,25 +9,25 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from models import factory
-from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.card import CARD, SETTINGS, AdapterCard, Canary, LoraSettings, read_card, write_adapter
-from models.errors import ModelInvalid
-from models.families import FAMILIES
-from models.network.base import BaseModel, Precision, load_base
-from models.network.lora import add_lora, save_lora
-from models.types import ModelIdentity, Question, Scorer
 from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import transaction
 from scanfleet.db.tables import Adapter, Image, ScorerRow, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, promote
+from scanfleet.models import factory
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.adapters.card import CARD, SETTINGS, AdapterCard, Canary, LoraSettings, read_card, write_adapter
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, Precision, load_base
+from scanfleet.models.network.lora import add_lora, save_lora
+from scanfleet.models.types import ModelIdentity, Question, Scorer
+from scanfleet.worker.scoring.adapters import AdapterFolders, register_shipped
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.model import LoadedModel
 from tests.rigs.worker_rig import Rig, png, rig
 from tests.unit.models import tiny_models as tiny
-from worker.scoring.adapters import AdapterFolders, register_shipped
-from worker.scoring.factory import question_of
-from worker.scoring.model import LoadedModel
 
 CHECK = load_check("overlay").model_copy(update={"max_pixels": 100 * 100, "min_pixels": 28 * 28})
 LORA = LoraSettings(r=4, lora_alpha=8, target_modules=FAMILIES["qwen3_vl"].language_linear)

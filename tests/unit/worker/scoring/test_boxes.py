@@ -11,23 +11,23 @@ from typing import Any, cast
 import pytest
 import torch
 
-from models import factory
-from models.errors import ModelInvalid
-from models.families import FAMILIES
-from models.network.base import BaseModel, load_base
-from models.scoring.box_format import MAX_TEXT
-from models.scoring.boxes import BEGIN_WITHIN, MAX_NEW_TOKENS, GeneratingFinder, Job, boxes_instruction
-from models.types import Finder, FoundBoxes, Prepared, Question
-from producer.reports.export import as_record
 from scanfleet.checks.check import Check
 from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.tables import Batch, Verdict
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.models import factory
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.families import FAMILIES
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.scoring.box_format import MAX_TEXT
+from scanfleet.models.scoring.boxes import BEGIN_WITHIN, MAX_NEW_TOKENS, GeneratingFinder, Job, boxes_instruction
+from scanfleet.models.types import Finder, FoundBoxes, Prepared, Question
+from scanfleet.producer.reports.export import as_record
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.model import FakeModel, LoadedModel
 from tests.rigs.worker_rig import Rig, rig
 from tests.unit.models import taught_boxes as taught
 from tests.unit.models import tiny_models as tiny
-from worker.scoring.factory import question_of
-from worker.scoring.model import FakeModel, LoadedModel
 
 CHECK = Check(
     name="guns", prompt="Gun?", labels=("gun", "none"), flags=("gun",), boxes=True, max_pixels=64 * 96,
@@ -113,7 +113,7 @@ def test_an_answer_that_begins_no_list_is_ended_early_and_says_so(tmp_path: Path
 
 
 def test_an_answer_without_end_is_cut_off_within_what_the_parser_reads(finder: GeneratingFinder) -> None:
-    from models.scoring.boxes import Answer
+    from scanfleet.models.scoring.boxes import Answer
 
     answer, bracket = Answer(), finder._base.processor.tokenizer.encode("[")[0]
     for n in range(MAX_NEW_TOKENS):

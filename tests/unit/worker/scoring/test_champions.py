@@ -11,10 +11,6 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from models.adapters.card import read_card
-from models.errors import ModelUnavailable
-from models.network.base import BaseModel, load_base
-from models.types import Question, Scorer
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading, transaction
@@ -25,13 +21,17 @@ from scanfleet.db.training import champions as store
 from scanfleet.db.training import refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.errors import DeviceUnavailable
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.errors import ModelUnavailable
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.types import Question, Scorer
 from scanfleet.retry import backoff_seconds
+from scanfleet.worker.scoring import champions
+from scanfleet.worker.scoring.adapters import register_shipped
+from scanfleet.worker.scoring.champions import ScorerCache
+from scanfleet.worker.scoring.factory import Resolved
+from scanfleet.worker.scoring.model import FakeModel, LoadedModel, Model
 from tests.rigs.second_adapter import info_of, out_of_tune, second_adapter, sing_again
-from worker.scoring import champions
-from worker.scoring.adapters import register_shipped
-from worker.scoring.champions import ScorerCache
-from worker.scoring.factory import Resolved
-from worker.scoring.model import FakeModel, LoadedModel, Model
 
 
 @pytest.fixture(scope="module")

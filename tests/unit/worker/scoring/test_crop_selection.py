@@ -6,15 +6,15 @@ import math
 
 import pytest
 
-from models.adapters.calibration import Calibrator, Thresholds
-from models.types import Reading
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings
 from scanfleet.db.results.calibrations import Fitted
-from worker.scoring.crop import UNTRIED, margins_of
-from worker.scoring.crop_selection import Allowance, Band, band_of, crop_reason, order, policy_of, shrink_of
-from worker.scoring.decisions import Policy
-from worker.scoring.factory import question_of
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.types import Reading
+from scanfleet.worker.scoring.crop import UNTRIED, margins_of
+from scanfleet.worker.scoring.crop_selection import Allowance, Band, band_of, crop_reason, order, policy_of, shrink_of
+from scanfleet.worker.scoring.decisions import Policy
+from scanfleet.worker.scoring.factory import question_of
 
 BETWEEN = band_of(thresholds=Thresholds(review=-1.0, flag=2.0), calibrator=None, has_flags=True)
 EVEN = Calibrator(a=2.0, b=-1.0, n=50, prevalence=0.5)  # at a margin of 0.5

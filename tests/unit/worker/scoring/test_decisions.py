@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from models.adapters.calibration import Calibrator, Thresholds
-from models.types import Question, Reading
 from scanfleet.checks.frame_result import FrameResult
-from worker.scoring.decisions import Policy, certified_at, read_policy
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.types import Question, Reading
+from scanfleet.worker.scoring.decisions import Policy, certified_at, read_policy
 
 OVERLAY = Question(name="q", prompt="Is it?", labels=("yes", "no"), flags=frozenset({"yes"}))
 FLOWERS = Question(name="f", prompt="Which?", labels=("a", "b", "c"), flags=frozenset())

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from models.endpoint.errors import EndpointBusy, EndpointMisused
-from models.errors import ModelInvalid
-from models.types import Question
 from scanfleet import redaction
 from scanfleet.config.model_names import require_model
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
 from scanfleet.messages import score_queue
+from scanfleet.models.endpoint.errors import EndpointBusy, EndpointMisused
+from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.types import Question
+from scanfleet.worker.errors import DeviceBroken
+from scanfleet.worker.scoring.endpoint import EndpointModel, load_endpoint, streams_for
+from scanfleet.worker.scoring.model import load_model
+from scanfleet.worker.scoring.rate_limit import AWAY_SECONDS, Clock, RateLimit, RateLimitedServer
 from tests.rigs.worker_rig import rig
 from tests.services.chat_server import Asked, ChatServer, Tokens, by_colour
-from worker.errors import DeviceBroken
-from worker.scoring.endpoint import EndpointModel, load_endpoint, streams_for
-from worker.scoring.model import load_model
-from worker.scoring.rate_limit import AWAY_SECONDS, Clock, RateLimit, RateLimitedServer
 
 QUESTION = Question(name="q", prompt="Which colour?", labels=("red", "green", "blue"), flags=frozenset({"red"}))
 KEY = "sk-s3cret-k3y-of-an-endpoint"

@@ -11,12 +11,6 @@ import torch
 from PIL import Image
 
 from bench.pocket import fresh
-from models import factory
-from models.adapters.card import AdapterCard, write_adapter
-from models.network.base import BaseModel, load_base
-from models.scoring.head import Head, write_head
-from models.scoring.sequential import SequentialScorer, in_steps
-from models.types import ModelIdentity
 from scanfleet.checks.check import load_check
 from scanfleet.db.engine import transaction
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
@@ -24,11 +18,17 @@ from scanfleet.db.results.scorers import ROTATED
 from scanfleet.db.tables import ScorerRow, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote
+from scanfleet.models import factory
+from scanfleet.models.adapters.card import AdapterCard, write_adapter
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.scoring.head import Head, write_head
+from scanfleet.models.scoring.sequential import SequentialScorer, in_steps
+from scanfleet.models.types import ModelIdentity
+from scanfleet.worker.commands.standalone import resolve_alone
+from scanfleet.worker.scoring.boxes import UNTAUGHT
+from scanfleet.worker.scoring.factory import mode_of, question_of
+from scanfleet.worker.scoring.model import FakeModel, LoadedModel
 from tests.rigs.worker_rig import Rig, png, rig
-from worker.commands.standalone import resolve_alone
-from worker.scoring.boxes import UNTAUGHT
-from worker.scoring.factory import mode_of, question_of
-from worker.scoring.model import FakeModel, LoadedModel
 
 ONCE, STEPS = load_check("overlay-once"), load_check("overlay-steps")
 N_TRAIN, N_TEST = 160, 80

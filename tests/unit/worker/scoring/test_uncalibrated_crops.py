@@ -9,27 +9,27 @@ from typing import Any
 
 import pytest
 
-from models import pocket
-from models.adapters.calibration import Calibrator, Thresholds
-from models.adapters.card import read_card
-from models.types import Reading
-from producer.cli.scans.outcome import echo_summary
-from producer.reports.contact_sheet import _template
-from producer.reports.explanations import entry
-from producer.reports.summary import summarise
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.crop import CropSettings, crop_text
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.results.calibrations import Fitted
 from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.tables import Image, ScorerRow, Verdict
+from scanfleet.models import pocket
+from scanfleet.models.adapters.calibration import Calibrator, Thresholds
+from scanfleet.models.adapters.card import read_card
+from scanfleet.models.types import Reading
+from scanfleet.producer.cli.scans.outcome import echo_summary
+from scanfleet.producer.reports.contact_sheet import _template
+from scanfleet.producer.reports.explanations import entry
+from scanfleet.producer.reports.summary import summarise
+from scanfleet.worker.commands.standalone import _margins
+from scanfleet.worker.scoring import factory
+from scanfleet.worker.scoring.crop import margins_of
+from scanfleet.worker.scoring.decisions import Policy
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.model import FakeModel
 from tests.rigs.worker_rig import Rig, png, rig
-from worker.commands.standalone import _margins
-from worker.scoring import factory
-from worker.scoring.crop import margins_of
-from worker.scoring.decisions import Policy
-from worker.scoring.factory import question_of
-from worker.scoring.model import FakeModel
 
 HELD = Thresholds(review=-0.6, flag=0.6)
 EVEN = Calibrator(a=1.0, b=0.0, n=50, prevalence=0.5)

@@ -16,10 +16,10 @@ from scanfleet.db.tables import Training
 from scanfleet.db.training import trainings
 from scanfleet.db.training.champions import champion
 from scanfleet.db.training.trainings import TrainingInfo
+from scanfleet.worker.runtime.shutdown import Stop
+from scanfleet.worker.training.attempt import Attempt
+from scanfleet.worker.training.workspace import WorkFolder, folder_of
 from tests.rigs.training_rig import request
-from worker.runtime.shutdown import Stop
-from worker.training.attempt import Attempt
-from worker.training.workspace import WorkFolder, folder_of
 
 
 @dataclass

@@ -10,11 +10,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from models import pocket
-from models.adapters.card import WEIGHTS, AdapterCard, read_adapter, read_card, write_adapter
-from models.network.lora import save_lora
-from models.recipes import load_recipe
-from models.training.tasks.network import NAME, activated
 from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import transaction
@@ -22,15 +17,20 @@ from scanfleet.db.schema import ledger
 from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import register_adapter
 from scanfleet.db.training.champions import promote
+from scanfleet.models import pocket
+from scanfleet.models.adapters.card import WEIGHTS, AdapterCard, read_adapter, read_card, write_adapter
+from scanfleet.models.network.lora import save_lora
+from scanfleet.models.recipes import load_recipe
+from scanfleet.models.training.tasks.network import NAME, activated
+from scanfleet.worker.evaluation import latency
+from scanfleet.worker.scoring.adapters import info_of
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.training.compare_stage import compare
+from scanfleet.worker.training.context import Context, run_stages
+from scanfleet.worker.training.progress import ProgressReporter
+from scanfleet.worker.training.snapshot import images, snapshot
+from scanfleet.worker.training.workspace import WorkFolder, folder_of
 from tests.rigs.training_rig import label_pictures, request
-from worker.evaluation import latency
-from worker.scoring.adapters import info_of
-from worker.scoring.factory import question_of
-from worker.training.compare_stage import compare
-from worker.training.context import Context, run_stages
-from worker.training.progress import ProgressReporter
-from worker.training.snapshot import images, snapshot
-from worker.training.workspace import WorkFolder, folder_of
 
 CHECK = load_check("overlay")
 

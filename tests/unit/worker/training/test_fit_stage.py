@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.adapters.likeness import FILE, METRIC
-from models.training.data.types import Progress, Trained
-from models.types import Question, Reading
 from scanfleet.checks.check import load_check
 from scanfleet.errors import TrainingFailed
-from worker.scoring.factory import question_of
-from worker.training import fit as stage
-from worker.training.fit import fit
-from worker.training.publish import report_of_failure
+from scanfleet.models.adapters.likeness import FILE, METRIC
+from scanfleet.models.training.data.types import Progress, Trained
+from scanfleet.models.types import Question, Reading
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.training import fit as stage
+from scanfleet.worker.training.fit import fit
+from scanfleet.worker.training.publish import report_of_failure
 
 QUESTION = question_of(load_check("overlay"))
 CHANCE = math.log(3)

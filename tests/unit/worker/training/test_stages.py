@@ -14,9 +14,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from models.errors import ModelInvalid, ModelUnavailable
-from models.pocket import adapter_folder
-from models.training.data.types import Example
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import reading, transaction
@@ -28,20 +25,23 @@ from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, promote
 from scanfleet.errors import DeviceUnavailable, LeaseLost, StoreUnavailable, TrainingFailed
+from scanfleet.models.errors import ModelInvalid, ModelUnavailable
+from scanfleet.models.pocket import adapter_folder
+from scanfleet.models.training.data.types import Example
 from scanfleet.storage.memory import MemoryStore
+from scanfleet.worker.evaluation.images import Labelled, materialise
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.training import snapshot
+from scanfleet.worker.training.child import outcome_of
+from scanfleet.worker.training.context import Context, run_stages
+from scanfleet.worker.training.fit import _stamped, _training_figures
+from scanfleet.worker.training.progress import ProgressReporter, ProgressTracker, StopRequested
+from scanfleet.worker.training.publish import finish
+from scanfleet.worker.training.workspace import WorkFolder, folder_of, sweep
 from tests.rigs.forbidding_store import Forbidding
 from tests.rigs.training_children import nothing, publish
 from tests.rigs.training_rig import label_pictures, request
 from tests.rigs.worker_rig import png, rig
-from worker.evaluation.images import Labelled, materialise
-from worker.scoring.factory import question_of
-from worker.training import snapshot
-from worker.training.child import outcome_of
-from worker.training.context import Context, run_stages
-from worker.training.fit import _stamped, _training_figures
-from worker.training.progress import ProgressReporter, ProgressTracker, StopRequested
-from worker.training.publish import finish
-from worker.training.workspace import WorkFolder, folder_of, sweep
 
 QUESTION = question_of(load_check("overlay"))
 

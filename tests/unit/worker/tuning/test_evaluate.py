@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from models.crops.policy import CropPolicy
 from scanfleet.checks.crop import CropSettings
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.worker.tuning.evaluate import CropResult, Evaluator
+from scanfleet.worker.tuning.search_space import CheckSetting, FirstPass
 from tests.unit.worker.tuning.tuned_scores import CHECK, QUESTION, PlantedScores, examples
-from worker.tuning.evaluate import CropResult, Evaluator
-from worker.tuning.search_space import CheckSetting, FirstPass
 
 N = 60
 FIRST = FirstPass(words="plain", max_pixels=CHECK.max_pixels)  # 100 tokens

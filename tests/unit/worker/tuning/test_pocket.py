@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from models.crops.batch import run_crop_pass
-from models.crops.policy import CropPolicy
-from models.pocket.scenes import overlay
-from models.training.data.types import Example
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
-from worker.scoring.factory import question_of
-from worker.scoring.model import Model, load_model
-from worker.tuning.run import Plan, Tuning
-from worker.tuning.score_cache import ScoreCache
-from worker.tuning.search_space import FirstPass, FixedParts
+from scanfleet.models.crops.batch import run_crop_pass
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.pocket.scenes import overlay
+from scanfleet.models.training.data.types import Example
+from scanfleet.worker.scoring.factory import question_of
+from scanfleet.worker.scoring.model import Model, load_model
+from scanfleet.worker.tuning.run import Plan, Tuning
+from scanfleet.worker.tuning.score_cache import ScoreCache
+from scanfleet.worker.tuning.search_space import FirstPass, FixedParts
 
 CHECK = load_check("overlay").model_copy(update={"max_pixels": 96 * 96})
 QUESTION = question_of(CHECK)

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from producer.cli.training.tune import show_report
 from scanfleet.checks.check import load_check
 from scanfleet.errors import RequestError
+from scanfleet.producer.cli.training.tune import show_report
+from scanfleet.worker.tuning import report
+from scanfleet.worker.tuning.run import Tuning
+from scanfleet.worker.tuning.search_space import FixedParts
 from tests.unit.worker.tuning.test_search import crop_helps, plan
 from tests.unit.worker.tuning.tuned_scores import IDENTITY, QUESTION, PlantedScores, examples
-from worker.tuning import report
-from worker.tuning.run import Tuning
-from worker.tuning.search_space import FixedParts
 
 
 @pytest.fixture(scope="module")

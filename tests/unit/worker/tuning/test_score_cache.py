@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.crops.policy import CropPolicy
-from models.errors import ImageUnsuitable, ModelInvalid
-from models.fake import FakeCropReader, FakePrepared, FakeScorer
-from models.training.data.types import Example
-from models.types import Question, Reading
 from scanfleet.errors import BadLabels
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid
+from scanfleet.models.fake import FakeCropReader, FakePrepared, FakeScorer
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import Question, Reading
+from scanfleet.worker.scoring.model import Model
+from scanfleet.worker.tuning.score_cache import ScoreCache
+from scanfleet.worker.tuning.search import UnsupportedSetting
+from scanfleet.worker.tuning.search_space import FirstPass
 from tests.unit.worker.tuning.tuned_scores import QUESTION, examples
-from worker.scoring.model import Model
-from worker.tuning.score_cache import ScoreCache
-from worker.tuning.search import UnsupportedSetting
-from worker.tuning.search_space import FirstPass
 
 PLAIN = FirstPass(words="plain", max_pixels=QUESTION.max_pixels)
 PAIR = CropPolicy(look="pair", crop_pixels=1000, context_pixels=1000)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from models.crops.policy import CropPolicy
-from models.inputs.wording import names
-from models.types import Question, Reading
 from scanfleet.checks.check import Check
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.inputs.wording import names
+from scanfleet.models.types import Question, Reading
+from scanfleet.worker.tuning.run import Plan, Tuning
+from scanfleet.worker.tuning.search import SearchStopped
+from scanfleet.worker.tuning.search_space import FirstPass, FixedParts, current_setting
 from tests.unit.worker.tuning.tuned_scores import CHECK, IDENTITY, QUESTION, PlantedScores, examples
-from worker.tuning.run import Plan, Tuning
-from worker.tuning.search import SearchStopped
-from worker.tuning.search_space import FirstPass, FixedParts, current_setting
 
 NOTHING_FIXED = FixedParts()
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.types import Question
 from scanfleet.errors import BadLabels
-from tests.unit.worker.tuning.tuned_scores import CHECK, QUESTION, examples
-from worker.tuning.objective import Objective, Outcome, Truth, measure
-from worker.tuning.search import ScoredSetting, front
-from worker.tuning.search_space import (
+from scanfleet.models.types import Question
+from scanfleet.worker.tuning.objective import Objective, Outcome, Truth, measure
+from scanfleet.worker.tuning.search import ScoredSetting, front
+from scanfleet.worker.tuning.search_space import (
     FIRST_TRIALS,
     CheckSetting,
     FirstPass,
@@ -22,7 +21,8 @@ from worker.tuning.search_space import (
     current_setting,
     first_budgets,
 )
-from worker.tuning.splits import halves, splits_of
+from scanfleet.worker.tuning.splits import halves, splits_of
+from tests.unit.worker.tuning.tuned_scores import CHECK, QUESTION, examples
 
 
 def test_groups_are_never_split() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.crops.policy import CropPolicy
-from models.training.data.types import Example
-from models.types import ModelIdentity, Question, Reading
 from scanfleet.checks.check import Check
-from worker.tuning.evaluate import CropResult
-from worker.tuning.search_space import FirstPass
+from scanfleet.models.crops.policy import CropPolicy
+from scanfleet.models.training.data.types import Example
+from scanfleet.models.types import ModelIdentity, Question, Reading
+from scanfleet.worker.tuning.evaluate import CropResult
+from scanfleet.worker.tuning.search_space import FirstPass
 
 CHECK = Check(
     name="specks", prompt="Is there a speck?", labels=("speck", "none"), flags=("speck",), max_pixels=320 * 320

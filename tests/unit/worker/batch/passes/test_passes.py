@@ -12,11 +12,11 @@ from scanfleet.db.engine import transaction
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
+from scanfleet.worker.batch.leases import Lease
+from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
 from tests.helpers.animations import animated, frames
 from tests.rigs.many_questions import ManyModel, question_named
 from tests.rigs.worker_rig import Rig, add_scan, png, rig
-from worker.batch.leases import Lease
-from worker.errors import DeviceBroken, OutOfDeviceMemory
 
 LOGO, KNIFE, TEXT = (question_named(name) for name in ("logo", "knife", "text"))
 PICTURES = {f"mem://a/{number:02}.png": png(number) for number in range(16)}

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.network.base import BaseModel, load_base
-from models.pocket.scenes.planted import planted
 from scanfleet.checks.check import Check, load_check
 from scanfleet.db.engine import transaction
 from scanfleet.db.tables import ScorerRow, Verdict
 from scanfleet.db.training import champions
 from scanfleet.db.training.adapters import register_adapter
+from scanfleet.models.network.base import BaseModel, load_base
+from scanfleet.models.pocket.scenes.planted import planted
+from scanfleet.worker.batch.leases import Lease
+from scanfleet.worker.scoring.adapters import register_shipped
+from scanfleet.worker.scoring.model import LoadedModel
 from tests.rigs.second_adapter import info_of, second_adapter
 from tests.rigs.worker_rig import Rig, add_scan, rig
-from worker.batch.leases import Lease
-from worker.scoring.adapters import register_shipped
-from worker.scoring.model import LoadedModel
 
 N = 6
 TOLERANCE = 1e-4
