@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -16,6 +17,7 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up INTEGER keys only
+Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")  # comparable, and may be indexed
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -36,8 +38,8 @@ class Base(DeclarativeBase):
     type_annotation_map = {
         int: BigId,
         datetime: UtcDateTime(),
-        dict[str, Any]: sa.JSON(none_as_null=True),
-        list[Any]: sa.JSON(none_as_null=True),
+        dict[str, Any]: Json,
+        list[Any]: Json,
         str: sa.Text(),
     }
 

@@ -18,6 +18,8 @@ import sqlalchemy as sa
 from scanfleet.config.diagnosis import refuse_at_start
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.views import VIEWS
+from scanfleet.db.views.view import comments
 from scanfleet.errors import DatabaseUnavailable, SchemaOutdated, SchemaTooNew
 
 if TYPE_CHECKING:
@@ -33,9 +35,14 @@ def upgrade(engine: sa.Engine) -> str:
     with transaction(engine, long=True) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
-        _refuse_newer(_revision(connection))
+        found = _revision(connection)
+        _refuse_newer(found)
         command.upgrade(_config(connection), "head")
-        return _revision(connection) or ""
+        reached = _revision(connection) or ""
+        if reached != found and connection.dialect.name == "postgresql":
+            for comment in comments(VIEWS):  # in no migration, since their words may change
+                connection.exec_driver_sql(comment)
+        return reached
 
 
 def check_schema(engine: sa.Engine, *, newer: bool = False) -> str:

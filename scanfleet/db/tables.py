@@ -34,6 +34,11 @@ IMAGE_STATES = ("pending", "verdict", "failed", "cancelled")
 DECISIONS = ("clear", "review", "flag")
 
 
+def _where(condition: str) -> dict[str, Any]:
+    """Return the options of a partial index, for both databases."""
+    return {f"{dialect}_where": sa.text(condition) for dialect in ("postgresql", "sqlite")}
+
+
 class CheckRow(Base):
     __tablename__ = "checks"
     __table_args__ = (sa.UniqueConstraint("name", "hash"),)
@@ -98,6 +103,7 @@ class Batch(Leased, Base):
     n_unlike: Mapped[int | None]  # verdicts whose `unlike` is far (scanfleet.stats.unlike)
     n_compared: Mapped[int | None]  # verdicts with an `unlike`
     in_hand: Mapped[int | None]  # the image that a suspect batch works on: it is blamed if this lease expires too
+    worker: Mapped[str | None]  # that wrote its newest results; kept when the lease ends
 
 
 class Image(Base):
@@ -107,6 +113,10 @@ class Image(Base):
         sa.UniqueConstraint("scan_id", "identity"),
         sa.Index(None, "batch_id"),
         sa.Index(None, "scan_id", "state", "id"),
+        # For readers. Two of them begin with the answer, so that enqueueing does not write them.
+        sa.Index(None, "uri", postgresql_ops={"uri": "text_pattern_ops"}),
+        sa.Index(None, "content_sha256", **_where("content_sha256 IS NOT NULL")),
+        sa.Index(None, "changed_at", "id", **_where("changed_at IS NOT NULL")),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -130,6 +140,8 @@ class Image(Base):
     rescan_of: Mapped[int | None]  # the image of another scan whose answer is renewed with this one's
     drawn: Mapped[str | None]  # why a rescan chose it: band, audit, all
     replaced: Mapped[int | None]  # of a rescan: the verdict that this image's replaced
+    # When its state or answer changed; a trigger sets it, whoever writes (docs/database.md). None: it never did.
+    changed_at: Mapped[datetime | None]
 
 
 class Failure(Base):
@@ -180,6 +192,7 @@ class Verdict(Base):
         sa.Index(None, "scorer_id", "content_sha256"),
         sa.Index(None, "scorer_id", "identity"),
         sa.Index(None, "scan_id", "decision", "id"),
+        sa.Index(None, "created_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -202,7 +215,8 @@ class Verdict(Base):
     unlike: Mapped[float | None]  # scanfleet.stats.unlike; None: no adapter, or one that does not know
     doubted: Mapped[str | None]  # the decision by the margin alone, where a review stands for an unlike image
     reused_from: Mapped[int | None]  # the verdict that this one copies
-    created_at: Mapped[datetime]
+    created_at: Mapped[datetime]  # when it was written
+    computed_at: Mapped[datetime | None]  # when the answer was given; of a copy, that of its original
 
 
 class Worker(Base):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from scanfleet.db.engine import now
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.stats.unlike import DOUBTFUL_SHARE, is_lost
 
@@ -37,15 +38,27 @@ def doubt_if_lost(connection: sa.Connection, scan_id: str, scorer_id: int, *, n_
 
 def _turn(connection: sa.Connection, scorer_id: int, batches: list[int]) -> None:
     current = sa.select(Image.verdict_id).where(Image.batch_id.in_(batches))
-    connection.execute(
+    turned = connection.execute(
         sa.update(Verdict)
         .where(Verdict.id.in_(current), Verdict.scorer_id == scorer_id)
         .where(Verdict.unlike.is_not(None), Verdict.decision != "review")
         .values(decision="review", doubted=Verdict.decision)
-    )
+        .returning(Verdict.id)
+    ).scalars()
+    _mark_changed(connection, batches, list(turned))
     connection.execute(
         sa.update(Batch).where(Batch.id.in_(batches)).values(n_flagged=_n("flag"), n_review=_n("review"))
     )
+
+
+def _mark_changed(connection: sa.Connection, batches: list[int], turned: list[int]) -> None:
+    """Set `changed_at`, which the trigger does not: the verdicts changed, not the images' rows.
+
+    Without waiting: who holds one of these images renews its answer, and may wait for its batch.
+    """
+    images = sa.select(Image.id).where(Image.batch_id.in_(batches), Image.verdict_id.in_(turned)).order_by(Image.id)
+    free = images.with_for_update(key_share=True, skip_locked=True)
+    connection.execute(sa.update(Image).where(Image.id.in_(free)).values(changed_at=now(connection)))
 
 
 def _n(decision: str) -> sa.ScalarSelect[int]:

@@ -16,6 +16,7 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
 from scanfleet.db.results.scorers import outdated
+from scanfleet.db.results.verdicts import scored_at
 from scanfleet.db.tables import Adapter, Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.stage_times import NAMES, StageTimes
@@ -83,7 +84,7 @@ class Result:
     unlike: float | None = None  # share of the calibration images that are less unlike; None: not compared
     doubted: str | None = None  # the decision by the margin alone, where a review stands for an unlike image
     reused: bool = False
-    scored_at: datetime | None = None
+    scored_at: datetime | None = None  # when the answer was computed, be it for another scan
     scorer: ScorerInfo | None = None
     failure: FailureInfo | None = None
 
@@ -208,7 +209,7 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
 _IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "content_sha256", "meta", "state")
 _VERDICT = (
     "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "frames", "notes", "unlike",
-    "doubted", "reused_from", "created_at",
+    "doubted", "reused_from",
 )  # fmt: skip
 _SCORER = ("key", "base_model", "base_revision", "precision", "mode")
 _FAILURE = ("stage", "reason", "detail")
@@ -221,6 +222,7 @@ def _select(wanted: ResultFilter) -> sa.Select[Any]:
         Scan.__table__.c.model,
         *(Image.__table__.c[name] for name in _IMAGE),
         *(Verdict.__table__.c[name] for name in _VERDICT),
+        scored_at(),
         ScorerRow.id.label("scorer_id"),
         *(ScorerRow.__table__.c[name] for name in _SCORER),
         ScorerRow.calibrator.is_not(None).label("calibrated"),
@@ -271,7 +273,7 @@ def _result(row: sa.Row[Any]) -> Result:
         unlike=row.unlike,
         doubted=row.doubted,
         reused=row.reused_from is not None,
-        scored_at=row.created_at,
+        scored_at=row.scored_at,
         scorer=None if row.scorer_id is None else _scorer(row),
         failure=None if row.stage is None else FailureInfo(stage=row.stage, reason=row.reason, detail=row.detail),
     )

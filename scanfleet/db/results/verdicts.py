@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,6 +47,7 @@ class Answer:
     unlike: float | None = None  # share of the calibration images that are less unlike; None: not compared
     doubted: str | None = None  # the decision by the margin alone, where a review stands for an unlike image
     reused_from: int | None = None  # the verdict that gave the answer first
+    computed_at: datetime | None = None  # of a reused one, when it was given; None: just now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +107,20 @@ def answers_by_content(connection: sa.Connection, scorer_id: int, hashes: Collec
     return _answers(connection, scorer_id, Verdict.content_sha256, hashes)
 
 
+def scored_at() -> sa.Label[datetime]:
+    """When the answer of a verdict was computed. A copy that an older release wrote lacks it, and its original knows."""
+    original = orm.aliased(Verdict)
+    first = sa.select(original.created_at).where(original.id == Verdict.reused_from).scalar_subquery()
+    return sa.func.coalesce(Verdict.computed_at, first, Verdict.created_at).label("scored_at")
+
+
 def _answers(
     connection: sa.Connection, scorer_id: int, column: orm.InstrumentedAttribute[str], values: Collection[str]
 ) -> dict[str, Answer]:
     if not values:
         return {}
     query = (
-        sa.select(*Verdict.__table__.c, Image.width, Image.height)
+        sa.select(*Verdict.__table__.c, Image.width, Image.height, scored_at())
         .select_from(Verdict)
         .join(Image, Image.id == Verdict.image_id)
         .where(Verdict.scorer_id == scorer_id, column.in_(list(values)))
@@ -134,6 +143,7 @@ def _answer(row: sa.Row[Any]) -> Answer:
         "frames": FrameResult.read(row.frames),
         "notes": tuple(row.notes or ()),
         "reused_from": row.reused_from or row.id,
+        "computed_at": row.scored_at,
     }
     return Answer(**(held | more))
 
@@ -226,6 +236,7 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
             "frames": verdict.frames and verdict.frames.record(),
             "notes": verdict.notes or None,
             "created_at": at,
+            "computed_at": verdict.computed_at or at,
         }
         for verdict in outcome.verdicts
     ]

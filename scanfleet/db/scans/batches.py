@@ -250,7 +250,7 @@ def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], wa
         values = values | leases.FREE | {"state": "done", "finished_at": now(connection), "waiting_for": None}
     else:
         values = values | leases.after_backoff(connection, n=held.attempts, waiting_for=waiting_for)
-    _touch(connection, held, in_hand=None, **values)
+    _touch(connection, held, in_hand=None, worker=held.worker, **values)
 
 
 def in_hand_of(connection: sa.Connection, held: Claim) -> int | None:
