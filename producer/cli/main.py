@@ -18,6 +18,10 @@ from scanfleet.producer.cli.fleet.db import db
 from scanfleet.producer.cli.fleet.doctor import doctor
 from scanfleet.producer.cli.fleet.worker import worker
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
+from scanfleet.producer.cli.queries.compare import compare
+from scanfleet.producer.cli.queries.facets import facets
+from scanfleet.producer.cli.queries.history import history
+from scanfleet.producer.cli.queries.sql import sql
 from scanfleet.producer.cli.scans.agreement import agreement
 from scanfleet.producer.cli.scans.rescan import rescan
 from scanfleet.producer.cli.scans.results import results
@@ -72,7 +76,7 @@ def cli(
     16 no image in the source; 17 unknown name; 18 database schema outdated;
     19 optional part not installed; 20 images failed (score, or with --strict);
     21 a local worker died; 22 bad labels; 23 the gate did not pass;
-    24 a training failed; 25 drift (drift --alarm);
+    24 a training failed; 25 drift (drift --alarm); 27 bad SQL (results sql);
     75 database, broker or store unavailable: try again; 130 interrupted.
     """
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
@@ -86,6 +90,8 @@ for command in COMMANDS:
     cli.add_command(command)
 labels.add_command(suggest)
 scans.add_command(agreement)
+for question in (history, facets, compare, sql):
+    results.add_command(question)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -59,11 +61,14 @@ class Flags:
         return settings
 
     @contextmanager
-    def ledger(self) -> Iterator[sa.Engine]:
-        """Open the database after a check of its schema. Raises SchemaOutdated, DatabaseUnavailable."""
+    def ledger(self, *, only_reads: bool = False) -> Iterator[sa.Engine]:
+        """Open the database after a check of its schema. Raises SchemaOutdated, DatabaseUnavailable.
+
+        only_reads: a SQLite file that may not be written will do.
+        """
         from scanfleet.db.schema import ledger
 
-        with ledger(self.settings()) as engine:
+        with ledger(self.settings(), only_reads=only_reads) as engine:
             yield engine
 
 
@@ -162,6 +167,24 @@ def failure_options(command: FunctionT) -> FunctionT:
         help_text = f"Only failures with this {name}: {', '.join(words)}."
         command = click.option(f"--{name}", metavar=name.upper(), help=help_text)(command)
     return command
+
+
+AGO = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def read_time(_: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """Read a time: ISO 8601, local without a zone, or how long ago: 30m, 24h, 7d, 2w. For `callback`."""
+    from scanfleet.errors import RequestError
+
+    if value is None:
+        return None
+    try:
+        if ago := re.fullmatch(r"(\d{1,5})([mhdw])", value):
+            return datetime.now(UTC) - timedelta(**{AGO[ago[2]]: int(ago[1])})
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        words = "write 2026-05-01, 2026-05-01T13:30, 2026-05-01T13:30:00Z, or how long ago: 24h, 7d"
+        raise RequestError(f"{param.opts[0]} {value}: is no time: {words}") from None
 
 
 def spreadsheet_option(command: FunctionT) -> FunctionT:

@@ -19,7 +19,7 @@ class Answered:
 
 
 class Agreement:
-    """Counts images one by one, in constant memory."""
+    """Counts images in constant memory."""
 
     def __init__(self, labels: tuple[str, ...], flags: tuple[str, ...]) -> None:
         self.labels = labels
@@ -27,11 +27,16 @@ class Agreement:
         self.cells: Counter[Answered] = Counter()
         self.n_unknown = 0  # images whose truth is not a label of the check, or missing
 
-    def add(self, truth: object, *, label: str | None, decision: str | None) -> None:
+    def add(self, truth: object, *, label: str | None, decision: str | None, n: int = 1) -> None:
         if truth in self.labels:
-            self.cells[Answered(truth=str(truth), label=label, decision=decision)] += 1
+            self.cells[Answered(truth=str(truth), label=label, decision=decision)] += n
         else:
-            self.n_unknown += 1
+            self.n_unknown += n
+
+    @property
+    def n_known(self) -> int:
+        """The number of images with a known truth, answered or not."""
+        return self.cells.total()
 
     @property
     def n_unanswered(self) -> int:

@@ -28,6 +28,7 @@ MAX_LEASE_SECONDS = 600.0  # a batch is seconds of work; after a set-back of the
 LEAST_TOKEN_BUDGET = 16  # visual tokens: one image of 128 x 128 pixels
 POSTGRESQL = "postgresql+psycopg://"
 DATABASE_SCHEMES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg")
+SCHEMES = {"broker_url": BROKER_SCHEMES, "database_url": DATABASE_SCHEMES, "reader_url": DATABASE_SCHEMES[1:]}
 
 
 class Settings(BaseSettings):
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
     # where things are
     data_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("scanfleet")))
     database_url: SecretStr | None = None  # default: SQLite in data_dir
+    reader_url: SecretStr | None = None  # a login of PostgreSQL that may only read, for `results sql`
     broker_url: SecretStr | None = None  # default: kombu's filesystem transport in data_dir
     broker_ca_file: Path | None = None  # who signed the certificate of a rediss:// server; default: the system's list
     broker_cert_file: Path | None = None  # the client's certificate and its key, where the server asks for one
@@ -129,12 +131,12 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("broker_url", "database_url")
+    @field_validator("broker_url", "database_url", "reader_url")
     @classmethod
     def _known_scheme(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
         if value is None:
             return None
-        allowed = BROKER_SCHEMES if info.field_name == "broker_url" else DATABASE_SCHEMES
+        allowed = SCHEMES[info.field_name]
         scheme = urlsplit(value.get_secret_value()).scheme
         if scheme not in allowed:
             raise ValueError(f"scheme {scheme!r} is not one of {', '.join(allowed)}")
@@ -168,7 +170,7 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if (self.broker_cert_file is None) != (self.broker_key_file is None):
             raise ValueError("broker_cert_file and broker_key_file belong together: give both or none")
-        self.database  # noqa: B018 - raises for options that contradict each other
+        _ = self.database, self.reader  # raises for options that contradict each other
         return self
 
     @cached_property
@@ -176,7 +178,15 @@ class Settings(BaseSettings):
         """The SQLAlchemy URL, password included: never log it."""
         if self.database_url is None:
             return f"sqlite:///{self.data_dir / 'scanfleet.db'}"
-        url = self.database_url.get_secret_value()
+        return self._as_sqlalchemy(self.database_url)
+
+    @cached_property
+    def reader(self) -> str | None:
+        """The SQLAlchemy URL of `reader_url`, password included: never log it."""
+        return None if self.reader_url is None else self._as_sqlalchemy(self.reader_url)
+
+    def _as_sqlalchemy(self, given: SecretStr) -> str:
+        url = given.get_secret_value()
         for other in ("postgresql://", "postgres://"):  # the second one as libpq and many hosts write it
             if url.startswith(other):
                 url = POSTGRESQL + url.removeprefix(other)
@@ -238,7 +248,7 @@ def load_settings(**flags: Any) -> Settings:
         raise BadSettings(f"scanfleet.toml: {error}") from None
     if problems:
         raise BadSettings(f"settings: {'; '.join(problems)} (flag, SCANFLEET_* variable or scanfleet.toml)")
-    for url in (settings.broker_url, settings.database_url):
+    for url in (settings.broker_url, settings.database_url, settings.reader_url):
         hide(None if url is None else urls.password_of(url.get_secret_value()))
     hide(None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value())
     return settings

@@ -23,9 +23,14 @@ OTHERS = 0o077  # bits of a mode that admit others than the owner
 SQLITE_BUSY_SECONDS = 20.0  # for the one write lock; below the default lease, as all timeouts
 
 
-def connect(settings: Settings) -> sa.Engine:
-    """Return an engine on the ledger; it connects at the first use. One engine per process."""
+def connect(settings: Settings, *, only_reads: bool = False) -> sa.Engine:
+    """Return an engine on the ledger; it connects at the first use. One engine per process.
+
+    only_reads: a SQLite file that this process may not write will do.
+    """
     url = make_url(settings.database)
+    if only_reads and url.get_backend_name() == "sqlite" and _is_foreign(Path(url.database or "")):
+        return _reader(Path(url.database or ""))
     if url.get_backend_name() != "sqlite":
         from scanfleet.db import postgresql  # imports psycopg, which the embedded ledger does not need
 
@@ -41,6 +46,27 @@ def connect(settings: Settings) -> sa.Engine:
     return engine
 
 
+def _is_foreign(file: Path) -> bool:
+    """True for a ledger that is there, and that this process may not write."""
+    return os.path.isfile(file) and not all(_may(place, os.R_OK | os.W_OK) for place in (file.absolute().parent, file))
+
+
+def _may(place: Path, mode: int) -> bool:
+    return os.access(place, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _reader(file: Path) -> sa.Engine:
+    import sqlite3
+
+    def opened() -> sqlite3.Connection:
+        place = read_only_uri(file)
+        return sqlite3.connect(place, uri=True, timeout=SQLITE_BUSY_SECONDS, isolation_level=None)
+
+    engine = sa.create_engine("sqlite://", creator=opened, poolclass=sa.NullPool, hide_parameters=True)
+    sa.event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
 def _require_place(file: Path, *, setting: str) -> None:
     """Check the place of a SQLite file, whose own error names no cause. Raises BadSettings: waiting does not help."""
     folder = file.absolute().parent
@@ -49,8 +75,19 @@ def _require_place(file: Path, *, setting: str) -> None:
     if os.path.isdir(file):
         raise BadSettings(f"{setting}: {file} is a folder: name a file")
     for place in (folder, file) if os.path.exists(file) else (folder,):
-        if not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        if not _may(place, os.R_OK | os.W_OK):
             raise BadSettings(f"{setting}: no permission to write {place}: change that, or set another place")
+
+
+def read_only_uri(file: Path) -> str:
+    """Return the URI that opens a ledger for reading.
+
+    SQLite makes files beside it even to read, unless it is told that nobody writes. That is so where the folder is not
+    ours to write in, and no log (-wal) lies there that a writer keeps.
+    """
+    uri = f"{file.absolute().as_uri()}?mode=ro"
+    quiet = not _may(file.absolute().parent, os.W_OK) and not os.path.exists(f"{file}-wal")
+    return f"{uri}&immutable=1" if quiet else uri
 
 
 _creating = threading.Lock()  # else SQLite might open the file before another thread has closed it here

@@ -84,19 +84,22 @@ def _oldest(revision: str) -> str:
 
 
 @contextmanager
-def ledger(settings: Settings, *, newer: bool = False) -> Iterator[sa.Engine]:
+def ledger(settings: Settings, *, newer: bool = False, only_reads: bool = False) -> Iterator[sa.Engine]:
     """Open an engine on a database with the current schema, and dispose of it at the end.
 
     newer: as in `check_schema`. Workers pass it: those of the release before continue while a fleet is updated.
+    only_reads: as in `connect`.
 
     The embedded database is upgraded on the way; a server's only by `scanfleet db upgrade`, because its owner decides
     when. Raises SchemaOutdated, and the errors of `connect_at_start`.
     """
-    with connect_at_start(settings) as engine:
+    with started(connect(settings, only_reads=only_reads)) as engine:
         if settings.database_url is None:
             try:
                 check_schema(engine, newer=newer)
             except SchemaOutdated:
+                if engine.url.database is None:  # a file that may only be read
+                    raise
                 upgrade(engine)
         else:
             check_schema(engine, newer=newer)
@@ -109,7 +112,13 @@ def connect_at_start(settings: Settings) -> Iterator[sa.Engine]:
 
     Raises BadSettings where waiting does not help (password, certificate), and DatabaseUnavailable where it may.
     """
-    engine = connect(settings)
+    with started(connect(settings)) as engine:
+        yield engine
+
+
+@contextmanager
+def started(engine: sa.Engine) -> Iterator[sa.Engine]:
+    """Let an engine connect once, and dispose of it at the end. Errors as in `connect_at_start`."""
     try:
         try:
             with reading(engine) as connection:

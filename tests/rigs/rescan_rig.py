@@ -45,6 +45,10 @@ def uri(number: int) -> str:
     return f"mem://a/{number:05}"
 
 
+def numbered(number: int) -> dict[str, Any]:
+    return {"n": number}
+
+
 def decide(margin: float) -> str:
     return "flag" if margin >= THRESHOLDS["flag"] else "clear" if margin < THRESHOLDS["review"] else "review"
 
@@ -74,9 +78,11 @@ class Archive:
             champions.promote(connection, adapter, kind="gate", why="better")
         return adapter
 
-    def scan(self, n_images: int, margins: Margins, **failing: Any) -> str:
+    def scan(
+        self, n_images: int, margins: Margins, *, meta: Callable[[int], dict[str, Any]] = numbered, **failing: Any
+    ) -> str:
         """Add a scan of N images, answered by the current champion."""
-        page = [NewImage(uri=uri(number), etag="1", size=7, meta={"n": number}) for number in range(n_images)]
+        page = [NewImage(uri=uri(number), etag="1", size=7, meta=meta(number)) for number in range(n_images)]
         with transaction(self.engine) as connection:
             scan, _ = scans.open_scan(
                 connection, check=self.check, model="fake", sources=["mem://a"], filters={}, fresh=True

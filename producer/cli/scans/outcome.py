@@ -166,6 +166,13 @@ def echo_agreement(found: Agreement, *, column: str) -> None:
     """Print the confusion matrix, and rates with 95 % intervals."""
     click.echo()
     echo_line(f"against the truth in column {column} (rows: truth, columns: answer)")
+    echo_rates(found)
+    if found.n_unknown:
+        echo_line(f"not counted: {count(found.n_unknown, 'image')} with no label of the check in column {column}")
+
+
+def echo_rates(found: Agreement) -> None:
+    """Print the confusion matrix, rates, and what they leave out."""
     confusion = found.confusion()
     rows: list[tuple[str | int, ...]] = [
         (truth, *(confusion.get((truth, label), 0) for label in found.labels)) for truth in found.labels
@@ -182,8 +189,6 @@ def echo_agreement(found: Agreement, *, column: str) -> None:
             f"not counted: {count(found.n_unanswered, 'image')} with a known truth but no verdict, "
             f"of which {found.n_unanswered_flags} should have been flagged"
         )
-    if found.n_unknown:
-        echo_line(f"not counted: {count(found.n_unknown, 'image')} with no label of the check in column {column}")
 
 
 def _rate(name: str, share: Proportion) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note, require_csv, spreadsheet_option
+from scanfleet.producer.cli.queries.filters import as_listed, read_filter, wanted_options
+from scanfleet.producer.cli.queries.rows import echo_rows, form_option
 from scanfleet.producer.cli.tables import Cell, count, echo_table
 
 if TYPE_CHECKING:
@@ -20,30 +22,6 @@ if TYPE_CHECKING:
     from scanfleet.checks.crop_result import CropResult
     from scanfleet.checks.frame_result import FrameResult
     from scanfleet.db.results.results import Result, ResultFilter
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-
-
-def wanted_options(command: FunctionT) -> FunctionT:
-    for option in reversed(
-        (
-            click.option(
-                "--scan",
-                metavar="SCAN",
-                help="Only this scan. Default: all; the answers of a rescan are shown in the scan that it renews.",
-            ),
-            click.option(
-                "--state", type=click.Choice(["pending", "verdict", "failed", "cancelled"]), help="In this state."
-            ),
-            click.option("--label", metavar="LABEL", help="With this answer."),
-            click.option("--decision", type=click.Choice(["clear", "review", "flag"]), help="With this decision."),
-            click.option("--min-score", type=float, metavar="P", help="With at least this score."),
-            click.option("--max-score", type=float, metavar="P", help="With at most this score."),
-            click.option("--prefix", metavar="TEXT", help="Whose uri starts with TEXT."),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(cls=ScanfleetGroup)
@@ -58,37 +36,70 @@ def results() -> None:
 
 @results.command("ls")
 @wanted_options
+@click.option(
+    "--sort",
+    metavar="COLUMN",
+    help="score, margin, unlike, size (highest first), scored_at (newest first) or uri; -score: the other way round.",
+)
+@click.option("--columns", metavar="A,B,...", help="Show these columns of an export, such as uri,score,meta.campaign.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most results to show.")
-@click.option("--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
+@form_option()
 @click.pass_obj
-def list_results(flags: Flags, /, *, limit: int, form: str, **wanted: Any) -> None:
+def list_results(
+    flags: Flags, /, *, sort: str | None, columns: str | None, limit: int, form: str, **wanted: Any
+) -> None:
     """List results, the oldest first.
 
     Without --scan and --state, images that no worker has tried yet are left out: an abandoned scan has thousands.
+    An option given several times asks for any of its values.
 
     \b
     Example:
       scanfleet results ls --scan k7m2 --decision flag
+      scanfleet results ls --where campaign=spring --sort score --limit 10
     """
-    from scanfleet.db.results.results import iter_results
+    from scanfleet.producer.cli.queries.columns import as_rows, read_columns
     from scanfleet.producer.reports.export import write_results
     from scanfleet.producer.reports.output import target
 
-    with flags.ledger() as engine:
-        chosen = _filter(engine, wanted)
-        if chosen.scan is None and chosen.state is None:
+    names = None if columns is None else read_columns(columns)
+    require_sort(sort)
+    with flags.ledger(only_reads=True) as engine:
+        chosen = read_filter(engine, wanted)
+        if not chosen.scan and not chosen.state:
             chosen = replace(chosen, tried=True)
-        found = iter_results(engine, chosen, limit=limit)
-        if form != "table":
+        shown = _listed(engine, chosen, sort=sort, limit=limit)
+        if names is not None:
+            echo_rows(names, as_rows(shown, names), form=form)
+        elif form != "table":
             with target(None, form=form) as file:
-                write_results(found, file, form=form)
-            return
-        shown = list(found)
-    echo_results(shown)
+                write_results(shown, file, form=form)
+        else:
+            echo_results(shown)
+    if form != "table":
+        return
     if not shown:
         note("no image matches")
     elif len(shown) == limit:
         note(f"only the first {limit} are shown: use --limit or `scanfleet results export`")
+
+
+def require_sort(sort: str | None) -> None:
+    from scanfleet.db.results.results import SORTS
+    from scanfleet.errors import RequestError
+
+    if sort is not None and sort not in SORTS:
+        raise RequestError(f"--sort {sort}: name one of {', '.join(SORTS)}")
+
+
+def _listed(engine: sa.Engine, chosen: ResultFilter, *, sort: str | None, limit: int) -> list[Result]:
+    from scanfleet.db.engine import reading
+    from scanfleet.db.results.results import iter_results, top_results
+
+    if sort is None:
+        return list(iter_results(engine, chosen, limit=limit))
+    with reading(engine, long=True) as connection:
+        return top_results(connection, chosen, limit=limit, sort=sort)
 
 
 @results.command()
@@ -120,8 +131,9 @@ def show(flags: Flags, uri: str, scan: str | None, form: str) -> None:
     from scanfleet.producer.reports.export import as_record
     from scanfleet.producer.reports.output import escaped
 
-    with flags.ledger() as engine:
-        found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": _as_listed(uri)})))
+    with flags.ledger(only_reads=True) as engine:
+        wanted = {"scan": [scan] if scan else [], "uri": as_listed(uri)}
+        found = list(iter_results(engine, read_filter(engine, wanted)))
         with reading(engine) as connection:
             checks = {result.scan: get_scan(connection, result.scan).check for result in found}
     if not found:
@@ -174,35 +186,27 @@ def export(
         found = iter_results(engine, _filter(engine, wanted), limit=limit)
         with target(output, form=form) as file:
             n = write_results(found, file, form=form, spreadsheet=spreadsheet)
-        if wanted["scan"] is not None:
-            report_warnings(engine, wanted["scan"])
+        for scan_id in wanted["scan"]:
+            report_warnings(engine, scan_id)
     note(count(n, "line") + (f" in {output}" if output else ""))
 
 
 def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
-    """Raises UnknownName for an unknown scan."""
-    from scanfleet.db.engine import reading
-    from scanfleet.db.results.results import ResultFilter
-    from scanfleet.db.scans.scans import get_scan
+    """Return the filter of an export, which may be one of many that follow each other: see `OVERLAP`."""
+    from scanfleet.db.results.filters import OVERLAP
 
-    if wanted["scan"] is not None:
-        with reading(engine) as connection:
-            wanted = wanted | {"scan": get_scan(connection, wanted["scan"]).id}
-    return ResultFilter(**wanted)
-
-
-def _as_listed(uri: str) -> str:
-    """Return a path as the ledger stores it: absolute, its folder without links."""
-    if "://" in uri:
-        return uri
-    path = Path(uri).expanduser().absolute()
-    return str(path.parent.resolve() / path.name)
+    return read_filter(engine, wanted, overlap=OVERLAP)
 
 
 def echo_results(shown: Sequence[Result]) -> None:
-    """Print a table, with columns for boxes, crops and frames where any image has them."""
+    """Print a table, with columns for what differs (check, model) or any image has (boxes, crops, frames)."""
     header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
     rows = [_row(result) for result in shown]
+    for name in ("model", "check"):
+        values = [getattr(result, name) for result in shown]
+        if len(set(values)) > 1:
+            header = (header[0], name, *header[1:])
+            rows = [(row[0], value, *row[1:]) for row, value in zip(rows, values, strict=True)]
     if any(result.boxes is not None for result in shown):
         from scanfleet.producer.reports.drawing import boxes_in_words
 

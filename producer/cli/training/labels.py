@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note, read_time
 from scanfleet.producer.cli.tables import count, echo_table
 from scanfleet.producer.cli.training.labels_export import export_labels
 from scanfleet.producer.cli.training.labels_import import confirm, import_labels, user
@@ -22,14 +21,6 @@ HEADER = ("id", "at", "check", "label", "boxes", "who", "state", "split", "uri")
 SPLITS = ("train", "calibration", "threshold", "golden", "none")
 
 
-TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z")
-
-
-def _with_zone(_: click.Context, __: click.Parameter, value: datetime | None) -> datetime | None:
-    """Take a time without a zone as local time."""
-    return None if value is None else value.astimezone()
-
-
 def wanted_options(command: FunctionT) -> FunctionT:
     for option in reversed(
         (
@@ -39,10 +30,9 @@ def wanted_options(command: FunctionT) -> FunctionT:
             click.option("--who", metavar="NAME", help="Only labels by this person."),
             click.option(
                 "--since",
-                type=click.DateTime(TIMES),
-                callback=_with_zone,
+                callback=read_time,
                 metavar="TIME",
-                help="Only labels from this time on: 2026-05-01T13:30.",
+                help="Only labels from this time on: 2026-05-01T13:30, or 7d ago.",
             ),
         )
     ):

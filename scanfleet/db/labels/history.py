@@ -97,6 +97,15 @@ def iter_labels(engine: sa.Engine, wanted: LabelFilter, *, limit: int | None = N
         left = None if left is None else left - size
 
 
+def labels_of_contents(connection: sa.Connection, wanted: LabelFilter, contents: Sequence[str]) -> list[LabelLine]:
+    """Return the labels of these images (content hashes), the oldest first."""
+    found: list[LabelLine] = []
+    for start in range(0, len(contents), PAGE_ROWS):
+        these = Label.content_sha256.in_(contents[start : start + PAGE_ROWS])
+        found += _lines(connection, _select().where(*wanted.conditions(), these).order_by(Label.id))
+    return found
+
+
 def iter_conflicts(engine: sa.Engine, check_name: str) -> Iterator[Conflict]:
     """Yield the images in conflict, by content hash, in one short read per page."""
     after = ""

@@ -6,7 +6,7 @@ Also the workers' stage times of a scan, summed in the database.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
+from scanfleet.db.results.filters import ResultFilter as ResultFilter
+from scanfleet.db.results.portable import by_bytes
 from scanfleet.db.results.scorers import outdated
 from scanfleet.db.results.verdicts import scored_at
 from scanfleet.db.tables import Adapter, Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
@@ -89,48 +91,6 @@ class Result:
     failure: FailureInfo | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResultFilter:
-    """A filter of results; unset fields match all. Filters on the answer leave out images without one.
-
-    Without a scan the images of rescans are left out: their answers are already in the scan that they renew.
-    """
-
-    scan: str | None = None
-    uri: str | None = None
-    prefix: str | None = None  # of the uri
-    state: str | None = None
-    label: str | None = None
-    decision: str | None = None
-    min_score: float | None = None
-    max_score: float | None = None
-    tried: bool = False  # leave out pending and cancelled images
-
-    def conditions(self) -> list[sa.ColumnElement[bool]]:
-        found: list[sa.ColumnElement[bool]] = []
-        for column, value in (
-            (Image.scan_id, self.scan),
-            (Image.uri, self.uri),
-            (Image.state, self.state),
-            (Verdict.label, self.label),
-            (Verdict.decision, self.decision),
-        ):
-            if value is not None:
-                found.append(column == value)
-        if self.tried:
-            found.append(Image.state.in_(("verdict", "failed")))
-        if self.scan is None:
-            found.append(Image.rescan_of.is_(None))
-        if self.prefix is not None:
-            # Not LIKE: SQLite's ignores the case.
-            found.append(sa.func.substr(Image.uri, 1, len(self.prefix)) == self.prefix)
-        if self.min_score is not None:
-            found.append(Verdict.score >= self.min_score)
-        if self.max_score is not None:
-            found.append(Verdict.score <= self.max_score)
-        return found
-
-
 def iter_results(
     engine: sa.Engine, wanted: ResultFilter, *, limit: int | None = None, page_images: int = PAGE_IMAGES
 ) -> Iterator[Result]:
@@ -148,10 +108,34 @@ def iter_results(
         left = None if left is None else left - size
 
 
-def top_results(connection: sa.Connection, wanted: ResultFilter, *, limit: int) -> list[Result]:
-    """Return the results with the highest score (then margin) first."""
-    query = _select(wanted).order_by(Verdict.score.desc().nulls_last(), Verdict.margin.desc(), Image.id).limit(limit)
+ORDERS: dict[str, Any] = {  # as a person reads them: the highest, the newest or the first one first
+    "score": Verdict.score.desc(),
+    "margin": Verdict.margin.desc(),
+    "unlike": Verdict.unlike.desc(),
+    "size": Image.size.desc(),
+    "scored_at": Verdict.created_at.desc(),
+    "uri": by_bytes(Image.uri),
+}
+SORTS = (*ORDERS, *(f"-{name}" for name in ORDERS))  # "-": the other way round
+
+
+def top_results(connection: sa.Connection, wanted: ResultFilter, *, limit: int, sort: str = "score") -> list[Result]:
+    """Return the first results in one of SORTS, those without a value last. Equal scores go by margin."""
+    column = ORDERS[sort.removeprefix("-")]
+    order = _reversed(column) if sort.startswith("-") else column
+    query = _select(wanted).order_by(order.nulls_last(), Verdict.margin.desc().nulls_last(), Image.id).limit(limit)
     return [_result(row) for row in connection.execute(query)]
+
+
+def _reversed(order: Any) -> Any:
+    return order.element.asc() if isinstance(order, sa.UnaryExpression) else order.desc()
+
+
+def count_uncalibrated(connection: sa.Connection, wanted: ResultFilter) -> int:
+    """Count the answers that only the bounds of the score leave out, since they have none."""
+    unbounded = replace(wanted, min_score=None, max_score=None)
+    query = unbounded.joined(sa.func.count()).where(Verdict.id.is_not(None), Verdict.score.is_(None))
+    return connection.execute(query).scalar_one()
 
 
 def list_failures(
@@ -164,6 +148,11 @@ def list_failures(
     if reason is not None:
         query = query.where(Failure.reason == reason)
     return [_result(row) for row in connection.execute(query.order_by(Image.id).limit(limit))]
+
+
+def has_failed_for(connection: sa.Connection, reason: str) -> bool:
+    """True where any image of any scan failed for this reason."""
+    return connection.execute(sa.select(sa.exists().where(Failure.reason == reason))).scalar_one()
 
 
 def count_failures(connection: sa.Connection, scan_id: str) -> dict[tuple[str, str], int]:
@@ -206,7 +195,7 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
     return set(connection.execute(query).scalars())
 
 
-_IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "content_sha256", "meta", "state")
+_IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "meta")
 _VERDICT = (
     "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "frames", "notes", "unlike",
     "doubted", "reused_from",
@@ -216,11 +205,13 @@ _FAILURE = ("stage", "reason", "detail")
 
 
 def _select(wanted: ResultFilter) -> sa.Select[Any]:
-    columns: list[sa.ColumnElement[Any]] = [
+    columns: list[sa.SQLColumnExpression[Any]] = [
         Image.id.label("image_id"),
         CheckRow.name.label("check"),
         Scan.__table__.c.model,
         *(Image.__table__.c[name] for name in _IMAGE),
+        (Image.content_sha256 if wanted.as_of is None else Verdict.content_sha256).label("content_sha256"),
+        wanted.state_column.label("state"),
         *(Verdict.__table__.c[name] for name in _VERDICT),
         scored_at(),
         ScorerRow.id.label("scorer_id"),
@@ -230,17 +221,7 @@ def _select(wanted: ResultFilter) -> sa.Select[Any]:
         Adapter.id.label("adapter_id"),
         *(Failure.__table__.c[name] for name in _FAILURE),
     ]
-    return (
-        sa.select(*columns)
-        .select_from(Image)
-        .join(Scan, Scan.id == Image.scan_id)
-        .join(CheckRow, CheckRow.id == Scan.check_id)
-        .outerjoin(Verdict, Verdict.id == Image.verdict_id)
-        .outerjoin(ScorerRow, ScorerRow.id == Verdict.scorer_id)
-        .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
-        .outerjoin(Failure, Failure.image_id == Image.id)
-        .where(*wanted.conditions())
-    )
+    return wanted.joined(*columns).outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
 
 
 def _result(row: sa.Row[Any]) -> Result:

@@ -126,6 +126,13 @@ def list_scans(connection: sa.Connection, *, limit: int = 1000) -> list[ScanInfo
     return _select_scans(connection, sa.true(), limit=limit)
 
 
+def names_in_scans(connection: sa.Connection) -> dict[str, list[str]]:
+    """Return the names of the checks and models that scans have, by kind."""
+    check = sa.select(CheckRow.name).where(sa.exists().where(Scan.check_id == CheckRow.id))
+    found = {"check": check, "model": sa.select(Scan.model)}
+    return {kind: sorted(connection.execute(query.distinct()).scalars()) for kind, query in found.items()}
+
+
 def list_rescans(connection: sa.Connection, scan_id: str, *, limit: int = 100) -> list[ScanInfo]:
     """Return the rescans of this scan, the newest first."""
     return _select_scans(connection, Scan.rescan_of == scan_id, limit=limit)

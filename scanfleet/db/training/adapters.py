@@ -36,6 +36,7 @@ class AdapterInfo:
 
 
 COLUMNS = list(Adapter.__table__.c)
+MAX_DIGITS = 10  # of an id; more are the begin of a hash
 
 
 def register_adapter(connection: sa.Connection, adapter: AdapterInfo) -> int:
@@ -75,3 +76,19 @@ def list_adapters(connection: sa.Connection, check_name: str | None = None) -> l
 def move_adapter(connection: sa.Connection, adapter_id: int, uri: str) -> None:
     """Record the new uri of an adapter's files."""
     connection.execute(sa.update(Adapter).where(Adapter.id == adapter_id).values(uri=uri))
+
+
+def adapters_named(connection: sa.Connection, name: str) -> list[int]:
+    """Return the adapters with this id, or else those whose weights' SHA-256 begins so. Raises UnknownName.
+
+    The same weights may be registered for several checks; two weights are never meant.
+    """
+    of_id = Adapter.id == int(name) if name.isascii() and name.isdigit() and len(name) < MAX_DIGITS else sa.false()
+    of_weights = Adapter.weights_sha256.startswith(name.lower(), autoescape=True)
+    for where in (of_id, of_weights):
+        found = connection.execute(sa.select(Adapter.id, Adapter.weights_sha256).where(where)).all()
+        if len({row.weights_sha256 for row in found}) > 1:
+            raise UnknownName(f"several adapters begin with {name!r}: `scanfleet adapters ls` lists them")
+        if found and name:
+            return [row.id for row in found]
+    raise UnknownName(f"no adapter {name!r}: `scanfleet adapters ls` lists them")
