@@ -22,16 +22,24 @@ from scanfleet.db.training_tables import (
     Refusal,
     Training,
 )
+from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
-    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure", "Image", "Label", "LabelledImage",
-    "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Worker",
+    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure", "Forgotten", "Image", "Label",
+    "LabelledImage", "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Webhook",
+    "Worker",
 ]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")
 BATCH_STATES = ("ready", "leased", "done", "cancelled")
 IMAGE_STATES = ("pending", "verdict", "failed", "cancelled")
 DECISIONS = ("clear", "review", "flag")
+
+
+def _pointers(table: str, column: str) -> sa.Index:
+    """The rows that point to a row, found when it is deleted."""
+    filled = sa.text(f"{column} IS NOT NULL")
+    return sa.Index(f"ix_{table}_{column}", column, postgresql_where=filled, sqlite_where=filled)
 
 
 class CheckRow(Base):
@@ -107,6 +115,7 @@ class Image(Base):
         sa.UniqueConstraint("scan_id", "identity"),
         sa.Index(None, "batch_id"),
         sa.Index(None, "scan_id", "state", "id"),
+        *(_pointers("images", name) for name in ("verdict_id", "rescan_of", "replaced")),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -170,6 +179,16 @@ class ScorerRow(Base):
     shift: Mapped[dict[str, Any] | None]
 
 
+class Forgotten(Base):
+    """The hash of an image's name that no listing takes again (scanfleet.db.scans.forgotten)."""
+
+    __tablename__ = "forgotten"
+
+    uri_sha256: Mapped[str] = mapped_column(primary_key=True)
+    scan_id: Mapped[str] = mapped_column(primary_key=True)  # "*": for every scan
+    at: Mapped[datetime]
+
+
 class Verdict(Base):
     """The answer of one scorer for one image."""
 
@@ -180,6 +199,7 @@ class Verdict(Base):
         sa.Index(None, "scorer_id", "content_sha256"),
         sa.Index(None, "scorer_id", "identity"),
         sa.Index(None, "scan_id", "decision", "id"),
+        _pointers("verdicts", "reused_from"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -201,7 +221,7 @@ class Verdict(Base):
     notes: Mapped[list[Any] | None]  # what decoding chose where viewers differ
     unlike: Mapped[float | None]  # scanfleet.stats.unlike; None: no adapter, or one that does not know
     doubted: Mapped[str | None]  # the decision by the margin alone, where a review stands for an unlike image
-    reused_from: Mapped[int | None]  # the verdict that this one copies
+    reused_from: Mapped[int | None]  # the verdict that this one copies; itself: that one was deleted
     created_at: Mapped[datetime]
 
 

@@ -121,7 +121,7 @@ def show(flags: Flags, uri: str, scan: str | None, form: str) -> None:
     from scanfleet.producer.reports.output import escaped
 
     with flags.ledger() as engine:
-        found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": _as_listed(uri)})))
+        found = list(iter_results(engine, _filter(engine, {"scan": scan, "uri": as_listed(uri)})))
         with reading(engine) as connection:
             checks = {result.scan: get_scan(connection, result.scan).check for result in found}
     if not found:
@@ -191,7 +191,7 @@ def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
     return ResultFilter(**wanted)
 
 
-def _as_listed(uri: str) -> str:
+def as_listed(uri: str) -> str:
     """Return a path as the ledger stores it: absolute, its folder without links."""
     if "://" in uri:
         return uri
