@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from scanfleet.producer.cli.completion import complete, completion
+from scanfleet.producer.cli.deletion.forget import forget
 from scanfleet.producer.cli.fleet.checks import checks
 from scanfleet.producer.cli.fleet.db import db
 from scanfleet.producer.cli.fleet.doctor import doctor
@@ -83,7 +84,24 @@ def cli(
 
 
 COMMANDS = (
-    *(run, scan, scans, rescan, results, score, labels, train, adapters, tune, drift, checks, worker, db, doctor),
+    *(
+        run,
+        scan,
+        scans,
+        rescan,
+        results,
+        forget,
+        score,
+        labels,
+        train,
+        adapters,
+        tune,
+        drift,
+        checks,
+        worker,
+        db,
+        doctor,
+    ),
     completion,
 )
 for command in COMMANDS:

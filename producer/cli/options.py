@@ -117,6 +117,11 @@ def complete_check(_: click.Context, __: click.Parameter, incomplete: str) -> li
     return names or [CompletionItem(incomplete, type="file")]
 
 
+notify_option = click.option(
+    "--notify", metavar="URL", help="Tell this address when the scan has ended (docs/webhooks.md)."
+)
+
+
 def filter_options(command: FunctionT) -> FunctionT:
     """Add the options that choose images, for scan and run."""
     for option in reversed(
@@ -149,6 +154,7 @@ def filter_options(command: FunctionT) -> FunctionT:
             click.option("--sample", metavar="N|0.05", help="Take a random sample: a number of images or a fraction."),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample."),
             click.option("--fresh", is_flag=True, help="Start a new scan even if the same one exists."),
+            notify_option,
         )
     ):
         command = option(command)

@@ -29,6 +29,7 @@ from scanfleet.errors import BrokerUnavailable, RequestError
 from scanfleet.images.formats import SEVERAL_SUFFIXES
 from scanfleet.messages import score_queue
 from scanfleet.producer.scans.enqueue import Enqueued, enqueue
+from scanfleet.producer.scans.webhooks import telling
 from scanfleet.producer.sources.filters import Filters, pages, parse_sample
 from scanfleet.producer.sources.listing import Listing
 from scanfleet.producer.sources.open import open_source
@@ -53,6 +54,7 @@ class Request:
     fresh: bool
     members: bool = False
     pack: Path | None = None
+    notify: str | None = None  # the address to tell when the scans end
 
     def listing(self, settings: Settings) -> Listing:
         """Open the sources. Raises RequestError (a filter), SourceNotFound, BadSource."""
@@ -78,7 +80,7 @@ class Session:
 
     def enqueue(self, request: Request) -> Iterator[Enqueued]:
         """See `producer.scans.enqueue`."""
-        return enqueue(
+        pages = enqueue(
             self.engine,
             self.app,
             self.settings,
@@ -86,6 +88,7 @@ class Session:
             checks=find_checks(self.engine, request),
             fresh=request.fresh,
         )
+        return telling(self.engine, self.settings, pages, url=request.notify)
 
 
 def missing_worker_hint(engine: sa.Engine, *, model: str, queue: str) -> str | None:

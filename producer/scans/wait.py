@@ -15,6 +15,7 @@ from scanfleet.db.engine import reading
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.scans import Progress, ScanInfo
 from scanfleet.producer.scans.session import why_no_worker
+from scanfleet.producer.scans.webhooks import deliver
 from scanfleet.reconcile import reconcile_once
 from scanfleet.retry import retry_database
 
@@ -68,11 +69,12 @@ def watch(
 def watch_and_reconcile(
     engine: sa.Engine, app: Celery, settings: Settings, scan_id: str, *, own_workers: bool = False
 ) -> Iterator[ScanSnapshot]:
-    """Like `watch`, with a round of reconciling every `reconcile_seconds`."""
+    """Like `watch`, with a round of reconciling every `reconcile_seconds`; at the end its webhooks are sent."""
     due_at = 0.0
     for now in watch(engine, scan_id, own_workers=own_workers):
         yield now
         if now.ended:
+            deliver(engine, settings, scan_id)
             return
         if time.monotonic() >= due_at:
             retry_database(lambda: reconcile_once(engine, app, settings))

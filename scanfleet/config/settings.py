@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     https_hosts: str = ""  # hosts that https:// images may be read from, separated by commas; *.host: all below it
     https_private_hosts: str = ""  # of them, those that may have private addresses
 
+    # who is told when a scan ends (docs/webhooks.md)
+    webhook_secret: SecretStr | None = Field(default=None, min_length=16)  # signs what is sent
+    webhook_hosts: str = ""  # hosts that may be told, as https_hosts
+    webhook_private_hosts: str = ""  # of them, those that may have private addresses, or be plain http
+
     # what scores
     model: str = "pocket"  # a built-in name, a hub id or a folder
     model_revision: str | None = None  # hub commit
@@ -143,7 +148,7 @@ class Settings(BaseSettings):
         urls.check_url(value.get_secret_value(), scheme=scheme)
         return value
 
-    @field_validator("https_hosts", "https_private_hosts")
+    @field_validator("https_hosts", "https_private_hosts", "webhook_hosts", "webhook_private_hosts")
     @classmethod
     def _hosts(cls, value: str) -> str:
         web_hosts.hosts_of(value)
@@ -250,5 +255,6 @@ def load_settings(**flags: Any) -> Settings:
         raise BadSettings(f"settings: {'; '.join(problems)} (flag, SCANFLEET_* variable or scanfleet.toml)")
     for url in (settings.broker_url, settings.database_url, settings.reader_url):
         hide(None if url is None else urls.password_of(url.get_secret_value()))
-    hide(None if settings.endpoint_key is None else settings.endpoint_key.get_secret_value())
+    for secret in (settings.endpoint_key, settings.webhook_secret):
+        hide(None if secret is None else secret.get_secret_value())
     return settings

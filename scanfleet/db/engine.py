@@ -105,7 +105,7 @@ def _make_private(file: Path, *_: Any) -> None:
 
 def _sqlite_connect(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # _sqlite_begin sends BEGIN
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -13,6 +13,9 @@ does it know which counts change; no transaction that holds an older batch waits
 of that row (FOR KEY SHARE) until its transaction ends: an insert does, and so does the second UPDATE of a row in one
 transaction. FOR UPDATE waits for those keys, so that two transactions that hold one could deadlock.
 
+A deletion (db/deletion/removal.py) takes batches first, then verdicts and images FOR UPDATE: it waits for those that
+copy or renew them, and these take what they name in the order of the ids.
+
 SQLite has one write lock, taken when a transaction begins: there these are plain reads.
 """
 

@@ -1,8 +1,8 @@
-"""Roles and rights in PostgreSQL: three roles, each with the least that its side of the fleet needs.
+"""Roles and rights in PostgreSQL: four roles, each with the least that its side of the fleet needs.
 
 Rights are granted by table, so that a new column changes nothing, except where rows must not change. A new table must
 be entered here; a test checks that.
-Every role reads everything, the views included: the ledger holds no secrets.
+Every role reads everything, the views included, but for PRIVATE: the rest of the ledger holds no secrets.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ PRODUCER = {
     "champions": "INSERT, UPDATE",  # a person promotes and rolls back
     "promotions": "INSERT",
     "calibrations": "INSERT",  # fitted by `scanfleet tune`
+    "webhooks": "INSERT, UPDATE",
 }
 # Workers settle what producers create; they create no scan, batch or image, and delete nothing.
 WORKER = {
@@ -48,12 +49,26 @@ WORKER = {
     "promotions": "INSERT",
     "refusals": "INSERT",
     "trainings": "INSERT, UPDATE",
+    "webhooks": "UPDATE",
+}
+# Keepers delete what was kept long enough, or must be forgotten. They add nothing but the names that stay forgotten.
+KEEPER = {
+    "scans": "UPDATE (state, finished_at), DELETE",
+    "batches": "UPDATE, DELETE",
+    "images": "UPDATE (verdict_id, replaced), DELETE",
+    "failures": "DELETE",
+    "verdicts": "UPDATE (image_id, scan_id, reused_from, computed_at), DELETE",
+    "forgotten": "INSERT, DELETE",
+    "webhooks": "DELETE",
+    "labels": "UPDATE (uri), DELETE",
+    "labelled_images": "DELETE",
 }
 READER: Mapping[str, str] = {}
 _COUNTED = (  # ids from a sequence
     "checks", "batches", "images", "scorers", "verdicts", "labels", "adapters", "trainings", "promotions", "refusals",
-    "calibrations",
+    "calibrations", "webhooks",
 )  # fmt: skip
+PRIVATE = {"webhooks": ("url",)}  # columns that only roles see which change the table: they may hold a token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +76,12 @@ class RoleNames:
     producer: str = "scanfleet_producer"
     worker: str = "scanfleet_worker"
     reader: str = "scanfleet_reader"
+    keeper: str = "scanfleet_keeper"
 
 
 def role_statements(names: RoleNames) -> list[str]:
-    """Return SQL that creates the three roles, or resets them to the rights here. For the owner of the tables."""
-    rights = {names.producer: PRODUCER, names.worker: WORKER, names.reader: READER}
+    """Return SQL that creates the four roles, or resets them to the rights here. For the owner of the tables."""
+    rights = {names.producer: PRODUCER, names.worker: WORKER, names.reader: READER, names.keeper: KEEPER}
     return [line for role, tables in rights.items() for line in _statements(role, tables)]
 
 
@@ -79,10 +95,26 @@ def _statements(role: str, tables: Mapping[str, str]) -> list[str]:
     return [
         f"DO $$ BEGIN CREATE ROLE {to} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;",
         f"REVOKE ALL ON {every} FROM {to};",
-        f"GRANT SELECT ON {every} TO {to};",
+        f"GRANT {_reading(tables)} TO {to};",
+        *(f"GRANT SELECT ({_seen(name)}) ON {_quoted(name)} TO {to};" for name in _half_hidden(tables)),
         *(f"GRANT {rights} ON {_quoted(name)} TO {to};" for name, rights in tables.items()),
         *([f"GRANT USAGE ON SEQUENCE {sequences} TO {to};"] if sequences else []),
     ]
+
+
+def _reading(tables: Mapping[str, str]) -> str:
+    whole = [name for name in sorted(Base.metadata.tables) if name not in _half_hidden(tables)]
+    views = (view.name for view in VIEWS)
+    return f"SELECT ON {', '.join(map(_quoted, (*whole, *views, VERSION_TABLE)))}"
+
+
+def _half_hidden(tables: Mapping[str, str]) -> list[str]:
+    return [name for name in PRIVATE if "UPDATE" not in tables.get(name, "")]
+
+
+def _seen(table: str) -> str:
+    names = (column.name for column in Base.metadata.tables[table].c if column.name not in PRIVATE[table])
+    return ", ".join(map(_quoted, names))
 
 
 def _quoted(name: str) -> str:

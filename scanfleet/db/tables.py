@@ -22,10 +22,12 @@ from scanfleet.db.training_tables import (
     Refusal,
     Training,
 )
+from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
-    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure", "Image", "Label", "LabelledImage",
-    "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Worker",
+    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure", "Forgotten", "Image", "Label",
+    "LabelledImage", "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Webhook",
+    "Worker",
 ]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")
@@ -37,6 +39,11 @@ DECISIONS = ("clear", "review", "flag")
 def _where(condition: str) -> dict[str, Any]:
     """Return the options of a partial index, for both databases."""
     return {f"{dialect}_where": sa.text(condition) for dialect in ("postgresql", "sqlite")}
+
+
+def _pointers(table: str, column: str) -> sa.Index:
+    """The rows that point to a row, found when it is deleted."""
+    return sa.Index(f"ix_{table}_{column}", column, **_where(f"{column} IS NOT NULL"))
 
 
 class CheckRow(Base):
@@ -117,6 +124,7 @@ class Image(Base):
         sa.Index(None, "uri", postgresql_ops={"uri": "text_pattern_ops"}),
         sa.Index(None, "content_sha256", **_where("content_sha256 IS NOT NULL")),
         sa.Index(None, "changed_at", "id", **_where("changed_at IS NOT NULL")),
+        *(_pointers("images", name) for name in ("rescan_of", "replaced")),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -182,6 +190,16 @@ class ScorerRow(Base):
     shift: Mapped[dict[str, Any] | None]
 
 
+class Forgotten(Base):
+    """The hash of an image's name that no listing takes again (scanfleet.db.scans.forgotten)."""
+
+    __tablename__ = "forgotten"
+
+    uri_sha256: Mapped[str] = mapped_column(primary_key=True)
+    scan_id: Mapped[str] = mapped_column(primary_key=True)  # "*": for every scan
+    at: Mapped[datetime]
+
+
 class Verdict(Base):
     """The answer of one scorer for one image."""
 
@@ -193,6 +211,7 @@ class Verdict(Base):
         sa.Index(None, "scorer_id", "identity"),
         sa.Index(None, "scan_id", "decision", "id"),
         sa.Index(None, "created_at"),
+        _pointers("verdicts", "reused_from"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -214,7 +233,7 @@ class Verdict(Base):
     notes: Mapped[list[Any] | None]  # what decoding chose where viewers differ
     unlike: Mapped[float | None]  # scanfleet.stats.unlike; None: no adapter, or one that does not know
     doubted: Mapped[str | None]  # the decision by the margin alone, where a review stands for an unlike image
-    reused_from: Mapped[int | None]  # the verdict that this one copies
+    reused_from: Mapped[int | None]  # the verdict that this one copies; itself: that one was deleted
     created_at: Mapped[datetime]  # when it was written
     computed_at: Mapped[datetime | None]  # when the answer was given; of a copy, that of its original
 

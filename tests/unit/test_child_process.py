@@ -49,6 +49,8 @@ def test_every_setting_reaches_a_child_whatever_its_type(tmp_path: Path, monkeyp
         "s3_requester_pays": True,
         "https_hosts": "h, *.i:8443",
         "https_private_hosts": "j",
+        "webhook_hosts": "k",
+        "webhook_private_hosts": "l",
     }
     for name, field in Settings.model_fields.items():
         if name.endswith("_file"):

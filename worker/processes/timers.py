@@ -14,11 +14,13 @@ import structlog
 from celery import Celery
 
 from scanfleet.config.settings import Settings
+from scanfleet.config.webhook_address import sends_webhooks
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans.workers import beat, stop_worker
 from scanfleet.queue.app import clear_taken
 from scanfleet.reconcile import reconcile_once
 from scanfleet.stats.stage_times import ADVICE, StageTimes
+from scanfleet.webhooks.delivery import deliver_due
 from scanfleet.worker.batch.timing import Totals
 from scanfleet.worker.processes.components import Scoring
 from scanfleet.worker.processes.hang_detector import HangWatch, Limits
@@ -72,12 +74,20 @@ def heartbeat_of(scoring: Scoring) -> Callable[[sa.Connection], None]:
     return write
 
 
+def webhook_timers(engine: sa.Engine, settings: Settings) -> list[Timer]:
+    """Return a timer of its own: a receiver that answers slowly holds up nothing else."""
+    if not sends_webhooks(settings):
+        return []
+    return [Timer("webhooks", lambda: deliver_due(engine, settings), seconds=settings.reconcile_seconds)]
+
+
 @contextmanager
 def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
     """Run the timers of a scoring worker inside the context."""
     all_timers = [
         Timer("reconcile", lambda: reconcile_once(scoring.engine, app, settings), seconds=settings.reconcile_seconds)
     ]
+    all_timers += webhook_timers(scoring.engine, settings)
     watchdog = Watchdog(
         has_work=work_in(scoring.engine, settings.model),
         broker_responds=responds(app),

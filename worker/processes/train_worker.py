@@ -25,7 +25,7 @@ from scanfleet.worker.consumer.app import make_training_app
 from scanfleet.worker.consumer.run import consume
 from scanfleet.worker.processes.registration import new_name, registered_worker
 from scanfleet.worker.processes.score_worker import check_access
-from scanfleet.worker.processes.timers import CLEAR_SECONDS, STALLED_SECONDS, WATCH_SECONDS
+from scanfleet.worker.processes.timers import CLEAR_SECONDS, STALLED_SECONDS, WATCH_SECONDS, webhook_timers
 from scanfleet.worker.runtime.exit import EX_TEMPFAIL, exit_overdue
 from scanfleet.worker.runtime.retry import retry_startup
 from scanfleet.worker.runtime.shutdown import Stop
@@ -99,6 +99,7 @@ def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer
         Timer("triggers", lambda: check_triggers(engine, settings), seconds=settings.train_check_seconds),
         Timer("watchdog", watchdog.check, seconds=WATCH_SECONDS),
         Timer("sweep", trainer.sweep, seconds=SWEEP_SECONDS),
+        *webhook_timers(engine, settings),
     ]
     if settings.broker.startswith("filesystem"):
         all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))

@@ -55,8 +55,9 @@ def check(flags: Flags) -> None:
 @click.option("--producer", default="scanfleet_producer", show_default=True, help="Role that enqueues and manages.")
 @click.option("--worker", default="scanfleet_worker", show_default=True, help="Role that scores.")
 @click.option("--reader", default="scanfleet_reader", show_default=True, help="Role that only reads.")
-def roles(producer: str, worker: str, reader: str) -> None:
-    """Print SQL for three PostgreSQL roles of least privilege. Changes nothing.
+@click.option("--keeper", default="scanfleet_keeper", show_default=True, help="Role that deletes.")
+def roles(producer: str, worker: str, reader: str, keeper: str) -> None:
+    """Print SQL for four PostgreSQL roles of least privilege. Changes nothing.
 
     Run the SQL as the owner of the tables, and again after every `db upgrade`. Then admit your users with
     GRANT scanfleet_worker TO alice.
@@ -67,5 +68,5 @@ def roles(producer: str, worker: str, reader: str) -> None:
     """
     from scanfleet.db.roles import RoleNames, role_statements
 
-    for line in role_statements(RoleNames(producer=producer, worker=worker, reader=reader)):
+    for line in role_statements(RoleNames(producer=producer, worker=worker, reader=reader, keeper=keeper)):
         click.echo(line)

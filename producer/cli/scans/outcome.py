@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from scanfleet.db.results.frames import FrameCounts
     from scanfleet.db.scans.scans import Progress, ScanInfo
+    from scanfleet.db.scans.webhooks import WebhookInfo
     from scanfleet.producer.reports.agreement import Agreement
     from scanfleet.producer.reports.failures import Counts
     from scanfleet.producer.reports.summary import Summary
@@ -123,6 +125,28 @@ def report_missing_worker(engine: sa.Engine, scan: ScanInfo, done: Progress) -> 
         missing = missing_worker_hint(engine, model=scan.model, queue=scan.queue)
         if missing is not None:
             note(missing)
+
+
+def report_webhooks(engine: sa.Engine, scan_id: str) -> None:
+    """Note which addresses were not told yet that the scan has ended."""
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans.webhooks import webhooks_of
+
+    with reading(engine) as connection:
+        waiting = [each for each in webhooks_of(connection, scan_id) if each.state != "sent"]
+    for each in waiting:
+        note(f"webhook {each.shown} is not sent: {each.last_error}; a worker tries again (`scans show {scan_id}`)")
+
+
+def echo_webhooks(found: Sequence[WebhookInfo]) -> None:
+    """Print who is told of the end of a scan, and whether they were."""
+    for each in found:
+        words = f"webhook  {printable(each.shown)}: {each.state.replace('_', ' ')}"
+        if each.sent_at is not None:
+            words += f" {each.sent_at:%Y-%m-%d %H:%M}"
+        elif each.last_error is not None:
+            words += f" after {count(each.attempts, 'attempt')}: {printable(each.last_error)}"
+        echo_line(words, hang=9)
 
 
 def report_refusals(engine: sa.Engine, scan: ScanInfo) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scanfleet.producer.cli.options import Flags, if_stopped, note
+from scanfleet.producer.cli.options import Flags, if_stopped, note, notify_option
 from scanfleet.producer.cli.progress import Display, open_display
 from scanfleet.producer.cli.tables import count
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print what would be scored again; write nothing.")
 @click.option("--wait", is_flag=True, help="Wait until the rescan has ended.")
 @click.option("--strict", is_flag=True, help="With --wait: exit 20 if an image could not be scored.")
+@notify_option
 @click.option("--report", is_flag=True, help="Show what SCAN, or its newest rescan, changed.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", help="Report format.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Report file. Default: stdout.")
@@ -45,6 +46,7 @@ def rescan(
     dry_run: bool,
     wait: bool,
     strict: bool,
+    notify: str | None,
     report: bool,
     form: str,
     output: Path | None,
@@ -76,7 +78,7 @@ def rescan(
     if dry_run:
         _show(plan)
     elif plan.n_images or plan.known:
-        _run(flags, plan, wait=wait, strict=strict)
+        _run(flags, plan, wait=wait, strict=strict, notify=notify)
 
 
 def _audit(text: str | None) -> float | None:
@@ -155,24 +157,26 @@ def _show(plan: Plan) -> None:
         click.echo(f"existing rescan  {plan.known.id}")
 
 
-def _run(flags: Flags, plan: Plan, *, wait: bool, strict: bool) -> None:
+def _run(flags: Flags, plan: Plan, *, wait: bool, strict: bool, notify: str | None) -> None:
     from scanfleet.producer.scans.session import open_session
 
     with open_session(flags.settings(model=plan.root.model)) as session, open_display() as display:
         with if_stopped("stopped; what is enqueued is kept: run the same command to resume"):
-            last = _enqueue(session, plan, display)
+            last = _enqueue(session, plan, display, notify=notify)
         if wait:
             with if_stopped(f"stopped waiting; the rescan continues: `scanfleet scans watch {last.scan.id}`"):
                 _wait(session, last.scan.id, display, strict=strict)
 
 
-def _enqueue(session: Session, plan: Plan, display: Display) -> Enqueued:
+def _enqueue(session: Session, plan: Plan, display: Display, *, notify: str | None) -> Enqueued:
     from scanfleet.producer.scans.rescan import enqueue_rescan
     from scanfleet.producer.scans.session import missing_worker_hint
     from scanfleet.producer.scans.wait import snapshot_of
+    from scanfleet.producer.scans.webhooks import telling
 
     last = None
-    for page in enqueue_rescan(session.engine, session.app, session.settings, plan):
+    pages = enqueue_rescan(session.engine, session.app, session.settings, plan)
+    for page in telling(session.engine, session.settings, pages, url=notify):
         if last is None:
             click.echo(page.scan.id)  # at once, so that a script can follow it
         display.listed(page)
@@ -193,7 +197,7 @@ def _enqueue(session: Session, plan: Plan, display: Display) -> Enqueued:
 
 
 def _wait(session: Session, scan_id: str, display: Display, *, strict: bool) -> None:
-    from scanfleet.producer.cli.scans.outcome import report_refusals
+    from scanfleet.producer.cli.scans.outcome import report_refusals, report_webhooks
     from scanfleet.producer.cli.scans.scan import report_outcome
     from scanfleet.producer.scans.rescan_changes import find_report
     from scanfleet.producer.scans.wait import watch_and_reconcile
@@ -204,4 +208,5 @@ def _wait(session: Session, scan_id: str, display: Display, *, strict: bool) -> 
     flipped = report.n_flipped("decision")
     note(f"{flipped} of {count(report.n_renewed, 'decision')} flipped: `scanfleet rescan {scan_id} --report`")
     report_refusals(session.engine, now.scan)
+    report_webhooks(session.engine, scan_id)
     report_outcome(scan_id, now.progress, strict=strict)

@@ -46,7 +46,12 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
       scanfleet run photos/ --check overlay --check logo.toml
     """
     from scanfleet.config.model_names import require_address, require_model
-    from scanfleet.producer.cli.scans.outcome import echo_summary, report_refusals, report_unused_adapter
+    from scanfleet.producer.cli.scans.outcome import (
+        echo_summary,
+        report_refusals,
+        report_unused_adapter,
+        report_webhooks,
+    )
     from scanfleet.producer.cli.scans.scan import report_outcomes
     from scanfleet.producer.local.workers import LocalWorkers, require_worker_extra
     from scanfleet.producer.reports.output import require_place
@@ -79,6 +84,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
             echo_summary(summarise(session.engine, now.scan.id), seconds=seconds)
             _conclude(session, now, truth=truth, report=report)
             report_refusals(session.engine, now.scan)
+            report_webhooks(session.engine, now.scan.id)
             report_unused_adapter(session.engine, now.scan)
         report_outcomes(ended, strict=strict, n_left_out=n_left_out)
 

@@ -143,7 +143,7 @@ def _report_missing_worker(session: Session, last: Enqueued) -> None:
 
 def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -> None:
     """Wait for one scan after the other: those of a pass advance together."""
-    from scanfleet.producer.cli.scans.outcome import report_answers, report_refusals
+    from scanfleet.producer.cli.scans.outcome import report_answers, report_refusals, report_webhooks
     from scanfleet.producer.scans.wait import watch_and_reconcile
 
     ended = []
@@ -155,6 +155,7 @@ def _wait(session: Session, last: Enqueued, display: Display, *, strict: bool) -
             note(f"scan {each.id}: check {each.check}")
         report_answers(session.engine, each.id)
         report_refusals(session.engine, now.scan)
+        report_webhooks(session.engine, each.id)
         ended.append(now)
     report_outcomes(ended, strict=strict, n_left_out=last.n_left_out)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scanfleet.producer.cli.deletion.delete import delete
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup, echo_line, failure_options, note, printable
 from scanfleet.producer.cli.scans.scan_changes import cancel, pause, resume, retry
 from scanfleet.producer.cli.tables import count, echo_table
@@ -21,7 +22,7 @@ form_option = click.option("--format", "form", type=click.Choice(["table", "json
 
 @click.group(cls=ScanfleetGroup)
 def scans() -> None:
-    """List, watch, pause, resume, cancel and retry scans.
+    """List, watch, pause, resume, cancel, retry and delete scans.
 
     Name a scan by its id, or by any unique prefix of it.
 
@@ -78,6 +79,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     from scanfleet.db.drift.reference import alarms_of_scan
     from scanfleet.db.engine import reading
     from scanfleet.db.scans import scans as store
+    from scanfleet.db.scans.webhooks import webhooks_of
     from scanfleet.producer.cli.scans import outcome
     from scanfleet.producer.cli.scans.times import echo_times
     from scanfleet.producer.reports.failures import n_quarantined
@@ -88,6 +90,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         with reading(engine) as connection:
             rescans = store.list_rescans(connection, summary.scan.id)
             alarms = alarms_of_scan(connection, summary.scan.check, summary.scan.id)
+            hooks = webhooks_of(connection, summary.scan.id)
         if form == "table":
             outcome.report_missing_worker(engine, summary.scan, summary.progress)
             outcome.report_unused_adapter(engine, summary.scan)
@@ -101,8 +104,9 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         more["rescans"] = [each.id for each in rescans]
         more["alarms"] = alarms
         more["warnings"] = summary.warnings
+        more["webhooks"] = [asdict(hook) for hook in hooks]
         record = _record(summary.scan, summary.progress) | more
-        click.echo(json.dumps(record, indent=2))
+        click.echo(json.dumps(record, indent=2, default=str))
         return
     outcome.echo_summary(summary)
     outcome.echo_explanations(summary)
@@ -114,6 +118,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     for name, value in summary.scan.filters.items():
         echo_line(f"{name:8} {value}", hang=9)
     outcome.echo_renewal(summary.scan, rescans)
+    outcome.echo_webhooks(hooks)
     if summary.scan.n_listed is None:
         command = "scan" if summary.scan.rescan_of is None else "rescan"
         note(f"the listing is incomplete: run `scanfleet {command}` with the same arguments to resume it")
@@ -214,7 +219,7 @@ def report(flags: Flags, scan_id: str, output: Path, truth: str | None, limit: i
     click.echo(output)
 
 
-for change in (pause, resume, cancel, retry):
+for change in (pause, resume, cancel, retry, delete):
     scans.add_command(change)
 
 

@@ -46,7 +46,7 @@ class Answer:
     notes: tuple[str, ...] = ()  # what decoding chose where viewers differ
     unlike: float | None = None  # share of the calibration images that are less unlike; None: not compared
     doubted: str | None = None  # the decision by the margin alone, where a review stands for an unlike image
-    reused_from: int | None = None  # the verdict that gave the answer first
+    reused_from: int | None = None  # the verdict that gave the answer first, or the first copy that is left
     computed_at: datetime | None = None  # of a reused one, when it was given; None: just now
 
 
@@ -226,11 +226,13 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
     if not outcome.verdicts:
         return
     at = now(connection)
+    there = _still_there(connection, outcome.verdicts)
     rows = [
         {name: getattr(verdict, name) for name in ("image_id", "identity", *_COLUMNS)}
         | {
             "scan_id": held.scan_id,
             "scorer_id": outcome.scorer_id,
+            "reused_from": verdict.reused_from if verdict.reused_from in there else None,
             "box_problems": verdict.box_problems or None,
             "crop": verdict.crop and verdict.crop.record(),
             "frames": verdict.frames and verdict.frames.record(),
@@ -246,6 +248,11 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
         Verdict.scorer_id == outcome.scorer_id, Verdict.image_id.in_(image_ids)
     )
     verdict_ids: dict[int, int] = {row.image_id: row.id for row in connection.execute(written)}
+    orphans = [
+        verdict_ids[verdict.image_id] for verdict in outcome.verdicts if verdict.reused_from not in (None, *there)
+    ]
+    if orphans:  # copies of a verdict that was deleted meanwhile name themselves
+        connection.execute(sa.update(Verdict).where(Verdict.id.in_(orphans)).values(reused_from=Verdict.id))
     connection.execute(
         sa.update(Image)
         .where(Image.id == sa.bindparam("b_image"))
@@ -268,6 +275,15 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
         ],
     )
     renew(connection, held.images, verdict_ids)
+
+
+def _still_there(connection: sa.Connection, verdicts: Sequence[NewVerdict]) -> set[int]:
+    """Return which of the copied verdicts there are; they are not deleted until the transaction ends."""
+    copied = [verdict.reused_from for verdict in verdicts if verdict.reused_from is not None]
+    if not copied:
+        return set()
+    query = sa.select(Verdict.id).where(Verdict.id.in_(copied)).order_by(Verdict.id)
+    return set(connection.execute(query.with_for_update(read=True, key_share=True)).scalars())
 
 
 def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from scanfleet.db import leases
 from scanfleet.db.bulk import insert_rows
 from scanfleet.db.clock import backoff_over
 from scanfleet.db.engine import now
+from scanfleet.db.scans.forgotten import forgotten_of
 from scanfleet.db.scans.passes import read_elsewhere
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Failure, Image, Scan
@@ -86,7 +87,7 @@ def add_images(
     at_most: int | None = None,
 ) -> list[int]:
     """Add at most `at_most` images that the scan does not hold yet. Returns the ids of the new batches."""
-    fresh = not_yet_held(connection, scan_id, images)[:at_most]
+    fresh = _still_there(connection, not_yet_held(connection, scan_id, images))[:at_most]
     chunks = [fresh[start : start + batch_images] for start in range(0, len(fresh), batch_images)]
     ids = []
     for chunk in chunks:
@@ -103,12 +104,26 @@ def add_images(
 
 
 def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewImage]) -> list[NewImage]:
-    """Return the images that the scan does not hold, each once."""
+    """Return the images that the scan does not hold, each once, without forgotten ones.
+
+    What is forgotten is read last: an image that is no longer held is in there by then.
+    """
     by_identity = {image.identity: image for image in images}  # a manifest may name an image twice
     query = sa.select(Image.identity).where(Image.scan_id == scan_id, Image.identity.in_(list(by_identity)))
     for held in connection.execute(query).scalars():
         del by_identity[held]
-    return list(by_identity.values())
+    forgotten = forgotten_of(connection, scan_id, {image.uri for image in by_identity.values()})
+    return [image for image in by_identity.values() if image.uri not in forgotten]
+
+
+def _still_there(connection: sa.Connection, images: Sequence[NewImage]) -> Sequence[NewImage]:
+    """Return the images without those that renew a deleted one; the others stay until the transaction ends."""
+    renewed = [image.rescan_of for image in images if image.rescan_of is not None]
+    if not renewed:
+        return images
+    query = sa.select(Image.id).where(Image.id.in_(renewed)).order_by(Image.id)
+    there = set(connection.execute(query.with_for_update(read=True, key_share=True)).scalars())
+    return [image for image in images if image.rescan_of is None or image.rescan_of in there]
 
 
 def claim(

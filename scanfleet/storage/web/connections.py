@@ -14,6 +14,7 @@ from scanfleet.config.web_hosts import PORT, is_listed
 from scanfleet.errors import StoreUnavailable
 from scanfleet.storage.base import refused
 
+SETTING = "https_private_hosts"
 MOST_ADDRESSES = 4  # of a host that are tried
 _NO_SUCH_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -21,13 +22,13 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def pool_class(private_hosts: Collection[str]) -> type[HTTPSConnectionPool]:
-    """Return a pool whose connections refuse private addresses, except those of `private_hosts`."""
+def pool_class(private_hosts: Collection[str], *, setting: str = SETTING) -> type[HTTPSConnectionPool]:
+    """Return a pool whose connections refuse private addresses, except those of `private_hosts`, as a setting lists."""
 
     class CheckedConnection(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
             name = self._dns_host
-            addresses = addresses_of(self.host, self.port, private_hosts)
+            addresses = addresses_of(self.host, self.port, private_hosts, setting=setting)
             try:
                 for address in addresses[:-1]:
                     self._dns_host = address
@@ -46,7 +47,7 @@ def pool_class(private_hosts: Collection[str]) -> type[HTTPSConnectionPool]:
     return CheckedPool
 
 
-def addresses_of(host: str, port: int | None, private_hosts: Collection[str]) -> list[str]:
+def addresses_of(host: str, port: int | None, private_hosts: Collection[str], *, setting: str = SETTING) -> list[str]:
     """Return the addresses of a host. Raises ObjectRefused (no_host, private_address), StoreUnavailable."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), port or PORT, type=socket.SOCK_STREAM)
@@ -61,7 +62,7 @@ def addresses_of(host: str, port: int | None, private_hosts: Collection[str]) ->
         # All of them: a name with a public and a private address is how the check would be passed.
         private = next((each for each in addresses if not is_public(ipaddress.ip_address(each))), None)
         if private is not None:
-            detail = f"{host} has the address {private}, which is not public (https_private_hosts may allow it)"
+            detail = f"{host} has the address {private}, which is not public ({setting} may allow it)"
             raise refused("private_address", detail)
     return addresses[:MOST_ADDRESSES]
 

@@ -1,4 +1,4 @@
-"""The three roles on a real PostgreSQL: each does its work, and nothing else."""
+"""The four roles on a real PostgreSQL: each does its work, and nothing else."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +11,22 @@ from click.testing import CliRunner
 
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
+from scanfleet.db.deletion.selection import Selection
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.results.scorers import Shift, record_shift
-from scanfleet.db.roles import PRODUCER, WORKER
+from scanfleet.db.roles import KEEPER, PRIVATE, PRODUCER, WORKER
 from scanfleet.db.scans import retries, scans, workers
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.tables import Base, Failure, Image, Scan, Verdict
 from scanfleet.db.training import refusals, trainings
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import promote
+from scanfleet.db.views import VIEWS
 from scanfleet.errors import AccessDenied
 from scanfleet.models.types import ModelIdentity
 from scanfleet.producer.cli.main import cli
+from scanfleet.producer.deletion.forgetting import forget
+from scanfleet.producer.deletion.scans import delete_scan, plan_deletion
 from scanfleet.queue.app import make_app
 from scanfleet.reconcile import reconcile_once
 from scanfleet.worker.scoring.adapters import register_shipped
@@ -31,7 +35,17 @@ from tests.rigs.worker_rig import Rig, add_scan, png, rig
 from tests.services import PostgresServer
 
 KNOWN = {"checks", "scans", "batches", "images", "failures", "scorers", "verdicts", "labels", "adapters"}
-KNOWN |= {"champions", "workers", "labelled_images", "trainings", "promotions", "refusals", "calibrations"}
+KNOWN |= {
+    "champions",
+    "workers",
+    "labelled_images",
+    "trainings",
+    "promotions",
+    "refusals",
+    "calibrations",
+    "forgotten",
+    "webhooks",
+}
 SQL = CliRunner().invoke(cli, ["db", "roles"]).output
 
 
@@ -41,13 +55,14 @@ class Urls:
     producer: str
     worker: str
     reader: str
+    keeper: str
 
 
 @pytest.fixture
 def urls(postgres_server: PostgresServer, pg_url: str, tmp_path: Path) -> Iterator[Urls]:
     upgraded(load_settings(data_dir=tmp_path, database_url=pg_url))
     name = pg_url.rpartition("/")[2]
-    users = {role: f"{role}_{name}" for role in ("producer", "worker", "reader")}
+    users = {role: f"{role}_{name}" for role in ("producer", "worker", "reader", "keeper")}
     with postgres_server.connect(name) as connection:
         for _ in range(2):  # again changes nothing
             connection.execute(SQL)  # type: ignore[call-overload]
@@ -76,7 +91,7 @@ def refused(who: sa.Engine, statement: sa.Executable) -> None:
 
 def test_every_table_has_been_thought_of() -> None:
     assert set(Base.metadata.tables) == KNOWN, "enter the new table in scanfleet/db/roles.py, and here"
-    assert set(PRODUCER) | set(WORKER) == KNOWN
+    assert set(PRODUCER) | set(WORKER) | set(KEEPER) == KNOWN
 
 
 def test_a_worker_scores_a_batch_with_its_role_alone(urls: Urls, tmp_path: Path) -> None:
@@ -153,13 +168,44 @@ def test_a_producer_enqueues_manages_and_reconciles_but_gives_no_verdict(urls: U
         refused(producer, sa.text("UPDATE labels SET label = 'x'"))
 
 
+def test_a_keeper_deletes_and_adds_nothing(urls: Urls, tmp_path: Path) -> None:
+    with (
+        engine(urls.producer, tmp_path) as producer,
+        engine(urls.keeper, tmp_path) as keeper,
+        rig(tmp_path, database_url=urls.worker) as worker,
+    ):
+        contents = {f"mem://a/{number}.png": png(number) for number in range(3)} | {"mem://a/bad.png": b"no image"}
+        images = worker.put(contents)
+        scan, kept = add_scan(producer, images), add_scan(producer, images, check=load_check("flowers"))
+        chosen = Selection(uris=("mem://a/1.png",))
+        assert sum(page.n_images for page in forget(keeper, chosen, with_labels=True)) == 2  # one is pending in each
+        worker.drain()
+        (doomed,) = plan_deletion(keeper, [scan], older_than=None)
+        assert sum(page.n_images for page in delete_scan(keeper, doomed.scan.id)) == 3
+        assert worker.progress(kept).n_images == 3
+        for statement in (
+            sa.insert(Scan).values(id="x", identity="x", check_id=1, model="m", queue="q", sources=[], filters={}),
+            sa.update(Verdict).values(margin=9.0),
+            sa.update(Image).values(uri="x"),
+            sa.text("UPDATE labels SET label = 'x'"),
+            sa.text("DELETE FROM adapters"),
+        ):
+            refused(keeper, statement)
+        for who in (producer, worker.engine):
+            refused(who, sa.delete(Image))
+
+
 def test_a_reader_only_reads(urls: Urls, tmp_path: Path) -> None:
     with engine(urls.reader, tmp_path) as reader:
         with reading(reader) as connection:
             for table in Base.metadata.sorted_tables:
-                connection.execute(sa.select(table).limit(1))
+                seen = [column for column in table.c if column.name not in PRIVATE.get(table.name, ())]
+                connection.execute(sa.select(*seen).limit(1))
+            for view in VIEWS:
+                connection.execute(sa.text(f"SELECT * FROM {view.name} LIMIT 1"))
         for table in Base.metadata.sorted_tables:
             refused(reader, sa.delete(table))
+        refused(reader, sa.text("SELECT url FROM webhooks"))
         refused(reader, sa.text("UPDATE scans SET state = 'done'"))
 
 
@@ -169,4 +215,4 @@ def test_names_are_quoted_as_names() -> None:
     odd = 'x"; DROP TABLE scans; --'
     lines = role_statements(RoleNames(reader=odd))
     assert all('"x""; DROP TABLE scans; --"' in line for line in lines if "DROP" in line)
-    assert sum("DROP" in line for line in lines) == 3
+    assert sum("DROP" in line for line in lines) == 4
