@@ -17,7 +17,7 @@ ScanfleetError
          ├─ BadSettings (UnknownModel)  BadCheck  BadManifest  BadSource
          ├─ SourceNotFound  AccessDenied  EmptySource
          ├─ UnknownName  SchemaOutdated (SchemaTooNew)  MissingExtra  ScanIncomplete
-         └─ BadLabels  GateNotPassed  TrainingFailed  DriftAlarm
+         └─ BadLabels  GateNotPassed  TrainingFailed  DriftAlarm  DanglingPointers
 """
 
 from __future__ import annotations
@@ -202,3 +202,9 @@ class DriftAlarm(RequestError):
     """Answers have drifted, and the exit code was asked to report it."""
 
     exit_code = 25
+
+
+class DanglingPointers(RequestError):
+    """Rows of the ledger point to rows that are gone: somebody deleted by hand."""
+
+    exit_code = 27
