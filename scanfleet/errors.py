@@ -17,7 +17,7 @@ ScanfleetError
          ├─ BadSettings (UnknownModel)  BadCheck  BadManifest  BadSource
          ├─ SourceNotFound  AccessDenied  EmptySource
          ├─ UnknownName  SchemaOutdated (SchemaTooNew)  MissingExtra  ScanIncomplete
-         └─ BadLabels  GateNotPassed  TrainingFailed  DriftAlarm  BadQuery
+         └─ BadLabels  GateNotPassed  TrainingFailed  DriftAlarm  BadQuery  DanglingPointers
 """
 
 from __future__ import annotations
@@ -208,3 +208,9 @@ class BadQuery(RequestError):
     """The SQL of a question is wrong, does more than read, or takes too long."""
 
     exit_code = 27
+
+
+class DanglingPointers(RequestError):
+    """Rows of the ledger point to rows that are gone: somebody deleted by hand."""
+
+    exit_code = 28

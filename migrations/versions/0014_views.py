@@ -62,10 +62,9 @@ def upgrade() -> None:
     if on_postgresql:
         _change_json("jsonb", AS_JSONB)  # after the updates: it leaves the old rows behind
     op.create_index("ix_images_uri", "images", ["uri"], postgresql_ops={"uri": "text_pattern_ops"})
-    for columns in (["content_sha256"], ["changed_at", "id"]):
-        where = sa.text(f"{columns[0]} IS NOT NULL")
-        name = f"ix_images_{'_'.join(columns)}"
-        op.create_index(name, "images", columns, postgresql_where=where, sqlite_where=where)
+    _partial_index("ix_images_changed_at_id", ["changed_at", "id"])
+    if on_postgresql:
+        _partial_index("ix_images_content_sha256", ["content_sha256"])
     op.create_index("ix_verdicts_created_at", "verdicts", ["created_at"])
     _run(*(POSTGRESQL_TRIGGER if on_postgresql else SQLITE_TRIGGER))
     _run(*views_0014.statements("postgresql" if on_postgresql else "sqlite"))
@@ -76,14 +75,21 @@ def downgrade() -> None:
     _run(*(f"DROP VIEW {name}" for name in reversed(views_0014.VIEWS)))
     _run("DROP TRIGGER images_changed ON images" if on_postgresql else "DROP TRIGGER images_changed")
     op.drop_index("ix_verdicts_created_at", "verdicts")
-    for name in ("ix_images_changed_at_id", "ix_images_content_sha256", "ix_images_uri"):
+    for name in ("ix_images_changed_at_id", "ix_images_uri"):
         op.drop_index(name, "images")
     if on_postgresql:
+        op.drop_index("ix_images_content_sha256", "images")
         _run("DROP FUNCTION scanfleet_image_changed()")
         _change_json("json", "{0}::json")
     op.drop_column("batches", "worker")
     op.drop_column("verdicts", "computed_at")
     op.drop_column("images", "changed_at")
+
+
+def _partial_index(name: str, columns: list[str]) -> None:
+    """Leave out images that have no value yet: enqueueing does not write the index."""
+    where = sa.text(f"{columns[0]} IS NOT NULL")
+    op.create_index(name, "images", columns, postgresql_where=where, sqlite_where=where)
 
 
 def _change_json(kind: str, using: str) -> None:

@@ -121,6 +121,7 @@ SELECT
   coalesce(v.computed_at, o.created_at, v.created_at) AS scored_at,
   v.created_at AS written_at,
   v.reused_from IS NOT NULL AS reused,
+  b.worker AS worker,
   i.drawn AS drawn
 FROM verdicts v
 JOIN images i ON i.id = v.image_id
@@ -129,6 +130,8 @@ JOIN checks c ON c.id = s.check_id
 JOIN scorers r ON r.id = v.scorer_id
 LEFT JOIN images h ON h.id = coalesce(i.rescan_of, i.id)
 LEFT JOIN verdicts o ON o.id = v.reused_from
+LEFT JOIN images ai ON ai.id = coalesce(o.image_id, v.image_id)
+LEFT JOIN batches b ON b.id = ai.batch_id
 LEFT JOIN adapters a ON a.id = r.adapter_id""",
     "v_failures": """\
 CREATE VIEW v_failures AS
@@ -212,10 +215,12 @@ SELECT
   l.id AS label_id,
   CASE
     WHEN m.split = 'golden'
-    AND EXISTS (SELECT 1 FROM labels p WHERE p.check_name = l.check_name AND p.origin = 'golden' AND NOT EXISTS (
-      SELECT 1 FROM labels u
-      WHERE u.check_name = p.check_name AND u.content_sha256 = p.content_sha256 AND u.undoes = p.id
-    ))
+    AND EXISTS (
+      SELECT 1 FROM labels p WHERE p.check_name = l.check_name AND p.origin = 'golden' AND NOT EXISTS (
+        SELECT 1 FROM labels u
+        WHERE u.check_name = p.check_name AND u.content_sha256 = p.content_sha256 AND u.undoes = p.id
+      )
+    )
     AND NOT EXISTS (
       SELECT 1 FROM labels q
       WHERE q.check_name = l.check_name AND q.content_sha256 = l.content_sha256 AND q.origin = 'golden'

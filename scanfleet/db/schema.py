@@ -41,7 +41,7 @@ def upgrade(engine: sa.Engine) -> str:
         reached = _revision(connection) or ""
         if reached != found and connection.dialect.name == "postgresql":
             for comment in comments(VIEWS):  # in no migration, since their words may change
-                connection.exec_driver_sql(comment)
+                connection.exec_driver_sql(comment.replace("%", "%%"))
         return reached
 
 

@@ -152,7 +152,7 @@ class BatchRun:
                     self._results.add_error(image, error)
                 case Fetched():
                     self._n_fetching -= 1
-                    self._results.count_fetched(event.image, event.etag)
+                    self._results.count_fetched(event.image, event.etag, size=len(event.data))
                     self._fetched.append(event)
                     self._batch.worker.files.take(len(event.data))
                 case ImageResult():
@@ -196,7 +196,9 @@ class BatchRun:
                 if duplicates.answer is not None:
                     self._add_results(duplicates.answer, [item.image])
             else:
-                duplicates = self._duplicates[item.sha256] = Duplicates(sha256=item.sha256, images=[item.image])
+                duplicates = self._duplicates[item.sha256] = Duplicates(
+                    sha256=item.sha256, size=len(item.data), images=[item.image]
+                )
                 self._n_open += 1
                 self._n_first += 1
                 worker.threads.submit(self._first_pass.prepare, duplicates, [item.data])

@@ -18,6 +18,7 @@ class Duplicates:
     """Images of one batch with the same bytes, which are scored once. Most have one image."""
 
     sha256: str
+    size: int  # bytes
     images: list[ClaimedImage]
     prepared: Prepared | None = None  # kept as long as boxes or a crop pass may be due
     answer: ImageResult | None = None

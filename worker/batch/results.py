@@ -39,6 +39,7 @@ class BatchResults:
         self._missing: dict[int, tuple[ClaimedImage, ImageError]] = {}  # not yet confirmed (refused_objects)
         self._refused: dict[int, tuple[ClaimedImage, ObjectRefused]] = {}
         self._versions: dict[int, str] = {}  # etags of images that were listed without one
+        self._sizes: dict[int, int] = {}  # bytes of these images: a manifest that names no version names no size
         self._waiting_for: str | None = None
         self._n_waiting = 0
         self._n_store_away = 0  # of n_waiting
@@ -74,11 +75,15 @@ class BatchResults:
         """The number of images that the store delivered, or whose failure it has told."""
         return self._n_fetched
 
-    def count_fetched(self, image: ClaimedImage, etag: str | None) -> None:
-        """etag: of the version that was read. Of an image that has none, later attempts read that version or fail."""
+    def count_fetched(self, image: ClaimedImage, etag: str | None, *, size: int) -> None:
+        """etag: of the version that was read. Of an image that has none, later attempts read that version or fail.
+
+        size: its bytes.
+        """
         self._n_fetched += 1
         if image.pin is None and etag is not None:
             self._versions[image.id] = etag
+            self._sizes[image.id] = size
 
     def version_of(self, image: ClaimedImage) -> str | None:
         """Return the etag of the version that was read; None: the store has none."""
@@ -211,6 +216,7 @@ class BatchResults:
             verdicts=self._verdicts,
             failures=self._failures,
             versions=self._versions,
+            sizes=self._sizes,
             waiting_for=waiting_for,
             store_away=self._n_store_away + len(doubtful) > 0 and not n_fetched,
             n_fetched=n_fetched,

@@ -37,18 +37,20 @@ def upgrade(flags: Flags) -> None:
 @db.command()
 @click.pass_obj
 def check(flags: Flags) -> None:
-    """Print the database's revision.
+    """Print the revision and check that rows fit together.
 
-    Exit 18 if this version of scanfleet needs another revision.
+    Exit 18 if this version of scanfleet needs another revision, 27 if rows point to rows that are gone. Reads
+    all images and verdicts.
 
     \b
     Example:
       scanfleet db check
     """
-    from scanfleet.db import schema
+    from scanfleet.db import pointers, schema
 
     with schema.connect_at_start(flags.settings()) as engine:
         click.echo(schema.check_schema(engine))
+        pointers.check_pointers(engine)
 
 
 @db.command()

@@ -47,7 +47,7 @@ class Answer:
     unlike: float | None = None  # share of the calibration images that are less unlike; None: not compared
     doubted: str | None = None  # the decision by the margin alone, where a review stands for an unlike image
     reused_from: int | None = None  # the verdict that gave the answer first, or the first copy that is left
-    computed_at: datetime | None = None  # of a reused one, when it was given; None: just now
+    computed_at: datetime | None = None  # of a reused one, when it was given first; None: just now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ class Outcome:
     verdicts: Sequence[NewVerdict]
     failures: Mapping[int, ImageError]  # by image id
     versions: Mapping[int, str] = field(default_factory=dict)  # image id -> etag, of images listed without one
+    sizes: Mapping[int, int] = field(default_factory=dict)  # image id -> bytes, of the same images
     waiting_for: str | None = None  # why the others wait
     store_away: bool = False  # not one image could be fetched
     n_fetched: int = 0  # images whose bytes came from the store
@@ -108,7 +109,7 @@ def answers_by_content(connection: sa.Connection, scorer_id: int, hashes: Collec
 
 
 def scored_at() -> sa.Label[datetime]:
-    """When the answer of a verdict was computed. A copy that an older release wrote lacks it, and its original knows."""
+    """When the answer of a verdict was computed. Copies of an older release lack it: their originals have it."""
     original = orm.aliased(Verdict)
     first = sa.select(original.created_at).where(original.id == Verdict.reused_from).scalar_subquery()
     return sa.func.coalesce(Verdict.computed_at, first, Verdict.created_at).label("scored_at")
@@ -186,7 +187,7 @@ def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> N
     if outcome.scorer is not None:
         require_scorer(connection, outcome.scorer, scan_id=held.scan_id)
     _write_verdicts(connection, held, outcome)
-    batches.pin(connection, outcome.versions)
+    batches.pin(connection, outcome.versions, outcome.sizes)
     failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
     if outcome.store_away and outcome.waiting_for is not None:
         count_source_error(connection, held.scan_id, waiting_for=outcome.waiting_for)
@@ -238,7 +239,7 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
             "frames": verdict.frames and verdict.frames.record(),
             "notes": verdict.notes or None,
             "created_at": at,
-            "computed_at": verdict.computed_at or at,
+            "computed_at": verdict.computed_at,
         }
         for verdict in outcome.verdicts
     ]

@@ -189,12 +189,15 @@ def delivered_lately(connection: sa.Connection, scan_id: str, *, limit: int = 20
     return [ClaimedImage(**image._mapping) for query in queries for image in connection.execute(query)]
 
 
-def pin(connection: sa.Connection, versions: Mapping[int, str]) -> None:
-    """Record the versions that were read of images that were listed without one, by id."""
+def pin(connection: sa.Connection, versions: Mapping[int, str], sizes: Mapping[int, int]) -> None:
+    """Record the versions that were read of images that were listed without one, by id, and their bytes."""
     if versions:
         seen = sa.update(Image).where(Image.id == sa.bindparam("b_image"), Image.seen_etag.is_(None))
-        rows = [{"b_image": image_id, "b_etag": etag} for image_id, etag in versions.items()]
-        connection.execute(seen.values(seen_etag=sa.bindparam("b_etag")), rows)
+        rows = [
+            {"b_image": image_id, "b_etag": etag, "b_size": sizes.get(image_id)} for image_id, etag in versions.items()
+        ]
+        size = sa.func.coalesce(Image.size, sa.bindparam("b_size", type_=Image.size.type))
+        connection.execute(seen.values(seen_etag=sa.bindparam("b_etag"), size=size), rows)
 
 
 def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_seconds: float) -> Claim:

@@ -33,6 +33,7 @@ HISTORY = View(
         ),
         ("written_at", "v.created_at", "when it was written, which is when it became the answer that stands"),
         ("reused", "v.reused_from IS NOT NULL", "whether it was taken over from an earlier scoring"),
+        ("worker", "b.worker", "the worker whose batch gave the answer; of a reused one, that of its original"),
         ("drawn", "i.drawn", "why a rescan chose the image: band, audit or all; null: it is no rescan's"),
     ),
     rows="""\
@@ -43,6 +44,8 @@ JOIN checks c ON c.id = s.check_id
 JOIN scorers r ON r.id = v.scorer_id
 LEFT JOIN images h ON h.id = coalesce(i.rescan_of, i.id)
 LEFT JOIN verdicts o ON o.id = v.reused_from
+LEFT JOIN images ai ON ai.id = coalesce(o.image_id, v.image_id)
+LEFT JOIN batches b ON b.id = ai.batch_id
 LEFT JOIN adapters a ON a.id = r.adapter_id""",
 )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from scanfleet.db.views.view import View, columns
 
-_UNDONE = """EXISTS (
-      SELECT 1 FROM labels u
-      WHERE u.check_name = {0}.check_name AND u.content_sha256 = {0}.content_sha256 AND u.undoes = {0}.id
-    )"""
 # Once people chose the golden set of a check, other golden images are not used for it.
-_SPLIT = f"""CASE
+_SPLIT = """CASE
     WHEN m.split = 'golden'
-    AND EXISTS (SELECT 1 FROM labels p WHERE p.check_name = l.check_name AND p.origin = 'golden' AND NOT {_UNDONE.format("p")})
+    AND EXISTS (
+      SELECT 1 FROM labels p WHERE p.check_name = l.check_name AND p.origin = 'golden' AND NOT EXISTS (
+        SELECT 1 FROM labels u
+        WHERE u.check_name = p.check_name AND u.content_sha256 = p.content_sha256 AND u.undoes = p.id
+      )
+    )
     AND NOT EXISTS (
       SELECT 1 FROM labels q
       WHERE q.check_name = l.check_name AND q.content_sha256 = l.content_sha256 AND q.origin = 'golden'
@@ -46,7 +47,7 @@ LABELS = View(
         ("width", "m.width", "pixels, upright"),
         ("height", "m.height", "pixels, upright"),
     ),
-    rows=f"""\
+    rows="""\
 FROM (
   SELECT counted.*,
     row_number() OVER (
@@ -59,7 +60,10 @@ FROM (
       row_number() OVER (PARTITION BY g.check_name, g.content_sha256, g.who ORDER BY g.id DESC) AS newest,
       max(CASE WHEN g.settles THEN g.id ELSE 0 END) OVER (PARTITION BY g.check_name, g.content_sha256) AS settled
     FROM labels g
-    WHERE g.undoes IS NULL AND NOT {_UNDONE.format("g")}
+    WHERE g.undoes IS NULL AND NOT EXISTS (
+      SELECT 1 FROM labels u
+      WHERE u.check_name = g.check_name AND u.content_sha256 = g.content_sha256 AND u.undoes = g.id
+    )
   ) counted
   WHERE newest = 1 AND id >= settled
 ) l

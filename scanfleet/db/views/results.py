@@ -33,7 +33,11 @@ _ANSWER = columns(
     ("scorer_id", "r.id", "the scorer: base model, adapter, check and all that can change a margin"),
     ("adapter_id", "a.id", "the adapter, as `adapters ls` numbers it; null: the base model alone"),
     ("adapter", "a.weights_sha256", "SHA-256 of the adapter's weights"),
-    ("worker", "b.worker", "the worker whose batch gave the answer; null before 0014"),
+    (
+        "worker",
+        "b.worker",
+        "the worker whose batch gave the answer; of a reused one, that of its original; null before 0014",
+    ),
     (
         "scored_at",
         "coalesce(v.computed_at, o.created_at, v.created_at)",

@@ -18,7 +18,7 @@ from scanfleet.db.results.verdicts import Outcome, answers_by_content
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.checks import save_check
-from scanfleet.db.tables import Scan
+from scanfleet.db.tables import Image, Scan, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.producer.reports.summary import summarise
 from tests.rigs.ledger_rig import QUEUE, flagged, scorer_spec
@@ -85,6 +85,12 @@ def test_a_first_scan_of_unlike_images_alarms_and_is_left_to_people(engine: sa.E
     assert (done.n_flagged, done.n_review, done.n_verdicts) == (0, N, N)
     assert "unlike what the adapter was calibrated on" in alarm
     assert any("so a person decides about 240 images" in words for words in summarise(engine, lost).warnings)
+    with reading(engine) as connection:  # this schema has no trigger, so it is the doubt that set them
+        changed = sa.select(Verdict.doubted.is_not(None), sa.func.count()).select_from(Image)
+        changed = changed.join(Verdict, Verdict.id == Image.verdict_id).where(Image.changed_at.is_not(None))
+        ((doubted, n),) = connection.execute(changed.group_by(Verdict.doubted.is_not(None))).all()
+    assert doubted
+    assert n >= BATCH
 
 
 def test_images_of_the_same_kind_are_decided_and_do_not_alarm(engine: sa.Engine) -> None:

@@ -1,19 +1,24 @@
 """The views on SQLite and PostgreSQL: made as the code says, and right after rescans, retries and rollbacks."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
+from scanfleet.db import schema
 from scanfleet.db.engine import reading, transaction
+from scanfleet.db.pointers import check_pointers, count_dangling
 from scanfleet.db.results import verdicts
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.scans import batches, retries, scans
-from scanfleet.db.tables import Image, Verdict
+from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.db.training import champions
 from scanfleet.db.views import VIEWS
 from scanfleet.db.views.view import for_dialect, quoted
+from scanfleet.errors import DanglingPointers
 from tests.rigs.rescan_rig import Archive, archive, empty, uri
 
 NAMES = [view.name for view in VIEWS]
@@ -210,3 +215,65 @@ def test_a_copy_is_as_old_as_its_original(held: Archive) -> None:
     assert rows(held, query) == first
     latest = rows(held, "SELECT scan FROM v_latest")
     assert {row["scan"] for row in latest} == {again.id}
+
+
+def test_the_trigger_times_every_change_and_no_other(held: Archive) -> None:
+    """Whoever writes, code of a release before included: here, plain SQL."""
+    scan = held.scan(2, spread, failing=[uri(1)])
+    changed = "SELECT changed_at FROM v_results ORDER BY image_id"
+    first = rows(held, changed)
+    assert all(row["changed_at"] for row in first)
+    with transaction(held.engine) as connection:
+        connection.execute(sa.text("UPDATE images SET crashes = 1, seen_etag = 'x'"))
+    assert rows(held, changed) == first
+    with transaction(held.engine) as connection:
+        connection.execute(sa.update(Image).values(changed_at=None))
+        connection.execute(sa.text("UPDATE images SET state = 'cancelled' WHERE state = 'failed'"))
+        batches.add_images(connection, scan_id=scan, queue="q", images=[batches.NewImage(uri=uri(7))], batch_images=1)
+    assert [row["changed_at"] is not None for row in rows(held, changed)] == [False, True, False]
+    (newest,) = rows(held, f"SELECT changed_at FROM v_results WHERE uri = '{uri(1)}'")
+    again = "SELECT uri FROM v_results WHERE changed_at >= :since"
+    assert [row["uri"] for row in rows(held, again, since=newest["changed_at"])] == [uri(1)]
+
+
+def test_the_pointers_are_checked(held: Archive) -> None:
+    held.promote("first")
+    scan = held.scan(6, spread)
+    held.promote("second")
+    rescan = held.rescan(scan, everything=True)
+    held.work(spread)
+    check_pointers(held.engine)
+    with transaction(held.engine) as connection:  # F3: a rescan deleted by hand takes the answers with it
+        connection.execute(sa.delete(Verdict).where(Verdict.scan_id == rescan))
+        connection.execute(sa.delete(Image).where(Image.scan_id == rescan))
+        connection.execute(sa.delete(Batch).where(Batch.scan_id == rescan))
+    with pytest.raises(DanglingPointers, match=r"6 of images\.verdict_id: ") as caught:
+        check_pointers(held.engine)
+    assert caught.value.exit_code == 28
+    with transaction(held.engine) as connection:
+        connection.execute(sa.update(Image).values(verdict_id=None, replaced=99, rescan_of=99))
+        connection.execute(sa.update(Verdict).values(reused_from=99))
+        connection.execute(sa.update(Scan).values(rescan_of="gone"))
+        found = count_dangling(connection)
+    assert found == {
+        "images.replaced": 6, "images.rescan_of": 6, "verdicts.reused_from": 6, "scans.rescan_of": 2
+    }  # fmt: skip
+
+
+def test_an_older_ledger_keeps_its_rows(held: Archive) -> None:
+    """On the way back and forth: times of changes are found again, and JSON that jsonb refuses is made fit for it."""
+    scan = held.scan(3, spread, failing=[uri(1)])
+    before = rows(held, "SELECT state, meta FROM v_results ORDER BY image_id")
+    with transaction(held.engine, long=True) as connection:
+        command.downgrade(schema._config(connection), "0013")
+        odd = json.dumps({"n": "a\0\0b", "path": "c:\\u0000"})
+        if not of_sqlite(held):
+            given = sa.text(f"UPDATE images SET meta = CAST(:odd AS json) WHERE uri = '{uri(2)}'")
+            connection.execute(given, {"odd": odd})
+    schema.upgrade(held.engine)
+    found = rows(held, "SELECT state, meta, changed_at, written_at, failed_at FROM v_results ORDER BY image_id")
+    assert [(row["state"], row["meta"]) for row in found[:2]] == [(row["state"], row["meta"]) for row in before[:2]]
+    assert all(row["changed_at"] == (row["written_at"] or row["failed_at"]) for row in found)
+    if not of_sqlite(held):
+        assert found[2]["meta"] == {"n": "ab", "path": "c:\\u0000"}
+    assert held.progress(scan).n_verdicts == 2

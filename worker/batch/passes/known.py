@@ -52,7 +52,7 @@ def add_read(
         if (known := found[image.id]) is None:
             continue
         file, read = known
-        results.count_fetched(image, file.etag)
+        results.count_fetched(image, file.etag, size=file.size)
         earlier = answers.get(file.sha256)
         if isinstance(earlier, ImageError):
             results.add_error(image, earlier)
@@ -73,6 +73,7 @@ def keep(
     file = FileRead(
         sha256=answer.duplicates.sha256,
         etag=results.version_of(image),
+        size=answer.duplicates.size,
         width=answer.width,
         height=answer.height,
         notes=answer.notes,

@@ -21,6 +21,7 @@ class FileRead:
 
     sha256: str
     etag: str | None
+    size: int  # bytes
     width: int  # pixels, upright
     height: int
     notes: tuple[str, ...]

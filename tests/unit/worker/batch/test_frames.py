@@ -233,7 +233,7 @@ def collected(*answers: Reading | Exception) -> Any:
         )
         for at, picture in enumerate(frames(len(answers)))
     ]
-    reads = FrameReads(Duplicates(sha256="s", images=[]), rows, n_frames=99, keep_prepared=True)
+    reads = FrameReads(Duplicates(sha256="s", size=1, images=[]), rows, n_frames=99, keep_prepared=True)
     found = [reads.add(at, answers[at]) for at in reversed(range(len(answers)))]
     assert found[:-1] == [None] * (len(answers) - 1)
     return found[-1]

@@ -183,6 +183,9 @@ def test_an_object_without_a_listed_version_is_pinned_when_it_is_read(tmp_path: 
         scan_id = worker.scan_listed(listed)
         worker.drain()
         assert all(row.seen_etag is not None and row.etag is None for row in worker.rows(Image))
+        assert {row.uri: row.size for row in worker.rows(Image)} == {
+            name: len(data) for name, data in pictures(3).items()
+        }
         worker.store.objects["mem://a/1.png"] = png(99)
         fails[0] = False
         again(worker)

@@ -231,6 +231,7 @@ def test_the_version_that_was_read_is_pinned_for_all(tmp_path: Path) -> None:
         assert store.fetched == ["mem://a/1.png"]
         assert len({row.seen_etag for row in worker.rows(Image)} - {None}) == 1
         assert all(row.seen_etag for row in worker.rows(Image))
+        assert {row.size for row in worker.rows(Image)} == {len(png(1))}  # the listing did not tell it
 
 
 def test_another_version_that_is_pinned_is_read_for_itself(tmp_path: Path) -> None:
