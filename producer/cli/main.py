@@ -21,6 +21,7 @@ from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
 from scanfleet.producer.cli.scans.agreement import agreement
 from scanfleet.producer.cli.scans.rescan import rescan
 from scanfleet.producer.cli.scans.results import results
+from scanfleet.producer.cli.scans.results_export import export
 from scanfleet.producer.cli.scans.run import run
 from scanfleet.producer.cli.scans.scan import scan
 from scanfleet.producer.cli.scans.scans import scans
@@ -86,6 +87,7 @@ for command in COMMANDS:
     cli.add_command(command)
 labels.add_command(suggest)
 scans.add_command(agreement)
+results.add_command(export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ Also the workers' stage times of a scan, summed in the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -214,7 +214,8 @@ _SCORER = ("key", "base_model", "base_revision", "precision", "mode")
 _FAILURE = ("stage", "reason", "detail")
 
 
-def _select(wanted: ResultFilter) -> sa.Select[Any]:
+def result_columns() -> dict[str, sa.ColumnElement[Any]]:
+    """Return the columns that a result is made of, by name."""
     columns: list[sa.ColumnElement[Any]] = [
         Image.id.label("image_id"),
         CheckRow.name.label("check"),
@@ -228,6 +229,11 @@ def _select(wanted: ResultFilter) -> sa.Select[Any]:
         Adapter.id.label("adapter_id"),
         *(Failure.__table__.c[name] for name in _FAILURE),
     ]
+    return {str(column.key): column for column in columns}
+
+
+def select_results(wanted: ResultFilter, columns: Iterable[sa.ColumnElement[Any]]) -> sa.Select[Any]:
+    """Return a query of one row per image. columns: some of `result_columns`, or made of them."""
     return (
         sa.select(*columns)
         .select_from(Image)
@@ -239,6 +245,10 @@ def _select(wanted: ResultFilter) -> sa.Select[Any]:
         .outerjoin(Failure, Failure.image_id == Image.id)
         .where(*wanted.conditions())
     )
+
+
+def _select(wanted: ResultFilter) -> sa.Select[Any]:
+    return select_results(wanted, result_columns().values())
 
 
 def _result(row: sa.Row[Any]) -> Result:
