@@ -25,6 +25,7 @@ MODULES = {
     "calibration": "bench.judging.calibration",
     "photographs": "bench.training.photographs",
     "labels": "bench.labels",
+    "export": "bench.export",
 }
 
 

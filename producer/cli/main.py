@@ -26,6 +26,7 @@ from scanfleet.producer.cli.queries.sql import sql
 from scanfleet.producer.cli.scans.agreement import agreement
 from scanfleet.producer.cli.scans.rescan import rescan
 from scanfleet.producer.cli.scans.results import results
+from scanfleet.producer.cli.scans.results_export import export
 from scanfleet.producer.cli.scans.run import run
 from scanfleet.producer.cli.scans.scan import scan
 from scanfleet.producer.cli.scans.scans import scans
@@ -108,7 +109,7 @@ for command in COMMANDS:
     cli.add_command(command)
 labels.add_command(suggest)
 scans.add_command(agreement)
-for question in (history, facets, compare, sql):
+for question in (export, history, facets, compare, sql):
     results.add_command(question)
 
 

@@ -19,6 +19,7 @@ from scanfleet.producer.labels.writing.folders import write_voc, write_yolo
 from scanfleet.producer.labels.writing.places import below, is_text
 from scanfleet.producer.labels.writing.said import Sayable
 from scanfleet.producer.labels.writing.tasks import write_labelstudio
+from scanfleet.producer.reports.coco import CocoFile
 from scanfleet.producer.reports.output import write_csv
 
 FORMATS = ("csv", "jsonl", "coco", "yolo", "voc", "labelstudio")
@@ -55,7 +56,7 @@ def write_labels(
             yield replace(one, uri=name) if name is not None and is_text(name) else one
 
     if form == "coco":
-        return _write_coco(named, sayable.check.labels, file), Counter()
+        return _write_coco(named(), sayable.check.labels, file), Counter()
     if form == "jsonl":
         return _write_jsonl(map(as_record, named()), file), Counter()
     rows = (
@@ -124,42 +125,14 @@ def _write_jsonl(records: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
     return n
 
 
-def _write_coco(current: CurrentLabels, labels: Sequence[str], file: IO[bytes]) -> int:
-    """Write in two passes: images, then annotations."""
-    categories = {label: number for number, label in enumerate(labels, start=1)}
-    head = [{"id": number, "name": label} for label, number in categories.items()]
-    file.write(f'{{"categories": {json.dumps(head, ensure_ascii=False)},\n"images": ['.encode())
-    n = _write_list((_coco_image(one) for one in current()), file)
-    file.write(b'],\n"annotations": [')
-    _write_list(_coco_boxes(current(), categories), file)
-    file.write(b"]}\n")
-    return n
-
-
-def _write_list(items: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
-    n = 0
-    for n, item in enumerate(items, start=1):
-        file.write(f"{',' if n > 1 else ''}\n{json.dumps(item, ensure_ascii=False)}".encode())
-    return n
+def _write_coco(current: Iterable[CurrentLabel], labels: Sequence[str], file: IO[bytes]) -> int:
+    coco = CocoFile(file, labels)
+    for one in current:
+        coco.add(one.label_id, _coco_image(one), one.boxes or ())
+    coco.close()
+    return coco.n_images
 
 
 def _coco_image(one: CurrentLabel) -> dict[str, Any]:
     more = {name: value for name, value in as_record(one).items() if name not in ("uri", "boxes") and value is not None}
-    return {"id": one.label_id, "file_name": one.uri, "width": one.width, "height": one.height} | more
-
-
-def _coco_boxes(current: Iterable[CurrentLabel], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
-    number = 0
-    for one in current:
-        for box in one.boxes or ():
-            number += 1
-            width, height = round(box["x1"] - box["x0"], 2), round(box["y1"] - box["y0"], 2)
-            more = {"attributes": box["attributes"]} if box.get("attributes") else {}
-            yield more | {
-                "id": number,
-                "image_id": one.label_id,
-                "category_id": categories.setdefault(box["label"], len(categories) + 1),
-                "bbox": [box["x0"], box["y0"], width, height],
-                "area": round(width * height, 2),
-                "iscrowd": 0,
-            }
+    return {"file_name": one.uri, "width": one.width, "height": one.height} | more

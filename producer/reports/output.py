@@ -21,6 +21,8 @@ from scanfleet.errors import RequestError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins with one
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+BINARY = {"parquet": "Parquet", "xlsx": "XLSX", "sqlite": "SQLite"}  # formats that a terminal does not show
+SEEKING = ("parquet", "xlsx")  # end with an index of positions, which a pipe does not have
 QUOTED_ENDS = "\r\n"  # csv quotes fields that hold one of these
 
 
@@ -69,6 +71,19 @@ def write_csv(
     finally:
         text.detach()
     return n
+
+
+def csv_bytes(rows: Iterable[Sequence[Any]], *, spreadsheet: bool = False) -> bytes:
+    """Return rows as `write_csv` writes them, for many at a time."""
+    lines: list[str] = []
+    writer = csv.writer(_Lines(lines), lineterminator=QUOTED_ENDS)
+    writer.writerows(([_inert(value) for value in row] for row in rows) if spreadsheet else rows)
+    return "".join([f"{line[:-2]}\n" for line in lines]).encode()
+
+
+class _Lines:
+    def __init__(self, lines: list[str]) -> None:
+        self.write = lines.append
 
 
 class _Rows:
@@ -171,8 +186,8 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _stdout(form: str) -> Iterator[IO[bytes]]:
-    if form == "parquet" and sys.stdout.isatty():
-        raise RequestError("Parquet is not for a terminal: name a file with -o, or redirect")
+    if form in BINARY and sys.stdout.isatty():
+        raise RequestError(f"{BINARY[form]} is not for a terminal: name a file with -o, or redirect")
     with _in_order(sys.stdout.buffer, form) as file:
         yield file
     sys.stdout.buffer.flush()
@@ -191,11 +206,11 @@ def _streamed(path: Path, form: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _in_order(stream: IO[bytes], form: str) -> Iterator[IO[bytes]]:
-    """Write Parquet to a temporary file first: it ends with an index of positions, which a pipe does not have."""
+    """Write SEEKING formats to a temporary file first."""
     if stream.isatty():
         yield cast("IO[bytes]", _Escaping(stream))
         return
-    if form != "parquet":
+    if form not in SEEKING:
         yield stream
         return
     with tempfile.TemporaryFile() as file:

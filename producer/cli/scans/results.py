@@ -6,15 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note, require_csv, spreadsheet_option
+from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
 from scanfleet.producer.cli.queries.filters import as_listed, read_filter, wanted_options
 from scanfleet.producer.cli.queries.rows import echo_rows, form_option
-from scanfleet.producer.cli.tables import Cell, count, echo_table
+from scanfleet.producer.cli.tables import Cell, echo_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -146,56 +145,6 @@ def show(flags: Flags, uri: str, scan: str | None, form: str) -> None:
     for result in found:
         text = json.dumps(as_record(result), indent=2, ensure_ascii=False)
         click.echo(escaped(text) if sys.stdout.isatty() else text)
-
-
-@results.command()
-@wanted_options
-@click.option("--limit", type=click.IntRange(min=1), help="Most results to write.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["jsonl", "json", "csv", "parquet", "labelstudio"]),
-    default="jsonl",
-    show_default=True,
-    help="JSONL and JSON are nested, CSV and Parquet flat; Label Studio: tasks with the answers as predictions.",
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
-@spreadsheet_option
-@click.pass_obj
-def export(
-    flags: Flags, /, *, limit: int | None, form: str, output: Path | None, spreadsheet: bool, **wanted: Any
-) -> None:
-    """Write one line per image, whatever its state.
-
-    The state is verdict, failed, pending or cancelled; --state verdict writes answers only. A file appears once it is
-    complete; a device or pipe is written directly. In CSV and Parquet each column of the manifest is a column
-    `meta.<name>`; the column `meta` holds the others: those beyond 200, and those that first turn up after 500 lines.
-
-    \b
-    Example:
-      scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
-      scanfleet results export --decision review --format labelstudio -o todo.json
-    """
-    from scanfleet.db.results.results import iter_results
-    from scanfleet.producer.cli.scans.outcome import report_warnings
-    from scanfleet.producer.reports.export import write_results
-    from scanfleet.producer.reports.output import target
-
-    require_csv(form, spreadsheet=spreadsheet)
-    with flags.ledger() as engine:
-        found = iter_results(engine, _filter(engine, wanted), limit=limit)
-        with target(output, form=form) as file:
-            n = write_results(found, file, form=form, spreadsheet=spreadsheet)
-        for scan_id in wanted["scan"]:
-            report_warnings(engine, scan_id)
-    note(count(n, "line") + (f" in {output}" if output else ""))
-
-
-def _filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
-    """Return the filter of an export, which may be one of many that follow each other: see `OVERLAP`."""
-    from scanfleet.db.results.filters import OVERLAP
-
-    return read_filter(engine, wanted, overlap=OVERLAP)
 
 
 def echo_results(shown: Sequence[Result]) -> None:

@@ -6,20 +6,17 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
 from scanfleet.db.labels.labels import CurrentLabel
-from scanfleet.errors import RequestError
 from scanfleet.producer.labels.formats.turning import ROTATION
 from scanfleet.producer.labels.writing.places import below
 from scanfleet.producer.labels.writing.said import Sayable
+from scanfleet.producer.reports.exports.places import appearing_folder
 
 UNSAID = "the format has no word for it: its label does not follow from its boxes"
 ELSEWHERE = "not below --root"
@@ -35,7 +32,7 @@ def write_yolo(labels: Iterable[CurrentLabel], place: Path, sayable: Sayable, ro
     left_out: Counter[str] = Counter()
     clashing: set[Path] = set()
     n = 0
-    with _appearing(place) as folder:
+    with appearing_folder(place) as folder:
         _write(folder / "classes.txt", "".join(f"{name}\n" for name in names))
         words = "".join(f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for number, name in enumerate(names))
         _write(folder / "data.yaml", f"path: .\ntrain: images\nval: images\nnc: {len(names)}\nnames:\n{words}")
@@ -65,7 +62,7 @@ def write_voc(labels: Iterable[CurrentLabel], place: Path, sayable: Sayable, roo
     """
     left_out: Counter[str] = Counter()
     n = 0
-    with _appearing(place) as folder:
+    with appearing_folder(place) as folder:
         (folder / "Annotations").mkdir()
         for one, name in _sayable(labels, sayable, root, left_out):
             text = ElementTree.tostring(_voc(one, name), encoding="unicode")
@@ -137,23 +134,3 @@ def _sayable(
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(os.fsencode(text))
-
-
-@contextmanager
-def _appearing(place: Path) -> Iterator[Path]:
-    """Yield a folder that becomes `place`, which must be new or empty. Raises RequestError."""
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise RequestError(f"{place} exists already: name a new folder")
-    made: Path | None = None
-    try:
-        made = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.absolute().parent))
-        made.chmod(0o755)
-        yield made
-        if place.exists():
-            place.rmdir()
-        made.rename(place)
-    except OSError as error:
-        raise RequestError(f"cannot write {place}: {error.strerror}") from None
-    finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)

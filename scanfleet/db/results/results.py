@@ -5,7 +5,7 @@ Also the workers' stage times of a scan, summed in the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -204,8 +204,9 @@ _SCORER = ("key", "base_model", "base_revision", "precision", "mode")
 _FAILURE = ("stage", "reason", "detail")
 
 
-def _select(wanted: ResultFilter) -> sa.Select[Any]:
-    columns: list[sa.SQLColumnExpression[Any]] = [
+def result_columns(wanted: ResultFilter) -> dict[str, sa.ColumnElement[Any]]:
+    """Return the columns that a result is made of, by name."""
+    columns: list[sa.ColumnElement[Any]] = [
         Image.id.label("image_id"),
         CheckRow.name.label("check"),
         Scan.__table__.c.model,
@@ -221,7 +222,16 @@ def _select(wanted: ResultFilter) -> sa.Select[Any]:
         Adapter.id.label("adapter_id"),
         *(Failure.__table__.c[name] for name in _FAILURE),
     ]
+    return {str(column.key): column for column in columns}
+
+
+def select_results(wanted: ResultFilter, columns: Iterable[sa.ColumnElement[Any]]) -> sa.Select[Any]:
+    """Return a query of one row per image. columns: some of `result_columns`, or made of them."""
     return wanted.joined(*columns).outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
+
+
+def _select(wanted: ResultFilter) -> sa.Select[Any]:
+    return select_results(wanted, result_columns(wanted).values())
 
 
 def _result(row: sa.Row[Any]) -> Result:
