@@ -188,9 +188,17 @@ def _naming(path: Path) -> Iterator[None]:
 def _stdout(form: str) -> Iterator[IO[bytes]]:
     if form in BINARY and sys.stdout.isatty():
         raise RequestError(f"{BINARY[form]} is not for a terminal: name a file with -o, or redirect")
-    with _in_order(sys.stdout.buffer, form) as file:
-        yield file
-    sys.stdout.buffer.flush()
+    raw = sys.stdout.buffer
+    # Unbuffered (PYTHONUNBUFFERED, as in containers) it may write a part of what it is given, and says so to nobody.
+    own = io.BufferedWriter(raw) if isinstance(raw, io.RawIOBase) else None
+    stream = own or raw
+    try:
+        with _in_order(stream, form) as file:
+            yield file
+        stream.flush()
+    finally:
+        if own is not None:
+            own.detach()
 
 
 @contextmanager

@@ -80,7 +80,8 @@ def export(
     \b
     Example:
       scanfleet results export --scan k7m2 --format parquet -o verdicts.parquet
-      scanfleet results export --format parquet --partition-by day -o s3://lake/verdicts
+      scanfleet results export --format parquet -o s3://lake/ads.parquet
+      scanfleet results export --format csv --partition-by day -o verdicts
       scanfleet results export --decision review --format labelstudio -o todo.json
     """
     from scanfleet.db.results.filters import OVERLAP

@@ -70,7 +70,7 @@ def test_parts_that_grow_too_large_go_on_in_another_file(
     fill(engine)
     export = Export(engine=engine, wanted=ResultFilter(), form="parquet")
     table = export.table
-    pages = [page.take([number]) for page in table.pages(("created_at",)) for number in range(page.n)]
+    pages = [page.take([number]) for page in table.pages(("scored_at",)) for number in range(page.n)]
     monkeypatch.setattr(type(table), "pages", lambda *_: iter(pages))
     assert export.write_parts(tmp_path, by="month") == 12
     assert len(list(tmp_path.glob("*/*.parquet"))) > 3

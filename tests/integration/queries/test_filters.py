@@ -161,7 +161,7 @@ def test_a_bound_of_the_score_says_what_it_leaves_out(held: Asked) -> None:
         (("--since", "yesterday"), 2, "24h"),
         (("--as-of", "2026-13-01"), 2, "2026-05-01"),
         (("--sort", "colour"), 2, "-score"),
-        (("--columns", "colour"), 2, "meta.NAME"),
+        (("--columns", "colour"), 2, "meta_NAME"),
         (("--check", "gun"), 17, "baggage, overlay"),
         (("--model", "big"), 17, "fake"),
         (("--reason", "bored"), 17, "truncated"),

@@ -50,7 +50,7 @@ def test_a_spreadsheet_gets_no_formula(tmp_path: Path, scan_id: str) -> None:
     done = scanfleet("results", "export", "--format", "csv", "--spreadsheet", data_dir=tmp_path)
     assert done.stdout.startswith("\ufeff")
     rows = list(csv.DictReader(io.StringIO(done.stdout.removeprefix("\ufeff"), newline="")))
-    assert {row["uri"] for row in rows} == {row["meta.note"] for row in rows} == {f"'{BAD}"}
+    assert {row["uri"] for row in rows} == {row["meta_note"] for row in rows} == {f"'{BAD}"}
     assert {row["state"] for row in rows} >= {"failed"}
 
 
