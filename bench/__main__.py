@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
+import sys
 
 import click
+
+from bench.report import Skipped
+
+SKIPPED = 77  # exit code: nothing could be measured here
 
 MODULES = {
     "decode": "bench.decode",
@@ -20,6 +26,7 @@ MODULES = {
     "menu-order": "bench.asking.menu_order",
     "gate": "bench.judging.gate",
     "questions": "bench.asking.questions",
+    "vllm": "bench.asking.against_vllm",
     "certificates": "bench.judging.certificates",
     "drift": "bench.judging.drift",
     "calibration": "bench.judging.calibration",
@@ -33,12 +40,20 @@ MODULES = {
 @click.argument("names", nargs=-1, type=click.Choice(tuple(MODULES)))
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON per benchmark.")
 def main(names: tuple[str, ...], as_json: bool) -> None:
-    """Measure NAMES, or everything.
+    """Measure NAMES, or everything. Exit code 77: all of them were skipped.
 
     Example: python -m bench ledger --json
     """
+    ran = False
     for name in names or MODULES:
-        importlib.import_module(MODULES[name]).run().show(as_json=as_json)
+        try:
+            importlib.import_module(MODULES[name]).run().show(as_json=as_json)
+            ran = True
+        except Skipped as skipped:
+            print(f"{name} is skipped: {skipped}")
+            if as_json:
+                print(json.dumps({"skipped": str(skipped)}))
+    sys.exit(0 if ran else SKIPPED)
 
 
 main()

@@ -14,6 +14,10 @@ from typing import Any
 REPEATS = 5
 
 
+class Skipped(Exception):
+    """A benchmark that this machine cannot run, with the reason."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Named figures of one benchmark; the last line of `--json` holds exactly these."""

@@ -1,4 +1,4 @@
-"""Make scorers, crop readers and finders from a loaded base. Imports without torch."""
+"""Make scorers, crop readers, finders and explainers from a loaded base. Imports without torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scanfleet.models.crops.reader import PolicyCropReader
     from scanfleet.models.network.base import BaseModel
     from scanfleet.models.scoring.boxes import GeneratingFinder
+    from scanfleet.models.scoring.explaining import GeneratingExplainer
     from scanfleet.models.scoring.prefill import PrefillScorer
     from scanfleet.models.scoring.together import Together
 
@@ -141,3 +142,24 @@ def finder(base: BaseModel, question: Question, adapter: Path | None = None) -> 
     digest = None if adapter is None else base.load_adapter(adapter, question)
     question = _ordered(base, question) if adapter is None else read_card(adapter).asked(question)
     return GeneratingFinder(base=base, question=question, adapter_sha256=digest)
+
+
+def explainer(
+    base: BaseModel, question: Question, adapter: Path | None = None, *, max_new_tokens: int
+) -> GeneratingExplainer:
+    """Make the explainer of flags, which follows a scorer of the same question and adapter.
+
+    Args:
+        base: The loaded base model.
+        question: A question with flagging labels. Of one with steps, its own prompt is continued.
+        adapter: Folder of the adapter to generate with; None: the base alone.
+        max_new_tokens: Tokens after which an explanation is cut off.
+
+    Raises:
+        ModelInvalid: As for `scorer`, and for a model that writes no second turn.
+        ModelUnavailable: The adapter's folder cannot be read now.
+    """
+    from scanfleet.models.scoring.explaining import GeneratingExplainer
+
+    asked = scorer(base, replace(question, steps=()), adapter)
+    return GeneratingExplainer(base=base, scorer=asked, max_new_tokens=max_new_tokens)

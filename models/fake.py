@@ -1,4 +1,4 @@
-"""Scorer, finder and crop reader without a model, for tests of everything around scoring.
+"""Scorer, finder, explainer and crop reader without a model, for tests of everything around scoring.
 
 They are deterministic: an image's margin is a hash of its pixels and of the question. Equal images get equal margins,
 alone or in any batch, in any process. Imports no torch.
@@ -16,7 +16,7 @@ from PIL import Image
 from scanfleet.models.crops.fusion import fused
 from scanfleet.models.crops.policy import Fuse
 from scanfleet.models.scoring.margin import margin_of
-from scanfleet.models.types import Box, Detail, FoundBoxes, ModelIdentity, Pointed, Question, Reading
+from scanfleet.models.types import Box, Detail, FoundBoxes, ModelIdentity, Pointed, Question, Reading, Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +116,26 @@ class FakeFinder:
         x, y = (byte / 512 for byte in job.digest[:2])  # in the upper left quarter, as shares of the image
         box = Box(x0=x, y0=y, x1=x + 0.25, y1=y + 0.25, label=self._label)
         return FoundBoxes(boxes=(box,), problems=(), size=(1, 1))
+
+
+class FakeExplainer:
+    """Implements `models.types.Explainer`: a sentence with the image's digest.
+
+    Attributes:
+        calls: The size of every batch given to `explain`.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def job(self, prepared: FakePrepared, reading: Reading) -> FakePrepared:
+        return prepared
+
+    def explain(self, jobs: Sequence[FakePrepared], *, heartbeat: Callable[[], None] = lambda: None) -> list[Written]:
+        """Return one text per image, in their order; calls `heartbeat` once."""
+        self.calls.append(len(jobs))
+        heartbeat()
+        return [Written(text=f"The picture reads {job.digest.hex()[:8]}.", cut=False) for job in jobs]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,6 +140,14 @@ class FoundBoxes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Written:
+    """What the model writes about an image: untrusted, an image can dictate it."""
+
+    text: str
+    cut: bool  # it was cut off at the most tokens
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
     """The weights behind a margin, as a scorer row records them."""
 
@@ -211,6 +219,21 @@ class Finder(Protocol):
 
     def find(self, jobs: Sequence[Prepared], *, heartbeat: Callable[[], None]) -> list[FoundBoxes]:
         """Locate the labels in each image; one answer per image, in their order, the same whatever its neighbours.
+
+        `heartbeat` is called between steps, since this may take long.
+        """
+        ...
+
+
+class Explainer(Protocol):
+    """Writes why an image is flagged; belongs to the device thread."""
+
+    def job(self, prepared: Prepared, reading: Reading) -> Prepared:
+        """Return the image, as its scorer prepared it, with what is to be explained and the cost of that."""
+        ...
+
+    def explain(self, jobs: Sequence[Prepared], *, heartbeat: Callable[[], None]) -> list[Written]:
+        """Explain each image's flag; one text per image, in their order, the same whatever its neighbours.
 
         `heartbeat` is called between steps, since this may take long.
         """

@@ -3,6 +3,9 @@
 One question in the order that the built-in model has, instruction first, is 1. At 448 px all questions share the
 image's keys and values (image first); at 224 and 128 px a question is longer than an image, so they share the tower
 under instructions that are computed once. Five with adapters of their own are activated LoRAs with random factors.
+
+`cost_explain`: one question of 40 images at 448 px with an explanation of 48 tokens for every tenth, all at once,
+against the same without. The built-in model writes no sentences: its tokens are counted, not read.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 import torch
 
 from bench.report import Report, median_seconds_side_by_side
+from scanfleet.checks.check import EXPLAIN_TOKENS
 from scanfleet.models import factory
 from scanfleet.models.adapters.card import AdapterCard
 from scanfleet.models.adapters.settings import LoraSettings
@@ -29,6 +33,8 @@ from scanfleet.models.scoring.together import Together
 from scanfleet.models.types import Order
 
 BATCHES = {448: (4, 4), 224: (4, 16), 128: (4, 32)}  # side in pixels -> batches, images of a batch
+FLAG_SHARE = 10  # every tenth image is explained
+N_EXPLAINED = 4  # in one forward
 SEED = 8_100_000
 THINGS = (
     "a logo", "a price", "a face", "a watermark", "a caption", "a brand name", "a phone number", "a web address",
@@ -62,6 +68,7 @@ def run() -> Report:
         "single_vs_before": max(each.single for each in found.values()),
         "image_first_vs_instruction_first": {str(side): each.image_first for side, each in found.items()},
         "five_alone": {str(side): each.alone for side, each in found.items()},
+        "cost_explain": cost_explain(base),
         "largest_difference": max(each.difference for each in found.values()),
         "by_side": {str(side): each.together for side, each in found.items()},
     }
@@ -99,6 +106,19 @@ def measure(base: BaseModel, side: int, n_batches: int, n: int) -> Costs:
             difference(together["5 alora"], alora, batches[0]),
         ),
     )
+
+
+def cost_explain(base: BaseModel) -> float:
+    scorer = scorers(base, "image-first")[0]
+    explainer = factory.explainer(base, scorer.question, max_new_tokens=EXPLAIN_TOKENS)
+    explainer._stops = frozenset()  # each text is as long as it may be
+    images = [CHECKS["overlay"].draw(SEED, number, 448, 448).image for number in range(N_EXPLAINED * FLAG_SHARE)]
+    prepared = [scorer.prepare(image) for image in images]
+    plain = over([prepared[start : start + 4] for start in range(0, len(prepared), 4)], scorer.score)
+    flagged = prepared[::FLAG_SHARE]
+    jobs = [explainer.job(*each) for each in zip(flagged, scorer.score(flagged), strict=True)]
+    without, explaining = median_seconds_side_by_side(plain, lambda: explainer.generate(jobs), clock=time.process_time)
+    return (without + explaining) / without
 
 
 def scorers(base: BaseModel, order: Order) -> list[PrefillScorer]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from scanfleet.models.endpoint.errors import AnswerRefused, EndpointBusy, EndpointMisused
 from scanfleet.models.endpoint.http import HttpAnswer, HttpChannel
-from scanfleet.models.endpoint.logprobs import Listing, read_error, read_listing
+from scanfleet.models.endpoint.logprobs import Listing, Text, read_error, read_listing, read_text
 
 PATH = "/chat/completions"
 OVERLOADED = (408, 409, 425, 429)  # besides 5xx: the same request may succeed later
@@ -64,27 +64,38 @@ class ChatServer:
             EndpointMisused: a setting is wrong.
             AnswerRefused: the server refused this request.
         """
-        instruction: dict[str, Any] = {"type": "text", "text": text}
-        image: dict[str, Any] = {"type": "image_url", "image_url": {"url": image_url}}
-        content = [image, instruction] if image_first else [instruction, image]
-        answer = self._channel.post(PATH, self._request(content))
+        listed = {"logprobs": True, "top_logprobs": self._options.top_logprobs}
+        return read_listing(self._post([_asked(text, image_url, image_first)], listed, tokens=1))
+
+    def tell(
+        self, text: str, image_url: str, *, answer: str, then: str, max_tokens: int, image_first: bool = True
+    ) -> Text:
+        """Ask a second question, behind the answer to the first one.
+
+        Args:
+            text: the instruction of the first question.
+            image_url: a data URL.
+            answer: to the first question.
+            then: the second question.
+            max_tokens: of the second answer.
+            image_first: whether the image stands before the instruction.
+
+        Raises:
+            EndpointBusy, EndpointMisused, AnswerRefused: as `ask`.
+        """
+        told = [{"role": "assistant", "content": answer}, {"role": "user", "content": then}]
+        return read_text(self._post([_asked(text, image_url, image_first), *told], {}, tokens=max_tokens))
+
+    def _post(self, messages: list[dict[str, Any]], options: dict[str, Any], *, tokens: int) -> bytes:
+        """Return the body of an answer of at most `tokens` tokens."""
+        fields = {"model": self._options.model, "messages": messages, "temperature": 0, **options}
+        answer = self._channel.post(PATH, json.dumps(fields | {self._limit: tokens}).encode())
         if answer.status == 400 and self._wants_other_limit(answer):
             self._limit = "max_completion_tokens"
-            answer = self._channel.post(PATH, self._request(content))
+            answer = self._channel.post(PATH, json.dumps(fields | {self._limit: tokens}).encode())
         if answer.status == 200:
-            return read_listing(answer.body)
+            return answer.body
         raise self._error(answer)
-
-    def _request(self, content: list[dict[str, Any]]) -> bytes:
-        fields: dict[str, Any] = {
-            "model": self._options.model,
-            "messages": [{"role": "user", "content": content}],
-            self._limit: 1,
-            "temperature": 0,
-            "logprobs": True,
-            "top_logprobs": self._options.top_logprobs,
-        }
-        return json.dumps(fields).encode()
 
     def _wants_other_limit(self, answer: HttpAnswer) -> bool:
         return self._limit == "max_tokens" and "max_completion_tokens" in read_error(answer.body)[1]
@@ -105,6 +116,12 @@ class ChatServer:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
+
+
+def _asked(text: str, image_url: str, image_first: bool) -> dict[str, Any]:
+    instruction: dict[str, Any] = {"type": "text", "text": text}
+    image: dict[str, Any] = {"type": "image_url", "image_url": {"url": image_url}}
+    return {"role": "user", "content": [image, instruction] if image_first else [instruction, image]}
 
 
 def retry_delay_seconds(retry_after: str | None, *, now: float) -> float | None:

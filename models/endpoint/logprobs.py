@@ -1,4 +1,4 @@
-"""Read the first token of an OpenAI-compatible server's answer, and the labels in it.
+"""Read the first token of an OpenAI-compatible server's answer, and the labels in it; or the answer's words.
 
 The format is that of POST /chat/completions with `logprobs` and `top_logprobs`. A server's answer is untrusted text:
 anything but a list of tokens with possible probabilities is refused, never repaired.
@@ -99,6 +99,40 @@ def read_listing(body: bytes) -> Listing:
         EndpointMisused: the answer has no logprobs.
         AnswerRefused: the server's content filter stopped the answer, or the answer is empty.
     """
+    completion, choice = _completed(body)
+    tokens = _listed(_first(choice))
+    return Listing(tokens=tokens, model=completion.model, fingerprint=completion.system_fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What the model writes: untrusted.
+
+    Attributes:
+        text: as it was sent.
+        cut: whether it was cut off at the most tokens.
+        model: the server's name of the model; None: not stated.
+    """
+
+    text: str
+    cut: bool
+    model: str | None
+
+
+def read_text(body: bytes) -> Text:
+    """Parse the body of an answer in words.
+
+    Raises:
+        EndpointBusy: the body is not such an answer.
+        AnswerRefused: the server's content filter stopped the answer.
+    """
+    completion, choice = _completed(body)
+    text = None if choice.message is None else choice.message.content
+    return Text(text=text or "", cut=choice.finish_reason == "length", model=completion.model)
+
+
+def _completed(body: bytes) -> tuple[_Completion, _Choice]:
+    """Return an answer and its first choice. Raises EndpointBusy, AnswerRefused."""
     try:
         completion = _Completion.model_validate(json.loads(body))
     except ValidationError as error:
@@ -112,8 +146,7 @@ def read_listing(body: bytes) -> Listing:
     if choice.finish_reason == "content_filter" or refusal:
         detail = in_one_line(refusal or "its content filter stopped the answer")
         raise AnswerRefused("content_filter", f"the server refuses: {detail}")
-    tokens = _listed(_first(choice))
-    return Listing(tokens=tokens, model=completion.model, fingerprint=completion.system_fingerprint)
+    return completion, choice
 
 
 def read_labels(listing: Listing, codes: Sequence[str]) -> tuple[tuple[float, ...], float]:

@@ -20,11 +20,12 @@ from PIL import Image
 from scanfleet.models.endpoint.chat import ChatServer
 from scanfleet.models.endpoint.errors import EndpointChanged
 from scanfleet.models.endpoint.image import EncodedImage, ImageEncoding
-from scanfleet.models.endpoint.logprobs import Listing, read_labels
+from scanfleet.models.endpoint.logprobs import read_labels
 from scanfleet.models.errors import ModelInvalid
+from scanfleet.models.inputs.further_turn import WHY
 from scanfleet.models.inputs.prompts import LabelCode, instruction
-from scanfleet.models.scoring.margin import margin_of
-from scanfleet.models.types import Detail, ModelIdentity, Question, Reading
+from scanfleet.models.scoring.margin import likeliest_flag, margin_of
+from scanfleet.models.types import Detail, ModelIdentity, Question, Reading, Written
 
 LETTERS = ascii_uppercase + ascii_lowercase + digits
 REMOTE = "remote"  # the precision of weights on a server
@@ -88,9 +89,7 @@ class EndpointScorer:
 
     def _read(self, image: EncodedImage) -> Reading:
         listing = self._server.ask(self._text, image.data_url, image_first=self._question.image_first)
-        now, then = _model(listing), self._identity.revision.split(" ")[0]
-        if now != then:
-            raise EndpointChanged(f"the server now answers as model {now}; it was {then} when this worker started")
+        self._require_same(listing.model)
         logits, mass = read_labels(listing, self._codes)
         return Reading(
             margin=margin_of(logits, self._question.labels, self._question.flags),
@@ -98,6 +97,30 @@ class EndpointScorer:
             mass=mass,
             visual_tokens=image.visual_tokens,
         )
+
+    def explain(self, image: EncodedImage, reading: Reading, *, max_tokens: int) -> Written:
+        """Send a second request: why the likeliest flagging label is the answer.
+
+        Raises:
+            EndpointBusy, EndpointChanged, EndpointMisused, AnswerRefused: see `models.endpoint.errors`.
+        """
+        question = self._question
+        label = likeliest_flag(reading.logits, question.labels, question.flags)
+        told = self._server.tell(
+            self._text,
+            image.data_url,
+            answer=self._codes[question.labels.index(label)],
+            then=WHY,
+            max_tokens=max_tokens,
+            image_first=question.image_first,
+        )
+        self._require_same(told.model)
+        return Written(text=told.text, cut=told.cut)
+
+    def _require_same(self, model: str | None) -> None:
+        now, then = _named(model), self._identity.revision.split(" ")[0]
+        if now != then:
+            raise EndpointChanged(f"the server now answers as model {now}; it was {then} when this worker started")
 
 
 def identify(server: ChatServer, *, name: str, encoding: ImageEncoding) -> ModelIdentity:
@@ -121,7 +144,7 @@ def identify(server: ChatServer, *, name: str, encoding: ImageEncoding) -> Model
     grey = Image.new("RGB", (1, 1), GREY)
     plain = encoding.encode(grey, max_pixels=TRIAL.max_pixels, min_pixels=TRIAL.min_pixels)
     listing = server.ask(text, plain.data_url)
-    parts = [_model(listing), listing.fingerprint or "", encoding.identity_part]
+    parts = [_named(listing.model), listing.fingerprint or "", encoding.identity_part]
     revision = " ".join("_".join(part.split()) for part in parts if part)
     return ModelIdentity(base_model=name, revision=revision, precision=REMOTE, adapter_sha256=None)
 
@@ -144,5 +167,5 @@ def _code(label: str, at: int) -> LabelCode:
     return LabelCode(label=label, code=LETTERS[at], token_ids=())
 
 
-def _model(listing: Listing) -> str:
-    return "_".join((listing.model or "unknown").split())
+def _named(model: str | None) -> str:
+    return "_".join((model or "unknown").split())

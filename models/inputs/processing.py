@@ -20,7 +20,8 @@ from transformers import AutoTokenizer, ProcessorMixin
 
 from scanfleet.models.errors import ModelInvalid, one_line, unreadable
 from scanfleet.models.families import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
-from scanfleet.models.inputs.prompts import Prompt, Turn, make_prompt, render_turn
+from scanfleet.models.inputs.further_turn import further_turn
+from scanfleet.models.inputs.prompts import LabelCode, Prompt, Turn, make_prompt, render_turn
 from scanfleet.models.types import Question
 
 # A tag that opens a thought, at the end of a turn: <think>, <thinking>, <|think|>, ◁think▷, <seed:think>.
@@ -100,7 +101,23 @@ class VisionProcessor:
         """
         return self.reader.prepare(image, max_pixels=max_pixels, min_pixels=min_pixels)
 
-    def rows(self, turn: Turn, rows: Sequence[Row], *, device: torch.device, dtype: torch.dtype) -> Rows:
+    def further_turn(self, answer: LabelCode, text: str) -> tuple[int, ...]:
+        """Return the tokens behind a turn: its answer, and a turn of the user that follows it.
+
+        Raises:
+            ModelInvalid: The chat template writes no such turn.
+        """
+        return further_turn(self.tokenizer, answer, text, chat_template=self.chat_template)
+
+    def rows(
+        self,
+        turn: Turn,
+        rows: Sequence[Row],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        behind: Sequence[Sequence[int]] | None = None,
+    ) -> Rows:
         """Build the part of each row that follows `turn.before`: its image and `turn.after`.
 
         Two images have `turn.between` between them. There is no mask: padding is on the right, where no token sees it.
@@ -110,6 +127,7 @@ class VisionProcessor:
             rows: Prepared rows, at least one.
             device: Where the tensors go.
             dtype: Floating type of the image inputs.
+            behind: Token ids that follow the turn in each row; None: none.
 
         Raises:
             ModelInvalid: A row has two images, and the model takes one.
@@ -119,7 +137,8 @@ class VisionProcessor:
             self.check_pairs(turn)
         between = turn.between or ()
         seen = [_tokens(images, between) for images in shown]
-        ids = [[*tokens, *turn.after] for tokens in seen]
+        ends = behind or [()] * len(rows)
+        ids = [[*tokens, *turn.after, *end] for tokens, end in zip(seen, ends, strict=True)]
         width = max(map(len, ids))
         padded = torch.tensor([row + [self._pad_id()] * (width - len(row)) for row in ids])
         places = self.reader.positions(before=len(turn.before), rows=shown, between=len(between), width=width)

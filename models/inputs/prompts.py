@@ -173,7 +173,12 @@ def render_turn(
     """
     images, words = ({"type": "image"},), ({"type": "text", "text": text},)
     content = [*images, *words] if image_first else [*words, *images]
-    text_of = partial(_rendered, tokenizer, chat_template=chat_template, spaced_after=image_token if spaced else None)
+    spaced_after = image_token if spaced else None
+
+    def text_of(content: Sequence[dict[str, str]]) -> str:
+        asked = [{"role": "user", "content": list(content)}]
+        return rendered_chat(tokenizer, asked, chat_template=chat_template, spaced_after=spaced_after)
+
     rendered = text_of(content)
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     if image_id is None or image_id == tokenizer.unk_token_id:
@@ -218,12 +223,28 @@ def _bounded(seconds: float) -> Iterator[None]:
         sys.settrace(before)
 
 
-def _rendered(
-    tokenizer: Tokenizer, content: list[dict[str, str]], *, chat_template: str | None, spaced_after: str | None
+def rendered_chat(
+    tokenizer: Tokenizer,
+    conversation: list[dict[str, Any]],
+    *,
+    chat_template: str | None,
+    spaced_after: str | None = None,
 ) -> str:
+    """Render turns with the generation prompt, as the chat template does.
+
+    Args:
+        tokenizer: The checkpoint's tokenizer.
+        conversation: Turns with `role` and `content`.
+        chat_template: Template to use; None: the tokenizer's own.
+        spaced_after: Text behind which a word gets a space before it.
+
+    Raises:
+        ModelInvalid: The template runs for too long.
+        TemplateError: The template was not written for such turns.
+    """
     with _bounded(TEMPLATE_SECONDS):
         rendered: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
+            conversation,
             tokenize=False,
             add_generation_prompt=True,
             chat_template=chat_template,

@@ -1,9 +1,7 @@
 """Boxes by generation: a second pass over flagged images that asks for the place.
 
-Greedy decoding over the instruction's keys and values (`models.network.prefix`) and those of each image; a row stops at
-the end of its turn. Rows are padded on the right, and a generated token sees the tokens of its own row only, so
-neighbours change nothing but rounding: where two tokens are almost equally likely, 16 bit may choose the other one in
-another batch.
+Greedy decoding (`models.scoring.decoding`) over the instruction's keys and values and those of each image; a row stops
+at the end of its turn.
 
 The generated text is untrusted; `models.scoring.box_format` parses it.
 """
@@ -11,16 +9,16 @@ The generated text is untrusted; `models.scoring.box_format` parses it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from scanfleet.models.errors import ModelInvalid
 from scanfleet.models.families import PreparedImage
-from scanfleet.models.inputs.processing import Rows
 from scanfleet.models.network.prefix import Prefix
 from scanfleet.models.scoring.box_format import Canvas, parse_boxes
+from scanfleet.models.scoring.decoding import Answer, decode, stops
 from scanfleet.models.types import FoundBoxes, Question
 
 if TYPE_CHECKING:
@@ -56,21 +54,6 @@ class Job:
         return self.image.visual_tokens + RESERVED_TOKENS
 
 
-@dataclass(kw_only=True, eq=False)
-class Answer:
-    """The tokens that one row generated.
-
-    Attributes:
-        ids: Generated token ids.
-        ended: The row needs no further token.
-        cut: Why it was stopped before the end of its turn; empty otherwise.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    ended: bool = False
-    cut: str = ""
-
-
 class GeneratingFinder:
     """Implements `models.types.Finder` over a transformers model.
 
@@ -102,7 +85,7 @@ class GeneratingFinder:
         self._adapter_sha256 = adapter_sha256
         self._most = max_new_tokens
         self._turn = base.processor.turn(boxes_instruction(question), image_first=question.image_first)
-        self._stops = _stops(base)
+        self._stops = stops(base)
         self._prefix: Prefix | None = None
 
     def job(self, prepared: PreparedImage) -> Job:
@@ -132,23 +115,13 @@ class GeneratingFinder:
             images: Prepared images.
             heartbeat: Called after each token.
         """
-        answers = [Answer() for _ in images]
         with self._base.using(self._adapter_sha256) as network:
             if self._prefix is None:
                 self._prefix = Prefix.of(network.base_model, self._turn.before)
             rows = self._base.processor.rows(self._turn, images, device=self._base.device, dtype=network.dtype)
-            decoding = _Decoding(network, self._prefix, rows)
-            while not all(answer.ended for answer in answers):
-                for answer, token in zip(answers, decoding.best(), strict=True):
-                    self._take(answer, token)
-                heartbeat()
-                if not all(answer.ended for answer in answers):
-                    decoding.advance()
-        return answers
+            return decode(self._base, network, self._prefix, rows, take=self._take, heartbeat=heartbeat)
 
     def _take(self, answer: Answer, token: int) -> None:
-        if answer.ended:
-            return
         if token in self._stops:
             answer.ended = True
             return
@@ -171,48 +144,3 @@ class GeneratingFinder:
         if problems and not found.boxes:
             problems.append(f"it began with {text[:EXCERPT]!r}")
         return FoundBoxes(boxes=found.boxes, problems=tuple(problems), size=image.original_size)
-
-
-class _Decoding:
-    """A batch under generation, one token per row at a time."""
-
-    def __init__(self, network: Any, prefix: Prefix, rows: Rows) -> None:
-        ids = rows.inputs["input_ids"]
-        n, width = ids.shape
-        at = torch.arange(n, device=ids.device)
-        self._network = network
-        self._cache = {prefix.keyword: prefix.growing(n)}
-        self._next = rows.inputs["position_ids"][..., at, rows.last] + 1  # [batch] or [3, batch]
-        seen = torch.ones(width, prefix.length + width, dtype=torch.bool, device=ids.device).tril(prefix.length)
-        self._hidden = self._forward(rows.inputs, seen[None, None])[at, rows.last]
-        places = torch.arange(prefix.length + width, device=ids.device)
-        self._seen = (places[None] <= (prefix.length + rows.last)[:, None])[:, None, None]  # [batch, 1, 1, tokens]
-        self._tokens = ids.new_zeros(n)
-
-    def best(self) -> list[int]:
-        """Return the most likely next token of each row."""
-        self._tokens = self._network.get_output_embeddings()(self._hidden).argmax(-1)
-        found: list[int] = self._tokens.tolist()
-        return found
-
-    def advance(self) -> None:
-        """Feed each row the token that `best` chose; rows that ended continue, and their tokens are ignored."""
-        self._seen = torch.cat((self._seen, self._seen.new_ones(len(self._seen), 1, 1, 1)), dim=-1)
-        inputs = {"input_ids": self._tokens[:, None], "position_ids": self._next[..., None]}
-        self._hidden = self._forward(inputs, self._seen)[:, -1]
-        self._next = self._next + 1
-
-    def _forward(self, inputs: dict[str, Any], seen: torch.Tensor) -> torch.Tensor:
-        out = self._network.base_model(**inputs, **self._cache, attention_mask=seen, use_cache=True)
-        hidden: torch.Tensor = out.last_hidden_state
-        return hidden
-
-
-def _stops(base: BaseModel) -> frozenset[int]:
-    """Return the tokens that end a turn."""
-    eos = base.network.generation_config.eos_token_id
-    every = [
-        *(eos if isinstance(eos, list | tuple) else [eos]),
-        base.processor.tokenizer.eos_token_id,
-    ]
-    return frozenset(int(token) for token in every if token is not None)

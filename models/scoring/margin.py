@@ -24,6 +24,12 @@ def margin_of(logits: Sequence[float], labels: Sequence[str], flags: Collection[
     return logsumexp(flagged) - logsumexp(others)
 
 
+def likeliest_flag(logits: Sequence[float], labels: Sequence[str], flags: Collection[str]) -> str:
+    """Return the flagging label with the highest logit, of those in `margin_of`."""
+    flagged = [(logit, label) for logit, label in zip(logits, labels, strict=True) if label in flags]
+    return max(flagged, key=lambda pair: pair[0])[1]
+
+
 def logsumexp(values: Iterable[float]) -> float:
     """Return the log of the sum of exponentials; -inf for no values, NaN where one of them is NaN."""
     # Called for every image on a handful of floats, where scipy.special.logsumexp takes 60 times as long.

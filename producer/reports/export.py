@@ -37,6 +37,8 @@ def as_record(result: Result) -> dict[str, Any]:
         "crop": result.crop and result.crop.record(),
         "frames": result.frames and result.frames.record(),
         "notes": result.notes,
+        "explanation": result.explanation and result.explanation.text,
+        "explanation_problem": result.explanation and result.explanation.problem,
         "unlike": result.unlike,
         "doubted": result.doubted,
         "scorer": scorer

@@ -10,6 +10,7 @@ from scanfleet.db.engine import reading
 from scanfleet.db.results.frames import FrameCounts, count_frames
 from scanfleet.db.results.results import ResultFilter, count_answers, count_failures, iter_results, times_of_scan
 from scanfleet.db.results.scorers import ScorerUse, scorers_of_scan
+from scanfleet.db.results.unexplained import Unexplained, count_unexplained
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.scans.scans import Progress, ScanInfo
@@ -31,6 +32,7 @@ class Summary:
     flags: tuple[str, ...]  # labels of the check that flag
     frames: FrameCounts  # files with several pictures
     no_boxes: str | None  # why the boxes that the check asks for are missing
+    unexplained: Unexplained | None = None  # flags without the explanation that the check asks for
 
     @property
     def warnings(self) -> list[str]:
@@ -62,6 +64,7 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
             flags=check.flags,
             frames=count_frames(connection, scan.id),
             no_boxes=_why_no_boxes(engine, scan.id),
+            unexplained=count_unexplained(connection, scan.id),
         )
 
 

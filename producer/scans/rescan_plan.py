@@ -110,7 +110,7 @@ def plan_rescan(engine: sa.Engine, scan_id: str, request: Request) -> Plan:
         if known is not None:
             refuse_cancelled(known)
         filters = _chosen(connection, root, aim, request) if known is None else known.filters
-        check_hash = get_check(connection, root.check_id).hash
+        check_hash = get_check(connection, root.check_id).scored_hash
     return Plan(root=root, check_hash=check_hash, aim=aim, identity=identity, filters=filters, known=known)
 
 

@@ -231,5 +231,7 @@ def preview(engine: sa.Engine | None, listing: Listing, *, checks: Sequence[Chec
 def _scored(engine: sa.Engine, page: list[NewImage], *, check: Check, model: str) -> int:
     identities = [image.identity for image in page]
     with reading(engine, long=True) as connection:
-        known = known_identities(connection, check_hash=check.hash, model=model, identities=identities)
+        known = known_identities(
+            connection, check_hash=check.scored_hash, model=model, identities=identities, explained=check.explain
+        )
     return sum(identity in known for identity in identities)

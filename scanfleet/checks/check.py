@@ -30,6 +30,7 @@ from scanfleet.config.validation import explain, printable
 from scanfleet.errors import BadCheck, UnknownName
 
 MAX_LABELS = 512
+EXPLAIN_TOKENS = 48  # of an explanation, about 35 words
 Unlike = Literal["review", "say"]  # a person decides about it; it is decided as others, and said
 _NAME_RULE = "must be lower-case letters, digits, - and _, at most 63"
 _RULES = {  # (field, kind of problem) -> message, where the general one does not fit
@@ -57,6 +58,8 @@ class Check(BaseModel):
     max_pixels: int = Field(default=448 * 448, ge=28 * 28, le=16_777_216)  # after resizing, per image
     min_pixels: int | None = Field(default=None, ge=16 * 16)  # None: as the checkpoint's own image processor
     boxes: bool = False  # find boxes in flagged images
+    explain: bool = False  # let the model write why an image is flagged
+    explain_tokens: int = Field(default=EXPLAIN_TOKENS, ge=1, le=512)  # most of an explanation
     crop: CropField = "never"  # whether and how uncertain or shrunk images get a crop pass
     frames: FrameSettings = DEFAULT_FRAMES  # which pictures of a file that holds several are scored
     target_recall: float = Field(default=0.95, gt=0, lt=1)
@@ -74,6 +77,7 @@ class Check(BaseModel):
         idle = {"steps": not self.steps, "frames": self.frames == DEFAULT_FRAMES}
         idle |= {name: body[name] is None for name in ("prevalence", "order")}
         idle["unlike"] = self.unlike == "review"
+        idle["explain"], idle["explain_tokens"] = not self.explain, self.explain_tokens == EXPLAIN_TOKENS
         return {name: value for name, value in body.items() if not idle.get(name)}
 
     @model_validator(mode="after")
@@ -82,6 +86,10 @@ class Check(BaseModel):
             words = "; ".join(f"{field}: {words}" for field, words in problems)
             raise PydanticCustomError("contradictions", "{words}", {"words": words, "problems": problems})
         return self
+
+    def unexplained(self) -> Check:
+        """Return the check without explanations, which change no answer: scorers and adapters are those of this one."""
+        return self.model_copy(update={"explain": False, "explain_tokens": EXPLAIN_TOKENS})
 
     def as_file(self) -> dict[str, Any]:
         """Return the content of a check file: answers of steps as tables, and no budget that is left open."""
@@ -115,6 +123,11 @@ class Check(BaseModel):
         return next((field for field in ours if ours[field] != theirs[field]), None)
 
     @property
+    def scored_hash(self) -> str:
+        """The hash of what is scored: explanations do not count."""
+        return self.unexplained().hash if self.explain else self.hash
+
+    @property
     def hash(self) -> str:
         """SHA-256 over the canonical content: the same content gives the same hash on every machine."""
         body = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
@@ -138,6 +151,10 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         problems.append(("flags", "at least one label must not flag"))
     if values.get("prevalence") is not None and not flags:
         problems.append(("prevalence", "is the share of images that should be flagged, and no label flags"))
+    if values.get("explain") and not flags:
+        problems.append(("explain", "is for flagged images, and no label flags"))
+    if not values.get("explain") and values.get("explain_tokens", EXPLAIN_TOKENS) != EXPLAIN_TOKENS:
+        problems.append(("explain_tokens", "has no effect without explain = true"))
     problems += step_errors([CheckStep.model_validate(step) for step in values.get("steps", ())], labels)
     if values.get("steps") and values.get("crop", NEVER) != NEVER:
         problems.append(("crop", "cannot go with steps, which are asked of the whole image: leave one of the two out"))

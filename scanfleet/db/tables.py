@@ -232,6 +232,7 @@ class Verdict(Base):
     crop: Mapped[dict[str, Any] | None]  # the crop pass (scanfleet.checks.crop_result); None: the check has none
     frames: Mapped[dict[str, Any] | None]  # scanfleet.checks.frame_result; None: the file holds one picture
     notes: Mapped[list[Any] | None]  # what decoding chose where viewers differ
+    explanation: Mapped[dict[str, Any] | None]  # scanfleet.checks.explanation; None: not asked for, or not flagged
     unlike: Mapped[float | None]  # scanfleet.stats.unlike; None: no adapter, or one that does not know
     doubted: Mapped[str | None]  # the decision by the margin alone, where a review stands for an unlike image
     reused_from: Mapped[int | None]  # the verdict that this one copies; itself: that one was deleted

@@ -7,6 +7,7 @@ The record of a batch, and of a worker since its start, are sums by name; those 
     wait                     seconds of images: from prepared to the start of its forward
     device                   seconds of forwards; several streams have several in one wall-clock second
     boxes                    seconds of the device beside them, for finding boxes in flagged images
+    explaining               likewise, for explaining them
     pointing                 likewise, for finding the region of a crop
     under_way                wall-clock seconds of the worker with batches under way, shared among them
     idle                     of these, without work for the device (the mean over its streams)
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 THREAD_STAGES = ("fetch", "decode", "prepare")
-SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "boxes", "pointing", "under_way", "idle", "write")
+SECONDS = (*THREAD_STAGES, "threads", "wait", "device", "boxes", "explaining", "pointing", "under_way", "idle", "write")
 SKIPPED = {"cap": "capped", "diffuse": "again_diffuse", "whole": "again_whole", "enough": "again_enough"}  # by reason
 COUNTS = (
     *("forwards", "scored", "tokens", "padding", "first_tokens", "frames", "frame_tokens"),
@@ -127,6 +128,7 @@ class StageTimes:
             "worker_seconds": round(self["under_way"], 3),
             "device_seconds": round(self["device"], 3),
             "box_seconds": round(self["boxes"], 3),
+            "explaining_seconds": round(self["explaining"], 3),
             "thread_seconds": {stage: round(self[stage], 3) for stage in THREAD_STAGES},
             "threads_available_seconds": round(self["threads"], 3),
             "image_wait_seconds": round(self["wait"], 3),

@@ -16,7 +16,6 @@ from queue import Empty, SimpleQueue
 
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError
-from scanfleet.models.types import Reading
 from scanfleet.worker.batch.context import BatchContext, ScanBytes, WorkerContext
 from scanfleet.worker.batch.crop_pass import CropPass
 from scanfleet.worker.batch.events import (
@@ -25,6 +24,7 @@ from scanfleet.worker.batch.events import (
     CropStepDone,
     Duplicates,
     Event,
+    Explained,
     Fetched,
     ImageResult,
     Located,
@@ -34,6 +34,7 @@ from scanfleet.worker.batch.first_pass import FirstPass
 from scanfleet.worker.batch.results import BatchResults
 from scanfleet.worker.batch.timing import Stopwatch
 from scanfleet.worker.scoring.boxes import StoredBoxes, stored
+from scanfleet.worker.scoring.explanations import explanation_of
 from scanfleet.worker.scoring.factory import Resolved
 
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
@@ -163,7 +164,10 @@ class BatchRun:
                     assert self._crop_pass is not None
                     self._crop_pass.handle(event)
                 case Located():
-                    self._finish(self._with_boxes(event))
+                    self._explain_or_finish(self._with_boxes(event))
+                case Explained():
+                    event.scored.duplicates.prepared = None
+                    self._finish(replace(event.scored, explanation=explanation_of(event.result)))
         if self._fetched and not self._may_wait_for_others():
             self._look_up_fetched()
 
@@ -179,7 +183,12 @@ class BatchRun:
         """Score only bytes that this scorer has not read, neither in the ledger nor in this batch."""
         worker, resolved = self._batch.worker, self._batch.resolved
         unseen = {item.sha256 for item in self._fetched} - set(self._duplicates)
-        query = ScanBytes(scan_id=self._batch.scan_id, scorer_id=resolved.scorer_id, hashes=unseen)
+        query = ScanBytes(
+            scan_id=self._batch.scan_id,
+            scorer_id=resolved.scorer_id,
+            hashes=unseen,
+            explained=resolved.explain is not None,
+        )
         answers = worker.answers_by_content(query)
         while self._fetched:
             self._on_fetched(self._fetched[0].image, self._fetched[0].sha256)
@@ -206,19 +215,30 @@ class BatchRun:
     def _locate_or_finish(self, scored: ImageResult) -> None:
         """All readings of the image are done: ask the finder for boxes if they are due, or finish the image."""
         boxes, prepared = self._batch.resolved.boxes, scored.duplicates.prepared
-        scored.duplicates.prepared = None
-        if isinstance(scored.result, Exception) or boxes is None or not self._wants_boxes(scored):
-            self._finish(scored)
+        if boxes is None or not self._is_flagged(scored):
+            self._explain_or_finish(scored)
         elif boxes.finder is None or prepared is None:
-            self._finish(replace(scored, boxes=StoredBoxes(problems=(boxes.why_not,))))
+            self._explain_or_finish(replace(scored, boxes=StoredBoxes(problems=(boxes.why_not,))))
         else:
             self._batch.worker.threads.submit(self._first_pass.locate, scored, boxes.finder, prepared)
 
-    def _wants_boxes(self, scored: ImageResult) -> bool:
-        assert isinstance(scored.result, Reading)
+    def _explain_or_finish(self, scored: ImageResult) -> None:
+        """All but the explanation is done: ask for it if it is due, or finish the image."""
+        explain, prepared = self._batch.resolved.explain, scored.duplicates.prepared
+        if explain is not None and self._is_flagged(scored):
+            if explain.explainer is not None and prepared is not None:
+                self._batch.worker.threads.submit(self._first_pass.explain, scored, explain.explainer, prepared)
+                return
+            scored = replace(scored, explanation=explain.nothing)
+        scored.duplicates.prepared = None
+        self._finish(scored)
+
+    def _is_flagged(self, scored: ImageResult) -> bool:
+        if isinstance(scored.result, Exception):
+            return False
         complete = scored.crop is None or scored.crop.complete
         policy = self._batch.resolved.policy.after(scored.crop)
-        return replace(self._batch.resolved, policy=policy).wants_boxes(scored.result, complete=complete)
+        return replace(self._batch.resolved, policy=policy).flags(scored.result, complete=complete)
 
     def _with_boxes(self, located: Located) -> ImageResult:
         """A device that fails makes the image wait, as in scoring. Boxes that cannot be parsed do not."""
@@ -248,4 +268,5 @@ class BatchRun:
                     crop=answer.crop,
                     frames=answer.frames,
                     notes=answer.notes,
+                    explanation=answer.explanation,
                 )

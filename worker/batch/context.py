@@ -35,6 +35,7 @@ class ScanBytes:
     scan_id: str
     scorer_id: int
     hashes: Collection[str]  # SHA-256
+    explained: bool = False  # flags without an explanation are no answers
 
 
 AnswersByContent = Callable[[ScanBytes], Mapping[str, Answer | ImageError]]
@@ -82,7 +83,7 @@ def look_up_content(engine: sa.Engine) -> AnswersByContent:
         if not query.hashes:
             return {}
         with reading(engine) as connection:
-            answers = verdicts.answers_by_content(connection, query.scorer_id, query.hashes)
+            answers = verdicts.answers_by_content(connection, query.scorer_id, query.hashes, explained=query.explained)
             lethal = crash_isolation.lethal_content(connection, query.scan_id, query.hashes)
         return {**lethal, **answers}
 

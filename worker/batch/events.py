@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.explanation import Explanation
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.scans.batches import ClaimedImage
-from scanfleet.models.types import FoundBoxes, Pointed, Prepared, Reading
+from scanfleet.models.types import FoundBoxes, Pointed, Prepared, Reading, Written
 from scanfleet.worker.scoring.boxes import NOT_ASKED, StoredBoxes
 
 
@@ -20,7 +21,7 @@ class Duplicates:
     sha256: str
     size: int  # bytes
     images: list[ClaimedImage]
-    prepared: Prepared | None = None  # kept as long as boxes or a crop pass may be due
+    prepared: Prepared | None = None  # kept as long as boxes, an explanation or a crop pass may be due
     answer: ImageResult | None = None
 
 
@@ -40,7 +41,7 @@ class NotFetched:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageResult:
-    """The model's reading of an image after the first pass, then after the crop pass, then with its boxes.
+    """The model's reading of an image after the first pass, then after the crop pass, then with boxes and explanation.
 
     frames: the pictures of a file that holds several; all else is about the chosen one. notes: what decoding chose.
     """
@@ -50,6 +51,7 @@ class ImageResult:
     width: int = 0  # pixels, upright
     height: int = 0
     boxes: StoredBoxes = NOT_ASKED
+    explanation: Explanation | None = None
     crop: CropResult | None = None
     frames: FrameResult | None = None
     notes: tuple[str, ...] = ()
@@ -113,8 +115,16 @@ class Located:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explained:
+    """The explainer has answered for a flagged image."""
+
+    scored: ImageResult
+    result: Written | Exception
+
+
+@dataclass(frozen=True, kw_only=True)
 class Abort:
     reason: str
 
 
-Event = Fetched | NotFetched | ImageResult | CropStepDone | CropRead | Located | Abort
+Event = Fetched | NotFetched | ImageResult | CropStepDone | CropRead | Located | Explained | Abort

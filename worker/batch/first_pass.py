@@ -1,4 +1,5 @@
-"""The work of stage threads in the first pass: fetch, decode and prepare an image, and find boxes in a flagged one.
+"""The work of stage threads in the first pass: fetch, decode and prepare an image, and find boxes in a
+flagged one or explain it.
 
 Of a file with several pictures, each that the check asks for is prepared and read as a row of its own.
 
@@ -12,9 +13,9 @@ from functools import partial
 
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.images import Decoded, Enough
-from scanfleet.models.types import Finder, FoundBoxes, Prepared, Reading
+from scanfleet.models.types import Explainer, Finder, FoundBoxes, Prepared, Reading, Written
 from scanfleet.worker.batch.context import BatchContext
-from scanfleet.worker.batch.events import Duplicates, Fetched, ImageResult, Located, NotFetched
+from scanfleet.worker.batch.events import Duplicates, Explained, Fetched, ImageResult, Located, NotFetched
 from scanfleet.worker.batch.frame_reads import FrameReads, FrameRow
 from scanfleet.worker.device.queue import WorkResult
 from scanfleet.worker.runtime.file_buffer import KeptFiles
@@ -74,7 +75,8 @@ class FirstPass:
             pictures.reverse()
             # Their pixels need not wait for the device: each is let go once it is prepared.
             rows = [self._row(pictures.pop()) for _ in range(len(pictures))]
-            keep = self._batch.resolved.boxes is not None or self._kept is not None
+            resolved = self._batch.resolved
+            keep = resolved.boxes is not None or resolved.explain is not None or self._kept is not None
             self._submit(FrameReads(duplicates, rows, n_frames=n_frames, keep_prepared=keep))
         except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
             self._batch.send(ImageResult(duplicates=duplicates, result=error))
@@ -126,5 +128,30 @@ class FirstPass:
             )
         except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
             self._batch.send(Located(scored=scored, result=error))
+        finally:
+            ended()
+
+    def explain(self, scored: ImageResult, explainer: Explainer, prepared: Prepared) -> None:
+        """Queue the image for the explainer; the device sends its text."""
+        if self._batch.closed.is_set():
+            return
+        ended = self._batch.activity.expect(seconds=0)
+
+        def explained(work: WorkResult) -> None:
+            self._batch.watch.add(explaining=work.seconds)
+            assert isinstance(work.result, Written | Exception)
+            self._batch.send(Explained(scored=scored, result=work.result))
+
+        try:
+            assert isinstance(scored.result, Reading)
+            self._batch.worker.device.submit_explaining(
+                owner=self._batch,
+                explainer=explainer,
+                prepared=prepared,
+                reading=scored.result,
+                on_result=explained,
+            )
+        except Exception as error:  # noqa: BLE001 - the verdict says why it has no explanation
+            self._batch.send(Explained(scored=scored, result=error))
         finally:
             ended()

@@ -9,6 +9,7 @@ from dataclasses import replace
 import structlog
 
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.explanation import Explanation
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.results.verdicts import Answer, NewVerdict, Outcome
 from scanfleet.db.scans.batches import ClaimedImage
@@ -150,6 +151,7 @@ class BatchResults:
         crop: CropResult | None = None,
         frames: FrameResult | None = None,
         notes: tuple[str, ...] = (),
+        explanation: Explanation | None = None,
     ) -> None:
         """crop: the outcome of the crop pass where it was due; the reading is that of both passes then.
 
@@ -179,6 +181,7 @@ class BatchResults:
             crop=crop,
             frames=None if frames is None else replace(frames, reason=decision.reason),
             notes=tuple(map(storable, notes)),
+            explanation=explanation,
             unlike=reading.unlike,
             doubted=decision.doubted,
         )

@@ -12,7 +12,7 @@ from scanfleet.worker.device.queue import WorkResult
 from scanfleet.worker.runtime.utilisation import Occupancy, Span
 from scanfleet.worker.scoring.crop_selection import Allowance
 
-MEASURED = (*THREAD_STAGES, "wait", "device", "boxes", "pointing", *COUNTS)
+MEASURED = (*THREAD_STAGES, "wait", "device", "boxes", "explaining", "pointing", *COUNTS)
 LEFT_OVER = "left_over"  # visual tokens that crops of the batch may still take
 NO_TIME = Span(under_way=0.0, idle=0.0)
 

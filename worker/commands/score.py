@@ -79,7 +79,8 @@ def _report(scored: Scored, resolved: Resolved, scorer: dict[str, Any], reports:
 
 # The fields of `scanfleet results export` that need no database: every line has every key.
 _ANSWER = ("label", "decision", "score", "margin", "mass", "boxes", "box_problems", "content_sha256", "width", "height")
-_EMPTY: dict[str, Any] = dict.fromkeys((*_ANSWER, "crop", "frames", "notes", "calibrated", "scorer", "failure"))
+_MORE = ("crop", "frames", "notes", "explanation", "explanation_problem")
+_EMPTY: dict[str, Any] = dict.fromkeys((*_ANSWER, *_MORE, "calibrated", "scorer", "failure"))
 
 
 def _verdict_record(uri: str, verdict: NewVerdict, scorer: dict[str, Any], *, calibrated: bool) -> dict[str, Any]:
@@ -87,6 +88,8 @@ def _verdict_record(uri: str, verdict: NewVerdict, scorer: dict[str, Any], *, ca
     answer["crop"] = verdict.crop and verdict.crop.record()
     answer["frames"] = verdict.frames and verdict.frames.record()
     answer["notes"] = list(verdict.notes) or None
+    answer["explanation"] = verdict.explanation and verdict.explanation.text
+    answer["explanation_problem"] = verdict.explanation and verdict.explanation.problem
     calibrated = calibrated and (verdict.frames is None or verdict.frames.calibrated)
     return {"uri": uri, "state": "verdict", **_EMPTY, **answer, "calibrated": calibrated, "scorer": scorer}
 

@@ -21,6 +21,7 @@ from scanfleet.models.types import Question
 from scanfleet.worker.scoring.boxes import box_pass_of
 from scanfleet.worker.scoring.crop import Margins, crop_setup_of, margins_of
 from scanfleet.worker.scoring.decisions import Policy, certified_at
+from scanfleet.worker.scoring.explanations import explain_pass_of
 from scanfleet.worker.scoring.factory import Resolved, asked_alone, knows, matches, mode_of, question_of, scorer_of
 from scanfleet.worker.scoring.model import Model
 
@@ -48,6 +49,7 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
         _require_no_steps(question, chosen)
         scorer = scorer_of(model, check, chosen.folder if chosen else None)
         boxes = box_pass_of(model, check, question, chosen.folder if chosen else None)
+        explain = explain_pass_of(model, check, question, chosen.folder if chosen else None)
         if chosen is not None:
             _require_canary(model, chosen)
         margins = _margins(check, question, chosen.card if chosen else None, precision=model.identity.precision)
@@ -65,6 +67,7 @@ def resolve_alone(model: Model, check: Check, adapter: Path | None) -> Resolved:
         policy=margins.policy,
         mode=mode,
         boxes=boxes,
+        explain=explain,
         crop_setup=crop_setup,
         frames=check.frames,
     )

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import structlog
 
 from scanfleet.errors import DeviceUnavailable, Retryable
-from scanfleet.models.types import CropReader, Finder, Prepared, Scorer
+from scanfleet.models.types import CropReader, Explainer, Finder, Prepared, Reading, Scorer
 from scanfleet.worker.device.queue import DeviceQueue, Kind, OnResult, Result, WorkItem, WorkResult
 from scanfleet.worker.device.token_budget import TokenBudget
 from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
@@ -96,6 +96,15 @@ class Device:
         since, job = time.perf_counter(), finder.job(prepared)
         self._queue.put(
             WorkItem(owner=owner, scorer=finder, prepared=job, on_result=on_result, since=since, kind="find")
+        )
+
+    def submit_explaining(
+        self, *, owner: object, explainer: Explainer, prepared: Prepared, reading: Reading, on_result: OnResult
+    ) -> None:
+        """Queue one flagged image to explain, after those to score; as `submit` otherwise."""
+        since, job = time.perf_counter(), explainer.job(prepared, reading)
+        self._queue.put(
+            WorkItem(owner=owner, scorer=explainer, prepared=job, on_result=on_result, since=since, kind="explain")
         )
 
     def submit_pointing(
@@ -216,6 +225,8 @@ def _work(items: Sequence[WorkItem], renew: Callable[[], None]) -> Sequence[Resu
             results = answering.point(prepared)
         case "find":
             results = answering.find(prepared, heartbeat=renew)
+        case "explain":
+            results = answering.explain(prepared, heartbeat=renew)
     if len(results) != len(items):
         raise AssertionError(f"{len(results)} answers for {len(items)} images")
     return results

@@ -10,14 +10,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scanfleet.errors import DeviceUnavailable
-from scanfleet.models.types import CropReader, Finder, FoundBoxes, Pointed, Prepared, Reading, Scorer
+from scanfleet.models.types import (
+    CropReader,
+    Explainer,
+    Finder,
+    FoundBoxes,
+    Pointed,
+    Prepared,
+    Reading,
+    Scorer,
+    Written,
+)
 from scanfleet.worker.device.packing import pack
 
 STAY_SECONDS = 2.0  # for which images wait while the last scorer has others: a change of adapter takes time
-FORWARDS_BEFORE_FINDING = 8  # of scorers that may precede a waiting finder
+FORWARDS_BEFORE_FINDING = 8  # of scorers that may precede a waiting finder or explainer
 
-Kind = Literal["score", "point", "find"]
-Result = Reading | Pointed | FoundBoxes
+Kind = Literal["score", "point", "find", "explain"]
+Result = Reading | Pointed | FoundBoxes | Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +49,12 @@ OnResult = Callable[[WorkResult], None]
 class WorkItem:
     """One prepared image of `owner`. `on_result` is called once, in a device thread.
 
-    scorer: the Scorer, the CropReader that points, or the Finder that answers, by `kind`. paired: the scorer with which
-    a crop reader shares its adapter; None for the other kinds.
+    scorer: the Scorer, the CropReader that points, or the Finder or Explainer that answers, by `kind`. paired: the
+    scorer with which a crop reader shares its adapter; None for the other kinds.
     """
 
     owner: object
-    scorer: Scorer | CropReader | Finder
+    scorer: Scorer | CropReader | Finder | Explainer
     prepared: Prepared
     on_result: OnResult
     since: float  # time.perf_counter()
@@ -52,9 +62,9 @@ class WorkItem:
     paired: Scorer | None = None
 
     @property
-    def is_finding(self) -> bool:
+    def is_generating(self) -> bool:
         """True if its forward is long, so that those of scorers go first."""
-        return self.kind == "find"
+        return self.kind in ("find", "explain")
 
     @property
     def adapter_user(self) -> object:
@@ -84,7 +94,7 @@ class DeviceQueue:
         self._one_by_one = one_by_one
         self._items: deque[WorkItem] = deque()
         self._weight = 0  # of the work items
-        self._passed = 0  # forwards taken since finders began to wait
+        self._passed = 0  # forwards taken since finders or explainers began to wait
         self._open = True
         self._changed = threading.Condition()
 
@@ -116,9 +126,9 @@ class DeviceQueue:
         """Return the next forward, of one scorer, within the tokens that `budget` has for its kind; [] when closed.
 
         The scorer of the last forward continues while it has images, because another one may need another adapter. An
-        image that has waited STAY_SECONDS comes first. A crop reader counts as its scorer. Finders come when no scorer
-        waits, or after FORWARDS_BEFORE_FINDING: images to score do not wait for whole generations, and images to find
-        boxes in collect for a forward of many.
+        image that has waited STAY_SECONDS comes first. A crop reader counts as its scorer. Finders and explainers come
+        when no scorer waits, or after FORWARDS_BEFORE_FINDING: images to score do not wait for whole generations, and
+        flagged images collect for a forward of many.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._open or bool(self._items))
@@ -138,17 +148,17 @@ class DeviceQueue:
 
     def _choose(self) -> WorkItem:
         """Return the work item whose scorer is next."""
-        finding = next((item for item in self._items if item.is_finding), None)
+        generating = next((item for item in self._items if item.is_generating), None)
         scoring = self._next_to_score()
-        if finding is None or (scoring is not None and self._passed < FORWARDS_BEFORE_FINDING):
-            self._passed += finding is not None
+        if generating is None or (scoring is not None and self._passed < FORWARDS_BEFORE_FINDING):
+            self._passed += generating is not None
             assert scoring is not None
             return scoring
         self._passed = 0
-        return finding
+        return generating
 
     def _next_to_score(self) -> WorkItem | None:
-        waiting = [item for item in self._items if not item.is_finding]
+        waiting = [item for item in self._items if not item.is_generating]
         if not waiting or self._clock() - waiting[0].since >= STAY_SECONDS:
             return waiting[0] if waiting else None
         return next((item for item in waiting if item.adapter_user is self._last), waiting[0])

@@ -108,7 +108,7 @@ def info_of(card: AdapterCard, check: Check, *, uri: str, training_id: int | Non
     """Return an adapter's record for the registry. training_id: of the training that made it."""
     return AdapterInfo(
         check_name=check.name,
-        check_hash=check.hash,
+        check_hash=check.scored_hash,
         base_model=card.base_model,
         base_revision=card.base_revision,
         uri=uri,

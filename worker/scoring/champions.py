@@ -191,9 +191,7 @@ class ScorerCache:
                 if wanted.key in self._known:
                     return self._known[wanted.key]
             resolved = self._maker.make(wanted)
-            users.add(resolved.scorer)
-            if resolved.boxes is not None and resolved.boxes.finder is not None:
-                users.add(resolved.boxes.finder)
+            users.update(resolved.users)
             with self._lock:
                 self._known[wanted.key] = resolved
                 self._moved.pop(wanted.key, None)

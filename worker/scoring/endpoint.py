@@ -6,8 +6,9 @@ and then refuses the image a second time. Else the cause is the server or a sett
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -29,6 +30,7 @@ from scanfleet.models.errors import ModelInvalid
 from scanfleet.models.types import (
     CropReader,
     Detail,
+    Explainer,
     Finder,
     ModelIdentity,
     Order,
@@ -36,6 +38,7 @@ from scanfleet.models.types import (
     Reading,
     Scorer,
     SeveralScorer,
+    Written,
 )
 from scanfleet.worker.errors import DeviceBroken
 from scanfleet.worker.scoring.rate_limit import REAL_TIME, Clock, RateLimit, RateLimitedServer
@@ -115,13 +118,11 @@ class EndpointModel:
     def scorer(self, question: Question, adapter: Path | None, *, policy: CropPolicy | None = None) -> Scorer:
         if adapter is not None:
             raise ModelInvalid("an endpoint takes no adapter: load it on the server, and set model = endpoint:ADAPTER")
-        scorer = EndpointScorer(
-            server=self._server,
-            question=question,
-            identity=self.identity,
-            encoding=encoding_of(self._settings),
-        )
-        return cast("Scorer", RetryingScorer(scorer, self._limited))
+        return cast("Scorer", RetryingScorer(self._scorer(question), self._limited))
+
+    def _scorer(self, question: Question) -> EndpointScorer:
+        encoding = encoding_of(self._settings)
+        return EndpointScorer(server=self._server, question=question, identity=self.identity, encoding=encoding)
 
     def plain(self, question: Question) -> Scorer:
         return self.scorer(question, None)
@@ -134,6 +135,9 @@ class EndpointModel:
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         raise ModelInvalid(f"an endpoint finds no boxes: set boxes = false in check {question.name}")
+
+    def explainer(self, question: Question, adapter: Path | None, *, tokens: int) -> Explainer:
+        return cast("Explainer", RetryingExplainer(self._scorer(question), self._limited, tokens=tokens))
 
     def release(self, adapter_sha256: str) -> None:
         """Do nothing: no adapter is ever loaded."""
@@ -194,6 +198,41 @@ class RetryingScorer:
 
     def _ask(self, image: EncodedImage, deadline: float) -> Reading:
         return self._limited.ask(lambda: self._scorer.score([image])[0], deadline=deadline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedImage:
+    """A flagged image, and the reading to explain."""
+
+    image: EncodedImage
+    reading: Reading
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.image.visual_tokens
+
+
+class RetryingExplainer:
+    """Asks for each explanation in a second request, and retries while the server is not available."""
+
+    def __init__(self, scorer: EndpointScorer, limited: RateLimitedServer, *, tokens: int) -> None:
+        self._scorer = scorer
+        self._limited = limited
+        self._tokens = tokens
+
+    def job(self, prepared: EncodedImage, reading: Reading) -> ExplainedImage:
+        return ExplainedImage(image=prepared, reading=reading)
+
+    def explain(self, jobs: Sequence[ExplainedImage], *, heartbeat: Callable[[], None]) -> list[Written]:
+        """Raises AnswerRefused, DeviceUnavailable, DeviceBroken."""
+        with _while_scoring():
+            return [self._one(job) for job in jobs]
+
+    def _one(self, job: ExplainedImage) -> Written:
+        return self._limited.ask(
+            lambda: self._scorer.explain(job.image, job.reading, max_tokens=self._tokens),
+            deadline=self._limited.deadline(),
+        )
 
 
 def _checked(settings: Settings) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from scanfleet.errors import DeviceUnavailable, ImageError
 from scanfleet.models.errors import ImageUnsuitable, ModelUnavailable
-from scanfleet.models.types import Detail, FoundBoxes, ModelIdentity, Pointed, Prepared, Question, Reading
+from scanfleet.models.types import Detail, FoundBoxes, ModelIdentity, Pointed, Prepared, Question, Reading, Written
 from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
 
 
@@ -72,6 +72,20 @@ class MappedFinder:
     def find(self, jobs: Sequence[Prepared], *, heartbeat: Callable[[], None]) -> list[FoundBoxes]:
         with _mapped(len(jobs)):
             return cast("list[FoundBoxes]", self._finder.find(jobs, heartbeat=heartbeat))
+
+
+class MappedExplainer:
+    """An explainer on torch with mapped errors."""
+
+    def __init__(self, explainer: Any) -> None:
+        self._explainer = explainer
+
+    def job(self, prepared: Prepared, reading: Reading) -> Prepared:
+        return cast("Prepared", self._explainer.job(prepared, reading))
+
+    def explain(self, jobs: Sequence[Prepared], *, heartbeat: Callable[[], None]) -> list[Written]:
+        with _mapped(len(jobs)):
+            return cast("list[Written]", self._explainer.explain(jobs, heartbeat=heartbeat))
 
 
 class MappedCropReader:

@@ -17,6 +17,7 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.calibrations import Configuration, Fitted, calibration_for, hash_for
 from scanfleet.db.results.scorers import IMAGE_FIRST, ROTATED, ScorerRef, ScorerSpec, Shift, record_shift, scorer_id
+from scanfleet.db.scans.checks import scored_check
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.models.adapters.calibration import Thresholds
@@ -31,6 +32,7 @@ from scanfleet.worker.scoring.boxes import BoxPass, box_pass_of
 from scanfleet.worker.scoring.crop import CropSetup, Margins, crop_setup_of, margins_of
 from scanfleet.worker.scoring.crop_selection import policy_of
 from scanfleet.worker.scoring.decisions import Policy, certified_at, read_policy
+from scanfleet.worker.scoring.explanations import ExplainPass, explain_pass_of
 from scanfleet.worker.scoring.model import Model
 
 log = structlog.get_logger()
@@ -46,14 +48,22 @@ class Resolved:
     policy: Policy
     mode: str = ""  # how it scores, see `mode_of`
     boxes: BoxPass | None = None  # None: the check does not ask for boxes
+    explain: ExplainPass | None = None  # None: the check does not ask for explanations
     crop_setup: CropSetup | None = None  # None: the check has no crop pass
     frames: FrameSettings = DEFAULT_FRAMES  # which pictures of a file that holds several
 
-    def wants_boxes(self, reading: Reading, *, complete: bool = True) -> bool:
-        """Return whether this image is flagged and the check asks for boxes. complete: as in `Policy.decide`."""
-        if self.boxes is None or not math.isfinite(reading.margin):
-            return False
-        return self.policy.decide(reading, complete=complete).decision == "flag"
+    def flags(self, reading: Reading, *, complete: bool = True) -> bool:
+        """Return whether this image is flagged. complete: as in `Policy.decide`."""
+        return math.isfinite(reading.margin) and self.policy.decide(reading, complete=complete).decision == "flag"
+
+    @property
+    def users(self) -> tuple[object, ...]:
+        """All that generates or scores with the adapter."""
+        passes = (
+            None if self.boxes is None else self.boxes.finder,
+            None if self.explain is None else self.explain.explainer,
+        )
+        return self.scorer, *(each for each in passes if each is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +132,7 @@ class ScorerMaker:
             fitted = self._fitted(check, None)
         scorer = scorer_of(self._model, check, folder)
         boxes = box_pass_of(self._model, check, question, folder)
+        explain = explain_pass_of(self._model, check, question, folder)
         if adapter is not None:
             _require_registered(adapter, scorer)
         shift = None if folder is None else self._try_canary(folder)
@@ -134,6 +145,7 @@ class ScorerMaker:
         mode = mode_of(question, card, asked=asked_alone(self._model, question))
         spec = replace(spec, mode=mode, likeness=likeness)
         with transaction(self._engine) as connection:
+            spec = replace(spec, check_id=scored_check(connection, wanted.check_id))
             row = scorer_id(connection, spec)
             if shift is not None:
                 record_shift(connection, row, shift)
@@ -150,6 +162,7 @@ class ScorerMaker:
             policy=margins.policy.saying(check.unlike == "say"),
             mode=spec.mode or "",
             boxes=boxes,
+            explain=explain,
             crop_setup=crop_setup,
             frames=check.frames,
         )
@@ -190,7 +203,9 @@ class ScorerMaker:
     def _fitted(self, check: Check, adapter: AdapterInfo | None) -> Fitted | None:
         identity = self._model.identity
         configuration = Configuration(
-            check_hash=hash_for(check.hash, asked="" if adapter else asked_alone(self._model, question_of(check))),
+            check_hash=hash_for(
+                check.scored_hash, asked="" if adapter else asked_alone(self._model, question_of(check))
+            ),
             base_model=identity.base_model,
             base_revision=identity.revision,
             precision=identity.precision,
@@ -233,7 +248,7 @@ def _require_registered(adapter: AdapterInfo, scorer: Scorer) -> None:
 
 def _require_unaltered(adapter: AdapterInfo, check: Check, folder: Path) -> None:
     """Raise ModelInvalid if the card no longer asks the very check that the adapter was registered for."""
-    if adapter.check_hash == check.hash and not check.steps:
+    if adapter.check_hash == check.scored_hash and not check.steps:
         raise ModelInvalid(f"{folder / CARD} asks another question than when the adapter was registered: restore it")
 
 

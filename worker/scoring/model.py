@@ -19,11 +19,12 @@ from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
 from scanfleet.models import factory
 from scanfleet.models.crops.policy import CropPolicy
 from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
-from scanfleet.models.fake import FakeCropReader, FakeFinder, FakePrepared, FakeScorer, fake_identity
+from scanfleet.models.fake import FakeCropReader, FakeExplainer, FakeFinder, FakePrepared, FakeScorer, fake_identity
 from scanfleet.models.inputs.sources import locate
 from scanfleet.models.network.cpu.allocator import keep_freed_memory
 from scanfleet.models.types import (
     CropReader,
+    Explainer,
     Finder,
     ModelIdentity,
     Order,
@@ -32,7 +33,13 @@ from scanfleet.models.types import (
     Scorer,
     SeveralScorer,
 )
-from scanfleet.worker.scoring.error_mapping import MappedCropReader, MappedFinder, MappedScorer, MappedSeveral
+from scanfleet.worker.scoring.error_mapping import (
+    MappedCropReader,
+    MappedExplainer,
+    MappedFinder,
+    MappedScorer,
+    MappedSeveral,
+)
 
 if TYPE_CHECKING:
     from scanfleet.models.network.base import BaseModel, Precision
@@ -96,8 +103,15 @@ class Model(Protocol):
         """Return the finder of boxes, on the same weights. Raises ModelInvalid if the model finds no boxes."""
         ...
 
+    def explainer(self, question: Question, adapter: Path | None, *, tokens: int) -> Explainer:
+        """Return the explainer of flags, on the same weights. Raises ModelInvalid if the model writes no text.
+
+        tokens: the most of an explanation.
+        """
+        ...
+
     def release(self, adapter_sha256: str) -> None:
-        """Remove an adapter from memory. The caller no longer uses a scorer, reader or finder with it."""
+        """Remove an adapter from memory. The caller no longer uses anything with it."""
         ...
 
 
@@ -174,6 +188,9 @@ class FakeModel:
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         return cast("Finder", FakeFinder(question=question))
 
+    def explainer(self, question: Question, adapter: Path | None, *, tokens: int) -> Explainer:
+        return cast("Explainer", FakeExplainer())
+
     def release(self, adapter_sha256: str) -> None:
         """Do nothing: no adapter is ever loaded."""
 
@@ -237,6 +254,9 @@ class LoadedModel:
 
     def finder(self, question: Question, adapter: Path | None) -> Finder:
         return MappedFinder(factory.finder(self._base, question, adapter))
+
+    def explainer(self, question: Question, adapter: Path | None, *, tokens: int) -> Explainer:
+        return MappedExplainer(factory.explainer(self._base, question, adapter, max_new_tokens=tokens))
 
     def release(self, adapter_sha256: str) -> None:
         self._base.release(adapter_sha256)

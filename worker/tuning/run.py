@@ -147,7 +147,7 @@ class Tuning:
             "check": check.as_file(),
             "hash": check.hash,
             "configuration": {
-                "check_hash": hash_for(check.hash, asked=asked),
+                "check_hash": hash_for(check.scored_hash, asked=asked),
                 "base_model": identity.base_model,
                 "base_revision": identity.revision,
                 "precision": identity.precision,

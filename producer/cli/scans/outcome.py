@@ -45,6 +45,9 @@ def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
         echo_line(_frames(summary.frames))
     if summary.no_boxes is not None:
         echo_line(f"no boxes: {printable(summary.no_boxes)}")
+    if summary.unexplained is not None:
+        n, reason = summary.unexplained.n, printable(summary.unexplained.reason)
+        echo_line(f"no explanation for {count(n, 'flagged image')}: {reason}")
     if summary.failures:
         click.echo()
         echo_table(("failed at", "reason", "images"), [(*key, n) for key, n in summary.failures.items()])

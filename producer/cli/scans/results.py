@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from scanfleet.checks.crop_result import CropResult
+    from scanfleet.checks.explanation import Explanation
     from scanfleet.checks.frame_result import FrameResult
     from scanfleet.db.results.results import Result, ResultFilter
 
@@ -148,7 +149,7 @@ def show(flags: Flags, uri: str, scan: str | None, form: str) -> None:
 
 
 def echo_results(shown: Sequence[Result]) -> None:
-    """Print a table, with columns for what differs (check, model) or any image has (boxes, crops, frames)."""
+    """Print a table, with columns for what differs (check, model) or any image has (boxes, crops, explanations)."""
     header: tuple[str, ...] = ("scan", "state", "label", "decision", "score", "margin", "uri")
     rows = [_row(result) for result in shown]
     for name in ("model", "check"):
@@ -167,7 +168,10 @@ def echo_results(shown: Sequence[Result]) -> None:
     if any(result.frames is not None for result in shown):
         header = (*header[:-1], "frames", header[-1])
         rows = [(*row[:-1], _frames(result.frames), row[-1]) for row, result in zip(rows, shown, strict=True)]
-    echo_table(header, rows, below=("boxes", "crop", "frames", "uri"))
+    if any(result.explanation is not None for result in shown):
+        header = (*header[:-1], "explanation", header[-1])
+        rows = [(*row[:-1], _said(result.explanation), row[-1]) for row, result in zip(rows, shown, strict=True)]
+    echo_table(header, rows, below=("boxes", "crop", "frames", "explanation", "uri"))
 
 
 def _row(result: Result) -> tuple[Cell, ...]:
@@ -180,6 +184,13 @@ def _crop_margins(crop: CropResult | None) -> str | None:
     if crop is None:
         return None
     return f"{crop.first:+.3f} {crop.skipped if crop.second is None else format(crop.second, '+.3f')}"
+
+
+def _said(explanation: Explanation | None) -> str | None:
+    """Return the text in quotes, which is untrusted, or the reason for none."""
+    if explanation is None:
+        return None
+    return f"none: {explanation.problem}" if explanation.text is None else f'"{explanation.text}"'
 
 
 def _frames(frames: FrameResult | None) -> str | None:

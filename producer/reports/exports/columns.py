@@ -52,6 +52,12 @@ def _frame(name: str, kind: str, attribute: str) -> Column:
     return Column(name=name, kind=kind, sources=("frames",), values=lambda page: _part(page, page.frames, attribute))
 
 
+def _explained(name: str, kind: str, attribute: str) -> Column:
+    return Column(
+        name=name, kind=kind, sources=("explanation",), values=lambda page: _part(page, page.explanation, attribute)
+    )
+
+
 def _part(page: Page, held: Values, attribute: str) -> Values:
     """Return an attribute of each record."""
     return held if held is page.nothing else [None if each is None else getattr(each, attribute) for each in held]
@@ -83,7 +89,10 @@ FIXED = (
     Column(
         name="calibrated", kind="boolean", sources=("calibrated", "scorer_id", "frames"), values=_calibrated
     ),
-    *(_plain(name, "real") for name in ("margin", "mass", "unlike")),
+    *(_plain(name, "real") for name in ("margin", "mass")),
+    _explained("explanation", "text", "text"),
+    _explained("explanation_problem", "text", "problem"),
+    _plain("unlike", "real"),
     _plain("doubted", "word"),
     Column(name="reused", kind="boolean", sources=("reused_from",), values=_reused),
     _plain("scored_at", "time"),

@@ -69,7 +69,7 @@ _RECORD: dict[str, Callable[[Page], Any]] = {
     name: _APART.get(name) or _COLUMN[name]
     for name in (
         "image_id", "scan", "check", "model", "uri", "state", "label", "decision", "score", "calibrated", "margin",
-        "mass", "boxes", "box_problems", "crop", "frames", "notes", "unlike", "doubted", "scorer", "reused",
-        "scored_at", "content_sha256", "size", "width", "height", "meta", "failure",
+        "mass", "boxes", "box_problems", "crop", "frames", "notes", "explanation", "explanation_problem", "unlike",
+        "doubted", "scorer", "reused", "scored_at", "content_sha256", "size", "width", "height", "meta", "failure",
     )
 }  # fmt: skip

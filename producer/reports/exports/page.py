@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.explanation import Explanation
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.results.pages import EXACT_IN_REAL, INT64, Columns, ManifestField
 
@@ -65,6 +66,10 @@ class Page:
     @cached_property
     def frames(self) -> Sequence[FrameResult | None]:
         return self._each("frames", FrameResult.read)
+
+    @cached_property
+    def explanation(self) -> Sequence[Explanation | None]:
+        return self._each("explanation", Explanation.read)
 
     def _each(self, name: str, read: Callable[[Any], Any]) -> Values:
         held = self.parsed(name)

@@ -210,11 +210,12 @@ def _reference(connection: sa.Connection, scorer: int, *, by: By | None) -> Refe
 
 def _scans_of(connection: sa.Connection, scorer: int) -> list[tuple[str, list[str]]]:
     """Yield scans with enough verdicts by a scorer, with their sources, the oldest first."""
+    of_scorer = sa.select(CheckRow.name).join(ScorerRow, ScorerRow.check_id == CheckRow.id)
     enough = (
         sa.select(Batch.scan_id, sa.func.min(Batch.id).label("first"))
         .join(Scan, Scan.id == Batch.scan_id)
-        .join(ScorerRow, ScorerRow.check_id == Scan.check_id)
-        .where(ScorerRow.id == scorer, Batch.scorer_id == scorer)
+        .join(CheckRow, CheckRow.id == Scan.check_id)
+        .where(CheckRow.name == of_scorer.where(ScorerRow.id == scorer).scalar_subquery(), Batch.scorer_id == scorer)
         .group_by(Batch.scan_id)
         .having(sa.func.sum(Batch.n_verdicts) >= MIN_IMAGES)
         .subquery()

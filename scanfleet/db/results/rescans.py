@@ -23,7 +23,7 @@ from scanfleet.checks.crop import NEVER
 from scanfleet.db.results.scorers import outdated
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.batches import NewImage
-from scanfleet.db.scans.checks import get_check
+from scanfleet.db.scans.checks import get_check, scored_check
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Image, Scan, ScorerRow, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, get_adapter
@@ -116,7 +116,7 @@ class Pool:
     def _conditions(self, connection: sa.Connection) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
         """Return two conditions: the answer is of the champion; another champion may change it."""
         names = (ScorerRow.id, ScorerRow.adapter_id, ScorerRow.thresholds, ScorerRow.calibrator, ScorerRow.crop)
-        of_check = ScorerRow.check_id == self.check_id
+        of_check = ScorerRow.check_id == scored_check(connection, self.check_id)
         scorers = connection.execute(sa.select(*names, outdated().label("outdated")).where(of_check)).all()
         current = Verdict.scorer_id.in_(
             [row.id for row in scorers if row.adapter_id == self.adapter_id and not row.outdated]

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.explanation import Explanation
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
 from scanfleet.db.results.filters import ResultFilter as ResultFilter
@@ -83,6 +84,7 @@ class Result:
     crop: CropResult | None = None  # None: no crop pass was due
     frames: FrameResult | None = None  # None: the file holds one picture
     notes: list[Any] | None = None  # what decoding chose where viewers differ
+    explanation: Explanation | None = None  # of a flag, in the model's words: untrusted
     unlike: float | None = None  # share of the calibration images that are less unlike; None: not compared
     doubted: str | None = None  # the decision by the margin alone, where a review stands for an unlike image
     reused: bool = False
@@ -179,8 +181,13 @@ def count_answers(connection: sa.Connection, scan_id: str) -> dict[tuple[str, st
     return {(row.decision, row.label): row.n for row in connection.execute(query)}
 
 
-def known_identities(connection: sa.Connection, *, check_hash: str, model: str, identities: Sequence[str]) -> set[str]:
-    """Return the listed versions (uri and etag) for which this check has a verdict of this model that is reused."""
+def known_identities(
+    connection: sa.Connection, *, check_hash: str, model: str, identities: Sequence[str], explained: bool = False
+) -> set[str]:
+    """Return the listed versions (uri and etag) for which this check has a verdict of this model that is reused.
+
+    check_hash: of what is scored. explained: flags without an explanation are not reused.
+    """
     scorers = (
         sa.select(ScorerRow.id)
         .join(CheckRow, CheckRow.id == ScorerRow.check_id)
@@ -190,6 +197,7 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
         sa.select(Verdict.identity)
         .join(Scan, Scan.id == Verdict.scan_id)
         .where(Verdict.scorer_id.in_(scorers), Verdict.identity.in_(identities), Scan.model == model)
+        .where(sa.or_(Verdict.decision != "flag", Verdict.explanation.is_not(None)) if explained else sa.true())
         .distinct()
     )
     return set(connection.execute(query).scalars())
@@ -197,8 +205,8 @@ def known_identities(connection: sa.Connection, *, check_hash: str, model: str, 
 
 _IMAGE = ("scan_id", "uri", "root", "etag", "size", "width", "height", "meta")
 _VERDICT = (
-    "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "frames", "notes", "unlike",
-    "doubted", "reused_from",
+    "label", "score", "margin", "mass", "decision", "boxes", "box_problems", "crop", "frames", "notes", "explanation",
+    "unlike", "doubted", "reused_from",
 )  # fmt: skip
 _SCORER = ("key", "base_model", "base_revision", "precision", "mode")
 _FAILURE = ("stage", "reason", "detail")
@@ -261,6 +269,7 @@ def _result(row: sa.Row[Any]) -> Result:
         crop=CropResult.read(row.crop),
         frames=frames,
         notes=row.notes,
+        explanation=Explanation.read(row.explanation),
         unlike=row.unlike,
         doubted=row.doubted,
         reused=row.reused_from is not None,

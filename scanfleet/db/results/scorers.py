@@ -60,7 +60,7 @@ class ScorerRef:
 
     id: int
     key: str
-    check: Check
+    check: Check  # of the scan; the row names it without explanations
     adapter_sha256: str | None
 
 
@@ -155,17 +155,20 @@ def outdated() -> sa.ColumnElement[bool]:
 
 def require_scorer(connection: sa.Connection, scorer: ScorerRef, *, scan_id: str) -> None:
     """Check that a row is still this scorer, and of the scan's check. Raises LedgerReplaced."""
+    of_scan = aliased(CheckRow)
     query = (
-        sa.select(CheckRow.body)
+        sa.select(CheckRow.body, of_scan.body.label("asked"))
         .select_from(ScorerRow)
         .join(CheckRow, CheckRow.id == ScorerRow.check_id)
-        .join(Scan, Scan.check_id == ScorerRow.check_id)
+        .join(Scan, Scan.id == scan_id)
+        .join(of_scan, of_scan.id == Scan.check_id)
         .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
-        .where(ScorerRow.id == scorer.id, ScorerRow.key == scorer.key, Scan.id == scan_id)
+        .where(ScorerRow.id == scorer.id, ScorerRow.key == scorer.key)
         .where(Adapter.weights_sha256.is_not_distinct_from(scorer.adapter_sha256))
     )
-    body = connection.execute(query).scalar_one_or_none()
-    if body is None or Check.model_validate(body) != scorer.check:
+    row = connection.execute(query).one_or_none()
+    named = (scorer.check.unexplained(), scorer.check)
+    if row is None or (Check.model_validate(row.body), Check.model_validate(row.asked)) != named:
         raise LedgerReplaced(
             f"scorer {scorer.id} is no longer the one that this worker uses (was the database restored?)"
         )

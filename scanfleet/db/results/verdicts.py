@@ -12,6 +12,7 @@ from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.checks.crop_result import CropResult
+from scanfleet.checks.explanation import Explanation
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import now
 from scanfleet.db.results.doubts import doubt_if_lost
@@ -44,10 +45,17 @@ class Answer:
     crop: CropResult | None = None  # None: no crop pass was due
     frames: FrameResult | None = None  # None: the file holds one picture
     notes: tuple[str, ...] = ()  # what decoding chose where viewers differ
+    explanation: Explanation | None = None  # None: not asked for, or not flagged
     unlike: float | None = None  # share of the calibration images that are less unlike; None: not compared
     doubted: str | None = None  # the decision by the margin alone, where a review stands for an unlike image
     reused_from: int | None = None  # the verdict that gave the answer first, or the first copy that is left
     computed_at: datetime | None = None  # of a reused one, when it was given first; None: just now
+
+    def is_whole(self, *, explained: bool) -> bool:
+        """Return whether nothing is missing that another reading could add. explained: flags need an explanation."""
+        if self.crop is not None and not self.crop.complete:
+            return False
+        return not explained or self.decision != "flag" or (self.explanation is not None and self.explanation.complete)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +102,24 @@ _COLUMNS = (
 )
 
 
-def answers_by_identity(connection: sa.Connection, scorer_id: int, identities: Collection[str]) -> dict[str, Answer]:
+def answers_by_identity(
+    connection: sa.Connection, scorer_id: int, identities: Collection[str], *, explained: bool = False
+) -> dict[str, Answer]:
     """Return earlier answers for the same listed versions (uri and etag), whose bytes need no fetching.
 
     Answers that lack a crop pass which was due (`CropResult.complete`) are left out: the scan had no tokens left for
     it, and this one may have some. So are doubted ones: they depend on the other images of that scan.
+
+    explained: leave out flags without an explanation, too: a scorer answers alike whether one is asked for or not.
     """
-    return _answers(connection, scorer_id, Verdict.identity, identities)
+    return _answers(connection, scorer_id, Verdict.identity, identities, explained=explained)
 
 
-def answers_by_content(connection: sa.Connection, scorer_id: int, hashes: Collection[str]) -> dict[str, Answer]:
+def answers_by_content(
+    connection: sa.Connection, scorer_id: int, hashes: Collection[str], *, explained: bool = False
+) -> dict[str, Answer]:
     """Return earlier answers for the same bytes under any name; incomplete ones are left out here, too."""
-    return _answers(connection, scorer_id, Verdict.content_sha256, hashes)
+    return _answers(connection, scorer_id, Verdict.content_sha256, hashes, explained=explained)
 
 
 def scored_at() -> sa.Label[datetime]:
@@ -116,7 +130,12 @@ def scored_at() -> sa.Label[datetime]:
 
 
 def _answers(
-    connection: sa.Connection, scorer_id: int, column: orm.InstrumentedAttribute[str], values: Collection[str]
+    connection: sa.Connection,
+    scorer_id: int,
+    column: orm.InstrumentedAttribute[str],
+    values: Collection[str],
+    *,
+    explained: bool,
 ) -> dict[str, Answer]:
     if not values:
         return {}
@@ -127,11 +146,7 @@ def _answers(
         .where(Verdict.scorer_id == scorer_id, column.in_(list(values)))
     )
     answers = ((getattr(row, column.key), _answer(row)) for row in connection.execute(query))
-    return {
-        key: answer
-        for key, answer in answers
-        if (answer.crop is None or answer.crop.complete) and answer.doubted is None
-    }
+    return {key: answer for key, answer in answers if answer.is_whole(explained=explained) and answer.doubted is None}
 
 
 def _answer(row: sa.Row[Any]) -> Answer:
@@ -143,6 +158,7 @@ def _answer(row: sa.Row[Any]) -> Answer:
         "crop": CropResult.read(row.crop),
         "frames": FrameResult.read(row.frames),
         "notes": tuple(row.notes or ()),
+        "explanation": Explanation.read(row.explanation),
         "reused_from": row.reused_from or row.id,
         "computed_at": row.scored_at,
     }
@@ -238,6 +254,7 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
             "crop": verdict.crop and verdict.crop.record(),
             "frames": verdict.frames and verdict.frames.record(),
             "notes": verdict.notes or None,
+            "explanation": verdict.explanation and verdict.explanation.record(),
             "created_at": at,
             "computed_at": verdict.computed_at,
         }

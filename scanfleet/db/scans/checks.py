@@ -13,8 +13,11 @@ from scanfleet.errors import UnknownName
 def save_check(connection: sa.Connection, check: Check, *, added: bool = False) -> int:
     """The id of this very version of the check; stores it when it is new.
 
+    With a version that asks for explanations the one without them is stored, which its scorers name (`scored_check`).
     `added`: from now on this version is what the check's name stands for.
     """
+    if check.explain:
+        save_check(connection, check.unexplained())
     at = now(connection)
     where = (CheckRow.name == check.name, CheckRow.hash == check.hash)
     existing = connection.execute(sa.select(CheckRow.id).where(*where)).scalar_one_or_none()
@@ -34,6 +37,12 @@ def save_check(connection: sa.Connection, check: Check, *, added: bool = False) 
 def get_check(connection: sa.Connection, check_id: int) -> Check:
     body = connection.execute(sa.select(CheckRow.body).where(CheckRow.id == check_id)).scalar_one()
     return Check.model_validate(body)
+
+
+def scored_check(connection: sa.Connection, check_id: int) -> int:
+    """Return the id of the version that a check's scorers name: the one without explanations."""
+    check = get_check(connection, check_id)
+    return save_check(connection, check.unexplained()) if check.explain else check_id
 
 
 def find_version(connection: sa.Connection, name: str, version: str) -> Check | None:

@@ -24,7 +24,8 @@ def add_earlier(
     """Reuse this scorer's answers for the same listed versions, and return the other images."""
     identities = [image.identity for image in images if image.etag is not None]
     with reading(engine) as connection:
-        answers = answers_by_identity(connection, resolved.scorer_id, identities)
+        explained = resolved.explain is not None
+        answers = answers_by_identity(connection, resolved.scorer_id, identities, explained=explained)
     for image in images:
         if image.identity in answers:
             results.add_earlier(image, answers[image.identity])
@@ -40,13 +41,18 @@ def add_read(
 ) -> list[ClaimedImage]:
     """Add what was read for another scan of the pass, and return the other images.
 
-    The ledger is asked about their bytes all the same: for earlier answers, and for bytes that killed workers.
+    The ledger is asked about their bytes all the same: for earlier answers, and for bytes that killed workers. A
+    flagged image that is to be explained is read again.
     """
     if claim.suspect:
         return list(images)
-    found = {image.id: readings.find(results.resolved, image) for image in images}
+    resolved = results.resolved
+    found = {image.id: readings.find(resolved, image) for image in images}
+    if resolved.explain is not None:
+        found = {key: None if known and resolved.flags(known[1]) else known for key, known in found.items()}
     hashes = {known[0].sha256 for known in found.values() if known is not None}
-    query = ScanBytes(scan_id=claim.scan_id, scorer_id=results.resolved.scorer_id, hashes=hashes)
+    explained = resolved.explain is not None
+    query = ScanBytes(scan_id=claim.scan_id, scorer_id=resolved.scorer_id, hashes=hashes, explained=explained)
     answers = answers_by_content(query)
     for image in images:
         if (known := found[image.id]) is None:

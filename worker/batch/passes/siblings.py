@@ -70,7 +70,8 @@ class Passes:
     def _must_read(self, other: Resolved, images: Sequence[ClaimedImage], readings: PassReadings) -> bool:
         """Return whether a scorer has not yet answered for some of these images."""
         with reading(self._engine) as connection:
-            known = answers_by_identity(connection, other.scorer_id, [image.identity for image in images])
+            identities, explained = [image.identity for image in images], other.explain is not None
+            known = answers_by_identity(connection, other.scorer_id, identities, explained=explained)
         return any(
             (image.etag is None or image.identity not in known) and readings.find(other, image) is None
             for image in images

@@ -18,6 +18,7 @@ from scanfleet.models.endpoint.errors import AnswerRefused, EndpointBusy, Endpoi
 from scanfleet.models.endpoint.http import HttpChannel
 from scanfleet.models.endpoint.image import ImageEncoding
 from scanfleet.models.endpoint.scorer import EndpointScorer, identify
+from scanfleet.models.inputs.further_turn import WHY
 from scanfleet.models.types import ModelIdentity, Question
 from tests.services import chat_server
 
@@ -78,6 +79,42 @@ def test_a_request_says_what_is_wanted_and_nothing_else(peer: chat_server.ChatSe
 
     assert reading.margin == pytest.approx(MARGIN)
     assert reading.mass == pytest.approx(233 / (238 * 1.25))
+
+
+def test_an_explanation_is_a_second_turn_of_the_same_question(
+    peer: chat_server.ChatServer, scorer: EndpointScorer
+) -> None:
+    image = scorer.prepare(RED)
+    (reading,) = scorer.score([image])
+    written = scorer.explain(image, reading, max_tokens=17)
+    first, second = peer.asked
+    assert second.fields["messages"] == [
+        *first.fields["messages"],
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": WHY},
+    ]
+    others = {name: value for name, value in second.fields.items() if name != "messages"}
+    assert others == {"model": "m", "max_tokens": 17, "temperature": 0}
+    assert (written.text, written.cut) == ("A", True)
+
+
+def test_an_explanation_by_another_model_is_refused(peer: chat_server.ChatServer, scorer: EndpointScorer) -> None:
+    image = scorer.prepare(RED)
+    (reading,) = scorer.score([image])
+    peer.faults = iter(["renamed"])
+    with pytest.raises(EndpointChanged):
+        scorer.explain(image, reading, max_tokens=17)
+
+
+@pytest.mark.parametrize("fault", ["500", "garbage", "huge", "no_choice", "true_for_number"])
+def test_an_explanation_that_is_none_is_an_error_of_the_world(
+    peer: chat_server.ChatServer, scorer: EndpointScorer, fault: str
+) -> None:
+    image = scorer.prepare(RED)
+    (reading,) = scorer.score([image])
+    peer.faults = iter([fault])
+    with pytest.raises(EndpointBusy):
+        scorer.explain(image, reading, max_tokens=17)
 
 
 def test_many_images_many_threads_and_each_gets_its_own_answer(scorer: EndpointScorer) -> None:

@@ -113,7 +113,7 @@ def test_an_answer_that_begins_no_list_is_ended_early_and_says_so(tmp_path: Path
 
 
 def test_an_answer_without_end_is_cut_off_within_what_the_parser_reads(finder: GeneratingFinder) -> None:
-    from scanfleet.models.scoring.boxes import Answer
+    from scanfleet.models.scoring.decoding import Answer
 
     answer, bracket = Answer(), finder._base.processor.tokenizer.encode("[")[0]
     for n in range(MAX_NEW_TOKENS):

@@ -13,8 +13,12 @@ import pytest
 from PIL import Image
 
 from scanfleet import redaction
+from scanfleet.checks.check import Check
+from scanfleet.checks.explanation import Explanation
 from scanfleet.config.model_names import require_model
 from scanfleet.config.settings import Settings, load_settings
+from scanfleet.db.tables import Image as ImageRow
+from scanfleet.db.tables import Verdict
 from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError
 from scanfleet.messages import score_queue
 from scanfleet.models.endpoint.errors import EndpointBusy, EndpointMisused
@@ -377,6 +381,30 @@ def test_every_image_of_a_scan_gets_its_verdict_or_its_own_failure(
         if red not in (40, 80)
     }
     assert margins == pytest.approx(right)
+
+
+def test_only_flagged_images_cost_a_second_request_and_its_refusal_fails_none(
+    tmp_path: Path, peer: ChatServer, model: EndpointModel
+) -> None:
+    shades = [(red, 100, 7) for red in (220, 210, 30)]
+    check = Check(
+        name="q", prompt="Which?", labels=("red", "green", "blue"), flags=("red",), explain=True, explain_tokens=9
+    )
+    peer.fault_of = lambda asked: (
+        "400:no" if len(asked.fields["messages"]) > 1 and asked.image.getpixel((0, 0)) == shades[0] else ""
+    )
+    with rig(tmp_path, model=model) as worker:
+        worker.scan({uri(*shade): png_of(*shade) for shade in shades}, check=check)
+        worker.drain()
+        uris = {row.id: row.uri for row in worker.rows(ImageRow)}
+        found = {uris[row.image_id]: row.explanation for row in worker.rows(Verdict)}
+        assert worker.failures() == {}
+    told = [asked.fields["max_tokens"] for asked in peer.asked if len(asked.fields["messages"]) > 1]
+    assert told == [9, 9]
+    assert found[uri(*shades[2])] is None
+    assert found[uri(*shades[1])] == Explanation(text="A…").record()
+    assert found[uri(*shades[0])]["text"] is None
+    assert "the server refuses the request (status 400: no)" in found[uri(*shades[0])]["problem"]
 
 
 def test_a_worker_ends_though_the_server_is_silent(tmp_path: Path, peer: ChatServer, model: EndpointModel) -> None:
