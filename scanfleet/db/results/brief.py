@@ -1,0 +1,62 @@
+"""Results in brief, for passes over a whole scan: what figures and a choice of images need, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from scanfleet.db.engine import reading
+from scanfleet.db.results.results import Result, ResultFilter, _result, _select
+from scanfleet.db.tables import Failure, Image, Verdict
+
+PAGE_IMAGES = 5000
+CHUNK_IMAGES = 500  # per statement
+
+
+class Brief(NamedTuple):
+    """One image of a scan, as `Result` has it. stage and reason: of its failure."""
+
+    image_id: int
+    uri: str
+    state: str
+    content_sha256: str | None
+    meta: dict[str, Any] | None
+    label: str | None
+    decision: str | None
+    score: float | None
+    margin: float | None
+    stage: str | None
+    reason: str | None
+
+
+_COLUMNS = (
+    *(Image.id, Image.uri, Image.state, Image.content_sha256, Image.meta),
+    *(Verdict.label, Verdict.decision, Verdict.score, Verdict.margin),
+    *(Failure.stage, Failure.reason),
+)
+
+
+def iter_brief(engine: sa.Engine, wanted: ResultFilter) -> Iterator[Brief]:
+    """Yield every image that matches, oldest first, in one short read per page."""
+    after = 0
+    while True:
+        query = _select(wanted).with_only_columns(*_COLUMNS)
+        query = query.where(Image.id > after).order_by(Image.id).limit(PAGE_IMAGES)
+        with reading(engine, long=True) as connection:
+            page = [Brief._make(row) for row in connection.execute(query)]
+        yield from page
+        if len(page) < PAGE_IMAGES:
+            return
+        after = page[-1].image_id
+
+
+def results_of(connection: sa.Connection, scan: str, image_ids: Sequence[int]) -> list[Result]:
+    """Return these images of a scan in full, in their order; those that are no longer there are left out."""
+    found: dict[int, Result] = {}
+    for start in range(0, len(image_ids), CHUNK_IMAGES):
+        these = Image.id.in_(image_ids[start : start + CHUNK_IMAGES])
+        rows = connection.execute(_select(ResultFilter(scan=scan)).where(these))
+        found |= {row.image_id: _result(row) for row in rows}
+    return [found[image_id] for image_id in image_ids if image_id in found]
