@@ -13,6 +13,7 @@ from scanfleet.producer.cli.options import SOURCE, Flags, filter_options, if_sto
 from scanfleet.producer.cli.progress import Display, open_display
 
 if TYPE_CHECKING:
+    from scanfleet.db.scans.scans import ScanInfo
     from scanfleet.producer.local.workers import LocalWorkers
     from scanfleet.producer.scans.session import Request, Session
     from scanfleet.producer.scans.wait import ScanSnapshot
@@ -26,7 +27,10 @@ POLL_SECONDS = 0.5  # between two reads of the progress while the listing contin
 @filter_options
 @click.option("--truth", metavar="COLUMN", help="Manifest column with the true label: print accuracy and recall.")
 @click.option(
-    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write a contact sheet of flags (HTML)."
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a contact sheet (HTML); of several checks, one file each: FILE with the check in its name.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes to start.")
 @click.option("--strict", is_flag=True, help="Exit 20 if an image could not be scored.")
@@ -41,7 +45,7 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
 
     \b
     Example:
-      scanfleet run photos/ --check overlay --report flagged.html
+      scanfleet run photos/ --check overlay --report sheet.html
       scanfleet run demo/manifest.csv --check overlay --truth truth
       scanfleet run photos/ --check overlay --check logo.toml
     """
@@ -65,8 +69,6 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
     settings = flags.settings(model=request.model)
     require_model(settings.model, elsewhere=False)
     require_address(settings)
-    if report is not None and (request.pack is not None or len(request.check_names) > 1):
-        raise click.UsageError("--report needs a single check: `scanfleet scans report` writes that of each scan")
     if report is not None:
         require_place(report)
     if truth is not None:
@@ -82,7 +84,8 @@ def run(flags: Flags, /, *, truth: str | None, report: Path | None, workers: int
             if now is not ended[0]:
                 click.echo()
             echo_summary(summarise(session.engine, now.scan.id), seconds=seconds)
-            _conclude(session, now, truth=truth, report=report)
+            page = report if report is None or len(ended) == 1 else page_of(report, now.scan)
+            _conclude(session, now, truth=truth, report=page)
             report_refusals(session.engine, now.scan)
             report_webhooks(session.engine, now.scan.id)
             report_unused_adapter(session.engine, now.scan)
@@ -124,13 +127,23 @@ def _score(session: Session, request: Request, local: LocalWorkers, display: Dis
     return ended, last.n_left_out
 
 
+def page_of(report: Path, scan: ScanInfo) -> Path:
+    """Return where the sheet of one of several scans goes. Two checks may have one name, so the scan is in it.
+
+    `sheet.html` -> `sheet-overlay-k7m2abcd.html`
+    """
+    return report.with_name(f"{report.stem}-{scan.check}-{scan.id}{report.suffix}")
+
+
 def _conclude(session: Session, now: ScanSnapshot, *, truth: str | None, report: Path | None) -> None:
     from scanfleet.producer.cli.scans.outcome import echo_agreement
     from scanfleet.producer.reports.contact_sheet import write_report
     from scanfleet.producer.reports.summary import measure_agreement
 
     if truth is not None:
-        echo_agreement(measure_agreement(session.engine, now.scan, truth), column=truth)
+        found = measure_agreement(session.engine, now.scan, truth)
+        echo_agreement(found, column=truth)
+        truth = truth if found.cells else None  # the sheet refuses a column that tells nothing
     if report is not None:
         write_report(session.engine, session.settings, now.scan.id, report, truth_column=truth)
         click.echo()

@@ -97,8 +97,10 @@ def test_run_goes_from_manifest_to_figures_report_and_export(data: Path, picture
     assert len(lines) == 24
     verdicts = [line for line in lines if line["state"] == "verdict"]
     flagged = [line for line in verdicts if line["decision"] == "flag"]
-    assert page.count("<figure>") == sum(line["decision"] != "clear" for line in verdicts)
-    assert page.count("data:image/jpeg;base64,") == page.count("<figure>") >= len(flagged) > 0
+    cleared = [(line["meta"]["truth"], line["label"]) for line in verdicts if line["decision"] == "clear"]
+    wrong = [truth for truth, label in cleared if truth != label or truth == "overlay"]
+    assert page.count('<li class="card"') == sum(line["decision"] != "clear" for line in verdicts) + len(wrong)
+    assert page.count("data:image/webp;base64,") == page.count('<li class="card"') >= len(flagged) > 0
     assert all(line["scorer"]["base_model"] == "fake" and line["content_sha256"] for line in verdicts)
     assert {line["meta"]["truth"] for line in lines} == {"overlay", "none"}
     (failed,) = (line for line in lines if line["state"] == "failed")

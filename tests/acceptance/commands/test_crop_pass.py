@@ -69,4 +69,4 @@ def test_both_margins_come_out_and_a_scan_keeps_to_its_share(tmp_path: Path) -> 
     spent = sum(record["crop"]["tokens"] for record in told.values())
     assert f"{n_seen} read (" in shown
     assert f"they took {spent:,} visual tokens" in shown
-    assert "looks: margin" in (tmp_path / "r.html").read_text()
+    assert 'looks</dt><dd class="soft">margin' in (tmp_path / "r.html").read_text()

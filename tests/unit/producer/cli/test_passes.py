@@ -1,5 +1,6 @@
 """Several checks in one command: `--check` more than once, and `--pack`."""
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -90,9 +91,17 @@ def test_without_check_and_pack_the_option_is_missing(folder: Path, command: str
     assert "Missing option '--check' (or '--pack')" in found.stderr
 
 
-def test_a_report_is_of_one_check(folder: Path) -> None:
-    found = scanfleet("run", "pictures", "--pack", "ads.toml", "--report", "a.html", data_dir=folder, model="fake")
-    assert (found.returncode, "--report needs a single check" in found.stderr) == (2, True)
+def test_each_check_has_a_report_of_its_own(folder: Path) -> None:
+    arguments = ("run", "pictures", "--check", "logo.toml", "--check", "knife.toml", "--report", "a.html")
+    found = scanfleet(*arguments, data_dir=folder, model="fake")
+    assert found.returncode == 0, found.stderr
+    scans = json.loads(scanfleet("scans", "ls", "--format", "json", data_dir=folder).stdout)
+    pages = {f"a-{each['check']}-{each['scan']}.html" for each in scans}
+    assert {path.name for path in folder.glob("*.html")} == pages
+    assert {line for line in found.stdout.splitlines() if line.startswith("report")} == {f"report: {p}" for p in pages}
+    for each in scans:
+        page = (folder / f"a-{each['check']}-{each['scan']}.html").read_text()
+        assert f"<h1>{each['check']}</h1>" in page
 
 
 def test_run_answers_all_of_them(folder: Path) -> None:

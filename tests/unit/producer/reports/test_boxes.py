@@ -89,4 +89,4 @@ def test_the_contact_sheet_tells_boxes_and_problems(tmp_path: Path) -> None:
         assert all(len(row.boxes) == 1 for row in flagged)
         write_report(worker.engine, worker.settings, scan, tmp_path / "sheet.html")
     sheet = (tmp_path / "sheet.html").read_text()
-    assert sheet.count("boxes: 1 gun") == len(flagged)
+    assert sheet.count('<dd class="soft">1 gun</dd>') == len(flagged)

@@ -105,7 +105,7 @@ def test_the_sheet_shows_both_margins(tmp_path: Path) -> None:
     page = (tmp_path / "sheet.html").read_text()
     assert n_shown == len(words) > 0
     for each in words:
-        assert f"looks: {each}" in page
+        assert f'looks</dt><dd class="soft">{each}</dd>' in page
 
 
 def test_the_times_tell_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,9 @@ from scanfleet.db.tables import ScorerRow
 from scanfleet.decoding.pool import Decoders
 from scanfleet.producer.cli.scans.results import echo_results
 from scanfleet.producer.cli.scans.times import echo_times
-from scanfleet.producer.reports.contact_sheet import _card, _Images
 from scanfleet.producer.reports.export import COLUMNS, write_results
+from scanfleet.producer.reports.sheet.cards import make_card
+from scanfleet.producer.reports.sheet.pictures import Pictures
 from scanfleet.stats.stage_times import StageTimes
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.worker_rig import png, rig
@@ -77,9 +78,10 @@ def test_the_sheet_shows_the_picture_with_the_answer(tmp_path: Path) -> None:
     judged = Result(**(vars(judged) | {"uri": str(tmp_path / "a.png")}))
     settings = load_settings(data_dir=tmp_path)
     with Decoders(settings, n_children=1) as decoders:
-        images = _Images(settings, decoders)
-        assert images.picture(judged).getpixel((5, 5)) == (0, 0, 255)
-        assert _card(judged, images=images, truth_column=None).frame == "frame 3 of 3, 0.2 s"
+        pictures = Pictures(settings, decoders, n=1)
+        assert pictures.judged(judged).getpixel((5, 5)) == (0, 0, 255)
+        card = make_card(judged, pictures.drawn(judged), truth=None, said=None, fault=None, no_boxes=None)
+    assert ("picture", "frame 3 of 3, 0.2 s") in card.details
 
 
 def test_a_scan_counts_its_files_with_several_pictures(tmp_path: Path) -> None:
