@@ -16,6 +16,7 @@ from sqlalchemy.orm import aliased
 
 from scanfleet.db.results.filters import ResultFilter
 from scanfleet.db.results.portable import meta_text
+from scanfleet.db.results.verdicts import scored_at
 from scanfleet.db.tables import Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from scanfleet.errors import RequestError
 
@@ -36,7 +37,7 @@ PERIODS = {  # format of PostgreSQL, of Python
     "month": ("YYYY-MM", "%Y-%m"),
     "year": ("YYYY", "%Y"),
 }
-TIMES: dict[str, Text] = {"scored_at": Verdict.created_at, "failed_at": Failure.at, "started_at": Scan.created_at}
+TIMES: dict[str, Text] = {"scored_at": scored_at().element, "failed_at": Failure.at, "started_at": Scan.created_at}
 FIELDS: dict[str, Callable[[ResultFilter], Text]] = {
     "scan": lambda _: Image.scan_id,
     "check": lambda _: CheckRow.name,

@@ -115,7 +115,7 @@ ORDERS: dict[str, Any] = {  # as a person reads them: the highest, the newest or
     "margin": Verdict.margin.desc(),
     "unlike": Verdict.unlike.desc(),
     "size": Image.size.desc(),
-    "scored_at": Verdict.created_at.desc(),
+    "scored_at": scored_at().element.desc(),
     "uri": by_bytes(Image.uri),
 }
 SORTS = (*ORDERS, *(f"-{name}" for name in ORDERS))  # "-": the other way round

@@ -1,15 +1,18 @@
 """Counts of results by their fields: the same on both databases, and equal to a count by hand."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from scanfleet.db.engine import reading
 from scanfleet.db.queries.dimensions import NOT_A_DATE, read_dimensions
 from scanfleet.db.queries.facets import count_by
 from scanfleet.db.results.filters import ResultFilter
 from scanfleet.db.results.results import iter_results
+from scanfleet.db.tables import Verdict
 from scanfleet.stats.proportions import wilson
 from tests.integration.queries.test_filters import call
 from tests.rigs.asked_rig import Asked
@@ -66,6 +69,13 @@ def test_adapters_are_counted_by_id_and_a_base_alone_as_none(held: Asked) -> Non
 def test_times_of_answers_are_those_of_utc(held: Asked) -> None:
     answered = [each.scored_at for each in iter_results(held.archive.engine, ResultFilter(check="overlay"))]
     assert set(counted(held, "day(scored_at)", check="overlay")) == {(at and f"{at:%Y-%m-%d}",) for at in answered}
+    with held.archive.engine.connect() as connection:  # of a copy, the time of the answer that it copies
+        first = datetime(2020, 2, 3, 23, 30, tzinfo=UTC)
+        connection.execute(sa.update(Verdict).values(computed_at=first))
+        wanted = ResultFilter(check="overlay", state="verdict")
+        (only,) = count_by(connection, wanted, read_dimensions("hour(scored_at)"), limit=100)
+        assert only.values == ("2020-02-03 23:00",)
+        connection.rollback()
     started = [held.archive.info(scan).created_at for scan in (held.scan, held.other)]
     assert set(counted(held, "hour(started_at)")) == {(f"{at:%Y-%m-%d %H}:00",) for at in started}
 
