@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -239,6 +240,23 @@ def _more(column: orm.InstrumentedAttribute[int | None], by: int) -> sa.ColumnEl
     return sa.func.coalesce(column, 0) + by
 
 
+# Built once: each costs more to make than to run for one image.
+_WRITTEN = sa.select(Verdict.image_id, Verdict.id).where(
+    Verdict.scorer_id == sa.bindparam("scorer"), Verdict.image_id.in_(sa.bindparam("images", expanding=True))
+)
+_ANSWER_IMAGE = (
+    sa.update(Image)
+    .where(Image.id == sa.bindparam("b_image"))
+    .values(
+        state="verdict",
+        verdict_id=sa.bindparam("b_verdict"),
+        content_sha256=sa.bindparam("b_sha"),
+        width=sa.bindparam("b_width"),
+        height=sa.bindparam("b_height"),
+    )
+)
+
+
 def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
     if not outcome.verdicts:
         return
@@ -260,27 +278,16 @@ def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) ->
         }
         for verdict in outcome.verdicts
     ]
-    _upsert(connection, rows)
-    image_ids = [verdict.image_id for verdict in outcome.verdicts]
-    written = sa.select(Verdict.image_id, Verdict.id).where(
-        Verdict.scorer_id == outcome.scorer_id, Verdict.image_id.in_(image_ids)
-    )
-    verdict_ids: dict[int, int] = {row.image_id: row.id for row in connection.execute(written)}
+    connection.execute(_upsert(connection.dialect.name, tuple(rows[0])), rows)
+    these = {"scorer": outcome.scorer_id, "images": [verdict.image_id for verdict in outcome.verdicts]}
+    verdict_ids: dict[int, int] = {row.image_id: row.id for row in connection.execute(_WRITTEN, these)}
     orphans = [
         verdict_ids[verdict.image_id] for verdict in outcome.verdicts if verdict.reused_from not in (None, *there)
     ]
     if orphans:  # copies of a verdict that was deleted meanwhile name themselves
         connection.execute(sa.update(Verdict).where(Verdict.id.in_(orphans)).values(reused_from=Verdict.id))
     connection.execute(
-        sa.update(Image)
-        .where(Image.id == sa.bindparam("b_image"))
-        .values(
-            state="verdict",
-            verdict_id=sa.bindparam("b_verdict"),
-            content_sha256=sa.bindparam("b_sha"),
-            width=sa.bindparam("b_width"),
-            height=sa.bindparam("b_height"),
-        ),
+        _ANSWER_IMAGE,
         [
             {
                 "b_image": verdict.image_id,
@@ -304,9 +311,10 @@ def _still_there(connection: sa.Connection, verdicts: Sequence[NewVerdict]) -> s
     return set(connection.execute(query.with_for_update(read=True, key_share=True)).scalars())
 
 
-def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
-    """Insert, or renew the verdict that this scorer gave this image before."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+@cache
+def _upsert(dialect_name: str, names: tuple[str, ...]) -> sa.Insert:
+    """Insert, or renew the verdict that this scorer gave this image before. names: of the columns of a row."""
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
     insert = dialect.insert(Verdict)
-    renewed = {name: insert.excluded[name] for name in rows[0] if name not in ("image_id", "scorer_id")}
-    connection.execute(insert.on_conflict_do_update(index_elements=["image_id", "scorer_id"], set_=renewed), rows)
+    renewed = {name: insert.excluded[name] for name in names if name not in ("image_id", "scorer_id")}
+    return insert.on_conflict_do_update(index_elements=["image_id", "scorer_id"], set_=renewed)

@@ -103,14 +103,18 @@ def add_images(
     return ids
 
 
+_HELD = sa.select(Image.identity).where(
+    Image.scan_id == sa.bindparam("scan"), Image.identity.in_(sa.bindparam("identities", expanding=True))
+)
+
+
 def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewImage]) -> list[NewImage]:
     """Return the images that the scan does not hold, each once, without forgotten ones.
 
     What is forgotten is read last: an image that is no longer held is in there by then.
     """
     by_identity = {image.identity: image for image in images}  # a manifest may name an image twice
-    query = sa.select(Image.identity).where(Image.scan_id == scan_id, Image.identity.in_(list(by_identity)))
-    for held in connection.execute(query).scalars():
+    for held in connection.execute(_HELD, {"scan": scan_id, "identities": list(by_identity)}).scalars():
         del by_identity[held]
     forgotten = forgotten_of(connection, scan_id, {image.uri for image in by_identity.values()})
     return [image for image in by_identity.values() if image.uri not in forgotten]

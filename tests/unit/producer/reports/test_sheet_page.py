@@ -69,8 +69,8 @@ class Page(HTMLParser):
 
 TAGS = """
     html head meta title style body header main section h1 h2 h3 p ul ol li b svg rect text line div table thead
-    tbody tr th td dl dt dd details summary form input fieldset label select option output kbd button img span a dialog nav
-    script br code
+    tbody tr th td dl dt dd details summary form input fieldset label select option output kbd button img span a dialog
+    nav script br code
 """
 
 
