@@ -15,7 +15,7 @@ from bench.report import Report
 from scanfleet.checks.check import Check, load_check
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.db.results.verdicts import NewVerdict
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.models.pocket.scenes import overlay
 from scanfleet.worker.batch.context import WorkerContext

@@ -11,7 +11,7 @@ from bench.report import Report, median_seconds_side_by_side
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import transaction
-from scanfleet.db.results import verdicts
+from scanfleet.db.results import answers, verdicts
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import Claim, NewImage
@@ -87,7 +87,7 @@ def _drain(engine: sa.Engine, scan: ScanInfo) -> None:
 
 def _outcome(held: Claim, scorer: int) -> verdicts.Outcome:
     answers = [
-        verdicts.NewVerdict(
+        answers.NewVerdict(
             image_id=image.id,
             identity=image.identity,
             content_sha256=image.identity,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from bench.report import seconds
 from scanfleet.config.settings import Settings
-from scanfleet.db.results.verdicts import NewVerdict
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.decoding.pool import Decoders
 from scanfleet.stats.stage_times import THREAD_STAGES

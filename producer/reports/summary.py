@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading
-from scanfleet.db.results.frames import FrameCounts, count_frames
+from scanfleet.db.queries.frames import FrameCounts, count_frames
+from scanfleet.db.queries.unexplained import Unexplained, count_unexplained
 from scanfleet.db.results.results import ResultFilter, count_answers, count_failures, iter_results, times_of_scan
 from scanfleet.db.results.scorers import ScorerUse, scorers_of_scan
-from scanfleet.db.results.unexplained import Unexplained, count_unexplained
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.scans.scans import Progress, ScanInfo

@@ -6,7 +6,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.results.answers import NewVerdict
+from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.errors import ImageError
 

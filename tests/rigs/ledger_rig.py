@@ -11,8 +11,9 @@ from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
 from scanfleet.db.results import verdicts
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
-from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.workers import start_worker

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.db.engine import now, reading, transaction
-from scanfleet.db.results import verdicts
+from scanfleet.db.results import answers, verdicts
 from scanfleet.db.scans import batches, retries, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Image, Label, Scan, Verdict
@@ -81,7 +81,7 @@ def _scan(held: Archive, numbers: range, *, shift: float = 0.0, failing: list[st
     while claim := held.claim():
         known = held.outcome(claim, lambda name: spread(name) + shift, failing=failing or [])
         given = [
-            verdicts.NewVerdict(**vars(each) | {"boxes": boxes, "score": 0.5 + each.margin / 8})
+            answers.NewVerdict(**vars(each) | {"boxes": boxes, "score": 0.5 + each.margin / 8})
             if each.decision == "flag"
             else each
             for each in known.verdicts
@@ -116,9 +116,9 @@ def _copy(held: Archive, scan: str) -> str:
     scorer = held.scorer(claim.check_id)
     with reading(held.engine) as connection:
         hashes = [f"sha-{uri(int(image.uri[-5:]))}" for image in claim.images]
-        known = verdicts.answers_by_content(connection, scorer, hashes)
+        known = answers.answers_by_content(connection, scorer, hashes)
     given = [
-        verdicts.NewVerdict.reuse(known[sha], image_id=image.id, identity=image.identity)
+        answers.NewVerdict.reuse(known[sha], image_id=image.id, identity=image.identity)
         for image, sha in zip(claim.images, hashes, strict=True)
     ]
     assert {each.content_sha256 for each in given} <= {row.content_sha256 for row in originals.values()}

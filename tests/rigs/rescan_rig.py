@@ -17,8 +17,9 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.results import verdicts
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import scorer_id
-from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import Claim, ClaimedImage, NewImage
 from scanfleet.db.tables import Adapter, Champion, Image, Promotion, Scan, ScorerRow, Verdict

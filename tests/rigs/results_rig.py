@@ -14,8 +14,9 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import transaction
 from scanfleet.db.results import verdicts
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import scorer_id
-from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Scan, Verdict

@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "verdicts": (
-        ("scanfleet/db/results/verdicts.py",),
+        ("scanfleet/db/results/verdicts.py", "scanfleet/db/results/answers.py"),
         (
             f"{LEDGER}/test_ledger.py",
             "tests/integration/fleet/test_producer_results.py",

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
-from scanfleet.db.results import verdicts
-from scanfleet.db.results.verdicts import Answer
+from scanfleet.db.results import answers
+from scanfleet.db.results.answers import Answer
 from scanfleet.db.scans import crash_isolation
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError
@@ -83,8 +83,8 @@ def look_up_content(engine: sa.Engine) -> AnswersByContent:
         if not query.hashes:
             return {}
         with reading(engine) as connection:
-            answers = verdicts.answers_by_content(connection, query.scorer_id, query.hashes, explained=query.explained)
+            known = answers.answers_by_content(connection, query.scorer_id, query.hashes, explained=query.explained)
             lethal = crash_isolation.lethal_content(connection, query.scan_id, query.hashes)
-        return {**lethal, **answers}
+        return {**lethal, **known}
 
     return look_up

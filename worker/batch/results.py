@@ -11,7 +11,8 @@ import structlog
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.explanation import Explanation
 from scanfleet.checks.frame_result import FrameResult
-from scanfleet.db.results.verdicts import Answer, NewVerdict, Outcome
+from scanfleet.db.results.answers import Answer, NewVerdict
+from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DeviceUnavailable, ImageError, ObjectRefused, Retryable, StoreUnavailable
 from scanfleet.models.types import Reading

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
-from scanfleet.db.results.verdicts import NewVerdict
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import ImageError, Retryable
 from scanfleet.models.types import ModelIdentity

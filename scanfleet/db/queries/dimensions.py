@@ -14,9 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
+from scanfleet.db.results.answers import scored_at
 from scanfleet.db.results.filters import ResultFilter
 from scanfleet.db.results.portable import meta_text
-from scanfleet.db.results.verdicts import scored_at
 from scanfleet.db.tables import Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from scanfleet.errors import RequestError
 

@@ -16,10 +16,10 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.explanation import Explanation
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
+from scanfleet.db.results.answers import scored_at
 from scanfleet.db.results.filters import ResultFilter as ResultFilter
 from scanfleet.db.results.portable import by_bytes
 from scanfleet.db.results.scorers import outdated
-from scanfleet.db.results.verdicts import scored_at
 from scanfleet.db.tables import Adapter, Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.stage_times import NAMES, StageTimes

@@ -14,8 +14,9 @@ from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.results import verdicts
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
-from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.retries import retry_failures
 from scanfleet.db.tables import Batch, Failure, Image, Scan

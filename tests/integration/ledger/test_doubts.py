@@ -12,9 +12,10 @@ from scanfleet.db.base import Base
 from scanfleet.db.drift.reference import alarms, alarms_of_scan
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.results import verdicts
+from scanfleet.db.results.answers import answers_by_content
 from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerRef, scorer_id
-from scanfleet.db.results.verdicts import Outcome, answers_by_content
+from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.checks import save_check

@@ -13,9 +13,10 @@ from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db import schema
 from scanfleet.db.engine import connect, reading, transaction
-from scanfleet.db.results import verdicts
+from scanfleet.db.results import answers, verdicts
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
-from scanfleet.db.results.verdicts import NewVerdict, Outcome
+from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, crash_isolation, notifications, scans
 from scanfleet.db.scans.batches import Claim, NewImage
 from scanfleet.db.scans.scans import ScanInfo
@@ -393,9 +394,9 @@ def test_earlier_verdicts_are_found_by_version_and_by_content(engine: sa.Engine)
     scorer = a_scorer(engine, held.check_id)
     image = held.images[0]
     with reading(engine) as connection:
-        assert set(verdicts.answers_by_identity(connection, scorer, [image.identity, "other"])) == {image.identity}
-        assert set(verdicts.answers_by_content(connection, scorer, [f"sha-{image.uri}"])) == {f"sha-{image.uri}"}
-        assert verdicts.answers_by_content(connection, scorer + 1, [f"sha-{image.uri}"]) == {}
+        assert set(answers.answers_by_identity(connection, scorer, [image.identity, "other"])) == {image.identity}
+        assert set(answers.answers_by_content(connection, scorer, [f"sha-{image.uri}"])) == {f"sha-{image.uri}"}
+        assert answers.answers_by_content(connection, scorer + 1, [f"sha-{image.uri}"]) == {}
 
 
 def test_a_scan_is_found_by_the_start_of_its_id(engine: sa.Engine) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from scanfleet.checks.crop import CropSettings
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.results import rescans, verdicts
+from scanfleet.db.results import answers, rescans, verdicts
 from scanfleet.db.results.rescan_changes import iter_flips
 from scanfleet.db.results.results import ResultFilter, count_answers, iter_results
 from scanfleet.db.scans import batches, retries, scans
@@ -335,7 +335,7 @@ def test_a_verdict_taken_over_from_another_scan_counts_as_well(held: Archive) ->
     rescan = held.rescan(root, everything=True)
     claim = held.must_claim()
     with reading(held.engine) as connection:
-        known = verdicts.answers_by_identity(connection, scorer, [image.identity for image in claim.images])
+        known = answers.answers_by_identity(connection, scorer, [image.identity for image in claim.images])
     assert len(known) == 4
     held.write(claim, shifted, reused_from=next(iter(known.values())).reused_from)
     assert held.margins(root) == {uri(number): shifted(uri(number)) for number in range(4)}

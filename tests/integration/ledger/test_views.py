@@ -11,7 +11,7 @@ from alembic import command
 from scanfleet.db import schema
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.pointers import check_pointers, count_dangling
-from scanfleet.db.results import verdicts
+from scanfleet.db.results import answers, verdicts
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.scans import batches, retries, scans
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
@@ -198,9 +198,9 @@ def test_a_copy_is_as_old_as_its_original(held: Archive) -> None:
     claim = held.must_claim()
     scorer = held.scorer(claim.check_id)
     with reading(held.engine) as connection:
-        known = verdicts.answers_by_identity(connection, scorer, [image.identity for image in claim.images])
+        known = answers.answers_by_identity(connection, scorer, [image.identity for image in claim.images])
     copies = [
-        verdicts.NewVerdict.reuse(known[image.identity], image_id=image.id, identity=image.identity)
+        answers.NewVerdict.reuse(known[image.identity], image_id=image.id, identity=image.identity)
         for image in claim.images
     ]
     with transaction(held.engine) as connection:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading
-from scanfleet.db.results.verdicts import answers_by_identity
+from scanfleet.db.results.answers import answers_by_identity
 from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.errors import ImageError
 from scanfleet.worker.batch.context import AnswersByContent, ScanBytes

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import structlog
 
 from scanfleet.db.engine import reading
-from scanfleet.db.results.verdicts import answers_by_identity
+from scanfleet.db.results.answers import answers_by_identity
 from scanfleet.db.scans.batches import Claim, ClaimedImage
 from scanfleet.db.scans.passes import Sibling, siblings
 from scanfleet.models.types import Scorer

@@ -16,7 +16,7 @@ from PIL import Image
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.results.frames import FrameCounts, count_frames
+from scanfleet.db.queries.frames import FrameCounts, count_frames
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.tables import ScorerRow
 from scanfleet.decoding.pool import Decoders

@@ -12,7 +12,7 @@ from PIL import Image
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import transaction
-from scanfleet.db.results.verdicts import NewVerdict
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.scans.scans import open_scan
 from scanfleet.db.schema import ledger

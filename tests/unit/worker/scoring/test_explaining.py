@@ -10,8 +10,8 @@ import pytest
 from scanfleet.checks.check import Check
 from scanfleet.checks.explanation import Explanation
 from scanfleet.db.engine import reading
+from scanfleet.db.queries.unexplained import count_unexplained
 from scanfleet.db.results.results import ResultFilter, iter_results, known_identities
-from scanfleet.db.results.unexplained import count_unexplained
 from scanfleet.db.tables import Batch, CheckRow, Image, ScorerRow, Verdict
 from scanfleet.errors import DeviceUnavailable
 from scanfleet.models.fake import FakeExplainer, FakePrepared
