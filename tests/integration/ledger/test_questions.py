@@ -124,8 +124,17 @@ def test_a_question_has_the_same_answer_everywhere(ledgers: Ledgers, number: int
         database: Counter(tuple(ids[database].get(value, value) for value in row) for row in rows)
         for database, rows in answers.items()
     }
+    if number == 7:  # an hour may have ended while a ledger was filled
+        known = {database: _of_days(rows) for database, rows in known.items()}
     assert known["sqlite"], "the ledger holds nothing that answers it"
     assert known["sqlite"] == known["postgresql"] == known["duckdb"]
+
+
+def _of_days(rows: Counter[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
+    found: Counter[tuple[Any, ...]] = Counter()
+    for (day, worker, images), n in rows.items():
+        found[day, worker] += n * images
+    return found
 
 
 def test_the_parquet_of_duckdb_is_parted_by_day(ledgers: Ledgers, tmp_path: Path) -> None:
