@@ -78,7 +78,8 @@ def cli(
     16 no image in the source; 17 unknown name; 18 database schema outdated;
     19 optional part not installed; 20 images failed (score, or with --strict);
     21 a local worker died; 22 bad labels; 23 the gate did not pass;
-    24 a training failed; 25 drift (drift --alarm); 27 bad SQL (results sql);
+    24 a training failed; 25 drift (drift --alarm); 26 no such model on the hub;
+    27 bad SQL (results sql); 28 rows point to rows that are gone (db check);
     75 database, broker or store unavailable: try again; 130 interrupted.
     """
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)

@@ -94,7 +94,9 @@ def _echo_below(cells: Iterable[tuple[str, str]], space: int) -> None:
 def cell_text(cell: Cell) -> str:
     if cell is None:
         return "-"
-    return f"{cell:.4f}" if isinstance(cell, float) else printable(str(cell))
+    if not isinstance(cell, float):
+        return printable(str(cell))
+    return f"{cell:.4f}" if cell == 0 or 0.001 <= abs(cell) < 1e9 else f"{cell:.4g}"  # four decimals hide small ones
 
 
 def _is_number(text: str) -> bool:

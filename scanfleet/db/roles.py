@@ -61,7 +61,7 @@ KEEPER = {
     "forgotten": "INSERT, DELETE",
     "webhooks": "DELETE",
     "labels": "UPDATE (uri), DELETE",
-    "labelled_images": "DELETE",
+    "labelled_images": "UPDATE (uri, root, etag), DELETE",
 }
 READER: Mapping[str, str] = {}
 _COUNTED = (  # ids from a sequence

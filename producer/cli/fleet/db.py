@@ -39,7 +39,7 @@ def upgrade(flags: Flags) -> None:
 def check(flags: Flags) -> None:
     """Print the revision and check that rows fit together.
 
-    Exit 18 if this version of scanfleet needs another revision, 27 if rows point to rows that are gone. Reads
+    Exit 18 if this version of scanfleet needs another revision, 28 if rows point to rows that are gone. Reads
     all images and verdicts.
 
     \b

@@ -30,5 +30,7 @@ def as_rows(shown: Iterable[Result], names: Sequence[str]) -> list[list[Any]]:
     """Return the values of these columns, one list for each result."""
     from scanfleet.producer.reports.export import as_flat
 
-    fields = {name[len(META[0]) :]: name for name in names if name.startswith(META)}
-    return [[flat[name] for name in names] for flat in (as_flat(each, fields) for each in shown)]
+    fields = {name: name[len(META[0]) :] for name in names if name.startswith(META)}
+    columns = {field: f"{META[0]}{field}" for field in fields.values()}  # two spellings may name one field
+    flats = (as_flat(each, columns) for each in shown)
+    return [[flat[columns[fields[name]] if name in fields else name] for name in names] for flat in flats]

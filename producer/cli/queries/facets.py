@@ -51,6 +51,8 @@ def facets(flags: Flags, /, *, by: str, limit: int, form: str, **wanted: Any) ->
             found = count_by(connection, chosen, dimensions, limit=limit + 1)
     names = [dimension.name for dimension in dimensions]
     echo_rows([*names, *COUNTS], [_row(facet) for facet in found[:limit]], form=form, below=("low", "high"))
+    if not found:
+        note("no image matches")
     if len(found) > limit:
         note(f"only the first {limit} lines are shown: --limit shows more")
 

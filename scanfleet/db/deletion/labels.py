@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from scanfleet.db.deletion.selection import Selection
 from scanfleet.db.labels.queries import split_for
 from scanfleet.db.labels.splits import LOCK
-from scanfleet.db.tables import Adapter, Champion, Label, LabelledImage, ScorerRow, Training, Verdict
+from scanfleet.db.tables import Adapter, Champion, Image, Label, LabelledImage, ScorerRow, Training, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _had(counts: Sequence[LabelCount]) -> sa.ColumnElement[bool]:
 def remove_labels(connection: sa.Connection, contents: Collection[str], uris: Collection[str]) -> None:
     """Take away the labels of these bytes, but not where an image that stays has the same.
 
-    uris: names that go for good, and the label with them, whoever has the same bytes.
+    uris: names that go for good. Labels that stay take the name of an image that stays.
     """
     image = LabelledImage.content_sha256
     found = connection.execute(sa.select(image, LabelledImage.uri).where(image.in_(contents))).all()
@@ -81,12 +81,24 @@ def remove_labels(connection: sa.Connection, contents: Collection[str], uris: Co
         return
     held = [row.content_sha256 for row in found]
     of_scorers = Verdict.scorer_id.in_(sa.select(ScorerRow.id))  # for the index
-    staying = sa.select(Verdict.content_sha256).where(of_scorers, Verdict.content_sha256.in_(held)).distinct()
-    stay = set(connection.execute(staying).scalars())
-    goes = [row.content_sha256 for row in found if row.content_sha256 not in stay or row.uri in uris]
-    remove_labels_of(connection, goes)
+    staying = sa.select(Verdict.content_sha256, sa.func.min(Verdict.image_id).label("image_id"))
+    staying = staying.where(of_scorers, Verdict.content_sha256.in_(held)).group_by(Verdict.content_sha256)
+    stay = {row.content_sha256: row.image_id for row in connection.execute(staying)}
+    remove_labels_of(connection, [content for content in held if content not in stay])
+    lost = (row.content_sha256 for row in found if row.uri in uris)
+    _rename(connection, {content: stay[content] for content in lost if content in stay})
     named = sa.update(Label).where(Label.content_sha256.in_(held), Label.uri.in_(list(uris)))
     connection.execute(named.values(uri=None))
+
+
+def _rename(connection: sa.Connection, named_by: Mapping[str, int]) -> None:
+    """Name labelled images, by their bytes, after other images that have these bytes."""
+    query = sa.select(Image.id, Image.uri, Image.root, Image.etag).where(Image.id.in_(named_by.values()))
+    images = {row.id: row for row in connection.execute(query)}
+    for content, image_id in named_by.items():
+        image = images[image_id]
+        renamed = sa.update(LabelledImage).where(LabelledImage.content_sha256 == content)
+        connection.execute(renamed.values(uri=image.uri, root=image.root, etag=image.etag))
 
 
 def named_page(connection: sa.Connection, chosen: Selection, *, limit: int) -> list[str]:

@@ -161,8 +161,9 @@ def candidates(connection: sa.Connection, pool: Pool, images: Collection[str]) -
     found: dict[str, Candidate] = {}
     for start in range(0, len(verdicts), CHUNK_ROWS):
         query = (
-            sa.select(Verdict.__table__, Image.uri, Image.width, Image.height)
+            sa.select(Verdict.__table__, Image.uri, Image.width, Image.height, Scan.rescan_of)
             .join(Image, Image.id == Verdict.image_id)
+            .join(Scan, Scan.id == Verdict.scan_id)
             .where(Verdict.id.in_(verdicts[start : start + CHUNK_ROWS]))
         )
         found |= {row.content_sha256: _candidate(row) for row in connection.execute(query)}
@@ -175,7 +176,7 @@ def _candidate(row: sa.Row[Any]) -> Candidate:
         verdict_id=row.id,
         scorer_id=row.scorer_id,
         uri=row.uri,
-        scan=row.scan_id,
+        scan=row.rescan_of or row.scan_id,  # where everything else shows the answer
         label=row.label,
         decision=row.decision,
         score=row.score,

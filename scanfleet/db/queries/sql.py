@@ -107,6 +107,7 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA query_only = ON")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")  # SQLite declares them at first use
         connection.set_authorizer(_authorize)
         yield connection
 

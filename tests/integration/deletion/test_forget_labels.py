@@ -80,6 +80,21 @@ def test_labels_of_bytes_that_another_image_has_stay_without_the_name_that_goes(
     assert labelled(held) == set()
 
 
+def test_labels_under_a_name_that_goes_take_that_of_another_image_with_the_same_bytes(held: Archive) -> None:
+    held.scan(2, spread)
+    with transaction(held.engine) as connection:  # 1 is a copy of 0
+        copied = {"content_sha256": f"sha-{uri(0)}"}
+        connection.execute(sa.update(Verdict).where(Verdict.content_sha256 == f"sha-{uri(1)}").values(copied))
+        connection.execute(sa.update(Image).where(Image.uri == uri(1)).values(copied))
+    label(held, uri(0))
+    forget(held, uris=(uri(0),))
+    assert labelled(held) == {f"sha-{uri(0)}"}
+    assert [row.uri for row in rows(held.engine, LabelledImage)] == [uri(1)]
+    assert [(row.who, row.uri) for row in rows(held.engine, Label)] == [("ann", None)]
+    forget(held, uris=(uri(1),))
+    assert labelled(held) == set()
+
+
 def test_by_name_labels_of_images_that_no_scan_holds_go_too(held: Archive) -> None:
     label(held, *(f"s3://ads/acme/{number}" for number in range(9)), "s3://ads/b/1")
     selection = Selection(prefix="s3://ads/acme/")

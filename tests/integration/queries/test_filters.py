@@ -130,15 +130,16 @@ def test_the_first_by_a_column_come_first_and_those_without_a_value_last(held: A
 
 
 def test_columns_are_chosen_by_name(held: Asked) -> None:
-    chosen = ("--check", "baggage", "--columns", "uri, meta.campaign,margin,check", "--limit", "2")
+    chosen = ("--check", "baggage", "--columns", "uri, meta.campaign,margin,check,meta_campaign", "--limit", "2")
     code, out, _ = call(held, "ls", *chosen, "--format", "csv")
     assert code == 0
     assert list(csv.reader(io.StringIO(out))) == [
-        ["uri", "meta.campaign", "margin", "check"],
-        [uri(0), "spring", "-5.0", "baggage"],
-        [uri(1), "autumn", "-4.0", "baggage"],
+        ["uri", "meta.campaign", "margin", "check", "meta_campaign"],
+        [uri(0), "spring", "-5.0", "baggage", "spring"],
+        [uri(1), "autumn", "-4.0", "baggage", "autumn"],
     ]
-    assert call(held, "ls", *chosen)[1].splitlines()[0].split() == ["uri", "meta.campaign", "margin", "check"]
+    header = call(held, "ls", *chosen)[1].splitlines()[0].split()
+    assert header == ["uri", "meta.campaign", "margin", "check", "meta_campaign"]
 
 
 def test_a_list_names_the_check_only_where_several_are_in_it(held: Asked) -> None:

@@ -17,6 +17,10 @@ from tests.helpers.cli_call import scanfleet
 from tests.rigs.asked_rig import Asked
 from tests.services import PostgresServer
 
+JSON_PARTS = {
+    "sqlite": "select value as part from json_each('[1,2]') union all select atom from json_tree('3')",
+    "postgresql": "select value as part from jsonb_array_elements('[1,2,3]')",
+}
 ENDLESS = "with recursive c(n) as (select 1 union all select n + 1 from c) select count(*) from c"
 
 
@@ -94,6 +98,16 @@ def test_a_question_is_answered_in_every_format(asker: Asker) -> None:
     code, out, said = asker.ask(query, "--format", "jsonl", "--limit", "1")
     assert (code, json.loads(out)) == (0, {"state": "failed", "n": 1})
     assert "only the first 1 rows" in said
+
+
+def test_lists_are_taken_apart(asker: Asker) -> None:
+    kind = "postgresql" if "reader_url" in asker.settings else "sqlite"
+    assert asker.ask(JSON_PARTS[kind], "--format", "csv") == (0, "part\n1\n2\n3\n", "")
+
+
+def test_a_table_keeps_what_is_small_or_huge(asker: Asker) -> None:
+    code, out, _ = asker.ask("select 0.00001 as tiny, 1.5e300 as huge, 0.25 as plain")
+    assert (code, out.split()) == (0, ["tiny", "huge", "plain", "1e-05", "1.5e+300", "0.2500"])
 
 
 def test_values_of_every_kind_are_printed_and_no_column_is_lost(asker: Asker) -> None:
