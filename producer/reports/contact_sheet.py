@@ -105,7 +105,7 @@ def _sections(engine: sa.Engine, settings: Settings, sheet: Sheet, summary: Summ
     chosen, matching = sheet.chosen(), sheet.matching()
     ids = [image_id for kind in chosen for image_id in chosen[kind]]
     with reading(engine, long=True) as connection:
-        results = results_of(connection, summary.scan.id, ids)
+        results = results_of(connection, summary.scan.id, ids, as_of=sheet.wanted.filter.as_of)
     cards = _cards(settings, sheet, results, summary.no_boxes)
     return [
         Section(
