@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,4 @@ def test_a_page_shows_it_as_text(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert page.count("the model says: <q>=HYPERLINK(&#34;http://evil&#34;") == 1
     assert "no explanation: &lt;b&gt;away&lt;/b&gt;" in page
+    assert re.search(r"No explanation for \d flagged images?: &lt;b&gt;away", page)

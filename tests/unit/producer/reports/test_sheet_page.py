@@ -16,10 +16,12 @@ from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect
 from scanfleet.db.results.results import Result, ResultFilter
 from scanfleet.producer.reports.contact_sheet import Section, _page
+from scanfleet.producer.reports.sheet import charts
 from scanfleet.producer.reports.sheet.cards import make_card
 from scanfleet.producer.reports.sheet.pictures import Picture, bytes_each
 from scanfleet.producer.reports.sheet.selection import Sheet, Wanted
 from scanfleet.producer.reports.summary import summarise
+from scanfleet.stats.stage_times import SECONDS, StageTimes
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.sheet_rig import Planted, plant
 
@@ -69,8 +71,8 @@ class Page(HTMLParser):
 
 TAGS = """
     html head meta title style body header main section h1 h2 h3 p ul ol li b svg rect text line div table thead tbody
-    tr th td dl dt dd details summary form input fieldset label select option output kbd button img span a dialog nav script
-    br code
+    tr th td dl dt dd details summary form input fieldset label select option output kbd button img span a dialog nav
+    script br code
 """
 
 
@@ -164,6 +166,15 @@ def test_two_thousand_images_of_the_worst_kind_stay_below_30_mb(tmp_path: Path) 
     engine.dispose()
     assert page.count('<li class="card"') == 2000
     assert 20_000_000 < len(page.encode()) < 30_000_000
+
+
+def test_every_stage_that_takes_seconds_of_a_device_or_of_threads_has_a_bar() -> None:
+    spent = dict.fromkeys(SECONDS, 1.0)
+    beside = {"threads", "wait", "under_way", "idle", "write"}  # sums of others, waiting, and the database
+    drawn = charts.stages(StageTimes(sums=spent))
+    assert [each.bar.title.split(":")[0] for each in drawn] == [charts.STAGES[name] for name in charts.STAGES]
+    assert set(charts.STAGES) == set(SECONDS) - beside
+    assert [each.bar.kind for each in drawn].count("thread") == 3
 
 
 def test_every_colour_has_a_value_for_light_and_one_for_dark() -> None:
