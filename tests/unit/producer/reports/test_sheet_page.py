@@ -208,4 +208,4 @@ def _card(uri: str, meta: dict[str, Any], picture: Picture | None = None) -> Any
         image_id=1, scan="s", check="overlay", model="m", uri=uri, content_sha256="0" * 64, meta=meta, state="verdict",
         label="overlay", decision="flag", score=0.9, margin=1.0, **given,
     )  # fmt: skip
-    return make_card(result, picture or Picture(), truth="none", said=None, fault=None, no_boxes=None)
+    return make_card(result, picture or Picture(), truth="none", said=None, fault=None)
