@@ -156,7 +156,7 @@ def _page(summary: Summary, check: Check, sheet: Sheet, sections: list[Section])
             narrowed=wording.filters_in_words(sheet.wanted.scope),
             chosen=wording.filters_in_words(sheet.wanted.filter) + (["wrong answers"] if sheet.wanted.wrong else []),
             meanings=wording.decisions_in_words(check, summary.scorers),
-            score_meaning=wording.score_in_words(summary.scorers),
+            score_meaning=wording.score_in_words(check, summary.scorers),
             comparisons=_comparisons(sheet),
             histogram=scored or charts.histogram(tally.margins, low=-10, high=10, unit="margin"),
             stages=charts.stages(summary.times),

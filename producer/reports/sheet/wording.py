@@ -64,7 +64,12 @@ def decisions_in_words(check: Check, scorers: Sequence[ScorerUse]) -> list[tuple
     ]
 
 
-def score_in_words(scorers: Sequence[ScorerUse]) -> str:
+def score_in_words(check: Check, scorers: Sequence[ScorerUse]) -> str:
+    if not check.flags:
+        return (
+            "The margin says how far the label shown is ahead of all others together: below 0 it has less than half of "
+            "the probability."
+        )
     if scorers and all(scorer.calibrator is not None for scorer in scorers):
         return "The score is the estimated chance, from 0 to 1, that an image should be flagged."
     return (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scanfleet.checks.check import load_check
+from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect
 from scanfleet.db.results.results import Result, ResultFilter
@@ -166,6 +166,14 @@ def test_two_thousand_images_of_the_worst_kind_stay_below_30_mb(tmp_path: Path) 
     engine.dispose()
     assert page.count('<li class="card"') == 2000
     assert 20_000_000 < len(page.encode()) < 30_000_000
+
+
+def test_a_check_without_flags_speaks_of_none(tmp_path: Path) -> None:
+    check = Check(name="kind", prompt="What is it?", labels=("cat", "dog"), flags=())
+    images = [Planted(name="a.png", label="cat", decision="clear", score=None)]
+    page = Page(sheet(tmp_path, plant(tmp_path, tmp_path / "in", images, check)))
+    assert "how far the label shown is ahead of all others" in page.text
+    assert "flag" not in page.text
 
 
 def test_every_stage_that_takes_seconds_of_a_device_or_of_threads_has_a_bar() -> None:
