@@ -135,7 +135,7 @@ def _cards(settings: Settings, sheet: Sheet, results: list[Result], known: list[
 
 def _known(summary: Summary) -> list[str]:
     """Return what the page says once, so that no card repeats it."""
-    why = summary.unexplained and summary.unexplained.reason
+    why = None if summary.unexplained is None else summary.unexplained.reason
     return [reason for reason in (summary.no_boxes, why) if reason is not None]
 
 

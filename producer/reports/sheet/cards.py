@@ -49,7 +49,7 @@ def make_card(
     known: Sequence[str] = (),
 ) -> Card:
     """known: why boxes or explanations are missing in the scan, which the page says once."""
-    problem = result.explanation and result.explanation.problem
+    problem = None if result.explanation is None else result.explanation.problem
     return Card(
         result=result,
         picture=picture,
