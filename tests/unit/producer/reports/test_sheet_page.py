@@ -20,6 +20,7 @@ from scanfleet.producer.reports.sheet import charts
 from scanfleet.producer.reports.sheet.cards import make_card
 from scanfleet.producer.reports.sheet.pictures import Picture, bytes_each
 from scanfleet.producer.reports.sheet.selection import Sheet, Wanted
+from scanfleet.producer.reports.sheet.wording import score_in_words
 from scanfleet.producer.reports.summary import summarise
 from scanfleet.stats.stage_times import SECONDS, StageTimes
 from tests.helpers.cli_call import scanfleet
@@ -170,10 +171,13 @@ def test_two_thousand_images_of_the_worst_kind_stay_below_30_mb(tmp_path: Path) 
 
 def test_a_check_without_flags_speaks_of_none(tmp_path: Path) -> None:
     check = Check(name="kind", prompt="What is it?", labels=("cat", "dog"), flags=())
-    images = [Planted(name="a.png", label="cat", decision="clear", score=None)]
+    images = [Planted(name="a.png", label="cat", decision="clear")]
     page = Page(sheet(tmp_path, plant(tmp_path, tmp_path / "in", images, check)))
-    assert "how far the label shown is ahead of all others" in page.text
-    assert "flag" not in page.text
+    assert "estimated chance, from 0 to 1, that the label shown is right" in page.text
+    assert "flagged" not in page.text
+    assert not {"f", "flag"} & set(page.words)  # a key, a decision
+    assert {"r", "c"} <= set(page.words)
+    assert "ahead of all others together" in score_in_words(check, ())
 
 
 def test_every_stage_that_takes_seconds_of_a_device_or_of_threads_has_a_bar() -> None:
