@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from tests.helpers.migrated import postgres_database
 from tests.services import (
+    Browser,
     Bucket,
     PgBouncer,
     PostgresServer,
@@ -42,7 +43,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-ServiceT = TypeVar("ServiceT", bound=Service)
+ServiceT = TypeVar("ServiceT", bound=Service | Browser)
 
 
 def serve(make: Callable[[], ServiceT]) -> Iterator[ServiceT]:
@@ -129,6 +130,12 @@ def bucket_of(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buc
 def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """An empty bucket of moto's."""
     yield from bucket_of(s3_server, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium without a window, for the tests of one module."""
+    yield from serve(Browser)
 
 
 @pytest.fixture(scope="session")

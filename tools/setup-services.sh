@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the tests need from the system: Redis, PostgreSQL and pgbouncer, of which they start private servers, or, when called with
-# `containers`, the tools that build docker/Dockerfile without a daemon.
+# `containers`, the tools that build docker/Dockerfile without a daemon, and the browser that opens the contact sheet.
 # As root on Debian or Ubuntu the missing packages are installed; elsewhere one line says what to install.
 # What is missing never ends this script with an error: its tests skip, or fail where CI is set.
 set -euo pipefail
@@ -11,13 +11,22 @@ have_postgres() {
         { command -v pg_config >/dev/null && [ -x "$(pg_config --bindir)/initdb" ]; }
 }
 
+have_browser() {
+    local name
+    for name in chromium-headless-shell chromium chromium-browser google-chrome; do
+        command -v "$name" >/dev/null && return
+    done
+    return 1
+}
+
 have_pgbouncer() { command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; }
 
 missing=()
 if [ "${1:-}" = containers ]; then
-    elsewhere="only Linux has it"
+    elsewhere="only Linux has buildah and debootstrap; any Chromium or Chrome will do"
     command -v buildah >/dev/null || missing+=(buildah)
     command -v debootstrap >/dev/null || missing+=(debootstrap debian-archive-keyring)
+    have_browser || missing+=(chromium-headless-shell)
 else
     elsewhere="macOS: brew install redis postgresql@17 pgbouncer"
     have_redis || missing+=(redis-server)
@@ -41,10 +50,13 @@ if [ ! -e "$policy" ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
-if { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
-    echo "installed ${missing[*]}"
-else
-    reason=$(grep -m 1 '^E: ' "$log" || tail -n 1 "$log")
-    echo "could not install ${missing[*]}, their tests will skip: $reason" >&2
-fi
+apt-get update -qq >"$log" 2>&1 || true # what is wrong with it, the installation says
+for package in "${missing[@]}"; do # one by one: not every release has each
+    if apt-get install -y -qq --no-install-recommends "$package" >"$log" 2>&1; then
+        echo "installed $package"
+    else
+        reason=$(grep -m 1 '^E: ' "$log" || tail -n 1 "$log")
+        echo "could not install $package, its tests will skip: $reason" >&2
+    fi
+done
 rm -f "$log"

@@ -105,8 +105,8 @@ def _sections(engine: sa.Engine, settings: Settings, sheet: Sheet, summary: Summ
     chosen, matching = sheet.chosen(), sheet.matching()
     ids = [image_id for kind in chosen for image_id in chosen[kind]]
     with reading(engine, long=True) as connection:
-        results = results_of(connection, summary.scan.id, ids)
-    cards = _cards(settings, sheet, results, summary.no_boxes)
+        results = results_of(connection, summary.scan.id, ids, as_of=sheet.wanted.filter.as_of)
+    cards = _cards(settings, sheet, results, _known(summary))
     return [
         Section(
             kind=kind,
@@ -120,7 +120,7 @@ def _sections(engine: sa.Engine, settings: Settings, sheet: Sheet, summary: Summ
     ]
 
 
-def _cards(settings: Settings, sheet: Sheet, results: list[Result], no_boxes: str | None) -> dict[int, Card]:
+def _cards(settings: Settings, sheet: Sheet, results: list[Result], known: list[str]) -> dict[int, Card]:
     """Return cards by image id. Pictures are fetched and decoded several at once."""
     with Decoders(settings) as decoders, ThreadPoolExecutor(settings.fetch_threads) as pool:
         pictures = Pictures(settings, decoders, n=len(results))
@@ -129,8 +129,14 @@ def _cards(settings: Settings, sheet: Sheet, results: list[Result], no_boxes: st
         for result, picture in zip(results, drawn, strict=True):
             said, truth = sheet.said_of(result.content_sha256), sheet.truth_of(result.meta)
             fault = sheet.fault_of(result, said)
-            made[result.image_id] = make_card(result, picture, truth=truth, said=said, fault=fault, no_boxes=no_boxes)
+            made[result.image_id] = make_card(result, picture, truth=truth, said=said, fault=fault, known=known)
     return made
+
+
+def _known(summary: Summary) -> list[str]:
+    """Return what the page says once, so that no card repeats it."""
+    why = None if summary.unexplained is None else summary.unexplained.reason
+    return [reason for reason in (summary.no_boxes, why) if reason is not None]
 
 
 def _page(summary: Summary, check: Check, sheet: Sheet, sections: list[Section]) -> str:
@@ -150,7 +156,7 @@ def _page(summary: Summary, check: Check, sheet: Sheet, sections: list[Section])
             narrowed=wording.filters_in_words(sheet.wanted.scope),
             chosen=wording.filters_in_words(sheet.wanted.filter) + (["wrong answers"] if sheet.wanted.wrong else []),
             meanings=wording.decisions_in_words(check, summary.scorers),
-            score_meaning=wording.score_in_words(summary.scorers),
+            score_meaning=wording.score_in_words(check, summary.scorers),
             comparisons=_comparisons(sheet),
             histogram=scored or charts.histogram(tally.margins, low=-10, high=10, unit="margin"),
             stages=charts.stages(summary.times),

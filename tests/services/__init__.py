@@ -1,6 +1,6 @@
-"""The real Redis, PostgreSQL, pgbouncer and S3 servers that integration and acceptance tests run against.
+"""The real Redis, PostgreSQL, pgbouncer and S3 servers that integration and acceptance tests run against; a browser.
 
-Each class starts one private server on a free port in a directory of its own, and can be killed, paused
+Each server's class starts one private server on a free port in a directory of its own, and can be killed, paused
 and started again on the same port and data:
 
     with RedisServer(appendfsync="always") as redis:
@@ -8,6 +8,7 @@ and started again on the same port and data:
         redis.start()
 """
 
+from .browser import Browser
 from .errors import ServiceFailedError, ServiceMissingError
 from .pgbouncer import PgBouncer
 from .postgres import PostgresServer
@@ -16,6 +17,7 @@ from .s3 import Bucket, S3Server
 from .seaweed import SeaweedServer
 
 __all__ = [
+    "Browser",
     "Bucket",
     "PgBouncer",
     "PostgresServer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -23,7 +23,8 @@ LINKED = ("https://", "http://")
 class Card:
     """name: of the file. href: its address, if a browser can open it. truth: of the manifest.
 
-    details: (name, value), for engineers. meta: columns of the manifest.
+    problem: why there is no explanation, unless the page says so. details: (name, value), for engineers. meta: columns
+    of the manifest.
     """
 
     result: Result
@@ -33,14 +34,22 @@ class Card:
     truth: str | None
     said: Said | None
     fault: Fault | None
+    problem: str | None
     details: list[tuple[str, str]]
     meta: list[tuple[str, str]]
 
 
 def make_card(
-    result: Result, picture: Picture, *, truth: object, said: Said | None, fault: Fault | None, no_boxes: str | None
+    result: Result,
+    picture: Picture,
+    *,
+    truth: object,
+    said: Said | None,
+    fault: Fault | None,
+    known: Sequence[str] = (),
 ) -> Card:
-    """no_boxes: why boxes are missing in the whole scan, which the page says once."""
+    """known: why boxes or explanations are missing in the scan, which the page says once."""
+    problem = None if result.explanation is None else result.explanation.problem
     return Card(
         result=result,
         picture=picture,
@@ -49,7 +58,8 @@ def make_card(
         truth=None if truth is None else str(truth)[:META_LETTERS],
         said=said,
         fault=fault,
-        details=_details(result, no_boxes),
+        problem=None if problem in known else problem,
+        details=_details(result, known),
         meta=_meta(result.meta or {}),
     )
 
@@ -65,7 +75,7 @@ def _href(uri: str) -> str | None:
     return PurePath(uri).as_uri() if uri.startswith("/") and "#" not in uri else None
 
 
-def _details(result: Result, no_boxes: str | None) -> list[tuple[str, str]]:
+def _details(result: Result, known: Sequence[str]) -> list[tuple[str, str]]:
     frames = result.frames
     several = frames is not None and not frames.complete
     found = (
@@ -75,7 +85,7 @@ def _details(result: Result, no_boxes: str | None) -> list[tuple[str, str]]:
         ("pictures scored", f"{frames.n_scored} of {frames.n_frames}" if frames is not None and several else None),
         ("looks", crop_in_words(result.crop)),
         ("boxes", boxes_in_words(result.boxes)),
-        *(("boxes", str(problem)) for problem in result.box_problems or () if str(problem) != no_boxes),
+        *(("boxes", str(problem)) for problem in result.box_problems or () if str(problem) not in known),
         ("unlike", None if result.unlike is None else f"{result.unlike:.0%} of the calibration images are less so"),
         ("by margin", result.doubted),
         ("size", f"{result.width} x {result.height}" if result.width else None),

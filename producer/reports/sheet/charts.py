@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scanfleet.producer.reports.sheet.selection import BINS
 from scanfleet.stats.proportions import Proportion
-from scanfleet.stats.stage_times import StageTimes
+from scanfleet.stats.stage_times import THREAD_STAGES, StageTimes
 
 WIDTH, HEIGHT = 400.0, 140.0  # of a plot, in SVG units: about one pixel on a phone
 DECISIONS = ("clear", "review", "flag")  # from the bottom up
@@ -62,6 +62,7 @@ STAGES = {
     "prepare": "preparing pixels",
     "device": "the model",
     "boxes": "finding boxes",
+    "explaining": "explaining flags",
     "pointing": "finding crops",
 }
 ROW = 26.0  # height of one stage
@@ -87,7 +88,7 @@ def stages(times: StageTimes) -> list[Stage]:
                 y=place * ROW + 5,
                 width=max(room * seconds / most, 1.0),
                 height=ROW - 10,
-                kind="device" if stage in ("device", "boxes", "pointing") else "thread",
+                kind="thread" if stage in THREAD_STAGES else "device",
                 title=f"{STAGES[stage]}: {seconds:.1f} s",
             ),
             name=STAGES[stage],

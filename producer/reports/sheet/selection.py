@@ -36,13 +36,13 @@ class Wanted:
     @property
     def scope(self) -> ResultFilter:
         """The images that the figures count: the filter without its conditions on the answer."""
-        return replace(self.filter, state=None, label=None, decision=None, min_score=None, max_score=None)
+        return replace(self.filter, state=None, label=None, decision=None, reason=None, min_score=None, max_score=None)
 
     @property
     def by_answer(self) -> bool:
         wanted = self.filter
         bounded = wanted.min_score is not None or wanted.max_score is not None
-        return bounded or any((wanted.state, wanted.label, wanted.decision))
+        return bounded or any((wanted.state, wanted.label, wanted.decision, wanted.reason))
 
     def admits(self, image: Brief) -> bool:
         """Check the conditions on the answer, which `scope` leaves out."""
@@ -51,6 +51,7 @@ class Wanted:
             (wanted.state, image.state),
             (wanted.label, image.label),
             (wanted.decision, image.decision),
+            (wanted.reason, image.reason),
         ):
             if value and found not in ([value] if isinstance(value, str) else value):
                 return False

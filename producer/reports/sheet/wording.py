@@ -64,8 +64,16 @@ def decisions_in_words(check: Check, scorers: Sequence[ScorerUse]) -> list[tuple
     ]
 
 
-def score_in_words(scorers: Sequence[ScorerUse]) -> str:
-    if scorers and all(scorer.calibrator is not None for scorer in scorers):
+def score_in_words(check: Check, scorers: Sequence[ScorerUse]) -> str:
+    calibrated = scorers and all(scorer.calibrator is not None for scorer in scorers)
+    if not check.flags:
+        if calibrated:
+            return "The score is the estimated chance, from 0 to 1, that the label shown is right."
+        return (
+            "The margin says how far the label shown is ahead of all others together: below 0 it has less than half of "
+            "the probability."
+        )
+    if calibrated:
         return "The score is the estimated chance, from 0 to 1, that an image should be flagged."
     return (
         "Scores are not calibrated, so there are margins: the further above 0, the more the model is for a flag; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -45,11 +46,16 @@ def iter_brief(engine: sa.Engine, wanted: ResultFilter) -> Iterator[Brief]:
         after = page[-1].image_id
 
 
-def results_of(connection: sa.Connection, scan: str, image_ids: Sequence[int]) -> list[Result]:
-    """Return these images of a scan in full, in their order; those that are no longer there are left out."""
+def results_of(
+    connection: sa.Connection, scan: str, image_ids: Sequence[int], *, as_of: datetime | None = None
+) -> list[Result]:
+    """Return these images of a scan in full, in their order; those that are no longer there are left out.
+
+    as_of: with the answers that stood at this time.
+    """
     found: dict[int, Result] = {}
     for start in range(0, len(image_ids), CHUNK_IMAGES):
         these = Image.id.in_(image_ids[start : start + CHUNK_IMAGES])
-        rows = connection.execute(_select(ResultFilter(scan=scan)).where(these))
+        rows = connection.execute(_select(ResultFilter(scan=scan, as_of=as_of)).where(these))
         found |= {row.image_id: _result(row) for row in rows}
     return [found[image_id] for image_id in image_ids if image_id in found]

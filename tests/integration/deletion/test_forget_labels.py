@@ -13,7 +13,7 @@ from scanfleet.db.labels.labels import NewLabel, add_labels
 from scanfleet.db.results import verdicts
 from scanfleet.db.scans import batches
 from scanfleet.db.scans.batches import NewImage
-from scanfleet.db.tables import Adapter, Image, Label, LabelledImage, Scan, Training
+from scanfleet.db.tables import Adapter, Image, Label, LabelledImage, Scan, Training, Verdict
 from scanfleet.producer.deletion import forgetting
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.deletion_rig import faults, rows

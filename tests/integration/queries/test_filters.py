@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from scanfleet.db.results.filters import OVERLAP, ResultFilter
 from scanfleet.db.results.portable import starts_with, successor
 from scanfleet.db.results.results import iter_results, top_results
 from scanfleet.db.tables import Image
+from scanfleet.producer.reports.contact_sheet import write_report
+from scanfleet.producer.reports.sheet.pictures import Picture, Pictures
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.asked_rig import Asked
 from tests.rigs.rescan_rig import uri
@@ -101,6 +105,17 @@ def test_as_of_a_time_shows_what_was_said_then(held: Asked) -> None:
     assert numbers(held, ResultFilter(as_of=held.between, decision="flag")) == [6, 7, 8, 9, 10]
     assert numbers(held, ResultFilter(as_of=held.between, state="failed")) == [11]
     assert listed(held, "--as-of", held.between.isoformat(), "--decision", "flag") == [6, 7, 8, 9, 10]
+
+
+def test_the_sheet_of_a_time_shows_the_answers_that_stood_then(
+    held: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pictures, "drawn", lambda *_: Picture())  # mem:// has no store
+    page, archive = tmp_path / "sheet.html", held.archive
+    wanted = ResultFilter(as_of=held.between, decision="flag")
+    write_report(archive.engine, archive.settings, held.scan, page, wanted=wanted)
+    cards = re.findall(r'data-name="(\d+)"[^>]* data-margin="([^"]+)"', page.read_text())
+    assert {int(name): float(margin) for name, margin in cards} == {number: number - 5.0 for number in range(6, 11)}
 
 
 def test_since_finds_what_changed_and_an_export_looks_back_further(held: Asked) -> None:

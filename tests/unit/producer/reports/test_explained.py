@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from scanfleet.producer.cli.scans.results import echo_results
 from scanfleet.producer.reports.contact_sheet import write_report
 from scanfleet.producer.reports.export import FORMATS, write_results
 from scanfleet.producer.reports.output import escaped
+from scanfleet.producer.reports.sheet.cards import make_card
+from scanfleet.producer.reports.sheet.pictures import Picture
 from scanfleet.storage.folder import FolderStore
 from tests.rigs.worker_rig import png, rig
 
@@ -85,4 +88,12 @@ def test_a_page_shows_it_as_text(tmp_path: Path) -> None:
     page = (tmp_path / "sheet.html").read_text()
     assert "<script>alert" not in page
     assert page.count("the model says: <q>=HYPERLINK(&#34;http://evil&#34;") == 1
-    assert "no explanation: &lt;b&gt;away&lt;/b&gt;" in page
+    assert page.count("no explanation") > 1
+    assert re.search(r"No explanation for \d flagged images?: &lt;b&gt;away", page)
+    assert page.count("&lt;b&gt;away") == 1  # not on each card
+
+
+def test_a_card_says_why_there_is_none_unless_the_page_does() -> None:
+    given = result(Explanation(problem="away"))
+    for known, problem in (((), "away"), (("gone",), "away"), (("away",), None)):
+        assert make_card(given, Picture(), truth=None, said=None, fault=None, known=known).problem == problem

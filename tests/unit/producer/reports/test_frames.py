@@ -80,7 +80,7 @@ def test_the_sheet_shows_the_picture_with_the_answer(tmp_path: Path) -> None:
     with Decoders(settings, n_children=1) as decoders:
         pictures = Pictures(settings, decoders, n=1)
         assert pictures.judged(judged).getpixel((5, 5)) == (0, 0, 255)
-        card = make_card(judged, pictures.drawn(judged), truth=None, said=None, fault=None, no_boxes=None)
+        card = make_card(judged, pictures.drawn(judged), truth=None, said=None, fault=None)
     assert ("picture", "frame 3 of 3, 0.2 s") in card.details
 
 

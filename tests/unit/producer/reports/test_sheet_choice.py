@@ -60,8 +60,8 @@ def image(
         decision=decision,
         score=None if decision is None else round(0.5 + margin / 10, 3),
         margin=None if decision is None else margin,
-        stage=None,
-        reason=None,
+        stage="decode" if decision is None else None,
+        reason="truncated" if decision is None else None,
     )
 
 
@@ -109,6 +109,8 @@ def test_conditions_on_the_answer_show_all_that_match() -> None:
     assert chosen(ResultFilter(label="none", max_score=0.2), truth=None) == {"clear": [6, 7]}
     assert chosen(ResultFilter(min_score=0.75), truth=None) == {"flag": [2, 1]}
     assert chosen(ResultFilter(state="failed")) == {"other": [10]}
+    assert chosen(ResultFilter(reason=("truncated",))) == {"other": [10]}
+    assert Wanted(filter=ResultFilter(reason="truncated"), limit=1).scope == ResultFilter()  # figures of all images
     assert chosen(wrong=True) == {"wrong": [7, 6, 3]}
 
 

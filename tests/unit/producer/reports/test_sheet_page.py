@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
-from scanfleet.checks.check import load_check
+from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect
 from scanfleet.db.results.results import Result, ResultFilter
 from scanfleet.producer.reports.contact_sheet import Section, _page
+from scanfleet.producer.reports.sheet import charts
 from scanfleet.producer.reports.sheet.cards import make_card
 from scanfleet.producer.reports.sheet.pictures import Picture, bytes_each
 from scanfleet.producer.reports.sheet.selection import Sheet, Wanted
+from scanfleet.producer.reports.sheet.wording import score_in_words
 from scanfleet.producer.reports.summary import summarise
+from scanfleet.stats.stage_times import SECONDS, StageTimes
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.sheet_rig import Planted, plant
 
@@ -68,9 +71,9 @@ class Page(HTMLParser):
 
 
 TAGS = """
-    html head meta title style body header main section h1 h2 h3 p ul ol li b svg rect text line div table thead
-    tbody tr th td dl dt dd details summary form input fieldset label select option output kbd button img span a dialog
-    nav script br code
+    html head meta title style body header main section h1 h2 h3 p ul ol li b svg rect text line div table thead tbody
+    tr th td dl dt dd details summary form input fieldset label select option output kbd button img span a dialog nav
+    script br code
 """
 
 
@@ -166,6 +169,26 @@ def test_two_thousand_images_of_the_worst_kind_stay_below_30_mb(tmp_path: Path) 
     assert 20_000_000 < len(page.encode()) < 30_000_000
 
 
+def test_a_check_without_flags_speaks_of_none(tmp_path: Path) -> None:
+    check = Check(name="kind", prompt="What is it?", labels=("cat", "dog"), flags=())
+    images = [Planted(name="a.png", label="cat", decision="clear")]
+    page = Page(sheet(tmp_path, plant(tmp_path, tmp_path / "in", images, check)))
+    assert "estimated chance, from 0 to 1, that the label shown is right" in page.text
+    assert "flagged" not in page.text
+    assert not {"f", "flag"} & set(page.words)  # a key, a decision
+    assert {"r", "c"} <= set(page.words)
+    assert "ahead of all others together" in score_in_words(check, ())
+
+
+def test_every_stage_that_takes_seconds_of_a_device_or_of_threads_has_a_bar() -> None:
+    spent = dict.fromkeys(SECONDS, 1.0)
+    beside = {"threads", "wait", "under_way", "idle", "write"}  # sums of others, waiting, and the database
+    drawn = charts.stages(StageTimes(sums=spent))
+    assert [each.bar.title.split(":")[0] for each in drawn] == [charts.STAGES[name] for name in charts.STAGES]
+    assert set(charts.STAGES) == set(SECONDS) - beside
+    assert [each.bar.kind for each in drawn].count("thread") == 3
+
+
 def test_every_colour_has_a_value_for_light_and_one_for_dark() -> None:
     css = CSS.read_text(encoding="utf-8")
     light, dark = (dict(re.findall(r"--(\w+): ([^;]+);", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S))
@@ -197,4 +220,4 @@ def _card(uri: str, meta: dict[str, Any], picture: Picture | None = None) -> Any
         image_id=1, scan="s", check="overlay", model="m", uri=uri, content_sha256="0" * 64, meta=meta, state="verdict",
         label="overlay", decision="flag", score=0.9, margin=1.0, **given,
     )  # fmt: skip
-    return make_card(result, picture or Picture(), truth="none", said=None, fault=None, no_boxes=None)
+    return make_card(result, picture or Picture(), truth="none", said=None, fault=None)
