@@ -91,17 +91,26 @@ def read_filter(engine: sa.Engine, wanted: dict[str, Any], *, overlap: timedelta
     check, model, adapter or reason that is not there; RequestError for a --where that is none.
     """
     from scanfleet.db.engine import reading
-    from scanfleet.db.results.results import ResultFilter, count_uncalibrated
+    from scanfleet.db.results.results import count_uncalibrated
 
+    found = resolve_filter(engine, wanted)
+    if found.since is not None:
+        found = _earlier(found, overlap)
     with reading(engine, long=True) as connection:
-        found = ResultFilter(**(wanted | _resolved(connection, wanted)))
-        if found.since is not None:
-            found = _earlier(found, overlap)
         bounded = found.min_score is not None or found.max_score is not None
         n_left_out = count_uncalibrated(connection, found) if bounded else 0
     if n_left_out:
         note(f"{count(n_left_out, 'answer')} without a calibrated score left out by --min-score or --max-score")
     return found
+
+
+def resolve_filter(engine: sa.Engine, wanted: dict[str, Any]) -> ResultFilter:
+    """Return the filter of the options, with whole names. Raises UnknownName and RequestError as `read_filter`."""
+    from scanfleet.db.engine import reading
+    from scanfleet.db.results.results import ResultFilter
+
+    with reading(engine, long=True) as connection:
+        return ResultFilter(**(wanted | _resolved(connection, wanted)))
 
 
 def _earlier(found: ResultFilter, overlap: timedelta) -> ResultFilter:

@@ -67,6 +67,11 @@ class Arrow:
             values = _LIKE[kind](values)
         return self._pa.array(values, self.schema.field(column.name).type)
 
+    def whole(self, pages: Iterable[Page]) -> Any:
+        """Return all pages as one table of Arrow, its words as dictionaries that all chunks share."""
+        batches = [self.batch(page) for page in pages]
+        return self._pa.concat_tables(batches).unify_dictionaries() if batches else self.schema.empty_table()
+
     def groups(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Join batches to row groups."""
         held: list[Any] = []

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PillowImage
 
@@ -56,6 +57,35 @@ def test_results_are_those_of_the_command(scan: sf.Scan, folder: Path) -> None:
     assert [Path(each.uri).name for each in scan.errors()] == ["torn.png"]
     for decision in ("clear", "review", "flag"):
         assert all(each.decision == decision for each in scan.results(decision=decision))
+
+
+def test_tables_have_the_columns_and_types_of_parquet(scan: sf.Scan, folder: Path) -> None:
+    path = folder / "results.parquet"
+    scanfleet("results", "export", "--scan", scan.id, "--format", "parquet", "-o", path, data_dir=folder / "data")
+    table, frame = scan.results().to_arrow(), scan.results().to_pandas()
+    assert table.schema.remove_metadata() == pq.read_schema(path).remove_metadata()
+    assert table.to_pylist() == pq.read_table(path).to_pylist()
+    assert len(frame) == N_IMAGES + 1
+    assert frame["margin"].dtype == "float64"
+    assert str(frame["scored_at"].dtype).endswith("UTC]")
+    assert len(scan.results(prefix="nowhere").to_pandas()) == 0
+
+
+def test_filters_are_those_of_the_command(fleet: sf.Fleet, scan: sf.Scan) -> None:
+    assert {each.check for each in fleet.results(check=["overlay", "baggage"], state="verdict")} == {
+        "overlay",
+        "baggage",
+    }
+    assert list(fleet.results(scan=scan.id[:6], adapter=None, state="verdict")) == list(scan.results(state="verdict"))
+    assert list(scan.results(where={"campaign": "spring"})) == []
+    for error, wrong in (
+        (TypeError, {"nosuch": 1}),
+        (ValueError, {"decision": "nosuch"}),
+        (UnknownName, {"check": "nosuch"}),
+        (UnknownName, {"scan": "zzzz"}),
+    ):
+        with pytest.raises(error, match=r"nosuch|zzzz"):
+            list(fleet.results(**wrong))
 
 
 def test_score_gives_the_answers_of_a_scan(fleet: sf.Fleet, scan: sf.Scan, folder: Path) -> None:
