@@ -1,4 +1,4 @@
-"""A ledger that answers the questions of docs/database.md: a manifest, rescan, rollback, retry, copies and labels."""
+"""A ledger that answers the questions of docs/database.md: rescan, rollback, retry, copies, labels and deletion in it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from scanfleet.db.deletion.selection import Selection
 from scanfleet.db.engine import now, reading, transaction
 from scanfleet.db.results import answers, verdicts
 from scanfleet.db.scans import batches, retries, scans
 from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Image, Label, Scan, Verdict
 from scanfleet.db.training import champions
+from scanfleet.producer.deletion.forgetting import forget
+from scanfleet.producer.deletion.scans import delete_scan
 from tests.rigs.rescan_rig import QUEUE, Archive, archive, uri
 
 N = 40
+GONE = (uri(5), uri(29))
 CAMPAIGNS, ADVERTISERS = ("spring", "summer"), ("acme", "bolt", "corp")
 
 
@@ -67,11 +71,22 @@ def ask(folder: Path, url: str) -> Iterator[Asked]:
         other = _scan(held, range(5, N // 2), shift=-0.5)
         copies = _copy(held, scan)
         truth = _label(held)
+        _delete(held)
+        for name in GONE:
+            said_first.pop(name, None)
+            truth.pop(name, None)
         with transaction(held.engine) as connection:
             connection.execute(sa.update(Batch).values(seconds={"device": 1.5, "under_way": 4.0}))
         names = {"SCAN": scan, "RESCAN": rescan, "BACK": back, "OTHER": other, "COPIES": copies}
         names["DATE"] = f"{date:%Y-%m-%d %H:%M:%S.%f}"
         yield Asked(engine=held.engine, names=names, truth=truth, said_first=said_first)
+
+
+def _delete(held: Archive) -> None:
+    """Forget two images, one of which was copied, and delete a scan of others."""
+    doomed = _scan(held, range(30, N))
+    assert sum(page.n_images for page in forget(held.engine, Selection(uris=GONE), with_labels=True)) > len(GONE)
+    assert sum(page.n_images for page in delete_scan(held.engine, doomed)) == N - 30
 
 
 def _scan(held: Archive, numbers: range, *, shift: float = 0.0, failing: list[str] | None = None) -> str:
