@@ -1,4 +1,4 @@
-"""A ledger that answers the questions of docs/database.md: rescan, rollback, retry, copies, labels and deletion in it."""
+"""A ledger that answers the questions of docs/database.md: with rescan, rollback, retry, copies, labels, deletion."""
 
 from __future__ import annotations
 
