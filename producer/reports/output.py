@@ -63,7 +63,7 @@ def write_csv(
         writer = csv.writer(_Rows(text), lineterminator=QUOTED_ENDS)
         if spreadsheet:
             text.write("\ufeff")
-        cell = _inert if spreadsheet else _as_is
+        cell = inert if spreadsheet else _as_is
         writer.writerow([cell(name) for name in columns])
         for row in rows:
             writer.writerow([cell(row.get(name)) for name in columns])
@@ -77,7 +77,7 @@ def csv_bytes(rows: Iterable[Sequence[Any]], *, spreadsheet: bool = False) -> by
     """Return rows as `write_csv` writes them, for many at a time."""
     lines: list[str] = []
     writer = csv.writer(_Lines(lines), lineterminator=QUOTED_ENDS)
-    writer.writerows(([_inert(value) for value in row] for row in rows) if spreadsheet else rows)
+    writer.writerows(([inert(value) for value in row] for row in rows) if spreadsheet else rows)
     return "".join([f"{line[:-2]}\n" for line in lines]).encode()
 
 
@@ -100,7 +100,8 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
+    """Return a cell that no spreadsheet runs."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 

@@ -61,14 +61,15 @@ class S3Upload(io.BufferedIOBase):
         self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
 
     def finish(self) -> None:
-        """Send the last part: what is left is `complete`."""
-        if self._id is not None and self._held:
+        """Send all of it: nothing but `complete` is left, which hardly fails then."""
+        if self._held:
             self._send(bytes(self._held))
             self._held.clear()
 
     def complete(self) -> None:
-        self.finish()
-        if self._id is None:
+        if self._id is not None:
+            self.finish()
+        else:
             self._ask(lambda: self._client.put_object(**self._named, Body=bytes(self._held)))
             return
         parts = {"Parts": self._parts}

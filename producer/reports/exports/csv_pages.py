@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import IO
 
 from scanfleet.producer.reports.exports.columns import Column, Table, as_cell, dumps
+from scanfleet.producer.reports.exports.csv_text import csv_columns
 from scanfleet.producer.reports.exports.page import Page, Values
 from scanfleet.producer.reports.output import csv_bytes
 
@@ -25,15 +26,16 @@ def csv_header(table: Table, *, spreadsheet: bool) -> bytes:
 
 
 def csv_rows(table: Table, page: Page, *, spreadsheet: bool) -> bytes:
-    cells = [cells_of(column, page) for column in table.columns]
-    return csv_bytes(zip(*cells, strict=True), spreadsheet=spreadsheet)
+    return csv_columns([cells_of(column, page) for column in table.columns], spreadsheet=spreadsheet)
 
 
 def cells_of(column: Column, page: Page) -> Values:
     """Return a column as text and numbers: lists and objects as JSON, times as ISO 8601."""
     if column.field is not None:
         values = page.meta[column.field]
-        return values if column.kind in ("integer", "real") else [as_cell(value) for value in values]
+        if column.kind in ("integer", "real"):
+            return values
+        return [value if type(value) is str else as_cell(value) for value in values]
     values = column.values(page)
     if values is page.nothing:
         return values

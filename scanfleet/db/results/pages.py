@@ -41,6 +41,7 @@ def iter_pages(
 
     def read(after: int, size: int) -> Columns:
         with reading(engine, long=True) as connection:
+            _plan_simply(connection, "max_parallel_workers_per_gather = 0", "jit = off")
             cursor = connection.execute(query.where(Image.id > after).limit(size)).cursor
             assert cursor is not None
             rows = cursor.fetchall()  # tuples of the driver: SQLAlchemy's rows take a third of the time of a page
@@ -65,6 +66,12 @@ def iter_pages(
             yield page
             if not more:
                 return
+
+
+def _plan_simply(connection: sa.Connection, *settings: str) -> None:
+    """Keep PostgreSQL from compiling a query, or starting helpers for it: either takes longer than the query."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("; ".join(f"SET LOCAL {setting}" for setting in settings))
 
 
 def _python(values: Sequence[Any], column: sa.ColumnElement[Any], dialect: sa.Dialect, code: Any) -> Sequence[Any]:
@@ -112,8 +119,7 @@ def manifest_fields(
     flags = [sa.func.max(sa.case((pair.c.kind == one, 1), else_=0)) for one in KINDS]
     query = sa.select(pair.c.name, *flags).group_by(pair.c.name)
     with reading(engine, long=True) as connection:
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET LOCAL jit = off")  # compiling takes longer than the pass
+        _plan_simply(connection, "jit = off")
         rows = connection.execute(query.order_by(sa.func.sum(pair.c.n).desc(), pair.c.name).limit(most)).all()
     found = [
         ManifestField(name=name, kinds=frozenset(kind for kind, seen in zip(KINDS, flags, strict=True) if seen))

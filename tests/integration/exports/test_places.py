@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.results.results import ResultFilter
-from scanfleet.errors import BadSource, RequestError, SourceNotFound
+from scanfleet.errors import BadSource, RequestError, ScanfleetError, SourceNotFound
 from scanfleet.producer.reports.exports import partitions
 from scanfleet.producer.reports.exports.formats import Export
 from scanfleet.producer.reports.exports.places import file_target, folder_target
@@ -77,6 +77,18 @@ def test_parts_that_grow_too_large_go_on_in_another_file(
     assert duckdb.sql(f"select count(distinct image_id) from '{tmp_path}/*/*.parquet'").fetchall() == [(12,)]
 
 
+def test_a_part_of_several_pages_has_one_header(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(engine)
+    export = Export(engine=engine, wanted=ResultFilter(), form="csv", columns=["image_id"])
+    table = export.table
+    pages = [page.take([number]) for page in table.pages(("scored_at",)) for number in range(page.n)]
+    monkeypatch.setattr(type(table), "pages", lambda *_: iter(pages))
+    assert export.write_parts(tmp_path, by="month") == 6
+    assert (tmp_path / "month=2026-12" / "part-0.csv").read_text() == "image_id\n3\n4\n"
+
+
 def test_an_object_is_invisible_until_it_is_complete(any_bucket: Bucket, settings: Settings) -> None:
     uri = any_bucket.uri("a/b.csv")
     with file_target(uri, settings, form="csv") as file:
@@ -139,6 +151,21 @@ def test_parts_go_to_s3(s3_bucket: Bucket, tmp_path: Path, engine: sa.Engine) ->
         Export(engine=engine, wanted=ResultFilter(), form="parquet").write_parts(folder, by="day")
         assert keys(s3_bucket) == []
     assert keys(s3_bucket) == [f"lake/day={day}/part-0.parquet" for day in DAYS]
+
+
+def test_of_parts_on_s3_none_appears_if_one_cannot_be_sent(seaweed_bucket: Bucket, tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path, s3_endpoint_url=seaweed_bucket.endpoint_url)
+
+    def broken() -> None:
+        with folder_target(seaweed_bucket.uri("lake"), settings) as folder:
+            (folder / "a.csv").write_text("x")
+            deep = folder.joinpath(*("b" * 250 for _ in range(5)))  # S3 takes names of 1,024 bytes
+            deep.mkdir(parents=True)
+            (deep / "b.csv").write_text("x")
+
+    with pytest.raises(ScanfleetError):
+        broken()
+    assert (keys(seaweed_bucket), unfinished(seaweed_bucket)) == ([], [])
 
 
 @pytest.mark.parametrize(
