@@ -35,6 +35,7 @@ def test_every_setting_reaches_a_child_whatever_its_type(tmp_path: Path, monkeyp
     given = {
         "broker_url": "rediss://:p%40w@h/0",
         "database_url": "postgresql://u:pw@h/d",
+        "reader_url": "postgresql://r:pw@h/d",
         "endpoint_url": "https://h/v1",
         "endpoint_key": "hush",
         "endpoint_image_format": "jpeg",
