@@ -99,7 +99,12 @@ def scored_at() -> sa.Label[datetime]:
     """When the answer of a verdict was computed. Copies of an older release lack it: their originals have it."""
     original = orm.aliased(Verdict)
     first = sa.select(original.created_at).where(original.id == Verdict.reused_from).scalar_subquery()
-    return sa.func.coalesce(Verdict.computed_at, first, Verdict.created_at).label("scored_at")
+    found = sa.case(  # not coalesce: the original is looked up for copies alone
+        (Verdict.computed_at.is_not(None), Verdict.computed_at),
+        (Verdict.reused_from.is_(None), Verdict.created_at),
+        else_=sa.func.coalesce(first, Verdict.created_at),
+    )
+    return found.label("scored_at")
 
 
 def _answers(
