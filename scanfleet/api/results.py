@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from scanfleet.config.extras import install_hint
@@ -15,8 +16,14 @@ from scanfleet.db.schema import ledger
 from scanfleet.db.tables import DECISIONS, IMAGE_STATES
 from scanfleet.errors import MissingExtra
 from scanfleet.producer.cli.queries.filters import resolve_filter
+from scanfleet.producer.reports.exports.columns import open_table
+from scanfleet.producer.reports.exports.formats import FORMATS, Export
+from scanfleet.producer.reports.exports.parquet import read_arrow
+from scanfleet.producer.reports.exports.places import write_export
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
     import sqlalchemy as sa
 
 _WORDS = {"state": IMAGE_STATES, "decision": DECISIONS}
@@ -51,22 +58,41 @@ class Results:
         with self._reading() as (engine, wanted):
             yield from iter_results(engine, wanted)
 
-    def to_arrow(self) -> Any:
-        """Return a pyarrow.Table: the columns and types of `results export --format parquet`. Raises MissingExtra."""
-        from scanfleet.producer.reports.exports.columns import open_table
-        from scanfleet.producer.reports.exports.parquet import Arrow
+    def to_arrow(self) -> pa.Table:
+        """Read all into a table with the columns and types of `results export --format parquet` (docs/exports.md).
 
+        Raises MissingExtra (pyarrow is not installed).
+        """
         with self._reading() as (engine, wanted):
-            table = open_table(engine, wanted)
-            return Arrow(table).whole(table.pages())
+            return read_arrow(open_table(engine, wanted))
 
-    def to_pandas(self) -> Any:
-        """Return a pandas.DataFrame with a row per image, as `to_arrow`. Raises MissingExtra."""
+    def to_pandas(self) -> pd.DataFrame:
+        """Read all into a frame with the columns of `to_arrow`, one row per image.
+
+        Types do not depend on the rows: whole numbers and booleans are Int64 and boolean, which keep empty cells as
+        they are; words are categories. Raises MissingExtra (pandas or pyarrow is not installed).
+        """
         try:
-            import pandas  # noqa: F401 - Arrow needs it for the next step
+            import pandas as pd
         except ImportError:
-            raise MissingExtra(f"to_pandas needs pandas and pyarrow: {install_hint('parquet')}, and pandas") from None
-        return self.to_arrow().to_pandas()
+            raise MissingExtra(f"to_pandas needs pandas: {install_hint('pandas')}") from None
+        kept = {"int64": pd.Int64Dtype(), "bool": pd.BooleanDtype()}
+        frame: pd.DataFrame = self.to_arrow().to_pandas(types_mapper=lambda kind: kept.get(str(kind)))
+        return frame
+
+    def write(self, place: str | PathLike[str], *, format: str = "parquet", **options: Any) -> int:
+        """Write all to a file or s3://bucket/key, as `results export` does, and return the number of lines.
+
+        Args:
+            format: one of those of the command. options: limit, columns, dotted and spreadsheet, as in `Export`.
+
+        Raises: MissingExtra, UnknownName (a column), RequestError (the place cannot be written), ValueError (format).
+        """
+        if format not in FORMATS:
+            raise ValueError(f"no format {format}: there are {', '.join(sorted(FORMATS))}")
+        with self._reading() as (engine, wanted):
+            chosen = Export(engine=engine, wanted=wanted, form=format, **options)
+            return write_export(chosen, fspath(place), self._settings)
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[sa.Engine, ResultFilter]]:

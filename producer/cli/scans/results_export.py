@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -115,17 +114,10 @@ def _require_table(form: str, *, columns: str | None, dotted_names: bool) -> Non
 
 
 def _write(chosen: Export, settings: Settings, output: str | None, by: str | None) -> int:
-    from scanfleet.producer.reports.exports.places import file_target, folder_target
+    from scanfleet.producer.reports.exports.places import folder_target, write_export
 
-    if by is not None:
-        assert output is not None
-        with folder_target(output, settings) as folder:
-            return chosen.write_parts(folder, by=by)
-    with file_target(output, settings, form=chosen.form) as file:
-        n = chosen.write(file)
-    if chosen.form == "sqlite" and output is not None and Path(output).suffix:
-        stem, _, name = output.rpartition("/")
-        beside = f"{stem}{'/' if stem else ''}{Path(name).stem}.metadata.json"
-        with file_target(beside, settings, form="json") as file:
-            file.write(chosen.metadata(Path(name).stem))
-    return n
+    if by is None:
+        return write_export(chosen, output, settings)
+    assert output is not None
+    with folder_target(output, settings) as folder:
+        return chosen.write_parts(folder, by=by)

@@ -28,6 +28,7 @@ _TABLES: dict[str, Callable[[Table, IO[bytes]], int]] = {
     "jsonl": write_jsonl,
 }
 _ANSWERS = {"coco": write_coco, "rekognition": write_rekognition}
+FORMATS = ("csv", "json", "labelstudio", *_TABLES, *_ANSWERS)
 
 
 @dataclass(frozen=True, kw_only=True)

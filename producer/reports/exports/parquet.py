@@ -1,4 +1,4 @@
-"""Parquet with types: times, numbers, booleans, lists of structures, words as dictionaries."""
+"""Arrow and Parquet with types: times, numbers, booleans, lists of structures, words as dictionaries."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def write_parquet(table: Table, file: IO[bytes]) -> int:
     return n
 
 
+def read_arrow(table: Table) -> Any:
+    """Return all rows as a table of Arrow, with the schema that `write_parquet` writes. Raises MissingExtra."""
+    form = Arrow(table)
+    return form.joined(map(form.batch, table.pages()))
+
+
 class Arrow:
     """The schema of a table, and its pages as batches of Arrow."""
 
@@ -34,7 +40,7 @@ class Arrow:
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError:
-            raise MissingExtra(f"Parquet needs pyarrow: {install_hint('parquet')}") from None
+            raise MissingExtra(f"Arrow and Parquet need pyarrow: {install_hint('parquet')}") from None
         self._pa, self._pq, self._columns = pa, pq, table.columns
         box = [*((side, pa.float64()) for side in SIDES), ("label", pa.string()), ("score", pa.float64())]
         types = {
@@ -67,10 +73,9 @@ class Arrow:
             values = _LIKE[kind](values)
         return self._pa.array(values, self.schema.field(column.name).type)
 
-    def whole(self, pages: Iterable[Page]) -> Any:
-        """Return all pages as one table of Arrow, its words as dictionaries that all chunks share."""
-        batches = [self.batch(page) for page in pages]
-        return self._pa.concat_tables(batches).unify_dictionaries() if batches else self.schema.empty_table()
+    def joined(self, batches: Iterable[Any]) -> Any:
+        """Return one table, whose words have one dictionary."""
+        return self._pa.concat_tables([self.schema.empty_table(), *batches]).unify_dictionaries()
 
     def groups(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Join batches to row groups."""

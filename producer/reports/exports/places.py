@@ -11,8 +11,24 @@ from typing import IO, cast
 
 from scanfleet.config.settings import Settings
 from scanfleet.errors import RequestError
+from scanfleet.producer.reports.exports.formats import Export
 from scanfleet.producer.reports.output import target
 from scanfleet.storage.s3_uri import is_s3
+
+
+def write_export(chosen: Export, place: str | None, settings: Settings) -> int:
+    """Write to a file, device, object, or stdout, and return the number of lines; NAME.metadata.json beside NAME.db.
+
+    Raises RequestError, and what `Export.write` raises.
+    """
+    with file_target(place, settings, form=chosen.form) as file:
+        n = chosen.write(file)
+    if chosen.form == "sqlite" and place is not None and Path(place).suffix:
+        folder, slash, name = place.rpartition("/")
+        stem = Path(name).stem
+        with file_target(f"{folder}{slash}{stem}.metadata.json", settings, form="json") as file:
+            file.write(chosen.metadata(stem))
+    return n
 
 
 @contextmanager

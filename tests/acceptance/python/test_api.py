@@ -68,7 +68,14 @@ def test_tables_have_the_columns_and_types_of_parquet(scan: sf.Scan, folder: Pat
     assert len(frame) == N_IMAGES + 1
     assert frame["margin"].dtype == "float64"
     assert str(frame["scored_at"].dtype).endswith("UTC]")
+    assert (str(frame["width"].dtype), str(frame["decision"].dtype)) == ("Int64", "category")
     assert len(scan.results(prefix="nowhere").to_pandas()) == 0
+    assert scan.results().write(folder / "again.parquet") == N_IMAGES + 1
+    assert pq.read_table(folder / "again.parquet").to_pylist() == table.to_pylist()
+    assert scan.results(state="verdict").write(folder / "few.csv", format="csv", columns=["uri"], limit=2) == 2
+    assert (folder / "few.csv").read_text().startswith("uri\n")
+    with pytest.raises(ValueError, match="no format"):
+        scan.results().write(folder / "x", format="nosuch")
 
 
 def test_filters_are_those_of_the_command(fleet: sf.Fleet, scan: sf.Scan) -> None:
