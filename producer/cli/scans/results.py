@@ -41,7 +41,7 @@ def results() -> None:
     metavar="COLUMN",
     help="score, margin, unlike, size (highest first), scored_at (newest first) or uri; -score: the other way round.",
 )
-@click.option("--columns", metavar="A,B,...", help="Show these columns of an export, such as uri,score,meta.campaign.")
+@click.option("--columns", metavar="A,B,...", help="Show these columns of an export, such as uri,score,meta_campaign.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most results to show.")
 @form_option()
 @click.pass_obj
