@@ -48,6 +48,7 @@ class Enqueued:
     idle_excludes: tuple[str, ...] = ()  # globs of --exclude that matched nothing
     n_left_out: int = 0  # entries of manifests and archives that name no image
     left_out: tuple[str, ...] = ()  # the first of them, each with the reason
+    n_forgotten: int = 0  # images that `scanfleet forget` deleted, of the scan that has the most
 
     @property
     def scan(self) -> ScanInfo:
@@ -178,6 +179,7 @@ class _Run:
             idle_excludes=tuple(sorted(counts.idle or ())),
             n_left_out=counts.n_left_out,
             left_out=tuple(map(str, counts.left_out)),
+            n_forgotten=max(target.n_forgotten for target in self._targets),
         )
 
 

@@ -10,6 +10,7 @@ from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
 from scanfleet.db.scans import batches, scans
 from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.forgotten import forgotten_of
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
@@ -24,7 +25,8 @@ class Target:
 
     def __init__(self, engine: sa.Engine, settings: Settings, scan: ScanInfo, listing: Listing) -> None:
         self.scan = self.held = scan
-        self.n_new = 0
+        self.n_new = self.n_forgotten = 0
+        self._n_forgotten_of_page = 0
         self._batch_images = settings.batch_images
         self._listing = listing
         self._cursor = scan.cursor
@@ -49,6 +51,7 @@ class Target:
     def write(self, connection: sa.Connection, page: list[NewImage]) -> int:
         """Write images, batches and cursor. Returns how many images are new."""
         self._remaining = self._count_remaining(connection)
+        self._n_forgotten_of_page = len(forgotten_of(connection, self.scan.id, {image.uri for image in page}))
         added = batches.add_images(
             connection,
             scan_id=self.scan.id,
@@ -69,6 +72,7 @@ class Target:
     def count(self, n_new: int) -> None:
         """The images of the last page are committed."""
         self.n_new += n_new
+        self.n_forgotten += self._n_forgotten_of_page
         self._remaining = None if self._remaining is None else self._remaining - n_new
 
     def end(self, connection: sa.Connection) -> None:

@@ -26,7 +26,8 @@ ELSEWHERE = "not known to the ledger, and yours to clean: the source itself, wri
 @click.option("--uri", "uris", multiple=True, metavar="URI", help="This image.")
 @click.option("--older-than", type=Age(), metavar="AGE", help="Scored so long ago: 90d, 12h, 4w.")
 @click.option("--scan", "scans", multiple=True, metavar="SCAN", help="Of this scan alone, and its rescans.")
-@click.option("--labels/--keep-labels", "labels", default=None, help="Whether people's labels of these images go, too.")
+@click.option("--labels", "with_labels", is_flag=True, help="People's labels of these images go, too.")
+@click.option("--keep-labels", is_flag=True, help="People's labels of these images stay.")
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted; delete nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
@@ -39,7 +40,8 @@ def forget(
     uris: tuple[str, ...],
     older_than: timedelta | None,
     scans: tuple[str, ...],
-    labels: bool | None,
+    with_labels: bool,
+    keep_labels: bool,
     dry_run: bool,
     yes: bool,
 ) -> None:
@@ -64,6 +66,8 @@ def forget(
 
     if not (where or prefix or uris or older_than):
         raise click.UsageError("say which images: --where, --uri-prefix, --uri or --older-than")
+    if with_labels and keep_labels:
+        raise click.UsageError("--labels and --keep-labels contradict each other: give one")
     with flags.ledger() as engine:
         chosen = _selection(engine, where, prefix, uris, older_than, scans)
         found = forgetting.holdings(engine, chosen)
@@ -71,13 +75,13 @@ def forget(
         if dry_run:
             note("nothing was deleted")
             return
-        _require_decided(found, labels)
+        _require_decided(found, decided=with_labels or keep_labels, with_labels=with_labels)
         if not require_yes(f"Delete {count(found.n_images, 'image')} for good?", yes=yes):
             note("nothing was deleted")
             return
         done = Removed()
         with if_stopped("stopped; what is deleted is gone: run the same command to go on"):
-            for page in forgetting.forget(engine, chosen, with_labels=bool(labels)):
+            for page in forgetting.forget(engine, chosen, with_labels=with_labels):
                 done += page
         give_space_back(engine)
     note(f"deleted: {count(done.n_images, 'image')} with {count(done.n_verdicts, 'verdict')}")
@@ -137,16 +141,16 @@ def _echo(found: Holdings) -> None:
         note(f"scan {scan_id} keeps its source as given, {printable(source)}, until it is deleted")
 
 
-def _require_decided(found: Holdings, labels: bool | None) -> None:
+def _require_decided(found: Holdings, *, decided: bool, with_labels: bool) -> None:
     """Raises RequestError where labels are neither to go nor to stay, or a training holds them."""
     from scanfleet.errors import RequestError
 
-    if found.labels and labels is None:
+    if found.labels and not decided:
         n = sum(each.n_images for each in found.labels)
         raise RequestError(
             f"{count(n, 'image')} of these have labels: --labels deletes them, too, --keep-labels does not"
         )
-    if labels and found.trainings:
+    if with_labels and found.trainings:
         numbers = ", ".join(map(str, found.trainings))
         raise RequestError(
             f"training {numbers} is under way with such labels, and its folder holds them: wait for it, or end it with "

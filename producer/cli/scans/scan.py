@@ -101,11 +101,14 @@ def report_listing(last: Enqueued, *, n_pending: int) -> None:
     if last.n_skipped:
         note(f"skipped: {count(last.n_skipped, 'file')} without an image suffix or by a filter (--include adds them)")
     _note_left_out(last.n_left_out, last.left_out)
+    if last.n_forgotten:
+        note(f"left out: {count(last.n_forgotten, 'image')} that `scanfleet forget` deleted")
     _note_idle(last.idle_excludes)
     if not last.n_new:
         ids = ", ".join(each.id for each in last.scans)
         one = len(last.scans) == 1
-        held = f"nothing new: {'scan' if one else 'scans'} {ids} already {'holds' if one else 'hold'} these images"
+        these = "the others" if last.n_forgotten else "these images"
+        held = f"nothing new: {'scan' if one else 'scans'} {ids} already {'holds' if one else 'hold'} {these}"
         if n_pending:
             resumes = "" if any(each.state == "paused" for each in last.scans) else f" and resume{'s' if one else ''}"
             note(f"{held}{resumes} ({n_pending} pending; --fresh starts a new one)")

@@ -87,7 +87,10 @@ def add_images(
     at_most: int | None = None,
 ) -> list[int]:
     """Add at most `at_most` images that the scan does not hold yet. Returns the ids of the new batches."""
-    fresh = _still_there(connection, not_yet_held(connection, scan_id, images))[:at_most]
+    new = not_yet_held(connection, scan_id, images)
+    # Read last: an image that is no longer held is in there by then.
+    forgotten = forgotten_of(connection, scan_id, {image.uri for image in new})
+    fresh = _still_there(connection, [image for image in new if image.uri not in forgotten])[:at_most]
     chunks = [fresh[start : start + batch_images] for start in range(0, len(fresh), batch_images)]
     ids = []
     for chunk in chunks:
@@ -109,15 +112,11 @@ _HELD = sa.select(Image.identity).where(
 
 
 def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewImage]) -> list[NewImage]:
-    """Return the images that the scan does not hold, each once, without forgotten ones.
-
-    What is forgotten is read last: an image that is no longer held is in there by then.
-    """
+    """Return the images that the scan does not hold, each once. Some of them may be forgotten."""
     by_identity = {image.identity: image for image in images}  # a manifest may name an image twice
     for held in connection.execute(_HELD, {"scan": scan_id, "identities": list(by_identity)}).scalars():
         del by_identity[held]
-    forgotten = forgotten_of(connection, scan_id, {image.uri for image in by_identity.values()})
-    return [image for image in by_identity.values() if image.uri not in forgotten]
+    return list(by_identity.values())
 
 
 def _still_there(connection: sa.Connection, images: Sequence[NewImage]) -> Sequence[NewImage]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.tables import Batch, Failure, Forgotten, Image, Scan, Verdict
 from scanfleet.errors import DatabaseUnavailable, LeaseLost
 from scanfleet.producer.deletion import forgetting
+from tests.helpers.cli_call import scanfleet
 from tests.helpers.patience import patient
 from tests.rigs.deletion_rig import faults, rows
 from tests.rigs.rescan_rig import QUEUE, Archive, uri
@@ -327,3 +329,20 @@ def test_killed_between_two_pages_it_goes_on(held: Archive) -> None:
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forgetting, "PAGE_IMAGES", 7)
+
+
+def test_a_listing_says_how_many_it_leaves_out(held: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.png").write_bytes(b"")
+    where = {"data_dir": held.settings.data_dir, "database_url": held.settings.database, "model": "fake"}
+
+    def scan(*more: str) -> str:
+        return str(scanfleet("scan", folder, "--check", "overlay", *more, **where).stderr)  # type: ignore[arg-type]
+
+    assert "left out" not in scan()
+    assert forget(held, uris=(str(folder / "a.png"),)).n_images == 1
+    for said in (scan(), scan("--fresh")):
+        assert "left out: 1 image that `scanfleet forget` deleted" in said
+    assert "already holds the others" in scan()

@@ -148,6 +148,8 @@ def test_the_command_wants_a_word_about_labels_and_names_what_else_holds_them(he
     code, _, said = call(held, "--where", "n=0", "--yes")
     assert code == 2
     assert "--keep-labels" in said
+    code, _, said = call(held, "--where", "n=0", "--yes", "--labels", "--keep-labels")
+    assert (code, "contradict" in said) == (2, True)
     assert len(rows(held.engine, Image)) == 4
     assert call(held, "--where", "n=0", "--yes", "--keep-labels")[0] == 0
     assert labelled(held) == {f"sha-{uri(0)}", f"sha-{uri(3)}"}
