@@ -13,6 +13,7 @@ from tests.services import ServiceMissingError
 pytestmark = pytest.mark.slow
 
 USER = "10001"
+FOUND = "['scanfleet.producer']\n"
 FIND = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
 
 
@@ -61,7 +62,10 @@ def test_the_producer_works_on_a_root_that_it_cannot_write(producer: Image) -> N
 
 
 def test_the_producer_has_neither_torch_nor_the_worker(producer: Image) -> None:
-    assert said(producer.run("python", "-c", FIND, "producer", "torch", "worker", "models")) == "['producer']\n"
+    assert (
+        said(producer.run("python", "-c", FIND, "scanfleet.producer", "torch", "scanfleet.worker", "scanfleet.models"))
+        == FOUND
+    )
     assert not_locked(producer) == []
 
 
@@ -70,7 +74,7 @@ def test_the_worker_starts_up_to_its_entry_point(worker: Image) -> None:
     start = [*worker.config["Entrypoint"], *worker.config["Cmd"]]
     assert start == ["scanfleet", "worker", "score"]
     assert "--model" in said(worker.run(*start, "--help"))
-    said(worker.run("python", "-W", "error", "-c", "import torch, transformers, worker, models"))
+    said(worker.run("python", "-W", "error", "-c", "import torch, transformers, scanfleet.worker, scanfleet.models"))
     assert not_locked(worker) == []
     assert "no worker on" in worker.run(*worker.config["Healthcheck"]["Test"][1:], "1").stderr
 
