@@ -128,6 +128,6 @@ class Supervisor:
 
 
 def _command(options: Options) -> list[str]:
-    module = ["worker"] if options.without is None else ["tests.chaos.fleet.sabotage", options.without]
+    module = ["scanfleet.worker"] if options.without is None else ["tests.chaos.fleet.sabotage", options.without]
     launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "--"]
     return [*launcher, sys.executable, "-m", *module, "score"]
